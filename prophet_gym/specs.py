@@ -1,0 +1,89 @@
+"""Plain descriptions that cross module borders: frozen data only, nothing that computes.
+
+Axis legend, the same letters in every signature of both packages:
+
+    b  batch rows (environments, samples)      t  frames over time
+    k  steps of one action chunk               n  objects, or tokens where a docstring says so
+    a  numbers of one action                   h w  height and width in pixels (or latents)
+    c  channels                                d  width of a feature vector
+
+Frames are uint8 `... h w 3`, RGB, upright. Actions are in the embodiment's documented command units.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """One action of an embodiment: a name, a lower and an upper bound for each of its numbers.
+
+    Attributes:
+        names: What each number commands, e.g. `("x", "y", "z", "roll", "pitch", "yaw", "gripper")`.
+        low: Lower bounds in command units, finite.
+        high: Upper bounds in command units, finite.
+    """
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.low) == len(self.high):
+            raise ValueError(
+                f"names, low and high must have one entry per action number, "
+                f"got {len(self.names)}, {len(self.low)} and {len(self.high)}"
+            )
+        if not all(np.isfinite(low) and np.isfinite(high) and low < high for low, high in self.bounds):
+            raise ValueError(f"bounds must be finite with low < high, got {self.bounds}")
+
+    @property
+    def dim(self) -> int:
+        """How many numbers one action has."""
+        return len(self.names)
+
+    @property
+    def bounds(self) -> list[tuple[float, float]]:
+        """(low, high) of each number."""
+        return list(zip(self.low, self.high, strict=True))
+
+
+@dataclass(frozen=True)
+class CameraSpec:
+    """A fixed camera.
+
+    Attributes:
+        name: The camera's name in its simulator or data set.
+        matrix: World (homogeneous, metres) to the unit image: with `x, y, z = matrix @ (X, Y, Z, 1)`,
+            `x / z` runs from 0 at the left edge to 1 at the right, `y / z` from 0 at the top to 1 at the
+            bottom, and `z` is the depth in metres.
+    """
+
+    name: str
+    matrix: Float[np.ndarray, "3 4"]
+
+
+@dataclass(frozen=True)
+class InitialState:
+    """Where an episode starts: what was seen and what is to be done.
+
+    Attributes:
+        frames: The last real frames (1 to 4), oldest first, ending at the start frame.
+        instruction: The task in words.
+        suite: The suite it belongs to, e.g. `libero_object`.
+        task: Number of the task in its suite.
+        index: Number of the start in its task.
+        start_set: `train` (random resets), `official` (evaluation and demo only) or a name of the caller's.
+        extra: Further numbers known at the start, e.g. `gripper_position` (3,) in metres.
+    """
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    instruction: str
+    suite: str = ""
+    task: int = 0
+    index: int = 0
+    start_set: str = "custom"
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -1,0 +1,148 @@
+"""The contracts of the dream: what a world model and a reward model must do, and the state between two chunks.
+
+Anything that satisfies `WorldModel` runs in the environments; nothing else is asked of it.
+`prophet_gym.testing` ships the checks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+"""What a world model carries from chunk to chunk: named tensors whose first axis is the batch row.
+
+Row i of every tensor belongs to row i of the batch and shapes past the first axis do not change during
+an episode, so rows can be selected, merged and reset without knowing what the tensors mean.
+"""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one `rollout` returns.
+
+    Attributes:
+        state: The state after the chunk.
+        frames: The frame after each of the k actions.
+        doubt: How unsure the model is of this chunk (larger is less sure), None where it cannot tell.
+    """
+
+    state: State
+    frames: UInt8[Tensor, "b k h w 3"]
+    doubt: Float[Tensor, " b"] | None = None
+
+
+@runtime_checkable
+class WorldModel(Protocol):
+    """A learned simulator.
+
+    Row i of every output depends on row i of the inputs only. No call mutates its arguments.
+    Inputs arrive on the CPU; the model moves them itself. Outputs may lie on any device.
+
+    Attributes:
+        chunk: Actions (and frames) per rollout.
+        frame_size: Height and width of a frame in pixels.
+        action_dim: Numbers per action.
+    """
+
+    chunk: int
+    frame_size: tuple[int, int]
+    action_dim: int
+
+    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
+        """The state after having seen 1 to 4 real frames, oldest first."""
+        ...
+
+    def rollout(
+        self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]
+    ) -> Chunk:
+        """Dream one chunk; all noise of row i comes from `generators[i]` (a CPU generator, which advances)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of each row. An unjudged row is no failure: reward 0.0 and valid False.
+
+    A reward of at least 1.0 means that the task is done.
+    """
+
+    reward: Float[Tensor, " b"]
+    valid: Bool[Tensor, " b"]
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """A judge of videos. It says what it needs, so that the env stores no more.
+
+    Attributes:
+        when: `chunk`: asked after every chunk; `end`: asked once, when the episode's horizon is reached.
+        stride: It wants frames 0, stride, 2 stride, ... of the episode (0 is the start frame), and the latest.
+        max_frames: It wants the last `max_frames` of these.
+    """
+
+    when: Literal["chunk", "end"]
+    stride: int
+    max_frames: int
+
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+        """Judge each video (lengths may differ) against its instruction."""
+        ...
+
+
+def batch_size(state: State) -> int:
+    """Rows in a state.
+
+    Raises:
+        ValueError: If the state is empty or its tensors disagree.
+    """
+    sizes = {name: tensor.shape[0] for name, tensor in state.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"a state needs tensors with one common first axis, got sizes {sizes}")
+    return next(iter(sizes.values()))
+
+
+def _rows_tensor(rows: Sequence[int] | Int[Tensor, " r"], device: torch.device) -> Int[Tensor, " r"]:
+    return torch.as_tensor(rows, dtype=torch.int64, device=device)
+
+
+def select_rows(state: State, rows: Sequence[int] | Int[Tensor, " r"]) -> State:
+    """The given rows, in the given order (a row may be named more than once). A copy."""
+    return {name: tensor.index_select(0, _rows_tensor(rows, tensor.device)) for name, tensor in state.items()}
+
+
+def merge_rows(states: Sequence[State]) -> State:
+    """One state with the rows of all of them, one after the other.
+
+    Raises:
+        ValueError: If there is none, or if their names differ.
+    """
+    if not states:
+        raise ValueError("merge_rows needs at least one state, got none")
+    names = set(states[0])
+    if any(set(state) != names for state in states):
+        raise ValueError(f"states to merge must have the same names, got {[sorted(state) for state in states]}")
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def scatter_rows(state: State, rows: Sequence[int] | Int[Tensor, " r"], part: State) -> State:
+    """A copy of `state` in which row `rows[i]` is row i of `part`.
+
+    Raises:
+        ValueError: If names or shapes past the first axis differ.
+    """
+    _require_same_layout(state, part)
+    return {
+        name: tensor.index_copy(0, _rows_tensor(rows, tensor.device), part[name].to(tensor))
+        for name, tensor in state.items()
+    }
+
+
+def _require_same_layout(state: State, part: State) -> None:
+    layout = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
+    given = {name: tuple(tensor.shape[1:]) for name, tensor in part.items()}
+    if layout != given:
+        raise ValueError(f"rows must have the names and shapes {layout}, got {given}")
