@@ -1,0 +1,140 @@
+"""Find LIBERO's assets and import the `libero` package without a question on stdin, a download or a write to site-packages."""
+
+import ctypes.util
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from prophet_gym.errors import MissingAssetsError
+
+ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
+# Folders that every LIBERO asset tree holds, official or with stand-ins.
+_MARKS = ("scenes", "textures", "stable_hope_objects", "articulated_objects")
+_ADVICE = (
+    f"set {ASSETS_VARIABLE} to a folder with LIBERO's assets, or fetch the official ones with "
+    "`hf download lerobot/libero-assets --repo-type dataset --local-dir DIR` and point the variable there"
+)
+
+
+def cache_dir() -> Path:
+    """Folder for files that can be made again: `$PROPHET_CACHE`, else `$XDG_CACHE_HOME/prophet_gym`, else under `~/.cache`."""
+    if chosen := os.environ.get("PROPHET_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "prophet_gym"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a second writer, sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(name).replace(path)
+
+
+def _package_root() -> Path | None:
+    spec = importlib.util.find_spec("libero")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+
+
+def _is_assets(folder: Path) -> bool:
+    return all((folder / mark).is_dir() for mark in _MARKS)
+
+
+def find_assets() -> Path:
+    """The LIBERO asset folder: `$PROPHET_LIBERO_ASSETS`, `../shared/libero_assets` beside the repository, or hf-libero's own.
+
+    Raises:
+        MissingAssetsError: the variable names a folder that holds no assets, or nothing was found anywhere.
+    """
+    if chosen := os.environ.get(ASSETS_VARIABLE):
+        folder = Path(chosen).expanduser().resolve()
+        if not _is_assets(folder):
+            raise MissingAssetsError(
+                f"{ASSETS_VARIABLE}={chosen} must be a folder that holds {', '.join(_MARKS)}; {_ADVICE}"
+            )
+        return folder
+    repository = Path(__file__).resolve().parents[2]
+    candidates = [repository.parent / "shared" / "libero_assets"]
+    if root := _package_root():
+        candidates.append(root / "assets")
+    candidates.append(Path.home() / ".cache" / "libero" / "assets")
+    for folder in candidates:
+        if _is_assets(folder):
+            return folder.resolve()
+    looked = ", ".join(str(folder) for folder in candidates)
+    raise MissingAssetsError(f"LIBERO's meshes and textures were not found (looked in {looked}); {_ADVICE}")
+
+
+def missing() -> str | None:
+    """Why the real simulator cannot run here, or None when it can: the reason a test gives for skipping."""
+    for package in ("libero", "robosuite", "bddl", "mujoco"):
+        if importlib.util.find_spec(package) is None:
+            return f"package {package} is not installed: install the extra `prophet-gym[libero]`"
+    try:
+        find_assets()
+        choose_renderer()
+    except MissingAssetsError as error:
+        return str(error)
+    return None
+
+
+def choose_renderer() -> str:
+    """Settle `MUJOCO_GL` (egl before osmesa) before MuJoCo is imported; a value set by the user stays.
+
+    Raises:
+        MissingAssetsError: neither library is installed.
+    """
+    backend = os.environ.get("MUJOCO_GL")
+    if not backend and sys.platform == "linux":
+        libraries = {"egl": "EGL", "osmesa": "OSMesa"}
+        backend = next((name for name, library in libraries.items() if ctypes.util.find_library(library)), None)
+        if backend is None:
+            raise MissingAssetsError(
+                "rendering needs libEGL or libOSMesa and neither was found; install one, for example "
+                "`apt-get install libegl1 libgl1-mesa-dri` or `apt-get install libosmesa6`"
+            )
+        os.environ["MUJOCO_GL"] = backend
+    if backend in ("egl", "osmesa"):
+        os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    return backend or "glfw"
+
+
+def prepare_libero(assets: Path | None = None) -> Path:
+    """Make `import libero` work silently with the given assets (default: `find_assets()`) and return their folder.
+
+    Raises:
+        MissingAssetsError: the extra `libero` or the assets are missing.
+    """
+    for package in ("libero", "robosuite", "bddl", "mujoco"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingAssetsError(
+                f"the real simulator needs the package {package}; install the extra `prophet-gym[libero]`"
+            )
+    folder = assets or find_assets()
+    choose_renderer()
+    root = _package_root()
+    assert root is not None
+    paths = {
+        "assets": folder,
+        "bddl_files": root / "bddl_files",
+        "benchmark_root": root,
+        "datasets": root.parent / "datasets",
+        "init_states": root / "init_files",
+    }
+    config = cache_dir() / "libero_config" / "config.yaml"
+    text = "".join(f"{key}: {str(value)!r}\n" for key, value in paths.items()).encode()
+    if "libero.libero" not in sys.modules:
+        if not config.exists() or config.read_bytes() != text:
+            write_atomically(config, text)
+        os.environ["LIBERO_CONFIG_PATH"] = str(config.parent)
+    import libero.libero as package
+
+    # The package prefers a folder inside site-packages, then a download; its own cache variable comes before both.
+    package._assets_path_cache = str(folder)
+    return folder

@@ -1,0 +1,251 @@
+"""One LIBERO task in MuJoCo: the waking world that a dream imitates, frame by frame and only when a frame is asked for."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from prophet_gym.errors import UnknownOptionError
+from prophet_gym.sims.install import prepare_libero
+
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+TASKS = 10
+OFFICIAL_STATES = 50
+CAMERA = "agentview"
+# LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
+WAIT_STEPS = 10
+WAIT_ACTION = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float64)
+
+
+def check_task(suite: str, task: int) -> None:
+    """Raise UnknownOptionError unless `suite` is one of `SUITES` and `task` is in 0..9."""
+    if suite not in SUITES:
+        near = get_close_matches(str(suite), SUITES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UnknownOptionError(f"suite must be one of {', '.join(SUITES)}, got {suite!r}{hint}")
+    if not 0 <= task < TASKS:
+        raise ValueError(f"task must be in 0..{TASKS - 1}, got {task}")
+
+
+@contextlib.contextmanager
+def _global_seed(seed: int | None) -> Iterator[None]:
+    """LIBERO draws from numpy's global generator: seed it for the block, then put back what was there."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _quiet(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """LIBERO prints while it loads; keep that out of progress bars."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return call(*args, **kwargs)
+
+
+class LiberoSim:
+    """One task of one suite: physics at 20 Hz, agentview frames on demand, the suite's own success predicate.
+
+    Example:
+        >>> sim = LiberoSim("libero_object", 3)                          # doctest: +SKIP
+        >>> sim.reset(seed=0)                                            # doctest: +SKIP
+        >>> sim.step(np.array([0, 0, -1, 0, 0, 0, -1.0]))                # doctest: +SKIP
+        >>> sim.render().shape                                           # doctest: +SKIP
+        (128, 128, 3)
+    """
+
+    def __init__(self, suite: str, task: int, *, look: str = "light", size: int = 128) -> None:
+        check_task(suite, task)
+        assets = prepare_libero()
+        from libero.libero import benchmark
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        self.suite, self.task, self.look, self.size = suite, task, look, size
+        self._benchmark = _quiet(benchmark.get_benchmark(suite))
+        self.instruction: str = self._benchmark.get_task(task).language
+        self._env = _quiet(
+            ControlEnv,
+            bddl_file_name=self._benchmark.get_task_bddl_file_path(task),
+            has_offscreen_renderer=False,
+            use_camera_obs=False,
+            ignore_done=True,
+            hard_reset=False,
+        )
+        self._assets = Path(assets)
+        self._renderer: Any = None
+        self._official: np.ndarray | None = None
+
+    @property
+    def model(self) -> Any:
+        """The compiled `mujoco.MjModel` that physics runs on."""
+        return self._env.sim.model._model
+
+    @property
+    def data(self) -> Any:
+        """The `mujoco.MjData` that physics runs on."""
+        return self._env.sim.data._data
+
+    @property
+    def target_name(self) -> str:
+        """The task's first object of interest: the one to be moved in pick-and-place tasks."""
+        return self._env.obj_of_interest[0]
+
+    def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
+        """Start an episode: a random placement drawn from `seed`, or the official initial state of index `official`.
+
+        The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
+
+        Raises:
+            ValueError: both were given, or `official` is not in 0..49.
+        """
+        if seed is not None and official is not None:
+            raise ValueError(f"give seed or official, not both; got seed={seed} and official={official}")
+        if official is not None and not 0 <= official < OFFICIAL_STATES:
+            raise ValueError(f"official must be in 0..{OFFICIAL_STATES - 1}, got {official}")
+        # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
+        with _global_seed(0 if official is not None else seed):
+            self._env.reset()
+        # robosuite keeps the finger command of the last episode.
+        self._env.robots[0].gripper.current_action = np.zeros(2)
+        if official is not None:
+            self._env.sim.set_state_from_flattened(self.official_states()[official])
+            self._env.sim.forward()
+            self._env._post_process()
+        for _ in range(WAIT_STEPS):
+            self._env.step(WAIT_ACTION)
+
+    def official_states(self) -> Float[np.ndarray, "n s"]:
+        """The initial states that LIBERO evaluates this task from, before the wait steps."""
+        if self._official is None:
+            self._official = np.asarray(self._benchmark.get_task_init_states(self.task), dtype=np.float64)
+        return self._official
+
+    def step(self, action: Float[np.ndarray, " 7"]) -> None:
+        """Run one control step (1/20 s). Six operational-space deltas in [-1, 1] (1 is 5 cm or 0.5 rad), gripper -1 open, +1 close."""
+        self._env.step(np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0))
+
+    def render(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The agentview picture of this moment, upright, RGB, a fresh array."""
+        import mujoco
+
+        if self._renderer is None:
+            self.model.vis.quality.offsamples = 1
+            self._renderer = mujoco.Renderer(self.model, self.size, self.size)
+            self._options = mujoco.MjvOption()
+            self._options.geomgroup[0] = 0
+        self._renderer.update_scene(self.data, camera=CAMERA, scene_option=self._options)
+        return self._renderer.render().copy()
+
+    def success(self) -> bool:
+        """Whether the task's goal predicate holds now."""
+        return bool(self._env.check_success())
+
+    def gripper_position(self) -> Float[np.ndarray, " 3"]:
+        """World position of the grip site, metres."""
+        return self.data.site_xpos[self._grip_site()].copy()
+
+    def gripper_quaternion(self) -> Float[np.ndarray, " 4"]:
+        """World orientation of the hand as robosuite reports it (`robot0_eef_quat`), xyzw."""
+        robot = self._env.robots[0]
+        w, x, y, z = self.data.xquat[self._env.sim.model.body_name2id(robot.robot_model.eef_name)]
+        return np.array([x, y, z, w])
+
+    def gripper_opening(self) -> float:
+        """Distance between the two finger joints, metres: about 0.08 open, 0 closed on nothing."""
+        addresses = self._env.robots[0]._ref_gripper_joint_pos_indexes
+        left, right = self.data.qpos[addresses]
+        return float(left - right)
+
+    def object_positions(self) -> dict[str, Float[np.ndarray, " 3"]]:
+        """World positions of the movable objects, metres, by name."""
+        domain = self._env.env
+        return {name: self.data.xpos[domain.obj_body_id[name]].copy() for name in domain.objects_dict}
+
+    def camera_matrix(self) -> Float[np.ndarray, "3 4"]:
+        """World point (homogeneous, metres) -> (u z, v z, z): u left to right and v top to bottom in [0, 1], z depth in metres."""
+        camera = self.model.camera(CAMERA).id
+        focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[camera]) / 2)
+        rotation = self.data.cam_xmat[camera].reshape(3, 3).T
+        # MuJoCo cameras look along -z with y up; picture coordinates have z forward and v down.
+        world_to_camera = np.diag([1.0, -1.0, -1.0]) @ rotation
+        intrinsics = np.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1.0]])
+        offset = -world_to_camera @ self.data.cam_xpos[camera]
+        return intrinsics @ np.column_stack([world_to_camera, offset])
+
+    def get_state(self) -> Float[np.ndarray, " s"]:
+        """Everything the next step depends on, as one float64 vector that `set_state` of the same task takes back."""
+        controller, gripper = self._env.robots[0].controller, self._env.robots[0].gripper
+        return np.concatenate(
+            [
+                self._integration_state(),
+                *(part.ravel() for part in self._fixture_poses()),
+                np.ravel(controller.goal_pos),
+                np.ravel(controller.goal_ori),
+                np.ravel(gripper.current_action),
+            ]
+        )
+
+    def set_state(self, state: Float[np.ndarray, " s"]) -> None:
+        """Continue from a state of `get_state`, exactly.
+
+        Raises:
+            ValueError: the vector has another length, so it belongs to another task.
+        """
+        import mujoco
+
+        expected = self.get_state().size
+        state = np.asarray(state, dtype=np.float64)
+        if state.shape != (expected,):
+            raise ValueError(
+                f"a state of {self.suite} task {self.task} has shape ({expected},), got {state.shape}; "
+                "states fit the task they were taken from"
+            )
+        physics = self._integration_state().size
+        sizes = [physics, *(part.size for part in self._fixture_poses()), 3, 9, 2]
+        parts = np.split(state, np.cumsum(sizes)[:-1])
+        fixtures = self._fixture_bodies()
+        self.model.body_pos[fixtures] = parts[1].reshape(-1, 3)
+        self.model.body_quat[fixtures] = parts[2].reshape(-1, 4)
+        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._env.sim.forward()
+        # A forward pass overwrites the solver's warm start, which the next step begins from.
+        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
+        robot = self._env.robots[0]
+        robot.controller.update(force=True)
+        robot.controller.goal_pos, robot.controller.goal_ori = parts[3].copy(), parts[4].reshape(3, 3).copy()
+        robot.gripper.current_action = parts[5].copy()
+        self._env._post_process()
+
+    def close(self) -> None:
+        """Free the renderer and the simulation; calling it twice is fine."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _grip_site(self) -> int:
+        return self._env.robots[0].eef_site_id
+
+    def _fixture_bodies(self) -> list[int]:
+        domain = self._env.env
+        return [domain.obj_body_id[name] for name in domain.fixtures_dict]
+
+    def _fixture_poses(self) -> tuple[np.ndarray, np.ndarray]:
+        bodies = self._fixture_bodies()
+        return self.model.body_pos[bodies], self.model.body_quat[bodies]
+
+    def _integration_state(self) -> np.ndarray:
+        import mujoco
+
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(self.model, kind))
+        mujoco.mj_getState(self.model, self.data, state, kind)
+        return state
