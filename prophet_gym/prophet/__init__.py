@@ -1,0 +1,1 @@
+"""Prophet, the world model: history and actions in, the frames that follow out."""

@@ -1,0 +1,240 @@
+"""ProphetTransformer3DModel: Cosmos DiT blocks that also read memory and actions."""
+
+from typing import Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.transformer_cosmos import (
+    CosmosAdaLayerNorm,
+    CosmosEmbedding,
+    CosmosPatchEmbed,
+    CosmosRotaryPosEmbed,
+    CosmosTransformerBlock,
+)
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prophet_gym.prophet.action_frames import PooledActionFrames
+from prophet_gym.prophet.action_stream import ActionStream
+from prophet_gym.prophet.history import HistoryMemory, HistoryOrder
+
+Memory = tuple[Tensor, Tensor]
+
+
+class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
+    """Predict the flow of a chunk's latents from noisy latents, actions and memory (REFERENCE section 1).
+
+    diffusers' Cosmos blocks, driven with one AdaLN modulation per latent frame (not per token), a history memory
+    prepended to the keys and values of every self-attention, and two action streams.
+
+    Args:
+        num_attention_heads: heads; the width D is heads times head size.
+        attention_head_dim: size of a head.
+        num_layers: blocks.
+        mlp_ratio: MLP width over D.
+        text_embed_dim: width of the text context; None leaves the cross-attentions out.
+        adaln_lora_dim: rank of the AdaLN modulations.
+        latent_channels: channels of the latents.
+        max_size: largest latent size (t, h, w) that the rotary table covers.
+        patch_size: latent cells per token (t, h, w).
+        rope_scale: rotary extrapolation (t, h, w).
+        action_dim: numbers per action.
+        actions_per_slot: actions that one call of the scalar stream reads (the chunk, or one latent frame's share).
+        action_stream: "chunk" (the paper: shared by all latent frames) or "frame".
+        action_frames: "pooled" (released), "input" (extra channels beside the latents) or None.
+        action_frame_channels: channels of the action-frame input.
+        history_order: which end of the history is finest, or None for a model without memory.
+
+    Differences from the paper: `action_stream="frame"`, `action_frames="input"` and `history_order="newest_finest"` are
+    ours, for small models; the released model has "chunk", "pooled" and "oldest_finest".
+
+    Example:
+        >>> import torch
+        >>> model = ProphetTransformer3DModel(
+        ...     num_attention_heads=2, attention_head_dim=12, num_layers=1, text_embed_dim=None, adaln_lora_dim=4,
+        ...     action_dim=7, actions_per_slot=8)
+        >>> latents, mask = torch.zeros(1, 16, 3, 4, 4), torch.zeros(1, 1, 3, 4, 4)
+        >>> model(latents, torch.ones(1, 3), condition_mask=mask, actions=torch.zeros(1, 8, 7)).shape
+        torch.Size([1, 16, 3, 4, 4])
+    """
+
+    _no_split_modules = ("CosmosTransformerBlock",)
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        num_attention_heads: int = 16,
+        attention_head_dim: int = 128,
+        num_layers: int = 28,
+        mlp_ratio: float = 4.0,
+        text_embed_dim: int | None = 1024,
+        adaln_lora_dim: int = 256,
+        latent_channels: int = 16,
+        max_size: tuple[int, int, int] = (128, 240, 240),
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        rope_scale: tuple[float, float, float] = (1.0, 3.0, 3.0),
+        action_dim: int = 14,
+        actions_per_slot: int = 20,
+        action_stream: Literal["chunk", "frame"] = "chunk",
+        action_frames: Literal["pooled", "input"] | None = None,
+        action_frame_channels: int = 16,
+        history_order: HistoryOrder | None = None,
+    ) -> None:
+        super().__init__()
+        dim = num_attention_heads * attention_head_dim
+        drawn = action_frame_channels if action_frames == "input" else 0
+        self.patch_embed = CosmosPatchEmbed(latent_channels + 2 + drawn, dim, tuple(patch_size), bias=False)
+        self.rope = CosmosRotaryPosEmbed(
+            hidden_size=attention_head_dim,
+            max_size=tuple(max_size),
+            patch_size=tuple(patch_size),
+            rope_scale=tuple(rope_scale),
+        )
+        self.time_embed = CosmosEmbedding(dim, dim)
+        self.transformer_blocks = nn.ModuleList(
+            CosmosTransformerBlock(
+                num_attention_heads=num_attention_heads,
+                attention_head_dim=attention_head_dim,
+                cross_attention_dim=text_embed_dim or dim,
+                mlp_ratio=mlp_ratio,
+                adaln_lora_dim=adaln_lora_dim,
+            )
+            for _ in range(num_layers)
+        )
+        for block in self.transformer_blocks:
+            if text_embed_dim is None:
+                del block.attn2, block.norm2
+            for norm in (m for name, m in block.named_modules() if name.endswith(("norm_q", "norm_k"))):
+                norm.eps = 1e-6  # as the original; diffusers' Attention takes 1e-5
+        self.norm_out = CosmosAdaLayerNorm(dim, adaln_lora_dim)
+        self.proj_out = nn.Linear(dim, patch_size[0] * patch_size[1] * patch_size[2] * latent_channels, bias=False)
+        self.action_embedder = ActionStream(action_dim, actions_per_slot, dim, per_frame=action_stream == "frame")
+        self.action_frame_embedder = PooledActionFrames(action_frame_channels, dim) if action_frames == "pooled" else None
+        self.history_memory = HistoryMemory(latent_channels, dim, history_order) if history_order else None
+        self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "b c t h w"],
+        timestep: Float[Tensor, "b t"],
+        encoder_hidden_states: Float[Tensor, "b n e"] | None = None,
+        *,
+        condition_mask: Float[Tensor, "b 1 t h w"],
+        actions: Float[Tensor, "b k a"],
+        action_frames: Float[Tensor, "b f t h w"] | None = None,
+        history: Float[Tensor, "b c s h w"] | None = None,
+        padding_mask: Float[Tensor, "b 1 h w"] | None = None,
+    ) -> Float[Tensor, "b c t h w"]:
+        """Return the raw network output.
+
+        Args:
+            hidden_states: scaled noisy latents, the given slots clean.
+            timestep: noise label c_noise of every latent frame.
+            encoder_hidden_states: text context; None means off, and the cross-attentions are skipped.
+            condition_mask: 1 on given slots, 0 on generated ones.
+            actions: see `ActionStream`.
+            action_frames: latents of the action video, or drawn channels with `action_frames="input"`.
+            history: latents of past frames, oldest first; None leaves the memory out.
+            padding_mask: 1 where the picture is padding; None means nowhere.
+        """
+        frames, size = hidden_states.shape[2], hidden_states.shape[3:]
+        x = self._input_channels(hidden_states, condition_mask, action_frames, padding_mask)
+        rope = self.rope(x)
+        x = self.patch_embed(x)
+        grid = x.shape[1:4]
+        x = x.flatten(2, 3)
+        embedding, modulation = self._condition(timestep, actions, frames, action_frames, condition_mask, x.dtype)
+        memory = self.history_memory(history) if self.history_memory is not None and history is not None else None
+        for block in self.transformer_blocks:
+            inputs = (block, x, embedding, modulation, rope, memory, encoder_hidden_states)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = torch.utils.checkpoint.checkpoint(run_block, *inputs, use_reentrant=False)
+            else:
+                x = run_block(*inputs)
+        x = self.norm_out(x, embedding, modulation)
+        return self._unpatchify(self.proj_out(x), grid, size)
+
+    def _input_channels(
+        self, latents: Tensor, condition_mask: Tensor, action_frames: Tensor | None, padding_mask: Tensor | None
+    ) -> Tensor:
+        """Concatenate latents, condition mask, padding mask and, where the config says so, the drawn action frames."""
+        padding = torch.zeros_like(condition_mask)
+        if padding_mask is not None:
+            resized = F.interpolate(padding_mask.to(latents.dtype), size=latents.shape[-2:], mode="nearest")
+            padding = resized[:, :, None].expand_as(condition_mask)
+        channels = [latents, condition_mask.to(latents.dtype), padding.to(latents.dtype)]
+        if self.config.action_frames == "input":
+            if action_frames is None:
+                raise ValueError('action_frames must be given: this model has action_frames="input"')
+            channels.append(action_frames.to(latents.dtype))
+        return torch.cat(channels, dim=1)
+
+    def _condition(
+        self,
+        timestep: Tensor,
+        actions: Tensor,
+        frames: int,
+        action_frames: Tensor | None,
+        condition_mask: Tensor,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """Timestep embedding and shared AdaLN vector per latent frame, `b t 1 d` and `b t 1 3d`."""
+        time = self.time_embed.time_proj(timestep.flatten()).to(dtype).unflatten(0, timestep.shape)
+        embedding, modulation = self.action_embedder(actions, frames)
+        embedding, modulation = time + embedding, self.time_embed.t_embedder(time) + modulation
+        if self.action_frame_embedder is not None and action_frames is not None:
+            frame_embedding, frame_modulation = self.action_frame_embedder(action_frames, condition_mask)
+            embedding, modulation = embedding + frame_embedding, modulation + frame_modulation
+        return self.time_embed.norm(embedding)[:, :, None], modulation[:, :, None]
+
+    def _unpatchify(self, x: Tensor, grid: torch.Size, size: torch.Size) -> Tensor:
+        p_t, p_h, p_w = self.config.patch_size
+        x = x.unflatten(2, grid[1:]).unflatten(-1, (p_h, p_w, p_t, -1))
+        x = x.permute(0, 7, 1, 6, 2, 4, 3, 5)
+        return x.reshape(x.shape[0], x.shape[1], grid[0] * p_t, *size)
+
+
+def run_block(
+    block: nn.Module,
+    x: Float[Tensor, "b t n d"],
+    embedding: Float[Tensor, "b t 1 d"],
+    modulation: Float[Tensor, "b t 1 d3"],
+    rope: tuple[Tensor, Tensor],
+    memory: Memory | None,
+    text: Tensor | None,
+) -> Float[Tensor, "b t n d"]:
+    """One Cosmos block on tokens grouped by latent frame, its self-attention also reading the memory."""
+    shape = x.shape[1:3]
+    normed, gate = block.norm1(x, embedding, modulation)
+    x = x + gate * attend(block.attn1, normed.flatten(1, 2), rope, memory).unflatten(1, shape)
+    if text is not None:
+        normed, gate = block.norm2(x, embedding, modulation)
+        x = x + gate * block.attn2(normed.flatten(1, 2), encoder_hidden_states=text).unflatten(1, shape)
+    normed, gate = block.norm3(x, embedding, modulation)
+    return x + gate * block.ff(normed)
+
+
+def attend(
+    attn: nn.Module, x: Float[Tensor, "b n d"], rope: tuple[Tensor, Tensor], memory: Memory | None
+) -> Float[Tensor, "b n d"]:
+    """Self-attention with the memory's keys (normed, without rotation) and values prepended (REFERENCE: "History")."""
+
+    def heads(tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+
+    def rotate(tokens: Tensor) -> Tensor:
+        return apply_rotary_emb(tokens, rope, use_real=True, use_real_unbind_dim=-2)
+
+    query = rotate(attn.norm_q(heads(attn.to_q(x))))
+    key = rotate(attn.norm_k(heads(attn.to_k(x))))
+    value = heads(attn.to_v(x))
+    if memory is not None:
+        key = torch.cat([attn.norm_k(heads(attn.to_k(memory[0]))), key], dim=2)
+        value = torch.cat([heads(attn.to_v(memory[1])), value], dim=2)
+    out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return attn.to_out[0](out)
