@@ -1,5 +1,8 @@
 """The few exceptions a caller may catch; each is also the builtin one would expect."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ProphetError(Exception):
     """Any error that prophet_gym raises for something the caller can put right."""
@@ -30,3 +33,11 @@ class MissingWeightsError(ProphetError, FileNotFoundError):
 
 class MissingAssetsError(ProphetError, FileNotFoundError):
     """The files of the real simulator (meshes, textures, initial states) are not on this machine."""
+
+
+def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOptionError:
+    """The error for a name that does not exist: lists the known ones and the closest match."""
+    names = sorted(known)
+    close = get_close_matches(str(given), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")

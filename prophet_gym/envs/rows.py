@@ -1,0 +1,90 @@
+"""One row of a batched dream: its episode, its randomness, and what its judge still needs to see."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from prophet_gym.specs import InitialState
+from prophet_gym.world_model import RewardModel
+
+
+class Row:
+    """The mutable part of one row beside the world model's state.
+
+    Attributes:
+        np_random: Draws starts and the seeds of dreams.
+        generator: All noise of the current episode.
+        start: Where the episode started, None before the first reset.
+        image: The latest frame.
+        elapsed: Chunks since the start.
+        ended: Whether the episode is over.
+    """
+
+    def __init__(self) -> None:
+        self.np_random: np.random.Generator | None = None
+        self.generator = torch.Generator()
+        self.start: InitialState | None = None
+        self.image: np.ndarray = np.zeros((0, 0, 3), np.uint8)
+        self.elapsed = 0
+        self.ended = False
+        self.unseen: list[np.ndarray] = []
+        self._window: deque[np.ndarray] = deque(maxlen=0)
+        self._frames = 0
+
+    def begin(self, start: InitialState, noise_seed: int, judge: RewardModel | None) -> None:
+        """Start an episode."""
+        self.generator.manual_seed(noise_seed)
+        self.start = start
+        self.elapsed = 0
+        self.ended = False
+        self._frames = 0
+        self._window = deque(maxlen=judge.max_frames if judge else 0)
+        self.unseen = []
+        self._see(start.frames[-1].copy(), judge, collect=False)
+
+    def extend(self, frames: UInt8[np.ndarray, "k h w 3"], judge: RewardModel | None, *, collect: bool) -> None:
+        """Take in the frames of one chunk; with `collect`, keep them for `render`."""
+        for frame in frames:
+            self._see(frame, judge, collect=collect)
+        self.elapsed += 1
+
+    def video(self, judge: RewardModel) -> UInt8[np.ndarray, "t h w 3"]:
+        """What the judge asked for: every stride-th frame of the episode and the latest, the last max_frames."""
+        frames = list(self._window)
+        if (self._frames - 1) % judge.stride:
+            frames = [*frames, self.image][-judge.max_frames :]
+        return np.stack(frames)
+
+    def start_info(self) -> dict[str, Any]:
+        """Task and start of the episode."""
+        assert self.start is not None
+        return {
+            "instruction": self.start.instruction,
+            "suite": self.start.suite,
+            "task": self.start.task,
+            "start": self.start.index,
+            "start_set": self.start.start_set,
+        }
+
+    def _see(self, frame: np.ndarray, judge: RewardModel | None, *, collect: bool) -> None:
+        self.image = frame
+        if judge and self._frames % judge.stride == 0:
+            self._window.append(frame)
+        if collect:
+            self.unseen.append(frame)
+        self._frames += 1
+
+
+def batch_frames(starts: Sequence[InitialState]) -> list[tuple[list[int], torch.Tensor]]:
+    """Group starts by their number of frames: (positions, frames `b t h w 3`) of each group."""
+    groups: dict[int, list[int]] = {}
+    for position, start in enumerate(starts):
+        groups.setdefault(len(start.frames), []).append(position)
+    return [
+        (positions, torch.from_numpy(np.stack([starts[position].frames for position in positions])))
+        for positions in groups.values()
+    ]

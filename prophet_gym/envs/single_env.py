@@ -1,0 +1,117 @@
+"""One dream as a plain Gymnasium environment: the vector env of one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from prophet_gym.envs.chunking import require_actions
+from prophet_gym.envs.starts import StartSet
+from prophet_gym.envs.vector_env import RENDER_FPS, RENDER_MODES, Observation, ProphetVectorEnv, row_info
+from prophet_gym.specs import ActionSpec, InitialState
+from prophet_gym.world_model import RewardModel, WorldModel
+
+
+class ProphetEnv(gym.Env):
+    """A dream, one action chunk per step; see `ProphetVectorEnv` for observation, info and options.
+
+    `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
+    episode absorbs: nothing changes until `reset`.
+
+    Example:
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> env = ProphetEnv(CountingWorldModel(chunk=4), counting_starts())
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> observation["image"].shape, info["frames"].shape, reward
+        ((8, 8, 3), (4, 8, 8, 3), 0.0)
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012 Gymnasium's own form
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        starts: Sequence[InitialState],
+        *,
+        reward_model: RewardModel | None = None,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        action_spec: ActionSpec | None = None,
+    ) -> None:
+        """Build the env.
+
+        Args:
+            world_model: As in `ProphetVectorEnv`, like all that follow.
+            starts: Where episodes start.
+            reward_model: Judges the dream.
+            max_episode_steps: Chunks until truncation. None: the horizon of the registered spec, if
+                `gym.make` built this env, else none.
+            render_mode: `rgb_array` or `rgb_array_list`.
+            action_spec: Bounds of one action.
+        """
+        self._vector = ProphetVectorEnv(
+            world_model,
+            starts,
+            reward_model=reward_model,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=AutoresetMode.DISABLED,
+            render_mode=render_mode,
+            action_spec=action_spec,
+        )
+        self._max_episode_steps = max_episode_steps
+        self.render_mode = render_mode
+        self.action_space = self._vector.single_action_space
+        self.observation_space = self._vector.single_observation_space
+
+    @property
+    def world_model(self) -> WorldModel:
+        """What dreams."""
+        return self._vector.world_model
+
+    @property
+    def reward_model(self) -> RewardModel | None:
+        """What judges."""
+        return self._vector.reward_model
+
+    @property
+    def starts(self) -> StartSet:
+        """Where episodes start."""
+        return self._vector.starts
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; options `task`, `start`, `starts` as in the vector env."""
+        super().reset(seed=seed)
+        self._vector.np_random = (self.np_random,)
+        self._vector.max_episode_steps = self._horizon()
+        observations, infos = self._vector.reset(options=options)
+        return _first(observations), row_info(infos, 0)
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Run one chunk (k, a); InvalidActionError before anything has changed."""
+        checked = require_actions(action, self._vector.single_action_space)
+        observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
+        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
+
+    def render(self) -> Any:
+        """The last frame, or the frames since the last `render` or `reset`."""
+        rendered = self._vector.render()
+        return None if rendered is None else rendered[0]
+
+    def close(self) -> None:
+        """Forget the episode."""
+        self._vector.close()
+
+    def _horizon(self) -> int | None:
+        if self._max_episode_steps is not None:
+            return self._max_episode_steps
+        steps = None if self.spec is None else self.spec.max_episode_steps
+        return steps if steps is not None and steps > 0 else None
+
+
+def _first(observations: Observation) -> Observation:
+    return {name: values[0] for name, values in observations.items()}

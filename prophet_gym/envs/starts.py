@@ -1,0 +1,232 @@
+"""Where episodes start: sets of start frames with their instructions, in memory and on disk.
+
+On disk a start set is a folder with `index.json` and WebP sheets of up to 100 frames, one or more per task.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError, unknown_option
+from prophet_gym.specs import InitialState
+
+INDEX_NAME = "index.json"
+FORMAT = "prophet-gym-starts-1"
+SHEET_COLUMNS = 10
+SHEET_FRAMES = 100
+
+
+class StartSet(Sequence[InitialState]):
+    """A non-empty sequence of starts.
+
+    Example:
+        >>> blank = np.zeros((1, 8, 8, 3), np.uint8)
+        >>> starts = StartSet([InitialState(blank, "lift", task=t, index=i) for t in (0, 3) for i in range(5)])
+        >>> len(starts), starts.tasks, len(starts.of_task(3))
+        (10, (0, 3), 5)
+        >>> starts.of_task(3).sample(np.random.default_rng(0)).task
+        3
+    """
+
+    def __init__(self, states: Iterable[InitialState]) -> None:
+        """Raise InvalidStartError if there is no start, or if a start's frames are not uint8 `t h w 3`."""
+        self._states = tuple(states)
+        if not self._states:
+            raise InvalidStartError("a start set needs at least one start, got none")
+        for state in self._states:
+            require_frames(state)
+
+    @overload
+    def __getitem__(self, index: int) -> InitialState: ...
+    @overload
+    def __getitem__(self, index: slice) -> "StartSet": ...
+    def __getitem__(self, index: int | slice) -> "InitialState | StartSet":
+        """One start, or the start set of a slice."""
+        return StartSet(self._states[index]) if isinstance(index, slice) else self._states[index]
+
+    def __len__(self) -> int:
+        """Number of starts."""
+        return len(self._states)
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """Task numbers that occur, ascending."""
+        return tuple(sorted({state.task for state in self._states}))
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Suites that occur, ascending."""
+        return tuple(sorted({state.suite for state in self._states}))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the start sets that occur (`train`, `official`, ...), ascending."""
+        return tuple(sorted({state.start_set for state in self._states}))
+
+    def of_task(self, task: int) -> "StartSet":
+        """The starts of one task; UnknownOptionError if it has none."""
+        if task not in self.tasks:
+            raise unknown_option("task", task, map(str, self.tasks))
+        return StartSet(state for state in self._states if state.task == task)
+
+    def of_suite(self, suite: str) -> "StartSet":
+        """The starts of one suite; UnknownOptionError if it has none."""
+        if suite not in self.suites:
+            raise unknown_option("suite", suite, self.suites)
+        return StartSet(state for state in self._states if state.suite == suite)
+
+    def sample(self, rng: np.random.Generator) -> InitialState:
+        """One start, uniformly."""
+        return self._states[int(rng.integers(len(self._states)))]
+
+
+def require_frames(state: InitialState, size: tuple[int, int] | None = None) -> None:
+    """Raise InvalidStartError unless the frames are uint8 `t h w 3` with 1 <= t <= 4 (and of this size)."""
+    frames = state.frames
+    wanted = "uint8 (1 to 4, height, width, 3)" if size is None else f"uint8 (1 to 4, {size[0]}, {size[1]}, 3)"
+    fits = isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim == 4
+    if not fits or frames.shape[3] != 3 or not 1 <= frames.shape[0] <= 4:
+        given = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise InvalidStartError(f"the frames of a start must be {wanted}, got {given}")
+    if size is not None and frames.shape[1:3] != size:
+        raise InvalidStartError(f"the frames of a start must be {wanted}, got {frames.dtype} {frames.shape}")
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    name: str
+    states: tuple[InitialState, ...]
+
+
+def write_start_set(directory: Path | str, states: Iterable[InitialState], *, quality: int = 90) -> int:
+    """Write a start set; return its size in bytes.
+
+    Args:
+        directory: Created if missing; sheets and index of an earlier set in it are replaced.
+        states: At least one; all frames of one size.
+        quality: WebP quality, 1 to 100 (lossy) or 101 (lossless).
+    """
+    starts = StartSet(states)
+    size = starts[0].frames.shape[1:3]
+    for state in starts:
+        require_frames(state, (size[0], size[1]))
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.webp"):
+        old.unlink()
+    entries = []
+    total = 0
+    for sheet in _sheets(starts):
+        cells = np.concatenate([state.frames for state in sheet.states])
+        data = _encode_sheet(cells, quality)
+        (folder / sheet.name).write_bytes(data)
+        total += len(data)
+        cell = 0
+        for state in sheet.states:
+            entries.append(_entry(state, sheet.name, cell))
+            cell += len(state.frames)
+    text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": entries}, indent=0)
+    (folder / INDEX_NAME).write_text(text + "\n")
+    return total + len(text) + 1
+
+
+def read_start_set(directory: Path | str) -> StartSet:
+    """Read a start set.
+
+    Raises:
+        MissingWeightsError: If there is no index in the folder.
+        CheckpointError: If the index or a sheet is damaged.
+    """
+    folder = Path(directory)
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise MissingWeightsError(f"a start set is a folder with {INDEX_NAME}, found none in {folder}")
+    try:
+        index = json.loads(path.read_text())
+        if index["format"] != FORMAT:
+            raise CheckpointError(f"{path} must have format {FORMAT!r}, got {index['format']!r}")
+        size = (index["height"], index["width"])
+        sheets = {name: _decode_sheet(folder / name, size) for name in {entry["sheet"] for entry in index["starts"]}}
+        return StartSet([_state(entry, sheets[entry["sheet"]]) for entry in index["starts"]])
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from error
+
+
+def _sheets(starts: StartSet) -> list[_Sheet]:
+    sheets = []
+    for suite in starts.suites:
+        of_suite = starts.of_suite(suite)
+        for task in of_suite.tasks:
+            pending: list[InitialState] = []
+            part = 0
+            for state in of_suite.of_task(task):
+                if sum(len(other.frames) for other in pending) + len(state.frames) > SHEET_FRAMES:
+                    sheets.append(_Sheet(_sheet_name(suite, task, part), tuple(pending)))
+                    pending, part = [], part + 1
+                pending.append(state)
+            sheets.append(_Sheet(_sheet_name(suite, task, part), tuple(pending)))
+    return sheets
+
+
+def _sheet_name(suite: str, task: int, part: int) -> str:
+    return f"{suite or 'custom'}_task_{task:02d}_{part:02d}.webp"
+
+
+def _encode_sheet(cells: UInt8[np.ndarray, "n h w 3"], quality: int) -> bytes:
+    count, height, width, _ = cells.shape
+    lines = -(-count // SHEET_COLUMNS)
+    sheet = np.zeros((lines, SHEET_COLUMNS, height, width, 3), np.uint8)
+    sheet.reshape(-1, height, width, 3)[:count] = cells
+    picture = sheet.transpose(0, 2, 1, 3, 4).reshape(lines * height, SHEET_COLUMNS * width, 3)
+    done, data = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
+    if not done:
+        raise RuntimeError("OpenCV could not write WebP; it must be built with WebP support")
+    return data.tobytes()
+
+
+def _decode_sheet(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w 3"]:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    height, width = size
+    if picture is None or picture.shape[0] % height or picture.shape[1] != SHEET_COLUMNS * width:
+        raise CheckpointError(f"{path} is missing or damaged; write the start set again")
+    lines = picture.shape[0] // height
+    cells = picture[..., ::-1].reshape(lines, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(cells).reshape(-1, height, width, 3)
+
+
+def _entry(state: InitialState, sheet: str, cell: int) -> dict[str, object]:
+    extra = {
+        name: {"dtype": str(values.dtype), "values": np.asarray(values).tolist()}
+        for name, values in state.extra.items()
+    }
+    return {
+        "sheet": sheet,
+        "cell": cell,
+        "frames": len(state.frames),
+        "instruction": state.instruction,
+        "suite": state.suite,
+        "task": state.task,
+        "index": state.index,
+        "start_set": state.start_set,
+        "extra": extra,
+    }
+
+
+def _state(entry: dict, cells: UInt8[np.ndarray, "n h w 3"]) -> InitialState:
+    frames = cells[entry["cell"] : entry["cell"] + entry["frames"]].copy()
+    extra = {name: np.asarray(item["values"], dtype=item["dtype"]) for name, item in entry["extra"].items()}
+    return InitialState(
+        frames=frames,
+        instruction=entry["instruction"],
+        suite=entry["suite"],
+        task=entry["task"],
+        index=entry["index"],
+        start_set=entry["start_set"],
+        extra=extra,
+    )

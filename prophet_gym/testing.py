@@ -1,0 +1,252 @@
+"""Checks for people who plug in their own world model or judge, and a world model that can be predicted by hand.
+
+The checks raise AssertionError with what must hold and what was found; they need no test framework.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from prophet_gym.envs.starts import StartSet
+from prophet_gym.specs import InitialState
+from prophet_gym.world_model import (
+    Chunk,
+    RewardModel,
+    State,
+    Verdict,
+    WorldModel,
+    batch_size,
+    merge_rows,
+    scatter_rows,
+    select_rows,
+)
+
+Result = TypeVar("Result")
+
+
+class CountingWorldModel:
+    """A world model whose every frame is known beforehand.
+
+    After action number j of an episode (1, 2, ...) every pixel of the start frame has been raised, modulo 256,
+    by j in red, by the sum of round(100 * first number of the action) over the actions so far in green, and in
+    blue by the j-th integer below 256 drawn from the row's generator (`noise=True`) or by nothing.
+
+    Attributes:
+        rows_dreamt: Batch size of each rollout so far, for tests of what a step costs.
+    """
+
+    def __init__(
+        self,
+        *,
+        chunk: int = 8,
+        frame_size: tuple[int, int] = (8, 8),
+        action_dim: int = 7,
+        noise: bool = True,
+    ) -> None:
+        self.chunk = chunk
+        self.frame_size = frame_size
+        self.action_dim = action_dim
+        self.noise = noise
+        self.rows_dreamt: list[int] = []
+
+    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
+        """The last frame, and nothing counted yet."""
+        return {"start": frames[:, -1].clone(), "raised": torch.zeros(len(frames), 3, dtype=torch.int64)}
+
+    def rollout(
+        self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]
+    ) -> Chunk:
+        """Count on."""
+        rows, steps = actions.shape[:2]
+        self.rows_dreamt.append(rows)
+        red = torch.arange(1, steps + 1).expand(rows, steps)
+        green = torch.round(100 * actions[..., 0]).to(torch.int64).cumsum(1)
+        raised = state["raised"][:, None] + torch.stack([red, green, torch.zeros_like(red)], -1)
+        raised[..., 2] = self._blue(generators, steps)
+        frames = (state["start"][:, None].to(torch.int64) + raised[:, :, None, None]) % 256
+        return Chunk({"start": state["start"].clone(), "raised": raised[:, -1].clone()}, frames.to(torch.uint8))
+
+    def _blue(self, generators: Sequence[torch.Generator], steps: int) -> Tensor:
+        if not self.noise:
+            return torch.zeros(len(generators), steps, dtype=torch.int64)
+        return torch.stack([torch.randint(256, (steps,), generator=generator) for generator in generators])
+
+
+def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (8, 8)) -> StartSet:
+    """Starts for the counting model: flat frames of value 40 * task + 4 * index, instruction `count task N`."""
+    return StartSet(
+        InitialState(
+            frames=np.full((1, *size, 3), 40 * task + 4 * index, np.uint8),
+            instruction=f"count task {task}",
+            suite="counting",
+            task=task,
+            index=index,
+            start_set="train",
+        )
+        for task in range(tasks)
+        for index in range(per_task)
+    )
+
+
+def check_world_model(
+    model: WorldModel,
+    *,
+    frames: UInt8[Tensor, "b t h w 3"] | None = None,
+    actions: Float[Tensor, "b k a"] | None = None,
+    tolerance: int = 0,
+) -> None:
+    """Check a world model against its contract: shapes, purity, seeds, rows that do not see each other.
+
+    Args:
+        model: What to check.
+        frames: At least two rows of start frames; random pictures if not given.
+        actions: As many rows of actions; random within [-1, 1] if not given.
+        tolerance: Largest difference in pixel levels between a row alone and in a batch (matmul kernels
+            differ with the batch size), and of doubt and state in the same proportion.
+
+    Raises:
+        AssertionError: With what must hold and what was found.
+    """
+    height, width, chunk, numbers = _check_attributes(model)
+    source = torch.Generator().manual_seed(0)
+    if frames is None:
+        frames = torch.randint(256, (3, 1, height, width, 3), generator=source, dtype=torch.uint8)
+    if actions is None:
+        actions = torch.rand(len(frames), chunk, numbers, generator=source) * 2 - 1
+    rows = len(frames)
+    assert rows >= 2, f"check_world_model needs at least two rows, got {rows}"
+    state = _unchanged("encode", {"frames": frames}, lambda: model.encode(frames))
+    assert batch_size(state) == rows, f"encode must return {rows} rows, got {batch_size(state)}"
+    global_random = torch.get_rng_state()
+    result = _roll(model, state, actions, range(rows))
+    _check_chunk(result, rows, (chunk, height, width, 3))
+    _check_state_rows(state, result.state)
+    assert torch.equal(global_random, torch.get_rng_state()), "rollout must draw from its generators alone"
+    again = _roll(model, state, actions, range(rows))
+    _close("the same state, actions and seeds must give the same chunk", result, again, 0)
+    for row in range(rows):
+        alone = _roll(model, select_rows(state, [row]), actions[row : row + 1], [row])
+        _close(f"row {row} must not depend on the rows around it", _row(result, row), alone, tolerance)
+    reverse = list(reversed(range(rows)))
+    turned = _roll(model, select_rows(state, reverse), actions[reverse], reverse)
+    for row in range(rows):
+        message = f"row {row} must not depend on its place in the batch"
+        _close(message, _row(result, row), _row(turned, rows - 1 - row), tolerance)
+    encoded = merge_rows([model.encode(frames[row : row + 1]) for row in range(rows)])
+    _close("encode must treat rows alone", result, _roll(model, encoded, actions, range(rows)), tolerance)
+    mixed = scatter_rows(result.state, [0], select_rows(state, [0]))
+    fresh = _row(_roll(model, mixed, actions, range(rows)), 0)
+    _close("a row reset beside older rows must dream as at the start", _row(result, 0), fresh, tolerance)
+
+
+def check_reward_model(
+    judge: RewardModel,
+    *,
+    videos: Sequence[UInt8[Tensor, "_ h w 3"]] | None = None,
+    instructions: Sequence[str] | None = None,
+    tolerance: float = 1e-5,
+) -> None:
+    """Check a judge against its contract: verdict form, purity, determinism, rows that do not see each other.
+
+    Args:
+        judge: What to check.
+        videos: At least two videos; random ones of different lengths if not given.
+        instructions: One per video.
+        tolerance: Largest difference of a reward between a video alone and in a batch.
+
+    Raises:
+        AssertionError: With what must hold and what was found.
+    """
+    assert judge.when in {"chunk", "end"}, f"when must be 'chunk' or 'end', got {judge.when!r}"
+    for name, value in (("stride", judge.stride), ("max_frames", judge.max_frames)):
+        assert isinstance(value, int) and value >= 1, f"{name} must be an integer of at least 1, got {value!r}"
+    if videos is None:
+        source = torch.Generator().manual_seed(0)
+        lengths = sorted({1, min(2, judge.max_frames), judge.max_frames})
+        videos = [torch.randint(256, (n, 128, 128, 3), generator=source, dtype=torch.uint8) for n in [1, *lengths]]
+    texts = [f"pick up object {row}" for row in range(len(videos))] if instructions is None else list(instructions)
+    assert len(videos) == len(texts) >= 2, f"needs two or more videos, one text each: {len(videos)}, {len(texts)}"
+    arguments = {f"videos[{row}]": video for row, video in enumerate(videos)}
+    verdict = _unchanged("score", arguments, lambda: judge.score(videos, texts))
+    rows = len(videos)
+    assert verdict.reward.shape == (rows,) and verdict.reward.dtype == torch.float32, (
+        f"reward must be float32 ({rows},), got {verdict.reward.dtype} {tuple(verdict.reward.shape)}"
+    )
+    assert verdict.valid.shape == (rows,) and verdict.valid.dtype == torch.bool, (
+        f"valid must be bool ({rows},), got {verdict.valid.dtype} {tuple(verdict.valid.shape)}"
+    )
+    assert torch.isfinite(verdict.reward).all(), f"rewards must be finite, got {verdict.reward.tolist()}"
+    assert (verdict.reward[~verdict.valid] == 0).all(), "the reward of an unjudged row must be 0.0"
+    _same_verdict("the same videos must get the same verdict", verdict, judge.score(videos, texts), 0.0)
+    for row in range(rows):
+        alone = judge.score([videos[row]], [texts[row]])
+        here = Verdict(verdict.reward[row : row + 1], verdict.valid[row : row + 1])
+        _same_verdict(f"video {row} must not depend on the others", here, alone, tolerance)
+
+
+def _check_attributes(model: WorldModel) -> tuple[int, int, int, int]:
+    height, width = model.frame_size
+    for name, value in (
+        ("chunk", model.chunk),
+        ("action_dim", model.action_dim),
+        ("frame_size[0]", height),
+        ("frame_size[1]", width),
+    ):
+        assert isinstance(value, int) and value >= 1, f"{name} must be an integer of at least 1, got {value!r}"
+    return height, width, model.chunk, model.action_dim
+
+
+def _roll(model: WorldModel, state: State, actions: Tensor, seeds: Sequence[int]) -> Chunk:
+    generators = [torch.Generator().manual_seed(1000 + seed) for seed in seeds]
+    arguments = {f"state[{name!r}]": tensor for name, tensor in state.items()} | {"actions": actions}
+    return _unchanged("rollout", arguments, lambda: model.rollout(state, actions, generators=generators))
+
+
+def _unchanged(call: str, arguments: dict[str, Tensor], run: Callable[[], Result]) -> Result:
+    before = {name: tensor.clone() for name, tensor in arguments.items()}
+    result = run()
+    for name, tensor in arguments.items():
+        assert torch.equal(before[name], tensor), f"{call} must not change its arguments, but changed {name}"
+    return result
+
+
+def _check_chunk(chunk: Chunk, rows: int, shape: tuple[int, int, int, int]) -> None:
+    found = f"{chunk.frames.dtype} {tuple(chunk.frames.shape)}"
+    wanted = (rows, *shape)
+    assert chunk.frames.dtype == torch.uint8 and chunk.frames.shape == wanted, (
+        f"frames must be uint8 {wanted}, got {found}"
+    )
+    assert chunk.doubt is None or chunk.doubt.shape == (rows,), f"doubt must have shape ({rows},) or be None"
+
+
+def _check_state_rows(before: State, after: State) -> None:
+    old = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in before.items()}
+    new = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in after.items()}
+    assert old == new, f"the state must keep its names, shapes and dtypes, was {old}, became {new}"
+
+
+def _row(chunk: Chunk, row: int) -> Chunk:
+    doubt = None if chunk.doubt is None else chunk.doubt[row : row + 1]
+    return Chunk(select_rows(chunk.state, [row]), chunk.frames[row : row + 1], doubt)
+
+
+def _close(message: str, one: Chunk, other: Chunk, tolerance: int) -> None:
+    difference = int((one.frames.int() - other.frames.int()).abs().max())
+    assert difference <= tolerance, f"{message}: frames differ by up to {difference} levels of 255"
+    pairs = [(f"state[{name!r}]", one.state[name], other.state[name]) for name in one.state]
+    if one.doubt is not None and other.doubt is not None:
+        pairs.append(("doubt", one.doubt, other.doubt))
+    for name, left, right in pairs:
+        scale = max(1.0, float(left.double().abs().max())) if left.numel() else 1.0
+        gap = float((left.double() - right.double()).abs().max()) if left.numel() else 0.0
+        assert gap <= tolerance / 255 * scale, f"{message}: {name} differs by up to {gap:g}"
+
+
+def _same_verdict(message: str, one: Verdict, other: Verdict, tolerance: float) -> None:
+    gap = float((one.reward - other.reward).abs().max())
+    assert torch.equal(one.valid, other.valid), f"{message}: valid {one.valid.tolist()} and {other.valid.tolist()}"
+    assert gap <= tolerance, f"{message}: rewards differ by up to {gap:g}"
