@@ -1,1 +1,5 @@
-"""A learned robot simulator behind Gymnasium."""
+"""A learned robot simulator behind Gymnasium: importing it registers the ids and loads nothing heavy."""
+
+from prophet_gym.envs.registration import register_ids
+
+register_ids()

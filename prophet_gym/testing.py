@@ -57,9 +57,7 @@ class CountingWorldModel:
         """The last frame, and nothing counted yet."""
         return {"start": frames[:, -1].clone(), "raised": torch.zeros(len(frames), 3, dtype=torch.int64)}
 
-    def rollout(
-        self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]
-    ) -> Chunk:
+    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Count on."""
         rows, steps = actions.shape[:2]
         self.rows_dreamt.append(rows)
@@ -113,13 +111,12 @@ def check_world_model(
     """
     height, width, chunk, numbers = _check_attributes(model)
     source = torch.Generator().manual_seed(0)
-    if frames is None:
-        frames = torch.randint(256, (3, 1, height, width, 3), generator=source, dtype=torch.uint8)
-    if actions is None:
-        actions = torch.rand(len(frames), chunk, numbers, generator=source) * 2 - 1
-    rows = len(frames)
+    pictures = torch.randint(256, (3, 1, height, width, 3), generator=source, dtype=torch.uint8)
+    pictures = pictures if frames is None else frames
+    rows = len(pictures)
+    actions = torch.rand(rows, chunk, numbers, generator=source) * 2 - 1 if actions is None else actions
     assert rows >= 2, f"check_world_model needs at least two rows, got {rows}"
-    state = _unchanged("encode", {"frames": frames}, lambda: model.encode(frames))
+    state = _unchanged("encode", {"frames": pictures}, lambda: model.encode(pictures))
     assert batch_size(state) == rows, f"encode must return {rows} rows, got {batch_size(state)}"
     global_random = torch.get_rng_state()
     result = _roll(model, state, actions, range(rows))
@@ -136,7 +133,7 @@ def check_world_model(
     for row in range(rows):
         message = f"row {row} must not depend on its place in the batch"
         _close(message, _row(result, row), _row(turned, rows - 1 - row), tolerance)
-    encoded = merge_rows([model.encode(frames[row : row + 1]) for row in range(rows)])
+    encoded = merge_rows([model.encode(pictures[row : row + 1]) for row in range(rows)])
     _close("encode must treat rows alone", result, _roll(model, encoded, actions, range(rows)), tolerance)
     mixed = scatter_rows(result.state, [0], select_rows(state, [0]))
     fresh = _row(_roll(model, mixed, actions, range(rows)), 0)
@@ -162,8 +159,8 @@ def check_reward_model(
         AssertionError: With what must hold and what was found.
     """
     assert judge.when in {"chunk", "end"}, f"when must be 'chunk' or 'end', got {judge.when!r}"
-    for name, value in (("stride", judge.stride), ("max_frames", judge.max_frames)):
-        assert isinstance(value, int) and value >= 1, f"{name} must be an integer of at least 1, got {value!r}"
+    _require_count("stride", judge.stride)
+    _require_count("max_frames", judge.max_frames)
     if videos is None:
         source = torch.Generator().manual_seed(0)
         lengths = sorted({1, min(2, judge.max_frames), judge.max_frames})
@@ -173,12 +170,8 @@ def check_reward_model(
     arguments = {f"videos[{row}]": video for row, video in enumerate(videos)}
     verdict = _unchanged("score", arguments, lambda: judge.score(videos, texts))
     rows = len(videos)
-    assert verdict.reward.shape == (rows,) and verdict.reward.dtype == torch.float32, (
-        f"reward must be float32 ({rows},), got {verdict.reward.dtype} {tuple(verdict.reward.shape)}"
-    )
-    assert verdict.valid.shape == (rows,) and verdict.valid.dtype == torch.bool, (
-        f"valid must be bool ({rows},), got {verdict.valid.dtype} {tuple(verdict.valid.shape)}"
-    )
+    _require_form("reward", verdict.reward, (rows,), torch.float32)
+    _require_form("valid", verdict.valid, (rows,), torch.bool)
     assert torch.isfinite(verdict.reward).all(), f"rewards must be finite, got {verdict.reward.tolist()}"
     assert (verdict.reward[~verdict.valid] == 0).all(), "the reward of an unjudged row must be 0.0"
     _same_verdict("the same videos must get the same verdict", verdict, judge.score(videos, texts), 0.0)
@@ -190,14 +183,21 @@ def check_reward_model(
 
 def _check_attributes(model: WorldModel) -> tuple[int, int, int, int]:
     height, width = model.frame_size
-    for name, value in (
-        ("chunk", model.chunk),
-        ("action_dim", model.action_dim),
-        ("frame_size[0]", height),
-        ("frame_size[1]", width),
-    ):
-        assert isinstance(value, int) and value >= 1, f"{name} must be an integer of at least 1, got {value!r}"
+    _require_count("chunk", model.chunk)
+    _require_count("action_dim", model.action_dim)
+    _require_count("frame_size[0]", height)
+    _require_count("frame_size[1]", width)
     return height, width, model.chunk, model.action_dim
+
+
+def _require_count(name: str, value: object) -> None:
+    good = isinstance(value, int) and value >= 1
+    assert good, f"{name} must be an integer of at least 1, got {value!r}"
+
+
+def _require_form(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    wanted, found = (dtype, shape), (tensor.dtype, tuple(tensor.shape))
+    assert wanted == found, f"{name} must be {wanted[0]} {wanted[1]}, got {found[0]} {found[1]}"
 
 
 def _roll(model: WorldModel, state: State, actions: Tensor, seeds: Sequence[int]) -> Chunk:
@@ -215,11 +215,7 @@ def _unchanged(call: str, arguments: dict[str, Tensor], run: Callable[[], Result
 
 
 def _check_chunk(chunk: Chunk, rows: int, shape: tuple[int, int, int, int]) -> None:
-    found = f"{chunk.frames.dtype} {tuple(chunk.frames.shape)}"
-    wanted = (rows, *shape)
-    assert chunk.frames.dtype == torch.uint8 and chunk.frames.shape == wanted, (
-        f"frames must be uint8 {wanted}, got {found}"
-    )
+    _require_form("frames", chunk.frames, (rows, *shape), torch.uint8)
     assert chunk.doubt is None or chunk.doubt.shape == (rows,), f"doubt must have shape ({rows},) or be None"
 
 

@@ -56,9 +56,7 @@ class WorldModel(Protocol):
         """The state after having seen 1 to 4 real frames, oldest first."""
         ...
 
-    def rollout(
-        self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]
-    ) -> Chunk:
+    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Dream one chunk; all noise of row i comes from `generators[i]` (a CPU generator, which advances)."""
         ...
 

@@ -30,10 +30,10 @@ Observation = dict[str, np.ndarray]
 class _Outcome:
     """What one step did to one row."""
 
-    reward: float
-    terminated: bool
-    truncated: bool
     info: dict[str, Any]
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
 
 
 class ProphetVectorEnv(VectorEnv):
@@ -141,9 +141,7 @@ class ProphetVectorEnv(VectorEnv):
             infos = self._add_info(infos, self._rows[row].start_info(), row)
         return self._observe(), infos
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Run one chunk per row.
 
         Args:
@@ -160,7 +158,7 @@ class ProphetVectorEnv(VectorEnv):
         outcomes = self._dream(live, checked) if live else {}
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             self._restart(over)
-            outcomes |= {row: _Outcome(0.0, False, False, self._rows[row].start_info()) for row in over}
+            outcomes |= {row: _Outcome(self._rows[row].start_info()) for row in over}
         else:
             outcomes |= {row: self._absorbed(row) for row in over}
         infos = self._collect(outcomes)
@@ -228,7 +226,7 @@ class ProphetVectorEnv(VectorEnv):
             if doubts is not None:
                 info["doubt"] = doubts[position]
             truncated = self._at_horizon(row)
-            outcomes[row] = _Outcome(reward, info["success"], truncated, info)
+            outcomes[row] = _Outcome(info, reward, info["success"], truncated)
             self._rows[row].ended = info["success"] or truncated
         return outcomes
 
@@ -257,7 +255,7 @@ class ProphetVectorEnv(VectorEnv):
 
     def _absorbed(self, row: int) -> _Outcome:
         info = {"executed": 0, "reward_valid": False, "success": False, "live": False}
-        return _Outcome(0.0, False, False, self._rows[row].start_info() | info)
+        return _Outcome(self._rows[row].start_info() | info)
 
     def _collect(self, outcomes: Mapping[int, _Outcome]) -> dict[str, Any]:
         """Infos of all rows; under SAME_STEP ended rows restart here and leave their last step behind."""
@@ -279,9 +277,9 @@ class ProphetVectorEnv(VectorEnv):
 
     @staticmethod
     def _row_random(row: Row) -> np.random.Generator:
-        if row.np_random is None:
-            row.np_random = seeding.np_random()[0]
-        return row.np_random
+        generator = row.np_random or seeding.np_random()[0]
+        row.np_random = generator
+        return generator
 
 
 def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""Plain data to live objects: what `gym.make("Prophet-LIBERO-v0", weights=..., reward=...)` calls.
+
+A checkpoint is a folder: the world model's config and weights, `starts/train/` and `starts/official/`, and
+`success_head/`. Weights, judges and start sets are loaded once per process.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+from gymnasium.vector import AutoresetMode
+from safetensors import SafetensorError
+
+from prophet_gym.envs.registration import SUITE_IDS
+from prophet_gym.envs.single_env import ProphetEnv
+from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
+from prophet_gym.envs.vector_env import ProphetVectorEnv
+from prophet_gym.errors import CheckpointError, MissingWeightsError, ProphetError, unknown_option
+from prophet_gym.world_model import RewardModel, WorldModel
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+BUNDLED = "libero_small"
+START_SETS = ("train", "official")
+
+
+def make_env(
+    *,
+    suite: str | None = None,
+    weights: str = "bundled",
+    reward: str | None = "success",
+    device: str = "cpu",
+    starts: str = "train",
+    tasks: Sequence[int] | None = None,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+) -> ProphetEnv:
+    """One dream.
+
+    Args:
+        suite: Only starts of this suite; all of the start set if not given.
+        weights: `bundled`, the name of another bundled checkpoint, or the path of a checkpoint folder.
+        reward: `success` (the checkpoint's success head), the path of a success head, or None (no reward).
+        device: Where the world model runs, e.g. `cpu` or `cuda`.
+        starts: `train`, `official` (evaluation and demo only), or the path of a start set.
+        tasks: Only starts of these tasks.
+        max_episode_steps: Chunks until truncation; the horizon of the id if not given.
+        render_mode: `rgb_array` or `rgb_array_list`.
+
+    Raises:
+        MissingWeightsError: If the weights do not exist or do not cover the suite; names weights that do.
+        CheckpointError: If they exist but are damaged.
+        UnknownOptionError: For a name that does not exist.
+    """
+    pool = load_starts(weights, starts, suite, tasks)
+    return ProphetEnv(
+        load_world_model(weights, device),
+        pool,
+        reward_model=load_reward_model(weights, reward),
+        max_episode_steps=max_episode_steps,
+        render_mode=render_mode,
+    )
+
+
+def make_vector_env(
+    num_envs: int = 1,
+    *,
+    suite: str | None = None,
+    weights: str = "bundled",
+    reward: str | None = "success",
+    device: str = "cpu",
+    starts: str = "train",
+    tasks: Sequence[int] | None = None,
+    max_episode_steps: int | None = 30,
+    render_mode: str | None = None,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+) -> ProphetVectorEnv:
+    """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
+    pool = load_starts(weights, starts, suite, tasks)
+    return ProphetVectorEnv(
+        load_world_model(weights, device),
+        pool,
+        num_envs,
+        reward_model=load_reward_model(weights, reward),
+        max_episode_steps=max_episode_steps,
+        autoreset_mode=autoreset_mode,
+        render_mode=render_mode,
+    )
+
+
+def checkpoint_folder(weights: str) -> Path:
+    """The folder of a checkpoint; MissingWeightsError if there is none."""
+    names = bundled_checkpoints()
+    folder = CHECKPOINTS / (BUNDLED if weights == "bundled" else weights)
+    if weights == "bundled" or weights in names:
+        if not folder.is_dir():
+            raise MissingWeightsError(f"the bundled weights are missing at {folder}; reinstall, or pass weights=PATH")
+        return folder
+    path = Path(weights).expanduser()
+    if not path.is_dir():
+        raise MissingWeightsError(
+            f"weights={weights!r} must be 'bundled', one of {names} or the path of a checkpoint folder; found no folder"
+        )
+    return path
+
+
+def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
+    """Bundled checkpoints that are present, and the suites that each covers."""
+    if not CHECKPOINTS.is_dir():
+        return {}
+    folders = sorted(path for path in CHECKPOINTS.iterdir() if path.is_dir())
+    return {folder.name: _covered_suites(folder) for folder in folders if (folder / "starts").is_dir()}
+
+
+def load_world_model(weights: str, device: str = "cpu") -> WorldModel:
+    """The world model of a checkpoint, the same object for the same folder and device."""
+    return _world_model(checkpoint_folder(weights).resolve(), _device(device))
+
+
+def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
+    """The judge that `reward` names, see `make_env`."""
+    if reward is None:
+        return None
+    if reward == "success":
+        folder = checkpoint_folder(weights) / "success_head"
+        if not folder.is_dir():
+            raise MissingWeightsError(f"{folder} does not exist; pass reward=None or the path of a success head")
+        return _success_head(folder.resolve())
+    path = Path(reward).expanduser()
+    if not path.is_dir():
+        raise unknown_option("reward", reward, ["success", "None", "the path of a success head"])
+    return _success_head(path.resolve())
+
+
+def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequence[int] | None = None) -> StartSet:
+    """The start set that `starts` names, narrowed to suite and tasks."""
+    if starts in START_SETS:
+        folder = checkpoint_folder(weights)
+        path = folder / "starts" / starts
+        covered = _covered_suites(folder)
+        if suite is not None and suite not in covered:
+            raise MissingWeightsError(_not_covered(weights, suite, covered))
+    else:
+        path = Path(starts).expanduser()
+        if not path.is_dir():
+            raise unknown_option("start set", starts, [*START_SETS, "the path of a start set"])
+    pool = _start_set(path.resolve())
+    if suite is not None:
+        pool = pool.of_suite(suite)
+    return pool if tasks is None else StartSet(state for task in tasks for state in pool.of_task(task))
+
+
+def _not_covered(weights: str, suite: str, covered: Sequence[str]) -> str:
+    bundled = bundled_checkpoints()
+    able = [name for name, suites in bundled.items() if suite in suites]
+    ids = {name: [f"Prophet-LIBERO-{s.name}-v0" for s in SUITE_IDS if s.suite in bundled[name]] for name in bundled}
+    bundle = "; ".join(f"{name} covers {', '.join(bundled[name])} ({', '.join(ids[name])})" for name in bundled)
+    advice = (
+        f"pass weights={able[0]!r}" if able else f"no bundled weights do, pass weights=PATH of some trained on {suite}"
+    )
+    return (
+        f"weights={weights!r} cover {', '.join(covered) or 'no suite'}, not {suite}: {advice}. "
+        f"Bundled: {bundle or 'none'}"
+    )
+
+
+def _covered_suites(folder: Path) -> tuple[str, ...]:
+    suites: set[str] = set()
+    for path in sorted((folder / "starts").glob(f"*/{INDEX_NAME}")):
+        try:
+            suites |= {entry["suite"] for entry in json.loads(path.read_text())["starts"]}
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); write the start set again") from error
+    return tuple(sorted(suites))
+
+
+def _device(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise unknown_option("device", device, ["cpu", "cuda", "mps"]) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise unknown_option("device on this machine", device, ["cpu"])
+    return str(torch.device(device))
+
+
+@cache
+def _start_set(path: Path) -> StartSet:
+    return read_start_set(path)
+
+
+@lru_cache(maxsize=4)
+def _world_model(folder: Path, device: str) -> WorldModel:
+    from prophet_gym.prophet.model import Prophet
+
+    try:
+        return Prophet.from_pretrained(folder, device=device)
+    except ProphetError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"the world model in {folder} cannot be loaded: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _success_head(folder: Path) -> RewardModel:
+    from prophet_gym.rewards.success_head import SuccessHead
+
+    return SuccessHead.from_pretrained(folder)

@@ -1,0 +1,165 @@
+"""A first judge: a small convolutional network that says of a frame whether the task is done.
+
+It reads frames, not latents, so it judges real and dreamt pictures alike and needs no world model.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+from zlib import crc32
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.world_model import Verdict
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+FRAMES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class SuccessHeadConfig:
+    """What a success head is.
+
+    Attributes:
+        image_size: Frames are averaged down to this height and width.
+        width: Channels of the first convolution; later ones are multiples of it.
+        words: Length of the hashed bag of words.
+        threshold: A frame counts as done from this probability on.
+        hold: Consecutive frames that must count as done.
+        max_frames: Frames judged after each chunk: the chunk and `hold - 1` before it.
+    """
+
+    image_size: int = 64
+    width: int = 16
+    words: int = 128
+    threshold: float = 0.5
+    hold: int = 3
+    max_frames: int = 10
+
+
+def hash_words(instruction: str, size: int) -> Float[Tensor, " d"]:
+    """A fixed bag of words: each word adds +1 or -1 at a place that its CRC-32 picks; scaled to length 1."""
+    bag = torch.zeros(size)
+    for word in instruction.lower().split():
+        code = crc32(word.strip(".,;:!?\"'").encode())
+        bag[code % size] += 1.0 if code >> 31 else -1.0
+    return F.normalize(bag, dim=0)
+
+
+def held(above: Bool[Tensor, " t"], frames: int) -> bool:
+    """Whether at least `frames` consecutive entries are True."""
+    if len(above) < frames:
+        return False
+    return bool(above.unfold(0, frames, 1).all(dim=1).any())
+
+
+class SuccessHead(nn.Module):
+    """Success probability of single frames, and a RewardModel: reward 1.0 when success is held.
+
+    Example:
+        >>> head = SuccessHead(SuccessHeadConfig(hold=2))
+        >>> verdict = head.score([torch.zeros(4, 128, 128, 3, dtype=torch.uint8)], ["put the soup in the basket"])
+        >>> verdict.valid.tolist()
+        [True]
+    """
+
+    when: Literal["chunk", "end"] = "chunk"
+    stride = 1
+
+    def __init__(self, config: SuccessHeadConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SuccessHeadConfig()
+        self.max_frames = self.config.max_frames
+        width = self.config.width
+        self.early = nn.Sequential(
+            _block(5, width, stride=2), _block(width, 2 * width, stride=2), _block(2 * width, 3 * width, stride=2)
+        )
+        self.task = nn.Linear(self.config.words, 6 * width)
+        self.late = nn.Sequential(_block(3 * width, 4 * width, stride=1), _block(4 * width, 4 * width, stride=1))
+        self.out = nn.Linear(8 * width, 1)
+
+    def forward(self, frames: UInt8[Tensor, "b h w 3"], words: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        """Success logits."""
+        pictures = shrink(frames, self.config.image_size)
+        rows, _, height, width = pictures.shape
+        down = torch.linspace(-1, 1, height).to(pictures).view(1, 1, height, 1).expand(rows, 1, height, width)
+        across = torch.linspace(-1, 1, width).to(pictures).view(1, 1, 1, width).expand(rows, 1, height, width)
+        hidden = self.early(torch.cat([pictures, down, across], 1))
+        scale, shift = self.task(words)[:, :, None, None].chunk(2, 1)
+        hidden = self.late(hidden * (1 + scale) + shift)
+        return self.out(torch.cat([hidden.mean((2, 3)), hidden.amax((2, 3))], 1))[:, 0]
+
+    @torch.no_grad()
+    def probabilities(self, frames: UInt8[Tensor, "t h w 3"], instruction: str) -> Float[Tensor, " t"]:
+        """Success probability of each frame."""
+        device = self.out.weight.device
+        words = hash_words(instruction, self.config.words).to(device)
+        parts = [
+            torch.sigmoid(self(part.to(device), words.expand(len(part), -1))) for part in frames.split(FRAMES_AT_ONCE)
+        ]
+        return torch.cat(parts).cpu()
+
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+        """1.0 for each video in which `hold` consecutive frames reach the threshold, else 0.0."""
+        done = [
+            held(self.probabilities(video, text) >= self.config.threshold, self.config.hold)
+            for video, text in zip(videos, instructions, strict=True)
+        ]
+        return Verdict(torch.tensor(done, dtype=torch.float32), torch.ones(len(done), dtype=torch.bool))
+
+    def with_threshold(self, threshold: float) -> "SuccessHead":
+        """The same weights with another threshold."""
+        head = SuccessHead(replace(self.config, threshold=threshold))
+        head.load_state_dict(self.state_dict())
+        return head.eval()
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write config and weights."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS_NAME)
+
+    @classmethod
+    def from_pretrained(cls, directory: Path | str) -> "SuccessHead":
+        """Read config and weights.
+
+        Raises:
+            MissingWeightsError: If a file is missing.
+            CheckpointError: If a file is damaged or the weights do not fit the config.
+        """
+        folder = Path(directory)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise MissingWeightsError(f"a success head is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}")
+        try:
+            given = json.loads((folder / CONFIG_NAME).read_text())
+            head = cls(SuccessHeadConfig(**given))
+            head.load_state_dict(load_file(folder / WEIGHTS_NAME))
+        except (SafetensorError, RuntimeError, TypeError, json.JSONDecodeError) as error:
+            known = ", ".join(field.name for field in fields(SuccessHeadConfig))
+            raise CheckpointError(f"the success head in {folder} is damaged ({error}); config keys: {known}") from error
+        return head.eval()
+
+
+def shrink(frames: UInt8[Tensor, "b h w 3"], size: int) -> Float[Tensor, "b 3 s s"]:
+    """Frames averaged down to `size` and scaled to [-1, 1]."""
+    pictures = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pictures if pictures.shape[2:] == (size, size) else F.interpolate(pictures, (size, size), mode="area")
+
+
+def _block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1),
+        nn.GroupNorm(4, outputs),
+        nn.SiLU(),
+    )
