@@ -1,0 +1,96 @@
+"""Denoising one chunk: pure solvers of the probability-flow ODE, given a function that predicts the clean latents.
+
+In the EDM form `x = x0 + sigma * noise`, so the state that enters has the scale of its first noise level.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+PredictClean = Callable[[Tensor, float], Tensor]
+"""`predict_x0(x, sigma)`: the clean latents expected behind `x`, which carries noise of standard deviation `sigma`."""
+
+
+def sample_ab2(
+    predict_x0: PredictClean, x_init: Float[Tensor, "*latent"], sigmas: Float[Tensor, " levels"] | Sequence[float]
+) -> Float[Tensor, "*latent"]:
+    """Second-order exponential (RES) Adams-Bashforth in `log sigma`, one prediction a step.
+
+    This is the sampler that Prophet generates with. Its last step ends at `sigmas[-1]`; the caller takes the clean
+    prediction there, `predict_x0(x, sigmas[-1])`.
+
+    Args:
+        predict_x0: called once per step, `len(sigmas) - 1` times.
+        x_init: latents at noise level `sigmas[0]`.
+        sigmas: falling noise levels above 0, at least two, as from `karras_sigmas`.
+
+    Returns:
+        Latents at noise level `sigmas[-1]`, in the dtype of `x_init`.
+
+    Raises:
+        ValueError: if the levels do not fall or are not above 0.
+    """
+    levels = _checked_levels(sigmas, lowest_may_be_zero=False)
+    x = x_init
+    earlier: tuple[float, Tensor] | None = None
+    for sigma, sigma_next in pairwise(levels):
+        clean = predict_x0(x, sigma)
+        kept = sigma_next / sigma
+        if earlier is None:
+            x = kept * x + (1.0 - kept) * clean
+        else:
+            weight_now, weight_earlier = _ab2_weights(earlier[0], sigma, sigma_next)
+            x = kept * x + weight_now * clean + weight_earlier * earlier[1]
+        earlier = (sigma, clean)
+    return x
+
+
+def sample_euler(
+    predict_x0: PredictClean, x_init: Float[Tensor, "*latent"], sigmas: Float[Tensor, " levels"] | Sequence[float]
+) -> Float[Tensor, "*latent"]:
+    """First-order steps in `sigma`: the few-step preset.
+
+    A step goes straight towards the clean prediction. The rectified flow's Euler step in `tau = sigma / (1 + sigma)`
+    is the same step, since both forms share their straight paths.
+
+    Args:
+        predict_x0: called once per step, `len(sigmas) - 1` times.
+        x_init: latents at noise level `sigmas[0]`.
+        sigmas: falling noise levels, at least two; the last may be 0, and then the result is the last clean prediction.
+
+    Returns:
+        Latents at noise level `sigmas[-1]`, in the dtype of `x_init`.
+
+    Raises:
+        ValueError: if the levels do not fall, or one before the last is not above 0.
+    """
+    levels = _checked_levels(sigmas, lowest_may_be_zero=True)
+    x = x_init
+    for sigma, sigma_next in pairwise(levels):
+        kept = sigma_next / sigma
+        x = kept * x + (1.0 - kept) * predict_x0(x, sigma)
+    return x
+
+
+def _ab2_weights(sigma_before: float, sigma: float, sigma_next: float) -> tuple[float, float]:
+    """Weights of the clean prediction at `sigma` and of the one at `sigma_before`; they sum to `1 - exp(-h)`."""
+    h = math.log(sigma / sigma_next)
+    c2 = -math.log(sigma_before / sigma) / h
+    phi1 = -math.expm1(-h) / h
+    b2 = (1.0 - phi1) / h / c2
+    return h * (phi1 - b2), h * b2
+
+
+def _checked_levels(sigmas: Tensor | Sequence[float], *, lowest_may_be_zero: bool) -> list[float]:
+    levels = sigmas.tolist() if isinstance(sigmas, torch.Tensor) else [float(sigma) for sigma in sigmas]
+    if len(levels) < 2:
+        raise ValueError(f"sigmas must hold at least two noise levels, got {len(levels)}")
+    falls = all(high > low for high, low in pairwise(levels))
+    if not falls or levels[-1] < 0.0 or (levels[-1] == 0.0 and not lowest_may_be_zero):
+        floor = "0" if lowest_may_be_zero else "above 0"
+        raise ValueError(f"sigmas must fall from step to step and end at {floor} or more, got {levels}")
+    return levels

@@ -1,0 +1,1 @@
+"""Learning inside the dream: reinforcement learning of flow policies."""
