@@ -4,14 +4,14 @@ import contextlib
 import io
 from collections.abc import Iterator
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.sims.install import prepare_libero
+from prophet_gym.sims.install import find_assets, prepare_libero
+from prophet_gym.sims.looks import assets_for, check_look, drawn_model
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 TASKS = 10
@@ -62,7 +62,8 @@ class LiberoSim:
 
     def __init__(self, suite: str, task: int, *, look: str = "light", size: int = 128) -> None:
         check_task(suite, task)
-        assets = prepare_libero()
+        check_look(look)
+        prepare_libero(assets_for(look, find_assets()))
         from libero.libero import benchmark
         from libero.libero.envs.env_wrapper import ControlEnv
 
@@ -77,8 +78,7 @@ class LiberoSim:
             ignore_done=True,
             hard_reset=False,
         )
-        self._assets = Path(assets)
-        self._renderer: Any = None
+        self._pictures: Any = None
         self._official: np.ndarray | None = None
 
     @property
@@ -132,15 +132,11 @@ class LiberoSim:
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
         """The agentview picture of this moment, upright, RGB, a fresh array."""
-        import mujoco
+        if self._pictures is None:
+            from prophet_gym.sims.pictures import Pictures
 
-        if self._renderer is None:
-            self.model.vis.quality.offsamples = 1
-            self._renderer = mujoco.Renderer(self.model, self.size, self.size)
-            self._options = mujoco.MjvOption()
-            self._options.geomgroup[0] = 0
-        self._renderer.update_scene(self.data, camera=CAMERA, scene_option=self._options)
-        return self._renderer.render().copy()
+            self._pictures = Pictures(self.model, drawn_model(self.look, self.model), camera=CAMERA, size=self.size)
+        return self._pictures.draw(self.data)
 
     def success(self) -> bool:
         """Whether the task's goal predicate holds now."""
@@ -224,9 +220,9 @@ class LiberoSim:
 
     def close(self) -> None:
         """Free the renderer and the simulation; calling it twice is fine."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._pictures is not None:
+            self._pictures.close()
+            self._pictures = None
         if self._env is not None:
             self._env.close()
             self._env = None

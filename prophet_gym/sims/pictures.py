@@ -1,0 +1,68 @@
+"""Draw a MuJoCo scene off screen: one OpenGL context per picture size, one sample a pixel, visual geometry alone."""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from jaxtyping import UInt8
+
+from prophet_gym.sims.install import choose_renderer
+
+# robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
+_COLLISION_GROUP = 0
+_MAX_GEOMS = 2000
+
+
+def _open_gl_context(width: int, height: int) -> Any:
+    """An OpenGL context of the chosen backend, whatever MuJoCo settled on when it was first imported."""
+    backend = choose_renderer()
+    if backend == "egl":
+        from mujoco.egl import GLContext
+    elif backend == "osmesa":
+        from mujoco.osmesa import GLContext
+    else:
+        from mujoco.gl_context import GLContext
+    return GLContext(width, height)
+
+
+class Pictures:
+    """Pictures of one camera of a model.
+
+    Meshes and textures are taken from `drawn`, which may be a copy of `model` with cheaper meshes; everything else
+    (positions, colours, lights, cameras) from `model` and the data given to each call.
+    """
+
+    def __init__(self, model: mujoco.MjModel, drawn: mujoco.MjModel, *, camera: str, size: int) -> None:
+        self._model, self._size = model, size
+        self._gl: Any = _open_gl_context(size, size)
+        self._gl.make_current()
+        drawn.vis.quality.offsamples = 1
+        drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
+        self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._rect = mujoco.MjrRect(0, 0, size, size)
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[_COLLISION_GROUP] = 0
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera(camera).id
+
+    def draw(self, data: mujoco.MjData) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture of this moment, upright, RGB, a fresh array."""
+        self._gl.make_current()
+        mujoco.mjv_updateScene(
+            self._model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        pixels = np.empty((self._size, self._size, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
+        return np.ascontiguousarray(pixels[::-1])
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None
