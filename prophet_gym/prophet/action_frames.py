@@ -43,7 +43,7 @@ def sinusoid(length: int, dim: int) -> Float[Tensor, "t d"]:
     return torch.stack([torch.sin(position * frequency), torch.cos(position * frequency)], dim=-1).flatten(1)
 
 
-def project(points: Float[Tensor, "*b 3"], camera: Float[Tensor, "*b 3 4"]) -> Float[Tensor, "*b 3"]:
+def project(points: Float[Tensor, "*b 3"], camera: Float[Tensor, "*#b 3 4"]) -> Float[Tensor, "*b 3"]:
     """Project world points (metres) into the unit image.
 
     Args:

@@ -1,5 +1,6 @@
 """ProphetTransformer3DModel: Cosmos DiT blocks that also read memory and actions."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -75,9 +76,9 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
         text_embed_dim: int | None = 1024,
         adaln_lora_dim: int = 256,
         latent_channels: int = 16,
-        max_size: tuple[int, int, int] = (128, 240, 240),
-        patch_size: tuple[int, int, int] = (1, 2, 2),
-        rope_scale: tuple[float, float, float] = (1.0, 3.0, 3.0),
+        max_size: Sequence[int] = (128, 240, 240),
+        patch_size: Sequence[int] = (1, 2, 2),
+        rope_scale: Sequence[float] = (1.0, 3.0, 3.0),
         action_dim: int = 14,
         actions_per_slot: int = 20,
         action_stream: Literal["chunk", "frame"] = "chunk",

@@ -1,0 +1,161 @@
+"""Frames <-> latents. The small per-frame autoencoder has the Wan VAE's latent geometry, four frames stacked in channels."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FRAMES_PER_LATENT = 4
+"""Temporal compression of the Wan VAE; the small autoencoder stacks as many frames in channels."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a skip."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x + self.conv_2(F.silu(self.conv_1(F.silu(x))))
+
+
+class FrameAutoencoder(ModelMixin, ConfigMixin):
+    """A per-frame 2-D autoencoder: 8x8 pixels become one latent cell.
+
+    Args:
+        latent_channels: channels per frame; four frames stack to the Wan VAE's 16.
+        fine_channels: width at a quarter of the picture's resolution.
+        coarse_channels: width at an eighth.
+        latents_mean: per-channel mean of the raw latents, for normalisation.
+        latents_std: per-channel standard deviation.
+
+    Differences from the paper: the released Prophet uses the Wan 2.1 VAE, which takes seconds per chunk on a CPU.
+
+    Example:
+        >>> import torch
+        >>> autoencoder = FrameAutoencoder(fine_channels=8, coarse_channels=8)
+        >>> frames = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+        >>> autoencoder.decode(autoencoder.encode(frames)).shape
+        torch.Size([2, 16, 16, 3])
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        latent_channels: int = 4,
+        fine_channels: int = 48,
+        coarse_channels: int = 96,
+        latents_mean: Sequence[float] | None = None,
+        latents_std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, fine_channels, 3, padding=1),
+            ResidualBlock(fine_channels),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * fine_channels, coarse_channels, 1),
+            ResidualBlock(coarse_channels),
+            nn.SiLU(),
+            nn.Conv2d(coarse_channels, latent_channels, 3, padding=1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(latent_channels, coarse_channels, 3, padding=1),
+            ResidualBlock(coarse_channels),
+            nn.SiLU(),
+            nn.Conv2d(coarse_channels, 4 * fine_channels, 1),
+            nn.PixelShuffle(2),
+            ResidualBlock(fine_channels),
+            nn.SiLU(),
+            nn.Conv2d(fine_channels, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def encode_raw(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
+        """Return raw latents in (-3, 3) of pixels in [-1, 1]."""
+        return 3 * torch.tanh(self.encoder(pixels.contiguous(memory_format=torch.channels_last)) / 3)
+
+    def decode_raw(self, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
+        """Return pixels (not clamped) of raw latents."""
+        return self.decoder(latents.contiguous(memory_format=torch.channels_last))
+
+    def encode(self, frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n c y x"]:
+        """Return normalised latents. Height and width must be multiples of 8."""
+        if frames.shape[1] % 8 or frames.shape[2] % 8:
+            raise ValueError(f"frame height and width must be multiples of 8, got {tuple(frames.shape[1:3])}")
+        mean, std = self._normalisation(frames.device)
+        return (self.encode_raw(to_pixels(frames).to(self.dtype)) - mean) / std
+
+    def decode(self, latents: Float[Tensor, "n c y x"]) -> UInt8[Tensor, "n h w 3"]:
+        """Return frames of normalised latents."""
+        mean, std = self._normalisation(latents.device)
+        return to_frames(self.decode_raw(latents.to(self.dtype) * std + mean))
+
+    def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        channels = self.config.latent_channels
+        mean = torch.tensor(self.config.latents_mean or [0.0] * channels, device=device, dtype=self.dtype)
+        std = torch.tensor(self.config.latents_std or [1.0] * channels, device=device, dtype=self.dtype)
+        return mean[:, None, None], std[:, None, None]
+
+
+def to_pixels(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    """Map uint8 pictures to [-1, 1], channels first."""
+    return frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_frames(pixels: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
+    """Map [-1, 1] to uint8 pictures, channels last."""
+    return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def stack_frames(latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b c4 t h w"]:
+    """Stack each four consecutive per-frame latents in channels: `n = 4 t` frames to `t` latent frames."""
+    b, n, c, h, w = latents.shape
+    slots = latents.reshape(b, n // FRAMES_PER_LATENT, FRAMES_PER_LATENT * c, h, w)
+    return slots.transpose(1, 2)
+
+
+def unstack_frames(latents: Float[Tensor, "b c4 t h w"]) -> Float[Tensor, "b n c h w"]:
+    """Inverse of `stack_frames`."""
+    b, c, t, h, w = latents.shape
+    return latents.transpose(1, 2).reshape(b, t * FRAMES_PER_LATENT, c // FRAMES_PER_LATENT, h, w)
+
+
+def keep_background(
+    decoded: UInt8[Tensor, "b k h w 3"],
+    reference: UInt8[Tensor, "b h w 3"],
+    reference_decoded: UInt8[Tensor, "b h w 3"],
+    *,
+    threshold: float,
+    softness: float,
+    window: int,
+) -> UInt8[Tensor, "b k h w 3"]:
+    """Show the real start frame wherever the decoded picture has not changed since it.
+
+    A small autoencoder blurs the background; the start frame holds it sharp. The change of a pixel is the box-averaged
+    absolute difference between the decoded frame and the decoded start frame.
+
+    Args:
+        decoded: frames from the decoder.
+        reference: the real start frame.
+        reference_decoded: the same frame through the autoencoder.
+        threshold: change (grey levels) at which real and decoded pixel mix half and half.
+        softness: width of the transition in grey levels.
+        window: side of the box in pixels, odd.
+    """
+    b, k = decoded.shape[:2]
+    new = decoded.flatten(0, 1).permute(0, 3, 1, 2).float()
+    old = reference_decoded.permute(0, 3, 1, 2).float().repeat_interleave(k, dim=0)
+    real = reference.permute(0, 3, 1, 2).float().repeat_interleave(k, dim=0)
+    change = F.avg_pool2d((new - old).abs().mean(dim=1, keepdim=True), window, 1, window // 2, count_include_pad=False)
+    moved = torch.sigmoid((change - threshold) / softness)
+    mixed = moved * new + (1 - moved) * real
+    return mixed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).unflatten(0, (b, k))

@@ -1,0 +1,112 @@
+"""What one call of the transformer reads: given slot, history, actions and action frames, assembled once for all callers."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prophet_gym.prophet.action_frames import draw_discs
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, stack_frames
+from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+
+SIGMA_COND = 1e-4
+"""Noise label of the given slot (REFERENCE: "One call")."""
+GRIPPER_FEATURES = 4
+DISC_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class ChunkInputs:
+    """Inputs of the transformer but for the noisy slots.
+
+    Attributes:
+        given: the last four frames' latents, one latent frame.
+        history: the latent frames before, oldest first; None without memory.
+        actions: commands and gripper path of every video frame of given and generated slots.
+        action_frames: discs drawn at the gripper path.
+    """
+
+    given: Float[Tensor, "b c 1 h w"]
+    history: Float[Tensor, "b c s h w"] | None
+    actions: Float[Tensor, "b n a"]
+    action_frames: Float[Tensor, "b f t h w"]
+
+
+def chunk_inputs(
+    tracker: GripperTracker,
+    past: Float[Tensor, "b n c h w"],
+    past_commands: Float[Tensor, "b k a"],
+    commands: Float[Tensor, "b k a"],
+    camera: Float[Tensor, "3 4"],
+) -> ChunkInputs:
+    """Assemble the inputs of one chunk from what a dream carries.
+
+    The gripper is read off the four given frames and followed through the commands, in training as in dreaming.
+
+    Args:
+        tracker: reads and follows the gripper.
+        past: normalised per-frame latents, oldest first; the last four are the given slot.
+        past_commands: the commands that led to the last `k` past frames.
+        commands: the commands to dream.
+        camera: world to unit image.
+    """
+    given = past[:, -FRAMES_PER_LATENT:]
+    seen = tracker.read(given.flatten(0, 1)).unflatten(0, given.shape[:2])
+    path = torch.cat([seen, tracker.follow(seen[:, -1], past_commands, commands)], dim=1)
+    mean = torch.tensor(tracker.config.gripper_mean, device=path.device, dtype=path.dtype)
+    std = torch.tensor(tracker.config.gripper_std, device=path.device, dtype=path.dtype)
+    numbers = torch.cat([past_commands[:, -FRAMES_PER_LATENT:], commands], dim=1)
+    rows = camera.to(path)[None].expand(path.shape[0], -1, -1)
+    discs = draw_discs(path[..., :3], path[..., 3], rows, (past.shape[-2], past.shape[-1]))
+    history = past[:, :-FRAMES_PER_LATENT]
+    return ChunkInputs(
+        given=stack_frames(given),
+        history=stack_frames(history) if history.shape[1] else None,
+        actions=torch.cat([numbers, (path - mean) / std], dim=-1),
+        action_frames=stack_frames(discs),
+    )
+
+
+def predict_velocity(
+    transformer: ProphetTransformer3DModel,
+    inputs: ChunkInputs,
+    noisy: Float[Tensor, "b c t h w"],
+    time: Float[Tensor, " b"],
+) -> Float[Tensor, "b c t h w"]:
+    """Return the transformer's velocity (source minus data) on the generated slots.
+
+    Args:
+        transformer: the network.
+        inputs: the rest of its inputs.
+        noisy: latents on the way from source (time 1) to data (time 0).
+        time: flow time of each row, tau = sigma / (1 + sigma).
+    """
+    latents = torch.cat([inputs.given, noisy], dim=2)
+    mask = torch.zeros_like(latents[:, :1])
+    mask[:, :, :1] = 1
+    label = time[:, None].repeat(1, latents.shape[2])
+    label[:, 0] = SIGMA_COND
+    out = transformer(
+        latents,
+        label,
+        condition_mask=mask,
+        actions=inputs.actions,
+        action_frames=inputs.action_frames,
+        history=inputs.history,
+    )
+    return out[:, :, 1:]
+
+
+def flow_source(
+    inputs: ChunkInputs, noise: Float[Tensor, "b c t h w"], noise_scale: float
+) -> Float[Tensor, "b c t h w"]:
+    """Where the small model's flow starts: the last given frame in every generated slot, plus a little noise.
+
+    Differences from the paper: Prophet's flow starts from pure noise. Starting at the last frame makes one network call a
+    regression of the change, which is what few samples can learn, and more calls refine it.
+    """
+    channels = inputs.given.shape[1] // FRAMES_PER_LATENT
+    last = inputs.given[:, -channels:].repeat(1, FRAMES_PER_LATENT, noise.shape[2], 1, 1)
+    return last + noise_scale * noise

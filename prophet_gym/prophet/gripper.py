@@ -1,0 +1,114 @@
+"""Where the gripper is in a dream: read off the latents, then moved by the commands. Action frames are drawn there."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GripperTracker(ModelMixin, ConfigMixin):
+    """Two small networks: a reader (latents of one frame -> gripper) and a path (gripper and commands -> its next places).
+
+    The gripper is four numbers: position in world metres and openness (1 open .. 0 closed). A controller lags its
+    commands, so the path reads the commands of the chunk before too; it is trusted for one chunk only, then the reader
+    looks again.
+
+    Args:
+        latent_channels: channels of one frame's latents.
+        latent_size: height and width of the latents.
+        chunk: commands per chunk.
+        action_dim: numbers per command.
+        hidden: width of the networks.
+        gripper_mean: mean of the four numbers over the training data.
+        gripper_std: their standard deviation.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        latent_channels: int = 4,
+        latent_size: Sequence[int] = (16, 16),
+        chunk: int = 8,
+        action_dim: int = 7,
+        hidden: int = 192,
+        gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),
+        gripper_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        cells = (latent_size[0] // 2) * (latent_size[1] // 2)
+        self.reader = nn.Sequential(
+            nn.Conv2d(latent_channels, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 32, 3, padding=1, stride=2),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(32 * cells, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 4),
+        )
+        features = 4 + 2 * chunk * action_dim
+        self.path = nn.Sequential(
+            nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, chunk * 4)
+        )
+        self.path_skip = nn.Linear(features, chunk * 4)
+
+    def read(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4"]:
+        """Return the gripper seen in one frame's normalised latents."""
+        mean, std = self._scale(latents)
+        return self.reader(latents) * std + mean
+
+    def follow(
+        self,
+        gripper: Float[Tensor, "b 4"],
+        past_commands: Float[Tensor, "b k a"],
+        commands: Float[Tensor, "b k a"],
+    ) -> Float[Tensor, "b k 4"]:
+        """Return the gripper after each command.
+
+        Args:
+            gripper: where it is before the first command.
+            past_commands: the commands of the chunk before.
+            commands: the commands of this chunk.
+        """
+        mean, std = self._scale(gripper)
+        features = torch.cat([(gripper - mean) / std, past_commands.flatten(1), commands.flatten(1)], dim=1)
+        change = (self.path(features) + self.path_skip(features)).unflatten(1, (-1, 4))
+        moved = gripper[:, None] + change * std
+        return torch.cat([moved[..., :3], moved[..., 3:].clamp(0, 1)], dim=-1)
+
+    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            torch.tensor(self.config.gripper_mean, device=like.device, dtype=like.dtype),
+            torch.tensor(self.config.gripper_std, device=like.device, dtype=like.dtype),
+        )
+
+
+def tracker_loss(
+    tracker: GripperTracker,
+    latents: Float[Tensor, "b c h w"],
+    gripper: Float[Tensor, "b 4"],
+    start: Float[Tensor, "b 4"],
+    past_commands: Float[Tensor, "b k a"],
+    commands: Float[Tensor, "b k a"],
+    following: Float[Tensor, "b k 4"],
+) -> Float[Tensor, ""]:
+    """Mean absolute error of both networks in standard deviations of the data.
+
+    Args:
+        tracker: the networks.
+        latents: latents of the frame before the first command.
+        gripper: the true gripper there.
+        start: where the path starts: the true gripper, shaken as a reader would.
+        past_commands: the chunk before.
+        commands: the chunk.
+        following: the true gripper after each command.
+    """
+    std = torch.tensor(tracker.config.gripper_std, device=gripper.device)
+    read = F.l1_loss(tracker.read(latents) / std, gripper / std)
+    path = F.l1_loss(tracker.follow(start, past_commands, commands) / std, following / std)
+    return read + path

@@ -1,0 +1,60 @@
+"""The sizes that Prophet comes in: the published one, the bundled small one, and a tiny one for tests."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder
+from prophet_gym.prophet.conditioning import DISC_CHANNELS, GRIPPER_FEATURES
+from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.model import Prophet, ProphetConfig
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+
+FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": "oldest_finest"}
+"""Config of the released 2.058 B transformer; all else is the constructor's default (REFERENCE: "Backbone")."""
+
+
+def small_transformer(width: int = 192, layers: int = 6, head: int = 48, action_dim: int = 7) -> ProphetTransformer3DModel:
+    """Return a small transformer whose blocks are silent at first (AdaLN-zero) and whose first output is zero.
+
+    Args:
+        width: D, a multiple of `head`.
+        layers: blocks.
+        head: size of an attention head.
+        action_dim: numbers per command.
+    """
+    model = ProphetTransformer3DModel(
+        num_attention_heads=width // head,
+        attention_head_dim=head,
+        num_layers=layers,
+        text_embed_dim=None,
+        adaln_lora_dim=64,
+        max_size=(8, 32, 32),
+        rope_scale=(1.0, 1.0, 1.0),
+        action_dim=action_dim + GRIPPER_FEATURES,
+        actions_per_slot=FRAMES_PER_LATENT,
+        action_stream="frame",
+        action_frames="input",
+        action_frame_channels=FRAMES_PER_LATENT * DISC_CHANNELS,
+        history_order="newest_finest",
+    )
+    for name, module in model.named_modules():
+        if ("norm" in name and name.endswith("linear_2")) or name == "proj_out":
+            nn.init.zeros_(module.weight)
+    return model
+
+
+def tiny_prophet(seed: int = 0) -> Prophet:
+    """Return an untrained Prophet of 64x64 frames that runs in milliseconds; every input reaches its output."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        transformer = small_transformer(width=24, layers=1, head=12)
+        nn.init.normal_(transformer.proj_out.weight, std=0.1)
+        parts = (
+            transformer,
+            FrameAutoencoder(fine_channels=8, coarse_channels=8),
+            GripperTracker(latent_size=(8, 8), hidden=16),
+        )
+    camera = ((0.5, 0.0, 0.0, 0.5), (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0))
+    return Prophet(*parts, ProphetConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1)))

@@ -1,0 +1,126 @@
+"""The loop around a training step: progress, TensorBoard, EMA, checkpoints that survive a kill."""
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+Step = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
+"""`step(index, generator) -> (loss, figures to log)`; all randomness comes from the generator, seeded by the index."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast.
+
+    Attributes:
+        steps: optimiser steps in all.
+        learning_rate: peak; warmed up, constant, then decayed linearly to zero.
+        warmup: steps of warm-up.
+        decay: share of the steps, at the end, in which the rate falls.
+        weight_decay: of AdamW, on matrices.
+        clip: gradient norm limit.
+        ema: decay of the averaged weights.
+        save_every: seconds between checkpoints.
+        seed: of all randomness.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    decay: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    save_every: float = 120.0
+    seed: int = 0
+
+
+def learning_rate(step: int, config: LoopConfig) -> float:
+    """Warm up linearly, stay, fall linearly to zero over the last share of the steps."""
+    left = (config.steps - step) / max(config.decay * config.steps, 1)
+    return config.learning_rate * min(1.0, (step + 1) / config.warmup, max(left, 0.0))
+
+
+def train_loop(model: nn.Module, step: Step, config: LoopConfig, folder: Path, *, name: str) -> nn.Module:
+    """Run the steps that are left and return the averaged model.
+
+    A checkpoint `folder/<name>.pt` (weights, average, optimiser, step) is written every `save_every` seconds, atomically;
+    a run that was killed goes on from it.
+
+    Args:
+        model: trained in place.
+        step: see `Step`.
+        config: the schedule.
+        folder: where checkpoint and TensorBoard events go.
+        name: of this stage.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+    average = copy.deepcopy(model).requires_grad_(requires_grad=False)
+    path = folder / f"{name}.pt"
+    done = _resume(path, model, average, optimizer)
+    saved, smooth = time.monotonic(), math.nan
+    with SummaryWriter(str(folder / "tensorboard" / name)) as log, tqdm(
+        total=config.steps, initial=done, desc=name, unit="step", mininterval=5
+    ) as bar:
+        for index in range(done, config.steps):
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(index, config)
+            loss, figures = step(index, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            _update_average(average, model, min(config.ema, (1 + index) / (10 + index)))
+            value = loss.item()
+            smooth = value if math.isnan(smooth) else 0.99 * smooth + 0.01 * value
+            if index % 20 == 0:
+                for key, figure in {"loss": value, "gradient_norm": norm.item(), **figures}.items():
+                    log.add_scalar(key, figure, index)
+            bar.update()
+            bar.set_postfix_str(f"loss {smooth:.5f}", refresh=False)
+            if time.monotonic() - saved > config.save_every or index + 1 == config.steps:
+                _save(path, model, average, optimizer, index + 1)
+                saved = time.monotonic()
+    return average
+
+
+def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+def _save(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    torch.save(state, draft)
+    os.replace(draft, path)
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

@@ -1,0 +1,121 @@
+"""Train the small Prophet from recordings, on a CPU or a GPU: `python -m prophet_gym.train.small --data DIR --out DIR`.
+
+Four stages, each resumable: autoencoder, latents, tracker, transformer. The result is `OUT/checkpoint`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from prophet_gym.data.clips import LatentEpisodes
+from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.model import Prophet, ProphetConfig
+from prophet_gym.prophet.presets import small_transformer
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder
+from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
+from prophet_gym.train.loop import LoopConfig
+
+Stage = Literal["all", "autoencoder", "latents", "tracker", "transformer", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train the small Prophet.
+
+    Attributes:
+        data: folder that `prophet collect` wrote.
+        out: folder for checkpoints, logs and the result.
+        stage: one stage, or all.
+        held_out: one episode in so many is kept for validation.
+        autoencoder_steps: optimiser steps of 32 crops.
+        tracker_steps: optimiser steps of 128 windows.
+        steps: optimiser steps of the transformer.
+        rows: chunks per step.
+        learning_rate: peak rate of the transformer.
+        chunks: length of the training dreams, in chunks.
+        single_until: share of the steps before dreams begin.
+        layers: blocks of the transformer.
+        width: width of the transformer.
+    """
+
+    data: Path
+    out: Path
+    stage: Stage = "all"
+    held_out: int = 20
+    autoencoder_steps: int = 12_000
+    tracker_steps: int = 4_000
+    steps: int = 8_000
+    rows: int = 16
+    learning_rate: float = 1e-3
+    chunks: int = 4
+    single_until: float = 0.6
+    layers: int = 6
+    width: int = 192
+
+
+def main(args: Args) -> None:
+    """Run the stages asked for."""
+    paths = list_episodes(args.data)
+    train = [p for i, p in enumerate(paths) if i % args.held_out]
+    stages = {
+        "autoencoder": lambda: train_autoencoder(train, args.out, steps=args.autoencoder_steps),
+        "latents": lambda: _latents(train, args),
+        "tracker": lambda: _tracker(args),
+        "transformer": lambda: _transformer(args, paths),
+        "checkpoint": lambda: assemble(args.out, paths[0]).save_pretrained(args.out / "checkpoint"),
+    }
+    for name, run in stages.items():
+        if args.stage in ("all", name):
+            run()
+
+
+def _latents(train: list[Path], args: Args) -> None:
+    autoencoder = FrameAutoencoder.from_pretrained(args.out / "autoencoder")
+    encode_episodes(train, autoencoder).save(args.out / "latents.npz")
+
+
+def _tracker(args: Args) -> None:
+    data = LatentEpisodes.load(args.out / "latents.npz")
+    tracker = train_tracker(data, args.out, steps=args.tracker_steps)
+    errors = tracker_errors(tracker, data)
+    (args.out / "tracker_errors.json").write_text(json.dumps(errors, indent=2) + "\n")
+
+
+def _transformer(args: Args, paths: list[Path]) -> None:
+    camera = torch.from_numpy(read_episode(paths[0]).camera).float()
+    torch.manual_seed(0)
+    train_transformer(
+        small_transformer(args.width, args.layers),
+        GripperTracker.from_pretrained(args.out / "tracker"),
+        LatentEpisodes.load(args.out / "latents.npz"),
+        camera,
+        args.out,
+        LoopConfig(steps=args.steps, learning_rate=args.learning_rate),
+        rows=args.rows,
+        single_until=args.single_until,
+        chunks=args.chunks,
+    )
+
+
+def assemble(folder: Path, episode: Path) -> Prophet:
+    """Put the trained parts of a training folder together; the camera is the episode's."""
+    recorded = read_episode(episode)
+    camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
+    config = ProphetConfig(camera=camera, suite=recorded.suite, look=recorded.look)
+    return Prophet(
+        ProphetTransformer3DModel.from_pretrained(folder / "transformer"),
+        FrameAutoencoder.from_pretrained(folder / "autoencoder"),
+        GripperTracker.from_pretrained(folder / "tracker"),
+        config,
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
