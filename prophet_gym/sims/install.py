@@ -1,4 +1,4 @@
-"""Find LIBERO's assets and import the `libero` package without a question on stdin, a download or a write to site-packages."""
+"""Find LIBERO's assets and import `libero` without a question on stdin, a download or a write to site-packages."""
 
 import ctypes.util
 import importlib.util
@@ -19,7 +19,7 @@ _ADVICE = (
 
 
 def cache_dir() -> Path:
-    """Folder for files that can be made again: `$PROPHET_CACHE`, else `$XDG_CACHE_HOME/prophet_gym`, else under `~/.cache`."""
+    """Folder for files that can be made again: `$PROPHET_CACHE`, else `prophet_gym` in the user's cache folder."""
     if chosen := os.environ.get("PROPHET_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -47,7 +47,7 @@ def _is_assets(folder: Path) -> bool:
 
 
 def find_assets() -> Path:
-    """The LIBERO asset folder: `$PROPHET_LIBERO_ASSETS`, `../shared/libero_assets` beside the repository, or hf-libero's own.
+    """The LIBERO asset folder: `$PROPHET_LIBERO_ASSETS`, `../shared/libero_assets` by the repository, or hf-libero's own.
 
     Raises:
         MissingAssetsError: the variable names a folder that holds no assets, or nothing was found anywhere.

@@ -1,4 +1,4 @@
-"""How the real simulator is drawn: `official`, `plain` (some meshes and textures replaced) or `light` (plain, few faces).
+"""How the real simulator is drawn: `official`, `plain` (some files replaced) or `light` (plain with few faces).
 
 A result always names the look it was made with. `plain` exists because 22 of LIBERO's files are not everywhere at hand;
 it is derived here from the official assets, so that anyone can reproduce what was made with the replacements.

@@ -26,7 +26,7 @@ _NORMAL_AGREEMENT = 0.5
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh with one normal and one texture coordinate per face corner (no `uv` where there is no texture)."""
+    """A triangle mesh with a normal and a texture coordinate (none without texture) for each corner of a face."""
 
     vertices: Float[np.ndarray, "v 3"]
     faces: Int[np.ndarray, "f 3"]
@@ -228,7 +228,7 @@ def _shrink_textures(model: mujoco.MjModel, limit: int) -> None:
 
 
 def face_budget(vertices: Float[np.ndarray, "v 3"], density: float, most: int) -> int:
-    """Faces that a mesh may keep: `density` for each metre of its bounding box's diagonal, at least 40, at most `most`."""
+    """Faces that a mesh may keep: `density` for each metre of its bounding box's diagonal, from 40 to `most`."""
     diagonal = float(np.linalg.norm(vertices.max(axis=0) - vertices.min(axis=0)))
     return int(np.clip(density * diagonal, 40, most))
 
