@@ -4,7 +4,7 @@ The checks raise AssertionError with what must hold and what was found; they nee
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -88,6 +88,29 @@ def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (
         for task in range(tasks)
         for index in range(per_task)
     )
+
+
+def assert_same(one: Any, other: Any, where: str = "result") -> None:
+    """Check that two results of `reset` or `step` are equal to the bit, in types and dtypes too.
+
+    Raises:
+        AssertionError: With the first place where they differ.
+    """
+    assert type(one) is type(other), f"{where}: {type(one).__name__} and {type(other).__name__}"
+    if isinstance(one, dict):
+        assert set(one) == set(other), f"{where}: only one of them has {sorted(set(one) ^ set(other))}"
+        for key in one:
+            assert_same(one[key], other[key], f"{where}[{key!r}]")
+    elif isinstance(one, tuple | list) or (isinstance(one, np.ndarray) and one.dtype == object):
+        assert len(one) == len(other), f"{where}: {len(one)} and {len(other)} entries"
+        for place, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}[{place}]")
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype, f"{where}: {one.dtype} and {other.dtype}"
+        assert one.shape == other.shape, f"{where}: {one.shape} and {other.shape}"
+        assert np.array_equal(one, other), f"{where}: {int((one != other).sum())} of {one.size} numbers differ"
+    else:
+        assert one == other, f"{where}: {one!r} and {other!r}"
 
 
 def check_world_model(

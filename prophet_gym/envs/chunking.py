@@ -5,16 +5,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import ArrayLike
 
 from prophet_gym.errors import InvalidActionError
 
 
-def require_actions(actions: object, space: gym.spaces.Box) -> np.ndarray:
-    """The actions as a float32 array of their own.
+def require_actions(actions: object, space: gym.Space) -> np.ndarray:
+    """The actions as a float32 array of their own; the space is a Box.
 
     Raises:
         InvalidActionError: If the shape is not the space's, or a number is not finite or out of bounds.
     """
+    assert isinstance(space, gym.spaces.Box)
     try:
         array = np.array(actions, dtype=np.float32)
     except (TypeError, ValueError) as error:
@@ -69,7 +71,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         self._pending = []
         return self._held(), info | {"pending": 0}
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Add one action (a,); run the chunk when it is full."""
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset before step")

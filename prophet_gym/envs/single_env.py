@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import AutoresetMode
+from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.starts import StartSet
@@ -47,8 +47,9 @@ class ProphetEnv(gym.Env):
             world_model: As in `ProphetVectorEnv`, like all that follow.
             starts: Where episodes start.
             reward_model: Judges the dream.
-            max_episode_steps: Chunks until truncation. None: the horizon of the registered spec, if
-                `gym.make` built this env, else none.
+            max_episode_steps: Chunks until truncation. None leaves it to a TimeLimit around this env, as
+                `gym.make` puts there; a judge with `when="end"` is then asked at the horizon that the id is
+                registered with, and the episode ends there.
             render_mode: `rgb_array` or `rgb_array_list`.
             action_spec: Bounds of one action.
         """
@@ -91,7 +92,7 @@ class ProphetEnv(gym.Env):
         observations, infos = self._vector.reset(options=options)
         return _first(observations), row_info(infos, 0)
 
-    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Run one chunk (k, a); InvalidActionError before anything has changed."""
         checked = require_actions(action, self._vector.single_action_space)
         observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
@@ -107,10 +108,13 @@ class ProphetEnv(gym.Env):
         self._vector.close()
 
     def _horizon(self) -> int | None:
-        if self._max_episode_steps is not None:
+        judge = self.reward_model
+        if self._max_episode_steps is not None or judge is None or judge.when != "end":
             return self._max_episode_steps
-        steps = None if self.spec is None else self.spec.max_episode_steps
-        return steps if steps is not None and steps > 0 else None
+        registered = None if self.spec is None else gym.registry.get(self.spec.id)
+        if registered is None or registered.max_episode_steps is None:
+            raise ValueError("a judge with when='end' must know when an episode ends: pass max_episode_steps")
+        return registered.max_episode_steps
 
 
 def _first(observations: Observation) -> Observation:

@@ -5,7 +5,6 @@ On disk a start set is a folder with `index.json` and WebP sheets of up to 100 f
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -98,14 +97,8 @@ def require_frames(state: InitialState, size: tuple[int, int] | None = None) -> 
         raise InvalidStartError(f"the frames of a start must be {wanted}, got {frames.dtype} {frames.shape}")
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    name: str
-    states: tuple[InitialState, ...]
-
-
 def write_start_set(directory: Path | str, states: Iterable[InitialState], *, quality: int = 90) -> int:
-    """Write a start set; return its size in bytes.
+    """Write a start set, in its order; return its size in bytes.
 
     Args:
         directory: Created if missing; sheets and index of an earlier set in it are replaced.
@@ -120,18 +113,19 @@ def write_start_set(directory: Path | str, states: Iterable[InitialState], *, qu
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.webp"):
         old.unlink()
-    entries = []
+    entries: dict[int, dict[str, object]] = {}
     total = 0
-    for sheet in _sheets(starts):
-        cells = np.concatenate([state.frames for state in sheet.states])
+    for name, members in _sheets(starts).items():
+        cells = np.concatenate([starts[member].frames for member in members])
         data = _encode_sheet(cells, quality)
-        (folder / sheet.name).write_bytes(data)
+        (folder / name).write_bytes(data)
         total += len(data)
         cell = 0
-        for state in sheet.states:
-            entries.append(_entry(state, sheet.name, cell))
-            cell += len(state.frames)
-    text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": entries}, indent=0)
+        for member in members:
+            entries[member] = _entry(starts[member], name, cell)
+            cell += len(starts[member].frames)
+    ordered = [entries[member] for member in range(len(starts))]
+    text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": ordered}, indent=0)
     (folder / INDEX_NAME).write_text(text + "\n")
     return total + len(text) + 1
 
@@ -158,19 +152,19 @@ def read_start_set(directory: Path | str) -> StartSet:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from error
 
 
-def _sheets(starts: StartSet) -> list[_Sheet]:
-    sheets = []
-    for suite in starts.suites:
-        of_suite = starts.of_suite(suite)
-        for task in of_suite.tasks:
-            pending: list[InitialState] = []
-            part = 0
-            for state in of_suite.of_task(task):
-                if sum(len(other.frames) for other in pending) + len(state.frames) > SHEET_FRAMES:
-                    sheets.append(_Sheet(_sheet_name(suite, task, part), tuple(pending)))
-                    pending, part = [], part + 1
-                pending.append(state)
-            sheets.append(_Sheet(_sheet_name(suite, task, part), tuple(pending)))
+def _sheets(starts: StartSet) -> dict[str, list[int]]:
+    """Which starts lie on which sheet."""
+    sheets: dict[str, list[int]] = {}
+    parts: dict[tuple[str, int], int] = {}
+    filled: dict[str, int] = {}
+    for member, state in enumerate(starts):
+        key = (state.suite, state.task)
+        name = _sheet_name(*key, parts.setdefault(key, 0))
+        if filled.get(name, 0) + len(state.frames) > SHEET_FRAMES:
+            parts[key] += 1
+            name = _sheet_name(*key, parts[key])
+        sheets.setdefault(name, []).append(member)
+        filled[name] = filled.get(name, 0) + len(state.frames)
     return sheets
 
 

@@ -10,6 +10,7 @@ import torch
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.options import plan_reset, row_seeds
@@ -141,7 +142,7 @@ class ProphetVectorEnv(VectorEnv):
             infos = self._add_info(infos, self._rows[row].start_info(), row)
         return self._observe(), infos
 
-    def step(self, actions: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Run one chunk per row.
 
         Args:
