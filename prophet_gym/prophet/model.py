@@ -114,6 +114,15 @@ class Prophet(nn.Module):
             "reference_decoded": self.autoencoder.decode(latents[:, -1]),
         }
 
+    def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
+        """Begin a dream in the middle of an episode: as `encode`, but any number of frames and a moving arm.
+
+        Args:
+            frames: real frames, oldest first; more than the model carries are left out.
+            past_actions: the chunk of commands that led to the newest of them.
+        """
+        return {**self.encode(frames), "commands": past_actions.to(self.camera)}
+
     @torch.no_grad()
     def rollout(
         self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]
