@@ -124,7 +124,7 @@ def frame_metrics(
 
 
 def ssim(real: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h w 3"]) -> PerFrame:
-    """Structural similarity of each frame: Gaussian window (11 pixels, std 1.5), zeros around the image, data range 1."""
+    """Structural similarity of each frame: Gaussian window (11 pixels, std 1.5), zero padding, data range 1."""
     return np.array([_ssim_image(a, b) for a, b in zip(real, generated, strict=True)], dtype=np.float64)
 
 

@@ -1,0 +1,301 @@
+"""How well a dream predicts the waking world: open loop from real frames under the recorded actions, then compared.
+
+Beside the dream stand what it must beat (the last frame copied), what it cannot beat (the autoencoder alone), and the
+same dream under another episode's actions, which must be worse: that is how much the model listens.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from prophet_gym.metrics import FrameMetrics, frame_metrics, optical_flow
+from prophet_gym.world_model import State, WorldModel
+
+HORIZONS = (8, 64, 160, 240)
+ENCODED_FRAMES = 4  # the most that WorldModel.encode takes
+RESUMED_FRAMES = 20
+METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
+GRIPPER = "gripper_mm"
+RECONSTRUCT_FRAMES = 32
+
+
+@runtime_checkable
+class RecordedEpisode(Protocol):
+    """What evaluation reads of an episode: t actions, t + 1 frames, and where the gripper really was (metres)."""
+
+    actions: np.ndarray
+    gripper_position: np.ndarray
+
+    def frames(self) -> UInt8[np.ndarray, "t h w 3"]:
+        """Frame i is what was seen before action i."""
+        ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of an episode: the frame before it is given, its `length` frames are to be predicted."""
+
+    episode: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Frames after each action, and the gripper's position (metres) after each chunk where the model can read it."""
+
+    frames: UInt8[np.ndarray, "b t h w 3"]
+    gripper: Float[np.ndarray, "b n 3"] | None
+
+
+Scores = Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]
+"""`scores[horizon][condition][metric][i]`: the mean over the windows of episode i, NaN where there is none."""
+
+
+def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t a"], seeds: Sequence[int]) -> Dream:
+    """Dream open loop, chunk after chunk.
+
+    Args:
+        world_model: any world model.
+        state: of `encode`, one row per row of `actions`.
+        actions: a multiple of the model's chunk, in command units.
+        seeds: of the noise, one per row.
+
+    Raises:
+        ValueError: if the actions are no whole number of chunks.
+    """
+    if actions.shape[1] % world_model.chunk:
+        raise ValueError(f"actions must be a multiple of the chunk ({world_model.chunk}), got {actions.shape[1]}")
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    read_gripper = getattr(world_model, "read_gripper", None)
+    frames: list[Tensor] = []
+    gripper: list[Tensor] = []
+    for commands in torch.from_numpy(np.ascontiguousarray(actions)).split(world_model.chunk, dim=1):
+        chunk = world_model.rollout(state, commands, generators=generators)
+        state = chunk.state
+        frames.append(chunk.frames.cpu())
+        if read_gripper is not None:
+            gripper.append(read_gripper(state).cpu())
+    path = torch.stack(gripper, dim=1).double().numpy() if gripper else None
+    return Dream(torch.cat(frames, dim=1).numpy(), path)
+
+
+def windows_of(lengths: Sequence[int], horizons: Sequence[int], spacing: int) -> list[Window]:
+    """The longest stretch to dream from each frame where some horizon's window begins.
+
+    Windows of a horizon begin at frame 0 and then every `max(horizon, spacing)` frames, so they do not overlap, and
+    shorter horizons are read off the beginning of longer ones.
+    """
+    longest: dict[tuple[int, int], int] = defaultdict(int)
+    for episode, steps in enumerate(lengths):
+        for horizon in horizons:
+            for start in range(0, steps - horizon + 1, max(horizon, spacing)):
+                longest[episode, start] = max(longest[episode, start], horizon)
+    return [Window(episode, start, length) for (episode, start), length in longest.items()]
+
+
+def evaluate_open_loop(
+    world_model: WorldModel,
+    episodes: Sequence[RecordedEpisode],
+    horizons: Sequence[int] = HORIZONS,
+    *,
+    rows: int = 8,
+    spacing: int = 32,
+    seed: int = 0,
+    progress: bool = False,
+) -> Scores:
+    """Score a world model against recorded episodes.
+
+    Conditions: `dream`; `other_actions` (the dream under the actions that the next long enough episode took at that
+    time); `copy` (the last real frame, held); `autoencoder` if the model has `reconstruct(frames) -> frames`.
+    A window's first frame is given, with what came before it: the past commands too if the model has
+    `resume(frames, past_actions) -> State`, else up to four frames to `encode`. Only the predicted frames are scored.
+    Metrics: those of `METRICS`, and `gripper_mm`, the distance of the gripper (as `read_gripper(state) -> (b, 3)`
+    sees it) to the real one at the window's end, where the model has that method.
+
+    Args:
+        world_model: any world model.
+        episodes: recorded ones; those shorter than a horizon are left out of that horizon.
+        horizons: frames to predict, multiples of the model's chunk.
+        rows: windows dreamt at once.
+        spacing: frames from one window to the next, at least; a large number leaves one window per episode.
+        seed: of the noise.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: for a horizon that is no multiple of the chunk, or if no episode reaches the shortest horizon.
+    """
+    wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
+    if wrong:
+        raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
+    windows = windows_of([len(episode.actions) for episode in episodes], horizons, spacing)
+    if not windows:
+        raise ValueError(
+            f"no episode is long enough: horizons {list(horizons)} need at least {min(horizons)} actions, "
+            f"the longest of {len(episodes)} episodes has {max((len(e.actions) for e in episodes), default=0)}"
+        )
+    scores = _empty_scores(len(episodes), horizons)
+    total = sum(window.length for window in windows)
+    bar = tqdm(total=total, desc="evaluate", unit="frame", disable=not progress)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in _batches(windows, rows, _past_frames(world_model)):
+            stretches = list(pool.map(lambda window: _Stretch.cut(episodes[window.episode], window), batch))
+            predictions = _predict(world_model, stretches, episodes, seed)
+            measured = pool.map(_measure, predictions)
+            for prediction, metrics in zip(predictions, measured, strict=True):
+                for horizon in _horizons_of(prediction.real.window, horizons, spacing):
+                    _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
+            bar.update(sum(window.length for window in batch))
+    return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A window cut out of its episode: what is given, what is to be predicted."""
+
+    window: Window
+    frames: UInt8[np.ndarray, "t h w 3"]
+    flow: np.ndarray
+    gripper: np.ndarray
+
+    @classmethod
+    def cut(cls, episode: RecordedEpisode, window: Window) -> "_Stretch":
+        end = window.start + window.length + 1
+        frames = episode.frames()[:end]
+        return cls(window, frames, optical_flow(frames[window.start + 1 :]), episode.gripper_position[:end])
+
+    @property
+    def future(self) -> UInt8[np.ndarray, "t h w 3"]:
+        return self.frames[self.window.start + 1 :]
+
+    def past(self, count: int) -> UInt8[np.ndarray, "t h w 3"]:
+        return self.frames[max(0, self.window.start + 1 - count) : self.window.start + 1]
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    real: _Stretch
+    condition: str
+    frames: UInt8[np.ndarray, "t h w 3"]
+    gripper: Float[np.ndarray, "n 3"] | None
+
+
+def _predict(
+    world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[RecordedEpisode], seed: int
+) -> list[_Prediction]:
+    windows = [stretch.window for stretch in stretches]
+    predictions = [
+        _Prediction(stretch, "copy", np.repeat(stretch.past(1), window.length, axis=0), None)
+        for stretch, window in zip(stretches, windows, strict=True)
+    ]
+    reconstruct = getattr(world_model, "reconstruct", None)
+    if reconstruct is not None:
+        predictions += [_Prediction(s, "autoencoder", _reconstructed(reconstruct, s), None) for s in stretches]
+    sources = {
+        "dream": [window.episode for window in windows],
+        "other_actions": [_other_episode(window, episodes) for window in windows],
+    }
+    for condition, chosen in sources.items():
+        able = [(stretch, source) for stretch, source in zip(stretches, chosen, strict=True) if source is not None]
+        if not able:
+            continue
+        real = [stretch for stretch, _ in able]
+        actions = np.stack(
+            [episodes[source].actions[s.window.start : s.window.start + s.window.length] for s, source in able]
+        )
+        seeds = [seed + s.window.episode for s in real]
+        dreamt = dream(world_model, _begin(world_model, real, episodes), actions.astype(np.float32), seeds)
+        for row, stretch in enumerate(real):
+            path = None if dreamt.gripper is None else dreamt.gripper[row]
+            predictions.append(_Prediction(stretch, condition, dreamt.frames[row], path))
+    return predictions
+
+
+def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[RecordedEpisode]) -> State:
+    past = torch.from_numpy(np.stack([stretch.past(_past_frames(world_model)) for stretch in stretches]))
+    resume = getattr(world_model, "resume", None)
+    first = min(stretch.window.start for stretch in stretches)
+    if resume is None or first < world_model.chunk:
+        return world_model.encode(past)
+    commands = [
+        episodes[s.window.episode].actions[s.window.start - world_model.chunk : s.window.start] for s in stretches
+    ]
+    return resume(past, torch.from_numpy(np.stack(commands).astype(np.float32)))
+
+
+def _past_frames(world_model: WorldModel) -> int:
+    return RESUMED_FRAMES if hasattr(world_model, "resume") else ENCODED_FRAMES
+
+
+def _reconstructed(reconstruct: Any, stretch: _Stretch) -> UInt8[np.ndarray, "t h w 3"]:
+    """The real future through the autoencoder, the given frame before every piece: it is what a dream may keep."""
+    given = stretch.past(1)
+    pieces = [
+        reconstruct(torch.from_numpy(np.concatenate([given, stretch.future[i : i + RECONSTRUCT_FRAMES]])[None]))
+        for i in range(0, stretch.window.length, RECONSTRUCT_FRAMES)
+    ]
+    return np.concatenate([piece[0, 1:].cpu().numpy() for piece in pieces])
+
+
+def _other_episode(window: Window, episodes: Sequence[RecordedEpisode]) -> int | None:
+    """The next episode that lasts as long as the window."""
+    for step in range(1, len(episodes)):
+        index = (window.episode + step) % len(episodes)
+        if len(episodes[index].actions) >= window.start + window.length:
+            return index
+    return None
+
+
+def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[Window]]:
+    """Windows of one length that have equally many frames before them; the longest first."""
+
+    def kind(window: Window) -> tuple[int, int]:
+        return -window.length, min(window.start + 1, past)
+
+    for _, group in groupby(sorted(windows, key=lambda w: (*kind(w), w.episode, w.start)), key=kind):
+        same = list(group)
+        yield from (same[i : i + rows] for i in range(0, len(same), rows))
+
+
+def _horizons_of(window: Window, horizons: Sequence[int], spacing: int) -> list[int]:
+    return [h for h in horizons if h <= window.length and window.start % max(h, spacing) == 0]
+
+
+def _measure(prediction: _Prediction) -> FrameMetrics:
+    return frame_metrics(prediction.real.future, prediction.frames, prediction.real.flow)
+
+
+_Notes = dict[tuple[str, str], list[list[float]]]
+
+
+def _empty_scores(episodes: int, horizons: Sequence[int]) -> dict[int, _Notes]:
+    return {horizon: defaultdict(lambda: [[] for _ in range(episodes)]) for horizon in sorted(set(horizons))}
+
+
+def _note(notes: _Notes, prediction: _Prediction, metrics: FrameMetrics, chunks: int) -> None:
+    summary = metrics.summary()
+    window = prediction.real.window
+    for name, key in METRICS.items():
+        notes[prediction.condition, name][window.episode].append(summary[key])
+    if prediction.gripper is not None:
+        end = window.start + chunks * (window.length // len(prediction.gripper))
+        distance = np.linalg.norm(prediction.gripper[chunks - 1] - prediction.real.gripper[end])
+        notes[prediction.condition, GRIPPER][window.episode].append(1000.0 * float(distance))
+
+
+def _episode_means(notes: _Notes) -> dict[str, dict[str, np.ndarray]]:
+    means: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for (condition, metric), values in notes.items():
+        seen = [[value for value in episode if not np.isnan(value)] for episode in values]
+        means[condition][metric] = np.array([np.mean(v) if v else np.nan for v in seen])
+    return dict(means)
