@@ -1,0 +1,54 @@
+"""`prophet collect`: record scripted episodes of the real simulator."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Args:
+    """Record scripted episodes, successes and failures, of the real LIBERO simulator."""
+
+    out: Path
+    """Folder for the recording; an unfinished one is continued."""
+    suite: str = "libero_object"
+    task: str = "all"
+    """Task numbers such as 3 or 0,2,5, or all."""
+    episodes: int = 500
+    """Episodes in all, spread evenly over the tasks."""
+    look: str = "light"
+    seed: int = 0
+    starts: Literal["random", "official"] = "random"
+    """Official initial states are for evaluation alone: never train on what starts from them."""
+    workers: int = 2
+    """Processes, each on one thread."""
+
+
+def parse_tasks(text: str) -> tuple[int, ...]:
+    """`all` or `0,2,5` -> task numbers.
+
+    Raises:
+        ValueError: for anything else, a repeated or an unknown task.
+    """
+    if text == "all":
+        return tuple(range(10))
+    numbers = [int(part) if part.strip().isdigit() else -1 for part in text.split(",")]
+    if not all(0 <= number < 10 for number in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(f"task must be all or different numbers in 0..9 such as 0,2,5; got {text!r}")
+    return tuple(numbers)
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from prophet_gym.sims.recorder import Plan, collect
+
+    if args.episodes < 1 or args.workers < 1:
+        raise ValueError(f"episodes and workers must be at least 1, got {args.episodes} and {args.workers}")
+    plan = Plan(args.suite, parse_tasks(args.task), args.episodes, args.seed, args.look, starts=args.starts)
+    collect(plan, args.out, workers=args.workers)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

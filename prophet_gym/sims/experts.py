@@ -1,0 +1,394 @@
+"""Scripted experts of the waking world: top-down pick and place, and the ways in which it goes wrong.
+
+A script is a generator: each `next` reads the simulator as it is now and yields one command, (7,) in [-1, 1].
+Everything that varies between episodes comes from the generator `rng`, so an episode is a function of its seed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+MIXTURE: dict[Mode, float] = {
+    "expert": 0.35,
+    "noisy": 0.25,
+    "offset": 0.15,
+    "drop": 0.10,
+    "abort": 0.08,
+    "random": 0.07,
+}
+
+METRES_PER_UNIT = 0.05
+"""A translation command of 1.0 moves the controller's target by this much."""
+RADIANS_PER_UNIT = 0.5
+OPEN, CLOSE = -1.0, 1.0
+WORKSPACE_LOW = np.array([-0.28, -0.34, 0.015])
+WORKSPACE_HIGH = np.array([0.22, 0.36, 0.42])
+HOME = np.array([-0.15, 0.0, 0.26])
+CLEARANCE = 0.17
+"""Height in metres which the lowest point of a carried object keeps over the floor: the basket's rim is at 0.146."""
+
+
+PALM = 0.05
+"""Metres from the grip up to the palm."""
+HAND = 0.10
+"""Half the width of the hand, metres; the fingers open along it, world y when the wrist is not turned."""
+
+
+@runtime_checkable
+class Arm(Protocol):
+    """What a script reads from the simulator; `LiberoSim` is one."""
+
+    @property
+    def target_name(self) -> str: ...
+    def gripper_position(self) -> Float[np.ndarray, "3"]: ...
+    def gripper_quaternion(self) -> Float[np.ndarray, "4"]: ...
+    def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]: ...
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """How an object is held: `height` of the grip over the object's centre, `below` the object's lowest point under the
+    grip, both metres."""
+
+    height: float
+    below: float
+
+
+GRASPS: dict[str, Grasp] = {
+    "alphabet_soup": Grasp(0.010, 0.048),
+    "bbq_sauce": Grasp(0.012, 0.067),
+    "butter": Grasp(0.000, 0.009),
+    "chocolate_pudding": Grasp(0.000, 0.013),
+    "cream_cheese": Grasp(0.000, 0.009),
+    "ketchup": Grasp(0.030, 0.102),
+    "milk": Grasp(0.020, 0.090),
+    "orange_juice": Grasp(0.020, 0.090),
+    "salad_dressing": Grasp(0.030, 0.103),
+    "tomato_sauce": Grasp(0.010, 0.048),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """The hand of one episode. Lengths in metres, `gain` in command units per metre of error, times in steps."""
+
+    gain: float = 18.0
+    speed: float = 1.0
+    approach: float = 0.10
+    cruise: float = 0.03
+    release: float = 0.0
+    jitter: float = 0.0
+    via: float = 0.0
+    pause: int = 0
+    attempts: int = 3
+
+
+def draw_style(rng: np.random.Generator) -> Style:
+    """A hand whose speed, heights, detours and precision are drawn from `rng`."""
+    return Style(
+        gain=rng.uniform(14.0, 22.0),
+        speed=rng.choice([rng.uniform(0.5, 0.8), rng.uniform(0.8, 1.0)], p=[0.25, 0.75]),
+        approach=rng.uniform(0.05, 0.14),
+        cruise=rng.uniform(0.0, 0.08),
+        release=rng.uniform(-0.05, 0.04),
+        jitter=rng.uniform(0.0, 0.006),
+        via=rng.choice([0.0, 0.0, 1.0]) * rng.uniform(0.05, 0.15),
+        pause=int(rng.integers(0, 4)),
+    )
+
+
+def draw_mode(rng: np.random.Generator) -> Mode:
+    """One of `MODES` with the probabilities of `MIXTURE`."""
+    return MODES[rng.choice(len(MODES), p=[MIXTURE[mode] for mode in MODES])]
+
+
+class Hand:
+    """Closed-loop motions of one arm. Every method is a generator of commands."""
+
+    def __init__(self, arm: Arm, rng: np.random.Generator, style: Style):
+        self.arm, self.rng, self.style = arm, rng, style
+        self.grip, self.turn = OPEN, 0.0
+        start = Rotation.from_quat(arm.gripper_quaternion())
+        self.level = _shortest_turn(start.apply([0.0, 0.0, 1.0]), np.array([0.0, 0.0, -1.0])) * start
+
+    @property
+    def position(self) -> Float[np.ndarray, "3"]:
+        return np.asarray(self.arm.gripper_position(), dtype=np.float64)
+
+    def towards(self, goal: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"], speed: float) -> np.ndarray:
+        """The command that goes to `goal` (metres) with the tool turned by the rotation vector `turn` (radians)."""
+        error = goal - self.position
+        move = self.style.gain * error
+        move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
+        wanted = Rotation.from_rotvec(turn) * self.level
+        twist = (wanted * Rotation.from_quat(self.arm.gripper_quaternion()).inv()).as_rotvec()
+        twist = np.clip(twist / RADIANS_PER_UNIT, -0.6 * speed, 0.6 * speed)
+        return np.concatenate([move, twist, [self.grip]])
+
+    def reach(
+        self,
+        goal: Float[np.ndarray, "3"],
+        *,
+        turn: float = 0.0,
+        tolerance: float = 0.015,
+        limit: int = 60,
+        speed: float | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Goes to `goal` until within `tolerance` metres, or until `limit` steps have passed."""
+        for _ in range(limit):
+            if np.linalg.norm(goal - self.position) < tolerance:
+                return
+            yield self.towards(goal, np.array([0.0, 0.0, turn]), speed or self.style.speed)
+
+    def hold(self, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
+        """Stays where it is for `steps` steps with the gripper commanded as it is."""
+        goal = self.position
+        for _ in range(steps):
+            yield self.towards(goal, np.array([0.0, 0.0, turn]), self.style.speed)
+
+    def squeeze(self, command: float, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
+        """Opens or closes the gripper and waits `steps` steps for the fingers."""
+        self.grip = command
+        yield from self.hold(steps, turn=turn)
+
+    def object(self, name: str) -> Float[np.ndarray, "3"]:
+        return np.asarray(self.arm.object_positions()[name], dtype=np.float64)
+
+    def holds(self, name: str) -> bool:
+        """Whether the object is off the floor and at the fingers."""
+        distance = np.linalg.norm(self.object(name) - self.position)
+        return bool(distance < 0.09 and self.position[2] > 0.12)
+
+    def around(self, point: Float[np.ndarray, "3"], spread: float) -> Float[np.ndarray, "3"]:
+        """`point` moved by up to `spread` metres along each axis."""
+        return point + self.rng.uniform(-spread, spread, 3)
+
+
+def grasp_of(name: str) -> Grasp:
+    """The grasp of the object `name`, such as `milk_1`.
+
+    Raises:
+        ValueError: for an object without a known grasp.
+    """
+    kind = name.rsplit("_", 1)[0]
+    if kind not in GRASPS:
+        raise ValueError(f"no grasp is known for {name!r}; the scripted experts hold {', '.join(sorted(GRASPS))}")
+    return GRASPS[kind]
+
+
+def clear_turn(hand: Hand, name: str) -> float:
+    """The smallest turn of the wrist, radians, at which the hand comes down beside the objects around `name`."""
+    places = hand.arm.object_positions()
+    here, low = places[name], places[name][2] + grasp_of(name).height + PALM
+    # An object's centre is half as high as its top.
+    tall = [at[:2] - here[:2] for other, at in places.items() if other not in (name, "basket_1") and 2 * at[2] > low]
+
+    def gap(turn: float) -> float:
+        along = np.array([-np.sin(turn), np.cos(turn)])
+        return min((np.linalg.norm(at - np.clip(at @ along, -HAND, HAND) * along) for at in tall), default=1.0)
+
+    options = (0.0, 0.25, -0.25, 0.5, -0.5)
+    return next((turn for turn in options if gap(turn) > 0.07), max(options, key=gap))
+
+
+def pick(hand: Hand, name: str, *, offset: Float[np.ndarray, "3"] | None = None, height: float = 0.0) -> Iterator:
+    """Above the object, down, close, up. `offset` (metres) moves the grasp off the object; `height` is the lift."""
+    style, grasp, rng = hand.style, grasp_of(name), hand.rng
+    shift = np.zeros(3) if offset is None else offset
+    turn = clear_turn(hand, name) + rng.normal(0.0, 10.0 * style.jitter)
+    hand.grip = OPEN
+    if style.via:
+        yield from hand.reach(hand.around((hand.position + hand.object(name)) / 2 + [0, 0, 0.1], style.via))
+    hand.turn = turn
+    jitter = rng.uniform(-style.jitter, style.jitter, 3)
+    above = hand.object(name) + shift + jitter + [0.0, 0.0, grasp.height + style.approach + grasp.below * 0.5]
+    yield from hand.reach(above, turn=turn, tolerance=0.012)
+    goal = hand.object(name) + shift + 0.7 * jitter + [0.0, 0.0, grasp.height]
+    goal[2] = max(goal[2], WORKSPACE_LOW[2] - 0.006)
+    yield from hand.reach(goal, turn=turn, tolerance=0.006, limit=25, speed=min(style.speed, 0.8))
+    yield from hand.hold(style.pause, turn=turn)
+    yield from hand.squeeze(CLOSE, int(rng.integers(6, 10)), turn=turn)
+    up = np.array([*hand.position[:2], grasp.below + CLEARANCE + style.cruise + height])
+    yield from hand.reach(hand.around(up, 0.01), turn=turn, tolerance=0.03, limit=30)
+
+
+def place(hand: Hand, name: str, spot: Float[np.ndarray, "2"], *, rim: bool = True) -> Iterator[np.ndarray]:
+    """Carries what is held over `spot` (metres), lowers, opens and goes up; `rim`: into the basket, else on the floor."""
+    style, grasp, rng = hand.style, grasp_of(name), hand.rng
+    turn = hand.turn
+    cruise = grasp.below + CLEARANCE + style.cruise
+    if style.via:
+        middle = np.array([*(hand.position[:2] + spot) / 2, cruise + 0.03])
+        yield from hand.reach(hand.around(middle, style.via * 0.5), turn=turn, tolerance=0.04)
+    yield from hand.reach(np.array([*spot, cruise]), turn=turn, tolerance=0.02)
+    low = max(0.13, grasp.below + 0.05) + style.release if rim else grasp.below + 0.01
+    yield from hand.reach(np.array([*spot, max(low, 0.12 if rim else 0.02)]), turn=turn, tolerance=0.015, limit=25)
+    yield from hand.hold(style.pause, turn=turn)
+    yield from hand.squeeze(OPEN, int(rng.integers(5, 10)), turn=turn)
+    yield from hand.reach(hand.around(np.array([*spot, cruise]), 0.03), tolerance=0.03, limit=25)
+
+
+def basket_spot(hand: Hand) -> Float[np.ndarray, "2"]:
+    """A place in the basket, a little off its middle."""
+    return hand.object("basket_1")[:2] + hand.rng.uniform(-0.025, 0.025, 2)
+
+
+def pick_and_place(hand: Hand, name: str) -> Iterator[np.ndarray]:
+    """The whole task, tried again when the object was not lifted."""
+    for _ in range(hand.style.attempts):
+        yield from pick(hand, name)
+        if hand.holds(name):
+            yield from place(hand, name, basket_spot(hand))
+            return
+        yield from hand.squeeze(OPEN, 2)
+
+
+def miss(hand: Hand, name: str) -> Iterator[np.ndarray]:
+    """Grasps beside, over or at the edge of the object, carries on as if nothing had happened, or tries again."""
+    rng = hand.rng
+    angle = rng.uniform(-np.pi, np.pi)
+    reach = rng.uniform(0.015, 0.07)
+    offset = np.array([reach * np.cos(angle), reach * np.sin(angle), rng.choice([0.0, 0.0, 0.02, 0.05])])
+    yield from pick(hand, name, offset=offset)
+    kind = rng.choice(["carry", "again", "stay"], p=[0.5, 0.35, 0.15])
+    if kind == "carry" or hand.holds(name):
+        yield from place(hand, name, basket_spot(hand))
+    elif kind == "again":
+        yield from hand.squeeze(OPEN, 2)
+        yield from pick_and_place(hand, name)
+
+
+def drop(hand: Hand, name: str) -> Iterator[np.ndarray]:
+    """Opens the gripper somewhere between the object and the basket."""
+    rng = hand.rng
+    yield from pick(hand, name, height=rng.uniform(-0.12, 0.05))
+    start, spot = hand.position, basket_spot(hand)
+    share = rng.uniform(0.0, 0.8)
+    end = np.array([*(start[:2] + share * (spot - start[:2])), start[2]])
+    yield from hand.reach(hand.around(end, 0.04), turn=hand.turn, tolerance=0.03)
+    yield from hand.squeeze(OPEN, int(rng.integers(3, 10)))
+    kind = rng.choice(["carry", "again", "stay"], p=[0.4, 0.25, 0.35])
+    if kind == "carry":
+        yield from place(hand, name, spot)
+    elif kind == "again":
+        yield from pick_and_place(hand, name)
+
+
+def abort(hand: Hand, name: str) -> Iterator[np.ndarray]:
+    """Another object, another place, or a change of mind on the way."""
+    rng = hand.rng
+    kind = rng.choice(["other", "elsewhere", "home"], p=[0.5, 0.3, 0.2])
+    others = sorted(n for n in hand.arm.object_positions() if n not in (name, "basket_1"))
+    if kind == "other":
+        yield from pick_and_place(hand, str(rng.choice(others)))
+    elif kind == "elsewhere":
+        yield from pick(hand, name)
+        yield from place(hand, name, rng.uniform(WORKSPACE_LOW[:2] * 0.8, [0.18, 0.12]), rim=False)
+    else:
+        steps = int(rng.integers(10, 60))
+        for _, action in zip(range(steps), pick_and_place(hand, name), strict=False):
+            yield action
+        yield from hand.squeeze(OPEN, 3)
+        yield from hand.reach(HOME)
+
+
+def wander(hand: Hand, steps: int, *, grip_changes: float = 0.35) -> Iterator[np.ndarray]:
+    """Random motion over the whole workspace: way points, held commands, rests; `steps` commands in all."""
+    rng, left = hand.rng, steps
+    while left > 0:
+        if rng.random() < grip_changes:
+            hand.grip = -hand.grip
+        kind = rng.choice(["goal", "held", "still"], p=[0.45, 0.45, 0.10])
+        if kind == "goal":
+            goal = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH)
+            speed, yaw = rng.uniform(0.3, 1.0), rng.uniform(-0.8, 0.8)
+            segment = hand.reach(goal, turn=yaw, tolerance=0.03, limit=30, speed=speed)
+        elif kind == "held":
+            segment = _held_command(hand, int(rng.integers(4, 20)))
+        else:
+            segment = iter([np.array([0.0] * 6 + [hand.grip])] * int(rng.integers(3, 10)))
+        for action in segment:
+            yield action
+            left -= 1
+            if left <= 0:
+                return
+
+
+def _held_command(hand: Hand, steps: int) -> Iterator[np.ndarray]:
+    rng = hand.rng
+    move = rng.uniform(-1.0, 1.0, 3)
+    if rng.random() < 0.5:
+        move *= np.arange(3) == rng.integers(3)
+    twist = rng.uniform(-0.5, 0.5, 3) * (np.arange(3) == rng.integers(3)) * (rng.random() < 0.3)
+    for _ in range(steps):
+        position = hand.position
+        outward = ((position < WORKSPACE_LOW) & (move < 0)) | ((position > WORKSPACE_HIGH) & (move > 0))
+        move = np.where(outward, -move, move)
+        turned = (Rotation.from_quat(hand.arm.gripper_quaternion()) * hand.level.inv()).as_rotvec()
+        twist = np.where((np.abs(turned) > 0.6) & (turned * twist > 0), -twist, twist)
+        yield np.concatenate([move, twist, [hand.grip]])
+
+
+def linger(hand: Hand) -> Iterator[np.ndarray]:
+    """What the arm does after its script is over: rest, go home or wander, for ever."""
+    kind = hand.rng.choice(["still", "home", "wander"], p=[0.3, 0.3, 0.4])
+    if kind == "home":
+        yield from hand.reach(hand.around(HOME, 0.05), tolerance=0.02)
+    if kind == "wander":
+        yield from wander(hand, 1000, grip_changes=0.15)
+    while True:
+        yield np.array([0.0] * 6 + [hand.grip])
+
+
+def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Adds noise of a drawn kind and size: white or Ornstein-Uhlenbeck, all along or in bursts, and finger slips."""
+    size = rng.choice([0.1, 0.2, 0.35, 0.5]) * rng.uniform(0.5, 1.2) * np.array([1, 1, 1, 0.25, 0.25, 0.25])
+    memory = rng.choice([0.0, 0.7, 0.9])
+    burst = rng.random() < 0.4
+    slip = rng.choice([0.0, 0.0, 0.02])
+    noise, on, slipping = np.zeros(6), True, 0
+    for action in actions:
+        noise = memory * noise + np.sqrt(1 - memory**2) * size * rng.standard_normal(6)
+        if burst and rng.random() < 0.08:
+            on = not on
+        slipping = slipping - 1 if slipping else int(rng.random() < slip) * int(rng.integers(2, 7))
+        grip = -action[6] if slipping else action[6]
+        yield np.concatenate([action[:6] + (noise if on else 0.0), [grip]])
+
+
+def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None = None) -> tuple[Iterator, Iterator]:
+    """The episode's actions: those of the script, which ends, and those after it, which do not.
+
+    Args:
+        arm: the simulator, already reset; it must be stepped with each action before the next is asked for.
+        mode: what happens, see `MIXTURE`.
+        style: the hand; drawn from `rng` when absent.
+    """
+    hand = Hand(arm, rng, style or draw_style(rng))
+    name = arm.target_name
+    if mode == "noisy":
+        hand.style = replace(hand.style, attempts=2)
+        return with_noise(pick_and_place(hand, name), rng), linger(hand)
+    if mode == "random":
+        return _maybe_noisy(wander(hand, int(rng.integers(120, 201))), rng, 0.5), linger(hand)
+    failures = {"expert": pick_and_place, "offset": miss, "drop": drop, "abort": abort}
+    if mode not in failures:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    actions = failures[mode](hand, name)
+    return (actions if mode == "expert" else _maybe_noisy(actions, rng, 0.3)), linger(hand)
+
+
+def _maybe_noisy(actions: Iterator[np.ndarray], rng: np.random.Generator, probability: float) -> Iterator[np.ndarray]:
+    return with_noise(actions, rng) if rng.random() < probability else actions
+
+
+def _shortest_turn(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> Rotation:
+    axis = np.cross(start, end)
+    sine, cosine = float(np.linalg.norm(axis)), float(np.dot(start, end))
+    return Rotation.from_rotvec(axis / max(sine, 1e-12) * np.arctan2(sine, cosine))

@@ -1,0 +1,263 @@
+"""Records scripted episodes of the real simulator: one at a time, or a folder of them on several processes."""
+
+import os
+import traceback
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from pathlib import Path
+from queue import Empty
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
+from prophet_gym.sims.experts import MIXTURE, Mode, draw_mode, script
+from prophet_gym.sims.simulator import LiberoSim
+
+Starts = Literal["random", "official"]
+MAX_STEPS = 240
+SCRIPT_VERSION = 1
+"""Rises when the same seed gives another episode."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder."""
+
+    suite: str
+    tasks: tuple[int, ...]
+    episodes: int
+    seed: int
+    look: str
+    size: int = 128
+    starts: Starts = "random"
+
+    def jobs(self) -> list[tuple[int, int]]:
+        """(task, index) of every episode; all tasks' first episodes come first."""
+        count = len(self.tasks)
+        return [(self.tasks[number % count], number // count) for number in range(self.episodes)]
+
+    def meta(self) -> dict[str, Any]:
+        packages = ("mujoco", "robosuite", "hf-libero")
+        return {
+            "suite": self.suite,
+            "look": self.look,
+            "size": self.size,
+            "seed": self.seed,
+            "starts": self.starts,
+            "script_version": SCRIPT_VERSION,
+            "mixture": dict(MIXTURE),
+            "tasks": list(self.tasks),
+            "episodes": self.episodes,
+            "versions": {name: version(name) for name in packages},
+        }
+
+
+def episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, np.random.Generator]:
+    """The simulator's seed and the script's generator; the look has no part in them."""
+    placement, motion = np.random.SeedSequence([zlib.crc32(suite.encode()), task, index, seed]).spawn(2)
+    return int(placement.generate_state(1)[0]), np.random.default_rng(motion)
+
+
+def record_episode(
+    sim: LiberoSim, index: int, seed: int, mode: Mode | None = None, *, starts: Starts = "random", render: bool = True
+) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
+    """Plays and films episode `index` of the simulator's task.
+
+    Args:
+        mode: drawn from the episode's own generator when absent.
+        starts: `random`, a placement drawn from `index` and `seed`; `official`, the official initial state `index`, for
+            evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
+        render: without it the frames are an empty array.
+
+    Returns:
+        the episode and its t + 1 frames.
+    """
+    placement, rng = episode_seeds(sim.suite, sim.task, index, seed)
+    if starts == "official":
+        placement = index
+        sim.reset(official=index)
+    else:
+        sim.reset(seed=placement)
+        assert not starts_officially(sim), "a random placement coincides with an official initial state"
+    mode = mode or draw_mode(rng)
+    log = _Log(sim, render=render)
+    for action in _paced(sim, rng, mode, log, to_the_end=starts == "official"):
+        log.step(np.clip(action, -1.0, 1.0).astype(np.float32))
+    return log.episode(mode, placement), np.stack(log.frames) if render else np.empty(
+        (0, sim.size, sim.size, 3), np.uint8
+    )
+
+
+def starts_officially(sim: LiberoSim) -> bool:
+    """Whether every object lies within a millimetre (on the floor plane) of one official initial state."""
+    free = [address for address, kind in zip(sim.model.jnt_qposadr, sim.model.jnt_type, strict=True) if kind == 0]
+    plane = np.array([[address, address + 1] for address in free]).ravel()
+    # A LIBERO state is time, qpos, qvel.
+    official = sim.official_states()[:, 1:][:, plane]
+    return bool((np.abs(official - sim.data.qpos[plane]).max(axis=1) < 1e-3).any())
+
+
+def _paced(sim: LiberoSim, rng: np.random.Generator, mode: Mode, log: "_Log", *, to_the_end: bool) -> Iterator[np.ndarray]:
+    """The script, then lingering: 16 to 32 steps after success, else until 120 to 200 steps have passed, or to the end."""
+    after, length = int(rng.integers(16, 33)), int(rng.integers(120, 201))
+    acting, lingering = script(sim, rng, mode)
+    for action in acting:
+        if len(log.actions) >= MAX_STEPS:
+            return
+        yield action
+    for action in lingering:
+        steps = len(log.actions)
+        first = int(np.argmax(log.success))
+        enough = steps >= first + after if log.success[-1] else steps >= length
+        if (enough and not to_the_end) or steps >= MAX_STEPS:
+            return
+        yield action
+
+
+class _Log:
+    """What is written down before every action and after the last."""
+
+    def __init__(self, sim: LiberoSim, *, render: bool):
+        self.sim, self.render = sim, render
+        self.names = tuple(sorted(sim.object_positions()))
+        self.init_state = sim.get_state()
+        self.actions: list[np.ndarray] = []
+        self.frames: list[np.ndarray] = []
+        self.poses: list[tuple[np.ndarray, np.ndarray, float, np.ndarray]] = []
+        self.success: list[bool] = []
+        self._look()
+
+    def _look(self) -> None:
+        sim = self.sim
+        places = sim.object_positions()
+        objects = np.stack([places[name] for name in self.names])
+        self.poses.append((sim.gripper_position(), sim.gripper_quaternion(), sim.gripper_opening(), objects))
+        self.success.append(sim.success())
+        if self.render:
+            self.frames.append(sim.render())
+
+    def step(self, action: np.ndarray) -> None:
+        self.sim.step(action)
+        self.actions.append(action)
+        self._look()
+
+    def episode(self, mode: Mode, placement: int) -> Episode:
+        sim = self.sim
+        position, quaternion, opening, objects = (np.array(part, np.float32) for part in zip(*self.poses, strict=True))
+        return Episode(
+            actions=np.stack(self.actions),
+            gripper_position=position,
+            gripper_quaternion=quaternion,
+            gripper_opening=opening,
+            object_positions=objects,
+            object_names=self.names,
+            target=sim.target_name,
+            success=np.array(self.success),
+            camera=sim.camera_matrix(),
+            init_state=np.asarray(self.init_state, np.float64),
+            instruction=sim.instruction,
+            suite=sim.suite,
+            task=sim.task,
+            mode=mode,
+            seed=placement,
+            look=sim.look,
+        )
+
+
+def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
+    """Records what of `plan` is not in `folder` yet and returns how many episodes that was.
+
+    An episode is a function of (suite, task, index, seed, look), whatever the number of workers; a run that was killed
+    is continued by calling this again.
+
+    Raises:
+        ValueError: when `folder` holds another recording.
+        RuntimeError: when a worker fails, with the worker's traceback.
+    """
+    folder = Path(folder)
+    claim_folder(folder, plan.meta(), same=("suite", "look", "size", "seed", "starts", "script_version"))
+    jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
+    shares = [share for share in _shares(jobs, plan.tasks, workers) if share]
+    context = get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_work, args=(plan, folder, share, queue), daemon=True) for share in shares]
+    with _single_threaded():
+        for process in processes:
+            process.start()
+    try:
+        done = plan.episodes - len(jobs)
+        with tqdm(
+            total=plan.episodes, initial=done, desc=f"collect {plan.suite}", unit="episode", smoothing=0.05
+        ) as bar:
+            for _ in jobs:
+                bar.set_postfix_str(_next_message(queue, processes))
+                bar.update()
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+    return len(jobs)
+
+
+def _shares(jobs: Sequence[tuple[int, int]], tasks: Sequence[int], workers: int) -> list[list[tuple[int, int]]]:
+    """Whole tasks to a worker where there are enough of them, since loading a task takes seconds."""
+    if len(tasks) >= workers:
+        return [[job for job in jobs if tasks.index(job[0]) % workers == worker] for worker in range(workers)]
+    return [list(jobs[worker::workers]) for worker in range(workers)]
+
+
+def _next_message(queue: Queue, processes: Sequence[Any]) -> str:
+    while True:
+        try:
+            kind, text = queue.get(timeout=5.0)
+        except Empty:
+            dead = [process.exitcode for process in processes if process.exitcode]
+            if dead:
+                raise RuntimeError(
+                    f"a recording process ended with exit code {dead[0]}; run again to continue"
+                ) from None
+            continue
+        if kind == "error":
+            raise RuntimeError(f"a recording process failed:\n{text}")
+        return text
+
+
+def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queue) -> None:
+    sims: dict[int, LiberoSim] = {}
+    parent = os.getppid()
+    try:
+        for task, index in jobs:
+            if os.getppid() != parent:
+                return
+            if task not in sims:
+                sims[task] = LiberoSim(plan.suite, task, look=plan.look, size=plan.size)
+            episode, frames = record_episode(sims[task], index, plan.seed, starts=plan.starts)
+            write_episode(episode_path(folder, task, index), episode, frames)
+            queue.put(("done", f"task {task} {episode.mode}: {'success' if episode.success[-1] else 'no success'}"))
+    except BaseException:
+        queue.put(("error", traceback.format_exc()))
+        raise
+    finally:
+        for sim in sims.values():
+            sim.close()
+
+
+class _single_threaded:
+    """The environment in which processes that start now use one thread each."""
+
+    NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+
+    def __enter__(self) -> None:
+        self.before = {name: os.environ.get(name) for name in self.NAMES}
+        os.environ.update(dict.fromkeys(self.NAMES, "1"))
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self.before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

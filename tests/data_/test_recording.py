@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+
+from prophet_gym.data.recording import (
+    Episode,
+    claim_folder,
+    episode_path,
+    list_episodes,
+    read_episode,
+    write_episode,
+)
+
+
+def make_episode(steps: int = 6, **changes) -> tuple[Episode, np.ndarray]:
+    rng = np.random.default_rng(0)
+    values = {
+        "actions": rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
+        "gripper_position": rng.normal(size=(steps + 1, 3)).astype(np.float32),
+        "gripper_quaternion": rng.normal(size=(steps + 1, 4)).astype(np.float32),
+        "gripper_opening": rng.uniform(0, 0.08, steps + 1).astype(np.float32),
+        "object_positions": rng.normal(size=(steps + 1, 2, 3)).astype(np.float32),
+        "object_names": ("basket_1", "milk_1"),
+        "target": "milk_1",
+        "success": np.arange(steps + 1) >= 4,
+        "camera": rng.normal(size=(3, 4)),
+        "init_state": rng.normal(size=50),
+        "instruction": "pick up the milk and place it in the basket",
+        "suite": "libero_object",
+        "task": 7,
+        "mode": "noisy",
+        "seed": 2**32 - 5,
+        "look": "light",
+    }
+    frames = np.zeros((steps + 1, 32, 48, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:, :24] = [200, 40, 40]
+        frame[:, 24:] = [30, 60, 210]
+        frame[8:16, 4 * index : 4 * index + 8] = [240, 240, 20]
+    return Episode(**{**values, **changes}), frames
+
+
+def test_an_episode_comes_back_as_it_was_written(tmp_path):
+    episode, frames = make_episode()
+    path = episode_path(tmp_path, 7, 12)
+    write_episode(path, episode, frames)
+    again = read_episode(path)
+    for name, value in vars(episode).items():
+        if name != "video":
+            np.testing.assert_array_equal(getattr(again, name), value, err_msg=name)
+    assert again.seed == 2**32 - 5
+    assert path == tmp_path / "task_07" / "episode_00012.npz"
+    np.testing.assert_array_equal(again.target_positions, episode.object_positions[:, 1])
+
+
+def test_the_video_keeps_colours_and_the_order_of_frames(tmp_path):
+    episode, frames = make_episode()
+    path = episode_path(tmp_path, 7, 0)
+    write_episode(path, episode, frames)
+    decoded = read_episode(path).frames()
+    assert decoded.dtype == np.uint8
+    errors = [[np.abs(a.astype(int) - b).mean() for b in frames] for a in decoded]
+    assert np.argmin(errors, axis=1).tolist() == list(range(7))
+    assert np.diag(errors).max() < 3.0
+
+
+def test_only_whole_episodes_are_listed_and_by_index_first(tmp_path):
+    episode, frames = make_episode()
+    for task, index in [(7, 0), (3, 1), (3, 0), (7, 1)]:
+        write_episode(episode_path(tmp_path, task, index), episode, frames)
+    claim_folder(tmp_path, {"seed": 0}, same=("seed",))
+    episode_path(tmp_path, 3, 1).with_suffix(".mp4").unlink()
+    (tmp_path / "task_07" / ".episode_00009-draft.npz").touch()
+    found = [(path.parent.name, path.stem) for path in list_episodes(tmp_path)]
+    assert found == [("task_03", "episode_00000"), ("task_07", "episode_00000"), ("task_07", "episode_00001")]
+    assert [path.parent.name for path in list_episodes(tmp_path, task=3)] == ["task_03"]
+    assert not list(tmp_path.glob("task_03/.*"))
+
+
+def test_a_folder_without_meta_is_no_recording(tmp_path):
+    with pytest.raises(FileNotFoundError, match="prophet collect"):
+        list_episodes(tmp_path)
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    episode, frames = make_episode()
+    with pytest.raises(ValueError, match="6 actions need 7 frames, got 6"):
+        write_episode(episode_path(tmp_path, 7, 0), episode, frames[:-1])
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_video_of_the_wrong_length_is_refused(tmp_path):
+    episode, frames = make_episode()
+    write_episode(episode_path(tmp_path, 7, 0), episode, frames)
+    short, few = make_episode(steps=3)
+    write_episode(episode_path(tmp_path, 7, 1), short, few)
+    episode_path(tmp_path, 7, 1).with_suffix(".mp4").replace(episode_path(tmp_path, 7, 0).with_suffix(".mp4"))
+    with pytest.raises(ValueError, match="must hold 7 frames, holds 4"):
+        read_episode(episode_path(tmp_path, 7, 0)).frames()
+
+
+def test_a_folder_belongs_to_one_recording(tmp_path):
+    meta = {"suite": "libero_object", "look": "light", "seed": 0, "episodes": 5}
+    claim_folder(tmp_path, meta, same=("suite", "look", "seed"))
+    claim_folder(tmp_path, {**meta, "episodes": 50}, same=("suite", "look", "seed"))
+    assert json.loads((tmp_path / "meta.json").read_text())["seed"] == 0
+    with pytest.raises(ValueError, match="holds a recording with seed=0 and cannot take seed=1") as error:
+        claim_folder(tmp_path, {**meta, "seed": 1}, same=("suite", "look", "seed"))
+    assert "--out" in str(error.value)
+
+
+def test_an_npz_without_a_field_says_which(tmp_path):
+    np.savez(tmp_path / "episode_00000.npz", actions=np.zeros((1, 7)))
+    with pytest.raises(ValueError, match="init_state.* is missing"):
+        read_episode(tmp_path / "episode_00000.npz")
