@@ -80,14 +80,16 @@ def episode_path(folder: Path, task: int, index: int) -> Path:
 
 
 def list_episodes(folder: str | os.PathLike, task: int | None = None) -> list[Path]:
-    """The complete episodes (their npz paths) of a recording, by index, then task: any prefix is balanced over tasks.
+    """The whole episodes (their npz) of a recording, by index, then task, so that any prefix is balanced over tasks.
 
     Raises:
         FileNotFoundError: when `folder` is no recording.
     """
     folder = Path(folder)
     if not (folder / META).exists():
-        raise FileNotFoundError(f"{folder} is no recording (it has no {META}); make one with `prophet collect --out {folder}`")
+        raise FileNotFoundError(
+            f"{folder} is no recording (it has no {META}); make one with `prophet collect --out {folder}`"
+        )
     paths = folder.glob("task_*/episode_*.npz" if task is None else f"task_{task:02d}/episode_*.npz")
     return sorted((path for path in paths if path.with_suffix(".mp4").exists()), key=lambda p: (p.name, p.parent.name))
 
@@ -120,7 +122,7 @@ def write_episode(path: str | os.PathLike, episode: Episode, frames: UInt8[np.nd
     draft = path.parent / f".{path.stem}-{uuid.uuid4().hex[:8]}"
     try:
         write_video(draft.with_suffix(".mp4"), frames)
-        values = {name: np.asarray(getattr(episode, name)) for name in _STORED}
+        values: dict[str, Any] = {name: np.asarray(getattr(episode, name)) for name in _STORED}
         np.savez_compressed(draft.with_suffix(".npz"), **values)
         draft.with_suffix(".mp4").replace(path.with_suffix(".mp4"))
         draft.with_suffix(".npz").replace(path)
@@ -163,6 +165,7 @@ def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence
     """Writes `meta` as the folder's meta.json, or checks that a recording there agrees with it.
 
     Args:
+        folder: made if it is not there.
         meta: what was asked for; plain JSON values.
         same: the keys in which a folder must not change.
 

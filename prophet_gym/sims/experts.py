@@ -45,16 +45,26 @@ class Arm(Protocol):
     """What a script reads from the simulator; `LiberoSim` is one."""
 
     @property
-    def target_name(self) -> str: ...
-    def gripper_position(self) -> Float[np.ndarray, "3"]: ...
-    def gripper_quaternion(self) -> Float[np.ndarray, "4"]: ...
-    def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]: ...
+    def target_name(self) -> str:
+        """The object that the task is about."""
+        ...
+
+    def gripper_position(self) -> Float[np.ndarray, "3"]:
+        """Of the grip, world metres."""
+        ...
+
+    def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
+        """World orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
+        ...
+
+    def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
+        """World positions of the objects that can be moved, metres."""
+        ...
 
 
 @dataclass(frozen=True)
 class Grasp:
-    """How an object is held: `height` of the grip over the object's centre, `below` the object's lowest point under the
-    grip, both metres."""
+    """How an object is held: the grip is `height` over its centre, its lowest point `below` under the grip, metres."""
 
     height: float
     below: float
@@ -119,6 +129,7 @@ class Hand:
 
     @property
     def position(self) -> Float[np.ndarray, "3"]:
+        """Where the grip is, world metres."""
         return np.asarray(self.arm.gripper_position(), dtype=np.float64)
 
     def towards(self, goal: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"], speed: float) -> np.ndarray:
@@ -158,6 +169,7 @@ class Hand:
         yield from self.hold(steps, turn=turn)
 
     def object(self, name: str) -> Float[np.ndarray, "3"]:
+        """Where an object is, world metres."""
         return np.asarray(self.arm.object_positions()[name], dtype=np.float64)
 
     def holds(self, name: str) -> bool:
@@ -191,7 +203,7 @@ def clear_turn(hand: Hand, name: str) -> float:
 
     def gap(turn: float) -> float:
         along = np.array([-np.sin(turn), np.cos(turn)])
-        return min((np.linalg.norm(at - np.clip(at @ along, -HAND, HAND) * along) for at in tall), default=1.0)
+        return min((float(np.linalg.norm(at - np.clip(at @ along, -HAND, HAND) * along)) for at in tall), default=1.0)
 
     options = (0.0, 0.25, -0.25, 0.5, -0.5)
     return next((turn for turn in options if gap(turn) > 0.07), max(options, key=gap))
@@ -219,7 +231,7 @@ def pick(hand: Hand, name: str, *, offset: Float[np.ndarray, "3"] | None = None,
 
 
 def place(hand: Hand, name: str, spot: Float[np.ndarray, "2"], *, rim: bool = True) -> Iterator[np.ndarray]:
-    """Carries what is held over `spot` (metres), lowers, opens and goes up; `rim`: into the basket, else on the floor."""
+    """Carries what is held over `spot` (metres), lowers, opens, goes up; `rim`: into the basket, else on the floor."""
     style, grasp, rng = hand.style, grasp_of(name), hand.rng
     turn = hand.turn
     cruise = grasp.below + CLEARANCE + style.cruise
@@ -367,6 +379,7 @@ def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None =
 
     Args:
         arm: the simulator, already reset; it must be stepped with each action before the next is asked for.
+        rng: drawn from while the script runs.
         mode: what happens, see `MIXTURE`.
         style: the hand; drawn from `rng` when absent.
     """

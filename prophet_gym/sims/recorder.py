@@ -44,6 +44,7 @@ class Plan:
         return [(self.tasks[number % count], number // count) for number in range(self.episodes)]
 
     def meta(self) -> dict[str, Any]:
+        """What meta.json says of the recording."""
         packages = ("mujoco", "robosuite", "hf-libero")
         return {
             "suite": self.suite,
@@ -71,6 +72,9 @@ def record_episode(
     """Plays and films episode `index` of the simulator's task.
 
     Args:
+        sim: is reset first.
+        index: the episode's number within its task.
+        seed: the recording's seed.
         mode: drawn from the episode's own generator when absent.
         starts: `random`, a placement drawn from `index` and `seed`; `official`, the official initial state `index`, for
             evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
@@ -90,9 +94,8 @@ def record_episode(
     log = _Log(sim, render=render)
     for action in _paced(sim, rng, mode, log, to_the_end=starts == "official"):
         log.step(np.clip(action, -1.0, 1.0).astype(np.float32))
-    return log.episode(mode, placement), np.stack(log.frames) if render else np.empty(
-        (0, sim.size, sim.size, 3), np.uint8
-    )
+    frames = np.stack(log.frames) if render else np.empty((0, sim.size, sim.size, 3), np.uint8)
+    return log.episode(mode, placement), frames
 
 
 def starts_officially(sim: LiberoSim) -> bool:
@@ -104,8 +107,10 @@ def starts_officially(sim: LiberoSim) -> bool:
     return bool((np.abs(official - sim.data.qpos[plane]).max(axis=1) < 1e-3).any())
 
 
-def _paced(sim: LiberoSim, rng: np.random.Generator, mode: Mode, log: "_Log", *, to_the_end: bool) -> Iterator[np.ndarray]:
-    """The script, then lingering: 16 to 32 steps after success, else until 120 to 200 steps have passed, or to the end."""
+def _paced(
+    sim: LiberoSim, rng: np.random.Generator, mode: Mode, log: "_Log", *, to_the_end: bool
+) -> Iterator[np.ndarray]:
+    """The script, then lingering: 16 to 32 steps after success, else until step 120 to 200; or all of the steps."""
     after, length = int(rng.integers(16, 33)), int(rng.integers(120, 201))
     acting, lingering = script(sim, rng, mode)
     for action in acting:
@@ -188,7 +193,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     context = get_context("spawn")
     queue = context.Queue()
     processes = [context.Process(target=_work, args=(plan, folder, share, queue), daemon=True) for share in shares]
-    with _single_threaded():
+    with _SingleThreaded():
         for process in processes:
             process.start()
     try:
@@ -249,7 +254,7 @@ def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queu
             sim.close()
 
 
-class _single_threaded:
+class _SingleThreaded:
     """The environment in which processes that start now use one thread each."""
 
     NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")

@@ -10,7 +10,7 @@ def test_tasks_are_read_from_text():
 
 @pytest.mark.parametrize("text", ["", "10", "-1", "1,1", "milk", "1;2"])
 def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match="different numbers in 0..9"):
+    with pytest.raises(ValueError, match=r"different numbers in 0..9"):
         parse_tasks(text)
 
 

@@ -112,5 +112,5 @@ def test_a_folder_belongs_to_one_recording(tmp_path):
 
 def test_an_npz_without_a_field_says_which(tmp_path):
     np.savez(tmp_path / "episode_00000.npz", actions=np.zeros((1, 7)))
-    with pytest.raises(ValueError, match="init_state.* is missing"):
+    with pytest.raises(ValueError, match=r"init_state.* is missing"):
         read_episode(tmp_path / "episode_00000.npz")

@@ -5,11 +5,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from prophet_gym.sims import experts
-from prophet_gym.sims.experts import GRASPS, MIXTURE, MODES, CLOSE, Hand, Style, clear_turn, draw_mode, script
+from prophet_gym.sims.experts import CLOSE, GRASPS, MIXTURE, MODES, Hand, Style, clear_turn, draw_mode, script
 
 
 class PointArm:
-    """An arm without inertia: a command moves it by a quarter of its target offset, and a closed hand holds what is near."""
+    """An arm without inertia: it moves by a quarter of what is commanded, and a hand that closes holds what is near."""
 
     target_name = "milk_1"
 
@@ -140,7 +140,7 @@ def test_the_tool_is_kept_level():
 
 
 def test_unknown_things_are_named():
-    with pytest.raises(ValueError, match="no grasp is known for 'wine_bottle_1'.*milk"):
+    with pytest.raises(ValueError, match=r"no grasp is known for 'wine_bottle_1'.*milk"):
         experts.grasp_of("wine_bottle_1")
     assert len(GRASPS) == 10
     assert CLOSE == 1.0
