@@ -66,7 +66,7 @@ class Episode:
         frames = read_video(self.video)
         if len(frames) != len(self) + 1:
             raise ValueError(
-                f"{self.video} must hold {len(self) + 1} frames, holds {len(frames)}; delete it and its npz, collect again"
+                f"{self.video} must hold {len(self) + 1} frames, holds {len(frames)}; delete both files, collect again"
             )
         return frames
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from prophet_gym.sims import experts
-from prophet_gym.sims.experts import CLOSE, GRASPS, MIXTURE, MODES, Hand, Style, clear_turn, draw_mode, script
+from prophet_gym.sims import experts, hand
+from prophet_gym.sims.experts import GRASPS, MIXTURE, MODES, clear_turn, draw_mode, script
+from prophet_gym.sims.hand import Hand, Style
 
 
 class PointArm:
@@ -33,8 +34,8 @@ class PointArm:
 
     def step(self, action):
         action = np.clip(action, -1, 1)
-        moved = 0.25 * experts.METRES_PER_UNIT * action[:3]
-        self.turned = Rotation.from_rotvec(0.25 * experts.RADIANS_PER_UNIT * action[3:6]) * self.turned
+        moved = 0.25 * hand.METRES_PER_UNIT * action[:3]
+        self.turned = Rotation.from_rotvec(0.25 * hand.RADIANS_PER_UNIT * action[3:6]) * self.turned
         self.at = self.at + moved
         if action[6] < 0:
             if self.held:
@@ -105,8 +106,8 @@ def test_random_motion_covers_the_workspace_and_both_gripper_states():
     assert (high > [0.13, 0.22, 0.33]).all()
     assert 0.25 < np.mean(np.array(grips) > 0) < 0.75
     margin = 0.06
-    assert (np.array(path) > experts.WORKSPACE_LOW - margin).all()
-    assert (np.array(path) < experts.WORKSPACE_HIGH + margin).all()
+    assert (np.array(path) > hand.WORKSPACE_LOW - margin).all()
+    assert (np.array(path) < hand.WORKSPACE_HIGH + margin).all()
 
 
 def test_the_mixture_is_what_is_drawn():
@@ -119,22 +120,22 @@ def test_the_mixture_is_what_is_drawn():
 
 def test_the_wrist_turns_only_where_a_tall_neighbour_is_under_the_hand():
     arm = PointArm()
-    hand = Hand(arm, np.random.default_rng(0), Style())
-    assert clear_turn(hand, "butter_1") == 0.0
+    motion = Hand(arm, np.random.default_rng(0), Style())
+    assert clear_turn(motion, "butter_1") == 0.0
     arm.places["milk_1"] = arm.places["butter_1"] + [0.02, 0.09, 0.06]
-    turn = clear_turn(hand, "butter_1")
+    turn = clear_turn(motion, "butter_1")
     assert turn != 0.0
     tip = 0.1 * np.array([-np.sin(turn), np.cos(turn)])
     assert np.linalg.norm(tip - [0.02, 0.09]) > np.linalg.norm(np.array([0.0, 0.1]) - [0.02, 0.09])
     arm.places["milk_1"][2] = 0.01
-    assert clear_turn(hand, "butter_1") == 0.0
+    assert clear_turn(motion, "butter_1") == 0.0
 
 
 def test_the_tool_is_kept_level():
     arm = PointArm()
     arm.turned = Rotation.from_rotvec([0.2, 0.1, 0.0]) * arm.turned
-    hand = Hand(arm, np.random.default_rng(0), Style())
-    for action in hand.hold(40):
+    motion = Hand(arm, np.random.default_rng(0), Style())
+    for action in motion.hold(40):
         arm.step(action)
     np.testing.assert_allclose(arm.turned.apply([0, 0, 1]), [0, 0, -1], atol=1e-2)
 
@@ -143,4 +144,3 @@ def test_unknown_things_are_named():
     with pytest.raises(ValueError, match=r"no grasp is known for 'wine_bottle_1'.*milk"):
         experts.grasp_of("wine_bottle_1")
     assert len(GRASPS) == 10
-    assert CLOSE == 1.0

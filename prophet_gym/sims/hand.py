@@ -1,0 +1,137 @@
+"""The arm as a script sees it, and the closed-loop motions that scripts are made of."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+METRES_PER_UNIT = 0.05
+"""A translation command of 1.0 moves the controller's target by this much."""
+RADIANS_PER_UNIT = 0.5
+OPEN, CLOSE = -1.0, 1.0
+WORKSPACE_LOW = np.array([-0.28, -0.34, 0.015])
+WORKSPACE_HIGH = np.array([0.22, 0.36, 0.42])
+
+
+@runtime_checkable
+class Arm(Protocol):
+    """What a script reads from the simulator; `LiberoSim` is one."""
+
+    @property
+    def target_name(self) -> str:
+        """The object that the task is about."""
+        ...
+
+    def gripper_position(self) -> Float[np.ndarray, "3"]:
+        """Of the grip, world metres."""
+        ...
+
+    def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
+        """World orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
+        ...
+
+    def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
+        """World positions of the objects that can be moved, metres."""
+        ...
+
+
+@dataclass(frozen=True)
+class Style:
+    """The hand of one episode. Lengths in metres, `gain` in command units per metre of error, times in steps."""
+
+    gain: float = 18.0
+    speed: float = 1.0
+    approach: float = 0.10
+    cruise: float = 0.03
+    release: float = 0.0
+    jitter: float = 0.0
+    via: float = 0.0
+    pause: int = 0
+    attempts: int = 3
+
+
+def draw_style(rng: np.random.Generator) -> Style:
+    """A hand whose speed, heights, detours and precision are drawn from `rng`."""
+    return Style(
+        gain=rng.uniform(14.0, 22.0),
+        speed=rng.choice([rng.uniform(0.5, 0.8), rng.uniform(0.8, 1.0)], p=[0.25, 0.75]),
+        approach=rng.uniform(0.05, 0.14),
+        cruise=rng.uniform(0.0, 0.08),
+        release=rng.uniform(-0.05, 0.04),
+        jitter=rng.uniform(0.0, 0.006),
+        via=rng.choice([0.0, 0.0, 1.0]) * rng.uniform(0.05, 0.15),
+        pause=int(rng.integers(0, 4)),
+    )
+
+
+class Hand:
+    """Closed-loop motions of one arm. Every method is a generator of commands."""
+
+    def __init__(self, arm: Arm, rng: np.random.Generator, style: Style):
+        self.arm, self.rng, self.style = arm, rng, style
+        self.grip, self.turn = OPEN, 0.0
+        start = Rotation.from_quat(arm.gripper_quaternion())
+        self.level = _shortest_turn(start.apply([0.0, 0.0, 1.0]), np.array([0.0, 0.0, -1.0])) * start
+
+    @property
+    def position(self) -> Float[np.ndarray, "3"]:
+        """Where the grip is, world metres."""
+        return np.asarray(self.arm.gripper_position(), dtype=np.float64)
+
+    def towards(self, goal: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"], speed: float) -> np.ndarray:
+        """The command that goes to `goal` (metres) with the tool turned by the rotation vector `turn` (radians)."""
+        error = goal - self.position
+        move = self.style.gain * error
+        move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
+        wanted = Rotation.from_rotvec(turn) * self.level
+        twist = (wanted * Rotation.from_quat(self.arm.gripper_quaternion()).inv()).as_rotvec()
+        twist = np.clip(twist / RADIANS_PER_UNIT, -0.6 * speed, 0.6 * speed)
+        return np.concatenate([move, twist, [self.grip]])
+
+    def reach(
+        self,
+        goal: Float[np.ndarray, "3"],
+        *,
+        turn: float = 0.0,
+        tolerance: float = 0.015,
+        limit: int = 60,
+        speed: float | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Goes to `goal` until within `tolerance` metres, or until `limit` steps have passed."""
+        for _ in range(limit):
+            if np.linalg.norm(goal - self.position) < tolerance:
+                return
+            yield self.towards(goal, np.array([0.0, 0.0, turn]), speed or self.style.speed)
+
+    def hold(self, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
+        """Stays where it is for `steps` steps with the gripper commanded as it is."""
+        goal = self.position
+        for _ in range(steps):
+            yield self.towards(goal, np.array([0.0, 0.0, turn]), self.style.speed)
+
+    def squeeze(self, command: float, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
+        """Opens or closes the gripper and waits `steps` steps for the fingers."""
+        self.grip = command
+        yield from self.hold(steps, turn=turn)
+
+    def object(self, name: str) -> Float[np.ndarray, "3"]:
+        """Where an object is, world metres."""
+        return np.asarray(self.arm.object_positions()[name], dtype=np.float64)
+
+    def holds(self, name: str) -> bool:
+        """Whether the object is off the floor and at the fingers."""
+        distance = np.linalg.norm(self.object(name) - self.position)
+        return bool(distance < 0.09 and self.position[2] > 0.12)
+
+    def around(self, point: Float[np.ndarray, "3"], spread: float) -> Float[np.ndarray, "3"]:
+        """`point` moved by up to `spread` metres along each axis."""
+        return point + self.rng.uniform(-spread, spread, 3)
+
+
+def _shortest_turn(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> Rotation:
+    axis = np.cross(start, end)
+    sine, cosine = float(np.linalg.norm(axis)), float(np.dot(start, end))
+    return Rotation.from_rotvec(axis / max(sine, 1e-12) * np.arctan2(sine, cosine))
