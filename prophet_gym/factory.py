@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from gymnasium.vector import AutoresetMode
-from safetensors import SafetensorError
 
 from prophet_gym.envs.registration import SUITE_IDS
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
 from prophet_gym.envs.vector_env import ProphetVectorEnv
-from prophet_gym.errors import CheckpointError, MissingWeightsError, ProphetError, unknown_option
+from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
 from prophet_gym.world_model import RewardModel, WorldModel
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -194,12 +193,7 @@ def _start_set(path: Path) -> StartSet:
 def _world_model(folder: Path, device: str) -> WorldModel:
     from prophet_gym.prophet.model import Prophet
 
-    try:
-        return Prophet.from_pretrained(folder, device=device)
-    except ProphetError:
-        raise
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"the world model in {folder} cannot be loaded: {error}") from error
+    return Prophet.from_pretrained(folder, device=device)
 
 
 @lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors"},
+    {"errors", "estimates"},
     {"specs"},
     {"world_model"},
     {"hub"},

@@ -213,29 +213,30 @@ def test_assert_same_names_the_first_difference(one, other, message):
         assert_same(one, other)
 
 
-class TestStateRows:
-    state = {"count": torch.arange(4), "grid": torch.arange(8.0).view(4, 2)}
+STATE = {"count": torch.arange(4), "grid": torch.arange(8.0).view(4, 2)}
 
+
+class TestStateRows:
     def test_select_repeats_and_orders(self):
-        chosen = select_rows(self.state, [3, 0, 3])
+        chosen = select_rows(STATE, [3, 0, 3])
         assert chosen["count"].tolist() == [3, 0, 3]
         assert chosen["grid"].tolist() == [[6, 7], [0, 1], [6, 7]]
 
     def test_scatter_copies(self):
         part = {"count": torch.tensor([90, 91]), "grid": torch.tensor([[1.0, 1.0], [2.0, 2.0]])}
-        changed = scatter_rows(self.state, [2, 0], part)
+        changed = scatter_rows(STATE, [2, 0], part)
         assert changed["count"].tolist() == [91, 1, 90, 3]
         assert changed["grid"].tolist() == [[2, 2], [2, 3], [1, 1], [6, 7]]
-        assert self.state["count"].tolist() == [0, 1, 2, 3]
+        assert STATE["count"].tolist() == [0, 1, 2, 3]
 
     def test_merge_is_the_inverse_of_select(self):
-        merged = merge_rows([select_rows(self.state, [0, 1]), select_rows(self.state, [2, 3])])
-        assert all(torch.equal(merged[name], self.state[name]) for name in self.state)
+        merged = merge_rows([select_rows(STATE, [0, 1]), select_rows(STATE, [2, 3])])
+        assert all(torch.equal(merged[name], STATE[name]) for name in STATE)
 
     def test_states_that_do_not_fit(self):
         with pytest.raises(ValueError, match="at least one state"):
             merge_rows([])
         with pytest.raises(ValueError, match="same names"):
-            merge_rows([self.state, {"count": torch.zeros(1)}])
+            merge_rows([STATE, {"count": torch.zeros(1)}])
         with pytest.raises(ValueError, match=r"\{'count': \(\), 'grid': \(2,\)\}"):
-            scatter_rows(self.state, [0], {"count": torch.zeros(1), "grid": torch.zeros(1, 3)})
+            scatter_rows(STATE, [0], {"count": torch.zeros(1), "grid": torch.zeros(1, 3)})

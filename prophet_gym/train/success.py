@@ -150,7 +150,7 @@ def precision_recall(predicted: Bool[np.ndarray, " n"], labels: Bool[np.ndarray,
     return hits / max(1.0, float(predicted.sum())), hits / max(1.0, float(labels.sum()))
 
 
-def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, float]:
+def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, int | float]:
     """AUROC, precision and recall by frame and by episode (an episode scores its best held frame run)."""
     scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos]
     frames, labels = np.concatenate(scores), np.concatenate([v.success for v in videos])

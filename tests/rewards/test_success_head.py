@@ -1,0 +1,121 @@
+"""The success head: its verdict rule by hand, its words, its files."""
+
+import json
+
+import pytest
+import torch
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.rewards import FunctionReward, SuccessHead, SuccessHeadConfig
+from prophet_gym.rewards.success_head import hash_words, held, shrink
+
+
+def brightness_head(hold: int = 3) -> SuccessHead:
+    """A head whose probability is above one half exactly where the frame is brighter than grey."""
+    head = SuccessHead(SuccessHeadConfig(hold=hold))
+
+    def forward(frames, words):
+        return frames.float().mean((1, 2, 3)) - 127.5
+
+    head.forward = forward
+    return head.eval()
+
+
+def video(*levels: int) -> torch.Tensor:
+    return torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 16, 16, 3).contiguous()
+
+
+def test_success_must_be_held():
+    videos = [
+        video(0, 255, 255, 255, 0),
+        video(255, 255, 0, 255, 255),
+        video(255, 255),
+        video(0, 0, 255, 255, 255),
+        video(0, 0, 0, 0),
+    ]
+    verdict = brightness_head(hold=3).score(videos, ["x"] * 5)
+    assert verdict.reward.tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert verdict.valid.all()
+    assert brightness_head(hold=2).score(videos, ["x"] * 5).reward.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("above", "frames", "expected"),
+    [([1, 1, 0, 1], 2, True), ([1, 0, 1, 0], 2, False), ([1], 1, True), ([1, 1], 3, False), ([], 1, False)],
+)
+def test_held(above, frames, expected):
+    assert held(torch.tensor(above, dtype=torch.bool), frames) is expected
+
+
+def test_the_window_reaches_back_over_the_chunk_border():
+    config = SuccessHeadConfig()
+    assert config.max_frames == 8 + config.hold - 1
+    assert SuccessHead(config).max_frames == config.max_frames
+
+
+def test_words_are_the_same_on_every_machine_and_in_any_order():
+    one = hash_words("put the soup in the basket", 128)
+    assert torch.equal(one, hash_words("In the basket, put the SOUP.", 128))
+    assert one.nonzero()[:, 0].tolist() == [78, 84, 102, 123, 124]
+    assert float(one.norm()) == pytest.approx(1.0)
+    assert float(one @ hash_words("put the milk in the basket", 128)) < 0.95
+
+
+def test_shrink_averages_areas():
+    frames = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    frames[0, 0, 0] = 255
+    assert shrink(frames, 2)[0, 0].tolist() == [[-0.5, -1.0], [-1.0, -1.0]]
+
+
+def test_instruction_and_picture_both_reach_the_output():
+    torch.manual_seed(0)
+    head = SuccessHead().eval()
+    frames = torch.randint(256, (2, 128, 128, 3), dtype=torch.uint8)
+    soup = head.probabilities(frames, "put the soup in the basket")
+    milk = head.probabilities(frames, "put the milk in the basket")
+    assert (soup != milk).all()
+    assert soup[0] != soup[1]
+
+
+def test_it_is_small():
+    assert sum(parameter.numel() for parameter in SuccessHead().parameters()) < 300_000
+
+
+def test_save_and_load_give_the_same_judge(tmp_path):
+    torch.manual_seed(1)
+    head = SuccessHead(SuccessHeadConfig(hold=2, width=8)).eval().with_threshold(0.3)
+    head.save_pretrained(tmp_path)
+    loaded = SuccessHead.from_pretrained(tmp_path)
+    frames = torch.randint(256, (3, 128, 128, 3), dtype=torch.uint8)
+    assert loaded.config == head.config
+    assert loaded.config.threshold == 0.3
+    assert torch.equal(loaded.probabilities(frames, "x"), head.probabilities(frames, "x"))
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(MissingWeightsError, match="success head is a folder"):
+        SuccessHead.from_pretrained(tmp_path)
+    SuccessHead().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"width": 8}))
+    with pytest.raises(CheckpointError, match="size mismatch"):
+        SuccessHead.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"depth": 8}))
+    with pytest.raises(CheckpointError, match="config keys: image_size, width"):
+        SuccessHead.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 10)
+    with pytest.raises(CheckpointError, match="damaged"):
+        SuccessHead.from_pretrained(tmp_path)
+
+
+def test_a_function_that_declines_leaves_the_row_unjudged():
+    judge = FunctionReward(lambda clip, text: None if text == "skip" else float(clip[-1, 0, 0, 0]))
+    verdict = judge.score([video(1, 2), video(3), video(4)], ["a", "skip", "b"])
+    assert verdict.reward.tolist() == [2.0, 0.0, 4.0]
+    assert verdict.valid.tolist() == [True, False, True]
+
+
+def test_a_function_judge_with_bad_arguments():
+    with pytest.raises(ValueError, match="at least 1, got 'chunk', 0 and 1"):
+        FunctionReward(lambda *_: 1.0, stride=0)

@@ -1,0 +1,143 @@
+"""Plain data in, live envs out: the ids, on a tiny untrained checkpoint."""
+
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+import prophet_gym  # noqa: F401 registers the ids
+from prophet_gym import factory
+from prophet_gym.envs import ProphetVectorEnv, row_info, write_start_set
+from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
+from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
+from prophet_gym.specs import InitialState
+
+DREAM_IDS = ["Prophet-LIBERO-v0", *(f"Prophet-LIBERO-{name}-v0" for name in ("Object", "Spatial", "Goal", "10"))]
+REAL_IDS = [f"LIBERO-{name}-v0" for name in ("Object", "Spatial", "Goal", "10")]
+
+
+def save_checkpoint(folder: Path, suite: str = "libero_object") -> Path:
+    torch.manual_seed(0)
+    tiny_prophet().save_pretrained(folder)
+    SuccessHead(SuccessHeadConfig(threshold=1.0)).save_pretrained(folder / "success_head")
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 3), ("official", 2)):
+        states = [
+            InitialState(
+                rng.integers(256, size=(1, 64, 64, 3), dtype=np.uint8), f"task {task}", suite, task, index, name
+            )
+            for task in range(2)
+            for index in range(count)
+        ]
+        write_start_set(folder / "starts" / name, states)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    return str(save_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.mark.parametrize("name", DREAM_IDS + REAL_IDS)
+def test_the_ids_are_registered_with_a_horizon_and_a_vector_entry_point(name):
+    spec = gym.spec(name)
+    assert spec.max_episode_steps is not None
+    assert 30 <= spec.max_episode_steps <= 65
+    assert spec.vector_entry_point is not None
+
+
+def test_a_dream_passes_gymnasiums_checker_without_a_warning(checkpoint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make("Prophet-LIBERO-v0", weights=checkpoint, render_mode="rgb_array").unwrapped)
+
+
+def test_make_reads_the_module_of_an_id(checkpoint):
+    env = gym.make("prophet_gym:Prophet-LIBERO-v0", weights=checkpoint)
+    _, info = env.reset(seed=0)
+    assert (info["suite"], info["start_set"]) == ("libero_object", "train")
+    assert env.action_space == gym.spaces.Box(-1, 1, (8, 7), np.float32)
+
+
+def test_rows_of_make_vec_dream_like_single_envs(checkpoint):
+    envs = gym.make_vec("Prophet-LIBERO-v0", num_envs=3, weights=checkpoint)
+    assert isinstance(envs, ProphetVectorEnv)
+    assert envs.max_episode_steps == 30
+    single = gym.make("Prophet-LIBERO-v0", weights=checkpoint)
+    envs.reset(seed=4)
+    single.reset(seed=5)
+    actions = np.random.default_rng(0).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
+    for _ in range(2):
+        info = row_info(envs.step(actions)[4], 1)
+        frames = single.step(actions[1])[4]["frames"].astype(int)
+        assert np.abs(frames - info["frames"]).max() <= 2
+
+
+def test_weights_are_loaded_once(checkpoint):
+    one, other = (gym.make("Prophet-LIBERO-v0", weights=checkpoint).unwrapped for _ in range(2))
+    assert one.world_model is other.world_model
+    assert one.reward_model is other.reward_model
+
+
+def test_options_of_make(checkpoint, tmp_path):
+    env = gym.make("Prophet-LIBERO-v0", weights=checkpoint, starts="official", tasks=[1], reward=None)
+    _, info = env.reset(seed=0)
+    assert (info["start_set"], info["task"]) == ("official", 1)
+    assert env.unwrapped.reward_model is None
+    own = [InitialState(np.zeros((1, 64, 64, 3), np.uint8), "own", "libero_object")]
+    write_start_set(tmp_path, own)
+    env = gym.make("Prophet-LIBERO-v0", weights=checkpoint, starts=str(tmp_path))
+    assert env.reset(seed=0)[1]["instruction"] == "own"
+    envs = gym.make_vec(
+        "Prophet-LIBERO-v0", num_envs=2, weights=checkpoint, max_episode_steps=7, autoreset_mode="Disabled"
+    )
+    assert envs.max_episode_steps == 7
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED
+
+
+def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(factory, "CHECKPOINTS", tmp_path)
+    save_checkpoint(tmp_path / "libero_small")
+    save_checkpoint(tmp_path / "goal_small", suite="libero_goal")
+    with pytest.raises(MissingWeightsError, match=r"cover libero_object, not libero_goal: pass weights='goal_small'"):
+        gym.make("Prophet-LIBERO-Goal-v0")
+    gym.make("Prophet-LIBERO-Goal-v0", weights="goal_small").reset(seed=0)
+    with pytest.raises(MissingWeightsError, match=r"no bundled weights do.*libero_small covers libero_object \(Proph"):
+        gym.make("Prophet-LIBERO-Spatial-v0")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"weights": "nowhere"}, MissingWeightsError, "found no folder"),
+        ({"reward": "sucess"}, UnknownOptionError, "Did you mean 'success'"),
+        ({"starts": "offical"}, UnknownOptionError, "Did you mean 'official'"),
+        ({"device": "gpu"}, UnknownOptionError, "unknown device 'gpu'"),
+        ({"tasks": [7]}, UnknownOptionError, "unknown task 7. Known: 0, 1"),
+        ({"render_mode": "human"}, UnknownOptionError, "unknown render mode 'human'"),
+    ],
+)
+def test_bad_arguments_of_make(checkpoint, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        gym.make("Prophet-LIBERO-v0", **{"weights": checkpoint, **kwargs})
+
+
+def test_unknown_id():
+    with pytest.raises(gym.error.NameNotFound, match="Did you mean"):
+        gym.make("Prophet-LIBRO-v0")
+
+
+@pytest.mark.parametrize(
+    "victim", ["success_head/model.safetensors", "transformer/diffusion_pytorch_model.safetensors"]
+)
+def test_truncated_weights(tmp_path, victim):
+    folder = save_checkpoint(tmp_path)
+    (folder / victim).write_bytes((folder / victim).read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=Path(victim).parts[0]):
+        gym.make("Prophet-LIBERO-v0", weights=str(folder))

@@ -1,0 +1,153 @@
+"""Training the success head: scores with known answers, and a recording it must be able to learn."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
+from prophet_gym.train.success import (
+    Args,
+    LabelledVideo,
+    augment,
+    auroc,
+    choose_threshold,
+    evaluate,
+    main,
+    precision_recall,
+    split_of,
+    thin,
+    train_success_head,
+)
+
+COLOURS = {"red": 0, "green": 1}
+
+
+def labelled(colour: str, index: int, frames: int = 24) -> LabelledVideo:
+    """A square crosses the picture; success is the named colour on the right, any other colour is not."""
+    rng = np.random.default_rng(index)
+    clip = rng.integers(90, 130, size=(frames, 32, 32, 3), dtype=np.uint8)
+    channel = COLOURS[colour] if index % 2 else 1 - COLOURS[colour]
+    success = np.zeros(frames, bool)
+    for number in range(frames):
+        left = round(24 * number / (frames - 1))
+        clip[number, 12:20, left : left + 8] = 0
+        clip[number, 12:20, left : left + 8, channel] = 255
+        success[number] = bool(index % 2) and left >= 16
+    return LabelledVideo(clip, success, f"bring the {colour} square home")
+
+
+def test_auroc_against_counting_pairs():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(6, size=60) / 5.0, rng.random(60) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels] for b in scores[~labels]]
+    assert auroc(scores, labels) == pytest.approx(np.mean(pairs))
+    assert np.isnan(auroc(scores, np.ones(60, bool)))
+
+
+def test_precision_and_recall():
+    predicted, labels = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
+    assert precision_recall(predicted, labels) == (pytest.approx(1 / 3), 0.5)
+    assert precision_recall(np.zeros(5, bool), labels) == (0.0, 0.0)
+
+
+def test_thin_keeps_what_is_near_a_change():
+    success = np.zeros(40, bool)
+    success[20:] = True
+    assert thin(success, stride=10, margin=2) == [0, 10, 17, 18, 19, 20, 21, 30]
+
+
+def test_episodes_keep_their_split():
+    names = [f"task_{task:02d}/episode_{index:05d}" for task in range(10) for index in range(100)]
+    splits = [split_of(name, 0.2) for name in names]
+    assert {name: splits.count(name) for name in set(splits)} == pytest.approx(
+        {"train": 800, "tune": 100, "test": 100}, abs=30
+    )
+    assert all(
+        split_of(name, 0.3) in {"tune", "test"} for name, split in zip(names, splits, strict=True) if split != "train"
+    )
+
+
+def test_augment_keeps_range_and_moves_each_picture_its_own_way():
+    pictures = torch.zeros(64, 3, 16, 16) - 1
+    pictures[:, :, 8, 8] = 1
+    moved = augment(pictures, torch.Generator().manual_seed(0))
+    assert moved.min() >= -1
+    assert moved.max() <= 1
+    places = moved.sum(1).flatten(1).argmax(1)
+    rows, columns = places // 16, places % 16
+    assert set((rows - 8).tolist()) == set(range(-3, 4))
+    assert set((columns - 8).tolist()) == set(range(-3, 4))
+    assert torch.equal(moved, augment(pictures, torch.Generator().manual_seed(0)))
+
+
+def test_training_needs_both_classes():
+    clip = labelled("red", 0)
+    with pytest.raises(ValueError, match="0 of 24 successes"):
+        train_success_head([clip], SuccessHeadConfig(), steps=1)
+
+
+def test_it_learns_colour_and_place_from_the_instruction(tmp_path):
+    videos = [labelled(colour, index) for colour in COLOURS for index in range(12)]
+    fresh = [labelled(colour, 100 + index) for colour in COLOURS for index in range(6)]
+    config = SuccessHeadConfig(image_size=32, width=8)
+    head = train_success_head(videos, config, steps=150, batch=48, learning_rate=5e-3)
+    head = head.with_threshold(choose_threshold(head, videos))
+    metrics = evaluate(head, fresh)
+    assert metrics["frame_auroc"] > 0.97
+    assert metrics["episode_auroc"] > 0.97
+    assert metrics["successful_episodes"] == 6
+    swapped = [
+        LabelledVideo(v.frames, v.success, f"bring the {'green' if 'red' in v.instruction else 'red'} square home")
+        for v in fresh
+    ]
+    assert evaluate(head, swapped)["episode_auroc"] < 0.5
+
+
+def test_training_is_a_function_of_its_seed():
+    videos = [labelled("red", index) for index in range(4)]
+    config = SuccessHeadConfig(image_size=16, width=4)
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    one = train_success_head(videos, config, steps=3, batch=8, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    other = train_success_head(videos, config, steps=3, batch=8, seed=1)
+    third = train_success_head(videos, config, steps=3, batch=8, seed=2)
+    assert torch.equal(one.out.weight, other.out.weight)
+    assert not torch.equal(one.out.weight, third.out.weight)
+
+
+def test_from_a_recording_to_weights_and_metrics(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / META).write_text("{}")
+    for index in range(12):
+        clip = labelled("red", index, frames=10)
+        steps = len(clip.success) - 1
+        episode = Episode(
+            actions=np.zeros((steps, 7), np.float32),
+            gripper_position=np.zeros((steps + 1, 3), np.float32),
+            gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
+            gripper_opening=np.zeros(steps + 1, np.float32),
+            object_positions=np.zeros((steps + 1, 1, 3), np.float32),
+            object_names=("square",),
+            target="square",
+            success=clip.success,
+            camera=np.zeros((3, 4)),
+            init_state=np.zeros(1),
+            instruction=clip.instruction,
+            suite="squares",
+            task=0,
+            mode="expert",
+            seed=index,
+            look="plain",
+        )
+        write_episode(episode_path(tmp_path / "data", 0, index), episode, clip.frames)
+    main(Args(data=tmp_path / "data", out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 12
+    assert metrics["config"]["image_size"] == 16
+    assert SuccessHead.from_pretrained(tmp_path / "out").config.threshold == metrics["config"]["threshold"]
+    with pytest.raises(ValueError, match="too few episodes"):
+        main(Args(data=tmp_path / "data", out=tmp_path / "out", held_out=0.0))
