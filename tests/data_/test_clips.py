@@ -1,0 +1,64 @@
+"""Clips against a recording whose every number says where it is."""
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.data.clips import HOLD, LatentEpisodes
+
+LENGTHS = (30, 12, 40)
+
+
+@pytest.fixture
+def data():
+    """Frame n of episode e has latent 100 e + n, and so has the command after it."""
+    numbers = np.concatenate([100 * e + np.arange(t + 1) for e, t in enumerate(LENGTHS)])
+    return LatentEpisodes(
+        latents=numbers.astype(np.float16)[:, None, None, None] * np.ones((1, 4, 2, 2), np.float16),
+        commands=numbers.astype(np.float32)[:, None] * np.ones((1, 7), np.float32),
+        gripper=numbers.astype(np.float32)[:, None] * np.ones((1, 4), np.float32),
+        starts=np.cumsum([0, *(t + 1 for t in LENGTHS)]),
+    )
+
+
+def draw(data, rows=400, chunks=1, seed=0):
+    return data.draw(rows, past=5, chunk=4, chunks=chunks, generator=torch.Generator().manual_seed(seed))
+
+
+def test_windows_stay_inside_their_episode_and_follow_time(data):
+    clips = draw(data, chunks=2)
+    current = clips.past[:, -1, 0, 0, 0]
+    assert torch.equal(clips.commands[:, :, 0], current[:, None] + torch.arange(8))
+    assert torch.equal(clips.future[:, :, 0, 0, 0], current[:, None] + torch.arange(1, 9))
+    assert torch.equal(clips.gripper[:, :, 0], current[:, None] + torch.arange(9))
+    first = 100 * (current // 100)
+    before = torch.maximum(current[:, None] + torch.arange(-4, 1), first[:, None])
+    assert torch.equal(clips.past[:, :, 0, 0, 0], before)
+
+
+def test_before_the_first_frame_the_arm_was_held(data):
+    clips = data.window(np.array([1]), np.array([0]), past=5, chunk=4, ahead=4)
+    assert torch.equal(clips.past_commands[0, :3], torch.tensor(HOLD).expand(3, -1))
+    assert torch.equal(clips.past_commands[0, 3], torch.zeros(7))
+
+
+def test_every_start_is_drawn_and_short_episodes_are_left_out(data):
+    numbers = draw(data, rows=4000, chunks=4).past[:, -1, 0, 0, 0]
+    assert set(numbers.tolist()) == {*range(30 - 16 + 1), *range(200, 200 + 40 - 16 + 1)}
+
+
+def test_draws_are_a_function_of_the_generator(data):
+    assert torch.equal(draw(data).past, draw(data).past)
+    assert not torch.equal(draw(data).past, draw(data, seed=1).past)
+
+
+def test_too_long_dreams_are_refused(data):
+    with pytest.raises(ValueError, match="no episode has the 44 steps"):
+        draw(data, chunks=11)
+
+
+def test_save_and_load(data, tmp_path):
+    data.save(tmp_path / "latents.npz")
+    loaded = LatentEpisodes.load(tmp_path / "latents.npz")
+    for name in ("latents", "commands", "gripper", "starts"):
+        np.testing.assert_array_equal(getattr(data, name), getattr(loaded, name))

@@ -1,0 +1,110 @@
+"""Loss and conditioning: known answers, and a tiny model that learns to obey commands."""
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.data.clips import LatentEpisodes
+from prophet_gym.prophet.action_frames import draw_discs, project
+from prophet_gym.prophet.autoencoder import stack_frames
+from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs, flow_source
+from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.presets import small_transformer
+from prophet_gym.prophet.training import flow_loss, interpolate, sample_times
+
+CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
+
+
+def test_projection_divides_by_depth():
+    uvz = project(torch.tensor([[0.0, 0.0, 2.0], [0.4, -0.2, 2.0]]), CAMERA)
+    torch.testing.assert_close(uvz, torch.tensor([[0.5, 0.5, 2.0], [0.7, 0.4, 2.0]]))
+
+
+def test_disc_lies_where_the_gripper_projects():
+    positions = torch.tensor([[[0.4, -0.2, 2.0]]])
+    picture = draw_discs(positions, torch.tensor([[0.0]]), CAMERA[None], (16, 16))[0, 0]
+    row, column = divmod(picture[0].argmax().item(), 16)
+    assert (row, column) == (int(0.4 * 16), int(0.7 * 16))
+    torch.testing.assert_close(picture[1], -picture[0])
+    torch.testing.assert_close(picture[2], 20 * picture[0])
+
+
+def test_flow_starts_at_the_last_given_frame():
+    given = torch.randn(2, 16, 1, 4, 4)
+    inputs = ChunkInputs(given, None, torch.zeros(2, 12, 11), torch.zeros(2, 12, 3, 4, 4))
+    source = flow_source(inputs, torch.ones(2, 16, 2, 4, 4), 0.5)
+    for frame in range(4):
+        torch.testing.assert_close(source[:, 4 * frame : 4 * frame + 4, 1], given[:, 12:, 0] + 0.5)
+
+
+def test_interpolation_reaches_both_ends():
+    clean, source = torch.randn(3, 2), torch.randn(3, 2)
+    out = interpolate(clean, source, torch.tensor([0.0, 1.0, 0.25]))
+    torch.testing.assert_close(out, torch.stack([clean[0], source[1], 0.75 * clean[2] + 0.25 * source[2]]))
+
+
+def test_times_at_the_source_have_their_share():
+    times = sample_times(4000, share_at_source=0.7, generator=torch.Generator().manual_seed(0))
+    assert (times == 1).float().mean() == pytest.approx(0.7, abs=0.03)
+    assert times[times < 1].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_an_untrained_small_model_predicts_the_source_and_its_loss_is_the_change():
+    model = small_transformer(width=24, layers=1, head=12)
+    past, target = torch.randn(2, 20, 4, 8, 8), torch.randn(2, 8, 4, 8, 8)
+    tracker = GripperTracker(latent_size=(8, 8), hidden=8)
+    inputs = chunk_inputs(tracker, past, torch.zeros(2, 8, 7), torch.zeros(2, 8, 7), CAMERA)
+    noise = torch.zeros(2, 16, 2, 8, 8)
+    loss, predicted = flow_loss(model, inputs, target, torch.ones(2), noise, 0.1)
+    torch.testing.assert_close(loss, (target - past[:, -1:]).square().mean())
+    torch.testing.assert_close(predicted, stack_frames(past[:, -1:].expand(-1, 8, -1, -1, -1)))
+
+
+def blob_world(episodes=12, steps=40, seed=0):
+    """A blob that moves by 0.6 cells per unit of command x; its place is also the gripper's."""
+    rng = np.random.default_rng(seed)
+    grid = np.arange(8)
+    latents, commands, gripper = [], [], []
+    for _ in range(episodes):
+        moves = np.repeat(rng.uniform(-1, 1, 1 + steps // 8), 8)[: steps + 1]
+        place = 3.5 + np.concatenate([[0], np.cumsum(0.6 * moves[:-1])])
+        place = np.abs((place - 0.5) % 12 - 6) + 0.5
+        blob = np.exp(-0.5 * (grid - place[:, None]) ** 2)
+        latents.append(np.tile(blob[:, None, None, :], (1, 4, 8, 1)))
+        command = np.zeros((steps + 1, 7))
+        command[:, 0] = np.append(np.diff(place), 0) / 0.6
+        commands.append(command)
+        x = (place + 0.5) / 8 - 0.5
+        gripper.append(np.stack([x, 0 * x, 0 * x + 1, 0 * x], axis=1))
+    return LatentEpisodes(
+        np.concatenate(latents).astype(np.float16),
+        np.concatenate(commands).astype(np.float32),
+        np.concatenate(gripper).astype(np.float32),
+        np.arange(episodes + 1) * (steps + 1),
+    )
+
+
+def test_a_tiny_model_learns_to_obey():
+    """After short training the right commands predict better than copying, and better than another row's commands."""
+    data = blob_world()
+    torch.manual_seed(0)
+    model = small_transformer(width=48, layers=2, head=12)
+    tracker = GripperTracker(latent_size=(8, 8), hidden=16, gripper_std=(0.2, 1.0, 1.0, 1.0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def loss_of(clips, commands):
+        inputs = chunk_inputs(tracker, clips.past, clips.past_commands, commands, CAMERA)
+        noise = torch.zeros(len(commands), 16, 2, 8, 8)
+        return flow_loss(model, inputs, clips.future, torch.ones(len(commands)), noise, 0.0)[0]
+
+    for step in range(150):
+        clips = data.draw(16, past=20, chunk=8, chunks=1, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss_of(clips, clips.commands).backward()
+        optimizer.step()
+    with torch.no_grad():
+        clips = blob_world(seed=1).draw(64, past=20, chunk=8, chunks=1, generator=torch.Generator().manual_seed(0))
+        copy = (clips.future - clips.past[:, -1:]).square().mean()
+        right, wrong = loss_of(clips, clips.commands), loss_of(clips, clips.commands.roll(1, 0))
+    assert right < 0.5 * copy
+    assert right < 0.5 * wrong
