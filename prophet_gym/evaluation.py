@@ -31,10 +31,17 @@ RECONSTRUCT_FRAMES = 32
 
 @runtime_checkable
 class RecordedEpisode(Protocol):
-    """What evaluation reads of an episode: t actions, t + 1 frames, and where the gripper really was (metres)."""
+    """What evaluation reads of an episode: t actions, t + 1 frames, and where the gripper really was."""
 
-    actions: np.ndarray
-    gripper_position: np.ndarray
+    @property
+    def actions(self) -> np.ndarray:
+        """`t a`, in command units."""
+        ...
+
+    @property
+    def gripper_position(self) -> np.ndarray:
+        """`t + 1` positions in metres."""
+        ...
 
     def frames(self) -> UInt8[np.ndarray, "t h w 3"]:
         """Frame i is what was seen before action i."""

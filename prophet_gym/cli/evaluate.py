@@ -1,0 +1,121 @@
+"""`prophet evaluate`: a checkpoint's dreams against held-out episodes of the real simulator."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+Look = Literal["light", "plain", "official"]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compare dreams with held-out real episodes, open loop.
+
+    Scores the dream under the recorded actions and under another episode's, the last frame copied (what a dream must
+    beat) and the autoencoder alone (what it cannot beat): PSNR, SSIM, tSSIM, flow end-point error and cosine, the
+    gripper's position error where the model reads it; means over episodes with 95% bootstrap intervals.
+    """
+
+    checkpoint: str = "bundled"
+    """`bundled`, the name of a bundled checkpoint, or the path of a checkpoint folder."""
+    data: Path | None = None
+    """A recording of `prophet collect`; without it, episodes from the official starts are recorded first, and kept."""
+    episodes: int = 40
+    """How many episodes, spread evenly over the tasks."""
+    horizons: tuple[int, ...] = (8, 64, 160, 240)
+    """Frames to predict."""
+    spacing: int = 32
+    """At least so many frames lie between the windows of a horizon that are cut from one episode."""
+    look: Look | None = None
+    """Look of the simulator when episodes are recorded; the checkpoint's own if not given."""
+    device: str = "cpu"
+    rows: int = 8
+    """Windows dreamt at once."""
+    seed: int = 0
+    """Of the dreams' noise."""
+    workers: int = 2
+    """Processes that record."""
+    json: Path | None = None
+    """Also write the numbers to this file."""
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_json
+    from prophet_gym.data.recording import META, list_episodes, read_episode
+    from prophet_gym.evaluation import evaluate_open_loop
+    from prophet_gym.factory import load_world_model
+
+    if args.episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {args.episodes}")
+    world_model = load_world_model(args.checkpoint, args.device)
+    paths = list_episodes(args.data)[: args.episodes] if args.data else record_official(args)
+    if not paths:
+        raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
+    episodes = [read_episode(path) for path in paths]
+    meta = json.loads((paths[0].parents[1] / META).read_text())
+    began = time.perf_counter()
+    scores = evaluate_open_loop(
+        world_model,
+        episodes,
+        args.horizons,
+        rows=args.rows,
+        spacing=args.spacing,
+        seed=args.seed,
+        progress=True,
+    )
+    report: dict[str, Any] = {
+        "checkpoint": args.checkpoint,
+        "suite": meta["suite"],
+        "look": meta["look"],
+        "starts": meta.get("starts", "random"),
+        "tasks": sorted({episode.task for episode in episodes}),
+        "episodes": len(episodes),
+        "successes": sum(bool(episode.success.any()) for episode in episodes),
+        "spacing": args.spacing,
+        "seed": args.seed,
+        "device": args.device,
+        "seconds": round(time.perf_counter() - began, 1),
+        "machine": machine(),
+        "horizons": summarise(scores, len(episodes)),
+    }
+    print(
+        f"{report['checkpoint']}: {report['episodes']} episodes of {report['suite']} from {report['starts']} starts, "
+        f"look {report['look']}, tasks {', '.join(map(str, report['tasks']))}; mean [95% interval]\n"
+    )
+    print(evaluation_tables(report["horizons"]))
+    write_json(args.json, report)
+
+
+def record_official(args: Args) -> list[Path]:
+    """Record what is missing of the held-out episodes, which later runs use again, and return where they lie.
+
+    Raises:
+        MissingAssetsError: if the real simulator cannot run here.
+    """
+    from prophet_gym.data.recording import episode_path
+    from prophet_gym.errors import MissingAssetsError
+    from prophet_gym.factory import load_starts, load_world_model
+    from prophet_gym.sims.install import cache_dir, missing
+
+    reason = missing()
+    if reason is not None:
+        raise MissingAssetsError(f"cannot record held-out episodes: {reason}. Or give recorded ones with --data")
+    from prophet_gym.sims.recorder import Plan, collect
+
+    starts = load_starts(args.checkpoint, "official")
+    suite = starts.suites[0]
+    config = getattr(load_world_model(args.checkpoint, args.device), "config", None)
+    look = args.look or getattr(config, "look", "light")
+    folder = cache_dir() / "recordings" / f"{suite}_{look}_official"
+    plan = Plan(suite, starts.tasks, args.episodes, seed=0, look=look, starts="official")
+    collect(plan, folder, workers=args.workers)
+    return [episode_path(folder, *job) for job in plan.jobs()]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

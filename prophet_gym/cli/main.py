@@ -1,0 +1,79 @@
+"""The `prophet` command: finds the subcommand and imports only that one."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+
+from prophet_gym.errors import ProphetError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the module that holds its `Args` and its `main(args)`, and what it does in a line."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Command("prophet_gym.cli.demo", "dream a recorded episode, and the same start under other actions"),
+    "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out real episodes"),
+    "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
+    "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
+}
+
+
+def help_text() -> str:
+    """What `prophet --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: prophet COMMAND [OPTIONS]",
+            "",
+            "A learned robot simulator behind Gymnasium.",
+            "",
+            *lines,
+            "",
+            "`prophet COMMAND --help` lists a command's options; `prophet --version` prints the version.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line `argv` (the process's own if not given).
+
+    What the caller can put right is printed as one line, with exit status 1; a misspelt command is status 2.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text())
+        return
+    if words[0] == "--version":
+        print(version("prophet-gym"))
+        return
+    if words[0] not in COMMANDS:
+        near = get_close_matches(words[0], COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"prophet: no command {words[0]!r}.{hint}\n\n{help_text()}", file=sys.stderr)
+        raise SystemExit(2)
+    _run(words[0], words[1:])
+
+
+def _run(name: str, words: Sequence[str]) -> None:
+    import tyro
+
+    module = import_module(COMMANDS[name].module)
+    args = tyro.cli(module.Args, prog=f"prophet {name}", args=words)
+    try:
+        module.main(args)
+    except (ProphetError, ValueError, FileNotFoundError, NotADirectoryError) as error:
+        print(f"prophet {name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

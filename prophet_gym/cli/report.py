@@ -1,0 +1,136 @@
+"""What a command found: as JSON for other programs, as a table for people."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prophet_gym.estimates import Estimate, bootstrap
+from prophet_gym.evaluation import GRIPPER, METRICS, Scores
+
+CONDITIONS = {
+    "dream": "dream",
+    "other_actions": "dream, other actions",
+    "copy": "last frame copied",
+    "autoencoder": "autoencoder alone",
+}
+COLUMNS = {
+    "psnr": ("PSNR dB", 2),
+    "ssim": ("SSIM", 3),
+    "tssim": ("tSSIM", 3),
+    "epe": ("EPE px", 3),
+    "cosine": ("cosine", 3),
+    GRIPPER: ("gripper mm", 1),
+}
+PACKAGES = ("prophet-gym", "torch", "diffusers", "numpy", "opencv-python-headless")
+
+
+def summarise(scores: Scores, episodes: int) -> dict[str, Any]:
+    """Means and intervals of every horizon, condition and metric, and the paired margins of the dream.
+
+    Args:
+        scores: of `evaluate_open_loop`.
+        episodes: how many were given to it.
+    """
+    return {str(horizon): _horizon(conditions, episodes) for horizon, conditions in scores.items() if conditions}
+
+
+def _horizon(conditions: Mapping[str, Mapping[str, np.ndarray]], episodes: int) -> dict[str, Any]:
+    means = {
+        condition: {name: as_json(bootstrap(metrics[name])) for name in (*METRICS, GRIPPER) if name in metrics}
+        for condition, metrics in conditions.items()
+    }
+    used = int((~np.isnan(conditions["copy"]["psnr"])).sum())
+    return {"episodes": used, "shorter": episodes - used, "conditions": means, "margins": _margins(conditions)}
+
+
+def _margins(conditions: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    dream, copy, other = (conditions.get(name) for name in ("dream", "copy", "other_actions"))
+    margins = {}
+    if dream and copy:
+        margins["psnr_over_copy"] = bootstrap(dream["psnr"], copy["psnr"], statistic=lambda a, b: a - b)
+        margins["epe_by_copy"] = bootstrap(dream["epe"], copy["epe"], statistic=_ratio)
+    if dream and other:
+        margins["psnr_over_other_actions"] = bootstrap(dream["psnr"], other["psnr"], statistic=lambda a, b: a - b)
+    return {name: as_json(estimate) for name, estimate in margins.items()}
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+
+
+def as_json(estimate: Estimate) -> dict[str, float | int | None]:
+    """Plain numbers; None where there is none, since JSON has no NaN."""
+    return {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(estimate).items()}
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers were made: processor, cores, package versions."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    versions = {name: version(name) for name in PACKAGES}
+    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+
+
+def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
+    """Write a report where one was asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in [header, *rows]
+    )
+
+
+def evaluation_tables(horizons: Mapping[str, Any]) -> str:
+    """A table for each horizon of `summarise`, with the margins below it."""
+    return "\n\n".join(_evaluation_table(frames, found) for frames, found in horizons.items())
+
+
+def _evaluation_table(frames: str, found: Mapping[str, Any]) -> str:
+    conditions = found["conditions"]
+    names = [name for name in COLUMNS if any(name in metrics for metrics in conditions.values())]
+    rows = [
+        [label, *(interval(conditions[key].get(name), COLUMNS[name][1]) for name in names)]
+        for key, label in CONDITIONS.items()
+        if key in conditions
+    ]
+    shorter = f" ({found['shorter']} shorter ones left out)" if found["shorter"] else ""
+    title = f"{frames} frames, {found['episodes']} episodes{shorter}"
+    return "\n".join([table([title, *(COLUMNS[name][0] for name in names)], rows), *_margin_lines(found["margins"])])
+
+
+def _margin_lines(margins: Mapping[str, Any]) -> list[str]:
+    labels = {
+        "psnr_over_copy": ("dream over copying", 2, " dB"),
+        "epe_by_copy": ("EPE of the dream by that of copying", 2, ""),
+        "psnr_over_other_actions": ("right over other actions", 2, " dB"),
+    }
+    return [
+        f"  {label}: {interval(margins[name], digits)}{unit}"
+        for name, (label, digits, unit) in labels.items()
+        if name in margins
+    ]
+
+
+def interval(estimate: Mapping[str, Any] | None, digits: int) -> str:
+    """`mean [low, high]`, or a dash where there is no value."""
+    if estimate is None or estimate["mean"] is None:
+        return "-"
+    return f"{estimate['mean']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
