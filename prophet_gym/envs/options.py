@@ -1,7 +1,6 @@
 """What `reset(seed=..., options=...)` may ask for, checked before anything changes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,10 @@ from prophet_gym.specs import InitialState
 RESET_OPTIONS = ("reset_mask", "start", "starts", "task")
 
 
-@dataclass(frozen=True)
-class ResetPlan:
-    """Which rows are reset, and the starts that each of them may draw from."""
-
-    rows: tuple[int, ...]
-    candidates: tuple[StartSet, ...]
-
-
 def plan_reset(
     options: Mapping[str, Any] | None, starts: StartSet, num_envs: int, frame_size: tuple[int, int]
-) -> ResetPlan:
-    """Read the options of a reset; `options` is left as it is.
+) -> dict[int, StartSet]:
+    """Read the options of a reset: the rows to reset, each with the starts that it may draw from.
 
     `reset_mask`: bool (num_envs,), the rows to reset. `task`: a task number, or one per row.
     `start`: a position among the starts of the row's task (of all starts where no task is given), or one per
@@ -39,15 +30,15 @@ def plan_reset(
     for name in given:
         if name not in RESET_OPTIONS:
             raise unknown_option("reset option", name, RESET_OPTIONS)
-    rows = _rows(given.get("reset_mask"), num_envs)
+    rows = reset_rows(given.get("reset_mask"), num_envs)
     if given.get("starts") is not None:
         if given.get("task") is not None or given.get("start") is not None:
             raise UnknownOptionError("options['starts'] says where to start; leave out 'task' and 'start'")
         chosen = _per_row_starts(given["starts"], num_envs, frame_size)
-        return ResetPlan(rows, tuple(StartSet([chosen[row]]) for row in rows))
-    tasks = _per_row("task", given.get("task"), num_envs)
-    positions = _per_row("start", given.get("start"), num_envs)
-    return ResetPlan(rows, tuple(_candidates(starts, tasks[row], positions[row]) for row in rows))
+        return {row: StartSet([chosen[row]]) for row in rows}
+    tasks = per_row_integers("task", given.get("task"), num_envs)
+    positions = per_row_integers("start", given.get("start"), num_envs)
+    return {row: _candidates(starts, tasks[row], positions[row]) for row in rows}
 
 
 def row_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
@@ -61,7 +52,8 @@ def row_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[in
     return [None if value is None else int(value) for value in seed]
 
 
-def _rows(mask: object, num_envs: int) -> tuple[int, ...]:
+def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
+    """The rows of a `reset_mask`; all of them without one. ValueError if it is no mask or empty."""
     if mask is None:
         return tuple(range(num_envs))
     array = np.asarray(mask)
@@ -73,7 +65,8 @@ def _rows(mask: object, num_envs: int) -> tuple[int, ...]:
     return tuple(int(row) for row in np.flatnonzero(array))
 
 
-def _per_row(name: str, value: object, num_envs: int) -> list[int | None]:
+def per_row_integers(name: str, value: object, num_envs: int) -> list[int | None]:
+    """An integer for all rows, or one per row; None where nothing was asked. ValueError for anything else."""
     if value is None:
         return [None] * num_envs
     array = np.asarray(value)

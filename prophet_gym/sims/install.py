@@ -47,7 +47,7 @@ def _is_assets(folder: Path) -> bool:
 
 
 def find_assets() -> Path:
-    """The LIBERO asset folder: `$PROPHET_LIBERO_ASSETS`, `../shared/libero_assets` by the repository, or hf-libero's own.
+    """The asset folder: `$PROPHET_LIBERO_ASSETS`, `../shared/libero_assets` by the repository, or hf-libero's own.
 
     Raises:
         MissingAssetsError: the variable names a folder that holds no assets, or nothing was found anywhere.

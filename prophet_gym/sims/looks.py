@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from prophet_gym.errors import MissingAssetsError, UnknownOptionError
+from prophet_gym.errors import MissingAssetsError, unknown_option
 from prophet_gym.sims.install import ASSETS_VARIABLE, cache_dir, write_atomically
 
 LOOKS = ("official", "plain", "light")
@@ -61,7 +61,7 @@ _TEXTURE_SIZE = 64
 def check_look(look: str) -> None:
     """Raise UnknownOptionError unless `look` is one of `LOOKS`."""
     if look not in LOOKS:
-        raise UnknownOptionError(f"look must be one of {', '.join(LOOKS)}, got {look!r}")
+        raise unknown_option("look", look, LOOKS)
 
 
 def stl_triangles(data: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ from prophet_gym.sims.install import cache_dir, write_atomically
 
 # Part of every cache key: rises when the decimation gives other meshes.
 VERSION = 1
+# Side of the shadow map in pixels; robosuite's 4096 costs more to clear than a picture costs to draw.
+SHADOW_SIZE = 1024
 # Texture coordinates and normals are looked up among this many nearby samples of the full surface.
 _NEIGHBOURS = 24
 # A normal of the full surface is used for a corner only when it is within 60 degrees of the new face.
@@ -250,4 +252,5 @@ def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -
     for index in large:
         write_mesh(light, index, _load(paths[index].read_bytes()))
     _shrink_textures(light, texture)
+    light.vis.quality.shadowsize = min(light.vis.quality.shadowsize, SHADOW_SIZE)
     return light

@@ -3,13 +3,12 @@
 import contextlib
 import io
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from prophet_gym.errors import UnknownOptionError
+from prophet_gym.errors import unknown_option
 from prophet_gym.sims.install import find_assets, prepare_libero
 from prophet_gym.sims.looks import assets_for, check_look, drawn_model
 
@@ -23,13 +22,11 @@ WAIT_ACTION = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float64)
 
 
 def check_task(suite: str, task: int) -> None:
-    """Raise UnknownOptionError unless `suite` is one of `SUITES` and `task` is in 0..9."""
+    """Raise UnknownOptionError unless `suite` is one of `SUITES` and `task` one of 0..9."""
     if suite not in SUITES:
-        near = get_close_matches(str(suite), SUITES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UnknownOptionError(f"suite must be one of {', '.join(SUITES)}, got {suite!r}{hint}")
+        raise unknown_option("suite", suite, SUITES)
     if not 0 <= task < TASKS:
-        raise ValueError(f"task must be in 0..{TASKS - 1}, got {task}")
+        raise unknown_option("task", task, map(str, range(TASKS)))
 
 
 @contextlib.contextmanager
@@ -129,7 +126,7 @@ class LiberoSim:
     def step(self, action: Float[np.ndarray, " 7"]) -> None:
         """Run one control step of 1/20 s.
 
-        Bit for bit what LIBERO's own `step` does, at half its cost: observations nobody reads are not computed, and each
+        Bit for bit what LIBERO's own `step` does at half its cost: observations nobody reads are not computed, and each
         of the 25 physics steps evaluates positions and velocities once (before the controller) and forces once (after).
 
         Args:

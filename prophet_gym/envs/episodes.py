@@ -1,0 +1,216 @@
+"""Batched episodes of action chunks: autoreset, masks, flags and infos, written once for every world."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike
+
+from prophet_gym.envs.chunking import require_actions
+from prophet_gym.envs.options import row_seeds
+from prophet_gym.envs.rows import Row
+from prophet_gym.errors import unknown_option
+
+RENDER_MODES = ("rgb_array", "rgb_array_list")
+RENDER_FPS = 20
+
+Observation = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step did to one row."""
+
+    info: dict[str, Any]
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+
+
+class EpisodeVectorEnv(VectorEnv):
+    """The episodes of several rows; a subclass says how rows begin and how live rows advance by one chunk.
+
+    With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
+    and `info["live"]` False, and `_advance` is not called on them.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        action_space: gym.spaces.Box,
+        frame_size: tuple[int, int],
+        *,
+        max_episode_steps: int | None,
+        autoreset_mode: AutoresetMode | str,
+        render_mode: str | None,
+    ) -> None:
+        super().__init__()
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps counts chunks and must be at least 1 or None, got {max_episode_steps}")
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise unknown_option("render mode", render_mode, RENDER_MODES)
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.render_mode = render_mode
+        self.metadata = {
+            "render_modes": list(RENDER_MODES),
+            "render_fps": RENDER_FPS,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self.single_action_space = action_space
+        self.single_observation_space = gym.spaces.Dict(image=gym.spaces.Box(0, 255, (*frame_size, 3), dtype=np.uint8))
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._rows = [Row() for _ in range(num_envs)]
+        self._started = False
+
+    @abstractmethod
+    def _plan(self, options: Mapping[str, Any] | None) -> dict[int, Any]:
+        """Rows to reset, each with its plan (None options: what autoreset does), checked before anything changes."""
+
+    @abstractmethod
+    def _begin(self, plans: Mapping[int, Any]) -> None:
+        """Start an episode in every row of `plans`: call each `Row.begin`."""
+
+    @abstractmethod
+    def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
+        """Run one chunk in the live rows: call each `Row.extend`; `actions` (num_envs, k, a) are checked."""
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """One generator per row, from which everything random in it is drawn."""
+        return tuple(self._row_random(row) for row in range(self.num_envs))
+
+    @np_random.setter
+    def np_random(self, value: Sequence[np.random.Generator]) -> None:
+        if len(value) != self.num_envs:
+            raise ValueError(f"np_random needs one generator per row, num_envs={self.num_envs}, got {len(value)}")
+        for row, generator in zip(self._rows, value, strict=True):
+            row.np_random = generator
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start episodes, in all rows or in those of `options["reset_mask"]`.
+
+        Row i is seeded with `seed + i`, or with entry i of a sequence. Rows outside the mask go on as they are;
+        their entries of `seed` are ignored. Errors in the arguments leave every row as it was.
+        """
+        plans = self._plan(options)
+        if not self._started and len(plans) < self.num_envs:
+            raise gym.error.ResetNeeded("the first reset must be of all rows; leave out options['reset_mask']")
+        seeds = row_seeds(seed, self.num_envs)
+        seeded = {row: seeding.np_random(seeds[row])[0] for row in plans if seeds[row] is not None}
+        for row, generator in seeded.items():
+            self._rows[row].np_random = generator
+        self._start(plans)
+        self._started = True
+        infos: dict[str, Any] = {}
+        for row in plans:
+            infos = self._add_info(infos, self._rows[row].start_info(), row)
+        return self._observe(), infos
+
+    def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Run one chunk per row.
+
+        Args:
+            actions: (num_envs, k, a), finite and within the action space, for every row.
+
+        Raises:
+            InvalidActionError: before anything has changed.
+        """
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset before step")
+        checked = require_actions(actions, self.action_space)
+        live = [row for row in range(self.num_envs) if not self._rows[row].ended]
+        over = [row for row in range(self.num_envs) if self._rows[row].ended]
+        outcomes = self._advance(live, checked) if live else {}
+        for row, outcome in outcomes.items():
+            self._rows[row].ended = outcome.terminated or outcome.truncated
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            self._restart(over)
+            outcomes |= {row: Outcome(self._rows[row].start_info()) for row in over}
+        else:
+            outcomes |= {row: self._absorbed(row) for row in over}
+        infos = self._collect(outcomes)
+        ordered = [outcomes[row] for row in range(self.num_envs)]
+        rewards = np.array([outcome.reward for outcome in ordered], dtype=np.float64)
+        terminations = np.array([outcome.terminated for outcome in ordered], dtype=np.bool_)
+        truncations = np.array([outcome.truncated for outcome in ordered], dtype=np.bool_)
+        return self._observe(), rewards, terminations, truncations, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Per row: the last frame, or the frames since the last `render` or `reset`."""
+        if self.render_mode is None:
+            gym.logger.warn(f"render does nothing without a render mode; pass render_mode= one of {RENDER_MODES}")
+            return None
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset before render")
+        if self.render_mode == "rgb_array":
+            return tuple(row.image.copy() for row in self._rows)
+        rendered = tuple([frame.copy() for frame in row.unseen] for row in self._rows)
+        for row in self._rows:
+            row.unseen = []
+        return rendered
+
+    def _start(self, plans: Mapping[int, Any]) -> None:
+        self._begin(plans)
+        if self.render_mode == "rgb_array_list":
+            for row in plans:
+                self._rows[row].unseen = [self._rows[row].image]
+
+    def _restart(self, rows: Sequence[int]) -> None:
+        if rows:
+            plans = self._plan(None)
+            self._start({row: plans[row] for row in rows})
+
+    def _at_horizon(self, row: int) -> bool:
+        return self.max_episode_steps is not None and self._rows[row].elapsed >= self.max_episode_steps
+
+    def _absorbed(self, row: int) -> Outcome:
+        info = {"executed": 0, "reward_valid": False, "success": False, "live": False}
+        return Outcome(self._rows[row].start_info() | info)
+
+    def _collect(self, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
+        """Infos of all rows; under SAME_STEP ended rows restart here and leave their last step behind."""
+        ended = [row for row in range(self.num_envs) if self._rows[row].ended]
+        restarting = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else []
+        final = {row: {"image": self._rows[row].image.copy()} for row in restarting}
+        self._restart(restarting)
+        infos: dict[str, Any] = {}
+        for row in range(self.num_envs):
+            info = outcomes[row].info
+            if row in final:
+                infos = self._add_info(infos, {"final_obs": final[row], "final_info": info}, row)
+                info = self._rows[row].start_info()
+            infos = self._add_info(infos, info, row)
+        return infos
+
+    def _observe(self) -> Observation:
+        return {"image": np.stack([row.image for row in self._rows])}
+
+    def _row_random(self, row: int) -> np.random.Generator:
+        generator = self._rows[row].np_random or seeding.np_random()[0]
+        self._rows[row].np_random = generator
+        return generator
+
+
+def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """The info of one row, without masks and without the entries that this row does not have."""
+    info: dict[str, Any] = {}
+    for key, mask in infos.items():
+        if not key.startswith("_") or key[1:] not in infos or not mask[row]:
+            continue
+        value = infos[key[1:]]
+        entry = row_info(value, row) if isinstance(value, Mapping) else value[row]
+        info[key[1:]] = entry.item() if isinstance(entry, np.generic) else entry
+    return info

@@ -1,0 +1,207 @@
+"""Episodes of the real simulator, one per row: in this process, or spread over worker processes."""
+
+import multiprocessing
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from prophet_gym.sims.simulator import LiberoSim
+
+# Simulations that no row uses now are kept for the next task switch: building one takes seconds and 0.3 GB.
+_IDLE_SIMS = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where an episode starts: a task and its official state, or the seed of a random placement."""
+
+    task: int
+    official: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The first moment of an episode."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Advance:
+    """One chunk: the frames after each action (only the last one if the others were not asked for).
+
+    After a success in the middle the remaining actions are not executed, and the last frame is repeated.
+    """
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    executed: int
+    success: bool
+
+
+class Stage:
+    """The simulations of some rows of one suite; a row changes its simulation when it changes its task."""
+
+    def __init__(self, suite: str, look: str, size: int) -> None:
+        self._suite, self._look, self._size = suite, look, size
+        self._playing: dict[int, LiberoSim] = {}
+        self._idle: list[LiberoSim] = []
+
+    def begin(self, row: int, scene: Scene) -> Opening:
+        """Start an episode in a row."""
+        sim = self._sim(row, scene.task)
+        sim.reset(seed=scene.seed, official=scene.official)
+        return Opening(sim.render(), sim.instruction)
+
+    def advance(self, row: int, actions: Float[np.ndarray, "k 7"], *, every_frame: bool) -> Advance:
+        """Run the actions until the task succeeds."""
+        sim, frames, success, executed = self._playing[row], [], False, 0
+        for action in actions:
+            sim.step(action)
+            executed += 1
+            success = sim.success()
+            if every_frame:
+                frames.append(sim.render())
+            if success:
+                break
+        if not every_frame:
+            return Advance(sim.render()[None], executed, success)
+        frames.extend(frames[-1:] * (len(actions) - executed))
+        return Advance(np.stack(frames), executed, success)
+
+    def close(self) -> None:
+        """Free all simulations."""
+        for sim in [*self._playing.values(), *self._idle]:
+            sim.close()
+        self._playing, self._idle = {}, []
+
+    def _sim(self, row: int, task: int) -> LiberoSim:
+        playing = self._playing.pop(row, None)
+        if playing is not None:
+            self._idle.append(playing)
+        fitting = next((sim for sim in reversed(self._idle) if sim.task == task), None)
+        if fitting is not None:
+            self._idle.remove(fitting)
+        while len(self._idle) > _IDLE_SIMS:
+            self._idle.pop(0).close()
+        self._playing[row] = fitting or LiberoSim(self._suite, task, look=self._look, size=self._size)
+        return self._playing[row]
+
+
+class Stages(Protocol):
+    """All rows of a vector env."""
+
+    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
+        """Start episodes in some rows."""
+        ...
+
+    def advance(self, actions: Mapping[int, np.ndarray], *, every_frame: bool) -> dict[int, Advance]:
+        """Run a chunk in some rows."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class LocalStages:
+    """All rows in this process, one after the other."""
+
+    def __init__(self, suite: str, look: str, size: int) -> None:
+        self._stage = Stage(suite, look, size)
+
+    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
+        """Start episodes in some rows."""
+        return {row: self._stage.begin(row, scene) for row, scene in scenes.items()}
+
+    def advance(self, actions: Mapping[int, np.ndarray], *, every_frame: bool) -> dict[int, Advance]:
+        """Run a chunk in some rows."""
+        return {row: self._stage.advance(row, chunk, every_frame=every_frame) for row, chunk in actions.items()}
+
+    def close(self) -> None:
+        """Free all simulations."""
+        self._stage.close()
+
+
+def _work(connection: Connection, suite: str, look: str, size: int) -> None:
+    """Answer calls of a `Stage` until the other end closes."""
+    stage = Stage(suite, look, size)
+    while True:
+        try:
+            name, arguments, options = connection.recv()
+        except EOFError:
+            break
+        try:
+            connection.send((getattr(stage, name)(*arguments, **options), None))
+        except Exception as error:  # noqa: BLE001 the other process raises it
+            error.add_note(traceback.format_exc())
+            connection.send((None, error))
+    stage.close()
+
+
+class WorkerStages:
+    """Rows spread over processes: row i lives in process i modulo `workers`.
+
+    The processes are spawned, so a script that uses them guards its entry with `if __name__ == "__main__"`.
+    """
+
+    def __init__(self, suite: str, look: str, size: int, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connections: list[Connection] = []
+        self._processes = []
+        for _ in range(workers):
+            here, there = context.Pipe()
+            process = context.Process(target=_work, args=(there, suite, look, size), daemon=True)
+            process.start()
+            there.close()
+            self._connections.append(here)
+            self._processes.append(process)
+
+    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
+        """Start episodes in some rows."""
+        return self._call("begin", {row: (row, scene) for row, scene in scenes.items()}, {})
+
+    def advance(self, actions: Mapping[int, np.ndarray], *, every_frame: bool) -> dict[int, Advance]:
+        """Run a chunk in some rows."""
+        return self._call(
+            "advance", {row: (row, chunk) for row, chunk in actions.items()}, {"every_frame": every_frame}
+        )
+
+    def close(self) -> None:
+        """End the processes."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.terminate()
+        self._connections, self._processes = [], []
+
+    def _call(self, name: str, arguments: Mapping[int, tuple], options: Mapping[str, Any]) -> dict[int, Any]:
+        for row, values in arguments.items():
+            self._connection(row).send((name, values, options))
+        answers = {row: self._receive(row) for row in arguments}
+        for _, error in answers.values():
+            if error is not None:
+                raise error
+        return {row: value for row, (value, _) in answers.items()}
+
+    def _receive(self, row: int) -> tuple[Any, Exception | None]:
+        try:
+            return self._connection(row).recv()
+        except (EOFError, ConnectionError):
+            return None, RuntimeError(f"the process that simulates row {row} ended; close this env and make a new one")
+
+    def _connection(self, row: int) -> Connection:
+        return self._connections[row % len(self._connections)]
+
+
+def open_stages(suite: str, look: str, size: int, workers: int) -> Stages:
+    """Rows in this process (`workers=0`) or in worker processes."""
+    return WorkerStages(suite, look, size, workers) if workers else LocalStages(suite, look, size)

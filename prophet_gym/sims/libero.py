@@ -1,0 +1,246 @@
+"""Real LIBERO with the interface of the dream: action chunks in, the last frame out, all frames in `info`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import ArrayLike
+
+from prophet_gym.envs.chunking import require_actions
+from prophet_gym.envs.episodes import RENDER_FPS, RENDER_MODES, EpisodeVectorEnv, Observation, Outcome, row_info
+from prophet_gym.envs.options import per_row_integers, reset_rows
+from prophet_gym.errors import InvalidStartError, unknown_option
+from prophet_gym.sims.episodes import Advance, Opening, Scene, open_stages
+from prophet_gym.sims.install import find_assets, prepare_libero
+from prophet_gym.sims.looks import assets_for
+from prophet_gym.sims.simulator import OFFICIAL_STATES, TASKS, check_task
+from prophet_gym.specs import InitialState
+
+RESET_OPTIONS = ("reset_mask", "start", "task")
+CHUNK = 8
+ACTION_DIM = 7
+# Placements of the start set `train` are numbered by their seed.
+TRAIN_SEEDS = 2**31
+
+StartSetName = Literal["train", "official"]
+FramesWanted = Literal["step", "chunk"]
+
+
+class LiberoVectorEnv(EpisodeVectorEnv):
+    """Episodes of one LIBERO suite in MuJoCo; observation, actions and info as in `ProphetVectorEnv`.
+
+    One step runs a chunk of actions, (k, 7) in [-1, 1] per row: six operational-space deltas (1 is 5 cm or
+    0.5 rad) and the gripper (-1 open, +1 close), at 20 Hz. The reward is 1.0 when the task's own predicate holds;
+    the episode then terminates, and `info["executed"]` counts the actions that were run (the last frame fills the
+    rest of `info["frames"]`).
+
+    Options of `reset`: `task` (0..9), `start` (`official`: the state's index, 0..49; `train`: the seed of the
+    placement), each an integer or one per row, and `reset_mask`. What is not given is drawn at random by the seed.
+
+    Example:
+        >>> envs = LiberoVectorEnv("libero_object", num_envs=2)                        # doctest: +SKIP
+        >>> observation, info = envs.reset(seed=0, options={"task": 3})                # doctest: +SKIP
+        >>> observation, reward, *_ = envs.step(np.zeros((2, 8, 7), np.float32))       # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        suite: str,
+        num_envs: int = 1,
+        *,
+        look: str = "light",
+        starts: StartSetName = "train",
+        tasks: Sequence[int] | None = None,
+        size: int = 128,
+        chunk: int = CHUNK,
+        render: FramesWanted = "step",
+        max_episode_steps: int | None = 30,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        workers: int = 0,
+    ) -> None:
+        """Check that the simulator can run; simulations are built at the first reset.
+
+        Args:
+            suite: `libero_spatial`, `libero_object`, `libero_goal` or `libero_10`.
+            num_envs: Rows, at least 1.
+            look: `official`, `plain` or `light`.
+            starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only).
+            tasks: Tasks to draw from; all ten if not given.
+            size: Height and width of a frame, pixels.
+            chunk: Actions in one step.
+            render: `step` draws every frame; `chunk` only the last one of a step, and there is no `info["frames"]`.
+            max_episode_steps: Chunks until an episode is truncated, None for no horizon.
+            autoreset_mode: Any of Gymnasium's three.
+            render_mode: `rgb_array` (last frame) or `rgb_array_list` (all drawn frames since the last render).
+            workers: Processes that rows are spread over; 0 simulates them here, one after the other.
+
+        Raises:
+            UnknownOptionError: A suite, look, start set or task that does not exist.
+            MissingAssetsError: LIBERO or its assets are missing.
+        """
+        pool = tuple(range(TASKS)) if tasks is None else tuple(tasks)
+        for task in pool:
+            check_task(suite, task)
+        if starts not in get_args(StartSetName):
+            raise unknown_option("start set", starts, get_args(StartSetName))
+        if render not in get_args(FramesWanted):
+            raise unknown_option("choice of frames", render, get_args(FramesWanted))
+        if not pool or chunk < 1 or workers < 0:
+            raise ValueError(f"tasks must not be empty, chunk >= 1, workers >= 0; got {pool}, {chunk}, {workers}")
+        super().__init__(
+            num_envs,
+            gym.spaces.Box(-1.0, 1.0, (chunk, ACTION_DIM), dtype=np.float32),
+            (size, size),
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            render_mode=render_mode,
+        )
+        self.suite, self.look, self.start_set, self.tasks = suite, look, starts, pool
+        self._every_frame = render == "step"
+        prepare_libero(assets_for(look, find_assets()))
+        self._stages = open_stages(suite, look, size, min(workers, num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free all simulations and end the workers."""
+        del kwargs
+        self._started = False
+        self._stages.close()
+
+    def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
+        given = dict(options or {})
+        for name in given:
+            if name not in RESET_OPTIONS:
+                raise unknown_option("reset option", name, RESET_OPTIONS)
+        rows = reset_rows(given.get("reset_mask"), self.num_envs)
+        tasks = per_row_integers("task", given.get("task"), self.num_envs)
+        starts = per_row_integers("start", given.get("start"), self.num_envs)
+        limit = OFFICIAL_STATES if self.start_set == "official" else TRAIN_SEEDS
+        for row in rows:
+            task, start = tasks[row], starts[row]
+            if task is not None and task not in self.tasks:
+                raise unknown_option("task", task, map(str, self.tasks))
+            if start is not None and not 0 <= start < limit:
+                raise InvalidStartError(
+                    f"options['start'] must be in 0..{limit - 1} for the start set {self.start_set!r}, got {start}"
+                )
+        return {row: (tasks[row], starts[row]) for row in rows}
+
+    def _begin(self, plans: Mapping[int, tuple[int | None, int | None]]) -> None:
+        scenes = {row: self._draw(row, *plan) for row, plan in plans.items()}
+        for row, opening in self._stages.begin(scenes).items():
+            self._rows[row].begin(self._initial_state(scenes[row], opening), 0, None)
+
+    def _draw(self, row: int, task: int | None, start: int | None) -> Scene:
+        random = self._row_random(row)
+        # Both are always drawn, so that naming the one leaves the other as it would have been.
+        drawn_task = self.tasks[int(random.integers(len(self.tasks)))]
+        official = self.start_set == "official"
+        drawn_start = int(random.integers(OFFICIAL_STATES if official else TRAIN_SEEDS))
+        task, start = drawn_task if task is None else task, drawn_start if start is None else start
+        return Scene(task, official=start) if official else Scene(task, seed=start)
+
+    def _initial_state(self, scene: Scene, opening: Opening) -> InitialState:
+        index = scene.seed if scene.official is None else scene.official
+        assert index is not None
+        return InitialState(
+            opening.image[None], opening.instruction, self.suite, scene.task, index, start_set=self.start_set
+        )
+
+    def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
+        results = self._stages.advance({row: actions[row] for row in live}, every_frame=self._every_frame)
+        return {row: self._outcome(row, result) for row, result in results.items()}
+
+    def _outcome(self, row: int, result: Advance) -> Outcome:
+        self._rows[row].extend(result.frames, None, collect=self.render_mode == "rgb_array_list")
+        info = self._rows[row].start_info() | {
+            "executed": result.executed,
+            "reward_valid": True,
+            "success": result.success,
+            "live": True,
+        }
+        if self._every_frame:
+            info["frames"] = result.frames
+        return Outcome(info, float(result.success), result.success, self._at_horizon(row))
+
+
+class LiberoEnv(gym.Env):
+    """One LIBERO episode at a time, one action chunk per step: the vector env of one, with its arguments.
+
+    `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
+    episode absorbs: nothing changes until `reset`.
+
+    Example:
+        >>> env = LiberoEnv("libero_object")                                            # doctest: +SKIP
+        >>> observation, info = env.reset(seed=0, options={"task": 3})                  # doctest: +SKIP
+        >>> info["instruction"]                                                         # doctest: +SKIP
+        'pick up the bbq sauce and place it in the basket'
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012 Gymnasium's own form
+
+    def __init__(
+        self,
+        suite: str,
+        *,
+        look: str = "light",
+        starts: StartSetName = "train",
+        tasks: Sequence[int] | None = None,
+        size: int = 128,
+        chunk: int = CHUNK,
+        render: FramesWanted = "step",
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Arguments as in `LiberoVectorEnv`; the horizon is left to a TimeLimit, as `gym.make` puts one around."""
+        self._vector = LiberoVectorEnv(
+            suite,
+            look=look,
+            starts=starts,
+            tasks=tasks,
+            size=size,
+            chunk=chunk,
+            render=render,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=AutoresetMode.DISABLED,
+            render_mode=render_mode,
+        )
+        self.render_mode = render_mode
+        self.action_space = self._vector.single_action_space
+        self.observation_space = self._vector.single_observation_space
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; options `task` and `start` as in the vector env."""
+        super().reset(seed=seed)
+        self._vector.np_random = (self.np_random,)
+        observations, infos = self._vector.reset(options=options)
+        return {name: values[0] for name, values in observations.items()}, row_info(infos, 0)
+
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Run one chunk (k, 7); InvalidActionError before anything has changed."""
+        checked = require_actions(action, self._vector.single_action_space)
+        observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
+        observation = {name: values[0] for name, values in observations.items()}
+        return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
+
+    def render(self) -> Any:
+        """The last frame, or the frames since the last `render` or `reset`."""
+        rendered = self._vector.render()
+        return None if rendered is None else rendered[0]
+
+    def close(self) -> None:
+        """Free the simulation."""
+        self._vector.close()
+
+
+# Gymnasium reads the signature of an entry point; the classes are their own.
+make_env = LiberoEnv
+
+
+def make_vec_env(num_envs: int = 1, *, suite: str, **arguments: Any) -> LiberoVectorEnv:
+    """`LiberoVectorEnv` as `gym.make_vec` calls it."""
+    return LiberoVectorEnv(suite, num_envs, **arguments)
