@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prophet_gym.envs.chunking import OneActionPerStep
+    from prophet_gym.envs.episodes import row_info
     from prophet_gym.envs.single_env import ProphetEnv
     from prophet_gym.envs.starts import StartSet, read_start_set, write_start_set
-    from prophet_gym.envs.vector_env import ProphetVectorEnv, row_info
+    from prophet_gym.envs.vector_env import ProphetVectorEnv
 
 __all__ = [
     "OneActionPerStep",
@@ -28,7 +29,7 @@ _MODULES = {
     "ProphetVectorEnv": "vector_env",
     "StartSet": "starts",
     "read_start_set": "starts",
-    "row_info": "vector_env",
+    "row_info": "episodes",
     "write_start_set": "starts",
 }
 

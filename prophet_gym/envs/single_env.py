@@ -8,8 +8,9 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
+from prophet_gym.envs.episodes import RENDER_FPS, RENDER_MODES, Observation, row_info
 from prophet_gym.envs.starts import StartSet
-from prophet_gym.envs.vector_env import RENDER_FPS, RENDER_MODES, Observation, ProphetVectorEnv, row_info
+from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import RewardModel, WorldModel
 

@@ -97,13 +97,14 @@ def require_frames(state: InitialState, size: tuple[int, int] | None = None) -> 
         raise InvalidStartError(f"the frames of a start must be {wanted}, got {frames.dtype} {frames.shape}")
 
 
-def write_start_set(directory: Path | str, states: Iterable[InitialState], *, quality: int = 90) -> int:
+def write_start_set(directory: Path | str, states: Iterable[InitialState], *, quality: int = 95) -> int:
     """Write a start set, in its order; return its size in bytes.
 
     Args:
         directory: Created if missing; sheets and index of an earlier set in it are replaced.
         states: At least one; all frames of one size.
-        quality: WebP quality, 1 to 100 (lossy) or 101 (lossless).
+        quality: WebP quality, 1 to 100 (lossy) or 101 (lossless). At 95 a frame of 128x128 of LIBERO takes about
+            5.4 kB and is 42 dB from the original.
     """
     starts = StartSet(states)
     size = starts[0].frames.shape[1:3]
