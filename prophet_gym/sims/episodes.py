@@ -139,7 +139,7 @@ def _work(connection: Connection, suite: str, look: str, size: int) -> None:
             break
         try:
             connection.send((getattr(stage, name)(*arguments, **options), None))
-        except Exception as error:  # noqa: BLE001 the other process raises it
+        except Exception as error:
             error.add_note(traceback.format_exc())
             connection.send((None, error))
     stage.close()

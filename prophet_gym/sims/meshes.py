@@ -3,6 +3,9 @@
 Only the copy changes, and only what the renderer uploads, so physics (which runs on the original) cannot.
 """
 
+# MuJoCo is a compiled module without stubs.
+# pyright: reportAttributeAccessIssue=false
+
 import copy
 import hashlib
 import io
@@ -148,9 +151,8 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     connected = welded[mesh.faces]
     distinct = (connected[:, 0] != connected[:, 1]) & (connected[:, 1] != connected[:, 2])
     connected = connected[distinct & (connected[:, 0] != connected[:, 2])]
-    vertices, triangles = fast_simplification.simplify(
-        points.astype(np.float32), connected.astype(np.int32), target_count=faces, agg=5
-    )
+    simplify: Any = fast_simplification.simplify
+    vertices, triangles = simplify(points.astype(np.float32), connected.astype(np.int32), target_count=faces, agg=5)
     vertices, triangles = vertices.astype(np.float64), triangles.astype(np.int64)
     samples = _sample(mesh, welded)
     new_normals = _face_normals(vertices, triangles)
@@ -179,7 +181,7 @@ def _key(mesh: Mesh, faces: int) -> str:
     digest = hashlib.sha256(f"{VERSION} {faces}".encode())
     for part in (mesh.vertices, mesh.faces, mesh.normals, mesh.uv):
         if part is not None:
-            digest.update(np.ascontiguousarray(part))
+            digest.update(part.tobytes())
     return digest.hexdigest()[:24]
 
 
@@ -189,7 +191,7 @@ def _load(data: bytes) -> Mesh:
 
 
 def _dump(mesh: Mesh) -> bytes:
-    arrays = {"vertices": mesh.vertices, "faces": mesh.faces, "normals": mesh.normals}
+    arrays: dict[str, Any] = {"vertices": mesh.vertices, "faces": mesh.faces, "normals": mesh.normals}
     if mesh.uv is not None:
         arrays["uv"] = mesh.uv
     buffer = io.BytesIO()

@@ -1,5 +1,8 @@
 """Draw a MuJoCo scene off screen: one OpenGL context per picture size, one sample a pixel, visual geometry alone."""
 
+# MuJoCo is a compiled module without stubs.
+# pyright: reportAttributeAccessIssue=false
+
 from typing import Any
 
 import mujoco

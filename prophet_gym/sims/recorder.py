@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
 from prophet_gym.sims.experts import MIXTURE, Mode, draw_mode, script
-from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.sims.looks import check_look
+from prophet_gym.sims.simulator import LiberoSim, check_task
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
@@ -183,9 +184,13 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     is continued by calling this again.
 
     Raises:
+        UnknownOptionError: for an unknown suite or look, before anything is written.
         ValueError: when `folder` holds another recording.
         RuntimeError: when a worker fails, with the worker's traceback.
     """
+    for task in plan.tasks:
+        check_task(plan.suite, task)
+    check_look(plan.look)
     folder = Path(folder)
     claim_folder(folder, plan.meta(), same=("suite", "look", "size", "seed", "starts", "script_version"))
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]

@@ -1,5 +1,8 @@
 """One LIBERO task in MuJoCo: the waking world that a dream imitates; a frame is drawn only when it is asked for."""
 
+# MuJoCo is a compiled module without stubs.
+# pyright: reportAttributeAccessIssue=false
+
 import contextlib
 import io
 from collections.abc import Iterator
@@ -67,7 +70,7 @@ class LiberoSim:
         self.suite, self.task, self.look, self.size = suite, task, look, size
         self._benchmark = _quiet(benchmark.get_benchmark(suite))
         self.instruction: str = self._benchmark.get_task(task).language
-        self._env = _quiet(
+        self._env: Any = _quiet(
             ControlEnv,
             bddl_file_name=self._benchmark.get_task_bddl_file_path(task),
             has_offscreen_renderer=False,
