@@ -20,11 +20,13 @@ from tqdm import tqdm
 from prophet_gym.sims.install import cache_dir, write_atomically
 
 # Part of every cache key: rises when the decimation gives other meshes.
-VERSION = 1
+VERSION = 2
 # Side of the shadow map in pixels; robosuite's 4096 costs more to clear than a picture costs to draw.
 SHADOW_SIZE = 1024
 # Texture coordinates and normals are looked up among this many nearby samples of the full surface.
 _NEIGHBOURS = 24
+# A texture coordinate that is further than this from where the face's centre points lies across a seam.
+_SEAM = 0.25
 # A normal of the full surface is used for a corner only when it is within 60 degrees of the new face.
 _NORMAL_AGREEMENT = 0.5
 
@@ -102,6 +104,20 @@ def _charts(mesh: Mesh, welded: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1][:count]
 
 
+def _uv_slopes(mesh: Mesh) -> np.ndarray:
+    """How texture coordinates change with position on each face, (f, 2, 3); 0 on slivers, where it says nothing."""
+    slopes = np.zeros((len(mesh.faces), 2, 3))
+    if mesh.uv is None:
+        return slopes
+    corners = mesh.vertices[mesh.faces]
+    edges = corners[:, 1:] - corners[:, :1]
+    area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+    regular = area > 0.05 * (edges**2).sum(axis=-1).max(axis=1)
+    steps = mesh.uv[regular, 1:] - mesh.uv[regular, :1]
+    slopes[regular] = np.swapaxes(np.linalg.pinv(edges[regular]) @ steps, -1, -2)
+    return slopes
+
+
 @dataclass(frozen=True)
 class _Samples:
     """Points on the full surface with what is known there."""
@@ -111,6 +127,7 @@ class _Samples:
     normal: np.ndarray
     uv: np.ndarray | None
     chart: np.ndarray
+    uv_slope: np.ndarray
 
 
 def _sample(mesh: Mesh, welded: np.ndarray) -> _Samples:
@@ -131,6 +148,7 @@ def _sample(mesh: Mesh, welded: np.ndarray) -> _Samples:
         normal=spread(mesh.normals),
         uv=None if mesh.uv is None else spread(mesh.uv),
         chart=np.repeat(_charts(mesh, welded), repeats),
+        uv_slope=np.repeat(_uv_slopes(mesh), repeats, axis=0),
     )
 
 
@@ -139,42 +157,51 @@ def _first(allowed: np.ndarray) -> np.ndarray:
     return np.argmax(allowed, axis=-1)
 
 
-def decimate(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh with about `faces` faces; normals and texture coordinates are looked up on the full surface.
-
-    A new face takes all its texture coordinates from one chart, so that no face stretches across a seam.
-    """
+def _simplify(mesh: Mesh, welded: np.ndarray, points: np.ndarray, faces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces of the surface with about `faces` faces."""
     import fast_simplification
 
-    points, welded = np.unique(np.round(mesh.vertices, 7), axis=0, return_inverse=True)
-    welded = welded.ravel()
     connected = welded[mesh.faces]
     distinct = (connected[:, 0] != connected[:, 1]) & (connected[:, 1] != connected[:, 2])
     connected = connected[distinct & (connected[:, 0] != connected[:, 2])]
     simplify: Any = fast_simplification.simplify
     vertices, triangles = simplify(points.astype(np.float32), connected.astype(np.int32), target_count=faces, agg=5)
-    vertices, triangles = vertices.astype(np.float64), triangles.astype(np.int64)
+    return vertices.astype(np.float64), triangles.astype(np.int64)
+
+
+def decimate(mesh: Mesh, faces: int) -> Mesh:
+    """The mesh with about `faces` faces; normals and texture coordinates are looked up on the full surface.
+
+    A new face takes all its texture coordinates from one chart of the atlas and from one side of its seam, so that
+    none stretches across; where it reaches over the seam, its coordinates go on beyond the chart.
+    """
+    points, welded = np.unique(np.round(mesh.vertices, 7), axis=0, return_inverse=True)
+    welded = welded.ravel()
+    vertices, triangles = _simplify(mesh, welded, points, faces)
     samples = _sample(mesh, welded)
     new_normals = _face_normals(vertices, triangles)
     centres = vertices[triangles].mean(axis=1)
     neighbours = min(_NEIGHBOURS, len(samples.normal))
     _, near = samples.tree.query(centres, k=neighbours)
     agrees = np.einsum("fkd,fd->fk", samples.face_normal[near], new_normals) > _NORMAL_AGREEMENT
-    rows = np.arange(len(triangles))
-    chart = samples.chart[near[rows, _first(agrees)]]
+    middle = near[np.arange(len(triangles)), _first(agrees)]
 
     # Corners are pulled a little towards the centre: on a seam, both sides are equally near.
     corners = 0.98 * vertices[triangles] + 0.02 * centres[:, None]
     _, near = samples.tree.query(corners.reshape(-1, 3), k=neighbours)
     near = near.reshape(len(triangles), 3, neighbours)
     agrees = np.einsum("fckd,fd->fck", samples.face_normal[near], new_normals) > _NORMAL_AGREEMENT
-    same_chart = samples.chart[near] == chart[:, None, None]
-    chosen = np.take_along_axis(near, _first(agrees & same_chart)[..., None], axis=-1)[..., 0]
     best = np.take_along_axis(near, _first(agrees)[..., None], axis=-1)[..., 0]
     normals = np.where(agrees.any(axis=-1)[..., None], samples.normal[best], new_normals[:, None])
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-20)
-    uv = None if samples.uv is None else samples.uv[chosen]
-    return Mesh(vertices, triangles, normals, uv)
+    if samples.uv is None:
+        return Mesh(vertices, triangles, normals, None)
+    usable = agrees & (samples.chart[near] == samples.chart[middle][:, None, None])
+    nearest = samples.uv[np.take_along_axis(near, _first(usable)[..., None], axis=-1)[..., 0]]
+    steps = corners - centres[:, None]
+    expected = samples.uv[middle][:, None] + np.einsum("fud,fcd->fcu", samples.uv_slope[middle], steps)
+    fits = usable.any(axis=-1) & (np.abs(nearest - expected).max(axis=-1) < _SEAM)
+    return Mesh(vertices, triangles, normals, np.where(fits[..., None], nearest, expected))
 
 
 def _key(mesh: Mesh, faces: int) -> str:
@@ -205,7 +232,7 @@ def _drawn_meshes(model: mujoco.MjModel) -> list[int]:
     return sorted(set(model.geom_dataid[is_mesh].tolist()))
 
 
-def shrink_texture(pixels: UInt8[np.ndarray, "h w c"], limit: int) -> UInt8[np.ndarray, "h w c"]:
+def shrink_texture(pixels: UInt8[np.ndarray, "h w c"], limit: int) -> UInt8[np.ndarray, "_ _ c"]:
     """Average blocks of pixels, as a mip level does, until the shorter side is at most `limit`."""
     height, width, channels = pixels.shape
     factor = -(-min(height, width) // limit)

@@ -3,6 +3,7 @@
 # MuJoCo is a compiled module without stubs.
 # pyright: reportAttributeAccessIssue=false
 
+import weakref
 from typing import Any
 
 import mujoco
@@ -28,6 +29,12 @@ def _open_gl_context(width: int, height: int) -> Any:
     return GLContext(width, height)
 
 
+def _free(gl: Any, context: mujoco.MjrContext) -> None:
+    gl.make_current()
+    context.free()
+    gl.free()
+
+
 class Pictures:
     """Pictures of one camera of a model.
 
@@ -42,6 +49,8 @@ class Pictures:
         drawn.vis.quality.offsamples = 1
         drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        # Also at the interpreter's end, when the OpenGL bindings are still there to be called.
+        self._free = weakref.finalize(self, _free, self._gl, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         self._rect = mujoco.MjrRect(0, 0, size, size)
@@ -63,9 +72,5 @@ class Pictures:
         return np.ascontiguousarray(pixels[::-1])
 
     def close(self) -> None:
-        """Free the OpenGL context."""
-        if self._gl is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-            self._gl = None
+        """Free the OpenGL context; calling it twice is fine."""
+        self._free()

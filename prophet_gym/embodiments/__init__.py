@@ -1,0 +1,1 @@
+"""What changes from robot to robot: commands, cameras, kinematics."""

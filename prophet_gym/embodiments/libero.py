@@ -1,0 +1,104 @@
+"""LIBERO's Panda arm: its commands, what Prophet reads of them, and the fixed camera of each scene."""
+
+import numpy as np
+from jaxtyping import Float
+
+from prophet_gym.embodiments.kinematics import ACTION_NUMBERS
+from prophet_gym.errors import unknown_option
+from prophet_gym.specs import ActionSpec, CameraSpec
+
+CONTROL_HZ = 20
+# What a command of 1 moves the controller's target by (robosuite's OSC_POSE defaults).
+METRES_PER_COMMAND = 0.05
+RADIANS_PER_COMMAND = 0.5
+# Prophet was trained with translation and rotation commands alike times this (A2World's reader of LIBERO does so).
+PROPHET_SCALE = 0.05
+
+ACTION_SPEC = ActionSpec(
+    names=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
+    low=(-1.0,) * 7,
+    high=(1.0,) * 7,
+)
+
+# `agentview` of the four kinds of scene, read from the simulator; they do not move.
+_FLOOR = CameraSpec(
+    "agentview",
+    np.array(
+        [
+            [-0.424384737, 1.207106010, -0.264385055, 0.552343409],
+            [0.213898886, 0.000000173, -1.288935238, 0.646031004],
+            [-0.848765314, -0.000001543, -0.528769744, 1.104684108],
+        ]
+    ),
+)
+_TABLE = CameraSpec(
+    "agentview",
+    np.array(
+        [
+            [-0.388999210, 1.207106705, -0.314133409, 0.762064747],
+            [0.369385571, -0.000000164, -1.253260181, 1.774905359],
+            [-0.777998244, -0.000000152, -0.628266450, 1.524128787],
+        ]
+    ),
+)
+_LIVING_ROOM = CameraSpec(
+    "agentview",
+    np.array(
+        [
+            [-0.424384737, 1.207106010, -0.264385055, 0.511231832],
+            [0.213898886, 0.000000173, -1.288935238, 1.107631604],
+            [-0.848765314, -0.000001543, -0.528769744, 1.022460787],
+        ]
+    ),
+)
+_STUDY = CameraSpec(
+    "agentview",
+    np.array(
+        [
+            [-0.388999210, 1.207106705, -0.314133409, 0.684264905],
+            [0.369385571, -0.000000164, -1.253260181, 1.848782473],
+            [-0.777998244, -0.000000152, -0.628266450, 1.368529138],
+        ]
+    ),
+)
+_CAMERAS = {
+    "libero_object": (_FLOOR,) * 10,
+    "libero_spatial": (_TABLE,) * 10,
+    "libero_goal": (_TABLE,) * 10,
+    "libero_10": (
+        _LIVING_ROOM,
+        _LIVING_ROOM,
+        _TABLE,
+        _TABLE,
+        _LIVING_ROOM,
+        _STUDY,
+        _LIVING_ROOM,
+        _LIVING_ROOM,
+        _TABLE,
+        _TABLE,
+    ),
+}
+
+
+def camera(suite: str, task: int) -> CameraSpec:
+    """The fixed camera of a task's scene, without the simulator.
+
+    Raises:
+        UnknownOptionError: no such suite, or the task is not in 0..9.
+    """
+    if suite not in _CAMERAS:
+        raise unknown_option("suite", suite, _CAMERAS)
+    if not 0 <= task < len(_CAMERAS[suite]):
+        raise unknown_option("task", task, map(str, range(len(_CAMERAS[suite]))))
+    return _CAMERAS[suite][task]
+
+
+def commands_to_actions(commands: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 14"]:
+    """Prophet's 14 numbers of LIBERO commands.
+
+    Motion is multiplied by 0.05, the gripper -1 (open) .. 1 (close) becomes 1 .. 0, the second arm is zeros.
+    """
+    actions = np.zeros((len(commands), ACTION_NUMBERS), dtype=np.float32)
+    actions[:, :6] = commands[:, :6] * PROPHET_SCALE
+    actions[:, 6] = (1 - commands[:, 6]) / 2
+    return actions

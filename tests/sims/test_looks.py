@@ -1,0 +1,123 @@
+import struct
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from prophet_gym.errors import MissingAssetsError, UnknownOptionError
+from prophet_gym.sims import install, looks
+
+CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
+SIDES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], dtype=np.int32)
+
+
+def tetrahedron_stl() -> bytes:
+    faces = b"".join(struct.pack("<12fH", 0, 0, 1, *CORNERS[side].ravel(), 0) for side in SIDES)
+    return bytes(80) + struct.pack("<I", len(SIDES)) + faces
+
+
+def tetrahedron_obj() -> str:
+    points = "".join(f"v {x} {y} {z}\n" for x, y, z in CORNERS)
+    return f"# solid\n{points}vt 0 0\n" + "".join(f"f {a + 1}/1 {b + 1}/1 {c + 1}/1\n" for a, b, c in SIDES)
+
+
+def official_assets(folder: Path) -> Path:
+    """As little of the official assets as the plain look is made from, with one file more."""
+    for target, source in looks.STAND_IN_MESHES.items():
+        model = (folder / target).parent.parent
+        (folder / target).parent.mkdir(parents=True)
+        (folder / target).write_bytes(b"the official mesh")
+        name = model / source.replace("*", model.name)
+        name.parent.mkdir(exist_ok=True)
+        if name.suffix == ".stl":
+            name.write_bytes(tetrahedron_stl())
+        else:
+            name.write_text(tetrahedron_obj())
+    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    for target in looks.STAND_IN_TEXTURES:
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(folder / target, picture)
+    wall = folder / next(iter(looks.CONVERTED_TEXTURES.values()))
+    wall.parent.mkdir(parents=True)
+    iio.imwrite(wall, np.full((16, 16, 3), 77, dtype=np.uint8))
+    (folder / "wall.xml").write_text("<mujoco/>")
+    return folder
+
+
+def test_an_stl_is_read_as_faces_with_vertices_of_their_own():
+    vertices, faces = looks.stl_triangles(tetrahedron_stl())
+    np.testing.assert_array_equal(vertices[faces], CORNERS[SIDES])
+    assert len(vertices) == 12
+
+
+def test_an_obj_shares_vertices_and_cuts_polygons_into_fans():
+    vertices, faces = looks.obj_triangles(tetrahedron_obj() + "f 1 2 4 3\nf -4 -3 -2\n")
+    np.testing.assert_array_equal(vertices, CORNERS)
+    np.testing.assert_array_equal(faces[:4], SIDES)
+    np.testing.assert_array_equal(faces[4:], [[0, 1, 3], [0, 3, 2], [0, 1, 2]])
+
+
+def test_the_plain_look_replaces_what_its_tables_name_and_links_the_rest(tmp_path):
+    official = official_assets(tmp_path / "official")
+    target = tmp_path / "cache" / "plain"
+    assert not looks.has_stand_ins(official)
+    looks.derive_plain(official, target)
+    assert looks.has_stand_ins(target)
+    for name, colour in looks.STAND_IN_TEXTURES.items():
+        picture = iio.imread(target / name)
+        assert picture.shape == (64, 64, 3)
+        assert (picture == colour).all()
+    basket = (target / "stable_scanned_objects/basket/visual/basket_vis.msh").read_bytes()
+    assert struct.unpack_from("<4i", basket) == (4, 0, 0, 4)
+    np.testing.assert_array_equal(np.frombuffer(basket, "<f4", 12, 16).reshape(4, 3), CORNERS)
+    lamp = (target / "scenes/floor_lamp/visual/floor_lamp_vis.msh").read_bytes()
+    assert struct.unpack_from("<4i", lamp) == (12, 0, 0, 4)
+    assert (iio.imread(target / next(iter(looks.CONVERTED_TEXTURES))) == 77).all()
+    assert (target / "wall.xml").resolve() == (official / "wall.xml").resolve()
+    assert (official / "stable_scanned_objects/basket/visual/basket_vis.msh").read_bytes() == b"the official mesh"
+
+
+def test_a_second_process_that_derives_the_same_finds_it_done(tmp_path):
+    official = official_assets(tmp_path / "official")
+    target = tmp_path / "cache" / "plain"
+    looks.derive_plain(official, target)
+    looks.derive_plain(official, target)
+    assert [path.name for path in target.parent.iterdir()] == ["plain"]
+
+
+def test_looks_are_taken_from_the_folder_that_was_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROPHET_CACHE", str(tmp_path / "cache"))
+    official = official_assets(tmp_path / "official")
+    assert looks.assets_for("official", official) == official
+    plain = looks.assets_for("plain", official)
+    assert looks.has_stand_ins(plain)
+    assert looks.assets_for("light", official) == plain == looks.assets_for("light", plain)
+    with pytest.raises(MissingAssetsError, match="holds stand-ins"):
+        looks.assets_for("official", plain)
+
+
+def test_a_missing_source_of_a_stand_in_is_named(tmp_path):
+    official = official_assets(tmp_path / "official")
+    (official / "stable_scanned_objects/basket/basket_col.obj").unlink()
+    with pytest.raises(MissingAssetsError, match=r"basket_col\.obj"):
+        looks.derive_plain(official, tmp_path / "plain")
+
+
+def test_an_unknown_look_is_an_error_that_lists_the_looks():
+    with pytest.raises(UnknownOptionError, match=r"'lihgt'.*Did you mean 'light'.*official"):
+        looks.check_look("lihgt")
+
+
+@pytest.mark.libero
+@pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
+def test_what_is_derived_equals_the_stand_ins_at_hand():
+    assets = install.find_assets()
+    if not looks.has_stand_ins(assets):
+        pytest.skip("the assets here are the official ones")
+    for name, source in looks.STAND_IN_MESHES.items():
+        if source.endswith(".stl"):
+            vertices, faces = looks.stl_triangles(next((assets / name).parent.parent.glob(source)).read_bytes())
+            assert looks.msh_bytes(vertices, faces) == (assets / name).read_bytes(), name
+    for name, colour in looks.STAND_IN_TEXTURES.items():
+        np.testing.assert_array_equal(iio.imread(assets / name), np.full((64, 64, 3), colour), err_msg=name)

@@ -1,0 +1,150 @@
+import importlib.util
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco", reason="needs the extra prophet-gym[libero]")
+
+import mujoco
+
+from prophet_gym.sims import install, meshes
+from prophet_gym.sims.meshes import Mesh, decimate, face_budget, lighten, read_mesh, shrink_texture
+
+needs_decimation = pytest.mark.skipif(
+    importlib.util.find_spec("fast_simplification") is None, reason="needs the extra prophet-gym[libero]"
+)
+
+
+def ball(*, charts: int, rings: int = 24, sectors: int = 48) -> Mesh:
+    """A unit ball as scans store it: nothing shared between faces; u is longitude / 2 pi, v is latitude / pi.
+
+    One chart goes round and meets itself; of two charts, the east (u over 1/2) lies one further to the right.
+    """
+    latitude = np.linspace(0, np.pi, rings + 1)
+    longitude = np.linspace(0, 2 * np.pi, sectors + 1)
+    corners = []
+    for ring in range(rings):
+        for sector in range(sectors):
+            a, b = (ring, sector), (ring + 1, sector)
+            c, d = (ring + 1, sector + 1), (ring, sector + 1)
+            corners += [[a, b, c]] if ring < rings - 1 else []
+            corners += [[a, c, d]] if ring > 0 else []
+            corners += [[a, b, d]] if ring == rings - 1 else []
+    index = np.array(corners)
+    theta, phi = latitude[index[..., 0]], longitude[index[..., 1]]
+    points = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], axis=-1)
+    east = (charts == 2) & (phi.mean(axis=1, keepdims=True) > np.pi)
+    uv = np.stack([phi / (2 * np.pi) + east, theta / np.pi], axis=-1)
+    return Mesh(points.reshape(-1, 3), np.arange(points.size // 3).reshape(-1, 3), points, uv)
+
+
+@needs_decimation
+def test_a_ball_stays_a_ball_with_few_faces():
+    full = ball(charts=1)
+    small = decimate(full, 300)
+    assert len(full.faces) > 2000
+    assert 250 <= len(small.faces) <= 300
+    np.testing.assert_allclose(np.linalg.norm(small.vertices, axis=1), 1, atol=0.05)
+    corners = small.vertices[small.faces]
+    assert (np.einsum("fcd,fcd->fc", small.normals, corners) > 0.95).all()
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    assert (np.einsum("fd,fd->f", normals, corners.mean(axis=1)) > 0).all(), "faces look outwards"
+
+
+@needs_decimation
+@pytest.mark.parametrize("charts", [1, 2])
+def test_texture_coordinates_follow_the_surface_and_never_cross_a_seam(charts):
+    small = decimate(ball(charts=charts), 300)
+    assert small.uv is not None
+    corners = small.vertices[small.faces]
+    latitude = np.arccos(np.clip(corners[..., 2] / np.linalg.norm(corners, axis=-1), -1, 1)) / np.pi
+    away_from_poles = (np.abs(corners[..., 2]) < 0.8).all(axis=1)
+    assert np.abs(small.uv[..., 1] - latitude)[away_from_poles].max() < 0.06
+    u = small.uv[away_from_poles, :, 0]
+    assert np.ptp(u, axis=1).max() < 0.3, "a face across the seam would span nearly 1"
+    longitude = np.arctan2(corners[..., 1], corners[..., 0])[away_from_poles] / (2 * np.pi)
+    assert np.abs((u - longitude + 0.5) % 1 - 0.5).max() < 0.06
+    assert (u.max() > 1.1) == (charts == 2)
+
+
+def test_bigger_meshes_may_keep_more_faces():
+    unit = np.array([[0.0, 0, 0], [0.3, 0.4, 0]])
+    assert face_budget(unit, 2000.0, 800) == 800
+    assert face_budget(unit / 5, 2000.0, 800) == 200
+    assert face_budget(unit / 500, 2000.0, 800) == 40
+
+
+def test_textures_shrink_by_averaging_blocks():
+    pixels = np.zeros((4, 8, 3), dtype=np.uint8)
+    pixels[:2, :2] = [[10, 20, 30]]
+    pixels[0, 0] = 50
+    small = shrink_texture(pixels, 2)
+    assert small.shape == (2, 4, 3)
+    np.testing.assert_array_equal(small[0, 0], [20, 28, 35])
+    assert not small[1:].any()
+    assert shrink_texture(pixels, 4) is pixels
+    assert shrink_texture(np.zeros((6, 6, 3), dtype=np.uint8), 4).shape == (3, 3, 3)
+
+
+def model_with_ball() -> mujoco.MjModel:
+    mesh = ball(charts=1)
+    numbers = [" ".join(f"{x:.6f}" for x in values.ravel()) for values in (mesh.vertices, mesh.normals, mesh.uv)]
+    faces = " ".join(map(str, mesh.faces.ravel()))
+    return mujoco.MjModel.from_xml_string(f"""
+        <mujoco><asset>
+          <texture name="checks" type="2d" builtin="checker" rgb1="1 0 0" rgb2="0 1 0" width="64" height="64"/>
+          <material name="checks" texture="checks"/>
+          <mesh name="ball" vertex="{numbers[0]}" normal="{numbers[1]}" texcoord="{numbers[2]}" face="{faces}"/>
+        </asset><worldbody>
+          <light pos="0 -3 3"/><camera name="eye" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
+          <body><freejoint/><geom type="mesh" mesh="ball" material="checks" group="1" contype="0" conaffinity="0"/>
+          <geom type="sphere" size="0.5" group="0"/></body>
+        </worldbody></mujoco>""")
+
+
+@needs_decimation
+def test_only_the_copy_becomes_light(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
+    model = model_with_ball()
+    before = read_mesh(model, 0)
+    light = lighten(model, density=100.0, most=300, texture=16)
+    after = read_mesh(model, 0)
+    np.testing.assert_array_equal(after.vertices, before.vertices)
+    np.testing.assert_array_equal(after.faces, before.faces)
+    assert model.mesh_facenum[0] > 2000
+    assert light.mesh_facenum[0] <= 300
+    assert light.tex_width[0] == 16 < model.tex_width[0] == 64
+    np.testing.assert_array_equal(light.body_inertia, model.body_inertia)
+
+
+@needs_decimation
+def test_meshes_are_decimated_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
+    model = model_with_ball()
+    first = read_mesh(lighten(model, density=100.0, most=300, texture=16), 0)
+    monkeypatch.setattr(meshes, "decimate", lambda *_: pytest.fail("made again"))
+    again = read_mesh(lighten(model, density=100.0, most=300, texture=16), 0)
+    np.testing.assert_array_equal(again.vertices, first.vertices)
+    np.testing.assert_array_equal(again.normals, first.normals)
+    assert len(list((tmp_path / "meshes").iterdir())) == 1
+
+
+@needs_decimation
+@pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
+def test_the_light_picture_is_nearly_the_full_one(tmp_path, monkeypatch):
+    from prophet_gym.sims.pictures import Pictures
+
+    monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
+    model = model_with_ball()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    drawings = []
+    for drawn in (model, lighten(model, density=100.0, most=600, texture=32)):
+        pictures = Pictures(model, drawn, camera="eye", size=64)
+        drawings.append(pictures.draw(data).astype(float))
+        pictures.close()
+        pictures.close()
+    full, light = drawings
+    assert full[32, 32].max() > 60, "the ball is in the middle"
+    assert not full[0, 0].any()
+    assert np.abs(full - light).mean() < 6
