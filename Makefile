@@ -1,0 +1,66 @@
+# make demo     dream a real LIBERO scene: outputs/demo.mp4, outputs/demo.png
+# make test     install everything and run the tests
+# make lint     ruff, format check, pyright
+# make install  the package alone, in .venv
+# make train    record the real simulator and train the small Prophet (hours)
+# make figures  put the measured numbers into README.md and the model cards
+# make clean    remove .venv and caches; recordings and training under outputs/ stay
+#
+# PYTHON=python3.12 chooses an interpreter (>= 3.11), TORCH=cpu or TORCH=cuda a build, JOBS=4 the test processes.
+
+PYTHON ?= python3
+JOBS ?= 2
+EPISODES ?= 1000
+TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CORE := .venv/.core
+FULL := .venv/.full
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
+
+.PHONY: install demo test lint train figures clean
+.DELETE_ON_ERROR:
+
+install: $(CORE)
+
+$(CORE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python >= 3.11 is needed, $(PYTHON) is older or missing: make PYTHON=python3.12 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+ifeq ($(TORCH),cpu)
+	$(PIP) install -q --no-deps --retries 1 --timeout 30 --index-url $(CPU_INDEX) -c constraints.txt torch || \
+		echo "no CPU build from $(CPU_INDEX); the next step takes torch from the usual index"
+endif
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+# The simulator without its dependencies: they pull in torchvision, which breaks diffusers where its build does not match.
+$(FULL): $(CORE)
+	$(PIP) install -q -c constraints.txt -e '.[dev,libero,sb3]'
+	$(PIP) install -q --no-deps $(SIMULATOR)
+	touch $@
+
+demo: $(CORE)
+	$(BIN)/prophet demo
+
+test: $(FULL)
+	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15
+
+lint: $(FULL)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+train: $(FULL)
+	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
+	$(BIN)/prophet train --data outputs/recordings --out outputs/train
+
+figures: $(CORE)
+	$(BIN)/python docs/figures.py
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache build dist outputs/demo.mp4 outputs/demo.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,180 @@
+"""`prophet demo`: one start dreamt under the recorded actions and under others, beside what really happened.
+
+Needs the checkpoint alone: a few real episodes are part of it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+REAL, DREAM, OTHER = "real simulator", "dream, same actions", "dream, other actions"
+MOMENTS = 8
+
+
+@dataclass(frozen=True)
+class Args:
+    """Dream from official starts and film it: real | dream | dream under another episode's actions.
+
+    Writes demo.mp4 and demo.png (a contact sheet), prints how close the dreams come and how fast they were.
+    """
+
+    checkpoint: str = "bundled"
+    """`bundled`, the name of a bundled checkpoint, or the path of a checkpoint folder."""
+    data: Path | None = None
+    """Folder with recorded episodes (npz and mp4); the checkpoint's own if not given."""
+    episodes: int = 3
+    steps: int = 240
+    """At most so many actions of each episode."""
+    out: Path = Path("outputs")
+    scale: int = 3
+    """Enlargement of the film."""
+    moving_picture: Path | None = None
+    """Also write a small endless .gif or .webp of the first episode."""
+    device: str = "cpu"
+    seed: int = 0
+    json: Path | None = None
+    """Also write the numbers to this file."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One episode, really and dreamt: frame 0 of each film is the real start."""
+
+    instruction: str
+    films: dict[str, np.ndarray]
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Actions played."""
+        return len(self.films[REAL]) - 1
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from tqdm import tqdm
+
+    from prophet_gym.cli.film import write_film, write_moving_picture
+    from prophet_gym.cli.report import machine, table, write_json
+    from prophet_gym.data.recording import FRAMES_PER_SECOND
+    from prophet_gym.factory import load_world_model
+
+    if min(args.episodes, args.steps, args.scale) < 1:
+        raise ValueError(f"episodes, steps and scale must be at least 1, got {args}")
+    world_model = load_world_model(args.checkpoint, args.device)
+    episodes = demo_episodes(args)
+    shown = range(min(args.episodes, len(episodes)))
+    scenes = [
+        dream_scene(world_model, episodes[i], episodes[(i + 1) % len(episodes)].actions, args.steps, args.seed)
+        for i in tqdm(shown, desc="dream", unit="episode")
+    ]
+    film = [image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale)]
+    write_film(args.out / "demo.mp4", film, FRAMES_PER_SECOND)
+    write_sheet(args.out / "demo.png", scenes)
+    if args.moving_picture is not None:
+        write_moving_picture(args.moving_picture, scene_images(scenes[0], 2)[::2], FRAMES_PER_SECOND // 2)
+    found = measure(scenes)
+    frames, seconds = sum(2 * scene.steps for scene in scenes), sum(scene.seconds for scene in scenes)
+    print(table(["PSNR dB / EPE px", "8 frames", "64 frames", "to the end"], _rows(found)))
+    print(
+        f"\n{frames} frames dreamt in {seconds:.1f} s: {frames / seconds:.0f} frames/s, two dreams at once "
+        f"(the camera's rate is {FRAMES_PER_SECOND})\nwrote {args.out / 'demo.mp4'} and {args.out / 'demo.png'}"
+    )
+    speed = {"rows": 2, "frames_per_second": round(frames / seconds, 1)}
+    write_json(args.json, {"checkpoint": args.checkpoint, "metrics": found, "speed": speed, "machine": machine()})
+
+
+def demo_episodes(args: Args) -> list[Any]:
+    """The recorded episodes to show, at least two (each lends its actions to the one before)."""
+    from prophet_gym.data.recording import read_episode
+    from prophet_gym.factory import checkpoint_folder
+
+    folder = args.data or checkpoint_folder(args.checkpoint) / "demo"
+    paths = sorted(folder.glob("**/episode_*.npz"))
+    if len(paths) < 2:
+        raise ValueError(
+            f"{folder} must hold at least two recorded episodes, found {len(paths)}; give others with --data"
+        )
+    return [read_episode(path) for path in paths]
+
+
+def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps: int, seed: int) -> Scene:
+    """Dream an episode under its own actions and under others, both at once and with the same noise."""
+    import torch
+
+    from prophet_gym.evaluation import dream
+
+    steps = min(steps, len(episode), len(other_actions)) // world_model.chunk * world_model.chunk
+    if steps == 0:
+        raise ValueError(f"an episode must have at least one chunk of {world_model.chunk} actions, got {len(episode)}")
+    real = episode.frames()[: steps + 1]
+    actions = np.stack([episode.actions[:steps], other_actions[:steps]])
+    state = world_model.encode(torch.from_numpy(np.repeat(real[None, :1], 2, axis=0)))
+    began = time.perf_counter()
+    dreamt = dream(world_model, state, actions, [seed, seed]).frames
+    seconds = time.perf_counter() - began
+    same, other = (np.concatenate([real[:1], row]) for row in dreamt)
+    return Scene(episode.instruction, {REAL: real, DREAM: same, OTHER: other}, seconds)
+
+
+def scene_images(scene: Scene, scale: int) -> list[np.ndarray]:
+    """The labelled images of a scene's film."""
+    from prophet_gym.cli.film import side_by_side
+
+    return [
+        side_by_side(
+            {label: film[i] for label, film in scene.films.items()}, f"{scene.instruction}   {i}/{scene.steps}", scale
+        )
+        for i in range(scene.steps + 1)
+    ]
+
+
+def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
+    """A contact sheet of all scenes."""
+    import imageio.v3 as iio
+
+    from prophet_gym.cli.film import contact_sheet, stack
+
+    sheets = [
+        contact_sheet(scene.films, np.linspace(0, scene.steps, MOMENTS).round().astype(int).tolist(), scene.instruction)
+        for scene in scenes
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(path, stack(sheets))
+
+
+def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean PSNR and EPE of the dreamt frames over the first 8, the first 64 and all frames."""
+    from prophet_gym.metrics import frame_metrics
+
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for label in (DREAM, OTHER, "last frame copied"):
+        metrics = []
+        for scene in scenes:
+            real = scene.films[REAL]
+            shown = scene.films.get(label, np.broadcast_to(real[:1], real.shape))
+            metrics.append(frame_metrics(real[1:], np.ascontiguousarray(shown[1:])))
+        found[label] = {}
+        for name, frames in (("8", 8), ("64", 64), ("all", 10**6)):
+            summaries = [m.first(frames).summary() for m in metrics if frames == 10**6 or len(m.psnr) >= frames]
+            if summaries:
+                found[label][name] = {
+                    key: round(float(np.mean([s[key] for s in summaries])), 4) for key in ("PSNR_mean", "EPE_mean")
+                }
+    return found
+
+
+def _rows(found: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
+    def cell(value: dict[str, float] | None) -> str:
+        return "-" if value is None else f"{value['PSNR_mean']:.2f} / {value['EPE_mean']:.3f}"
+
+    return [[label, *(cell(by_length.get(key)) for key in ("8", "64", "all"))] for label, by_length in found.items()]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,91 @@
+"""Pictures of a dream beside the real thing: a labelled film, and a contact sheet of moments."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imageio.v2 as imageio
+import imageio.v3 as iio
+import numpy as np
+from jaxtyping import UInt8
+
+Image = UInt8[np.ndarray, "_ _ 3"]
+PAPER, INK, FAINT = (20, 22, 26), (240, 240, 240), (150, 155, 165)
+GAP, STRIP = 6, 28
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def side_by_side(panels: Mapping[str, Image], footer: str, scale: int) -> Image:
+    """Enlarged panels in a row, each under its label; below them a line of text. Even height and width."""
+    enlarged = [_enlarge(panel, scale) for panel in panels.values()]
+    height, width = enlarged[0].shape[:2]
+    canvas = _paper(height + 2 * STRIP + (height % 2), len(enlarged) * (width + GAP) - GAP + (GAP + width) % 2)
+    for number, (label, panel) in enumerate(zip(panels, enlarged, strict=True)):
+        left = number * (width + GAP)
+        canvas[STRIP : STRIP + height, left : left + width] = panel
+        _write(canvas, label, (left + 4, STRIP - 9), INK, room=width - 8)
+    _write(canvas, footer, (4, height + 2 * STRIP - 9), FAINT, room=canvas.shape[1] - 8)
+    return canvas
+
+
+def contact_sheet(films: Mapping[str, UInt8[np.ndarray, "t h w 3"]], moments: Sequence[int], title: str) -> Image:
+    """A title, then one row per film and one column per moment (frame number), labelled on the left and on top."""
+    margin = 150
+    rows = [np.concatenate([film[moment] for moment in moments], axis=1) for film in films.values()]
+    height, width = rows[0].shape[:2]
+    canvas = _paper(2 * STRIP + len(rows) * (height + 2), margin + width)
+    _write(canvas, title, (4, STRIP - 9), INK, room=margin + width - 8)
+    for column, moment in enumerate(moments):
+        left = margin + column * width // len(moments)
+        _write(canvas, f"frame {moment}", (left + 4, 2 * STRIP - 9), FAINT, room=width // len(moments) - 8)
+    for number, (label, row) in enumerate(zip(films, rows, strict=True)):
+        top = 2 * STRIP + number * (height + 2)
+        canvas[top : top + height, margin:] = row
+        _write(canvas, label, (4, top + height // 2), INK, room=margin - 8)
+    return canvas
+
+
+def stack(sheets: Sequence[Image]) -> Image:
+    """Images of any width under each other."""
+    width = max(sheet.shape[1] for sheet in sheets)
+    padded = [np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0))) for sheet in sheets]
+    return np.concatenate(padded)
+
+
+def write_film(path: Path, images: Iterable[Image], frames_per_second: int = 20) -> None:
+    """H.264 that browsers play."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 8, "macro_block_size": 2}
+    imageio.mimwrite(path, list(images), fps=frames_per_second, **options)
+
+
+def write_moving_picture(path: Path, images: Sequence[Image], frames_per_second: int = 10) -> None:
+    """An endless GIF or WebP, by the name's ending.
+
+    Raises:
+        ValueError: for another ending.
+    """
+    options: dict[str, dict[str, Any]] = {".gif": {}, ".webp": {"quality": 60, "method": 4}}
+    if path.suffix not in options:
+        raise ValueError(f"a moving picture ends in .gif or .webp, got {path.name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    duration = 1000 // frames_per_second
+    iio.imwrite(path, np.stack(images), plugin="pillow", duration=duration, loop=0, **options[path.suffix])
+
+
+def _paper(height: int, width: int) -> Image:
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = PAPER
+    return canvas
+
+
+def _enlarge(image: Image, scale: int) -> Image:
+    size = (image.shape[1] * scale, image.shape[0] * scale)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
+
+
+def _write(canvas: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int], *, room: int) -> None:
+    """Write at the baseline `at`, smaller where the text would be wider than `room` pixels."""
+    width = cv2.getTextSize(text, FONT, 0.5, 1)[0][0]
+    cv2.putText(canvas, text, at, FONT, 0.5 * min(1.0, room / max(width, 1)), colour, 1, cv2.LINE_AA)

@@ -1,0 +1,69 @@
+"""The demo: what is filmed is what was recorded and what was dreamt, in that order."""
+
+import json
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from prophet_gym.cli.demo import DREAM, OTHER, REAL, dream_scene
+from prophet_gym.cli.film import GAP, STRIP, side_by_side, write_moving_picture
+from prophet_gym.cli.main import main
+from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.factory import load_world_model
+
+
+@pytest.fixture(scope="module")
+def scene(checkpoint, recording):
+    first, second = map(read_episode, list_episodes(recording))
+    return dream_scene(load_world_model(str(checkpoint)), first, second.actions, 240, seed=0), first
+
+
+def test_a_scene_shows_the_recording_and_two_dreams_from_its_first_frame(scene):
+    scene, episode = scene
+    assert scene.steps == 16  # whole chunks of 8 that both action sequences have
+    np.testing.assert_array_equal(scene.films[REAL], episode.frames()[:17])
+    for label in (DREAM, OTHER):
+        np.testing.assert_array_equal(scene.films[label][0], episode.frames()[0])
+    assert (scene.films[DREAM][1:] != scene.films[OTHER][1:]).any()
+
+
+def test_the_second_dream_depends_on_the_actions_alone(scene, checkpoint):
+    scene, episode = scene
+    again = dream_scene(load_world_model(str(checkpoint)), episode, episode.actions, 16, seed=0)
+    np.testing.assert_array_equal(again.films[DREAM], again.films[OTHER])
+    np.testing.assert_allclose(again.films[DREAM].astype(int), scene.films[DREAM], atol=2)
+
+
+def test_panels_stand_side_by_side_enlarged():
+    red, blue = (np.full((8, 8, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
+    image = side_by_side({"a": red, "b": blue}, "", scale=3)
+    assert image.shape[0] % 2 == image.shape[1] % 2 == 0
+    assert (image[STRIP : STRIP + 24, :24] == (200, 0, 0)).all()
+    assert (image[STRIP : STRIP + 24, 24 + GAP : 48 + GAP] == (0, 0, 200)).all()
+
+
+def test_the_command_writes_film_sheet_picture_and_numbers(checkpoint, recording, tmp_path, capsys):
+    picture, numbers = tmp_path / "dream.webp", tmp_path / "demo.json"
+    main([
+        "demo", "--checkpoint", str(checkpoint), "--data", str(recording), "--out", str(tmp_path), "--scale", "1",
+        "--moving-picture", str(picture), "--json", str(numbers),
+    ])  # fmt: skip
+    assert len(iio.imread(tmp_path / "demo.mp4")) == 2 * 17
+    assert len(iio.imread(picture, plugin="pillow", index=...)) == 9
+    assert iio.imread(tmp_path / "demo.png").shape[1] == 150 + 8 * 64
+    found = json.loads(numbers.read_text())
+    assert found["metrics"].keys() == {DREAM, OTHER, "last frame copied"}
+    assert "32 frames" not in capsys.readouterr().err
+    assert found["speed"]["frames_per_second"] > 0
+
+
+def test_one_episode_is_not_enough(checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--checkpoint", str(checkpoint), "--data", str(tmp_path)])
+    assert "at least two recorded episodes, found 0" in capsys.readouterr().err
+
+
+def test_a_moving_picture_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.gif or \.webp"):
+        write_moving_picture(tmp_path / "dream.avi", [np.zeros((8, 8, 3), np.uint8)])

@@ -1,0 +1,47 @@
+"""The `prophet` command finds its subcommands and says in one line what went wrong."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from prophet_gym.cli.main import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys):
+    main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(name in printed and command.summary in printed for name, command in COMMANDS.items())
+
+
+def test_help_imports_nothing_heavy():
+    probe = "import sys; from prophet_gym.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_options(name, capsys):
+    module = import_module(COMMANDS[name].module)
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"prophet {name}" in printed
+    assert all(f"--{field.replace('_', '-')}" in printed for field in module.Args.__dataclass_fields__)
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evalute"])
+    assert stopped.value.code == 2
+    assert "Did you mean 'evaluate'?" in capsys.readouterr().err
+
+
+def test_what_the_caller_can_mend_is_one_line_without_a_traceback(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--checkpoint", str(tmp_path / "nowhere")])
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("prophet evaluate: weights=")
+    assert "Traceback" not in error
