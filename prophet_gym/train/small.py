@@ -17,7 +17,6 @@ from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig
@@ -69,7 +68,7 @@ def main(args: Args) -> None:
         "latents": lambda: _latents(train, args),
         "tracker": lambda: _tracker(args),
         "transformer": lambda: _transformer(args, paths),
-        "checkpoint": lambda: assemble(args.out, paths[0]).save_pretrained(args.out / "checkpoint"),
+        "checkpoint": lambda: assemble(args, paths[0]).save_pretrained(args.out / "checkpoint"),
     }
     for name, run in stages.items():
         if args.stage in ("all", name):
@@ -104,16 +103,22 @@ def _transformer(args: Args, paths: list[Path]) -> None:
     )
 
 
-def assemble(folder: Path, episode: Path) -> Prophet:
-    """Put the trained parts of a training folder together; the camera is the episode's."""
+def assemble(args: Args, episode: Path) -> Prophet:
+    """Put the parts of a training folder together, the transformer averaged as far as it has come.
+
+    Args:
+        args: of the training; `out`, `width` and `layers` count.
+        episode: a recorded one, for camera, suite and look.
+    """
     recorded = read_episode(episode)
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
-    config = ProphetConfig(camera=camera, suite=recorded.suite, look=recorded.look)
+    transformer = small_transformer(args.width, args.layers)
+    transformer.load_state_dict(torch.load(args.out / "transformer.pt", weights_only=True, map_location="cpu")["average"])
     return Prophet(
-        ProphetTransformer3DModel.from_pretrained(folder / "transformer"),
-        FrameAutoencoder.from_pretrained(folder / "autoencoder"),
-        GripperTracker.from_pretrained(folder / "tracker"),
-        config,
+        transformer,
+        FrameAutoencoder.from_pretrained(args.out / "autoencoder"),
+        GripperTracker.from_pretrained(args.out / "tracker"),
+        ProphetConfig(camera=camera, suite=recorded.suite, look=recorded.look),
     )
 
 

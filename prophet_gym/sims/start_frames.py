@@ -1,0 +1,51 @@
+"""Films where episodes start: the pictures and instructions that a checkpoint's start sets hold."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.specs import InitialState
+
+TRAIN_SEED = 1_000_000
+"""Placement seeds of the `train` starts begin here, far from those of recordings."""
+OFFICIAL_STATES = 50
+
+
+def film_starts(
+    suite: str, task: int, start_set: Literal["train", "official"], count: int, *, look: str, size: int = 128
+) -> Iterator[InitialState]:
+    """Yields the first `count` starts of a task.
+
+    Args:
+        suite: e.g. `libero_object`.
+        task: number of the task.
+        start_set: `official`, the benchmark's own states; `train`, random placements.
+        count: at most 50 for `official`.
+        look: of the simulator.
+        size: of the picture, pixels.
+
+    Raises:
+        ValueError: more official starts than there are.
+    """
+    if start_set == "official" and count > OFFICIAL_STATES:
+        raise ValueError(f"a task has {OFFICIAL_STATES} official starts, got count={count}")
+    sim = LiberoSim(suite, task, look=look, size=size)
+    try:
+        for index in range(count):
+            if start_set == "official":
+                sim.reset(official=index)
+            else:
+                sim.reset(seed=TRAIN_SEED + index)
+            yield InitialState(
+                frames=sim.render()[None],
+                instruction=sim.instruction,
+                suite=suite,
+                task=task,
+                index=index,
+                start_set=start_set,
+                extra={"gripper_position": np.asarray(sim.gripper_position(), np.float32)},
+            )
+    finally:
+        sim.close()
