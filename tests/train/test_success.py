@@ -151,3 +151,16 @@ def test_from_a_recording_to_weights_and_metrics(tmp_path):
     assert SuccessHead.from_pretrained(tmp_path / "out").config.threshold == metrics["config"]["threshold"]
     with pytest.raises(ValueError, match="too few episodes"):
         main(Args(data=tmp_path / "data", out=tmp_path / "out", held_out=0.0))
+
+
+def test_the_threshold_prefers_precision():
+    class Recorded(SuccessHead):
+        def probabilities(self, frames, instruction):
+            return torch.full((len(frames),), float(instruction))
+
+    def video(score: float, success: bool) -> LabelledVideo:
+        return LabelledVideo(np.zeros((3, 8, 8, 3), np.uint8), np.full(3, success), str(score))
+
+    good, bad = [0.9, 0.8, 0.7, 0.2], [0.3, 0.25, 0.1]
+    videos = [video(score, True) for score in good] + [video(score, False) for score in bad]
+    assert choose_threshold(Recorded(), videos) == pytest.approx(0.5, abs=0.02)
