@@ -1,1 +1,1 @@
-"""Learning inside the dream: reinforcement learning of flow policies."""
+"""Learning inside the dream: reinforcement learning of flow policies, in any Gymnasium vector env."""

@@ -9,7 +9,7 @@ import pytest
 from prophet_gym.cli.demo import DREAM, OTHER, REAL, dream_scene
 from prophet_gym.cli.film import GAP, STRIP, side_by_side, write_moving_picture
 from prophet_gym.cli.main import main
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data.recording import list_episodes, read_episode, read_video
 from prophet_gym.factory import load_world_model
 
 
@@ -49,7 +49,7 @@ def test_the_command_writes_film_sheet_picture_and_numbers(checkpoint, recording
         "demo", "--checkpoint", str(checkpoint), "--data", str(recording), "--out", str(tmp_path), "--scale", "1",
         "--moving-picture", str(picture), "--json", str(numbers),
     ])  # fmt: skip
-    assert len(iio.imread(tmp_path / "demo.mp4")) == 2 * 17
+    assert len(read_video(tmp_path / "demo.mp4")) == 2 * 17
     assert len(iio.imread(picture, plugin="pillow", index=...)) == 9
     assert iio.imread(tmp_path / "demo.png").shape[1] == 150 + 8 * 64
     found = json.loads(numbers.read_text())

@@ -1,0 +1,184 @@
+"""Puts measured numbers into the documents: `python docs/figures.py` (or `make figures`); `--check` only compares.
+
+A document holds a block between `<!-- figures: NAME -->` and `<!-- /figures -->`; what stands there is made from the
+JSON files of `benchmarks/results/` and the bundled checkpoint, never typed.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+CHECKPOINT = ROOT / "prophet_gym" / "checkpoints" / "libero_small"
+DOCUMENTS = (ROOT / "README.md", ROOT / "model_cards" / "libero_small.md")
+BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def where(machine: dict[str, Any]) -> str:
+    versions = machine["versions"]
+    return f"{machine['cores']} cores ({machine['processor']}), torch {versions['torch']}"
+
+
+def evaluation(name: str, command: str) -> str:
+    report = load(name)
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    parts = [
+        f"{report['episodes']} held-out episodes of `{report['suite']}` from {report['starts']} starts "
+        f"({report['successes']} succeed), tasks {', '.join(map(str, report['tasks']))}, look `{report['look']}`, "
+        f"open loop; mean over episodes [95% bootstrap interval]. Made by `{command}` on {where(report['machine'])}."
+    ]
+    for frames, found in report["horizons"].items():
+        parts.append(horizon(frames, found))
+    return "\n\n".join(parts)
+
+
+def horizon(frames: str, found: dict[str, Any]) -> str:
+    conditions = found["conditions"]
+    names = [name for name in COLUMNS if any(name in metrics for metrics in conditions.values())]
+    rows = [
+        [label, *(interval(conditions[key].get(name), COLUMNS[name][1]) for name in names)]
+        for key, label in CONDITIONS.items()
+        if key in conditions
+    ]
+    shorter = f", {found['shorter']} shorter ones left out" if found["shorter"] else ""
+    head = f"{frames} frames ({found['episodes']} episodes{shorter})"
+    return markdown_table([head, *(COLUMNS[name][0] for name in names)], rows)
+
+
+def margins() -> str:
+    """What the dream gains, in one line per horizon: the README's summary."""
+    command = "prophet evaluate --json benchmarks/results/evaluation.json"
+    report = load("evaluation.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    header = [
+        "open loop over",
+        "dream, PSNR dB",
+        "over copying the last frame, dB",
+        "over other actions, dB",
+        "EPE by copying's",
+    ]
+    rows = []
+    for frames, found in report["horizons"].items():
+        gains = found["margins"]
+        rows.append([
+            f"{frames} frames",
+            interval(found["conditions"]["dream"]["psnr"], 2),
+            interval(gains.get("psnr_over_copy"), 2),
+            interval(gains.get("psnr_over_other_actions"), 2),
+            interval(gains.get("epe_by_copy"), 2),
+        ])  # fmt: skip
+    return (
+        f"{markdown_table(header, rows)}\n\n`{command}`; all metrics in the [model card](model_cards/libero_small.md)."
+    )
+
+
+def speed() -> str:
+    command = "python benchmarks/small_env.py --json benchmarks/results/small_env.json"
+    report = load("small_env.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [f"dream, {count} at once", f"{measured['frames_per_second']:.0f}"]
+        for count, measured in report["dream"].items()
+        if count.isdigit()
+    ]
+    for look, drawings in report["real"].items():
+        for name, processes in drawings.items():
+            for count, measured in processes.items():
+                how = f"real simulator, look `{look}`, drawn {name.replace('_', ' ')}, {count} process(es)"
+                rows.append([how, f"{measured['frames_per_second']:.0f}"])
+    return f"{markdown_table(['', 'frames/s'], rows)}\n\n`{command}` on {where(report['machine'])}."
+
+
+def checkpoint() -> str:
+    if not (CHECKPOINT / "prophet.json").is_file():
+        return "No checkpoint is bundled yet."
+    config = json.loads((CHECKPOINT / "prophet.json").read_text())
+    rows = [[f"`{name}`", f"{value}"] for name, value in config.items() if name not in ("camera", "hold")]
+    rows += [
+        [f"`{path.relative_to(CHECKPOINT)}`", f"{path.stat().st_size / 1e6:.2f} MB, {numbers_in(path):,} numbers"]
+        for path in sorted(CHECKPOINT.rglob("*.safetensors"))
+    ]
+    return markdown_table(["", "value"], rows)
+
+
+def numbers_in(path: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as weights:
+        names = weights.keys()
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+
+
+def picture() -> str:
+    command = "prophet demo --moving-picture docs/demo.webp"
+    if not (ROOT / "docs" / "demo.webp").is_file():
+        return f"No picture yet: `{command}` makes it."
+    return (
+        "![a real LIBERO episode, its dream, and the dream under other actions](docs/demo.webp)\n\n"
+        "*Left: the real simulator. Middle: the dream, from the first frame alone, under the same commands. Right: the "
+        f"same dream under another episode's commands. Made by `{command}`.*"
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "picture": picture,
+    "margins": margins,
+    "speed": speed,
+    "checkpoint": checkpoint,
+    "evaluation": lambda: evaluation("evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"),
+    "evaluation-plain": lambda: evaluation(
+        "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"
+    ),
+}
+
+
+def filled(text: str) -> str:
+    """The document with every block made anew.
+
+    Raises:
+        ValueError: for a block of an unknown name.
+    """
+
+    def fill(block: re.Match[str]) -> str:
+        if block["name"] not in BLOCKS:
+            raise ValueError(f"no figures named {block['name']!r}; there are {', '.join(BLOCKS)}")
+        return f"{block[1]}{BLOCKS[block['name']]()}\n{block[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a document is out of date")
+    check = parser.parse_args().check
+    old = [path for path in DOCUMENTS if filled(path.read_text()) != path.read_text()]
+    for path in old:
+        print(f"{path.relative_to(ROOT)} {'is out of date: run make figures' if check else 'filled'}")
+        if not check:
+            path.write_text(filled(path.read_text()))
+    sys.exit(bool(check and old))
+
+
+if __name__ == "__main__":
+    main()

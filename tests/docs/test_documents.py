@@ -1,0 +1,57 @@
+"""What the documents say is what was measured and what runs."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from prophet_gym.factory import bundled_checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def figures():
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["figures"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("document", ["README.md", "model_cards/libero_small.md"])
+def test_figures_are_those_of_the_result_files(document, figures):
+    text = (ROOT / document).read_text()
+    assert figures.BLOCK.search(text)
+    assert figures.filled(text) == text, "run `make figures`"
+
+
+def test_an_unknown_block_is_refused(figures):
+    with pytest.raises(ValueError, match="no figures named 'sped'"):
+        figures.filled("<!-- figures: sped -->\n<!-- /figures -->")
+
+
+def test_a_block_is_replaced_by_what_was_measured(figures, monkeypatch):
+    monkeypatch.setitem(figures.BLOCKS, "speed", lambda: "7 frames/s")
+    text = "a\n<!-- figures: speed -->\nold\n<!-- /figures -->\nb"
+    assert figures.filled(text) == "a\n<!-- figures: speed -->\n7 frames/s\n<!-- /figures -->\nb"
+
+
+def test_links_lead_to_files_that_exist():
+    for document in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("model_cards/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+def test_the_first_loop_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    assert code[1].startswith("import prophet_gym")
+    scope: dict = {}
+    exec(compile(code[1], "README.md", "exec"), scope)
+    assert scope["info"]["frames"].shape == (8, 128, 128, 3)

@@ -1,0 +1,41 @@
+"""What is installed: dependencies, commands, and how much the bundled checkpoint weighs."""
+
+import re
+from importlib.metadata import entry_points, requires
+from pathlib import Path
+
+import pytest
+
+import prophet_gym
+
+CORE = {
+    "torch", "diffusers", "gymnasium", "numpy", "safetensors", "huggingface-hub", "imageio", "imageio-ffmpeg",
+    "opencv-python-headless", "jaxtyping", "tyro", "tqdm",
+}  # fmt: skip
+CHECKPOINT = Path(prophet_gym.__file__).parent / "checkpoints" / "libero_small"
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower() for requirement in requirements}
+
+
+def test_the_core_stays_light():
+    assert names([r for r in requires("prophet-gym") or [] if "extra ==" not in r]) == CORE
+
+
+def test_no_extra_asks_for_torchvision():
+    assert "torchvision" not in names(requires("prophet-gym") or [])
+
+
+def test_both_commands_are_installed():
+    scripts = {script.name: script for script in entry_points(group="console_scripts")}
+    assert callable(scripts["prophet"].load())
+    assert callable(scripts["prophrl"].load())
+
+
+@pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="no checkpoint is bundled")
+@pytest.mark.parametrize(("pattern", "megabytes"), [("**/*.safetensors", 20), ("starts/**/*", 6), ("demo/**/*", 1.5)])
+def test_the_bundled_checkpoint_is_small(pattern, megabytes):
+    files = [path for path in CHECKPOINT.glob(pattern) if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= megabytes * 1e6
+    assert all(path.stat().st_size < 16e6 for path in files)
