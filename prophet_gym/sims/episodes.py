@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -94,6 +94,7 @@ class Stage:
         return self._playing[row]
 
 
+@runtime_checkable
 class Stages(Protocol):
     """All rows of a vector env."""
 

@@ -1,7 +1,7 @@
 """Real LIBERO with the interface of the dream: action chunks in, the last frame out, all frames in `info`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,8 +24,8 @@ ACTION_DIM = 7
 # Placements of the start set `train` are numbered by their seed.
 TRAIN_SEEDS = 2**31
 
-StartSetName = Literal["train", "official"]
-FramesWanted = Literal["step", "chunk"]
+START_SETS = ("train", "official")
+FRAMES_WANTED = ("step", "chunk")
 
 
 class LiberoVectorEnv(EpisodeVectorEnv):
@@ -51,11 +51,11 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         num_envs: int = 1,
         *,
         look: str = "light",
-        starts: StartSetName = "train",
+        starts: str = "train",
         tasks: Sequence[int] | None = None,
         size: int = 128,
         chunk: int = CHUNK,
-        render: FramesWanted = "step",
+        render: str = "step",
         max_episode_steps: int | None = 30,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
@@ -84,10 +84,10 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         pool = tuple(range(TASKS)) if tasks is None else tuple(tasks)
         for task in pool:
             check_task(suite, task)
-        if starts not in get_args(StartSetName):
-            raise unknown_option("start set", starts, get_args(StartSetName))
-        if render not in get_args(FramesWanted):
-            raise unknown_option("choice of frames", render, get_args(FramesWanted))
+        if starts not in START_SETS:
+            raise unknown_option("start set", starts, START_SETS)
+        if render not in FRAMES_WANTED:
+            raise unknown_option("choice of frames", render, FRAMES_WANTED)
         if not pool or chunk < 1 or workers < 0:
             raise ValueError(f"tasks must not be empty, chunk >= 1, workers >= 0; got {pool}, {chunk}, {workers}")
         super().__init__(
@@ -186,11 +186,11 @@ class LiberoEnv(gym.Env):
         suite: str,
         *,
         look: str = "light",
-        starts: StartSetName = "train",
+        starts: str = "train",
         tasks: Sequence[int] | None = None,
         size: int = 128,
         chunk: int = CHUNK,
-        render: FramesWanted = "step",
+        render: str = "step",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:

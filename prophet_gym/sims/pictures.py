@@ -3,6 +3,8 @@
 # MuJoCo is a compiled module without stubs.
 # pyright: reportAttributeAccessIssue=false
 
+import atexit
+import functools
 import weakref
 from typing import Any
 
@@ -29,10 +31,12 @@ def _open_gl_context(width: int, height: int) -> Any:
     return GLContext(width, height)
 
 
-def _free(gl: Any, context: mujoco.MjrContext) -> None:
-    gl.make_current()
-    context.free()
-    gl.free()
+@functools.cache
+def _open_pictures() -> "weakref.WeakSet[Pictures]":
+    """What is still open, closed when the interpreter ends: before the OpenGL library, which was loaded earlier."""
+    pictures: weakref.WeakSet[Pictures] = weakref.WeakSet()
+    atexit.register(lambda: [each.close() for each in list(pictures)])
+    return pictures
 
 
 class Pictures:
@@ -49,8 +53,7 @@ class Pictures:
         drawn.vis.quality.offsamples = 1
         drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        # Also at the interpreter's end, when the OpenGL bindings are still there to be called.
-        self._free = weakref.finalize(self, _free, self._gl, self._context)
+        _open_pictures().add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         self._rect = mujoco.MjrRect(0, 0, size, size)
@@ -73,4 +76,8 @@ class Pictures:
 
     def close(self) -> None:
         """Free the OpenGL context; calling it twice is fine."""
-        self._free()
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None

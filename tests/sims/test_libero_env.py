@@ -1,0 +1,208 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+import prophet_gym  # noqa: F401 registers the ids
+from prophet_gym.envs.episodes import row_info
+from prophet_gym.errors import InvalidActionError, InvalidStartError, MissingAssetsError, UnknownOptionError
+from prophet_gym.sims import install
+from prophet_gym.sims.libero import LiberoEnv, LiberoVectorEnv
+
+needs_libero = pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
+pytestmark = pytest.mark.libero
+TASK = 3
+INSTRUCTION = "pick up the bbq sauce and place it in the basket"
+
+
+@pytest.fixture(scope="module")
+def envs():
+    envs = LiberoVectorEnv(
+        "libero_object", 2, tasks=[TASK], chunk=2, max_episode_steps=3, autoreset_mode=AutoresetMode.DISABLED
+    )
+    yield envs
+    envs.close()
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = LiberoEnv("libero_object", tasks=[TASK], chunk=2)
+    yield env
+    env.close()
+
+
+def chunks(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (rows, 2, 7)).astype(np.float32)
+
+
+def simulations(envs: LiberoVectorEnv) -> dict:
+    return envs._stages._stage._playing
+
+
+def put_target_in_basket(sim) -> None:
+    joint = sim.model.joint(sim._env.env.objects_dict[sim.target_name].joints[-1])
+    address = joint.qposadr[0]
+    sim.data.qpos[address : address + 3] = sim.object_positions()["basket_1"] + np.array([0, 0, 0.12])
+
+
+@needs_libero
+def test_gymnasium_finds_nothing_wrong(env):
+    check_env(env, skip_render_check=True)
+
+
+@needs_libero
+def test_what_a_step_reports(envs):
+    observation, info = envs.reset(seed=0)
+    assert observation["image"].dtype == np.uint8
+    assert row_info(info, 1) == {
+        "instruction": INSTRUCTION,
+        "suite": "libero_object",
+        "task": TASK,
+        "start": info["start"][1],
+        "start_set": "train",
+    }
+    observation, reward, terminated, truncated, info = envs.step(chunks(2))
+    assert info["frames"].shape == (2, 2, 128, 128, 3)
+    np.testing.assert_array_equal(info["frames"][:, -1], observation["image"])
+    assert (info["frames"][:, 0] != info["frames"][:, 1]).any()
+    assert not np.concatenate([reward, terminated, truncated]).any()
+    assert info["executed"].tolist() == [2, 2]
+    assert info["reward_valid"].all()
+    assert info["live"].all()
+
+
+@needs_libero
+def test_a_row_is_the_single_env_with_its_seed(envs, env):
+    actions = chunks(2)
+    first, info = envs.reset(seed=40)
+    second, _, _, _, _ = envs.step(actions)
+    one, one_info = env.reset(seed=41)
+    two, _, _, _, _ = env.step(actions[1])
+    assert one_info["start"] == info["start"][1] != info["start"][0]
+    np.testing.assert_array_equal(one["image"], first["image"][1])
+    np.testing.assert_array_equal(two["image"], second["image"][1])
+
+
+@needs_libero
+def test_success_in_the_middle_of_a_chunk_ends_the_episode_there(envs):
+    envs.reset(seed=0)
+    put_target_in_basket(simulations(envs)[0])
+    still = np.zeros((2, 2, 7), dtype=np.float32)
+    still[..., 6] = -1
+    _, reward, terminated, truncated, info = envs.step(still)
+    assert (reward.tolist(), terminated.tolist()) == ([1.0, 0.0], [True, False])
+    assert not truncated.any()
+    assert info["executed"].tolist() == [1, 2]
+    assert info["success"].tolist() == [True, False]
+    np.testing.assert_array_equal(info["frames"][0, 0], info["frames"][0, 1])
+    observation, reward, terminated, _, info = envs.step(still)
+    assert (reward.tolist(), terminated.tolist()) == ([0.0, 0.0], [False, False])
+    assert info["live"].tolist() == [False, True]
+    kept = observation["image"][1].copy()
+    fresh, info = envs.reset(seed=3, options={"reset_mask": np.array([True, False])})
+    assert info["_start"].tolist() == [True, False]
+    np.testing.assert_array_equal(fresh["image"][1], kept)
+    _, _, _, truncated, info = envs.step(still)
+    assert truncated.tolist() == [False, True], "row 1 is at its third chunk"
+    assert info["live"].all()
+
+
+@needs_libero
+def test_a_start_of_the_train_set_is_the_seed_of_its_placement(env):
+    one, info = env.reset(seed=0, options={"start": 12})
+    two, again = env.reset(seed=99, options={"start": 12, "task": TASK})
+    assert info["start"] == again["start"] == 12
+    np.testing.assert_array_equal(one["image"], two["image"])
+
+
+@needs_libero
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"taks": TASK}, UnknownOptionError, "Did you mean 'task'.*reset_mask, start, task"),
+        ({"task": 4}, UnknownOptionError, "unknown task 4"),
+        ({"start": -1}, InvalidStartError, r"must be in 0\.\.2147483647 for the start set 'train', got -1"),
+        ({"start": [1, 2, 3]}, ValueError, "must be an integer"),
+    ],
+)
+def test_bad_options_are_refused_and_the_episode_goes_on(env, options, error, message):
+    env.reset(seed=0)
+    with pytest.raises(error, match=message):
+        env.reset(options=options)
+    env.step(chunks(1)[0])
+
+
+@needs_libero
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros((2, 6)), r"shape \(2, 7\), got \(2, 6\)"),
+        (np.full((2, 7), np.nan), "finite"),
+        (np.full((2, 7), 1.5), "within"),
+    ],
+)
+def test_bad_actions_are_refused_before_anything_moves(env, action, message):
+    env.reset(seed=0)
+    before = simulations(env._vector)[0].data.qpos.copy()
+    with pytest.raises(InvalidActionError, match=message):
+        env.step(action)
+    np.testing.assert_array_equal(simulations(env._vector)[0].data.qpos, before)
+
+
+@needs_libero
+def test_drawing_once_per_chunk_changes_no_other_thing(env):
+    frugal = gym.make("LIBERO-Object-v0", tasks=(TASK,), chunk=2, render="chunk", starts="official")
+    try:
+        _, info = frugal.reset(seed=0, options={"start": 7})
+        assert (info["start"], info["start_set"], info["instruction"]) == (7, "official", INSTRUCTION)
+        simulation = simulations(frugal.unwrapped._vector)[0]
+        env.reset(seed=0)
+        simulation.set_state(simulations(env._vector)[0].get_state())
+        expected = env.step(chunks(1)[0])
+        found = frugal.step(chunks(1)[0])
+        np.testing.assert_array_equal(found[0]["image"], expected[0]["image"])
+        assert found[1:4] == expected[1:4]
+        assert "frames" not in found[4]
+        with pytest.raises(InvalidStartError, match=r"0\.\.49 for the start set 'official', got 50"):
+            frugal.reset(options={"start": 50})
+    finally:
+        frugal.close()
+
+
+@needs_libero
+@pytest.mark.slow
+def test_rows_in_worker_processes_are_the_rows_here(envs):
+    actions = chunks(2)
+    expected, _ = envs.reset(seed=11)
+    step = envs.step(actions)
+    apart = LiberoVectorEnv("libero_object", 2, tasks=[TASK], chunk=2, workers=2)
+    try:
+        found, _ = apart.reset(seed=11)
+        np.testing.assert_array_equal(found["image"], expected["image"])
+        np.testing.assert_array_equal(apart.step(actions)[0]["image"], step[0]["image"])
+    finally:
+        apart.close()
+    assert not apart._stages._processes
+
+
+@needs_libero
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"suite": "libero"}, "Did you mean 'libero_"),
+        ({"look": "plian"}, "Did you mean 'plain'"),
+        ({"starts": "test"}, "unknown start set 'test'"),
+        ({"tasks": [3, 11]}, "unknown task 11"),
+        ({"render": "all"}, "chunk, step"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused(arguments, message):
+    with pytest.raises(UnknownOptionError, match=message):
+        LiberoEnv(**{"suite": "libero_object", **arguments})
+
+
+def test_missing_assets_are_one_clear_error(monkeypatch, tmp_path):
+    monkeypatch.setenv(install.ASSETS_VARIABLE, str(tmp_path))
+    with pytest.raises(MissingAssetsError, match="PROPHET_LIBERO_ASSETS"):
+        gym.make("LIBERO-Object-v0")

@@ -1,0 +1,206 @@
+import numpy as np
+import pytest
+
+from prophet_gym.embodiments.libero import camera
+from prophet_gym.errors import UnknownOptionError
+from prophet_gym.sims import install
+from prophet_gym.sims.simulator import WAIT_ACTION, LiberoSim
+
+pytestmark = [
+    pytest.mark.libero,
+    pytest.mark.skipif(install.missing() is not None, reason=str(install.missing())),
+]
+TASK = 3
+
+
+@pytest.fixture(scope="module")
+def light():
+    sim = LiberoSim("libero_object", TASK)
+    yield sim
+    sim.close()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    sim = LiberoSim("libero_object", TASK, look="plain")
+    yield sim
+    sim.close()
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
+
+
+def push(steps: int) -> np.ndarray:
+    """Commands that drive the closing hand to the floor, with noise."""
+    noise = np.random.default_rng(1).normal(0, 0.3, (steps, 7))
+    return np.clip(np.array([0.3, 0.1, -0.9, 0, 0, 0.2, 1]) + noise, -1, 1)
+
+
+def put_target_in_basket(sim: LiberoSim) -> None:
+    """Drop the target from just over the bottom of the basket."""
+    basket = sim.object_positions()["basket_1"]
+    joint = sim.model.joint(sim._env.env.objects_dict[sim.target_name].joints[-1])
+    address = joint.qposadr[0]
+    sim.data.qpos[address : address + 3] = basket + np.array([0, 0, 0.12])
+
+
+def test_physics_is_the_same_in_both_looks_and_the_pictures_are_close(plain, light):
+    plain.reset(seed=7)
+    light.reset(seed=7)
+    for action in push(30):
+        plain.step(action)
+        light.step(action)
+        np.testing.assert_allclose(light.data.qpos, plain.data.qpos, rtol=0, atol=1e-9)
+        assert light.success() == plain.success()
+    assert psnr(plain.render(), light.render()) > 30
+
+
+def test_a_step_is_bit_for_bit_that_of_libero(light):
+    light.reset(seed=2)
+    start = light.get_state()
+    actions = push(12)
+    for action in actions:
+        light._env.step(action)
+    expected = light.data.qpos.copy()
+    light.set_state(start)
+    for action in actions:
+        light.step(action)
+    np.testing.assert_array_equal(light.data.qpos, expected)
+
+
+def test_a_seed_gives_its_placement_whatever_came_before(light):
+    light.reset(seed=5)
+    first, picture = light.data.qpos.copy(), light.render()
+    light.step(np.ones(7))
+    light.reset(official=1)
+    other = light.data.qpos.copy()
+    light.reset(seed=5)
+    np.testing.assert_array_equal(light.data.qpos, first)
+    np.testing.assert_array_equal(light.render(), picture)
+    light.reset(seed=6)
+    assert np.abs(light.data.qpos - first).max() > 0.01
+    assert np.abs(other - first).max() > 0.01
+
+
+def test_the_callers_global_randomness_is_left_alone(light):
+    np.random.seed(0)
+    expected = np.random.random(3)
+    np.random.seed(0)
+    light.reset(seed=9)
+    np.testing.assert_array_equal(np.random.random(3), expected)
+
+
+def test_an_official_start_is_the_published_state_after_the_wait(light):
+    states = light.official_states()
+    assert len(states) == 50
+    light.reset(official=4)
+    # flattened MuJoCo state: time, positions, velocities; the seven arm joints come first
+    arm = states[4, 1:8]
+    # the controller turns the hand back to where a reset leaves it, as under LIBERO's own evaluation
+    np.testing.assert_allclose(light.data.qpos[:7], arm, atol=0.05)
+    published = states[4, 1 : 1 + light.model.nq]
+    assert np.abs(light.data.qpos - published).max() < 0.05
+    assert light.gripper_opening() == pytest.approx(0.08, abs=0.005)
+
+
+def test_a_state_is_continued_exactly(light):
+    light.reset(seed=1)
+    for action in push(20):
+        light.step(action)
+    state = light.get_state()
+    for action in push(8):
+        light.step(action)
+    expected = light.data.qpos.copy()
+    light.reset(seed=3)
+    light.set_state(state)
+    np.testing.assert_array_equal(light.get_state(), state)
+    for action in push(8):
+        light.step(action)
+    np.testing.assert_array_equal(light.data.qpos, expected)
+    with pytest.raises(ValueError, match=r"has shape \(\d+,\), got \(5,\)"):
+        light.set_state(np.zeros(5))
+
+
+def test_the_goal_predicate_holds_when_the_target_is_in_the_basket(light):
+    light.reset(seed=0)
+    assert not light.success()
+    put_target_in_basket(light)
+    for _ in range(4):
+        light.step(WAIT_ACTION)
+    assert light.success()
+
+
+def test_commands_move_the_hand_along_the_worlds_axes(light):
+    light.reset(seed=0)
+    start = light.gripper_position()
+    for _ in range(8):
+        light.step(np.array([0, 1, 0, 0, 0, 0, 1.0]))
+    moved = light.gripper_position() - start
+    assert moved[1] > 0.08
+    assert np.abs(moved[[0, 2]]).max() < 0.02
+    assert light.gripper_opening() < 0.03
+    turned = light.gripper_quaternion()
+    assert np.linalg.norm(turned) == pytest.approx(1)
+
+
+def test_the_camera_matrix_says_where_a_marker_is_drawn(light):
+    light.reset(seed=0)
+    before = light.render().astype(float)
+    site = light._grip_site()
+    colour, size, place = light.model.site_rgba[site].copy(), light.model.site_size[site].copy(), light.data.site_xpos
+    light.model.site_rgba[site] = [0, 1, 0, 1]
+    light.model.site_size[site] = 0.02
+    try:
+        for point in ([0.3, 0.0, 0.4], [0.1, 0.2, 0.35], [0.3, -0.15, 0.2]):
+            place[site] = point
+            changed = np.abs(light.render() - before).max(axis=-1) > 20
+            x, y, z = light.camera_matrix() @ [*point, 1]
+            rows, columns = np.nonzero(changed)
+            assert len(rows) > 5
+            assert (columns.mean() + 0.5) / light.size == pytest.approx(x / z, abs=0.5 / light.size)
+            assert (rows.mean() + 0.5) / light.size == pytest.approx(y / z, abs=0.5 / light.size)
+            eye = light.data.cam_xpos[light.model.camera("agentview").id]
+            assert 0 < z <= np.linalg.norm(eye - point)
+    finally:
+        light.model.site_rgba[site], light.model.site_size[site] = colour, size
+
+
+def test_the_camera_is_the_one_known_without_the_simulator(light):
+    np.testing.assert_allclose(light.camera_matrix(), camera("libero_object", TASK).matrix, atol=1e-8)
+
+
+def test_the_hand_is_drawn_where_its_position_projects(light):
+    pictures = []
+    for command in (-1.0, 1.0):
+        light.reset(seed=0)
+        for _ in range(6):
+            light.step(np.array([0, command, 0, 0, 0, 0, -1.0]))
+        u, v, z = light.camera_matrix() @ [*light.gripper_position(), 1]
+        pictures.append((light.render().astype(float), u / z, v / z))
+    (left, u_left, v), (right, u_right, _) = pictures
+    assert u_right - u_left > 0.1
+    changed = np.abs(left - right).max(axis=-1) > 30
+    row = int(v * light.size) - 6
+    columns = np.nonzero(changed[row])[0] / light.size
+    assert columns.min() < u_left < u_right < columns.max() + 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"suite": "libero_objekt", "task": 0}, "Did you mean 'libero_object'"),
+        ({"suite": "libero_object", "task": 10}, "unknown task 10"),
+        ({"suite": "libero_object", "task": 0, "look": "dark"}, "unknown look 'dark'"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused(arguments, message):
+    with pytest.raises(UnknownOptionError, match=message):
+        LiberoSim(**arguments)
+
+
+def test_starts_that_do_not_exist_are_refused(light):
+    with pytest.raises(ValueError, match=r"official must be in 0\.\.49, got 50"):
+        light.reset(official=50)
+    with pytest.raises(ValueError, match="not both"):
+        light.reset(seed=0, official=0)
