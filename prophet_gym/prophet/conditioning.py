@@ -26,35 +26,37 @@ class ChunkInputs:
         history: the latent frames before, oldest first; None without memory.
         actions: commands and gripper path of every video frame of given and generated slots.
         action_frames: discs drawn at the gripper path.
+        path: the gripper after each command, where the commands lead.
     """
 
     given: Float[Tensor, "b c 1 h w"]
     history: Float[Tensor, "b c s h w"] | None
     actions: Float[Tensor, "b n a"]
     action_frames: Float[Tensor, "b f t h w"]
+    path: Float[Tensor, "b k 4"]
 
 
 def chunk_inputs(
     tracker: GripperTracker,
     past: Float[Tensor, "b n c h w"],
+    gripper: Float[Tensor, "b 4 4"],
     past_commands: Float[Tensor, "b k a"],
     commands: Float[Tensor, "b k a"],
     camera: Float[Tensor, "3 4"],
 ) -> ChunkInputs:
     """Assemble the inputs of one chunk from what a dream carries.
 
-    The gripper is read off the four given frames and followed through the commands, in training as in dreaming.
-
     Args:
-        tracker: reads and follows the gripper.
+        tracker: follows the gripper through the commands.
         past: normalised per-frame latents, oldest first; the last four are the given slot.
+        gripper: the gripper at the four given frames, read off them or tracked.
         past_commands: the commands that led to the last `k` past frames.
         commands: the commands to dream.
         camera: world to unit image.
     """
     given = past[:, -FRAMES_PER_LATENT:]
-    seen = tracker.read(given.flatten(0, 1)).unflatten(0, given.shape[:2])
-    path = torch.cat([seen, tracker.follow(seen[:, -1], past_commands, commands)], dim=1)
+    ahead = tracker.follow(gripper[:, -1], past_commands, commands)
+    path = torch.cat([gripper, ahead], dim=1)
     mean = torch.tensor(tracker.config.gripper_mean, device=path.device, dtype=path.dtype)
     std = torch.tensor(tracker.config.gripper_std, device=path.device, dtype=path.dtype)
     numbers = torch.cat([past_commands[:, -FRAMES_PER_LATENT:], commands], dim=1)
@@ -66,6 +68,7 @@ def chunk_inputs(
         history=stack_frames(history) if history.shape[1] else None,
         actions=torch.cat([numbers, (path - mean) / std], dim=-1),
         action_frames=stack_frames(discs),
+        path=ahead,
     )
 
 

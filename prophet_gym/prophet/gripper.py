@@ -81,6 +81,24 @@ class GripperTracker(ModelMixin, ConfigMixin):
         moved = gripper[:, None] + change * std
         return torch.cat([moved[..., :3], moved[..., 3:].clamp(0, 1)], dim=-1)
 
+    def read_frames(self, latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n 4"]:
+        """Return the gripper seen in each of several frames."""
+        return self.read(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+
+    def correct(
+        self, followed: Float[Tensor, "b n 4"], latents: Float[Tensor, "b n c h w"], trust: float
+    ) -> Float[Tensor, "b n 4"]:
+        """Pull a followed path towards what dreamed frames show.
+
+        The path errs by millimetres a chunk, the reader by millimetres a look; a small `trust` lets neither error grow.
+
+        Args:
+            followed: where the commands led.
+            latents: the same frames as dreamed.
+            trust: weight of the reader, 0 to 1.
+        """
+        return (1 - trust) * followed + trust * self.read_frames(latents)
+
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return (
             torch.tensor(self.config.gripper_mean, device=like.device, dtype=like.dtype),

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet.autoencoder import FrameAutoencoder, keep_background, unstack_frames
-from prophet_gym.prophet.conditioning import chunk_inputs, flow_source, predict_velocity
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder, keep_background, unstack_frames
+from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs, flow_source, predict_velocity
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.sampling import sample_euler
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
@@ -43,6 +43,7 @@ class ProphetConfig:
         camera: world to unit image, three rows of four.
         hold: the command that keeps the arm where it is: what came before the first action.
         background: threshold, softness (grey levels) and window (pixels) of `keep_background`.
+        reader_trust: see `GripperTracker.correct`.
         suite: the start set the model was trained on.
         look: the look of the simulator in its training data.
     """
@@ -56,6 +57,7 @@ class ProphetConfig:
     camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
     hold: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
     background: tuple[float, float, int] = (6.0, 1.5, 5)
+    reader_trust: float = 0.3
     suite: str = "libero_object"
     look: str = "light"
 
@@ -109,6 +111,7 @@ class Prophet(nn.Module):
         hold = torch.tensor(self.config.hold, device=self.camera.device)
         return {
             "latents": past.contiguous(),
+            "gripper": self.tracker.read_frames(past[:, -FRAMES_PER_LATENT:]),
             "commands": hold.expand(frames.shape[0], self.chunk, -1).clone(),
             "reference": frames[:, -1].clone(),
             "reference_decoded": self.autoencoder.decode(latents[:, -1]),
@@ -145,7 +148,8 @@ class Prophet(nn.Module):
                 f"got {tuple(actions.shape)} and {len(generators)} generators"
             )
         actions = actions.to(past)
-        latents = self._dream(past, state["commands"], actions, generators)
+        inputs = chunk_inputs(self.tracker, past, state["gripper"], state["commands"], actions, self.camera)
+        latents = self._dream(inputs, generators)
         decoded = self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
         threshold, softness, window = self.config.background
         frames = keep_background(
@@ -155,24 +159,24 @@ class Prophet(nn.Module):
         following = {
             **state,
             "latents": torch.cat([past, latents], dim=1)[:, -self.config.past_frames :].clone(),
+            "gripper": self.tracker.correct(
+                inputs.path[:, -FRAMES_PER_LATENT:], latents[:, -FRAMES_PER_LATENT:], self.config.reader_trust
+            ),
             "commands": actions.clone(),
         }
         return Chunk(state=following, frames=frames, doubt=None)
 
-    def _dream(
-        self, past: Tensor, past_commands: Tensor, actions: Tensor, generators: Sequence[torch.Generator]
-    ) -> Float[Tensor, "b k c h w"]:
+    def _dream(self, inputs: ChunkInputs, generators: Sequence[torch.Generator]) -> Float[Tensor, "b k c h w"]:
         """Sample the chunk's per-frame latents."""
-        inputs = chunk_inputs(self.tracker, past, past_commands, actions, self.camera)
-        slots = (inputs.given.shape[1], self.chunk // 4, *inputs.given.shape[3:])
-        noise = torch.stack([torch.randn(slots, generator=g) for g in generators]).to(past)
+        slots = (inputs.given.shape[1], self.chunk // FRAMES_PER_LATENT, *inputs.given.shape[3:])
+        noise = torch.stack([torch.randn(slots, generator=g) for g in generators]).to(inputs.given)
         times = torch.linspace(1, 0, self.config.steps + 1)[1:-1]
         sigmas = torch.cat([torch.tensor([AT_SOURCE]), times / (1 - times), torch.zeros(1)])
 
         def predict_clean(x: Tensor, sigma: float) -> Tensor:
             tau = sigma / (1 + sigma)
             noisy = (1 - tau) * x
-            time = torch.full((past.shape[0],), tau, device=past.device)
+            time = torch.full((len(generators),), tau, device=x.device)
             return noisy - tau * predict_velocity(self.transformer, inputs, noisy, time)
 
         start = AT_SOURCE * flow_source(inputs, noise, self.config.noise_scale)
@@ -180,8 +184,8 @@ class Prophet(nn.Module):
 
     @torch.no_grad()
     def read_gripper(self, state: State) -> Float[Tensor, "b 3"]:
-        """Return the gripper's position (world metres) as seen in the newest frame."""
-        return self.tracker.read(state["latents"][:, -1])[:, :3]
+        """Return the gripper's position (world metres) as tracked at the newest frame."""
+        return state["gripper"][:, -1, :3]
 
     @torch.no_grad()
     def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:

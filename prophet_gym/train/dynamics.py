@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.prophet.autoencoder import unstack_frames
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet.conditioning import chunk_inputs
 from prophet_gym.prophet.gripper import GripperTracker, tracker_loss
 from prophet_gym.prophet.training import flow_loss, sample_times
@@ -71,6 +71,7 @@ def dream_loss(
     chunks: int,
     noise_scale: float,
     share_at_source: float,
+    reader_trust: float = 0.3,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of a dream of several chunks, each starting from the model's own prediction of the one before.
 
@@ -86,21 +87,27 @@ def dream_loss(
         chunks: length of the dream.
         noise_scale: see `flow_source`.
         share_at_source: see `sample_times`.
+        reader_trust: see `GripperTracker.correct`; as in the checkpoint's config.
     """
     clips = data.draw(rows, past=PAST, chunk=CHUNK, chunks=chunks, generator=generator)
     past, past_commands = clips.past, clips.past_commands
+    with torch.no_grad():
+        gripper = tracker.read_frames(past[:, -FRAMES_PER_LATENT:])
     losses = []
     for chunk in range(chunks):
         window = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         commands, target = clips.commands[:, window], clips.future[:, window]
         with torch.no_grad():
-            inputs = chunk_inputs(tracker, past, past_commands, commands, camera)
+            inputs = chunk_inputs(tracker, past, gripper, past_commands, commands, camera)
         time = sample_times(rows, share_at_source=share_at_source, generator=generator)
         b, _, c, h, w = target.shape
         noise = torch.randn(b, 4 * c, CHUNK // 4, h, w, generator=generator)
         loss, predicted = flow_loss(transformer, inputs, target, time, noise, noise_scale)
         losses.append(loss)
         past = torch.cat([past, unstack_frames(predicted)], dim=1)[:, -PAST:]
+        with torch.no_grad():
+            newest = slice(-FRAMES_PER_LATENT, None)
+            gripper = tracker.correct(inputs.path[:, newest], past[:, newest], reader_trust)
         past_commands = commands
     copied = (clips.future[:, :CHUNK] - clips.past[:, -1:]).square().mean()
     figures = {f"loss_chunk_{i}": loss.item() for i, loss in enumerate(losses)}

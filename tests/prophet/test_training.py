@@ -31,7 +31,7 @@ def test_disc_lies_where_the_gripper_projects():
 
 def test_flow_starts_at_the_last_given_frame():
     given = torch.randn(2, 16, 1, 4, 4)
-    inputs = ChunkInputs(given, None, torch.zeros(2, 12, 11), torch.zeros(2, 12, 3, 4, 4))
+    inputs = ChunkInputs(given, None, torch.zeros(2, 12, 11), torch.zeros(2, 12, 3, 4, 4), torch.zeros(2, 8, 4))
     source = flow_source(inputs, torch.ones(2, 16, 2, 4, 4), 0.5)
     for frame in range(4):
         torch.testing.assert_close(source[:, 4 * frame : 4 * frame + 4, 1], given[:, 12:, 0] + 0.5)
@@ -53,7 +53,7 @@ def test_an_untrained_small_model_predicts_the_source_and_its_loss_is_the_change
     model = small_transformer(width=24, layers=1, head=12)
     past, target = torch.randn(2, 20, 4, 8, 8), torch.randn(2, 8, 4, 8, 8)
     tracker = GripperTracker(latent_size=(8, 8), hidden=8)
-    inputs = chunk_inputs(tracker, past, torch.zeros(2, 8, 7), torch.zeros(2, 8, 7), CAMERA)
+    inputs = chunk_inputs(tracker, past, torch.zeros(2, 4, 4), torch.zeros(2, 8, 7), torch.zeros(2, 8, 7), CAMERA)
     noise = torch.zeros(2, 16, 2, 8, 8)
     loss, predicted = flow_loss(model, inputs, target, torch.ones(2), noise, 0.1)
     torch.testing.assert_close(loss, (target - past[:, -1:]).square().mean())
@@ -93,7 +93,7 @@ def test_a_tiny_model_learns_to_obey():
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
     def loss_of(clips, commands):
-        inputs = chunk_inputs(tracker, clips.past, clips.past_commands, commands, CAMERA)
+        inputs = chunk_inputs(tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_commands, commands, CAMERA)
         noise = torch.zeros(len(commands), 16, 2, 8, 8)
         return flow_loss(model, inputs, clips.future, torch.ones(len(commands)), noise, 0.0)[0]
 
