@@ -12,6 +12,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import mujoco
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -233,15 +234,16 @@ def _drawn_meshes(model: mujoco.MjModel) -> list[int]:
 
 
 def shrink_texture(pixels: UInt8[np.ndarray, "h w c"], limit: int) -> UInt8[np.ndarray, "_ _ c"]:
-    """Average blocks of pixels, as a mip level does, until the shorter side is at most `limit`."""
+    """Average areas of pixels, as a mip level does, so that the shorter side is at most `limit`; proportions stay."""
     height, width, channels = pixels.shape
     factor = -(-min(height, width) // limit)
-    while factor > 1 and (height % factor or width % factor):
-        factor += 1
-    if factor <= 1 or factor > min(height, width):
+    if factor == 1:
         return pixels
-    blocks = pixels.reshape(height // factor, factor, width // factor, factor, channels)
-    return np.round(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    # The six sides of a cube map lie one under the other: its height stays a multiple of its width.
+    shape = (height // factor, width // factor)
+    if height % width == 0:
+        shape = (height // width * shape[1], shape[1])
+    return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA).reshape(*shape, channels)
 
 
 def _shrink_textures(model: mujoco.MjModel, limit: int) -> None:
