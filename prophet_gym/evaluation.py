@@ -27,6 +27,7 @@ RESUMED_FRAMES = 20
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
 GRIPPER = "gripper_mm"
 RECONSTRUCT_FRAMES = 32
+STILL = 0.002
 
 
 @runtime_checkable
@@ -50,11 +51,16 @@ class RecordedEpisode(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of an episode: the frame before it is given, its `length` frames are to be predicted."""
+    """A stretch of an episode: frame `start` is given, the frames after it are to be predicted, up to each horizon."""
 
     episode: int
     start: int
-    length: int
+    horizons: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Frames to predict."""
+        return max(self.horizons)
 
 
 @dataclass(frozen=True)
@@ -97,18 +103,29 @@ def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t
     return Dream(torch.cat(frames, dim=1).numpy(), path)
 
 
-def windows_of(lengths: Sequence[int], horizons: Sequence[int], spacing: int) -> list[Window]:
-    """The longest stretch to dream from each frame where some horizon's window begins.
+def windows_of(
+    episodes: Sequence[RecordedEpisode], horizons: Sequence[int], spacing: int, *, still: float = STILL
+) -> list[Window]:
+    """Where to dream from, and how far.
 
     Windows of a horizon begin at frame 0 and then every `max(horizon, spacing)` frames, so they do not overlap, and
     shorter horizons are read off the beginning of longer ones.
+
+    Args:
+        episodes: recorded ones.
+        horizons: frames to predict.
+        spacing: frames from one window to the next, at least.
+        still: windows in which the gripper stays within so many metres are left out: an arm at rest shows nothing, and
+            copying the last frame is then perfect.
     """
-    longest: dict[tuple[int, int], int] = defaultdict(int)
-    for episode, steps in enumerate(lengths):
-        for horizon in horizons:
-            for start in range(0, steps - horizon + 1, max(horizon, spacing)):
-                longest[episode, start] = max(longest[episode, start], horizon)
-    return [Window(episode, start, length) for (episode, start), length in longest.items()]
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for horizon in sorted(set(horizons)):
+        for number, episode in enumerate(episodes):
+            for start in range(0, len(episode.actions) - horizon + 1, max(horizon, spacing)):
+                path = episode.gripper_position[start : start + horizon + 1]
+                if np.linalg.norm(path - path[0], axis=1).max() >= still:
+                    found[number, start].append(horizon)
+    return [Window(episode, start, tuple(reached)) for (episode, start), reached in found.items()]
 
 
 def evaluate_open_loop(
@@ -125,8 +142,9 @@ def evaluate_open_loop(
 
     Conditions: `dream`; `other_actions` (the dream under the actions that the next long enough episode took at that
     time); `copy` (the last real frame, held); `autoencoder` if the model has `reconstruct(frames) -> frames`.
-    A window's first frame is given, with what came before it: the past commands too if the model has
-    `resume(frames, past_actions) -> State`, else up to four frames to `encode`. Only the predicted frames are scored.
+    Windows are those of `windows_of`. A window's first frame is given, with what came before it: the past commands too
+    if the model has `resume(frames, past_actions) -> State`, else up to four frames to `encode`. Only the predicted
+    frames are scored.
     Metrics: those of `METRICS`, and `gripper_mm`, the distance of the gripper (as `read_gripper(state) -> (b, 3)`
     sees it) to the real one at the window's end, where the model has that method.
 
@@ -145,11 +163,12 @@ def evaluate_open_loop(
     wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
     if wrong:
         raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
-    windows = windows_of([len(episode.actions) for episode in episodes], horizons, spacing)
+    windows = windows_of(episodes, horizons, spacing)
     if not windows:
         raise ValueError(
-            f"no episode is long enough: horizons {list(horizons)} need at least {min(horizons)} actions, "
-            f"the longest of {len(episodes)} episodes has {max((len(e.actions) for e in episodes), default=0)}"
+            f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} "
+            f"actions, the longest of {len(episodes)} episodes has "
+            f"{max((len(episode.actions) for episode in episodes), default=0)}"
         )
     scores = _empty_scores(len(episodes), horizons)
     total = sum(window.length for window in windows)
@@ -160,7 +179,7 @@ def evaluate_open_loop(
             predictions = _predict(world_model, stretches, episodes, seed)
             measured = pool.map(_measure, predictions)
             for prediction, metrics in zip(predictions, measured, strict=True):
-                for horizon in _horizons_of(prediction.real.window, horizons, spacing):
+                for horizon in prediction.real.window.horizons:
                     _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
@@ -272,10 +291,6 @@ def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[W
     for _, group in groupby(sorted(windows, key=lambda w: (*kind(w), w.episode, w.start)), key=kind):
         same = list(group)
         yield from (same[i : i + rows] for i in range(0, len(same), rows))
-
-
-def _horizons_of(window: Window, horizons: Sequence[int], spacing: int) -> list[int]:
-    return [h for h in horizons if h <= window.length and window.start % max(h, spacing) == 0]
 
 
 def _measure(prediction: _Prediction) -> FrameMetrics:

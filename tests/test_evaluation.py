@@ -148,9 +148,18 @@ def test_a_window_in_the_middle_is_given_the_frames_and_commands_before_it():
 
 
 def test_windows_do_not_overlap_and_share_their_beginnings():
-    windows = windows_of([20, 7], horizons=[8, 16], spacing=4)
-    assert windows == [Window(0, 0, 16), Window(0, 8, 8)]
-    assert windows_of([20], horizons=[8], spacing=100) == [Window(0, 0, 8)]
+    windows = windows_of([episode(20, 1), episode(7, 1)], horizons=[16, 8], spacing=4)
+    assert windows == [Window(0, 0, (8, 16)), Window(0, 8, (8,))]
+    assert windows_of([episode(20, 1)], horizons=[8], spacing=100) == [Window(0, 0, (8,))]
+
+
+def test_windows_in_which_the_arm_rests_are_left_out():
+    """The gripper moves during the first ten of 24 steps: by 8, 2 and 0 cm in the three windows of 8."""
+    rests = episode(24, 1)
+    rests.gripper_position[10:] = rests.gripper_position[10]
+    assert windows_of([rests], [8, 24], spacing=8) == [Window(0, 0, (8, 24)), Window(0, 8, (8,))]
+    assert len(windows_of([rests], [8], spacing=8, still=0.0)) == 3
+    assert len(windows_of([rests], [8], spacing=8, still=0.03)) == 1
 
 
 def test_a_dream_is_its_chunks_one_after_the_other():

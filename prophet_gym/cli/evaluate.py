@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_json
     from prophet_gym.data.recording import META, list_episodes, read_episode
-    from prophet_gym.evaluation import evaluate_open_loop
+    from prophet_gym.evaluation import evaluate_open_loop, windows_of
     from prophet_gym.factory import load_world_model
 
     if args.episodes < 1:
@@ -77,6 +78,8 @@ def main(args: Args) -> None:
         "episodes": len(episodes),
         "successes": sum(bool(episode.success.any()) for episode in episodes),
         "spacing": args.spacing,
+        "windows": _count(windows_of(episodes, args.horizons, args.spacing), args.horizons),
+        "windows_with_still": _count(windows_of(episodes, args.horizons, args.spacing, still=0.0), args.horizons),
         "seed": args.seed,
         "device": args.device,
         "seconds": round(time.perf_counter() - began, 1),
@@ -89,6 +92,10 @@ def main(args: Args) -> None:
     )
     print(evaluation_tables(report["horizons"]))
     write_json(args.json, report)
+
+
+def _count(windows: Sequence[Any], horizons: Sequence[int]) -> dict[str, int]:
+    return {str(horizon): sum(horizon in window.horizons for window in windows) for horizon in sorted(set(horizons))}
 
 
 def record_official(args: Args) -> list[Path]:
