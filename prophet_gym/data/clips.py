@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,10 @@ class Clips:
     future: Float[Tensor, "b m c h w"]
     gripper: Float[Tensor, "b m1 4"]
 
+    def to(self, device: torch.device) -> "Clips":
+        """Return the same batch on a device."""
+        return Clips(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
 
 @dataclass(frozen=True)
 class LatentEpisodes:
@@ -74,7 +78,7 @@ class LatentEpisodes:
     @classmethod
     def join(cls, latents: Sequence[np.ndarray], episodes: Sequence[Episode]) -> "LatentEpisodes":
         """Join the latents `t+1 c h w` of episodes with their commands."""
-        commands = [np.concatenate([e.actions, np.tile(np.float32(HOLD), (1, 1))]) for e in episodes]
+        commands = [np.concatenate([e.actions, np.asarray([HOLD], np.float32)]) for e in episodes]
         return cls(
             latents=np.concatenate(latents).astype(np.float16),
             commands=np.concatenate(commands).astype(np.float32),

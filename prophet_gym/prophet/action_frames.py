@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class PooledActionFrames(nn.Module):
     """The released conditioner: latents of the action video -> what is added to the timestep embedding.
 
-    Zero-initialised 1x1x1 conv to D, depthwise (1,3,3) conv, 1x1x1 conv, times (1 - condition mask), spatial mean, plus a
-    sinusoidal position over latent time, then LayerNorm and Linear to D and to 3D (REFERENCE: "Action frames").
+    Zero-initialised 1x1x1 conv to D, depthwise (1,3,3) conv, 1x1x1 conv, times (1 - condition mask), spatial mean, plus
+    a sinusoidal position over latent time, then LayerNorm and Linear to D and to 3D (REFERENCE: "Action frames").
     """
 
     def __init__(self, channels: int, dim: int) -> None:
@@ -30,6 +30,7 @@ class PooledActionFrames(nn.Module):
     def forward(
         self, action_frames: Float[Tensor, "b c t h w"], condition_mask: Float[Tensor, "b 1 t h w"]
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]]:
+        """Return what is added to the embedding and to the modulation of every latent frame."""
         x = self.pointwise(self.depthwise(self.proj_in(action_frames))) * (1 - condition_mask)
         x = x.mean(dim=(3, 4)).transpose(1, 2)
         x = x + sinusoid(x.shape[1], x.shape[2]).to(x)
@@ -76,8 +77,8 @@ def draw_discs(
         radius: standard deviation of the disc in cells at 1 m depth; it shrinks with depth.
 
     Returns:
-        Three channels per frame: the disc; the disc signed by the gripper (+1 open, -1 closed); the disc times height in
-        decimetres.
+        Three channels per frame: the disc; the disc signed by the gripper (+1 open, -1 closed); the disc times height
+        in decimetres.
     """
     height, width = size
     uvz = project(positions, camera[:, None])

@@ -1,4 +1,4 @@
-"""Action numbers -> what they add to the timestep embedding and to the shared AdaLN vector (the figure's scalar stream)."""
+"""Action numbers -> what they add to the timestep embedding and to the shared AdaLN vector (the scalar stream)."""
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ class ActionMLP(nn.Module):
         self.linear_2 = nn.Linear(4 * dim, out_features)
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """Return the features of flattened actions."""
         return self.linear_2(self.activation(self.linear_1(x)))
 
 

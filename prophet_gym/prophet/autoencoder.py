@@ -1,4 +1,4 @@
-"""Frames <-> latents. The small per-frame autoencoder has the Wan VAE's latent geometry, four frames stacked in channels."""
+"""Frames <-> latents. The small autoencoder has the Wan VAE's latent geometry: four frames stack in channels."""
 
 from collections.abc import Sequence
 
@@ -22,6 +22,7 @@ class ResidualBlock(nn.Module):
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Return x plus its residual, same shape."""
         return x + self.conv_2(F.silu(self.conv_1(F.silu(x))))
 
 
@@ -52,8 +53,8 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
         fine_channels: int = 48,
         coarse_channels: int = 96,
-        latents_mean: Sequence[float] | None = None,
-        latents_std: Sequence[float] | None = None,
+        latents_mean: Sequence[float] | None = None,  # noqa: ARG002 (read from the config)
+        latents_std: Sequence[float] | None = None,  # noqa: ARG002
     ) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
@@ -77,7 +78,7 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):
             nn.Conv2d(fine_channels, 48, 3, padding=1),
             nn.PixelShuffle(4),
         )
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def encode_raw(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
         """Return raw latents in (-3, 3) of pixels in [-1, 1]."""
@@ -100,9 +101,9 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):
         return to_frames(self.decode_raw(latents.to(self.dtype) * std + mean))
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        channels = self.config.latent_channels
-        mean = torch.tensor(self.config.latents_mean or [0.0] * channels, device=device, dtype=self.dtype)
-        std = torch.tensor(self.config.latents_std or [1.0] * channels, device=device, dtype=self.dtype)
+        channels = self.config["latent_channels"]
+        mean = torch.tensor(self.config["latents_mean"] or [0.0] * channels, device=device, dtype=self.dtype)
+        std = torch.tensor(self.config["latents_std"] or [1.0] * channels, device=device, dtype=self.dtype)
         return mean[:, None, None], std[:, None, None]
 
 

@@ -1,4 +1,4 @@
-"""What one call of the transformer reads: given slot, history, actions and action frames, assembled once for all callers."""
+"""What one call of the transformer reads: given slot, history, actions and action frames."""
 
 from dataclasses import dataclass
 
@@ -57,8 +57,8 @@ def chunk_inputs(
     given = past[:, -FRAMES_PER_LATENT:]
     ahead = tracker.follow(gripper[:, -1], past_commands, commands)
     path = torch.cat([gripper, ahead], dim=1)
-    mean = torch.tensor(tracker.config.gripper_mean, device=path.device, dtype=path.dtype)
-    std = torch.tensor(tracker.config.gripper_std, device=path.device, dtype=path.dtype)
+    mean = torch.tensor(tracker.config["gripper_mean"], device=path.device, dtype=path.dtype)
+    std = torch.tensor(tracker.config["gripper_std"], device=path.device, dtype=path.dtype)
     numbers = torch.cat([past_commands[:, -FRAMES_PER_LATENT:], commands], dim=1)
     rows = camera.to(path)[None].expand(path.shape[0], -1, -1)
     discs = draw_discs(path[..., :3], path[..., 3], rows, (past.shape[-2], past.shape[-1]))
@@ -107,8 +107,8 @@ def flow_source(
 ) -> Float[Tensor, "b c t h w"]:
     """Where the small model's flow starts: the last given frame in every generated slot, plus a little noise.
 
-    Differences from the paper: Prophet's flow starts from pure noise. Starting at the last frame makes one network call a
-    regression of the change, which is what few samples can learn, and more calls refine it.
+    Differences from the paper: Prophet's flow starts from pure noise. Starting at the last frame makes one network call
+    a regression of the change, which is what few samples can learn, and more calls refine it.
     """
     channels = inputs.given.shape[1] // FRAMES_PER_LATENT
     last = inputs.given[:, -channels:].repeat(1, FRAMES_PER_LATENT, noise.shape[2], 1, 1)

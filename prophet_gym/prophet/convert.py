@@ -63,7 +63,7 @@ def convert_transformer(state_dict: dict[str, Tensor]) -> tuple[dict[str, Any], 
         converted[name] = converted[name].flatten(1)
     config = infer_config(converted)
     with torch.device("meta"):
-        expected = ProphetTransformer3DModel.from_config(config).state_dict()
+        expected = ProphetTransformer3DModel(**config).state_dict()
     problems = [f"missing {k} {tuple(v.shape)}" for k, v in expected.items() if k not in converted]
     problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in converted.items() if k not in expected]
     problems += [

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class GripperTracker(ModelMixin, ConfigMixin):
-    """Two small networks: a reader (latents of one frame -> gripper) and a path (gripper and commands -> its next places).
+    """Two small networks: a reader (latents of a frame -> gripper) and a path (gripper, commands -> its next places).
 
     The gripper is four numbers: position in world metres and openness (1 open .. 0 closed). A controller lags its
     commands, so the path reads the commands of the chunk before too; it is trusted for one chunk only, then the reader
@@ -36,8 +36,8 @@ class GripperTracker(ModelMixin, ConfigMixin):
         chunk: int = 8,
         action_dim: int = 7,
         hidden: int = 192,
-        gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),
-        gripper_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),  # noqa: ARG002 (read from the config)
+        gripper_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),  # noqa: ARG002
     ) -> None:
         super().__init__()
         cells = (latent_size[0] // 2) * (latent_size[1] // 2)
@@ -101,8 +101,8 @@ class GripperTracker(ModelMixin, ConfigMixin):
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return (
-            torch.tensor(self.config.gripper_mean, device=like.device, dtype=like.dtype),
-            torch.tensor(self.config.gripper_std, device=like.device, dtype=like.dtype),
+            torch.tensor(self.config["gripper_mean"], device=like.device, dtype=like.dtype),
+            torch.tensor(self.config["gripper_std"], device=like.device, dtype=like.dtype),
         )
 
 
@@ -126,7 +126,7 @@ def tracker_loss(
         commands: the chunk.
         following: the true gripper after each command.
     """
-    std = torch.tensor(tracker.config.gripper_std, device=gripper.device)
+    std = torch.tensor(tracker.config["gripper_std"], device=gripper.device)
     read = F.l1_loss(tracker.read(latents) / std, gripper / std)
     path = F.l1_loss(tracker.follow(start, past_commands, commands) / std, following / std)
     return read + path

@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
@@ -81,6 +83,8 @@ class Prophet(nn.Module):
         torch.Size([1, 8, 64, 64, 3])
     """
 
+    camera: Tensor
+
     def __init__(
         self,
         transformer: ProphetTransformer3DModel,
@@ -103,7 +107,9 @@ class Prophet(nn.Module):
             ValueError: frames of another size than the checkpoint's.
         """
         if tuple(frames.shape[2:4]) != self.frame_size:
-            raise ValueError(f"frames must be {self.frame_size} pixels, got {tuple(frames.shape[2:4])}; resize them first")
+            raise ValueError(
+                f"frames must be {self.frame_size} pixels, got {tuple(frames.shape[2:4])}; resize them first"
+            )
         frames = frames[:, -self.config.past_frames :].to(self.camera.device)
         latents = self.autoencoder.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
         repeats = self.config.past_frames - frames.shape[1]
@@ -127,9 +133,7 @@ class Prophet(nn.Module):
         return {**self.encode(frames), "commands": past_actions.to(self.camera)}
 
     @torch.no_grad()
-    def rollout(
-        self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]
-    ) -> Chunk:
+    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Dream one chunk.
 
         Args:
@@ -241,11 +245,11 @@ class Prophet(nn.Module):
         except (TypeError, json.JSONDecodeError) as error:
             known = ", ".join(f.name for f in fields(ProphetConfig))
             raise CheckpointError(f"{folder / CONFIG} must be JSON with the keys {known}: {error}") from error
-        parts = {name: _load_part(folder, name, dtype) for name in PARTS}
+        parts: dict[str, Any] = {name: _load_part(folder, name, dtype) for name in PARTS}
         return cls(**parts, config=config).to(device)
 
 
-def save_part(part: nn.Module, folder: Path, *, half: bool) -> None:
+def save_part(part: ModelMixin, folder: Path, *, half: bool) -> None:
     """Write one network as diffusers does: `config.json` and `diffusion_pytorch_model.safetensors`."""
     part.save_config(folder)
     state = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in part.state_dict().items()}
@@ -262,6 +266,6 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
     return part if dtype == torch.float32 else part.to(dtype)
 
 
-def _frozen(value: object) -> object:
+def _frozen(value: Any) -> Any:
     """Lists to tuples, as the frozen config holds them."""
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value

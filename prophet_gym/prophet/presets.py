@@ -15,7 +15,9 @@ FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": 
 """Config of the released 2.058 B transformer; all else is the constructor's default (REFERENCE: "Backbone")."""
 
 
-def small_transformer(width: int = 192, layers: int = 6, head: int = 48, action_dim: int = 7) -> ProphetTransformer3DModel:
+def small_transformer(
+    width: int = 192, layers: int = 6, head: int = 48, action_dim: int = 7
+) -> ProphetTransformer3DModel:
     """Return a small transformer whose blocks are silent at first (AdaLN-zero) and whose first output is zero.
 
     Args:

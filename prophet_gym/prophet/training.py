@@ -46,9 +46,7 @@ def flow_loss(
     return loss, (noisy - time[:, None, None, None, None] * velocity).detach()
 
 
-def sample_times(
-    rows: int, *, share_at_source: float, generator: torch.Generator
-) -> Float[Tensor, " b"]:
+def sample_times(rows: int, *, share_at_source: float, generator: torch.Generator) -> Float[Tensor, " b"]:
     """Draw flow times: exactly 1 with probability `share_at_source`, else uniform on (0, 1)."""
     uniform = torch.rand(rows, generator=generator)
     at_source = torch.rand(rows, generator=generator) < share_at_source

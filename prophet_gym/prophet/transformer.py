@@ -1,7 +1,7 @@
 """ProphetTransformer3DModel: Cosmos DiT blocks that also read memory and actions."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,6 +17,7 @@ from diffusers.models.transformers.transformer_cosmos import (
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from prophet_gym.prophet.action_frames import PooledActionFrames
 from prophet_gym.prophet.action_stream import ActionStream
@@ -89,12 +90,12 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
         drawn = action_frame_channels if action_frames == "input" else 0
-        self.patch_embed = CosmosPatchEmbed(latent_channels + 2 + drawn, dim, tuple(patch_size), bias=False)
+        self.patch_embed = CosmosPatchEmbed(latent_channels + 2 + drawn, dim, triple(patch_size), bias=False)
         self.rope = CosmosRotaryPosEmbed(
             hidden_size=attention_head_dim,
-            max_size=tuple(max_size),
-            patch_size=tuple(patch_size),
-            rope_scale=tuple(rope_scale),
+            max_size=triple(max_size),
+            patch_size=triple(patch_size),
+            rope_scale=triple(rope_scale),
         )
         self.time_embed = CosmosEmbedding(dim, dim)
         self.transformer_blocks = nn.ModuleList(
@@ -110,12 +111,15 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
         for block in self.transformer_blocks:
             if text_embed_dim is None:
                 del block.attn2, block.norm2
-            for norm in (m for name, m in block.named_modules() if name.endswith(("norm_q", "norm_k"))):
+            norms: list[Any] = [m for name, m in block.named_modules() if name.endswith(("norm_q", "norm_k"))]
+            for norm in norms:
                 norm.eps = 1e-6  # as the original; diffusers' Attention takes 1e-5
         self.norm_out = CosmosAdaLayerNorm(dim, adaln_lora_dim)
         self.proj_out = nn.Linear(dim, patch_size[0] * patch_size[1] * patch_size[2] * latent_channels, bias=False)
         self.action_embedder = ActionStream(action_dim, actions_per_slot, dim, per_frame=action_stream == "frame")
-        self.action_frame_embedder = PooledActionFrames(action_frame_channels, dim) if action_frames == "pooled" else None
+        self.action_frame_embedder = (
+            PooledActionFrames(action_frame_channels, dim) if action_frames == "pooled" else None
+        )
         self.history_memory = HistoryMemory(latent_channels, dim, history_order) if history_order else None
         self.gradient_checkpointing = False
 
@@ -154,7 +158,7 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
         for block in self.transformer_blocks:
             inputs = (block, x, embedding, modulation, rope, memory, encoder_hidden_states)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(run_block, *inputs, use_reentrant=False)
+                x = checkpoint(run_block, *inputs, use_reentrant=False)
             else:
                 x = run_block(*inputs)
         x = self.norm_out(x, embedding, modulation)
@@ -169,7 +173,7 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
             resized = F.interpolate(padding_mask.to(latents.dtype), size=latents.shape[-2:], mode="nearest")
             padding = resized[:, :, None].expand_as(condition_mask)
         channels = [latents, condition_mask.to(latents.dtype), padding.to(latents.dtype)]
-        if self.config.action_frames == "input":
+        if self.config["action_frames"] == "input":
             if action_frames is None:
                 raise ValueError('action_frames must be given: this model has action_frames="input"')
             channels.append(action_frames.to(latents.dtype))
@@ -194,14 +198,20 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
         return self.time_embed.norm(embedding)[:, :, None], modulation[:, :, None]
 
     def _unpatchify(self, x: Tensor, grid: torch.Size, size: torch.Size) -> Tensor:
-        p_t, p_h, p_w = self.config.patch_size
+        p_t, p_h, p_w = self.config["patch_size"]
         x = x.unflatten(2, grid[1:]).unflatten(-1, (p_h, p_w, p_t, -1))
         x = x.permute(0, 7, 1, 6, 2, 4, 3, 5)
         return x.reshape(x.shape[0], x.shape[1], grid[0] * p_t, *size)
 
 
+def triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return a config's three numbers, which JSON holds as a list."""
+    first, second, third = values
+    return first, second, third
+
+
 def run_block(
-    block: nn.Module,
+    block: Any,
     x: Float[Tensor, "b t n d"],
     embedding: Float[Tensor, "b t 1 d"],
     modulation: Float[Tensor, "b t 1 d3"],
@@ -221,7 +231,7 @@ def run_block(
 
 
 def attend(
-    attn: nn.Module, x: Float[Tensor, "b n d"], rope: tuple[Tensor, Tensor], memory: Memory | None
+    attn: Any, x: Float[Tensor, "b n d"], rope: tuple[Tensor, Tensor], memory: Memory | None
 ) -> Float[Tensor, "b n d"]:
     """Self-attention with the memory's keys (normed, without rotation) and values prepended (REFERENCE: "History")."""
 
@@ -229,7 +239,8 @@ def attend(
         return tokens.unflatten(2, (attn.heads, -1)).transpose(1, 2)
 
     def rotate(tokens: Tensor) -> Tensor:
-        return apply_rotary_emb(tokens, rope, use_real=True, use_real_unbind_dim=-2)
+        rotated: Any = apply_rotary_emb(tokens, rope, use_real=True, use_real_unbind_dim=-2)  # pyright: ignore[reportArgumentType]
+        return rotated
 
     query = rotate(attn.norm_q(heads(attn.to_q(x))))
     key = rotate(attn.norm_k(heads(attn.to_k(x))))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import Episode, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder, to_pixels
-from prophet_gym.train.loop import LoopConfig, train_loop
+from prophet_gym.train.loop import LoopConfig, on_device, train_loop
 
 CROP = 64
 
@@ -61,7 +61,7 @@ def picture_points(
 def draw_crops(
     footage: Footage, rows: int, generator: torch.Generator
 ) -> tuple[UInt8[Tensor, "b h w 3"], UInt8[Tensor, "b h w 3"]]:
-    """Draw crops and the same places of their start frames: 45% at the gripper, 25% at the target, the rest anywhere."""
+    """Draw crops and the same places of the start frames: 45% at the gripper, 25% at the target, the rest anywhere."""
     height, width = footage.frames.shape[1:3]
     picks = torch.randint(len(footage.frames), (rows,), generator=generator).numpy()
     kind = torch.rand(rows, generator=generator).numpy()
@@ -86,7 +86,7 @@ def autoencoder_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """Charbonnier reconstruction loss that counts what differs from the start frame five times.
 
-    What has not moved is shown from the start frame (`keep_background`), so the autoencoder need not spend itself there.
+    What has not moved is shown from the start frame (`keep_background`), so the autoencoder may be poor there.
 
     Args:
         model: the autoencoder.
@@ -107,24 +107,27 @@ def autoencoder_loss(
     return loss + 1e-4 * latents.square().mean(), figures
 
 
-def train_autoencoder(paths: Sequence[Path], folder: Path, *, steps: int, rows: int = 32) -> FrameAutoencoder:
+def train_autoencoder(
+    paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
+) -> FrameAutoencoder:
     """Train on the episodes and return the averaged model with its normalisation measured.
 
     Args:
         paths: training episodes.
         folder: for checkpoints; the result goes to `folder/autoencoder`.
         steps: optimiser steps.
+        device: where to train.
         rows: crops per step.
     """
     footage = load_footage(paths, stride=3)
     torch.manual_seed(0)
-    model = FrameAutoencoder()
+    model = on_device(FrameAutoencoder(), device)
 
     def step(_index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         crops, references = draw_crops(footage, rows, generator)
-        shape = (rows, model.config.latent_channels, CROP // 8, CROP // 8)
-        noise = 0.05 * torch.randn(shape, generator=generator)
-        return autoencoder_loss(model, to_pixels(crops), to_pixels(references), noise)
+        shape = (rows, model.config["latent_channels"], CROP // 8, CROP // 8)
+        noise = (0.05 * torch.randn(shape, generator=generator)).to(device)
+        return autoencoder_loss(model, to_pixels(crops.to(device)), to_pixels(references.to(device)), noise)
 
     config = LoopConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
     average = train_loop(model, step, config, folder, name="autoencoder")
@@ -145,7 +148,7 @@ def measure_latents(
     model: FrameAutoencoder, frames: UInt8[Tensor, "n h w 3"]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and standard deviation of the raw latents."""
-    latents = torch.cat([model.encode_raw(to_pixels(part)) for part in frames.split(64)])
+    latents = torch.cat([model.encode_raw(to_pixels(part.to(model.device))) for part in frames.split(64)])
     return tuple(latents.mean((0, 2, 3)).tolist()), tuple(latents.std((0, 2, 3)).tolist())
 
 
@@ -157,7 +160,7 @@ def encode_episodes(paths: Sequence[Path], autoencoder: FrameAutoencoder) -> Lat
     for path in tqdm(paths, desc="encode", unit="episode"):
         episode = read_episode(path)
         frames = torch.from_numpy(episode.frames())
-        parts = [autoencoder.encode(part).half().numpy() for part in frames.split(64)]
+        parts = [autoencoder.encode(part.to(autoencoder.device)).half().cpu().numpy() for part in frames.split(64)]
         latents.append(np.concatenate(parts))
         episodes.append(episode)
     return LatentEpisodes.join(latents, episodes)

@@ -12,32 +12,36 @@ from prophet_gym.prophet.conditioning import chunk_inputs
 from prophet_gym.prophet.gripper import GripperTracker, tracker_loss
 from prophet_gym.prophet.training import flow_loss, sample_times
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
-from prophet_gym.train.loop import LoopConfig, train_loop
+from prophet_gym.train.loop import LoopConfig, on_device, train_loop
 
 CHUNK = 8
 PAST = 20
 """Frames a dream carries: 16 of history and the four of the given slot."""
 
 
-def train_tracker(data: LatentEpisodes, folder: Path, *, steps: int, rows: int = 128) -> GripperTracker:
+def train_tracker(
+    data: LatentEpisodes, folder: Path, *, steps: int, device: torch.device, rows: int = 128
+) -> GripperTracker:
     """Train reader and path on real frames; the result goes to `folder/tracker`."""
     torch.manual_seed(0)
     gripper = torch.from_numpy(data.gripper)
-    tracker = GripperTracker(
-        latent_size=tuple(data.latents.shape[-2:]),
-        gripper_mean=tuple(gripper.mean(0).tolist()),
-        gripper_std=tuple(gripper.std(0).tolist()),
+    tracker = on_device(
+        GripperTracker(
+            latent_size=tuple(data.latents.shape[-2:]),
+            gripper_mean=tuple(gripper.mean(0).tolist()),
+            gripper_std=tuple(gripper.std(0).tolist()),
+        ),
+        device,
     )
+    shake = torch.tensor([0.005, 0.005, 0.005, 0.02])
 
     def step(_index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        clips = data.draw(rows, past=1, chunk=CHUNK, chunks=1, generator=generator)
+        clips = data.draw(rows, past=1, chunk=CHUNK, chunks=1, generator=generator).to(device)
         latents = clips.past[:, -1]
-        latents = latents + 0.1 * torch.randn(latents.shape, generator=generator)
+        latents = latents + 0.1 * torch.randn(latents.shape, generator=generator).to(device)
         start = clips.gripper[:, 0]
-        shaken = start + torch.tensor([0.005, 0.005, 0.005, 0.02]) * torch.randn(start.shape, generator=generator)
-        loss = tracker_loss(
-            tracker, latents, start, shaken, clips.past_commands, clips.commands, clips.gripper[:, 1:]
-        )
+        shaken = start + (shake * torch.randn(start.shape, generator=generator)).to(device)
+        loss = tracker_loss(tracker, latents, start, shaken, clips.past_commands, clips.commands, clips.gripper[:, 1:])
         return loss, {}
 
     config = LoopConfig(steps=steps, learning_rate=1e-3)
@@ -49,7 +53,9 @@ def train_tracker(data: LatentEpisodes, folder: Path, *, steps: int, rows: int =
 @torch.no_grad()
 def tracker_errors(tracker: GripperTracker, data: LatentEpisodes, rows: int = 2000) -> dict[str, float]:
     """Mean distances in millimetres: reading a frame, and following true and read starts for a chunk."""
-    clips = data.draw(rows, past=1, chunk=CHUNK, chunks=1, generator=torch.Generator().manual_seed(1))
+    clips = data.draw(rows, past=1, chunk=CHUNK, chunks=1, generator=torch.Generator().manual_seed(1)).to(
+        tracker.device
+    )
     read = tracker.read(clips.past[:, -1])
     distance = lambda a, b: 1000 * (a - b)[..., :3].norm(dim=-1).mean().item()  # noqa: E731
     follow = lambda start: tracker.follow(start, clips.past_commands, clips.commands)[:, -1]  # noqa: E731
@@ -89,7 +95,7 @@ def dream_loss(
         share_at_source: see `sample_times`.
         reader_trust: see `GripperTracker.correct`; as in the checkpoint's config.
     """
-    clips = data.draw(rows, past=PAST, chunk=CHUNK, chunks=chunks, generator=generator)
+    clips = data.draw(rows, past=PAST, chunk=CHUNK, chunks=chunks, generator=generator).to(transformer.device)
     past, past_commands = clips.past, clips.past_commands
     with torch.no_grad():
         gripper = tracker.read_frames(past[:, -FRAMES_PER_LATENT:])
@@ -99,12 +105,13 @@ def dream_loss(
         commands, target = clips.commands[:, window], clips.future[:, window]
         with torch.no_grad():
             inputs = chunk_inputs(tracker, past, gripper, past_commands, commands, camera)
-        time = sample_times(rows, share_at_source=share_at_source, generator=generator)
+        time = sample_times(rows, share_at_source=share_at_source, generator=generator).to(target)
         b, _, c, h, w = target.shape
-        noise = torch.randn(b, 4 * c, CHUNK // 4, h, w, generator=generator)
-        loss, predicted = flow_loss(transformer, inputs, target, time, noise, noise_scale)
+        noise = torch.randn(b, 4 * c, CHUNK // 4, h, w, generator=generator).to(target)
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
+            loss, predicted = flow_loss(transformer, inputs, target, time, noise, noise_scale)
         losses.append(loss)
-        past = torch.cat([past, unstack_frames(predicted)], dim=1)[:, -PAST:]
+        past = torch.cat([past, unstack_frames(predicted).to(past)], dim=1)[:, -PAST:]
         with torch.no_grad():
             newest = slice(-FRAMES_PER_LATENT, None)
             gripper = tracker.correct(inputs.path[:, newest], past[:, newest], reader_trust)
@@ -131,7 +138,7 @@ def train_transformer(
     """Train on single chunks first, then on dreams; the averaged result goes to `folder/transformer`.
 
     Args:
-        transformer: trained in place.
+        transformer: trained in place, on the device where it lies.
         tracker: fixed.
         data: latents.
         camera: world to unit image.
@@ -143,7 +150,7 @@ def train_transformer(
         noise_scale: see `flow_source`.
         share_at_source: see `sample_times`.
     """
-    tracker = tracker.eval().requires_grad_(requires_grad=False)
+    tracker = on_device(tracker, transformer.device).eval().requires_grad_(requires_grad=False)
 
     def step(index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         length = 1 if index < single_until * config.steps else chunks

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from tqdm import tqdm
 
 Step = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 """`step(index, generator) -> (loss, figures to log)`; all randomness comes from the generator, seeded by the index."""
+
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,20 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.learning_rate * min(1.0, (step + 1) / config.warmup, max(left, 0.0))
 
 
-def train_loop(model: nn.Module, step: Step, config: LoopConfig, folder: Path, *, name: str) -> nn.Module:
+def on_device(model: Model, device: torch.device) -> Model:
+    """Move a model and return it."""
+    nn.Module.to(model, device)
+    return model
+
+
+def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, name: str) -> Model:
     """Run the steps that are left and return the averaged model.
 
-    A checkpoint `folder/<name>.pt` (weights, average, optimiser, step) is written every `save_every` seconds, atomically;
+    A checkpoint `folder/<name>.pt` (weights, average, optimiser, step) is written every `save_every` seconds, whole;
     a run that was killed goes on from it.
 
     Args:
-        model: trained in place.
+        model: trained in place, on the device where it lies.
         step: see `Step`.
         config: the schedule.
         folder: where checkpoint and TensorBoard events go.
@@ -67,14 +77,16 @@ def train_loop(model: nn.Module, step: Step, config: LoopConfig, folder: Path, *
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
     average = copy.deepcopy(model).requires_grad_(requires_grad=False)
     path = folder / f"{name}.pt"
-    done = _resume(path, model, average, optimizer)
+    done = _resume(path, model, average, optimizer, device)
     saved, smooth = time.monotonic(), math.nan
-    with SummaryWriter(str(folder / "tensorboard" / name)) as log, tqdm(
-        total=config.steps, initial=done, desc=name, unit="step", mininterval=5
-    ) as bar:
+    with (
+        SummaryWriter(str(folder / "tensorboard" / name)) as log,
+        tqdm(total=config.steps, initial=done, desc=name, unit="step", mininterval=5) as bar,
+    ):
         for index in range(done, config.steps):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
             for group in optimizer.param_groups:
@@ -98,10 +110,12 @@ def train_loop(model: nn.Module, step: Step, config: LoopConfig, folder: Path, *
     return average
 
 
-def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = torch.load(path, weights_only=True, map_location=device)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])

@@ -19,7 +19,7 @@ from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
-from prophet_gym.train.loop import LoopConfig
+from prophet_gym.train.loop import LoopConfig, on_device
 
 Stage = Literal["all", "autoencoder", "latents", "tracker", "transformer", "checkpoint"]
 
@@ -42,6 +42,7 @@ class Args:
         single_until: share of the steps before dreams begin.
         layers: blocks of the transformer.
         width: width of the transformer.
+        device: cpu, cuda, or auto: cuda where there is one.
     """
 
     data: Path
@@ -57,6 +58,11 @@ class Args:
     single_until: float = 0.6
     layers: int = 6
     width: int = 192
+    device: str = "auto"
+
+    def torch_device(self) -> torch.device:
+        """Return the device that `device` names."""
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
 
 
 def main(args: Args) -> None:
@@ -64,7 +70,9 @@ def main(args: Args) -> None:
     paths = list_episodes(args.data)
     train = [p for i, p in enumerate(paths) if i % args.held_out]
     stages = {
-        "autoencoder": lambda: train_autoencoder(train, args.out, steps=args.autoencoder_steps),
+        "autoencoder": lambda: train_autoencoder(
+            train, args.out, steps=args.autoencoder_steps, device=args.torch_device()
+        ),
         "latents": lambda: _latents(train, args),
         "tracker": lambda: _tracker(args),
         "transformer": lambda: _transformer(args, paths),
@@ -76,13 +84,13 @@ def main(args: Args) -> None:
 
 
 def _latents(train: list[Path], args: Args) -> None:
-    autoencoder = FrameAutoencoder.from_pretrained(args.out / "autoencoder")
+    autoencoder = on_device(FrameAutoencoder.from_pretrained(args.out / "autoencoder"), args.torch_device())
     encode_episodes(train, autoencoder).save(args.out / "latents.npz")
 
 
 def _tracker(args: Args) -> None:
     data = LatentEpisodes.load(args.out / "latents.npz")
-    tracker = train_tracker(data, args.out, steps=args.tracker_steps)
+    tracker = train_tracker(data, args.out, steps=args.tracker_steps, device=args.torch_device())
     errors = tracker_errors(tracker, data)
     (args.out / "tracker_errors.json").write_text(json.dumps(errors, indent=2) + "\n")
 
@@ -91,7 +99,7 @@ def _transformer(args: Args, paths: list[Path]) -> None:
     camera = torch.from_numpy(read_episode(paths[0]).camera).float()
     torch.manual_seed(0)
     train_transformer(
-        small_transformer(args.width, args.layers),
+        on_device(small_transformer(args.width, args.layers), args.torch_device()),
         GripperTracker.from_pretrained(args.out / "tracker"),
         LatentEpisodes.load(args.out / "latents.npz"),
         camera,
@@ -113,7 +121,9 @@ def assemble(args: Args, episode: Path) -> Prophet:
     recorded = read_episode(episode)
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
     transformer = small_transformer(args.width, args.layers)
-    transformer.load_state_dict(torch.load(args.out / "transformer.pt", weights_only=True, map_location="cpu")["average"])
+    transformer.load_state_dict(
+        torch.load(args.out / "transformer.pt", weights_only=True, map_location="cpu")["average"]
+    )
     return Prophet(
         transformer,
         FrameAutoencoder.from_pretrained(args.out / "autoencoder"),

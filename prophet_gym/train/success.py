@@ -41,7 +41,7 @@ class Args:
         steps: Most optimizer steps.
         batch: Frames per step.
         learning_rate: Peak of a cosine schedule.
-        held_out: Share of the episodes that is never trained on; half of them pick the threshold.
+        held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
         max_episodes: Read at most so many episodes.
         image_size: Pictures are averaged down to this.
         seed: Seed of weights and batches.
@@ -208,19 +208,18 @@ def main(args: Args) -> dict[str, object]:
     if not all(groups.values()):
         sizes = {name: len(group) for name, group in groups.items()}
         raise ValueError(f"{args.data} has too few episodes to split: {sizes}; record more, or raise held_out")
-    config = SuccessHeadConfig(image_size=args.image_size)
+    train = read_videos(groups["train"], size=args.image_size, all_frames=False)
     head = train_success_head(
-        read_videos(groups["train"], size=args.image_size, all_frames=False),
-        config,
+        train,
+        SuccessHeadConfig(image_size=args.image_size),
         steps=args.steps,
         batch=args.batch,
         learning_rate=args.learning_rate,
         seed=args.seed,
         seconds=60 * args.minutes,
     )
-    head = head.with_threshold(
-        choose_threshold(head, read_videos(groups["tune"], size=args.image_size, all_frames=True))
-    )
+    tune = read_videos(groups["tune"], size=args.image_size, all_frames=True)
+    head = head.with_threshold(choose_threshold(head, train + tune))
     metrics = {
         "train_episodes": len(groups["train"]),
         "config": asdict(head.config),

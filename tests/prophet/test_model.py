@@ -49,14 +49,11 @@ def test_rollout_changes_none_of_its_arguments(prophet):
 
 @pytest.mark.parametrize("what", ["actions", "seed", "start", "past commands"])
 def test_the_dream_depends_on(prophet, what):
-    state, actions, seeds = prophet.encode(start(1)), commands(1), generators(1)
-    base = prophet.rollout(state, actions, generators=seeds)
+    state, actions = prophet.encode(start(1)), commands(1)
+    base = prophet.rollout(state, actions, generators=generators(1))
     if what == "actions":
         actions = commands(1, seed=9)
-    if what == "seed":
-        seeds = generators(1, seed=5)
-    else:
-        seeds = generators(1)
+    seeds = generators(1, seed=5 if what == "seed" else 0)
     if what == "start":
         state = prophet.encode(start(1, seed=3))
     if what == "past commands":

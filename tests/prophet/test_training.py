@@ -93,7 +93,9 @@ def test_a_tiny_model_learns_to_obey():
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
     def loss_of(clips, commands):
-        inputs = chunk_inputs(tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_commands, commands, CAMERA)
+        inputs = chunk_inputs(
+            tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_commands, commands, CAMERA
+        )
         noise = torch.zeros(len(commands), 16, 2, 8, 8)
         return flow_loss(model, inputs, clips.future, torch.ones(len(commands)), noise, 0.0)[0]
 

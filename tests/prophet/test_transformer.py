@@ -70,9 +70,11 @@ def test_history_levels_count_from_the_chosen_end():
 
 
 def small(**changes):
-    config = dict(num_attention_heads=2, attention_head_dim=12, num_layers=2, text_embed_dim=None, adaln_lora_dim=4,
-                  action_dim=3, actions_per_slot=4, action_stream="frame", action_frames="input", action_frame_channels=5,
-                  history_order="newest_finest")  # fmt: skip
+    config = {
+        "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "text_embed_dim": None,
+        "adaln_lora_dim": 4, "action_dim": 3, "actions_per_slot": 4, "action_stream": "frame",
+        "action_frames": "input", "action_frame_channels": 5, "history_order": "newest_finest",
+    }  # fmt: skip
     torch.manual_seed(0)
     return ProphetTransformer3DModel(**{**config, **changes})
 
@@ -80,12 +82,12 @@ def small(**changes):
 def inputs(rows):
     g = torch.Generator().manual_seed(1)
     draw = lambda *shape: torch.randn(rows, *shape, generator=g)  # noqa: E731
-    mask = torch.zeros(rows, 1, 3, 4, 4)
+    mask = torch.zeros(rows, 1, 3, 8, 8)
     mask[:, :, 0] = 1
-    return (draw(16, 3, 4, 4), torch.rand(rows, 3, generator=g)), {
+    return (draw(16, 3, 8, 8), torch.rand(rows, 3, generator=g)), {
         "condition_mask": mask,
         "actions": draw(12, 3),
-        "action_frames": draw(5, 3, 4, 4),
+        "action_frames": draw(5, 3, 8, 8),
         "history": draw(16, 4, 8, 8),
     }
 
