@@ -4,8 +4,9 @@ Needs the checkpoint alone: a few real episodes are part of it.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Args:
     data: Path | None = None
     """Folder with recorded episodes (npz and mp4); the checkpoint's own if not given."""
     episodes: int = 3
-    steps: int = 240
+    steps: int = 160
     """At most so many actions of each episode."""
     out: Path = Path("outputs")
     scale: int = 3
@@ -73,11 +74,12 @@ def main(args: Args) -> None:
         dream_scene(world_model, episodes[i], episodes[(i + 1) % len(episodes)].actions, args.steps, args.seed)
         for i in tqdm(shown, desc="dream", unit="episode")
     ]
-    film = [image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale)]
+    film = (image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale))
     write_film(args.out / "demo.mp4", film, FRAMES_PER_SECOND)
     write_sheet(args.out / "demo.png", scenes)
     if args.moving_picture is not None:
-        write_moving_picture(args.moving_picture, scene_images(scenes[0], 2)[::2], FRAMES_PER_SECOND // 2)
+        every_second = list(islice(scene_images(scenes[0], 2), 0, None, 2))
+        write_moving_picture(args.moving_picture, every_second, FRAMES_PER_SECOND // 2)
     found = measure(scenes)
     frames, seconds = sum(2 * scene.steps for scene in scenes), sum(scene.seconds for scene in scenes)
     print(table(["PSNR dB / EPE px", "8 frames", "64 frames", "to the end"], _rows(found)))
@@ -122,16 +124,13 @@ def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps
     return Scene(episode.instruction, {REAL: real, DREAM: same, OTHER: other}, seconds)
 
 
-def scene_images(scene: Scene, scale: int) -> list[np.ndarray]:
+def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
     """The labelled images of a scene's film."""
     from prophet_gym.cli.film import side_by_side
 
-    return [
-        side_by_side(
-            {label: film[i] for label, film in scene.films.items()}, f"{scene.instruction}   {i}/{scene.steps}", scale
-        )
-        for i in range(scene.steps + 1)
-    ]
+    for i in range(scene.steps + 1):
+        panels = {label: film[i] for label, film in scene.films.items()}
+        yield side_by_side(panels, f"{scene.instruction}   {i}/{scene.steps}", scale)
 
 
 def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:

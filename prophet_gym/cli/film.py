@@ -56,8 +56,8 @@ def stack(sheets: Sequence[Image]) -> Image:
 def write_film(path: Path, images: Iterable[Image], frames_per_second: int = 20) -> None:
     """H.264 that browsers play."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 8, "macro_block_size": 2}
-    imageio.mimwrite(path, list(images), fps=frames_per_second, **options)
+    options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 7, "macro_block_size": 2}
+    imageio.mimwrite(path, images, fps=frames_per_second, **options)
 
 
 def write_moving_picture(path: Path, images: Sequence[Image], frames_per_second: int = 10) -> None:
