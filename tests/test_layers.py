@@ -17,7 +17,8 @@ LAYERS = [
     {"prophet", "sims", "testing"},
     {"calibration", "train", "evaluation", "interop"},
     {"factory"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 VISIBLE_TO_ALGORITHMS = {"prophet_gym", "prophet_gym.specs", "prophet_gym.world_model", "prophet_gym.errors"}
