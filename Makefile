@@ -6,18 +6,17 @@
 # make figures  put the measured numbers into README.md and the model cards
 # make clean    remove .venv and caches; recordings and training under outputs/ stay
 #
-# PYTHON=python3.12 chooses an interpreter (>= 3.11), TORCH=cpu or TORCH=cuda a build, JOBS=4 the test processes.
+# PYTHON=python3.12 chooses an interpreter (>= 3.11), TORCH=cpu or TORCH=auto (what the GPU wants) a build, JOBS=4 the test processes.
 
 PYTHON ?= python3
 JOBS ?= 2
 EPISODES ?= 1000
-TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
+TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,cpu)
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CORE := .venv/.core
 FULL := .venv/.full
-CPU_INDEX := https://download.pytorch.org/whl/cpu
 SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
 
 .PHONY: install demo test lint train figures clean
@@ -29,10 +28,9 @@ $(CORE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python >= 3.11 is needed, $(PYTHON) is older or missing: make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-ifeq ($(TORCH),cpu)
-	$(PIP) install -q --no-deps --retries 1 --timeout 30 --index-url $(CPU_INDEX) -c constraints.txt torch || \
-		echo "no CPU build from $(CPU_INDEX); the next step takes torch from the usual index"
-endif
+	$(PIP) install -q uv
+	UV_HTTP_RETRIES=0 $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=$(TORCH) -c constraints.txt torch \
+		2>/dev/null || echo "uv found no $(TORCH) build of torch; the next step takes the one that pip finds"
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt -e .
 	touch $@
