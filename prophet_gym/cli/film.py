@@ -57,7 +57,10 @@ def write_film(path: Path, images: Iterable[Image], frames_per_second: int = 20)
     """H.264 that browsers play."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 7, "macro_block_size": 2}
-    imageio.mimwrite(path, images, fps=frames_per_second, **options)
+    writer: Any = imageio.get_writer(path, fps=frames_per_second, **options)
+    with writer:
+        for image in images:
+            writer.append_data(image)
 
 
 def write_moving_picture(path: Path, images: Sequence[Image], frames_per_second: int = 10) -> None:
