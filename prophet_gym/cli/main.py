@@ -23,7 +23,6 @@ COMMANDS = {
     "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out real episodes"),
     "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
-    "starts": Command("prophet_gym.cli.starts", "film the start frames of a suite for a checkpoint"),
     "success": Command("prophet_gym.train.success", "train a success head from recordings"),
     "starts": Command("prophet_gym.cli.starts", "film the start sets of a suite"),
 }
