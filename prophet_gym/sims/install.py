@@ -2,6 +2,7 @@
 
 import ctypes.util
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -133,6 +134,8 @@ def prepare_libero(assets: Path | None = None) -> Path:
         if not config.exists() or config.read_bytes() != text:
             write_atomically(config, text)
         os.environ["LIBERO_CONFIG_PATH"] = str(config.parent)
+    # robosuite advises on every import to write a file of private settings into site-packages.
+    logging.getLogger("robosuite_logs").addFilter(lambda record: "macro" not in record.getMessage())
     import libero.libero as package
 
     # The package prefers a folder inside site-packages, then a download; its own cache variable comes before both.
