@@ -58,8 +58,8 @@ class ProphetConfig:
     noise_scale: float = 0.1
     camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
     hold: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-    background: tuple[float, float, int] = (6.0, 1.5, 5)
-    reader_trust: float = 0.3
+    background: tuple[float, float, int] = (12.0, 3.0, 5)
+    reader_trust: float = 0.1
     suite: str = "libero_object"
     look: str = "light"
 

@@ -77,7 +77,7 @@ def dream_loss(
     chunks: int,
     noise_scale: float,
     share_at_source: float,
-    reader_trust: float = 0.3,
+    reader_trust: float = 0.1,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of a dream of several chunks, each starting from the model's own prediction of the one before.
 
