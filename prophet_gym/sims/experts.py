@@ -239,7 +239,7 @@ def linger(hand: Hand) -> Iterator[np.ndarray]:
 
 def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Adds noise of a drawn kind and size: white or Ornstein-Uhlenbeck, all along or in bursts, and finger slips."""
-    size = rng.choice([0.1, 0.2, 0.35, 0.5]) * rng.uniform(0.5, 1.2) * np.array([1, 1, 1, 0.25, 0.25, 0.25])
+    size = rng.choice([0.1, 0.2, 0.35, 0.5]) * rng.uniform(0.5, 1.2) * np.array([1, 1, 1, 0.4, 0.4, 0.4])
     memory = rng.choice([0.0, 0.7, 0.9])
     burst = rng.random() < 0.4
     slip = rng.choice([0.0, 0.0, 0.02])

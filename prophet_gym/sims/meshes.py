@@ -21,15 +21,15 @@ from tqdm import tqdm
 from prophet_gym.sims.install import cache_dir, write_atomically
 
 # Part of every cache key: rises when the decimation gives other meshes.
-VERSION = 2
-# Side of the shadow map in pixels; robosuite's 4096 costs more to clear than a picture costs to draw.
-SHADOW_SIZE = 1024
+VERSION = 3
 # Texture coordinates and normals are looked up among this many nearby samples of the full surface.
 _NEIGHBOURS = 24
 # A texture coordinate that is further than this from where the face's centre points lies across a seam.
 _SEAM = 0.25
-# A normal of the full surface is used for a corner only when it is within 60 degrees of the new face.
-_NORMAL_AGREEMENT = 0.5
+# A normal of the full surface is used for a corner only when it is within about 30 degrees of the new face.
+_NORMAL_AGREEMENT = 0.85
+# Thin doubled sheets fall apart before they reach their budget: a mesh of up to this many faces is then left as it is.
+_KEPT_FACES = 8000
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,12 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     return Mesh(vertices, triangles, normals, np.where(fits[..., None], nearest, expected))
 
 
+def light_mesh(mesh: Mesh, faces: int) -> Mesh:
+    """The mesh to draw in place of one that has more than `faces` faces."""
+    small = decimate(mesh, faces)
+    return mesh if len(small.faces) > 1.5 * faces and len(mesh.faces) <= _KEPT_FACES else small
+
+
 def _key(mesh: Mesh, faces: int) -> str:
     digest = hashlib.sha256(f"{VERSION} {faces}".encode())
     for part in (mesh.vertices, mesh.faces, mesh.normals, mesh.uv):
@@ -279,9 +285,8 @@ def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -
     paths = {index: folder / f"{_key(meshes[index], budgets[index])}.npz" for index in large}
     absent = [index for index in large if not paths[index].exists()]
     for index in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
-        write_atomically(paths[index], _dump(decimate(meshes[index], budgets[index])))
+        write_atomically(paths[index], _dump(light_mesh(meshes[index], budgets[index])))
     for index in large:
         write_mesh(light, index, _load(paths[index].read_bytes()))
     _shrink_textures(light, texture)
-    light.vis.quality.shadowsize = min(light.vis.quality.shadowsize, SHADOW_SIZE)
     return light

@@ -77,6 +77,7 @@ class LiberoSim:
             use_camera_obs=False,
             ignore_done=True,
             hard_reset=False,
+            initialization_noise="default",
         )
         self._pictures: Any = None
         self._official: np.ndarray | None = None
@@ -99,6 +100,7 @@ class LiberoSim:
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
         """Start an episode: a random placement drawn from `seed`, or the official initial state of index `official`.
 
+        Random placements shake the arm's joints by 0.02 rad, as those were that the official states come from.
         The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
 
         Raises:

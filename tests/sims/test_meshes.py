@@ -126,7 +126,7 @@ def test_meshes_are_decimated_once(tmp_path, monkeypatch):
     monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
     model = model_with_ball()
     first = read_mesh(lighten(model, density=100.0, most=300, texture=16), 0)
-    monkeypatch.setattr(meshes, "decimate", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(meshes, "light_mesh", lambda *_: pytest.fail("made again"))
     again = read_mesh(lighten(model, density=100.0, most=300, texture=16), 0)
     np.testing.assert_array_equal(again.vertices, first.vertices)
     np.testing.assert_array_equal(again.normals, first.normals)
