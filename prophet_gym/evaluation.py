@@ -6,11 +6,11 @@ same dream under another episode's actions, which must be worse: that is how muc
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ ENCODED_FRAMES = 4  # the most that WorldModel.encode takes
 RESUMED_FRAMES = 20
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
 GRIPPER = "gripper_mm"
+OBJECT = "object_mm"
+MOVED = 0.02
 RECONSTRUCT_FRAMES = 32
 STILL = 0.002
 
@@ -47,6 +49,25 @@ class RecordedEpisode(Protocol):
     def frames(self) -> UInt8[np.ndarray, "t h w 3"]:
         """Frame i is what was seen before action i."""
         ...
+
+
+@runtime_checkable
+class RecordedTask(RecordedEpisode, Protocol):
+    """What is read of an episode besides, where the target object's place in a dream is measured too."""
+
+    @property
+    def instruction(self) -> str:
+        """The task in words."""
+        ...
+
+    @property
+    def target_positions(self) -> np.ndarray:
+        """`t + 1` positions of the object that the task is about, metres."""
+        ...
+
+
+ReadObject = Callable[[UInt8[Tensor, "t h w 3"], str], Float[Tensor, "t 3"]]
+"""World positions (metres) of the object that an instruction names, in frames: `ObjectReader.positions`."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +157,7 @@ def evaluate_open_loop(
     rows: int = 8,
     spacing: int = 32,
     seed: int = 0,
+    read_object: ReadObject | None = None,
     progress: bool = False,
 ) -> Scores:
     """Score a world model against recorded episodes.
@@ -146,7 +168,9 @@ def evaluate_open_loop(
     if the model has `resume(frames, past_actions) -> State`, else up to four frames to `encode`. Only the predicted
     frames are scored.
     Metrics: those of `METRICS`, and `gripper_mm`, the distance of the gripper (as `read_gripper(state) -> (b, 3)`
-    sees it) to the real one at the window's end, where the model has that method.
+    sees it) to the real one at the window's end, where the model has that method; and `object_mm`, the distance of the
+    target object, as `read_object` sees it in the window's last frame, to its true place, over the windows in which it
+    moves by 2 cm or more. The condition `real` has that metric alone: what the reading itself errs by.
 
     Args:
         world_model: any world model.
@@ -155,6 +179,7 @@ def evaluate_open_loop(
         rows: windows dreamt at once.
         spacing: frames from one window to the next, at least; a large number leaves one window per episode.
         seed: of the noise.
+        read_object: reads the target object's position; the episodes must then be `RecordedTask`.
         progress: show a progress bar.
 
     Raises:
@@ -181,6 +206,9 @@ def evaluate_open_loop(
             for prediction, metrics in zip(predictions, measured, strict=True):
                 for horizon in prediction.real.window.horizons:
                     _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
+            if read_object is not None:
+                tasks = cast(Sequence[RecordedTask], episodes)
+                _note_objects(scores, [*predictions, *map(_truth, stretches)], tasks, read_object)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
 
@@ -313,6 +341,28 @@ def _note(notes: _Notes, prediction: _Prediction, metrics: FrameMetrics, chunks:
         end = window.start + chunks * (window.length // len(prediction.gripper))
         distance = np.linalg.norm(prediction.gripper[chunks - 1] - prediction.real.gripper[end])
         notes[prediction.condition, GRIPPER][window.episode].append(1000.0 * float(distance))
+
+
+def _truth(stretch: _Stretch) -> _Prediction:
+    return _Prediction(stretch, "real", stretch.future, None)
+
+
+def _note_objects(
+    scores: dict[int, _Notes],
+    predictions: Sequence[_Prediction],
+    episodes: Sequence[RecordedTask],
+    read_object: ReadObject,
+) -> None:
+    for prediction in predictions:
+        window = prediction.real.window
+        episode = episodes[window.episode]
+        path = episode.target_positions[window.start :]
+        moved = [h for h in window.horizons if np.linalg.norm(path[h] - path[0]) >= MOVED]
+        if moved:
+            frames = torch.from_numpy(prediction.frames[[horizon - 1 for horizon in moved]])
+            read = read_object(frames, episode.instruction).numpy()
+            for horizon, distance in zip(moved, np.linalg.norm(read - path[moved], axis=1), strict=True):
+                scores[horizon][prediction.condition, OBJECT][window.episode].append(1000.0 * float(distance))
 
 
 def _episode_means(notes: _Notes) -> dict[str, dict[str, np.ndarray]]:

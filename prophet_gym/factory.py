@@ -1,7 +1,8 @@
 """Plain data to live objects: what `gym.make("Prophet-LIBERO-v0", weights=..., reward=...)` calls.
 
 A checkpoint is a folder: the world model's config and weights, `starts/train/` and `starts/official/`, and
-`success_head/`. Weights, judges and start sets are loaded once per process.
+`success_head/`; `object_reader/` may be there for evaluation. Weights, judges and start sets are loaded once per
+process.
 """
 
 import json
@@ -17,6 +18,7 @@ from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
+from prophet_gym.object_reader import ObjectReader
 from prophet_gym.world_model import RewardModel, WorldModel
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -130,6 +132,12 @@ def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
     if not path.is_dir():
         raise unknown_option("reward", reward, ["success", "None", "the path of a success head"])
     return _success_head(path.resolve())
+
+
+def load_object_reader(weights: str) -> ObjectReader | None:
+    """The instrument that reads object positions from frames, where the checkpoint has one."""
+    folder = checkpoint_folder(weights) / "object_reader"
+    return ObjectReader.from_pretrained(folder) if folder.is_dir() else None
 
 
 def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequence[int] | None = None) -> StartSet:

@@ -181,3 +181,33 @@ def test_actions_that_are_no_whole_chunk_are_refused():
     model = counting()
     with pytest.raises(ValueError, match="multiple of the chunk"):
         dream(model, model.encode(torch.zeros(1, 1, *SIZE, 3, dtype=torch.uint8)), np.zeros((1, 9, 7)), [0])
+
+
+@dataclass(frozen=True)
+class Tasked(Counted):
+    """The target's place is the green level in centimetres along x."""
+
+    instruction: str = "watch the green"
+
+    @property
+    def target_positions(self) -> np.ndarray:
+        green = self.frames()[:, 0, 0, 1].astype(float)
+        return np.stack([0.01 * green, 0 * green, 0 * green], axis=1)
+
+
+def read_green(frames, instruction):
+    assert instruction == "watch the green"
+    green = 0.01 * frames[:, 0, 0, 1].float() + 0.001
+    return torch.stack([green, 0 * green, 0 * green], dim=1)
+
+
+def test_object_error_is_read_off_the_last_frame_of_windows_in_which_it_moves():
+    still, moving = (Tasked(e.actions, e.gripper_position) for e in (episode(16, 0), episode(16, 3)))
+    scores = evaluate_open_loop(counting(), [still, moving], (8, 16), read_object=read_green)
+    for horizon, path in ((8, 240), (16, 480)):
+        found = {condition: metrics["object_mm"] for condition, metrics in scores[horizon].items()}
+        assert all(np.isnan(values[0]) for values in found.values())
+        assert found["real"][1] == pytest.approx(1, abs=1e-3)
+        assert found["dream"][1] == pytest.approx(1, abs=1e-3)
+        assert found["copy"][1] == pytest.approx(path - 1, abs=1e-3)
+        assert found["other_actions"][1] == pytest.approx(path - 1, abs=1e-3)

@@ -18,7 +18,8 @@ class Args:
 
     Scores the dream under the recorded actions and under another episode's, the last frame copied (what a dream must
     beat) and the autoencoder alone (what it cannot beat): PSNR, SSIM, tSSIM, flow end-point error and cosine, the
-    gripper's position error where the model reads it; means over episodes with 95% bootstrap intervals.
+    gripper's position error where the model reads it, the target object's where the checkpoint has an object reader;
+    means over episodes with 95% bootstrap intervals.
     """
 
     checkpoint: str = "bundled"
@@ -49,11 +50,12 @@ def main(args: Args) -> None:
     from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_json
     from prophet_gym.data.recording import META, list_episodes, read_episode
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
-    from prophet_gym.factory import load_world_model
+    from prophet_gym.factory import load_object_reader, load_world_model
 
     if args.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {args.episodes}")
     world_model = load_world_model(args.checkpoint, args.device)
+    object_reader = load_object_reader(args.checkpoint)
     paths = list_episodes(args.data)[: args.episodes] if args.data else record_official(args)
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
@@ -67,6 +69,7 @@ def main(args: Args) -> None:
         rows=args.rows,
         spacing=args.spacing,
         seed=args.seed,
+        read_object=None if object_reader is None else object_reader.positions,
         progress=True,
     )
     report: dict[str, Any] = {
@@ -118,8 +121,9 @@ def record_official(args: Args) -> list[Path]:
     suite = starts.suites[0]
     config = getattr(load_world_model(args.checkpoint, args.device), "config", None)
     look = args.look or getattr(config, "look", "light")
-    folder = cache_dir() / "recordings" / f"{suite}_{look}_official"
     plan = Plan(suite, starts.tasks, args.episodes, seed=0, look=look, starts="official")
+    version = f"v{plan.meta()['script_version']}.{plan.meta()['look_version']}"
+    folder = cache_dir() / "recordings" / f"{suite}_{look}_official_{version}"
     collect(plan, folder, workers=args.workers)
     return [episode_path(folder, *job) for job in plan.jobs()]
 

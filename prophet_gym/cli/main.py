@@ -24,6 +24,7 @@ COMMANDS = {
     "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
     "success": Command("prophet_gym.train.success", "train a success head from recordings"),
+    "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
     "starts": Command("prophet_gym.cli.starts", "film the start sets of a suite"),
 }
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from prophet_gym.estimates import Estimate, bootstrap
-from prophet_gym.evaluation import GRIPPER, METRICS, Scores
+from prophet_gym.evaluation import GRIPPER, METRICS, OBJECT, Scores
 
 CONDITIONS = {
     "dream": "dream",
     "other_actions": "dream, other actions",
     "copy": "last frame copied",
     "autoencoder": "autoencoder alone",
+    "real": "real frames",
 }
 COLUMNS = {
     "psnr": ("PSNR dB", 2),
@@ -27,6 +28,7 @@ COLUMNS = {
     "epe": ("EPE px", 3),
     "cosine": ("cosine", 3),
     GRIPPER: ("gripper mm", 1),
+    OBJECT: ("object mm", 1),
 }
 PACKAGES = ("prophet-gym", "torch", "diffusers", "numpy", "opencv-python-headless")
 
@@ -43,7 +45,7 @@ def summarise(scores: Scores, episodes: int) -> dict[str, Any]:
 
 def _horizon(conditions: Mapping[str, Mapping[str, np.ndarray]], episodes: int) -> dict[str, Any]:
     means = {
-        condition: {name: as_json(bootstrap(metrics[name])) for name in (*METRICS, GRIPPER) if name in metrics}
+        condition: {name: as_json(bootstrap(metrics[name])) for name in (*METRICS, GRIPPER, OBJECT) if name in metrics}
         for condition, metrics in conditions.items()
     }
     used = int((~np.isnan(conditions["copy"]["psnr"])).sum())

@@ -64,6 +64,14 @@ def check_look(look: str) -> None:
         raise unknown_option("look", look, LOOKS)
 
 
+def look_version(look: str) -> int:
+    """Rises when the same scene in a look gives another picture."""
+    from prophet_gym.sims.meshes import VERSION
+
+    check_look(look)
+    return VERSION if look == "light" else 1
+
+
 def stl_triangles(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (three of its own for each face) and faces of a binary STL."""
     (count,) = struct.unpack_from("<I", data, 80)

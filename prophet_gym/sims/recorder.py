@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
 from prophet_gym.sims.experts import MIXTURE, Mode, draw_mode, script
-from prophet_gym.sims.looks import check_look
+from prophet_gym.sims.looks import check_look, look_version
 from prophet_gym.sims.simulator import LiberoSim, check_task
 
 Starts = Literal["random", "official"]
@@ -50,6 +50,7 @@ class Plan:
         return {
             "suite": self.suite,
             "look": self.look,
+            "look_version": look_version(self.look),
             "size": self.size,
             "seed": self.seed,
             "starts": self.starts,
@@ -192,7 +193,9 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
         check_task(plan.suite, task)
     check_look(plan.look)
     folder = Path(folder)
-    claim_folder(folder, plan.meta(), same=("suite", "look", "size", "seed", "starts", "script_version"))
+    claim_folder(
+        folder, plan.meta(), same=("suite", "look", "look_version", "size", "seed", "starts", "script_version")
+    )
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
     shares = [share for share in _shares(jobs, plan.tasks, workers) if share]
     context = get_context("spawn")

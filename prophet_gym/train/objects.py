@@ -1,0 +1,160 @@
+"""Train an object reader from recordings: `prophet objects --data DIR --out DIR`."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
+from prophet_gym.rewards.success_head import hash_words
+
+METRICS_NAME = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train an object reader: the position of the object that an instruction names, from one picture.
+
+    Attributes:
+        data: folder that `prophet collect` wrote.
+        out: folder for weights, config and metrics.json.
+        minutes: of training at most.
+        steps: optimiser steps at most.
+        batch: pictures per step.
+        image_size: pictures are averaged down to this.
+        learning_rate: peak of a cosine schedule.
+        stride: every so many frames are read.
+        held_out: one episode in so many is kept for the error that is reported.
+        seed: of weights and batches.
+        device: cpu or cuda.
+    """
+
+    data: Path
+    out: Path
+    minutes: float = 15.0
+    steps: int = 6000
+    batch: int = 32
+    image_size: int = 128
+    learning_rate: float = 2e-3
+    stride: int = 4
+    held_out: int = 10
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures with the instruction and the named object's true position (metres)."""
+
+    frames: UInt8[np.ndarray, "n h w 3"]
+    episode: np.ndarray
+    positions: Float[np.ndarray, "n 3"]
+    instructions: tuple[str, ...]
+
+
+def read_pictures(paths: Sequence[Path], stride: int) -> Pictures:
+    """Every `stride`-th frame of the episodes."""
+    frames, owners, positions, instructions = [], [], [], []
+    for number, path in enumerate(tqdm(paths, desc="reading", mininterval=1.0)):
+        episode = read_episode(path)
+        kept = slice(number % stride, None, stride)
+        frames.append(episode.frames()[kept])
+        positions.append(episode.target_positions[kept])
+        owners.append(np.full(len(frames[-1]), number))
+        instructions.append(episode.instruction)
+    return Pictures(np.concatenate(frames), np.concatenate(owners), np.concatenate(positions), tuple(instructions))
+
+
+def blurred(frames: UInt8[Tensor, "b h w 3"], generator: torch.Generator) -> UInt8[Tensor, "b h w 3"]:
+    """Each picture blurred and brightened by a drawn amount, as a dream may be."""
+    pictures = frames.permute(0, 3, 1, 2).float()
+    smooth = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    share, gain = torch.rand(2, len(frames), 1, 1, 1, generator=generator).to(pictures.device)
+    mixed = torch.lerp(pictures, smooth, (1.6 * share - 0.6).clamp(min=0)) * (0.9 + 0.2 * gain)
+    return mixed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def train_object_reader(pictures: Pictures, args: Args) -> ObjectReader:
+    """Fit a reader by mean absolute error; the cosine follows steps or minutes, whichever is nearer its end."""
+    mean, std = pictures.positions.mean(0), pictures.positions.std(0)
+    device = torch.device(args.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        reader = ObjectReader(
+            ObjectReaderConfig(image_size=args.image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+        ).to(device)
+    words = torch.stack([hash_words(text, reader.config.words) for text in pictures.instructions])
+    targets = torch.from_numpy(((pictures.positions - mean) / std).astype(np.float32))
+    generator = torch.Generator().manual_seed(args.seed)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=args.learning_rate, weight_decay=1e-2)
+    began, bar = time.monotonic(), tqdm(range(args.steps), desc="object reader", mininterval=1.0)
+    for step in bar:
+        progress = max(step / args.steps, (time.monotonic() - began) / (60 * args.minutes))
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * 0.5 * (1 + np.cos(np.pi * progress)) * min(1.0, (step + 1) / 100)
+        chosen = torch.randint(len(targets), (args.batch,), generator=generator)
+        frames = blurred(torch.from_numpy(pictures.frames[chosen.numpy()]).to(device), generator)
+        given = words[torch.from_numpy(pictures.episode[chosen.numpy()])].to(device)
+        loss = F.l1_loss(reader(frames, given), targets[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
+    return reader.eval()
+
+
+def reading_error(reader: ObjectReader, pictures: Pictures) -> dict[str, int | float]:
+    """Distance between read and true positions, millimetres."""
+    distances = []
+    for number, instruction in enumerate(pictures.instructions):
+        mine = pictures.episode == number
+        read = reader.positions(torch.from_numpy(pictures.frames[mine]), instruction).numpy()
+        distances.append(1000 * np.linalg.norm(read - pictures.positions[mine], axis=1))
+    errors = np.concatenate(distances)
+    return {
+        "frames": len(errors),
+        "mean_mm": round(float(errors.mean()), 2),
+        "median_mm": round(float(np.median(errors)), 2),
+        "ninetieth_percentile_mm": round(float(np.percentile(errors, 90)), 2),
+    }
+
+
+def main(args: Args) -> dict[str, object]:
+    """Read, train, measure on held-out episodes, write."""
+    paths = list_episodes(args.data)
+    kept = [path for i, path in enumerate(paths) if i % args.held_out]
+    held = [path for i, path in enumerate(paths) if i % args.held_out == 0]
+    if not kept:
+        raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
+    reader = train_object_reader(read_pictures(kept, args.stride), args)
+    metrics = {
+        "train_episodes": len(kept),
+        "held_out_episodes": len(held),
+        "parameters": sum(parameter.numel() for parameter in reader.parameters()),
+        "held_out": reading_error(reader, read_pictures(held, args.stride)),
+        "args": {
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in asdict(replace(args, data=Path(args.data.name))).items()
+            if k != "out"
+        },
+    }
+    reader.save_pretrained(args.out)
+    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n")
+    print(json.dumps(metrics, indent=2))
+    return metrics
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
