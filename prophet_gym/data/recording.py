@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import cv2
 import imageio_ffmpeg
@@ -159,6 +160,11 @@ def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "t h w 3"]:
     if not frames:
         raise ValueError(f"{path} must be a video, and no frame of it could be decoded; delete it and record again")
     return np.stack(frames)
+
+
+def is_held_out(path: Path, one_in: int) -> bool:
+    """Whether an episode is kept from training: one in so many, by its name alone, so the same on every machine."""
+    return crc32(f"{path.parent.name}/{path.stem}".encode()) % one_in == 0
 
 
 def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import Episode, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder, to_pixels
-from prophet_gym.train.loop import LoopConfig, on_device, train_loop
+from prophet_gym.train.loop import LoopConfig, Step, on_device, train_loop
 
 CROP = 64
 
@@ -84,9 +84,10 @@ def autoencoder_loss(
     reference: Float[Tensor, "b 3 h w"],
     noise: Float[Tensor, "b c y x"],
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Charbonnier reconstruction loss that counts what differs from the start frame five times.
+    """Charbonnier reconstruction loss that counts what differs from the start frame five times and colour twice.
 
-    What has not moved is shown from the start frame (`keep_background`), so the autoencoder may be poor there.
+    What has not moved is shown from the start frame (`keep_background`), so the autoencoder may be poor there. Colour,
+    the difference of the channels from their mean, tells objects apart, and few pixels show it.
 
     Args:
         model: the autoencoder.
@@ -98,8 +99,11 @@ def autoencoder_loss(
     out = model.decode_raw(latents + noise)
     moved = F.avg_pool2d((pixels - reference).abs().amax(dim=1, keepdim=True), 5, 1, 2) > 0.08
     weight = 0.25 + moved.float()
-    error = (out - pixels).square()
-    loss = (weight * torch.sqrt(error + 4e-4)).mean() / weight.mean()
+    difference = out - pixels
+    colour = difference - difference.mean(dim=1, keepdim=True)
+    error = difference.square()
+    distance = torch.sqrt(error + 4e-4) + 2 * torch.sqrt(colour.square() + 4e-4)
+    loss = (weight * distance).mean() / weight.mean()
     with torch.no_grad():
         everywhere = -10 * torch.log10(error.mean() / 4)
         at_motion = -10 * torch.log10((error * moved).sum() / (3 * moved.sum().clamp(min=1)) / 4 + 1e-9)
@@ -122,6 +126,38 @@ def train_autoencoder(
     footage = load_footage(paths, stride=3)
     torch.manual_seed(0)
     model = on_device(FrameAutoencoder(), device)
+    config = LoopConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
+    average = train_loop(model, crop_step(model, footage, rows, device), config, folder, name="autoencoder")
+    mean, std = measure_latents(average, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
+    result = FrameAutoencoder(**{**small_config(average), "latents_mean": mean, "latents_std": std})
+    result.load_state_dict(average.state_dict())
+    result.save_pretrained(folder / "autoencoder")
+    return result
+
+
+def tune_decoder(
+    paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
+) -> FrameAutoencoder:
+    """Train the decoder of `folder/autoencoder` on; latents stay as they are, so may what was trained on them.
+
+    Args:
+        paths: training episodes.
+        folder: where the autoencoder lies; it is replaced.
+        steps: optimiser steps.
+        device: where to train.
+        rows: crops per step.
+    """
+    footage = load_footage(paths, stride=3)
+    model = on_device(FrameAutoencoder.from_pretrained(folder / "autoencoder"), device).train()
+    model.encoder.requires_grad_(requires_grad=False)
+    config = LoopConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
+    average = train_loop(model, crop_step(model, footage, rows, device), config, folder, name="decoder")
+    average.save_pretrained(folder / "autoencoder")
+    return average
+
+
+def crop_step(model: FrameAutoencoder, footage: Footage, rows: int, device: torch.device) -> Step:
+    """The training step on crops around what moves, with a little noise on the latents."""
 
     def step(_index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         crops, references = draw_crops(footage, rows, generator)
@@ -129,13 +165,7 @@ def train_autoencoder(
         noise = (0.05 * torch.randn(shape, generator=generator)).to(device)
         return autoencoder_loss(model, to_pixels(crops.to(device)), to_pixels(references.to(device)), noise)
 
-    config = LoopConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
-    average = train_loop(model, step, config, folder, name="autoencoder")
-    mean, std = measure_latents(average, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
-    result = FrameAutoencoder(**{**small_config(average), "latents_mean": mean, "latents_std": std})
-    result.load_state_dict(average.state_dict())
-    result.save_pretrained(folder / "autoencoder")
-    return result
+    return step
 
 
 def small_config(model: FrameAutoencoder) -> dict[str, int]:

@@ -29,7 +29,8 @@ def train_tracker(
         GripperTracker(
             latent_size=tuple(data.latents.shape[-2:]),
             gripper_mean=tuple(gripper.mean(0).tolist()),
-            gripper_std=tuple(gripper.std(0).tolist()),
+            # What never changes in a recording (a gripper that stays open, say) must not be divided by zero.
+            gripper_std=tuple(gripper.std(0).clamp(min=1e-3).tolist()),
         ),
         device,
     )

@@ -71,6 +71,9 @@ def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, na
         config: the schedule.
         folder: where checkpoint and TensorBoard events go.
         name: of this stage.
+
+    Raises:
+        FloatingPointError: the loss is not finite; nothing of that step is saved.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -92,12 +95,17 @@ def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, na
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(index, config)
             loss, figures = step(index, generator)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss of {name} is {value} at step {index}; {path} holds the last good state: look at the "
+                    "data, then go on with a lower learning rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimizer.step()
             _update_average(average, model, min(config.ema, (1 + index) / (10 + index)))
-            value = loss.item()
             smooth = value if math.isnan(smooth) else 0.99 * smooth + 0.01 * value
             if index % 20 == 0:
                 for key, figure in {"loss": value, "gradient_norm": norm.item(), **figures}.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import hash_words
 
@@ -134,9 +134,9 @@ def reading_error(reader: ObjectReader, pictures: Pictures) -> dict[str, int | f
 def main(args: Args) -> dict[str, object]:
     """Read, train, measure on held-out episodes, write."""
     paths = list_episodes(args.data)
-    kept = [path for i, path in enumerate(paths) if i % args.held_out]
-    held = [path for i, path in enumerate(paths) if i % args.held_out == 0]
-    if not kept:
+    kept = [path for path in paths if not is_held_out(path, args.held_out)]
+    held = [path for path in paths if is_held_out(path, args.held_out)]
+    if not kept or not held:
         raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
     reader = train_object_reader(read_pictures(kept, args.stride), args)
     metrics = {

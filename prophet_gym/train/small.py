@@ -1,6 +1,6 @@
 """Train the small Prophet from recordings, on a CPU or a GPU: `python -m prophet_gym.train.small --data DIR --out DIR`.
 
-Four stages, each resumable: autoencoder, latents, tracker, transformer. The result is `OUT/checkpoint`.
+Stages, each resumable: autoencoder, decoder, latents, tracker, transformer. The result is `OUT/checkpoint`.
 """
 
 import json
@@ -12,16 +12,16 @@ import torch
 import tyro
 
 from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder
+from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device
 
-Stage = Literal["all", "autoencoder", "latents", "tracker", "transformer", "checkpoint"]
+Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Args:
         stage: one stage, or all.
         held_out: one episode in so many is kept for validation.
         autoencoder_steps: optimiser steps of 32 crops.
+        decoder_steps: further ones of the decoder alone, the encoder and so the latents fixed.
         tracker_steps: optimiser steps of 128 windows.
         steps: optimiser steps of the transformer.
         rows: chunks per step.
@@ -50,6 +51,7 @@ class Args:
     stage: Stage = "all"
     held_out: int = 20
     autoencoder_steps: int = 12_000
+    decoder_steps: int = 6_000
     tracker_steps: int = 4_000
     steps: int = 8_000
     rows: int = 16
@@ -68,11 +70,12 @@ class Args:
 def main(args: Args) -> None:
     """Run the stages asked for."""
     paths = list_episodes(args.data)
-    train = [p for i, p in enumerate(paths) if i % args.held_out]
+    train = [path for path in paths if not is_held_out(path, args.held_out)]
     stages = {
         "autoencoder": lambda: train_autoencoder(
             train, args.out, steps=args.autoencoder_steps, device=args.torch_device()
         ),
+        "decoder": lambda: tune_decoder(train, args.out, steps=args.decoder_steps, device=args.torch_device()),
         "latents": lambda: _latents(train, args),
         "tracker": lambda: _tracker(args),
         "transformer": lambda: _transformer(args, paths),

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from prophet_gym.data.recording import (
     Episode,
     claim_folder,
     episode_path,
+    is_held_out,
     list_episodes,
     read_episode,
     write_episode,
@@ -114,3 +116,12 @@ def test_an_npz_without_a_field_says_which(tmp_path):
     np.savez(tmp_path / "episode_00000.npz", actions=np.zeros((1, 7)))
     with pytest.raises(ValueError, match=r"init_state.* is missing"):
         read_episode(tmp_path / "episode_00000.npz")
+
+
+def test_held_out_episodes_come_from_all_tasks_and_stay_held_out_when_the_recording_grows(tmp_path):
+    paths = [episode_path(tmp_path, task, index) for task in range(10) for index in range(100)]
+    held = [path for path in paths if is_held_out(path, 10)]
+    assert len(held) == pytest.approx(100, abs=25)
+    assert {path.parent.name for path in held} == {f"task_{task:02d}" for task in range(10)}
+    moved = [Path("/elsewhere") / path.relative_to(tmp_path) for path in held]
+    assert all(is_held_out(path, 10) for path in moved)

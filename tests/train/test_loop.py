@@ -43,3 +43,19 @@ def test_schedule_warms_up_stays_and_falls():
     assert rates[9:80] == [1.0] * 71
     assert rates[90] == pytest.approx(0.5)
     assert rates[100] == 0.0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+
+    def step(index, generator):
+        loss = model(torch.randn(4, 3, generator=generator)).square().mean()
+        return (loss * float("nan") if index == 3 else loss), {}
+
+    config = LoopConfig(steps=9, learning_rate=0.01, save_every=0.0)
+    with pytest.raises(FloatingPointError, match="step 3"):
+        train_loop(model, step, config, tmp_path, name="line")
+    state = torch.load(tmp_path / "line.pt", weights_only=True)
+    assert state["step"] == 3
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
