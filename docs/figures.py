@@ -122,6 +122,17 @@ def checkpoint() -> str:
     return markdown_table(["", "value"], rows)
 
 
+def instruments() -> str:
+    """What the success head and the object reader err by on held-out real episodes."""
+    rows = []
+    for name in ("success_head", "object_reader"):
+        path = CHECKPOINT / name / "metrics.json"
+        if path.is_file():
+            found = json.loads(path.read_text())["held_out"]
+            rows += [[f"`{name}`, {key.replace('_', ' ')}", f"{value:.4g}"] for key, value in found.items()]
+    return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n`prophet success`, `prophet objects`."
+
+
 def numbers_in(path: Path) -> int:
     from safetensors import safe_open
 
@@ -146,6 +157,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "margins": margins,
     "speed": speed,
     "checkpoint": checkpoint,
+    "instruments": instruments,
     "evaluation": lambda: evaluation("evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"),
     "evaluation-plain": lambda: evaluation(
         "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"

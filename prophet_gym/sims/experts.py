@@ -12,9 +12,20 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from prophet_gym.sims.hand import CLOSE, OPEN, WORKSPACE_HIGH, WORKSPACE_LOW, Arm, Hand, Style, draw_style
+from prophet_gym.sims.hand import (
+    CLOSE,
+    HOME,
+    OPEN,
+    WORKSPACE_HIGH,
+    WORKSPACE_LOW,
+    Arm,
+    Hand,
+    Levelled,
+    Style,
+    draw_style,
+)
 
-Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random"]
+Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MIXTURE: dict[Mode, float] = {
     "expert": 0.35,
@@ -24,8 +35,9 @@ MIXTURE: dict[Mode, float] = {
     "abort": 0.08,
     "random": 0.07,
 }
+EXPLORATION: dict[Mode, float] = {"explore": 0.75, "random": 0.25}
+"""Of suites whose tasks no script solves: the arm reaches for things, moves some, and wanders."""
 
-HOME = np.array([-0.15, 0.0, 0.26])
 CLEARANCE = 0.17
 """Height in metres which the lowest point of a carried object keeps over the floor: the basket's rim is at 0.146."""
 PALM = 0.05
@@ -56,9 +68,18 @@ GRASPS: dict[str, Grasp] = {
 }
 
 
-def draw_mode(rng: np.random.Generator) -> Mode:
-    """One of `MODES` with the probabilities of `MIXTURE`."""
-    return MODES[rng.choice(len(MODES), p=[MIXTURE[mode] for mode in MODES])]
+def mixture_of(suite: str) -> dict[Mode, float]:
+    """Which modes a recording of the suite holds, and how much of each."""
+    return MIXTURE if suite == "libero_object" else EXPLORATION
+
+
+def draw_mode(rng: np.random.Generator, mixture: dict[Mode, float] = MIXTURE) -> Mode:
+    """One of the mixture's modes with its probabilities."""
+    return list(mixture)[rng.choice(len(mixture), p=list(mixture.values()))]
+
+
+HANDY = Grasp(0.0, 0.03)
+"""A guess for things whose grasp is not known."""
 
 
 def grasp_of(name: str) -> Grasp:
@@ -73,10 +94,10 @@ def grasp_of(name: str) -> Grasp:
     return GRASPS[kind]
 
 
-def clear_turn(hand: Hand, name: str) -> float:
+def clear_turn(hand: Hand, name: str, grasp: Grasp) -> float:
     """The smallest turn of the wrist, radians, at which the hand comes down beside the objects around `name`."""
     places = hand.arm.object_positions()
-    here, low = places[name], places[name][2] + grasp_of(name).height + PALM
+    here, low = places[name], places[name][2] + grasp.height + PALM
     # An object's centre is half as high as its top.
     tall = [at[:2] - here[:2] for other, at in places.items() if other not in (name, "basket_1") and 2 * at[2] > low]
 
@@ -88,11 +109,19 @@ def clear_turn(hand: Hand, name: str) -> float:
     return next((turn for turn in options if gap(turn) > 0.07), max(options, key=gap))
 
 
-def pick(hand: Hand, name: str, *, offset: Float[np.ndarray, "3"] | None = None, height: float = 0.0) -> Iterator:
+def pick(
+    hand: Hand,
+    name: str,
+    *,
+    grasp: Grasp | None = None,
+    offset: Float[np.ndarray, "3"] | None = None,
+    height: float = 0.0,
+) -> Iterator:
     """Above the object, down, close, up. `offset` (metres) moves the grasp off the object; `height` is the lift."""
-    style, grasp, rng = hand.style, grasp_of(name), hand.rng
+    style, rng = hand.style, hand.rng
+    grasp = grasp or grasp_of(name)
     shift = np.zeros(3) if offset is None else offset
-    turn = clear_turn(hand, name) + rng.normal(0.0, 10.0 * style.jitter)
+    turn = clear_turn(hand, name, grasp) + rng.normal(0.0, 10.0 * style.jitter)
     hand.grip = OPEN
     if style.via:
         yield from hand.reach(hand.around((hand.position + hand.object(name)) / 2 + [0, 0, 0.1], style.via))
@@ -109,9 +138,12 @@ def pick(hand: Hand, name: str, *, offset: Float[np.ndarray, "3"] | None = None,
     yield from hand.reach(hand.around(up, 0.01), turn=turn, tolerance=0.03, limit=30)
 
 
-def place(hand: Hand, name: str, spot: Float[np.ndarray, "2"], *, rim: bool = True) -> Iterator[np.ndarray]:
+def place(
+    hand: Hand, name: str, spot: Float[np.ndarray, "2"], *, grasp: Grasp | None = None, rim: bool = True
+) -> Iterator[np.ndarray]:
     """Carries what is held over `spot` (metres), lowers, opens, goes up; `rim`: into the basket, else on the floor."""
-    style, grasp, rng = hand.style, grasp_of(name), hand.rng
+    style, rng = hand.style, hand.rng
+    grasp = grasp or grasp_of(name)
     turn = hand.turn
     cruise = grasp.below + CLEARANCE + style.cruise
     if style.via:
@@ -189,6 +221,18 @@ def abort(hand: Hand, name: str) -> Iterator[np.ndarray]:
         yield from hand.reach(HOME)
 
 
+def explore(hand: Hand) -> Iterator[np.ndarray]:
+    """Reaches for one thing after the other, closes the hand about there, and carries on, held or not."""
+    rng = hand.rng
+    while True:
+        name = str(rng.choice(sorted(hand.arm.object_positions())))
+        slip = rng.uniform(-0.02, 0.02, 3) + np.array([0.0, 0.0, rng.choice([0.0, 0.03])])
+        yield from pick(hand, name, grasp=HANDY, offset=slip, height=rng.uniform(-0.1, 0.0))
+        spot = rng.uniform(WORKSPACE_LOW[:2] * 0.8, [0.16, 0.25])
+        yield from place(hand, name, spot, grasp=HANDY, rim=False)
+        yield from wander(hand, int(rng.integers(0, 40)), grip_changes=0.1)
+
+
 def wander(hand: Hand, steps: int, *, grip_changes: float = 0.35) -> Iterator[np.ndarray]:
     """Random motion over the whole workspace: way points, held commands, rests; `steps` commands in all."""
     rng, left = hand.rng, steps
@@ -259,14 +303,18 @@ def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None =
     Args:
         arm: the simulator, already reset; it must be stepped with each action before the next is asked for.
         rng: drawn from while the script runs.
-        mode: what happens, see `MIXTURE`.
+        mode: what happens, see `MIXTURE` and `EXPLORATION`.
         style: the hand; drawn from `rng` when absent.
     """
+    if mode in EXPLORATION:
+        arm = Levelled(arm)
     hand = Hand(arm, rng, style or draw_style(rng))
     name = arm.target_name
     if mode == "noisy":
         hand.style = replace(hand.style, attempts=2)
         return with_noise(pick_and_place(hand, name), rng), linger(hand)
+    if mode == "explore":
+        return _maybe_noisy(explore(hand), rng, 0.5), linger(hand)
     if mode == "random":
         return _maybe_noisy(wander(hand, int(rng.integers(120, 201))), rng, 0.5), linger(hand)
     failures = {"expert": pick_and_place, "offset": miss, "drop": drop, "abort": abort}

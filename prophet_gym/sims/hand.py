@@ -12,6 +12,8 @@ METRES_PER_UNIT = 0.05
 """A translation command of 1.0 moves the controller's target by this much."""
 RADIANS_PER_UNIT = 0.5
 OPEN, CLOSE = -1.0, 1.0
+HOME = np.array([-0.15, 0.0, 0.26])
+"""Where the grip is at rest, metres: libero_object's scene, whose floor is at height 0."""
 WORKSPACE_LOW = np.array([-0.28, -0.34, 0.015])
 WORKSPACE_HIGH = np.array([0.22, 0.36, 0.42])
 
@@ -36,6 +38,35 @@ class Arm(Protocol):
     def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
         """World positions of the objects that can be moved, metres."""
         ...
+
+
+class Levelled:
+    """An arm in another scene with its height as it would be in libero_object's, whose floor is at 0.
+
+    Robots of other suites stand before tables of other heights, so scripts need no numbers for each.
+    """
+
+    def __init__(self, arm: Arm):
+        self.arm = arm
+        # In steps of 10 cm, because the arm's rest is shaken by centimetres at every reset.
+        self.shift = np.array([0.0, 0.0, np.round(10 * (HOME - arm.gripper_position())[2]) / 10])
+
+    @property
+    def target_name(self) -> str:
+        """The object that the task is about."""
+        return self.arm.target_name
+
+    def gripper_position(self) -> Float[np.ndarray, "3"]:
+        """Of the grip, in libero_object's world, metres."""
+        return self.arm.gripper_position() + self.shift
+
+    def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
+        """World orientation of the hand, xyzw."""
+        return self.arm.gripper_quaternion()
+
+    def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
+        """Positions of the objects in libero_object's world, metres."""
+        return {name: place + self.shift for name, place in self.arm.object_positions().items()}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
-from prophet_gym.sims.experts import MIXTURE, Mode, draw_mode, script
+from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
 from prophet_gym.sims.looks import check_look, look_version
 from prophet_gym.sims.simulator import LiberoSim, check_task
 
@@ -55,7 +55,7 @@ class Plan:
             "seed": self.seed,
             "starts": self.starts,
             "script_version": SCRIPT_VERSION,
-            "mixture": dict(MIXTURE),
+            "mixture": mixture_of(self.suite),
             "tasks": list(self.tasks),
             "episodes": self.episodes,
             "versions": {name: version(name) for name in packages},
@@ -92,7 +92,7 @@ def record_episode(
     else:
         sim.reset(seed=placement)
         assert not starts_officially(sim), "a random placement coincides with an official initial state"
-    mode = mode or draw_mode(rng)
+    mode = mode or draw_mode(rng, mixture_of(sim.suite))
     log = _Log(sim, render=render)
     for action in _paced(sim, rng, mode, log, to_the_end=starts == "official"):
         log.step(np.clip(action, -1.0, 1.0).astype(np.float32))
