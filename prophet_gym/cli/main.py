@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out real episodes"),
     "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
+    "adapt": Command("prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings"),
     "success": Command("prophet_gym.train.success", "train a success head from recordings"),
     "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
     "starts": Command("prophet_gym.cli.starts", "film the start sets of a suite"),

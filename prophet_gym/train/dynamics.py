@@ -136,14 +136,14 @@ def train_transformer(
     noise_scale: float = 0.1,
     share_at_source: float = 1.0,
 ) -> ProphetTransformer3DModel:
-    """Train on single chunks first, then on dreams; the averaged result goes to `folder/transformer`.
+    """Train on single chunks first, then on dreams; return the averaged model.
 
     Args:
         transformer: trained in place, on the device where it lies.
         tracker: fixed.
         data: latents.
         camera: world to unit image.
-        folder: for checkpoints and the result.
+        folder: for checkpoints.
         config: the schedule.
         rows: chunks per step: a dream of n chunks has `rows / n` rows.
         single_until: share of the steps with single chunks.
@@ -160,6 +160,4 @@ def train_transformer(
             rows=max(1, rows // length), chunks=length, noise_scale=noise_scale, share_at_source=share_at_source,
         )  # fmt: skip
 
-    average = train_loop(transformer, step, config, folder, name="transformer")
-    average.save_pretrained(folder / "transformer")
-    return average
+    return train_loop(transformer, step, config, folder, name="transformer")

@@ -101,7 +101,7 @@ def _tracker(args: Args) -> None:
 def _transformer(args: Args, paths: list[Path]) -> None:
     camera = torch.from_numpy(read_episode(paths[0]).camera).float()
     torch.manual_seed(0)
-    train_transformer(
+    average = train_transformer(
         on_device(small_transformer(args.width, args.layers), args.torch_device()),
         GripperTracker.from_pretrained(args.out / "tracker"),
         LatentEpisodes.load(args.out / "latents.npz"),
@@ -112,6 +112,7 @@ def _transformer(args: Args, paths: list[Path]) -> None:
         single_until=args.single_until,
         chunks=args.chunks,
     )
+    average.save_pretrained(args.out / "transformer")
 
 
 def assemble(args: Args, episode: Path) -> Prophet:

@@ -1,0 +1,114 @@
+"""Adapt a Prophet to another scene from few recordings: `prophet adapt --data DIR --out DIR`.
+
+The transformer learns through low-rank adapters; the gripper tracker, which is small and knows one scene, is made anew;
+the decoder is trained on. Every stage resumes; the result is `OUT/checkpoint`, the adapters alone `OUT/lora`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from prophet_gym.data.clips import LatentEpisodes
+from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
+from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet.presets import small_transformer
+from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
+from prophet_gym.train.dynamics import train_tracker, train_transformer
+from prophet_gym.train.loop import LoopConfig, on_device
+from prophet_gym.train.lora import add_lora, merge_lora, save_lora
+
+BUNDLED = Path(__file__).parents[1] / "checkpoints" / "libero_small"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Adapt a checkpoint to the scene of a recording.
+
+    Attributes:
+        data: folder that `prophet collect` wrote.
+        out: folder for training states and the result.
+        base: folder of the checkpoint to begin with; the bundled one if not given.
+        lora_rank: rank of the adapters; 0 trains a new transformer of the same size instead, for comparison.
+        episodes: use at most so many.
+        steps: optimiser steps of the transformer.
+        rows: chunks per step.
+        learning_rate: peak rate of the transformer.
+        chunks: length of the training dreams.
+        single_until: share of the steps before dreams begin.
+        tracker_steps: optimiser steps of the tracker.
+        decoder_steps: optimiser steps of the decoder.
+        held_out: one episode in so many is kept from training.
+        device: cpu or cuda.
+    """
+
+    data: Path
+    out: Path
+    base: Path = BUNDLED
+    lora_rank: int = 16
+    episodes: int = 200
+    steps: int = 600
+    rows: int = 16
+    learning_rate: float = 1e-3
+    chunks: int = 2
+    single_until: float = 0.7
+    tracker_steps: int = 2000
+    decoder_steps: int = 1500
+    held_out: int = 10
+    device: str = "cpu"
+
+
+def main(args: Args) -> None:
+    """Run all stages; those that are done already are skipped."""
+    paths = [path for path in list_episodes(args.data)[: args.episodes] if not is_held_out(path, args.held_out)]
+    if not paths:
+        raise ValueError(
+            f"{args.data} has no episode to train on; record some with `prophet collect --out {args.data}`"
+        )
+    device = torch.device(args.device)
+    base = Prophet.from_pretrained(args.base)
+    recorded = read_episode(paths[0])
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    latents = args.out / "latents.npz"
+    if not latents.exists():
+        encode_episodes(paths, on_device(base.autoencoder, device)).save(latents)
+    data = LatentEpisodes.load(latents)
+    if not (args.out / "autoencoder").exists():
+        base.autoencoder.save_pretrained(args.out / "autoencoder")
+    autoencoder = tune_decoder(paths, args.out, steps=args.decoder_steps, device=device)
+    tracker = train_tracker(data, args.out, steps=args.tracker_steps, device=device)
+
+    transformer = base.transformer
+    if args.lora_rank:
+        add_lora(transformer, args.lora_rank)
+    else:
+        config = transformer.config
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        torch.manual_seed(0)
+        transformer = small_transformer(width, config["num_layers"], config["attention_head_dim"])
+    average = train_transformer(
+        on_device(transformer, device),
+        tracker,
+        data,
+        torch.from_numpy(recorded.camera).float(),
+        args.out,
+        LoopConfig(steps=args.steps, learning_rate=args.learning_rate, warmup=50, ema=0.99),
+        rows=args.rows,
+        single_until=args.single_until,
+        chunks=args.chunks,
+        noise_scale=base.config.noise_scale,
+    )
+    if args.lora_rank:
+        save_lora(average, args.out / "lora")
+        merge_lora(average)
+    camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
+    config = replace(base.config, camera=camera, suite=recorded.suite, look=recorded.look)
+    checkpoint = args.out / "checkpoint"
+    Prophet(average, autoencoder, tracker, config).to("cpu").save_pretrained(checkpoint)
+    print(f"wrote {checkpoint}; score it with `prophet evaluate --checkpoint {checkpoint} --data DIR`")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

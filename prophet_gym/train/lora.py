@@ -1,0 +1,78 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) of the transformer: put in, saved alone, loaded, merged."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from prophet_gym.errors import CheckpointError
+
+TARGETS = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
+"""The paper's choice: q, k, v, output and both MLP layers of every block."""
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+def add_lora(model: nn.Module, rank: int, alpha: float | None = None) -> None:
+    """Put trainable adapters into `model` and freeze the rest; the first output is unchanged.
+
+    Args:
+        model: a transformer; changed in place.
+        rank: of the update of each matrix.
+        alpha: the update is scaled by alpha / rank; rank if not given.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if rank < 1:
+        raise ValueError(f"the rank of an adapter must be at least 1, got {rank}")
+    model.requires_grad_(requires_grad=False)
+    inject_adapter_in_model(
+        LoraConfig(r=rank, lora_alpha=int(alpha or rank), lora_dropout=0.0, target_modules=TARGETS), model
+    )
+
+
+def save_lora(model: nn.Module, folder: Path) -> None:
+    """Write the adapters alone, with their config, in peft's layout."""
+    from peft.utils import get_peft_model_state_dict
+
+    state = {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    model.peft_config["default"].save_pretrained(str(folder))  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+
+
+def load_lora(model: nn.Module, folder: Path) -> None:
+    """Put saved adapters into a model without adapters.
+
+    Raises:
+        CheckpointError: files are missing, or made for another model.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.utils import set_peft_model_state_dict
+
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise CheckpointError(
+            f"no adapter at {folder}: {WEIGHTS_NAME} not found; `prophet adapt` writes one to OUT/lora"
+        )
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model)
+    state = load_file(folder / WEIGHTS_NAME)
+    expected = {name for name in model.state_dict() if "lora_" in name}
+    given = {name.replace(".weight", ".default.weight") for name in state}
+    if expected != given:
+        odd = sorted(expected ^ given)
+        raise CheckpointError(f"the adapter at {folder} is for another model: {len(odd)} tensors differ, e.g. {odd[0]}")
+    set_peft_model_state_dict(model, state)
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> None:
+    """Add the adapters to the matrices that they update and take them out."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()  # pyright: ignore[reportCallIssue]
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config

@@ -1,0 +1,64 @@
+"""A toy recording: a white square that commands push about."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+
+STEPS = 36
+CAMERA = np.array([[0.5, 0, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])
+
+
+def toy_episode(seed: int, shade: int = 60) -> tuple[Episode, np.ndarray]:
+    """A white square that the first two commands push about; the camera looks straight down."""
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (STEPS, 7)).astype(np.float32)
+    path = np.zeros((STEPS + 1, 3), np.float32)
+    path[1:, :2] = np.clip(np.cumsum(0.05 * actions[:, :2], axis=0), -0.8, 0.8)
+    frames = np.full((STEPS + 1, 128, 128, 3), shade, np.uint8)
+    for frame, (x, y, _) in zip(frames, path, strict=True):
+        column, row = (np.array([x, y]) * 0.5 + 0.5) * 128
+        frame[int(row) - 6 : int(row) + 6, int(column) - 6 : int(column) + 6] = 255
+    episode = Episode(
+        actions=actions,
+        gripper_position=path,
+        gripper_quaternion=np.tile(np.array([0, 0, 0, 1], np.float32), (STEPS + 1, 1)),
+        gripper_opening=np.full(STEPS + 1, 0.08, np.float32),
+        object_positions=path[:, None].copy(),
+        object_names=("square",),
+        target="square",
+        success=np.zeros(STEPS + 1, bool),
+        camera=CAMERA,
+        init_state=np.zeros(1),
+        instruction="push the square",
+        suite="squares",
+        task=0,
+        mode="random",
+        seed=seed,
+        look="plain",
+    )
+    return episode, frames
+
+
+def write_recording(folder: Path, episodes: int, shade: int = 60) -> Path:
+    folder.mkdir(parents=True)
+    (folder / META).write_text("{}")
+    for index in range(episodes):
+        episode, frames = toy_episode(index, shade)
+        write_episode(episode_path(folder, 0, index), episode, frames)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_recording(tmp_path_factory) -> Path:
+    """Four episodes, of which `is_held_out(path, 4)` keeps two."""
+    return write_recording(tmp_path_factory.mktemp("recording") / "data", 4)
+
+
+@pytest.fixture(scope="session")
+def toys() -> SimpleNamespace:
+    """What tests need of the toy world besides."""
+    return SimpleNamespace(camera=CAMERA, episode=toy_episode, write=write_recording)
