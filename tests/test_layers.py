@@ -14,7 +14,7 @@ LAYERS = [
     {"world_model"},
     {"hub"},
     {"embodiments", "rewards", "metrics", "envs", "data"},
-    {"prophet", "sims", "testing"},
+    {"prophet", "sims", "testing", "object_reader"},
     {"calibration", "train", "evaluation", "interop"},
     {"factory"},
     {"cli"},
