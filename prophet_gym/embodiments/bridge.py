@@ -53,7 +53,7 @@ EMBODIMENT = Embodiment(
     frame_size=(256, 256),
     metric=True,
     camera=None,
-    calibration="none public; cameras were moved between recordings",
+    calibration="none public",
     sources=(
         "BridgeData V2, arXiv 2308.12952, and github.com/rail-berkeley/bridge_data_robot",
         "OpenVLA's reader of `bridge_orig` (actions relabelled with the poses that were reached)",
