@@ -1,7 +1,7 @@
 """Puts measured numbers into the documents: `python docs/figures.py` (or `make figures`); `--check` only compares.
 
 A document holds a block between `<!-- figures: NAME -->` and `<!-- /figures -->`; what stands there is made from the
-JSON files of `benchmarks/results/` and the bundled checkpoint, never typed.
+JSON files of `benchmarks/results/`, the bundled checkpoint and the robots' files, never typed.
 """
 
 import argparse
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
+from prophet_gym.embodiments import EMBODIMENTS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CHECKPOINT = ROOT / "prophet_gym" / "checkpoints" / "libero_small"
-DOCUMENTS = (ROOT / "README.md", ROOT / "model_cards" / "libero_small.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "model_cards" / "libero_small.md", ROOT / "docs" / "embodiments.md")
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 
@@ -152,12 +153,47 @@ def picture() -> str:
     )
 
 
+def robots() -> str:
+    header = ["robot", "hardware", "a command", "gripper open, closed", "commands/s", "frames", "calibrated cameras"]
+    rows = [
+        [
+            f"`{robot.name}`",
+            robot.robot,
+            f"{robot.action_spec.dim} numbers: {robot.commands}",
+            f"{robot.gripper.open:g}, {robot.gripper.closed:g}",
+            "not published" if robot.control_hz is None else f"{robot.control_hz:g}",
+            "x".join(map(str, robot.frame_size)),
+            robot.calibration,
+        ]
+        for _, robot in sorted(EMBODIMENTS.items())
+    ]
+    return markdown_table(header, rows)
+
+
+def commands() -> str:
+    rows = [
+        [f"`{robot.name}`", *(f"`{number}`" if number else "" for number in (name, unit)), f"{low:g} .. {high:g}"]
+        for _, robot in sorted(EMBODIMENTS.items())
+        for name, unit, (low, high) in zip(
+            robot.action_spec.names, robot.action_spec.units, robot.action_spec.bounds, strict=True
+        )
+    ]
+    return markdown_table(["robot", "number", "unit", "bounds"], rows)
+
+
+def sources() -> str:
+    return "\n".join(f"- `{name}`: {'; '.join(robot.sources)}." for name, robot in sorted(EMBODIMENTS.items()))
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": picture,
     "margins": margins,
     "speed": speed,
     "checkpoint": checkpoint,
     "instruments": instruments,
+    "robots": robots,
+    "commands": commands,
+    "sources": sources,
     "evaluation": lambda: evaluation("evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"),
     "evaluation-plain": lambda: evaluation(
         "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"

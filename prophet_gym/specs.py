@@ -25,13 +25,19 @@ class ActionSpec:
         names: What each number commands, e.g. `("x", "y", "z", "roll", "pitch", "yaw", "gripper")`.
         low: Lower bounds in command units, finite.
         high: Upper bounds in command units, finite.
+        units: The unit of each number, e.g. `("m", "m", "m", "rad", "rad", "rad", "")`; empty where there are none.
     """
 
     names: tuple[str, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.units and len(self.units) != len(self.names):
+            raise ValueError(
+                f"units must have one entry per action number or none, got {len(self.units)} for {self.names}"
+            )
         if not len(self.names) == len(self.low) == len(self.high):
             raise ValueError(
                 f"names, low and high must have one entry per action number, "

@@ -1,1 +1,33 @@
-"""What changes from robot to robot: commands, cameras, kinematics."""
+"""What changes from robot to robot: commands, cameras, kinematics. A robot is one file that defines `EMBODIMENT`."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from prophet_gym.embodiments.embodiment import Embodiment
+from prophet_gym.errors import unknown_option
+
+
+def _robots() -> dict[str, Embodiment]:
+    modules = (import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__))
+    found = [module.EMBODIMENT for module in modules if hasattr(module, "EMBODIMENT")]
+    return {robot.name: robot for robot in found}
+
+
+EMBODIMENTS = _robots()
+
+
+def get_embodiment(name: str) -> Embodiment:
+    """The robot of that name.
+
+    Raises:
+        UnknownOptionError: there is none; the message lists the ones that are and the closest.
+
+    Example:
+        >>> get_embodiment("droid").control_hz
+        15.0
+        >>> get_embodiment("droid").action_spec.units[0]
+        '7.5 cm'
+    """
+    if name not in EMBODIMENTS:
+        raise unknown_option("embodiment", name, EMBODIMENTS)
+    return EMBODIMENTS[name]

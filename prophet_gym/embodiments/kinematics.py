@@ -1,4 +1,6 @@
-"""Tool poses to the 14 numbers a step that Prophet reads: two arms x (position 3, Euler angles 3, openness 1)."""
+"""Tool poses to Prophet's 14 numbers a step and back: two arms x (position 3, Euler angles 3, openness 1)."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -6,6 +8,27 @@ from jaxtyping import Float
 ARMS = 2
 ARM_NUMBERS = 7
 ACTION_NUMBERS = ARMS * ARM_NUMBERS
+
+
+@dataclass(frozen=True)
+class ToolPose:
+    """Where a robot's tools are at one instant.
+
+    Attributes:
+        position: in the robot's base or world frame, metres.
+        euler_xyz: angles about x, y, z in radians, R = Rz Ry Rx.
+        openness: 1 open .. 0 closed.
+    """
+
+    position: Float[np.ndarray, "arms 3"]
+    euler_xyz: Float[np.ndarray, "arms 3"]
+    openness: Float[np.ndarray, " arms"]
+
+
+def require_arms(start: ToolPose, arms: int) -> None:
+    """Raise ValueError unless the start has so many arms."""
+    if start.openness.shape[0] != arms:
+        raise ValueError(f"the start must have {arms} arm(s) as the robot does, got {start.openness.shape[0]}")
 
 
 def euler_to_matrix(euler_xyz: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
@@ -33,6 +56,32 @@ def matrix_to_euler(matrix: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*
     return np.stack([x, y, z], axis=-1)
 
 
+def quaternion_to_matrix(xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 3 3"]:
+    """Rotation matrices of quaternions, real part last, of any length but 0.
+
+    Raises:
+        ValueError: a quaternion is 0.
+    """
+    length = np.linalg.norm(xyzw, axis=-1, keepdims=True)
+    if (length < 1e-9).any():
+        raise ValueError("a quaternion must not be 0: there is no such rotation")
+    x, y, z, w = np.moveaxis(xyzw / length, -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def rotation_vector_to_matrix(vector: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
+    """Rotation matrices of rotation vectors: along the axis, as long as the angle in radians."""
+    angle = np.linalg.norm(vector, axis=-1, keepdims=True)
+    # sin(angle / 2) / angle, also at angle 0
+    half = 0.5 * np.sinc(angle / (2 * np.pi))
+    return quaternion_to_matrix(np.concatenate([vector * half, np.cos(angle / 2)], axis=-1))
+
+
 def tool_frame_deltas(
     positions: Float[np.ndarray, "t arms 3"],
     euler_xyz: Float[np.ndarray, "t arms 3"],
@@ -56,3 +105,42 @@ def tool_frame_deltas(
     actions = np.zeros((steps - 1, ARMS, ARM_NUMBERS), dtype=np.float32)
     actions[:, :arms] = np.concatenate([moves, turns, openness[1:, :, None]], axis=-1)
     return actions.reshape(steps - 1, ACTION_NUMBERS)
+
+
+def integrate_tool_deltas(
+    start: ToolPose, actions: Float[np.ndarray, "t 14"]
+) -> tuple[
+    Float[np.ndarray, "t+1 arms 3"],
+    Float[np.ndarray, "t+1 arms 3"],
+    Float[np.ndarray, "t+1 arms"],
+]:
+    """The poses that actions lead through: the inverse of `tool_frame_deltas`.
+
+    p_t = p_{t-1} + R_{t-1} dp and R_t = R_{t-1} dR, for as many arms as the start has.
+
+    Returns:
+        Positions, Euler angles and openness of the start and after each action, as `tool_frame_deltas` takes them.
+    """
+    arms = start.openness.shape[0]
+    steps = actions.astype(np.float64).reshape(len(actions), ARMS, ARM_NUMBERS)[:, :arms]
+    turns = euler_to_matrix(steps[..., 3:6])
+    positions, rotations = [start.position.astype(np.float64)], [euler_to_matrix(start.euler_xyz.astype(np.float64))]
+    for move, turn in zip(steps[..., :3], turns, strict=True):
+        positions.append(positions[-1] + np.einsum("aij,aj->ai", rotations[-1], move))
+        rotations.append(rotations[-1] @ turn)
+    openness = np.concatenate([start.openness[None].astype(np.float64), steps[..., 6]])
+    return np.stack(positions), matrix_to_euler(np.stack(rotations)), openness
+
+
+def actions_through(
+    start: ToolPose,
+    positions: Float[np.ndarray, "t arms 3"],
+    rotations: Float[np.ndarray, "t arms 3 3"],
+    openness: Float[np.ndarray, "t arms"],
+) -> Float[np.ndarray, "t 14"]:
+    """The actions that lead from the start through the poses that commands ask for, one each."""
+    return tool_frame_deltas(
+        np.concatenate([start.position[None], positions]),
+        np.concatenate([start.euler_xyz[None], matrix_to_euler(rotations)]),
+        np.concatenate([start.openness[None], openness]),
+    )

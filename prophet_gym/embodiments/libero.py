@@ -3,11 +3,12 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.kinematics import ACTION_NUMBERS
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper
+from prophet_gym.embodiments.kinematics import ACTION_NUMBERS, ToolPose
 from prophet_gym.errors import unknown_option
 from prophet_gym.specs import ActionSpec, CameraSpec
 
-CONTROL_HZ = 20
+CONTROL_HZ = 20.0
 # What a command of 1 moves the controller's target by (robosuite's OSC_POSE defaults).
 METRES_PER_COMMAND = 0.05
 RADIANS_PER_COMMAND = 0.5
@@ -18,7 +19,9 @@ ACTION_SPEC = ActionSpec(
     names=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
     low=(-1.0,) * 7,
     high=(1.0,) * 7,
+    units=("5 cm",) * 3 + ("0.5 rad",) * 3 + ("",),
 )
+GRIPPER = Gripper(open=-1.0, closed=1.0)
 
 # `agentview` of the four kinds of scene, read from the simulator; they do not move.
 _FLOOR = CameraSpec(
@@ -93,12 +96,40 @@ def camera(suite: str, task: int) -> CameraSpec:
     return _CAMERAS[suite][task]
 
 
-def commands_to_actions(commands: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 14"]:
+def commands_to_actions(
+    commands: Float[np.ndarray, "t 7"],
+    start: ToolPose | None = None,  # noqa: ARG001 (every robot is called alike)
+) -> Float[np.ndarray, "t 14"]:
     """Prophet's 14 numbers of LIBERO commands.
 
     Motion is multiplied by 0.05, the gripper -1 (open) .. 1 (close) becomes 1 .. 0, the second arm is zeros.
+
+    Args:
+        commands: LIBERO's.
+        start: not read: these actions do not depend on the pose.
     """
     actions = np.zeros((len(commands), ACTION_NUMBERS), dtype=np.float32)
     actions[:, :6] = commands[:, :6] * PROPHET_SCALE
-    actions[:, 6] = (1 - commands[:, 6]) / 2
+    actions[:, 6] = GRIPPER.openness(commands[:, 6])
     return actions
+
+
+EMBODIMENT = Embodiment(
+    name="libero",
+    robot="Franka Panda with its own gripper, simulated",
+    arms=1,
+    commands="what the controller's target moves by, in the world frame; the rotation is a rotation vector",
+    action_spec=ACTION_SPEC,
+    gripper=GRIPPER,
+    commands_to_actions=commands_to_actions,
+    control_hz=CONTROL_HZ,
+    frame_size=(256, 256),
+    # Prophet reads the commands themselves, rotation at a tenth of what is turned, and the arm lags them.
+    metric=False,
+    camera=camera,
+    calibration="`agentview` of each scene, read from the simulator",
+    sources=(
+        "robosuite 1.4 OSC_POSE defaults (20 Hz, 5 cm, 0.5 rad; gripper -1 open, 1 close)",
+        "A2World, world_model/docs/DATA.md (x 0.05, gripper to 1 open .. 0 closed)",
+    ),
+)

@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+import imageio.v2 as imageio
+import numpy as np
 import pytest
 
 from prophet_gym.factory import bundled_checkpoints
@@ -12,18 +14,23 @@ from prophet_gym.factory import bundled_checkpoints
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def figures():
-    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+def script(name: str):
+    """The module of `docs/NAME.py`."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["figures"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("document", ["README.md", "model_cards/libero_small.md"])
+@pytest.fixture(scope="module")
+def figures():
+    return script("figures")
+
+
+@pytest.mark.parametrize("document", ["README.md", "model_cards/libero_small.md", "docs/embodiments.md"])
 def test_figures_are_those_of_the_result_files(document, figures):
     text = (ROOT / document).read_text()
     assert figures.BLOCK.search(text)
@@ -39,6 +46,21 @@ def test_a_block_is_replaced_by_what_was_measured(figures, monkeypatch):
     monkeypatch.setitem(figures.BLOCKS, "speed", lambda: "7 frames/s")
     text = "a\n<!-- figures: speed -->\nold\n<!-- /figures -->\nb"
     assert figures.filled(text) == "a\n<!-- figures: speed -->\n7 frames/s\n<!-- /figures -->\nb"
+
+
+def test_the_robot_of_the_embodiments_page_moves():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "embodiments.md").read_text(), re.DOTALL)
+    assert code is not None
+    scope: dict = {}
+    exec(compile(code[1], "embodiments.md", "exec"), scope)
+    np.testing.assert_allclose(scope["positions"][-1, 0], [0.4 + 20 * 0.075, 0, 0.3], atol=1e-5)
+
+
+def test_the_picture_of_action_frames_is_what_is_drawn():
+    stored = imageio.imread(ROOT / "docs" / "action_frames.png").astype(int)
+    drawn = script("action_frames").sheet().astype(int)
+    assert stored.shape == drawn.shape
+    assert (np.abs(stored - drawn) > 8).mean() < 1e-3, "run python docs/action_frames.py"
 
 
 def test_links_lead_to_files_that_exist():

@@ -1,18 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from prophet_gym.embodiments.kinematics import euler_to_matrix, matrix_to_euler, tool_frame_deltas
 from prophet_gym.embodiments.libero import commands_to_actions
-
-GOLDEN = Path(__file__).parents[1] / "data" / "actions.npz"
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN, allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def test_tool_frame_deltas_are_those_of_the_original_implementation(golden):

@@ -1,0 +1,52 @@
+"""AgiBot World's G1: two arms that are commanded to poses, grippers open at 0."""
+
+import numpy as np
+from jaxtyping import Float
+
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper
+from prophet_gym.embodiments.kinematics import ToolPose, actions_through, quaternion_to_matrix, require_arms
+from prophet_gym.specs import ActionSpec
+
+# AgiBot World as published for LeRobot (cadene/agibot_alpha_world): 30 frames and commands a second.
+CONTROL_HZ = 30.0
+# Our default: the data set names no bounds; wide enough for a robot of a person's size.
+FARTHEST = 2.0
+
+_ARM = ("x", "y", "z", "qx", "qy", "qz", "qw", "gripper")
+ACTION_SPEC = ActionSpec(
+    names=tuple(f"{side}_{number}" for side in ("left", "right") for number in _ARM),
+    low=(*(-FARTHEST,) * 3, *(-1.0,) * 4, 0.0) * 2,
+    high=(*(FARTHEST,) * 3, *(1.0,) * 4, 1.0) * 2,
+    units=(*("m",) * 3, *("",) * 5) * 2,
+)
+# /action/effector/position: 0 full open, 1 full close. (/state/effector/position is a width in millimetres.)
+GRIPPER = Gripper(open=0.0, closed=1.0)
+
+
+def commands_to_actions(commands: Float[np.ndarray, "t 16"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+    """Prophet's 14 numbers of AgiBot commands: both flanges' next poses, left arm first.
+
+    Args:
+        commands: see `ACTION_SPEC`; quaternions of any length but 0.
+        start: both flanges before the first one.
+    """
+    require_arms(start, 2)
+    arms = commands.astype(np.float64).reshape(len(commands), 2, len(_ARM))
+    return actions_through(start, arms[..., :3], quaternion_to_matrix(arms[..., 3:7]), GRIPPER.openness(arms[..., 7]))
+
+
+EMBODIMENT = Embodiment(
+    name="agibot",
+    robot="AgiBot G1, two 7-joint arms with parallel grippers",
+    arms=2,
+    commands="the next pose of each flange: position, quaternion (real part last)",
+    action_spec=ACTION_SPEC,
+    gripper=GRIPPER,
+    commands_to_actions=commands_to_actions,
+    control_hz=CONTROL_HZ,
+    frame_size=(240, 320),
+    metric=True,
+    camera=None,
+    calibration="one per episode, in the data set (`parameters/<task>/<episode>/camera`): `cameras.camera_matrix`",
+    sources=("README of huggingface.co/datasets/agibot-world/AgiBotWorld-Alpha (fields of `proprio_stats.h5`)",),
+)

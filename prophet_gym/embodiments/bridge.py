@@ -1,0 +1,61 @@
+"""BridgeData V2's WidowX 250: differences of recorded poses, and a gripper that is open at 1."""
+
+import numpy as np
+from jaxtyping import Float
+
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper
+from prophet_gym.embodiments.kinematics import ToolPose, actions_through, euler_to_matrix, require_arms
+from prophet_gym.specs import ActionSpec
+
+# bridge_data_robot, bridge_data_v2/conf.py: a move takes 0.2 s.
+CONTROL_HZ = 5.0
+# 1st and 99th percentile of the data set: what [-1, 1] of a policy trained on it spans
+# (`dataset_statistics.json`, key `bridge_dataset`, of Stanford-ILIAD/minivla-vq-bridge-prismatic).
+_Q01 = (-0.028727, -0.041703, -0.026094, -0.080921, -0.092887, -0.207183)
+_Q99 = (0.028310, 0.040855, 0.040162, 0.081920, 0.077929, 0.203826)
+
+ACTION_SPEC = ActionSpec(
+    names=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
+    low=(*_Q01, 0.0),
+    high=(*_Q99, 1.0),
+    units=("m",) * 3 + ("rad",) * 3 + ("",),
+)
+# bridge_data_robot, widowx_env_service.py: "1.0 is open, 0.0 is closed".
+GRIPPER = Gripper(open=1.0, closed=0.0)
+
+
+def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+    """Prophet's 14 numbers of BRIDGE commands: each adds to the recorded position and Euler angles.
+
+    Args:
+        commands: see `ACTION_SPEC`.
+        start: the recorded state before the first one. BRIDGE measures angles from the gripper pointing down.
+    """
+    require_arms(start, 1)
+    states = np.cumsum(commands[:, None, :6].astype(np.float64), axis=0)
+    return actions_through(
+        start,
+        start.position + states[..., :3],
+        euler_to_matrix(start.euler_xyz + states[..., 3:]),
+        GRIPPER.openness(commands[:, 6:]),
+    )
+
+
+EMBODIMENT = Embodiment(
+    name="bridge",
+    robot="WidowX 250 with a parallel gripper",
+    arms=1,
+    commands="next minus this recorded pose: position in the base frame, Euler angles number by number",
+    action_spec=ACTION_SPEC,
+    gripper=GRIPPER,
+    commands_to_actions=commands_to_actions,
+    control_hz=CONTROL_HZ,
+    frame_size=(256, 256),
+    metric=True,
+    camera=None,
+    calibration="none public",
+    sources=(
+        "BridgeData V2, arXiv 2308.12952, and github.com/rail-berkeley/bridge_data_robot",
+        "OpenVLA's reader of `bridge_orig` (actions relabelled with the poses that were reached)",
+    ),
+)

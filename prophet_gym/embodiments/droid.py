@@ -1,0 +1,84 @@
+"""DROID's Franka Panda: normalised Cartesian velocities, and a gripper that is open at 0."""
+
+import numpy as np
+from jaxtyping import Float
+
+from prophet_gym.embodiments.cameras import camera_matrix
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper
+from prophet_gym.embodiments.kinematics import ToolPose, actions_through, euler_to_matrix, require_arms
+from prophet_gym.specs import ActionSpec, CameraSpec
+
+# github.com/droid-dataset/droid, droid/robot_ik/robot_ik_solver.py: control_hz, max_lin_delta, max_rot_delta.
+CONTROL_HZ = 15.0
+METRES_PER_COMMAND = 0.075
+RADIANS_PER_COMMAND = 0.15
+
+ACTION_SPEC = ActionSpec(
+    names=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
+    # droid/robot_env.py refuses velocities beyond -1 and 1.
+    low=(-1.0,) * 6 + (0.0,),
+    high=(1.0,) * 6 + (1.0,),
+    units=("7.5 cm",) * 3 + ("0.15 rad",) * 3 + ("",),
+)
+# droid/franka/robot.py: the position of the gripper is 1 - width / largest width.
+GRIPPER = Gripper(open=0.0, closed=1.0)
+
+
+def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+    """Prophet's 14 numbers of DROID commands, each taken to be reached before the next.
+
+    A step adds to the position and turns the tool about the axes of the base; velocities longer than 1 are shortened
+    to 1 (droid/robot_ik/robot_ik_solver.py, droid/misc/transformations.py).
+    """
+    require_arms(start, 1)
+    numbers = commands.astype(np.float64)
+    moves = METRES_PER_COMMAND * _at_most_one(numbers[:, :3])
+    turns = euler_to_matrix(RADIANS_PER_COMMAND * _at_most_one(numbers[:, 3:6]))
+    rotations = np.empty((len(numbers), 1, 3, 3))
+    last = euler_to_matrix(start.euler_xyz)
+    for step, turn in enumerate(turns):
+        rotations[step] = last = turn @ last
+    positions = start.position + np.cumsum(moves[:, None], axis=0)
+    return actions_through(start, positions, rotations, GRIPPER.openness(commands[:, 6:]))
+
+
+def episode_camera(
+    name: str,
+    camera_to_base: Float[np.ndarray, " 6"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    size: tuple[int, int],
+) -> CameraSpec:
+    """The camera of one episode.
+
+    Args:
+        name: its serial number.
+        camera_to_base: position (metres) and Euler angles x, y, z (radians, R = Rz Ry Rx) of the camera in the base
+            frame, as `camera_extrinsics` of the raw data and `cam2base_extrinsics.json` of huggingface.co/KarlP/droid
+            have them.
+        intrinsics: in pixels of pictures of `size`.
+        size: height and width.
+    """
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = euler_to_matrix(camera_to_base[3:]), camera_to_base[:3]
+    return CameraSpec(name, camera_matrix(intrinsics, pose, size))
+
+
+def _at_most_one(vectors: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3"]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1)
+
+
+EMBODIMENT = Embodiment(
+    name="droid",
+    robot="Franka Panda with a Robotiq 2F-85 gripper",
+    arms=1,
+    commands="Cartesian velocity in the base frame, and the gripper's position",
+    action_spec=ACTION_SPEC,
+    gripper=GRIPPER,
+    commands_to_actions=commands_to_actions,
+    control_hz=CONTROL_HZ,
+    frame_size=(240, 416),
+    metric=True,
+    camera=None,
+    calibration="one per episode, in the data set: `droid.episode_camera`",
+    sources=("github.com/droid-dataset/droid", "huggingface.co/KarlP/droid (camera calibrations)"),
+)

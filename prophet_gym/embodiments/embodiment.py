@@ -1,0 +1,83 @@
+"""What a robot's file says: its commands, its gripper, its cameras, and how its commands become Prophet's actions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from prophet_gym.embodiments.kinematics import ToolPose, integrate_tool_deltas, require_arms
+from prophet_gym.specs import ActionSpec, CameraSpec
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """The number that opens a gripper and the number that closes it, in command units."""
+
+    open: float
+    closed: float
+
+    def openness(self, commands: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
+        """Prophet's gripper number: 1 open .. 0 closed."""
+        return (commands - self.closed) / (self.open - self.closed)
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """One robot, as its data set commands it.
+
+    Attributes:
+        name: its name in `EMBODIMENTS`.
+        robot: arms and gripper in words.
+        arms: 1 or 2.
+        commands: what a command means, in a sentence.
+        action_spec: names, units and bounds of one command.
+        gripper: the gripper's convention.
+        commands_to_actions: `commands (t, a), start -> actions (t, 14)`, the start being the tools before.
+        control_hz: commands a second; None where not published.
+        frame_size: height and width of the frames that the released Prophet was trained on.
+        metric: whether the actions are metres and radians, so that poses can be read off them.
+        camera: `suite, task -> CameraSpec` of cameras that never move; None where there are none or no calibration is
+            public, `calibration` says which.
+        calibration: which cameras are calibrated, in a sentence.
+        sources: where the constants come from.
+    """
+
+    name: str
+    robot: str
+    arms: int
+    commands: str
+    action_spec: ActionSpec
+    gripper: Gripper
+    commands_to_actions: Callable[[np.ndarray, ToolPose], np.ndarray]
+    control_hz: float | None
+    frame_size: tuple[int, int]
+    metric: bool
+    camera: Callable[[str, int], CameraSpec] | None
+    calibration: str
+    sources: tuple[str, ...]
+
+    def integrate(
+        self, start: ToolPose, actions: Float[np.ndarray, "t 14"]
+    ) -> tuple[Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms"]]:
+        """The tools' positions, Euler angles and openness that actions lead through, the start first.
+
+        Raises:
+            ValueError: this robot's actions are not metric, or the start has another number of arms.
+        """
+        if not self.metric:
+            raise ValueError(f"the actions of {self.name} are not in metres and radians: poses cannot be read off them")
+        require_arms(start, self.arms)
+        return integrate_tool_deltas(start, actions)
+
+
+def normalise(commands: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
+    """Commands with the bounds at -1 and 1, as policies are trained on; commands out of bounds go beyond."""
+    low, high = np.array(spec.low), np.array(spec.high)
+    return 2 * (commands - low) / (high - low) - 1
+
+
+def denormalise(numbers: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
+    """The inverse of `normalise`."""
+    low, high = np.array(spec.low), np.array(spec.high)
+    return low + (numbers + 1) / 2 * (high - low)

@@ -1,0 +1,55 @@
+"""The paper's own robot, a UR30e: poses as Universal Robots' controllers take them; the rest is our default."""
+
+import numpy as np
+from jaxtyping import Float
+
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper
+from prophet_gym.embodiments.kinematics import ToolPose, actions_through, require_arms, rotation_vector_to_matrix
+from prophet_gym.specs import ActionSpec
+
+# Universal Robots' table of models: the UR30 reaches 1300 mm.
+REACH = 1.3
+# A rotation vector longer than pi names a shorter rotation the other way round.
+HALF_TURN = float(np.pi)
+
+ACTION_SPEC = ActionSpec(
+    names=("x", "y", "z", "rx", "ry", "rz", "gripper"),
+    low=(-REACH,) * 3 + (-HALF_TURN,) * 3 + (0.0,),
+    high=(REACH,) * 3 + (HALF_TURN,) * 3 + (1.0,),
+    units=("m",) * 3 + ("rad",) * 3 + ("",),
+)
+# Our default: the paper does not name the gripper; this is Prophet's own convention.
+GRIPPER = Gripper(open=1.0, closed=0.0)
+
+
+def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+    """Prophet's 14 numbers of UR commands: the flange's next pose in the base frame.
+
+    Differences from the paper: it does not say how the robot was commanded; these are URScript's poses
+    `p[x, y, z, rx, ry, rz]` (metres, rotation vector).
+    """
+    require_arms(start, 1)
+    poses = commands[:, None].astype(np.float64)
+    return actions_through(
+        start, poses[..., :3], rotation_vector_to_matrix(poses[..., 3:6]), GRIPPER.openness(poses[..., 6])
+    )
+
+
+EMBODIMENT = Embodiment(
+    name="ur30e",
+    robot="Universal Robots UR30e, gripper not published",
+    arms=1,
+    commands="the flange's next pose in the base frame: position, rotation vector",
+    action_spec=ACTION_SPEC,
+    gripper=GRIPPER,
+    commands_to_actions=commands_to_actions,
+    control_hz=None,
+    frame_size=(240, 320),
+    metric=True,
+    camera=None,
+    calibration="none public",
+    sources=(
+        "ProphRL, arXiv 2511.20633 (the robot; neither its commands nor its gripper)",
+        "Universal Robots: script manual (poses), table of models (reach)",
+    ),
+)
