@@ -7,6 +7,7 @@ frames is the floor of what it can say of a dream.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -39,8 +40,8 @@ class ObjectReaderConfig:
     width: int = 16
     points: int = 16
     words: int = 128
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
 class ObjectReader(nn.Module):
@@ -104,8 +105,8 @@ class ObjectReader(nn.Module):
                     f"an object reader is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}"
                 )
         try:
-            given = json.loads((folder / CONFIG_NAME).read_text())
-            given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+            given: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text())
+            given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
             reader = cls(ObjectReaderConfig(**given))
             reader.load_state_dict(load_file(folder / WEIGHTS_NAME))
         except (SafetensorError, RuntimeError, TypeError, json.JSONDecodeError) as error:

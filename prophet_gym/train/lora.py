@@ -1,6 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) of the transformer: put in, saved alone, loaded, merged."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,7 +39,8 @@ def save_lora(model: nn.Module, folder: Path) -> None:
     state = {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    model.peft_config["default"].save_pretrained(str(folder))  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+    configs: Any = model.peft_config
+    configs["default"].save_pretrained(str(folder))
 
 
 def load_lora(model: nn.Module, folder: Path) -> None:
