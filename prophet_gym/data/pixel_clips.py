@@ -200,9 +200,7 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
     widths = {(clip.actions.shape[1], clip.robot) for clip in clips}
     if len({width for width, _ in widths}) > 1:
         listed = ", ".join(f"{width} ({robot})" for width, robot in sorted(widths))
-        raise ValueError(
-            f"all data sets must give as many action numbers, got {listed}; give each Share its to_actions"
-        )
+        raise ValueError(f"all data sets must give as many action numbers, got {listed}; give every Share to_actions")
     stack = lambda name: torch.from_numpy(np.stack([getattr(clip, name) for clip in clips]))  # noqa: E731
     return ClipBatch(
         history=stack("history"),

@@ -44,7 +44,7 @@ def decode_frames(
     return _pictures(done.stdout)
 
 
-def _check_rate(path: Path, words: str, fps: float) -> None:
+def _check_rate(path: Path, words: str, fps: float | int) -> None:
     found = _RATE.search(words)
     if found and abs(float(found[1]) - fps) > 0.01 * fps:
         raise ValueError(
