@@ -6,7 +6,7 @@ import subprocess
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,6 +15,9 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
+
+from prophet_gym.data.source import SourceEpisode
+from prophet_gym.data.video import decode_frames
 
 FRAMES_PER_SECOND = 20
 QUALITY = "10"
@@ -112,6 +115,65 @@ def read_episode(path: str | os.PathLike) -> Episode:
     values["object_names"] = tuple(str(name) for name in values["object_names"])
     values["task"], values["seed"] = int(values["task"]), int(values["seed"])
     return Episode(**values, video=path.with_suffix(".mp4"))
+
+
+class RecordingSource:
+    """A folder that `prophet collect` wrote, as one of the data sets that training mixes.
+
+    Args:
+        folder: the recording.
+        task: one task's episodes; all if not given.
+        robot: what clips call its robot.
+
+    Raises:
+        FileNotFoundError: when `folder` is no recording.
+        ValueError: when it starts from official initial states, which are for evaluation alone.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, task: int | None = None, robot: str = "libero"):
+        self.paths = list_episodes(folder, task)
+        refuse_official(folder)
+        self.robot = robot
+        self.lengths = [_count_actions(path) for path in self.paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def steps(self, index: int) -> int:
+        """How many actions episode `index` has."""
+        return self.lengths[index]
+
+    def episode(self, index: int) -> SourceEpisode:
+        """Reads the actions of episode `index`."""
+        path = self.paths[index]
+        with np.load(path) as stored:
+            actions, instruction = stored["actions"], str(stored["instruction"])
+        return SourceEpisode(
+            name=str(path),
+            actions=actions,
+            instruction=instruction,
+            fps=float(FRAMES_PER_SECOND),
+            robot=self.robot,
+            read=partial(_read_frames, path.with_suffix(".mp4")),
+        )
+
+
+def _count_actions(path: Path) -> int:
+    with np.load(path) as stored:
+        return len(stored["actions"])
+
+
+def _read_frames(path: Path, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+    return decode_frames(path, start, stop - start, fps=FRAMES_PER_SECOND)
+
+
+def refuse_official(folder: str | os.PathLike) -> None:
+    """Raises ValueError for a recording of official starts: those must never become training data."""
+    if json.loads((Path(folder) / META).read_text()).get("starts") == "official":
+        raise ValueError(
+            f"{folder} starts from official initial states, which are for evaluation alone; "
+            "record training data with `prophet collect --starts random`"
+        )
 
 
 def write_episode(path: str | os.PathLike, episode: Episode, frames: UInt8[np.ndarray, "f h w 3"]) -> None:

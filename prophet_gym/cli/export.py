@@ -1,0 +1,29 @@
+"""`prophet export`: write a recording as a LeRobot data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Args:
+    """Write a recording as a LeRobot data set (layout v3.0); the recording stays as it is."""
+
+    data: Path
+    """Folder that `prophet collect` wrote."""
+    out: Path
+    """New folder for the data set."""
+    robot: str = "panda"
+    """The robot type to state."""
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from prophet_gym.data.lerobot_export import export_recording
+
+    print(f"{args.out}: {export_recording(args.data, args.out, robot=args.robot)} episodes")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

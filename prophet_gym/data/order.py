@@ -1,0 +1,97 @@
+"""In which order clips are read: a pure function of seed and position, so that any moment can be resumed.
+
+Sources are mixed by exact quotas. An epoch takes `quota` clips of each source, shuffled together; the clips of one
+source come as an endless row of shuffled passes over it, so none comes twice before all have come once.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+_PASS, _EPOCH = 0, 1
+
+
+def quotas(weights: Sequence[float | int], size: int) -> list[int]:
+    """Share `size` clips out in proportion to the weights, to the nearest whole clip (largest remainders).
+
+    Raises:
+        ValueError: a weight is not above zero, or too small for a single clip.
+    """
+    if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"weights must be above zero, got {list(weights)}; leave a source out instead")
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * size
+    shares = np.floor(exact + 1e-9).astype(np.int64)
+    largest = np.argsort(shares - exact, kind="stable")
+    shares[largest[: size - int(shares.sum())]] += 1
+    if not shares.all():
+        source = int(np.argmin(shares))
+        raise ValueError(
+            f"an epoch of {size} clips has no clip for source {source} of weight {weights[source]:g} "
+            f"out of {sum(weights):g}; make epochs longer"
+        )
+    return shares.tolist()
+
+
+def shuffled_passes(count: int, start: int, take: int, *, seed: int, source: int) -> Int64[np.ndarray, " n"]:
+    """Cut `take` clips from `start` out of the endless row of shuffled passes over a source's `count` clips."""
+    passes = range(start // count, (start + take - 1) // count + 1)
+    row = [np.random.default_rng([seed, _PASS, source, number]).permutation(count) for number in passes]
+    first = start - passes.start * count
+    return np.concatenate(row)[first : first + take].astype(np.int64)
+
+
+def epoch_order(counts: Sequence[int], shares: Sequence[int], *, seed: int, epoch: int) -> Int64[np.ndarray, "n 2"]:
+    """Return (source, clip) of every position of an epoch.
+
+    Args:
+        counts: clips of each source.
+        shares: see `quotas`.
+        seed: of the order.
+        epoch: from 0.
+    """
+    rows = []
+    for source, (count, share) in enumerate(zip(counts, shares, strict=True)):
+        clips = shuffled_passes(count, epoch * share, share, seed=seed, source=source)
+        rows.append(np.stack([np.full_like(clips, source), clips], axis=1))
+    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(np.concatenate(rows))
+
+
+def batches(
+    counts: Sequence[int],
+    shares: Sequence[int],
+    *,
+    rows: int,
+    seed: int,
+    start: int = 0,
+    stop: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Iterator[Int64[np.ndarray, "n 2"]]:
+    """Yield one rank's batches of (source, clip), epoch after epoch.
+
+    All ranks read one row of clips, `rows * ranks` at a time, each its own of them; batches run across the end of an
+    epoch, so no clip is lost or read twice and every rank gets as many.
+
+    Args:
+        counts: clips of each source.
+        shares: clips that an epoch takes of each.
+        rows: batch size of a rank.
+        seed: of the order.
+        start: clips that all ranks together have read.
+        stop: clips after which the row ends; the last batches may be shorter, by one between ranks, or empty.
+        rank: of this process.
+        ranks: how many there are.
+    """
+    size = sum(shares)
+    known = (-1, np.empty((0, 2), np.int64))
+    while stop is None or start < stop:
+        end = start + rows * ranks if stop is None else min(start + rows * ranks, stop)
+        group = []
+        for position in range(start + rank, end, ranks):
+            epoch, place = divmod(position, size)
+            if epoch != known[0]:
+                known = (epoch, epoch_order(counts, shares, seed=seed, epoch=epoch))
+            group.append(known[1][place])
+        yield np.stack(group) if group else np.empty((0, 2), np.int64)
+        start = end

@@ -1,0 +1,92 @@
+"""What a data set is to training: episodes of frames and commands, whoever recorded them and in whatever files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
+"""`read(start, stop)` decodes the frames start .. stop - 1 of one episode, RGB."""
+Orient = Callable[[UInt8[np.ndarray, "f h w 3"]], UInt8[np.ndarray, "f h w 3"]]
+"""Turns stored pictures upright: `as_stored`, `rows_reversed`, `columns_reversed`."""
+
+
+def as_stored(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Leave pictures that are stored upright."""
+    return frames
+
+
+def rows_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Turn pictures that are stored with the bottom row first, as OpenGL reads them."""
+    return np.ascontiguousarray(frames[:, ::-1])
+
+
+def columns_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Unmirror pictures: OpenGL's, turned by 180 degrees, are upright with left and right exchanged."""
+    return np.ascontiguousarray(frames[:, :, ::-1])
+
+
+@dataclass(frozen=True)
+class SourceEpisode:
+    """One episode. Frame i was seen before action i, the last frame after the last action: t actions, t + 1 frames.
+
+    Attributes:
+        name: where it lies, for messages.
+        actions: in the robot's own command units.
+        instruction: the task in words.
+        fps: frames, and actions, a second.
+        robot: which embodiment it is.
+        read: decodes some of its frames.
+    """
+
+    name: str
+    actions: Float32[np.ndarray, "t a"]
+    instruction: str
+    fps: float
+    robot: str
+    read: ReadFrames
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.actions).all():
+            raise ValueError(f"the actions of {self.name} must be finite numbers; leave this episode out")
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def frames(self, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Decodes the frames start .. stop - 1.
+
+        Raises:
+            ValueError: when the episode has no such frames, or its pictures end earlier than its actions.
+        """
+        if not 0 <= start < stop <= len(self) + 1:
+            raise ValueError(f"{self.name} has the frames 0..{len(self)}, asked for {start}..{stop - 1}")
+        frames = self.read(start, stop)
+        if len(frames) != stop - start:
+            raise ValueError(
+                f"{self.name} must hold a frame before each of its {len(self)} actions and one after them; "
+                f"of the frames {start}..{stop - 1} only {len(frames)} are there; fetch or record it again"
+            )
+        return frames
+
+
+@runtime_checkable
+class EpisodeSource(Protocol):
+    """A data set on disk. Opening one reads its index; `steps` costs nothing, `episode` reads actions, no pictures.
+
+    A source holds plain data only, so that it can be sent to a worker process.
+    """
+
+    def __len__(self) -> int:
+        """How many episodes there are."""
+        ...
+
+    def steps(self, index: int) -> int:
+        """How many actions of episode `index` have both their frames."""
+        ...
+
+    def episode(self, index: int) -> SourceEpisode:
+        """Episode `index`; its length is `steps(index)`."""
+        ...

@@ -1,0 +1,108 @@
+"""Our recordings as a data set of the mixture, and as LeRobot data sets read back."""
+
+import json
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from prophet_gym.cli.export import Args, main
+from prophet_gym.data.lerobot import LeRobotSource
+from prophet_gym.data.lerobot_export import CAMERA, STATE_NAMES, export_recording
+from prophet_gym.data.recording import META, Episode, RecordingSource, episode_path, read_episode, write_episode
+
+from .conftest import grey, level, pictures
+
+LENGTHS = {0: 7, 3: 9}
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Two episodes of tasks 0 and 3."""
+    folder = tmp_path / "recording"
+    for number, (task, steps) in enumerate(LENGTHS.items()):
+        rng = np.random.default_rng(task)
+        episode = Episode(
+            actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
+            gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
+            gripper_quaternion=rng.normal(size=(steps + 1, 4)).astype(np.float32),
+            gripper_opening=rng.uniform(0, 0.08, steps + 1).astype(np.float32),
+            object_positions=rng.normal(size=(steps + 1, 1, 3)).astype(np.float32),
+            object_names=("milk_1",),
+            target="milk_1",
+            success=np.arange(steps + 1) >= steps,
+            camera=np.eye(3, 4),
+            init_state=np.zeros(3),
+            instruction=f"do task {task}",
+            suite="libero_object",
+            task=task,
+            mode="noisy",
+            seed=0,
+            look="light",
+        )
+        write_episode(episode_path(folder, task, 0), episode, pictures(number, steps + 1))
+    (folder / META).write_text(json.dumps({"starts": "random"}))
+    return folder
+
+
+def test_a_recording_is_a_source_and_keeps_its_last_frame(recording):
+    source = RecordingSource(recording)
+    assert [source.steps(index) for index in range(len(source))] == [7, 9]
+    episode = source.episode(1)
+    np.testing.assert_array_equal(episode.actions, read_episode(episode_path(recording, 3, 0)).actions)
+    np.testing.assert_allclose(level(episode.frames(7, 10)), [grey(1, i) for i in (7, 8, 9)], atol=1)
+    assert (episode.fps, episode.robot, episode.instruction) == (20.0, "libero", "do task 3")
+    np.testing.assert_array_equal(episode.frames(2, 5), read_episode(episode_path(recording, 3, 0)).frames()[2:5])
+
+
+def test_an_export_reads_back_with_the_same_frames_and_actions(recording, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}
+    main(Args(recording, tmp_path / "set"))
+    assert "2 episodes" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()} == before
+    ours, theirs = RecordingSource(recording), LeRobotSource(tmp_path / "set", CAMERA)
+    assert len(theirs) == 2
+    for number in range(2):
+        one, other = ours.episode(number), theirs.episode(number)
+        assert len(other) == len(one) - 1, "the outcome of the last action has no row"
+        np.testing.assert_array_equal(other.actions, one.actions[:-1])
+        np.testing.assert_array_equal(other.frames(0, len(one)), one.frames(0, len(one)))
+        assert (other.instruction, other.fps, other.robot) == (one.instruction, 20.0, "panda")
+
+
+def test_states_successes_and_statistics_are_those_of_the_recording(recording, tmp_path):
+    export_recording(recording, tmp_path / "set", robot="franka")
+    episode = read_episode(episode_path(recording, 3, 0))
+    table = parquet.read_table(tmp_path / "set/data/chunk-000/file-000.parquet", filters=[("episode_index", "==", 1)])
+    state = np.array(table["observation.state"].to_pylist(), np.float32)
+    assert state.shape == (9, len(STATE_NAMES))
+    np.testing.assert_array_equal(state[:, :3], episode.gripper_position[:9])
+    np.testing.assert_array_equal(state[:, 7], episode.gripper_opening[:9])
+    assert table["next.success"].to_pylist() == [False] * 8 + [True]
+    assert table["index"].to_pylist() == list(range(7, 16))
+    meta = tmp_path / "set" / "meta"
+    info, stats = (json.loads((meta / name).read_text()) for name in ("info.json", "stats.json"))
+    assert (info["robot_type"], info["total_frames"], info["total_tasks"]) == ("franka", 16, 2)
+    assert info["features"][CAMERA]["shape"] == [64, 96, 3]
+    whole = np.concatenate([read_episode(episode_path(recording, task, 0)).actions for task in LENGTHS])
+    np.testing.assert_allclose(stats["action"]["mean"], whole.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(stats["action"]["q99"], np.quantile(whole, 0.99, axis=0), atol=1e-6)
+    assert np.shape(stats[CAMERA]["mean"]) == (3, 1, 1)
+
+
+def test_nothing_is_overwritten_and_a_failed_export_leaves_nothing(recording, tmp_path):
+    (tmp_path / "set").mkdir()
+    with pytest.raises(ValueError, match="is there already; give a new folder as --out"):
+        export_recording(recording, tmp_path / "set")
+    episode_path(recording, 3, 0).write_bytes(b"not an npz")
+    with pytest.raises(ValueError, match="pickle"):
+        export_recording(recording, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recording", "set"]
+
+
+def test_official_starts_never_become_training_data(recording, tmp_path):
+    (recording / META).write_text(json.dumps({"starts": "official"}))
+    with pytest.raises(ValueError, match="for evaluation alone"):
+        RecordingSource(recording)
+    with pytest.raises(ValueError, match="for evaluation alone"):
+        export_recording(recording, tmp_path / "set")
