@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prophet_gym.prophet.autoencoder import ResidualBlock
+
 
 class GripperTracker(ModelMixin, ConfigMixin):
     """Two small networks: a reader (latents of a frame -> gripper) and a path (gripper, commands -> its next places).
@@ -23,6 +25,7 @@ class GripperTracker(ModelMixin, ConfigMixin):
         chunk: commands per chunk.
         action_dim: numbers per command.
         hidden: width of the networks.
+        reader_channels: channels of the reader's first convolution; the later ones have twice as many.
         gripper_mean: mean of the four numbers over the training data.
         gripper_std: their standard deviation.
     """
@@ -36,18 +39,21 @@ class GripperTracker(ModelMixin, ConfigMixin):
         chunk: int = 8,
         action_dim: int = 7,
         hidden: int = 192,
+        reader_channels: int = 32,
         gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),  # noqa: ARG002 (read from the config)
         gripper_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),  # noqa: ARG002
     ) -> None:
         super().__init__()
         cells = (latent_size[0] // 2) * (latent_size[1] // 2)
+        coarse = 2 * reader_channels
         self.reader = nn.Sequential(
-            nn.Conv2d(latent_channels, 32, 3, padding=1),
+            nn.Conv2d(latent_channels, reader_channels, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(32, 32, 3, padding=1, stride=2),
+            nn.Conv2d(reader_channels, coarse, 3, padding=1, stride=2),
+            ResidualBlock(coarse),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(32 * cells, hidden),
+            nn.Linear(coarse * cells, hidden),
             nn.SiLU(),
             nn.Linear(hidden, 4),
         )
