@@ -127,7 +127,7 @@ def _read(demo: Demo, layout: Layout, start: int, stop: int) -> UInt8[np.ndarray
         return layout.orient(stored["data"][demo.key]["obs"][layout.camera][start:stop])
 
 
-def _open(path: Path) -> "h5py.File":
+def _open(path: Path) -> Any:
     """The file, open; opened anew for every read, since an HDF5 handle must not cross into another process."""
     try:
         stored = h5py.File(path, "r")
@@ -139,7 +139,7 @@ def _open(path: Path) -> "h5py.File":
     return stored
 
 
-def _keys(stored: "h5py.File", split: str | None) -> list[str]:
+def _keys(stored: Any, split: str | None) -> list[str]:
     """Names of the demonstrations, by number."""
     if split is None:
         names = list(stored["data"])
@@ -151,7 +151,7 @@ def _keys(stored: "h5py.File", split: str | None) -> list[str]:
     return sorted(names, key=lambda name: (int(re.sub(r"\D", "", name) or 0), name))
 
 
-def _steps(path: Path, stored: "h5py.File", key: str, layout: Layout) -> int:
+def _steps(path: Path, stored: Any, key: str, layout: Layout) -> int:
     """Usable steps of a demonstration, after checking that pictures and actions are as many."""
     demo = stored["data"][key]
     if layout.camera not in demo["obs"]:
@@ -186,9 +186,9 @@ def _facts(
         raise ValueError(f"{path} states control_freq={stated:g}, which contradicts fps={fps:g}; leave fps out")
     rate = fps if fps is not None else stated
     text = instruction if instruction is not None else _told(attrs)
-    for name, value in (("fps", rate), ("instruction", text)):
-        if value is None:
-            raise ValueError(f"{path} does not say its {name}; give it: Hdf5Source(..., {name}=...)")
+    if rate is None or text is None:
+        name = "fps" if rate is None else "instruction"
+        raise ValueError(f"{path} does not say its {name}; give it: Hdf5Source(..., {name}=...)")
     robots = settings.get("robots") or ["unknown"]
     return str(text), float(rate), robot or ("+".join(robots) if isinstance(robots, list) else str(robots))
 

@@ -130,9 +130,10 @@ def _read_stored(entry: Entry, camera: str, start: int, stop: int) -> UInt8[np.n
     """Frames that lie in the rows themselves, as PNG or JPEG bytes."""
     cells = read_rows(entry.data, entry.number, [camera])[camera].slice(start, stop - start).to_pylist()
     decoded = [cv2.imdecode(np.frombuffer(cell["bytes"] or b"\0", np.uint8), cv2.IMREAD_COLOR) for cell in cells]
-    if any(frame is None for frame in decoded):
+    whole = [cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in decoded if frame is not None]
+    if len(whole) < len(decoded):
         raise ValueError(f"{entry.data} must hold its pictures as PNG or JPEG bytes in {camera}; save the set again")
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in decoded])
+    return np.stack(whole)
 
 
 def read_rows(path: Path, episode: int, columns: list[str]) -> "pa.Table":
@@ -145,9 +146,7 @@ def read_rows(path: Path, episode: int, columns: list[str]) -> "pa.Table":
     if not path.exists():
         raise FileNotFoundError(f"the data set's index names {path}, which is not there; fetch the data set again")
     try:
-        return parquet.read_table(
-            path, columns=columns, filters=[("episode_index", "==", episode)], partitioning=None, use_threads=False
-        )
+        return parquet.read_table(path, columns=columns, filters=[("episode_index", "==", episode)], use_threads=False)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise ValueError(
             f"{path} must be a whole parquet file with {', '.join(columns)}; fetch it again ({error})"
@@ -204,7 +203,7 @@ def _index_v3(root: Path, info: Mapping[str, Any], filmed: str | None) -> list[E
     entries = []
     for path in paths:
         try:
-            table = parquet.read_table(path, columns=columns + film, partitioning=None, use_threads=False)
+            table = parquet.read_table(path, columns=columns + film, use_threads=False)
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
             raise ValueError(f"{path} must be a whole parquet file; fetch it again ({error})") from error
         absent = [name for name in columns + film if name not in table.column_names]
