@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": Command("prophet_gym.cli.demo", "dream a recorded episode, and the same start under other actions"),
     "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out real episodes"),
     "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
+    "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
     "success": Command("prophet_gym.train.success", "train a success head from recordings"),
     "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
