@@ -68,13 +68,13 @@ def resolve(weights: str, bundled: Mapping[str, Path]) -> Path:
     path = Path(weights).expanduser()
     if path.exists():
         return verified(path)
-    known = f"one of {sorted(bundled)}, the path of a folder, or a Hub name ({FORMS})"
+    known = f"{f'one of {sorted(bundled)}, ' if bundled else ''}a local path, or a Hub name ({FORMS})"
     if weights.count("/") == 0 or weights.startswith(("/", ".", "~")):
-        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder")
+        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file")
     try:
         name = parse_hub_name(weights)
     except MissingWeightsError as error:
-        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder") from error
+        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file") from error
     return fetch(name)
 
 

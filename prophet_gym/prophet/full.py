@@ -167,10 +167,12 @@ def encode_conditions(
         order: which end of the history is finest; None for a model without memory.
         action_video: the end effector drawn at the given frame and after each action.
     """
-    remembers = order is not None and past.shape[1] > 1
+    history = None
+    if order is not None and past.shape[1] > 1:
+        history = autoencoder.encode(history_video(past[:, :-1], order))
     return Conditions(
         given=autoencoder.encode(past[:, -1:]),
-        history=autoencoder.encode(history_video(past[:, :-1], order)) if remembers else None,
+        history=history,
         actions=actions,
         action_frames=None if action_video is None else autoencoder.encode(action_video),
     )

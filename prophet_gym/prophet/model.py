@@ -167,10 +167,11 @@ class Prophet(nn.Module):
             source: local folder, or `owner/repo` of the Hub.
             revision: branch, tag or commit of the Hub repository.
             device: where the networks go.
-            dtype: of the computation.
+            dtype: of the computation; the small Prophet knows float32 alone.
             offload_autoencoder: keep the full Prophet's VAE on the CPU and move it to the device while it works.
 
         Raises:
+            ValueError: a dtype that the small Prophet does not know.
             MissingWeightsError: no folder, and nothing of that name on the Hub.
             CheckpointError: the folder or a file of it is missing, truncated or of another architecture.
         """
@@ -180,6 +181,8 @@ class Prophet(nn.Module):
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for Hub repositories, and {folder} is a local folder")
         config = read_config(folder.expanduser())
+        if isinstance(config, ProphetConfig) and dtype != torch.float32:
+            raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
         parts: dict[str, Any] = {"tracker": None}
         for name, kind in recipe_of(config).parts.items():
             rests = offload_autoencoder and name == "autoencoder" and isinstance(config, FullConfig)

@@ -65,7 +65,7 @@ def tiny_prophet(seed: int = 0) -> Prophet:
 
 
 def tiny_full_prophet(seed: int = 0) -> Prophet:
-    """Return an untrained Prophet with the full one's parts, for 16x16 frames and chunks of 4; for tests."""
+    """Return an untrained Prophet with the full one's parts, for 32x32 frames and chunks of 4; for tests."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         transformer = ProphetTransformer3DModel(
@@ -78,7 +78,7 @@ def tiny_full_prophet(seed: int = 0) -> Prophet:
             **FULL_TRANSFORMER,
         )
         autoencoder = tiny_vae()
-    return Prophet(transformer, autoencoder, None, FullConfig(chunk=4, frame_size=(16, 16), history_frames=8, steps=2))
+    return Prophet(transformer, autoencoder, None, FullConfig(chunk=4, frame_size=(32, 32), history_frames=8, steps=2))
 
 
 def tiny_vae() -> WanAutoencoder:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
@@ -24,6 +24,10 @@ from prophet_gym.prophet.wan import WanAutoencoder
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 PIXELS_PER_TOKEN = 16
 """The VAE's 8 times the patch's 2."""
+SMALLEST_SIDE = 64
+"""The VAE's 8 times the coarsest pool of the history."""
+
+Content = TypeVar("Content")
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -48,7 +52,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     return _only_tensors(path, content)
 
 
-def _guarded(path: Path, load: Callable[[], object]) -> object:
+def _guarded(path: Path, load: Callable[[], Content]) -> Content:
     try:
         return load()
     except CheckpointError:
@@ -157,8 +161,10 @@ def full_config(transformer: Mapping[str, Any], frame_size: tuple[int, int]) -> 
             f"the chunk of {chunk} actions of {transformer['action_dim']} numbers is no multiple of "
             f"{FRAMES_PER_LATENT}; give the action_dim that the model was trained with"
         )
-    if any(side < PIXELS_PER_TOKEN or side % PIXELS_PER_TOKEN for side in frame_size):
-        raise CheckpointError(f"frame_size must be multiples of {PIXELS_PER_TOKEN}, got {frame_size}")
+    if any(side < SMALLEST_SIDE or side % PIXELS_PER_TOKEN for side in frame_size):
+        raise CheckpointError(
+            f"frame_size must be multiples of {PIXELS_PER_TOKEN} of at least {SMALLEST_SIDE}, got {frame_size}"
+        )
     return FullConfig(chunk=chunk, frame_size=frame_size)
 
 

@@ -28,15 +28,15 @@ def released(release, tmp_path):
 def test_from_a_released_file_to_a_step_of_the_environment(released, capsys):
     folder = released / "prophet"
     source, vae = str(released / "prophet.pt"), str(released / "wan")
-    main(["convert", source, str(folder), "--vae", vae, "--frame-size", "16", "16"])
-    assert "chunks of 4 actions and 16x16 frames" in capsys.readouterr().out
-    starts = [InitialState(np.full((1, 16, 16, 3), 90, np.uint8), "own", "libero_object")]
+    main(["convert", source, str(folder), "--vae", vae, "--frame-size", "64", "64"])
+    assert "chunks of 4 actions and 64x64 frames" in capsys.readouterr().out
+    starts = [InitialState(np.full((1, 64, 64, 3), 90, np.uint8), "own", "libero_object")]
     write_start_set(released / "starts", starts)
-    settings = {"weights": str(folder), "starts": str(released / "starts"), "reward": None, "dtype": "bfloat16"}
+    settings = {"weights": str(folder), "starts": str(released / "starts"), "reward": None}
     env = gym.make("Prophet-LIBERO-v0", **settings)
     env.reset(seed=0)
     _, reward, _, _, info = env.step(np.zeros((4, 7), np.float32))
-    assert info["frames"].shape == (4, 16, 16, 3)
+    assert info["frames"].shape == (4, 64, 64, 3)
     assert reward == 0.0
 
 

@@ -30,7 +30,7 @@ def prophet():
 
 def video(rows, frames, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (rows, frames, 16, 16, 3), generator=g, dtype=torch.uint8)
+    return torch.randint(0, 256, (rows, frames, 32, 32, 3), generator=g, dtype=torch.uint8)
 
 
 def numbers(*shape, seed=1):
@@ -78,7 +78,7 @@ def conditions_of(prophet, past, actions, order="oldest_finest", action_video=No
 @pytest.mark.parametrize("what", ["given", "history", "actions", "action video", "noise"])
 @torch.no_grad()
 def test_the_chunk_depends_on(prophet, what):
-    past, actions, noise, drawn = video(1, 6), numbers(1, 4, 14), numbers(1, 16, 1, 2, 2), video(1, 5, seed=4)
+    past, actions, noise, drawn = video(1, 6), numbers(1, 4, 14), numbers(1, 16, 1, 4, 4), video(1, 5, seed=4)
     base = sampled(prophet, conditions_of(prophet, past, actions, action_video=drawn), noise)
     other = past.clone()
     other[:, -1 if what == "given" else 0] = 255 - other[:, -1 if what == "given" else 0]
@@ -94,8 +94,8 @@ def test_the_chunk_depends_on(prophet, what):
 def test_the_given_slot_is_replaced_in_every_call(prophet):
     """The EDM form over all slots: input (1 - tau) x, x0 = (1 - tau) x - tau out, the given slot put into both."""
     conditions = conditions_of(prophet, video(2, 6), numbers(2, 4, 14))
-    noise, sigmas = numbers(2, 16, 2, 2, 2), karras_sigmas(4)
-    mask = torch.tensor([1.0, 0.0])[None, None, :, None, None].expand(2, 1, 2, 2, 2)
+    noise, sigmas = numbers(2, 16, 2, 4, 4), karras_sigmas(4)
+    mask = torch.tensor([1.0, 0.0])[None, None, :, None, None].expand(2, 1, 2, 4, 4)
 
     def predict(x, sigma):
         tau = sigma / (1 + sigma)
@@ -117,7 +117,7 @@ def test_the_given_slot_is_replaced_in_every_call(prophet):
 @torch.no_grad()
 def test_bfloat16_is_close():
     prophet = tiny_full_prophet()
-    conditions, noise = conditions_of(prophet, video(1, 6), numbers(1, 4, 14)), numbers(1, 16, 1, 2, 2)
+    conditions, noise = conditions_of(prophet, video(1, 6), numbers(1, 4, 14)), numbers(1, 16, 1, 4, 4)
     full = sampled(prophet, conditions, noise)
     prophet.transformer.to(torch.bfloat16)
     half = sampled(prophet, conditions, noise)
@@ -128,7 +128,8 @@ def test_bfloat16_is_close():
 def test_real_frames_are_reconstructed_whatever_their_number(prophet):
     frames = video(1, 3)
     assert prophet.reconstruct(frames).shape == frames.shape
-    assert torch.equal(prophet.reconstruct(frames)[:, 0], prophet.reconstruct(frames[:, :1])[:, 0])
+    alone = prophet.reconstruct(frames[:, :1])
+    assert (prophet.reconstruct(frames)[:, :1].int() - alone.int()).abs().max() <= 1
 
 
 def test_there_is_no_gripper_to_read(prophet):

@@ -19,7 +19,7 @@ TINY = {
     "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "text_embed_dim": 6, "adaln_lora_dim": 4,
     "actions_per_slot": 4, "history_order": "oldest_finest", "action_frames": "pooled",
 }  # fmt: skip
-HOW = Conversion(frame_size=(16, 16))
+HOW = Conversion(frame_size=(64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def file(state, tmp_path):
 
 def test_the_folder_holds_the_weights_as_they_were(state, file, tmp_path):
     config = convert_file(file, tmp_path / "out", None, HOW)
-    assert config == FullConfig(chunk=4, frame_size=(16, 16))
+    assert config == FullConfig(chunk=4, frame_size=(64, 64))
     written = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
     source = state["net.blocks.1.self_attn.q_proj.weight"]
     assert torch.equal(written["transformer_blocks.1.attn1.to_q.weight"], source)
@@ -142,8 +142,8 @@ def test_nothing_is_overwritten(file, tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (Conversion(frame_size=(16, 24)), r"multiples of 16, got \(16, 24\)"),
-        (Conversion(frame_size=(0, 16)), "multiples of 16"),
+        (Conversion(frame_size=(64, 72)), r"multiples of 16 of at least 64, got \(64, 72\)"),
+        (Conversion(frame_size=(48, 64)), "multiples of 16 of at least 64"),
         (Conversion(action_dim=28), "chunk of 2 actions of 28 numbers is no multiple of 4"),
     ],
 )
@@ -175,7 +175,7 @@ def peak():
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 before = peak()
-convert_file(sys.argv[1], sys.argv[2], None, Conversion(frame_size=(16, 16)))
+convert_file(sys.argv[1], sys.argv[2], None, Conversion())
 print(peak() - before)
 """
 
