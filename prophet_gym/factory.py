@@ -187,7 +187,7 @@ def _not_covered(weights: str, suite: str, covered: Sequence[str]) -> str:
     )
     return (
         f"weights={weights!r} cover {', '.join(covered) or 'no suite'}, not {suite}: {advice}. "
-        f"Bundled: {bundle or 'none'}"
+        f"Bundled: {bundle or 'none'}. Converted weights have no starts of their own: pass starts=PATH of a start set"
     )
 
 

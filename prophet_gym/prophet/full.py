@@ -88,7 +88,7 @@ class FullRecipe:
         transformer, autoencoder = networks["transformer"], networks["autoencoder"]
         past = state["frames"]
         commands = to_model_actions(
-            actions.to(past.device),
+            actions.to(transformer.device),
             self.config.action_scale,
             self.config.action_offset,
             transformer.config["action_dim"],
