@@ -94,10 +94,10 @@ def fetch(name: HubName, only: Sequence[str] | None = None) -> Path:
 
     try:
         if name.file is None:
-            folder = snapshot_download(
-                name.repo, revision=name.revision, allow_patterns=None if only is None else [*only]
-            )
-            return verified(Path(folder))
+            patterns = None if only is None else [MANIFEST, *only]
+            folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns))
+            _require_hashes(folder, None if only is None else _names(folder))
+            return folder
         path = Path(hf_hub_download(name.repo, name.file, revision=name.revision))
         try:
             hf_hub_download(name.repo, MANIFEST, revision=name.revision)

@@ -119,8 +119,8 @@ def to_pixels(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
     return frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_frames(pixels: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
-    """Map [-1, 1] to uint8 pictures, channels last."""
+def to_frames(pixels: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n h w c"]:
+    """Map [-1, 1] to uint8, channels last: pictures, or cells of pixels."""
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

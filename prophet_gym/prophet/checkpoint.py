@@ -83,7 +83,7 @@ def load_part(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dty
         config = kind.load_config(folder, local_files_only=True)
         with torch.device("meta"):
             part = kind.from_config(config)
-        part = part.to(dtype).to_empty(device=device)
+        part = nn.Module.to(part, dtype).to_empty(device=device)
         part.load_state_dict(load_file(folder / SAFETENSORS_WEIGHTS_NAME), strict=True)
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"cannot load {folder}: {error}; fetch or save the checkpoint again") from error
