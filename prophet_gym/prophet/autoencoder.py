@@ -120,7 +120,7 @@ def to_pixels(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
 
 
 def to_frames(pixels: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n h w c"]:
-    """Map [-1, 1] to uint8, channels last: pictures, or cells of pixels."""
+    """Map [-1, 1] to uint8 pictures, channels last."""
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
