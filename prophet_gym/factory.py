@@ -18,12 +18,14 @@ from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
+from prophet_gym.hub import resolve
 from prophet_gym.object_reader import ObjectReader
 from prophet_gym.world_model import RewardModel, WorldModel
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BUNDLED = "libero_small"
 START_SETS = ("train", "official")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def make_env(
@@ -32,6 +34,8 @@ def make_env(
     weights: str = "bundled",
     reward: str | None = "success",
     device: str = "cpu",
+    dtype: str = "float32",
+    offload_autoencoder: bool = False,
     starts: str = "train",
     tasks: Sequence[int] | None = None,
     max_episode_steps: int | None = None,
@@ -41,9 +45,12 @@ def make_env(
 
     Args:
         suite: Only starts of this suite; all of the start set if not given.
-        weights: `bundled`, the name of another bundled checkpoint, or the path of a checkpoint folder.
+        weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint folder, or a Hub repository
+            that holds one: `owner/repo` or `owner/repo@revision`.
         reward: `success` (the checkpoint's success head), the path of a success head, or None (no reward).
         device: Where the world model runs, e.g. `cpu` or `cuda`.
+        dtype: What it computes in: `float32`, `bfloat16` or `float16`.
+        offload_autoencoder: Keep the full Prophet's VAE on the CPU while it is idle.
         starts: `train`, `official` (evaluation and demo only), or the path of a start set.
         tasks: Only starts of these tasks.
         max_episode_steps: Chunks until truncation; the horizon of the id if not given.
@@ -56,7 +63,7 @@ def make_env(
     """
     pool = load_starts(weights, starts, suite, tasks)
     return ProphetEnv(
-        load_world_model(weights, device),
+        load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder),
         pool,
         reward_model=load_reward_model(weights, reward),
         max_episode_steps=max_episode_steps,
@@ -71,6 +78,8 @@ def make_vector_env(
     weights: str = "bundled",
     reward: str | None = "success",
     device: str = "cpu",
+    dtype: str = "float32",
+    offload_autoencoder: bool = False,
     starts: str = "train",
     tasks: Sequence[int] | None = None,
     max_episode_steps: int | None = 30,
@@ -80,7 +89,7 @@ def make_vector_env(
     """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
     pool = load_starts(weights, starts, suite, tasks)
     return ProphetVectorEnv(
-        load_world_model(weights, device),
+        load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder),
         pool,
         num_envs,
         reward_model=load_reward_model(weights, reward),
@@ -91,19 +100,24 @@ def make_vector_env(
 
 
 def checkpoint_folder(weights: str) -> Path:
-    """The folder of a checkpoint; MissingWeightsError if there is none."""
-    names = bundled_checkpoints()
-    folder = CHECKPOINTS / (BUNDLED if weights == "bundled" else weights)
-    if weights == "bundled" or weights in names:
-        if not folder.is_dir():
-            raise MissingWeightsError(f"the bundled weights are missing at {folder}; reinstall, or pass weights=PATH")
-        return folder
-    path = Path(weights).expanduser()
-    if not path.is_dir():
+    """The folder of a checkpoint, fetched from the Hub if need be.
+
+    Raises:
+        MissingWeightsError: If there is none, or if `weights` is a released file that must be converted first.
+        CheckpointError: If a file is not the one that the folder's manifest names.
+    """
+    if weights == "bundled" and not (CHECKPOINTS / BUNDLED).is_dir():
         raise MissingWeightsError(
-            f"weights={weights!r} must be 'bundled', one of {names} or the path of a checkpoint folder; found no folder"
+            f"the bundled weights are missing at {CHECKPOINTS / BUNDLED}; reinstall, or pass weights=PATH"
         )
-    return path
+    bundled = {name: CHECKPOINTS / name for name in bundled_checkpoints()} | {"bundled": CHECKPOINTS / BUNDLED}
+    found = resolve(weights, bundled)
+    if not found.is_dir():
+        raise MissingWeightsError(
+            f"weights={weights!r} is a file, not a checkpoint folder: convert it first with "
+            f"`prophet convert {weights} FOLDER`, then pass weights=FOLDER"
+        )
+    return found
 
 
 def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
@@ -114,9 +128,14 @@ def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
     return {folder.name: _covered_suites(folder) for folder in folders if (folder / "starts").is_dir()}
 
 
-def load_world_model(weights: str, device: str = "cpu") -> WorldModel:
-    """The world model of a checkpoint, the same object for the same folder and device."""
-    return _world_model(checkpoint_folder(weights).resolve(), _device(device))
+def load_world_model(
+    weights: str, device: str = "cpu", dtype: str = "float32", *, offload_autoencoder: bool = False
+) -> WorldModel:
+    """The world model of a checkpoint, the same object for the same folder and options; arguments as in `make_env`."""
+    if dtype not in DTYPES:
+        raise unknown_option("dtype", dtype, DTYPES)
+    folder = checkpoint_folder(weights).resolve()
+    return _world_model(folder, _device(device), dtype, offload_autoencoder=offload_autoencoder)
 
 
 def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
@@ -168,7 +187,7 @@ def _not_covered(weights: str, suite: str, covered: Sequence[str]) -> str:
     )
     return (
         f"weights={weights!r} cover {', '.join(covered) or 'no suite'}, not {suite}: {advice}. "
-        f"Bundled: {bundle or 'none'}"
+        f"Bundled: {bundle or 'none'}. Converted weights have no starts of their own: pass starts=PATH of a start set"
     )
 
 
@@ -198,10 +217,12 @@ def _start_set(path: Path) -> StartSet:
 
 
 @lru_cache(maxsize=4)
-def _world_model(folder: Path, device: str) -> WorldModel:
+def _world_model(folder: Path, device: str, dtype: str, *, offload_autoencoder: bool) -> WorldModel:
     from prophet_gym.prophet.model import Prophet
 
-    return Prophet.from_pretrained(folder, device=device)
+    return Prophet.from_pretrained(
+        folder, device=device, dtype=getattr(torch, dtype), offload_autoencoder=offload_autoencoder
+    )
 
 
 @lru_cache(maxsize=4)

@@ -1,5 +1,46 @@
-"""Shapes and types of both packages are checked while tests run."""
+"""Shapes and types of both packages are checked while tests run; state dicts in the released layout."""
 
+import re
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["prophet_gym", "prophrl_algos"], "beartype.beartype")
+
+GOLDEN = Path(__file__).parent / "data" / "prophet_dit.safetensors"
+
+
+@pytest.fixture(scope="session")
+def golden_state():
+    """The golden network in the released layout."""
+    from safetensors.torch import load_file
+
+    return {k: v for k, v in load_file(GOLDEN).items() if k.startswith("net.")}
+
+
+@pytest.fixture(scope="session")
+def release(golden_state):
+    """`release(dtype, **config)`: a random network in the released layout, training counters included."""
+    import torch
+
+    from prophet_gym.prophet.convert import is_counter, rename
+    from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+
+    names = {rename(key): key for key in golden_state if not is_counter(key)}
+    counters = {key: value for key, value in golden_state.items() if is_counter(key)}
+
+    def make(dtype=torch.float32, **config):
+        with torch.device("meta"):
+            expected = ProphetTransformer3DModel(**config).state_dict()
+        generator = torch.Generator().manual_seed(0)
+        state = {}
+        for name, value in expected.items():
+            number = re.match(r"transformer_blocks\.(\d+)\.", name)
+            key = names[re.sub(r"^(transformer_blocks)\.\d+\.", r"\1.0.", name)]
+            key = key if number is None else key.replace("blocks.0.", f"blocks.{number[1]}.")
+            drawn = (torch.randn(value.shape, generator=generator) * 0.05).to(dtype)
+            state[key] = drawn[..., None, None, None] if "framepack_mem.proj" in key and value.ndim == 2 else drawn
+        return state | counters
+
+    return make

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out real episodes"),
     "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
     "export": Command("prophet_gym.cli.export", "write a recording as a LeRobot data set"),
+    "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
     "adapt": Command("prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings"),
     "success": Command("prophet_gym.train.success", "train a success head from recordings"),

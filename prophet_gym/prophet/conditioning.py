@@ -18,21 +18,30 @@ DISC_CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class ChunkInputs:
+class Conditions:
     """Inputs of the transformer but for the noisy slots.
 
     Attributes:
-        given: the last four frames' latents, one latent frame.
+        given: the latent frame that a chunk starts from.
         history: the latent frames before, oldest first; None without memory.
-        actions: commands and gripper path of every video frame of given and generated slots.
-        action_frames: discs drawn at the gripper path.
-        path: the gripper after each command, where the commands lead.
+        actions: what the action stream reads.
+        action_frames: pictures of the end effector, as latents or drawn at their size; None without them.
     """
 
     given: Float[Tensor, "b c 1 h w"]
     history: Float[Tensor, "b c s h w"] | None
     actions: Float[Tensor, "b n a"]
-    action_frames: Float[Tensor, "b f t h w"]
+    action_frames: Float[Tensor, "b f t h w"] | None
+
+
+@dataclass(frozen=True)
+class ChunkInputs(Conditions):
+    """The small Prophet's: the last four frames are given, actions are commands and gripper path of every frame.
+
+    Attributes:
+        path: the gripper after each command, where the commands lead.
+    """
+
     path: Float[Tensor, "b k 4"]
 
 
@@ -74,7 +83,7 @@ def chunk_inputs(
 
 def predict_velocity(
     transformer: ProphetTransformer3DModel,
-    inputs: ChunkInputs,
+    inputs: Conditions,
     noisy: Float[Tensor, "b c t h w"],
     time: Float[Tensor, " b"],
 ) -> Float[Tensor, "b c t h w"]:

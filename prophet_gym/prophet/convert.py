@@ -1,14 +1,29 @@
-"""Released `.pt` names -> ours, every unmatched name reported."""
+"""Released `.pt` names -> ours, every unmatched name reported; a plain Cosmos-Predict2 becomes a starting point."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet.action_frames import PooledActionFrames
+from prophet_gym.prophet.action_stream import ActionStream, zero_init
+from prophet_gym.prophet.history import HistoryMemory
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
+PROPHET_ACTION_DIM = 14
+"""Numbers per action of the released Prophet, whose scalar streams are named `action_embedder_*_agi`."""
+COSMOS_ACTION_DIM = 7
+"""Numbers per action of `nvidia/Cosmos-Predict2-2B-Sample-Action-Conditioned`, whose streams have the bare names."""
+PATCH = (1, 2, 2)
+SMALLEST_HEAD = 12
+"""The rotary table splits a head in three, and needs two frequencies for height and for width."""
+
 _DROPPED = re.compile(r"(^|\.)(accum_\w+|pos_embedder\..*|.*_extra_state)$")
+_PROPHET_STREAM = re.compile(r"(^|\.)action_embedder_B_D_\w+\.fc1\.weight$")
 _RENAMES = (
     (r"^net\.", ""),
     (r"^blocks\.", "transformer_blocks."),
@@ -39,6 +54,11 @@ _RENAMES = (
 )
 
 
+def is_counter(key: str) -> bool:
+    """Whether a released entry is a training counter, a cache or a constant that nothing needs."""
+    return _DROPPED.search(key) is not None
+
+
 def rename(key: str) -> str:
     """Return our name of a released tensor."""
     for pattern, replacement in _RENAMES:
@@ -46,65 +66,219 @@ def rename(key: str) -> str:
     return key
 
 
-def convert_transformer(state_dict: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Convert a released Prophet transformer.
+def convert_transformer(
+    state_dict: dict[str, Tensor], action_dim: int | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Convert a released Prophet transformer, or the action-conditioned sample of Cosmos-Predict2.
 
     Args:
-        state_dict: the released layout, with or without the `net.` prefix.
+        state_dict: the released layout, with or without the `net.` prefix, in any dtype, which is kept.
+        action_dim: numbers per action; the layout's own if not given (Prophet 14, Cosmos sample 7). The file holds only
+            its product with the chunk.
 
     Returns:
         The config that `ProphetTransformer3DModel.from_config` takes, and a state dict for `load_state_dict`.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of the wrong shape; the message names all of them.
+        CheckpointError: tensors are missing, unexpected or of the wrong shape; the message names all of them.
     """
-    converted = {rename(k): v for k, v in state_dict.items() if not _DROPPED.search(k)}
-    for name in [k for k in converted if k.startswith("history_memory.levels.") and k.endswith("weight")]:
-        converted[name] = converted[name].flatten(1)
-    config = infer_config(converted)
-    with torch.device("meta"):
-        expected = ProphetTransformer3DModel(**config).state_dict()
-    problems = [f"missing {k} {tuple(v.shape)}" for k, v in expected.items() if k not in converted]
-    problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in converted.items() if k not in expected]
-    problems += [
-        f"{k} has shape {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
-        for k, v in converted.items()
-        if k in expected and v.shape != expected[k].shape
-    ]
-    if problems:
-        raise ValueError("not a Prophet transformer in the released layout: " + "; ".join(problems))
+    if action_dim is None:
+        action_dim = PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
+    converted = _renamed(state_dict)
+    config = infer_config(converted, action_dim)
+    require_layout(config, converted)
     return config, converted
 
 
-def infer_config(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Read the config off the shapes of a renamed state dict.
+@dataclass(frozen=True)
+class NewParts:
+    """What a Cosmos-Predict2 model gets on its way to a Prophet, where it lacks it.
+
+    Attributes:
+        action_dim: numbers per action.
+        chunk: actions per chunk.
+        action_frames: whether it reads pictures of the end effector.
+        history: whether it reads the history.
+        seed: of the random weights.
+    """
+
+    action_dim: int = PROPHET_ACTION_DIM
+    chunk: int = 20
+    action_frames: bool = True
+    history: bool = True
+    seed: int = 0
+
+
+def convert_cosmos(state_dict: dict[str, Tensor], new: NewParts) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Make a starting point for training of a Cosmos-Predict2 Video2World model, plain or action-conditioned.
+
+    Parts that are there are kept. New ones are silent: with the same text, the first output is the base model's,
+    whatever the actions and action frames are. The history's values are zero too, but its tokens take their share of
+    every softmax, as in the released architecture: with `history=None` the output is exactly the base's.
+
+    Args:
+        state_dict: the layout of Cosmos-Predict2's `.pt`, with or without the `net.` prefix.
+        new: what to add.
+
+    Returns:
+        As `convert_transformer`.
 
     Raises:
-        ValueError: a tensor that every Prophet has is not there.
+        CheckpointError: as `convert_transformer`.
     """
-    patch = (1, 2, 2)
-    needed = ("patch_embed.proj.weight", "transformer_blocks.0.attn1.norm_q.weight", "proj_out.weight",
-              "transformer_blocks.0.norm1.linear_1.weight", "transformer_blocks.0.ff.net.0.proj.weight",
-              "action_embedder.to_embedding.linear_1.weight")  # fmt: skip
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise ValueError(f"not a Prophet transformer in the released layout: it lacks {', '.join(missing)}")
-    dim = state["patch_embed.proj.weight"].shape[0]
-    head = state["transformer_blocks.0.attn1.norm_q.weight"].shape[0]
-    text = state.get("transformer_blocks.0.attn2.to_k.weight")
-    flat_actions = state["action_embedder.to_embedding.linear_1.weight"].shape[1]
-    action_dim = 14 if flat_actions % 14 == 0 else 7
+    converted = _renamed(state_dict)
+    dim, like = _shape(converted, "patch_embed.proj.weight", 2)[0], next(iter(converted.values()))
+    channels = _shape(converted, "proj_out.weight", 2)[0] // (PATCH[0] * PATCH[1] * PATCH[2])
+    has = {name.split(".")[0] for name in converted}
+    parts: dict[str, nn.Module] = {}
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(new.seed)
+        if "action_embedder" not in has:
+            parts["action_embedder"] = silent_action_stream(new.action_dim, new.chunk, dim)
+        if new.action_frames and "action_frame_embedder" not in has:
+            parts["action_frame_embedder"] = silent_action_frames(channels, dim)
+        if new.history and "history_memory" not in has:
+            parts["history_memory"] = silent_history(channels, dim)
+    for prefix, part in parts.items():
+        converted |= {f"{prefix}.{name}": value.to(like.dtype) for name, value in part.state_dict().items()}
+    own_stream = "action_embedder" in has
+    own = PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
+    config = infer_config(converted, own if own_stream else new.action_dim)
+    require_layout(config, converted)
+    return config, converted
+
+
+def silent_action_stream(action_dim: int, chunk: int, dim: int) -> ActionStream:
+    """Return a scalar stream that puts out zero."""
+    stream = ActionStream(action_dim, chunk, dim)
+    zero_init(stream.to_embedding.linear_2)
+    zero_init(stream.to_modulation.linear_2)
+    return stream
+
+
+def silent_action_frames(channels: int, dim: int) -> PooledActionFrames:
+    """Return a conditioner that puts out zero, its position table included."""
+    embedder = PooledActionFrames(channels, dim)
+    for head in (embedder.to_embedding, embedder.to_modulation):
+        for module in head:
+            if isinstance(module, nn.Linear):
+                zero_init(module)
+    return embedder
+
+
+def silent_history(channels: int, dim: int) -> HistoryMemory:
+    """Return a memory whose values are zero."""
+    memory = HistoryMemory(channels, dim, "oldest_finest")
+    zero_init(memory.to_v)
+    return memory
+
+
+def without_text(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Leave out the cross-attentions, which put out zero while text is off (REFERENCE: "Text")."""
+    kept = {k: v for k, v in state.items() if ".attn2." not in k and ".norm2." not in k}
+    return {**config, "text_embed_dim": None}, kept
+
+
+def infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]:
+    """Read the config off the shapes of a renamed state dict.
+
+    Args:
+        state: our names.
+        action_dim: numbers per action.
+
+    Raises:
+        CheckpointError: a tensor that every Prophet has is not there, or its shape fits no Prophet.
+    """
+    _require_names(state)
+    dim = _shape(state, "patch_embed.proj.weight", 2)[0]
+    head = _shape(state, "transformer_blocks.0.attn1.norm_q.weight", 1)[0]
+    if head < SMALLEST_HEAD or head % 2 or dim == 0 or dim % head:
+        raise CheckpointError(
+            f"the width {dim} must be a multiple of an even head size of at least {SMALLEST_HEAD}, got head size {head}"
+        )
+    text = "transformer_blocks.0.attn2.to_k.weight"
+    flat_actions = _shape(state, "action_embedder.to_embedding.linear_1.weight", 2)[1]
+    if action_dim < 1 or flat_actions % action_dim or flat_actions == 0:
+        raise CheckpointError(
+            f"the action stream reads {flat_actions} numbers, no whole number of actions of action_dim={action_dim}; "
+            "give the action_dim it was trained with"
+        )
+    cells = PATCH[0] * PATCH[1] * PATCH[2]
     return {
         "num_attention_heads": dim // head,
         "attention_head_dim": head,
-        "num_layers": 1 + max(int(k.split(".")[1]) for k in state if k.startswith("transformer_blocks.")),
-        "mlp_ratio": state["transformer_blocks.0.ff.net.0.proj.weight"].shape[0] / dim,
-        "text_embed_dim": None if text is None else text.shape[1],
-        "adaln_lora_dim": state["transformer_blocks.0.norm1.linear_1.weight"].shape[0],
-        "latent_channels": state["proj_out.weight"].shape[0] // (patch[0] * patch[1] * patch[2]),
-        "patch_size": patch,
+        "num_layers": _count_blocks(state),
+        "mlp_ratio": _shape(state, "transformer_blocks.0.ff.net.0.proj.weight", 2)[0] / dim,
+        "text_embed_dim": _shape(state, text, 2)[1] if text in state else None,
+        "adaln_lora_dim": _shape(state, "transformer_blocks.0.norm1.linear_1.weight", 2)[0],
+        "latent_channels": _shape(state, "proj_out.weight", 2)[0] // cells,
+        "patch_size": PATCH,
         "action_dim": action_dim,
         "actions_per_slot": flat_actions // action_dim,
         "action_frames": "pooled" if "action_frame_embedder.proj_in.weight" in state else None,
         "history_order": "oldest_finest" if "history_memory.to_k.weight" in state else None,
     }
+
+
+def require_layout(config: dict[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, naming every tensor, unless `state` is what a transformer of `config` loads."""
+    with torch.device("meta"):
+        expected = ProphetTransformer3DModel(**config).state_dict()
+    problems = [f"missing {k} {tuple(v.shape)}" for k, v in expected.items() if k not in state]
+    problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in expected]
+    problems += [
+        f"{k} has shape {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
+        for k, v in state.items()
+        if k in expected and v.shape != expected[k].shape
+    ]
+    if problems:
+        raise CheckpointError("not a Prophet transformer in the released layout: " + "; ".join(problems))
+
+
+def _renamed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    converted: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        if is_counter(key):
+            continue
+        name = rename(key)
+        if name in converted:
+            raise CheckpointError(f"not a Prophet transformer in the released layout: {name} is there twice")
+        is_level = name.startswith("history_memory.levels.") and name.endswith("weight") and value.ndim > 1
+        converted[name] = value.flatten(1) if is_level else value
+    return converted
+
+
+def _require_names(state: Mapping[str, Tensor]) -> None:
+    needed = ("patch_embed.proj.weight", "transformer_blocks.0.attn1.norm_q.weight", "proj_out.weight",
+              "transformer_blocks.0.norm1.linear_1.weight", "transformer_blocks.0.ff.net.0.proj.weight")  # fmt: skip
+    stream = "action_embedder.to_embedding.linear_1.weight"
+    missing = [name for name in needed if name not in state]
+    if not missing and stream not in state:
+        raise CheckpointError(
+            f"not a Prophet transformer in the released layout: it lacks {stream}. If this is a plain Cosmos-Predict2 "
+            "model, convert it as a starting point for training (convert_cosmos, prophet convert --starting-point)"
+        )
+    if missing:
+        missing += [] if stream in state else [stream]
+        raise CheckpointError(f"not a Prophet transformer in the released layout: it lacks {', '.join(missing)}")
+
+
+def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    if name not in state:
+        raise CheckpointError(f"not a Prophet transformer in the released layout: it lacks {name}")
+    shape = tuple(state[name].shape)
+    if len(shape) != axes:
+        raise CheckpointError(f"not a Prophet transformer: {name} must have {axes} axes, got shape {shape}")
+    return shape
+
+
+def _count_blocks(state: Mapping[str, Tensor]) -> int:
+    """Blocks, numbered from 0 without a gap."""
+    numbers = {k.split(".")[1] for k in state if k.startswith("transformer_blocks.")}
+    wrong = sorted(numbers - {str(i) for i in range(len(numbers))})
+    if wrong:
+        raise CheckpointError(
+            f"the {len(numbers)} blocks must be numbered from 0 without a gap, got also {', '.join(wrong)}: "
+            "the file is damaged or cut"
+        )
+    return len(numbers)

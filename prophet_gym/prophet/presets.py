@@ -7,9 +7,11 @@ from torch import nn
 
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder
 from prophet_gym.prophet.conditioning import DISC_CHANNELS, GRIPPER_FEATURES
+from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet.wan import WanAutoencoder
 
 FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": "oldest_finest"}
 """Config of the released 2.058 B transformer; all else is the constructor's default (REFERENCE: "Backbone")."""
@@ -60,3 +62,25 @@ def tiny_prophet(seed: int = 0) -> Prophet:
         )
     camera = ((0.5, 0.0, 0.0, 0.5), (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0))
     return Prophet(*parts, ProphetConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1)))
+
+
+def tiny_full_prophet(seed: int = 0) -> Prophet:
+    """Return an untrained Prophet with the full one's parts, for 32x32 frames and chunks of 4; for tests."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        transformer = ProphetTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=1,
+            text_embed_dim=None,
+            adaln_lora_dim=4,
+            actions_per_slot=4,
+            **FULL_TRANSFORMER,
+        )
+        autoencoder = tiny_vae()
+    return Prophet(transformer, autoencoder, None, FullConfig(chunk=4, frame_size=(32, 32), history_frames=8, steps=2))
+
+
+def tiny_vae() -> WanAutoencoder:
+    """Return an untrained Wan VAE of the published geometry, as narrow as it can be."""
+    return WanAutoencoder(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1)

@@ -1,0 +1,198 @@
+"""Names of weights -> files on this machine: a bundled checkpoint, a local path, or a Hub repository's revision."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+
+MANIFEST = "manifest.json"
+"""Beside the files of a checkpoint: each file's name -> its sha-256."""
+FORMS = "'owner/repo', 'owner/repo:file.pt' or either with '@revision'"
+
+_REPO = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+_NAME = re.compile(
+    rf"(?P<repo>{_REPO}/{_REPO})(?::(?P<file>[^@:\\\s]+))?(?:@(?P<revision>[A-Za-z0-9][\w./-]*))?", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository, one file of it or all of it, at a revision (branch, tag or commit) or at the newest."""
+
+    repo: str
+    file: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        file = "" if self.file is None else f":{self.file}"
+        return f"{self.repo}{file}" + ("" if self.revision is None else f"@{self.revision}")
+
+
+def parse_hub_name(name: str) -> HubName:
+    """Read `owner/repo`, `owner/repo:file.pt`, each perhaps with `@revision`.
+
+    Raises:
+        MissingWeightsError: for any other text, and for a file outside the repository.
+
+    Example:
+        >>> parse_hub_name("owner/repo:weights/prophet.pt@v1")
+        HubName(repo='owner/repo', file='weights/prophet.pt', revision='v1')
+    """
+    match = _NAME.fullmatch(name)
+    found = HubName(**match.groupdict()) if match else None
+    texts = [] if found is None else [found.repo, found.file or "-", found.revision or "-"]
+    outside = any(part in ("", ".", "..") for text in texts for part in text.split("/"))
+    if found is None or outside or any(".." in text for text in (texts[0], texts[2])):
+        raise MissingWeightsError(f"{name!r} names no Hub repository; it must be {FORMS}")
+    return found
+
+
+def resolve(weights: str, bundled: Mapping[str, Path]) -> Path:
+    """The local folder, or file, that `weights` names; Hub repositories are fetched once and kept in the Hub's cache.
+
+    Args:
+        weights: a key of `bundled`, the path of a folder or file, or a Hub name (see `parse_hub_name`).
+        bundled: checkpoints that are installed with the package.
+
+    Raises:
+        MissingWeightsError: there is nothing of that name; says what was looked for and what is there.
+        CheckpointError: a file is not the one that its manifest names.
+    """
+    if weights in bundled:
+        return verified(bundled[weights])
+    path = Path(weights).expanduser()
+    if path.exists():
+        return verified(path)
+    known = f"{f'one of {sorted(bundled)}, ' if bundled else ''}a local path, or a Hub name ({FORMS})"
+    if weights.count("/") == 0 or weights.startswith(("/", ".", "~")):
+        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file")
+    try:
+        name = parse_hub_name(weights)
+    except MissingWeightsError as error:
+        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file") from error
+    return fetch(name)
+
+
+def fetch(name: HubName, only: Sequence[str] | None = None) -> Path:
+    """Fetch a repository, or one file of it, into the Hub's cache and return where it lies.
+
+    Args:
+        name: what to fetch.
+        only: patterns of the files wanted, e.g. `vae/*`; all if not given.
+
+    Raises:
+        MissingWeightsError: it cannot be reached, does not exist, or asks for a licence or token.
+        CheckpointError: a file is not the one that the manifest names.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        if name.file is None:
+            patterns = None if only is None else [MANIFEST, *only]
+            folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns))
+            _require_hashes(folder, None if only is None else _names(folder))
+            return folder
+        path = Path(hf_hub_download(name.repo, name.file, revision=name.revision))
+        try:
+            hf_hub_download(name.repo, MANIFEST, revision=name.revision)
+        except EntryNotFoundError:
+            return path
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _unreachable(name, error) from error
+    root = path.parents[name.file.count("/")]
+    _require_hashes(root, {name.file})
+    return path
+
+
+def verified(path: Path) -> Path:
+    """Return `path` if its folder has no manifest or its files are those the manifest names; CheckpointError if not."""
+    if path.is_dir():
+        _require_hashes(path, None)
+    elif path.is_file():
+        _require_hashes(path.parent, {path.name})
+    return path
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the sha-256 of every file under `folder` beside them."""
+    hashes = {name: _hash(folder / name) for name in sorted(_names(folder) - {MANIFEST})}
+    (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+
+
+def push_folder(folder: Path, repo: str, *, revision: str | None = None, private: bool | None = None) -> str:
+    """Upload a folder with its manifest and return the address of the commit.
+
+    Raises:
+        MissingWeightsError: the Hub cannot be reached or does not let this account write there.
+    """
+    from huggingface_hub import HfApi
+
+    name = parse_hub_name(repo)
+    if name.file is not None or name.revision is not None:
+        raise MissingWeightsError(f"{repo!r} must be 'owner/repo'; give the branch as revision")
+    write_manifest(folder)
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision)
+    except Exception as error:
+        raise MissingWeightsError(f"cannot write to the Hub repository {repo}: {_first_line(error)}") from error
+    return str(commit.commit_url)
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _require_hashes(folder: Path, only: set[str] | None) -> None:
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return
+    try:
+        hashes = json.loads(manifest.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{manifest} is damaged ({error}); fetch or save the checkpoint again") from error
+    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+        raise CheckpointError(f"{manifest} must map file names to sha-256 sums")
+    chosen = {name: value for name, value in hashes.items() if only is None or name in only}
+    missing = [name for name in chosen if not (folder / name).is_file()]
+    changed = [name for name, value in chosen.items() if name not in missing and _hash(folder / name) != value.lower()]
+    if missing or changed:
+        problems = [f"{name} is missing" for name in missing] + [f"{name} has another sha-256" for name in changed]
+        raise CheckpointError(f"{folder} is not what {MANIFEST} names: {'; '.join(problems)}; fetch it again")
+
+
+def _hash(path: Path) -> str:
+    stat = path.stat()
+    return _hash_of_version(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hash_of_version(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 (the key of the cache)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unreachable(name: HubName, error: Exception) -> MissingWeightsError:
+    what = f"the file {name.file} of the Hub repository {name.repo}" if name.file else f"the Hub repository {name.repo}"
+    at = f"revision {name.revision}" if name.revision else "its newest revision"
+    return MissingWeightsError(
+        f"could not get {what} at {at}: {_first_line(error)} Neither the Hub nor its local cache has it for us: check "
+        "the name, the network (HF_HUB_OFFLINE) and, for a gated repository, its licence and your token (hf auth "
+        "login); weights='bundled' works without a network"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0] or type(error).__name__
+    return text if text.endswith(".") else f"{text}."

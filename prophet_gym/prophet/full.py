@@ -1,0 +1,213 @@
+"""The full Prophet's recipe: Wan latents, sixty past frames, thirty-five steps from noise (REFERENCE section 1)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
+from prophet_gym.prophet.conditioning import Conditions, predict_velocity
+from prophet_gym.prophet.history import HistoryOrder
+from prophet_gym.prophet.recipe import Networks
+from prophet_gym.prophet.sampling import sample_ab2
+from prophet_gym.prophet.schedule import karras_sigmas
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet.wan import WanAutoencoder
+from prophet_gym.world_model import Chunk, State
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """What a checkpoint of the full Prophet fixes beside its networks. The defaults are the released LIBERO model's.
+
+    Attributes:
+        chunk: actions per rollout, a multiple of 4.
+        frame_size: height and width in pixels, multiples of 16.
+        action_dim: numbers per command.
+        history_frames: past frames that are remembered, the current one excluded.
+        steps: sampler steps per chunk; the network is called once more.
+        action_scale: what each number of a command is multiplied by to become one of the model's.
+        action_offset: what is added then; the model's further numbers are 0 (a missing arm).
+        suite: the start set the model was trained on.
+        look: the look of the simulator in its training data.
+    """
+
+    chunk: int = 20
+    frame_size: tuple[int, int] = (256, 256)
+    action_dim: int = 7
+    history_frames: int = 60
+    steps: int = 35
+    action_scale: tuple[float, ...] = (0.05, 0.05, 0.05, 0.05, 0.05, 0.05, -0.5)
+    action_offset: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5)
+    suite: str = "libero_object"
+    look: str = "official"
+
+
+class FullRecipe:
+    """How the full Prophet dreams. Its state is the past frames, which the VAE encodes anew for each chunk.
+
+    Args:
+        config: of the checkpoint.
+
+    Differences from the paper: action frames, which need the end effector's pose, are left out of a rollout;
+    `encode_conditions` takes their video.
+    """
+
+    name: ClassVar[str] = "full"
+    parts: ClassVar[Mapping[str, type]] = {"transformer": ProphetTransformer3DModel, "autoencoder": WanAutoencoder}
+
+    def __init__(self, config: FullConfig) -> None:
+        if config.chunk % FRAMES_PER_LATENT:
+            raise ValueError(f"chunk={config.chunk} must be a multiple of {FRAMES_PER_LATENT}")
+        if not len(config.action_scale) == len(config.action_offset) == config.action_dim:
+            raise ValueError(f"action_scale and action_offset must have action_dim={config.action_dim} numbers")
+        self.config = config
+
+    def begin(
+        self,
+        networks: Networks,  # noqa: ARG002
+        frames: UInt8[Tensor, "b t h w 3"],
+        past_actions: Float[Tensor, "b k a"] | None,  # noqa: ARG002
+    ) -> State:
+        """Keep the frames; before the first one it is repeated."""
+        return {"frames": last_frames(frames, self.config.history_frames + 1)}
+
+    def dream(
+        self,
+        networks: Networks,
+        state: State,
+        actions: Float[Tensor, "b k a"],
+        generators: Sequence[torch.Generator],
+    ) -> Chunk:
+        """Encode the past, sample the chunk's latents, decode them after the given one."""
+        transformer, autoencoder = networks["transformer"], networks["autoencoder"]
+        past = state["frames"]
+        commands = to_model_actions(
+            actions.to(transformer.device),
+            self.config.action_scale,
+            self.config.action_offset,
+            transformer.config["action_dim"],
+        )
+        with lent(autoencoder, transformer.device):
+            conditions = encode_conditions(autoencoder, past, commands, transformer.config["history_order"])
+        shape = (*conditions.given.shape[1:2], self.config.chunk // FRAMES_PER_LATENT, *conditions.given.shape[3:])
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
+        latents = sample_chunk(transformer, conditions, noise, karras_sigmas(self.config.steps))
+        with lent(autoencoder, transformer.device):
+            frames = autoencoder.decode(torch.cat([conditions.given, latents], dim=2))[:, 1:].contiguous()
+        following = torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :]
+        return Chunk(state={"frames": following.clone()}, frames=frames, doubt=None)
+
+    def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return real frames through the VAE; the last one is repeated until there are 1 + 4n."""
+        padded = torch.cat([frames, frames[:, -1:].repeat(1, -(frames.shape[1] - 1) % FRAMES_PER_LATENT, 1, 1, 1)], 1)
+        with lent(networks["autoencoder"], frames.device):
+            return networks["autoencoder"].decode(networks["autoencoder"].encode(padded))[:, : frames.shape[1]]
+
+
+@contextmanager
+def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a network to `device` and back to where it rests: nothing happens if it rests there."""
+    rest = next(module.parameters()).device
+    if rest == device:
+        yield
+        return
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to(rest)
+
+
+def last_frames(frames: UInt8[Tensor, "b t h w 3"], count: int) -> UInt8[Tensor, "b n h w 3"]:
+    """Return the last `count` frames, the first one repeated before it where there are fewer."""
+    missing = max(0, count - frames.shape[1])
+    return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -count:]], dim=1).contiguous()
+
+
+def to_model_actions(
+    commands: Float[Tensor, "b k a"], scale: Sequence[float], offset: Sequence[float], action_dim: int
+) -> Float[Tensor, "b k d"]:
+    """Scale and shift an embodiment's commands; the numbers of a missing arm are 0."""
+    own = commands * torch.tensor(scale).to(commands) + torch.tensor(offset).to(commands)
+    return F.pad(own, (0, action_dim - own.shape[-1]))
+
+
+def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt8[Tensor, "b m h w 3"]:
+    """Return the 1 + 4n of the past frames that the VAE can encode.
+
+    The released weights (`oldest_finest`) were trained with the remainder lost at the newest end; ours lose the oldest.
+
+    Args:
+        past: frames before the current one, oldest first.
+        order: which end of the history is finest.
+    """
+    kept = 1 + (past.shape[1] - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
+    return past[:, :kept] if order == "oldest_finest" else past[:, -kept:]
+
+
+def encode_conditions(
+    autoencoder: WanAutoencoder,
+    past: UInt8[Tensor, "b n h w 3"],
+    actions: Float[Tensor, "b k d"],
+    order: HistoryOrder | None,
+    action_video: UInt8[Tensor, "b f h w 3"] | None = None,
+) -> Conditions:
+    """Encode what a chunk is conditioned on.
+
+    Args:
+        autoencoder: encodes given frame, history and action video alike.
+        past: history and, last, the given frame.
+        actions: the model's numbers.
+        order: which end of the history is finest; None for a model without memory.
+        action_video: the end effector drawn at the given frame and after each action.
+    """
+    history = None
+    if order is not None and past.shape[1] > 1:
+        history = autoencoder.encode(history_video(past[:, :-1], order))
+    return Conditions(
+        given=autoencoder.encode(past[:, -1:]),
+        history=history,
+        actions=actions,
+        action_frames=None if action_video is None else autoencoder.encode(action_video),
+    )
+
+
+def sample_chunk(
+    transformer: ProphetTransformer3DModel,
+    conditions: Conditions,
+    noise: Float[Tensor, "b c t h w"],
+    sigmas: Float[Tensor, " levels"],
+) -> Float[Tensor, "b c t h w"]:
+    """Sample the latents of a chunk's generated slots: Adams-Bashforth steps, then one clean prediction.
+
+    The given slot is replaced by the clean latent, labelled sigma_cond, in every call (REFERENCE: "One call"). The
+    network runs in its own dtype, the sampler in that of `noise`.
+
+    Args:
+        transformer: the network.
+        conditions: the rest of its inputs.
+        noise: standard normal.
+        sigmas: falling noise levels.
+    """
+    dtype = next(transformer.parameters()).dtype
+    inputs = Conditions(
+        given=conditions.given.to(dtype),
+        history=None if conditions.history is None else conditions.history.to(dtype),
+        actions=conditions.actions.to(dtype),
+        action_frames=None if conditions.action_frames is None else conditions.action_frames.to(dtype),
+    )
+
+    def predict_clean(x: Tensor, sigma: float) -> Tensor:
+        tau = sigma / (1 + sigma)
+        noisy = (1 - tau) * x
+        time = torch.full((x.shape[0],), tau, device=x.device)
+        return noisy - tau * predict_velocity(transformer, inputs, noisy.to(dtype), time).to(x)
+
+    x = sample_ab2(predict_clean, float(sigmas[0]) * noise, sigmas)
+    return predict_clean(x, float(sigmas[-1]))

@@ -1,0 +1,39 @@
+"""How a chunk is conditioned, sampled and shown: the one thing that the small and the full Prophet do differently."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from prophet_gym.world_model import Chunk, State
+
+Networks = Mapping[str, Any]
+"""The networks of a checkpoint by the name of their folder: `transformer`, `autoencoder`, perhaps `tracker`."""
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """What `Prophet` leaves to its recipe. It holds numbers, never weights; its arguments are checked already.
+
+    Attributes:
+        name: in `prophet.json`.
+        parts: the networks it needs, name -> class.
+        config: numbers a checkpoint fixes beside its networks.
+    """
+
+    name: ClassVar[str]
+    parts: ClassVar[Mapping[str, type]]
+    config: Any
+
+    def begin(self, networks: Networks, frames: Tensor, past_actions: Tensor | None) -> State:
+        """The state after real frames `b t h w 3`; `past_actions` led to the newest, None at an episode's start."""
+        ...
+
+    def dream(self, networks: Networks, state: State, actions: Tensor, generators: Sequence[torch.Generator]) -> Chunk:
+        """One chunk."""
+        ...
+
+    def reconstruct(self, networks: Networks, frames: Tensor) -> Tensor:
+        """Real frames through the autoencoder, as a dream would show them."""
+        ...

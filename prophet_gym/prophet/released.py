@@ -1,0 +1,186 @@
+"""Released files on a disk -> a checkpoint folder: mapped rather than read, and never more than tensors."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
+from torch import Tensor
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
+from prophet_gym.prophet.checkpoint import drafted, save_tensors, write_config
+from prophet_gym.prophet.convert import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
+from prophet_gym.prophet.full import FullConfig
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet.wan import WanAutoencoder
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+PIXELS_PER_TOKEN = 16
+"""The VAE's 8 times the patch's 2."""
+SMALLEST_SIDE = 64
+"""The VAE's 8 times the coarsest pool of the history."""
+
+Content = TypeVar("Content")
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Map the tensors of a `.pt` or `.safetensors` file into memory; counters and caches are left out.
+
+    Nothing of the file is executed: a `.pt` is read with `weights_only=True`, and one that unpacks to more than its own
+    size is refused.
+
+    Raises:
+        MissingWeightsError: there is no such file.
+        CheckpointError: it is no such file, damaged, or holds something else than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingWeightsError(f"no weights at {path}; give a .pt or .safetensors file")
+    if path.suffix == ".safetensors":
+        content = _guarded(path, lambda: load_file(path))
+    elif path.suffix in TORCH_SUFFIXES:
+        content = _guarded(path, lambda: _load_torch(path))
+    else:
+        raise CheckpointError(f"{path} must end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
+    return _only_tensors(path, content)
+
+
+def _guarded(path: Path, load: Callable[[], Content]) -> Content:
+    try:
+        return load()
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds objects other than tensors, which are never unpickled") from error
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(f"cannot read {path}: {reason}; it is damaged or cut, fetch it again") from error
+
+
+def _load_torch(path: Path) -> object:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise CheckpointError(f"{path} unpacks to more than its own size, which torch.save never writes")
+        changed = archive.testzip()
+    if changed is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of its entry {changed} differs; fetch it again")
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
+def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise CheckpointError(f"{path} must hold a state dict (names -> tensors), got {type(content).__name__}")
+    tensors = {key: value for key, value in content.items() if not is_counter(key)}
+    wrong = [f"{key} ({type(value).__name__})" for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise CheckpointError(f"{path} must hold tensors alone, got {', '.join(wrong[:10])}")
+    uneven = [k for k, v in tensors.items() if v.layout != torch.strided or not v.is_contiguous() or v.is_quantized]
+    if uneven:
+        raise CheckpointError(f"{path} must hold plain contiguous tensors, which {', '.join(uneven[:10])} are not")
+    if sum(value.numel() * value.element_size() for value in tensors.values()) > path.stat().st_size:
+        raise CheckpointError(f"the tensors of {path} claim more bytes than the file has")
+    return tensors
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is made of a released file.
+
+    Attributes:
+        frame_size: height and width of the frames that the checkpoint dreams.
+        action_dim: numbers per action; the layout's own if not given.
+        new_parts: what a Cosmos-Predict2 model gets as a starting point for training; None for a Prophet.
+        keep_text: keep the cross-attentions, a fifth of the weights, which put out zero while text is off.
+    """
+
+    frame_size: tuple[int, int] = (256, 256)
+    action_dim: int | None = None
+    new_parts: NewParts | None = None
+    keep_text: bool = True
+
+
+def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path | None, how: Conversion) -> FullConfig:
+    """Write the checkpoint folder of a released file; after an error nothing is there.
+
+    The weights keep their dtype. They pass from the mapped source to the new file, so memory holds little more than the
+    pages of the source.
+
+    Args:
+        source: a `.pt` or `.safetensors` file.
+        target: a new or empty folder.
+        vae: folder of the published Wan VAE, as diffusers stores it; None leaves `autoencoder` out.
+        how: the choices there are.
+
+    Returns:
+        The config of the new checkpoint.
+
+    Raises:
+        CheckpointError: the file or the VAE is damaged or of another architecture, or the target holds something.
+        MissingWeightsError: a file is not there.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target} holds something already; give a new or empty folder")
+    tensors = read_tensors(source)
+    if how.new_parts is None:
+        transformer, state = convert_transformer(tensors, how.action_dim)
+    else:
+        transformer, state = convert_cosmos(tensors, how.new_parts)
+    if not how.keep_text:
+        transformer, state = without_text(transformer, state)
+    config = full_config(transformer, how.frame_size)
+    with torch.device("meta"):
+        empty = ProphetTransformer3DModel(**transformer)
+    with drafted(target) as draft:
+        if vae is not None:
+            _copy_vae(vae, draft / "autoencoder")
+        empty.save_config(draft / "transformer")
+        save_tensors(state, draft / "transformer")
+        write_config(config, draft)
+    return config
+
+
+def full_config(transformer: Mapping[str, Any], frame_size: tuple[int, int]) -> FullConfig:
+    """Return the config of a checkpoint with this transformer.
+
+    Raises:
+        CheckpointError: its chunk or the frame size does not fit the VAE's 4x8x8 cells and the transformer's patches.
+    """
+    chunk = transformer["actions_per_slot"]
+    if chunk % FRAMES_PER_LATENT:
+        raise CheckpointError(
+            f"the chunk of {chunk} actions of {transformer['action_dim']} numbers is no multiple of "
+            f"{FRAMES_PER_LATENT}; give the action_dim that the model was trained with"
+        )
+    if any(side < SMALLEST_SIDE or side % PIXELS_PER_TOKEN for side in frame_size):
+        raise CheckpointError(
+            f"frame_size must be multiples of {PIXELS_PER_TOKEN} of at least {SMALLEST_SIDE}, got {frame_size}"
+        )
+    return FullConfig(chunk=chunk, frame_size=frame_size)
+
+
+def _copy_vae(source: Path, target: Path) -> None:
+    """Copy the Wan VAE, after a look at its architecture."""
+    folder = source / "vae" if (source / "vae" / "config.json").is_file() else source
+    if not (folder / "config.json").is_file():
+        raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
+    weights = read_tensors(folder / SAFETENSORS_WEIGHTS_NAME)
+    settings = _guarded(folder / "config.json", lambda: WanAutoencoder.load_config(folder, local_files_only=True))
+    with torch.device("meta"):
+        empty = WanAutoencoder.from_config(settings)
+    expected = {name: value.shape for name, value in empty.state_dict().items()}
+    found = {name: value.shape for name, value in weights.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise CheckpointError(f"{folder} is no Wan VAE of its own config: {', '.join(wrong[:10])} do not fit")
+    empty.save_config(target)
+    save_tensors(weights, target)

@@ -1,0 +1,149 @@
+"""The small Prophet's recipe: per-frame latents, a tracked gripper, a flow that starts at the last frame."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder, keep_background, unstack_frames
+from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs, flow_source, predict_velocity
+from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.recipe import Networks
+from prophet_gym.prophet.sampling import sample_euler
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.world_model import Chunk, State
+
+AT_SOURCE = 1e5
+"""Noise level that stands for flow time 1, the largest that training draws (REFERENCE: "Training objective")."""
+
+
+@dataclass(frozen=True)
+class ProphetConfig:
+    """What a checkpoint fixes beside its networks.
+
+    Attributes:
+        chunk: actions per rollout.
+        frame_size: height and width in pixels.
+        action_dim: numbers per command.
+        past_frames: frames a dream carries, history and given slot.
+        steps: network calls per chunk.
+        noise_scale: see `flow_source`.
+        camera: world to unit image, three rows of four.
+        hold: the command that keeps the arm where it is: what came before the first action.
+        background: threshold, softness (grey levels) and window (pixels) of `keep_background`.
+        reader_trust: see `GripperTracker.correct`.
+        suite: the start set the model was trained on.
+        look: the look of the simulator in its training data.
+    """
+
+    chunk: int = 8
+    frame_size: tuple[int, int] = (128, 128)
+    action_dim: int = 7
+    past_frames: int = 20
+    steps: int = 1
+    noise_scale: float = 0.1
+    camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    hold: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+    background: tuple[float, float, int] = (12.0, 3.0, 5)
+    reader_trust: float = 0.1
+    suite: str = "libero_object"
+    look: str = "light"
+
+
+class SmallRecipe:
+    """How the small Prophet dreams.
+
+    Args:
+        config: of the checkpoint.
+    """
+
+    name: ClassVar[str] = "small"
+    parts: ClassVar[Mapping[str, type]] = {
+        "transformer": ProphetTransformer3DModel,
+        "autoencoder": FrameAutoencoder,
+        "tracker": GripperTracker,
+    }
+
+    def __init__(self, config: ProphetConfig) -> None:
+        self.config = config
+
+    def begin(
+        self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"] | None
+    ) -> State:
+        """Encode each frame; before the first one it is repeated, before the first action the arm was held."""
+        frames = frames[:, -self.config.past_frames :]
+        latents = networks["autoencoder"].encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
+        repeats = self.config.past_frames - frames.shape[1]
+        past = torch.cat([latents[:, :1].expand(-1, repeats, -1, -1, -1), latents], dim=1)
+        hold = torch.tensor(self.config.hold, device=frames.device).expand(frames.shape[0], self.config.chunk, -1)
+        return {
+            "latents": past.contiguous(),
+            "gripper": networks["tracker"].read_frames(past[:, -FRAMES_PER_LATENT:]),
+            "commands": hold.clone() if past_actions is None else past_actions.to(hold),
+            "reference": frames[:, -1].clone(),
+            "reference_decoded": networks["autoencoder"].decode(latents[:, -1]),
+        }
+
+    def dream(
+        self,
+        networks: Networks,
+        state: State,
+        actions: Float[Tensor, "b k a"],
+        generators: Sequence[torch.Generator],
+    ) -> Chunk:
+        """Sample the chunk's latents, decode them, keep the background; then look where the gripper went."""
+        past, tracker = state["latents"], networks["tracker"]
+        actions = actions.to(past)
+        camera = torch.tensor(self.config.camera, device=past.device)
+        inputs = chunk_inputs(tracker, past, state["gripper"], state["commands"], actions, camera)
+        latents = self._sample(networks["transformer"], inputs, generators)
+        decoded = networks["autoencoder"].decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        frames = self.show(decoded, state["reference"], state["reference_decoded"])
+        following = {
+            **state,
+            "latents": torch.cat([past, latents], dim=1)[:, -self.config.past_frames :].clone(),
+            "gripper": tracker.correct(
+                inputs.path[:, -FRAMES_PER_LATENT:], latents[:, -FRAMES_PER_LATENT:], self.config.reader_trust
+            ),
+            "commands": actions.clone(),
+        }
+        return Chunk(state=following, frames=frames, doubt=None)
+
+    def show(
+        self,
+        decoded: UInt8[Tensor, "b k h w 3"],
+        reference: UInt8[Tensor, "b h w 3"],
+        reference_decoded: UInt8[Tensor, "b h w 3"],
+    ) -> UInt8[Tensor, "b k h w 3"]:
+        """Decoded frames with the start frame's background, see `keep_background`."""
+        threshold, softness, window = self.config.background
+        return keep_background(
+            decoded, reference, reference_decoded, threshold=threshold, softness=softness, window=window
+        )
+
+    def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return real frames through the autoencoder, the background kept from the first."""
+        latents = networks["autoencoder"].encode(frames.flatten(0, 1))
+        decoded = networks["autoencoder"].decode(latents).unflatten(0, frames.shape[:2])
+        return self.show(decoded, frames[:, 0], decoded[:, 0])
+
+    def _sample(
+        self, transformer: ProphetTransformer3DModel, inputs: ChunkInputs, generators: Sequence[torch.Generator]
+    ) -> Float[Tensor, "b k c h w"]:
+        """Sample the chunk's per-frame latents."""
+        slots = (inputs.given.shape[1], self.config.chunk // FRAMES_PER_LATENT, *inputs.given.shape[3:])
+        noise = torch.stack([torch.randn(slots, generator=g) for g in generators]).to(inputs.given)
+        times = torch.linspace(1, 0, self.config.steps + 1)[1:-1]
+        sigmas = torch.cat([torch.tensor([AT_SOURCE]), times / (1 - times), torch.zeros(1)])
+
+        def predict_clean(x: Tensor, sigma: float) -> Tensor:
+            tau = sigma / (1 + sigma)
+            noisy = (1 - tau) * x
+            time = torch.full((len(generators),), tau, device=x.device)
+            return noisy - tau * predict_velocity(transformer, inputs, noisy, time)
+
+        start = AT_SOURCE * flow_source(inputs, noise, self.config.noise_scale)
+        return unstack_frames(sample_euler(predict_clean, start, sigmas))

@@ -1,0 +1,188 @@
+"""Released layouts: the config read off shapes, every misfit named, and Cosmos-Predict2 as a starting point."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
+from safetensors.torch import load_file
+
+from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet.convert import NewParts, convert_cosmos, convert_transformer, without_text
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+
+GOLDEN = Path(__file__).parents[1] / "data" / "prophet_dit.safetensors"
+SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1, "text_embed_dim": 6, "adaln_lora_dim": 4}
+
+
+def load(config, state):
+    model = ProphetTransformer3DModel.from_config(config)
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    golden = load_file(GOLDEN)
+    return {name.removeprefix("in."): value for name, value in golden.items() if name.startswith("in.")}
+
+
+@torch.no_grad()
+def run(model, inputs, actions=None, **conditions):
+    return model(
+        inputs["latents"],
+        inputs["timesteps"],
+        inputs["text_random"],
+        condition_mask=inputs["condition_mask"],
+        actions=inputs["actions"] if actions is None else actions,
+        **conditions,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_layers": 3, "mlp_ratio": 2.0, "latent_channels": 8},
+        {"num_attention_heads": 3, "attention_head_dim": 16, "actions_per_slot": 8},
+        {"action_frames": "pooled"},
+        {"history_order": "oldest_finest", "text_embed_dim": None},
+    ],
+)
+def test_the_config_is_read_off_the_shapes(release, changes):
+    config, state = convert_transformer(release(torch.bfloat16, **SMALL | changes))
+    wanted = {"action_frames": None, "history_order": None, "action_dim": 14, "actions_per_slot": 20, **SMALL} | changes
+    assert {name: config[name] for name in wanted} == wanted
+    assert {value.dtype for value in state.values()} == {torch.bfloat16}
+    load(config, state)
+
+
+def test_the_prefix_may_be_missing(golden_state):
+    bare = {key.removeprefix("net."): value for key, value in golden_state.items()}
+    assert convert_transformer(bare)[1].keys() == convert_transformer(golden_state)[1].keys()
+
+
+def cosmos(golden_state, *, actions):
+    """The golden network as Cosmos-Predict2 would hold it: plain, or with the streams of its sample (12 x 7)."""
+    kept = {k: v for k, v in golden_state.items() if not re.search("action_|framepack|mem_to", k)}
+    if actions:
+        streams = {k.replace("_agi", ""): v for k, v in golden_state.items() if "action_embedder" in k}
+        kept |= {k: v[:, :84].clone() if k.endswith("fc1.weight") else v for k, v in streams.items()}
+    return kept
+
+
+def test_the_layout_says_how_many_numbers_an_action_has(golden_state):
+    config, _ = convert_transformer(cosmos(golden_state, actions=True))
+    assert (config["action_dim"], config["actions_per_slot"]) == (7, 12)
+    config, _ = convert_transformer(golden_state, action_dim=28)
+    assert (config["action_dim"], config["actions_per_slot"]) == (28, 10)
+    with pytest.raises(CheckpointError, match=r"280 numbers.*action_dim=9"):
+        convert_transformer(golden_state, action_dim=9)
+
+
+def without(name):
+    return lambda state: state.pop(name)
+
+
+def put(name, *shape):
+    return lambda state: state.update({name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without("net.x_embedder.proj.1.weight"), r"lacks patch_embed\.proj\.weight"),
+        (without("net.blocks.1.self_attn.q_proj.weight"), r"missing transformer_blocks\.1\.attn1\.to_q"),
+        (put("net.blocks.7.self_attn.q_proj.weight", 64, 64), "3 blocks must be numbered from 0 without a gap, got"),
+        (put("net.blocks.99999999999.mlp.layer1.weight", 1, 1), "got also 99999999999"),
+        (put("net.blocks.x.mlp.layer1.weight", 1, 1), "got also x"),
+        (put("net.x_embedder.proj.1.weight", 64), "must have 2 axes"),
+        (put("net.x_embedder.proj.1.weight", 0, 72), "the width 0 must be"),
+        (put("net.blocks.0.self_attn.q_norm.weight", 10), "head size of at least 12, got head size 10"),
+        (put("net.blocks.0.self_attn.q_norm.weight", 48), "the width 64 must be a multiple"),
+        (put("net.mem_to_k.weight", 3), r"history_memory\.to_k\.weight has shape \(3,\)"),
+        (put("x_embedder.proj.1.weight", 64, 72), r"patch_embed\.proj\.weight is there twice"),
+        (lambda state: [state.pop(key) for key in list(state) if "action_embedder" in key], "--starting-point"),
+        (lambda state: state.clear(), "it lacks"),
+    ],
+)
+def test_what_fits_no_prophet_is_refused(golden_state, damage, message):
+    state = dict(golden_state)
+    damage(state)
+    with pytest.raises(CheckpointError, match=message):
+        convert_transformer(state)
+
+
+def stock(config, state):
+    """diffusers' own Cosmos with the same weights; its padding channel is put in by hand."""
+    names = ("num_attention_heads", "attention_head_dim", "num_layers", "text_embed_dim", "adaln_lora_dim", "mlp_ratio")
+    model = CosmosTransformer3DModel(
+        in_channels=18, concat_padding_mask=False, extra_pos_embed_type=None, rope_scale=(1.0, 3.0, 3.0),
+        **{name: config[name] for name in names},
+    )  # fmt: skip
+    model.load_state_dict({name: state[name] for name in model.state_dict()}, strict=True)
+    for name, module in model.named_modules():
+        if name.endswith(("norm_q", "norm_k")):
+            module.eps = 1e-6
+    return model.eval()
+
+
+@torch.no_grad()
+def test_a_starting_point_begins_as_the_base_model(golden_state, inputs):
+    config, state = convert_cosmos(cosmos(golden_state, actions=False), NewParts(chunk=8))
+    assert (config["action_dim"], config["actions_per_slot"]) == (14, 8)
+    mask = inputs["condition_mask"]
+    base = stock(config, state)(
+        torch.cat([inputs["latents"], mask, torch.zeros_like(mask)], dim=1),
+        inputs["timesteps"][:, None, :, None, None],
+        inputs["text_random"],
+    ).sample
+    out = run(load(config, state), inputs, inputs["actions"][:, :8], action_frames=inputs["action_frames"])
+    torch.testing.assert_close(out, base, atol=1e-4, rtol=0)
+
+
+def test_a_starting_point_keeps_the_actions_of_an_action_model(golden_state, inputs):
+    sample = cosmos(golden_state, actions=True)
+    config, state = convert_cosmos(sample, NewParts())
+    assert (config["action_dim"], config["actions_per_slot"], config["action_frames"]) == (7, 12, "pooled")
+    base, begun = load(*convert_transformer(sample)), load(config, state)
+    actions = inputs["actions"][:, :12, :7]
+    expected = run(base, inputs, actions)
+    assert torch.equal(run(begun, inputs, actions, action_frames=inputs["action_frames"]), expected)
+    assert not torch.equal(run(base, inputs, actions + 1), expected)
+
+
+def test_new_parts_learn(golden_state, inputs):
+    model = load(*convert_cosmos(cosmos(golden_state, actions=False), NewParts(chunk=20)))
+    out = model(
+        inputs["latents"],
+        inputs["timesteps"],
+        condition_mask=inputs["condition_mask"],
+        actions=inputs["actions"],
+        action_frames=inputs["action_frames"],
+        history=inputs["history"],
+    )
+    out.square().sum().backward()
+    for part in (model.action_embedder, model.action_frame_embedder, model.history_memory):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_parts_may_be_left_out_and_the_seed_decides(golden_state):
+    plain = cosmos(golden_state, actions=False)
+    config, _ = convert_cosmos(plain, NewParts(action_frames=False, history=False))
+    assert (config["action_frames"], config["history_order"]) == (None, None)
+    one, same, other = (convert_cosmos(plain, NewParts(seed=seed))[1] for seed in (1, 1, 2))
+    name = "action_embedder.to_embedding.linear_1.weight"
+    assert torch.equal(one[name], same[name])
+    assert not torch.equal(one[name], other[name])
+
+
+def test_text_that_is_off_can_be_left_out(golden_state, inputs):
+    config, state = convert_transformer(golden_state)
+    whole, less = load(config, state), load(*without_text(config, state))
+    args = (inputs["latents"], inputs["timesteps"])
+    kwargs = {"condition_mask": inputs["condition_mask"], "actions": inputs["actions"]}
+    with torch.no_grad():
+        assert torch.equal(whole(*args, **kwargs), less(*args, **kwargs))
+    assert sum(p.numel() for p in less.parameters()) < sum(p.numel() for p in whole.parameters())
