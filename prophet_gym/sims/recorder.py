@@ -23,7 +23,7 @@ from prophet_gym.sims.simulator import LiberoSim, check_task
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
-SCRIPT_VERSION = 2
+SCRIPT_VERSION = 3
 """Rises when the same seed gives another episode."""
 
 

@@ -21,6 +21,9 @@ OFFICIAL_STATES = 50
 CAMERA = "agentview"
 # LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
 WAIT_STEPS = 10
+ARM_NOISE = 0.02
+"""Standard deviation of the arm's joints at a random start, radians: robosuite's default, and what LIBERO's official
+states show."""
 WAIT_ACTION = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float64)
 
 
@@ -77,7 +80,7 @@ class LiberoSim:
             use_camera_obs=False,
             ignore_done=True,
             hard_reset=False,
-            initialization_noise="default",
+            initialization_noise={"type": "gaussian", "magnitude": ARM_NOISE},
         )
         self._pictures: Any = None
         self._official: np.ndarray | None = None
@@ -100,7 +103,8 @@ class LiberoSim:
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
         """Start an episode: a random placement drawn from `seed`, or the official initial state of index `official`.
 
-        Random placements shake the arm's joints by 0.02 rad, as those were that the official states come from.
+        Random placements shake the arm's joints by `ARM_NOISE`. Official states hold their own joints, and the
+        controller keeps the unshaken posture as its reference, as under LIBERO's own evaluation.
         The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
 
         Raises:
@@ -110,6 +114,7 @@ class LiberoSim:
             raise ValueError(f"give seed or official, not both; got seed={seed} and official={official}")
         if official is not None and not 0 <= official < OFFICIAL_STATES:
             raise ValueError(f"official must be in 0..{OFFICIAL_STATES - 1}, got {official}")
+        self._env.robots[0].initialization_noise["magnitude"] = ARM_NOISE if official is None else 0.0
         # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
         with _global_seed(0 if official is not None else seed):
             self._env.reset()
@@ -211,6 +216,7 @@ class LiberoSim:
                 *(part.ravel() for part in self._fixture_poses()),
                 np.ravel(controller.goal_pos),
                 np.ravel(controller.goal_ori),
+                np.ravel(controller.initial_joint),
                 np.ravel(gripper.current_action),
             ]
         )
@@ -231,7 +237,7 @@ class LiberoSim:
                 "states fit the task they were taken from"
             )
         physics = self._integration_state().size
-        sizes = [physics, *(part.size for part in self._fixture_poses()), 3, 9, 2]
+        sizes = [physics, *(part.size for part in self._fixture_poses()), 3, 9, 7, 2]
         parts = np.split(state, np.cumsum(sizes)[:-1])
         fixtures = self._fixture_bodies()
         self.model.body_pos[fixtures] = parts[1].reshape(-1, 3)
@@ -243,7 +249,9 @@ class LiberoSim:
         robot = self._env.robots[0]
         robot.controller.new_update = True
         robot.controller.goal_pos, robot.controller.goal_ori = parts[3].copy(), parts[4].reshape(3, 3).copy()
-        robot.gripper.current_action = parts[5].copy()
+        # The posture that the null space of the controller is drawn to: where the episode's reset left the arm.
+        robot.controller.initial_joint = parts[5].copy()
+        robot.gripper.current_action = parts[6].copy()
         self._env._post_process()
 
     def close(self) -> None:

@@ -100,7 +100,7 @@ def test_adaptation_makes_a_checkpoint_for_the_new_scene(rank, base, toys, toy_r
     main(args)
     prophet = Prophet.from_pretrained(tmp_path / "out" / "checkpoint")
     assert (prophet.config.suite, prophet.config.reader_trust) == ("squares", 0.2)
-    np.testing.assert_allclose(prophet.camera.numpy(), toys.camera, atol=1e-6)
+    np.testing.assert_allclose(np.array(prophet.config.camera), toys.camera, atol=1e-6)
     assert (tmp_path / "out" / "lora" / "adapter_model.safetensors").exists() is bool(rank)
     state = prophet.encode(torch.from_numpy(toys.episode(0)[1][None, :1]))
     chunk = prophet.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator().manual_seed(0)])

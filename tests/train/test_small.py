@@ -24,7 +24,7 @@ def recipe(data, folder, **changes):
 def test_all_stages_end_in_a_checkpoint_that_dreams(toys, toy_recording, folder):
     main(recipe(toy_recording, folder))
     prophet = Prophet.from_pretrained(folder / "out" / "checkpoint")
-    np.testing.assert_allclose(prophet.camera.numpy(), toys.camera, atol=1e-6)
+    np.testing.assert_allclose(np.array(prophet.config.camera), toys.camera, atol=1e-6)
     _, frames = toys.episode(9)
     state = prophet.encode(torch.from_numpy(frames[None, :1]))
     chunk = prophet.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator().manual_seed(0)])
