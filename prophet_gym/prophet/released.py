@@ -174,9 +174,9 @@ def _copy_vae(source: Path, target: Path) -> None:
     if not (folder / "config.json").is_file():
         raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
     weights = read_tensors(folder / SAFETENSORS_WEIGHTS_NAME)
-    settings = _guarded(folder / "config.json", lambda: WanAutoencoder.load_config(folder, local_files_only=True))
+    settings: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.load_config(folder, local_files_only=True))
     with torch.device("meta"):
-        empty = WanAutoencoder.from_config(settings)
+        empty: Any = WanAutoencoder.from_config(settings)
     expected = {name: value.shape for name, value in empty.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

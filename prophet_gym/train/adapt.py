@@ -12,7 +12,8 @@ import tyro
 
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
 from prophet_gym.train.dynamics import train_tracker, train_transformer
@@ -68,6 +69,8 @@ def main(args: Args) -> None:
         )
     device = torch.device(args.device)
     base = Prophet.from_pretrained(args.base)
+    if not (isinstance(base.config, ProphetConfig) and isinstance(base.autoencoder, FrameAutoencoder)):
+        raise ValueError(f"adaptation takes checkpoints of the small Prophet, and {args.base} holds a full one")
     recorded = read_episode(paths[0])
     args.out.mkdir(parents=True, exist_ok=True)
 
