@@ -26,7 +26,7 @@ class Args:
     """Dreams at once."""
     looks: tuple[str, ...] = ("light", "plain")
     """Looks of the real simulator; none skips it."""
-    seconds: float = 20.0
+    seconds: float = 10.0
     """Time for each number."""
     device: str = "cpu"
     task: int = 3

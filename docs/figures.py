@@ -131,7 +131,10 @@ def instruments() -> str:
         if path.is_file():
             found = json.loads(path.read_text())["held_out"]
             rows += [[f"`{name}`, {key.replace('_', ' ')}", f"{value:.4g}"] for key, value in found.items()]
-    return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n`prophet success`, `prophet objects`."
+    commands = (
+        "`prophet success`, `prophet objects`, each with `--data` and `--out` as in [training](../docs/training.md)."
+    )
+    return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n{commands}"
 
 
 def numbers_in(path: Path) -> int:

@@ -61,8 +61,8 @@ class RecordedTask(RecordedEpisode, Protocol):
         ...
 
     @property
-    def target_positions(self) -> np.ndarray:
-        """`t + 1` positions of the object that the task is about, metres."""
+    def target_positions(self) -> np.ndarray | None:
+        """`t + 1` positions of the object that the task is about, metres; None where it has none."""
         ...
 
 
@@ -356,6 +356,8 @@ def _note_objects(
     for prediction in predictions:
         window = prediction.real.window
         episode = episodes[window.episode]
+        if episode.target_positions is None:
+            continue
         path = episode.target_positions[window.start :]
         moved = [h for h in window.horizons if np.linalg.norm(path[h] - path[0]) >= MOVED]
         if moved:

@@ -4,22 +4,16 @@ It reads frames, not latents, so it reads real and dreamt pictures of any world 
 frames is the floor of what it can say of a dream.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.rewards.folder import load_network, save_network
 from prophet_gym.rewards.success_head import hash_words, shrink
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 FRAMES_AT_ONCE = 128
 
 
@@ -85,10 +79,7 @@ class ObjectReader(nn.Module):
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write config and weights."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS_NAME)
+        save_network(directory, self, self.config)
 
     @classmethod
     def from_pretrained(cls, directory: Path | str) -> "ObjectReader":
@@ -98,22 +89,7 @@ class ObjectReader(nn.Module):
             MissingWeightsError: if a file is missing.
             CheckpointError: if a file is damaged or the weights do not fit the config.
         """
-        folder = Path(directory)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise MissingWeightsError(
-                    f"an object reader is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}"
-                )
-        try:
-            given: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text())
-            given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-            reader = cls(ObjectReaderConfig(**given))
-            reader.load_state_dict(load_file(folder / WEIGHTS_NAME))
-        except (SafetensorError, RuntimeError, TypeError, json.JSONDecodeError) as error:
-            raise CheckpointError(
-                f"the object reader in {folder} is damaged ({error}); train or fetch it again"
-            ) from error
-        return reader.eval()
+        return load_network(directory, cls, ObjectReaderConfig, "object reader")
 
 
 def soft_points(heat: Float[Tensor, "b p h w"]) -> Float[Tensor, "b p4"]:

@@ -211,3 +211,15 @@ def test_object_error_is_read_off_the_last_frame_of_windows_in_which_it_moves():
         assert found["dream"][1] == pytest.approx(1, abs=1e-3)
         assert found["copy"][1] == pytest.approx(path - 1, abs=1e-3)
         assert found["other_actions"][1] == pytest.approx(path - 1, abs=1e-3)
+
+
+def test_episodes_about_a_fixture_have_no_object_error():
+    class Fixture(Tasked):
+        target_positions = None
+
+    source = episode(16, 3)
+    scores = evaluate_open_loop(
+        counting(), [Fixture(source.actions, source.gripper_position)], (8,), read_object=read_green
+    )
+    assert "object_mm" not in scores[8]["dream"]
+    assert "real" not in scores[8]

@@ -55,12 +55,14 @@ def main(args: Args) -> None:
     if args.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {args.episodes}")
     world_model = load_world_model(args.checkpoint, args.device)
-    object_reader = load_object_reader(args.checkpoint)
     paths = list_episodes(args.data)[: args.episodes] if args.data else record_official(args)
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
     episodes = [read_episode(path) for path in paths]
     meta = json.loads((paths[0].parents[1] / META).read_text())
+    # It knows the scene it was trained in, which is the checkpoint's.
+    own_suite = getattr(getattr(world_model, "config", None), "suite", None) == meta["suite"]
+    object_reader = load_object_reader(args.checkpoint) if own_suite else None
     began = time.perf_counter()
     scores = evaluate_open_loop(
         world_model,

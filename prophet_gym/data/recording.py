@@ -55,8 +55,10 @@ class Episode:
         return len(self.actions)
 
     @cached_property
-    def target_positions(self) -> Float[np.ndarray, "f 3"]:
-        """The path of the object that the task is about."""
+    def target_positions(self) -> Float[np.ndarray, "f 3"] | None:
+        """The path of the object that the task is about; None where that is a fixture, such as a drawer."""
+        if self.target not in self.object_names:
+            return None
         return self.object_positions[:, self.object_names.index(self.target)]
 
     def frames(self) -> UInt8[np.ndarray, "f h w 3"]:

@@ -3,25 +3,20 @@
 It reads frames, not latents, so it judges real and dreamt pictures alike and needs no world model.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from zlib import crc32
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.rewards.folder import load_network, save_network
 from prophet_gym.world_model import Verdict
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 FRAMES_AT_ONCE = 256
 
 
@@ -124,10 +119,7 @@ class SuccessHead(nn.Module):
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write config and weights."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS_NAME)
+        save_network(directory, self, self.config)
 
     @classmethod
     def from_pretrained(cls, directory: Path | str) -> "SuccessHead":
@@ -137,18 +129,7 @@ class SuccessHead(nn.Module):
             MissingWeightsError: If a file is missing.
             CheckpointError: If a file is damaged or the weights do not fit the config.
         """
-        folder = Path(directory)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise MissingWeightsError(f"a success head is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}")
-        try:
-            given = json.loads((folder / CONFIG_NAME).read_text())
-            head = cls(SuccessHeadConfig(**given))
-            head.load_state_dict(load_file(folder / WEIGHTS_NAME))
-        except (SafetensorError, RuntimeError, TypeError, json.JSONDecodeError) as error:
-            known = ", ".join(field.name for field in fields(SuccessHeadConfig))
-            raise CheckpointError(f"the success head in {folder} is damaged ({error}); config keys: {known}") from error
-        return head.eval()
+        return load_network(directory, cls, SuccessHeadConfig, "success head")
 
 
 def shrink(frames: UInt8[Tensor, "b h w 3"], size: int) -> Float[Tensor, "b 3 s s"]:

@@ -26,7 +26,8 @@ class Footage:
     Attributes:
         frames: all kept frames.
         references: index (into frames) of each frame's start frame.
-        centres: where gripper and target object are in the picture (y, x), pixels.
+        centres: where gripper and target object are in the picture (y, x), pixels; the gripper twice for a target that
+            is a fixture.
     """
 
     frames: UInt8[np.ndarray, "n h w 3"]
@@ -43,7 +44,8 @@ def load_footage(paths: Sequence[Path], stride: int) -> Footage:
         video = episode.frames()[kept]
         frames.append(video)
         references.append(np.full(len(kept), total))
-        points = np.stack([episode.gripper_position[kept], episode.target_positions[kept]], axis=1)
+        target = episode.gripper_position if episode.target_positions is None else episode.target_positions
+        points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
         centres.append(picture_points(points, episode.camera, video.shape[1:3]))
         total += len(kept)
     return Footage(np.concatenate(frames), np.concatenate(references), np.concatenate(centres))

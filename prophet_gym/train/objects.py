@@ -67,6 +67,8 @@ def read_pictures(paths: Sequence[Path], stride: int) -> Pictures:
     frames, owners, positions, instructions = [], [], [], []
     for number, path in enumerate(tqdm(paths, desc="reading", mininterval=1.0)):
         episode = read_episode(path)
+        if episode.target_positions is None:
+            raise ValueError(f"{path}: the task's target {episode.target!r} is no movable object; leave its task out")
         kept = slice(number % stride, None, stride)
         frames.append(episode.frames()[kept])
         positions.append(episode.target_positions[kept])

@@ -52,7 +52,7 @@ class Args:
     held_out: int = 20
     autoencoder_steps: int = 12_000
     decoder_steps: int = 6_000
-    tracker_steps: int = 4_000
+    tracker_steps: int = 8_000
     steps: int = 8_000
     rows: int = 16
     learning_rate: float = 1e-3

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from importlib import import_module
+from typing import get_type_hints
 
 import pytest
+from tyro.conf import Positional
 
 from prophet_gym.cli.main import COMMANDS, main
 
@@ -28,8 +30,9 @@ def test_every_command_explains_its_options(name, capsys):
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     assert f"prophet {name}" in printed
-    for field in module.Args.__dataclass_fields__:
-        assert f"--{field.replace('_', '-')}" in printed or field.upper() in printed, field
+    for field, hint in get_type_hints(module.Args, include_extras=True).items():
+        positional = Positional in getattr(hint, "__metadata__", ())
+        assert (field.upper() if positional else f"--{field.replace('_', '-')}") in printed
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest(capsys):

@@ -125,3 +125,8 @@ def test_held_out_episodes_come_from_all_tasks_and_stay_held_out_when_the_record
     assert {path.parent.name for path in held} == {f"task_{task:02d}" for task in range(10)}
     moved = [Path("/elsewhere") / path.relative_to(tmp_path) for path in held]
     assert all(is_held_out(path, 10) for path in moved)
+
+
+def test_a_task_about_a_fixture_has_no_target_path():
+    episode, _ = make_episode(target="wooden_cabinet_1_middle_region")
+    assert episode.target_positions is None

@@ -9,7 +9,7 @@ import pytest
 from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 
 STEPS = 36
-CAMERA = np.array([[0.5, 0, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])
+CAMERA = np.array([[0.5, 0, 0, 0.5], [0, 0.5, 0, 0.5], [0, 0, 0, 1]])
 
 
 def toy_episode(seed: int, shade: int = 60) -> tuple[Episode, np.ndarray]:

@@ -1,13 +1,15 @@
 """The whole recipe on a toy recording: every stage runs, is resumed, and ends in a checkpoint that dreams."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.recording import episode_path
+from prophet_gym.data.recording import episode_path, write_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.model import Prophet
-from prophet_gym.train.autoencoder import tune_decoder
+from prophet_gym.train.autoencoder import load_footage, tune_decoder
 from prophet_gym.train.small import Args, main
 
 
@@ -51,3 +53,12 @@ def test_the_decoder_is_tuned_without_changing_a_latent(toys, toy_recording, fol
     frames = torch.from_numpy(toys.episode(0)[1][:2])
     assert torch.equal(before.encode(frames), after.encode(frames))
     assert not torch.equal(before.decode(before.encode(frames)), after.decode(after.encode(frames)))
+
+
+def test_footage_of_a_task_about_a_fixture_looks_at_the_gripper(toys, tmp_path):
+    episode, frames = toys.episode(0)
+    write_episode(episode_path(tmp_path, 0, 0), replace(episode, target="cabinet"), frames)
+    centres = load_footage([episode_path(tmp_path, 0, 0)], stride=1).centres
+    np.testing.assert_array_equal(centres[:, 1], centres[:, 0])
+    expected = (episode.gripper_position[:, [1, 0]] * 0.5 + 0.5) * 128
+    np.testing.assert_allclose(centres[:, 0], expected, atol=1e-3)
