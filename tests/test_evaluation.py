@@ -213,6 +213,20 @@ def test_object_error_is_read_off_the_last_frame_of_windows_in_which_it_moves():
         assert found["other_actions"][1] == pytest.approx(path - 1, abs=1e-3)
 
 
+def test_windows_whose_real_frame_cannot_be_read_have_no_object_error():
+    """The reader is lost where green is above 130: after 16 frames of three levels each from 100, not after 8."""
+
+    def read_dark(frames, instruction):
+        read = read_green(frames, instruction)
+        return torch.where(frames[:, 0, 0, 1:2] > 130, read + 0.1, read)
+
+    source = episode(16, 3)
+    moving = Tasked(source.actions, source.gripper_position)
+    scores = evaluate_open_loop(counting(), [moving], (8, 16), read_object=read_dark)
+    assert scores[8]["dream"]["object_mm"][0] == pytest.approx(1, abs=1e-3)
+    assert "object_mm" not in scores[16]["dream"]
+
+
 def test_episodes_about_a_fixture_have_no_object_error():
     class Fixture(Tasked):
         target_positions = None

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder, keep_background, unstack_frames
 from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs, flow_source, predict_velocity
@@ -34,6 +35,7 @@ class ProphetConfig:
         camera: world to unit image, three rows of four.
         hold: the command that keeps the arm where it is: what came before the first action.
         background: threshold, softness (grey levels) and window (pixels) of `keep_background`.
+        stillness: threshold and softness (normalised latents) of `keep_still`; None leaves all latents as sampled.
         reader_trust: see `GripperTracker.correct`.
         suite: the start set the model was trained on.
         look: the look of the simulator in its training data.
@@ -48,6 +50,7 @@ class ProphetConfig:
     camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
     hold: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
     background: tuple[float, float, int] = (12.0, 3.0, 5)
+    stillness: tuple[float, float] | None = None
     reader_trust: float = 0.1
     suite: str = "libero_object"
     look: str = "light"
@@ -146,4 +149,30 @@ class SmallRecipe:
             return noisy - tau * predict_velocity(transformer, inputs, noisy, time)
 
         start = AT_SOURCE * flow_source(inputs, noise, self.config.noise_scale)
-        return unstack_frames(sample_euler(predict_clean, start, sigmas))
+        latents = unstack_frames(sample_euler(predict_clean, start, sigmas))
+        if self.config.stillness is None:
+            return latents
+        threshold, softness = self.config.stillness
+        last = unstack_frames(inputs.given)[:, -1]
+        return keep_still(latents, last, threshold=threshold, softness=softness)
+
+
+def keep_still(
+    latents: Float[Tensor, "b k c h w"], last: Float[Tensor, "b c h w"], *, threshold: float, softness: float
+) -> Float[Tensor, "b k c h w"]:
+    """Keep the last given latent where the sampled one hardly differs from it.
+
+    What is meant to stand still then stays exactly as it was, instead of changing a little with every chunk.
+
+    Args:
+        latents: sampled, normalised.
+        last: the last given one.
+        threshold: root mean square of the change over channels, its maximum over a window of 3 x 3, at which half of
+            the change is kept.
+        softness: of the threshold.
+
+    Differences from the paper: there is no such gate.
+    """
+    change = latents - last[:, None]
+    size = F.max_pool2d(change.square().mean(dim=2).sqrt(), 3, stride=1, padding=1)
+    return last[:, None] + torch.sigmoid((size - threshold) / softness)[:, :, None] * change

@@ -1,6 +1,7 @@
 """Prophet as a world model: purity, rows apart, what reaches the dream, save and load."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.autoencoder import keep_background, stack_frames, unstack_frames
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet.small import keep_still
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,25 @@ def test_background_is_kept_where_nothing_changed():
     frames = keep_background(decoded, reference, decoded_reference, threshold=10.0, softness=1.0, window=1)
     assert (frames[0, 0, :, :4] == 100).all()
     assert (frames[0, 0, :, 4:] == 200).all()
+
+
+def test_latents_that_hardly_change_stay_and_others_pass():
+    last = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sampled = last[:, None].repeat(1, 2, 1, 1, 1) + 0.05
+    sampled[0, 1, :, 5, 5] += 2.0
+    kept = keep_still(sampled, last, threshold=0.3, softness=0.02)
+    torch.testing.assert_close(kept[0, 0], last[0], atol=1e-5, rtol=0)
+    moved = torch.zeros(8, 8, dtype=torch.bool)
+    moved[4:7, 4:7] = True
+    torch.testing.assert_close(kept[0, 1][:, moved], sampled[0, 1][:, moved], atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept[0, 1][:, ~moved], last[0][:, ~moved], atol=1e-5, rtol=0)
+
+
+def test_a_dream_of_small_changes_stands_still_only_with_the_gate(prophet):
+    gated = Prophet(
+        prophet.transformer, prophet.autoencoder, prophet.tracker, replace(prophet.config, stillness=(1e3, 1.0))
+    )
+    for model, still in ((prophet, False), (gated, True)):
+        state = model.encode(start(1))
+        dreamt = model.rollout(state, commands(1), generators=generators(1)).state["latents"][:, -8:]
+        assert torch.equal(dreamt, state["latents"][:, -1:].expand_as(dreamt)) is still
