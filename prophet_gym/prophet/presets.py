@@ -1,6 +1,6 @@
 """The sizes that Prophet comes in: the published one, the bundled small one, and a tiny one for tests."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder
 from prophet_gym.prophet.conditioning import DISC_CHANNELS, GRIPPER_FEATURES
 from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.history import HistoryOrder
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.wan import WanAutoencoder
@@ -18,7 +19,13 @@ FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": 
 
 
 def small_transformer(
-    width: int = 192, layers: int = 6, head: int = 48, action_dim: int = 7
+    width: int = 192,
+    layers: int = 6,
+    head: int = 48,
+    action_dim: int = 7,
+    *,
+    action_frames: Literal["input"] | None = "input",
+    history_order: HistoryOrder | None = "newest_finest",
 ) -> ProphetTransformer3DModel:
     """Return a small transformer whose blocks are silent at first (AdaLN-zero) and whose first output is zero.
 
@@ -27,6 +34,8 @@ def small_transformer(
         layers: blocks.
         head: size of an attention head.
         action_dim: numbers per command.
+        action_frames: None for a transformer that does not see the drawn gripper path.
+        history_order: None for a transformer that sees no frames before the given ones.
     """
     model = ProphetTransformer3DModel(
         num_attention_heads=width // head,
@@ -39,9 +48,9 @@ def small_transformer(
         action_dim=action_dim + GRIPPER_FEATURES,
         actions_per_slot=FRAMES_PER_LATENT,
         action_stream="frame",
-        action_frames="input",
+        action_frames=action_frames,
         action_frame_channels=FRAMES_PER_LATENT * DISC_CHANNELS,
-        history_order="newest_finest",
+        history_order=history_order,
     )
     for name, module in model.named_modules():
         if ("norm" in name and name.endswith("linear_2")) or name == "proj_out":
