@@ -70,7 +70,7 @@ def tiny_prophet(seed: int = 0) -> Prophet:
             GripperTracker(latent_size=(8, 8), hidden=16),
         )
     camera = ((0.5, 0.0, 0.0, 0.5), (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0))
-    return Prophet(*parts, ProphetConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1)))
+    return Prophet(*parts, ProphetConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None))
 
 
 def tiny_full_prophet(seed: int = 0) -> Prophet:

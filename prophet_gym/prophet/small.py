@@ -50,7 +50,7 @@ class ProphetConfig:
     camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
     hold: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
     background: tuple[float, float, int] = (12.0, 3.0, 5)
-    stillness: tuple[float, float] | None = None
+    stillness: tuple[float, float] | None = (0.3, 0.05)
     reader_trust: float = 0.1
     suite: str = "libero_object"
     look: str = "light"
