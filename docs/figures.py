@@ -19,7 +19,12 @@ from prophet_gym.embodiments import EMBODIMENTS
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CHECKPOINT = ROOT / "prophet_gym" / "checkpoints" / "libero_small"
-DOCUMENTS = (ROOT / "README.md", ROOT / "model_cards" / "libero_small.md", ROOT / "docs" / "embodiments.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "model_cards" / "libero_small.md",
+    ROOT / "docs" / "embodiments.md",
+    ROOT / "docs" / "training.md",
+)
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 
@@ -137,6 +142,73 @@ def instruments() -> str:
     return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n{commands}"
 
 
+def dual_conditioning() -> str:
+    """Which conditioning is worth what, a row per arm and horizon."""
+    command = "python benchmarks/dual_conditioning.py --json benchmarks/results/dual_conditioning.json"
+    report = load("dual_conditioning.json")
+    if report is None:
+        return f"Not measured yet: `{command}` (its first lines say how the data is recorded)."
+    head = (
+        f"Task {', '.join(map(str, report['tasks']))} of `{report['suite']}`: {report['train_episodes']} training "
+        f"episodes, {report['steps']} steps of {report['rows']} chunks an arm, {report['held_out_episodes']} held-out "
+        "episodes from official starts, open loop; mean over episodes [95% bootstrap interval]. "
+        f"Made by `{command}` on {where(report['machine'])}."
+    )
+    labels = {
+        "both": "action frames and history",
+        "no_action_frames": "history only",
+        "no_history": "action frames only",
+        "neither": "neither",
+    }
+    return f"{head}\n\n{compared({labels[arm]: found['horizons'] for arm, found in report['arms'].items()})}"
+
+
+def few_shot() -> str:
+    """The bundled checkpoint in a new scene: as it is, adapted, and a transformer trained from scratch."""
+    files = {
+        "bundled, not adapted": "few_shot_unadapted.json",
+        "adapted with LoRA": "few_shot_lora.json",
+        "trained from scratch": "few_shot_scratch.json",
+    }
+    reports = {label: load(name) for label, name in files.items()}
+    found = {label: report for label, report in reports.items() if report is not None}
+    if len(found) < len(files):
+        return "Not measured yet: the commands above."
+    one = next(iter(found.values()))
+    head = (
+        f"{one['episodes']} held-out episodes of `{one['suite']}` (random starts of another seed), open loop; "
+        f"mean over episodes [95% bootstrap interval], on {where(one['machine'])}."
+    )
+    return f"{head}\n\n{compared({label: report['horizons'] for label, report in found.items()})}"
+
+
+def compared(arms: dict[str, dict[str, Any]]) -> str:
+    """A table per horizon: arms by PSNR, EPE, the gain over copying and the price of other actions."""
+    tables = []
+    for frames in next(iter(arms.values())):
+        rows = []
+        for label, horizons in arms.items():
+            dream, gains = horizons[frames]["conditions"]["dream"], horizons[frames]["margins"]
+            rows.append([
+                label,
+                interval(dream["psnr"], 2),
+                interval(gains.get("psnr_over_copy"), 2),
+                interval(gains.get("psnr_over_other_actions"), 2),
+                interval(dream["epe"], 3),
+                interval(gains.get("epe_by_copy"), 2),
+            ])  # fmt: skip
+        header = [
+            f"{frames} frames",
+            "PSNR dB",
+            "over copying, dB",
+            "over other actions, dB",
+            "EPE px",
+            "EPE by copying's",
+        ]
+        tables.append(markdown_table(header, rows))
+    return "\n\n".join(tables)
+
+
 def numbers_in(path: Path) -> int:
     from safetensors import safe_open
 
@@ -194,6 +266,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "checkpoint": checkpoint,
     "instruments": instruments,
+    "dual-conditioning": dual_conditioning,
+    "few-shot": few_shot,
     "robots": robots,
     "commands": commands,
     "sources": sources,

@@ -30,11 +30,11 @@ def figures():
     return script("figures")
 
 
-@pytest.mark.parametrize("document", ["README.md", "model_cards/libero_small.md", "docs/embodiments.md"])
-def test_figures_are_those_of_the_result_files(document, figures):
-    text = (ROOT / document).read_text()
-    assert figures.BLOCK.search(text)
-    assert figures.filled(text) == text, "run `make figures`"
+def test_figures_are_those_of_the_result_files(figures):
+    for document in figures.DOCUMENTS:
+        text = document.read_text()
+        assert figures.BLOCK.search(text), document
+        assert figures.filled(text) == text, f"{document} is out of date: run `make figures`"
 
 
 def test_an_unknown_block_is_refused(figures):
