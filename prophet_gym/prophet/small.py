@@ -113,7 +113,8 @@ class SmallRecipe:
             ),
             "commands": actions.clone(),
         }
-        return Chunk(state=following, frames=frames, doubt=None)
+        doubt = inconsistency(latents[:, -1], networks["autoencoder"].encode(decoded[:, -1]).float())
+        return Chunk(state=following, frames=frames, doubt=doubt)
 
     def show(
         self,
@@ -155,6 +156,22 @@ class SmallRecipe:
         threshold, softness = self.config.stillness
         last = unstack_frames(inputs.given)[:, -1]
         return keep_still(latents, last, threshold=threshold, softness=softness)
+
+
+def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """The dream's doubt: how far its last frame's latents are from those of the frame that they decode to.
+
+    Root mean square over channels and cells, in standard deviations of real latents. Latents of real frames come back
+    almost as they were; a dream that has left what the autoencoder knows does not. How well this ranks the true error
+    is measured by `benchmarks/doubt.py`.
+
+    Args:
+        latents: dreamt, normalised.
+        encoded_again: the same frame decoded and encoded.
+
+    Differences from the paper: it has no such signal.
+    """
+    return (encoded_again - latents).square().mean(dim=(1, 2, 3)).sqrt()
 
 
 def keep_still(
