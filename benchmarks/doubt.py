@@ -10,6 +10,7 @@ resampling episodes. Beside it what needs no model: the age of the dream, and th
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,8 @@ def psnr(error: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
     """Rank correlation; NaN where either is constant."""
-    return float("nan") if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
+    found: Any = spearmanr(a, b) if np.ptp(a) and np.ptp(b) else None
+    return float("nan") if found is None else float(found.statistic)
 
 
 def spearman_at_one_age(rows: Float[np.ndarray, "n 3"]) -> float:

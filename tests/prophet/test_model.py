@@ -10,7 +10,7 @@ from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.autoencoder import keep_background, stack_frames, unstack_frames
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
-from prophet_gym.prophet.small import keep_still
+from prophet_gym.prophet.small import inconsistency, keep_still
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +173,14 @@ def test_a_dream_of_small_changes_stands_still_only_with_the_gate(prophet):
         state = model.encode(start(1))
         dreamt = model.rollout(state, commands(1), generators=generators(1)).state["latents"][:, -8:]
         assert torch.equal(dreamt, state["latents"][:, -1:].expand_as(dreamt)) is still
+
+
+def test_doubt_is_the_distance_between_latents_and_what_they_decode_to(prophet):
+    state = prophet.encode(start(2))
+    chunk = prophet.rollout(state, commands(2), generators=generators(2))
+    latents = chunk.state["latents"][:, -1]
+    again = prophet.autoencoder.encode(prophet.autoencoder.decode(latents))
+    expected = ((again - latents) ** 2).mean(dim=(1, 2, 3)) ** 0.5
+    torch.testing.assert_close(chunk.doubt, expected)
+    assert torch.equal(inconsistency(latents, latents), torch.zeros(2))
+    torch.testing.assert_close(inconsistency(latents, latents + 3.0), torch.full((2,), 3.0))
