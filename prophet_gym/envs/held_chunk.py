@@ -69,7 +69,9 @@ class HeldChunk:
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Dream a whole chunk of the world model and cut it."""
         if actions.shape[1] != self.chunk:
-            raise ValueError(f"actions must have shape (b, {self.chunk}, {self.action_dim}), got {tuple(actions.shape)}")
+            raise ValueError(
+                f"actions must have shape (b, {self.chunk}, {self.action_dim}), got {tuple(actions.shape)}"
+            )
         still = torch.from_numpy(np.asarray(self.hold(actions[:, -1].cpu().numpy()))).to(actions)
         rest = still[:, None].expand(-1, self.world_model.chunk - self.chunk, -1)
         whole = self.world_model.rollout(state, torch.cat([actions, rest], dim=1), generators=generators)

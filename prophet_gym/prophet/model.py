@@ -207,7 +207,7 @@ class Prophet(nn.Module):
         """
         folder = Path(source)
         if isinstance(source, str) and not folder.expanduser().exists():
-            folder = resolve(source if revision is None else f"{source}@{revision}", {})
+            folder = resolve(source if revision is None else f"{source}@{revision}", {}, needs=CONFIG)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for Hub repositories, and {folder} is a local folder")
         config = read_config(folder.expanduser())

@@ -54,9 +54,7 @@ def plan(
     return Plan(F.pad(flat, (0, action_dim - flat.shape[-1])), carried)
 
 
-def start_tools(
-    robot: Embodiment, starts: Sequence[InitialState | None], *, drawn: bool
-) -> Float[Tensor, "b arms 7"]:
+def start_tools(robot: Embodiment, starts: Sequence[InitialState | None], *, drawn: bool) -> Float[Tensor, "b arms 7"]:
     """The tools at the starts of a dream, one row each.
 
     Args:
