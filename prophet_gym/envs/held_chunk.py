@@ -46,13 +46,13 @@ class HeldChunk:
         cut = getattr(world_model, "cut", None)
         if not 1 <= chunk < world_model.chunk:
             raise ValueError(
-                f"chunk={chunk} must be at least 1 and less than the world model's {world_model.chunk}: longer ones are "
-                "several steps"
+                f"chunk={chunk} must be at least 1 and less than the world model's {world_model.chunk}: longer ones "
+                "are several steps"
             )
         if cut is None:
             raise ValueError(
-                f"chunk={chunk} is shorter than the {world_model.chunk} actions of this world model, whose state cannot "
-                f"be cut inside a chunk: only the full Prophet's can. Use chunk={world_model.chunk}"
+                f"chunk={chunk} is shorter than the {world_model.chunk} actions of this world model, whose state "
+                f"cannot be cut inside a chunk: only the full Prophet's can. Use chunk={world_model.chunk}"
             )
         self.world_model, self.chunk, self.hold = world_model, chunk, hold
         self.frame_size, self.action_dim = world_model.frame_size, world_model.action_dim

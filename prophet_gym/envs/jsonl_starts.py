@@ -64,10 +64,10 @@ def _fields(line: str, where: str) -> list[str]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{where} must be JSON: {error}") from error
-    values = [row.get(name) for name in FIELDS] if isinstance(row, dict) else []
-    if not values or not all(isinstance(value, str) for value in values):
+    texts = [row[name] for name in FIELDS if isinstance(row.get(name), str)] if isinstance(row, dict) else []
+    if len(texts) != len(FIELDS):
         raise CheckpointError(f"{where} must have the texts {', '.join(FIELDS)}, got {line.strip()[:200]}")
-    return values
+    return texts
 
 
 def _find(folder: Path, name: str, where: str) -> Path:

@@ -27,7 +27,8 @@ SUITE_IDS = (
 
 BRIDGE_ID = "Prophet-BRIDGE-v0"
 BRIDGE_STEPS = 24
-"""Our default: SimplerEnv gives its longest BRIDGE task 120 commands, 24 chunks of the 5 that the paper's policies act."""
+"""Our default: SimplerEnv gives its longest BRIDGE task 120 commands, 24 chunks of the 5 that the paper's policies
+act."""
 
 
 def register_ids() -> None:

@@ -57,15 +57,20 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
         if name not in kinds:
             raise TypeError(f"{RECIPE} must be one of {', '.join(kinds)}, got {name!r}")
         kind = kinds[name]
-        config = kind(**{key: _frozen(value) for key, value in values.items()})
+        frozen = {key: _frozen(value) for key, value in values.items()}
         hints = get_type_hints(kind)
-        wrong = [f"{key}={value!r}" for key, value in vars(config).items() if not _is_of(value, hints[key])]
-        if wrong:
-            raise TypeError(f"{', '.join(wrong)} is of another kind than its default")
+        problems = [f"{key} is unknown" for key in sorted(frozen.keys() - hints.keys())]
+        problems += [
+            f"{key}={value!r} is of another kind than its default"
+            for key, value in frozen.items()
+            if key in hints and not _is_of(value, hints[key])
+        ]
+        if problems:
+            raise TypeError("; ".join(problems))
+        return kind(**frozen)
     except (TypeError, AttributeError, ValueError) as error:
         known = ", ".join(field.name for field in fields(kind))
         raise CheckpointError(f"{folder / CONFIG} must be JSON with the keys {known}: {error}") from error
-    return config
 
 
 def save_part(part: ModelMixin, folder: Path, *, half: bool) -> None:
