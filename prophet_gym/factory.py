@@ -1,8 +1,8 @@
 """Plain data to live objects: what `gym.make("Prophet-LIBERO-v0", weights=..., reward=...)` calls.
 
 A checkpoint is a folder: the world model's config and weights, `starts/train/` and `starts/official/`, and
-`success_head/`; `object_reader/` may be there for evaluation. Weights, judges and start sets are loaded once per
-process.
+`success_head/`; `object_reader/` may be there for evaluation. Released files are converted into one when they are first
+asked for. Weights, judges and start sets are loaded once per process.
 """
 
 import json
@@ -13,17 +13,21 @@ from pathlib import Path
 import torch
 from gymnasium.vector import AutoresetMode
 
+from prophet_gym.embodiments import Embodiment, get_embodiment
+from prophet_gym.envs.held_chunk import HeldChunk
+from prophet_gym.envs.jsonl_starts import read_jsonl_starts
 from prophet_gym.envs.registration import SUITE_IDS
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
-from prophet_gym.hub import resolve
+from prophet_gym.hub import CONFIG, PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym.object_reader import ObjectReader
 from prophet_gym.world_model import RewardModel, WorldModel
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BUNDLED = "libero_small"
+BUNDLED_ROBOT = "libero"
 START_SETS = ("train", "official")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -31,6 +35,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def make_env(
     *,
     suite: str | None = None,
+    embodiment: str = "libero",
     weights: str = "bundled",
     reward: str | None = "success",
     device: str = "cpu",
@@ -38,6 +43,7 @@ def make_env(
     offload_autoencoder: bool = False,
     starts: str = "train",
     tasks: Sequence[int] | None = None,
+    chunk: int | None = None,
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
 ) -> ProphetEnv:
@@ -45,29 +51,39 @@ def make_env(
 
     Args:
         suite: Only starts of this suite; all of the start set if not given.
-        weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint folder, or a Hub repository
-            that holds one: `owner/repo` or `owner/repo@revision`.
+        embodiment: The robot whose commands it takes; the weights must be of it.
+        weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint folder, a Hub repository
+            that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL released
+            (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
         reward: `success` (the checkpoint's success head), the path of a success head, or None (no reward).
         device: Where the world model runs, e.g. `cpu` or `cuda`.
         dtype: What it computes in: `float32`, `bfloat16` or `float16`.
         offload_autoencoder: Keep the full Prophet's VAE on the CPU while it is idle.
-        starts: `train`, `official` (evaluation and demo only), or the path of a start set.
+        starts: `train`, `official` (evaluation and demo only), or a path: a start set's folder, or a `.jsonl` file in
+            the format of `Fleurrr/Bridge-RL-Data`.
         tasks: Only starts of these tasks.
+        chunk: Actions per step, if fewer than the world model's: the rest is held, dreamt and cut off, and
+            `info["approximate"]` is True, see `HeldChunk`.
         max_episode_steps: Chunks until truncation; the horizon of the id if not given.
         render_mode: `rgb_array` or `rgb_array_list`.
 
     Raises:
-        MissingWeightsError: If the weights do not exist or do not cover the suite; names weights that do.
+        MissingWeightsError: If the weights do not exist or do not cover the suite or robot; names weights that do.
         CheckpointError: If they exist but are damaged.
         UnknownOptionError: For a name that does not exist.
+        ValueError: If the chunk is longer than the world model's, or cannot be cut out of it.
     """
+    robot = get_embodiment(embodiment)
+    weights = _weights_of(weights, robot)
     pool = load_starts(weights, starts, suite, tasks)
+    world_model = load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder)
     return ProphetEnv(
-        load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder),
+        _for_policy(world_model, weights, robot, chunk),
         pool,
         reward_model=load_reward_model(weights, reward),
         max_episode_steps=max_episode_steps,
         render_mode=render_mode,
+        action_spec=robot.action_spec,
     )
 
 
@@ -75,6 +91,7 @@ def make_vector_env(
     num_envs: int = 1,
     *,
     suite: str | None = None,
+    embodiment: str = "libero",
     weights: str = "bundled",
     reward: str | None = "success",
     device: str = "cpu",
@@ -82,21 +99,74 @@ def make_vector_env(
     offload_autoencoder: bool = False,
     starts: str = "train",
     tasks: Sequence[int] | None = None,
+    chunk: int | None = None,
     max_episode_steps: int | None = 30,
     render_mode: str | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
 ) -> ProphetVectorEnv:
     """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
+    robot = get_embodiment(embodiment)
+    weights = _weights_of(weights, robot)
     pool = load_starts(weights, starts, suite, tasks)
+    world_model = load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder)
     return ProphetVectorEnv(
-        load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder),
+        _for_policy(world_model, weights, robot, chunk),
         pool,
         num_envs,
         reward_model=load_reward_model(weights, reward),
         max_episode_steps=max_episode_steps,
         autoreset_mode=autoreset_mode,
         render_mode=render_mode,
+        action_spec=robot.action_spec,
     )
+
+
+def _weights_of(weights: str, robot: Embodiment) -> str:
+    if weights == "bundled" and robot.name != BUNDLED_ROBOT:
+        raise MissingWeightsError(
+            f"the bundled weights are of {BUNDLED_ROBOT}, not {robot.name}: pass {_published_weights(robot.name)}. "
+            f"{_starts_advice(robot.name)}"
+        )
+    return published_file(weights, robot.name)
+
+
+def _for_policy(world_model: WorldModel, weights: str, robot: Embodiment, chunk: int | None) -> WorldModel:
+    own = _robot_of(world_model)
+    if own != robot.name:
+        raise MissingWeightsError(
+            f"weights={weights!r} are of {own}, not {robot.name}: pass {_published_weights(robot.name)}"
+        )
+    if chunk is None or chunk == world_model.chunk:
+        return world_model
+    return HeldChunk(world_model, chunk, hold=robot.hold)
+
+
+def _robot_of(world_model: WorldModel) -> str:
+    return getattr(getattr(world_model, "config", None), "embodiment", BUNDLED_ROBOT)
+
+
+def _published_weights(robot: str) -> str:
+    file = PUBLISHED_FILES.get(robot)
+    if file is None:
+        return f"weights=PATH of some trained on {robot} (`prophet convert --embodiment {robot}`)"
+    return (
+        f"weights='{PUBLISHED}', whose {file} is fetched and converted once, or weights=FOLDER after "
+        f"`prophet convert {PUBLISHED}:{file} FOLDER`"
+    )
+
+
+def _starts_advice(robot: str) -> str:
+    if robot == "bridge":
+        return (
+            "Starts are published: `hf download Fleurrr/Bridge-RL-Data --repo-type dataset --local-dir DIR`, then "
+            "starts='DIR/dataset.jsonl'"
+        )
+    if robot == BUNDLED_ROBOT:
+        return (
+            "With the real simulator, `prophet starts --checkpoint FOLDER --suite SUITE` films them into "
+            "FOLDER/starts, and `--out DIR` elsewhere, for starts='DIR/train'"
+        )
+    return "Pass starts=PATH of a start set (envs.write_start_set)"
 
 
 def checkpoint_folder(weights: str) -> Path:
@@ -111,12 +181,19 @@ def checkpoint_folder(weights: str) -> Path:
             f"the bundled weights are missing at {CHECKPOINTS / BUNDLED}; reinstall, or pass weights=PATH"
         )
     bundled = {name: CHECKPOINTS / name for name in bundled_checkpoints()} | {"bundled": CHECKPOINTS / BUNDLED}
-    found = resolve(weights, bundled)
-    if not found.is_dir():
+    found = resolve(weights, bundled, needs=CONFIG)
+    if found.is_file():
+        published = {file: robot for robot, file in PUBLISHED_FILES.items()}
+        if found.name in published:
+            return _converted(found, published[found.name])
         raise MissingWeightsError(
             f"weights={weights!r} is a file, not a checkpoint folder: convert it first with "
             f"`prophet convert {weights} FOLDER`, then pass weights=FOLDER"
         )
+    if not (found / CONFIG).is_file():
+        files = [path.name for path in sorted(found.iterdir()) if path.suffix in (".pt", ".safetensors")]
+        hint = f"; it holds {', '.join(files[:10])}: name one, as in {weights}:{files[0]}" if files else ""
+        raise MissingWeightsError(f"weights={weights!r} is no checkpoint: there is no {CONFIG} in {found}{hint}")
     return found
 
 
@@ -145,7 +222,10 @@ def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
     if reward == "success":
         folder = checkpoint_folder(weights) / "success_head"
         if not folder.is_dir():
-            raise MissingWeightsError(f"{folder} does not exist; pass reward=None or the path of a success head")
+            raise MissingWeightsError(
+                f"weights={weights!r} have no success head ({folder} does not exist): pass reward=None, or "
+                "reward=PATH of one that `prophet success` trained"
+            )
         return _success_head(folder.resolve())
     path = Path(reward).expanduser()
     if not path.is_dir():
@@ -165,11 +245,11 @@ def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequ
         folder = checkpoint_folder(weights)
         path = folder / "starts" / starts
         covered = _covered_suites(folder)
-        if suite is not None and suite not in covered:
-            raise MissingWeightsError(_not_covered(weights, suite, covered))
+        if not (path / INDEX_NAME).is_file() or (suite is not None and suite not in covered):
+            raise MissingWeightsError(_not_covered(weights, starts, suite, covered))
     else:
         path = Path(starts).expanduser()
-        if not path.is_dir():
+        if not path.exists():
             raise unknown_option("start set", starts, [*START_SETS, "the path of a start set"])
     pool = _start_set(path.resolve())
     if suite is not None:
@@ -177,18 +257,30 @@ def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequ
     return pool if tasks is None else StartSet(state for task in tasks for state in pool.of_task(task))
 
 
-def _not_covered(weights: str, suite: str, covered: Sequence[str]) -> str:
+def _not_covered(weights: str, starts: str, suite: str | None, covered: Sequence[str]) -> str:
+    robot = _robot_of_folder(checkpoint_folder(weights))
+    if not covered or suite in covered or suite is None:
+        return (
+            f"weights={weights!r} have no starts of their own named {starts!r}: pass starts=PATH of a start set. "
+            f"{_starts_advice(robot)}"
+        )
     bundled = bundled_checkpoints()
     able = [name for name, suites in bundled.items() if suite in suites]
     ids = {name: [f"Prophet-LIBERO-{s.name}-v0" for s in SUITE_IDS if s.suite in bundled[name]] for name in bundled}
     bundle = "; ".join(f"{name} covers {', '.join(bundled[name])} ({', '.join(ids[name])})" for name in bundled)
     advice = (
-        f"pass weights={able[0]!r}" if able else f"no bundled weights do, pass weights=PATH of some trained on {suite}"
+        f"pass weights={able[0]!r}" if able else f"no bundled weights do, pass {_published_weights(robot)}, with starts"
     )
     return (
-        f"weights={weights!r} cover {', '.join(covered) or 'no suite'}, not {suite}: {advice}. "
-        f"Bundled: {bundle or 'none'}. Converted weights have no starts of their own: pass starts=PATH of a start set"
+        f"weights={weights!r} cover {', '.join(covered)}, not {suite}: {advice}. Bundled: {bundle or 'none'}. "
+        f"Released and converted weights have no starts of their own: pass starts=PATH. {_starts_advice(robot)}"
     )
+
+
+def _robot_of_folder(folder: Path) -> str:
+    from prophet_gym.prophet.checkpoint import read_config
+
+    return getattr(read_config(folder), "embodiment", BUNDLED_ROBOT)
 
 
 def _covered_suites(folder: Path) -> tuple[str, ...]:
@@ -213,7 +305,14 @@ def _device(device: str) -> str:
 
 @cache
 def _start_set(path: Path) -> StartSet:
-    return read_start_set(path)
+    return read_jsonl_starts(path) if path.is_file() else read_start_set(path)
+
+
+def _converted(path: Path, robot: str) -> Path:
+    from prophet_gym.prophet.released import converted
+    from prophet_gym.sims.install import cache_dir
+
+    return converted(path, robot, cache_dir())
 
 
 @lru_cache(maxsize=4)

@@ -10,8 +10,16 @@ from pathlib import Path
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
+CONFIG = "prophet.json"
+"""The file that makes a folder a checkpoint."""
 MANIFEST = "manifest.json"
 """Beside the files of a checkpoint: each file's name -> its sha-256."""
+PUBLISHED = "Fleurrr/Prophet-World-Model"
+PUBLISHED_FILES = {"libero": "prophet-libero.pt", "bridge": "prophet-bridge.pt"}
+"""What the authors of ProphRL released: robot -> file."""
+WAN_VAE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+"""Public; the same VAE is in the subfolder `vae` of the gated `nvidia/Cosmos-Predict2-2B-Video2World`."""
+WAN_VAE_FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
 FORMS = "'owner/repo', 'owner/repo:file.pt' or either with '@revision'"
 
 _REPO = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
@@ -52,12 +60,26 @@ def parse_hub_name(name: str) -> HubName:
     return found
 
 
-def resolve(weights: str, bundled: Mapping[str, Path]) -> Path:
+def published_file(weights: str, robot: str) -> str:
+    """The Hub name of the released file for a robot, where `weights` is the authors' repository; else `weights`.
+
+    Example:
+        >>> published_file("Fleurrr/Prophet-World-Model@main", "bridge")
+        'Fleurrr/Prophet-World-Model:prophet-bridge.pt@main'
+    """
+    if weights.split("@")[0] != PUBLISHED or robot not in PUBLISHED_FILES or Path(weights).exists():
+        return weights
+    name = parse_hub_name(weights)
+    return str(HubName(name.repo, PUBLISHED_FILES[robot], name.revision))
+
+
+def resolve(weights: str, bundled: Mapping[str, Path], needs: str | None = None) -> Path:
     """The local folder, or file, that `weights` names; Hub repositories are fetched once and kept in the Hub's cache.
 
     Args:
         weights: a key of `bundled`, the path of a folder or file, or a Hub name (see `parse_hub_name`).
         bundled: checkpoints that are installed with the package.
+        needs: as in `fetch`.
 
     Raises:
         MissingWeightsError: there is nothing of that name; says what was looked for and what is there.
@@ -75,15 +97,16 @@ def resolve(weights: str, bundled: Mapping[str, Path]) -> Path:
         name = parse_hub_name(weights)
     except MissingWeightsError as error:
         raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file") from error
-    return fetch(name)
+    return fetch(name, needs=needs)
 
 
-def fetch(name: HubName, only: Sequence[str] | None = None) -> Path:
+def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = None) -> Path:
     """Fetch a repository, or one file of it, into the Hub's cache and return where it lies.
 
     Args:
         name: what to fetch.
         only: patterns of the files wanted, e.g. `vae/*`; all if not given.
+        needs: a file that a whole repository must have; looked for before the rest is fetched.
 
     Raises:
         MissingWeightsError: it cannot be reached, does not exist, or asks for a licence or token.
@@ -94,6 +117,7 @@ def fetch(name: HubName, only: Sequence[str] | None = None) -> Path:
 
     try:
         if name.file is None:
+            _require_file(name, needs)
             patterns = None if only is None else [MANIFEST, *only]
             folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns))
             _require_hashes(folder, None if only is None else _names(folder))
@@ -103,13 +127,30 @@ def fetch(name: HubName, only: Sequence[str] | None = None) -> Path:
             hf_hub_download(name.repo, MANIFEST, revision=name.revision)
         except EntryNotFoundError:
             return path
-    except CheckpointError:
+    except (CheckpointError, MissingWeightsError):
         raise
     except Exception as error:
         raise _unreachable(name, error) from error
     root = path.parents[name.file.count("/")]
     _require_hashes(root, {name.file})
     return path
+
+
+def _require_file(name: HubName, needs: str | None) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if needs is None:
+        return
+    try:
+        hf_hub_download(name.repo, needs, revision=name.revision)
+    except LocalEntryNotFoundError:
+        return  # Without a network only what is there counts, and the caller looks at it.
+    except EntryNotFoundError as error:
+        raise MissingWeightsError(
+            f"the Hub repository {name.repo} has no {needs}, so it holds no checkpoint: name a file of it, as in "
+            f"{name.repo}:file.pt, or give another repository"
+        ) from error
 
 
 def verified(path: Path) -> Path:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from prophet_gym.specs import InitialState
+
 State = Mapping[str, Tensor]
 """What a world model carries from chunk to chunk: named tensors whose first axis is the batch row.
 
@@ -28,11 +30,14 @@ class Chunk:
         state: The state after the chunk.
         frames: The frame after each of the k actions.
         doubt: How unsure the model is of this chunk (larger is less sure), None where it cannot tell.
+        approximate: Whether the model was asked for something else than what it was trained to dream, as by
+            `envs.HeldChunk`.
     """
 
     state: State
     frames: UInt8[Tensor, "b k h w 3"]
     doubt: Float[Tensor, " b"] | None = None
+    approximate: bool = False
 
 
 @runtime_checkable
@@ -59,6 +64,20 @@ class WorldModel(Protocol):
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Dream one chunk; all noise of row i comes from `generators[i]` (a CPU generator, which advances)."""
         ...
+
+
+@runtime_checkable
+class StartReader(Protocol):
+    """What a world model may have beside `WorldModel`: it reads more of a start than its frames."""
+
+    def encode_starts(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+        """As `encode`; row i starts at `starts[i]`, whose frames are `frames[i]`."""
+        ...
+
+
+def encode_starts(model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+    """The state at these starts, from all that the model reads of them."""
+    return model.encode_starts(frames, starts) if isinstance(model, StartReader) else model.encode(frames)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ from typing import Annotated
 import tyro
 
 from prophet_gym.errors import MissingWeightsError
-
-VAE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-"""Public; the same VAE is in the subfolder `vae` of the gated `nvidia/Cosmos-Predict2-2B-Video2World`."""
+from prophet_gym.hub import PUBLISHED_FILES, WAN_VAE, WAN_VAE_FILES
 
 
 @dataclass(frozen=True)
@@ -23,11 +21,15 @@ class Args:
     """A `.pt` or `.safetensors` file, or one of the Hub: `owner/repo:file.pt`, `owner/repo:file.pt@revision`."""
     target: Annotated[Path, tyro.conf.Positional]
     """New folder; `Prophet.from_pretrained` and `weights=` read it."""
-    vae: str = VAE
+    vae: str = WAN_VAE
     """The Wan VAE: a folder, a Hub repository with a subfolder `vae`, or `none` to put it into TARGET/autoencoder
     yourself."""
-    frame_size: tuple[int, int] = (256, 256)
-    """Height and width of the frames it dreams."""
+    embodiment: str | None = None
+    """The robot whose commands it takes, e.g. `bridge`; if not given, `bridge` for prophet-bridge.pt, else `libero`."""
+    frame_size: tuple[int, int] | None = None
+    """Height and width of the frames it dreams; the robot's own if not given."""
+    draw_tools: bool = False
+    """Feed the action-frame conditioner our pictures of the tools; every start must then say where they are."""
     action_dim: int | None = None
     """Numbers per action, if not the layout's own (Prophet 14, Cosmos' action-conditioned sample 7)."""
     drop_text: bool = False
@@ -49,12 +51,22 @@ def main(args: Args) -> None:
         raise MissingWeightsError(f"{args.source} is a folder; name the file, as in owner/repo:file.pt")
     vae = None if args.vae == "none" else Path(args.vae).expanduser()
     if vae is not None and not vae.exists():
-        vae = fetch(parse_hub_name(args.vae), only=["vae/config.json", "vae/diffusion_pytorch_model.safetensors"])
+        vae = fetch(parse_hub_name(args.vae), only=WAN_VAE_FILES)
     new = NewParts(args.action_dim or PROPHET_ACTION_DIM, args.chunk) if args.starting_point else None
-    how = Conversion(args.frame_size, args.action_dim, new, keep_text=not args.drop_text)
+    published = {file: robot for robot, file in PUBLISHED_FILES.items()}
+    how = Conversion(
+        args.frame_size,
+        args.action_dim,
+        new,
+        keep_text=not args.drop_text,
+        embodiment=args.embodiment or published.get(source.name, "libero"),
+        draw_tools=args.draw_tools,
+    )
     config = convert_file(source, args.target, vae, how)
     height, width = config.frame_size
-    print(f"{args.target}: a Prophet of chunks of {config.chunk} actions and {height}x{width} frames")
+    print(
+        f"{args.target}: a Prophet of {config.embodiment}, chunks of {config.chunk} actions and {height}x{width} frames"
+    )
     if args.starting_point:
         print("It is a starting point for training: it does not follow actions yet.")
 

@@ -7,15 +7,26 @@ from typing import Literal
 
 import tyro
 
+SETS: tuple[Literal["official", "train"], ...] = ("official", "train")
+
 
 @dataclass(frozen=True)
 class Args:
-    """Film the start frames of a suite in the real simulator."""
+    """Film where episodes start, in the real simulator: `prophet starts --checkpoint FOLDER --suite libero_goal`.
 
-    out: Path
-    """Folder for the start sets, one subfolder each."""
+    Frame size and look are the checkpoint's; without one, 128 pixels in the look `light`.
+    """
+
+    checkpoint: str | None = None
+    """The checkpoint that will dream from them: a folder, `bundled` or a Hub name."""
+    out: Path | None = None
+    """Folder for the start sets `train` and `official`, for `starts=OUT/train`; if not given, `starts` in the
+    checkpoint's folder, where `starts="train"` finds them."""
     suite: str = "libero_object"
-    look: str = "light"
+    look: str | None = None
+    """Look of the simulator, if not the checkpoint's: light, plain or official."""
+    size: int | None = None
+    """Side of the frames in pixels, if not the checkpoint's."""
     per_task: int = 50
     """Starts of every task in every set."""
     tasks: int = 10
@@ -32,16 +43,41 @@ def main(args: Args) -> None:
     from prophet_gym.sims.start_frames import film_starts
     from prophet_gym.specs import InitialState
 
+    out, look, size = resolved(args)
+
     def film(start_set: Literal["train", "official"], bar: tqdm) -> Iterator[InitialState]:
         for task in range(args.tasks):
-            for start in film_starts(args.suite, task, start_set, args.per_task, look=args.look):
+            for start in film_starts(args.suite, task, start_set, args.per_task, look=look, size=size):
                 bar.update()
                 yield start
 
-    for start_set in ("official", "train"):
+    for start_set in SETS:
         with tqdm(total=args.tasks * args.per_task, desc=f"{args.suite} {start_set}", unit="start") as bar:
-            size = write_start_set(args.out / start_set, film(start_set, bar), quality=args.quality)
-        print(f"{args.out / start_set}: {size / 1e6:.1f} MB")
+            written = write_start_set(out / start_set, film(start_set, bar), quality=args.quality)
+        print(f"{out / start_set}: {size}x{size} pixels, look {look}, {written / 1e6:.1f} MB")
+
+
+def resolved(args: Args) -> tuple[Path, str, int]:
+    """Where the sets go, the look and the size of their frames.
+
+    Raises:
+        ValueError: neither a folder nor a checkpoint's folder was given, or the checkpoint's frames are not square.
+    """
+    from prophet_gym.factory import checkpoint_folder
+    from prophet_gym.prophet.checkpoint import read_config
+
+    look, size, out = args.look or "light", args.size or 128, args.out
+    if args.checkpoint is not None:
+        config = read_config(checkpoint_folder(args.checkpoint))
+        height, width = config.frame_size
+        if height != width and args.size is None:
+            raise ValueError(f"the simulator films squares, and {args.checkpoint} dreams {height}x{width}; give --size")
+        look, size = args.look or config.look, args.size or height
+        if out is None and Path(args.checkpoint).expanduser().is_dir():
+            out = Path(args.checkpoint).expanduser() / "starts"
+    if out is None:
+        raise ValueError("give --out FOLDER, or --checkpoint FOLDER of a checkpoint on this machine")
+    return out, look, size
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper, keep_pose
 from prophet_gym.embodiments.kinematics import ToolPose, actions_through, quaternion_to_matrix, require_arms
 from prophet_gym.specs import ActionSpec
 
@@ -49,4 +49,5 @@ EMBODIMENT = Embodiment(
     camera=None,
     calibration="one per episode, in the data set (`parameters/<task>/<episode>/camera`): `cameras.camera_matrix`",
     sources=("README of huggingface.co/datasets/agibot-world/AgiBotWorld-Alpha (fields of `proprio_stats.h5`)",),
+    hold=keep_pose,
 )

@@ -22,6 +22,9 @@ ACTION_SPEC = ActionSpec(
 )
 # bridge_data_robot, widowx_env_service.py: "1.0 is open, 0.0 is closed".
 GRIPPER = Gripper(open=1.0, closed=0.0)
+# Where every episode of the data set begins, about: pointing down, which is angle 0, and open. Actions do not depend on
+# the position, which is not known.
+REST = ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1))
 
 
 def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
@@ -58,4 +61,5 @@ EMBODIMENT = Embodiment(
         "BridgeData V2, arXiv 2308.12952, and github.com/rail-berkeley/bridge_data_robot",
         "OpenVLA's reader of `bridge_orig` (actions relabelled with the poses that were reached)",
     ),
+    rest=REST,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,24 @@ class Gripper:
     def openness(self, commands: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
         """Prophet's gripper number: 1 open .. 0 closed."""
         return (commands - self.closed) / (self.open - self.closed)
+
+
+ToolPath: TypeAlias = tuple[
+    Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms"]
+]
+"""Positions, Euler angles and openness of the tools at the start and after each command."""
+
+
+def keep_gripper(commands: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
+    """The command that stays where one went, for robots whose motion is a difference or velocity, gripper last."""
+    still = np.zeros_like(commands)
+    still[..., -1] = commands[..., -1]
+    return still
+
+
+def keep_pose(commands: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
+    """The command that stays where one went, for robots that are commanded to poses: the same again."""
+    return commands.copy()
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,11 @@ class Embodiment:
             public, `calibration` says which.
         calibration: which cameras are calibrated, in a sentence.
         sources: where the constants come from.
+        hold: `commands (*b, a) -> (*b, a)`: for each command the one that stays where it went, its gripper kept.
+        posed: whether the actions of a command depend on where the tools are.
+        rest: the pose that a start without one is taken to have where only actions are read off it; None where there is
+            no such pose.
+        path: `commands (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.
     """
 
     name: str
@@ -56,10 +80,19 @@ class Embodiment:
     camera: Callable[[str, int], CameraSpec] | None
     calibration: str
     sources: tuple[str, ...]
+    hold: Callable[[np.ndarray], np.ndarray] = keep_gripper
+    posed: bool = True
+    rest: ToolPose | None = None
+    path: Callable[[np.ndarray, ToolPose], ToolPath] | None = None
 
-    def integrate(
-        self, start: ToolPose, actions: Float[np.ndarray, "t 14"]
-    ) -> tuple[Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms"]]:
+    def path_of(self, commands: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
+        """Where commands lead, the start first: what action frames are drawn from."""
+        require_arms(start, self.arms)
+        if self.path is not None:
+            return self.path(commands, start)
+        return self.integrate(start, self.commands_to_actions(commands, start))
+
+    def integrate(self, start: ToolPose, actions: Float[np.ndarray, "t 14"]) -> ToolPath:
         """The tools' positions, Euler angles and openness that actions lead through, the start first.
 
         Raises:

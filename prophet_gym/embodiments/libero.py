@@ -3,8 +3,15 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper
-from prophet_gym.embodiments.kinematics import ACTION_NUMBERS, ToolPose
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper, ToolPath
+from prophet_gym.embodiments.kinematics import (
+    ACTION_NUMBERS,
+    ToolPose,
+    euler_to_matrix,
+    matrix_to_euler,
+    require_arms,
+    rotation_vector_to_matrix,
+)
 from prophet_gym.errors import unknown_option
 from prophet_gym.specs import ActionSpec, CameraSpec
 
@@ -12,6 +19,11 @@ CONTROL_HZ = 20.0
 # What a command of 1 moves the controller's target by (robosuite's OSC_POSE defaults).
 METRES_PER_COMMAND = 0.05
 RADIANS_PER_COMMAND = 0.5
+# The controller (stiffness 150 / s^2, critically damped) puts its target ahead of where the arm is, not of where it was
+# sent: at constant commands the acceleration 150 (target - place) - damping speed is 0 where a step covers this share.
+_STIFFNESS = 150.0
+_DAMPING = 2 * _STIFFNESS**0.5
+SHARE_REACHED = _STIFFNESS / CONTROL_HZ / (_DAMPING + _STIFFNESS / CONTROL_HZ / 2)
 # Prophet was trained with translation and rotation commands alike times this (A2World's reader of LIBERO does so).
 PROPHET_SCALE = 0.05
 
@@ -114,6 +126,23 @@ def commands_to_actions(
     return actions
 
 
+def path(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
+    """Where LIBERO's commands lead, about: in every step the arm covers `SHARE_REACHED` of what is commanded.
+
+    That is its speed under constant commands; how it speeds up, slows down and meets things is left out.
+    """
+    require_arms(start, 1)
+    numbers = SHARE_REACHED * commands[:, :6].astype(np.float64)
+    turns = rotation_vector_to_matrix(RADIANS_PER_COMMAND * numbers[:, 3:])
+    rotations = [euler_to_matrix(start.euler_xyz.astype(np.float64))]
+    for turn in turns:
+        rotations.append(turn @ rotations[-1])
+    moves = np.cumsum(METRES_PER_COMMAND * numbers[:, None, :3], axis=0)
+    positions = start.position + np.concatenate([np.zeros((1, 1, 3)), moves])
+    openness = np.concatenate([start.openness[None].astype(np.float64), GRIPPER.openness(commands[:, 6:])])
+    return positions, matrix_to_euler(np.stack(rotations)), openness
+
+
 EMBODIMENT = Embodiment(
     name="libero",
     robot="Franka Panda with its own gripper, simulated",
@@ -132,4 +161,6 @@ EMBODIMENT = Embodiment(
         "robosuite 1.4 OSC_POSE defaults (20 Hz, 5 cm, 0.5 rad; gripper -1 open, 1 close)",
         "A2World, world_model/docs/DATA.md (x 0.05, gripper to 1 open .. 0 closed)",
     ),
+    posed=False,
+    path=path,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper
+from prophet_gym.embodiments.embodiment import Embodiment, Gripper, keep_pose
 from prophet_gym.embodiments.kinematics import ToolPose, actions_through, require_arms, rotation_vector_to_matrix
 from prophet_gym.specs import ActionSpec
 
@@ -52,4 +52,5 @@ EMBODIMENT = Embodiment(
         "ProphRL, arXiv 2511.20633 (the robot; neither its commands nor its gripper)",
         "Universal Robots: script manual (poses), table of models (reach)",
     ),
+    hold=keep_pose,
 )

@@ -25,22 +25,29 @@ SUITE_IDS = (
 )
 
 
+BRIDGE_ID = "Prophet-BRIDGE-v0"
+BRIDGE_STEPS = 24
+"""Our default: SimplerEnv gives its longest BRIDGE task 120 commands, 24 chunks of the 5 that the paper's policies
+act."""
+
+
 def register_ids() -> None:
     """Register every id that is not registered yet; entry points are names, so that nothing heavy is imported."""
-    dreams = [("Prophet-LIBERO-v0", SUITE_IDS[0]), *((f"Prophet-LIBERO-{s.name}-v0", s) for s in SUITE_IDS)]
-    simulators = [(f"LIBERO-{s.name}-v0", s) for s in SUITE_IDS]
-    for id_, suite in dreams:
-        _register(id_, "prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env", suite)
-    for id_, suite in simulators:
-        _register(id_, "prophet_gym.sims.libero:make_env", "prophet_gym.sims.libero:make_vec_env", suite)
+    dream = ("prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env")
+    simulator = ("prophet_gym.sims.libero:make_env", "prophet_gym.sims.libero:make_vec_env")
+    _register("Prophet-LIBERO-v0", dream, SUITE_IDS[0].max_episode_steps, {})
+    _register(BRIDGE_ID, dream, BRIDGE_STEPS, {"embodiment": "bridge"})
+    for suite in SUITE_IDS:
+        for id_, entries in ((f"Prophet-LIBERO-{suite.name}-v0", dream), (f"LIBERO-{suite.name}-v0", simulator)):
+            _register(id_, entries, suite.max_episode_steps, {"suite": suite.suite})
 
 
-def _register(id_: str, entry_point: str, vector_entry_point: str, suite: SuiteId) -> None:
+def _register(id_: str, entry_points: tuple[str, str], max_episode_steps: int, kwargs: dict[str, str]) -> None:
     if id_ not in gym.registry:
         gym.register(
             id_,
-            entry_point=entry_point,
-            vector_entry_point=vector_entry_point,
-            max_episode_steps=suite.max_episode_steps,
-            kwargs={"suite": suite.suite},
+            entry_point=entry_points[0],
+            vector_entry_point=entry_points[1],
+            max_episode_steps=max_episode_steps,
+            kwargs=kwargs,
         )

@@ -141,7 +141,9 @@ def read_start_set(directory: Path | str) -> StartSet:
     folder = Path(directory)
     path = folder / INDEX_NAME
     if not path.is_file():
-        raise MissingWeightsError(f"a start set is a folder with {INDEX_NAME}, found none in {folder}")
+        sets = sorted(str(found.parent) for found in folder.glob(f"*/{INDEX_NAME}"))
+        hint = f"; it holds {' and '.join(sets)}, give one of these" if sets else ""
+        raise MissingWeightsError(f"a start set is a folder with {INDEX_NAME}, found none in {folder}{hint}")
     try:
         index = json.loads(path.read_text())
         if index["format"] != FORMAT:

@@ -13,7 +13,7 @@ from prophet_gym.envs.options import plan_reset
 from prophet_gym.envs.rows import batch_frames
 from prophet_gym.envs.starts import StartSet, require_frames
 from prophet_gym.specs import ActionSpec, InitialState
-from prophet_gym.world_model import RewardModel, State, WorldModel, scatter_rows, select_rows
+from prophet_gym.world_model import RewardModel, State, WorldModel, encode_starts, scatter_rows, select_rows
 
 NOISE_SEEDS = 2**63 - 1
 
@@ -24,7 +24,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
     One step is one action chunk per row, in the embodiment's command units. The observation is the last frame,
     `{"image": uint8 (b, h, w, 3)}`; `info["frames"]` has all frames (b, k, h, w, 3) of the step, `"executed"` how
     many actions were run (a dream runs whole chunks), `"reward_valid"` whether the reward was judged, `"success"`,
-    `"live"` whether the row dreamt, and `"instruction"`, `"suite"`, `"task"`, `"start"`, `"start_set"`. As
+    `"live"` whether the row dreamt, `"approximate"` whether it dreamt what its model was not trained for (see
+    `HeldChunk`), and `"instruction"`, `"suite"`, `"task"`, `"start"`, `"start_set"`. As
     everywhere in Gymnasium, `info["_key"]` says which rows have an entry, and what an ended row saw moves to
     `info["final_info"]` under SAME_STEP.
 
@@ -94,7 +95,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         noise_seeds = [int(self._row_random(row).integers(NOISE_SEEDS)) for row in rows]
         starts = [plans[row].sample(self._row_random(row)) for row in rows]
         for positions, frames in batch_frames(starts):
-            part = self.world_model.encode(frames)
+            part = encode_starts(self.world_model, frames, [starts[position] for position in positions])
             targets = [rows[position] for position in positions]
             if self._state is None:
                 self._state = {
@@ -127,6 +128,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
                 "reward_valid": valid,
                 "success": success,
                 "live": True,
+                "approximate": chunk.approximate,
             }
             if doubts is not None:
                 info["doubt"] = doubts[position]

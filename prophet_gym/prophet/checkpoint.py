@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
+from prophet_gym.hub import CONFIG
 from prophet_gym.prophet.full import FullConfig, FullRecipe
 from prophet_gym.prophet.recipe import Recipe
 from prophet_gym.prophet.small import ProphetConfig, SmallRecipe
 
-CONFIG = "prophet.json"
 RECIPE = "recipe"
 """Key of `prophet.json` that names the recipe; a checkpoint without it is a small one."""
 
@@ -49,13 +49,26 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
             f"no Prophet checkpoint at {folder}: {CONFIG} not found; give a folder that save_pretrained wrote, "
             'or weights="bundled"'
         )
-    kind: type[ProphetConfig | FullConfig] = ProphetConfig
+    kinds: dict[str, type[ProphetConfig | FullConfig]] = {SmallRecipe.name: ProphetConfig, FullRecipe.name: FullConfig}
+    kind = ProphetConfig
     try:
-        numbers = json.loads((folder / CONFIG).read_text())
-        if numbers.pop(RECIPE, SmallRecipe.name) == FullRecipe.name:
-            kind = FullConfig
-        return kind(**{key: _frozen(value) for key, value in numbers.items()})
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+        values = json.loads((folder / CONFIG).read_text())
+        name = values.pop(RECIPE, SmallRecipe.name)
+        if name not in kinds:
+            raise TypeError(f"{RECIPE} must be one of {', '.join(kinds)}, got {name!r}")
+        kind = kinds[name]
+        frozen = {key: _frozen(value) for key, value in values.items()}
+        hints = get_type_hints(kind)
+        problems = [f"{key} is unknown" for key in sorted(frozen.keys() - hints.keys())]
+        problems += [
+            f"{key}={value!r} is of another kind than its default"
+            for key, value in frozen.items()
+            if key in hints and not _is_of(value, hints[key])
+        ]
+        if problems:
+            raise TypeError("; ".join(problems))
+        return kind(**frozen)
+    except (TypeError, AttributeError, ValueError) as error:
         known = ", ".join(field.name for field in fields(kind))
         raise CheckpointError(f"{folder / CONFIG} must be JSON with the keys {known}: {error}") from error
 
@@ -109,6 +122,18 @@ def drafted(folder: str | os.PathLike) -> Iterator[Path]:
             if path.is_dir():
                 shutil.rmtree(folder / path.name, ignore_errors=True)
             path.replace(folder / path.name)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is what a config's field is annotated as: bool, int, float, str or tuples of these."""
+    inner = get_args(hint)
+    if not inner:
+        return type(value) is hint or (hint is float and type(value) is int)
+    if not isinstance(value, tuple):
+        return False
+    if inner[-1] is Ellipsis:
+        return all(_is_of(entry, inner[0]) for entry in value)
+    return len(value) == len(inner) and all(map(_is_of, value, inner))
 
 
 def _frozen(value: Any) -> Any:

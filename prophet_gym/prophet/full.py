@@ -8,16 +8,20 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments.kinematics import ARM_NUMBERS
+from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.conditioning import Conditions, predict_velocity
 from prophet_gym.prophet.history import HistoryOrder
 from prophet_gym.prophet.recipe import Networks
 from prophet_gym.prophet.sampling import sample_ab2
 from prophet_gym.prophet.schedule import karras_sigmas
+from prophet_gym.prophet.tools import action_video, plan, start_cameras, start_tools
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.wan import WanAutoencoder
+from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
 
@@ -31,8 +35,10 @@ class FullConfig:
         action_dim: numbers per command.
         history_frames: past frames that are remembered, the current one excluded.
         steps: sampler steps per chunk; the network is called once more.
-        action_scale: what each number of a command is multiplied by to become one of the model's.
-        action_offset: what is added then; the model's further numbers are 0 (a missing arm).
+        embodiment: the robot whose commands it takes (`prophet_gym.embodiments`).
+        draw_tools: whether the action-frame conditioner gets pictures of the tools, drawn where the commands lead. Then
+            every start must say where the tools are, and what camera looks on where that is not fixed. Off for the
+            released weights: how their pictures were drawn is not published.
         suite: the start set the model was trained on.
         look: the look of the simulator in its training data.
     """
@@ -42,8 +48,8 @@ class FullConfig:
     action_dim: int = 7
     history_frames: int = 60
     steps: int = 35
-    action_scale: tuple[float, ...] = (0.05, 0.05, 0.05, 0.05, 0.05, 0.05, -0.5)
-    action_offset: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5)
+    embodiment: str = "libero"
+    draw_tools: bool = False
     suite: str = "libero_object"
     look: str = "official"
 
@@ -54,28 +60,65 @@ class FullRecipe:
     Args:
         config: of the checkpoint.
 
-    Differences from the paper: action frames, which need the end effector's pose, are left out of a rollout;
-    `encode_conditions` takes their video.
+    Differences from the paper: action frames need the tools' poses and a calibrated camera, so they are left out unless
+    the config says `draw_tools`; our pictures are those of `action_frames.draw_tools`.
     """
 
     name: ClassVar[str] = "full"
     parts: ClassVar[Mapping[str, type]] = {"transformer": ProphetTransformer3DModel, "autoencoder": WanAutoencoder}
 
     def __init__(self, config: FullConfig) -> None:
-        if config.chunk % FRAMES_PER_LATENT:
+        if config.chunk < 1 or config.chunk % FRAMES_PER_LATENT:
             raise ValueError(f"chunk={config.chunk} must be a multiple of {FRAMES_PER_LATENT}")
-        if not len(config.action_scale) == len(config.action_offset) == config.action_dim:
-            raise ValueError(f"action_scale and action_offset must have action_dim={config.action_dim} numbers")
+        if config.steps < 1 or config.history_frames < 0:
+            raise ValueError(
+                f"steps={config.steps} must be at least 1 and history_frames={config.history_frames} at least 0"
+            )
+        self.robot = get_embodiment(config.embodiment)
+        if config.action_dim != self.robot.action_spec.dim:
+            raise ValueError(
+                f"action_dim={config.action_dim} must be the {self.robot.action_spec.dim} numbers of a command of "
+                f"{self.robot.name}"
+            )
         self.config = config
+
+    def check(self, networks: Networks) -> None:
+        """Raise CheckpointError unless the transformer is for this chunk, robot and choice of conditions."""
+        own = networks["transformer"].config
+        problems = []
+        if own["actions_per_slot"] != self.config.chunk:
+            problems.append(f"chunk={self.config.chunk}, but the transformer reads {own['actions_per_slot']} actions")
+        if own["action_dim"] < ARM_NUMBERS * self.robot.arms:
+            problems.append(
+                f"{self.robot.name} has {self.robot.arms} arm(s) of {ARM_NUMBERS} numbers, but the transformer reads "
+                f"{own['action_dim']}"
+            )
+        if self.config.draw_tools and own["action_frames"] != "pooled":
+            problems.append("draw_tools is set, but the transformer has no action-frame conditioner")
+        if problems:
+            raise CheckpointError(f"prophet.json and the weights do not fit: {'; '.join(problems)}")
 
     def begin(
         self,
         networks: Networks,  # noqa: ARG002
         frames: UInt8[Tensor, "b t h w 3"],
-        past_actions: Float[Tensor, "b k a"] | None,  # noqa: ARG002
+        past_actions: Float[Tensor, "b k a"] | None,
+        starts: Sequence[InitialState] | None = None,
     ) -> State:
-        """Keep the frames; before the first one it is repeated."""
-        return {"frames": last_frames(frames, self.config.history_frames + 1)}
+        """Keep the frames, the first one repeated before it, and the tools' poses where anything depends on them."""
+        state = {"frames": last_frames(frames, self.config.history_frames + 1)}
+        if self.robot.posed or self.config.draw_tools:
+            if past_actions is not None:
+                raise InvalidStartError(
+                    f"a dream of {self.robot.name} cannot begin in the middle of an episode: this checkpoint must know "
+                    "where the tools are; begin with encode_starts"
+                )
+            rows = [None] * len(frames) if starts is None else starts
+            state["tools"] = start_tools(self.robot, rows, drawn=self.config.draw_tools).to(frames.device)
+        if self.config.draw_tools:
+            assert starts is not None
+            state["camera"] = start_cameras(self.robot, starts).to(frames.device)
+        return state
 
     def dream(
         self,
@@ -84,24 +127,31 @@ class FullRecipe:
         actions: Float[Tensor, "b k a"],
         generators: Sequence[torch.Generator],
     ) -> Chunk:
-        """Encode the past, sample the chunk's latents, decode them after the given one."""
+        """Encode the past and what the commands come to, sample the chunk's latents, decode them after the given."""
         transformer, autoencoder = networks["transformer"], networks["autoencoder"]
         past = state["frames"]
-        commands = to_model_actions(
-            actions.to(transformer.device),
-            self.config.action_scale,
-            self.config.action_offset,
-            transformer.config["action_dim"],
-        )
+        planned = plan(self.robot, actions, state.get("tools"), transformer.config["action_dim"])
+        drawn = None
+        if "camera" in state and planned.tools is not None:
+            drawn = action_video(planned.tools, state["camera"], self.config.frame_size)
         with lent(autoencoder, transformer.device):
-            conditions = encode_conditions(autoencoder, past, commands, transformer.config["history_order"])
+            conditions = encode_conditions(
+                autoencoder, past, planned.actions.to(transformer.device), transformer.config["history_order"], drawn
+            )
         shape = (*conditions.given.shape[1:2], self.config.chunk // FRAMES_PER_LATENT, *conditions.given.shape[3:])
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
         latents = sample_chunk(transformer, conditions, noise, karras_sigmas(self.config.steps))
         with lent(autoencoder, transformer.device):
             frames = autoencoder.decode(torch.cat([conditions.given, latents], dim=2))[:, 1:].contiguous()
-        following = torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :]
-        return Chunk(state={"frames": following.clone()}, frames=frames, doubt=None)
+        following = {name: value.clone() for name, value in state.items()}
+        following["frames"] = _appended(past, frames)
+        if planned.tools is not None:
+            following["tools"] = planned.tools[:, -1].clone()
+        return Chunk(state=following, frames=frames)
+
+    def cut(self, state: State, chunk: Chunk, steps: int) -> State:
+        """See `Prophet.cut`: what is carried is the past frames, and poses that the commands cut off did not change."""
+        return {**chunk.state, "frames": _appended(state["frames"], chunk.frames[:, :steps])}
 
     def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Return real frames through the VAE; the last one is repeated until there are 1 + 4n."""
@@ -130,12 +180,9 @@ def last_frames(frames: UInt8[Tensor, "b t h w 3"], count: int) -> UInt8[Tensor,
     return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -count:]], dim=1).contiguous()
 
 
-def to_model_actions(
-    commands: Float[Tensor, "b k a"], scale: Sequence[float], offset: Sequence[float], action_dim: int
-) -> Float[Tensor, "b k d"]:
-    """Scale and shift an embodiment's commands; the numbers of a missing arm are 0."""
-    own = commands * torch.tensor(scale).to(commands) + torch.tensor(offset).to(commands)
-    return F.pad(own, (0, action_dim - own.shape[-1]))
+def _appended(past: UInt8[Tensor, "b n h w 3"], frames: UInt8[Tensor, "b k h w 3"]) -> UInt8[Tensor, "b n h w 3"]:
+    """The last n frames of both."""
+    return torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :].clone()
 
 
 def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt8[Tensor, "b m h w 3"]:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from prophet_gym.errors import CheckpointError
 from prophet_gym.hub import push_folder, resolve
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
-from prophet_gym.prophet.checkpoint import drafted, load_part, read_config, recipe_of, save_part, write_config
+from prophet_gym.prophet.checkpoint import CONFIG, drafted, load_part, read_config, recipe_of, save_part, write_config
 from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.gripper import GripperTracker
-from prophet_gym.prophet.recipe import Networks
+from prophet_gym.prophet.recipe import Networks, Recipe
 from prophet_gym.prophet.small import ProphetConfig
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.wan import WanAutoencoder
+from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
 __all__ = ["FullConfig", "Prophet", "ProphetConfig"]
@@ -63,6 +64,7 @@ class Prophet(nn.Module):
                     f"the {self.recipe.name} Prophet's {name} must be a {kind.__name__}, "
                     f"got {type(getattr(self, name)).__name__}"
                 )
+        self.recipe.check(self.networks)
         self.eval().requires_grad_(requires_grad=False)
 
     @property
@@ -76,8 +78,25 @@ class Prophet(nn.Module):
 
         Raises:
             ValueError: frames of another size than the checkpoint's.
+            InvalidStartError: the checkpoint must know where the tools are: use `encode_starts`.
         """
         return self.recipe.begin(self.networks, self._checked(frames), None)
+
+    @torch.no_grad()
+    def encode_starts(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+        """Begin a dream as `encode`, from all that is read of the starts: frames and, for some checkpoints, poses.
+
+        Args:
+            frames: of the starts, one a row.
+            starts: as many.
+
+        Raises:
+            ValueError: as `encode`.
+            InvalidStartError: a start does not say where the tools are, or what camera looks on, and must.
+        """
+        if len(starts) != len(frames):
+            raise ValueError(f"there must be one start for each of {len(frames)} rows, got {len(starts)}")
+        return self.recipe.begin(self.networks, self._checked(frames), None, starts)
 
     @torch.no_grad()
     def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
@@ -95,7 +114,7 @@ class Prophet(nn.Module):
 
         Args:
             state: from `encode` or the chunk before.
-            actions: commands in [-1, 1].
+            actions: commands in the units of the checkpoint's robot.
             generators: one CPU generator per row; row i draws from its own only.
 
         Raises:
@@ -108,6 +127,17 @@ class Prophet(nn.Module):
                 f"got {tuple(actions.shape)} and {len(generators)} generators"
             )
         return self.recipe.dream(self.networks, state, actions, generators)
+
+    @property
+    def cut(self) -> Callable[[State, Chunk, int], State]:
+        """`cut(state, chunk, steps)`: the state after the first `steps` frames of a chunk dreamt from `state`.
+
+        Only where the recipe can, as the full Prophet's. The commands of the frames cut off must have held the robot
+        still: the poses of its tools are those of the chunk's end.
+        """
+        if not hasattr(self.recipe, "cut"):
+            raise AttributeError("cut")
+        return self.recipe.cut  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def read_gripper(self) -> Callable[[State], Float[Tensor, "b 3"]]:
@@ -177,14 +207,14 @@ class Prophet(nn.Module):
         """
         folder = Path(source)
         if isinstance(source, str) and not folder.expanduser().exists():
-            folder = resolve(source if revision is None else f"{source}@{revision}", {})
+            folder = resolve(source if revision is None else f"{source}@{revision}", {}, needs=CONFIG)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for Hub repositories, and {folder} is a local folder")
         config = read_config(folder.expanduser())
         if isinstance(config, ProphetConfig) and dtype != torch.float32:
             raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
         parts: dict[str, Any] = {"tracker": None}
-        for name, kind in recipe_of(config).parts.items():
+        for name, kind in _recipe_of_file(config, folder).parts.items():
             rests = offload_autoencoder and name == "autoencoder" and isinstance(config, FullConfig)
             place = torch.device("cpu" if rests else device)
             parts[name] = load_part(kind, folder.expanduser() / name, device=place, dtype=dtype)
@@ -196,3 +226,10 @@ class Prophet(nn.Module):
                 f"frames must be {self.frame_size} pixels, got {tuple(frames.shape[2:4])}; resize them first"
             )
         return frames.to(next(self.transformer.parameters()).device)
+
+
+def _recipe_of_file(config: ProphetConfig | FullConfig, folder: Path) -> Recipe:
+    try:
+        return recipe_of(config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG} cannot be used: {error}") from error

@@ -73,8 +73,11 @@ def tiny_prophet(seed: int = 0) -> Prophet:
     return Prophet(*parts, ProphetConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None))
 
 
-def tiny_full_prophet(seed: int = 0) -> Prophet:
-    """Return an untrained Prophet with the full one's parts, for 32x32 frames and chunks of 4; for tests."""
+TINY_FULL = FullConfig(chunk=4, frame_size=(32, 32), history_frames=8, steps=2)
+
+
+def tiny_full_prophet(seed: int = 0, config: FullConfig = TINY_FULL) -> Prophet:
+    """Return an untrained Prophet with the full one's parts, by default for 32x32 frames and chunks of 4; for tests."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         transformer = ProphetTransformer3DModel(
@@ -83,11 +86,11 @@ def tiny_full_prophet(seed: int = 0) -> Prophet:
             num_layers=1,
             text_embed_dim=None,
             adaln_lora_dim=4,
-            actions_per_slot=4,
+            actions_per_slot=config.chunk,
             **FULL_TRANSFORMER,
         )
         autoencoder = tiny_vae()
-    return Prophet(transformer, autoencoder, None, FullConfig(chunk=4, frame_size=(32, 32), history_frames=8, steps=2))
+    return Prophet(transformer, autoencoder, None, config)
 
 
 def tiny_vae() -> WanAutoencoder:

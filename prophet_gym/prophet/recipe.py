@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
 Networks = Mapping[str, Any]
@@ -15,6 +16,8 @@ Networks = Mapping[str, Any]
 @runtime_checkable
 class Recipe(Protocol):
     """What `Prophet` leaves to its recipe. It holds numbers, never weights; its arguments are checked already.
+
+    A recipe may also have `cut(state, chunk, steps) -> State`, see `Prophet.cut`.
 
     Attributes:
         name: in `prophet.json`.
@@ -26,8 +29,21 @@ class Recipe(Protocol):
     parts: ClassVar[Mapping[str, type]]
     config: Any
 
-    def begin(self, networks: Networks, frames: Tensor, past_actions: Tensor | None) -> State:
-        """The state after real frames `b t h w 3`; `past_actions` led to the newest, None at an episode's start."""
+    def check(self, networks: Networks) -> None:
+        """Raise CheckpointError unless the networks are of the config's sizes."""
+        ...
+
+    def begin(
+        self,
+        networks: Networks,
+        frames: Tensor,
+        past_actions: Tensor | None,
+        starts: Sequence[InitialState] | None = None,
+    ) -> State:
+        """The state after real frames `b t h w 3`; `past_actions` led to the newest, None at an episode's start.
+
+        What else is known of the starts comes as `starts`, one a row.
+        """
         ...
 
     def dream(self, networks: Networks, state: State, actions: Tensor, generators: Sequence[torch.Generator]) -> Chunk:

@@ -1,7 +1,9 @@
 """Released files on a disk -> a checkpoint folder: mapped rather than read, and never more than tensors."""
 
+import hashlib
 import os
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 from torch import Tensor
 
+from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.hub import CONFIG, WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.checkpoint import drafted, save_tensors, write_config
 from prophet_gym.prophet.convert import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
-from prophet_gym.prophet.full import FullConfig
+from prophet_gym.prophet.full import FullConfig, FullRecipe
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.wan import WanAutoencoder
 
@@ -26,6 +30,9 @@ PIXELS_PER_TOKEN = 16
 """The VAE's 8 times the patch's 2."""
 SMALLEST_SIDE = 64
 """The VAE's 8 times the coarsest pool of the history."""
+
+CACHED_LAYOUT = 1
+"""Rises when a checkpoint that was converted earlier would be another now."""
 
 Content = TypeVar("Content")
 
@@ -83,6 +90,9 @@ def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
     wrong = [f"{key} ({type(value).__name__})" for key, value in tensors.items() if not isinstance(value, Tensor)]
     if wrong:
         raise CheckpointError(f"{path} must hold tensors alone, got {', '.join(wrong[:10])}")
+    kinds = [f"{key} ({value.dtype})" for key, value in tensors.items() if not value.is_floating_point()]
+    if kinds:
+        raise CheckpointError(f"{path} must hold floating-point weights, got {', '.join(kinds[:10])}")
     uneven = [k for k, v in tensors.items() if v.layout != torch.strided or not v.is_contiguous() or v.is_quantized]
     if uneven:
         raise CheckpointError(f"{path} must hold plain contiguous tensors, which {', '.join(uneven[:10])} are not")
@@ -96,16 +106,50 @@ class Conversion:
     """What is made of a released file.
 
     Attributes:
-        frame_size: height and width of the frames that the checkpoint dreams.
+        frame_size: height and width of the frames that the checkpoint dreams; the robot's own if not given.
         action_dim: numbers per action; the layout's own if not given.
         new_parts: what a Cosmos-Predict2 model gets as a starting point for training; None for a Prophet.
         keep_text: keep the cross-attentions, a fifth of the weights, which put out zero while text is off.
+        embodiment: the robot whose commands the checkpoint takes.
+        draw_tools: see `FullConfig`.
     """
 
-    frame_size: tuple[int, int] = (256, 256)
+    frame_size: tuple[int, int] | None = None
     action_dim: int | None = None
     new_parts: NewParts | None = None
     keep_text: bool = True
+    embodiment: str = "libero"
+    draw_tools: bool = False
+
+
+def converted(source: Path, embodiment: str, cache: Path) -> Path:
+    """The checkpoint folder of a released file: made in `cache` when it is first asked for, with the public Wan VAE.
+
+    Args:
+        source: the file.
+        embodiment: its robot.
+        cache: folder for things that can be made again.
+
+    Raises:
+        CheckpointError: as `convert_file`.
+        MissingWeightsError: the VAE cannot be fetched.
+    """
+    stat = source.stat()
+    key = hashlib.sha256(f"{CACHED_LAYOUT} {source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    folder = cache / "converted" / f"{source.stem}-{embodiment}-{key[:16]}"
+    if (folder / CONFIG).is_file():
+        return folder
+    vae = fetch(parse_hub_name(WAN_VAE), only=WAN_VAE_FILES)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+        draft = Path(name) / "checkpoint"
+        convert_file(source, draft, vae, Conversion(keep_text=False, embodiment=embodiment))
+        try:
+            draft.rename(folder)
+        except OSError:  # another process was faster
+            if not (folder / CONFIG).is_file():
+                raise
+    return folder
 
 
 def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path | None, how: Conversion) -> FullConfig:
@@ -137,9 +181,10 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
         transformer, state = convert_cosmos(tensors, how.new_parts)
     if not how.keep_text:
         transformer, state = without_text(transformer, state)
-    config = full_config(transformer, how.frame_size)
+    config = full_config(transformer, how)
     with torch.device("meta"):
         empty = ProphetTransformer3DModel(**transformer)
+    FullRecipe(config).check({"transformer": empty})
     with drafted(target) as draft:
         if vae is not None:
             _copy_vae(vae, draft / "autoencoder")
@@ -149,13 +194,15 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     return config
 
 
-def full_config(transformer: Mapping[str, Any], frame_size: tuple[int, int]) -> FullConfig:
+def full_config(transformer: Mapping[str, Any], how: Conversion) -> FullConfig:
     """Return the config of a checkpoint with this transformer.
 
     Raises:
         CheckpointError: its chunk or the frame size does not fit the VAE's 4x8x8 cells and the transformer's patches.
+        UnknownOptionError: there is no such robot.
     """
-    chunk = transformer["actions_per_slot"]
+    robot = get_embodiment(how.embodiment)
+    chunk, frame_size = transformer["actions_per_slot"], how.frame_size or robot.frame_size
     if chunk % FRAMES_PER_LATENT:
         raise CheckpointError(
             f"the chunk of {chunk} actions of {transformer['action_dim']} numbers is no multiple of "
@@ -165,7 +212,15 @@ def full_config(transformer: Mapping[str, Any], frame_size: tuple[int, int]) -> 
         raise CheckpointError(
             f"frame_size must be multiples of {PIXELS_PER_TOKEN} of at least {SMALLEST_SIDE}, got {frame_size}"
         )
-    return FullConfig(chunk=chunk, frame_size=frame_size)
+    suite = FullConfig.suite if robot.name == "libero" else robot.name
+    return FullConfig(
+        chunk=chunk,
+        frame_size=frame_size,
+        action_dim=robot.action_spec.dim,
+        embodiment=robot.name,
+        draw_tools=how.draw_tools,
+        suite=suite,
+    )
 
 
 def _copy_vae(source: Path, target: Path) -> None:

@@ -9,12 +9,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder, keep_background, unstack_frames
-from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs, flow_source, predict_velocity
+from prophet_gym.prophet.conditioning import (
+    GRIPPER_FEATURES,
+    ChunkInputs,
+    chunk_inputs,
+    flow_source,
+    predict_velocity,
+)
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.recipe import Networks
 from prophet_gym.prophet.sampling import sample_euler
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
 AT_SOURCE = 1e5
@@ -71,10 +79,31 @@ class SmallRecipe:
     }
 
     def __init__(self, config: ProphetConfig) -> None:
+        if config.chunk < 1 or config.chunk % FRAMES_PER_LATENT or config.steps < 1:
+            raise ValueError(
+                f"chunk={config.chunk} must be a multiple of {FRAMES_PER_LATENT} and steps={config.steps} at least 1"
+            )
+        if config.past_frames < FRAMES_PER_LATENT or config.past_frames % FRAMES_PER_LATENT:
+            raise ValueError(f"past_frames={config.past_frames} must be a multiple of {FRAMES_PER_LATENT}")
+        if len(config.hold) != config.action_dim:
+            raise ValueError(f"hold must have action_dim={config.action_dim} numbers, got {len(config.hold)}")
         self.config = config
 
+    def check(self, networks: Networks) -> None:
+        """Raise CheckpointError unless the transformer reads commands of the config's size, frame by frame."""
+        own = networks["transformer"].config["action_dim"]
+        if own != self.config.action_dim + GRIPPER_FEATURES:
+            raise CheckpointError(
+                f"the transformer reads {own} numbers a frame, which must be {self.config.action_dim} of the command "
+                f"and {GRIPPER_FEATURES} of the gripper: prophet.json and the weights are of two checkpoints"
+            )
+
     def begin(
-        self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"] | None
+        self,
+        networks: Networks,
+        frames: UInt8[Tensor, "b t h w 3"],
+        past_actions: Float[Tensor, "b k a"] | None,
+        starts: Sequence[InitialState] | None = None,  # noqa: ARG002 (frames say all that it reads)
     ) -> State:
         """Encode each frame; before the first one it is repeated, before the first action the arm was held."""
         frames = frames[:, -self.config.past_frames :]

@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from prophet_gym.embodiments.kinematics import ToolPose, matrix_to_euler, quaternion_to_matrix
+from prophet_gym.embodiments.start_poses import pose_extra
 from prophet_gym.sims.simulator import LiberoSim
 from prophet_gym.specs import InitialState
 
@@ -16,7 +18,7 @@ OFFICIAL_STATES = 50
 def film_starts(
     suite: str, task: int, start_set: Literal["train", "official"], count: int, *, look: str, size: int = 128
 ) -> Iterator[InitialState]:
-    """Yields the first `count` starts of a task.
+    """Yields the first `count` starts of a task, with the pose of the hand.
 
     Args:
         suite: e.g. `libero_object`.
@@ -45,7 +47,13 @@ def film_starts(
                 task=task,
                 index=index,
                 start_set=start_set,
-                extra={"gripper_position": np.asarray(sim.gripper_position(), np.float32)},
+                extra={"gripper_position": np.asarray(sim.gripper_position(), np.float32), **pose_extra(_hand(sim))},
             )
     finally:
         sim.close()
+
+
+def _hand(sim: LiberoSim) -> ToolPose:
+    """Where the hand is and points; starts wait until the gripper is open."""
+    turn = quaternion_to_matrix(sim.gripper_quaternion()[None])
+    return ToolPose(sim.gripper_position()[None], matrix_to_euler(turn), np.ones(1))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments.libero import commands_to_actions
 from prophet_gym.prophet.full import (
     FullConfig,
@@ -12,12 +13,12 @@ from prophet_gym.prophet.full import (
     history_video,
     last_frames,
     sample_chunk,
-    to_model_actions,
 )
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.prophet.sampling import sample_ab2
 from prophet_gym.prophet.schedule import karras_sigmas
+from prophet_gym.prophet.tools import plan
 from prophet_gym.testing import check_world_model
 
 
@@ -43,9 +44,9 @@ def test_keeps_the_contract_of_a_world_model(prophet):
 
 def test_commands_become_the_numbers_of_the_released_model():
     commands = 2 * torch.rand(1, 5, 7) - 1
-    config = FullConfig()
-    actions = to_model_actions(commands, config.action_scale, config.action_offset, 14)
-    np.testing.assert_allclose(actions[0].numpy(), commands_to_actions(commands[0].numpy()), atol=1e-7)
+    planned = plan(get_embodiment("libero"), commands, None, 14)
+    np.testing.assert_allclose(planned.actions[0].numpy(), commands_to_actions(commands[0].numpy()), atol=1e-7)
+    assert planned.tools is None
 
 
 def test_the_released_history_loses_its_newest_frames_and_ours_the_oldest():
@@ -151,7 +152,7 @@ def test_save_and_load_give_the_same_dream(prophet, tmp_path):
 def test_wrong_numbers_and_networks_are_refused(prophet):
     with pytest.raises(ValueError, match="chunk=6 must be a multiple of 4"):
         FullRecipe(FullConfig(chunk=6))
-    with pytest.raises(ValueError, match="must have action_dim=8 numbers"):
+    with pytest.raises(ValueError, match="action_dim=8 must be the 7 numbers of a command of libero"):
         FullRecipe(FullConfig(action_dim=8))
     from prophet_gym.prophet.presets import tiny_prophet
 

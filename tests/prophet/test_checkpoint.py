@@ -1,0 +1,69 @@
+"""`prophet.json` is checked whole before anything is built from it."""
+
+import json
+
+import pytest
+
+from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet.checkpoint import read_config, write_config
+from prophet_gym.prophet.model import FullConfig, Prophet, ProphetConfig
+from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("small", "full")}
+    tiny_prophet().save_pretrained(folders["small"])
+    tiny_full_prophet().save_pretrained(folders["full"])
+    return folders
+
+
+@pytest.mark.parametrize("config", [ProphetConfig(), FullConfig(embodiment="bridge", draw_tools=True, suite="bridge")])
+def test_a_config_is_read_as_it_was_written(config, tmp_path):
+    write_config(config, tmp_path)
+    assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("full", {"chunk": "4"}, "chunk='4'"),
+        ("full", {"chunk": True}, "chunk=True"),
+        ("full", {"frame_size": 32}, "frame_size=32"),
+        ("full", {"frame_size": [32, 32, 3]}, "frame_size="),
+        ("full", {"draw_tools": 1}, "draw_tools=1"),
+        ("full", {"recipe": "huge"}, "recipe must be one of small, full, got 'huge'"),
+        ("full", {"action_scale": [1.0]}, "action_scale is unknown"),
+        ("full", {"embodiment": "libro"}, "unknown embodiment 'libro'. Did you mean 'libero'"),
+        ("full", {"steps": 0}, "steps=0 must be at least 1"),
+        ("full", {"history_frames": -1}, "history_frames=-1 at least 0"),
+        ("full", {"chunk": 0}, "chunk=0 must be a multiple of 4"),
+        ("full", {"chunk": 8}, "chunk=8, but the transformer reads 4 actions"),
+        ("full", {"action_dim": 8}, "action_dim=8 must be the 7 numbers"),
+        ("full", {"draw_tools": None}, "draw_tools=None"),
+        ("small", {"camera": [[1, 0, 0, 0]] * 2 + ["x"]}, "camera="),
+        ("small", {"background": [1.0, 2.0]}, "background="),
+        ("small", {"steps": 0}, "steps=0 at least 1"),
+        ("small", {"past_frames": 3}, "past_frames=3 must be a multiple of 4"),
+        ("small", {"hold": [0.0]}, "hold must have action_dim=7 numbers"),
+        ("small", {"action_dim": 6, "hold": [0.0] * 6}, "must be 6 of the command and 4 of the gripper"),
+        ("small", {"recipe": "full"}, "reader_trust is unknown"),
+    ],
+)
+def test_a_wrong_number_is_named(folders, tmp_path, kind, changes, said):
+    good = json.loads((folders[kind] / "prophet.json").read_text())
+    for name in ("transformer", "autoencoder", "tracker"):
+        if (folders[kind] / name).is_dir():
+            (tmp_path / name).symlink_to(folders[kind] / name)
+    (tmp_path / "prophet.json").write_text(json.dumps(good | changes))
+    with pytest.raises(CheckpointError) as error:
+        Prophet.from_pretrained(tmp_path)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe{}", b'{"chunk": [[]]}'])
+def test_what_is_no_config_is_refused(tmp_path, content):
+    (tmp_path / "prophet.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"prophet\.json must be JSON with the keys chunk"):
+        Prophet.from_pretrained(tmp_path)
