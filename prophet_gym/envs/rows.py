@@ -22,6 +22,7 @@ class Row:
         image: The latest frame.
         elapsed: Chunks since the start.
         ended: Whether the episode is over.
+        queue_index: Its position in the queue, None where it came from none.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class Row:
         self.image: np.ndarray = np.zeros((0, 0, 3), np.uint8)
         self.elapsed = 0
         self.ended = False
+        self.queue_index: int | None = None
         self.unseen: list[np.ndarray] = []
         self._window: deque[np.ndarray] = deque(maxlen=0)
         self._frames = 0
@@ -41,6 +43,7 @@ class Row:
         self.start = start
         self.elapsed = 0
         self.ended = False
+        self.queue_index = None
         self._frames = 0
         self._window = deque(maxlen=judge.max_frames if judge else 0)
         self.unseen = []
@@ -62,7 +65,8 @@ class Row:
     def start_info(self) -> dict[str, Any]:
         """Task and start of the episode."""
         assert self.start is not None
-        return {
+        queued = {} if self.queue_index is None else {"queue_index": self.queue_index}
+        return queued | {
             "instruction": self.start.instruction,
             "suite": self.start.suite,
             "task": self.start.task,

@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from prophet_gym.envs.episodes import EpisodeVectorEnv, Outcome
-from prophet_gym.envs.options import plan_reset
+from prophet_gym.envs.options import plan_queue, plan_reset
 from prophet_gym.envs.rows import batch_frames
 from prophet_gym.envs.starts import StartSet, require_frames
 from prophet_gym.specs import ActionSpec, InitialState
@@ -30,6 +30,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
     and `info["live"]` False, and the world model does not see them, until `reset(options={"reset_mask": ...})`.
+
+    `reset(options={"queue": starts})` dreams every start once: a row that ends takes the next that waits
+    (`info["queue_index"]`), and absorbs when none is left; `finished` says when all are done and `usage` how full
+    the batch was. The j-th episode is seeded with `seed + j`, so it is the same dream in a batch of any size.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -88,6 +92,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, StartSet]:
         return plan_reset(options, self.starts, self.num_envs, self._frame_size)
+
+    def _plan_queue(self, options: Mapping[str, Any] | None) -> list[StartSet] | None:
+        return plan_queue(options, self.num_envs, self._frame_size, self.autoreset_mode)
 
     def _begin(self, plans: Mapping[int, StartSet]) -> None:
         rows = list(plans)
