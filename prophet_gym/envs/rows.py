@@ -62,6 +62,17 @@ class Row:
             frames = [*frames, self.image][-judge.max_frames :]
         return np.stack(frames)
 
+    @property
+    def seen(self) -> tuple[list[UInt8[np.ndarray, "h w 3"]], int]:
+        """What is kept for the judge, and how many frames the episode has had."""
+        return list(self._window), self._frames
+
+    def recall(self, window: Sequence[UInt8[np.ndarray, "h w 3"]], frames: int, judge: RewardModel | None) -> None:
+        """Take back what `seen` gave; `render` goes on from the latest frame."""
+        self._window = deque(window, maxlen=judge.max_frames if judge else 0)
+        self._frames = frames
+        self.unseen = [self.image]
+
     def start_info(self) -> dict[str, Any]:
         """Task and start of the episode."""
         assert self.start is not None

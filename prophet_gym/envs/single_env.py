@@ -99,6 +99,20 @@ class ProphetEnv(gym.Env):
         observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
         return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
 
+    def get_state(self) -> bytes:
+        """The episode as it stands, as safetensors bytes."""
+        return self._vector.get_state()
+
+    def set_state(self, state: bytes, *, seed: int | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Go on from `get_state`, with new randomness if there is a seed.
+
+        A TimeLimit around this env counts on as it was: pass `max_episode_steps` here to have it saved and set.
+        """
+        self._vector.max_episode_steps = self._horizon()
+        observations, infos = self._vector.set_state(state, seed=seed)
+        self.np_random = self._vector.np_random[0]
+        return _first(observations), row_info(infos, 0)
+
     def render(self) -> Any:
         """The last frame, or the frames since the last `render` or `reset`."""
         rendered = self._vector.render()

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym.envs.episodes import EpisodeVectorEnv, Outcome
-from prophet_gym.envs.options import plan_queue, plan_reset
-from prophet_gym.envs.rows import batch_frames
+from prophet_gym.envs.episodes import EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
+from prophet_gym.envs.rows import Row, batch_frames
+from prophet_gym.envs.snapshots import pack_row, unpack_row
 from prophet_gym.envs.starts import StartSet, require_frames
 from prophet_gym.specs import ActionSpec, InitialState
-from prophet_gym.world_model import RewardModel, State, WorldModel, scatter_rows, select_rows
+from prophet_gym.world_model import RewardModel, State, WorldModel, merge_rows, scatter_rows, select_rows
 
 NOISE_SEEDS = 2**63 - 1
 
@@ -83,6 +84,70 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         for start in self.starts:
             require_frames(start, self._frame_size)
         self._state: State | None = None
+
+    def get_state(self, row: int = 0) -> bytes:
+        """One row as safetensors bytes: its dream, its randomness, its place in the episode.
+
+        The bytes and the actions that follow are a saved dream: `set_state` and the same actions give it again, to
+        the bit on one CPU with one batch size.
+        """
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset before get_state")
+        if not 0 <= row < self.num_envs:
+            raise ValueError(f"row must be in 0..{self.num_envs - 1}, got {row}")
+        assert self._state is not None
+        self._row_random(row)
+        return pack_row(self._rows[row], select_rows(self._state, [row]))
+
+    def set_state(
+        self,
+        states: bytes | Sequence[bytes],
+        rows: Sequence[int] | None = None,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Go on from saved rows; what was running in these rows is forgotten. Errors leave every row as it was.
+
+        Args:
+            states: From `get_state`, here or in another process: one for all of `rows` (a group that begins at the
+                same moment), or one per row.
+            rows: Which rows; all of them if not given, and at first.
+            seed: New randomness, `seed + i` for the i-th of `rows` or one entry each. Without it the saved one goes
+                on: rows that were set from the same bytes dream the same under the same actions.
+
+        Returns:
+            Observation and info as from `reset`.
+
+        Raises:
+            InvalidStartError: If a state is none, or was saved under another world model or judge.
+        """
+        chosen = list(range(self.num_envs)) if rows is None else [int(row) for row in rows]
+        if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(self.num_envs)):
+            raise ValueError(f"rows must be different numbers in 0..{self.num_envs - 1}, got {chosen}")
+        if not self._started and len(chosen) < self.num_envs:
+            raise gym.error.ResetNeeded("the first set_state must be of all rows; leave out rows")
+        data = [states] * len(chosen) if isinstance(states, bytes) else list(states)
+        if len(data) != len(chosen):
+            raise ValueError(f"states must be one for all or one per row, {len(chosen)}, got {len(data)}")
+        seeds = row_seeds(seed, len(chosen), "row to set, length")
+        layout = None if self._state is None else {name: tuple(t.shape[1:]) for name, t in self._state.items()}
+        found = [unpack_row(item, layout, self._frame_size, self.reward_model) for item in data]
+        self._place(chosen, [row for row, _ in found], merge_rows([state for _, state in found]))
+        self._seed(dict(zip(chosen, seeds, strict=True)))
+        for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
+            self._rows[row].generator.manual_seed(int(self._row_random(row).integers(NOISE_SEEDS)))
+        self._started = True
+        return self._observe(), self._start_infos(chosen)
+
+    def _place(self, targets: Sequence[int], rows: Sequence[Row], state: State) -> None:
+        if self._state is None:
+            start = rows[0].start
+            assert start is not None
+            blank = self.world_model.encode(torch.from_numpy(np.array(start.frames[None])))
+            self._state = select_rows(blank, [0] * self.num_envs)
+        self._state = scatter_rows(self._state, targets, state)
+        for target, row in zip(targets, rows, strict=True):
+            self._rows[target] = row
 
     def close_extras(self, **kwargs: Any) -> None:
         """Forget the episodes."""
