@@ -7,27 +7,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prophet_gym.envs.chunking import OneActionPerStep
+    from prophet_gym.envs.chunking import FlattenChunk, FlattenChunkVector, OneActionPerStep, OneActionPerStepVector
+    from prophet_gym.envs.doubt import TruncateOnDoubt
     from prophet_gym.envs.episodes import row_info
+    from prophet_gym.envs.refill import Usage
     from prophet_gym.envs.single_env import ProphetEnv
     from prophet_gym.envs.starts import StartSet, read_start_set, write_start_set
+    from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
     from prophet_gym.envs.vector_env import ProphetVectorEnv
+    from prophet_gym.envs.views import EmbedInstruction, StackFrames, View, Viewed, ViewedVector, one_hot_table
 
 __all__ = [
+    "EmbedInstruction",
+    "FlattenChunk",
+    "FlattenChunkVector",
     "OneActionPerStep",
+    "OneActionPerStepVector",
     "ProphetEnv",
+    "ProphetTorchVectorEnv",
     "ProphetVectorEnv",
+    "StackFrames",
     "StartSet",
+    "TruncateOnDoubt",
+    "Usage",
+    "View",
+    "Viewed",
+    "ViewedVector",
+    "one_hot_table",
     "read_start_set",
     "row_info",
     "write_start_set",
 ]
 
 _MODULES = {
+    "EmbedInstruction": "views",
+    "FlattenChunk": "chunking",
+    "FlattenChunkVector": "chunking",
     "OneActionPerStep": "chunking",
+    "OneActionPerStepVector": "chunking",
     "ProphetEnv": "single_env",
+    "ProphetTorchVectorEnv": "torch_env",
     "ProphetVectorEnv": "vector_env",
+    "StackFrames": "views",
     "StartSet": "starts",
+    "TruncateOnDoubt": "doubt",
+    "Usage": "refill",
+    "View": "views",
+    "Viewed": "views",
+    "ViewedVector": "views",
+    "one_hot_table": "views",
     "read_start_set": "starts",
     "row_info": "episodes",
     "write_start_set": "starts",

@@ -15,13 +15,15 @@ from numpy.typing import ArrayLike
 from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.options import row_seeds
 from prophet_gym.envs.refill import Queue, Usage
-from prophet_gym.envs.rows import Row
+from prophet_gym.envs.rows import Row, picture
 from prophet_gym.errors import unknown_option
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RENDER_FPS = 20
+"""Actions, and so frames, per second."""
 
-Observation = dict[str, np.ndarray]
+Observation = dict[str, Any]
+"""Arrays by name; tensors in the torch env."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ class EpisodeVectorEnv(VectorEnv):
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
+        renders = RENDER_FPS / action_space.shape[0] if render_mode == "rgb_array" else RENDER_FPS
         self.metadata = {
             "render_modes": list(RENDER_MODES),
-            "render_fps": RENDER_FPS,
+            "render_fps": renders,
             "autoreset_mode": self.autoreset_mode,
         }
         self.single_action_space = action_space
@@ -178,8 +181,8 @@ class EpisodeVectorEnv(VectorEnv):
         if not self._started:
             raise gym.error.ResetNeeded("call reset before render")
         if self.render_mode == "rgb_array":
-            return tuple(row.image.copy() for row in self._rows)
-        rendered = tuple([frame.copy() for frame in row.unseen] for row in self._rows)
+            return tuple(picture(row.image) for row in self._rows)
+        rendered = tuple([picture(frame) for frame in row.unseen] for row in self._rows)
         for row in self._rows:
             row.unseen = []
         return rendered
@@ -233,7 +236,7 @@ class EpisodeVectorEnv(VectorEnv):
         """Infos of all rows; under SAME_STEP ended rows restart here and leave their last step behind."""
         ended = [row for row in range(self.num_envs) if outcomes[row].terminated or outcomes[row].truncated]
         leaving = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else []
-        final = {row: {"image": self._rows[row].image.copy()} for row in leaving}
+        final = {row: self._observe_row(row) for row in leaving}
         again = self._restart(leaving)
         infos: dict[str, Any] = {}
         for row in range(self.num_envs):
@@ -245,7 +248,10 @@ class EpisodeVectorEnv(VectorEnv):
         return infos
 
     def _observe(self) -> Observation:
-        return {"image": np.stack([row.image for row in self._rows])}
+        return {"image": np.stack([picture(row.image) for row in self._rows])}
+
+    def _observe_row(self, row: int) -> Observation:
+        return {"image": picture(self._rows[row].image)}
 
     def _row_random(self, row: int) -> np.random.Generator:
         generator = self._rows[row].np_random or seeding.np_random()[0]

@@ -1,5 +1,6 @@
 """One dream as a plain Gymnasium environment: the vector env of one."""
 
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ class ProphetEnv(gym.Env):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         action_spec: ActionSpec | None = None,
+        proprioception: bool = False,
+        max_doubt: float | None = None,
     ) -> None:
         """Build the env.
 
@@ -53,7 +56,10 @@ class ProphetEnv(gym.Env):
                 registered with, and the episode ends there.
             render_mode: `rgb_array` or `rgb_array_list`.
             action_spec: Bounds of one action.
+            proprioception: Adds `gripper_position` to the observation.
+            max_doubt: Truncates where the world model's doubt passes it.
         """
+        warn_in_worker()
         self._vector = ProphetVectorEnv(
             world_model,
             starts,
@@ -62,7 +68,10 @@ class ProphetEnv(gym.Env):
             autoreset_mode=AutoresetMode.DISABLED,
             render_mode=render_mode,
             action_spec=action_spec,
+            proprioception=proprioception,
+            max_doubt=max_doubt,
         )
+        self.metadata = {name: self._vector.metadata[name] for name in ("render_modes", "render_fps")}
         self._max_episode_steps = max_episode_steps
         self.render_mode = render_mode
         self.action_space = self._vector.single_action_space
@@ -130,6 +139,15 @@ class ProphetEnv(gym.Env):
         if registered is None or registered.max_episode_steps is None:
             raise ValueError("a judge with when='end' must know when an episode ends: pass max_episode_steps")
         return registered.max_episode_steps
+
+
+def warn_in_worker() -> None:
+    """Warn where every worker process of an AsyncVectorEnv would load a world model of its own."""
+    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+        gym.logger.warn(
+            "AsyncVectorEnv loads one copy of the world model per worker and dreams each row alone; "
+            "gym.make_vec(id, num_envs=...) or ProphetVectorEnv dreams all rows in one batch with one copy"
+        )
 
 
 def _first(observations: Observation) -> Observation:

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prophet_gym.envs.rows import Row
+from prophet_gym.envs.rows import Frame, Row, picture
 from prophet_gym.envs.starts import require_frames
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
@@ -38,12 +37,13 @@ def pack_row(row: Row, state: State) -> bytes:
     tensors |= {EXTRA + name: torch.from_numpy(np.array(value)) for name, value in row.start.extra.items()}
     tensors |= {
         "generator": row.generator.get_state(),
-        "image": torch.from_numpy(np.array(row.image)),
+        "image": torch.from_numpy(picture(row.image)),
         "start.frames": torch.from_numpy(np.array(row.start.frames)),
     }
     if window:
-        tensors["window"] = torch.from_numpy(np.stack(window))
+        tensors["window"] = torch.from_numpy(np.stack([picture(frame) for frame in window]))
     facts = {
+        "format": FORMAT,
         "start": {name: getattr(row.start, name) for name in PLAIN},
         "elapsed": row.elapsed,
         "ended": row.ended,
@@ -51,7 +51,7 @@ def pack_row(row: Row, state: State) -> bytes:
         "seen": seen,
         "np_random": random.bit_generator.state,
     }
-    return save(tensors, {"format": FORMAT, "row": json.dumps(facts)})
+    return save(tensors, {"row": json.dumps(facts)})
 
 
 def unpack_row(
@@ -89,7 +89,7 @@ def unpack_row(
     return row, state
 
 
-def _window(tensors: Mapping[str, Tensor], seen: int, judge: RewardModel | None) -> list[UInt8[np.ndarray, "h w 3"]]:
+def _window(tensors: Mapping[str, Tensor], seen: int, judge: RewardModel | None) -> list[Frame]:
     if judge is None:
         return []
     frames = list(tensors["window"].numpy()) if "window" in tensors else []
@@ -106,9 +106,10 @@ def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        if header["format"] == FORMAT:
-            return tensors, json.loads(header["row"])
-        found = header["format"]
+        facts = json.loads(header["row"])
+        if facts["format"] == FORMAT:
+            return tensors, facts
+        found = facts["format"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidStartError(f"a saved row must be the bytes of get_state, got others ({error})") from error
     raise InvalidStartError(f"a saved row must have format {FORMAT!r}, got {found!r}")

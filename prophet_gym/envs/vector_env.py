@@ -1,22 +1,27 @@
 """The dream behind Gymnasium: a batch of episodes that one world model dreams together, chunk by chunk."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from jaxtyping import UInt8
 
 from prophet_gym.envs.episodes import EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
-from prophet_gym.envs.rows import Row, batch_frames
+from prophet_gym.envs.rows import Frame, Row, batch_frames
 from prophet_gym.envs.snapshots import pack_row, unpack_row
 from prophet_gym.envs.starts import StartSet, require_frames
 from prophet_gym.specs import ActionSpec, InitialState
-from prophet_gym.world_model import RewardModel, State, WorldModel, merge_rows, scatter_rows, select_rows
+from prophet_gym.world_model import Chunk, RewardModel, State, WorldModel, merge_rows, scatter_rows, select_rows
 
 NOISE_SEEDS = 2**63 - 1
+GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
+
+Clips: TypeAlias = UInt8[np.ndarray, "b k h w 3"] | UInt8[torch.Tensor, "b k h w 3"]
 
 
 class ProphetVectorEnv(EpisodeVectorEnv):
@@ -56,6 +61,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         action_spec: ActionSpec | None = None,
+        proprioception: bool = False,
+        max_doubt: float | None = None,
     ) -> None:
         """Build the env; nothing is dreamt yet.
 
@@ -68,6 +75,13 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             autoreset_mode: Any of Gymnasium's three.
             render_mode: `rgb_array` (last frame) or `rgb_array_list` (all frames since the last render).
             action_spec: Bounds of one action; [-1, 1] for every number if not given.
+            proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: where the world
+                model's own tracker has the gripper. It is an estimate, as all else in a dream.
+            max_doubt: A row is truncated when the chunk's `info["doubt"]` is larger; a judge with `when="end"` is
+                not asked about it then, so it stays unjudged.
+
+        Raises:
+            ValueError: If the world model has no tracker, for `proprioception`.
         """
         super().__init__(
             num_envs,
@@ -84,6 +98,19 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         for start in self.starts:
             require_frames(start, self._frame_size)
         self._state: State | None = None
+        self._reads_gripper = proprioception
+        if max_doubt is not None and not max_doubt >= 0:
+            raise ValueError(f"max_doubt must be a number of at least 0 or None, got {max_doubt}")
+        self.max_doubt = max_doubt
+        if proprioception:
+            if not hasattr(world_model, "read_gripper"):
+                raise ValueError(
+                    f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
+                    f"{type(world_model).__name__} does not; leave it out"
+                )
+            image = gym.spaces.Box(0, 255, (*self._frame_size, 3), dtype=np.uint8)
+            self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
+            self.observation_space = batch_space(self.single_observation_space, num_envs)
 
     def get_state(self, row: int = 0) -> bytes:
         """One row as safetensors bytes: its dream, its randomness, its place in the episode.
@@ -175,7 +202,20 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             whole = targets == list(range(self.num_envs))
             self._state = part if whole else scatter_rows(self._state, targets, part)
         for row, start, noise_seed in zip(rows, starts, noise_seeds, strict=True):
-            self._rows[row].begin(start, noise_seed, self.reward_model)
+            self._rows[row].begin(start, noise_seed, self.reward_model, self._first_frame(start))
+
+    def _observe(self) -> Observation:
+        return super()._observe() | self._proprioception(range(self.num_envs))
+
+    def _observe_row(self, row: int) -> Observation:
+        return super()._observe_row(row) | {name: value[0] for name, value in self._proprioception([row]).items()}
+
+    def _proprioception(self, rows: Sequence[int]) -> Observation:
+        if not self._reads_gripper:
+            return {}
+        assert self._state is not None
+        position = getattr(self.world_model, "read_gripper")(select_rows(self._state, list(rows)))  # noqa: B009
+        return {"gripper_position": position.cpu().numpy().astype(np.float32)}
 
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         assert self._state is not None
@@ -183,8 +223,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         state = self._state if everyone else select_rows(self._state, live)
         generators = [self._rows[row].generator for row in live]
         chunk = self.world_model.rollout(state, torch.from_numpy(actions[list(live)]), generators=generators)
+        if chunk.doubt is None and self.max_doubt is not None:
+            raise ValueError("max_doubt needs a world model that tells its doubt, and this one gave None; leave it out")
         self._state = chunk.state if everyone else scatter_rows(self._state, live, chunk.state)
-        frames = chunk.frames.cpu().numpy()
+        frames = self._frames(chunk)
         doubts = None if chunk.doubt is None else chunk.doubt.tolist()
         for row, clip in zip(live, frames, strict=True):
             self._rows[row].extend(clip, self.reward_model, collect=self.render_mode == "rgb_array_list")
@@ -200,10 +242,20 @@ class ProphetVectorEnv(EpisodeVectorEnv):
                 "success": success,
                 "live": True,
             }
+            truncated = self._at_horizon(row)
             if doubts is not None:
                 info["doubt"] = doubts[position]
-            outcomes[row] = Outcome(info, reward, success, self._at_horizon(row))
+                truncated = truncated or (self.max_doubt is not None and doubts[position] > self.max_doubt)
+            outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
+
+    def _frames(self, chunk: Chunk) -> Clips:
+        """The frames as they go into `info`."""
+        return chunk.frames.cpu().numpy()
+
+    def _first_frame(self, start: InitialState) -> Frame:
+        """The first frame of an episode, as all others are kept."""
+        return start.frames[-1].copy()
 
     def _judge(self, rows: Sequence[int]) -> dict[int, tuple[float, bool]]:
         judge = self.reward_model
@@ -212,7 +264,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         judged = [row for row in rows if judge.when == "chunk" or self._at_horizon(row)]
         if not judged:
             return {}
-        videos = [torch.from_numpy(self._rows[row].video(judge)) for row in judged]
+        videos = [torch.as_tensor(self._rows[row].video(judge)) for row in judged]
         verdict = judge.score(videos, [self._rows[row].start_info()["instruction"] for row in judged])
         return dict(zip(judged, zip(verdict.reward.tolist(), verdict.valid.tolist(), strict=True), strict=True))
 
