@@ -59,7 +59,9 @@ class LeRobotVectorEnv(VectorEnv):
         assert isinstance(space, gym.spaces.Dict)
         self.single_observation_space = gym.spaces.Dict(_renamed(space.spaces, gym.spaces.Dict))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self._horizon = int(horizon) * envs.single_action_space.shape[0]
+        shape = envs.single_action_space.shape
+        assert shape is not None
+        self._horizon = int(horizon) * shape[0]
         self._instructions = [""] * self.num_envs
 
     @property
@@ -105,7 +107,7 @@ class LeRobotVectorEnv(VectorEnv):
 
 def make_env(
     n_envs: int = 1,
-    use_async_envs: bool = False,
+    use_async_envs: bool = False,  # noqa: FBT001, FBT002 LeRobot's own form
     cfg: object = None,
     *,
     weights: str = "bundled",

@@ -1,17 +1,15 @@
 """Stable-Baselines3: a vector env of ours as its `VecEnv`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from prophet_gym.envs.episodes import row_info
-
-Indices = int | Iterable[int] | None
 
 
 class Sb3VecEnv(VecEnv):
@@ -29,6 +27,8 @@ class Sb3VecEnv(VecEnv):
         >>> Sb3VecEnv(envs).reset()["image"].shape
         (3, 8, 8, 3)
     """
+
+    envs: Any
 
     def __init__(self, envs: VectorEnv) -> None:
         """Wrap a vector env; ValueError if its autoreset mode is another."""
@@ -81,27 +81,29 @@ class Sb3VecEnv(VecEnv):
         """One picture per row, where the render mode has one."""
         if self.render_mode != "rgb_array":
             return [None] * self.num_envs
-        return list(self.envs.render() or ())
+        return [np.asarray(picture) for picture in self.envs.render() or ()]
 
-    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The attribute of the env (rows share it), once per row."""
         env: Any = self.envs
         while not hasattr(env, attr_name) and isinstance(env, gym.vector.VectorWrapper):
             env = env.env
         return [getattr(env, attr_name) for _ in self._get_indices(indices)]
 
-    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of the innermost env, for all rows; ValueError for some of them."""
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise ValueError("all rows are one env: set_attr works without indices only")
         setattr(self.envs.unwrapped, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list:
         """Rows have no methods of their own; NotImplementedError."""
         del method_args, indices, method_kwargs
         raise NotImplementedError(f"all rows are one env: call {method_name} on the `envs` of this Sb3VecEnv")
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Indices = None) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """False: rows have no wrappers of their own."""
         del wrapper_class
         return [False for _ in self._get_indices(indices)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from torchrl.data import Unbounded
+from torchrl.data import TensorSpec, Unbounded
 from torchrl.envs import GymWrapper, default_info_dict_reader
 
 FLAGS = ("reward_valid", "success")
@@ -35,5 +35,6 @@ def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | 
     if mode != AutoresetMode.DISABLED:
         raise ValueError(f"TorchRL resets ended rows itself: autoreset_mode DISABLED, got {mode}")
     env = GymWrapper(envs, device=device)
-    spec = {name: Unbounded((envs.num_envs,), dtype=torch.bool) for name in flags}
-    return env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))
+    spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in flags}
+    env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))
+    return env

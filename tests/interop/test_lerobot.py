@@ -54,7 +54,7 @@ def test_speaks_lerobots_names():
         observation, *_, terminated, truncated, info = envs.step(actions)
         assert not (terminated | truncated).any()
         assert "final_info" not in info
-    observation, rewards, terminated, truncated, info = envs.step(actions)
+    observation, _, terminated, _, info = envs.step(actions)
     assert terminated.tolist() == [False, True]
     assert info["final_info"]["is_success"].tolist() == [False, True]
     assert info["final_obs"][1]["pixels"]["image"][0, 0, 0] == 40 + CHUNK
