@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import (
@@ -88,6 +89,11 @@ def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (
         for task in range(tasks)
         for index in range(per_task)
     )
+
+
+def counting_env(*, chunk: int = 8, size: tuple[int, int] = (8, 8), **arguments: Any) -> ProphetEnv:
+    """A `ProphetEnv` of the counting model from plain data, so that an id can name it as its entry point."""
+    return ProphetEnv(CountingWorldModel(chunk=chunk, frame_size=size), counting_starts(size=size), **arguments)
 
 
 def assert_same(one: Any, other: Any, where: str = "result") -> None:

@@ -7,20 +7,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prophet_gym.envs.chunking import OneActionPerStep
+    from prophet_gym.envs.chunking import FlattenChunk, FlattenChunkVector, OneActionPerStep, OneActionPerStepVector
+    from prophet_gym.envs.doubt import TruncateOnDoubt
     from prophet_gym.envs.episodes import row_info
     from prophet_gym.envs.held_chunk import HeldChunk
     from prophet_gym.envs.jsonl_starts import read_jsonl_starts
+    from prophet_gym.envs.refill import Usage
     from prophet_gym.envs.single_env import ProphetEnv
     from prophet_gym.envs.starts import StartSet, read_start_set, write_start_set
+    from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
     from prophet_gym.envs.vector_env import ProphetVectorEnv
+    from prophet_gym.envs.views import EmbedInstruction, StackFrames, View, Viewed, ViewedVector, one_hot_table
 
 __all__ = [
+    "EmbedInstruction",
+    "FlattenChunk",
+    "FlattenChunkVector",
     "HeldChunk",
     "OneActionPerStep",
+    "OneActionPerStepVector",
     "ProphetEnv",
+    "ProphetTorchVectorEnv",
     "ProphetVectorEnv",
+    "StackFrames",
     "StartSet",
+    "TruncateOnDoubt",
+    "Usage",
+    "View",
+    "Viewed",
+    "ViewedVector",
+    "one_hot_table",
     "read_jsonl_starts",
     "read_start_set",
     "row_info",
@@ -28,11 +44,23 @@ __all__ = [
 ]
 
 _MODULES = {
+    "EmbedInstruction": "views",
+    "FlattenChunk": "chunking",
+    "FlattenChunkVector": "chunking",
     "HeldChunk": "held_chunk",
     "OneActionPerStep": "chunking",
+    "OneActionPerStepVector": "chunking",
     "ProphetEnv": "single_env",
+    "ProphetTorchVectorEnv": "torch_env",
     "ProphetVectorEnv": "vector_env",
+    "StackFrames": "views",
     "StartSet": "starts",
+    "TruncateOnDoubt": "doubt",
+    "Usage": "refill",
+    "View": "views",
+    "Viewed": "views",
+    "ViewedVector": "views",
+    "one_hot_table": "views",
     "read_jsonl_starts": "jsonl_starts",
     "read_start_set": "starts",
     "row_info": "episodes",

@@ -1,10 +1,12 @@
-"""Action chunks: checking them, and a view of a chunked env with one action per step."""
+"""Action chunks: checking them, and views of a chunked env with one action per step or with flat chunks."""
 
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from prophet_gym.errors import InvalidActionError
@@ -55,9 +57,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         """Wrap an env whose action space is `Box` (k, a)."""
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        space = env.action_space
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
-            raise ValueError(f"OneActionPerStep needs an action space Box (k, a), got {space}")
+        space = _chunk_space("OneActionPerStep", env.action_space)
         self._chunk_shape = space.shape
         self.action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
         self._pending: list[np.ndarray] = []
@@ -87,3 +87,114 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
     def _held(self) -> dict[str, np.ndarray]:
         assert self._observation is not None
         return {name: value.copy() for name, value in self._observation.items()}
+
+
+class OneActionPerStepVector(VectorWrapper):
+    """One action per step for a vector env; rows share one clock, so all chunks run at the same step.
+
+    It needs autoreset SAME_STEP: with NEXT_STEP a row that restarts would fall one action behind the others.
+    `info["pending"]` counts the actions that wait, and until the chunk runs rewards are 0 and no flag is set.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetVectorEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> model = CountingWorldModel(chunk=4)
+        >>> envs = ProphetVectorEnv(model, counting_starts(), num_envs=2, autoreset_mode="SameStep")
+        >>> envs = OneActionPerStepVector(envs)
+        >>> _ = envs.reset(seed=0)
+        >>> [envs.step(envs.action_space.sample())[4]["pending"].tolist() for _ in range(4)]
+        [[1, 1], [2, 2], [3, 3], [0, 0]]
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Wrap a vector env whose action space is `Box` (k, a) per row; ValueError for another one."""
+        super().__init__(env)
+        space = _chunk_space("OneActionPerStepVector", env.single_action_space)
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ValueError(f"OneActionPerStepVector needs autoreset_mode SAME_STEP, got {mode}")
+        self._steps = space.shape[0]
+        self.single_action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+        self._pending: list[np.ndarray] = []
+        self._observation: dict[str, np.ndarray] | None = None
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reset rows and drop the actions that wait; some rows alone can be reset between two chunks only."""
+        mask = None if options is None else options.get("reset_mask")
+        if self._pending and mask is not None and not np.asarray(mask).all():
+            raise ValueError(
+                f"rows can be reset by a mask between two chunks only, and {len(self._pending)} of {self._steps} "
+                "actions wait; step until info['pending'] is 0 or reset all rows"
+            )
+        self._observation, infos = self.env.reset(seed=seed, options=options)
+        self._pending = []
+        return self._held(), infos | self._waiting()
+
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Add one action (num_envs, a) per row; run the chunks when they are full."""
+        if self._observation is None:
+            raise gym.error.ResetNeeded("call reset before step")
+        checked = require_actions(actions, self.action_space)
+        if len(self._pending) + 1 < self._steps:
+            self._pending.append(checked)
+            nothing = np.zeros(self.num_envs, np.bool_)
+            return self._held(), np.zeros(self.num_envs), nothing, nothing.copy(), self._waiting()
+        chunk = np.stack([*self._pending, checked], axis=1)
+        self._observation, rewards, terminated, truncated, infos = self.env.step(chunk)
+        self._pending = []
+        return self._held(), rewards, terminated, truncated, infos | self._waiting()
+
+    def _waiting(self) -> dict[str, np.ndarray]:
+        return {"pending": np.full(self.num_envs, len(self._pending)), "_pending": np.ones(self.num_envs, np.bool_)}
+
+    def _held(self) -> dict[str, np.ndarray]:
+        assert self._observation is not None
+        return {name: value.copy() for name, value in self._observation.items()}
+
+
+class FlattenChunk(gym.ActionWrapper, RecordConstructorArgs):
+    """Chunks as one row of k * a numbers, for libraries that want flat actions.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> FlattenChunk(ProphetEnv(CountingWorldModel(chunk=4), counting_starts())).action_space.shape
+        (28,)
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        """Wrap an env whose action space is `Box` (k, a); ValueError for another one."""
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._chunk = _chunk_space("FlattenChunk", env.action_space)
+        self.action_space = gym.spaces.flatten_space(self._chunk)
+
+    def action(self, action: ArrayLike) -> np.ndarray:
+        """The chunk (k, a) of k * a numbers."""
+        return require_actions(action, self.action_space).reshape(self._chunk.shape)
+
+
+class FlattenChunkVector(VectorActionWrapper):
+    """`FlattenChunk` for a vector env."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Wrap a vector env whose action space is `Box` (k, a) per row; ValueError for another one."""
+        super().__init__(env)
+        self._chunk = _chunk_space("FlattenChunkVector", env.single_action_space)
+        self.single_action_space = gym.spaces.flatten_space(self._chunk)
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+
+    def actions(self, actions: ArrayLike) -> np.ndarray:
+        """The chunks (num_envs, k, a) of num_envs times k * a numbers."""
+        return require_actions(actions, self.action_space).reshape(self.num_envs, *self._chunk.shape)
+
+
+def _chunk_space(wrapper: str, space: gym.Space) -> gym.spaces.Box:
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
+        raise ValueError(f"{wrapper} needs an action space Box (k, a), got {space}")
+    return space

@@ -14,13 +14,16 @@ from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.options import row_seeds
-from prophet_gym.envs.rows import Row
+from prophet_gym.envs.refill import Queue, Usage
+from prophet_gym.envs.rows import Row, picture
 from prophet_gym.errors import unknown_option
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RENDER_FPS = 20
+"""Actions, and so frames, per second."""
 
-Observation = dict[str, np.ndarray]
+Observation = dict[str, Any]
+"""Arrays by name; tensors in the torch env."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class EpisodeVectorEnv(VectorEnv):
     """The episodes of several rows; a subclass says how rows begin and how live rows advance by one chunk.
 
     With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
-    and `info["live"]` False, and `_advance` is not called on them.
+    and `info["live"]` False, and `_advance` is not called on them. So do rows that end when a queue is empty.
+
+    Attributes:
+        usage: How much of the batch was put to use since the last reset of all rows.
     """
 
     def __init__(
@@ -61,21 +67,28 @@ class EpisodeVectorEnv(VectorEnv):
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
+        renders = RENDER_FPS / action_space.shape[0] if render_mode == "rgb_array" else RENDER_FPS
         self.metadata = {
             "render_modes": list(RENDER_MODES),
-            "render_fps": RENDER_FPS,
+            "render_fps": renders,
             "autoreset_mode": self.autoreset_mode,
         }
         self.single_action_space = action_space
         self.single_observation_space = gym.spaces.Dict(image=gym.spaces.Box(0, 255, (*frame_size, 3), dtype=np.uint8))
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.usage = Usage()
         self._rows = [Row() for _ in range(num_envs)]
+        self._queue: Queue | None = None
         self._started = False
 
     @abstractmethod
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, Any]:
         """Rows to reset, each with its plan (None options: what autoreset does), checked before anything changes."""
+
+    def _plan_queue(self, options: Mapping[str, Any] | None) -> list[Any] | None:
+        """The plans of `options["queue"]`, checked; None where there is no queue."""
+        del options
 
     @abstractmethod
     def _begin(self, plans: Mapping[int, Any]) -> None:
@@ -84,6 +97,17 @@ class EpisodeVectorEnv(VectorEnv):
     @abstractmethod
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         """Run one chunk in the live rows: call each `Row.extend`; `actions` (num_envs, k, a) are checked."""
+
+    @property
+    def waiting(self) -> int:
+        """Starts of `options["queue"]` that wait for a row."""
+        return 0 if self._queue is None else len(self._queue)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row has ended for good: autoreset is DISABLED, or the queue is empty."""
+        absorbing = self._queue is not None or self.autoreset_mode == AutoresetMode.DISABLED
+        return self._started and absorbing and not self.waiting and all(row.ended for row in self._rows)
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
@@ -104,20 +128,22 @@ class EpisodeVectorEnv(VectorEnv):
 
         Row i is seeded with `seed + i`, or with entry i of a sequence. Rows outside the mask go on as they are;
         their entries of `seed` are ignored. Errors in the arguments leave every row as it was.
+
+        With a queue, seeds belong to its entries instead: the j-th episode is the same whatever row it falls to.
         """
+        queued = self._plan_queue(options)
+        if queued is not None:
+            return self._reset_from(Queue(queued, row_seeds(seed, len(queued), "queued start, length")))
         plans = self._plan(options)
         if not self._started and len(plans) < self.num_envs:
             raise gym.error.ResetNeeded("the first reset must be of all rows; leave out options['reset_mask']")
         seeds = row_seeds(seed, self.num_envs)
-        seeded = {row: seeding.np_random(seeds[row])[0] for row in plans if seeds[row] is not None}
-        for row, generator in seeded.items():
-            self._rows[row].np_random = generator
+        self._seed({row: seeds[row] for row in plans})
+        if len(plans) == self.num_envs:
+            self.usage, self._queue = Usage(), None
         self._start(plans)
         self._started = True
-        infos: dict[str, Any] = {}
-        for row in plans:
-            infos = self._add_info(infos, self._rows[row].start_info(), row)
-        return self._observe(), infos
+        return self._observe(), self._start_infos(list(plans))
 
     def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Run one chunk per row.
@@ -133,14 +159,13 @@ class EpisodeVectorEnv(VectorEnv):
         checked = require_actions(actions, self.action_space)
         live = [row for row in range(self.num_envs) if not self._rows[row].ended]
         over = [row for row in range(self.num_envs) if self._rows[row].ended]
+        self.usage = self.usage.after(self.num_envs, len(live))
         outcomes = self._advance(live, checked) if live else {}
         for row, outcome in outcomes.items():
             self._rows[row].ended = outcome.terminated or outcome.truncated
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
-            self._restart(over)
-            outcomes |= {row: Outcome(self._rows[row].start_info()) for row in over}
-        else:
-            outcomes |= {row: self._absorbed(row) for row in over}
+        again = self._restart(over) if self.autoreset_mode == AutoresetMode.NEXT_STEP else []
+        outcomes |= {row: Outcome(self._rows[row].start_info()) for row in again}
+        outcomes |= {row: self._absorbed(row) for row in over if row not in again}
         infos = self._collect(outcomes)
         ordered = [outcomes[row] for row in range(self.num_envs)]
         rewards = np.array([outcome.reward for outcome in ordered], dtype=np.float64)
@@ -156,8 +181,8 @@ class EpisodeVectorEnv(VectorEnv):
         if not self._started:
             raise gym.error.ResetNeeded("call reset before render")
         if self.render_mode == "rgb_array":
-            return tuple(row.image.copy() for row in self._rows)
-        rendered = tuple([frame.copy() for frame in row.unseen] for row in self._rows)
+            return tuple(picture(row.image) for row in self._rows)
+        rendered = tuple([picture(frame) for frame in row.unseen] for row in self._rows)
         for row in self._rows:
             row.unseen = []
         return rendered
@@ -168,10 +193,37 @@ class EpisodeVectorEnv(VectorEnv):
             for row in plans:
                 self._rows[row].unseen = [self._rows[row].image]
 
-    def _restart(self, rows: Sequence[int]) -> None:
-        if rows:
+    def _restart(self, rows: Sequence[int]) -> list[int]:
+        """Start the next episode in these rows; the rows that have one."""
+        if not rows:
+            return []
+        if self._queue is None:
             plans = self._plan(None)
             self._start({row: plans[row] for row in rows})
+            return list(rows)
+        turns = self._queue.fill(rows)
+        self._seed({row: turn.seed for row, turn in turns.items()})
+        self._start({row: turn.plan for row, turn in turns.items()})
+        for row, turn in turns.items():
+            self._rows[row].queue_index = turn.index
+        return list(turns)
+
+    def _reset_from(self, queue: Queue) -> tuple[Observation, dict[str, Any]]:
+        self.usage, self._queue, self._started = Usage(), queue, True
+        rows = list(range(self.num_envs))
+        self._restart(rows)
+        return self._observe(), self._start_infos(rows)
+
+    def _seed(self, seeds: Mapping[int, int | None]) -> None:
+        seeded = {row: seeding.np_random(seed)[0] for row, seed in seeds.items() if seed is not None}
+        for row, generator in seeded.items():
+            self._rows[row].np_random = generator
+
+    def _start_infos(self, rows: Sequence[int]) -> dict[str, Any]:
+        infos: dict[str, Any] = {}
+        for row in rows:
+            infos = self._add_info(infos, self._rows[row].start_info(), row)
+        return infos
 
     def _at_horizon(self, row: int) -> bool:
         return self.max_episode_steps is not None and self._rows[row].elapsed >= self.max_episode_steps
@@ -182,21 +234,24 @@ class EpisodeVectorEnv(VectorEnv):
 
     def _collect(self, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
         """Infos of all rows; under SAME_STEP ended rows restart here and leave their last step behind."""
-        ended = [row for row in range(self.num_envs) if self._rows[row].ended]
-        restarting = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else []
-        final = {row: {"image": self._rows[row].image.copy()} for row in restarting}
-        self._restart(restarting)
+        ended = [row for row in range(self.num_envs) if outcomes[row].terminated or outcomes[row].truncated]
+        leaving = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else []
+        final = {row: self._observe_row(row) for row in leaving}
+        again = self._restart(leaving)
         infos: dict[str, Any] = {}
         for row in range(self.num_envs):
             info = outcomes[row].info
             if row in final:
                 infos = self._add_info(infos, {"final_obs": final[row], "final_info": info}, row)
-                info = self._rows[row].start_info()
+                info = self._rows[row].start_info() if row in again else self._absorbed(row).info
             infos = self._add_info(infos, info, row)
         return infos
 
     def _observe(self) -> Observation:
-        return {"image": np.stack([row.image for row in self._rows])}
+        return {"image": np.stack([picture(row.image) for row in self._rows])}
+
+    def _observe_row(self, row: int) -> Observation:
+        return {"image": picture(self._rows[row].image)}
 
     def _row_random(self, row: int) -> np.random.Generator:
         generator = self._rows[row].np_random or seeding.np_random()[0]

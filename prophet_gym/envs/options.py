@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from prophet_gym.envs.starts import StartSet, require_frames
 from prophet_gym.errors import InvalidStartError, UnknownOptionError, unknown_option
 from prophet_gym.specs import InitialState
 
-RESET_OPTIONS = ("reset_mask", "start", "starts", "task")
+RESET_OPTIONS = ("queue", "reset_mask", "start", "starts", "task")
 
 
 def plan_reset(
@@ -41,15 +42,52 @@ def plan_reset(
     return {row: _candidates(starts, tasks[row], positions[row]) for row in rows}
 
 
-def row_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
-    """One seed per row: row i gets `seed + i`, or entry i of a sequence; None leaves a row's generator as it is."""
+def plan_queue(
+    options: Mapping[str, Any] | None, num_envs: int, frame_size: tuple[int, int], autoreset_mode: AutoresetMode
+) -> list[StartSet] | None:
+    """Read `options["queue"]`: starts of which each is dreamt once, by the next row that is free.
+
+    Raises:
+        InvalidStartError: If it holds anything but starts that fit, or fewer than there are rows.
+        ValueError: Beside another option, or if ended rows are not restarted.
+    """
+    queue = None if options is None else options.get("queue")
+    if options is None or queue is None:
+        return None
+    others = sorted(name for name, value in options.items() if name != "queue" and value is not None)
+    if others:
+        raise ValueError(f"options['queue'] says where every row starts; leave out {', '.join(others)}")
+    if autoreset_mode == AutoresetMode.DISABLED:
+        raise ValueError("options['queue'] refills ended rows: it needs autoreset_mode NEXT_STEP or SAME_STEP")
+    if not isinstance(queue, Sequence) or len(queue) < num_envs:
+        given = len(queue) if isinstance(queue, Sequence) else type(queue)
+        raise InvalidStartError(f"options['queue'] must hold a start for each of {num_envs} rows or more, got {given}")
+    return [StartSet([state]) for state in require_states("queue", queue, frame_size)]
+
+
+def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "row, num_envs") -> list[int | None]:
+    """`count` seeds: the i-th is `seed + i`, or entry i of a sequence; None leaves a generator as it is."""
     if seed is None:
-        return [None] * num_envs
+        return [None] * count
     if isinstance(seed, int | np.integer):
-        return [int(seed) + row for row in range(num_envs)]
-    if len(seed) != num_envs:
-        raise ValueError(f"a list of seeds needs one entry per row, num_envs={num_envs}, got {len(seed)}")
+        seed = [int(seed) + row for row in range(count)]
+    if len(seed) != count:
+        raise ValueError(f"a list of seeds needs one entry per {each}={count}, got {len(seed)}")
+    for value in seed:
+        if value is not None and (not isinstance(value, int | np.integer) or value < 0):
+            raise ValueError(f"a seed must be an integer of at least 0 or None, got {value!r}")
     return [None if value is None else int(value) for value in seed]
+
+
+def require_states(option: str, states: Sequence[object], frame_size: tuple[int, int]) -> list[InitialState]:
+    """The same states; InvalidStartError if one is no InitialState, or of another size."""
+    checked: list[InitialState] = []
+    for state in states:
+        if not isinstance(state, InitialState):
+            raise InvalidStartError(f"options[{option!r}] must hold InitialState only, got {type(state).__name__}")
+        require_frames(state, frame_size)
+        checked.append(state)
+    return checked
 
 
 def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
@@ -79,13 +117,7 @@ def _per_row_starts(value: object, num_envs: int, frame_size: tuple[int, int]) -
     states = [value] * num_envs if isinstance(value, InitialState) else value
     if not isinstance(states, Sequence) or len(states) != num_envs:
         raise InvalidStartError(f"options['starts'] must be an InitialState or {num_envs} of them, got {type(value)}")
-    checked: list[InitialState] = []
-    for state in states:
-        if not isinstance(state, InitialState):
-            raise InvalidStartError(f"options['starts'] must hold InitialState only, got {type(state).__name__}")
-        require_frames(state, frame_size)
-        checked.append(state)
-    return checked
+    return require_states("starts", states, frame_size)
 
 
 def _candidates(starts: StartSet, task: int | None, position: int | None) -> StartSet:

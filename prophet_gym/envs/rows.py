@@ -2,14 +2,30 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import Tensor
 
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel
+
+Frame: TypeAlias = UInt8[np.ndarray, "h w 3"] | UInt8[Tensor, "h w 3"]
+Clip: TypeAlias = UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
+
+
+def stack(frames: Sequence[Frame]) -> Clip:
+    """A clip of its own; where the frames are."""
+    if isinstance(frames[0], Tensor):
+        return torch.stack([frame for frame in frames if isinstance(frame, Tensor)])
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def picture(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
+    """The frame as an array of its own."""
+    return frame.cpu().numpy().copy() if isinstance(frame, Tensor) else frame.copy()
 
 
 class Row:
@@ -22,47 +38,64 @@ class Row:
         image: The latest frame.
         elapsed: Chunks since the start.
         ended: Whether the episode is over.
+        queue_index: Its position in the queue, None where it came from none.
     """
 
     def __init__(self) -> None:
         self.np_random: np.random.Generator | None = None
         self.generator = torch.Generator()
         self.start: InitialState | None = None
-        self.image: np.ndarray = np.zeros((0, 0, 3), np.uint8)
+        self.image: Frame = np.zeros((0, 0, 3), np.uint8)
         self.elapsed = 0
         self.ended = False
-        self.unseen: list[np.ndarray] = []
-        self._window: deque[np.ndarray] = deque(maxlen=0)
+        self.queue_index: int | None = None
+        self.unseen: list[Frame] = []
+        self._window: deque[Frame] = deque(maxlen=0)
         self._frames = 0
 
-    def begin(self, start: InitialState, noise_seed: int, judge: RewardModel | None) -> None:
-        """Start an episode."""
+    def begin(
+        self, start: InitialState, noise_seed: int, judge: RewardModel | None, image: Frame | None = None
+    ) -> None:
+        """Start an episode; `image` is its first frame where that is not an array."""
         self.generator.manual_seed(noise_seed)
         self.start = start
         self.elapsed = 0
         self.ended = False
+        self.queue_index = None
         self._frames = 0
         self._window = deque(maxlen=judge.max_frames if judge else 0)
         self.unseen = []
-        self._see(start.frames[-1].copy(), judge, collect=False)
+        self._see(start.frames[-1].copy() if image is None else image, judge, collect=False)
 
-    def extend(self, frames: UInt8[np.ndarray, "k h w 3"], judge: RewardModel | None, *, collect: bool) -> None:
+    def extend(self, frames: Clip, judge: RewardModel | None, *, collect: bool) -> None:
         """Take in the frames of one chunk; with `collect`, keep them for `render`."""
         for frame in frames:
             self._see(frame, judge, collect=collect)
         self.elapsed += 1
 
-    def video(self, judge: RewardModel) -> UInt8[np.ndarray, "t h w 3"]:
+    def video(self, judge: RewardModel) -> Clip:
         """What the judge asked for: every stride-th frame of the episode and the latest, the last max_frames."""
         frames = list(self._window)
         if (self._frames - 1) % judge.stride:
             frames = [*frames, self.image][-judge.max_frames :]
-        return np.stack(frames)
+        return stack(frames)
+
+    @property
+    def seen(self) -> tuple[list[Frame], int]:
+        """What is kept for the judge, and how many frames the episode has had."""
+        return list(self._window), self._frames
+
+    def recall(self, window: Sequence[Frame], frames: int, judge: RewardModel | None) -> None:
+        """Take back what `seen` gave; `render` goes on from the latest frame."""
+        self._window = deque(window, maxlen=judge.max_frames if judge else 0)
+        self._frames = frames
+        self.unseen = [self.image]
 
     def start_info(self) -> dict[str, Any]:
         """Task and start of the episode."""
         assert self.start is not None
-        return {
+        queued = {} if self.queue_index is None else {"queue_index": self.queue_index}
+        return queued | {
             "instruction": self.start.instruction,
             "suite": self.start.suite,
             "task": self.start.task,
@@ -70,7 +103,7 @@ class Row:
             "start_set": self.start.start_set,
         }
 
-    def _see(self, frame: np.ndarray, judge: RewardModel | None, *, collect: bool) -> None:
+    def _see(self, frame: Frame, judge: RewardModel | None, *, collect: bool) -> None:
         self.image = frame
         if judge and self._frames % judge.stride == 0:
             self._window.append(frame)

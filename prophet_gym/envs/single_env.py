@@ -1,5 +1,6 @@
 """One dream as a plain Gymnasium environment: the vector env of one."""
 
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ class ProphetEnv(gym.Env):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         action_spec: ActionSpec | None = None,
+        proprioception: bool = False,
+        max_doubt: float | None = None,
     ) -> None:
         """Build the env.
 
@@ -53,7 +56,10 @@ class ProphetEnv(gym.Env):
                 registered with, and the episode ends there.
             render_mode: `rgb_array` or `rgb_array_list`.
             action_spec: Bounds of one action.
+            proprioception: Adds `gripper_position` to the observation.
+            max_doubt: Truncates where the world model's doubt passes it.
         """
+        warn_in_worker()
         self._vector = ProphetVectorEnv(
             world_model,
             starts,
@@ -62,7 +68,10 @@ class ProphetEnv(gym.Env):
             autoreset_mode=AutoresetMode.DISABLED,
             render_mode=render_mode,
             action_spec=action_spec,
+            proprioception=proprioception,
+            max_doubt=max_doubt,
         )
+        self.metadata = {name: self._vector.metadata[name] for name in ("render_modes", "render_fps")}
         self._max_episode_steps = max_episode_steps
         self.render_mode = render_mode
         self.action_space = self._vector.single_action_space
@@ -99,6 +108,20 @@ class ProphetEnv(gym.Env):
         observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
         return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
 
+    def get_state(self) -> bytes:
+        """The episode as it stands, as safetensors bytes."""
+        return self._vector.get_state()
+
+    def set_state(self, state: bytes, *, seed: int | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Go on from `get_state`, with new randomness if there is a seed.
+
+        A TimeLimit around this env counts on as it was: pass `max_episode_steps` here to have it saved and set.
+        """
+        self._vector.max_episode_steps = self._horizon()
+        observations, infos = self._vector.set_state(state, seed=seed)
+        self.np_random = self._vector.np_random[0]
+        return _first(observations), row_info(infos, 0)
+
     def render(self) -> Any:
         """The last frame, or the frames since the last `render` or `reset`."""
         rendered = self._vector.render()
@@ -116,6 +139,15 @@ class ProphetEnv(gym.Env):
         if registered is None or registered.max_episode_steps is None:
             raise ValueError("a judge with when='end' must know when an episode ends: pass max_episode_steps")
         return registered.max_episode_steps
+
+
+def warn_in_worker() -> None:
+    """Warn where every worker process of an AsyncVectorEnv would load a world model of its own."""
+    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+        gym.logger.warn(
+            "AsyncVectorEnv loads one copy of the world model per worker and dreams each row alone; "
+            "gym.make_vec(id, num_envs=...) or ProphetVectorEnv dreams all rows in one batch with one copy"
+        )
 
 
 def _first(observations: Observation) -> Observation:

@@ -1,21 +1,36 @@
 """The dream behind Gymnasium: a batch of episodes that one world model dreams together, chunk by chunk."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from jaxtyping import UInt8
 
-from prophet_gym.envs.episodes import EpisodeVectorEnv, Outcome
-from prophet_gym.envs.options import plan_reset
-from prophet_gym.envs.rows import batch_frames
+from prophet_gym.envs.episodes import EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
+from prophet_gym.envs.rows import Frame, Row, batch_frames
+from prophet_gym.envs.snapshots import pack_row, unpack_row
 from prophet_gym.envs.starts import StartSet, require_frames
 from prophet_gym.specs import ActionSpec, InitialState
-from prophet_gym.world_model import RewardModel, State, WorldModel, encode_starts, scatter_rows, select_rows
+from prophet_gym.world_model import (
+    Chunk,
+    RewardModel,
+    State,
+    WorldModel,
+    encode_starts,
+    merge_rows,
+    scatter_rows,
+    select_rows,
+)
 
 NOISE_SEEDS = 2**63 - 1
+GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
+
+Clips: TypeAlias = UInt8[np.ndarray, "b k h w 3"] | UInt8[torch.Tensor, "b k h w 3"]
 
 
 class ProphetVectorEnv(EpisodeVectorEnv):
@@ -31,6 +46,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
     and `info["live"]` False, and the world model does not see them, until `reset(options={"reset_mask": ...})`.
+
+    `reset(options={"queue": starts})` dreams every start once: a row that ends takes the next that waits
+    (`info["queue_index"]`), and absorbs when none is left; `finished` says when all are done and `usage` how full
+    the batch was. The j-th episode is seeded with `seed + j`, so it is the same dream in a batch of any size.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -52,6 +71,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         action_spec: ActionSpec | None = None,
+        proprioception: bool = False,
+        max_doubt: float | None = None,
     ) -> None:
         """Build the env; nothing is dreamt yet.
 
@@ -64,6 +85,13 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             autoreset_mode: Any of Gymnasium's three.
             render_mode: `rgb_array` (last frame) or `rgb_array_list` (all frames since the last render).
             action_spec: Bounds of one action; [-1, 1] for every number if not given.
+            proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: where the world
+                model's own tracker has the gripper. It is an estimate, as all else in a dream.
+            max_doubt: A row is truncated when the chunk's `info["doubt"]` is larger; a judge with `when="end"` is
+                not asked about it then, so it stays unjudged.
+
+        Raises:
+            ValueError: If the world model has no tracker, for `proprioception`.
         """
         super().__init__(
             num_envs,
@@ -80,6 +108,83 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         for start in self.starts:
             require_frames(start, self._frame_size)
         self._state: State | None = None
+        self._reads_gripper = proprioception
+        if max_doubt is not None and not max_doubt >= 0:
+            raise ValueError(f"max_doubt must be a number of at least 0 or None, got {max_doubt}")
+        self.max_doubt = max_doubt
+        if proprioception:
+            if not hasattr(world_model, "read_gripper"):
+                raise ValueError(
+                    f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
+                    f"{type(world_model).__name__} does not; leave it out"
+                )
+            image = gym.spaces.Box(0, 255, (*self._frame_size, 3), dtype=np.uint8)
+            self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
+            self.observation_space = batch_space(self.single_observation_space, num_envs)
+
+    def get_state(self, row: int = 0) -> bytes:
+        """One row as safetensors bytes: its dream, its randomness, its place in the episode.
+
+        The bytes and the actions that follow are a saved dream: `set_state` and the same actions give it again, to
+        the bit on one CPU with one batch size.
+        """
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset before get_state")
+        if not 0 <= row < self.num_envs:
+            raise ValueError(f"row must be in 0..{self.num_envs - 1}, got {row}")
+        assert self._state is not None
+        self._row_random(row)
+        return pack_row(self._rows[row], select_rows(self._state, [row]))
+
+    def set_state(
+        self,
+        states: bytes | Sequence[bytes],
+        rows: Sequence[int] | None = None,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Go on from saved rows; what was running in these rows is forgotten. Errors leave every row as it was.
+
+        Args:
+            states: From `get_state`, here or in another process: one for all of `rows` (a group that begins at the
+                same moment), or one per row.
+            rows: Which rows; all of them if not given, and at first.
+            seed: New randomness, `seed + i` for the i-th of `rows` or one entry each. Without it the saved one goes
+                on: rows that were set from the same bytes dream the same under the same actions.
+
+        Returns:
+            Observation and info as from `reset`.
+
+        Raises:
+            InvalidStartError: If a state is none, or was saved under another world model or judge.
+        """
+        chosen = list(range(self.num_envs)) if rows is None else [int(row) for row in rows]
+        if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(self.num_envs)):
+            raise ValueError(f"rows must be different numbers in 0..{self.num_envs - 1}, got {chosen}")
+        if not self._started and len(chosen) < self.num_envs:
+            raise gym.error.ResetNeeded("the first set_state must be of all rows; leave out rows")
+        data = [states] * len(chosen) if isinstance(states, bytes) else list(states)
+        if len(data) != len(chosen):
+            raise ValueError(f"states must be one for all or one per row, {len(chosen)}, got {len(data)}")
+        seeds = row_seeds(seed, len(chosen), "row to set, length")
+        layout = None if self._state is None else {name: tuple(t.shape[1:]) for name, t in self._state.items()}
+        found = [unpack_row(item, layout, self._frame_size, self.reward_model) for item in data]
+        self._place(chosen, [row for row, _ in found], merge_rows([state for _, state in found]))
+        self._seed(dict(zip(chosen, seeds, strict=True)))
+        for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
+            self._rows[row].generator.manual_seed(int(self._row_random(row).integers(NOISE_SEEDS)))
+        self._started = True
+        return self._observe(), self._start_infos(chosen)
+
+    def _place(self, targets: Sequence[int], rows: Sequence[Row], state: State) -> None:
+        if self._state is None:
+            start = rows[0].start
+            assert start is not None
+            blank = encode_starts(self.world_model, torch.from_numpy(np.array(start.frames[None])), [start])
+            self._state = select_rows(blank, [0] * self.num_envs)
+        self._state = scatter_rows(self._state, targets, state)
+        for target, row in zip(targets, rows, strict=True):
+            self._rows[target] = row
 
     def close_extras(self, **kwargs: Any) -> None:
         """Forget the episodes."""
@@ -89,6 +194,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, StartSet]:
         return plan_reset(options, self.starts, self.num_envs, self._frame_size)
+
+    def _plan_queue(self, options: Mapping[str, Any] | None) -> list[StartSet] | None:
+        return plan_queue(options, self.num_envs, self._frame_size, self.autoreset_mode)
 
     def _begin(self, plans: Mapping[int, StartSet]) -> None:
         rows = list(plans)
@@ -104,7 +212,20 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             whole = targets == list(range(self.num_envs))
             self._state = part if whole else scatter_rows(self._state, targets, part)
         for row, start, noise_seed in zip(rows, starts, noise_seeds, strict=True):
-            self._rows[row].begin(start, noise_seed, self.reward_model)
+            self._rows[row].begin(start, noise_seed, self.reward_model, self._first_frame(start))
+
+    def _observe(self) -> Observation:
+        return super()._observe() | self._proprioception(range(self.num_envs))
+
+    def _observe_row(self, row: int) -> Observation:
+        return super()._observe_row(row) | {name: value[0] for name, value in self._proprioception([row]).items()}
+
+    def _proprioception(self, rows: Sequence[int]) -> Observation:
+        if not self._reads_gripper:
+            return {}
+        assert self._state is not None
+        position = getattr(self.world_model, "read_gripper")(select_rows(self._state, list(rows)))  # noqa: B009
+        return {"gripper_position": position.cpu().numpy().astype(np.float32)}
 
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         assert self._state is not None
@@ -112,8 +233,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         state = self._state if everyone else select_rows(self._state, live)
         generators = [self._rows[row].generator for row in live]
         chunk = self.world_model.rollout(state, torch.from_numpy(actions[list(live)]), generators=generators)
+        if chunk.doubt is None and self.max_doubt is not None:
+            raise ValueError("max_doubt needs a world model that tells its doubt, and this one gave None; leave it out")
         self._state = chunk.state if everyone else scatter_rows(self._state, live, chunk.state)
-        frames = chunk.frames.cpu().numpy()
+        frames = self._frames(chunk)
         doubts = None if chunk.doubt is None else chunk.doubt.tolist()
         for row, clip in zip(live, frames, strict=True):
             self._rows[row].extend(clip, self.reward_model, collect=self.render_mode == "rgb_array_list")
@@ -130,10 +253,20 @@ class ProphetVectorEnv(EpisodeVectorEnv):
                 "live": True,
                 "approximate": chunk.approximate,
             }
+            truncated = self._at_horizon(row)
             if doubts is not None:
                 info["doubt"] = doubts[position]
-            outcomes[row] = Outcome(info, reward, success, self._at_horizon(row))
+                truncated = truncated or (self.max_doubt is not None and doubts[position] > self.max_doubt)
+            outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
+
+    def _frames(self, chunk: Chunk) -> Clips:
+        """The frames as they go into `info`."""
+        return chunk.frames.cpu().numpy()
+
+    def _first_frame(self, start: InitialState) -> Frame:
+        """The first frame of an episode, as all others are kept."""
+        return start.frames[-1].copy()
 
     def _judge(self, rows: Sequence[int]) -> dict[int, tuple[float, bool]]:
         judge = self.reward_model
@@ -142,7 +275,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         judged = [row for row in rows if judge.when == "chunk" or self._at_horizon(row)]
         if not judged:
             return {}
-        videos = [torch.from_numpy(self._rows[row].video(judge)) for row in judged]
+        videos = [torch.as_tensor(self._rows[row].video(judge)) for row in judged]
         verdict = judge.score(videos, [self._rows[row].start_info()["instruction"] for row in judged])
         return dict(zip(judged, zip(verdict.reward.tolist(), verdict.valid.tolist(), strict=True), strict=True))
 

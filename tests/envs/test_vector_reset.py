@@ -149,6 +149,18 @@ class TestReset:
             envs.reset(seed=8, options=options)
         assert_same(envs.step(still(envs)), untouched.step(still(untouched)))
 
-    def test_a_list_of_seeds_of_the_wrong_length(self):
-        with pytest.raises(ValueError, match="one entry per row, num_envs=3, got 2"):
-            make().reset(seed=[1, 2])
+    @pytest.mark.parametrize(
+        ("seed", "message"),
+        [
+            ([1, 2], "one entry per row, num_envs=3, got 2"),
+            (-1, "at least 0 or None, got -1"),
+            ([1, None, "a"], "at least 0 or None, got 'a'"),
+        ],
+    )
+    def test_bad_seeds_change_nothing(self, seed, message):
+        envs, untouched = make(), make()
+        for each in (envs, untouched):
+            each.reset(seed=0)
+        with pytest.raises(ValueError, match=message):
+            envs.reset(seed=seed)
+        assert_same(envs.step(still(envs)), untouched.step(still(untouched)))

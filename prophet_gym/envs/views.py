@@ -1,0 +1,208 @@
+"""Other views of what is seen: the last frames instead of the last one, the instruction as numbers."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Float
+
+from prophet_gym.envs.episodes import Observation, row_info
+from prophet_gym.errors import unknown_option
+
+
+class View(ABC):
+    """What one row sees. It has a memory of its own; the wrappers copy it for every row."""
+
+    @abstractmethod
+    def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
+        """The space of what is seen, from the spaces of the parts of the env's observation."""
+
+    @abstractmethod
+    def begin(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
+        """What is seen at the start of an episode."""
+
+    @abstractmethod
+    def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
+        """What is seen after one more step."""
+
+
+class StackFrames(View):
+    """The last frames of the episode, oldest first, in place of the last one; the start frame stands for earlier ones.
+
+    Args:
+        frames: How many, at least 1.
+        stride: Frames (actions) from one to the next, at least 1.
+    """
+
+    def __init__(self, frames: int, stride: int = 1) -> None:
+        if frames < 1 or stride < 1:
+            raise ValueError(f"StackFrames needs frames and stride of at least 1, got {frames} and {stride}")
+        self.frames, self.stride = frames, stride
+        self._seen: deque[np.ndarray] = deque(maxlen=(frames - 1) * stride + 1)
+
+    def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
+        """The image's space becomes (frames, h, w, 3)."""
+        image = spaces["image"]
+        assert isinstance(image, gym.spaces.Box)
+        low, high = (np.repeat(bound[None], self.frames, 0) for bound in (image.low, image.high))
+        return gym.spaces.Dict({**spaces, "image": gym.spaces.Box(low, high, dtype=np.uint8)})
+
+    def begin(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
+        """The start frame, as often as there is room."""
+        del info
+        assert self._seen.maxlen is not None
+        self._seen.extend([observation["image"]] * self._seen.maxlen)
+        return self._stacked(observation)
+
+    def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
+        """Take in the frames of a step; ValueError if it ran actions and has no `info["frames"]`."""
+        executed = info.get("executed", 0)
+        if executed and "frames" not in info:
+            raise ValueError("StackFrames needs info['frames']; make the env with every frame (render='step')")
+        if executed:
+            self._seen.extend(info["frames"][:executed])
+        return self._stacked(observation)
+
+    def _stacked(self, observation: Observation) -> Observation:
+        return {**observation, "image": np.stack(list(self._seen)[:: self.stride])}
+
+
+class EmbedInstruction(View):
+    """Adds the instruction as numbers, `instruction`: float32 (d,).
+
+    Args:
+        table: The embedding of each instruction that can occur, all of one length: from a language model, or
+            `one_hot_table`.
+    """
+
+    def __init__(self, table: Mapping[str, Float[np.ndarray, " d"]]) -> None:
+        rows = {text: np.asarray(row, np.float32) for text, row in table.items()}
+        shapes = {row.shape for row in rows.values()}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not all(np.isfinite(row).all() for row in rows.values()):
+            raise ValueError(f"table must hold finite embeddings (d,) of one length, got shapes {sorted(shapes)}")
+        self.table = rows
+        self._now = next(iter(rows.values()))
+
+    def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
+        """Adds a Box with the bounds of the table."""
+        numbers = np.stack(list(self.table.values()))
+        box = gym.spaces.Box(numbers.min(0), numbers.max(0), dtype=np.float32)
+        return gym.spaces.Dict({**spaces, "instruction": box})
+
+    def begin(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
+        """Look the instruction up; UnknownOptionError if the table does not have it."""
+        if info["instruction"] not in self.table:
+            raise unknown_option("instruction", info["instruction"], self.table)
+        self._now = self.table[info["instruction"]]
+        return self.extend(observation, info)
+
+    def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
+        """The same instruction."""
+        del info
+        return {**observation, "instruction": self._now.copy()}
+
+
+def one_hot_table(instructions: Iterable[str]) -> dict[str, Float[np.ndarray, " d"]]:
+    """A table for `EmbedInstruction`: one number per different instruction, in alphabetical order.
+
+    Example:
+        >>> {text: row.tolist() for text, row in one_hot_table(["lift", "drop", "lift"]).items()}
+        {'drop': [1.0, 0.0], 'lift': [0.0, 1.0]}
+    """
+    different = sorted(set(instructions))
+    return dict(zip(different, np.eye(len(different), dtype=np.float32), strict=True))
+
+
+class Viewed(gym.Wrapper, RecordConstructorArgs):
+    """An env seen through a view.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> env = Viewed(ProphetEnv(CountingWorldModel(chunk=4), counting_starts()), StackFrames(3, stride=2))
+        >>> env.reset(seed=0, options={"start": 0})[0]["image"].shape
+        (3, 8, 8, 3)
+        >>> env.step(env.action_space.sample())[0]["image"][:, 0, 0, 0].tolist()
+        [0, 2, 4]
+    """
+
+    def __init__(self, env: gym.Env, view: View) -> None:
+        """Wrap an env whose observation is a Dict with an image."""
+        RecordConstructorArgs.__init__(self, view=view)
+        super().__init__(env)
+        self._view = copy.deepcopy(view)
+        self.observation_space = view.space(_parts(env.observation_space))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Reset the env and the view."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._view.begin(observation, info), info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Step the env."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._view.extend(observation, info), float(reward), terminated, truncated, info
+
+
+class ViewedVector(VectorWrapper):
+    """A vector env seen through a view, a copy of it in every row.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetVectorEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> envs = ProphetVectorEnv(CountingWorldModel(chunk=4), counting_starts(), num_envs=5)
+        >>> ViewedVector(envs, StackFrames(3)).reset(seed=0)[0]["image"].shape
+        (5, 3, 8, 8, 3)
+    """
+
+    def __init__(self, env: VectorEnv, view: View) -> None:
+        """Wrap a vector env whose observation is a Dict with an image."""
+        super().__init__(env)
+        self._views = [copy.deepcopy(view) for _ in range(env.num_envs)]
+        self._seen: list[Observation] = [{} for _ in range(env.num_envs)]
+        self.single_observation_space = view.space(_parts(env.single_observation_space))
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Reset the env and the views of the rows that were reset."""
+        observation, infos = self.env.reset(seed=seed, options=options)
+        for row, view in enumerate(self._views):
+            info = row_info(infos, row)
+            if info:
+                self._seen[row] = view.begin(_row(observation, row), info)
+        return self._batch(), infos
+
+    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
+        """Step the env; what ended rows saw last is in `info["final_obs"]` under SAME_STEP."""
+        observation, rewards, terminated, truncated, infos = self.env.step(actions)
+        for row, view in enumerate(self._views):
+            info = row_info(infos, row)
+            if "final_obs" in info:
+                infos["final_obs"][row] = self._seen[row] = view.extend(info["final_obs"], info["final_info"])
+            if "executed" not in info:
+                self._seen[row] = view.begin(_row(observation, row), info)
+            elif "final_obs" not in info:
+                self._seen[row] = view.extend(_row(observation, row), info)
+        return self._batch(), rewards, terminated, truncated, infos
+
+    def _batch(self) -> Observation:
+        return {name: np.stack([row[name] for row in self._seen]) for name in self._seen[0]}
+
+
+def _row(observation: Observation, row: int) -> Observation:
+    return {name: values[row] for name, values in observation.items()}
+
+
+def _parts(space: gym.Space) -> Mapping[str, gym.Space]:
+    if not isinstance(space, gym.spaces.Dict) or "image" not in space.spaces:
+        raise ValueError(f"a view needs observations Dict(image=...), got {space}; put views before other wrappers")
+    return space.spaces

@@ -1,0 +1,204 @@
+"""LeRobot: the dream as an EnvHub package, with single actions and the names that LeRobot's rollout reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike
+
+from prophet_gym.envs.chunking import OneActionPerStepVector
+from prophet_gym.envs.episodes import RENDER_FPS
+from prophet_gym.envs.registration import SUITE_IDS
+from prophet_gym.errors import unknown_option
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What LeRobot reads of a single env."""
+
+    task: str
+    task_description: str
+    _max_episode_steps: int
+
+
+class LeRobotVectorEnv(VectorEnv):
+    """A chunked vector env as LeRobot's rollout drives it.
+
+    One action per step (a chunk runs with its last action). Observations are `pixels` with `image`, and `agent_pos`
+    where the env has proprioception; `info["final_info"]["is_success"]` tells success at the end of an episode.
+    `envs` and `call` answer what LeRobot asks of single envs.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetVectorEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> model = CountingWorldModel(chunk=4)
+        >>> envs = ProphetVectorEnv(model, counting_starts(), num_envs=2, autoreset_mode="SameStep")
+        >>> envs = LeRobotVectorEnv(envs)
+        >>> observation, _ = envs.reset(seed=[0, 1], options={"task": [0, 1]})
+        >>> observation["pixels"]["image"].shape, envs.call("task_description"), envs.call("_max_episode_steps")
+        ((2, 8, 8, 3), ('count task 0', 'count task 1'), (120, 120))
+    """
+
+    def __init__(self, envs: VectorEnv) -> None:
+        """Wrap a vector env; ValueError unless it has a horizon and autoreset SAME_STEP."""
+        self._inner = OneActionPerStepVector(envs)
+        horizon = getattr(envs.unwrapped, "max_episode_steps", None)
+        if horizon is None:
+            raise ValueError("LeRobot runs episodes to their horizon: pass max_episode_steps (in chunks)")
+        self.num_envs = envs.num_envs
+        self.render_mode = envs.render_mode
+        self.metadata = {**envs.metadata, "render_fps": RENDER_FPS}
+        self.single_action_space, self.action_space = self._inner.single_action_space, self._inner.action_space
+        space = envs.single_observation_space
+        assert isinstance(space, gym.spaces.Dict)
+        self.single_observation_space = gym.spaces.Dict(_renamed(space.spaces, gym.spaces.Dict))
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        shape = envs.single_action_space.shape
+        assert shape is not None
+        self._horizon = int(horizon) * shape[0]
+        self._instructions = [""] * self.num_envs
+
+    @property
+    def envs(self) -> list[RowFacts]:
+        """What can be asked of each row."""
+        return [RowFacts(text, text, self._horizon) for text in self._instructions]
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """`render`, or a fact of `RowFacts`, of every row; AttributeError for anything else."""
+        if name == "render":
+            return self._inner.render(*args, **kwargs) or ()
+        return tuple(getattr(row, name) for row in self.envs)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:
+        """Start episodes."""
+        observation, infos = self._inner.reset(seed=seed, options=options)
+        self._read(infos)
+        return _renamed(observation, dict), infos
+
+    def step(self, actions: ArrayLike) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One action (num_envs, a) per row."""
+        observation, rewards, terminated, truncated, infos = self._inner.step(actions)
+        self._read(infos)
+        if "final_info" in infos:
+            final = infos["final_info"]
+            final |= {"is_success": final["success"], "_is_success": final["_success"]}
+            for row in np.flatnonzero(infos["_final_obs"]):
+                infos["final_obs"][row] = _renamed(infos["final_obs"][row], dict)
+        return _renamed(observation, dict), rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One picture per row."""
+        return self._inner.render()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the env."""
+        self._inner.close(**kwargs)
+
+    def _read(self, infos: Mapping[str, Any]) -> None:
+        for row in np.flatnonzero(infos.get("_instruction", ())):
+            self._instructions[row] = infos["instruction"][row]
+
+
+def make_env(
+    n_envs: int = 1,
+    use_async_envs: bool = False,  # noqa: FBT001, FBT002 LeRobot's own form
+    cfg: object = None,
+    *,
+    weights: str = "bundled",
+) -> dict[str, dict[int, LeRobotVectorEnv]]:
+    """What an EnvHub package's `env.py` must have: `{suite: {task: vector env}}`.
+
+    Args:
+        n_envs: Rows of each env.
+        use_async_envs: Makes no difference: rows are dreamt in one batch, and processes would copy the model.
+        cfg: May say `task` (a LIBERO suite; `libero_object` if not), `task_ids` and `episode_length` (in actions, a
+            multiple of the chunk of 8).
+        weights: As in `gym.make("Prophet-LIBERO-v0", weights=...)`.
+
+    Raises:
+        UnknownOptionError: A suite or task that does not exist.
+        ValueError: An episode length that is no multiple of the chunk.
+    """
+    if use_async_envs:
+        gym.logger.warn("use_async_envs makes no difference: all rows are dreamt in one batch by one model")
+    suites = {suite.suite: f"Prophet-LIBERO-{suite.name}-v0" for suite in SUITE_IDS}
+    suite = getattr(cfg, "task", None) or "libero_object"
+    if suite not in suites:
+        raise unknown_option("suite", suite, suites)
+    arguments: dict[str, Any] = {
+        "weights": weights,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "render_mode": "rgb_array",
+    }
+    probe: Any = gym.make_vec(suites[suite], num_envs=1, **arguments).unwrapped
+    chunk, length = probe.single_action_space.shape[0], getattr(cfg, "episode_length", None)
+    if length is not None:
+        if length < chunk or length % chunk:
+            raise ValueError(f"episode_length counts actions and must be a multiple of {chunk}, got {length}")
+        arguments["max_episode_steps"] = length // chunk
+    tasks = getattr(cfg, "task_ids", None) or probe.starts.tasks
+    for task in tasks:
+        if task not in probe.starts.tasks:
+            raise unknown_option("task", task, map(str, probe.starts.tasks))
+    envs = {task: gym.make_vec(suites[suite], num_envs=n_envs, tasks=[task], **arguments) for task in tasks}
+    return {suite: {task: LeRobotVectorEnv(env) for task, env in envs.items()}}
+
+
+def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
+    """Write an EnvHub package, ready to upload: `env.py`, `requirements.txt`, `README.md`.
+
+    Args:
+        folder: Created if missing; the three files in it are replaced.
+        weights: What the package dreams with: `bundled`, or `owner/repo@revision` of the Hub.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "env.py").write_text(ENV_FILE.format(weights=weights))
+    (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n")
+    (target / "README.md").write_text(README_FILE.format(weights=weights))
+    return target
+
+
+def _renamed(parts: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    renamed: dict[str, Any] = {"pixels": kind({"image": parts["image"]})}
+    return renamed | ({"agent_pos": parts["gripper_position"]} if "gripper_position" in parts else {})
+
+
+ENV_FILE = '''"""LIBERO tasks in a dream: a learned simulator as a LeRobot environment."""
+
+from prophet_gym.interop import lerobot
+
+import prophet_gym  # noqa: F401 registers the ids
+
+
+def make_env(n_envs=1, use_async_envs=False, cfg=None):
+    """Return {{suite: {{task: vector env}}}}; see prophet_gym.interop.lerobot.make_env."""
+    return lerobot.make_env(n_envs, use_async_envs, cfg, weights={weights!r})
+'''
+
+README_FILE = """---
+library_name: lerobot
+tags:
+- lerobot
+- envhub
+- world-model
+---
+
+# LIBERO in a dream
+
+A learned simulator ([Prophet Gym](https://pypi.org/project/prophet-gym)) as a LeRobot environment, weights `{weights}`.
+One action per step; eight of them run as one chunk. Observations are `pixels` with `image`; the instruction is in
+`task_description`; success is a classifier's judgement of dreamt frames.
+
+```python
+from lerobot.envs.factory import make_env
+
+envs = make_env("OWNER/REPO", n_envs=4, trust_remote_code=True)["libero_object"]
+```
+"""

@@ -1,0 +1,109 @@
+"""Stable-Baselines3: a vector env of ours as its `VecEnv`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from prophet_gym.envs.episodes import row_info
+
+
+class Sb3VecEnv(VecEnv):
+    """Any of our vector envs (and their wrappers) with autoreset SAME_STEP, as Stable-Baselines3 wants it.
+
+    All rows are dreamt in one batch by one model, where `make_vec_env` would load one model per env. Put `VecMonitor`
+    around it for episode statistics. Each row's info is that of the step, at the end of an episode with
+    `terminal_observation`, `TimeLimit.truncated` and `is_success`.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetVectorEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> model = CountingWorldModel(chunk=4)
+        >>> envs = ProphetVectorEnv(model, counting_starts(), num_envs=3, autoreset_mode="SameStep")
+        >>> Sb3VecEnv(envs).reset()["image"].shape
+        (3, 8, 8, 3)
+    """
+
+    envs: Any
+
+    def __init__(self, envs: VectorEnv) -> None:
+        """Wrap a vector env; ValueError if its autoreset mode is another."""
+        mode = envs.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ValueError(f"Stable-Baselines3 resets in the step that ends: autoreset_mode SAME_STEP, got {mode}")
+        self.envs = envs
+        self._actions: np.ndarray | None = None
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self) -> VecEnvObs:
+        """Start episodes, with the seeds and options that were set."""
+        options = self._options[0]
+        if any(other is not options and other != options for other in self._options):
+            raise ValueError("options must be one dict for all rows; its values may be one per row, e.g. task=[0, 3]")
+        observation, infos = self.envs.reset(seed=list(self._seeds), options=dict(options) or None)
+        self.reset_infos = [row_info(infos, row) for row in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return observation
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step the env."""
+        if self._actions is None:
+            raise RuntimeError("call step_async before step_wait")
+        actions, self._actions = self._actions, None
+        observation, rewards, terminated, truncated, infos = self.envs.step(actions)
+        done = terminated | truncated
+        rows = [row_info(infos, row) for row in range(self.num_envs)]
+        for row in np.flatnonzero(done):
+            started = rows[row]
+            self.reset_infos[row] = {name: value for name, value in started.items() if not name.startswith("final_")}
+            rows[row] = {
+                **started["final_info"],
+                "terminal_observation": started["final_obs"],
+                "TimeLimit.truncated": bool(truncated[row] and not terminated[row]),
+                "is_success": started["final_info"].get("success", False),
+            }
+        return observation, rewards.astype(np.float32), done, rows
+
+    def close(self) -> None:
+        """Close the env."""
+        self.envs.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """One picture per row, where the render mode has one."""
+        if self.render_mode != "rgb_array":
+            return [None] * self.num_envs
+        return [np.asarray(picture) for picture in self.envs.render() or ()]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The attribute of the env (rows share it), once per row."""
+        env: Any = self.envs
+        while not hasattr(env, attr_name) and isinstance(env, gym.vector.VectorWrapper):
+            env = env.env
+        return [getattr(env, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of the innermost env, for all rows; ValueError for some of them."""
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise ValueError("all rows are one env: set_attr works without indices only")
+        setattr(self.envs.unwrapped, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list:
+        """Rows have no methods of their own; NotImplementedError."""
+        del method_args, indices, method_kwargs
+        raise NotImplementedError(f"all rows are one env: call {method_name} on the `envs` of this Sb3VecEnv")
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """False: rows have no wrappers of their own."""
+        del wrapper_class
+        return [False for _ in self._get_indices(indices)]

@@ -1,0 +1,40 @@
+"""TorchRL: a vector env of ours as an env of tensordicts."""
+
+from collections.abc import Sequence
+
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torchrl.data import TensorSpec, Unbounded
+from torchrl.envs import GymWrapper, default_info_dict_reader
+
+FLAGS = ("reward_valid", "success")
+
+
+def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | torch.device = "cpu") -> GymWrapper:
+    """Wrap a vector env for TorchRL, which resets ended rows itself.
+
+    A plain `GymWrapper(env)` works too; this one adds what `info` says of every row to the tensordict.
+
+    Args:
+        envs: With autoreset DISABLED.
+        flags: Bool entries of `info` to add.
+        device: Of the tensordicts.
+
+    Raises:
+        ValueError: If the autoreset mode is another.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetVectorEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> model = CountingWorldModel(chunk=4)
+        >>> envs = ProphetVectorEnv(model, counting_starts(), num_envs=3, autoreset_mode="Disabled")
+        >>> tuple(torchrl_env(envs).rollout(5)["next", "success"].shape)
+        (3, 5)
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.DISABLED:
+        raise ValueError(f"TorchRL resets ended rows itself: autoreset_mode DISABLED, got {mode}")
+    env = GymWrapper(envs, device=device)
+    spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in flags}
+    env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))
+    return env

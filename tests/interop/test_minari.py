@@ -1,0 +1,56 @@
+"""Minari itself records the dream and recovers the env from the data set."""
+
+import gc
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from prophet_gym.envs import ProphetEnv
+from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
+
+pytest.importorskip("minari")
+pytest.importorskip("jax", reason="Minari records with jax: pip install 'minari[create]'")
+
+import minari
+
+from prophet_gym.interop.minari import collector
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*eval_env.*:UserWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"
+)
+
+
+def test_a_data_set_replays_in_the_env_that_it_recovers(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    gym.register("CountingMinari-v0", entry_point="prophet_gym.testing:counting_env", max_episode_steps=3)
+    try:
+        env = collector(gym.make("CountingMinari-v0", chunk=4))
+        for seed in range(2):
+            env.reset(seed=seed, options={"task": seed, "start": 2})
+            over = False
+            while not over:
+                *_, terminated, truncated, _ = env.step(env.action_space.sample())
+                over = terminated or truncated
+        about = {name: "x" for name in ("algorithm_name", "author", "author_email", "code_permalink", "description")}
+        env.create_dataset("counting/random-v0", **about)
+        env.close()
+        data = minari.load_dataset("counting/random-v0")
+        assert data.total_steps == 6
+        again = data.recover_environment()
+        assert again.unwrapped.world_model.chunk == 4
+        for seed, episode in enumerate(data):
+            assert episode.infos["task"].tolist() == [seed] * 4
+            assert episode.infos["executed"].tolist() == [0, 4, 4, 4]
+            seen = [again.reset(seed=seed, options={"task": seed, "start": 2})[0]["image"]]
+            seen += [again.step(action)[0]["image"] for action in episode.actions]
+            assert_same(np.asarray(episode.observations["image"]), np.stack(seen))
+        del env, data
+        gc.collect()
+    finally:
+        del gym.registry["CountingMinari-v0"]
+
+
+def test_an_env_that_cannot_be_recovered_is_refused():
+    with pytest.raises(ValueError, match="pass one from gym"):
+        collector(ProphetEnv(CountingWorldModel(), counting_starts()))

@@ -1,0 +1,64 @@
+"""TorchRL itself rolls out the dream."""
+
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+
+import prophet_gym.testing
+from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
+from prophet_gym.rewards import FunctionReward
+from prophet_gym.testing import CountingWorldModel, counting_starts
+
+pytest.importorskip("torchrl")
+
+from torchrl.envs import GymEnv, GymWrapper, check_env_specs
+
+from prophet_gym.interop.torchrl import torchrl_env
+
+CHUNK = 4
+
+
+def make(**kwargs: Any) -> ProphetVectorEnv:
+    judge = FunctionReward(lambda video, text: float(text.endswith("1")))
+    kwargs = {"autoreset_mode": "Disabled", "max_episode_steps": 2, "reward_model": judge, **kwargs}
+    return ProphetVectorEnv(CountingWorldModel(chunk=CHUNK), counting_starts(per_task=1), 3, **kwargs)
+
+
+def test_rows_are_reset_when_they_end_and_only_they():
+    env = torchrl_env(make())
+    check_env_specs(env)
+    env.set_seed(0)
+    rollout = env.rollout(6, break_when_any_done=False)
+    start = rollout["image"][..., 0, 0, 0].int()
+    success, done = rollout["next", "success"], rollout["next", "done"].squeeze(-1)
+    for row in range(3):
+        age = 0
+        for step in range(6):
+            first = int(start[row, step]) - CHUNK * age
+            assert first in {0, 40}
+            assert int(rollout["next", "image"][row, step, 0, 0, 0]) == first + CHUNK * (age + 1)
+            assert bool(success[row, step]) == (first == 40)
+            assert bool(done[row, step]) == (first == 40 or age == 1)
+            age = 0 if done[row, step] else age + 1
+    assert success.any()
+    assert not success.all()
+
+
+def test_the_single_env_and_ids(monkeypatch):
+    env = GymWrapper(ProphetEnv(CountingWorldModel(chunk=CHUNK), counting_starts(), max_episode_steps=3))
+    check_env_specs(env)
+    assert env.rollout(10)["next", "truncated"].squeeze(-1).tolist() == [False, False, True]
+    entry = f"{prophet_gym.testing.__name__}:counting_env"
+    gym.register("CountingTorchRL-v0", entry_point=entry, max_episode_steps=2)
+    try:
+        env = GymEnv("CountingTorchRL-v0", chunk=CHUNK)
+        assert env.rollout(10).shape == torch.Size([2])
+    finally:
+        del gym.registry["CountingTorchRL-v0"]
+
+
+def test_another_autoreset_mode_is_refused():
+    with pytest.raises(ValueError, match="DISABLED, got"):
+        torchrl_env(make(autoreset_mode="SameStep"))
