@@ -99,9 +99,8 @@ class FullRecipe:
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
         latents = sample_chunk(transformer, conditions, noise, karras_sigmas(self.config.steps))
         with lent(autoencoder, transformer.device):
-            frames = autoencoder.decode(torch.cat([conditions.given, latents], dim=2))[:, 1:].contiguous()
-        following = torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :]
-        return Chunk(state={"frames": following.clone()}, frames=frames, doubt=None)
+            frames = decode_chunk(autoencoder, conditions.given, latents)
+        return Chunk(state={"frames": appended(past, frames)}, frames=frames, doubt=None)
 
     def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Return real frames through the VAE; the last one is repeated until there are 1 + 4n."""
@@ -128,6 +127,11 @@ def last_frames(frames: UInt8[Tensor, "b t h w 3"], count: int) -> UInt8[Tensor,
     """Return the last `count` frames, the first one repeated before it where there are fewer."""
     missing = max(0, count - frames.shape[1])
     return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -count:]], dim=1).contiguous()
+
+
+def appended(past: UInt8[Tensor, "b n h w 3"], frames: UInt8[Tensor, "b k h w 3"]) -> UInt8[Tensor, "b n h w 3"]:
+    """Append the frames of a chunk and drop as many of the oldest."""
+    return torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :].clone()
 
 
 def to_model_actions(
@@ -176,6 +180,13 @@ def encode_conditions(
         actions=actions,
         action_frames=None if action_video is None else autoencoder.encode(action_video),
     )
+
+
+def decode_chunk(
+    autoencoder: WanAutoencoder, given: Float[Tensor, "b c 1 h w"], latents: Float[Tensor, "b c t h w"]
+) -> UInt8[Tensor, "b k h w 3"]:
+    """Return the frames of a chunk's generated slots, which the VAE decodes after the given one."""
+    return autoencoder.decode(torch.cat([given, latents], dim=2))[:, 1:].contiguous()
 
 
 def sample_chunk(
