@@ -155,6 +155,13 @@ def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt
     return past[:, :kept] if order == "oldest_finest" else past[:, -kept:]
 
 
+def encode_history(
+    autoencoder: WanAutoencoder, past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder | None
+) -> Float[Tensor, "b c s y x"] | None:
+    """Return the latents of the past before the given frame; None where there is none or no memory reads it."""
+    return autoencoder.encode(history_video(past, order)) if order is not None and past.shape[1] else None
+
+
 def encode_conditions(
     autoencoder: WanAutoencoder,
     past: UInt8[Tensor, "b n h w 3"],
@@ -171,19 +178,16 @@ def encode_conditions(
         order: which end of the history is finest; None for a model without memory.
         action_video: the end effector drawn at the given frame and after each action.
     """
-    history = None
-    if order is not None and past.shape[1] > 1:
-        history = autoencoder.encode(history_video(past[:, :-1], order))
     return Conditions(
         given=autoencoder.encode(past[:, -1:]),
-        history=history,
+        history=encode_history(autoencoder, past[:, :-1], order),
         actions=actions,
         action_frames=None if action_video is None else autoencoder.encode(action_video),
     )
 
 
 def decode_chunk(
-    autoencoder: WanAutoencoder, given: Float[Tensor, "b c 1 h w"], latents: Float[Tensor, "b c t h w"]
+    autoencoder: WanAutoencoder, given: Float[Tensor, "b c 1 y x"], latents: Float[Tensor, "b c t y x"]
 ) -> UInt8[Tensor, "b k h w 3"]:
     """Return the frames of a chunk's generated slots, which the VAE decodes after the given one."""
     return autoencoder.decode(torch.cat([given, latents], dim=2))[:, 1:].contiguous()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from prophet_gym.data.pixel_clips import ClipBatch, ClipDataset, ClipLoader, ClipShape
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.full import FullConfig
+from prophet_gym.prophet.history import HistoryMemory, history_levels
 from prophet_gym.prophet.lora import add_lora
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.wan import SPATIAL_COMPRESSION
@@ -97,10 +98,21 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
             add_lora(transformer, lora_rank)
         return
     unread = {"attn2", "norm2", "action_frame_embedder"}
-    if config_of(prophet).history_frames < 1:
-        unread.add("history_memory")
-    for name, parameter in transformer.named_parameters():
-        parameter.requires_grad_(unread.isdisjoint(name.split(".")))
+    transformer.requires_grad_(requires_grad=True)
+    for name, module in transformer.named_modules():
+        if name.split(".")[-1] in unread:
+            module.requires_grad_(requires_grad=False)
+    if transformer.history_memory is not None:
+        _leave_out_unread_levels(transformer.history_memory, config_of(prophet).history_frames)
+
+
+def _leave_out_unread_levels(memory: HistoryMemory, history_frames: int) -> None:
+    """A short history has no coarse levels, none has no tokens at all: data-parallel training wants that known."""
+    latents = 1 + (history_frames - 1) // FRAMES_PER_LATENT
+    read = set(history_levels(latents, memory.order))
+    memory.requires_grad_(requires_grad=bool(read))
+    for number, level in enumerate(memory.levels):
+        level.requires_grad_(requires_grad=number in read)
 
 
 def train_full(

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym.prophet.conditioning import Conditions
-from prophet_gym.prophet.full import appended, decode_chunk, encode_conditions, sample_chunk
+from prophet_gym.prophet.full import appended, decode_chunk, encode_history, sample_chunk
 from prophet_gym.prophet.schedule import karras_sigmas
 from prophet_gym.prophet.training import flow_times, sample_sigmas, velocity_loss
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
@@ -84,12 +84,15 @@ def clip_losses(
     losses = []
     for n in range(count):
         window = slice(n * chunk, (n + 1) * chunk)
-        conditions = encode_conditions(
-            autoencoder, past, actions[:, window], transformer.config["history_order"], action_video=None
+        latents = autoencoder.encode(torch.cat([past[:, -1:], frames[:, 1:][:, window]], dim=1))
+        conditions = Conditions(
+            given=latents[:, :, :1],
+            history=encode_history(autoencoder, past[:, :-1], transformer.config["history_order"]),
+            actions=actions[:, window],
+            action_frames=None,
         )
-        video = torch.cat([past[:, -1:], frames[:, 1:][:, window]], dim=1)
-        target = autoencoder.encode(video)[:, :, 1:]
-        loss, _ = velocity_loss(transformer, conditions, target, draws.noise[:, n], flow_times(draws.sigmas[:, n]))
+        target, time = latents[:, :, 1:], flow_times(draws.sigmas[:, n])
+        loss, _ = velocity_loss(transformer, conditions, target, draws.noise[:, n], time)
         losses.append(loss)
         if n + 1 < count:
             past = dreamt_past(transformer, autoencoder, past, conditions, draws.dream_noise[:, n], levels)
@@ -102,7 +105,7 @@ def dreamt_past(
     autoencoder: WanAutoencoder,
     past: UInt8[Tensor, "b p h w 3"],
     conditions: Conditions,
-    noise: Float[Tensor, "b c t h w"],
+    noise: Float[Tensor, "b c t y x"],
     levels: Float[Tensor, " levels"],
 ) -> UInt8[Tensor, "b p h w 3"]:
     """The past after the chunk that the model itself dreams."""

@@ -1,15 +1,17 @@
 """A full Prophet in miniature and a toy data set; run as a script it is one run of training, which a test may kill."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from prophet_gym.data.pixel_clips import ClipDataset, Share
 from prophet_gym.data.source import SourceEpisode
+from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train.full import Batching, choose_trained, clip_shape, train_full
 from prophet_gym.train.loop import LoopConfig
@@ -41,6 +43,13 @@ def _frames(actions: np.ndarray, start: int, stop: int) -> np.ndarray:
     return frames
 
 
+def first_weights() -> Prophet:
+    """The same whenever it is called; one past frame is enough here."""
+    prophet = tiny_full_prophet()
+    config = replace(prophet.config, history_frames=1)
+    return Prophet(prophet.transformer, prophet.autoencoder, None, config)
+
+
 def squares(prophet, chunks: int = 1, source: Squares | None = None) -> ClipDataset:
     return ClipDataset([Share(source or Squares())], clip_shape(prophet.config, chunks))
 
@@ -51,8 +60,9 @@ def run(
     workers: int = 0, ema: float = 0.9, clip: float = 1.0,
 ):  # fmt: skip
     """Train from the same first weights; returns the Prophet with averaged weights."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps its settings for the whole process
     accelerator = Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=accumulate)
-    prophet = tiny_full_prophet()
+    prophet = first_weights()
     choose_trained(prophet, lora_rank=lora_rank)
     if checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
@@ -64,4 +74,4 @@ def run(
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), steps=int(sys.argv[2]), rows=int(sys.argv[3]))
+    run(Path(sys.argv[1]), steps=int(sys.argv[2]), rows=2, learning_rate=float(sys.argv[3]), clip=float(sys.argv[4]))
