@@ -142,16 +142,16 @@ class FullRecipe:
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
         latents = sample_chunk(transformer, conditions, noise, karras_sigmas(self.config.steps))
         with lent(autoencoder, transformer.device):
-            frames = autoencoder.decode(torch.cat([conditions.given, latents], dim=2))[:, 1:].contiguous()
+            frames = decode_chunk(autoencoder, conditions.given, latents)
         following = {name: value.clone() for name, value in state.items()}
-        following["frames"] = _appended(past, frames)
+        following["frames"] = appended(past, frames)
         if planned.tools is not None:
             following["tools"] = planned.tools[:, -1].clone()
         return Chunk(state=following, frames=frames)
 
     def cut(self, state: State, chunk: Chunk, steps: int) -> State:
         """See `Prophet.cut`: what is carried is the past frames, and poses that the commands cut off did not change."""
-        return {**chunk.state, "frames": _appended(state["frames"], chunk.frames[:, :steps])}
+        return {**chunk.state, "frames": appended(state["frames"], chunk.frames[:, :steps])}
 
     def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Return real frames through the VAE; the last one is repeated until there are 1 + 4n."""
@@ -180,8 +180,8 @@ def last_frames(frames: UInt8[Tensor, "b t h w 3"], count: int) -> UInt8[Tensor,
     return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -count:]], dim=1).contiguous()
 
 
-def _appended(past: UInt8[Tensor, "b n h w 3"], frames: UInt8[Tensor, "b k h w 3"]) -> UInt8[Tensor, "b n h w 3"]:
-    """The last n frames of both."""
+def appended(past: UInt8[Tensor, "b n h w 3"], frames: UInt8[Tensor, "b k h w 3"]) -> UInt8[Tensor, "b n h w 3"]:
+    """Append the frames of a chunk and drop as many of the oldest."""
     return torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :].clone()
 
 
@@ -196,6 +196,13 @@ def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt
     """
     kept = 1 + (past.shape[1] - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
     return past[:, :kept] if order == "oldest_finest" else past[:, -kept:]
+
+
+def encode_history(
+    autoencoder: WanAutoencoder, past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder | None
+) -> Float[Tensor, "b c s y x"] | None:
+    """Return the latents of the past before the given frame; None where there is none or no memory reads it."""
+    return autoencoder.encode(history_video(past, order)) if order is not None and past.shape[1] else None
 
 
 def encode_conditions(
@@ -214,15 +221,19 @@ def encode_conditions(
         order: which end of the history is finest; None for a model without memory.
         action_video: the end effector drawn at the given frame and after each action.
     """
-    history = None
-    if order is not None and past.shape[1] > 1:
-        history = autoencoder.encode(history_video(past[:, :-1], order))
     return Conditions(
         given=autoencoder.encode(past[:, -1:]),
-        history=history,
+        history=encode_history(autoencoder, past[:, :-1], order),
         actions=actions,
         action_frames=None if action_video is None else autoencoder.encode(action_video),
     )
+
+
+def decode_chunk(
+    autoencoder: WanAutoencoder, given: Float[Tensor, "b c 1 y x"], latents: Float[Tensor, "b c t y x"]
+) -> UInt8[Tensor, "b k h w 3"]:
+    """Return the frames of a chunk's generated slots, which the VAE decodes after the given one."""
+    return autoencoder.decode(torch.cat([given, latents], dim=2))[:, 1:].contiguous()
 
 
 def sample_chunk(

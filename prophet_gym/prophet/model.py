@@ -16,6 +16,7 @@ from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.checkpoint import CONFIG, drafted, load_part, read_config, recipe_of, save_part, write_config
 from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.lora import load_lora, merge_lora
 from prophet_gym.prophet.recipe import Networks, Recipe
 from prophet_gym.prophet.small import ProphetConfig
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
@@ -190,6 +191,7 @@ class Prophet(nn.Module):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         offload_autoencoder: bool = False,
+        lora: str | os.PathLike | None = None,
     ) -> "Prophet":
         """Load what `save_pretrained`, `push_to_hub` or `prophet convert` wrote.
 
@@ -199,25 +201,26 @@ class Prophet(nn.Module):
             device: where the networks go.
             dtype: of the computation; the small Prophet knows float32 alone.
             offload_autoencoder: keep the full Prophet's VAE on the CPU and move it to the device while it works.
+            lora: adapters that `prophet pretrain` or `prophet adapt` wrote for this checkpoint, to be merged into it:
+                local folder, or `owner/repo` of the Hub.
 
         Raises:
             ValueError: a dtype that the small Prophet does not know.
             MissingWeightsError: no folder, and nothing of that name on the Hub.
             CheckpointError: the folder or a file of it is missing, truncated or of another architecture.
         """
-        folder = Path(source)
-        if isinstance(source, str) and not folder.expanduser().exists():
-            folder = resolve(source if revision is None else f"{source}@{revision}", {}, needs=CONFIG)
-        elif revision is not None:
-            raise CheckpointError(f"revision={revision!r} is for Hub repositories, and {folder} is a local folder")
-        config = read_config(folder.expanduser())
+        folder = _local_folder(source, revision, needs=CONFIG)
+        config = read_config(folder)
         if isinstance(config, ProphetConfig) and dtype != torch.float32:
             raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
         parts: dict[str, Any] = {"tracker": None}
         for name, kind in _recipe_of_file(config, folder).parts.items():
             rests = offload_autoencoder and name == "autoencoder" and isinstance(config, FullConfig)
             place = torch.device("cpu" if rests else device)
-            parts[name] = load_part(kind, folder.expanduser() / name, device=place, dtype=dtype)
+            parts[name] = load_part(kind, folder / name, device=place, dtype=dtype)
+        if lora is not None:
+            load_lora(parts["transformer"], _local_folder(lora, None))
+            merge_lora(parts["transformer"])
         return cls(**parts, config=config)
 
     def _checked(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
@@ -233,3 +236,13 @@ def _recipe_of_file(config: ProphetConfig | FullConfig, folder: Path) -> Recipe:
         return recipe_of(config)
     except ValueError as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be used: {error}") from error
+
+
+def _local_folder(source: str | os.PathLike, revision: str | None, needs: str | None = None) -> Path:
+    """The folder itself, or that of a Hub repository, which must have the file `needs`."""
+    folder = Path(source).expanduser()
+    if isinstance(source, str) and not folder.exists():
+        return resolve(source if revision is None else f"{source}@{revision}", {}, needs=needs)
+    if revision is not None:
+        raise CheckpointError(f"revision={revision!r} is for Hub repositories, and {folder} is a local folder")
+    return folder

@@ -1,12 +1,18 @@
 """The training loss on generated slots, pure."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prophet_gym.prophet.autoencoder import stack_frames
-from prophet_gym.prophet.conditioning import ChunkInputs, flow_source, predict_velocity
+from prophet_gym.prophet.conditioning import ChunkInputs, Conditions, flow_source, predict_velocity
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+
+HIGH_SIGMAS = (200.0, 1e5)
+"""Range of the rare high noise levels of training, and their share (REFERENCE: "Training objective")."""
+SHARE_OF_HIGH = 0.05
 
 
 def interpolate(
@@ -17,6 +23,31 @@ def interpolate(
     return (1 - t) * clean + t * source
 
 
+def velocity_loss(
+    transformer: ProphetTransformer3DModel,
+    conditions: Conditions,
+    clean: Float[Tensor, "b c t h w"],
+    source: Float[Tensor, "b c t h w"],
+    time: Float[Tensor, " b"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b c t h w"]]:
+    """Mean squared velocity error on the generated slots, and the clean latents predicted.
+
+    The uniform-weight form `(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2` equals the squared velocity error (REFERENCE:
+    "Training objective"). The given slot carries no loss.
+
+    Args:
+        transformer: the network.
+        conditions: the rest of its inputs.
+        clean: true latents of the generated slots.
+        source: where their flow starts; standard normal noise for the full Prophet.
+        time: flow times, tau = sigma / (1 + sigma); 1 makes the step a regression from the source.
+    """
+    noisy = interpolate(clean, source, time)
+    velocity = predict_velocity(transformer, conditions, noisy, time)
+    loss = (velocity - (source - clean)).square().mean()
+    return loss, (noisy - time[:, None, None, None, None] * velocity).detach()
+
+
 def flow_loss(
     transformer: ProphetTransformer3DModel,
     inputs: ChunkInputs,
@@ -25,25 +56,18 @@ def flow_loss(
     noise: Float[Tensor, "b c4 t h w"],
     noise_scale: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c4 t h w"]]:
-    """Mean squared velocity error on the generated slots, and the clean latents predicted.
-
-    The uniform-weight form `(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2` equals the squared velocity error (REFERENCE:
-    "Training objective").
+    """The small Prophet's `velocity_loss`: its flow starts at the last given frame.
 
     Args:
         transformer: the network.
         inputs: its conditions.
         target: true per-frame latents of the chunk.
-        time: flow times; 1 makes the step a regression from the source.
+        time: see `velocity_loss`.
         noise: standard normal.
         noise_scale: see `flow_source`.
     """
-    clean = stack_frames(target)
     source = flow_source(inputs, noise, noise_scale)
-    noisy = interpolate(clean, source, time)
-    velocity = predict_velocity(transformer, inputs, noisy, time)
-    loss = (velocity - (source - clean)).square().mean()
-    return loss, (noisy - time[:, None, None, None, None] * velocity).detach()
+    return velocity_loss(transformer, inputs, stack_frames(target), source, time)
 
 
 def sample_times(rows: int, *, share_at_source: float, generator: torch.Generator) -> Float[Tensor, " b"]:
@@ -51,3 +75,25 @@ def sample_times(rows: int, *, share_at_source: float, generator: torch.Generato
     uniform = torch.rand(rows, generator=generator)
     at_source = torch.rand(rows, generator=generator) < share_at_source
     return torch.where(at_source, torch.ones(rows), uniform.clamp(1e-3, 1.0))
+
+
+def sample_sigmas(rows: int, latent_frames: int, *, generator: torch.Generator) -> Float[Tensor, " b"]:
+    """Draw the full Prophet's noise levels (REFERENCE: "Training objective").
+
+    Log-normal(0, 1) times the square root of the number of latent frames; with probability 0.05 log-uniform in
+    [200, 1e5] instead.
+
+    Args:
+        rows: how many.
+        latent_frames: of the video, the given one included: 6 for 20 actions.
+        generator: all randomness.
+    """
+    usual = math.sqrt(latent_frames) * torch.randn(rows, generator=generator).exp()
+    low, high = (math.log(sigma) for sigma in HIGH_SIGMAS)
+    rare = (low + (high - low) * torch.rand(rows, generator=generator)).exp()
+    return torch.where(torch.rand(rows, generator=generator) < SHARE_OF_HIGH, rare, usual)
+
+
+def flow_times(sigmas: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return tau = sigma / (1 + sigma), the flow time of a noise level."""
+    return sigmas / (1 + sigmas)

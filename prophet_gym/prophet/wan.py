@@ -52,8 +52,9 @@ class WanAutoencoder(AutoencoderKLWan):
         return to_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
 
     def _normalisation(self) -> tuple[Tensor, Tensor]:
+        device = self.device
         mean, std = (
-            torch.tensor(self.config[name], device=self.device)[:, None, None, None]
+            torch.tensor(self.config[name], device=device)[:, None, None, None]
             for name in ("latents_mean", "latents_std")
         )
         return mean, std

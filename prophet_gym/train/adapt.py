@@ -13,12 +13,12 @@ import tyro
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet.lora import add_lora, merge_lora, save_lora
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
 from prophet_gym.train.dynamics import train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device
-from prophet_gym.train.lora import add_lora, merge_lora, save_lora
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints" / "libero_small"
 

@@ -4,10 +4,10 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,27 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.learning_rate * min(1.0, (step + 1) / config.warmup, max(left, 0.0))
 
 
+def adamw(parameters: Sequence[nn.Parameter], config: LoopConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices alone; betas as A2World (REFERENCE: "Training objective")."""
+    matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+
+
+@torch.no_grad()
+def update_average(average: Sequence[Tensor], parameters: Sequence[Tensor], step: int, config: LoopConfig) -> None:
+    """Move the average towards the weights after step `step`, faster in the first steps."""
+    torch._foreach_lerp_(list(average), list(parameters), 1 - min(config.ema, (1 + step) / (10 + step)))
+
+
+def save_whole(state: Mapping[str, Any], path: Path) -> None:
+    """Write `path` whole or not at all, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    torch.save(dict(state), draft)
+    os.replace(draft, path)
+
+
 def on_device(model: Model, device: torch.device) -> Model:
     """Move a model and return it."""
     nn.Module.to(model, device)
@@ -77,11 +98,8 @@ def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, na
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+    optimizer = adamw(list(model.parameters()), config)
     average = copy.deepcopy(model).requires_grad_(requires_grad=False)
     path = folder / f"{name}.pt"
     done = _resume(path, model, average, optimizer, device)
@@ -105,7 +123,7 @@ def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, na
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimizer.step()
-            _update_average(average, model, min(config.ema, (1 + index) / (10 + index)))
+            update_average(list(average.parameters()), list(model.parameters()), index, config)
             smooth = value if math.isnan(smooth) else 0.99 * smooth + 0.01 * value
             if index % 20 == 0:
                 for key, figure in {"loss": value, "gradient_norm": norm.item(), **figures}.items():
@@ -131,18 +149,10 @@ def _resume(
 
 
 def _save(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
     }
-    torch.save(state, draft)
-    os.replace(draft, path)
-
-
-@torch.no_grad()
-def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    save_whole(state, path)

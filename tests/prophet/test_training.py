@@ -10,7 +10,7 @@ from prophet_gym.prophet.autoencoder import stack_frames
 from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs, flow_source
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.prophet.training import flow_loss, interpolate, sample_times
+from prophet_gym.prophet.training import flow_loss, flow_times, interpolate, sample_sigmas, sample_times, velocity_loss
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 
@@ -110,3 +110,49 @@ def test_a_tiny_model_learns_to_obey():
         right, wrong = loss_of(clips, clips.commands), loss_of(clips, clips.commands.roll(1, 0))
     assert right < 0.5 * copy
     assert right < 0.5 * wrong
+
+
+def test_training_sigmas_are_log_normal_times_the_video_factor_with_a_share_of_high_ones():
+    """REFERENCE, "Training objective"."""
+    sigmas = sample_sigmas(40_000, 6, generator=torch.Generator().manual_seed(0)).double()
+    # A log-normal reaches 200 with probability P(z > ln(200 / sqrt(6)) = 4.4): never here.
+    high = sigmas >= 200
+    assert high.double().mean() == pytest.approx(0.05, abs=0.004)
+    usual = (sigmas[~high] / 6**0.5).log()
+    assert usual.mean() == pytest.approx(0, abs=0.02)
+    assert usual.std() == pytest.approx(1, abs=0.02)
+    rare = sigmas[high].log()
+    assert rare.mean() == pytest.approx((np.log(200) + np.log(1e5)) / 2, abs=0.12)
+    assert rare.std() == pytest.approx((np.log(1e5) - np.log(200)) / 12**0.5, rel=0.05)
+    assert sigmas.max() <= 1e5 * 1.001
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0, 300.0])
+def test_the_loss_is_the_weighted_error_of_the_edm_form_on_generated_slots(sigma):
+    """(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2 with x = x0 + sigma eps, c_skip = 1 - tau, c_out = -tau."""
+    from prophet_gym.prophet.conditioning import SIGMA_COND, Conditions
+    from prophet_gym.prophet.presets import tiny_full_prophet
+
+    transformer = tiny_full_prophet().transformer
+    g = torch.Generator().manual_seed(0)
+    video, eps, history, actions = (
+        torch.randn(shape, generator=g) for shape in [(2, 16, 3, 4, 4), (2, 16, 2, 4, 4), (2, 16, 2, 4, 4), (2, 4, 14)]
+    )
+    conditions = Conditions(video[:, :, :1], history, actions, None)
+    with torch.no_grad():
+        loss, predicted = velocity_loss(
+            transformer, conditions, video[:, :, 1:], eps, flow_times(torch.full((2,), sigma))
+        )
+        tau = sigma / (1 + sigma)
+        noisy = video[:, :, 1:] + sigma * eps
+        out = transformer(
+            torch.cat([video[:, :, :1], (1 - tau) * noisy], dim=2),
+            torch.tensor([[SIGMA_COND, tau, tau]] * 2),
+            condition_mask=torch.tensor([1.0, 0.0, 0.0])[None, None, :, None, None].expand(2, 1, 3, 4, 4),
+            actions=actions,
+            history=history,
+        )[:, :, 1:]
+    clean = (1 - tau) * noisy - tau * out
+    expected = ((1 + sigma) / sigma) ** 2 * (video[:, :, 1:] - clean).square().mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(predicted, clean, rtol=1e-3, atol=1e-3)

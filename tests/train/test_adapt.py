@@ -7,10 +7,10 @@ import torch
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.lora import add_lora, load_lora, merge_lora, save_lora
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.adapt import Args, main
-from prophet_gym.train.lora import add_lora, load_lora, merge_lora, save_lora
 
 pytest.importorskip("peft")
 

@@ -54,7 +54,8 @@ def load_lora(model: nn.Module, folder: Path) -> None:
 
     if not (folder / WEIGHTS_NAME).is_file():
         raise CheckpointError(
-            f"no adapter at {folder}: {WEIGHTS_NAME} not found; `prophet adapt` writes one to OUT/lora"
+            f"no adapter at {folder}: {WEIGHTS_NAME} not found; `prophet adapt` and `prophet pretrain` write one to "
+            "OUT/lora"
         )
     inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model)
     state = load_file(folder / WEIGHTS_NAME)

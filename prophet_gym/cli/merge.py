@@ -1,0 +1,35 @@
+"""`prophet merge`: write a checkpoint with its adapters merged in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Args:
+    """Merge adapters (LoRA) into the checkpoint that they were trained on; the base stays as it is."""
+
+    base: str
+    """Checkpoint folder, or Hub repository: `owner/repo` or `owner/repo@revision`."""
+    lora: str
+    """Adapters: the folder `lora` that `prophet pretrain` or `prophet adapt` wrote, or a Hub repository."""
+    out: Path
+    """New folder for the merged checkpoint."""
+    half: bool = True
+    """Store weights as float16; otherwise float32."""
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from prophet_gym.errors import CheckpointError
+    from prophet_gym.prophet.model import Prophet
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise CheckpointError(f"{args.out} holds something already; give a new or empty folder")
+    Prophet.from_pretrained(args.base, lora=args.lora).save_pretrained(args.out, half=args.half)
+    print(f"wrote {args.out}; `Prophet.from_pretrained` and `weights=` read it")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,96 @@
+"""A data set in words, as a command line names it: `PATH`, or `PATH,kind=libero,weight=2`."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from prophet_gym.data.pixel_clips import Share, ToActions
+from prophet_gym.data.recording import META, RecordingSource
+from prophet_gym.data.source import EpisodeSource, as_stored, columns_reversed, rows_reversed
+from prophet_gym.errors import unknown_option
+
+ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
+HDF5_KINDS = ("libero", "libero_regenerated", "robomimic")
+OPTIONS = {
+    "recording": ("robot",),
+    "lerobot": ("camera", "action", "robot", "orient"),
+    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot")),
+}
+"""What can be said of each kind of data set besides kind, weight and actions: arguments of its reader."""
+
+
+def read_share(text: str, actions: Mapping[str, ToActions]) -> Share:
+    """Open a data set.
+
+    Args:
+        text: its folder or file, then options `name=value`, all separated by commas. `kind` is needed for HDF5 files
+            alone, `camera` for LeRobot sets; `weight` counts only if every data set of the mixture has one; `actions`
+            is one of the names below.
+        actions: name -> how commands become the model's numbers; the first is the default.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        UnknownOptionError: an option, kind or name that does not exist.
+        ValueError: what is needed is not given, or the data set is refused by its reader.
+    """
+    path, *words = text.split(",")
+    given = dict(_option(text, word) for word in words)
+    if not Path(path).expanduser().exists():
+        raise FileNotFoundError(f"no data set at {path}")
+    kind = given.pop("kind", None) or _kind(Path(path).expanduser())
+    if kind not in OPTIONS:
+        raise unknown_option("kind of data set", kind, OPTIONS)
+    weight, chosen = given.pop("weight", None), given.pop("actions", next(iter(actions)))
+    if chosen not in actions:
+        raise unknown_option("way of reading actions", chosen, actions)
+    odd = [name for name in given if name not in OPTIONS[kind]]
+    if odd:
+        raise unknown_option(f"option of a {kind} data set", odd[0], ["kind", "weight", "actions", *OPTIONS[kind]])
+    source = _open(Path(path).expanduser(), kind, given)
+    return Share(source, None if weight is None else _number("weight", weight), actions[chosen])
+
+
+def _option(text: str, word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals or not value:
+        raise ValueError(f"a data set is PATH,name=value,..., got {word!r} in {text!r}")
+    return name, value
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a number, got {value!r}") from error
+
+
+def _kind(path: Path) -> str:
+    if (path / META).is_file():
+        return "recording"
+    if (path / "meta" / "info.json").is_file():
+        return "lerobot"
+    raise ValueError(
+        f"{path} is neither a recording of ours ({META}) nor a LeRobot data set (meta/info.json); "
+        f"for HDF5 files say who wrote them: {path},kind=" + "|".join(HDF5_KINDS)
+    )
+
+
+def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> EpisodeSource:
+    if kind == "recording":
+        return RecordingSource(path, robot=given.get("robot", "libero"))
+    if kind == "lerobot":
+        from prophet_gym.data.lerobot import LeRobotSource
+
+        if "camera" not in given:
+            raise ValueError(f"say which camera to read: {path},camera=observation.images.NAME")
+        orient = given.get("orient", "as_stored")
+        if orient not in ORIENT:
+            raise unknown_option("orient", orient, ORIENT)
+        rest = {name: value for name, value in given.items() if name not in ("camera", "orient")}
+        return LeRobotSource(path, given["camera"], orient=ORIENT[orient], **rest)
+    from prophet_gym.data.hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
+
+    layout = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}[kind]
+    fps = _number("fps", given["fps"]) if "fps" in given else None
+    rest = {name: value for name, value in given.items() if name != "fps"}
+    return Hdf5Source(path, layout, fps=fps, **rest)

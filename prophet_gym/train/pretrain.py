@@ -1,0 +1,156 @@
+"""Train the full Prophet: `prophet pretrain --base DIR --data DIR --out DIR`, on several GPUs with `accelerate launch`.
+
+Starts from a converted Prophet or Cosmos-Predict2 checkpoint. A run that was killed goes on from its newest state; the
+result is `OUT/checkpoint`, or the adapters alone in `OUT/lora`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float32
+
+from prophet_gym.data.mixture import read_share
+from prophet_gym.data.pixel_clips import ClipDataset, ToActions, as_given
+from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments.embodiment import Embodiment
+from prophet_gym.prophet.lora import save_lora
+from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet.tools import plan
+from prophet_gym.train.full import Batching, choose_trained, clip_shape, config_of, train_full
+from prophet_gym.train.loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train the full Prophet, all weights or adapters; the optimiser's defaults are A2World's (REFERENCE section 1).
+
+    Attributes:
+        base: folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
+        data: data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
+            HDF5), camera (LeRobot), actions (`checkpoint`: commands as the base takes them; `given`: the model's own
+            numbers), and the options of its reader.
+        out: folder for training states, logs and the result.
+        lora_rank: rank of the adapters, 16 in the paper; 0 trains all weights.
+        steps: optimiser steps.
+        rows: clips that a process holds at once.
+        accumulate: such batches per optimiser step.
+        learning_rate: peak rate.
+        warmup: steps of warm-up.
+        weight_decay: of AdamW, on matrices.
+        ema: decay of the averaged weights, which are the result.
+        self_forcing: chunks per clip; from the second on a row continues on the model's own frames. 1 is off.
+        sampler_steps: steps that sample those frames.
+        precision: bf16, no (float32), or auto: bf16 on a GPU.
+        gradient_checkpointing: compute each block again in the backward pass instead of keeping what is inside it.
+        workers: processes that decode clips, for each process that trains.
+        save_every: seconds between training states.
+        keep: how many of them are kept.
+        seed: of data order, noise and adapters.
+        cpu: train on the CPU even where there is a GPU.
+    """
+
+    base: str
+    data: tuple[str, ...]
+    out: Path
+    lora_rank: int = 0
+    steps: int = 30_000
+    rows: int = 1
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    warmup: int = 1000
+    weight_decay: float = 0.1
+    ema: float = 0.999
+    self_forcing: int = 1
+    sampler_steps: int = 5
+    precision: Literal["auto", "bf16", "no"] = "auto"
+    gradient_checkpointing: bool = True
+    workers: int = 4
+    save_every: float = 1800.0
+    keep: int = 2
+    seed: int = 0
+    cpu: bool = False
+
+
+def main(args: Args) -> None:
+    """Run the steps that are left and write the result."""
+    from accelerate import Accelerator
+
+    batching = Batching(args.rows, args.accumulate, args.self_forcing, args.sampler_steps, args.workers, args.keep)
+    schedule = LoopConfig(
+        steps=args.steps, learning_rate=args.learning_rate, warmup=args.warmup, weight_decay=args.weight_decay,
+        ema=args.ema, save_every=args.save_every, seed=args.seed,
+    )  # fmt: skip
+    on_gpu = torch.cuda.is_available() and not args.cpu
+    precision = ("bf16" if on_gpu else "no") if args.precision == "auto" else args.precision
+    accelerator = Accelerator(
+        cpu=args.cpu,
+        mixed_precision=precision,
+        gradient_accumulation_steps=args.accumulate,
+    )
+    prophet = Prophet.from_pretrained(args.base, device=accelerator.device)
+    clips = open_clips(prophet, args.data, args.self_forcing)
+    choose_trained(prophet, lora_rank=args.lora_rank, seed=args.seed)
+    if args.gradient_checkpointing:
+        prophet.transformer.enable_gradient_checkpointing()
+    train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
+    if accelerator.is_main_process:
+        write_result(prophet, args)
+    accelerator.end_training()
+
+
+def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> ClipDataset:
+    """Open the data sets of a mixture as clips for this checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is a small one, or a data set is refused, see `read_share`.
+        FileNotFoundError: a data set is not there.
+    """
+    config = config_of(prophet)
+    as_commands = partial(
+        commands_to_numbers,
+        robot=get_embodiment(config.embodiment),
+        action_dim=prophet.transformer.config["action_dim"],
+    )
+    ways: dict[str, ToActions] = {"checkpoint": as_commands, "given": as_given}
+    return ClipDataset([read_share(text, ways) for text in data], clip_shape(config, chunks))
+
+
+def commands_to_numbers(
+    commands: Float32[np.ndarray, "t a"], *, robot: Embodiment, action_dim: int
+) -> Float32[np.ndarray, "t m"]:
+    """The model's numbers of commands as its checkpoint takes them in `rollout`.
+
+    Raises:
+        ValueError: the commands have another width than the checkpoint's, or mean nothing without the tools' poses.
+    """
+    if robot.posed:
+        raise ValueError(
+            f"what {robot.name}'s commands come to depends on where the tools are, which data sets do not say; "
+            "add actions=given to data that hold the model's own numbers"
+        )
+    if commands.shape[1] != robot.action_spec.dim:
+        raise ValueError(
+            f"the base takes commands of {robot.action_spec.dim} numbers, the data have {commands.shape[1]}; "
+            "add actions=given to data that hold the model's own numbers"
+        )
+    return plan(robot, torch.from_numpy(commands)[None], None, action_dim).actions[0].numpy()
+
+
+def write_result(prophet: Prophet, args: Args) -> None:
+    """Write the averaged weights as a checkpoint in float32, or the adapters alone."""
+    if not args.lora_rank:
+        prophet.save_pretrained(args.out / "checkpoint", half=False)
+        print(f"wrote {args.out / 'checkpoint'}")
+        return
+    folder = args.out / "lora"
+    save_lora(prophet.transformer, folder)
+    print(f"wrote {folder}; `prophet merge --base {args.base} --lora {folder} --out DIR` makes a checkpoint of it")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,77 @@
+"""A full Prophet in miniature and a toy data set; run as a script it is one run of training, which a test may kill."""
+
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from prophet_gym.data.pixel_clips import ClipDataset, Share
+from prophet_gym.data.source import SourceEpisode
+from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet.presets import tiny_full_prophet
+from prophet_gym.train.full import Batching, choose_trained, clip_shape, train_full
+from prophet_gym.train.loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A white square that the first two of the model's numbers push about."""
+
+    episodes: int = 3
+    length: int = 20
+
+    def __len__(self) -> int:
+        return self.episodes
+
+    def steps(self, index: int) -> int:
+        return self.length
+
+    def episode(self, index: int) -> SourceEpisode:
+        actions = np.random.default_rng(index).uniform(-1, 1, (self.length, 14)).astype(np.float32)
+        return SourceEpisode(f"squares {index}", actions, "push", 20.0, "toy", partial(_frames, actions))
+
+
+def _frames(actions: np.ndarray, start: int, stop: int) -> np.ndarray:
+    places = np.clip(16 + np.concatenate([np.zeros((1, 2)), np.cumsum(4 * actions[:, :2], axis=0)]), 6, 26).astype(int)
+    frames = np.full((stop - start, 32, 32, 3), 60, np.uint8)
+    for frame, (x, y) in zip(frames, places[start:stop], strict=True):
+        frame[y - 5 : y + 5, x - 5 : x + 5] = 255
+    return frames
+
+
+def first_weights() -> Prophet:
+    """The same whenever it is called; one past frame is enough here."""
+    prophet = tiny_full_prophet()
+    config = replace(prophet.config, history_frames=1)
+    return Prophet(prophet.transformer, prophet.autoencoder, None, config)
+
+
+def squares(prophet, chunks: int = 1, source: Squares | None = None) -> ClipDataset:
+    return ClipDataset([Share(source or Squares())], clip_shape(prophet.config, chunks))
+
+
+def run(
+    folder: Path, *, steps: int, rows: int = 2, accumulate: int = 1, chunks: int = 1, lora_rank: int = 0,
+    learning_rate: float = 1e-3, precision: str = "no", checkpointing: bool = False, save_every: float = 0.0,
+    workers: int = 0, ema: float = 0.9, clip: float = 1.0,
+):  # fmt: skip
+    """Train from the same first weights; returns the Prophet with averaged weights."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps its settings for the whole process
+    accelerator = Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=accumulate)
+    prophet = first_weights()
+    choose_trained(prophet, lora_rank=lora_rank)
+    if checkpointing:
+        prophet.transformer.enable_gradient_checkpointing()
+    schedule = LoopConfig(steps, learning_rate, warmup=1, ema=ema, save_every=save_every, clip=clip, weight_decay=0.1)
+    batching = Batching(rows, accumulate, chunks, sampler_steps=2, workers=workers)
+    train_full(prophet, squares(prophet, chunks), folder, schedule, batching, accelerator=accelerator)
+    accelerator.end_training()
+    return prophet
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), steps=int(sys.argv[2]), rows=2, learning_rate=float(sys.argv[3]), clip=float(sys.argv[4]))
