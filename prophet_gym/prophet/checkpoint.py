@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -125,8 +126,10 @@ def drafted(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is what a config's field is annotated as: bool, int, float, str or tuples of these."""
+    """Whether a value of JSON is what a config's field is annotated as: bool, int, float, str, None, tuples of these."""
     inner = get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_is_of(value, kind) for kind in inner)
     if not inner:
         return type(value) is hint or (hint is float and type(value) is int)
     if not isinstance(value, tuple):

@@ -18,7 +18,10 @@ def folders(tmp_path_factory):
     return folders
 
 
-@pytest.mark.parametrize("config", [ProphetConfig(), FullConfig(embodiment="bridge", draw_tools=True, suite="bridge")])
+@pytest.mark.parametrize(
+    "config",
+    [ProphetConfig(), ProphetConfig(stillness=None), FullConfig(embodiment="bridge", draw_tools=True, suite="bridge")],
+)
 def test_a_config_is_read_as_it_was_written(config, tmp_path):
     write_config(config, tmp_path)
     assert read_config(tmp_path) == config
@@ -43,6 +46,7 @@ def test_a_config_is_read_as_it_was_written(config, tmp_path):
         ("full", {"draw_tools": None}, "draw_tools=None"),
         ("small", {"camera": [[1, 0, 0, 0]] * 2 + ["x"]}, "camera="),
         ("small", {"background": [1.0, 2.0]}, "background="),
+        ("small", {"stillness": [1.0]}, "stillness="),
         ("small", {"steps": 0}, "steps=0 at least 1"),
         ("small", {"past_frames": 3}, "past_frames=3 must be a multiple of 4"),
         ("small", {"hold": [0.0]}, "hold must have action_dim=7 numbers"),
