@@ -23,6 +23,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "model_cards" / "libero_small.md",
     ROOT / "docs" / "embodiments.md",
+    ROOT / "docs" / "evaluation.md",
     ROOT / "docs" / "training.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
@@ -163,6 +164,32 @@ def dual_conditioning() -> str:
     return f"{head}\n\n{compared({labels[arm]: found['horizons'] for arm, found in report['arms'].items()})}"
 
 
+def doubt() -> str:
+    """How well doubt ranks the true error."""
+    command = "python benchmarks/doubt.py --json benchmarks/results/doubt.json"
+    report = load("doubt.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    labels = {
+        "spearman_doubt": "rank correlation (Spearman) of doubt and true error",
+        "spearman_doubt_at_one_age": "the same among chunks of one age",
+        "spearman_age": "rank correlation of age and true error",
+        "auroc_of_poor_chunks": f"AUROC of doubt for chunks below {report['poor_below_db']:g} dB",
+    }
+    rows = [[label, interval(report[key], 2)] for key, label in labels.items()]
+    rows += [
+        [f"doubt below which {float(share):.0%} of the chunks lie", f"{value:.3f}"]
+        for share, value in report["doubt_quantiles"].items()
+        if float(share) >= 0.5
+    ]
+    head = (
+        f"{report['chunks']} chunks of {report['episodes']} held-out episodes from official starts, dreamt from the "
+        f"first frame; {report['share_of_poor_chunks']:.0%} of the chunks are below {report['poor_below_db']:g} dB. Made by "
+        f"`{command}`."
+    )
+    return f"{head}\n\n{markdown_table(['', 'value [95% interval over episodes]'], rows)}"
+
+
 def few_shot() -> str:
     """The bundled checkpoint in a new scene: as it is, adapted, and a transformer trained from scratch."""
     files = {
@@ -268,6 +295,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "instruments": instruments,
     "dual-conditioning": dual_conditioning,
     "few-shot": few_shot,
+    "doubt": doubt,
     "robots": robots,
     "commands": commands,
     "sources": sources,

@@ -126,7 +126,7 @@ def drafted(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is what a config's field is annotated as: bool, int, float, str, None, tuples of these."""
+    """Whether a value of JSON is what a field is annotated as: bool, int, float, str, None or tuples of these."""
     inner = get_args(hint)
     if isinstance(hint, UnionType):
         return any(_is_of(value, kind) for kind in inner)
