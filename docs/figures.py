@@ -184,7 +184,7 @@ def doubt() -> str:
     ]
     head = (
         f"{report['chunks']} chunks of {report['episodes']} held-out episodes from official starts, dreamt from the "
-        f"first frame; {report['share_of_poor_chunks']:.0%} of the chunks are below {report['poor_below_db']:g} dB. Made by "
+        f"first frame; {report['share_of_poor_chunks']:.0%} of them are below {report['poor_below_db']:g} dB. Made by "
         f"`{command}`."
     )
     return f"{head}\n\n{markdown_table(['', 'value [95% interval over episodes]'], rows)}"
