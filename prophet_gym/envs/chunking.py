@@ -59,6 +59,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         super().__init__(env)
         space = _chunk_space("OneActionPerStep", env.action_space)
         self._chunk_shape = space.shape
+        self.metadata = _metadata_of_actions(env, space.shape[0])
         self.action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
         self._pending: list[np.ndarray] = []
         self._observation: dict[str, np.ndarray] | None = None
@@ -114,6 +115,7 @@ class OneActionPerStepVector(VectorWrapper):
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(f"OneActionPerStepVector needs autoreset_mode SAME_STEP, got {mode}")
         self._steps = space.shape[0]
+        self.metadata = _metadata_of_actions(env, self._steps)
         self.single_action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self._pending: list[np.ndarray] = []
@@ -198,3 +200,11 @@ def _chunk_space(wrapper: str, space: gym.Space) -> gym.spaces.Box:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
         raise ValueError(f"{wrapper} needs an action space Box (k, a), got {space}")
     return space
+
+
+def _metadata_of_actions(env: gym.Env | VectorEnv, steps: int) -> dict[str, Any]:
+    """The metadata where a picture is rendered per action, not per chunk: films keep the scene's pace."""
+    metadata = dict(env.metadata)
+    if env.render_mode == "rgb_array" and "render_fps" in metadata:
+        metadata["render_fps"] *= steps
+    return metadata
