@@ -304,7 +304,7 @@ class TestRecording:
 def test_a_list_of_rendered_frames_plays_at_the_speed_of_actions():
     assert vector(render_mode="rgb_array_list").metadata["render_fps"] == 20
     assert single(render_mode="rgb_array_list").metadata["render_fps"] == 20
-    assert single(render_mode="rgb_array_list", fps=5).metadata["render_fps"] == 5
+    assert single(render_mode="rgb_array_list", fps=5.0).metadata["render_fps"] == 5
 
 
 def test_single_actions_are_rendered_at_the_speed_of_actions():
