@@ -236,7 +236,7 @@ def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
 def load_world_model(
     weights: str, device: str = "cpu", dtype: str = "float32", *, offload_autoencoder: bool = False
 ) -> WorldModel:
-    """The world model of a checkpoint, the same object for the same folder and options; arguments as in `make_env`."""
+    """The world model of a checkpoint, the same object for the same folder and options; errors as in `make_env`."""
     if dtype not in DTYPES:
         raise unknown_option("dtype", dtype, DTYPES)
     folder = checkpoint_folder(weights).resolve()
@@ -268,7 +268,7 @@ def load_object_reader(weights: str) -> ObjectReader | None:
 
 
 def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequence[int] | None = None) -> StartSet:
-    """The start set that `starts` names, narrowed to suite and tasks."""
+    """The start set that `starts` names, narrowed to suite and tasks; arguments and errors as in `make_env`."""
     if starts in START_SETS:
         folder = checkpoint_folder(weights)
         path = folder / "starts" / starts

@@ -81,7 +81,7 @@ def _run(name: str, words: Sequence[str]) -> None:
     except (ProphetError, ValueError, FileNotFoundError, NotADirectoryError) as error:
         print(f"prophet {name}: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         extra = extra_of(missing)
         if extra is None:

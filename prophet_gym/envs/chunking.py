@@ -73,7 +73,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         return self._held(), info | {"pending": 0}
 
     def step(self, action: ArrayLike) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Add one action (a,); run the chunk when it is full."""
+        """Add one action (a,); run the chunk when it is full. InvalidActionError before anything has changed."""
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(action, self.action_space)
@@ -124,7 +124,7 @@ class OneActionPerStepVector(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Reset rows and drop the actions that wait; some rows alone can be reset between two chunks only."""
+        """Reset rows and drop the actions that wait; ValueError for some rows alone except between two chunks."""
         mask = None if options is None else options.get("reset_mask")
         if self._pending and mask is not None and not np.asarray(mask).all():
             raise ValueError(
@@ -138,7 +138,7 @@ class OneActionPerStepVector(VectorWrapper):
     def step(
         self, actions: ArrayLike
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Add one action (num_envs, a) per row; run the chunks when they are full."""
+        """Add one action (num_envs, a) per row; run the chunks when they are full. Errors as in `OneActionPerStep`."""
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(actions, self.action_space)

@@ -36,7 +36,7 @@ class TruncateOnDoubt(gym.Wrapper, RecordConstructorArgs):
         self._threshold = require_threshold("threshold", threshold)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step the env."""
+        """Step the env; ValueError if it dreamt and does not say how unsure it is."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         nothing_dreamt = info.get("pending", 0) > 0 or info.get("live") is False
         if "doubt" not in info and not nothing_dreamt:

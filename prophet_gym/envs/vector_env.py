@@ -130,6 +130,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
         The bytes and the actions that follow are a saved dream: `set_state` and the same actions give it again, to
         the bit on one CPU with one batch size.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+            ValueError: If there is no such row.
         """
         if not self._started:
             raise gym.error.ResetNeeded("call reset before get_state")
