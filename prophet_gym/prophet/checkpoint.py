@@ -43,6 +43,8 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
     Raises:
         CheckpointError: it is missing, no JSON, or has other keys.
     """
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"no Prophet checkpoint at {folder}: {CONFIG} not found; give a folder that save_pretrained wrote, "
