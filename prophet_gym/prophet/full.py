@@ -150,14 +150,14 @@ class FullRecipe:
         with lent(autoencoder, transformer.device):
             frames = autoencoder.decode(torch.cat([conditions.given, latents], dim=2))[:, 1:].contiguous()
         following = {name: value.clone() for name, value in state.items()}
-        following["frames"] = _appended(past, frames)
+        following["frames"] = appended(past, frames)
         if planned.tools is not None:
             following["tools"] = planned.tools[:, -1].clone()
         return Chunk(state=following, frames=frames)
 
     def cut(self, state: State, chunk: Chunk, steps: int) -> State:
         """See `Prophet.cut`: what is carried is the past frames, and poses that the commands cut off did not change."""
-        return {**chunk.state, "frames": _appended(state["frames"], chunk.frames[:, :steps])}
+        return {**chunk.state, "frames": appended(state["frames"], chunk.frames[:, :steps])}
 
     def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Return real frames through the VAE; the last one is repeated until there are 1 + 4n."""
@@ -186,7 +186,7 @@ def last_frames(frames: UInt8[Tensor, "b t h w 3"], count: int) -> UInt8[Tensor,
     return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -count:]], dim=1).contiguous()
 
 
-def _appended(past: UInt8[Tensor, "b n h w 3"], frames: UInt8[Tensor, "b k h w 3"]) -> UInt8[Tensor, "b n h w 3"]:
+def appended(past: UInt8[Tensor, "b n h w 3"], frames: UInt8[Tensor, "b k h w 3"]) -> UInt8[Tensor, "b n h w 3"]:
     """The last n frames of both."""
     return torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :].clone()
 
