@@ -170,12 +170,13 @@ def _starts_advice(robot: str) -> str:
 
 
 def checkpoint_folder(weights: str) -> Path:
-    """The folder of a checkpoint, fetched from the Hub if need be.
+    """The folder of a checkpoint, fetched from the Hub and converted if need be.
 
     Raises:
         MissingWeightsError: If there is none, or if `weights` is a released file that must be converted first.
         CheckpointError: If a file is not the one that the folder's manifest names.
     """
+    weights = published_file(weights, BUNDLED_ROBOT)
     if weights == "bundled" and not (CHECKPOINTS / BUNDLED).is_dir():
         raise MissingWeightsError(
             f"the bundled weights are missing at {CHECKPOINTS / BUNDLED}; reinstall, or pass weights=PATH"
