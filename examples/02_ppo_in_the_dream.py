@@ -39,7 +39,6 @@ class Args:
     clip: float = 0.2
     epochs: int = 4
     minibatches: int = 4
-    entropy: float = 0.001
     seed: int = 0
     tiny: bool = False
     """An untrained tiny model instead of the bundled one."""
@@ -69,16 +68,9 @@ class Agent(nn.Module):
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 8, 4),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 4, 2),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-            nn.Linear(512, 128),
-            nn.ReLU(),
-        )
+        convolutions = (nn.Conv2d(3, 16, 8, 4), nn.ReLU(), nn.Conv2d(16, 32, 4, 2), nn.ReLU())
+        pooled = (nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 128), nn.ReLU())
+        self.body = nn.Sequential(*convolutions, *pooled)
         self.mean, self.value = nn.Linear(128, numbers), nn.Linear(128, 1)
         self.log_std = nn.Parameter(torch.full((numbers,), -1.0))
         nn.init.zeros_(self.mean.weight)
@@ -92,7 +84,6 @@ class Agent(nn.Module):
 def collect(envs: Any, agent: Agent, images: torch.Tensor, args: Args) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Dream `horizon` chunks in every row: steps with their advantages, and the newest images."""
     steps: list[dict[str, torch.Tensor]] = []
-    values = []
     for _ in range(args.horizon):
         with torch.no_grad():
             policy, value = agent(images)
@@ -108,7 +99,6 @@ def collect(envs: Any, agent: Agent, images: torch.Tensor, args: Args) -> tuple[
         steps.append(
             {"image": images, "action": action, "log_prob": log_prob, "reward": reward, "ended": ended, "value": value}
         )
-        values.append(value)
         images = torch.from_numpy(observation["image"])
     with torch.no_grad():
         following = agent(images)[1]
@@ -143,7 +133,7 @@ def main(args: Args) -> None:
             clipped = ratio.clamp(1 - args.clip, 1 + args.clip)
             surrogate = torch.min(ratio * scaled, clipped * scaled).mean()
             error = (value - advantage - batch["value"][rows]).square().mean()
-            loss = error / 2 - surrogate - args.entropy * policy.entropy().sum(-1).mean()
+            loss = error / 2 - surrogate
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), 0.5)

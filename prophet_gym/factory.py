@@ -40,6 +40,8 @@ def make_env(
     tasks: Sequence[int] | None = None,
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
+    proprioception: bool = False,
+    max_doubt: float | None = None,
 ) -> ProphetEnv:
     """One dream.
 
@@ -55,6 +57,8 @@ def make_env(
         tasks: Only starts of these tasks.
         max_episode_steps: Chunks until truncation; the horizon of the id if not given.
         render_mode: `rgb_array` or `rgb_array_list`.
+        proprioception: Adds `gripper_position`, as the world model tracks it, to the observation.
+        max_doubt: Truncates where the world model's doubt passes it.
 
     Raises:
         MissingWeightsError: If the weights do not exist or do not cover the suite; names weights that do.
@@ -68,6 +72,8 @@ def make_env(
         reward_model=load_reward_model(weights, reward),
         max_episode_steps=max_episode_steps,
         render_mode=render_mode,
+        proprioception=proprioception,
+        max_doubt=max_doubt,
     )
 
 
@@ -85,6 +91,8 @@ def make_vector_env(
     max_episode_steps: int | None = 30,
     render_mode: str | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    proprioception: bool = False,
+    max_doubt: float | None = None,
 ) -> ProphetVectorEnv:
     """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
     pool = load_starts(weights, starts, suite, tasks)
@@ -96,6 +104,8 @@ def make_vector_env(
         max_episode_steps=max_episode_steps,
         autoreset_mode=autoreset_mode,
         render_mode=render_mode,
+        proprioception=proprioception,
+        max_doubt=max_doubt,
     )
 
 
