@@ -46,6 +46,8 @@ def make_env(
     chunk: int | None = None,
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
+    proprioception: bool = False,
+    max_doubt: float | None = None,
 ) -> ProphetEnv:
     """One dream.
 
@@ -66,6 +68,8 @@ def make_env(
             `info["approximate"]` is True, see `HeldChunk`.
         max_episode_steps: Chunks until truncation; the horizon of the id if not given.
         render_mode: `rgb_array` or `rgb_array_list`.
+        proprioception: Adds `gripper_position`, as the world model tracks it, to the observation.
+        max_doubt: Truncates where the world model's doubt passes it.
 
     Raises:
         MissingWeightsError: If the weights do not exist or do not cover the suite or robot; names weights that do.
@@ -84,6 +88,8 @@ def make_env(
         max_episode_steps=max_episode_steps,
         render_mode=render_mode,
         action_spec=robot.action_spec,
+        proprioception=proprioception,
+        max_doubt=max_doubt,
     )
 
 
@@ -103,6 +109,8 @@ def make_vector_env(
     max_episode_steps: int | None = 30,
     render_mode: str | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    proprioception: bool = False,
+    max_doubt: float | None = None,
 ) -> ProphetVectorEnv:
     """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
     robot = get_embodiment(embodiment)
@@ -118,6 +126,8 @@ def make_vector_env(
         autoreset_mode=autoreset_mode,
         render_mode=render_mode,
         action_spec=robot.action_spec,
+        proprioception=proprioception,
+        max_doubt=max_doubt,
     )
 
 
