@@ -33,9 +33,10 @@ class LearnedNoise(nn.Module):
         if not 0 < low < high:
             raise ValueError(f"bounds of the std must be 0 < low < high, got {low} and {high}")
         self.low, self.high = low, high
-        self.network = nn.Sequential(nn.Linear(2 * latent_dim + 1, hidden), nn.SiLU(), nn.Linear(hidden, latent_dim))
-        nn.init.zeros_(self.network[2].weight)
-        nn.init.zeros_(self.network[2].bias)
+        last = nn.Linear(hidden, latent_dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(nn.Linear(2 * latent_dim + 1, hidden), nn.SiLU(), last)
 
     def forward(
         self,
@@ -53,6 +54,6 @@ class LearnedNoise(nn.Module):
         time = time.view(-1, *[1] * (mean.ndim - 1)) if time.ndim == 1 else time
         time = time.expand(torch.broadcast_shapes(time.shape, mean.shape))[..., :1]
         # The velocity is detached: the noise follows the flow, it does not steer it.
-        logit = self.network(torch.cat([sample.float(), velocity.detach().float(), time], -1))
+        logit = self.network(torch.cat([sample.float(), velocity.detach().float(), time], -1)).float()
         span = math.log(self.high / self.low)
         return mean, self.low * torch.exp(span * torch.sigmoid(logit))

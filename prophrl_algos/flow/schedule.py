@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from prophrl_algos.flow.sde import Kernel, flow_sde_step
 
@@ -100,3 +100,13 @@ class FlowSchedule:
         if bool(stochastic.all()):
             return mean, std
         return torch.where(moves, mean, sample - velocity * (t - t_next)), torch.where(moves, std, 0.0)
+
+    @torch.no_grad()
+    def velocity_gains(self, latent_dim: int) -> Float[Tensor, " k"]:
+        """By how much the mean of each stochastic step moves per unit of velocity, over the latent's dimensions."""
+        weights = self.kernel.parameters() if isinstance(self.kernel, nn.Module) else iter(())
+        device = next((weight.device for weight in weights), torch.device("cpu"))
+        still = torch.zeros(1, self.num_steps, 1, latent_dim, device=device)
+        moves = torch.ones(1, self.num_steps, dtype=torch.bool, device=device)
+        gain = self.moments(still, still + 1, moves)[0] - self.moments(still, still, moves)[0]
+        return gain.abs().mean((0, 2, 3)).cpu()
