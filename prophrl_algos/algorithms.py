@@ -29,9 +29,9 @@ class Loss(Protocol):
         advantages: Float[Tensor, " s"],
         mask: Bool[Tensor, "s n"],
         *,
-        clip_low: float,
-        clip_high: float,
-        denominator: float | None = None,
+        clip_low: float | int,
+        clip_high: float | int,
+        denominator: float | int | None = None,
     ) -> tuple[Float[Tensor, ""], Stats]:
         """Loss and statistics of the ratios."""
         ...

@@ -49,7 +49,7 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
-    def total(self, number: float) -> float:
+    def total(self, number: float | int) -> float:
         """The sum of a number over all processes."""
         return float(self.sum(torch.tensor(number, dtype=torch.float64))) if self.size > 1 else float(number)
 

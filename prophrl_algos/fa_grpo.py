@@ -49,11 +49,11 @@ def fa_grpo_loss(
     advantages: Float[Tensor, " s"],
     mask: Bool[Tensor, "s n"],
     *,
-    clip_low: float,
-    clip_high: float,
-    denominator: float | None = None,
+    clip_low: float | int,
+    clip_high: float | int,
+    denominator: float | int | None = None,
     weights: Float[Tensor, " s"] | None = None,
-    dual_clip: float | None = None,
+    dual_clip: float | int | None = None,
 ) -> tuple[Float[Tensor, ""], Stats]:
     """L = -sum M[s,n] min(r A, clip(r) A) / denominator, with r[s,n,a] = exp(sum_k (l_k - l_k_old)).
 

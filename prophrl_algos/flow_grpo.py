@@ -16,9 +16,9 @@ def flow_grpo_loss(
     advantages: Float[Tensor, " s"],
     mask: Bool[Tensor, "s n"],
     *,
-    clip_low: float,
-    clip_high: float,
-    denominator: float | None = None,
+    clip_low: float | int,
+    clip_high: float | int,
+    denominator: float | int | None = None,
 ) -> tuple[Float[Tensor, ""], Stats]:
     """-sum_sk N[s] min(r A, clip(r) A) / (K denominator), r[s,k] = exp(mean_na (l_k - l_k_old)), N valid entries.
 

@@ -31,10 +31,10 @@ class FlowScale:
         w_max: greatest weight.
     """
 
-    alpha: float = 0.5
-    power: float = 0.5
-    w_min: float = 0.5
-    w_max: float = 2.0
+    alpha: float | int = 0.5
+    power: float | int = 0.5
+    w_min: float | int = 0.5
+    w_max: float | int = 2.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -84,9 +84,9 @@ def per_step_loss(
     mask: Bool[Tensor, "s n"],
     weights: Float[Tensor, " k"],
     *,
-    clip_low: float,
-    clip_high: float,
-    denominator: float | None = None,
+    clip_low: float | int,
+    clip_high: float | int,
+    denominator: float | int | None = None,
 ) -> tuple[Float[Tensor, ""], Stats]:
     """-sum_k w_k M min(r_k A, clip(r_k) A) / denominator with one ratio per (s, k, n, a); summed over k.
 

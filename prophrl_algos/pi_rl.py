@@ -17,9 +17,9 @@ def pi_rl_loss(
     advantages: Float[Tensor, " s"],
     mask: Bool[Tensor, "s n"],
     *,
-    clip_low: float,
-    clip_high: float,
-    denominator: float | None = None,
+    clip_low: float | int,
+    clip_high: float | int,
+    denominator: float | int | None = None,
 ) -> tuple[Float[Tensor, ""], Stats]:
     """-sum_s min(r A, clip(r) A) / denominator, r[s] = exp(sum_kna (l_k - l_k_old)).
 

@@ -60,11 +60,11 @@ def clipped_surrogate(
     log_ratio: Float[Tensor, "s *r"],
     advantages: Float[Tensor, " s"],
     mask: Bool[Tensor, "s *r"],
-    weight: Num[Tensor, "s *r"] | float = 1.0,
+    weight: Num[Tensor, "s *r"] | float | int = 1.0,
     *,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None = None,
+    clip_low: float | int,
+    clip_high: float | int,
+    dual_clip: float | int | None = None,
 ) -> tuple[Float[Tensor, ""], Stats]:
     """Sum of weight * min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) over what is not masked, and its statistics.
 
@@ -96,7 +96,7 @@ def entry_count(mask: Bool[Tensor, "s n"], dims: int) -> float:
     return float(max(int(mask.sum()) * dims, 1))
 
 
-def _stats(ratio: Tensor, advantage: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> Stats:
+def _stats(ratio: Tensor, advantage: Tensor, mask: Tensor, clip_low: float | int, clip_high: float | int) -> Stats:
     count = mask.sum().to(ratio.dtype)
     some = count.clamp(min=1)
     low = mask & (advantage < 0) & (ratio < 1 - clip_low)

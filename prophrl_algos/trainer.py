@@ -232,7 +232,7 @@ class Trainer:
         metrics |= learning_metrics(tally, batch.path, batch.weights, entries) | {"old_log_prob_drift": drift}
         return metrics | {"seconds_update": time.perf_counter() - began}
 
-    def loss(self, batch: Batch, denominator: float | None = None) -> Terms:
+    def loss(self, batch: Batch, denominator: float | int | None = None) -> Terms:
         """The loss of decisions on the policy's device; `denominator`: valid entries of the whole minibatch."""
         scores = self._score(batch.obs, batch.path)
         old, times = batch.path.scores, batch.path.schedule.times

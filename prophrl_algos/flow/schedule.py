@@ -46,7 +46,7 @@ class FlowSchedule:
     """
 
     times: Float[Tensor, " times"]
-    noise_level: float = 0.5
+    noise_level: float | int = 0.5
     kernel: Kernel = flow_sde_step
     choose: Choose = every_step
     noise_scale: Float[Tensor, " d"] | None = None
@@ -64,7 +64,7 @@ class FlowSchedule:
     def uniform(
         cls,
         num_steps: int,
-        noise_level: float = 0.5,
+        noise_level: float | int = 0.5,
         *,
         kernel: Kernel = flow_sde_step,
         choose: Choose = every_step,

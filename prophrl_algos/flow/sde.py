@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Number = float | Tensor
+Number = float | int | Tensor
 """A number, one number per row of the batch (one axis), or a tensor that broadcasts against the sample."""
 
 LOG_TWO_PI = math.log(2 * math.pi)
