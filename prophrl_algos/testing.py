@@ -15,6 +15,7 @@ from prophrl_algos.flow.sampler import rescore, sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
 
 ROWS = 2
+FIT_ROWS = 48
 
 
 def check_flow_policy(
@@ -59,7 +60,8 @@ def check_flow_policy(
     _check_decode(policy, obs, path.x0, rows)
     _check_reference(policy)
     if fit_steps:
-        _check_fit(policy, obs, rows, fit_steps, learning_rate)
+        copies = torch.arange(rows).repeat(max(FIT_ROWS // rows, 1))
+        _check_fit(policy, select_obs(obs, copies), len(copies), fit_steps, learning_rate)
 
 
 def _check_obs(obs: Obs, rows: int) -> None:
@@ -180,16 +182,29 @@ def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: floa
             policy.sft_loss(obs, goal, generator=generator).backward()
             optimizer.step()
         with torch.no_grad():
-            reached = _euler(policy, obs, rows)
+            reached, spread = _euler(policy, obs, rows), _first_guess_spread(policy, obs)
     finally:
         policy.load_state_dict(kept)
         optimizer.zero_grad()
+    assert spread < 0.5, (
+        f"after {steps} steps of sft_loss on one chunk, x - v(x, t = 1) must be that chunk whatever the noise x (its "
+        f"spread is {spread:.3g} of the noise's): is t = 1 noise, v = noise - action?"
+    )
     wanted = goal[:, : spec.exec_steps]
     before, after = float((start - wanted).abs().mean()), float((reached - wanted).abs().mean())
     assert after < 0.5 * before, (
         f"after {steps} steps of sft_loss on one chunk, sampling must come near it: it was {before:.3g} away and is "
         f"{after:.3g}; is t = 1 noise, v = noise - action, and does decode undo the scaling of sft_loss?"
     )
+
+
+def _first_guess_spread(policy: FlowPolicy, obs: Obs, count: int = 64) -> float:
+    spec = policy.spec
+    x = torch.randn(count, spec.horizon, spec.latent_dim, generator=torch.Generator().manual_seed(1))
+    x = x.to(device_of(policy))
+    first = policy.encode(select_obs(obs, torch.tensor([0])), grad=False).repeat_interleave(count)
+    guess = x - policy.velocity(first, x, torch.ones(count, device=x.device))
+    return float(guess[:, : spec.exec_steps, : spec.action_dim].std(0).mean())
 
 
 def _still(policy: FlowPolicy, rows: int) -> Tensor:
