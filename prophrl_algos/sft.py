@@ -90,7 +90,7 @@ def sft(
         optimizer.step()
         schedule.step()
         if logger is not None and (step % 50 == 0 or step + 1 == config.steps):
-            logger.log({"sft_loss": losses[-1], "learning_rate": schedule.get_last_lr()[0]}, step)
+            logger.log({"sft_loss": losses[-1], "learning_rate": float(schedule.get_last_lr()[0])}, step)
         if path is not None and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
             state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
             rest = {"schedule": schedule.state_dict(), "step": step + 1, "config": asdict(config), "losses": losses}

@@ -30,7 +30,9 @@ def figures():
     return script("figures")
 
 
-@pytest.mark.parametrize("document", ["README.md", "model_cards/libero_small.md", "docs/embodiments.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "model_cards/libero_small.md", "docs/embodiments.md", "docs/algorithms.md"]
+)
 def test_figures_are_those_of_the_result_files(document, figures):
     text = (ROOT / document).read_text()
     assert figures.BLOCK.search(text)
