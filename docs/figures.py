@@ -226,7 +226,7 @@ def gradient_spread() -> str:
     if report is None:
         return "Not measured yet: `python benchmarks/bandit.py --json benchmarks/results/bandit.json`."
     rows = [[name, f"{found['spread']:.1f}"] for name, found in report["gradient"].items()]
-    return markdown_table(["FlowScale", "greatest by least ||dl_k/dv||, K = 10"], rows)
+    return markdown_table(["FlowScale", "gradient of a flow step, greatest by least (K = 10)"], rows)
 
 
 def algorithm_cost() -> str:

@@ -30,8 +30,8 @@ def group_advantages(
         valid: which rollouts were judged; all if not given.
 
     Example:
-        >>> group_advantages(torch.tensor([1.0, 0.0, 0.5, 0.5]), torch.tensor([3, 3, 7, 7])).round(decimals=3).tolist()
-        [0.707, -0.707, 0.0, 0.0]
+        >>> group_advantages(torch.tensor([1.0, 0.0, 0.5, 0.5]), torch.tensor([3, 3, 7, 7]))
+        tensor([ 0.7071, -0.7071,  0.0000,  0.0000])
     """
     return _per_group(returns, groups, valid, _standardised)
 

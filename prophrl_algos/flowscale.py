@@ -51,10 +51,9 @@ def flowscale_weights(stds: Float[Tensor, " k"], c: FlowScale) -> Float[Tensor, 
         c: the settings.
 
     Example:
-        >>> from prophrl_algos.flow.schedule import FlowSchedule
         >>> stds = torch.tensor([0.5, 0.433013, 0.25, 0.144338])  # K = 4, noise level 0.5
-        >>> flowscale_weights(stds, FlowScale(alpha=0.0)).round(decimals=2).tolist()
-        [1.5099999904632568, 1.2999999523162842, 0.75, 0.5]
+        >>> flowscale_weights(stds, FlowScale(alpha=0.0))
+        tensor([1.5068, 1.3049, 0.7534, 0.5000])
     """
     stds = stds.detach()
     moves = stds > 0

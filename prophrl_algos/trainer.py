@@ -221,11 +221,11 @@ class Trainer:
         rows = torch.nonzero((advantages != 0)[rollouts.trajectory])[:, 0]
         if self.processes.total(len(rows)) == 0:
             return metrics | {"optimizer_steps": 0.0, "seconds_update": time.perf_counter() - began}
-        batch, drift = self._prepare(rollouts, advantages, rows)
+        # Old scores are made in the batches of the first epoch, so it is the batch itself that is shuffled.
+        batch, drift = self._prepare(rollouts, advantages, rows[self._order(len(rows), 0)])
         tally = Tally(torch.zeros(batch.path.schedule.num_steps, dtype=torch.float64))
         for epoch in range(self.config.epochs):
-            shuffle = torch.Generator().manual_seed(random_number(self.config.seed, 11, self.done, epoch))
-            order = torch.randperm(len(rows), generator=shuffle)
+            order = self._order(len(rows), epoch) if epoch else torch.arange(len(rows))
             for minibatch in torch.tensor_split(order, self.config.minibatches):
                 self._optimize(batch, minibatch, tally)
         entries = int(batch.mask.sum()) * self.policy.spec.action_dim * self.config.epochs
@@ -301,6 +301,10 @@ class Trainer:
             self.env.unwrapped.load_state_dict(state["env"])  # pyright: ignore[reportAttributeAccessIssue]
         self.done = state["done"]
 
+    def _order(self, count: int, epoch: int) -> Tensor:
+        shuffle = torch.Generator().manual_seed(random_number(self.config.seed, 11, self.done, epoch))
+        return torch.randperm(count, generator=shuffle)
+
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
@@ -336,7 +340,9 @@ class Trainer:
     def _score_all(self, obs: Obs, path: FlowPath, policy: FlowPolicy) -> FlowScores:
         parts = [
             self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False, policy=policy)
-            for rows in torch.arange(len(path)).split(self.config.microbatch)
+            for minibatch in torch.tensor_split(torch.arange(len(path)), self.config.minibatches)
+            for rows in minibatch.split(self.config.microbatch)
+            if len(rows)
         ]
         return FlowScores.cat(parts).to(torch.device("cpu")) if parts else path.scores
 
