@@ -25,6 +25,7 @@ DOCUMENTS = (
     ROOT / "docs" / "embodiments.md",
     ROOT / "docs" / "evaluation.md",
     ROOT / "docs" / "training.md",
+    ROOT / "docs" / "algorithms.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
@@ -287,6 +288,56 @@ def sources() -> str:
     return "\n".join(f"- `{name}`: {'; '.join(robot.sources)}." for name, robot in sorted(EMBODIMENTS.items()))
 
 
+def bandit() -> str:
+    """How every algorithm does on the bandit, and what one optimiser step makes of the difference."""
+    command = "python benchmarks/bandit.py --json benchmarks/results/bandit.json"
+    report = load("bandit.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    settings = report["settings"]
+    updates = next(iter(report["curves"].values()))["updates"]
+    rows = [
+        [
+            name,
+            *(f"{point['mean']:.3f} [{point['low']:.3f}, {point['high']:.3f}]" for point in found["curve"][1:]),
+            f"{min(found['final']):.3f}",
+            f"{found['seeds_at_90_percent']} of {len(found['final'])}",
+        ]
+        for name, found in report["curves"].items()
+    ]
+    header = ["mean reward after", *(f"{update} updates" for update in updates[1:]), "worst seed", "seeds at 0.9"]
+    return (
+        f"{markdown_table(header, rows)}\n\nMean over {settings['seeds']} seeds [95% bootstrap interval]; "
+        f"{settings['rollouts']} pulls and {settings['epochs']} optimiser steps an update, K = "
+        f"{settings['flow_steps']}, AdamW at {settings['learning_rate']:g}; the optimum is 1. `{command}` on "
+        f"{where(report['machine'])}.\n\nOn policy, FA-GRPO's gradient and K times Flow-GRPO's differ by at most "
+        f"{max(report['one_step_identity']):.1e} of their norm."
+    )
+
+
+def gradient_spread() -> str:
+    """Greatest over least gradient of a flow step."""
+    report = load("bandit.json")
+    if report is None:
+        return "Not measured yet: `python benchmarks/bandit.py --json benchmarks/results/bandit.json`."
+    rows = [[name, f"{found['spread']:.1f}"] for name, found in report["gradient"].items()]
+    return markdown_table(["FlowScale", "gradient of a flow step, greatest by least (K = 10)"], rows)
+
+
+def algorithm_cost() -> str:
+    command = "python benchmarks/algos.py --json benchmarks/results/algos.json"
+    report = load("algos.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    update, rollout = report["update"], report["rollout"]
+    rows = [
+        ["an update, by the same forward and backward passes alone", f"{update['update_by_bare']:.2f}"],
+        ["bookkeeping of a rollout in the dream, by the env's time", f"{rollout['bookkeeping_by_env']:.2%}"],
+    ]
+    about = f"{update['weights']:,} weights, {update['decisions']} decisions"
+    return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": picture,
     "margins": margins,
@@ -299,6 +350,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "robots": robots,
     "commands": commands,
     "sources": sources,
+    "bandit": bandit,
+    "gradient-spread": gradient_spread,
+    "algorithm-cost": algorithm_cost,
     "evaluation": lambda: evaluation("evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"),
     "evaluation-plain": lambda: evaluation(
         "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"
