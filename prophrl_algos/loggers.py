@@ -123,11 +123,11 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
     if name == "tensorboard":
         return TensorBoardLogger(folder / "tensorboard")
     if name == "wandb":
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         return RunLogger(wandb, "prophrl", folder.name)
     if name == "trackio":
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         return RunLogger(trackio, "prophrl", folder.name)
     if name == "terminal":
