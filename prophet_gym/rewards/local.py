@@ -8,17 +8,17 @@ import inspect
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophet_gym.errors import MissingWeightsError
+from prophet_gym.errors import MissingWeightsError, unknown_option
 from prophet_gym.rewards.vlm import Question, Reply
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
-Bits = Literal[4, 8]
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @runtime_checkable
@@ -133,7 +133,7 @@ class LocalVlm:
         revision: str | None = None,
         device: str = "cpu",
         dtype: str = "auto",
-        bits: Bits | None = None,
+        bits: int | None = None,
         adapter: Path | str | None = None,
         max_new_tokens: int = 512,
         temperature: float = 0.7,
@@ -146,7 +146,7 @@ class LocalVlm:
             revision: Branch, tag or commit of the Hub repository.
             device: Where it runs.
             dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
-            bits: Quantise the weights to so many (needs bitsandbytes and a GPU).
+            bits: Quantise the weights to 4 or 8 bits (needs bitsandbytes and a GPU).
             adapter: Folder of a low-rank adapter that `prophet train-reward --backbone vlm` wrote.
             max_new_tokens: See `LocalVlm`.
             temperature: See `LocalVlm`.
@@ -156,8 +156,16 @@ class LocalVlm:
             ModuleNotFoundError: transformers, or what `bits` and `adapter` need, is not installed.
             MissingWeightsError: There is no such model.
         """
-        from transformers import AutoModelForImageTextToText
-
+        if dtype not in DTYPES:
+            raise unknown_option("dtype", dtype, DTYPES)
+        if bits not in (None, 4, 8):
+            raise ValueError(f"bits must be 4, 8 or None, got {bits}")
+        try:
+            from transformers import AutoModelForImageTextToText
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                "a vision-language model on this machine needs transformers: pip install 'prophet-gym[vlm]'"
+            ) from error
         options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
         if bits is not None:
             from transformers import BitsAndBytesConfig

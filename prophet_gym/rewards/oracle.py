@@ -1,0 +1,47 @@
+"""The judge that knows: labels of recorded videos, to check calibration itself, and to be made worse on purpose."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from prophet_gym.world_model import Verdict
+
+
+class OracleReward:
+    """Knows the truth about videos that it was told of, by their last frame; others are not judged.
+
+    Example:
+        >>> video = torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
+        >>> oracle = OracleReward()
+        >>> oracle.tell(video, done=True)
+        >>> oracle.score([video, video + 1], ["x", "x"]).valid.tolist()
+        [True, False]
+    """
+
+    when: Literal["chunk", "end"] = "chunk"
+    stride = 1
+    max_frames = 1
+
+    def __init__(self) -> None:
+        self._truth: dict[bytes, bool] = {}
+
+    def tell(self, video: UInt8[Tensor, "_ h w 3"], *, done: bool) -> None:
+        """Learn the truth about a video, of which there is at least one frame."""
+        self._truth[_key(video)] = done
+
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+        """1.0 where the task is done."""
+        del instructions
+        known = [self._truth.get(_key(video)) if len(video) else None for video in videos]
+        return Verdict(
+            torch.tensor([float(bool(done)) for done in known]),
+            torch.tensor([done is not None for done in known], dtype=torch.bool),
+        )
+
+
+def _key(video: Tensor) -> bytes:
+    return hashlib.sha256(video[-1].contiguous().numpy().tobytes()).digest()
