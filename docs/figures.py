@@ -131,9 +131,7 @@ def instruments() -> str:
         if path.is_file():
             found = json.loads(path.read_text())["held_out"]
             rows += [[f"`{name}`, {key.replace('_', ' ')}", f"{value:.4g}"] for key, value in found.items()]
-    commands = (
-        "`prophet success`, `prophet objects`, each with `--data` and `--out` as in [training](../docs/training.md)."
-    )
+    commands = "`prophet train-reward`, `prophet objects`, each with `--data` and `--out` as in [training](../docs/training.md)."
     return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n{commands}"
 
 

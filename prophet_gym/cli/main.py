@@ -22,11 +22,15 @@ COMMANDS = {
     "demo": Command("prophet_gym.cli.demo", "dream a recorded episode, and the same start under other actions"),
     "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out real episodes"),
     "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
+    "calibrate": Command("prophet_gym.cli.calibrate", "compare a judge with the truth, in real episodes and in dreams"),
     "export": Command("prophet_gym.cli.export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
     "adapt": Command("prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings"),
-    "success": Command("prophet_gym.train.success", "train a success head from recordings"),
+    "train-reward": Command(
+        "prophet_gym.train.reward", "train a judge from recordings: a success head, or a VLM's adapters"
+    ),
+    "redream": Command("prophet_gym.cli.redream", "write a recording's episodes as a checkpoint dreams them"),
     "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
     "starts": Command("prophet_gym.cli.starts", "film the start sets of a suite"),
 }

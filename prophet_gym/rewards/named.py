@@ -82,8 +82,8 @@ def _judge(name: str, head: Path | None, device: str) -> RewardModel:
     base, options = split(name)
     if base == "oracle":
         raise UnknownOptionError(
-            "a dream has no oracle: nobody knows what would really have happened. The truth is the reward of the LIBERO-* "
-            "ids; `prophet calibrate` compares judges with it, and prophet_gym.rewards.OracleReward takes labels"
+            "a dream has no oracle: nobody knows what would really have happened. The truth is the reward of the "
+            "LIBERO-* ids; `prophet calibrate` compares judges with it, prophet_gym.rewards.OracleReward takes labels"
         )
     if base in ("success", "classifier"):
         if head is None or not head.is_dir():
@@ -120,7 +120,7 @@ def _vlm(rest: str, device: str) -> RewardModel:
     else:
         base, options = split(rest)
         given = read(options, {**JUDGE, **LOCAL})
-        weights = {"device": device} | {name: given.pop(name) for name in LOCAL if name in given}
+        weights: dict[str, Any] = {"device": device} | {name: given.pop(name) for name in LOCAL if name in given}
         backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **weights)
     if "prompt" in given:
         given["prompt"] = Prompt.read(given["prompt"])
@@ -133,7 +133,7 @@ def _likelihood(rest: str, device: str) -> RewardModel:
 
     base, options = split(rest)
     given = read(options, {**LIKELIHOOD, **LOCAL})
-    weights = {"device": device} | {name: given.pop(name) for name in LOCAL if name in given}
+    weights: dict[str, Any] = {"device": device} | {name: given.pop(name) for name in LOCAL if name in given}
     model = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **weights)
     return LikelihoodReward(model, LikelihoodConfig(base=model.name, **given))
 

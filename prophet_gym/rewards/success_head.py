@@ -111,7 +111,7 @@ class SuccessHead(nn.Module):
         return torch.cat(parts).cpu()
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """1.0 for each video in which `hold` consecutive frames reach the threshold, else 0.0; no frames, no verdict."""
+        """1.0 for each video in which `hold` consecutive frames reach the threshold; without frames, no verdict."""
         sure = [
             best_held(self.probabilities(video, text), self.config.hold) if len(video) else 0.0
             for video, text in zip(videos, instructions, strict=True)

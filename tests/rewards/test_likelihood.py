@@ -60,7 +60,7 @@ def test_saved_and_loaded(model, tmp_path):
     (tmp_path / "likelihood.json").write_text(json.dumps({"base": model.name, "depth": 3}))
     with pytest.raises(CheckpointError, match="keys: base, threshold"):
         LikelihoodReward.from_pretrained(tmp_path)
-    with pytest.raises(MissingWeightsError, match="a folder with likelihood.json"):
+    with pytest.raises(MissingWeightsError, match=r"a folder with likelihood\.json"):
         LikelihoodReward.from_pretrained(tmp_path / "gone")
 
 
