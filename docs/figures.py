@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prophet_gym.calibration import CARD_NAME, RATES, grouped, summary
 from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
 from prophet_gym.embodiments import EMBODIMENTS
 
@@ -131,7 +132,10 @@ def instruments() -> str:
         if path.is_file():
             found = json.loads(path.read_text())["held_out"]
             rows += [[f"`{name}`, {key.replace('_', ' ')}", f"{value:.4g}"] for key, value in found.items()]
-    commands = "`prophet train-reward`, `prophet objects`, each with `--data` and `--out` as in [training](../docs/training.md)."
+    commands = (
+        "`prophet train-reward`, `prophet objects`, each with `--data` and `--out` as in "
+        "[training](../docs/training.md)."
+    )
     return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n{commands}"
 
 
@@ -186,12 +190,29 @@ def sources() -> str:
     return "\n".join(f"- `{name}`: {'; '.join(robot.sources)}." for name, robot in sorted(EMBODIMENTS.items()))
 
 
+def calibration() -> str:
+    """How far the checkpoint's judge is to be trusted."""
+    command = "prophet calibrate --out prophet_gym/checkpoints/libero_small/calibration.json"
+    path = CHECKPOINT / CARD_NAME
+    if not path.is_file():
+        return f"Not measured yet: `{command}`."
+    card = json.loads(path.read_text())
+    tables = [markdown_table(["source", "judged", "precision", "recall", "false positive rate"], summary(card))]
+    for source in ("real", "dream"):
+        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
+            tables.append(
+                markdown_table([f"{source}: {label}", "verdicts", *RATES.values()], grouped(card, source, group))
+            )
+    return "\n\n".join([*(table for table in tables if table), f"`{command}` on {where(card['machine'])}."])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": picture,
     "margins": margins,
     "speed": speed,
     "checkpoint": checkpoint,
     "instruments": instruments,
+    "calibration": calibration,
     "robots": robots,
     "commands": commands,
     "sources": sources,

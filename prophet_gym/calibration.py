@@ -22,6 +22,7 @@ from prophet_gym.world_model import RewardModel
 CARD_NAME = "calibration.json"
 AGES = (40, 80, 160, 240)
 BINS = 10
+RATES = {"precision": "precision", "recall": "recall", "false_positive_rate": "false positive rate"}
 
 
 @dataclass(frozen=True)
@@ -250,14 +251,20 @@ def _sorted(judged: Sequence[JudgedVideo], name: str) -> list[Any]:
 
 
 def summary(card: Mapping[str, Any]) -> list[list[str]]:
-    """Rows `source, videos, precision, recall, false positive rate` of a card, for tables."""
-    rows = []
-    for source in ("real", "dream"):
-        if source in card:
-            found = card[source]["episodes"]
-            rates = [_interval(found[name]) for name in ("precision", "recall", "false_positive_rate")]
-            rows.append([source, f"{found['count'] - found['unjudged']}/{found['count']}", *rates])
-    return rows
+    """Rows `source, videos judged, precision, recall, false positive rate` of a card, for tables."""
+    found = [(source, card[source]["episodes"]) for source in ("real", "dream") if source in card]
+    return [
+        [source, f"{rates['count'] - rates['unjudged']}/{rates['count']}", *(_interval(rates[name]) for name in RATES)]
+        for source, rates in found
+    ]
+
+
+def grouped(card: Mapping[str, Any], source: str, group: str) -> list[list[str]]:
+    """Rows `name, count, precision, recall, false positive rate` of one source's groups, e.g. `by_age`, for tables."""
+    return [
+        [name, str(rates["count"]), *(_interval(rates[rate]) for rate in RATES)]
+        for name, rates in card.get(source, {}).get(group, {}).items()
+    ]
 
 
 def _interval(rate: Mapping[str, Any]) -> str:

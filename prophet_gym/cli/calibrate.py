@@ -47,7 +47,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym.calibration import calibrate, judge_videos, summary
+    from prophet_gym.calibration import RATES, calibrate, grouped, judge_videos, summary
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
     from prophet_gym.cli.report import machine, table, write_json
@@ -83,7 +83,10 @@ def main(args: Args) -> None:
         with tqdm(total=len(episodes), desc=f"judge {name} episodes", unit="episode") as bar:
             judged = judge_videos(judge, videos, world_model.chunk, progress=bar.update)
         card[name] = calibrate(judged, ages=args.ages)
-    print(table(["", "judged", "precision", "recall", "false positive rate"], summary(card)))
+    print(table(["", "judged", *RATES.values()], summary(card)))
+    for name in sources:
+        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
+            print(f"\n{table([f'{name}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
     write_json(args.out, card)
     print(f"wrote {args.out}")
     from prophet_gym.cli.reliability import reliability_svg

@@ -27,9 +27,7 @@ COMMANDS = {
     "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
     "adapt": Command("prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings"),
-    "train-reward": Command(
-        "prophet_gym.train.reward", "train a judge from recordings: a success head, or a VLM's adapters"
-    ),
+    "train-reward": Command("prophet_gym.train.reward", "train a judge from recordings: success head or VLM adapters"),
     "redream": Command("prophet_gym.cli.redream", "write a recording's episodes as a checkpoint dreams them"),
     "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
     "starts": Command("prophet_gym.cli.starts", "film the start sets of a suite"),

@@ -33,10 +33,8 @@ def reliability_svg(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     most = max((place["count"] for bins in curves.values() for place in bins), default=1)
     for number, (name, bins) in enumerate(curves.items()):
         marks += _curve(bins, COLOURS.get(name, "#444"), most)
-        label = (
-            f'<text x="{_x(0) + 10}" y="{_y(1) + 18 + 16 * number}" fill="{COLOURS.get(name, "#444")}">{name}</text>'
-        )
-        marks.append(label)
+        x, y, colour = _x(0.0) + 10, _y(1.0) + 18 + 16 * number, COLOURS.get(name, "#444")
+        marks.append(f'<text x="{x}" y="{y}" fill="{colour}">{name}</text>')
     return "\n".join([*marks, "</svg>"]) + "\n"
 
 

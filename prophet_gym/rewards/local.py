@@ -6,7 +6,9 @@ image processor, the tokenizer and its chat template are used by themselves.
 
 import inspect
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -185,7 +187,8 @@ class LocalVlm:
         if adapter is not None:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(adapter))
+            with peft_is_behind():
+                model = PeftModel.from_pretrained(model, str(adapter))
         if bits is None:
             nn.Module.to(model, device)
         return cls(model.eval(), inputs, name=name, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
@@ -303,6 +306,14 @@ def harmless(text: str, tokenizer: Any) -> str:
         if len(token) > 1:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
+
+
+@contextmanager
+def peft_is_behind() -> Iterator[None]:
+    """Silences what peft provokes by a name that transformers has given up."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
 
 
 def _inner(model: Any) -> Any:

@@ -6,8 +6,9 @@ with success and failure as its two answers, as the paper does for LIBERO.
 
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from prophet_gym.data.recording import list_episodes, refuse_official
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
-from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm
+from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train import success
 from prophet_gym.train.success import METRICS_NAME, LabelledVideo, precision_recall, read_videos, split_of
 
@@ -133,12 +134,11 @@ def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
         raise ValueError(f"the rank of an adapter must be at least 1, got {rank}")
     from peft import LoraConfig, get_peft_model
 
-    with torch.random.fork_rng(devices=[]):
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=TARGETS)
+    network: Any = model.model
+    with torch.random.fork_rng(devices=[]), peft_is_behind():
         torch.manual_seed(seed)
-        network: Any = model.model
-        model.model = get_peft_model(
-            network, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=TARGETS)
-        )
+        model.model = get_peft_model(network, config)
 
 
 def fit(
@@ -167,8 +167,6 @@ def fit(
     Raises:
         ValueError: The clips are all of one kind.
     """
-    import time
-
     generator = random.Random(seed)
     parameters = [p for p in judge.model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
@@ -220,8 +218,6 @@ def clip_at(video: LabelledVideo, end: int, stride: int) -> Clip:
 
 def with_threshold(judge: LikelihoodReward, clips: Sequence[Clip]) -> LikelihoodReward:
     """The same judge with the threshold of the best F0.5 on these clips; the middle of the best where several are."""
-    from dataclasses import replace
-
     likely = _likely(judge, clips)
     labels = np.array([clip.done for clip in clips])
     grid = np.linspace(0.05, 0.95, 91)

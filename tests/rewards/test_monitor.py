@@ -12,8 +12,8 @@ from prophet_gym.rewards.monitor import PrecisionMonitor
 
 
 def verdicts(called: int, right: int, missed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    says = np.array([True] * called + [False] * missed)
-    truth = np.array([True] * right + [False] * (called - right) + [True] * missed)
+    says = np.array([True] * called + [False] * missed, bool)
+    truth = np.array([True] * right + [False] * (called - right) + [True] * missed, bool)
     return says, truth
 
 
