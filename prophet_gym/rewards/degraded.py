@@ -96,7 +96,8 @@ class DegradedOracle(VectorWrapper):
         """As the env's; an integer seed also restarts the errors."""
         if isinstance(seed, int):
             self._rng = np.random.default_rng([seed, 1])
-        return self.env.reset(seed=seed, options=options)
+        inner: Any = self.env  # Gymnasium types a single seed; vector envs take one per row
+        return inner.reset(seed=seed, options=options)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """As the env's, with the judge's reward."""

@@ -88,9 +88,10 @@ def main(args: Args) -> dict[str, Any]:
     for folder in filter(None, (args.data, args.dreams)):
         refuse_official(folder)
     if args.backbone == "head":
-        rate = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
+        rate: dict[str, Any] = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
         names = ("data", "out", "dreams", "minutes", "steps", "batch", "held_out", "max_episodes", "image_size", "seed")
-        return success.main(success.Args(**{name: getattr(args, name) for name in names}, **rate))
+        given: dict[str, Any] = rate | {name: getattr(args, name) for name in names}
+        return success.main(success.Args(**given))
     return _train_vlm(args)
 
 
