@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prophet_gym.calibration import CARD_NAME, RATES, grouped, summary
 from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
 from prophet_gym.embodiments import EMBODIMENTS
 
@@ -139,7 +140,8 @@ def instruments() -> str:
             found = json.loads(path.read_text())["held_out"]
             rows += [[f"`{name}`, {key.replace('_', ' ')}", f"{value:.4g}"] for key, value in found.items()]
     commands = (
-        "`prophet success`, `prophet objects`, each with `--data` and `--out` as in [training](../docs/training.md)."
+        "`prophet train-reward`, `prophet objects`, each with `--data` and `--out` as in "
+        "[training](../docs/training.md)."
     )
     return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n{commands}"
 
@@ -338,6 +340,22 @@ def algorithm_cost() -> str:
     return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
 
 
+def calibration() -> str:
+    """How far the checkpoint's judge is to be trusted."""
+    command = "prophet calibrate --out prophet_gym/checkpoints/libero_small/calibration.json"
+    path = CHECKPOINT / CARD_NAME
+    if not path.is_file():
+        return f"Not measured yet: `{command}`."
+    card = json.loads(path.read_text())
+    tables = [markdown_table(["source", "judged", "precision", "recall", "false positive rate"], summary(card))]
+    for source in ("real", "dream"):
+        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
+            tables.append(
+                markdown_table([f"{source}: {label}", "verdicts", *RATES.values()], grouped(card, source, group))
+            )
+    return "\n\n".join([*(table for table in tables if table), f"`{command}` on {where(card['machine'])}."])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": picture,
     "margins": margins,
@@ -347,6 +365,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "dual-conditioning": dual_conditioning,
     "few-shot": few_shot,
     "doubt": doubt,
+    "calibration": calibration,
     "robots": robots,
     "commands": commands,
     "sources": sources,

@@ -57,7 +57,9 @@ def make_env(
         weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint folder, a Hub repository
             that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL released
             (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
-        reward: `success` (the checkpoint's success head), the path of a success head, or None (no reward).
+        reward: `success` or `classifier` (the checkpoint's success head), `classifier?reward=relative`, the path of a
+            head, `vlm:MODEL`, `vlm:http://HOST/v1#MODEL`, `likelihood:MODEL`, or None (no reward); options of a judge
+            follow a question mark, see `prophet_gym.rewards.named`.
         device: Where the world model runs, e.g. `cpu` or `cuda`.
         dtype: What it computes in: `float32`, `bfloat16` or `float16`.
         offload_autoencoder: Keep the full Prophet's VAE on the CPU while it is idle.
@@ -84,7 +86,7 @@ def make_env(
     return ProphetEnv(
         _for_policy(world_model, weights, robot, chunk),
         pool,
-        reward_model=load_reward_model(weights, reward),
+        reward_model=load_reward_model(weights, reward, device),
         max_episode_steps=max_episode_steps,
         render_mode=render_mode,
         action_spec=robot.action_spec,
@@ -121,7 +123,7 @@ def make_vector_env(
         _for_policy(world_model, weights, robot, chunk),
         pool,
         num_envs,
-        reward_model=load_reward_model(weights, reward),
+        reward_model=load_reward_model(weights, reward, device),
         max_episode_steps=max_episode_steps,
         autoreset_mode=autoreset_mode,
         render_mode=render_mode,
@@ -226,22 +228,15 @@ def load_world_model(
     return _world_model(folder, _device(device), dtype, offload_autoencoder=offload_autoencoder)
 
 
-def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
-    """The judge that `reward` names, see `make_env`."""
+def load_reward_model(weights: str, reward: str | None, device: str = "cpu") -> RewardModel | None:
+    """The judge that `reward` names, see `make_env` and `prophet_gym.rewards.named`."""
     if reward is None:
         return None
-    if reward == "success":
-        folder = checkpoint_folder(weights) / "success_head"
-        if not folder.is_dir():
-            raise MissingWeightsError(
-                f"weights={weights!r} have no success head ({folder} does not exist): pass reward=None, or "
-                "reward=PATH of one that `prophet success` trained"
-            )
-        return _success_head(folder.resolve())
-    path = Path(reward).expanduser()
-    if not path.is_dir():
-        raise unknown_option("reward", reward, ["success", "None", "the path of a success head"])
-    return _success_head(path.resolve())
+    from prophet_gym.rewards.named import make_judge
+
+    own = reward.partition("?")[0] in ("success", "classifier")
+    head = (checkpoint_folder(weights) / "success_head").resolve() if own else None
+    return make_judge(reward, head, _device(device))
 
 
 def load_object_reader(weights: str) -> ObjectReader | None:
@@ -333,10 +328,3 @@ def _world_model(folder: Path, device: str, dtype: str, *, offload_autoencoder: 
     return Prophet.from_pretrained(
         folder, device=device, dtype=getattr(torch, dtype), offload_autoencoder=offload_autoencoder
     )
-
-
-@lru_cache(maxsize=4)
-def _success_head(folder: Path) -> RewardModel:
-    from prophet_gym.rewards.success_head import SuccessHead
-
-    return SuccessHead.from_pretrained(folder)

@@ -191,10 +191,17 @@ def check_reward_model(
     _require_form("valid", verdict.valid, (rows,), torch.bool)
     assert torch.isfinite(verdict.reward).all(), f"rewards must be finite, got {verdict.reward.tolist()}"
     assert (verdict.reward[~verdict.valid] == 0).all(), "the reward of an unjudged row must be 0.0"
+    if verdict.done is not None:
+        _require_form("done", verdict.done, (rows,), torch.bool)
+    if verdict.probability is not None:
+        _require_form("probability", verdict.probability, (rows,), torch.float32)
+        likely = verdict.probability[verdict.valid]
+        assert ((likely >= 0) & (likely <= 1)).all(), f"probabilities must be in [0, 1], got {likely.tolist()}"
     _same_verdict("the same videos must get the same verdict", verdict, judge.score(videos, texts), 0.0)
     for row in range(rows):
         alone = judge.score([videos[row]], [texts[row]])
-        here = Verdict(verdict.reward[row : row + 1], verdict.valid[row : row + 1])
+        done = None if verdict.done is None else verdict.done[row : row + 1]
+        here = Verdict(verdict.reward[row : row + 1], verdict.valid[row : row + 1], done)
         _same_verdict(f"video {row} must not depend on the others", here, alone, tolerance)
 
 
@@ -263,3 +270,4 @@ def _same_verdict(message: str, one: Verdict, other: Verdict, tolerance: float) 
     gap = float((one.reward - other.reward).abs().max())
     assert torch.equal(one.valid, other.valid), f"{message}: valid {one.valid.tolist()} and {other.valid.tolist()}"
     assert gap <= tolerance, f"{message}: rewards differ by up to {gap:g}"
+    assert torch.equal(one.success, other.success), f"{message}: done {one.success} and {other.success}"
