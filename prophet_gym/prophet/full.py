@@ -259,6 +259,7 @@ def sample_chunk(
         history=None if conditions.history is None else conditions.history.to(dtype),
         actions=conditions.actions.to(dtype),
         action_frames=None if conditions.action_frames is None else conditions.action_frames.to(dtype),
+        drawn=conditions.drawn,
     )
 
     def predict_clean(x: Tensor, sigma: float) -> Tensor:
