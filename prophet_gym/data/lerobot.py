@@ -112,7 +112,7 @@ class LeRobotSource:
         """
         entry = self.entries[index]
         name = f"episode {entry.number} of {self.root}"
-        table = read_rows(entry.data, entry.number, [self.action, "timestamp", *self.states])
+        table = read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))
         if len(table) != entry.rows:
             raise ValueError(f"{name} must have {entry.rows} rows, has {len(table)} in {entry.data}; fetch it again")
         _check_times(name, np.asarray(table["timestamp"].to_pylist(), np.float64).reshape(-1), self.fps)
