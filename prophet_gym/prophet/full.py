@@ -38,7 +38,8 @@ class FullConfig:
         embodiment: the robot whose commands it takes (`prophet_gym.embodiments`).
         draw_tools: whether the action-frame conditioner gets pictures of the tools, drawn where the commands lead. Then
             every start must say where the tools are, and what camera looks on where that is not fixed. Off for the
-            released weights: how their pictures were drawn is not published.
+            released weights: how their pictures were drawn is not published. `prophet pretrain --draw-tools` trains
+            with ours.
         suite: the start set the model was trained on.
         look: the look of the simulator in its training data.
     """
@@ -265,6 +266,7 @@ def sample_chunk(
         history=None if conditions.history is None else conditions.history.to(dtype),
         actions=conditions.actions.to(dtype),
         action_frames=None if conditions.action_frames is None else conditions.action_frames.to(dtype),
+        drawn=conditions.drawn,
     )
 
     def predict_clean(x: Tensor, sigma: float) -> Tensor:
