@@ -87,7 +87,10 @@ def _judge(name: str, head: Path | None, device: str) -> RewardModel:
         )
     if base in ("success", "classifier"):
         if head is None or not head.is_dir():
-            raise MissingWeightsError(f"{head} does not exist; pass reward=None or the path of a success head")
+            raise MissingWeightsError(
+                f"these weights have no success head ({head} does not exist): pass reward=None, or reward=PATH of one "
+                "that `prophet train-reward` trained"
+            )
         return _head(head, options)
     path = Path(base).expanduser()
     if not path.is_dir():
