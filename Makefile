@@ -37,7 +37,7 @@ $(CORE): pyproject.toml constraints.txt
 
 # The simulator without its dependencies: they pull in torchvision, which breaks diffusers where its build does not match.
 $(FULL): $(CORE)
-	$(PIP) install -q -c constraints.txt -e '.[dev,libero,sb3]'
+	$(PIP) install -q -c constraints.txt -e '.[dev,libero,sb3,torchrl,minari,video]'
 	$(PIP) install -q --no-deps $(SIMULATOR)
 	touch $@
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prophet_gym.calibration import CARD_NAME, RATES, grouped, summary
 from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
 from prophet_gym.embodiments import EMBODIMENTS
 
@@ -25,6 +26,7 @@ DOCUMENTS = (
     ROOT / "docs" / "embodiments.md",
     ROOT / "docs" / "evaluation.md",
     ROOT / "docs" / "training.md",
+    ROOT / "docs" / "algorithms.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
@@ -138,7 +140,8 @@ def instruments() -> str:
             found = json.loads(path.read_text())["held_out"]
             rows += [[f"`{name}`, {key.replace('_', ' ')}", f"{value:.4g}"] for key, value in found.items()]
     commands = (
-        "`prophet success`, `prophet objects`, each with `--data` and `--out` as in [training](../docs/training.md)."
+        "`prophet train-reward`, `prophet objects`, each with `--data` and `--out` as in "
+        "[training](../docs/training.md)."
     )
     return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n{commands}"
 
@@ -287,6 +290,72 @@ def sources() -> str:
     return "\n".join(f"- `{name}`: {'; '.join(robot.sources)}." for name, robot in sorted(EMBODIMENTS.items()))
 
 
+def bandit() -> str:
+    """How every algorithm does on the bandit, and what one optimiser step makes of the difference."""
+    command = "python benchmarks/bandit.py --json benchmarks/results/bandit.json"
+    report = load("bandit.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    settings = report["settings"]
+    updates = next(iter(report["curves"].values()))["updates"]
+    rows = [
+        [
+            name,
+            *(f"{point['mean']:.3f} [{point['low']:.3f}, {point['high']:.3f}]" for point in found["curve"][1:]),
+            f"{min(found['final']):.3f}",
+            f"{found['seeds_at_90_percent']} of {len(found['final'])}",
+        ]
+        for name, found in report["curves"].items()
+    ]
+    header = ["mean reward after", *(f"{update} updates" for update in updates[1:]), "worst seed", "seeds at 0.9"]
+    return (
+        f"{markdown_table(header, rows)}\n\nMean over {settings['seeds']} seeds [95% bootstrap interval]; "
+        f"{settings['rollouts']} pulls and {settings['epochs']} optimiser steps an update, K = "
+        f"{settings['flow_steps']}, AdamW at {settings['learning_rate']:g}; the optimum is 1. `{command}` on "
+        f"{where(report['machine'])}.\n\nOn policy, FA-GRPO's gradient and K times Flow-GRPO's differ by at most "
+        f"{max(report['one_step_identity']):.1e} of their norm."
+    )
+
+
+def gradient_spread() -> str:
+    """Greatest over least gradient of a flow step."""
+    report = load("bandit.json")
+    if report is None:
+        return "Not measured yet: `python benchmarks/bandit.py --json benchmarks/results/bandit.json`."
+    rows = [[name, f"{found['spread']:.1f}"] for name, found in report["gradient"].items()]
+    return markdown_table(["FlowScale", "gradient of a flow step, greatest by least (K = 10)"], rows)
+
+
+def algorithm_cost() -> str:
+    command = "python benchmarks/algos.py --json benchmarks/results/algos.json"
+    report = load("algos.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    update, rollout = report["update"], report["rollout"]
+    rows = [
+        ["an update, by the same forward and backward passes alone", f"{update['update_by_bare']:.2f}"],
+        ["bookkeeping of a rollout in the dream, by the env's time", f"{rollout['bookkeeping_by_env']:.2%}"],
+    ]
+    about = f"{update['weights']:,} weights, {update['decisions']} decisions"
+    return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
+
+
+def calibration() -> str:
+    """How far the checkpoint's judge is to be trusted."""
+    command = "prophet calibrate --out prophet_gym/checkpoints/libero_small/calibration.json"
+    path = CHECKPOINT / CARD_NAME
+    if not path.is_file():
+        return f"Not measured yet: `{command}`."
+    card = json.loads(path.read_text())
+    tables = [markdown_table(["source", "judged", "precision", "recall", "false positive rate"], summary(card))]
+    for source in ("real", "dream"):
+        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
+            tables.append(
+                markdown_table([f"{source}: {label}", "verdicts", *RATES.values()], grouped(card, source, group))
+            )
+    return "\n\n".join([*(table for table in tables if table), f"`{command}` on {where(card['machine'])}."])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": picture,
     "margins": margins,
@@ -296,9 +365,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "dual-conditioning": dual_conditioning,
     "few-shot": few_shot,
     "doubt": doubt,
+    "calibration": calibration,
     "robots": robots,
     "commands": commands,
     "sources": sources,
+    "bandit": bandit,
+    "gradient-spread": gradient_spread,
+    "algorithm-cost": algorithm_cost,
     "evaluation": lambda: evaluation("evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"),
     "evaluation-plain": lambda: evaluation(
         "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"

@@ -35,6 +35,10 @@ class MissingAssetsError(ProphetError, FileNotFoundError):
     """The files of the real simulator (meshes, textures, initial states) are not on this machine."""
 
 
+class RewardCollapseError(ProphetError, RuntimeError):
+    """A judge's verdicts on the current policy's videos are no longer to be trusted; training on them should end."""
+
+
 def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOptionError:
     """The error for a name that does not exist: lists the known ones and the closest match."""
     names = sorted(known)

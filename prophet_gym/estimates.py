@@ -1,5 +1,6 @@
 """A mean over episodes and how sure of it one may be."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 RESAMPLES = 2000
+Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,21 @@ def bootstrap(
     low, high = np.quantile(statistic(*table[:, picks].mean(axis=2)), [0.025, 0.975])
     mean = statistic(*table.mean(axis=1, keepdims=True))[0]
     return Estimate(float(mean), float(low), float(high), count)
+
+
+def wilson(successes: int, tries: int) -> Estimate:
+    """A rate with its 95% Wilson interval; NaN where nothing was tried.
+
+    Example:
+        >>> found = wilson(9, 10)
+        >>> found.mean, round(found.low, 3), round(found.high, 3)
+        (0.9, 0.596, 0.982)
+    """
+    if not 0 <= successes <= tries:
+        raise ValueError(f"successes must be between 0 and tries, got {successes} of {tries}")
+    if tries == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    rate, z = successes / tries, Z95
+    centre = (rate + z * z / (2 * tries)) / (1 + z * z / tries)
+    half = z * math.sqrt(rate * (1 - rate) / tries + z * z / (4 * tries * tries)) / (1 + z * z / tries)
+    return Estimate(rate, max(0.0, centre - half), min(1.0, centre + half), tries)

@@ -46,10 +46,10 @@ def make_env(
     starts: str = "train",
     tasks: Sequence[int] | None = None,
     chunk: int | None = None,
-    proprioception: bool = False,
-    max_doubt: float | None = None,
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
+    proprioception: bool = False,
+    max_doubt: float | None = None,
 ) -> ProphetEnv:
     """One dream.
 
@@ -59,7 +59,9 @@ def make_env(
         weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint folder, a Hub repository
             that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL released
             (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
-        reward: `success` (the checkpoint's success head), the path of a success head, or None (no reward).
+        reward: `success` or `classifier` (the checkpoint's success head), `classifier?reward=relative`, the path of a
+            head, `vlm:MODEL`, `vlm:http://HOST/v1#MODEL`, `likelihood:MODEL`, or None (no reward); options of a judge
+            follow a question mark, see `prophet_gym.rewards.named`.
         device: Where the world model runs, e.g. `cpu` or `cuda`.
         dtype: What it computes in: `float32`, `bfloat16` or `float16`.
         offload_autoencoder: Keep the full Prophet's VAE on the CPU while it is idle.
@@ -68,10 +70,10 @@ def make_env(
         tasks: Only starts of these tasks.
         chunk: Actions per step, if fewer than the world model's: the rest is held, dreamt and cut off, and
             `info["approximate"]` is True, see `HeldChunk`.
-        proprioception: Adds `gripper_position` to the observation, where the weights track the gripper (ours do).
-        max_doubt: Truncates where `info["doubt"]` is larger, see `ProphetVectorEnv`.
         max_episode_steps: Chunks until truncation; the horizon of the id if not given.
         render_mode: `rgb_array` or `rgb_array_list`.
+        proprioception: Adds `gripper_position`, as the world model (ours does) tracks it, to the observation.
+        max_doubt: Truncates where `info["doubt"]` is larger, see `ProphetVectorEnv`.
 
     Raises:
         MissingWeightsError: If the weights do not exist or do not cover the suite or robot; names weights that do.
@@ -102,11 +104,11 @@ def make_vector_env(
     starts: str = "train",
     tasks: Sequence[int] | None = None,
     chunk: int | None = None,
-    proprioception: bool = False,
-    max_doubt: float | None = None,
     max_episode_steps: int | None = 30,
     render_mode: str | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    proprioception: bool = False,
+    max_doubt: float | None = None,
 ) -> ProphetVectorEnv:
     """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
     return ProphetVectorEnv(
@@ -141,7 +143,7 @@ def _parts(
     return {
         "world_model": _for_policy(world_model, weights, robot, chunk),
         "starts": pool,
-        "reward_model": load_reward_model(weights, reward),
+        "reward_model": load_reward_model(weights, reward, device),
         "action_spec": robot.action_spec,
         "fps": FPS if robot.control_hz is None else robot.control_hz,
     }
@@ -198,12 +200,13 @@ def _starts_advice(robot: str) -> str:
 
 
 def checkpoint_folder(weights: str) -> Path:
-    """The folder of a checkpoint, fetched from the Hub if need be.
+    """The folder of a checkpoint, fetched from the Hub and converted if need be.
 
     Raises:
         MissingWeightsError: If there is none, or if `weights` is a released file that must be converted first.
         CheckpointError: If a file is not the one that the folder's manifest names.
     """
+    weights = published_file(weights, BUNDLED_ROBOT)
     if weights == "bundled" and not (CHECKPOINTS / BUNDLED).is_dir():
         raise MissingWeightsError(
             f"the bundled weights are missing at {CHECKPOINTS / BUNDLED}; reinstall, or pass weights=PATH"
@@ -243,22 +246,15 @@ def load_world_model(
     return _world_model(folder, _device(device), dtype, offload_autoencoder=offload_autoencoder)
 
 
-def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
-    """The judge that `reward` names, see `make_env`."""
+def load_reward_model(weights: str, reward: str | None, device: str = "cpu") -> RewardModel | None:
+    """The judge that `reward` names, see `make_env` and `prophet_gym.rewards.named`."""
     if reward is None:
         return None
-    if reward == "success":
-        folder = checkpoint_folder(weights) / "success_head"
-        if not folder.is_dir():
-            raise MissingWeightsError(
-                f"weights={weights!r} have no success head ({folder} does not exist): pass reward=None, or "
-                "reward=PATH of one that `prophet success` trained"
-            )
-        return _success_head(folder.resolve())
-    path = Path(reward).expanduser()
-    if not path.is_dir():
-        raise unknown_option("reward", reward, ["success", "None", "the path of a success head"])
-    return _success_head(path.resolve())
+    from prophet_gym.rewards.named import make_judge
+
+    own = reward.partition("?")[0] in ("success", "classifier")
+    head = (checkpoint_folder(weights) / "success_head").resolve() if own else None
+    return make_judge(reward, head, _device(device))
 
 
 def load_object_reader(weights: str) -> ObjectReader | None:
@@ -357,10 +353,3 @@ def _world_model(folder: Path, device: str, dtype: str, *, offload_autoencoder: 
     return Prophet.from_pretrained(
         folder, device=device, dtype=getattr(torch, dtype), offload_autoencoder=offload_autoencoder
     )
-
-
-@lru_cache(maxsize=4)
-def _success_head(folder: Path) -> RewardModel:
-    from prophet_gym.rewards.success_head import SuccessHead
-
-    return SuccessHead.from_pretrained(folder)

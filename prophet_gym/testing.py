@@ -1,4 +1,4 @@
-"""Checks for people who plug in their own world model or judge, and a world model that can be predicted by hand.
+"""Checks for people who plug in their own world model, judge or env, and a world model that can be predicted by hand.
 
 The checks raise AssertionError with what must hold and what was found; they need no test framework.
 """
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym.envs.checks import assert_same, check_prophet_env
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.specs import InitialState
@@ -25,6 +26,16 @@ from prophet_gym.world_model import (
     scatter_rows,
     select_rows,
 )
+
+__all__ = [
+    "CountingWorldModel",
+    "assert_same",
+    "check_prophet_env",
+    "check_reward_model",
+    "check_world_model",
+    "counting_env",
+    "counting_starts",
+]
 
 Result = TypeVar("Result")
 
@@ -94,29 +105,6 @@ def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (
 def counting_env(*, chunk: int = 8, size: tuple[int, int] = (8, 8), **arguments: Any) -> ProphetEnv:
     """A `ProphetEnv` of the counting model from plain data, so that an id can name it as its entry point."""
     return ProphetEnv(CountingWorldModel(chunk=chunk, frame_size=size), counting_starts(size=size), **arguments)
-
-
-def assert_same(one: Any, other: Any, where: str = "result") -> None:
-    """Check that two results of `reset` or `step` are equal to the bit, in types and dtypes too.
-
-    Raises:
-        AssertionError: With the first place where they differ.
-    """
-    assert type(one) is type(other), f"{where}: {type(one).__name__} and {type(other).__name__}"
-    if isinstance(one, dict):
-        assert set(one) == set(other), f"{where}: only one of them has {sorted(set(one) ^ set(other))}"
-        for key in one:
-            assert_same(one[key], other[key], f"{where}[{key!r}]")
-    elif isinstance(one, tuple | list) or (isinstance(one, np.ndarray) and one.dtype == object):
-        assert len(one) == len(other), f"{where}: {len(one)} and {len(other)} entries"
-        for place, (left, right) in enumerate(zip(one, other, strict=True)):
-            assert_same(left, right, f"{where}[{place}]")
-    elif isinstance(one, np.ndarray):
-        assert one.dtype == other.dtype, f"{where}: {one.dtype} and {other.dtype}"
-        assert one.shape == other.shape, f"{where}: {one.shape} and {other.shape}"
-        assert np.array_equal(one, other), f"{where}: {int((one != other).sum())} of {one.size} numbers differ"
-    else:
-        assert one == other, f"{where}: {one!r} and {other!r}"
 
 
 def check_world_model(
@@ -203,10 +191,17 @@ def check_reward_model(
     _require_form("valid", verdict.valid, (rows,), torch.bool)
     assert torch.isfinite(verdict.reward).all(), f"rewards must be finite, got {verdict.reward.tolist()}"
     assert (verdict.reward[~verdict.valid] == 0).all(), "the reward of an unjudged row must be 0.0"
+    if verdict.done is not None:
+        _require_form("done", verdict.done, (rows,), torch.bool)
+    if verdict.probability is not None:
+        _require_form("probability", verdict.probability, (rows,), torch.float32)
+        likely = verdict.probability[verdict.valid]
+        assert ((likely >= 0) & (likely <= 1)).all(), f"probabilities must be in [0, 1], got {likely.tolist()}"
     _same_verdict("the same videos must get the same verdict", verdict, judge.score(videos, texts), 0.0)
     for row in range(rows):
         alone = judge.score([videos[row]], [texts[row]])
-        here = Verdict(verdict.reward[row : row + 1], verdict.valid[row : row + 1])
+        done = None if verdict.done is None else verdict.done[row : row + 1]
+        here = Verdict(verdict.reward[row : row + 1], verdict.valid[row : row + 1], done)
         _same_verdict(f"video {row} must not depend on the others", here, alone, tolerance)
 
 
@@ -275,3 +270,4 @@ def _same_verdict(message: str, one: Verdict, other: Verdict, tolerance: float) 
     gap = float((one.reward - other.reward).abs().max())
     assert torch.equal(one.valid, other.valid), f"{message}: valid {one.valid.tolist()} and {other.valid.tolist()}"
     assert gap <= tolerance, f"{message}: rewards differ by up to {gap:g}"
+    assert torch.equal(one.success, other.success), f"{message}: done {one.success} and {other.success}"

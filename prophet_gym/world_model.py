@@ -84,11 +84,22 @@ def encode_starts(model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts:
 class Verdict:
     """What a judge says of each row. An unjudged row is no failure: reward 0.0 and valid False.
 
-    A reward of at least 1.0 means that the task is done.
+    Attributes:
+        reward: What the row is paid.
+        valid: Whether the row was judged.
+        done: Whether the task is done; where a judge does not say, a reward of at least 1.0 means so.
+        probability: How likely it is that the task is done, where a judge can tell; calibration reads it.
     """
 
     reward: Float[Tensor, " b"]
     valid: Bool[Tensor, " b"]
+    done: Bool[Tensor, " b"] | None = None
+    probability: Float[Tensor, " b"] | None = None
+
+    @property
+    def success(self) -> Bool[Tensor, " b"]:
+        """Rows that were judged, and judged to be done."""
+        return self.valid & (self.reward >= 1.0 if self.done is None else self.done)
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 
 import prophet_gym  # noqa: F401 registers the ids
+from prophet_gym.cli.starts import Args, resolved
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs import write_start_set
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
@@ -225,6 +226,15 @@ def test_a_damaged_release_leaves_nothing_in_the_cache(offline, hub_files, tmp_p
 
 def cached_file(hub_files: Path) -> Path:
     return hub_files / "models--Fleurrr--Prophet-World-Model" / "snapshots" / COMMITS[0]
+
+
+def test_starts_are_filmed_for_released_names_too(offline):
+    assert resolved(Args(checkpoint=PUBLISHED, out=offline)) == (offline, "official", 256)
+
+
+def test_from_pretrained_takes_folders_alone(offline):
+    with pytest.raises(CheckpointError, match="is a file, not a checkpoint folder: convert it first"):
+        Prophet.from_pretrained(f"{PUBLISHED}:prophet-libero.pt")
 
 
 def test_a_success_head_that_is_not_there_says_what_to_pass(offline):

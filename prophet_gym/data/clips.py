@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Float, Float16, Float32, Int64
 from torch import Tensor
 
-from prophet_gym.data.recording import Episode
+from prophet_gym.data.recording import MAX_OPENING, Episode
 
-MAX_OPENING = 0.08
-"""Distance of the fingers of an open Panda gripper, metres."""
 HOLD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 """The command that keeps a LIBERO arm where it is, gripper open: what came before an episode's first action."""
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from prophet_gym.data.source import Orient, SourceEpisode, as_stored, rows_reversed
+from prophet_gym.data.tools import Calibration, ToolReading
 from prophet_gym.errors import unknown_option
 
 try:
@@ -73,11 +74,13 @@ class Hdf5Source:
         instruction: the task in words, where the file does not say it.
         fps: where the file does not say it (`control_freq`).
         robot: stands in for the file's name of it.
+        tools: which data of `obs` say where the tools are, and how.
+        calibration: the camera's matrices, demonstrations in the order of files and numbers.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a file is cut off or contradicts the layout, or does not say what has to be given then.
-        UnknownOptionError: there is no such camera or split.
+        UnknownOptionError: there is no such camera, split or state.
     """
 
     def __init__(
@@ -89,17 +92,21 @@ class Hdf5Source:
         instruction: str | None = None,
         fps: float | int | None = None,
         robot: str | None = None,
+        tools: ToolReading | None = None,
+        calibration: Calibration | None = None,
     ):
         paths = sorted(Path(path).glob("*.hdf5")) if Path(path).is_dir() else [Path(path)]
         if not paths or not all(file.exists() for file in paths):
             raise FileNotFoundError(f"no HDF5 file at {path}; give a file or a folder that holds *.hdf5")
-        self.layout = layout
+        self.layout, self.tools, self.calibration = layout, tools, calibration
         self.demos: list[Demo] = []
         self.facts: dict[Path, tuple[str, float, str]] = {}
         for file in paths:
             with _open(file) as stored:
                 self.facts[file] = _facts(file, stored["data"].attrs, layout, instruction, fps, robot)
                 self.demos += [Demo(file, key, _steps(file, stored, key, layout)) for key in _keys(stored, split)]
+        if calibration is not None:
+            calibration.require(len(self.demos))
 
     def __len__(self) -> int:
         return len(self.demos)
@@ -109,10 +116,16 @@ class Hdf5Source:
         return self.demos[index].steps
 
     def episode(self, index: int) -> SourceEpisode:
-        """Reads the actions of episode `index`."""
+        """Reads the actions of episode `index`, and where its tools are.
+
+        Raises:
+            UnknownOptionError: it has no such states.
+            ValueError: they have another width than `tools` says.
+        """
         demo, first = self.demos[index], self.layout.first_action
         with _open(demo.path) as stored:
             actions = stored["data"][demo.key]["actions"][first : first + demo.steps]
+            tools = None if self.tools is None else self.tools.read(_states(stored["data"][demo.key], self.tools))
         instruction, fps, robot = self.facts[demo.path]
         return SourceEpisode(
             name=f"{demo.key} of {demo.path}",
@@ -121,7 +134,17 @@ class Hdf5Source:
             fps=fps,
             robot=robot,
             read=partial(_read, demo, self.layout),
+            tools=tools,
+            camera=None if self.calibration is None else self.calibration.camera(index),
         )
+
+
+def _states(demo: Any, tools: ToolReading) -> Float[np.ndarray, "f s"]:
+    """The states of a demonstration; each is stored with the picture that it was taken with."""
+    for name in tools.columns:
+        if name not in demo["obs"]:
+            raise unknown_option("state", name, [name for name, data in demo["obs"].items() if data.ndim < 3])
+    return np.hstack([demo["obs"][name][()].reshape(len(demo["actions"]), -1) for name in tools.columns])
 
 
 def _read(demo: Demo, layout: Layout, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from prophet_gym.data.source import Orient, ReadFrames, SourceEpisode, as_stored
+from prophet_gym.data.tools import Calibration, ToolReading
 from prophet_gym.data.video import decode_frames
 from prophet_gym.errors import unknown_option
 
@@ -54,11 +55,13 @@ class LeRobotSource:
         robot: stands in for the data set's `robot_type`.
         orient: turns its pictures upright. LIBERO sets that were made for OpenVLA and openpi are mirrored:
             `columns_reversed`.
+        tools: which features say where the tools are, and how.
+        calibration: the camera's matrices, episodes by number.
 
     Raises:
         FileNotFoundError: a file of the index is missing.
         ValueError: the layout is another version, the index contradicts itself or a file is cut off.
-        UnknownOptionError: there is no such camera or action feature.
+        UnknownOptionError: there is no such camera, action feature or state feature.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class LeRobotSource:
         action: str = "action",
         robot: str | None = None,
         orient: Orient = as_stored,
+        tools: ToolReading | None = None,
+        calibration: Calibration | None = None,
     ):
         self.root = Path(root)
         info = _read_info(self.root)
@@ -78,12 +83,19 @@ class LeRobotSource:
             raise unknown_option("camera", camera, cameras)
         if action not in features:
             raise unknown_option("action feature", action, features)
+        self.states = () if tools is None else tools.columns
+        for name in self.states:
+            if name not in features:
+                raise unknown_option("state feature", name, features)
         self.camera, self.action, self.orient = camera, action, orient
+        self.tools, self.calibration = tools, calibration
         self.fps = float(info["fps"])
         self.robot = robot or str(info.get("robot_type") or "unknown")
         filmed = camera if cameras[camera]["dtype"] == "video" else None
         index = _index_v3 if info["codebase_version"].startswith("v3") else _index_v2
         self.entries = index(self.root, info, filmed)
+        if calibration is not None:
+            calibration.require(len(self.entries))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -93,29 +105,32 @@ class LeRobotSource:
         return max(self.entries[index].rows - 1, 0)
 
     def episode(self, index: int) -> SourceEpisode:
-        """Reads the actions of episode `index`.
+        """Reads the actions of episode `index`, and where its tools are.
 
         Raises:
             FileNotFoundError: its file is missing.
-            ValueError: its rows are not as many as the index says, or not at the stated rate.
+            ValueError: its rows are not as many as the index says, or not at the stated rate; or its states have
+                another width than `tools` says.
         """
         entry = self.entries[index]
         name = f"episode {entry.number} of {self.root}"
-        table = read_rows(entry.data, entry.number, [self.action, "timestamp"])
+        table = read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))
         if len(table) != entry.rows:
             raise ValueError(f"{name} must have {entry.rows} rows, has {len(table)} in {entry.data}; fetch it again")
         _check_times(name, np.asarray(table["timestamp"].to_pylist(), np.float64).reshape(-1), self.fps)
-        actions = np.asarray(table[self.action].to_pylist(), np.float32).reshape(entry.rows, -1)
+        column = lambda name: np.asarray(table[name].to_pylist(), np.float32).reshape(entry.rows, -1)  # noqa: E731
         read = (
             partial(_read_stored, entry, self.camera) if entry.video is None else partial(_read_video, entry, self.fps)
         )
         return SourceEpisode(
             name=name,
-            actions=actions[: self.steps(index)],
+            actions=column(self.action)[: self.steps(index)],
             instruction=entry.instruction,
             fps=self.fps,
             robot=self.robot,
             read=partial(_upright, read, self.orient),
+            tools=None if self.tools is None else self.tools.read(np.hstack([column(name) for name in self.states])),
+            camera=None if self.calibration is None else self.calibration.camera(index),
         )
 
 

@@ -3,30 +3,36 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from prophet_gym.data.pixel_clips import Share, ToActions
+from prophet_gym.data.pixel_clips import Share, ToActions, ToPlan
 from prophet_gym.data.recording import META, RecordingSource
 from prophet_gym.data.source import EpisodeSource, as_stored, columns_reversed, rows_reversed
+from prophet_gym.data.tools import Calibration, ToolReading
 from prophet_gym.errors import unknown_option
 
 ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
 HDF5_KINDS = ("libero", "libero_regenerated", "robomimic")
+TOOLS = ("state", "numbers", "open", "closed", "calibration")
 OPTIONS = {
     "recording": ("robot",),
-    "lerobot": ("camera", "action", "robot", "orient"),
-    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot")),
+    "lerobot": ("camera", "action", "robot", "orient", *TOOLS),
+    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot", *TOOLS)),
 }
-"""What can be said of each kind of data set besides kind, weight and actions: arguments of its reader."""
+"""What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`."""
 
 
-def read_share(text: str, actions: Mapping[str, ToActions]) -> Share:
+def read_share(text: str, actions: Mapping[str, ToActions], plans: Mapping[str, ToPlan] | None = None) -> Share:
     """Open a data set.
 
     Args:
         text: its folder or file, then options `name=value`, all separated by commas. `kind` is needed for HDF5 files
             alone, `camera` for LeRobot sets; `weight` counts only if every data set of the mixture has one; `actions`
-            is one of the names below.
+            is one of the names below. `state` names the columns that say where the tools are and `numbers` what they
+            hold, both joined by +, `open` and `closed` the gripper's numbers (see `ToolReading`); `calibration` is a
+            file of camera matrices (see `Calibration`).
         actions: name -> how commands become the model's numbers; the first is the default.
+        plans: name -> how they do where the tools' poses are known, see `Share.plan`; the same names, or some of them.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -47,7 +53,8 @@ def read_share(text: str, actions: Mapping[str, ToActions]) -> Share:
     if odd:
         raise unknown_option(f"option of a {kind} data set", odd[0], ["kind", "weight", "actions", *OPTIONS[kind]])
     source = _open(Path(path).expanduser(), kind, given)
-    return Share(source, None if weight is None else _number("weight", weight), actions[chosen])
+    share = None if weight is None else _number("weight", weight)
+    return Share(source, share, actions[chosen], (plans or {}).get(chosen))
 
 
 def _option(text: str, word: str) -> tuple[str, str]:
@@ -64,6 +71,21 @@ def _number(name: str, value: str) -> float:
         raise ValueError(f"{name} must be a number, got {value!r}") from error
 
 
+def _tools(words: dict[str, str]) -> dict[str, Any]:
+    """Arguments of a reader from what was said of tools and camera."""
+    found: dict[str, Any] = {}
+    if "calibration" in words:
+        found["calibration"] = Calibration.load(words.pop("calibration"))
+    if words and not {"state", "numbers"} <= words.keys():
+        raise ValueError(
+            f"where the tools are is said with both state=COLUMN+... and numbers=xyz+..., got {', '.join(words)}"
+        )
+    if words:
+        bounds = {name: _number(name, words[name]) for name in ("open", "closed") if name in words}
+        found["tools"] = ToolReading(tuple(words["state"].split("+")), tuple(words["numbers"].split("+")), **bounds)
+    return found
+
+
 def _kind(path: Path) -> str:
     if (path / META).is_file():
         return "recording"
@@ -78,6 +100,8 @@ def _kind(path: Path) -> str:
 def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> EpisodeSource:
     if kind == "recording":
         return RecordingSource(path, robot=given.get("robot", "libero"))
+    words = {name: value for name, value in given.items() if name not in TOOLS}
+    rest: dict[str, Any] = _tools({name: value for name, value in given.items() if name in TOOLS})
     if kind == "lerobot":
         from prophet_gym.data.lerobot import LeRobotSource
 
@@ -86,11 +110,11 @@ def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> Episo
         orient = given.get("orient", "as_stored")
         if orient not in ORIENT:
             raise unknown_option("orient", orient, ORIENT)
-        rest = {name: value for name, value in given.items() if name not in ("camera", "orient")}
+        rest |= {name: value for name, value in words.items() if name not in ("camera", "orient")}
         return LeRobotSource(path, given["camera"], orient=ORIENT[orient], **rest)
     from prophet_gym.data.hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
 
     layout = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}[kind]
     fps = _number("fps", given["fps"]) if "fps" in given else None
-    rest = {name: value for name, value in given.items() if name != "fps"}
+    rest |= {name: value for name, value in words.items() if name != "fps"}
     return Hdf5Source(path, layout, fps=fps, **rest)

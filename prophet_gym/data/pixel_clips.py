@@ -7,15 +7,21 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from prophet_gym.data.order import batches, quotas
-from prophet_gym.data.source import EpisodeSource
+from prophet_gym.data.source import EpisodeSource, SourceEpisode
 
 ToActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
 """A robot's commands to the numbers that the model reads, e.g. `embodiments.libero.commands_to_actions`."""
+ToPlan = Callable[
+    [Float32[np.ndarray, "k a"], Float32[np.ndarray, "f arms 7"]],
+    tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"]],
+]
+"""A robot's commands, and where its tools truly were before and after each, to the model's numbers and to where the
+tools are drawn, as many times; see `SourceEpisode.tools`."""
 
 
 def as_given(actions: Float32[np.ndarray, "t a"]) -> Float32[np.ndarray, "t a"]:
@@ -31,11 +37,14 @@ class Share:
         source: the data set.
         weight: how often it is read, relative to the others' weights; if none has one, every clip counts alike.
         to_actions: its commands to the model's numbers; a module's function, so that workers can be sent it.
+        plan: stands in for `to_actions` in episodes that say where the tools are, for robots whose numbers depend on
+            that and for models that read pictures of the tools; likewise a module's function.
     """
 
     source: EpisodeSource
     weight: float | int | None = None
     to_actions: ToActions = as_given
+    plan: ToPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,9 @@ class Clip:
         instruction: the task in words.
         robot: which embodiment it is.
         fps: frames a second.
+        tools: where to draw the tools at the current frame and after each action; None where that is not known, or the
+            share has no plan.
+        camera: the matrix of what it shows (see `CameraSpec`); None where not known.
     """
 
     history: UInt8[np.ndarray, "p h w 3"]
@@ -72,6 +84,8 @@ class Clip:
     instruction: str
     robot: str
     fps: float
+    tools: Float32[np.ndarray, "f arms 7"] | None = None
+    camera: Float64[np.ndarray, "3 4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +98,11 @@ class ClipBatch:
     fps: Float[Tensor, " b"]
     instructions: tuple[str, ...]
     robots: tuple[str, ...]
+    tools: tuple[Float[Tensor, "f _ 7"] | None, ...]
+    cameras: tuple[Float[Tensor, "3 4"] | None, ...]
 
     def to(self, device: torch.device) -> "ClipBatch":
-        """Return the same batch on a device."""
+        """Return the same batch on a device; poses and cameras, a few numbers that not all rows have, stay."""
         moved = {name: getattr(self, name).to(device) for name in ("history", "frames", "actions", "fps")}
         return replace(self, **moved)
 
@@ -171,14 +187,27 @@ def cut_clip(share: Share, episode: int, current: int, shape: ClipShape) -> Clip
     first = max(current - shape.history, 0)
     frames = resized(found.frames(first, current + shape.steps + 1), shape.size)
     before = np.maximum(np.arange(current - shape.history, current), 0) - first
+    actions, tools = planned(share, found, current, shape.steps)
     return Clip(
         history=frames[before],
         frames=frames[current - first :],
-        actions=share.to_actions(found.actions[current : current + shape.steps]),
+        actions=actions,
         instruction=found.instruction,
         robot=found.robot,
         fps=found.fps,
+        tools=tools,
+        camera=found.camera,
     )
+
+
+def planned(
+    share: Share, episode: SourceEpisode, current: int, steps: int
+) -> tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"] | None]:
+    """The model's numbers of the actions from frame `current` on, and where to draw the tools, None where not known."""
+    commands = episode.actions[current : current + steps]
+    if share.plan is None or episode.tools is None:
+        return share.to_actions(commands), None
+    return share.plan(commands, episode.tools[current : current + steps + 1])
 
 
 def resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "f h2 w2 3"]:
@@ -209,6 +238,8 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
         fps=torch.tensor([clip.fps for clip in clips]),
         instructions=tuple(clip.instruction for clip in clips),
         robots=tuple(clip.robot for clip in clips),
+        tools=tuple(None if clip.tools is None else torch.from_numpy(clip.tools) for clip in clips),
+        cameras=tuple(None if clip.camera is None else torch.from_numpy(clip.camera).float() for clip in clips),
     )
 
 

@@ -17,12 +17,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from prophet_gym.data.source import SourceEpisode
+from prophet_gym.data.tools import tool_numbers
 from prophet_gym.data.video import decode_frames
+from prophet_gym.embodiments.kinematics import matrix_to_euler, quaternion_to_matrix
 
 FRAMES_PER_SECOND = 20
 QUALITY = "10"
 """x264's constant rate factor: about 45 dB on these pictures."""
 META = "meta.json"
+MAX_OPENING = 0.08
+"""Distance of the fingers of an open Panda gripper, metres."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +150,20 @@ class RecordingSource:
         return self.lengths[index]
 
     def episode(self, index: int) -> SourceEpisode:
-        """Reads the actions of episode `index`."""
-        path = self.paths[index]
-        with np.load(path) as stored:
-            actions, instruction = stored["actions"], str(stored["instruction"])
+        """Reads the actions of episode `index`, where its gripper is, and its camera."""
+        episode = read_episode(self.paths[index])
+        assert episode.video is not None
+        euler = matrix_to_euler(quaternion_to_matrix(episode.gripper_quaternion))
+        openness = episode.gripper_opening[:, None] / MAX_OPENING
         return SourceEpisode(
-            name=str(path),
-            actions=actions,
-            instruction=instruction,
+            name=str(self.paths[index]),
+            actions=episode.actions,
+            instruction=episode.instruction,
             fps=float(FRAMES_PER_SECOND),
             robot=self.robot,
-            read=partial(_read_frames, path.with_suffix(".mp4")),
+            read=partial(_read_frames, episode.video),
+            tools=tool_numbers(episode.gripper_position, euler, openness)[:, None],
+            camera=episode.camera,
         )
 
 

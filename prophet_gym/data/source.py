@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
 """`read(start, stop)` decodes the frames start .. stop - 1 of one episode, RGB."""
@@ -39,6 +39,9 @@ class SourceEpisode:
         fps: frames, and actions, a second.
         robot: which embodiment it is.
         read: decodes some of its frames.
+        tools: where the tools are at every frame: position (metres, in the frame of the camera's matrix), Euler angles
+            x, y, z (radians, R = Rz Ry Rx) and openness (1 open .. 0 closed) of each; None where not known.
+        camera: the matrix of what it shows (see `CameraSpec`); None where not known.
     """
 
     name: str
@@ -47,10 +50,19 @@ class SourceEpisode:
     fps: float
     robot: str
     read: ReadFrames
+    tools: Float32[np.ndarray, "f arms 7"] | None = None
+    camera: Float64[np.ndarray, "3 4"] | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.actions).all():
             raise ValueError(f"the actions of {self.name} must be finite numbers; leave this episode out")
+        if self.tools is None:
+            return
+        if len(self.tools) != len(self) + 1 or not np.isfinite(self.tools).all():
+            raise ValueError(
+                f"{self.name} must say in finite numbers where the tools are at each of its {len(self) + 1} frames, "
+                f"says so {len(self.tools)} times; leave this episode out, or read it without its states"
+            )
 
     def __len__(self) -> int:
         return len(self.actions)

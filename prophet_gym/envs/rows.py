@@ -106,7 +106,7 @@ class Row:
     def _see(self, frame: Frame, judge: RewardModel | None, *, collect: bool) -> None:
         self.image = frame
         if judge and self._frames % judge.stride == 0:
-            self._window.append(frame)
+            self._window.append(frame.clone() if isinstance(frame, Tensor) else frame.copy())
         if collect:
             self.unseen.append(frame)
         self._frames += 1

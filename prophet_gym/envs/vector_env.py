@@ -252,8 +252,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         verdicts = self._judge(live)
         outcomes = {}
         for position, row in enumerate(live):
-            reward, valid = verdicts.get(row, (0.0, False))
-            success = valid and reward >= 1.0
+            reward, valid, success = verdicts.get(row, (0.0, False, False))
             info = self._rows[row].start_info() | {
                 "frames": frames[position],
                 "executed": len(frames[position]),
@@ -277,7 +276,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         """The first frame of an episode, as all others are kept."""
         return start.frames[-1].copy()
 
-    def _judge(self, rows: Sequence[int]) -> dict[int, tuple[float, bool]]:
+    def _judge(self, rows: Sequence[int]) -> dict[int, tuple[float, bool, bool]]:
         judge = self.reward_model
         if judge is None:
             return {}
@@ -286,7 +285,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             return {}
         videos = [torch.as_tensor(self._rows[row].video(judge)) for row in judged]
         verdict = judge.score(videos, [self._rows[row].start_info()["instruction"] for row in judged])
-        return dict(zip(judged, zip(verdict.reward.tolist(), verdict.valid.tolist(), strict=True), strict=True))
+        columns = (verdict.reward.tolist(), verdict.valid.tolist(), verdict.success.tolist())
+        return dict(zip(judged, zip(*columns, strict=True), strict=True))
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:

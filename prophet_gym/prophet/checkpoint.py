@@ -14,7 +14,6 @@ from typing import Any, get_args, get_type_hints
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -45,6 +44,8 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
     Raises:
         CheckpointError: it is missing, no JSON, or has other keys.
     """
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"no Prophet checkpoint at {folder}: {CONFIG} not found; give a folder that save_pretrained wrote, "
@@ -99,8 +100,9 @@ def load_part(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dty
             part = kind.from_config(config)
         part = nn.Module.to(part, dtype).to_empty(device=device)
         part.load_state_dict(load_file(folder / SAFETENSORS_WEIGHTS_NAME), strict=True)
-    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"cannot load {folder}: {error}; fetch or save the checkpoint again") from error
+    except Exception as error:  # whatever a damaged config or file makes constructors and readers raise
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        raise CheckpointError(f"cannot load {folder}: {reason[:2000]}; fetch or save the checkpoint again") from error
     unfilled = {name for name, _ in part.named_buffers()} - set(part.state_dict())
     assert not unfilled, f"buffers that no file holds cannot be built without memory: {unfilled}"
     return part

@@ -1,9 +1,9 @@
 """What one call of the transformer reads: given slot, history, actions and action frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prophet_gym.prophet.action_frames import draw_discs
@@ -26,12 +26,14 @@ class Conditions:
         history: the latent frames before, oldest first; None without memory.
         actions: what the action stream reads.
         action_frames: pictures of the end effector, as latents or drawn at their size; None without them.
+        drawn: the rows that have such pictures, where not all do.
     """
 
     given: Float[Tensor, "b c 1 h w"]
     history: Float[Tensor, "b c s h w"] | None
     actions: Float[Tensor, "b n a"]
     action_frames: Float[Tensor, "b f t h w"] | None
+    drawn: Bool[Tensor, " b"] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def predict_velocity(
         actions=inputs.actions,
         action_frames=inputs.action_frames,
         history=inputs.history,
+        action_frames_mask=inputs.drawn,
     )
     return out[:, :, 1:]
 

@@ -20,7 +20,7 @@ from prophet_gym.prophet.sampling import sample_ab2
 from prophet_gym.prophet.schedule import karras_sigmas
 from prophet_gym.prophet.tools import action_video, plan, start_cameras, start_tools
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.wan import WanAutoencoder
+from prophet_gym.prophet.wan import SPATIAL_COMPRESSION, WanAutoencoder
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
@@ -38,7 +38,8 @@ class FullConfig:
         embodiment: the robot whose commands it takes (`prophet_gym.embodiments`).
         draw_tools: whether the action-frame conditioner gets pictures of the tools, drawn where the commands lead. Then
             every start must say where the tools are, and what camera looks on where that is not fixed. Off for the
-            released weights: how their pictures were drawn is not published.
+            released weights: how their pictures were drawn is not published. `prophet pretrain --draw-tools` trains
+            with ours.
         suite: the start set the model was trained on.
         look: the look of the simulator in its training data.
     """
@@ -83,9 +84,15 @@ class FullRecipe:
         self.config = config
 
     def check(self, networks: Networks) -> None:
-        """Raise CheckpointError unless the transformer is for this chunk, robot and choice of conditions."""
+        """Raise CheckpointError unless the networks are for this chunk, frame size, robot and choice of conditions."""
         own = networks["transformer"].config
         problems = []
+        slots = 1 + self.config.chunk // FRAMES_PER_LATENT
+        latents = (slots, *(side // SPATIAL_COMPRESSION for side in self.config.frame_size))
+        if any(side > most for side, most in zip(latents, own["max_size"], strict=True)):
+            problems.append(f"a chunk has latents of {latents}, but the transformer's table ends at {own['max_size']}")
+        if "autoencoder" in networks and not networks["autoencoder"].normalisation_fits():
+            problems.append("the VAE's config must have latents_mean and latents_std for every channel")
         if own["actions_per_slot"] != self.config.chunk:
             problems.append(f"chunk={self.config.chunk}, but the transformer reads {own['actions_per_slot']} actions")
         if own["action_dim"] < ARM_NUMBERS * self.robot.arms:
@@ -259,6 +266,7 @@ def sample_chunk(
         history=None if conditions.history is None else conditions.history.to(dtype),
         actions=conditions.actions.to(dtype),
         action_frames=None if conditions.action_frames is None else conditions.action_frames.to(dtype),
+        drawn=conditions.drawn,
     )
 
     def predict_clean(x: Tensor, sigma: float) -> Tensor:

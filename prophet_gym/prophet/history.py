@@ -1,7 +1,7 @@
 """Which past frames are kept, and the multi-scale memory tokens they become (FramePack-like history)."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,8 @@ class HistoryMemory(nn.Module):
 
     def __init__(self, channels: int, dim: int, order: HistoryOrder) -> None:
         super().__init__()
+        if order not in get_args(HistoryOrder):
+            raise ValueError(f"history_order must be one of {', '.join(get_args(HistoryOrder))}, got {order!r}")
         self.order: HistoryOrder = order
         self.levels = nn.ModuleList(nn.Linear(channels, dim) for _ in POOLS)
         self.to_k = nn.Linear(dim, dim, bias=False)

@@ -98,6 +98,9 @@ def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} must hold plain contiguous tensors, which {', '.join(uneven[:10])} are not")
     if sum(value.numel() * value.element_size() for value in tensors.values()) > path.stat().st_size:
         raise CheckpointError(f"the tensors of {path} claim more bytes than the file has")
+    broken = [key for key, value in tensors.items() if not value.sum(dtype=torch.float32).isfinite()]
+    if broken:
+        raise CheckpointError(f"{path} is damaged: {', '.join(broken[:10])} hold numbers that are not finite")
     return tensors
 
 
@@ -231,11 +234,12 @@ def _copy_vae(source: Path, target: Path) -> None:
     weights = read_tensors(folder / SAFETENSORS_WEIGHTS_NAME)
     settings: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.load_config(folder, local_files_only=True))
     with torch.device("meta"):
-        empty: Any = WanAutoencoder.from_config(settings)
+        empty: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.from_config(settings))
     expected = {name: value.shape for name, value in empty.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        raise CheckpointError(f"{folder} is no Wan VAE of its own config: {', '.join(wrong[:10])} do not fit")
+    if wrong or not empty.normalisation_fits():
+        reason = f"{', '.join(wrong[:10])} do not fit" if wrong else "latents_mean and latents_std do not fit"
+        raise CheckpointError(f"{folder} is no Wan VAE of its own config: {reason}")
     empty.save_config(target)
     save_tensors(weights, target)

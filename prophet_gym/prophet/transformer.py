@@ -14,7 +14,7 @@ from diffusers.models.transformers.transformer_cosmos import (
     CosmosRotaryPosEmbed,
     CosmosTransformerBlock,
 )
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -134,6 +134,7 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
         action_frames: Float[Tensor, "b f t h w"] | None = None,
         history: Float[Tensor, "b c s h w"] | None = None,
         padding_mask: Float[Tensor, "b 1 h w"] | None = None,
+        action_frames_mask: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c t h w"]:
         """Return the raw network output.
 
@@ -146,14 +147,25 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
             action_frames: latents of the action video, or drawn channels with `action_frames="input"`.
             history: latents of past frames, oldest first; None leaves the memory out.
             padding_mask: 1 where the picture is padding; None means nowhere.
+            action_frames_mask: which rows have action frames; the others, whatever their `action_frames` hold, are
+                computed as without any. None means all. For `action_frames="pooled"` alone.
+
+        Raises:
+            ValueError: what the config's choice of action frames needs is missing, or cannot be masked.
         """
+        if action_frames_mask is not None and self.action_frame_embedder is None:
+            raise ValueError('action_frames_mask must be None: this model does not have action_frames="pooled"')
         frames, size = hidden_states.shape[2], hidden_states.shape[3:]
         x = self._input_channels(hidden_states, condition_mask, action_frames, padding_mask)
         rope = self.rope(x)
         x = self.patch_embed(x)
         grid = x.shape[1:4]
         x = x.flatten(2, 3)
-        embedding, modulation = self._condition(timestep, actions, frames, action_frames, condition_mask, x.dtype)
+        embedding, modulation = self._condition(timestep, actions, frames, x.dtype)
+        if self.action_frame_embedder is not None and action_frames is not None:
+            drawn = self.action_frame_embedder(action_frames, condition_mask)
+            embedding, modulation = add_drawn(embedding, modulation, drawn, action_frames_mask)
+        embedding, modulation = self.time_embed.norm(embedding)[:, :, None], modulation[:, :, None]
         memory = self.history_memory(history) if self.history_memory is not None and history is not None else None
         for block in self.transformer_blocks:
             inputs = (block, x, embedding, modulation, rope, memory, encoder_hidden_states)
@@ -184,24 +196,31 @@ class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
         timestep: Tensor,
         actions: Tensor,
         frames: int,
-        action_frames: Tensor | None,
-        condition_mask: Tensor,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """Timestep embedding and shared AdaLN vector per latent frame, `b t 1 d` and `b t 1 3d`."""
+        """Timestep embedding before its norm and shared AdaLN vector per latent frame, `b t d` and `b t 3d`."""
         time = self.time_embed.time_proj(timestep.flatten()).to(dtype).unflatten(0, timestep.shape)
         embedding, modulation = self.action_embedder(actions, frames)
-        embedding, modulation = time + embedding, self.time_embed.t_embedder(time) + modulation
-        if self.action_frame_embedder is not None and action_frames is not None:
-            frame_embedding, frame_modulation = self.action_frame_embedder(action_frames, condition_mask)
-            embedding, modulation = embedding + frame_embedding, modulation + frame_modulation
-        return self.time_embed.norm(embedding)[:, :, None], modulation[:, :, None]
+        return time + embedding, self.time_embed.t_embedder(time) + modulation
 
     def _unpatchify(self, x: Tensor, grid: torch.Size, size: torch.Size) -> Tensor:
         p_t, p_h, p_w = self.config["patch_size"]
         x = x.unflatten(2, grid[1:]).unflatten(-1, (p_h, p_w, p_t, -1))
         x = x.permute(0, 7, 1, 6, 2, 4, 3, 5)
         return x.reshape(x.shape[0], x.shape[1], grid[0] * p_t, *size)
+
+
+def add_drawn(
+    embedding: Float[Tensor, "b t d"],
+    modulation: Float[Tensor, "b t d3"],
+    drawn: tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]],
+    mask: Bool[Tensor, " b"] | None,
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]]:
+    """Add what the action frames say in the rows of the mask, in all without one; the others stay to the bit."""
+    if mask is not None:
+        rows = mask[:, None, None]
+        drawn = (torch.where(rows, drawn[0], 0), torch.where(rows, drawn[1], 0))
+    return embedding + drawn[0], modulation + drawn[1]
 
 
 def triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:

@@ -51,6 +51,12 @@ class WanAutoencoder(AutoencoderKLWan):
         pixels = super().decode(raw.to(self.dtype), return_dict=False)[0].transpose(1, 2)
         return to_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
 
+    def normalisation_fits(self) -> bool:
+        """Whether the config has a mean and a standard deviation for every latent channel."""
+        means, stds = (self.config[name] for name in ("latents_mean", "latents_std"))
+        fits = (isinstance(n, list | tuple) and len(n) == self.config["z_dim"] for n in (means, stds))
+        return all(fits) and all(isinstance(n, int | float) for n in (*means, *stds)) and min(stds) > 0
+
     def _normalisation(self) -> tuple[Tensor, Tensor]:
         device = self.device
         mean, std = (

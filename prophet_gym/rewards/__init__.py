@@ -1,6 +1,40 @@
 """Who judges the dream: anything that satisfies `prophet_gym.world_model.RewardModel`."""
 
-from prophet_gym.rewards.oracle import FunctionReward
+from prophet_gym.rewards.classifier import RelativeReward
+from prophet_gym.rewards.degraded import DegradedOracle, degrade, false_positive_rate
+from prophet_gym.rewards.function import FunctionReward
+from prophet_gym.rewards.judgements import JudgementLog
+from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
+from prophet_gym.rewards.local import LocalVlm
+from prophet_gym.rewards.named import make_judge
+from prophet_gym.rewards.oracle import OracleReward
+from prophet_gym.rewards.prompt import Prompt
+from prophet_gym.rewards.remote import Patience, RemoteVlm
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
+from prophet_gym.rewards.vlm import AnswerModel, Question, Reply, VlmReward
+from prophet_gym.rewards.voting import Votes, parse_answer
 
-__all__ = ["FunctionReward", "SuccessHead", "SuccessHeadConfig"]
+__all__ = [
+    "AnswerModel",
+    "DegradedOracle",
+    "FunctionReward",
+    "JudgementLog",
+    "LikelihoodConfig",
+    "LikelihoodReward",
+    "LocalVlm",
+    "OracleReward",
+    "Patience",
+    "Prompt",
+    "Question",
+    "RelativeReward",
+    "RemoteVlm",
+    "Reply",
+    "SuccessHead",
+    "SuccessHeadConfig",
+    "VlmReward",
+    "Votes",
+    "degrade",
+    "false_positive_rate",
+    "make_judge",
+    "parse_answer",
+]

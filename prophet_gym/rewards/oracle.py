@@ -1,6 +1,7 @@
-"""A judge made of a function: any measure of a video becomes a reward."""
+"""The judge that knows: labels of recorded videos, to check calibration itself, and to be made worse on purpose."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,39 +11,37 @@ from torch import Tensor
 from prophet_gym.world_model import Verdict
 
 
-class FunctionReward:
-    """Rewards each video with what `function(video, instruction)` returns; None leaves the row unjudged.
+class OracleReward:
+    """Knows the truth about videos that it was told of, by their last frame; others are not judged.
 
     Example:
-        >>> brightness = FunctionReward(lambda video, instruction: float(video[-1].float().mean()) / 255)
-        >>> white = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
-        >>> brightness.score([white], ["shine"]).reward.tolist()
-        [1.0]
+        >>> video = torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
+        >>> oracle = OracleReward()
+        >>> oracle.tell(video, done=True)
+        >>> oracle.score([video, video + 1], ["x", "x"]).valid.tolist()
+        [True, False]
     """
 
-    def __init__(
-        self,
-        function: Callable[[Tensor, str], float | None],
-        *,
-        when: Literal["chunk", "end"] = "chunk",
-        stride: int = 1,
-        max_frames: int = 1,
-    ) -> None:
-        """Keep the function; see `RewardModel` for when, stride and max_frames."""
-        if when not in ("chunk", "end") or stride < 1 or max_frames < 1:
-            raise ValueError(
-                "when must be 'chunk' or 'end', stride and max_frames at least 1, "
-                f"got {when!r}, {stride} and {max_frames}"
-            )
-        self.function = function
-        self.when: Literal["chunk", "end"] = when
-        self.stride = stride
-        self.max_frames = max_frames
+    when: Literal["chunk", "end"] = "chunk"
+    stride = 1
+    max_frames = 1
+
+    def __init__(self) -> None:
+        self._truth: dict[bytes, bool] = {}
+
+    def tell(self, video: UInt8[Tensor, "_ h w 3"], *, done: bool) -> None:
+        """Learn the truth about a video, of which there is at least one frame."""
+        self._truth[_key(video)] = done
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Call the function on each video."""
-        results = [self.function(video, text) for video, text in zip(videos, instructions, strict=True)]
+        """1.0 where the task is done."""
+        del instructions
+        known = [self._truth.get(_key(video)) if len(video) else None for video in videos]
         return Verdict(
-            reward=torch.tensor([0.0 if result is None else float(result) for result in results]),
-            valid=torch.tensor([result is not None for result in results], dtype=torch.bool),
+            torch.tensor([float(bool(done)) for done in known]),
+            torch.tensor([done is not None for done in known], dtype=torch.bool),
         )
+
+
+def _key(video: Tensor) -> bytes:
+    return hashlib.sha256(video[-1].contiguous().numpy().tobytes()).digest()

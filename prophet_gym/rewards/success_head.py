@@ -57,6 +57,13 @@ def held(above: Bool[Tensor, " t"], frames: int) -> bool:
     return bool(above.unfold(0, frames, 1).all(dim=1).any())
 
 
+def best_held(probabilities: Float[Tensor, " t"], frames: int) -> float:
+    """The largest probability that `frames` consecutive ones reach; 0.0 where there are fewer."""
+    if len(probabilities) < frames:
+        return 0.0
+    return float(probabilities.unfold(0, frames, 1).amin(1).max())
+
+
 class SuccessHead(nn.Module):
     """Success probability of single frames, and a RewardModel: reward 1.0 when success is held.
 
@@ -104,12 +111,15 @@ class SuccessHead(nn.Module):
         return torch.cat(parts).cpu()
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """1.0 for each video in which `hold` consecutive frames reach the threshold, else 0.0."""
-        done = [
-            held(self.probabilities(video, text) >= self.config.threshold, self.config.hold)
+        """1.0 for each video in which `hold` consecutive frames reach the threshold; without frames, no verdict."""
+        sure = [
+            best_held(self.probabilities(video, text), self.config.hold) if len(video) else 0.0
             for video, text in zip(videos, instructions, strict=True)
         ]
-        return Verdict(torch.tensor(done, dtype=torch.float32), torch.ones(len(done), dtype=torch.bool))
+        likely = torch.tensor(sure, dtype=torch.float32)
+        valid = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
+        done = torch.tensor([value >= self.config.threshold for value in sure], dtype=torch.bool)
+        return Verdict((valid & done).float(), valid, probability=likely)
 
     def with_threshold(self, threshold: float) -> "SuccessHead":
         """The same weights with another threshold."""

@@ -7,7 +7,7 @@ that was killed goes on to the same bits, and two processes compute what one of 
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.wan import SPATIAL_COMPRESSION
 from prophet_gym.train.loop import LoopConfig, adamw, learning_rate, update_average
 from prophet_gym.train.objective import ClipObjective, draw
+from prophet_gym.train.plans import draw_batch, require_drawable
 from prophet_gym.train.states import TrainingState
 
 
@@ -66,6 +67,17 @@ def config_of(prophet: Prophet) -> FullConfig:
     return prophet.config
 
 
+def drawing(prophet: Prophet) -> Prophet:
+    """The same full Prophet, which draws the tools in training and in dreams.
+
+    Raises:
+        ValueError: it is a small one.
+        CheckpointError: its transformer has no action-frame conditioner.
+    """
+    config = replace(config_of(prophet), draw_tools=True)
+    return Prophet(prophet.transformer, prophet.autoencoder, prophet.tracker, config)
+
+
 def clip_shape(config: FullConfig, chunks: int) -> ClipShape:
     """The clips that a checkpoint is trained on."""
     return ClipShape(config.history_frames, config.chunk * chunks, config.frame_size)
@@ -74,11 +86,11 @@ def clip_shape(config: FullConfig, chunks: int) -> ClipShape:
 def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> None:
     """Mark what is trained: adapters if `lora_rank` is above 0, else all weights that are read.
 
-    Text is off, so the cross-attentions stay as they are (REFERENCE: "Text"), and so does the action-frame conditioner,
-    whose pictures clips do not hold.
+    Text is off, so the cross-attentions stay as they are (REFERENCE: "Text"), and so does the action-frame conditioner
+    of a model that does not draw the tools.
 
     Args:
-        prophet: a full one; its transformer is changed in place.
+        prophet: a full one; its transformer is changed in place. Its config says whether the tools are drawn.
         lora_rank: of the adapters, q, k, v, output and both MLP layers of every block; alpha is the same, as in the
             paper's 16 and 16 (REFERENCE: "Training objective").
         seed: of the adapters' first weights.
@@ -97,7 +109,7 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
             torch.manual_seed(seed)
             add_lora(transformer, lora_rank)
         return
-    unread = {"attn2", "norm2", "action_frame_embedder"}
+    unread = {"attn2", "norm2"} | (set() if config_of(prophet).draw_tools else {"action_frame_embedder"})
     transformer.requires_grad_(requires_grad=True)
     for name, module in transformer.named_modules():
         if name.split(".")[-1] in unread:
@@ -124,7 +136,8 @@ def train_full(
     the newest, also with other numbers of processes, rows or workers.
 
     Args:
-        prophet: a full one on the accelerator's device, what is trained marked, see `choose_trained`.
+        prophet: a full one on the accelerator's device, what is trained marked, see `choose_trained`. With
+            `draw_tools` in its config, pictures of the tools are read in the rows whose clips say where they are.
         clips: see `clip_shape`.
         folder: for states and TensorBoard events.
         schedule: of the optimiser.
@@ -132,7 +145,8 @@ def train_full(
         accelerator: an `accelerate.Accelerator` without data of its own.
 
     Raises:
-        ValueError: a small Prophet, clips that do not fit it, or an accelerator that shards weights.
+        ValueError: a small Prophet, clips that do not fit it or whose tools cannot be drawn though its config says so,
+            or an accelerator that shards weights.
         CheckpointError: a state there is damaged or of another run.
         FloatingPointError: the loss is not finite; nothing of that step is saved.
     """
@@ -148,7 +162,9 @@ def train_full(
     )  # fmt: skip
     state = TrainingState(folder / "states", trained, average, optimizer, loader)
     done = state.resume()
-    stepper = _Stepper(objective, optimizer, list(trained.values()), schedule, batching, accelerator)
+    stepper = _Stepper(
+        objective, optimizer, list(trained.values()), schedule, batching, accelerator, config_of(prophet).draw_tools
+    )
     saved = time.monotonic()
     with _Log(folder, schedule.steps, done, shown=accelerator.is_main_process) as log:
         batches = placed(loader)
@@ -178,6 +194,8 @@ def require_fit(prophet: Prophet, clips: ClipDataset, batching: Batching, accele
                 f"the model reads {expected} numbers an action, data set {number}, a {type(share.source).__name__}, "
                 f"gives {numbers}; give its Share to_actions"
             )
+    if config.draw_tools:
+        require_drawable(clips)
     kind = accelerator.distributed_type.value
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise ValueError(f"every process must hold all weights, got {kind}; use `accelerate launch --multi_gpu`")
@@ -200,6 +218,7 @@ class _Stepper:
     schedule: LoopConfig
     batching: Batching
     accelerator: Any
+    draw_tools: bool
 
     def step(self, index: int, batches: Iterator[tuple[ClipBatch, list[int]]]) -> dict[str, float]:
         """Take one step; returns figures, averaged over batches and processes."""
@@ -233,8 +252,12 @@ class _Stepper:
             width // SPATIAL_COMPRESSION,
         )
         draws = draw(places, self.batching.chunks, shape, seed=self.schedule.seed)
+        device = self.accelerator.device
         tensors = (batch.history, batch.frames, batch.actions, draws.sigmas, draws.noise, draws.dream_noise)
-        return self.objective(*(tensor.to(self.accelerator.device) for tensor in tensors))
+        if self.draw_tools:
+            pictures = draw_batch(batch, device)
+            tensors = (*tensors, pictures.video, pictures.drawn)
+        return self.objective(*(tensor.to(device) for tensor in tensors))
 
     def _require_finite(self, losses: Tensor, index: int) -> None:
         if not torch.isfinite(losses).all():

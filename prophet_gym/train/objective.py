@@ -1,11 +1,11 @@
 """The loss of the full Prophet on clips of pictures: pixels -> latents -> rectified flow, and what is random in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym.prophet.conditioning import Conditions
@@ -29,6 +29,19 @@ class Draws:
     sigmas: Float[Tensor, "b n"]
     noise: Float[Tensor, "b n c t h w"]
     dream_noise: Float[Tensor, "b n1 c t h w"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the action-frame conditioner reads of a batch.
+
+    Attributes:
+        video: the tools at the current frame and after each action; black where they are not known.
+        drawn: the rows where they are.
+    """
+
+    video: UInt8[Tensor, "b f h w 3"]
+    drawn: Bool[Tensor, " b"]
 
 
 def draw(places: Sequence[int], chunks: int, latent_shape: Sequence[int], *, seed: int) -> Draws:
@@ -58,6 +71,7 @@ def clip_losses(
     actions: Float[Tensor, "b k a"],
     draws: Draws,
     levels: Float[Tensor, " levels"],
+    pictures: Pictures | None = None,
 ) -> Float[Tensor, " n"]:
     """Loss of each chunk of a clip (REFERENCE: "Training objective"); after the first one the past is the model's own.
 
@@ -72,6 +86,7 @@ def clip_losses(
         actions: the model's numbers.
         draws: random numbers, as many columns as there are chunks.
         levels: noise levels that the model's own frames are sampled along.
+        pictures: of the tools, in the rows where they are known; None leaves the action-frame conditioner out.
 
     Differences from the paper: Prophet trains on real pasts. In Self-Forcing (arXiv 2506.08009) a distribution-matching
     loss on the model's rollout runs back through its last sampler step; here, as in `dynamics.dream_loss`, the rollout
@@ -91,12 +106,29 @@ def clip_losses(
             actions=actions[:, window],
             action_frames=None,
         )
+        if pictures is not None:
+            shown = pictures.video[:, n * chunk : (n + 1) * chunk + 1]
+            action_frames = encode_rows(autoencoder, shown, pictures.drawn, latents)
+            conditions = replace(conditions, action_frames=action_frames, drawn=pictures.drawn)
         target, time = latents[:, :, 1:], flow_times(draws.sigmas[:, n])
         loss, _ = velocity_loss(transformer, conditions, target, draws.noise[:, n], time)
         losses.append(loss)
         if n + 1 < count:
             past = dreamt_past(transformer, autoencoder, past, conditions, draws.dream_noise[:, n], levels)
     return torch.stack(losses)
+
+
+def encode_rows(
+    autoencoder: WanAutoencoder,
+    video: UInt8[Tensor, "b f h w 3"],
+    rows: Bool[Tensor, " b"],
+    like: Float[Tensor, "b c s y x"],
+) -> Float[Tensor, "b c s y x"]:
+    """The latents of some rows' videos, those of the others 0; `like` says how large they are."""
+    latents = torch.zeros_like(like)
+    if rows.any():
+        latents[rows] = autoencoder.encode(video[rows])
+    return latents
 
 
 @torch.no_grad()
@@ -128,8 +160,17 @@ class ClipObjective(nn.Module):
         self.levels = karras_sigmas(sampler_steps)
 
     def forward(
-        self, history: Tensor, frames: Tensor, actions: Tensor, sigmas: Tensor, noise: Tensor, dream_noise: Tensor
+        self,
+        history: Tensor,
+        frames: Tensor,
+        actions: Tensor,
+        sigmas: Tensor,
+        noise: Tensor,
+        dream_noise: Tensor,
+        video: Tensor | None = None,
+        drawn: Tensor | None = None,
     ) -> Float[Tensor, " n"]:
-        """Return the loss of each chunk."""
+        """Return the loss of each chunk; `video` and `drawn` are those of `Pictures`."""
         draws = Draws(sigmas, noise, dream_noise)
-        return clip_losses(self.transformer, self.autoencoder, history, frames, actions, draws, self.levels)
+        pictures = None if video is None or drawn is None else Pictures(video, drawn)
+        return clip_losses(self.transformer, self.autoencoder, history, frames, actions, draws, self.levels, pictures)

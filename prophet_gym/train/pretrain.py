@@ -9,20 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import tyro
-from jaxtyping import Float32
 
 from prophet_gym.data.mixture import read_share
-from prophet_gym.data.pixel_clips import ClipDataset, ToActions, as_given
-from prophet_gym.embodiments import get_embodiment
-from prophet_gym.embodiments.embodiment import Embodiment
+from prophet_gym.data.pixel_clips import ClipDataset, ToActions, ToPlan, as_given
+from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.prophet.lora import save_lora
 from prophet_gym.prophet.model import Prophet
-from prophet_gym.prophet.tools import plan
-from prophet_gym.train.full import Batching, choose_trained, clip_shape, config_of, train_full
+from prophet_gym.train.full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
 from prophet_gym.train.loop import LoopConfig
+from prophet_gym.train.plans import commands_to_numbers, commands_to_plan, poses_to_plan, poses_unknown
 
 
 @dataclass(frozen=True)
@@ -32,10 +29,13 @@ class Args:
     Attributes:
         base: folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
         data: data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
-            HDF5), camera (LeRobot), actions (`checkpoint`: commands as the base takes them; `given`: the model's own
-            numbers), and the options of its reader.
+            HDF5), camera (LeRobot), actions (`checkpoint`: commands as the base takes them; a robot's name: as that one
+            does; `poses`: the motion between the tools' poses; `given`: the model's own numbers), state, numbers, open,
+            closed and calibration (where the tools are and what camera looks on), and the options of its reader.
         out: folder for training states, logs and the result.
         lora_rank: rank of the adapters, 16 in the paper; 0 trains all weights.
+        draw_tools: train the action-frame conditioner too, on pictures of the tools in the clips that say where they
+            are and what camera looks on; the result draws them in its dreams. A base that draws them goes on so.
         steps: optimiser steps.
         rows: clips that a process holds at once.
         accumulate: such batches per optimiser step.
@@ -58,6 +58,7 @@ class Args:
     data: tuple[str, ...]
     out: Path
     lora_rank: int = 0
+    draw_tools: bool = False
     steps: int = 30_000
     rows: int = 1
     accumulate: int = 1
@@ -92,7 +93,7 @@ def main(args: Args) -> None:
         mixed_precision=precision,
         gradient_accumulation_steps=args.accumulate,
     )
-    prophet = Prophet.from_pretrained(args.base, device=accelerator.device)
+    prophet = begin(args, accelerator.device)
     clips = open_clips(prophet, args.data, args.self_forcing)
     choose_trained(prophet, lora_rank=args.lora_rank, seed=args.seed)
     if args.gradient_checkpointing:
@@ -103,6 +104,24 @@ def main(args: Args) -> None:
     accelerator.end_training()
 
 
+def begin(args: Args, device: torch.device) -> Prophet:
+    """Load the base, drawing the tools if that is asked for.
+
+    Raises:
+        ValueError: adapters, which leave the conditioner as it is, are to teach it pictures new to the base.
+        CheckpointError: the base is damaged, or its transformer has no action-frame conditioner.
+    """
+    prophet = Prophet.from_pretrained(args.base, device=device)
+    if not args.draw_tools or config_of(prophet).draw_tools:
+        return prophet
+    if args.lora_rank:
+        raise ValueError(
+            "adapters do not train the action-frame conditioner: give --draw-tools with --lora-rank 0, or a base whose "
+            "prophet.json says draw_tools"
+        )
+    return drawing(prophet)
+
+
 def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> ClipDataset:
     """Open the data sets of a mixture as clips for this checkpoint.
 
@@ -110,35 +129,17 @@ def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> ClipData
         ValueError: the checkpoint is a small one, or a data set is refused, see `read_share`.
         FileNotFoundError: a data set is not there.
     """
-    config = config_of(prophet)
-    as_commands = partial(
-        commands_to_numbers,
-        robot=get_embodiment(config.embodiment),
-        action_dim=prophet.transformer.config["action_dim"],
-    )
-    ways: dict[str, ToActions] = {"checkpoint": as_commands, "given": as_given}
-    return ClipDataset([read_share(text, ways) for text in data], clip_shape(config, chunks))
-
-
-def commands_to_numbers(
-    commands: Float32[np.ndarray, "t a"], *, robot: Embodiment, action_dim: int
-) -> Float32[np.ndarray, "t m"]:
-    """The model's numbers of commands as its checkpoint takes them in `rollout`.
-
-    Raises:
-        ValueError: the commands have another width than the checkpoint's, or mean nothing without the tools' poses.
-    """
-    if robot.posed:
-        raise ValueError(
-            f"what {robot.name}'s commands come to depends on where the tools are, which data sets do not say; "
-            "add actions=given to data that hold the model's own numbers"
-        )
-    if commands.shape[1] != robot.action_spec.dim:
-        raise ValueError(
-            f"the base takes commands of {robot.action_spec.dim} numbers, the data have {commands.shape[1]}; "
-            "add actions=given to data that hold the model's own numbers"
-        )
-    return plan(robot, torch.from_numpy(commands)[None], None, action_dim).actions[0].numpy()
+    config, numbers = config_of(prophet), prophet.transformer.config["action_dim"]
+    robots = {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}
+    ways: dict[str, ToActions] = {
+        name: partial(commands_to_numbers, robot=robot, action_dim=numbers) for name, robot in robots.items()
+    }
+    plans: dict[str, ToPlan] = {
+        name: partial(commands_to_plan, robot=robot, action_dim=numbers) for name, robot in robots.items()
+    }
+    ways |= {"given": as_given, "poses": poses_unknown}
+    plans["poses"] = partial(poses_to_plan, action_dim=numbers)
+    return ClipDataset([read_share(text, ways, plans) for text in data], clip_shape(config, chunks))
 
 
 def write_result(prophet: Prophet, args: Args) -> None:

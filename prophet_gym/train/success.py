@@ -1,4 +1,4 @@
-"""Train the success head on recorded episodes: `python -m prophet_gym.train.success --data DIR --out DIR`."""
+"""Train the success head on recorded episodes: `prophet train-reward --data DIR --out DIR`."""
 
 import json
 import time
@@ -37,6 +37,7 @@ class Args:
     Attributes:
         data: Folder of a recording.
         out: Folder for weights, config and metrics.
+        dreams: A second recording to train on, of dreams (`prophet redream`).
         minutes: Time for the optimizer, reading not counted.
         steps: Most optimizer steps.
         batch: Frames per step.
@@ -49,6 +50,7 @@ class Args:
 
     data: Path
     out: Path
+    dreams: Path | None = None
     minutes: float = 3.5
     steps: int = 1500
     batch: int = 64
@@ -182,7 +184,7 @@ def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo]) -> floa
     best = np.array([_best_held(score, head.config.hold) for score in scores])
     labels = np.array([v.success.any() for v in videos])
     grid = np.linspace(0.05, 0.99, 95)
-    quality = np.array([_f_score(*precision_recall(best >= value, labels)) for value in grid])
+    quality = np.array([f_score(*precision_recall(best >= value, labels)) for value in grid])
     return float(np.median(grid[quality >= quality.max() - 1e-9]))
 
 
@@ -208,6 +210,9 @@ def main(args: Args) -> dict[str, object]:
     if not all(groups.values()):
         sizes = {name: len(group) for name, group in groups.items()}
         raise ValueError(f"{args.data} has too few episodes to split: {sizes}; record more, or raise held_out")
+    dreams = [] if args.dreams is None else list_episodes(args.dreams)[: args.max_episodes]
+    # an episode that judges the head is not trained on in its dream either
+    groups["train"] += [path for path in dreams if split_of(_name(path), args.held_out) == "train"]
     train = read_videos(groups["train"], size=args.image_size, all_frames=False)
     head = train_success_head(
         train,
@@ -242,7 +247,8 @@ def _best_held(scores: np.ndarray, hold: int) -> float:
     return float(np.lib.stride_tricks.sliding_window_view(scores, hold).min(axis=1).max())
 
 
-def _f_score(precision: float, recall: float, beta: float = 0.5) -> float:
+def f_score(precision: float, recall: float, beta: float = 0.5) -> float:
+    """F-score of a precision and a recall; beta below 1 weighs precision more."""
     return (1 + beta**2) * precision * recall / max(1e-9, beta**2 * precision + recall)
 
 

@@ -10,6 +10,8 @@ from prophet_gym.cli.export import Args, main
 from prophet_gym.data.lerobot import LeRobotSource
 from prophet_gym.data.lerobot_export import CAMERA, STATE_NAMES, export_recording
 from prophet_gym.data.recording import META, Episode, RecordingSource, episode_path, read_episode, write_episode
+from prophet_gym.data.tools import ToolReading
+from prophet_gym.embodiments.kinematics import euler_to_matrix, quaternion_to_matrix
 
 from .conftest import grey, level, pictures
 
@@ -68,6 +70,22 @@ def test_an_export_reads_back_with_the_same_frames_and_actions(recording, tmp_pa
         np.testing.assert_array_equal(other.actions, one.actions[:-1])
         np.testing.assert_array_equal(other.frames(0, len(one)), one.frames(0, len(one)))
         assert (other.instruction, other.fps, other.robot) == (one.instruction, 20.0, "panda")
+
+
+def test_the_gripper_is_where_the_recording_says_also_in_the_export(recording, tmp_path):
+    """Our quaternions, read by us and off the export's states; the recording also knows its camera."""
+    export_recording(recording, tmp_path / "set")
+    reading = ToolReading(("observation.state",), ("xyz", "quaternion", "gripper"), open=0.08)
+    ours, theirs = RecordingSource(recording).episode(1), LeRobotSource(tmp_path / "set", CAMERA, tools=reading)
+    stored = read_episode(episode_path(recording, 3, 0))
+    assert ours.tools.shape == (10, 1, 7)
+    np.testing.assert_allclose(ours.tools[:, 0, :3], stored.gripper_position, atol=1e-6)
+    turns = quaternion_to_matrix(stored.gripper_quaternion.astype(np.float64))
+    np.testing.assert_allclose(euler_to_matrix(ours.tools[:, 0, 3:6].astype(np.float64)), turns, atol=1e-5)
+    np.testing.assert_allclose(ours.tools[:, 0, 6], stored.gripper_opening / 0.08, atol=1e-6)
+    np.testing.assert_array_equal(ours.camera, np.eye(3, 4))
+    np.testing.assert_allclose(theirs.episode(1).tools, ours.tools[:-1], atol=1e-5)
+    assert theirs.episode(1).camera is None
 
 
 def test_states_successes_and_statistics_are_those_of_the_recording(recording, tmp_path):

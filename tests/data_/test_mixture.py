@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -61,3 +62,65 @@ def test_cameras_and_paths_must_be_given(lerobot, tmp_path):
         read_share(f"{tmp_path / 'set'},camera={CAMERA},orient=mirrored", WAYS)
     with pytest.raises(FileNotFoundError, match="no data set at"):
         read_share(str(tmp_path / "nowhere"), WAYS)
+
+
+def planned(commands, tools):
+    return doubled(commands), tools
+
+
+def test_where_the_tools_are_is_said_in_words(libero_file, lerobot, tmp_path):
+    path = libero_file()
+    with h5py.File(path, "a") as file:
+        obs = file["data/demo_1/obs"]
+        count = len(obs["ee_states"])
+        obs["ee_pos"] = np.arange(count)[:, None] * np.array([[0.1, 0, 0]])
+        obs["ee_ori"] = np.tile([0, 0, np.pi / 2], (count, 1))
+        obs["gripper_states"] = np.tile([0.01, -0.01], (count, 1))
+    cameras = np.full((3, 3, 4), np.nan)
+    cameras[1] = np.eye(3, 4)
+    np.save(tmp_path / "cameras.npy", cameras)
+    words = "state=ee_pos+ee_ori+gripper_states,numbers=xyz+rotation_vector+gripper+skip,open=0.04"
+    text = f"{path},kind=libero,{words},calibration={tmp_path / 'cameras.npy'}"
+    share = read_share(text, WAYS, {"double": planned})
+    episode = share.source.episode(1)
+    assert share.plan is planned
+    assert len(episode.tools) == len(episode) + 1, "picture and state i are both taken after action i"
+    np.testing.assert_allclose(episode.tools[2, 0], [0.2, 0, 0, 0, 0, np.pi / 2, 0.25], atol=1e-6)
+    np.testing.assert_array_equal(episode.camera, np.eye(3, 4))
+    assert read_share(f"{text},actions=given", WAYS, {"double": planned}).plan is None
+    with pytest.raises(ValueError, match="unknown state 'ee_pos'"):
+        share.source.episode(0)
+    place = f"{lerobot('v3')},camera={CAMERA},calibration={tmp_path / 'cameras.npy'}"
+    moves = read_share(f"{place},state=action,numbers=xyz+euler+gripper,open=200,closed=100", WAYS).source
+    assert moves.episode(0).camera is None
+    np.testing.assert_allclose(moves.episode(1).tools[4, 0], [104] * 6 + [0.04], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("state=ee_pos", "is said with both state=COLUMN.* and numbers=xyz.*, got state"),
+        ("open=0.04", "with both state=.*, got open"),
+        ("state=ee_states,numbers=xyz+eulr+gripper", "unknown number of a state 'eulr'. Did you mean 'euler'"),
+        ("state=ee_states,numbers=xyz+euler", r"one gripper for each of 1 or 2 arms, got xyz\+euler"),
+        ("state=ee_states,numbers=xyz+euler+gripper,closed=1", "open and closed must differ, both are 1"),
+        ("calibration=nowhere.npy", "no camera matrices at nowhere.npy"),
+    ],
+)
+def test_what_is_wrong_of_the_tools_is_said(options, message, libero_file):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_share(f"{libero_file()},kind=libero,{options}", WAYS)
+
+
+def test_states_and_cameras_must_fit_the_data(libero_file, lerobot, tmp_path):
+    share = read_share(f"{libero_file()},kind=libero,state=ee_states,numbers=xyz+euler+gripper", WAYS)
+    with pytest.raises(ValueError, match="are 7 numbers, but ee_states hold 6; name the others skip"):
+        share.source.episode(0)
+    with pytest.raises(ValueError, match=r"unknown state feature 'observation\.state'"):
+        read_share(f"{lerobot('v3')},camera={CAMERA},state=observation.state,numbers=xyz+euler+gripper", WAYS)
+    np.save(tmp_path / "two.npy", np.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match="or one for each of 3 episodes, got 2"):
+        read_share(f"{libero_file()},kind=libero,calibration={tmp_path / 'two.npy'}", WAYS)
+    np.save(tmp_path / "flat.npy", np.zeros(12))
+    with pytest.raises(ValueError, match=r"must hold camera matrices, .* holds \(12,\)"):
+        read_share(f"{libero_file()},kind=libero,calibration={tmp_path / 'flat.npy'}", WAYS)

@@ -27,11 +27,11 @@ def test_the_page_of_the_envs_runs():
     assert scope["envs"].num_envs == 2
 
 
-@pytest.mark.parametrize("code", blocks("other_rl.md"), ids=range(len(blocks("other_rl.md"))))
+@pytest.mark.parametrize("code", blocks("libraries.md"), ids=range(len(blocks("libraries.md"))))
 def test_each_library_of_the_page_runs(code, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     for name in (module for word, needed in LIBRARIES.items() if word in code for module in needed):
         pytest.importorskip(name)
     scope: dict = {}
-    exec(compile(code, "other_rl.md", "exec"), scope)
+    exec(compile(code, "libraries.md", "exec"), scope)
     assert "env" in scope or "envs" in scope

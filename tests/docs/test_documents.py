@@ -9,6 +9,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+from prophet_gym.embodiments.start_poses import start_pose
 from prophet_gym.factory import bundled_checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,13 @@ def test_the_robot_of_the_embodiments_page_moves():
     scope: dict = {}
     exec(compile(code[1], "embodiments.md", "exec"), scope)
     np.testing.assert_allclose(scope["positions"][-1, 0], [0.4 + 20 * 0.075, 0, 0.3], atol=1e-5)
+
+
+def test_the_start_of_the_weights_page_has_a_pose():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "weights.md").read_text(), re.DOTALL)
+    scope: dict = {}
+    exec(compile(blocks[-1], "weights.md", "exec"), scope)
+    assert start_pose(scope["start"], 1) is not None
 
 
 def test_the_picture_of_action_frames_is_what_is_drawn():

@@ -1,6 +1,7 @@
 """`prophet.json` is checked whole before anything is built from it."""
 
 import json
+import shutil
 
 import pytest
 
@@ -71,3 +72,25 @@ def test_what_is_no_config_is_refused(tmp_path, content):
     (tmp_path / "prophet.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"prophet\.json must be JSON with the keys chunk"):
         Prophet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("transformer", {"history_order": "x"}, "history_order"),
+        ("transformer", {"action_frames": None}, "Unexpected key(s)"),
+        ("transformer", {"latent_channels": 4}, "size mismatch for patch_embed.proj.weight"),
+        ("transformer", {"max_size": [1, 2, 2]}, "latents of (2, 4, 4), but the transformer's table ends at [1, 2, 2]"),
+        ("autoencoder", {"dim_mult": []}, "cannot load"),
+        ("autoencoder", {"latents_mean": [0.0]}, "latents_mean and latents_std for every channel"),
+        ("autoencoder", {"latents_std": "x"}, "latents_mean and latents_std for every channel"),
+    ],
+)
+def test_a_networks_config_that_cannot_be_its_own_is_one_line(folders, tmp_path, part, changes, said):
+    shutil.copytree(folders["full"], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError) as error:
+        Prophet.from_pretrained(tmp_path)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

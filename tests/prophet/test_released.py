@@ -104,6 +104,11 @@ def save(changes):
         (lambda path, state: torch.save([torch.zeros(1)], path), "must hold a state dict"),
         (lambda path, state: torch.save({1: torch.zeros(1)}, path), "must hold a state dict"),
         (save({"net.mem_to_k.weight": torch.zeros(3, 3)}), r"to_k\.weight has shape \(3, 3\), expected \(24, 24\)"),
+        (save({"net.mem_to_k.weight": torch.zeros(24, 24, dtype=torch.int8)}), r"floating-point weights, got net\.mem"),
+        (
+            save({"net.mem_to_k.weight": torch.full((24, 24), torch.nan)}),
+            r"mem_to_k\.weight hold numbers that are not fin",
+        ),
         (save({"net.surprise": torch.zeros(2)}), r"unexpected surprise \(2,\)"),
         (lambda path, state: torch.save({"encoder.conv1.weight": torch.zeros(2)}, path), "not a Prophet transformer"),
     ],

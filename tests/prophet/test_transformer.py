@@ -47,6 +47,29 @@ def test_reproduces_the_original_outputs(golden, released, name):
     torch.testing.assert_close(out, golden[f"out.{name}"], atol=1e-4, rtol=0)
 
 
+@torch.no_grad()
+def test_rows_outside_the_mask_have_no_action_frames_to_the_bit(golden, released):
+    """The conditioner's position table and biases say something of black pictures too: left out is not drawn black."""
+
+    def twice(name):
+        return golden[f"in.{name}"][:1].repeat(2, *[1] * (golden[f"in.{name}"].ndim - 1))
+
+    inputs = {"condition_mask": twice("condition_mask"), "actions": twice("actions")}
+    base = (twice("latents"), twice("timesteps"))
+    plain = released(*base, **inputs)
+    drawn = released(*base, **inputs, action_frames=twice("action_frames"))
+    black = released(*base, **inputs, action_frames=torch.zeros_like(twice("action_frames")))
+    mask = torch.tensor([False, True])
+    mixed = released(*base, **inputs, action_frames=twice("action_frames"), action_frames_mask=mask)
+    assert torch.equal(mixed[0], plain[0])
+    assert torch.equal(mixed[1], drawn[1])
+    assert (drawn - plain).abs().max() > 1e-3
+    assert (black - plain).abs().max() > 1e-3
+    blind = ProphetTransformer3DModel.from_config(dict(released.config) | {"action_frames": None})
+    with pytest.raises(ValueError, match='does not have action_frames="pooled"'):
+        blind(*base, **inputs, action_frames_mask=mask)
+
+
 def test_convert_names_every_tensor_that_does_not_fit(golden):
     state = {k: v for k, v in golden.items() if k.startswith("net.")}
     state["net.blocks.1.mlp.layer2.weight"] = torch.zeros(3, 3)

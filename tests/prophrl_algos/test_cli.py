@@ -1,20 +1,142 @@
-"""`prophrl` says what is there and refuses what is not."""
+"""`prophrl` says what is there, trains and evaluates, and refuses what is not."""
 
+import csv
+import json
+
+import numpy as np
 import pytest
+import torch
 
+from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+from prophet_gym.factory import bundled_checkpoints
 from prophrl_algos.cli import ALGORITHMS, main
+from prophrl_algos.cli.common import make_algorithm, make_policy, read_weights
+from prophrl_algos.cli.sft import Demonstrations
+from prophrl_algos.flow.policy import FlowSpec
+
+bundled = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+TINY = ["--config.groups", "1", "--config.group-size", "2", "--config.updates", "2", "--loggers", "csv"]
 
 
-def test_the_overview_names_every_environment_and_algorithm(capsys):
+def test_the_overview_names_every_command_environment_and_algorithm(capsys):
     main([])
     printed = capsys.readouterr().out
-    assert "Prophet-LIBERO-v0" in printed
-    assert "LIBERO-Object-v0" in printed
-    assert all(name in printed for name in ALGORITHMS) if ALGORITHMS else "none yet" in printed
+    for name in ("train", "evaluate", "sft", "Prophet-LIBERO-v0", "LIBERO-Object-v0", *ALGORITHMS):
+        assert name in printed
 
 
-def test_what_does_not_exist_is_refused(capsys):
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_that_is_named_exists(name):
+    assert make_algorithm(name, FlowSpec(1, 2, 2, 1, 3)).name == name
+
+
+def test_a_misspelt_command_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["train"])
+        main(["trian"])
     assert stopped.value.code == 2
-    assert "takes no arguments yet, got 'train'" in capsys.readouterr().err
+    assert "no command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env", "Prophet-LIBERO-v9"], "unknown environment 'Prophet-LIBERO-v9'. Did you mean 'Prophet-LIBERO-v0'?"),
+        (["--algo", "fa-grppo"], "unknown algorithm 'fa-grppo'. Did you mean 'fa-grpo'?"),
+        (["--policy", "large"], "unknown policy 'large'"),
+        (["--policy", "nowhere:made"], "policy 'nowhere:made' cannot be imported"),
+        (["--num-envs", "3"], "num_envs=3 must be a multiple of group_size=2"),
+        (["--config.noise-level", "0"], "noise_level must be above 0"),
+        (["--weights", "/nowhere"], "holds none of best.pt, last.pt, sft.pt"),
+    ],
+)
+@bundled
+def test_what_does_not_fit_is_one_line_and_status_one(words, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--out", str(tmp_path), *TINY, *words])
+    assert stopped.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+@bundled
+def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp_path, capsys, monkeypatch):
+    import prophet_gym.envs.vector_env as vector_env
+
+    monkeypatch.setattr(vector_env.ProphetVectorEnv, "_at_horizon", lambda self, row: self._rows[row].elapsed >= 1)
+    words = ["--out", str(tmp_path), "--tasks", "3", "--flowscale.alpha", "0.5", *TINY]
+    main(["train", *words])
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [row["update"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert "2 updates" in capsys.readouterr().out
+    report = tmp_path / "evaluation.json"
+    main(["evaluate", "--weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--json", str(report)])
+    printed = capsys.readouterr().out
+    assert "pick up the" in printed
+    found = json.loads(report.read_text())
+    assert [(e["task"], e["start"]) for e in found["episodes"]] == [(3, 0), (3, 1)]
+    assert found["starts"] == "official"
+
+
+class TestDemonstrations:
+    def test_a_batch_is_the_frame_and_what_was_done_next(self):
+        frames = [
+            np.full((4, 2, 2, 3), 10 * e, np.uint8) + np.arange(4, dtype=np.uint8)[:, None, None, None] for e in (1, 2)
+        ]
+        actions = [np.arange(3, dtype=np.float32)[:, None] + 100 * e for e in (1, 2)]
+        source = Demonstrations(frames, actions, ["one", "two"])
+        pictures, chunks, texts = source.draw(200, 2, torch.Generator().manual_seed(0))
+        seen = set()
+        for picture, chunk, text in zip(pictures, chunks, texts, strict=True):
+            episode, step = divmod(int(picture[0, 0, 0]), 10)
+            assert text == {1: "one", 2: "two"}[episode]
+            assert chunk[:, 0].tolist() == [100 * episode + step, 100 * episode + min(step + 1, 2)]
+            seen.add((episode, step))
+        assert seen == {(episode, step) for episode in (1, 2) for step in range(3)}
+
+    @bundled
+    def test_the_command_clones_a_recording_and_leaves_failures_out(self, tmp_path, capsys):
+        data = tmp_path / "data"
+        for index, success in enumerate((True, False)):
+            record(data, index, success)
+        out = tmp_path / "out"
+        words = ["--data", str(data), "--out", str(out), "--config.steps", "3", "--config.rows", "4"]
+        main(["sft", *words])
+        assert "1 episodes" in capsys.readouterr().out
+        assert "context.weight" in read_weights(out)
+
+
+def record(folder, index, success, steps=5):
+    episode = Episode(
+        actions=np.zeros((steps, 7), np.float32),
+        gripper_position=np.zeros((steps + 1, 3), np.float32),
+        gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
+        gripper_opening=np.zeros(steps + 1, np.float32),
+        object_positions=np.zeros((steps + 1, 1, 3), np.float32),
+        object_names=("can",),
+        target="can",
+        success=np.full(steps + 1, success),
+        camera=np.zeros((3, 4)),
+        init_state=np.zeros(2),
+        instruction="pick up the can",
+        suite="libero_object",
+        task=0,
+        mode="expert",
+        seed=index,
+        look="light",
+    )
+    path = episode_path(folder, 0, index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / META).write_text(json.dumps({"starts": "train"}))
+    write_episode(path, episode, np.zeros((steps + 1, 64, 64, 3), np.uint8))
+
+
+def test_a_function_of_ones_own_makes_the_policy(dream):
+    made = make_policy("tests.prophrl_algos.test_cli:own_policy", dream(2), None)
+    assert made.spec.num_steps == 7
+    with pytest.raises(ValueError, match=r"must be an nn\.Module"):
+        make_policy("builtins:repr", dream(2), None)
+
+
+def own_policy(env):
+    from prophrl_algos.tiny import TinyFlowPolicy
+
+    return TinyFlowPolicy(FlowSpec(*env.single_action_space.shape, 2, 2, 7))

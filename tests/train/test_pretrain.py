@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from prophet_gym.cli import merge
 from prophet_gym.embodiments.libero import commands_to_actions
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
 from prophet_gym.train.pretrain import Args, main, open_clips
@@ -58,6 +58,20 @@ def test_all_weights_become_a_checkpoint(base, toy_recording, tmp_path):
     assert "action_frame_embedder" not in changed
     same = "autoencoder/" + name
     assert (base / same).read_bytes() == (tmp_path / "out" / "checkpoint" / same).read_bytes()
+
+
+def test_a_model_trained_on_pictures_of_the_tools_says_so_and_draws_them(base, toy_recording, tmp_path):
+    main(arguments(base, toy_recording, tmp_path / "out", draw_tools=True))
+    checkpoint = tmp_path / "out" / "checkpoint"
+    trained = Prophet.from_pretrained(checkpoint)
+    assert trained.config == replace(Prophet.from_pretrained(base).config, draw_tools=True)
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = load_file(base / name), load_file(checkpoint / name)
+    assert not torch.equal(*(weights["action_frame_embedder.proj_in.weight"] for weights in (before, after)))
+    with pytest.raises(InvalidStartError, match="draws the tools"):
+        dream(trained)
+    with pytest.raises(ValueError, match="adapters do not train the action-frame conditioner"):
+        main(arguments(base, toy_recording, tmp_path / "lora", draw_tools=True, lora_rank=2))
 
 
 def test_adapters_travel_alone_and_merge_into_their_base(base, toy_recording, tmp_path, capsys):

@@ -19,10 +19,14 @@ from prophet_gym.train.loop import LoopConfig
 
 @dataclass(frozen=True)
 class Squares:
-    """A white square that the first two of the model's numbers push about."""
+    """A white square that the first two of the model's numbers push about.
+
+    The episodes `posed` say where a tool is, and are seen by a camera that looks straight down.
+    """
 
     episodes: int = 3
     length: int = 20
+    posed: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.episodes
@@ -32,7 +36,22 @@ class Squares:
 
     def episode(self, index: int) -> SourceEpisode:
         actions = np.random.default_rng(index).uniform(-1, 1, (self.length, 14)).astype(np.float32)
-        return SourceEpisode(f"squares {index}", actions, "push", 20.0, "toy", partial(_frames, actions))
+        known = (_tools(actions), CAMERA) if index in self.posed else (None, None)
+        return SourceEpisode(f"squares {index}", actions, "push", 20.0, "toy", partial(_frames, actions), *known)
+
+
+CAMERA = np.array([[0.5, 0, 0, 0.5], [0, 0.5, 0, 0.5], [0, 0, 0, 1]])
+
+
+def _tools(actions: np.ndarray) -> np.ndarray:
+    tools = np.zeros((len(actions) + 1, 1, 7), np.float32)
+    tools[1:, 0, :2] = np.clip(np.cumsum(0.25 * actions[:, :2], axis=0), -0.6, 0.6)
+    return tools
+
+
+def as_posed(actions: np.ndarray, tools: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and poses as they are."""
+    return actions, tools
 
 
 def _frames(actions: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -43,32 +62,34 @@ def _frames(actions: np.ndarray, start: int, stop: int) -> np.ndarray:
     return frames
 
 
-def first_weights() -> Prophet:
+def first_weights(*, draw_tools: bool = False) -> Prophet:
     """The same whenever it is called; one past frame is enough here."""
     prophet = tiny_full_prophet()
-    config = replace(prophet.config, history_frames=1)
+    config = replace(prophet.config, history_frames=1, draw_tools=draw_tools)
     return Prophet(prophet.transformer, prophet.autoencoder, None, config)
 
 
 def squares(prophet, chunks: int = 1, source: Squares | None = None) -> ClipDataset:
-    return ClipDataset([Share(source or Squares())], clip_shape(prophet.config, chunks))
+    return ClipDataset([Share(source or Squares(), plan=as_posed)], clip_shape(prophet.config, chunks))
 
 
 def run(
     folder: Path, *, steps: int, rows: int = 2, accumulate: int = 1, chunks: int = 1, lora_rank: int = 0,
     learning_rate: float = 1e-3, precision: str = "no", checkpointing: bool = False, save_every: float = 0.0,
-    workers: int = 0, ema: float = 0.9, clip: float = 1.0,
+    workers: int = 0, ema: float = 0.9, clip: float = 1.0, draw_tools: bool = False, posed: tuple[int, ...] = (),
 ):  # fmt: skip
     """Train from the same first weights; returns the Prophet with averaged weights."""
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps its settings for the whole process
     accelerator = Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=accumulate)
-    prophet = first_weights()
+    prophet = first_weights(draw_tools=draw_tools)
     choose_trained(prophet, lora_rank=lora_rank)
     if checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
     schedule = LoopConfig(steps, learning_rate, warmup=1, ema=ema, save_every=save_every, clip=clip, weight_decay=0.1)
     batching = Batching(rows, accumulate, chunks, sampler_steps=2, workers=workers)
-    train_full(prophet, squares(prophet, chunks), folder, schedule, batching, accelerator=accelerator)
+    train_full(
+        prophet, squares(prophet, chunks, Squares(posed=posed)), folder, schedule, batching, accelerator=accelerator
+    )
     accelerator.end_training()
     return prophet
 

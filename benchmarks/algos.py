@@ -1,0 +1,119 @@
+"""What the trainer costs beside what it cannot avoid: the policy's own forward and backward passes, and the env.
+
+    python benchmarks/algos.py --json benchmarks/results/algos.json
+
+*Update*: CPU seconds of one `Trainer.update` over those of encoding and of the same batched velocity calls with their
+backward pass, no loss, no optimiser. *Bookkeeping*: of a rollout in the dream, the time that is neither the env's nor
+the policy's, over the env's. One thread; the least of several repetitions.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from prophrl_algos.algorithms import FA_GRPO
+from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.cli.common import begin_of, make_env
+from prophrl_algos.flow.policy import FlowSpec, select_obs
+from prophrl_algos.flow.sampler import rescore
+from prophrl_algos.flow.schedule import FlowSchedule
+from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.rollout import Rollouts, collect
+from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+SPEC = FlowSpec(horizon=8, latent_dim=7, action_dim=7, exec_steps=8, num_steps=10)
+
+
+@dataclass(frozen=True)
+class Args:
+    hidden: int = 1024
+    """Width of the policy whose update is measured."""
+    groups: int = 8
+    repeats: int = 5
+    env: str = "Prophet-LIBERO-v0"
+    env_rows: int = 8
+    chunks: int = 3
+    """Length of the episodes in the dream."""
+    json: Path | None = None
+
+
+def least(repeats: int, run: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    """The least time of some repetitions, after one that is not counted."""
+    run()
+    times = []
+    for _ in range(repeats):
+        began = clock()
+        run()
+        times.append(clock() - began)
+    return min(times)
+
+
+def bare(trainer: Trainer, rollouts: Rollouts) -> None:
+    """The velocity calls of an update, forward and backward, and nothing else."""
+    policy = trainer.policy
+    for rows in torch.arange(len(rollouts.path)).split(trainer.config.microbatch):
+        path, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
+        context = policy.encode(obs, grad=True).repeat_interleave(SPEC.num_steps)
+        times = path.schedule.times[:-1].repeat(len(rows))
+        policy.velocity(context, path.latents[:, :-1].flatten(0, 1), times).sum().backward()
+    trainer.optimizer.zero_grad()
+
+
+def update_cost(args: Args) -> dict[str, float]:
+    policy = TinyFlowPolicy(SPEC, hidden=args.hidden)
+    env = BanditVectorEnv(8 * args.groups, target=(0.2,) * 7, width=3.0, chunk=8)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
+    config = TrainerConfig(groups=args.groups, group_size=8, beta=0.0)
+    trainer = Trainer(policy, optimizer, env, config, algorithm=FA_GRPO, flowscale=FlowScale())
+    rollouts = collect(policy, env, trainer.schedule(), groups=args.groups, group_size=8, seed=0)
+    alone = least(args.repeats, lambda: bare(trainer, rollouts))
+    scored = least(args.repeats, lambda: rescore(policy, rollouts.obs, rollouts.path).log_prob.sum().backward())
+    whole = least(args.repeats, lambda: trainer.update(rollouts))
+    return {
+        "weights": sum(weight.numel() for weight in policy.parameters()),
+        "decisions": len(rollouts.path),
+        "bare_seconds": alone,
+        "rescore_seconds": scored,
+        "update_seconds": whole,
+        "update_by_bare": whole / alone,
+    }
+
+
+def bookkeeping(args: Args) -> dict[str, float]:
+    env = make_env(args.env, args.env_rows, starts="train", options={"max_episode_steps": args.chunks})
+    policy = TinyFlowPolicy(SPEC, hidden=128)
+    schedule = FlowSchedule.uniform(SPEC.num_steps)
+    found = []
+    for seed in range(args.repeats + 1):
+        rollouts = collect(policy, env, schedule, groups=1, group_size=args.env_rows, seed=seed, begin=begin_of(env))
+        seconds = rollouts.seconds
+        found.append((seconds["env"], seconds["policy"], seconds["rollout"] - seconds["env"] - seconds["policy"]))
+    env_seconds, policy_seconds, rest = min(found[1:], key=lambda each: sum(each))
+    return {
+        "rows": args.env_rows,
+        "chunks": args.chunks,
+        "env_seconds": env_seconds,
+        "policy_seconds": policy_seconds,
+        "bookkeeping_seconds": rest,
+        "bookkeeping_by_env": rest / env_seconds,
+    }
+
+
+def main(args: Args) -> None:
+    from prophet_gym.cli.report import machine, write_json
+
+    torch.set_num_threads(1)
+    update = update_cost(args)
+    print(f"an update costs {update['update_by_bare']:.2f} times its bare forward and backward passes")
+    rollout = bookkeeping(args)
+    print(f"bookkeeping of a rollout takes {rollout['bookkeeping_by_env']:.2%} of the env's time")
+    write_json(args.json, {"update": update, "rollout": rollout, "machine": machine()})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

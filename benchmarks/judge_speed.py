@@ -1,0 +1,62 @@
+"""Time to judge a batch of dreams against the time to dream it, chunk by chunk, as the env does.
+
+python benchmarks/judge_speed.py --json benchmarks/results/judge_speed.json
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from prophet_gym.cli.report import machine, table, write_json
+from prophet_gym.factory import load_reward_model, load_starts, load_world_model
+
+
+@dataclass(frozen=True)
+class Args:
+    checkpoint: str = "bundled"
+    reward: str = "classifier"
+    rows: int = 64
+    chunks: int = 6
+    """Measured, after one that is not counted."""
+    device: str = "cpu"
+    json: Path | None = None
+
+
+def main(args: Args) -> None:
+    world_model = load_world_model(args.checkpoint, args.device)
+    judge = load_reward_model(args.checkpoint, args.reward, args.device)
+    if judge is None or judge.when != "chunk":
+        raise ValueError(f"the judge must be asked after every chunk, {args.reward!r} is not")
+    starts = load_starts(args.checkpoint, "train")
+    chosen = [starts[row % len(starts)] for row in range(args.rows)]
+    frames = torch.from_numpy(np.stack([start.frames[-1:] for start in chosen]))
+    texts = [start.instruction for start in chosen]
+    generators = [torch.Generator().manual_seed(row) for row in range(args.rows)]
+    rng = np.random.default_rng(0)
+    state, seen = world_model.encode(frames), frames
+    dreaming, judging = [], []
+    for _ in range(args.chunks + 1):
+        actions = rng.uniform(-1, 1, (args.rows, world_model.chunk, world_model.action_dim)).astype(np.float32)
+        began = time.perf_counter()
+        chunk = world_model.rollout(state, torch.from_numpy(actions), generators=generators)
+        new = chunk.frames.cpu()
+        dreaming.append(time.perf_counter() - began)
+        state, seen = chunk.state, torch.cat([seen, new], dim=1)
+        windows = list(seen[:, :: judge.stride][:, -judge.max_frames :])
+        began = time.perf_counter()
+        judge.score(windows, texts)
+        judging.append(time.perf_counter() - began)
+    dream, judged = statistics.median(dreaming[1:]), statistics.median(judging[1:])
+    rows = [["dream", f"{dream:.3f}"], ["judge", f"{judged:.3f}"], ["judge / dream", f"{judged / dream:.3f}"]]
+    print(table([f"{args.rows} rows, one chunk", "s"], rows))
+    report = {"rows": args.rows, "judge": args.reward, "dream_seconds": dream, "judge_seconds": judged}
+    write_json(args.json, report | {"ratio": judged / dream, "device": args.device, "machine": machine()})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

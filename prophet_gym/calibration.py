@@ -1,0 +1,271 @@
+"""How far a judge is to be trusted: its verdicts on videos whose truth the simulator knows.
+
+A verdict falls after every chunk (or once, at the end), on what the env would show the judge then; the truth is whether
+the task's own predicate holds at the latest frame. Verdicts of one episode depend on each other, so where they are
+counted one by one, intervals come from resampling episodes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+
+from prophet_gym.envs.rows import Row
+from prophet_gym.estimates import RESAMPLES, Estimate, wilson
+from prophet_gym.specs import InitialState
+from prophet_gym.world_model import RewardModel
+
+CARD_NAME = "calibration.json"
+AGES = (40, 80, 160, 240)
+BINS = 10
+RATES = {"precision": "precision", "recall": "recall", "false_positive_rate": "false positive rate"}
+
+
+@dataclass(frozen=True)
+class LabelledVideo:
+    """Frames, real or dreamt, and at which of them the task is really done.
+
+    Attributes:
+        frames: Frame 0 is the start.
+        success: The simulator's predicate at each frame of the same actions.
+        instruction: The task in words.
+        task: Its number.
+        policy: Who acted, e.g. a script's mode.
+    """
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    success: Bool[np.ndarray, " _"]
+    instruction: str
+    task: int = 0
+    policy: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.success):
+            raise ValueError(f"each frame needs a label, got {len(self.frames)} frames, {len(self.success)} labels")
+
+
+@dataclass(frozen=True)
+class JudgedVideo:
+    """A judge's verdicts on one video, in order.
+
+    Attributes:
+        age: Frames since the start at each verdict.
+        called: Verdicts of success.
+        valid: Whether there was a verdict.
+        probability: What the judge said it was, NaN where it said none.
+        truth: Whether the task was really done.
+        ever: Whether the task was really done at any frame up to the last verdict.
+        task: As in `LabelledVideo`.
+        policy: As in `LabelledVideo`.
+    """
+
+    age: Int[np.ndarray, " n"]
+    called: Bool[np.ndarray, " n"]
+    valid: Bool[np.ndarray, " n"]
+    probability: Float[np.ndarray, " n"]
+    truth: Bool[np.ndarray, " n"]
+    ever: bool
+    task: int = 0
+    policy: str = ""
+
+
+def judge_videos(
+    judge: RewardModel, videos: Iterable[LabelledVideo], chunk: int, *, progress: Callable[[int], Any] | None = None
+) -> list[JudgedVideo]:
+    """Show a judge what the env would have shown it.
+
+    Args:
+        judge: Any judge.
+        videos: Taken one at a time. Frames after the last whole chunk are left out; a video shorter than a chunk has
+            no verdict.
+        chunk: Frames between two verdicts.
+        progress: Told how many videos are through, after each.
+    """
+    judged = []
+    for video in videos:
+        shown, ages = _shown(judge, video, chunk)
+        verdict = judge.score([torch.from_numpy(frames) for frames in shown], [video.instruction] * len(shown))
+        likely = np.full(len(shown), np.nan) if verdict.probability is None else verdict.probability.double().numpy()
+        valid = verdict.valid.numpy()
+        judged.append(
+            JudgedVideo(
+                age=np.array(ages, dtype=np.int64),
+                called=verdict.success.numpy(),
+                valid=valid,
+                probability=np.where(valid, likely, np.nan),
+                truth=video.success[ages],
+                ever=bool(video.success[: max(ages, default=-1) + 1].any()),
+                task=video.task,
+                policy=video.policy,
+            )
+        )
+        if progress is not None:
+            progress(1)
+    return judged
+
+
+def _shown(judge: RewardModel, video: LabelledVideo, chunk: int) -> tuple[list[np.ndarray], list[int]]:
+    row = Row()
+    row.begin(InitialState(video.frames[:1], video.instruction), 0, judge)
+    ends = list(range(chunk, len(video.frames), chunk))
+    shown, ages = [], []
+    for end in ends:
+        row.extend(video.frames[end - chunk + 1 : end + 1], judge, collect=False)
+        if judge.when == "chunk" or end == ends[-1]:
+            shown.append(row.video(judge))
+            ages.append(end)
+    return shown, ages
+
+
+def calibrate(judged: Sequence[JudgedVideo], *, ages: Sequence[int] = AGES) -> dict[str, Any]:
+    """What a judge is worth, as plain data.
+
+    Returns:
+        `episodes` (a video counts as called when any verdict calls it), `by_task`, `by_policy` (with the success rate
+        that the judge sees, and the true one), `verdicts`, `by_age` (frames since the start, up to and including each
+        bound), `reliability`. Each rate is `mean`, `low`, `high`, `episodes`; None where there is nothing to count.
+    """
+    bounds = [0, *sorted(set(ages))]
+    last = max((int(video.age.max()) for video in judged if len(video.age)), default=0)
+    if last > bounds[-1]:
+        bounds.append(last)
+    return {
+        "episodes": episode_rates(judged),
+        "by_task": {
+            str(task): episode_rates([v for v in judged if v.task == task]) for task in _sorted(judged, "task")
+        },
+        "by_policy": {
+            str(name): episode_rates([v for v in judged if v.policy == name]) for name in _sorted(judged, "policy")
+        },
+        "verdicts": verdict_rates(judged),
+        "by_age": {
+            f"{low + 1}-{high}": verdict_rates(judged, low=low, high=high)
+            for low, high in pairwise(bounds)
+            if any(((video.age > low) & (video.age <= high)).any() for video in judged)
+        },
+        "reliability": reliability(judged),
+    }
+
+
+def episode_rates(judged: Sequence[JudgedVideo]) -> dict[str, Any]:
+    """Counts and rates over videos, 95% Wilson intervals; a video that was never judged is counted as `unjudged`."""
+    heard = [video for video in judged if video.valid.any()]
+    called = np.array([bool((video.called & video.valid).any()) for video in heard], bool)
+    truth = np.array([video.ever for video in heard], bool)
+    hits, alarms = int((called & truth).sum()), int((called & ~truth).sum())
+    return {
+        "count": len(judged),
+        "unjudged": len(judged) - len(heard),
+        "successes": int(truth.sum()),
+        "called": int(called.sum()),
+        "right": hits,
+        "precision": plain(wilson(hits, int(called.sum()))),
+        "recall": plain(wilson(hits, int(truth.sum()))),
+        "false_positive_rate": plain(wilson(alarms, int((~truth).sum()))),
+        "success_seen": plain(wilson(int(called.sum()), len(heard))),
+        "success_true": plain(wilson(int(truth.sum()), len(heard))),
+    }
+
+
+def verdict_rates(judged: Sequence[JudgedVideo], *, low: int = -1, high: int | None = None) -> dict[str, Any]:
+    """Counts and rates over single verdicts at ages in (low, high], 95% intervals by resampling videos."""
+    table = []
+    for video in judged:
+        here = (video.age > low) & (video.age <= (high if high is not None else np.iinfo(np.int64).max))
+        heard = here & video.valid
+        called, truth = video.called[heard], video.truth[heard]
+        groups = (here & ~video.valid, truth, ~truth, called, called & truth, called & ~truth)
+        table.append([group.sum() for group in groups])
+    counts = np.array(table, dtype=np.float64).reshape(len(judged), 6)
+    unjudged, successes, failures, called, hits, alarms = counts.T
+    return {
+        "count": int(unjudged.sum() + successes.sum() + failures.sum()),
+        "unjudged": int(unjudged.sum()),
+        "successes": int(successes.sum()),
+        "called": int(called.sum()),
+        "right": int(hits.sum()),
+        "precision": plain(ratio(hits, called)),
+        "recall": plain(ratio(hits, successes)),
+        "false_positive_rate": plain(ratio(alarms, failures)),
+    }
+
+
+def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"], seed: int = 0) -> Estimate:
+    """Sum of `part` over sum of `whole`, its 95% interval by resampling episodes in which there is a whole.
+
+    Example:
+        >>> found = ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))
+        >>> found.mean, found.low, found.high
+        (0.5, 0.5, 0.5)
+    """
+    some = whole > 0
+    part, whole = part[some], whole[some]
+    if not len(whole):
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    picks = np.random.default_rng(seed).integers(len(whole), size=(RESAMPLES, len(whole)))
+    low, high = np.quantile(part[picks].sum(1) / whole[picks].sum(1), [0.025, 0.975])
+    return Estimate(float(part.sum() / whole.sum()), float(low), float(high), len(whole))
+
+
+def reliability(judged: Sequence[JudgedVideo], bins: int = BINS) -> dict[str, Any] | None:
+    """How often verdicts of a given probability are true, in equal bins; None where the judge gives no probabilities.
+
+    Returns:
+        `bins` (each with `low`, `high`, `count`, mean `probability` and the true `rate` with its interval) and `error`,
+        the mean distance between the two, weighted by count (the expected calibration error).
+    """
+    likely = np.concatenate([video.probability for video in judged]) if judged else np.zeros(0)
+    if np.isnan(likely).all():
+        return None
+    edges = np.linspace(0, 1, bins + 1)
+    found, error, seen = [], 0.0, int((~np.isnan(likely)).sum())
+    for low, high in pairwise(edges):
+        inside = [
+            (v.probability >= low) & ((v.probability < high) | ((high == 1) & (v.probability == 1))) for v in judged
+        ]
+        count = np.array([mask.sum() for mask in inside], dtype=np.float64)
+        if count.sum() == 0:
+            continue
+        true = np.array([v.truth[mask].sum() for v, mask in zip(judged, inside, strict=True)], dtype=np.float64)
+        mean = float(np.concatenate([v.probability[m] for v, m in zip(judged, inside, strict=True)]).mean())
+        rate = ratio(true, count)
+        error += abs(mean - rate.mean) * count.sum() / seen
+        found.append(
+            {"low": round(float(low), 6), "high": round(float(high), 6), "count": int(count.sum())}
+            | {"probability": round(mean, 6), "rate": plain(rate)}
+        )
+    return {"bins": found, "error": round(error, 6)}
+
+
+def plain(estimate: Estimate) -> dict[str, float | int | None]:
+    """Plain numbers; None where there is none."""
+    return {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(estimate).items()}
+
+
+def _sorted(judged: Sequence[JudgedVideo], name: str) -> list[Any]:
+    return sorted({getattr(video, name) for video in judged})
+
+
+def summary(card: Mapping[str, Any]) -> list[list[str]]:
+    """Rows `source, videos judged, precision, recall, false positive rate` of a card, for tables."""
+    found = [(source, card[source]["episodes"]) for source in ("real", "dream") if source in card]
+    return [
+        [source, f"{rates['count'] - rates['unjudged']}/{rates['count']}", *(_interval(rates[name]) for name in RATES)]
+        for source, rates in found
+    ]
+
+
+def grouped(card: Mapping[str, Any], source: str, group: str) -> list[list[str]]:
+    """Rows `name, count, precision, recall, false positive rate` of one source's groups, e.g. `by_age`, for tables."""
+    return [
+        [name, str(rates["count"]), *(_interval(rates[rate]) for rate in RATES)]
+        for name, rates in card.get(source, {}).get(group, {}).items()
+    ]
+
+
+def _interval(rate: Mapping[str, Any]) -> str:
+    return "-" if rate["mean"] is None else f"{rate['mean']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]"

@@ -1,0 +1,150 @@
+"""`prophet calibrate`: how far a judge is to be trusted, on real episodes and on dreams of the same actions."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from jaxtyping import UInt8
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compare a judge's verdicts with the simulator's truth.
+
+    Each recorded episode is judged twice: its real frames, and a dream from its first frame under the recorded actions,
+    whose truth is that of the real episode. Gives precision, recall and false positive rate with 95% intervals: by
+    episode, by task, by who acted, by the dream's age; and how often a stated probability is right.
+    """
+
+    checkpoint: str = "bundled"
+    """Dreams, and has the judge `classifier`: `bundled`, the name of a bundled checkpoint, or a folder."""
+    reward: str = "classifier"
+    """Any judge that `gym.make(..., reward=)` takes."""
+    data: Path | None = None
+    """A recording of `prophet collect`; without it, episodes from the official starts are recorded first, and kept."""
+    episodes: int = 40
+    """How many, spread evenly over the tasks."""
+    ages: tuple[int, ...] = (40, 80, 160, 240)
+    """Upper bounds of the age groups, frames since the start."""
+    dream: bool = True
+    """Also judge dreams; with --no-dream real episodes alone."""
+    rows: int = 8
+    """Episodes dreamt at once."""
+    device: str = "cpu"
+    seed: int = 0
+    """Of the dreams' noise."""
+    workers: int = 2
+    """Processes that record."""
+    out: Path = Path("calibration.json")
+    """The card; beside it `NAME.svg`, the reliability plot."""
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from tqdm import tqdm
+
+    from prophet_gym.calibration import RATES, calibrate, grouped, judge_videos, summary
+    from prophet_gym.cli.evaluate import Args as EvaluateArgs
+    from prophet_gym.cli.evaluate import record_official
+    from prophet_gym.cli.report import machine, table, write_json
+    from prophet_gym.data.recording import META, list_episodes, read_episode
+    from prophet_gym.factory import load_reward_model, load_world_model
+
+    if args.episodes < 1 or args.rows < 1:
+        raise ValueError(f"episodes and rows must be at least 1, got {args.episodes} and {args.rows}")
+    world_model = load_world_model(args.checkpoint, args.device)
+    judge = load_reward_model(args.checkpoint, args.reward, args.device)
+    if judge is None:
+        raise ValueError("calibration needs a judge, got reward=None")
+    recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
+    paths = list_episodes(args.data)[: args.episodes] if args.data else record_official(recording)
+    if not paths:
+        raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
+    meta = json.loads((paths[0].parents[1] / META).read_text())
+    episodes = [read_episode(path) for path in paths]
+    card: dict[str, Any] = {
+        "checkpoint": args.checkpoint,
+        "judge": args.reward,
+        "suite": meta["suite"],
+        "look": meta["look"],
+        "starts": meta.get("starts", "random"),
+        "chunk": world_model.chunk,
+        "seed": args.seed,
+        "machine": machine(),
+    }
+    sources = {"real": real_videos(episodes)}
+    if args.dream:
+        sources["dream"] = dreamt_videos(world_model, episodes, args.rows, args.seed)
+    for name, videos in sources.items():
+        with tqdm(total=len(episodes), desc=f"judge {name} episodes", unit="episode") as bar:
+            judged = judge_videos(judge, videos, world_model.chunk, progress=bar.update)
+        card[name] = calibrate(judged, ages=args.ages)
+    print(table(["", "judged", *RATES.values()], summary(card)))
+    for name in sources:
+        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
+            print(f"\n{table([f'{name}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
+    write_json(args.out, card)
+    print(f"wrote {args.out}")
+    from prophet_gym.cli.reliability import reliability_svg
+
+    curves = {name: card[name]["reliability"]["bins"] for name in sources if card[name]["reliability"]}
+    if curves:
+        picture = args.out.with_suffix(".svg")
+        picture.write_text(reliability_svg(curves))
+        print(f"wrote {picture}")
+
+
+def real_videos(episodes: Sequence[Any]) -> Iterator[Any]:
+    """The recorded frames with their labels, one episode at a time."""
+    from prophet_gym.calibration import LabelledVideo
+
+    for episode in episodes:
+        yield LabelledVideo(episode.frames(), episode.success, episode.instruction, episode.task, episode.mode)
+
+
+def dreamt_videos(world_model: Any, episodes: Sequence[Any], rows: int, seed: int) -> Iterator[Any]:
+    """Dreams of the recorded actions with the labels of the real episodes."""
+    from prophet_gym.calibration import LabelledVideo
+
+    for number, frames in dreamt_frames(world_model, episodes, rows, seed):
+        episode = episodes[number]
+        labels = episode.success[: len(frames)]
+        yield LabelledVideo(frames, labels, episode.instruction, episode.task, episode.mode)
+
+
+def dreamt_frames(
+    world_model: Any, episodes: Sequence[Any], rows: int, seed: int
+) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
+    """Dreams of the recorded actions from the recorded first frames, as (number of the episode, its frames).
+
+    Episodes are dreamt in batches of similar length; an episode's dream ends with its last whole chunk.
+    """
+    import torch
+
+    from prophet_gym.evaluation import dream
+
+    chunk = world_model.chunk
+    order = sorted(range(len(episodes)), key=lambda number: len(episodes[number]))
+    for first in range(0, len(order), rows):
+        numbers = order[first : first + rows]
+        batch = [episodes[number] for number in numbers]
+        whole = [len(episode) // chunk * chunk for episode in batch]
+        actions = np.zeros((len(batch), max(whole), batch[0].actions.shape[1]), np.float32)
+        for row, (episode, steps) in enumerate(zip(batch, whole, strict=True)):
+            actions[row, :steps] = episode.actions[:steps]
+        starts = np.stack([episode.frames()[:1] for episode in batch])
+        if not max(whole):
+            yield from zip(numbers, starts, strict=True)
+            continue
+        state = world_model.encode(torch.from_numpy(starts))
+        frames = dream(world_model, state, actions, [seed + number for number in numbers]).frames
+        for row, (number, steps) in enumerate(zip(numbers, whole, strict=True)):
+            yield number, np.concatenate([starts[row], frames[row, :steps]])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,62 @@
+"""`prophet redream`: a recording's episodes as a checkpoint dreams them, with the real labels of the same actions.
+
+The paper trains a second judge on such videos, so that it knows what dreams look like.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Args:
+    """Write a recording in which the frames are dreamt, and everything else is as it really was."""
+
+    data: Path
+    """A recording of `prophet collect`."""
+    out: Path
+    """Folder of the new recording; episodes that are there already are not dreamt again."""
+    checkpoint: str = "bundled"
+    """Dreams: `bundled`, the name of a bundled checkpoint, or a folder."""
+    episodes: int = 200
+    """At most so many."""
+    rows: int = 8
+    """Episodes dreamt at once."""
+    device: str = "cpu"
+    seed: int = 0
+    """Of the dreams' noise."""
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from tqdm import tqdm
+
+    from prophet_gym.cli.calibrate import dreamt_frames
+    from prophet_gym.data.recording import META, claim_folder, list_episodes, read_episode, write_episode
+    from prophet_gym.factory import load_world_model
+
+    world_model = load_world_model(args.checkpoint, args.device)
+    paths = list_episodes(args.data)[: args.episodes]
+    meta = json.loads((args.data / META).read_text()) | {"dreamt_by": args.checkpoint, "dream_seed": args.seed}
+    claim_folder(args.out, meta, same=tuple(meta))
+    targets = [args.out / path.relative_to(args.data) for path in paths]
+    missing = [(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]
+    episodes = [read_episode(path) for path, _ in missing]
+    bar = tqdm(total=len(missing), desc="redream", unit="episode")
+    with bar:
+        for number, frames in dreamt_frames(world_model, episodes, args.rows, args.seed):
+            episode, steps = episodes[number], len(frames) - 1
+            labels = {
+                name: getattr(episode, name)[: steps + 1]
+                for name in ("gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success")
+            }
+            cut = replace(episode, actions=episode.actions[:steps], **labels, video=None)
+            write_episode(missing[number][1], cut, frames)
+            bar.update()
+    print(f"wrote {len(missing)} episodes to {args.out}, {len(targets) - len(missing)} were there")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,134 @@
+"""Where an episode's tools were and what camera looked on, as data sets say it in their states or beside them."""
+
+import os
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from prophet_gym.embodiments.kinematics import (
+    ARMS,
+    euler_to_matrix,
+    matrix_to_euler,
+    quaternion_to_matrix,
+    rotation_vector_to_matrix,
+)
+from prophet_gym.errors import unknown_option
+
+ROTATIONS = {"euler": euler_to_matrix, "quaternion": quaternion_to_matrix, "rotation_vector": rotation_vector_to_matrix}
+WIDTHS = {"xyz": 3, "euler": 3, "quaternion": 4, "rotation_vector": 3, "gripper": 1, "skip": 1}
+"""What a state's numbers can be, and how many there are: metres; radians, R = Rz Ry Rx; real part last; as `kinematics`
+has it; see `ToolReading`; read over."""
+
+
+@dataclass(frozen=True)
+class ToolReading:
+    """How a data set's states say where the tools are.
+
+    Attributes:
+        columns: whose numbers, one column after the other, are a state.
+        numbers: what these are, in order, names of `WIDTHS`; each arm has one xyz, one rotation and one gripper, and
+            the first of each are the first arm's.
+        open: the gripper's number when it is open.
+        closed: and closed.
+
+    Raises:
+        UnknownOptionError: a name is not one of `WIDTHS`.
+        ValueError: they are not the poses of 1 or 2 arms, or the gripper's two numbers are the same.
+
+    Example:
+        >>> bridge = ToolReading(("observation.state",), ("xyz", "euler", "skip", "gripper"))
+        >>> bridge.read(np.array([[0.3, 0, 0.1, 0, 0, 1.5, 0, 0.25]])).tolist()
+        [[[0.30000001192092896, 0.0, 0.10000000149011612, 0.0, 0.0, 1.5, 0.25]]]
+    """
+
+    columns: tuple[str, ...]
+    numbers: tuple[str, ...]
+    open: float | int = 1.0
+    closed: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.numbers:
+            if name not in WIDTHS:
+                raise unknown_option("number of a state", name, WIDTHS)
+        rotations = sum(name in ROTATIONS for name in self.numbers)
+        arms = self.numbers.count("xyz")
+        if not 1 <= arms <= ARMS or not arms == rotations == self.numbers.count("gripper"):
+            raise ValueError(
+                f"a state must have one xyz, one rotation ({', '.join(ROTATIONS)}) and one gripper for each of 1 or "
+                f"{ARMS} arms, got {'+'.join(self.numbers)}"
+            )
+        if self.open == self.closed:
+            raise ValueError(f"the gripper's numbers when open and closed must differ, both are {self.open}")
+
+    def read(self, states: Float[np.ndarray, "f s"]) -> Float32[np.ndarray, "f arms 7"]:
+        """Position (metres), Euler angles x, y, z (radians) and openness (1 open .. 0 closed) of each tool.
+
+        Raises:
+            ValueError: the states have another width than the numbers.
+        """
+        widths = [WIDTHS[name] for name in self.numbers]
+        if states.shape[1] != sum(widths):
+            raise ValueError(
+                f"{'+'.join(self.numbers)} are {sum(widths)} numbers, but {'+'.join(self.columns)} hold "
+                f"{states.shape[1]}; name the others skip"
+            )
+        places = zip(self.numbers, accumulate([0, *widths[:-1]]), widths, strict=True)
+        parts = [(name, states[:, first : first + width].astype(np.float64)) for name, first, width in places]
+        positions = [part for name, part in parts if name == "xyz"]
+        angles = [_angles(name, part) for name, part in parts if name in ROTATIONS]
+        openness = [(part - self.closed) / (self.open - self.closed) for name, part in parts if name == "gripper"]
+        arms = zip(positions, angles, openness, strict=True)
+        return np.stack([tool_numbers(*arm) for arm in arms], axis=1)
+
+
+def _angles(name: str, numbers: Float[np.ndarray, "f n"]) -> Float[np.ndarray, "f 3"]:
+    """Euler angles; those that are stored stay as they are, since BRIDGE's commands add to them number by number."""
+    return numbers if name == "euler" else matrix_to_euler(ROTATIONS[name](numbers))
+
+
+def tool_numbers(
+    position: Float[np.ndarray, "f 3"], euler_xyz: Float[np.ndarray, "f 3"], openness: Float[np.ndarray, "f 1"]
+) -> Float32[np.ndarray, "f 7"]:
+    """One tool's numbers; a gripper wider or tighter than its bounds is open or closed."""
+    return np.concatenate([position, euler_xyz, np.clip(openness, 0, 1)], axis=1).astype(np.float32)
+
+
+class Calibration:
+    """The camera matrices of a data set's episodes (see `CameraSpec`), upright pictures in [0, 1].
+
+    Args:
+        matrices: one for all episodes, or one each; NaN where it is not known.
+    """
+
+    def __init__(self, matrices: Float[np.ndarray, "3 4"] | Float[np.ndarray, "n 3 4"]):
+        self.matrices = np.asarray(matrices, np.float64)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Calibration":
+        """Read an `.npy` file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: it holds something else.
+        """
+        if not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f"no camera matrices at {path}; write them with numpy.save")
+        matrices = np.load(Path(path).expanduser(), allow_pickle=False)
+        if matrices.shape[-2:] != (3, 4) or matrices.ndim > 3 or matrices.dtype.kind != "f":
+            raise ValueError(f"{path} must hold camera matrices, (3, 4) or (episodes, 3, 4), holds {matrices.shape}")
+        return cls(matrices)
+
+    def require(self, episodes: int) -> None:
+        """Raise ValueError unless there is one for all episodes or one for each of so many."""
+        if self.matrices.ndim == 3 and len(self.matrices) != episodes:
+            raise ValueError(
+                f"there must be one camera matrix, or one for each of {episodes} episodes, got {len(self.matrices)}"
+            )
+
+    def camera(self, episode: int) -> Float[np.ndarray, "3 4"] | None:
+        """An episode's matrix; None where it is not known."""
+        matrix = self.matrices if self.matrices.ndim == 2 else self.matrices[episode]
+        return matrix if np.isfinite(matrix).all() else None

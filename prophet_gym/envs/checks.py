@@ -1,0 +1,229 @@
+"""What every vector env of this package must do: for envs around it, and for worlds other than the dream."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from prophet_gym.envs.episodes import row_info
+
+STEPS = 3
+LONGEST = 400
+STEP_KEYS = {"executed": int, "live": bool, "reward_valid": bool, "success": bool}
+
+
+def check_prophet_env(envs: VectorEnv, *, tolerance: int = 0, seed_matters: bool = True) -> None:
+    """Check a vector env against the contract of `ProphetVectorEnv`; it is reset and stepped.
+
+    That is: spaces, what `info` says, seeds, rows that do not see each other, masked resets, arguments that are left
+    alone, outputs that are fresh, bad input that changes nothing, and the autoreset mode that it names.
+
+    Args:
+        envs: At least two rows. Give it a horizon, so that episodes end.
+        tolerance: Largest difference in pixel levels between a row in one batch and in another.
+        seed_matters: Whether different seeds must give different episodes; False for a world with one start and no
+            noise.
+
+    Raises:
+        AssertionError: With what must hold and what was found.
+    """
+    assert envs.num_envs >= 2, f"check_prophet_env needs at least two rows, got {envs.num_envs}"
+    _check_spaces(envs)
+    _check_info(envs)
+    _check_copies(envs)
+    first = _run(envs, 0)
+    assert_same(_run(envs, 0), first, "the same seed and actions must give the same results: result")
+    different = any(not _equal(_run(envs, 1000 * seed), first) for seed in range(1, 5))
+    assert different or not seed_matters, "different seeds must give different episodes, and five gave the same"
+    _check_arguments(envs)
+    _check_rows(envs, tolerance)
+    _check_masks(envs, tolerance)
+    _check_bad_input(envs)
+    _check_ends(envs)
+
+
+def assert_same(one: Any, other: Any, where: str = "result") -> None:
+    """Check that two results of `reset` or `step` are equal to the bit, in types and dtypes too.
+
+    Raises:
+        AssertionError: With the first place where they differ.
+    """
+    assert type(one) is type(other), f"{where}: {type(one).__name__} and {type(other).__name__}"
+    if isinstance(one, dict):
+        assert set(one) == set(other), f"{where}: only one of them has {sorted(set(one) ^ set(other))}"
+        for key in one:
+            assert_same(one[key], other[key], f"{where}[{key!r}]")
+    elif isinstance(one, tuple | list) or (isinstance(one, np.ndarray) and one.dtype == object):
+        assert len(one) == len(other), f"{where}: {len(one)} and {len(other)} entries"
+        for place, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}[{place}]")
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype, f"{where}: {one.dtype} and {other.dtype}"
+        assert one.shape == other.shape, f"{where}: {one.shape} and {other.shape}"
+        assert np.array_equal(one, other), f"{where}: {int((one != other).sum())} of {one.size} numbers differ"
+    else:
+        assert one == other, f"{where}: {one!r} and {other!r}"
+
+
+def _actions(envs: VectorEnv, seed: int, steps: int = STEPS) -> list[np.ndarray]:
+    space = envs.action_space
+    assert isinstance(space, gym.spaces.Box)
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.uniform(0.3, 0.7, space.shape) * (space.high - space.low) + space.low).astype(np.float32)
+        for _ in range(steps)
+    ]
+
+
+def _run(envs: VectorEnv, seed: Any, actions: list[np.ndarray] | None = None) -> list[Any]:
+    results: list[Any] = [envs.reset(seed=seed)]
+    return results + [envs.step(action) for action in (_actions(envs, 0) if actions is None else actions)]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        assert_same(one, other)
+    except AssertionError:
+        return False
+    return True
+
+
+def _images(results: list[Any], row: int) -> np.ndarray:
+    return np.stack([result[0]["image"][row] for result in results]).astype(int)
+
+
+def _same_pictures(message: str, one: np.ndarray, other: np.ndarray, tolerance: int) -> None:
+    gap = int(np.abs(one - other).max())
+    assert gap <= tolerance, f"{message}: pictures differ by up to {gap} levels of 255"
+
+
+def _check_spaces(envs: VectorEnv) -> None:
+    actions, single = envs.action_space, envs.single_action_space
+    boxes = isinstance(actions, gym.spaces.Box) and isinstance(single, gym.spaces.Box)
+    assert boxes, f"actions must be a Box per row, got {single}"
+    assert actions.shape == (envs.num_envs, *(single.shape or ())), f"{actions} must be {envs.num_envs} times {single}"
+    parts = envs.single_observation_space
+    has_image = isinstance(parts, gym.spaces.Dict) and "image" in parts.spaces
+    assert has_image, f"an observation must be a Dict with an image, got {parts}"
+    for result in _run(envs, 0):
+        for name, space in getattr(envs.observation_space, "spaces", {}).items():
+            value = result[0][name]
+            assert space.contains(value), f"observation[{name!r}] must lie in {space}, got {value.dtype} {value.shape}"
+    assert envs.metadata.get("autoreset_mode") in set(AutoresetMode), "metadata['autoreset_mode'] must name the mode"
+
+
+def _check_info(envs: VectorEnv) -> None:
+    _, start = envs.reset(seed=0)
+    observation, rewards, terminated, truncated, infos = envs.step(_actions(envs, 0, 1)[0])
+    forms = {"rewards": (rewards, np.float64), "terminated": (terminated, np.bool_), "truncated": (truncated, np.bool_)}
+    for name, (value, dtype) in forms.items():
+        good = isinstance(value, np.ndarray) and value.shape == (envs.num_envs,) and value.dtype == dtype
+        assert good, f"{name} must be a {np.dtype(dtype)} array ({envs.num_envs},), got {value!r}"
+    for row in range(envs.num_envs):
+        assert isinstance(row_info(start, row).get("instruction"), str), "info['instruction'] must be text in every row"
+        info = row_info(infos, row)
+        info = info.get("final_info", info)
+        for name, kind in STEP_KEYS.items():
+            assert type(info.get(name)) is kind, f"info[{name!r}] must be {kind.__name__}, got {info.get(name)!r}"
+        if "frames" in info and not (terminated[row] or truncated[row]):
+            last = info["frames"][info["executed"] - 1]
+            same = np.array_equal(last, observation["image"][row])
+            assert same, f"the observation of row {row} must be the last executed frame of info['frames']"
+
+
+def _check_copies(envs: VectorEnv) -> None:
+    given, _ = envs.reset(seed=0)
+    before = given["image"].copy()
+    envs.step(_actions(envs, 0, 1)[0])
+    assert np.array_equal(given["image"], before), "observations must be fresh copies, and a step changed an old one"
+
+
+def _check_rows(envs: VectorEnv, tolerance: int) -> None:
+    seeds = list(range(100, 100 + envs.num_envs))
+    actions = _actions(envs, 1)
+    plain = _run(envs, seeds, actions)
+    turned = _run(envs, seeds[::-1], [action[::-1].copy() for action in actions])
+    other = _run(envs, seeds, [np.concatenate([action[:1], -action[1:]]) for action in actions])
+    for row in range(envs.num_envs):
+        there = _images(turned, envs.num_envs - 1 - row)
+        _same_pictures(f"row {row} must not depend on its place in the batch", _images(plain, row), there, tolerance)
+    _same_pictures("row 0 must not depend on the actions of others", _images(plain, 0), _images(other, 0), tolerance)
+
+
+def _check_masks(envs: VectorEnv, tolerance: int) -> None:
+    actions = _actions(envs, 2, 2)
+    plain = _run(envs, 5, actions)
+    mask = np.arange(envs.num_envs) == 0
+    envs.reset(seed=5)
+    envs.step(actions[0])
+    _, infos = envs.reset(options={"reset_mask": mask})
+    found = infos["_instruction"].tolist()
+    assert found == mask.tolist(), f"a masked reset must report the rows {mask.tolist()}, and reported {found}"
+    after = envs.step(actions[1])
+    for row in range(1, envs.num_envs):
+        message = f"row {row} must go on undisturbed when another is reset"
+        _same_pictures(message, _images(plain[-1:], row), _images([after], row), tolerance)
+
+
+def _check_arguments(envs: VectorEnv) -> None:
+    actions = _actions(envs, 3, 2)
+    expected = _run(envs, 6, actions)
+    options = {"reset_mask": np.ones(envs.num_envs, bool)}
+    given = [action.copy() for action in actions]
+    results: list[Any] = [envs.reset(seed=6, options=options)]
+    assert list(options) == ["reset_mask"], "reset must not change the caller's options"
+    for action in given:
+        results[-1][0]["image"][:] = 0
+        results.append(envs.step(action))
+    assert all(np.array_equal(*pair) for pair in zip(given, actions, strict=True)), "step must not change the actions"
+    assert_same(results[-1], expected[-1], "writing into an observation must not change what follows: result")
+
+
+def _check_bad_input(envs: VectorEnv) -> None:
+    actions = _actions(envs, 4, 1)
+    expected = _run(envs, 7, actions)
+    envs.reset(seed=7)
+    broken = actions[0].copy()
+    broken.flat[-1] = np.nan
+    attempts: Mapping[str, Any] = {
+        "an action that is not finite": lambda: envs.step(broken),
+        "actions of another shape": lambda: envs.step(actions[0][:-1]),
+        "an unknown option": lambda: envs.reset(seed=8, options={"no such option": 1}),
+        "a mask of no row": lambda: envs.reset(seed=8, options={"reset_mask": np.zeros(envs.num_envs, bool)}),
+        "too few seeds": lambda: _run(envs, [1], []),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except (ValueError, KeyError):
+            continue
+        raise AssertionError(f"{name} must be a ValueError or KeyError, and passed")
+    assert_same(envs.step(actions[0]), expected[-1], "bad input must leave every row as it was: result")
+
+
+def _check_ends(envs: VectorEnv) -> None:
+    mode = envs.metadata["autoreset_mode"]
+    envs.reset(seed=9)
+    action = _actions(envs, 5, 1)[0]
+    for _ in range(LONGEST):
+        _, _, terminated, truncated, infos = envs.step(action)
+        ended = terminated | truncated
+        if ended.any():
+            break
+    else:
+        return
+    for name in ("final_obs", "final_info"):
+        masked = infos[f"_{name}"].tolist() if name in infos else [False] * envs.num_envs
+        wanted = ended.tolist() if mode == AutoresetMode.SAME_STEP else [False] * envs.num_envs
+        assert masked == wanted, f"under {mode.name} info[{name!r}] must be there for rows {wanted}, got {masked}"
+    _, rewards, terminated, truncated, infos = envs.step(action)
+    for row in np.flatnonzero(ended) if mode != AutoresetMode.SAME_STEP else ():
+        quiet = rewards[row] == 0 and not terminated[row] and not truncated[row]
+        assert quiet, f"under {mode.name} the step after the end must have reward 0 and no flag, row {row}"
+        info = row_info(infos, int(row))
+        if mode == AutoresetMode.DISABLED:
+            assert info.get("live") is False, f"under DISABLED info['live'] must be False after the end, row {row}"
+        else:
+            assert "executed" not in info, f"under NEXT_STEP the step after the end runs no action, row {row}"

@@ -1,0 +1,71 @@
+"""The success head as a dense judge: each chunk is paid by how much likelier success became."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from prophet_gym.rewards.success_head import SuccessHead
+from prophet_gym.world_model import Verdict
+
+
+class RelativeReward:
+    """Rewards a chunk with p_t - p_{t-1}; an episode is done when the head says so.
+
+    p_t is the smallest success probability of the last `hold` frames, so a single odd frame pays nothing. Over an
+    episode the rewards add up to p at its end minus p at its start.
+
+    Example:
+        >>> from prophet_gym.rewards import SuccessHeadConfig
+        >>> judge = RelativeReward(SuccessHead(SuccessHeadConfig(hold=2)), chunk=4)
+        >>> judge.max_frames
+        6
+    """
+
+    when: Literal["chunk", "end"] = "chunk"
+    stride = 1
+
+    def __init__(self, head: SuccessHead, *, chunk: int = 8) -> None:
+        """Wrap a head.
+
+        Args:
+            head: Gives the probabilities.
+            chunk: Frames between two judgements.
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {chunk}")
+        self.head = head
+        self.chunk = chunk
+        self.max_frames = chunk + head.config.hold
+
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+        """Judge each video by its last chunk and the frames before it; one without frames is not judged."""
+        rows = [self._row(video, text) for video, text in zip(videos, instructions, strict=True)]
+        gains, likely, done, valid = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return Verdict(
+            torch.tensor(gains, dtype=torch.float32),
+            torch.tensor(valid, dtype=torch.bool),
+            torch.tensor(done, dtype=torch.bool),
+            torch.tensor(likely, dtype=torch.float32),
+        )
+
+    def _row(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> tuple[float, float, bool, bool]:
+        if not len(video):
+            return 0.0, 0.0, False, False
+        hold, threshold = self.head.config.hold, self.head.config.threshold
+        sure = held_probability(self.head.probabilities(video, instruction), hold)
+        now, before = float(sure[-1]), float(sure[max(0, len(sure) - 1 - self.chunk)])
+        return now - before, now, bool((sure[hold - 1 :][-self.chunk :] >= threshold).any()), True
+
+
+def held_probability(probabilities: Float[Tensor, " t"], hold: int) -> Float[Tensor, " t"]:
+    """For each frame the smallest of the last `hold` probabilities, of fewer at the beginning.
+
+    Example:
+        >>> held_probability(torch.tensor([0.5, 0.25, 0.75, 1.0]), 2).tolist()
+        [0.5, 0.25, 0.25, 0.75]
+    """
+    first = probabilities.new_full((hold - 1,), float("inf"))
+    return torch.cat([first, probabilities]).unfold(0, hold, 1).amin(1)

@@ -1,0 +1,117 @@
+"""What a judge was shown, what it answered and what that cost, one line of JSON per video."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from prophet_gym.rewards.voting import Votes
+
+COLUMNS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """One video's judgement.
+
+    Attributes:
+        model: Who answered.
+        instruction: The task.
+        steps: Of the frames shown.
+        frames: The frames shown, uint8 `h w 3` each.
+        replies: One `Reply` per question, in the order of asking.
+        answers: What was read in each.
+        votes: Their sum.
+        seconds: From the first question of the batch to its last answer.
+    """
+
+    model: str
+    instruction: str
+    steps: Sequence[int]
+    frames: Sequence[Tensor]
+    replies: Sequence[Any]
+    answers: Sequence[bool | None]
+    votes: Votes
+    seconds: float
+
+    def as_json(self, picture: str | None) -> dict[str, Any]:
+        """Plain data; `picture` is where the frames were put."""
+        costs = [reply.cost for reply in self.replies if reply.cost is not None]
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": self.model,
+            "instruction": self.instruction,
+            "verdict": self.votes.verdict,
+            "votes": asdict(self.votes),
+            "steps": list(self.steps),
+            "picture": picture,
+            "answers": [
+                {"answer": answer} | asdict(reply) for answer, reply in zip(self.answers, self.replies, strict=True)
+            ],
+            "seconds": round(self.seconds, 3),
+            "cost": sum(costs) if costs else None,
+        }
+
+
+class JudgementLog:
+    """Appends judgements to a file; the frames of each lie beside it, in `NAME_frames/`, as one picture.
+
+    Example:
+        >>> import tempfile
+        >>> log = JudgementLog(Path(tempfile.mkdtemp()) / "judgements.jsonl")
+        >>> log.write([Judgement("a model", "open the drawer", [], [], [], [], Votes(5), 0.1)])
+        >>> json.loads(log.path.read_text())["verdict"] is None
+        True
+    """
+
+    def __init__(self, path: Path | str, *, pictures: bool = True) -> None:
+        """Keep the path; with `pictures` False, frames are not stored."""
+        self.path = Path(path).expanduser()
+        self.pictures = pictures
+        self._lock = threading.Lock()
+
+    def write(self, judgements: Sequence[Judgement]) -> None:
+        """Append one line each."""
+        lines = [
+            json.dumps(judgement.as_json(self._store(judgement.frames)), ensure_ascii=False) for judgement in judgements
+        ]
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(f"{line}\n" for line in lines))
+
+    def _store(self, frames: Sequence[Tensor]) -> str | None:
+        if not self.pictures or not frames:
+            return None
+        picture = png(contact_sheet([frame.numpy() for frame in frames]))
+        name = f"{self.path.stem}_frames/{hashlib.sha256(picture).hexdigest()[:16]}.png"
+        target = self.path.parent / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(picture)
+        return name
+
+
+def contact_sheet(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "y x 3"]:
+    """Frames row by row, eight in each; what is left of the last row is black."""
+    columns = min(COLUMNS, len(frames))
+    rows = -(-len(frames) // columns)
+    empty = [np.zeros_like(frames[0])] * (rows * columns - len(frames))
+    cells = np.stack([*frames, *empty]).reshape(rows, columns, *frames[0].shape)
+    return np.concatenate(np.concatenate(cells, axis=1), axis=1)
+
+
+def png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """A picture as a PNG file."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
+    assert done
+    return data.tobytes()

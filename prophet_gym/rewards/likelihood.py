@@ -1,0 +1,148 @@
+"""Progress without an answer in words: how much likelier a model finds `Success` than `Failure` as its next word.
+
+Token likelihoods as a reward need one forward pass, no sampling and no training; the same reading is what
+`prophet train-reward --backbone vlm` trains.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.rewards.local import LocalVlm
+from prophet_gym.rewards.prompt import WORDS, Prompt
+from prophet_gym.rewards.vlm import REQUESTED_FRAMES, Question, labelled_frames, spread
+from prophet_gym.world_model import Verdict
+
+CONFIG_NAME = "likelihood.json"
+ADAPTER_NAME = "adapter"
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """How a video is read.
+
+    Attributes:
+        base: The model's Hub id or folder.
+        threshold: The task counts as done from this probability on.
+        when: See `RewardModel`.
+        stride: See `RewardModel`.
+        shown: The most frames that the model is shown.
+        reward: `sparse`: 1.0 when done, else 0.0; `progress`: the probability itself.
+    """
+
+    base: str = ""
+    threshold: float = 0.5
+    when: Literal["chunk", "end"] = "end"
+    stride: int = 5
+    shown: int = 16
+    reward: Literal["sparse", "progress"] = "sparse"
+
+    def __post_init__(self) -> None:
+        choices = self.when in ("chunk", "end") and self.reward in ("sparse", "progress")
+        if not choices or self.stride < 1 or self.shown < 1 or not 0 < self.threshold < 1:
+            raise ValueError(
+                "when must be 'chunk' or 'end', reward 'sparse' or 'progress', stride and shown at least 1, threshold "
+                f"between 0 and 1, got {self}"
+            )
+
+
+class LikelihoodReward:
+    """Rewards a video by the probability of `Success` against `Failure` as the next word of a local model.
+
+    A video without frames is not judged.
+    """
+
+    def __init__(
+        self, model: LocalVlm, config: LikelihoodConfig | None = None, *, prompt: Prompt | None = None
+    ) -> None:
+        """Keep the parts; the installed `verdict` prompt is asked if none is given."""
+        self.model = model
+        self.config = config or LikelihoodConfig(base=model.name)
+        self.prompt = prompt or Prompt.read("verdict")
+        self.when: Literal["chunk", "end"] = self.config.when
+        self.stride = self.config.stride
+        self.max_frames = max(self.config.shown, REQUESTED_FRAMES)
+
+    def question(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> Question:
+        """What the model is asked about a video."""
+        places = spread(len(video), self.config.shown)
+        frames = [video[place] for place in places]
+        steps = [self.stride * place for place in places]
+        return Question((*labelled_frames(frames, steps), self.prompt.fill(instruction)))
+
+    def log_odds(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Float[Tensor, " b"]:
+        """Logit of `Success` minus logit of `Failure`; gradients flow to the model."""
+        questions = [self.question(video, text) for video, text in zip(videos, instructions, strict=True)]
+        logits = self.model.word_logits(questions, WORDS)
+        return logits[:, 0] - logits[:, 1]
+
+    @torch.no_grad()
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+        """Judge each video."""
+        seen = [row for row, video in enumerate(videos) if len(video)]
+        likely = torch.zeros(len(videos))
+        valid = torch.zeros(len(videos), dtype=torch.bool)
+        if seen:
+            odds = self.log_odds([videos[row] for row in seen], [instructions[row] for row in seen])
+            likely[seen] = torch.sigmoid(odds).cpu()
+            valid[seen] = True
+        done = valid & (likely >= self.config.threshold)
+        reward = done.float() if self.config.reward == "sparse" else likely
+        return Verdict(reward, valid, done, likely)
+
+    @torch.no_grad()
+    def progress(self, video: UInt8[Tensor, "t h w 3"], instruction: str, moments: int = 8) -> Float[Tensor, " m"]:
+        """Log-odds after growing parts of a video, scaled to [0, 1] over the video.
+
+        This is how token likelihoods become a curve of progress: their order within an episode means more than their
+        size, which differs from task to task.
+
+        Args:
+            video: At least one frame.
+            instruction: The task.
+            moments: Parts, evenly spread; all of them end at different frames.
+        """
+        if not len(video):
+            raise ValueError("progress needs a video with at least one frame, got none")
+        ends = spread(len(video), moments)
+        odds = self.log_odds([video[: end + 1] for end in ends], [instruction] * len(ends)).cpu()
+        low, high = odds.min(), odds.max()
+        return (odds - low) / (high - low) if high > low else torch.zeros_like(odds)
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write config and prompt, and the low-rank adapter if the model has one; the base model is only named."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        (folder / "prompt.txt").write_text(self.prompt.text, encoding="utf-8")
+        (folder / "criteria.json").write_text(json.dumps(dict(self.prompt.criteria), indent=2) + "\n")
+        network: Any = self.model.model
+        if hasattr(network, "peft_config"):
+            network.save_pretrained(str(folder / ADAPTER_NAME))
+
+    @classmethod
+    def from_pretrained(cls, directory: Path | str, *, device: str = "cpu") -> "LikelihoodReward":
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            MissingWeightsError: The folder or the base model is missing.
+            CheckpointError: The config is damaged.
+        """
+        folder = Path(directory)
+        if not (folder / CONFIG_NAME).is_file():
+            raise MissingWeightsError(f"a trained vision-language judge is a folder with {CONFIG_NAME}: {folder}")
+        try:
+            config = LikelihoodConfig(**json.loads((folder / CONFIG_NAME).read_text()))
+        except (ValueError, TypeError) as error:
+            known = ", ".join(field.name for field in fields(LikelihoodConfig))
+            raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); keys: {known}") from error
+        adapter = folder / ADAPTER_NAME
+        model = LocalVlm.from_pretrained(config.base, device=device, adapter=adapter if adapter.is_dir() else None)
+        return cls(model, config, prompt=Prompt.read(folder / "prompt.txt"))

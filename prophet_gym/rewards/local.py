@@ -1,0 +1,320 @@
+"""A vision-language model on this machine: any image-text-to-text model of transformers.
+
+Frames go in as images. Qwen-VL's complete processors need torchvision for a part that handles video files; here the
+image processor, the tokenizer and its chat template are used by themselves.
+"""
+
+import inspect
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from prophet_gym.errors import MissingWeightsError, unknown_option
+from prophet_gym.rewards.vlm import Question, Reply
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@runtime_checkable
+class Inputs(Protocol):
+    """Turns questions into what a model's forward takes."""
+
+    tokenizer: Any
+
+    def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """One row per question, padded on the left, each ending where the answer begins."""
+        ...
+
+
+class PatchInputs:
+    """Inputs of the Qwen-VL family: a picture is patches and a grid, with one placeholder in the text per token."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any, image_token: str) -> None:
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.image_token = image_token
+
+    def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """As `Inputs`; `mm_token_type_ids` says which tokens are of pictures."""
+        pictures = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
+        vision: dict[str, Tensor] = dict(self.image_processor(images=pictures, return_tensors="pt")) if pictures else {}
+        per_token = self.image_processor.merge_size**2
+        counts = iter((vision["image_grid_thw"].prod(-1) // per_token).tolist() if pictures else [])
+        texts = []
+        for question in questions:
+            text = self.tokenizer.apply_chat_template(
+                chat(question, self.tokenizer), tokenize=False, add_generation_prompt=True
+            )
+            first, *others = text.split(self.image_token)
+            texts.append(first + "".join(self.image_token * next(counts) + other for other in others))
+        tokens = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        ids = tokens["input_ids"]
+        of_pictures = ids == self.tokenizer.convert_tokens_to_ids(self.image_token)
+        return {
+            "input_ids": ids,
+            "attention_mask": tokens["attention_mask"],
+            "mm_token_type_ids": of_pictures.int(),
+            **vision,
+        }
+
+
+class ProcessorInputs:
+    """Inputs of models whose own processor works here."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+
+    def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """As `Inputs`."""
+        self.tokenizer.padding_side = "left"
+        texts = [
+            self.processor.apply_chat_template(
+                chat(question, self.tokenizer), tokenize=False, add_generation_prompt=True
+            )
+            for question in questions
+        ]
+        pictures = [
+            [part.numpy() for part in question.parts if isinstance(part, Tensor)] or None for question in questions
+        ]
+        shown = {} if not any(pictures) else {"images": pictures}
+        return dict(self.processor(text=texts, **shown, padding=True, return_tensors="pt"))
+
+
+class LocalVlm:
+    """Answers questions by sampling, and tells how likely one word is against another.
+
+    Rows of a batch do not share randomness: an answer depends on its question and seed, up to rounding.
+
+    Attributes:
+        model: The network.
+        inputs: Builds what it reads.
+        name: For logs.
+        max_new_tokens: The longest answer.
+        temperature: Of sampling; 0 takes the likeliest token always.
+        batch: Questions answered at once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        *,
+        name: str = "local",
+        max_new_tokens: int = 512,
+        temperature: float = 0.7,
+        batch: int = 4,
+    ) -> None:
+        """Keep the parts; see the attributes."""
+        if max_new_tokens < 1 or temperature < 0 or batch < 1:
+            raise ValueError(
+                "max_new_tokens and batch must be at least 1, temperature at least 0, "
+                f"got {max_new_tokens}, {batch} and {temperature}"
+            )
+        self.model = model
+        self.inputs = inputs
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.batch = batch
+        self._takes = frozenset(inspect.signature(_inner(model).forward).parameters)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str = "auto",
+        bits: int | None = None,
+        adapter: Path | str | None = None,
+        max_new_tokens: int = 512,
+        temperature: float = 0.7,
+        batch: int = 4,
+    ) -> "LocalVlm":
+        """Load a model and what builds its inputs.
+
+        Args:
+            name: A Hub id or a folder.
+            revision: Branch, tag or commit of the Hub repository.
+            device: Where it runs.
+            dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
+            bits: Quantise the weights to 4 or 8 bits (needs bitsandbytes and a GPU).
+            adapter: Folder of a low-rank adapter that `prophet train-reward --backbone vlm` wrote.
+            max_new_tokens: See `LocalVlm`.
+            temperature: See `LocalVlm`.
+            batch: See `LocalVlm`.
+
+        Raises:
+            ModuleNotFoundError: transformers, or what `bits` and `adapter` need, is not installed.
+            MissingWeightsError: There is no such model.
+        """
+        if dtype not in DTYPES:
+            raise unknown_option("dtype", dtype, DTYPES)
+        if bits not in (None, 4, 8):
+            raise ValueError(f"bits must be 4, 8 or None, got {bits}")
+        try:
+            from transformers import AutoModelForImageTextToText
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                "a vision-language model on this machine needs transformers: pip install 'prophet-gym[vlm]'"
+            ) from error
+        options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+        if bits is not None:
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_compute_dtype=torch.bfloat16
+            )
+            options["device_map"] = {"": device}
+        try:
+            model: Any = AutoModelForImageTextToText.from_pretrained(name, revision=revision, **options)
+            inputs = inputs_of(name, revision, model.config)
+        except (OSError, ValueError) as error:
+            raise MissingWeightsError(
+                f"could not load the vision-language model {name!r}: {str(error).strip().splitlines()[0]} Give a Hub "
+                "id, or a folder with config, weights, tokenizer and image processor"
+            ) from error
+        if adapter is not None:
+            from peft import PeftModel
+
+            with peft_is_behind():
+                model = PeftModel.from_pretrained(model, str(adapter))
+        if bits is None:
+            nn.Module.to(model, device)
+        return cls(model.eval(), inputs, name=name, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """Sample an answer to each."""
+        replies: list[Reply] = []
+        for start in range(0, len(questions), self.batch):
+            replies += self._answer(questions[start : start + self.batch])
+        return replies
+
+    def word_logits(self, questions: Sequence[Question], words: tuple[str, str]) -> Float[Tensor, "b 2"]:
+        """Logits of the first token of each word as the beginning of the answer; gradients flow.
+
+        Raises:
+            ValueError: The two words begin with the same token.
+        """
+        tokens = [self.inputs.tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
+        if tokens[0] == tokens[1]:
+            raise ValueError(f"the two answers must begin with different tokens, got {words[0]!r} and {words[1]!r}")
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._takes else {}
+        parts = []
+        for start in range(0, len(questions), self.batch):
+            batch = self._encode(questions[start : start + self.batch])
+            parts.append(self.model(**batch, **last_only).logits[:, -1, tokens].float())
+        return torch.cat(parts)
+
+    def _encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        batch = self.inputs.encode(questions)
+        known = {name: tensor for name, tensor in batch.items() if name != "mm_token_type_ids" or name in self._takes}
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        return {
+            name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in known.items()
+        }
+
+    def _answer(self, questions: Sequence[Question]) -> list[Reply]:
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        began = time.monotonic()
+        batch = self._encode(questions)
+        stored = _inner(self.model).generation_config
+        # the stored one may sample, which the processor below does per row
+        _inner(self.model).generation_config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=stored.eos_token_id,
+            pad_token_id=stored.pad_token_id if stored.pad_token_id is not None else self.inputs.tokenizer.pad_token_id,
+        )
+        noise = [RowNoise([question.seed for question in questions], self.temperature)] if self.temperature else []
+        try:
+            network: Any = self.model
+            whole = network.generate(**batch, logits_processor=LogitsProcessorList(noise))
+        finally:
+            _inner(self.model).generation_config = stored
+        length = batch["input_ids"].shape[1]
+        seconds = time.monotonic() - began
+        texts = self.inputs.tokenizer.batch_decode(whole[:, length:], skip_special_tokens=True)
+        read = batch["attention_mask"].sum(1).tolist()
+        pad = self.inputs.tokenizer.pad_token_id
+        written = (whole[:, length:] != pad).sum(1).tolist()
+        return [
+            Reply(text, seconds=seconds, prompt_tokens=int(asked), answer_tokens=int(said))
+            for text, asked, said in zip(texts, read, written, strict=True)
+        ]
+
+
+class RowNoise:
+    """Sampling as greedy search over noisy logits, one generator per row (the Gumbel-max trick)."""
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+        """Logits over temperature plus Gumbel noise: their largest is a sample of the softmax."""
+        del input_ids
+        waiting = torch.stack(
+            [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
+        )
+        return scores.float() / self.temperature - waiting.clamp(min=1e-20).log().to(scores.device)
+
+
+def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:
+    """What builds the inputs of a stored model."""
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    image_processor: Any = AutoImageProcessor.from_pretrained(name, revision=revision)
+    token = getattr(config, "image_token_id", None)
+    if hasattr(image_processor, "merge_size") and token is not None:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
+        return PatchInputs(image_processor, tokenizer, tokenizer.convert_ids_to_tokens(token))
+    return ProcessorInputs(AutoProcessor.from_pretrained(name, revision=revision))
+
+
+def chat(question: Question, tokenizer: Any) -> list[dict[str, Any]]:
+    """The question as one user turn; the tokenizer's control tokens are taken apart where they stand in a text."""
+    content = [
+        {"type": "image"} if isinstance(part, Tensor) else {"type": "text", "text": harmless(part, tokenizer)}
+        for part in question.parts
+    ]
+    return [{"role": "user", "content": content}]
+
+
+def harmless(text: str, tokenizer: Any) -> str:
+    """The text with a space inside each control token, so that it is read as text, not obeyed."""
+    tokens = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
+    for token in sorted(tokens, key=len, reverse=True):
+        if len(token) > 1:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+@contextmanager
+def peft_is_behind() -> Iterator[None]:
+    """Silences what peft provokes by a name that transformers has given up."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,111 @@
+"""Watches a judge while a policy learns from it: its precision on the policy's own videos, again and again.
+
+A policy looks for what is rewarded wrongly. In the paper's long runs the judge's precision collapses after about 300
+updates (its Fig. 14) while the reward still rises; only labels from outside can tell.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from prophet_gym.errors import RewardCollapseError
+from prophet_gym.estimates import Estimate, wilson
+from prophet_gym.world_model import RewardModel
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the monitor found at one update.
+
+    Attributes:
+        update: Number of the policy's update.
+        precision: Over the latest verdicts of success.
+        recall: Over the latest true successes.
+        collapsed: Whether precision is below the floor beyond doubt: the upper end of its interval lies below.
+    """
+
+    update: int
+    precision: Estimate
+    recall: Estimate
+    collapsed: bool
+
+
+class PrecisionMonitor:
+    """Collects verdicts with their truth and warns, or stops the run, once precision has fallen below a floor.
+
+    Attributes:
+        readings: All so far.
+
+    Example:
+        >>> monitor = PrecisionMonitor(floor=0.7)
+        >>> called, truth = np.ones(20, bool), np.arange(20) < 18
+        >>> monitor.update(100, called, truth).precision.mean
+        0.9
+    """
+
+    def __init__(self, *, floor: float = 0.7, window: int = 200, stop: bool = False) -> None:
+        """Begin to watch.
+
+        Args:
+            floor: Precision below which the judge is not to be trusted.
+            window: The latest so many labelled videos count.
+            stop: Raise `RewardCollapseError` on collapse, where a RuntimeWarning is given else.
+        """
+        if not 0 < floor < 1 or window < 1:
+            raise ValueError(f"floor must be between 0 and 1, window at least 1, got {floor} and {window}")
+        self.floor = floor
+        self.stop = stop
+        self.readings: list[Reading] = []
+        self._latest: deque[tuple[bool, bool]] = deque(maxlen=window)
+
+    def update(self, update: int, called: Bool[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> Reading:
+        """Take in verdicts and their truth; videos that were not judged do not belong here.
+
+        Raises:
+            RewardCollapseError: Precision has collapsed, and the monitor is to stop the run.
+        """
+        self._latest.extend(zip(called.tolist(), truth.tolist(), strict=True))
+        said = [true for call, true in self._latest if call]
+        hits = sum(said)
+        precision = wilson(hits, len(said))
+        recall = wilson(hits, sum(true for _, true in self._latest))
+        reading = Reading(update, precision, recall, bool(precision.high < self.floor))
+        self.readings.append(reading)
+        if reading.collapsed:
+            message = (
+                f"the judge's precision at update {update} is {precision.mean:.2f} [{precision.low:.2f}, "
+                f"{precision.high:.2f}] over {len(said)} verdicts of success, below the floor of {self.floor}: the "
+                "policy is learning what is rewarded wrongly. Go back to an earlier checkpoint, or train the judge on "
+                "these videos"
+            )
+            if self.stop:
+                raise RewardCollapseError(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return reading
+
+    def check(
+        self,
+        update: int,
+        judge: RewardModel,
+        videos: Sequence[UInt8[Tensor, "_ h w 3"]],
+        instructions: Sequence[str],
+        truth: Sequence[bool],
+    ) -> Reading:
+        """Judge videos of the current policy whose truth is known, and take the verdicts in.
+
+        Args:
+            update: Number of the policy's update.
+            judge: The one that the policy learns from.
+            videos: What the judge is shown.
+            instructions: One per video.
+            truth: What the same actions really led to, e.g. by `prophet_gym.sims.replay.true_outcomes`.
+        """
+        verdict = judge.score(videos, instructions)
+        real = torch.tensor(list(truth), dtype=torch.bool)
+        return self.update(update, verdict.success[verdict.valid].numpy(), real[verdict.valid].numpy())

@@ -1,0 +1,100 @@
+"""The question that a vision-language model is asked: plain files that a user can read and replace."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from string import Template
+
+from prophet_gym.errors import CheckpointError
+
+PROMPTS = Path(__file__).parent / "prompts"
+CRITERIA_NAME = "criteria.json"
+PLACES = frozenset({"instruction", "criteria", "success", "failure"})
+WORDS = ("Success", "Failure")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text with the places `$instruction` and, if wanted, `$criteria`, `$success`, `$failure`; `$$` is a dollar sign.
+
+    The instruction is put in as a JSON string on one line: braces, quotes, line breaks and other scripts keep their
+    meaning, and it cannot end its own quotes.
+
+    Attributes:
+        text: What stands after the frames.
+        criteria: Pattern of an instruction (`*` stands for anything) -> what counts as done; the first that fits.
+
+    Raises:
+        ValueError: The text has no `$instruction`, or another place than those named above.
+
+    Example:
+        >>> Prompt("Is $instruction done?").fill("open {the} drawer")
+        'Is "open {the} drawer" done?'
+    """
+
+    text: str
+    criteria: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        template = Template(self.text)
+        places = set(template.get_identifiers()) if template.is_valid() else {"a lone $"}
+        if "instruction" not in places or not places <= PLACES:
+            raise ValueError(
+                f"a prompt must have the place $instruction, may have {', '.join(sorted(f'${p}' for p in PLACES))} and "
+                f"no other, and must write a dollar sign as $$; got {', '.join(sorted(places)) or 'none'}"
+            )
+
+    def fill(self, instruction: str) -> str:
+        """The question about one task."""
+        values = {
+            "instruction": quote(instruction),
+            "criteria": self.criterion(instruction),
+            "success": WORDS[0],
+            "failure": WORDS[1],
+        }
+        return Template(self.text).substitute(values).strip()
+
+    def criterion(self, instruction: str) -> str:
+        """What counts as done, by the first pattern that fits the instruction, whatever its case and spaces."""
+        plain = " ".join(instruction.lower().split())
+        fitting = (what for pattern, what in self.criteria.items() if fnmatchcase(plain, pattern.lower()))
+        return next(fitting, "What the task asks for is visible in the last frames.")
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Prompt":
+        """Read a text file, and the criteria from `criteria.json` beside it if there is one.
+
+        Args:
+            path: A file, or the name of one that is installed: `success` (thinks aloud, answers in a box) or `verdict`
+                (one word).
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: The criteria are not a JSON object of texts.
+        """
+        given = Path(path).expanduser()
+        file = given if given.is_file() else PROMPTS / f"{path}.txt"
+        if not file.is_file():
+            known = ", ".join(sorted(p.stem for p in PROMPTS.glob("*.txt")))
+            raise FileNotFoundError(f"a prompt must be a text file or one of {known}, got {str(path)!r}")
+        beside = file.parent / CRITERIA_NAME
+        return cls(file.read_text(encoding="utf-8"), _read_criteria(beside) if beside.is_file() else {})
+
+
+def quote(instruction: str) -> str:
+    """An instruction as one line of JSON, readable in any script; what no text file could hold becomes `?`."""
+    whole = instruction.encode(errors="replace").decode()
+    # Python's JSON leaves the two line separators of Unicode as they are
+    return json.dumps(whole, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _read_criteria(path: Path) -> dict[str, str]:
+    try:
+        criteria = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error})") from error
+    if not isinstance(criteria, dict) or not all(isinstance(text, str) for text in criteria.values()):
+        raise CheckpointError(f"{path} must map patterns of instructions to texts")
+    return criteria

@@ -1,0 +1,345 @@
+"""A vision-language model behind an OpenAI-compatible endpoint: vLLM, SGLang, OpenAI.
+
+Whatever the server does, each question gets a `Reply` within a known time, and no answer is made up: what is not a
+complete, well-formed answer is a reply without text.
+"""
+
+import base64
+import http.client
+import json
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from torch import Tensor
+
+from prophet_gym.rewards.judgements import png
+from prophet_gym.rewards.vlm import Question, Reply
+
+KEY_VARIABLE = "PROPHET_VLM_API_KEY"
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
+OPENAI_HOST = "api.openai.com"
+MAX_BYTES = 8_000_000
+RETRIED = frozenset({408, 409, 425, 429})
+"""And every status from 500 on: the same request may succeed later. Other refusals stay refusals."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often to try.
+
+    Attributes:
+        timeout: Seconds for one request, from connecting to the last byte.
+        total: Seconds for one question, all its requests and pauses together.
+        retries: Requests after the first one.
+        pause: Seconds before the first retry; doubled each time, and varied by up to half.
+        concurrency: Requests at once.
+        per_minute: Requests begun in a minute, at most; None for no limit.
+    """
+
+    timeout: float = 120.0
+    total: float = 600.0
+    retries: int = 4
+    pause: float = 1.0
+    concurrency: int = 16
+    per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.timeout, self.total) <= 0 or self.retries < 0 or self.pause < 0 or self.concurrency < 1:
+            raise ValueError(
+                f"timeout and total must be above 0, retries and pause not below, concurrency at least 1: {self}"
+            )
+        if self.per_minute is not None and self.per_minute <= 0:
+            raise ValueError(f"per_minute must be above 0 or None, got {self.per_minute}")
+
+
+class RemoteVlm:
+    """Asks an endpoint, many questions at once.
+
+    The key comes from the environment variable `PROPHET_VLM_API_KEY`, for OpenAI's own host else from
+    `OPENAI_API_KEY`; it is read when a request is made, sent to this host alone, and taken out of every message.
+    Redirects are not followed and proxies not used.
+
+    Attributes:
+        name: `model @ host`, for logs.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        patience: Patience | None = None,
+        max_tokens: int = 1024,
+        temperature: float = 0.7,
+        prices: tuple[float, float] | None = None,
+    ) -> None:
+        """Check the address; nothing is sent yet.
+
+        Args:
+            url: Of the API, e.g. `http://localhost:8000/v1`.
+            model: The name that the endpoint knows the model by.
+            patience: How long and how often to try.
+            max_tokens: The longest answer.
+            temperature: Of sampling.
+            prices: Per million tokens read and written; replies then say what they cost.
+
+        Raises:
+            ValueError: The address is none, or holds a key.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError(
+                "the address must be http://HOST/v1 or https://HOST/v1 without user name or query (the key comes from "
+                f"${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host {parts.hostname!r}"
+            )
+        if not model:
+            raise ValueError(f"the endpoint {parts.hostname} needs the name of a model: vlm:{url}#MODEL")
+        self.host, self.port, self.secure = parts.hostname, parts.port, parts.scheme == "https"
+        self.path = f"{parts.path.rstrip('/')}/chat/completions"
+        self.model = model
+        self.name = f"{model} @ {parts.hostname}"
+        self.patience = patience or Patience()
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self.prices = prices
+        self._gate = _Gate(self.patience.per_minute)
+        self._warned: set[str] = set()
+
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """One reply per question, in order; never raises for what the server does.
+
+        Raises:
+            ValueError: The key in the environment is none.
+        """
+        if not questions:
+            return []
+        self._key()
+        pictures: dict[int, str] = {}
+        for question in questions:
+            for part in question.parts:
+                if isinstance(part, Tensor) and id(part) not in pictures:
+                    pictures[id(part)] = data_url(part)
+        with ThreadPoolExecutor(min(self.patience.concurrency, len(questions))) as pool:
+            replies = list(pool.map(lambda question: self._ask(question, pictures), questions))
+        self._warn(replies)
+        return replies
+
+    def _ask(self, question: Question, pictures: Mapping[int, str]) -> Reply:
+        began = time.monotonic()
+        deadline = began + self.patience.total
+        random_pause = random.Random(question.seed)
+        body = json.dumps(self._request(question, pictures)).encode()
+        problem, attempts = "no time left for a request", 0
+        while attempts <= self.patience.retries and self._gate.wait(deadline):
+            attempts += 1
+            try:
+                reply = self._post(body, min(self.patience.timeout, deadline - time.monotonic()))
+                return replace(reply, seconds=time.monotonic() - began, attempts=attempts)
+            except _Refused as refusal:
+                problem = refusal.problem
+                if not refusal.again:
+                    break
+                pause = self.patience.pause * 2 ** (attempts - 1) * (1 + random_pause.random() / 2)
+                pause = max(pause, refusal.wait)
+            if attempts > self.patience.retries or time.monotonic() + pause >= deadline:
+                break
+            time.sleep(pause)
+        return Reply(None, problem=problem, seconds=time.monotonic() - began, attempts=attempts)
+
+    def _request(self, question: Question, pictures: Mapping[int, str]) -> dict[str, Any]:
+        content = [
+            {"type": "image_url", "image_url": {"url": pictures[id(part)]}}
+            if isinstance(part, Tensor)
+            else {"type": "text", "text": part}
+            for part in question.parts
+        ]
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": question.seed,
+            "n": 1,
+            "stream": False,
+        }
+
+    def _post(self, body: bytes, timeout: float) -> Reply:
+        key = self._key()
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        try:
+            status, wait, kind, data = self._exchange(body, headers, timeout)
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+            text = f"{type(error).__name__}: {_one_line(str(error))}"
+            raise _Refused(text.replace(key, "***") if key else text) from error
+        if key:
+            data = data.replace(key.encode(), b"***")
+        if status != http.client.OK:
+            again = status in RETRIED or status >= http.client.INTERNAL_SERVER_ERROR
+            raise _Refused(f"status {status}: {_one_line(data.decode(errors='replace'))}", again=again, wait=wait)
+        return self._priced(read_reply(data, streamed="event-stream" in kind))
+
+    def _exchange(self, body: bytes, headers: Mapping[str, str], timeout: float) -> tuple[int, float, str, bytes]:
+        """Status, seconds to wait, content type, body; a watchdog ends what takes longer, however it trickles."""
+        if self.secure:
+            context = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
+        else:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        late = threading.Event()
+        end = time.monotonic() + timeout
+        watchdog: threading.Timer | None = None
+        try:
+            connection.connect()
+            # the connection forgets its socket when the answer has no length, so it is kept here
+            watchdog = threading.Timer(end - time.monotonic(), _hang_up, (connection.sock, late))
+            watchdog.daemon = True
+            watchdog.start()
+            connection.request("POST", self.path, body=body, headers=dict(headers))
+            response = connection.getresponse()
+            data = response.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise _Refused(f"more than {MAX_BYTES} bytes", again=False)
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+            # a socket that the watchdog closed fails in any of these ways, or looks like a short answer
+            if late.is_set():
+                raise _Refused(f"no complete answer within {timeout:.1f} s") from error
+            raise
+        finally:
+            if watchdog is not None:
+                watchdog.cancel()
+            connection.close()
+        if late.is_set():
+            raise _Refused(f"no complete answer within {timeout:.1f} s")
+        return (
+            response.status,
+            _seconds(response.headers.get("Retry-After")),
+            response.headers.get("Content-Type", ""),
+            data,
+        )
+
+    def _key(self) -> str | None:
+        key = os.environ.get(KEY_VARIABLE)
+        if not key and self.host == OPENAI_HOST:
+            key = os.environ.get(OPENAI_KEY_VARIABLE)
+        key = (key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"the key in ${KEY_VARIABLE} must be printable ASCII, and what is there is not")
+        return key or None
+
+    def _priced(self, reply: Reply) -> Reply:
+        if self.prices is None:
+            return reply
+        per_read, per_written = self.prices
+        return replace(reply, cost=(reply.prompt_tokens * per_read + reply.answer_tokens * per_written) / 1e6)
+
+    def _warn(self, replies: Sequence[Reply]) -> None:
+        for problem in {reply.problem for reply in replies if reply.text is None}:
+            kind = problem.split(":")[0]
+            if kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(
+                    f"{self.name} left a question unanswered ({problem}); such rows are not judged, and further cases "
+                    "of this kind are counted, not reported",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+
+
+class _Refused(Exception):  # noqa: N818 (a way out of a request, not an error of the caller's)
+    def __init__(self, problem: str, *, again: bool = True, wait: float = 0.0) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.again = again
+        self.wait = wait
+
+
+class _Gate:
+    """Lets requests through one by one, evenly spaced, where a rate is given."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.gap = 60.0 / per_minute if per_minute else 0.0
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def wait(self, deadline: float) -> bool:
+        """Wait for a turn; False where it would come too late."""
+        with self._lock:
+            turn = max(time.monotonic(), self._next)
+            if turn >= deadline:
+                return False
+            self._next = turn + self.gap
+        time.sleep(max(0.0, turn - time.monotonic()))
+        return True
+
+
+def read_reply(data: bytes, *, streamed: bool) -> Reply:
+    """Read the body of an answer, whole or as a stream of events.
+
+    Raises:
+        _Refused: It is not one complete answer.
+    """
+    try:
+        message = _join_events(data) if streamed else json.loads(data)
+        choices = message["choices"]
+        if not isinstance(choices, list) or len(choices) != 1:
+            raise _Refused(f"one choice was asked for, got {len(choices)}")
+        text = choices[0]["message"]["content"]
+        usage = message.get("usage") or {}
+        read, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        end = _one_line(data[-80:].decode(errors="replace"))
+        raise _Refused(f"no well-formed answer ({type(error).__name__}): it ends in {end!r}") from error
+    if not isinstance(text, str):
+        raise _Refused(f"the answer must be a text, got {type(text).__name__}")
+    return Reply(text, prompt_tokens=read, answer_tokens=written)
+
+
+def data_url(frame: Tensor) -> str:
+    """A frame (uint8 `h w 3`) as a PNG inside an address."""
+    return f"data:image/png;base64,{base64.b64encode(png(frame.numpy())).decode()}"
+
+
+def _join_events(data: bytes) -> dict[str, Any]:
+    """One message from the events of a stream; ValueError if its end is missing."""
+    lines = data.decode().splitlines()
+    events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
+    if not events or events[-1] != "[DONE]":
+        raise ValueError("the stream has no end")
+    texts: dict[int, str] = {}
+    usage: dict[str, Any] = {}
+    for event in map(json.loads, events[:-1]):
+        usage = event.get("usage") or usage
+        for choice in event.get("choices", []):
+            said = choice["delta"].get("content") or ""
+            texts[choice.get("index", 0)] = texts.get(choice.get("index", 0), "") + said
+    return {"choices": [{"message": {"content": text}} for text in texts.values()], "usage": usage}
+
+
+def _hang_up(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _seconds(wanted: str | None) -> float:
+    try:
+        return max(0.0, float(wanted or 0))
+    except ValueError:
+        return 0.0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

@@ -1,0 +1,227 @@
+"""A vision-language model as judge: frames and a question in, votes on its answers out.
+
+What answers is an object passed in: `LocalVlm` (weights on this machine) or `RemoteVlm` (an endpoint).
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from prophet_gym.rewards.judgements import Judgement, JudgementLog
+from prophet_gym.rewards.prompt import Prompt
+from prophet_gym.rewards.voting import Votes, parse_answer
+from prophet_gym.world_model import Verdict
+
+REQUESTED_FRAMES = 512
+"""More than a dream of 2,500 steps has at stride 5, so that labels count from the start frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a model is shown and asked, in reading order.
+
+    Attributes:
+        parts: Texts and frames (uint8 `h w 3`).
+        seed: Of the answer's randomness.
+    """
+
+    parts: tuple[str | Tensor, ...]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer, or why there is none.
+
+    Attributes:
+        text: What the model wrote; None if no answer came.
+        problem: What went wrong, in a line; empty if nothing did.
+        seconds: From question to answer, waiting included.
+        attempts: Requests that were made.
+        prompt_tokens: Read by the model.
+        answer_tokens: Written by it.
+        cost: In the currency of the price list; None where there is none.
+    """
+
+    text: str | None
+    problem: str = ""
+    seconds: float = 0.0
+    attempts: int = 1
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    cost: float | None = None
+
+
+@runtime_checkable
+class AnswerModel(Protocol):
+    """What can be asked: one reply per question, in order, whatever happens.
+
+    Attributes:
+        name: For logs.
+    """
+
+    name: str
+
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """Answer each question by itself."""
+        ...
+
+
+class VlmReward:
+    r"""Rewards a video with 1.0 where a vision-language model's answers have a majority for success.
+
+    Zero-shot, as the paper judges BRIDGE and its real robot: frames labelled with their step, thinking aloud, five
+    samples, majority. Answers that cannot be read, ties, and questions that nobody answered leave the row unjudged.
+
+    Differences from the paper: sampling stops as soon as the majority is known; at most `shown` frames are shown,
+    evenly spread; the prompt is our own.
+
+    Attributes:
+        counts: How many videos were `judged` or left with `no_verdict`, how many answers were `unparsable` and how many
+            questions `unanswered`, since the judge was made.
+
+    Example:
+        >>> class Optimist:
+        ...     name = "optimist"
+        ...
+        ...     def answer(self, questions):
+        ...         return [Reply(r"It looks good. \box{Success}") for _ in questions]
+        >>> judge = VlmReward(Optimist(), samples=3)
+        >>> judge.score([torch.zeros(4, 8, 8, 3, dtype=torch.uint8)], ["open the drawer"]).reward.tolist()
+        [1.0]
+    """
+
+    def __init__(
+        self,
+        model: AnswerModel,
+        *,
+        prompt: Prompt | None = None,
+        samples: int = 5,
+        retries: int = 2,
+        when: Literal["chunk", "end"] = "end",
+        stride: int = 5,
+        shown: int = 32,
+        log: JudgementLog | None = None,
+    ) -> None:
+        r"""Keep the parts; nothing is asked yet.
+
+        Args:
+            model: Answers questions.
+            prompt: What is asked; the installed `success` prompt if not given. Answers must end in `\box{Success}` or
+                `\box{Failure}`.
+            samples: Answers per video; more than half of them decide.
+            retries: Unreadable answers per video that are asked for again.
+            when: See `RewardModel`.
+            stride: See `RewardModel`.
+            shown: The most frames of a video that the model is shown.
+            log: Where every judgement is written; nowhere if not given.
+        """
+        if when not in ("chunk", "end") or stride < 1 or shown < 1:
+            raise ValueError(
+                f"when must be 'chunk' or 'end', stride and shown at least 1, got {when!r}, {stride} and {shown}"
+            )
+        self.model = model
+        self.prompt = prompt or Prompt.read("success")
+        self.ballot = Votes(samples, retries)
+        self.when: Literal["chunk", "end"] = when
+        self.stride = stride
+        self.max_frames = max(shown, REQUESTED_FRAMES)
+        self.shown = shown
+        self.log = log
+        self.counts: Counter[str] = Counter()
+
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+        """Ask about each video until its votes are decided; a video without frames is not asked about."""
+        began = time.monotonic()
+        cases = [self._open(video, text) for video, text in zip(videos, instructions, strict=True)]
+        while waiting := [case for case in cases if len(case.shown) and case.votes.to_ask]:
+            asked = [(case, number) for case in waiting for number in range(case.votes.to_ask)]
+            replies = self.model.answer([case.question(number) for case, number in asked])
+            for (case, _), reply in zip(asked, replies, strict=True):
+                case.take(reply)
+        verdicts = [case.votes.verdict for case in cases]
+        self._count(cases)
+        if self.log is not None:
+            self.log.write([case.judgement(self.model.name, time.monotonic() - began) for case in cases])
+        shares = [case.votes.share for case in cases]
+        return Verdict(
+            reward=torch.tensor([1.0 if verdict else 0.0 for verdict in verdicts]),
+            valid=torch.tensor([verdict is not None for verdict in verdicts], dtype=torch.bool),
+            probability=torch.tensor([0.0 if share is None else share for share in shares]),
+        )
+
+    def _open(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> "_Case":
+        places = spread(len(video), self.shown)
+        frames = [video[place] for place in places]
+        steps = [self.stride * place for place in places]
+        return _Case(
+            instruction=instruction,
+            steps=steps,
+            shown=frames,
+            parts=(*labelled_frames(frames, steps), self.prompt.fill(instruction)),
+            votes=self.ballot,
+        )
+
+    def _count(self, cases: Sequence["_Case"]) -> None:
+        for case in cases:
+            self.counts["judged" if case.votes.verdict is not None else "no_verdict"] += 1
+            self.counts["unanswered"] += sum(reply.text is None for reply in case.replies)
+            self.counts["unparsable"] += sum(
+                reply.text is not None and parse_answer(reply.text) is None for reply in case.replies
+            )
+
+
+@dataclass(eq=False)
+class _Case:
+    """A video while it is judged."""
+
+    instruction: str
+    steps: list[int]
+    shown: list[Tensor]
+    parts: tuple[str | Tensor, ...]
+    votes: Votes
+    replies: list[Reply] = field(default_factory=list)
+
+    def question(self, number: int) -> Question:
+        return Question(self.parts, content_seed(self.parts, len(self.replies) + number))
+
+    def take(self, reply: Reply) -> None:
+        self.replies.append(reply)
+        self.votes = self.votes.add([None if reply.text is None else parse_answer(reply.text)])
+
+    def judgement(self, model: str, seconds: float) -> Judgement:
+        answers = [None if reply.text is None else parse_answer(reply.text) for reply in self.replies]
+        return Judgement(model, self.instruction, self.steps, self.shown, self.replies, answers, self.votes, seconds)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of `count` places, evenly spread, the first and the last among them (the last alone if one).
+
+    Example:
+        >>> spread(9, 3), spread(2, 3), spread(1000, 1), spread(0, 3)
+        ([0, 4, 8], [0, 1], [999], [])
+    """
+    if count <= most:
+        return list(range(count))
+    return [count - 1] if most == 1 else [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def labelled_frames(frames: Sequence[UInt8[Tensor, "h w 3"]], steps: Sequence[int]) -> tuple[str | Tensor, ...]:
+    """Each frame after its label; the last one is called so, since a judge with a stride does not know its step."""
+    labels = [f"Step {step}:" for step in steps[:-1]] + ["Last step:"] * bool(steps)
+    return tuple(part for pair in zip(labels, frames, strict=True) for part in pair)
+
+
+def content_seed(parts: Sequence[str | Tensor], number: int) -> int:
+    """A seed that depends on what is asked and on how often it was asked, and on nothing else."""
+    digest = hashlib.sha256(str(number).encode())
+    for part in parts:
+        digest.update(part.encode(errors="replace") if isinstance(part, str) else part.contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest()[:4], "big") >> 1

@@ -1,0 +1,39 @@
+"""What a dream's actions really lead to: the same start, the same commands, in an env whose reward is the truth."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from jaxtyping import Bool, Float32
+
+from prophet_gym.sims.start_frames import TRAIN_SEED
+
+
+def true_outcomes(
+    env: VectorEnv, tasks: Sequence[int], starts: Sequence[int], chunks: Float32[np.ndarray, "b n k a"]
+) -> Bool[np.ndarray, " b"]:
+    """Whether each row's commands solve its task.
+
+    Args:
+        env: A `LiberoVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is true;
+            as many rows as `chunks`, autoreset disabled.
+        tasks: Number of each row's task.
+        starts: Number of each row's start, as `info["start"]` of the dream says.
+        chunks: n chunks of k commands.
+
+    Raises:
+        ValueError: The env has another number of rows, or resets by itself.
+    """
+    if env.num_envs != len(chunks) or env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
+        raise ValueError(
+            f"the env must have {len(chunks)} rows and autoreset DISABLED, got {env.num_envs} and "
+            f"{env.metadata.get('autoreset_mode')}"
+        )
+    train = getattr(env.unwrapped, "start_set", "") == "train"
+    numbers = [TRAIN_SEED + start if train else start for start in starts]
+    env.reset(options={"task": list(tasks), "start": numbers})
+    done = np.zeros(len(chunks), bool)
+    for step in range(chunks.shape[1]):
+        _, rewards, *_ = env.step(chunks[:, step])
+        done |= np.asarray(rewards) >= 1.0
+    return done

@@ -1,0 +1,74 @@
+"""What an experiment swaps: how paths are sampled, what a ratio is, and the loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prophrl_algos.fa_grpo import fa_grpo_loss
+from prophrl_algos.flow.policy import FlowScores, FlowSpec
+from prophrl_algos.flow.schedule import Choose, every_step, one_random_step
+from prophrl_algos.flow.sde import Kernel, cps_step, flow_sde_step
+from prophrl_algos.flow_grpo import flow_grpo_loss
+from prophrl_algos.grpo_guard import guarded_log_prob
+from prophrl_algos.pi_rl import pi_rl_loss
+from prophrl_algos.reinflow import LearnedNoise
+from prophrl_algos.surrogate import Stats
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """The signature that `fa_grpo_loss`, `flow_grpo_loss` and `pi_rl_loss` share."""
+
+    def __call__(
+        self,
+        flow_logp: Float[Tensor, "s k n a"],
+        old: Float[Tensor, "s k n a"],
+        advantages: Float[Tensor, " s"],
+        mask: Bool[Tensor, "s n"],
+        *,
+        clip_low: float | int,
+        clip_high: float | int,
+        denominator: float | int | None = None,
+    ) -> tuple[Float[Tensor, ""], Stats]:
+        """Loss and statistics of the ratios."""
+        ...
+
+
+def plain_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " times"]) -> Float[Tensor, "s k n a"]:
+    """The log-probs as they are."""
+    del old, times
+    return new.log_prob
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to learn from groups of rollouts.
+
+    Attributes:
+        name: as `prophrl train --algo` takes it.
+        loss: of log-probs and advantages.
+        kernel: the stochastic step of the sampler; one with weights is trained too.
+        choose: which steps are stochastic.
+        log_prob: what the loss takes a ratio of, e.g. `guarded_log_prob`.
+    """
+
+    name: str
+    loss: Loss
+    kernel: Kernel = flow_sde_step
+    choose: Choose = every_step
+    log_prob: Callable[[FlowScores, FlowScores, Float[Tensor, " times"]], Float[Tensor, "s k n a"]] = plain_log_prob
+
+
+FA_GRPO = Algorithm("fa-grpo", fa_grpo_loss)
+FA_GRPO_CPS = Algorithm("fa-grpo-cps", fa_grpo_loss, kernel=cps_step)
+FLOW_GRPO = Algorithm("flow-grpo", flow_grpo_loss)
+GRPO_GUARD = Algorithm("grpo-guard", flow_grpo_loss, log_prob=guarded_log_prob)
+PI_RL = Algorithm("pi-rl", pi_rl_loss, choose=one_random_step)
+
+
+def reinflow(spec: FlowSpec) -> Algorithm:
+    """ReinFlow with fresh weights of its noise network."""
+    return Algorithm("reinflow", pi_rl_loss, kernel=LearnedNoise(spec.latent_dim))

@@ -1,0 +1,88 @@
+"""The `prophrl` command: finds the subcommand and imports only that one."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+
+from prophet_gym.errors import ProphetError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the module that holds its `Args` and its `main(args)`, and what it does in a line."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("prophrl_algos.cli.train", "improve a flow policy in the dream or in the simulator"),
+    "evaluate": Command("prophrl_algos.cli.evaluate", "measure how often a policy succeeds, per task, with intervals"),
+    "sft": Command("prophrl_algos.cli.sft", "fit a flow policy to recorded episodes"),
+}
+ALGORITHMS: dict[str, str] = {
+    "fa-grpo": "one ratio per action number, flow steps summed (ProphRL)",
+    "fa-grpo-cps": "the same, with noise that keeps the flow's coefficients",
+    "flow-grpo": "one ratio per flow step",
+    "grpo-guard": "Flow-GRPO with centred and scaled ratios",
+    "pi-rl": "one random stochastic step, one ratio per chunk",
+    "reinflow": "learned noise, one ratio per chunk",
+}
+"""Algorithms that this version can train with, each with a line on what it is."""
+
+
+def overview() -> str:
+    """What `prophrl` prints: commands, environments that are registered and algorithms."""
+    import gymnasium as gym
+
+    import prophet_gym  # noqa: F401 registers the ids
+
+    ids = sorted(name for name in gym.registry if name.startswith(("Prophet-", "LIBERO-")))
+    parts = [
+        "usage: prophrl COMMAND [OPTIONS]",
+        "",
+        *(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items()),
+        "",
+        "environments (--env):",
+        *(f"  {name}" for name in ids),
+        "",
+        "algorithms (--algo):",
+        *(f"  {name:<11}  {line}" for name, line in ALGORITHMS.items()),
+        "",
+        "`prophrl COMMAND --help` lists a command's options; `prophrl --version` prints the version.",
+    ]
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line `argv` (the process's own if not given).
+
+    What the caller can put right is printed as one line, with exit status 1; a misspelt command is status 2.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        print(version("prophet-gym"))
+    elif not words or words[0] in ("-h", "--help"):
+        print(overview())
+    elif words[0] in COMMANDS:
+        _run(words[0], words[1:])
+    else:
+        near = get_close_matches(words[0], COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"prophrl: no command {words[0]!r}.{hint}\n\n{overview()}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _run(name: str, words: Sequence[str]) -> None:
+    import tyro
+
+    module = import_module(COMMANDS[name].module)
+    args = tyro.cli(module.Args, prog=f"prophrl {name}", args=words)
+    try:
+        module.main(args)
+    except (ProphetError, ValueError, FileNotFoundError, NotADirectoryError, FloatingPointError) as error:
+        print(f"prophrl {name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

@@ -1,0 +1,5 @@
+"""`python -m prophrl_algos.cli`."""
+
+from prophrl_algos.cli import main
+
+main()

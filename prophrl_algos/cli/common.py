@@ -1,0 +1,93 @@
+"""What the subcommands share: policies, environments and their starts."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import VectorEnv
+from torch import nn
+
+from prophet_gym.errors import MissingWeightsError, unknown_option
+from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, Algorithm, reinflow
+from prophrl_algos.checkpoint import load_checkpoint
+from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
+from prophrl_algos.groups import Begin, BeginFromStarts, begin_by_seed
+from prophrl_algos.tiny import TinyFlowPolicy
+
+WEIGHTS = ("best.pt", "last.pt", "sft.pt")
+
+
+def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
+    """The algorithm of a name; UnknownOptionError if there is none."""
+    made = (FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, reinflow(spec))
+    known = {algorithm.name: algorithm for algorithm in made}
+    if name not in known:
+        raise unknown_option("algorithm", name, known)
+    return known[name]
+
+
+def make_env(
+    name: str, num_envs: int, *, starts: str, tasks: Sequence[int] = (), options: Mapping[str, Any] | None = None
+) -> VectorEnv:
+    """A vector env of a registered id with autoreset DISABLED."""
+    import prophet_gym  # noqa: F401 registers the ids
+
+    if name not in gym.registry:
+        raise unknown_option("environment", name, gym.registry)
+    chosen: dict[str, Any] = {"tasks": list(tasks)} if tasks else {}
+    if name.startswith("LIBERO-"):
+        chosen["render"] = "chunk"
+    return gym.make_vec(
+        name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen, **dict(options or {})
+    )
+
+
+def begin_of(env: VectorEnv) -> Begin:
+    """Rows of a group share a start: of the env's own list where it has one, else of their common seed."""
+    starts = getattr(env.unwrapped, "starts", None)
+    return begin_by_seed if starts is None or isinstance(starts, str) else BeginFromStarts(starts)
+
+
+def make_policy(policy: str, env: VectorEnv, weights: Path | None, device: str = "cpu") -> FlowPolicy:
+    """A policy by name, with weights of a run's folder or file if given.
+
+    Args:
+        policy: `tiny`, or `package.module:function`, a function from the env to a `FlowPolicy`.
+        env: what it will act in.
+        weights: a folder that `prophrl train` or `prophrl sft` wrote, or one of its files.
+        device: where it computes.
+    """
+    made = _tiny(env) if policy == "tiny" else _imported(policy)(env)
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"a policy must be an nn.Module that obeys FlowPolicy, {policy} gave {type(made).__name__}")
+    if weights is not None:
+        made.load_state_dict(read_weights(weights))
+    return made.to(device).eval()  # pyright: ignore[reportReturnType] checked against the protocol by the trainer
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The policy's weights in a folder (best, else last, else cloned) or file of a run."""
+    found = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if found is None:
+        raise MissingWeightsError(f"{path} holds none of {', '.join(WEIGHTS)}; pass the folder of a run or its file")
+    state = load_checkpoint(found)
+    return state["trainer"]["policy"] if "trainer" in state else state["policy"]
+
+
+def _tiny(env: VectorEnv) -> TinyFlowPolicy:
+    shape = env.single_action_space.shape
+    assert shape is not None
+    return TinyFlowPolicy(FlowSpec(shape[0], shape[1], shape[1], shape[0], num_steps=4), hidden=128, cells=8)
+
+
+def _imported(name: str) -> Callable[[VectorEnv], Any]:
+    module, _, function = name.partition(":")
+    if not function:
+        raise unknown_option("policy", name, ["tiny", "package.module:function"])
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"policy {name!r} cannot be imported: {error}") from error

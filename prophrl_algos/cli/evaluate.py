@@ -1,0 +1,63 @@
+"""`prophrl evaluate`: how often a policy succeeds, in the dream or in the real simulator."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Args:
+    """Run a policy without noise and count its successes, per task, with Wilson's 95% intervals."""
+
+    policy: str = "tiny"
+    """`tiny`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    weights: Path | None = None
+    """A folder or file that `prophrl sft` or `prophrl train` wrote."""
+    env: str = "Prophet-LIBERO-v0"
+    """A registered id, e.g. `LIBERO-Object-v0`, the real simulator."""
+    starts: str = "official"
+    """`official` (the 50 states of each task) or `train`."""
+    tasks: tuple[int, ...] = (0,)
+    """Tasks to run."""
+    episodes: int = 10
+    """Of each task: its first official states, or as many drawn starts."""
+    num_envs: int = 8
+    """Episodes at once."""
+    device: str = "cpu"
+    seed: int = 0
+    json: Path | None = None
+    """Also write every episode to this file."""
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from prophet_gym.cli.report import machine, write_json
+    from prophrl_algos.cli.common import make_env, make_policy
+    from prophrl_algos.evaluate import evaluate
+
+    if args.episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {args.episodes}")
+    cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
+    env = make_env(args.env, min(args.num_envs, len(cells)), starts=args.starts, tasks=args.tasks)
+    policy = make_policy(args.policy, env, args.weights, args.device)
+    found = evaluate(policy, env, cells, seed=args.seed)
+    tasks = found.per_task()
+    for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
+        low, high = part.interval
+        print(f"{part.success:6.1%} [{low:.1%}, {high:.1%}] of {len(part.episodes):3d}  {name}")
+    write_json(
+        args.json,
+        {
+            "policy": args.policy,
+            "weights": None if args.weights is None else str(args.weights),
+            "env": args.env,
+            "starts": args.starts,
+            "metrics": found.metrics(),
+            "episodes": [
+                {"task": cell["task"], "start": cell["start"], "success": e.success, "valid": e.valid,
+                 "chunks": e.chunks, "instruction": str(e.start.get("instruction", ""))}
+                for cell, e in zip(cells, found.episodes, strict=True)
+            ],
+            "machine": machine(),
+        },
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""`prophrl train`: reinforcement learning of a flow policy in groups of rollouts."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.metrics import Metrics
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+
+@dataclass(frozen=True)
+class Args:
+    """Improve a flow policy in the dream (or in the real simulator: `--env LIBERO-Object-v0`).
+
+    Training begins from `train` starts only. A run that was killed goes on when the command is given again.
+    """
+
+    policy: str = "tiny"
+    """`tiny`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    weights: Path | None = None
+    """A folder or file that `prophrl sft` or `prophrl train` wrote: where the policy starts."""
+    env: str = "Prophet-LIBERO-v0"
+    """A registered id."""
+    algo: str = "fa-grpo"
+    """See `prophrl`."""
+    out: Path = Path("outputs/rl")
+    """The folder of the run."""
+    config: TrainerConfig = field(default_factory=TrainerConfig)
+    flowscale: FlowScale = field(default_factory=FlowScale)
+    """`--flowscale.alpha 1` switches it off."""
+    learning_rate: float = 3e-4
+    """Of AdamW; 5e-6 for models of billions of parameters."""
+    num_envs: int | None = None
+    """Rows; one per rollout if not given."""
+    tasks: tuple[int, ...] = ()
+    """Only these tasks; all if not given."""
+    resample: bool = False
+    """Replace groups whose mean success lies outside 0.1 .. 0.9, up to twice as many groups."""
+    ema: float | None = None
+    """Evaluate an average of the weights with this decay."""
+    autocast: bool = False
+    """Compute velocities in bfloat16."""
+    device: str = "cpu"
+    evaluate_every: int = 0
+    """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
+    evaluate_episodes: int = 20
+    loggers: tuple[str, ...] = ("csv", "tensorboard", "terminal")
+    """Of csv, tensorboard, wandb, trackio, terminal."""
+
+
+def main(args: Args) -> None:
+    """Run the command."""
+    from prophrl_algos.checkpoint import load_checkpoint
+    from prophrl_algos.loggers import make_logger
+    from prophrl_algos.run import LAST, run
+
+    trainer = make_trainer(args)
+    done = load_checkpoint(args.out / LAST)["trainer"]["done"] if (args.out / LAST).exists() else 0
+    updates = args.config.updates
+    loggers = [make_logger(name, args.out, updates=updates, done=done) for name in args.loggers]
+    evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
+    run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
+    print(f"{args.out / LAST}: {trainer.done} updates")
+
+
+def make_trainer(args: Args) -> Trainer:
+    """What the command line asks for; everything is checked, nothing is generated."""
+    import torch
+    from torch import nn
+
+    from prophrl_algos.cli.common import begin_of, make_algorithm, make_env, make_policy
+    from prophrl_algos.ema import Ema
+    from prophrl_algos.groups import KeepWithin, keep_all
+
+    config = args.config
+    rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
+    env = make_env(args.env, rows, starts="train", tasks=args.tasks)
+    policy = make_policy(args.policy, env, args.weights, args.device)
+    assert isinstance(policy, nn.Module)
+    algorithm = make_algorithm(args.algo, policy.spec)
+    learnt = [weight for weight in policy.parameters() if weight.requires_grad]
+    if isinstance(algorithm.kernel, nn.Module):
+        learnt += list(algorithm.kernel.parameters())
+    return Trainer(
+        policy,
+        torch.optim.AdamW(learnt, lr=args.learning_rate, betas=(0.9, 0.95)),
+        env,
+        config,
+        own_reference(policy, config.beta),
+        algorithm=algorithm,
+        flowscale=args.flowscale,
+        begin=begin_of(env),
+        keep=KeepWithin() if args.resample else keep_all,
+        autocast=torch.bfloat16 if args.autocast else None,
+        ema=None if args.ema is None else Ema(policy, args.ema),
+    )
+
+
+def own_reference(policy: Any, beta: float) -> Any:
+    """A frozen copy of a policy that cannot be its own reference, where one is needed."""
+    if beta == 0:
+        return None
+    try:
+        with policy.reference():
+            return None
+    except NotImplementedError:
+        return copy.deepcopy(policy).requires_grad_(requires_grad=False)
+
+
+def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
+    """Episodes of the same env that are not trained on, from `train` starts drawn by their own seed."""
+    from prophrl_algos.cli.common import make_env
+    from prophrl_algos.evaluate import evaluate
+
+    env = make_env(args.env, min(args.evaluate_episodes, 16), starts="train", tasks=args.tasks)
+    return lambda: evaluate(trainer.policy, env, args.evaluate_episodes, seed=10**6).metrics()

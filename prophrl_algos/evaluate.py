@@ -1,0 +1,179 @@
+"""How often a policy succeeds, with its interval and per task: in the dream or in the real simulator."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.flow.sampler import sample
+from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.groups import random_number, require_autoreset_disabled
+from prophrl_algos.preflight import require_chunk
+from prophrl_algos.rollout import entry, rows_of
+
+START_KEYS = ("suite", "task", "start", "start_set", "instruction")
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One episode.
+
+    Attributes:
+        success: whether the task was done.
+        returns: the sum of its judged rewards.
+        valid: whether its end was judged.
+        chunks: how long it took.
+        start: what the env says of its start (task, start, instruction ...).
+    """
+
+    success: bool
+    returns: float
+    valid: bool
+    chunks: int
+    start: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy did.
+
+    Attributes:
+        episodes: in the order of the cells that were asked for.
+    """
+
+    episodes: tuple[EpisodeResult, ...]
+
+    @property
+    def success(self) -> float:
+        """Share of the judged episodes that succeeded; NaN if none was judged."""
+        judged = [episode.success for episode in self.episodes if episode.valid]
+        return sum(judged) / len(judged) if judged else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of `success`."""
+        judged = [episode.success for episode in self.episodes if episode.valid]
+        return wilson(sum(judged), len(judged))
+
+    def per_task(self) -> dict[str, "Evaluation"]:
+        """The episodes of each instruction."""
+        names = sorted({str(episode.start.get("instruction", "")) for episode in self.episodes})
+        return {
+            name: Evaluation(tuple(e for e in self.episodes if str(e.start.get("instruction", "")) == name))
+            for name in names
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """As `run` logs it."""
+        low, high = self.interval
+        judged = [episode for episode in self.episodes if episode.valid]
+        returns = float(np.mean([episode.returns for episode in judged])) if judged else math.nan
+        return {
+            "success": self.success,
+            "success_low": low,
+            "success_high": high,
+            "return": returns,
+            "episodes": float(len(self.episodes)),
+            "judged": float(len(judged)),
+        }
+
+
+def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a share; (0, 1) where nothing was counted.
+
+    Example:
+        >>> [round(bound, 3) for bound in wilson(8, 10)]
+        [0.49, 0.943]
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share, spread = successes / count, z**2 / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def evaluate(
+    policy: FlowPolicy,
+    env: VectorEnv,
+    cells: int | Sequence[Mapping[str, int]],
+    *,
+    seed: int = 0,
+    schedule: FlowSchedule | None = None,
+) -> Evaluation:
+    """Run one episode per cell, as many at once as the env has rows.
+
+    Args:
+        policy: in eval mode.
+        env: with autoreset DISABLED; official starts are welcome here.
+        cells: reset options of each episode, e.g. `{"task": 3, "start": 7}`, all with the same names; or how many
+            episodes with starts drawn by the seed.
+        seed: episode i has seed `seed + i` in the env, and noise of its own in the policy.
+        schedule: how chunks are sampled; the ODE with the policy's own number of steps if not given.
+    """
+    require_autoreset_disabled(env)
+    require_chunk(policy, env)
+    schedule = schedule or FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step)
+    asked: Sequence[Mapping[str, int]] = [{}] * cells if isinstance(cells, int) else cells
+    if not asked or len({tuple(sorted(cell)) for cell in asked}) > 1:
+        raise ValueError(f"there must be at least one cell, and all must have the same names, got {list(asked)[:3]}")
+    found: list[EpisodeResult] = []
+    for first in range(0, len(asked), env.num_envs):
+        wave = list(range(first, min(first + env.num_envs, len(asked))))
+        found += _wave(policy, env, {number: asked[number] for number in wave}, seed, schedule, initial=first == 0)
+    return Evaluation(tuple(found))
+
+
+def _wave(
+    policy: FlowPolicy,
+    env: VectorEnv,
+    cells: Mapping[int, Mapping[str, int]],
+    seed: int,
+    schedule: FlowSchedule,
+    *,
+    initial: bool,
+) -> list[EpisodeResult]:
+    numbers, rows = list(cells), np.arange(len(cells))
+    observation, info = _reset(env, cells, seed, initial=initial)
+    starts = [{key: info[key][row] for key in START_KEYS if key in info} for row in rows.tolist()]
+    generators = [torch.Generator().manual_seed(random_number(seed, 3, number)) for number in numbers]
+    returns, chunks = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
+    success, valid = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
+    space = env.single_action_space
+    low, high = getattr(space, "low", -1.0), getattr(space, "high", 1.0)
+    resting = np.clip(np.zeros((env.num_envs, *(space.shape or ())), np.float32), low, high)
+    live = rows
+    while len(live):
+        obs = policy.prepare(rows_of(observation, live), [str(starts[row].get("instruction", "")) for row in live])
+        path = sample(policy, obs, schedule, [generators[row] for row in live])
+        actions = resting.copy()
+        actions[live] = np.clip(policy.decode(path.x0, obs).detach().float().cpu().numpy(), low, high)
+        observation, reward, terminated, truncated, info = env.step(actions)
+        for row in live.tolist():
+            valid[row] = bool(entry(info, "reward_valid", row, default=True))
+            returns[row] += float(reward[row]) if valid[row] else 0.0
+            success[row] |= bool(entry(info, "success", row, default=terminated[row] and reward[row] > 0))
+            chunks[row] += 1
+        live = live[~(np.asarray(terminated) | np.asarray(truncated))[live]]
+    return [
+        EpisodeResult(bool(success[row]), float(returns[row]), bool(valid[row]), int(chunks[row]), starts[row])
+        for row in rows.tolist()
+    ]
+
+
+def _reset(
+    env: VectorEnv, cells: Mapping[int, Mapping[str, int]], seed: int, *, initial: bool
+) -> tuple[Any, dict[str, Any]]:
+    """Begin the cells in the first rows; rows that are not needed rest, as far as a first reset lets them."""
+    numbers = list(cells)
+    padded = numbers + [numbers[0]] * (env.num_envs - len(numbers))
+    options: dict[str, Any] = {name: [cells[number][name] for number in padded] for name in cells[numbers[0]]}
+    if not initial and len(numbers) < env.num_envs:
+        options["reset_mask"] = np.arange(env.num_envs) < len(numbers)
+    seeds: Any = [seed + number for number in padded]
+    return env.reset(seed=seeds, options=options or None)

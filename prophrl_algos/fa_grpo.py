@@ -1,0 +1,116 @@
+"""FA-GRPO: group-relative advantages and one ratio per executed action number, with the flow steps summed.
+
+Paper: arXiv 2511.20633, section on FA-GRPO. r[s,n,a] = exp(sum_k l[s,k,n,a] - l_old[s,k,n,a]).
+
+Differences from the paper: asymmetric clipping, and groups whose returns are all equal get advantage 0, as the
+SimpleVLA-RL family does; the masked mean divides by the valid entries of the whole batch.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prophrl_algos.surrogate import Stats, clipped_surrogate, entry_count, masked_log_ratio
+
+STD_FLOOR = 1e-6
+
+
+def group_advantages(
+    returns: Float[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+) -> Float[Tensor, " b"]:
+    """A = (R - mean) / (std + eps) within each group of rollouts of one start and instruction; std is unbiased.
+
+    Rows without a valid verdict are left out of their group and get 0, as does a group of equal returns or of one row.
+
+    Args:
+        returns: one return per rollout; may be NaN where not valid.
+        groups: the group of each rollout.
+        valid: which rollouts were judged; all if not given.
+
+    Example:
+        >>> group_advantages(torch.tensor([1.0, 0.0, 0.5, 0.5]), torch.tensor([3, 3, 7, 7]))
+        tensor([ 0.7071, -0.7071,  0.0000,  0.0000])
+    """
+    return _per_group(returns, groups, valid, _standardised)
+
+
+def leave_one_out_advantages(
+    returns: Float[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+) -> Float[Tensor, " b"]:
+    """A = R - mean of the other rollouts of the group (RLOO, arXiv 2402.14740); arguments as `group_advantages`."""
+    return _per_group(returns, groups, valid, _against_others)
+
+
+def fa_grpo_loss(
+    flow_logp: Float[Tensor, "s k n a"],
+    old: Float[Tensor, "s k n a"],
+    advantages: Float[Tensor, " s"],
+    mask: Bool[Tensor, "s n"],
+    *,
+    clip_low: float | int,
+    clip_high: float | int,
+    denominator: float | int | None = None,
+    weights: Float[Tensor, " s"] | None = None,
+    dual_clip: float | int | None = None,
+) -> tuple[Float[Tensor, ""], Stats]:
+    """L = -sum M[s,n] min(r A, clip(r) A) / denominator, with r[s,n,a] = exp(sum_k (l_k - l_k_old)).
+
+    Args:
+        flow_logp: log-densities of the policy to be improved; what is masked may be NaN.
+        old: of the policy that sampled.
+        advantages: one per decision: its rollout's.
+        mask: actions that were executed in a rollout that had not ended.
+        clip_low: e.g. 0.2.
+        clip_high: e.g. 0.28.
+        denominator: valid entries (s, n, a) of the whole batch, so that the losses of microbatches add up to its own;
+            of these decisions if not given.
+        weights: of each decision; with `trajectory_weights` and the number of trajectories as denominator every
+            trajectory counts the same.
+        dual_clip: see `clipped_surrogate`.
+    """
+    log_ratio = masked_log_ratio(flow_logp, old, mask).sum(1)
+    entries = mask[:, :, None].expand_as(log_ratio)
+    weight = 1.0 if weights is None else weights[:, None, None].expand_as(log_ratio)
+    total, stats = clipped_surrogate(
+        log_ratio, advantages, entries, weight, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+    return -total / (entry_count(mask, flow_logp.shape[3]) if denominator is None else denominator), stats
+
+
+def trajectory_weights(
+    mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"], dims: int
+) -> tuple[Float[Tensor, " s"], float]:
+    """Weights and denominator that make every trajectory's mean count the same, however long it was.
+
+    Args:
+        mask: of the whole batch.
+        trajectory: of each decision.
+        dims: numbers of one action.
+
+    Returns:
+        1 / (valid entries of the decision's trajectory), and the number of trajectories that have any.
+    """
+    numbers, inverse = torch.unique(trajectory, return_inverse=True)
+    entries = torch.zeros(len(numbers), device=mask.device).index_add(0, inverse, mask.sum(1).float() * dims)
+    return torch.where(entries > 0, 1 / entries.clamp(min=1), 0.0)[inverse], float(max(int((entries > 0).sum()), 1))
+
+
+def _per_group(returns: Tensor, groups: Tensor, valid: Tensor | None, advantage: Callable[[Tensor], Tensor]) -> Tensor:
+    valid = torch.ones_like(groups, dtype=torch.bool) if valid is None else valid
+    advantages = torch.zeros_like(returns)
+    for group in torch.unique(groups).tolist():
+        rows = torch.nonzero((groups == group) & valid)[:, 0]
+        inside = returns[rows]
+        if len(rows) > 1 and not torch.equal(inside, inside[:1].expand_as(inside)):
+            advantages[rows] = advantage(inside)
+    return advantages
+
+
+def _standardised(returns: Tensor) -> Tensor:
+    return (returns - returns.mean()) / (returns.std() + STD_FLOOR)
+
+
+def _against_others(returns: Tensor) -> Tensor:
+    return (returns - returns.mean()) * (len(returns) / (len(returns) - 1))

@@ -1,0 +1,159 @@
+"""One stochastic denoising step of a flow head: its mean and standard deviation, its density, its KL.
+
+Time runs from t = 1 (noise) to t = 0 (action): x_t = (1 - t) x_0 + t e, v = e - x_0, one step from t to t_next < t.
+Every step function has the same signature, so that one can be passed for another.
+"""
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Number = float | int | Tensor
+"""A number, one number per row of the batch (one axis), or a tensor that broadcasts against the sample."""
+
+LOG_TWO_PI = math.log(2 * math.pi)
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """A denoising step as a Gaussian: what `flow_sde_step`, `cps_step`, `ode_step` and learned noise have in common."""
+
+    def __call__(
+        self,
+        sample: Float[Tensor, "*x"],
+        velocity: Float[Tensor, "*x"],
+        t: Number,
+        t_next: Number,
+        *,
+        noise_level: Number,
+        t_clamp: Number,
+    ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+        """Mean and standard deviation of the sample at `t_next`."""
+        ...
+
+
+def flow_sde_step(
+    sample: Float[Tensor, "*x"],
+    velocity: Float[Tensor, "*x"],
+    t: Number,
+    t_next: Number,
+    *,
+    noise_level: Number,
+    t_clamp: Number,
+) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+    """One Euler-Maruyama step of the Flow-GRPO SDE (arXiv 2505.05470, eq. 9), in float32.
+
+    g = a sqrt(t / (1 - t)); mean = x (1 - g^2 dt / 2t) - v (1 + g^2 (1 - t) / 2t) dt; std = g sqrt(dt).
+
+    Args:
+        sample: x at `t`.
+        velocity: v(x, t), noise minus action.
+        t: in (0, 1].
+        t_next: in [0, t).
+        noise_level: a >= 0; a tensor over the last axis gives every dimension its own.
+        t_clamp: the second value of the schedule, which replaces t = 1 in the denominator of g.
+
+    Returns:
+        Mean, and standard deviation with sqrt(dt) in it, both in the shape of the sample.
+    """
+    x, v = _precise(sample), _precise(velocity)
+    t, t_next, t_clamp = _over_rows(t, x), _over_rows(t_next, x), _over_rows(t_clamp, x)
+    dt = t - t_next
+    below_one = torch.where(t >= 1, t_clamp, t)
+    variance = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device) ** 2 * t / (1 - below_one)
+    mean = x * (1 - variance * dt / (2 * t)) - v * (1 + variance * (1 - t) / (2 * t)) * dt
+    return mean, torch.sqrt(variance * dt).expand_as(x)
+
+
+def cps_step(
+    sample: Float[Tensor, "*x"],
+    velocity: Float[Tensor, "*x"],
+    t: Number,
+    t_next: Number,
+    *,
+    noise_level: Number,
+    t_clamp: Number = 1.0,
+) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+    """Coefficients-preserving sampling: noise of the size that the flow wants at `t_next` (arXiv 2509.05952).
+
+    std = t' sin(a pi/2); mean = (1 - t') x_0 + sqrt(t'^2 - std^2) x_1 with x_0 = x - t v, x_1 = x + (1 - t) v.
+    The step to t_next = 0 has std 0 and so no density.
+
+    Args:
+        sample: x at `t`.
+        velocity: v(x, t).
+        t: in (0, 1].
+        t_next: in [0, t).
+        noise_level: a in [0, 1].
+        t_clamp: not read; nothing diverges at t = 1.
+    """
+    del t_clamp
+    x, v = _precise(sample), _precise(velocity)
+    t, t_next = _over_rows(t, x), _over_rows(t_next, x)
+    level = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device)
+    std = t_next * torch.sin(level * (math.pi / 2))
+    kept = t_next * torch.cos(level * (math.pi / 2))
+    return (1 - t_next) * (x - t * v) + kept * (x + (1 - t) * v), std.expand_as(x)
+
+
+def ode_step(
+    sample: Float[Tensor, "*x"],
+    velocity: Float[Tensor, "*x"],
+    t: Number,
+    t_next: Number,
+    *,
+    noise_level: Number = 0.0,
+    t_clamp: Number = 1.0,
+) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+    """The Euler step x - v dt; std 0 and so no density. `noise_level` and `t_clamp` are not read."""
+    del noise_level, t_clamp
+    x, v = _precise(sample), _precise(velocity)
+    return x - v * (_over_rows(t, x) - _over_rows(t_next, x)), torch.zeros_like(x)
+
+
+def gaussian_log_prob(
+    x: Float[Tensor, "*x"], mean: Float[Tensor, "*x"], std: Float[Tensor, "*#x"]
+) -> Float[Tensor, "*x"]:
+    """Log-density of each number under its own Gaussian, in nats; std must be positive."""
+    x, mean, std = _precise(x), _precise(mean), _precise(std)
+    return -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - 0.5 * LOG_TWO_PI
+
+
+def step_log_prob(x: Float[Tensor, "*x"], mean: Float[Tensor, "*x"], std: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
+    """`gaussian_log_prob` where std > 0; where it is 0 a step has no density and 0 stands in its place."""
+    moves = std > 0
+    return torch.where(moves, gaussian_log_prob(x, mean, torch.where(moves, std, 1.0)), 0.0)
+
+
+def gaussian_kl(
+    mean: Float[Tensor, "*x"],
+    std: Float[Tensor, "*x"],
+    other_mean: Float[Tensor, "*x"],
+    other_std: Float[Tensor, "*x"],
+) -> Float[Tensor, "*x"]:
+    """KL(N(mean, std) || N(other_mean, other_std)) of each number in nats; 0 where either std is 0 (no density)."""
+    moves = (std > 0) & (other_std > 0)
+    here, there = torch.where(moves, std, 1.0), torch.where(moves, other_std, 1.0)
+    ratio = here / there
+    divergence = 0.5 * (ratio**2 + ((mean - other_mean) / there) ** 2 - 1) - torch.log(ratio)
+    return torch.where(moves, divergence, 0.0)
+
+
+def gaussian_entropy(std: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
+    """Entropy of each number in nats; 0 where std is 0 (no density)."""
+    moves = std > 0
+    return torch.where(moves, 0.5 * (LOG_TWO_PI + 1) + torch.log(torch.where(moves, std, 1.0)), 0.0)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _over_rows(value: Number, sample: Tensor) -> Tensor:
+    number = torch.as_tensor(value, dtype=sample.dtype, device=sample.device)
+    if number.ndim == 1 and sample.ndim > 1:
+        return number.view(-1, *[1] * (sample.ndim - 1))
+    return number

@@ -1,0 +1,135 @@
+"""Where the numbers of a run go: CSV, TensorBoard, Weights & Biases, trackio, the terminal."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from prophet_gym.errors import unknown_option
+from prophrl_algos.metrics import Metrics
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Takes the numbers of each update; an update that is logged again (after a kill) replaces the earlier one."""
+
+    def log(self, metrics: Metrics, update: int) -> None:
+        """Take the numbers of an update."""
+        ...
+
+    def close(self) -> None:
+        """Nothing follows."""
+        ...
+
+
+class CsvLogger:
+    """One line per update in a file that is always whole; columns appear when their numbers do."""
+
+    def __init__(self, path: Path) -> None:
+        """Go on with the file if it is there."""
+        self.path = path
+        self._rows: dict[int, dict[str, Any]] = {}
+        if path.is_file():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    self._rows[int(row["update"])] = row
+
+    def log(self, metrics: Metrics, update: int) -> None:
+        """Write the file anew, without the updates that came after this one in a run that was killed."""
+        self._rows = {number: row for number, row in self._rows.items() if number < update}
+        self._rows[update] = {"update": update, **metrics}
+        names = list(dict.fromkeys(name for row in self._rows.values() for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows.values())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".part")
+        draft.write_text(text.getvalue())
+        os.replace(draft, self.path)
+
+    def close(self) -> None:
+        """The file is whole already."""
+
+
+class TensorBoardLogger:
+    """Event files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder; needs the extra `train`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, metrics: Metrics, update: int) -> None:
+        """Write scalars."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, update)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._writer.close()
+
+
+class RunLogger:
+    """Weights & Biases or trackio, whose interfaces are the same: `import wandb` or `import trackio`."""
+
+    def __init__(self, library: Any, project: str, name: str) -> None:
+        """Begin a run, or go on with the one of this name."""
+        self._library = library
+        library.init(project=project, name=name, resume="allow")
+
+    def log(self, metrics: Metrics, update: int) -> None:
+        """Send the numbers."""
+        self._library.log(dict(metrics), step=update)
+
+    def close(self) -> None:
+        """End the run."""
+        self._library.finish()
+
+
+class TerminalLogger:
+    """A line that lives: progress, time left and the numbers that tell whether it learns."""
+
+    SHOWN = ("return", "success", "ratio_max", "clipped_high", "kl", "evaluation/success")
+
+    def __init__(self, updates: int, done: int = 0) -> None:
+        """Show `done` of `updates`."""
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=updates, initial=done, unit="update", dynamic_ncols=True)
+        self._shown: dict[str, str] = {}
+
+    def log(self, metrics: Metrics, update: int) -> None:
+        """Move on."""
+        self._shown |= {name: f"{metrics[name]:.3g}" for name in self.SHOWN if name in metrics}
+        self._bar.set_postfix(self._shown, refresh=False)
+        self._bar.update(update + 1 - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the line."""
+        self._bar.close()
+
+
+LOGGERS = ("csv", "tensorboard", "wandb", "trackio", "terminal")
+
+
+def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:
+    """The logger of a name in LOGGERS, writing into the run's folder; UnknownOptionError if there is none."""
+    if name == "csv":
+        return CsvLogger(folder / "metrics.csv")
+    if name == "tensorboard":
+        return TensorBoardLogger(folder / "tensorboard")
+    if name == "wandb":
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        return RunLogger(wandb, "prophrl", folder.name)
+    if name == "trackio":
+        import trackio  # pyright: ignore[reportMissingImports]
+
+        return RunLogger(trackio, "prophrl", folder.name)
+    if name == "terminal":
+        return TerminalLogger(updates, done)
+    raise unknown_option("logger", name, LOGGERS)

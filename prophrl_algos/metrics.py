@@ -1,0 +1,93 @@
+"""The numbers of an update: what was lived through, what the loss was made of, what the optimiser saw."""
+
+from dataclasses import dataclass, field, fields
+
+from jaxtyping import Float
+from torch import Tensor
+
+from prophrl_algos.distributed import Processes
+from prophrl_algos.flow.policy import FlowPath, FlowScores
+from prophrl_algos.rollout import Rollouts
+from prophrl_algos.surrogate import Stats
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A loss and what it is made of; sums are over valid entries, so those of microbatches add up."""
+
+    loss: Float[Tensor, ""]
+    stats: Stats
+    kl_sum: Float[Tensor, ""]
+    entropy_sum: Float[Tensor, ""]
+    scores: FlowScores
+
+
+@dataclass
+class Tally:
+    """What is summed up over the microbatches of an update."""
+
+    squares: Float[Tensor, " k"]
+    norms: list[float] = field(default_factory=list)
+    stats: list[Stats] = field(default_factory=list)
+    loss: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+
+    def add(self, terms: "Terms") -> None:
+        """Add a microbatch after its backward pass; `terms.scores.mean` retained its gradient."""
+        self.stats.append(terms.stats)
+        self.loss += terms.loss.item()
+        self.kl += terms.kl_sum.item()
+        self.entropy += terms.entropy_sum.item()
+        if terms.scores.mean.grad is not None:
+            self.squares += terms.scores.mean.grad.double().square().sum((0, 2, 3)).cpu()
+
+
+def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], processes: Processes) -> Metrics:
+    """Of all processes: what was lived through and how much of it teaches."""
+    total, valid = processes.total, rollouts.valid
+    judged = max(total(int(valid.sum())), 1.0)
+    frames = max(total(rollouts.frames), 1.0)
+    count = total(len(valid))
+    useful = advantages != 0
+    magnitude = max(total(int(useful.sum())), 1.0)
+    return {
+        "rollouts": count,
+        "groups_started": total(rollouts.started),
+        "return": total(float(rollouts.returns[valid].sum())) / judged,
+        "success": total(int((rollouts.success & valid).sum())) / judged,
+        "judged": total(int(valid.sum())) / max(count, 1.0),
+        "advantage_abs": total(float(advantages.abs().sum())) / magnitude,
+        "advantage_max": float(advantages.abs().max()) if len(advantages) else 0.0,
+        "useful_rollouts": total(int(useful.sum())) / max(count, 1.0),
+        "useful_frames": total(rollouts.frames_of(useful)) / frames,
+        "frames": frames,
+    } | {f"seconds_{name}": seconds for name, seconds in rollouts.seconds.items()}
+
+
+def learning_metrics(tally: Tally, path: FlowPath, weights: Float[Tensor, " k"], entries: int) -> Metrics:
+    """Of this process: what the optimiser saw.
+
+    Args:
+        tally: of the update.
+        path: of its decisions.
+        weights: FlowScale's.
+        entries: valid (s, n, a) entries that were seen, all epochs together.
+    """
+    entries = max(entries, 1)
+    metrics = {
+        "optimizer_steps": float(len(tally.norms)),
+        "gradient_norm": sum(tally.norms) / len(tally.norms),
+        "noise_level": path.schedule.noise_level,
+        "loss": tally.loss / len(tally.norms),
+        "kl": tally.kl / entries,
+        "entropy": tally.entropy / entries / max(float(path.stochastic.sum(1).float().mean()), 1.0),
+    }
+    if tally.stats:
+        stats = Stats.merge(tally.stats)
+        metrics |= {each.name: float(getattr(stats, each.name)) for each in fields(Stats) if each.name != "ratios"}
+    per_step = tally.squares.sqrt() * path.schedule.velocity_gains(path.latents.shape[3])
+    metrics |= {f"flow_gradient/{step:02d}": float(norm) for step, norm in enumerate(per_step)}
+    return metrics | {f"flowscale/{step:02d}": float(weight) for step, weight in enumerate(weights)}

@@ -1,0 +1,77 @@
+"""What must hold before anything is generated, each with an error that says what to change."""
+
+from collections.abc import Sequence
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import VectorEnv
+from torch import nn
+
+from prophet_gym.specs import InitialState
+from prophrl_algos.algorithms import Algorithm
+from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.groups import refuse_official, require_env
+
+
+def require_fit(
+    policy: FlowPolicy, env: VectorEnv, algorithm: Algorithm, groups: int, group_size: int, noise_level: float
+) -> None:
+    """Raise ValueError (InvalidStartError for official starts) unless policy, env and settings fit each other."""
+    require_env(env, groups, group_size)
+    require_chunk(policy, env)
+    refuse_official(start_sets_of(env))
+    if noise_level <= 0 and not isinstance(algorithm.kernel, nn.Module):
+        raise ValueError(
+            f"noise_level must be above 0 for {algorithm.name}, got {noise_level}: without noise a path has no "
+            "density; 0.5 is usual"
+        )
+
+
+def require_chunk(policy: FlowPolicy, env: VectorEnv) -> None:
+    """Raise ValueError unless the policy executes as many actions as the env's chunk has."""
+    spec, space = policy.spec, env.single_action_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
+        raise ValueError(f"the env must take action chunks, Box (actions, numbers), got {space}")
+    chunk = space.shape[0]
+    if spec.horizon < chunk:
+        raise ValueError(
+            f"the policy's horizon={spec.horizon} is shorter than the env's chunk of {chunk} actions: "
+            "make the env with a shorter chunk or the policy with a longer horizon"
+        )
+    if spec.exec_steps != chunk:
+        raise ValueError(
+            f"the policy executes exec_steps={spec.exec_steps} actions, the env's chunk has {chunk}: make them equal"
+        )
+
+
+def require_trainable(policy: FlowPolicy, optimizer: torch.optim.Optimizer, algorithm: Algorithm) -> list[torch.Tensor]:
+    """The optimiser's parameters; ValueError if it has none of the policy or misses the algorithm's."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = {id(parameter) for parameter in parameters}
+    if not any(id(parameter) in known for parameter in policy.parameters()):
+        raise ValueError("the optimizer has no parameter of the policy: make it from policy.parameters()")
+    kernel = algorithm.kernel
+    if isinstance(kernel, nn.Module) and not all(id(parameter) in known for parameter in kernel.parameters()):
+        raise ValueError(f"{algorithm.name} learns its noise: give the optimizer algorithm.kernel.parameters() as well")
+    return parameters
+
+
+def require_reference(policy: FlowPolicy) -> None:
+    """Raise ValueError unless the policy can be its own reference."""
+    try:
+        with policy.reference():
+            pass
+    except NotImplementedError as error:
+        raise ValueError(
+            f"beta above 0 needs a reference ({error}): pass reference=copy.deepcopy(policy), or beta=0"
+        ) from error
+
+
+def start_sets_of(env: VectorEnv) -> set[object]:
+    """The start sets that an env says it draws from; what it does not say shows at its first reset."""
+    inner = env.unwrapped
+    starts = getattr(inner, "starts", ())
+    named = {getattr(inner, "start_set", None), starts if isinstance(starts, str) else None}
+    if isinstance(starts, Sequence) and not isinstance(starts, str):
+        named |= {start.start_set for start in starts if isinstance(start, InitialState)}
+    return named

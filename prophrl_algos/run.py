@@ -1,0 +1,77 @@
+"""A whole training run: iterate, evaluate, log, save; killed at any moment it goes on as if it had not been."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from torch import nn
+
+from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos.loggers import Logger
+from prophrl_algos.metrics import Metrics
+from prophrl_algos.trainer import Trainer
+
+LAST, BEST = "last.pt", "best.pt"
+SCORE = "success"
+
+
+def run(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    loggers: Sequence[Logger] = (),
+    evaluate: Callable[[], Metrics] | None = None,
+    evaluate_every: int = 10,
+    save_every: int = 1,
+) -> None:
+    """Run the updates that are left.
+
+    `folder/last.pt` holds the trainer; a run that was killed goes on from it and ends with the same weights.
+    `folder/best.pt` holds the policy's weights (their average, with an EMA) at the best evaluation so far.
+
+    Args:
+        trainer: fresh, with the arguments of the run that is to be gone on with, if there is one.
+        folder: of this run alone.
+        loggers: take the numbers of every update; evaluations as `evaluation/...`.
+        evaluate: gives at least `success`; called after every `evaluate_every` updates and the last one.
+        evaluate_every: updates.
+        save_every: updates.
+    """
+    if evaluate_every < 1 or save_every < 1:
+        raise ValueError(f"evaluate_every and save_every must be at least 1, got {evaluate_every} and {save_every}")
+    best = resume(trainer, folder)
+    updates, main = trainer.config.updates, trainer.processes.main
+    try:
+        while trainer.done < updates:
+            metrics = trainer.iterate()
+            last = trainer.done == updates
+            if evaluate is not None and (last or trainer.done % evaluate_every == 0):
+                best = max(best, _evaluate(trainer, folder, evaluate, metrics, best))
+            if main:
+                for logger in loggers:
+                    logger.log(metrics, trainer.done - 1)
+            if main and (last or trainer.done % save_every == 0):
+                save_checkpoint(folder / LAST, {"trainer": trainer.state_dict(), "best": best})
+    finally:
+        for logger in loggers:
+            logger.close()
+
+
+def resume(trainer: Trainer, folder: Path) -> float:
+    """Load the last checkpoint if there is one; the best score so far."""
+    if not (folder / LAST).exists():
+        return float("-inf")
+    state = load_checkpoint(folder / LAST, trainer.device)
+    trainer.load_state_dict(state["trainer"])
+    return float(state["best"])
+
+
+def _evaluate(trainer: Trainer, folder: Path, evaluate: Callable[[], Metrics], metrics: Metrics, best: float) -> float:
+    with nullcontext() if trainer.ema is None else trainer.ema.applied():
+        found = evaluate()
+        metrics |= {f"evaluation/{name}": value for name, value in found.items()}
+        if found[SCORE] > best and trainer.processes.main:
+            assert isinstance(trainer.policy, nn.Module)
+            state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found[SCORE]}
+            save_checkpoint(folder / BEST, state)
+    return found[SCORE]

@@ -1,0 +1,123 @@
+"""Behaviour cloning of a flow policy: where learning in the dream starts from."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos.flow.policy import FlowPolicy, Obs
+from prophrl_algos.groups import random_number
+from prophrl_algos.loggers import Logger
+
+LAST = "sft.pt"
+DrawBatch = Callable[[int, torch.Generator], tuple[Obs, Float[Tensor, "b h a"]]]
+"""`draw(rows, generator)`: what was observed, and the actions that were demonstrated next, in command units."""
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """How long and how fast.
+
+    Attributes:
+        steps: optimiser steps.
+        rows: demonstrations in a step.
+        learning_rate: of AdamW; warmed up over 5% of the steps, then a cosine to a tenth.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are scaled down to this norm.
+        save_every: steps between checkpoints.
+        seed: of all randomness.
+    """
+
+    steps: int = 2000
+    rows: int = 64
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 1.0
+    save_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+
+
+def sft(
+    policy: FlowPolicy, draw: DrawBatch, config: SftConfig, folder: Path | None = None, *, logger: Logger | None = None
+) -> float:
+    """Fit a policy to demonstrations; the mean loss of the last tenth of the steps.
+
+    With a folder, `folder/sft.pt` is written whole every `save_every` steps, and a run that was killed goes on from it
+    with the same result.
+
+    Args:
+        policy: trained in place, in train mode; left in eval mode.
+        draw: gives batches.
+        config: the schedule.
+        folder: of the checkpoint; none is written if not given.
+        logger: takes the loss every 50 steps.
+
+    Raises:
+        FloatingPointError: the loss is not finite; nothing of that step is saved.
+        ValueError: the folder holds a run with another configuration.
+    """
+    assert isinstance(policy, nn.Module)
+    weights = [weight for weight in policy.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
+    path = None if folder is None else folder / LAST
+    first, losses = _resume(path, policy, optimizer, schedule, config)
+    policy.train()
+    for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
+        generator = torch.Generator().manual_seed(random_number(config.seed, 20, step))
+        obs, actions = draw(config.rows, generator)
+        loss = policy.sft_loss(obs, actions, generator=generator)
+        losses.append(loss.item())
+        if not losses[-1] < float("inf"):
+            raise FloatingPointError(
+                f"the loss of step {step} is {losses[-1]}; look at the demonstrations or lower the learning rate"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        if logger is not None and (step % 50 == 0 or step + 1 == config.steps):
+            logger.log({"sft_loss": losses[-1], "learning_rate": float(schedule.get_last_lr()[0])}, step)
+        if path is not None and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
+            state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
+            rest = {"schedule": schedule.state_dict(), "step": step + 1, "config": asdict(config), "losses": losses}
+            save_checkpoint(path, state | rest)
+    policy.eval()
+    recent = losses[-max(config.steps // 10, 1) :]
+    return sum(recent) / len(recent)
+
+
+def _rate(step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / max(0.05 * steps, 1))
+    return warm * (0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * step / steps))))
+
+
+def _resume(
+    path: Path | None,
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    config: SftConfig,
+) -> tuple[int, list[float]]:
+    if path is None or not path.exists():
+        return 0, []
+    state = load_checkpoint(path, next(policy.parameters()).device)
+    if state["config"] != asdict(config):
+        raise ValueError(f"{path} is of a run with {state['config']}, asked for {asdict(config)}; use another folder")
+    policy.load_state_dict(state["policy"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["step"]), list(state["losses"])

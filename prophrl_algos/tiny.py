@@ -1,0 +1,97 @@
+"""A flow policy of a few thousand weights that obeys the whole contract: for tests, bandit and first experiments."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+
+TIME_FREQUENCIES = (1.0, 2.0, 4.0)
+
+
+class TinyFlowPolicy(nn.Module):
+    """Averaged image cells and counted letters to a context vector; an MLP on latent, time and context.
+
+    It reads `env_obs["image"]` (uint8) of any size. Latents are commands; what the env cannot run is clipped there.
+
+    Example:
+        >>> policy = TinyFlowPolicy(FlowSpec(horizon=2, latent_dim=3, action_dim=2, exec_steps=2, num_steps=4))
+        >>> obs = policy.prepare({"image": np.zeros((5, 8, 8, 3), np.uint8)}, ["lift"] * 5)
+        >>> policy.velocity(policy.encode(obs, grad=False), torch.zeros(5, 2, 3), torch.ones(5)).shape
+        torch.Size([5, 2, 3])
+    """
+
+    def __init__(self, spec: FlowSpec, *, hidden: int = 64, cells: int = 2, letters: int = 16, seed: int = 0) -> None:
+        """Draw the weights.
+
+        Args:
+            spec: the sizes.
+            hidden: width of the MLP.
+            cells: the image is averaged to cells x cells.
+            letters: bins that the bytes of an instruction are counted in.
+            seed: of the weights.
+        """
+        super().__init__()
+        self.spec, self.cells, self.letters = spec, cells, letters
+        width = spec.horizon * spec.latent_dim
+        self.context = nn.Linear(3 * cells**2 + letters, hidden)
+        self.into = nn.Linear(width + 2 * len(TIME_FREQUENCIES) + 1, hidden)
+        self.between = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, width)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in (self.context, self.into, self.between, self.out):
+                bound = 1 / math.sqrt(layer.in_features)
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.zero_()
+
+    def prepare(self, env_obs: Mapping[str, np.ndarray], instructions: Sequence[str]) -> Obs:
+        """Images as they are, and how often each bin of letters occurs."""
+        counts = torch.zeros(len(instructions), self.letters, dtype=torch.int64)
+        for row, text in enumerate(instructions):
+            for byte in text.encode():
+                counts[row, byte % self.letters] += 1
+        return {"image": torch.from_numpy(np.ascontiguousarray(env_obs["image"])), "letters": counts}
+
+    def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
+        """One vector per row."""
+        device = self.out.weight.device
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            pixels = obs["image"].to(device).movedim(-1, 1).float() / 127.5 - 1
+            cells = F.adaptive_avg_pool2d(pixels, self.cells).flatten(1)
+            counts = obs["letters"].to(device).float() / 8
+            return TensorContext(vector=F.silu(self.context(torch.cat([cells, counts], 1))))
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """v(x, t) in float32."""
+        angles = t[:, None] * (math.pi / 2) * torch.tensor(TIME_FREQUENCIES, device=x.device)
+        read = torch.cat([x.flatten(1), t[:, None], angles.sin(), angles.cos()], 1)
+        hidden = F.silu(self.into(read) + ctx["vector"])
+        return self.out(F.silu(self.between(hidden))).float().view_as(x)
+
+    def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
+        """The executed rows and the real columns."""
+        del obs
+        return x0[:, : self.spec.exec_steps, : self.spec.action_dim]
+
+    def sft_loss(
+        self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the velocity at one uniform time per row."""
+        x0 = F.pad(actions.float(), (0, self.spec.latent_dim - actions.shape[2]))
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        t = torch.rand(len(x0), generator=generator).to(x0.device)
+        x = torch.lerp(x0, noise, t[:, None, None])
+        found = self.velocity(self.encode(obs, grad=True), x, t)
+        return F.mse_loss(found, noise - x0)
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """There are no adapters to take off."""
+        raise NotImplementedError("a TinyFlowPolicy has no adapters: pass reference=copy.deepcopy(policy)")

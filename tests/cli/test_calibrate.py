@@ -1,0 +1,35 @@
+"""`prophet calibrate` from a recording to a card, on a tiny checkpoint."""
+
+import json
+
+import pytest
+
+from prophet_gym.cli.calibrate import Args, main
+from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
+
+
+def test_from_a_recording_to_a_card(checkpoint, recording, tmp_path, capsys):
+    SuccessHead(SuccessHeadConfig(threshold=0.0001, hold=1)).save_pretrained(tmp_path / "head")
+    out = tmp_path / "card.json"
+    main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, ages=(8, 16), rows=2, out=out))
+    card = json.loads(out.read_text())
+    assert (card["suite"], card["starts"], card["chunk"]) == ("libero_object", "official", 8)
+    for source in ("real", "dream"):
+        found = card[source]
+        # 24 and 19 actions: three chunks and two
+        assert found["verdicts"]["count"] == 5
+        assert found["episodes"]["false_positive_rate"]["mean"] == 1.0
+        assert found["episodes"]["recall"]["mean"] is None
+        assert list(found["by_age"]) == ["1-8", "9-16", "17-24"]
+        assert list(found["by_policy"]) == ["random"]
+    assert "false positive rate" in capsys.readouterr().out
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_real_episodes_alone(checkpoint, recording, tmp_path):
+    SuccessHead().save_pretrained(tmp_path / "head")
+    out = tmp_path / "card.json"
+    main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, dream=False, out=out))
+    assert "dream" not in json.loads(out.read_text())
+    with pytest.raises(ValueError, match="at least 1"):
+        main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, episodes=0, out=out))

@@ -1,0 +1,92 @@
+"""Evaluation: cells are run once each, intervals are Wilson's, official starts are welcome."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.specs import InitialState
+from prophrl_algos.evaluate import EpisodeResult, Evaluation, evaluate, wilson
+from prophrl_algos.flow.schedule import FlowSchedule
+
+
+def result(success, valid=True, instruction="lift"):
+    return EpisodeResult(success, float(success), valid, 1, {"instruction": instruction})
+
+
+def test_wilson_by_hand():
+    # 8 of 10 at z = 1.96: centre (0.8 + 0.192) / 1.384, half 1.96 sqrt(0.016 + 0.0096) / 1.384.
+    z2 = 1.959964**2
+    centre, half = (0.8 + z2 / 20) / (1 + z2 / 10), math.sqrt(z2 * (0.016 + z2 / 400)) / (1 + z2 / 10)
+    assert wilson(8, 10) == pytest.approx((centre - half, centre + half))
+    assert wilson(0, 10)[0] == 0
+    assert wilson(10, 10)[1] == pytest.approx(1)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_unjudged_episodes_are_no_failures():
+    found = Evaluation((result(True), result(False, valid=False), result(True), result(False)))
+    assert found.success == pytest.approx(2 / 3)
+    assert found.interval == wilson(2, 3)
+    assert math.isnan(Evaluation((result(False, valid=False),)).success)
+
+
+def test_tasks_apart():
+    found = Evaluation((result(True), result(False, instruction="push"), result(True))).per_task()
+    assert {name: (each.success, len(each.episodes)) for name, each in found.items()} == {
+        "lift": (1.0, 2),
+        "push": (0.0, 1),
+    }
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 5])
+def test_every_cell_is_run_once_whatever_the_number_of_rows(dream, tiny, judge, num_envs):
+    cells = [{"task": task, "start": start} for task in (0, 1) for start in (0, 2)] + [{"task": 1, "start": 1}]
+    env = dream(num_envs, judge=judge(level=200))
+    found = evaluate(tiny(), env, cells)
+    asked = [(cell["task"], cell["start"]) for cell in cells]
+    assert [(e.start["task"], e.start["start"]) for e in found.episodes] == asked
+    assert [e.chunks for e in found.episodes] == [3] * 5
+    # Five episodes of three chunks; only rows that a first reset must begin may rest beside them.
+    assert sum(env.world_model.rows_dreamt) == 15
+
+
+def test_results_do_not_depend_on_the_number_of_rows(dream, tiny, judge):
+    policy, table = tiny(), []
+    for num_envs in (1, 3):
+        found = evaluate(policy, dream(num_envs, judge=judge(level=20)), 6, seed=4)
+        table.append([(e.success, e.returns, e.chunks, e.start["start"]) for e in found.episodes])
+    assert table[0] == table[1]
+
+
+def test_official_starts_are_what_it_is_for(dream, tiny):
+    frames = np.zeros((1, 8, 8, 3), np.uint8)
+    env = dream(2, starts=[InitialState(frames, "lift", start_set="official")])
+    found = evaluate(tiny(), env, 2)
+    assert {e.start["start_set"] for e in found.episodes} == {"official"}
+
+
+def test_another_schedule_may_be_evaluated(dream, tiny, judge):
+    policy = tiny()
+    quiet = evaluate(policy, dream(4, judge=judge(level=20)), 8).metrics()
+    noisy = evaluate(policy, dream(4, judge=judge(level=20)), 8, schedule=FlowSchedule.uniform(3, 0.7)).metrics()
+    assert quiet != noisy
+
+
+@pytest.mark.parametrize("cells", [[], [{"task": 0}, {"start": 1}]])
+def test_bad_cells_are_refused(dream, tiny, cells):
+    with pytest.raises(ValueError, match="at least one cell, and all must have the same names"):
+        evaluate(tiny(), dream(1), cells)
+
+
+def test_an_env_that_resets_itself_is_refused(dream, tiny):
+    with pytest.raises(ValueError, match="must not reset by itself"):
+        evaluate(tiny(), dream(1, autoreset_mode="NextStep"), 1)
+
+
+def test_no_weights_change(dream, tiny):
+    policy = tiny()
+    before = [weight.clone() for weight in policy.parameters()]
+    evaluate(policy, dream(2), 2)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))

@@ -1,0 +1,52 @@
+"""The real simulator in the trainer's hands: the same interface as the dream."""
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.errors import InvalidStartError
+from prophet_gym.sims import install
+from prophrl_algos.cli.common import begin_of, make_env
+from prophrl_algos.evaluate import evaluate
+from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.rollout import collect
+from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+pytestmark = [
+    pytest.mark.libero,
+    pytest.mark.skipif(install.missing() is not None, reason=str(install.missing())),
+]
+SHORT = {"max_episode_steps": 2, "chunk": 2, "size": 64}
+SPEC = FlowSpec(horizon=2, latent_dim=7, action_dim=7, exec_steps=2, num_steps=3)
+
+
+def trainer(env):
+    policy = TinyFlowPolicy(SPEC, hidden=16)
+    config = TrainerConfig(groups=1, group_size=2, beta=0.0)
+    return Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, begin=begin_of(env))
+
+
+def test_a_group_of_the_real_simulator_shares_its_placement_and_is_learnt_from():
+    env = make_env("LIBERO-Object-v0", 2, starts="train", tasks=[3], options=SHORT)
+    made = trainer(env)
+    rollouts = collect(made.policy, env, made.schedule(), groups=1, group_size=2, seed=7, begin=begin_of(env))
+    first = rollouts.obs["image"][:2]
+    assert torch.equal(first[0], first[1])
+    later = rollouts.obs["image"][2:]
+    assert not torch.equal(later[0], later[1])
+    assert rollouts.frames == 2 * 2 * 2
+    assert rollouts.valid.all()
+    rollouts.returns[0] = 1.0
+    assert made.update(rollouts)["optimizer_steps"] == 1
+    env.close()
+
+
+def test_official_states_are_refused_by_the_trainer_and_run_in_evaluation():
+    env = make_env("LIBERO-Object-v0", 2, starts="official", tasks=[3], options=SHORT)
+    with pytest.raises(InvalidStartError, match="nothing is trained from the official starts"):
+        trainer(env)
+    found = evaluate(TinyFlowPolicy(SPEC, hidden=16), env, [{"task": 3, "start": start} for start in (0, 7)])
+    assert [int(np.asarray(e.start["start"])) for e in found.episodes] == [0, 7]
+    assert [e.chunks for e in found.episodes] == [2, 2]
+    env.close()

@@ -1,0 +1,182 @@
+"""A run that is killed ends as one that was not; logs and checkpoints are whole."""
+
+import csv
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from prophet_gym.errors import CheckpointError, UnknownOptionError
+from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos.ema import Ema
+from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.loggers import CsvLogger, make_logger
+from prophrl_algos.run import BEST, LAST, run
+from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=3)
+
+
+def make(updates=6, ema=False, **config):
+    torch.manual_seed(0)
+    policy = TinyFlowPolicy(SPEC, hidden=8)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    settings = TrainerConfig(updates=updates, groups=2, group_size=4, epochs=2, beta=0.0, **config)
+    average = Ema(policy) if ema else None
+    return Trainer(policy, optimizer, BanditVectorEnv(8), settings, ema=average)
+
+
+def final(folder):
+    return load_checkpoint(folder / LAST)["trainer"]
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return one == other
+
+
+def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path):
+    run(make(ema=True), tmp_path / "whole")
+    stopped = make(ema=True)
+
+    class StopError(Exception):
+        pass
+
+    class Stopper:
+        def log(self, metrics, update):
+            if update == 3:
+                raise StopError
+
+        def close(self):
+            pass
+
+    with pytest.raises(StopError):
+        run(stopped, tmp_path / "parts", loggers=[Stopper()])
+    assert final(tmp_path / "parts")["done"] == 3
+    run(make(ema=True), tmp_path / "parts")
+    assert same(final(tmp_path / "whole"), final(tmp_path / "parts"))
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_killed_ten_times_at_random_moments_it_ends_with_the_same_weights(tmp_path):
+    updates, folder, draw = 40, tmp_path / "killed", random.Random(0)
+    began = time.perf_counter()
+    run(make(updates), tmp_path / "whole")
+    whole = time.perf_counter() - began
+    exits, fork = [], multiprocessing.get_context("fork")
+    for _ in range(10):
+        process = fork.Process(target=run, args=(make(updates), folder))
+        process.start()
+        time.sleep(draw.uniform(0, whole / 6))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        exits.append(process.exitcode)
+        assert not (folder / LAST).exists() or final(folder)["done"] <= updates
+    assert exits.count(-signal.SIGKILL) >= 5, exits
+    run(make(updates), folder)
+    assert same(final(tmp_path / "whole"), final(folder))
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"value": 1})
+
+    def broken(*args):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="the disk is full"):
+        save_checkpoint(path, {"value": 2})
+    assert load_checkpoint(path)["value"] == 1
+
+
+def test_a_damaged_or_foreign_checkpoint_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match=r"a\.pt cannot be read"):
+        load_checkpoint(path)
+    torch.save({"weights": 1}, path)
+    with pytest.raises(CheckpointError, match="is no checkpoint of the trainer"):
+        load_checkpoint(path)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    run(make(updates=1), tmp_path)
+    with pytest.raises(ValueError, match=r"clip_low was 0.2, is 0.1; use another folder"):
+        run(make(updates=1, clip_low=0.1), tmp_path)
+    run(make(updates=2), tmp_path)
+    assert final(tmp_path)["done"] == 2
+
+
+def test_the_best_evaluation_is_kept(tmp_path):
+    scores, seen = iter([0.2, 0.9, 0.4]), []
+    trainer = make(updates=6)
+
+    def evaluate():
+        seen.append(torch.cat([weight.detach().flatten().clone() for weight in trainer.policy.parameters()]))
+        return {"success": next(scores)}
+
+    run(trainer, tmp_path, evaluate=evaluate, evaluate_every=2, loggers=[CsvLogger(tmp_path / "metrics.csv")])
+    best = load_checkpoint(tmp_path / BEST)
+    assert (best["score"], best["updates"]) == (0.9, 4)
+    stored = torch.cat([tensor.flatten() for tensor in best["policy"].values()])
+    assert torch.equal(stored, seen[1])
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["update"] for row in rows] == list("012345")
+    assert [row["evaluation/success"] for row in rows] == ["", "0.2", "", "0.9", "", "0.4"]
+    assert float(rows[0]["ratio_mean"]) > 0
+
+
+def test_a_csv_forgets_what_a_killed_run_logged_too_far(tmp_path):
+    path = tmp_path / "metrics.csv"
+    first = CsvLogger(path)
+    for update in range(4):
+        first.log({"return": 0.1 * update}, update)
+    again = CsvLogger(path)
+    again.log({"return": 9.0, "new": 1.0}, 2)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["update"], row["return"], row["new"]) for row in rows] == [
+        ("0", "0.0", ""),
+        ("1", "0.1", ""),
+        ("2", "9.0", "1.0"),
+    ]
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = make_logger("tensorboard", tmp_path, updates=2)
+    logger.log({"return": 0.5}, 0)
+    logger.log({"return": 0.75}, 1)
+    logger.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("return")] == [(0, 0.5), (1, 0.75)]
+
+
+def test_the_terminal_shows_progress_and_what_matters(tmp_path, capsys):
+    logger = make_logger("terminal", tmp_path, updates=4)
+    logger.log({"return": 0.5, "seconds_env": 1.0}, 1)
+    logger.close()
+    shown = capsys.readouterr().err
+    assert "2/4" in shown
+    assert "return=0.5" in shown
+
+
+def test_an_unknown_logger_is_refused(tmp_path):
+    with pytest.raises(UnknownOptionError, match=r"unknown logger 'tensorbord'.*Did you mean 'tensorboard'"):
+        make_logger("tensorbord", tmp_path, updates=1)

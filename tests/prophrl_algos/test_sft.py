@@ -1,0 +1,61 @@
+"""Behaviour cloning reaches the demonstrations and goes on after a kill as if there had been none."""
+
+import pytest
+import torch
+
+from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.evaluate import evaluate
+from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.sft import SftConfig, sft
+from prophrl_algos.tiny import TinyFlowPolicy
+
+SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=5)
+
+
+def demonstrations(policy):
+    obs = policy.prepare(BanditVectorEnv(1).reset()[0], ["pull"])
+
+    def draw(rows, generator):
+        wide = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in obs.items()}
+        return wide, torch.tensor([0.8, -0.6]) + 0.05 * torch.randn(rows, 1, 2, generator=generator)
+
+    return draw
+
+
+def test_the_policy_does_what_was_demonstrated():
+    policy = TinyFlowPolicy(SPEC, hidden=32)
+    env = BanditVectorEnv(32)
+    before = evaluate(policy, env, 32).metrics()["return"]
+    sft(policy, demonstrations(policy), SftConfig(steps=200, learning_rate=5e-3))
+    assert before < 0.7
+    assert evaluate(policy, env, 32).metrics()["return"] > 0.9
+    assert not policy.training
+
+
+def test_a_run_that_stops_goes_on_with_the_same_result(tmp_path):
+    config = SftConfig(steps=12, save_every=4, rows=8)
+    whole = TinyFlowPolicy(SPEC, hidden=8)
+    loss = sft(whole, demonstrations(whole), config, tmp_path / "whole")
+    parts = TinyFlowPolicy(SPEC, hidden=8)
+    draw, calls = demonstrations(parts), []
+
+    def breaking(rows, generator):
+        calls.append(rows)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return draw(rows, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        sft(parts, breaking, config, tmp_path / "parts")
+    again = TinyFlowPolicy(SPEC, hidden=8)
+    assert sft(again, draw, config, tmp_path / "parts") == loss
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    with pytest.raises(ValueError, match="use another folder"):
+        sft(again, draw, SftConfig(steps=13, save_every=4, rows=8), tmp_path / "parts")
+
+
+def test_bad_demonstrations_stop_it():
+    policy = TinyFlowPolicy(SPEC, hidden=8)
+    draw = demonstrations(policy)
+    with pytest.raises(FloatingPointError, match="look at the demonstrations"):
+        sft(policy, lambda rows, g: (draw(rows, g)[0], torch.full((rows, 1, 2), torch.nan)), SftConfig(steps=3))

@@ -1,0 +1,271 @@
+"""The trainer: microbatches, precision, references, metrics, refusals, and learning the bandit."""
+
+import copy
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.errors import InvalidStartError
+from prophet_gym.specs import InitialState
+from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, reinflow
+from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.ema import Ema
+from prophrl_algos.evaluate import evaluate
+from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.rollout import collect
+from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)
+SMALL = TrainerConfig(updates=3, groups=2, group_size=4, beta=0.0)
+
+
+def make(config=SMALL, *, policy=None, algorithm=FA_GRPO, env=None, rate=1e-3, **kwargs):
+    policy = policy or TinyFlowPolicy(SPEC, hidden=16)
+    kernel = algorithm.kernel.parameters() if isinstance(algorithm.kernel, torch.nn.Module) else []
+    optimizer = torch.optim.AdamW([*policy.parameters(), *kernel], lr=rate, betas=(0.9, 0.95))
+    env = env or BanditVectorEnv(config.groups * config.group_size)
+    return Trainer(policy, optimizer, env, config, algorithm=algorithm, **kwargs)
+
+
+def weights(trainer):
+    return torch.cat([weight.detach().flatten() for weight in trainer.policy.parameters()])
+
+
+class TestUpdate:
+    @pytest.mark.parametrize("algorithm", [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, reinflow(SPEC)])
+    def test_every_algorithm_starts_at_ratio_one_and_changes_the_policy(self, algorithm):
+        trainer = make(replace(SMALL, microbatch=3), algorithm=algorithm, flowscale=FlowScale())
+        before = weights(trainer)
+        metrics = trainer.iterate()
+        assert metrics["ratio_min"] == pytest.approx(1, abs=1e-4)
+        assert metrics["ratio_max"] == pytest.approx(1, abs=1e-4)
+        assert metrics["optimizer_steps"] == 1
+        assert not torch.equal(before, weights(trainer))
+        assert all(np.isfinite(value) for value in metrics.values())
+
+    def test_microbatches_change_nothing_but_memory(self):
+        found = []
+        for microbatch in (64, 3):
+            trainer = make(replace(SMALL, microbatch=microbatch, epochs=2))
+            metrics = trainer.iterate()
+            found.append((weights(trainer), metrics["loss"], metrics["gradient_norm"]))
+        torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
+        assert found[0][1:] == pytest.approx(found[1][1:], abs=1e-5)
+
+    def test_four_steps_are_four_and_move_the_ratio(self):
+        metrics = make(replace(SMALL, epochs=2, minibatches=2), rate=1e-2).iterate()
+        assert metrics["optimizer_steps"] == 4
+        assert metrics["ratio_max"] > 1.01
+
+    def test_one_step_of_fa_grpo_and_flow_grpo_is_the_same(self):
+        config, moved = replace(SMALL, max_grad_norm=1e9), []
+        for algorithm, rate in ((FA_GRPO, 0.1), (FLOW_GRPO, 0.1 * SPEC.num_steps)):
+            policy = TinyFlowPolicy(SPEC, hidden=16)
+            optimizer = torch.optim.SGD(policy.parameters(), lr=rate)
+            trainer = Trainer(policy, optimizer, BanditVectorEnv(8), config, algorithm=algorithm)
+            before = weights(trainer)
+            trainer.iterate()
+            moved.append(weights(trainer) - before)
+        assert moved[0].norm() > 1e-3
+        torch.testing.assert_close(moved[0], moved[1], atol=1e-6, rtol=1e-4)
+
+    def test_groups_of_equal_return_take_no_step(self):
+        trainer = make(env=BanditVectorEnv(8, width=1e9))
+        before = weights(trainer)
+        metrics = trainer.iterate()
+        assert metrics["optimizer_steps"] == metrics["useful_rollouts"] == metrics["useful_frames"] == 0
+        assert torch.equal(before, weights(trainer))
+        assert trainer.done == 1
+
+    def test_unjudged_rollouts_take_no_part(self, dream, tiny, judge):
+        trainer = make(policy=tiny(), env=dream(judge=judge(judged=False)))
+        assert trainer.iterate()["optimizer_steps"] == 0
+
+    def test_flowscale_shows_in_the_gradient_of_every_step_and_not_in_the_loss(self):
+        plain, scaled = make().iterate(), make(flowscale=FlowScale()).iterate()
+        assert plain["loss"] == scaled["loss"]
+        for step in range(4):
+            name = f"{step:02d}"
+            ratio = scaled[f"flow_gradient/{name}"] / plain[f"flow_gradient/{name}"]
+            assert ratio == pytest.approx(scaled[f"flowscale/{name}"], rel=1e-5)
+        assert plain["flowscale/00"] == 1
+
+    def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(self):
+        trainer = make()
+        schedule = trainer.schedule()
+        rollouts = collect(trainer.policy, trainer.env, schedule, groups=2, group_size=4, seed=0)
+        rollouts.path.latents[:, 1] = torch.nan
+        before = weights(trainer)
+        with pytest.raises(FloatingPointError, match="has norm nan"):
+            trainer.update(rollouts)
+        assert torch.equal(before, weights(trainer))
+
+
+class TestPrecision:
+    def test_in_bfloat16_the_first_ratio_is_exactly_one_in_the_updates_own_batches(self):
+        config = replace(SMALL, groups=4, microbatch=3, minibatches=2)
+        metrics = make(config, autocast=torch.bfloat16, rate=0.0).iterate()
+        assert metrics["ratio_min"] == metrics["ratio_max"] == 1
+        assert metrics["old_log_prob_drift"] >= 0
+
+    def test_float32_needs_no_second_scoring(self):
+        class Counting(TinyFlowPolicy):
+            calls = 0
+
+            def velocity(self, ctx, x, t):
+                Counting.calls += 1
+                return super().velocity(ctx, x, t)
+
+        make(policy=Counting(SPEC, hidden=16)).iterate()
+        assert Counting.calls == 4 + 1
+
+
+class TestReference:
+    def test_kl_starts_at_zero_and_holds_the_policy_back(self):
+        drifted = []
+        for beta in (1e-9, 30.0):
+            policy = TinyFlowPolicy(SPEC, hidden=16)
+            trainer = make(
+                replace(SMALL, beta=beta, epochs=6), policy=policy, reference=copy.deepcopy(policy), rate=1e-2
+            )
+            first = make(
+                replace(SMALL, beta=beta), policy=copy.deepcopy(policy), reference=copy.deepcopy(policy)
+            ).iterate()
+            assert first["kl"] == pytest.approx(0, abs=1e-9)
+            for _ in range(3):
+                last = trainer.iterate()
+            drifted.append(last["kl"])
+        assert drifted[1] < 0.3 * drifted[0]
+
+    def test_a_policy_may_be_its_own_reference_with_adapters_off(self):
+        class Adapted(TinyFlowPolicy):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.adapter = torch.nn.Parameter(torch.zeros(()))
+                self.on = True
+
+            def velocity(self, ctx, x, t):
+                return super().velocity(ctx, x, t) + (self.adapter if self.on else 0.0)
+
+            @contextmanager
+            def reference(self):
+                self.on = False
+                yield
+                self.on = True
+
+        policy = Adapted(SPEC, hidden=16)
+        with torch.no_grad():
+            policy.adapter += 0.3
+        metrics = make(replace(SMALL, beta=0.1), policy=policy).iterate()
+        assert metrics["kl"] > 0.01
+        assert policy.on
+
+    def test_without_any_reference_it_is_refused(self):
+        with pytest.raises(ValueError, match=r"pass reference=copy\.deepcopy"):
+            make(replace(SMALL, beta=0.01))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"clip_low": 0.0}, "clip_low must be in"),
+            ({"clip_high": -0.1}, "clip_high above 0"),
+            ({"updates": 0}, "updates must be at least 1"),
+            ({"microbatch": 0}, "microbatch must be at least 1"),
+            ({"beta": -1.0}, "beta must be at least 0"),
+            ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+        ],
+    )
+    def test_settings(self, change, message):
+        with pytest.raises(ValueError, match=message):
+            TrainerConfig(**change)
+
+    def test_there_are_at_most_twelve_settings(self):
+        assert len(TrainerConfig.__dataclass_fields__) <= 12
+
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"config": replace(SMALL, noise_level=0.0)}, "noise_level must be above 0 for fa-grpo"),
+            ({"env": BanditVectorEnv(6)}, "num_envs=6 must be a multiple of group_size=4"),
+            ({"env": BanditVectorEnv(8, chunk=2)}, "horizon=1 is shorter than the env's chunk of 2"),
+        ],
+    )
+    def test_what_does_not_fit(self, kwargs, message):
+        with pytest.raises(ValueError, match=message):
+            make(**kwargs)
+
+    def test_a_policy_that_executes_other_chunks(self):
+        policy = TinyFlowPolicy(replace(SPEC, horizon=3, exec_steps=3))
+        with pytest.raises(ValueError, match="executes exec_steps=3 actions, the env's chunk has 1"):
+            make(policy=policy)
+
+    def test_official_starts(self, dream, tiny):
+        frames = np.zeros((1, 8, 8, 3), np.uint8)
+        env = dream(starts=[InitialState(frames, "lift", start_set="official")])
+        with pytest.raises(InvalidStartError, match="official"):
+            make(policy=tiny(), env=env)
+
+    def test_an_optimizer_of_something_else(self):
+        policy = TinyFlowPolicy(SPEC)
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        with pytest.raises(ValueError, match=r"make it from policy.parameters\(\)"):
+            Trainer(policy, optimizer, BanditVectorEnv(8), SMALL)
+
+    def test_learned_noise_that_nobody_trains(self):
+        policy = TinyFlowPolicy(SPEC)
+        with pytest.raises(ValueError, match="learns its noise"):
+            Trainer(policy, torch.optim.SGD(policy.parameters()), BanditVectorEnv(8), SMALL, algorithm=reinflow(SPEC))
+
+
+def test_noise_is_annealed_over_the_run():
+    trainer = make(anneal=lambda share: 1 - share)
+    levels = [trainer.iterate()["noise_level"] for _ in range(3)]
+    assert levels == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3])
+
+
+def test_dropout_is_off_in_rollout_and_update():
+    class Dropping(TinyFlowPolicy):
+        def velocity(self, ctx, x, t):
+            return torch.nn.functional.dropout(super().velocity(ctx, x, t), 0.5, self.training)
+
+    metrics = make(policy=Dropping(SPEC, hidden=16).train()).iterate()
+    assert metrics["ratio_max"] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_average_of_the_weights_lags_behind_and_is_put_on_for_a_while():
+    trainer = make()
+    start = weights(trainer)
+    ema = trainer.ema = Ema(trainer.policy, 0.9)
+    trainer.iterate()
+    now = weights(trainer)
+    with ema.applied():
+        torch.testing.assert_close(weights(trainer), 0.9 * start + 0.1 * now)
+    assert torch.equal(weights(trainer), now)
+
+
+def test_it_trains_in_the_dream(dream, tiny, judge):
+    """Much greener than red after one action: its first number has to rise above 0.5."""
+    config = TrainerConfig(updates=10, groups=4, group_size=8, epochs=4, beta=0.0)
+    env = dream(32, chunk=1, max_episode_steps=1, judge=judge(level=50))
+    trainer = make(config, policy=tiny(exec_steps=1), env=env, rate=1e-2)
+    successes = [trainer.iterate()["success"] for _ in range(10)]
+    assert np.mean(successes[-2:]) > np.mean(successes[:2]) + 0.2
+
+
+def test_fa_grpo_solves_the_bandit():
+    config = TrainerConfig(groups=8, group_size=8, epochs=4, beta=0.0)
+    trainer = make(config, policy=TinyFlowPolicy(SPEC), flowscale=FlowScale(), rate=3e-3)
+    env = BanditVectorEnv(32)
+    before = evaluate(trainer.policy, env, 64).metrics()["return"]
+    for _ in range(16):
+        trainer.iterate()
+    after = evaluate(trainer.policy, env, 64).metrics()["return"]
+    assert before < 0.6
+    assert after > 0.9

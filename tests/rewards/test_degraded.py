@@ -1,0 +1,134 @@
+"""A judge made worse on purpose errs as often as it was told to, and nowhere else."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+
+from prophet_gym.envs import ProphetVectorEnv
+from prophet_gym.rewards import DegradedOracle, FunctionReward, OracleReward, degrade, false_positive_rate
+from prophet_gym.rewards.degraded import precision_of
+from prophet_gym.rewards.robustness import Cell, grid, study
+from prophet_gym.testing import CountingWorldModel, check_reward_model, counting_starts
+
+
+def test_verdicts_have_the_rates_asked_for():
+    rng = np.random.default_rng(0)
+    truth = rng.random(40_000) < 0.3
+    called = degrade(truth, 0.8, 0.1, rng)
+    assert called[truth].mean() == pytest.approx(0.8, abs=0.01)
+    assert called[~truth].mean() == pytest.approx(0.1, abs=0.01)
+    assert (called & truth).sum() / called.sum() == pytest.approx(precision_of(0.8, 0.1, 0.3), abs=0.01)
+    with pytest.raises(ValueError, match=r"recall must be in \[0, 1\], got 1.5"):
+        degrade(truth, 1.5, 0.0, rng)
+
+
+@pytest.mark.parametrize("recall", [0.2, 0.9, 1.0])
+@pytest.mark.parametrize("precision", [0.5, 0.8, 1.0])
+def test_precision_and_rate_are_two_names_of_one_judge(recall, precision):
+    rate = false_positive_rate(recall, precision, successes=0.4)
+    assert precision_of(recall, rate, 0.4) == pytest.approx(precision)
+
+
+def test_a_precision_out_of_reach():
+    with pytest.raises(ValueError, match=r"precision of at least 0\.900, asked for 0\.5"):
+        false_positive_rate(1.0, 0.5, 0.9)
+    with pytest.raises(ValueError, match="precision in"):
+        false_positive_rate(1.0, 0.0, 0.5)
+
+
+def dreams(rows: int, judge=None, mode=AutoresetMode.DISABLED) -> gym.vector.VectorEnv:
+    """Three steps each; a row succeeds when its noise, which is the blue of the last frame, is large."""
+    judge = judge or FunctionReward(lambda video, text: float(video[-1, 0, 0, 2] >= 200))
+    return ProphetVectorEnv(
+        CountingWorldModel(chunk=4),
+        counting_starts(),
+        rows,
+        reward_model=judge,
+        max_episode_steps=3,
+        autoreset_mode=mode,
+    )
+
+
+def rollout(env) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    env.reset(seed=3)
+    paid, truth, ends = np.zeros(env.num_envs), np.zeros(env.num_envs, bool), np.zeros(env.num_envs, int)
+    for _ in range(4):
+        _, rewards, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        paid += rewards
+        truth |= info.get("true_success", rewards >= 1)
+        ends += terminated | truncated
+        assert (info["success"] == (rewards >= 1)).all()
+    return paid, truth, ends
+
+
+def test_only_ends_are_paid_and_a_perfect_judge_changes_nothing():
+    plain, truth, ends = rollout(dreams(6))
+    perfect, seen, _ = rollout(DegradedOracle(dreams(6), recall=1.0, false_positive_rate=0.0))
+    assert (ends == 1).all()
+    assert 0 < plain.sum() < 6
+    assert np.array_equal(plain, perfect)
+    assert np.array_equal(truth, seen)
+    inverted, _, _ = rollout(DegradedOracle(dreams(6), recall=0.0, false_positive_rate=1.0))
+    assert np.array_equal(inverted, 1.0 - plain)
+
+
+def test_errors_are_a_function_of_the_seed():
+    def once(seed):
+        env = DegradedOracle(dreams(32), recall=0.5, false_positive_rate=0.5, seed=seed)
+        env.reset(seed=9)
+        steps = [env.step(np.zeros(env.action_space.shape, np.float32))[1] for _ in range(3)]
+        return np.stack(steps)
+
+    assert np.array_equal(once(0), once(1))  # reset(seed=9) restarts them
+    assert 4 < once(0).sum() < 28
+
+
+def test_rows_that_were_not_judged_are_not_paid():
+    env = DegradedOracle(dreams(4, FunctionReward(lambda video, text: None)), recall=1.0, false_positive_rate=1.0)
+    paid = np.zeros(4)
+    env.reset(seed=0)
+    for _ in range(3):
+        paid += env.step(np.zeros(env.action_space.shape, np.float32))[1]
+    assert paid.tolist() == [0.0] * 4
+
+
+def test_the_oracle_knows_what_it_was_told():
+    source = torch.Generator().manual_seed(0)
+    videos = [torch.randint(256, (n, 8, 8, 3), generator=source, dtype=torch.uint8) for n in (1, 2, 3, 4)]
+    oracle = OracleReward()
+    for number, video in enumerate(videos[:3]):
+        oracle.tell(video, done=number == 1)
+    verdict = oracle.score([*videos, videos[0][:0]], ["x"] * 5)
+    assert verdict.success.tolist() == [False, True, False, False, False]
+    assert verdict.valid.tolist() == [True, True, True, False, False]
+    check_reward_model(oracle, videos=videos)
+
+
+def bandit(cell: Cell, seed: int) -> float:
+    """REINFORCE on one number: actions are normal around it, above 1 is success; returns the true success rate."""
+    rng = np.random.default_rng(seed)
+    mean = 0.0
+    for _ in range(150):
+        actions = mean + rng.normal(size=64)
+        paid = degrade(actions > 1.0, cell.recall, cell.false_positive_rate, rng).astype(float)
+        if paid.std() > 0:
+            mean += 0.1 * float(((paid - paid.mean()) / paid.std() * (actions - mean)).mean())
+    return float((mean + rng.normal(size=4000) > 1.0).mean())
+
+
+def test_a_learner_needs_a_judge_that_can_tell():
+    good, useless = Cell(1.0, 1.0, 0.0), Cell(0.5, 0.16, 0.5)
+    found = study(bandit, [good, useless], seeds=range(4))
+    assert found[0]["mean"] > 0.9
+    assert found[1]["mean"] < 0.6
+    assert len(found[0]["outcomes"]) == 4
+    assert found[0]["low"] <= found[0]["mean"] <= found[0]["high"]
+
+
+def test_the_grid_leaves_out_what_cannot_exist():
+    cells = grid([0.5, 1.0], [0.3, 0.6, 0.9], successes=0.5)
+    assert {(cell.recall, cell.precision) for cell in cells} == {(0.5, 0.6), (0.5, 0.9), (1.0, 0.6), (1.0, 0.9)}
+    with pytest.raises(ValueError, match="successes in"):
+        grid([0.5], [0.5], successes=1.0)

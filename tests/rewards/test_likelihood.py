@@ -1,0 +1,69 @@
+"""Token likelihoods as a reward, on the tiny untrained Qwen2.5-VL."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="needs the extra vlm")
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward, LocalVlm, Prompt
+from prophet_gym.testing import check_reward_model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_qwen) -> LocalVlm:
+    return LocalVlm.from_pretrained(str(tiny_qwen))
+
+
+def videos(*lengths: int) -> list[torch.Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return [torch.randint(256, (n, 16, 16, 3), generator=source, dtype=torch.uint8) for n in lengths]
+
+
+def test_the_reward_is_the_share_of_success_among_the_two_words(model):
+    judge = LikelihoodReward(model, LikelihoodConfig(reward="progress"), prompt=Prompt("$instruction?"))
+    verdict = judge.score(videos(2), ["x"])
+    with torch.no_grad():
+        logits = model.word_logits([judge.question(videos(2)[0], "x")], ("Success", "Failure"))
+    assert torch.allclose(verdict.reward, logits.softmax(1)[:, 0], atol=1e-6)
+    assert torch.equal(verdict.probability, verdict.reward)
+    assert verdict.done.tolist() == [bool(verdict.reward >= 0.5)]
+    low, high = LikelihoodConfig(threshold=1e-6), LikelihoodConfig(threshold=1 - 1e-6)
+    paid = [LikelihoodReward(model, c, prompt=judge.prompt).score(videos(2), ["x"]).reward.item() for c in (low, high)]
+    assert paid == [1.0, 0.0]
+
+
+def test_the_contract_on_odd_videos(model):
+    judge = LikelihoodReward(model, LikelihoodConfig(shown=2), prompt=Prompt("$instruction?"))
+    check_reward_model(judge, videos=videos(0, 1, 1000), instructions=["a", "汤 {x}\n", "<|image_pad|>"])
+    assert judge.score(videos(0, 1), ["a", "b"]).valid.tolist() == [False, True]
+
+
+def test_progress_runs_from_zero_to_one_over_a_video(model):
+    judge = LikelihoodReward(model, prompt=Prompt("$instruction?"))
+    curve = judge.progress(videos(20)[0], "x", moments=4)
+    assert (float(curve.min()), float(curve.max()), len(curve)) == (0.0, 1.0, 4)
+    assert judge.progress(videos(1)[0], "x").tolist() == [0.0]
+    with pytest.raises(ValueError, match="at least one frame"):
+        judge.progress(videos(0)[0], "x")
+
+
+def test_saved_and_loaded(model, tmp_path):
+    prompt = Prompt("Fertig? $instruction $criteria", {"*": "ganz"})
+    judge = LikelihoodReward(model, LikelihoodConfig(base=model.name, threshold=0.3, shown=3), prompt=prompt)
+    judge.save_pretrained(tmp_path)
+    loaded = LikelihoodReward.from_pretrained(tmp_path)
+    assert (loaded.config, loaded.prompt) == (judge.config, prompt)
+    assert torch.equal(loaded.score(videos(3), ["x"]).probability, judge.score(videos(3), ["x"]).probability)
+    (tmp_path / "likelihood.json").write_text(json.dumps({"base": model.name, "depth": 3}))
+    with pytest.raises(CheckpointError, match="keys: base, threshold"):
+        LikelihoodReward.from_pretrained(tmp_path)
+    with pytest.raises(MissingWeightsError, match=r"a folder with likelihood\.json"):
+        LikelihoodReward.from_pretrained(tmp_path / "gone")
+
+
+def test_bad_config():
+    with pytest.raises(ValueError, match="threshold between 0 and 1"):
+        LikelihoodConfig(threshold=1.0)

@@ -1,0 +1,86 @@
+"""Judges by name: each form gives its judge, with its options; what does not exist is refused with what does."""
+
+import pytest
+import torch
+
+from prophet_gym.errors import MissingWeightsError, UnknownOptionError
+from prophet_gym.rewards import LikelihoodReward, RelativeReward, SuccessHead, SuccessHeadConfig, VlmReward, make_judge
+from prophet_gym.rewards.named import read
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("head")
+    torch.manual_seed(0)
+    SuccessHead(SuccessHeadConfig(threshold=0.25)).save_pretrained(folder)
+    return folder
+
+
+def test_the_head_of_a_checkpoint(head):
+    judge = make_judge("success", head)
+    assert isinstance(judge, SuccessHead)
+    assert judge.config.threshold == 0.25
+    assert make_judge("success", head) is judge
+    assert make_judge("classifier", head).config == judge.config
+    assert make_judge(str(head)).config == judge.config
+    relative = make_judge("classifier?reward=relative&chunk=5", head)
+    assert isinstance(relative, RelativeReward)
+    assert relative.chunk == 5
+    with pytest.raises(MissingWeightsError, match="does not exist"):
+        make_judge("classifier", head / "none")
+    with pytest.raises(UnknownOptionError, match=r"'dense'.*Known: relative, sparse"):
+        make_judge("classifier?reward=dense", head)
+
+
+def test_an_endpoint_with_options(tmp_path):
+    prompt = tmp_path / "mine.txt"
+    prompt.write_text("$instruction?")
+    name = f"vlm:https://host:8000/v1?samples=3&when=chunk&timeout=7&max_tokens=9&prompt={prompt}#Qwen/Qwen3-VL-8B"
+    judge = make_judge(f"{name.replace('#', f'&log={tmp_path}/j.jsonl#')}")
+    assert isinstance(judge, VlmReward)
+    assert (judge.ballot.samples, judge.when, judge.prompt.text) == (3, "chunk", "$instruction?")
+    assert judge.log.path == tmp_path / "j.jsonl"
+    model = judge.model
+    assert (model.host, model.port, model.path, model.model) == (
+        "host",
+        8000,
+        "/v1/chat/completions",
+        "Qwen/Qwen3-VL-8B",
+    )
+    assert (model.patience.timeout, model.max_tokens, model.secure) == (7.0, 9, True)
+
+
+def test_models_on_this_machine(tiny_qwen):
+    pytest.importorskip("transformers", reason="needs the extra vlm")
+    votes = make_judge(f"vlm:{tiny_qwen}?samples=1&max_new_tokens=2&stride=2&shown=4")
+    assert (votes.ballot.samples, votes.stride, votes.shown, votes.model.max_new_tokens) == (1, 2, 4, 2)
+    likely = make_judge(f"likelihood:{tiny_qwen}?reward=progress&threshold=0.7&when=chunk")
+    assert isinstance(likely, LikelihoodReward)
+    assert (likely.config.reward, likely.config.threshold, likely.when) == ("progress", 0.7, "chunk")
+    verdict = likely.score([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], ["x"])
+    assert 0 < float(verdict.reward) < 1
+    with pytest.raises(ValueError, match="bits must be 4, 8 or None, got 3"):
+        make_judge(f"vlm:{tiny_qwen}?bits=3")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sucess", "Did you mean 'success'"),
+        ("oracle", "a dream has no oracle"),
+        ("vlm:http://host/v1", "needs the name of a model"),
+        ("vlm:http://host/v1?sample=3#m", "Did you mean 'samples'"),
+        ("vlm:http://host/v1?samples=many#m", "must be int, got 'many'"),
+        ("vlm:http://host/v1?samples=0#m", "samples must be at least 1"),
+        ("vlm:http://host/v1?bits=4#m", "unknown option of this reward 'bits'"),
+        ("vlm:/nowhere/at/all", "could not load the vision-language model"),
+        ("vlm:http://host/v1?prompt=gone#m", "got 'gone'"),
+    ],
+)
+def test_what_does_not_exist(name, message):
+    with pytest.raises((UnknownOptionError, ValueError, FileNotFoundError), match=message):
+        make_judge(name)
+
+
+def test_values_are_read():
+    assert read({"a": "3", "b": ""}, {"a": int, "b": str}) == {"a": 3, "b": ""}

@@ -1,0 +1,340 @@
+"""The remote model against a real HTTP server on this machine that misbehaves in every way we could think of."""
+
+import base64
+import json
+import threading
+import time
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward
+from prophet_gym.rewards.judgements import JudgementLog
+from prophet_gym.rewards.remote import Patience
+
+YES = r"It is in. \box{Success}"
+FAST = Patience(timeout=0.6, total=5.0, retries=2, pause=0.01)
+KEY = "sk-secret-123"
+
+
+def message(*texts: str, usage=(100, 20)) -> bytes:
+    choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(texts)]
+    return json.dumps(
+        {"choices": choices, "usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1]}}
+    ).encode()
+
+
+def events(*texts: str, end: bool = True) -> bytes:
+    lines = [json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}) for text in texts]
+    return "".join(f"data: {line}\n\n" for line in [*lines, *["[DONE]"] * end]).encode()
+
+
+class Server(ThreadingHTTPServer):
+    """Runs one action per request from its script, the last one for ever; remembers what it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script = []
+        self.requests = []
+        self.busy = self.most_busy = 0
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.requests.append((self.path, dict(self.headers), self.body, time.monotonic()))
+            script = self.server.script
+            action = script.pop(0) if len(script) > 1 else script[0]
+            self.server.busy += 1
+            self.server.most_busy = max(self.server.busy, self.server.most_busy)
+        try:
+            action(self)
+        finally:
+            with self.server.lock:
+                self.server.busy -= 1
+
+    def send(self, body: bytes, status: int = 200, **headers):
+        self.send_response(status)
+        for name, value in ({"Content_Type": "application/json", "Content_Length": len(body)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def trickle(self, data: bytes, pause: float):
+        for i in range(len(data)):
+            if self.server.over.wait(pause):
+                return
+            self.wfile.write(data[i : i + 1])
+            self.wfile.flush()
+
+    def log_message(self, format, *args):
+        pass
+
+
+def says(body: bytes, status: int = 200, **headers):
+    return lambda handler: handler.send(body, status, **headers)
+
+
+def stalls(handler):
+    handler.server.over.wait(20)
+
+
+def trickles_a_body(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    handler.trickle(b" " * 5000, 0.02)
+
+
+def trickles_headers(handler):
+    handler.trickle(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 5000, 0.02)
+
+
+def streams_for_ever(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.end_headers()
+    handler.trickle(events(*[r"\box{Success} "] * 500, end=False), 0.001)
+
+
+def hangs_up(handler):
+    handler.close_connection = True
+
+
+def cuts_off(handler):
+    handler.send(message(YES)[:-30], Content_Length=len(message(YES)))
+    handler.close_connection = True
+
+
+def no_http(handler):
+    handler.wfile.write(b"\x00\xff nonsense\r\n\r\n")
+    handler.close_connection = True
+
+
+NO_ANSWER = {
+    "stalls": stalls,
+    "trickles a body": trickles_a_body,
+    "trickles headers": trickles_headers,
+    "streams for ever": streams_for_ever,
+    "hangs up": hangs_up,
+    "cuts off": cuts_off,
+    "no http": no_http,
+    "429": says(b'{"error": "slow down"}', 429),
+    "500": says(b"oops \\box{Success}", 500),
+    "401": says(b'{"error": "no key"}', 401),
+    "404": says(b"", 404),
+    "redirect": says(b"", 302, Location="http://127.0.0.1:9/v1"),
+    "garbage": says(b"\x80\x81 \\box{Success}"),
+    "html": says(b"<html>\\box{Success}</html>"),
+    "truncated json": says(message(YES)[:-10]),
+    "other json": says(b"[1, 2]"),
+    "a string": says(json.dumps(YES).encode()),
+    "no choice": says(message()),
+    "three choices": says(message(YES, YES, YES)),
+    "choices of another kind": says(b'{"choices": {"0": 1}}'),
+    "no content": says(b'{"choices": [{"message": {"content": null}}]}'),
+    "content of parts": says(b'{"choices": [{"message": {"content": [{"text": "x"}]}}]}'),
+    "bad usage": says(b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}'),
+    "deep json": says(b"[" * 100_000),
+    "cut stream": says(events("It is in.", r"\box{Success}", end=False), Content_Type="text/event-stream"),
+    "garbage stream": says(b"data: {\n\ndata: [DONE]\n\n", Content_Type="text/event-stream"),
+    "too large": says(b" " * 8_000_001),
+}
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield running
+        running.over.set()
+        running.shutdown()
+
+
+def question(shade: int = 7, text: str = "Done?") -> Question:
+    return Question(("Step 0:", torch.full((4, 6, 3), shade, dtype=torch.uint8), text), seed=11)
+
+
+@pytest.mark.parametrize("name", NO_ANSWER)
+def test_no_reward_is_invented_and_nothing_hangs(name, server):
+    server.script = [NO_ANSWER[name]]
+    patience = Patience(timeout=0.4, total=1.5, retries=1, pause=0.01)
+    judge = VlmReward(
+        RemoteVlm(server.url, "m", patience=patience), samples=1, retries=0, prompt=Prompt("$instruction")
+    )
+    began = time.monotonic()
+    with pytest.warns(RuntimeWarning, match="left a question unanswered"):
+        verdict = judge.score([torch.zeros(2, 4, 4, 3, dtype=torch.uint8)], ["x"])
+    assert time.monotonic() - began < 3
+    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0], [False])
+    assert judge.counts["unanswered"] == 1
+    # a refusal that will stay one is not repeated
+    assert len(server.requests) == (1 if name in {"401", "404", "redirect", "too large"} else 2)
+
+
+def test_the_run_goes_on_after_trouble(server):
+    trouble = [says(b"", 500), says(b"", 429, Retry_After="0.2"), says(message(YES)[:9])]
+    server.script = [*trouble, says(message(YES))]
+    reply = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=3, pause=0.01)).answer([question()])[0]
+    assert (reply.text, reply.attempts, reply.problem) == (YES, 4, "")
+    times = [moment for *_, moment in server.requests]
+    assert times[2] - times[1] >= 0.2
+    assert reply.seconds >= times[-1] - times[0]
+
+
+def test_pauses_grow(server):
+    server.script = [says(b"", 503)]
+    with pytest.warns(RuntimeWarning, match="status 503"):
+        RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=3, pause=0.05)).answer([question()])
+    gaps = np.diff([moment for *_, moment in server.requests])
+    assert (gaps >= [0.05, 0.1, 0.2]).all()
+
+
+def test_a_wait_longer_than_our_patience_is_not_waited_for(server):
+    server.script = [says(b"", 429, Retry_After="3600")]
+    began = time.monotonic()
+    with pytest.warns(RuntimeWarning, match="status 429"):
+        RemoteVlm(server.url, "m", patience=FAST).answer([question()])
+    assert time.monotonic() - began < 1
+
+
+def test_what_is_sent(server):
+    server.script = [says(message(YES))]
+    text = 'put "{the}" 汤\naway'
+    reply = RemoteVlm(server.url, "my/model", patience=FAST, max_tokens=50, temperature=0.1, prices=(2.0, 10.0)).answer(
+        [question(200, text)]
+    )[0]
+    path, headers, body, _ = server.requests[0]
+    assert path == "/v1/chat/completions"
+    assert "Authorization" not in headers
+    sent = {key: body[key] for key in ("model", "n", "max_tokens", "temperature", "seed", "stream")}
+    assert sent == {"model": "my/model", "n": 1, "max_tokens": 50, "temperature": 0.1, "seed": 11, "stream": False}
+    (turn,) = body["messages"]
+    label, image, asked = turn["content"]
+    assert (turn["role"], label["text"], asked["text"]) == ("user", "Step 0:", text)
+    kind, data = image["image_url"]["url"].split(",")
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    assert kind == "data:image/png;base64"
+    assert picture.shape == (4, 6, 3)
+    assert (picture == 200).all()
+    assert (reply.prompt_tokens, reply.answer_tokens) == (100, 20)
+    assert reply.cost == pytest.approx(100 * 2e-6 + 20 * 10e-6)
+
+
+def test_a_stream_is_read_to_its_end(server):
+    server.script = [says(events("It is ", "in. ", r"\box{Success}"), Content_Type="text/event-stream; charset=utf-8")]
+    assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == YES
+
+
+def test_questions_are_asked_at_once_up_to_the_limit(server):
+    def later(handler):
+        time.sleep(0.2)
+        handler.send(message("x"))
+
+    server.script = [later]
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, concurrency=8))
+    began = time.monotonic()
+    replies = model.answer([question(text=str(i)) for i in range(16)])
+    assert time.monotonic() - began < 16 * 0.2
+    assert [reply.text for reply in replies] == ["x"] * 16
+    assert 2 <= server.most_busy <= 8
+
+
+def test_each_question_gets_its_own_answer(server):
+    def echo(handler):
+        text = handler.body["messages"][0]["content"][-1]["text"]
+        time.sleep(0.05 * (int(text) % 3))
+        handler.send(message(text))
+
+    server.script = [echo]
+    questions = [question(text=str(i)) for i in range(9)]
+    replies = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0)).answer(questions)
+    assert [reply.text for reply in replies] == [str(i) for i in range(9)]
+
+
+def test_a_rate_limit_spaces_requests(server):
+    server.script = [says(message(YES))]
+    RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, per_minute=600.0)).answer([question() for _ in range(4)])
+    times = sorted(moment for *_, moment in server.requests)
+    assert times[-1] - times[0] >= 0.28
+
+
+def test_the_key_is_sent_to_its_host_and_written_nowhere(server, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("PROPHET_VLM_API_KEY", f"{KEY}\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
+    leak = f"bad key {KEY}".encode()
+    server.script = [says(leak, 500), says(message(f"your key is {KEY}")), says(message(YES)), says(leak, 401)]
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=1, pause=0.01, concurrency=1))
+    log = JudgementLog(tmp_path / "log.jsonl")
+    with pytest.warns(RuntimeWarning, match="bad key") as caught:
+        VlmReward(model, samples=3, retries=0, prompt=Prompt("$instruction"), log=log).score(
+            [torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"]
+        )
+    assert {headers["Authorization"] for _, headers, *_ in server.requests} == {f"Bearer {KEY}"}
+    seen = log.path.read_text() + "".join(str(w.message) for w in caught) + "".join(capfd.readouterr())
+    assert "***" in seen
+    assert KEY not in seen + repr(vars(model)) + repr(model)
+
+
+def test_openais_key_goes_to_openai_alone(server, monkeypatch):
+    monkeypatch.delenv("PROPHET_VLM_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
+    server.script = [says(message(YES))]
+    RemoteVlm(server.url, "m", patience=FAST).answer([question()])
+    assert "Authorization" not in server.requests[0][1]
+    assert RemoteVlm("https://api.openai.com/v1", "m")._key() == "sk-of-openai"
+
+
+def test_a_key_that_is_none(server, monkeypatch):
+    monkeypatch.setenv("PROPHET_VLM_API_KEY", "sk\r\nX-Evil: 1")
+    with pytest.raises(ValueError, match="must be printable ASCII") as error:
+        RemoteVlm(server.url, "m").answer([question()])
+    assert "Evil" not in str(error.value)
+
+
+def test_nobody_listens():
+    patience = Patience(timeout=0.5, total=2.0, retries=1, pause=0.01)
+    model = RemoteVlm("http://127.0.0.1:9/v1", "m", patience=patience)
+    with pytest.warns(RuntimeWarning, match="ConnectionRefusedError"):
+        reply = model.answer([question()])[0]
+    assert (reply.text, reply.attempts) == (None, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.answer([question()])  # said once
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host/v1", "http://user:pass@host/v1", "http://", "http://h?k=1"]
+)
+def test_addresses_that_are_none(url):
+    with pytest.raises(ValueError, match="the address must be http") as error:
+        RemoteVlm(url, "m")
+    assert "pass" not in str(error.value)
+    with pytest.raises(ValueError, match="needs the name of a model"):
+        RemoteVlm("http://host/v1", "")
+
+
+def test_patience_must_make_sense():
+    with pytest.raises(ValueError, match="concurrency at least 1"):
+        Patience(concurrency=0)
+    with pytest.raises(ValueError, match="per_minute"):
+        Patience(per_minute=0.0)
