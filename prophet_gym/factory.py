@@ -9,11 +9,13 @@ import json
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from gymnasium.vector import AutoresetMode
 
 from prophet_gym.embodiments import Embodiment, get_embodiment
+from prophet_gym.envs.episodes import FPS
 from prophet_gym.envs.held_chunk import HeldChunk
 from prophet_gym.envs.jsonl_starts import read_jsonl_starts
 from prophet_gym.envs.registration import SUITE_IDS
@@ -70,26 +72,20 @@ def make_env(
             `info["approximate"]` is True, see `HeldChunk`.
         max_episode_steps: Chunks until truncation; the horizon of the id if not given.
         render_mode: `rgb_array` or `rgb_array_list`.
-        proprioception: Adds `gripper_position`, as the world model tracks it, to the observation.
-        max_doubt: Truncates where the world model's doubt passes it.
+        proprioception: Adds `gripper_position`, as the world model (ours does) tracks it, to the observation.
+        max_doubt: Truncates where `info["doubt"]` is larger, see `ProphetVectorEnv`.
 
     Raises:
         MissingWeightsError: If the weights do not exist or do not cover the suite or robot; names weights that do.
         CheckpointError: If they exist but are damaged.
         UnknownOptionError: For a name that does not exist.
-        ValueError: If the chunk is longer than the world model's, or cannot be cut out of it.
+        ValueError: If the chunk is longer than the world model's, or cannot be cut out of it; if proprioception is
+            asked of weights that track no gripper.
     """
-    robot = get_embodiment(embodiment)
-    weights = _weights_of(weights, robot)
-    pool = load_starts(weights, starts, suite, tasks)
-    world_model = load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder)
     return ProphetEnv(
-        _for_policy(world_model, weights, robot, chunk),
-        pool,
-        reward_model=load_reward_model(weights, reward, device),
+        **_parts(suite, embodiment, weights, reward, device, dtype, starts, tasks, chunk, offload=offload_autoencoder),
         max_episode_steps=max_episode_steps,
         render_mode=render_mode,
-        action_spec=robot.action_spec,
         proprioception=proprioception,
         max_doubt=max_doubt,
     )
@@ -115,25 +111,47 @@ def make_vector_env(
     max_doubt: float | None = None,
 ) -> ProphetVectorEnv:
     """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
-    robot = get_embodiment(embodiment)
-    weights = _weights_of(weights, robot)
-    pool = load_starts(weights, starts, suite, tasks)
-    world_model = load_world_model(weights, device, dtype, offload_autoencoder=offload_autoencoder)
     return ProphetVectorEnv(
-        _for_policy(world_model, weights, robot, chunk),
-        pool,
-        num_envs,
-        reward_model=load_reward_model(weights, reward, device),
+        num_envs=num_envs,
+        **_parts(suite, embodiment, weights, reward, device, dtype, starts, tasks, chunk, offload=offload_autoencoder),
         max_episode_steps=max_episode_steps,
         autoreset_mode=autoreset_mode,
         render_mode=render_mode,
-        action_spec=robot.action_spec,
         proprioception=proprioception,
         max_doubt=max_doubt,
     )
 
 
+def _parts(
+    suite: str | None,
+    embodiment: str,
+    weights: str,
+    reward: str | None,
+    device: str,
+    dtype: str,
+    starts: str,
+    tasks: Sequence[int] | None,
+    chunk: int | None,
+    *,
+    offload: bool,
+) -> dict[str, Any]:
+    """What the single and the vector env are made of."""
+    robot = get_embodiment(embodiment)
+    weights = _weights_of(weights, robot)
+    pool = load_starts(weights, starts, suite, tasks)
+    world_model = load_world_model(weights, device, dtype, offload_autoencoder=offload)
+    return {
+        "world_model": _for_policy(world_model, weights, robot, chunk),
+        "starts": pool,
+        "reward_model": load_reward_model(weights, reward, device),
+        "action_spec": robot.action_spec,
+        "fps": FPS if robot.control_hz is None else robot.control_hz,
+    }
+
+
 def _weights_of(weights: str, robot: Embodiment) -> str:
+    if not isinstance(weights, str):
+        raise MissingWeightsError(f"weights must be a name or the path of a folder as text, got {weights!r}")
     if weights == "bundled" and robot.name != BUNDLED_ROBOT:
         raise MissingWeightsError(
             f"the bundled weights are of {BUNDLED_ROBOT}, not {robot.name}: pass {_published_weights(robot.name)}. "
@@ -221,7 +239,7 @@ def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
 def load_world_model(
     weights: str, device: str = "cpu", dtype: str = "float32", *, offload_autoencoder: bool = False
 ) -> WorldModel:
-    """The world model of a checkpoint, the same object for the same folder and options; arguments as in `make_env`."""
+    """The world model of a checkpoint, the same object for the same folder and options; errors as in `make_env`."""
     if dtype not in DTYPES:
         raise unknown_option("dtype", dtype, DTYPES)
     folder = checkpoint_folder(weights).resolve()
@@ -246,7 +264,7 @@ def load_object_reader(weights: str) -> ObjectReader | None:
 
 
 def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequence[int] | None = None) -> StartSet:
-    """The start set that `starts` names, narrowed to suite and tasks."""
+    """The start set that `starts` names, narrowed to suite and tasks; arguments and errors as in `make_env`."""
     if starts in START_SETS:
         folder = checkpoint_folder(weights)
         path = folder / "starts" / starts
@@ -260,7 +278,11 @@ def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequ
     pool = _start_set(path.resolve())
     if suite is not None:
         pool = pool.of_suite(suite)
-    return pool if tasks is None else StartSet(state for task in tasks for state in pool.of_task(task))
+    if tasks is None:
+        return pool
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str) or not tasks:
+        raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {tasks!r}")
+    return StartSet(state for task in tasks for state in pool.of_task(task))
 
 
 def _not_covered(weights: str, starts: str, suite: str | None, covered: Sequence[str]) -> str:
@@ -301,12 +323,15 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
 
 def _device(device: str) -> str:
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
+        name = str(torch.device(device))
+    except (RuntimeError, TypeError) as error:
         raise unknown_option("device", device, ["cpu", "cuda", "mps"]) from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise unknown_option("device on this machine", device, ["cpu"])
-    return str(torch.device(device))
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
+        raise unknown_option("device on this machine", device, ["cpu", *here]) from error
+    return name
 
 
 @cache

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym import factory
 from prophet_gym.envs import ProphetVectorEnv, row_info, write_start_set
-from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
+from prophet_gym.errors import CheckpointError, InvalidActionError, MissingWeightsError, UnknownOptionError
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
@@ -99,6 +99,20 @@ def test_options_of_make(checkpoint, tmp_path):
     )
     assert envs.max_episode_steps == 7
     assert envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED
+    with pytest.raises(UnknownOptionError, match=r"mode 'off'\. Known: Disabled, NextStep, SameStep"):
+        gym.make_vec("Prophet-LIBERO-v0", num_envs=2, weights=checkpoint, autoreset_mode="off")
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_gripper_and_doubt_are_options_of_make(checkpoint, vector):
+    options = {"weights": checkpoint, "proprioception": True, "max_doubt": 0.0}
+    env = gym.make_vec("Prophet-LIBERO-v0", 1, **options) if vector else gym.make("Prophet-LIBERO-v0", **options)
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert observation["gripper_position"].shape[-1] == 3
+    *_, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    assert np.all(truncated)
+    assert np.all(info["doubt"] > 0)
 
 
 def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path, monkeypatch):
@@ -119,13 +133,26 @@ def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path
         ({"reward": "sucess"}, UnknownOptionError, "Did you mean 'success'"),
         ({"starts": "offical"}, UnknownOptionError, "Did you mean 'official'"),
         ({"device": "gpu"}, UnknownOptionError, "unknown device 'gpu'"),
+        ({"device": "cuda:99"}, UnknownOptionError, "unknown device on this machine 'cuda:99'"),
         ({"tasks": [7]}, UnknownOptionError, "unknown task 7. Known: 0, 1"),
+        ({"tasks": []}, ValueError, r"as in tasks=\[0, 3\], got \[\]"),
+        ({"max_doubt": -1.0}, ValueError, "max_doubt must be a number of at least 0, got -1.0"),
         ({"render_mode": "human"}, UnknownOptionError, "unknown render mode 'human'"),
     ],
 )
 def test_bad_arguments_of_make(checkpoint, kwargs, error, message):
     with pytest.raises(error, match=message):
         gym.make("Prophet-LIBERO-v0", **{"weights": checkpoint, **kwargs})
+
+
+def test_a_refused_first_reset_leaves_the_env_usable(checkpoint):
+    env = gym.make("Prophet-LIBERO-v0", weights=checkpoint)
+    with pytest.raises(UnknownOptionError, match="Did you mean 'task'"):
+        env.reset(options={"tsk": 1})
+    env.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="shape"):
+        env.step(np.zeros(3))
+    assert env.step(np.zeros((8, 7), np.float32))[4]["executed"] == 8
 
 
 def test_unknown_id():

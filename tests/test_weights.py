@@ -154,6 +154,7 @@ def test_a_step_in_bridge(offline, tmp_path):
     env = gym.make("Prophet-BRIDGE-v0", chunk=5, **settings)
     still, turned = first_step(env), first_step(env, 0.2)
     assert turned["frames"].shape == (5, 64, 64, 3)
+    assert env.metadata["render_fps"] == get_embodiment("bridge").control_hz == 5
     assert not np.array_equal(still["frames"], turned["frames"])
     with pytest.raises(
         MissingWeightsError, match="are of bridge, not libero: pass weights='Fleurrr/Prophet-World-Model'"

@@ -1,11 +1,12 @@
 """The `prophet` command: finds the subcommand and imports only that one."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import requires, version
 
 from prophet_gym.errors import ProphetError
 
@@ -76,13 +77,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(name: str, words: Sequence[str]) -> None:
     import tyro
 
-    module = import_module(COMMANDS[name].module)
-    args = tyro.cli(module.Args, prog=f"prophet {name}", args=words)
     try:
-        module.main(args)
+        module = import_module(COMMANDS[name].module)
+        module.main(tyro.cli(module.Args, prog=f"prophet {name}", args=words))
     except (ProphetError, ValueError, FileNotFoundError, NotADirectoryError) as error:
         print(f"prophet {name}: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        extra = extra_of(missing)
+        if extra is None:
+            raise
+        print(f"prophet {name} needs {missing}: pip install 'prophet-gym[{extra}]'", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def extra_of(package: str) -> str | None:
+    """The optional extra of prophet-gym that brings a package; None where none does."""
+    for requirement in requires("prophet-gym") or ():
+        found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
+        if found and found[1].replace("-", "_") == package and found[2] != "dev":
+            return found[2]
+    return None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from prophet_gym.errors import unknown_option
 try:
     import h5py
 except ImportError as error:
-    raise ImportError("these demonstrations are HDF5 files; install h5py: pip install 'prophet-gym[data]'") from error
+    raise ImportError(
+        "these demonstrations are HDF5 files; install h5py: pip install 'prophet-gym[data]'", name=error.name
+    ) from error
 
 
 @dataclass(frozen=True)

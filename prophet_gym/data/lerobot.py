@@ -26,7 +26,9 @@ try:
     import pyarrow as pa
     from pyarrow import parquet
 except ImportError as error:
-    raise ImportError("LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'") from error
+    raise ImportError(
+        "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'", name=error.name
+    ) from error
 
 INFO = "meta/info.json"
 

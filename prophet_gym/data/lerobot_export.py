@@ -30,7 +30,9 @@ try:
     import pyarrow as pa
     from pyarrow import parquet
 except ImportError as error:
-    raise ImportError("LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'") from error
+    raise ImportError(
+        "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'", name=error.name
+    ) from error
 
 CAMERA = "observation.images.agentview"
 ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]

@@ -59,6 +59,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         super().__init__(env)
         space = _chunk_space("OneActionPerStep", env.action_space)
         self._chunk_shape = space.shape
+        self.metadata = _metadata_of_actions(env, space.shape[0])
         self.action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
         self._pending: list[np.ndarray] = []
         self._observation: dict[str, np.ndarray] | None = None
@@ -72,7 +73,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         return self._held(), info | {"pending": 0}
 
     def step(self, action: ArrayLike) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Add one action (a,); run the chunk when it is full."""
+        """Add one action (a,); run the chunk when it is full. InvalidActionError before anything has changed."""
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(action, self.action_space)
@@ -114,6 +115,7 @@ class OneActionPerStepVector(VectorWrapper):
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(f"OneActionPerStepVector needs autoreset_mode SAME_STEP, got {mode}")
         self._steps = space.shape[0]
+        self.metadata = _metadata_of_actions(env, self._steps)
         self.single_action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self._pending: list[np.ndarray] = []
@@ -122,7 +124,7 @@ class OneActionPerStepVector(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Reset rows and drop the actions that wait; some rows alone can be reset between two chunks only."""
+        """Reset rows and drop the actions that wait; ValueError for some rows alone except between two chunks."""
         mask = None if options is None else options.get("reset_mask")
         if self._pending and mask is not None and not np.asarray(mask).all():
             raise ValueError(
@@ -136,7 +138,7 @@ class OneActionPerStepVector(VectorWrapper):
     def step(
         self, actions: ArrayLike
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Add one action (num_envs, a) per row; run the chunks when they are full."""
+        """Add one action (num_envs, a) per row; run the chunks when they are full. Errors as in `OneActionPerStep`."""
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(actions, self.action_space)
@@ -198,3 +200,11 @@ def _chunk_space(wrapper: str, space: gym.Space) -> gym.spaces.Box:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
         raise ValueError(f"{wrapper} needs an action space Box (k, a), got {space}")
     return space
+
+
+def _metadata_of_actions(env: gym.Env | VectorEnv, steps: int) -> dict[str, Any]:
+    """The metadata where a picture is rendered per action, not per chunk: films keep the scene's pace."""
+    metadata = dict(env.metadata)
+    if env.render_mode == "rgb_array" and "render_fps" in metadata:
+        metadata["render_fps"] *= steps
+    return metadata

@@ -3,6 +3,7 @@
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 
@@ -30,16 +31,22 @@ class TruncateOnDoubt(gym.Wrapper, RecordConstructorArgs):
             env: Its steps must report `info["doubt"]`.
             threshold: The largest doubt that is gone along with, at least 0.
         """
-        if not threshold >= 0:
-            raise ValueError(f"threshold must be a number of at least 0, got {threshold}")
         RecordConstructorArgs.__init__(self, threshold=threshold)
         super().__init__(env)
-        self._threshold = threshold
+        self._threshold = require_threshold("threshold", threshold)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step the env."""
+        """Step the env; ValueError if it dreamt and does not say how unsure it is."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if "doubt" not in info:
+        nothing_dreamt = info.get("pending", 0) > 0 or info.get("live") is False
+        if "doubt" not in info and not nothing_dreamt:
             raise ValueError("TruncateOnDoubt needs a world model that tells its doubt, and info has no 'doubt'")
-        doubted = info["doubt"] > self._threshold
+        doubted = info.get("doubt", 0.0) > self._threshold
         return observation, float(reward), terminated, truncated or doubted, info | {"doubted": doubted}
+
+
+def require_threshold(name: str, value: object) -> float:
+    """The largest doubt that is gone along with; ValueError if it is no number of at least 0."""
+    if not isinstance(value, int | float | np.number) or not value >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)

@@ -19,8 +19,8 @@ from prophet_gym.envs.rows import Row, picture
 from prophet_gym.errors import unknown_option
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
-RENDER_FPS = 20
-"""Actions, and so frames, per second."""
+FPS = 20.0
+"""Actions, and so frames, per second of LIBERO."""
 
 Observation = dict[str, Any]
 """Arrays by name; tensors in the torch env."""
@@ -43,6 +43,7 @@ class EpisodeVectorEnv(VectorEnv):
     and `info["live"]` False, and `_advance` is not called on them. So do rows that end when a queue is empty.
 
     Attributes:
+        fps: Actions, and so frames, per second of the scene.
         usage: How much of the batch was put to use since the last reset of all rows.
     """
 
@@ -55,22 +56,25 @@ class EpisodeVectorEnv(VectorEnv):
         max_episode_steps: int | None,
         autoreset_mode: AutoresetMode | str,
         render_mode: str | None,
+        fps: float = FPS,
     ) -> None:
         super().__init__()
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if not isinstance(num_envs, int | np.integer) or num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1 and an integer, got {num_envs}")
+        if not fps > 0:
+            raise ValueError(f"fps must be above 0, got {fps}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps counts chunks and must be at least 1 or None, got {max_episode_steps}")
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise unknown_option("render mode", render_mode, RENDER_MODES)
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _mode(autoreset_mode)
         self.render_mode = render_mode
-        renders = RENDER_FPS / action_space.shape[0] if render_mode == "rgb_array" else RENDER_FPS
+        self.fps = float(fps)
         self.metadata = {
             "render_modes": list(RENDER_MODES),
-            "render_fps": renders,
+            "render_fps": self.fps / action_space.shape[0] if render_mode == "rgb_array" else self.fps,
             "autoreset_mode": self.autoreset_mode,
         }
         self.single_action_space = action_space
@@ -131,6 +135,8 @@ class EpisodeVectorEnv(VectorEnv):
 
         With a queue, seeds belong to its entries instead: the j-th episode is the same whatever row it falls to.
         """
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"options must be a dict or None, got {type(options).__name__}")
         queued = self._plan_queue(options)
         if queued is not None:
             return self._reset_from(Queue(queued, row_seeds(seed, len(queued), "queued start, length")))
@@ -257,6 +263,13 @@ class EpisodeVectorEnv(VectorEnv):
         generator = self._rows[row].np_random or seeding.np_random()[0]
         self._rows[row].np_random = generator
         return generator
+
+
+def _mode(given: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(given)
+    except ValueError as error:
+        raise unknown_option("autoreset mode", given, [mode.value for mode in AutoresetMode]) from error
 
 
 def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class HeldChunk:
         return encode_starts(self.world_model, frames, starts)
 
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
-        """Dream a whole chunk of the world model and cut it."""
+        """Dream a whole chunk of the world model and cut it; ValueError for another number of actions."""
         if actions.shape[1] != self.chunk:
             raise ValueError(
                 f"actions must have shape (b, {self.chunk}, {self.action_dim}), got {tuple(actions.shape)}"

@@ -66,7 +66,11 @@ def plan_queue(
 
 
 def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "row, num_envs") -> list[int | None]:
-    """`count` seeds: the i-th is `seed + i`, or entry i of a sequence; None leaves a generator as it is."""
+    """`count` seeds: the i-th is `seed + i`, or entry i of a sequence; None leaves a generator as it is.
+
+    Raises:
+        ValueError: For another number of seeds, or one that is negative or no integer.
+    """
     if seed is None:
         return [None] * count
     if isinstance(seed, int | np.integer):

@@ -49,5 +49,7 @@ def _register(id_: str, entry_points: tuple[str, str], max_episode_steps: int, k
             entry_point=entry_points[0],
             vector_entry_point=entry_points[1],
             max_episode_steps=max_episode_steps,
+            # Gymnasium 1.4's PassiveEnvChecker breaks every later step where the first reset was refused.
+            disable_env_checker=True,
             kwargs=kwargs,
         )

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
-from prophet_gym.envs.episodes import RENDER_FPS, RENDER_MODES, Observation, row_info
+from prophet_gym.envs.episodes import FPS, RENDER_MODES, Observation, row_info
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import ActionSpec, InitialState
@@ -31,7 +31,7 @@ class ProphetEnv(gym.Env):
         ((8, 8, 3), (4, 8, 8, 3), 0.0)
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012 Gymnasium's own form
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class ProphetEnv(gym.Env):
         action_spec: ActionSpec | None = None,
         proprioception: bool = False,
         max_doubt: float | None = None,
+        fps: float = FPS,
     ) -> None:
         """Build the env.
 
@@ -58,6 +59,7 @@ class ProphetEnv(gym.Env):
             action_spec: Bounds of one action.
             proprioception: Adds `gripper_position` to the observation.
             max_doubt: Truncates where the world model's doubt passes it.
+            fps: Actions per second.
         """
         warn_in_worker()
         self._vector = ProphetVectorEnv(
@@ -70,6 +72,7 @@ class ProphetEnv(gym.Env):
             action_spec=action_spec,
             proprioception=proprioception,
             max_doubt=max_doubt,
+            fps=fps,
         )
         self.metadata = {name: self._vector.metadata[name] for name in ("render_modes", "render_fps")}
         self._max_episode_steps = max_episode_steps

@@ -10,11 +10,13 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import UInt8
 
-from prophet_gym.envs.episodes import EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs.doubt import require_threshold
+from prophet_gym.envs.episodes import FPS, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs.rows import Frame, Row, batch_frames
 from prophet_gym.envs.snapshots import pack_row, unpack_row
 from prophet_gym.envs.starts import StartSet, require_frames
+from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import (
     Chunk,
@@ -40,9 +42,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
     `{"image": uint8 (b, h, w, 3)}`; `info["frames"]` has all frames (b, k, h, w, 3) of the step, `"executed"` how
     many actions were run (a dream runs whole chunks), `"reward_valid"` whether the reward was judged, `"success"`,
     `"live"` whether the row dreamt, `"approximate"` whether it dreamt what its model was not trained for (see
-    `HeldChunk`), and `"instruction"`, `"suite"`, `"task"`, `"start"`, `"start_set"`. As
-    everywhere in Gymnasium, `info["_key"]` says which rows have an entry, and what an ended row saw moves to
-    `info["final_info"]` under SAME_STEP.
+    `HeldChunk`), `"doubt"` how unsure the world model is, where it tells (larger is less sure), and `"instruction"`,
+    `"suite"`, `"task"`, `"start"`, `"start_set"`. As everywhere in Gymnasium, `info["_key"]` says which rows have an
+    entry, and what an ended row saw moves to `info["final_info"]` under SAME_STEP.
 
     With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
     and `info["live"]` False, and the world model does not see them, until `reset(options={"reset_mask": ...})`.
@@ -73,6 +75,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         action_spec: ActionSpec | None = None,
         proprioception: bool = False,
         max_doubt: float | None = None,
+        fps: float = FPS,
     ) -> None:
         """Build the env; nothing is dreamt yet.
 
@@ -89,6 +92,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
                 model's own tracker has the gripper. It is an estimate, as all else in a dream.
             max_doubt: A row is truncated when the chunk's `info["doubt"]` is larger; a judge with `when="end"` is
                 not asked about it then, so it stays unjudged.
+            fps: Actions, and so frames, per second of the scene: how fast films are played.
 
         Raises:
             ValueError: If the world model has no tracker, for `proprioception`.
@@ -100,6 +104,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             max_episode_steps=max_episode_steps,
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
+            fps=fps,
         )
         self.world_model = world_model
         self.reward_model = reward_model
@@ -109,9 +114,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             require_frames(start, self._frame_size)
         self._state: State | None = None
         self._reads_gripper = proprioception
-        if max_doubt is not None and not max_doubt >= 0:
-            raise ValueError(f"max_doubt must be a number of at least 0 or None, got {max_doubt}")
-        self.max_doubt = max_doubt
+        self.max_doubt = None if max_doubt is None else require_threshold("max_doubt", max_doubt)
         if proprioception:
             if not hasattr(world_model, "read_gripper"):
                 raise ValueError(
@@ -127,6 +130,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
         The bytes and the actions that follow are a saved dream: `set_state` and the same actions give it again, to
         the bit on one CPU with one batch size.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+            ValueError: If there is no such row.
         """
         if not self._started:
             raise gym.error.ResetNeeded("call reset before get_state")
@@ -163,6 +170,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             raise ValueError(f"rows must be different numbers in 0..{self.num_envs - 1}, got {chosen}")
         if not self._started and len(chosen) < self.num_envs:
             raise gym.error.ResetNeeded("the first set_state must be of all rows; leave out rows")
+        if not isinstance(states, bytes | Sequence):
+            raise InvalidStartError(f"a saved row must be the bytes of get_state, got {type(states).__name__}")
         data = [states] * len(chosen) if isinstance(states, bytes) else list(states)
         if len(data) != len(chosen):
             raise ValueError(f"states must be one for all or one per row, {len(chosen)}, got {len(data)}")

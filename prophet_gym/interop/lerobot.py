@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import OneActionPerStepVector
-from prophet_gym.envs.episodes import RENDER_FPS
+from prophet_gym.envs.episodes import FPS
 from prophet_gym.envs.registration import SUITE_IDS
 from prophet_gym.errors import unknown_option
 
@@ -53,7 +53,7 @@ class LeRobotVectorEnv(VectorEnv):
             raise ValueError("LeRobot runs episodes to their horizon: pass max_episode_steps (in chunks)")
         self.num_envs = envs.num_envs
         self.render_mode = envs.render_mode
-        self.metadata = {**envs.metadata, "render_fps": RENDER_FPS}
+        self.metadata = {**envs.metadata, "render_fps": getattr(envs.unwrapped, "fps", FPS)}
         self.single_action_space, self.action_space = self._inner.single_action_space, self._inner.action_space
         space = envs.single_observation_space
         assert isinstance(space, gym.spaces.Dict)

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
-from prophet_gym.envs.episodes import RENDER_FPS, RENDER_MODES, EpisodeVectorEnv, Observation, Outcome, row_info
+from prophet_gym.envs.episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, Outcome, row_info
 from prophet_gym.envs.options import per_row_integers, reset_rows
 from prophet_gym.errors import InvalidStartError, unknown_option
 from prophet_gym.sims.episodes import Advance, Opening, Scene, open_stages
@@ -179,7 +179,7 @@ class LiberoEnv(gym.Env):
         'pick up the bbq sauce and place it in the basket'
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012 Gymnasium's own form
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
 
     def __init__(
         self,

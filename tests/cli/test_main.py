@@ -8,7 +8,7 @@ from typing import get_type_hints
 import pytest
 from tyro.conf import Positional
 
-from prophet_gym.cli.main import COMMANDS, main
+from prophet_gym.cli.main import COMMANDS, Command, main
 
 
 def test_help_lists_every_command(capsys):
@@ -49,3 +49,22 @@ def test_what_the_caller_can_mend_is_one_line_without_a_traceback(capsys, tmp_pa
     error = capsys.readouterr().err
     assert error.startswith("prophet evaluate: weights=")
     assert "Traceback" not in error
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(capsys, tmp_path, monkeypatch):
+    (tmp_path / "needs_peft.py").write_text("import peft.utils")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setitem(COMMANDS, "probe", Command("needs_peft", ""))
+    with pytest.raises(SystemExit) as stopped:
+        main(["probe"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "prophet probe needs peft: pip install 'prophet-gym[train]'\n"
+
+
+def test_a_missing_module_of_our_own_is_no_extra(tmp_path, monkeypatch):
+    (tmp_path / "needs_nothing_known.py").write_text("import prophet_gym.no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, "probe", Command("needs_nothing_known", ""))
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        main(["probe"])

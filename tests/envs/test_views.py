@@ -233,6 +233,13 @@ class TestDoubt:
         assert "executed" not in row_info(infos, 1)
         assert envs.step(still(envs))[2].tolist() == [True, False, True]
 
+    def test_actions_that_wait_and_ended_episodes_have_none(self):
+        env = TruncateOnDoubt(OneActionPerStep(single(Doubtful(chunk=CHUNK), max_episode_steps=1)), 0.5)
+        env.reset(seed=0)
+        steps = [env.step(np.zeros(7, np.float32))[3:] for _ in range(2 * CHUNK)]
+        assert [truncated for truncated, _ in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
+        assert not any(info["doubted"] for _, info in steps)
+
     def test_bad_thresholds_and_models_without_doubt(self):
         for bad in (-1.0, float("nan")):
             with pytest.raises(ValueError, match="at least 0"):
@@ -297,6 +304,14 @@ class TestRecording:
 def test_a_list_of_rendered_frames_plays_at_the_speed_of_actions():
     assert vector(render_mode="rgb_array_list").metadata["render_fps"] == 20
     assert single(render_mode="rgb_array_list").metadata["render_fps"] == 20
+    assert single(render_mode="rgb_array_list", fps=5.0).metadata["render_fps"] == 5
+
+
+def test_single_actions_are_rendered_at_the_speed_of_actions():
+    assert OneActionPerStep(single(render_mode="rgb_array")).metadata["render_fps"] == 20
+    envs = vector(render_mode="rgb_array", autoreset_mode="SameStep")
+    assert OneActionPerStepVector(envs).metadata["render_fps"] == 20
+    assert envs.metadata["render_fps"] == 20 / CHUNK
 
 
 def test_many_copies_in_workers_are_warned_against(monkeypatch):

@@ -1,0 +1,37 @@
+"""The code of the pages runs: the page of the envs from top to bottom, each block of the others by itself."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prophet_gym.factory import bundled_checkpoints
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+LIBRARIES = {"stable_baselines3": ["stable_baselines3"], "torchrl": ["torchrl"], "minari": ["minari", "jax"]}
+pytestmark = [
+    pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning"),
+]
+
+
+def blocks(page: str) -> list[str]:
+    return BLOCK.findall((ROOT / "docs" / page).read_text())
+
+
+def test_the_page_of_the_envs_runs():
+    scope: dict = {}
+    for code in blocks("envs.md"):
+        exec(compile(code, "envs.md", "exec"), scope)
+    assert scope["envs"].num_envs == 2
+
+
+@pytest.mark.parametrize("code", blocks("libraries.md"), ids=range(len(blocks("libraries.md"))))
+def test_each_library_of_the_page_runs(code, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for name in (module for word, needed in LIBRARIES.items() if word in code for module in needed):
+        pytest.importorskip(name)
+    scope: dict = {}
+    exec(compile(code, "libraries.md", "exec"), scope)
+    assert "env" in scope or "envs" in scope
