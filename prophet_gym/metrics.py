@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
@@ -130,6 +129,8 @@ def ssim(real: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h w
 
 def optical_flow(video: Video) -> Float32[np.ndarray, "p h w 2"]:
     """Farneback flow in pixels from each frame to the next, on gray images; `t - 1` fields."""
+    import cv2
+
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
     # OpenCV's stubs want an array where None (no initial flow) is meant
     no_flow = cast(Any, None)
@@ -159,6 +160,8 @@ def compare_flow(
 
 
 def _ssim_image(a: Float32[np.ndarray, "h w 3"], b: Float32[np.ndarray, "h w 3"]) -> float:
+    import cv2
+
     mean_a, mean_b, square_a, square_b, product = (
         cv2.GaussianBlur(part, (SSIM_WINDOW, SSIM_WINDOW), SSIM_STD, borderType=cv2.BORDER_CONSTANT)
         for part in (a, b, a * a, b * b, a * b)

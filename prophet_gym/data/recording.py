@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import cv2
-import imageio_ffmpeg
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
@@ -205,6 +203,8 @@ def write_episode(path: str | os.PathLike, episode: Episode, frames: UInt8[np.nd
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
     """H.264 with full colour resolution, 20 frames a second, one thread."""
+    import imageio_ffmpeg
+
     height, width = frames.shape[1:3]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-"]
     target = ["-c:v", "libx264", "-preset", "fast", "-crf", QUALITY, "-pix_fmt", "yuv444p", "-threads", "1"]
@@ -221,6 +221,8 @@ def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "t h w 3"]:
         FileNotFoundError: when there is no such file.
         ValueError: when it cannot be decoded.
     """
+    import cv2
+
     if not Path(path).exists():
         raise FileNotFoundError(f"no video at {path}")
     video = cv2.VideoCapture(str(path))

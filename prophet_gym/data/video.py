@@ -4,7 +4,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from jaxtyping import UInt8
 
@@ -28,6 +27,8 @@ def decode_frames(
         FileNotFoundError: there is no such file.
         ValueError: it cannot be decoded, or has another frame rate.
     """
+    import imageio_ffmpeg
+
     if not path.exists():
         raise FileNotFoundError(f"no video at {path}; fetch the data set again, with its videos")
     # Half a frame early: the seek keeps the first frame that is not before it.

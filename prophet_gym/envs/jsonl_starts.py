@@ -3,7 +3,6 @@
 import json
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -82,6 +81,8 @@ def _find(folder: Path, name: str, where: str) -> Path:
 
 
 def _read(path: Path, where: str) -> UInt8[np.ndarray, "h w 3"]:
+    import cv2
+
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise CheckpointError(f"{where}: {path} is no picture, or damaged")

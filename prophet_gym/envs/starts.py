@@ -3,14 +3,15 @@
 On disk a start set is a folder with `index.json` and WebP sheets of up to 100 frames, one or more per task.
 """
 
+import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError, unknown_option
 from prophet_gym.specs import InitialState
@@ -181,19 +182,24 @@ def _encode_sheet(cells: UInt8[np.ndarray, "n h w 3"], quality: int) -> bytes:
     sheet = np.zeros((lines, SHEET_COLUMNS, height, width, 3), np.uint8)
     sheet.reshape(-1, height, width, 3)[:count] = cells
     picture = sheet.transpose(0, 2, 1, 3, 4).reshape(lines * height, SHEET_COLUMNS * width, 3)
-    done, data = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
-    if not done:
-        raise RuntimeError("OpenCV could not write WebP; it must be built with WebP support")
-    return data.tobytes()
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "WEBP", lossless=quality > 100, quality=min(quality, 100))
+    return file.getvalue()
 
 
 def _decode_sheet(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w 3"]:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    try:
+        with Image.open(path) as sheet:
+            picture = np.asarray(sheet.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises, by the kind of damage
+        raise CheckpointError(f"{path} is missing or damaged ({error}); write the start set again") from error
     height, width = size
-    if picture is None or picture.shape[0] % height or picture.shape[1] != SHEET_COLUMNS * width:
-        raise CheckpointError(f"{path} is missing or damaged; write the start set again")
+    if picture.shape[0] % height or picture.shape[1] != SHEET_COLUMNS * width:
+        raise CheckpointError(
+            f"{path} must hold frames of {size} in {SHEET_COLUMNS} columns; write the start set again"
+        )
     lines = picture.shape[0] // height
-    cells = picture[..., ::-1].reshape(lines, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
+    cells = picture.reshape(lines, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(cells).reshape(-1, height, width, 3)
 
 

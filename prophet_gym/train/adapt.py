@@ -19,6 +19,7 @@ from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
 from prophet_gym.train.dynamics import train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device
+from prophet_gym.train.small import load_base
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints" / "libero_small"
 
@@ -68,9 +69,9 @@ def main(args: Args) -> None:
             f"{args.data} has no episode to train on; record some with `prophet collect --out {args.data}`"
         )
     device = torch.device(args.device)
-    base = Prophet.from_pretrained(args.base)
-    if not (isinstance(base.config, ProphetConfig) and isinstance(base.autoencoder, FrameAutoencoder)):
-        raise ValueError(f"adaptation takes checkpoints of the small Prophet, and {args.base} holds a full one")
+    base = load_base(args.base)
+    assert isinstance(base.config, ProphetConfig)
+    assert isinstance(base.autoencoder, FrameAutoencoder)
     recorded = read_episode(paths[0])
     args.out.mkdir(parents=True, exist_ok=True)
 

@@ -1,5 +1,6 @@
 """Train the gripper tracker and the transformer on latents."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -135,6 +136,7 @@ def train_transformer(
     chunks: int,
     noise_scale: float = 0.1,
     share_at_source: float = 1.0,
+    minutes: float = math.inf,
 ) -> ProphetTransformer3DModel:
     """Train on single chunks first, then on dreams; return the averaged model.
 
@@ -150,6 +152,7 @@ def train_transformer(
         chunks: length of the dreams after that.
         noise_scale: see `flow_source`.
         share_at_source: see `sample_times`.
+        minutes: see `train_loop`.
     """
     tracker = on_device(tracker, transformer.device).eval().requires_grad_(requires_grad=False)
 
@@ -160,4 +163,4 @@ def train_transformer(
             rows=max(1, rows // length), chunks=length, noise_scale=noise_scale, share_at_source=share_at_source,
         )  # fmt: skip
 
-    return train_loop(transformer, step, config, folder, name="transformer")
+    return train_loop(transformer, step, config, folder, name="transformer", minutes=minutes)

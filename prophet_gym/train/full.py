@@ -22,6 +22,7 @@ from prophet_gym.prophet.history import HistoryMemory, history_levels
 from prophet_gym.prophet.lora import add_lora
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.wan import SPATIAL_COMPRESSION
+from prophet_gym.train.events import open_events
 from prophet_gym.train.loop import LoopConfig, adamw, learning_rate, update_average
 from prophet_gym.train.objective import ClipObjective, draw
 from prophet_gym.train.plans import draw_batch, require_drawable
@@ -273,9 +274,7 @@ class _Log:
     def __init__(self, folder: Path, steps: int, done: int, *, shown: bool) -> None:
         self.writer: Any = None
         if shown:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(folder / "tensorboard"))
+            self.writer = open_events(folder / "tensorboard")
         self.bar = tqdm(total=steps, initial=done, desc="full", unit="step", mininterval=5, disable=not shown)
         self.smooth = math.nan
 

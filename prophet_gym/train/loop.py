@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from prophet_gym.train.events import open_events
+
 Step = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 """`step(index, generator) -> (loss, figures to log)`; all randomness comes from the generator, seeded by the index."""
 
@@ -47,9 +49,15 @@ class LoopConfig:
     seed: int = 0
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Warm up linearly, stay, fall linearly to zero over the last share of the steps."""
-    left = (config.steps - step) / max(config.decay * config.steps, 1)
+def learning_rate(step: int, config: LoopConfig, used: float = 0.0) -> float:
+    """Warm up linearly, stay, fall linearly to zero over the last share of the steps or of the time.
+
+    Args:
+        step: this one.
+        config: the schedule.
+        used: share of the time that is gone, where time is limited.
+    """
+    left = min((config.steps - step) / max(config.decay * config.steps, 1), (1 - used) / max(config.decay, 1e-9))
     return config.learning_rate * min(1.0, (step + 1) / config.warmup, max(left, 0.0))
 
 
@@ -80,8 +88,10 @@ def on_device(model: Model, device: torch.device) -> Model:
     return model
 
 
-def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, name: str) -> Model:
-    """Run the steps that are left and return the averaged model.
+def train_loop(
+    model: Model, step: Step, config: LoopConfig, folder: Path, *, name: str, minutes: float = math.inf
+) -> Model:
+    """Run the steps that are left, or those that the time allows, and return the averaged model.
 
     A checkpoint `folder/<name>.pt` (weights, average, optimiser, step) is written every `save_every` seconds, whole;
     a run that was killed goes on from it.
@@ -92,33 +102,36 @@ def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, na
         config: the schedule.
         folder: where checkpoint and TensorBoard events go.
         name: of this stage.
+        minutes: of wall-clock time, that of the runs before a kill counted; the learning rate falls towards its end as
+            towards that of the steps. A run that it has ended goes on when it is given more.
 
     Raises:
         FloatingPointError: the loss is not finite; nothing of that step is saved.
+        ValueError: no time at all.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
+    if minutes <= 0:
+        raise ValueError(f"minutes={minutes} must be above 0")
     device = next(model.parameters()).device
     optimizer = adamw(list(model.parameters()), config)
     average = copy.deepcopy(model).requires_grad_(requires_grad=False)
     path = folder / f"{name}.pt"
-    done = _resume(path, model, average, optimizer, device)
+    done, spent = _resume(path, model, average, optimizer, device)
     saved, smooth = time.monotonic(), math.nan
+    began, unsaved = saved - spent, 0
     with (
-        SummaryWriter(str(folder / "tensorboard" / name)) as log,
+        open_events(folder / "tensorboard" / name) as log,
         tqdm(total=config.steps, initial=done, desc=name, unit="step", mininterval=5) as bar,
     ):
         for index in range(done, config.steps):
+            used = (time.monotonic() - began) / (60 * minutes)
+            if used >= 1:
+                break
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + index)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(index, config)
+                group["lr"] = learning_rate(index, config, used)
             loss, figures = step(index, generator)
             value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss of {name} is {value} at step {index}; {path} holds the last good state: look at the "
-                    "data, then go on with a lower learning rate"
-                )
+            _require_finite(value, name, index, path)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -130,29 +143,43 @@ def train_loop(model: Model, step: Step, config: LoopConfig, folder: Path, *, na
                     log.add_scalar(key, figure, index)
             bar.update()
             bar.set_postfix_str(f"loss {smooth:.5f}", refresh=False)
-            if time.monotonic() - saved > config.save_every or index + 1 == config.steps:
-                _save(path, model, average, optimizer, index + 1)
-                saved = time.monotonic()
+            unsaved += 1
+            if (now := time.monotonic()) - saved > config.save_every:
+                _save(path, model, average, optimizer, index + 1, now - began)
+                saved, unsaved, done = time.monotonic(), 0, index + 1
+    if unsaved:
+        _save(path, model, average, optimizer, done + unsaved, time.monotonic() - began)
     return average
+
+
+def _require_finite(loss: float, name: str, index: int, path: Path) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss of {name} is {loss} at step {index}; {path} holds the last good state: look at the data, then "
+            "go on with a lower learning rate"
+        )
 
 
 def _resume(
     path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> int:
+) -> tuple[int, float]:
     if not path.exists():
-        return 0
+        return 0, 0.0
     state = torch.load(path, weights_only=True, map_location=device)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
+    return state["step"], state.get("seconds", 0.0)
 
 
-def _save(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
+        "seconds": seconds,
     }
     save_whole(state, path)

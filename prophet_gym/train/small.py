@@ -1,9 +1,11 @@
 """Train the small Prophet from recordings, on a CPU or a GPU: `python -m prophet_gym.train.small --data DIR --out DIR`.
 
-Stages, each resumable: autoencoder, decoder, latents, tracker, transformer. The result is `OUT/checkpoint`.
+Stages, each resumable: autoencoder, decoder, latents, tracker, transformer. The result is `OUT/checkpoint`. With
+`--base` the transformer of a checkpoint is trained on, beside its autoencoder and tracker, from `OUT/latents.npz` only.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +19,7 @@ from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
+from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device
@@ -29,31 +32,36 @@ class Args:
     """Train the small Prophet.
 
     Attributes:
-        data: folder that `prophet collect` wrote.
+        data: folder that `prophet collect` wrote; not read where `base` and `OUT/latents.npz` are enough.
         out: folder for checkpoints, logs and the result.
+        base: folder of the checkpoint whose transformer is trained on; its autoencoder, tracker, camera and settings
+            are kept. Without it all begins anew.
         stage: one stage, or all.
         held_out: one episode in so many is kept for validation.
         autoencoder_steps: optimiser steps of 32 crops.
         decoder_steps: further ones of the decoder alone, the encoder and so the latents fixed.
         tracker_steps: optimiser steps of 128 windows.
         steps: optimiser steps of the transformer.
+        minutes: wall-clock limit of the transformer's training, runs before this one counted.
         rows: chunks per step.
         learning_rate: peak rate of the transformer.
         chunks: length of the training dreams, in chunks.
         single_until: share of the steps before dreams begin.
-        layers: blocks of the transformer.
-        width: width of the transformer.
+        layers: blocks of the transformer, where it begins anew.
+        width: width of the transformer, likewise.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
-    data: Path
     out: Path
+    data: Path | None = None
+    base: Path | None = None
     stage: Stage = "all"
     held_out: int = 20
     autoencoder_steps: int = 12_000
     decoder_steps: int = 6_000
     tracker_steps: int = 8_000
     steps: int = 8_000
+    minutes: float = math.inf
     rows: int = 16
     learning_rate: float = 1e-3
     chunks: int = 4
@@ -68,27 +76,76 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Run the stages asked for."""
-    paths = list_episodes(args.data)
-    train = [path for path in paths if not is_held_out(path, args.held_out)]
+    """Run the stages asked for.
+
+    Raises:
+        ValueError: no recordings where they are needed, or a base that does not fit.
+    """
+    base = None if args.base is None else load_base(args.base)
+    if base is not None:
+        _keep(base, args.out)
     stages = {
         "autoencoder": lambda: train_autoencoder(
-            train, args.out, steps=args.autoencoder_steps, device=args.torch_device()
+            _train(args), args.out, steps=args.autoencoder_steps, device=args.torch_device()
         ),
-        "decoder": lambda: tune_decoder(train, args.out, steps=args.decoder_steps, device=args.torch_device()),
-        "latents": lambda: _latents(train, args),
+        "decoder": lambda: tune_decoder(_train(args), args.out, steps=args.decoder_steps, device=args.torch_device()),
+        "latents": lambda: _latents(args),
         "tracker": lambda: _tracker(args),
-        "transformer": lambda: _transformer(args, paths),
-        "checkpoint": lambda: assemble(args, paths[0]).save_pretrained(args.out / "checkpoint"),
+        "transformer": lambda: _transformer(args, base),
+        "checkpoint": lambda: assemble(args, base).save_pretrained(args.out / "checkpoint"),
     }
-    for name, run in stages.items():
-        if args.stage in ("all", name):
-            run()
+    for name in chosen_stages(args):
+        stages[name]()
 
 
-def _latents(train: list[Path], args: Args) -> None:
+def chosen_stages(args: Args) -> tuple[Stage, ...]:
+    """The stages to run: the one that is named, or all that a base leaves.
+
+    Raises:
+        ValueError: the autoencoder is to begin anew beside a base, whose transformer reads the latents of its own.
+    """
+    if args.base is not None and args.stage == "autoencoder":
+        raise ValueError("with a base its autoencoder is kept: leave --base away, or name another stage")
+    if args.stage != "all":
+        return (args.stage,)
+    if args.base is None:
+        return ("autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint")
+    encoded = (args.out / "latents.npz").exists()
+    return ("transformer", "checkpoint") if encoded else ("latents", "transformer", "checkpoint")
+
+
+def load_base(folder: Path) -> Prophet:
+    """Load a checkpoint to train on.
+
+    Raises:
+        ValueError: it is not of the small Prophet.
+    """
+    base = Prophet.from_pretrained(folder)
+    if not (isinstance(base.config, ProphetConfig) and isinstance(base.autoencoder, FrameAutoencoder)):
+        raise ValueError(f"the base must be a checkpoint of the small Prophet, and {folder} holds a full one")
+    return base
+
+
+def _keep(base: Prophet, out: Path) -> None:
+    """Put the base's autoencoder and tracker where those of earlier stages lie."""
+    for name in ("autoencoder", "tracker"):
+        if not (out / name).exists():
+            base.networks[name].save_pretrained(out / name)
+
+
+def _episodes(args: Args) -> list[Path]:
+    if args.data is None:
+        raise ValueError("this stage reads recordings: give --data, a folder that `prophet collect` wrote")
+    return list_episodes(args.data)
+
+
+def _train(args: Args) -> list[Path]:
+    return [path for path in _episodes(args) if not is_held_out(path, args.held_out)]
+
+
+def _latents(args: Args) -> None:
     autoencoder = on_device(FrameAutoencoder.from_pretrained(args.out / "autoencoder"), args.torch_device())
-    encode_episodes(train, autoencoder).save(args.out / "latents.npz")
+    encode_episodes(_train(args), autoencoder).save(args.out / "latents.npz")
 
 
 def _tracker(args: Args) -> None:
@@ -98,41 +155,56 @@ def _tracker(args: Args) -> None:
     (args.out / "tracker_errors.json").write_text(json.dumps(errors, indent=2) + "\n")
 
 
-def _transformer(args: Args, paths: list[Path]) -> None:
-    camera = torch.from_numpy(read_episode(paths[0]).camera).float()
+def _transformer(args: Args, base: Prophet | None) -> None:
+    config = _config(args, base)
     torch.manual_seed(0)
     average = train_transformer(
-        on_device(small_transformer(args.width, args.layers), args.torch_device()),
+        on_device(_untrained(args, base), args.torch_device()).train().requires_grad_(requires_grad=True),
         GripperTracker.from_pretrained(args.out / "tracker"),
         LatentEpisodes.load(args.out / "latents.npz"),
-        camera,
+        torch.tensor(config.camera),
         args.out,
         LoopConfig(steps=args.steps, learning_rate=args.learning_rate),
         rows=args.rows,
         single_until=args.single_until,
         chunks=args.chunks,
+        noise_scale=config.noise_scale,
+        minutes=args.minutes,
     )
     average.save_pretrained(args.out / "transformer")
 
 
-def assemble(args: Args, episode: Path) -> Prophet:
+def _untrained(args: Args, base: Prophet | None) -> ProphetTransformer3DModel:
+    """The transformer that training begins with."""
+    return small_transformer(args.width, args.layers) if base is None else base.transformer
+
+
+def _config(args: Args, base: Prophet | None) -> ProphetConfig:
+    """The base's, or that of the first recorded episode's scene."""
+    if base is not None:
+        assert isinstance(base.config, ProphetConfig)
+        return base.config
+    recorded = read_episode(_episodes(args)[0])
+    camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
+    return ProphetConfig(camera=camera, suite=recorded.suite, look=recorded.look)
+
+
+def assemble(args: Args, base: Prophet | None = None) -> Prophet:
     """Put the parts of a training folder together, the transformer averaged as far as it has come.
 
     Args:
-        args: of the training; `out`, `width` and `layers` count.
-        episode: a recorded one, for camera, suite and look.
+        args: of the training; `out`, and without a base `data`, `width` and `layers` count.
+        base: that it went on from.
     """
-    recorded = read_episode(episode)
-    camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
-    transformer = small_transformer(args.width, args.layers)
+    transformer = _untrained(args, base)
     transformer.load_state_dict(
         torch.load(args.out / "transformer.pt", weights_only=True, map_location="cpu")["average"]
     )
     return Prophet(
-        transformer,
+        on_device(transformer, torch.device("cpu")),
         FrameAutoencoder.from_pretrained(args.out / "autoencoder"),
         GripperTracker.from_pretrained(args.out / "tracker"),
-        ProphetConfig(camera=camera, suite=recorded.suite, look=recorded.look),
+        _config(args, base),
     )
 
 

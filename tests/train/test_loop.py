@@ -1,15 +1,19 @@
 """The loop learns, resumes to the same weights, and its schedule is what it says."""
 
+import math
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from prophet_gym.train import loop
 from prophet_gym.train.loop import LoopConfig, learning_rate, train_loop
 
 pytest.importorskip("tensorboard")
 
 
-def run(folder, steps, stop_after=None):
+def run(folder, steps, stop_after=None, decay=0.3, minutes=math.inf):
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
 
@@ -19,8 +23,8 @@ def run(folder, steps, stop_after=None):
         x = torch.randn(16, 3, generator=generator)
         return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
-    config = LoopConfig(steps=steps, learning_rate=0.05, warmup=5, save_every=0.0, weight_decay=0.0)
-    return train_loop(model, step, config, folder, name="line")
+    config = LoopConfig(steps=steps, learning_rate=0.05, warmup=5, save_every=0.0, weight_decay=0.0, decay=decay)
+    return train_loop(model, step, config, folder, name="line", minutes=minutes)
 
 
 def test_it_learns(tmp_path):
@@ -59,3 +63,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(tmp_
     state = torch.load(tmp_path / "line.pt", weights_only=True)
     assert state["step"] == 3
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_time_ends_a_run_and_more_of_it_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", 30, decay=0.0)
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    run(tmp_path / "short", 30, decay=0.0, minutes=0.25)
+    first = torch.load(tmp_path / "short" / "line.pt", weights_only=True)
+    assert 0 < first["step"] < 15
+    assert first["seconds"] == pytest.approx(15, abs=2)
+    run(tmp_path / "short", 30, decay=0.0, minutes=0.25)  # all of it is used
+    assert torch.load(tmp_path / "short" / "line.pt", weights_only=True)["step"] == first["step"]
+    resumed = run(tmp_path / "short", 30, decay=0.0, minutes=60.0)
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+def test_the_rate_falls_towards_the_end_of_steps_or_time_whichever_is_nearer():
+    config = LoopConfig(steps=100, learning_rate=1.0, warmup=1, decay=0.2)
+    assert learning_rate(50, config, used=0.5) == 1.0
+    assert learning_rate(50, config, used=0.9) == pytest.approx(0.5)
+    assert learning_rate(95, config, used=0.9) == pytest.approx(0.25)
+    assert learning_rate(50, config, used=1.0) == 0.0
+
+
+def test_without_tensorboard_there_is_one_warning_and_the_same_weights(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", 5)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.warns(RuntimeWarning, match="TensorBoard is not installed") as caught:
+        without = run(tmp_path / "without", 5)
+    assert len(caught) == 1
+    assert torch.equal(whole.weight, without.weight)
+    assert not (tmp_path / "without" / "tensorboard").exists()

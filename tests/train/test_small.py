@@ -1,5 +1,6 @@
 """The whole recipe on a toy recording: every stage runs, is resumed, and ends in a checkpoint that dreams."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -62,3 +63,30 @@ def test_footage_of_a_task_about_a_fixture_looks_at_the_gripper(toys, tmp_path):
     np.testing.assert_array_equal(centres[:, 1], centres[:, 0])
     expected = (episode.gripper_position[:, [1, 0]] * 0.5 + 0.5) * 128
     np.testing.assert_allclose(centres[:, 0], expected, atol=1e-3)
+
+
+def further(folder, out, **changes):
+    """A run that goes on from the recipe's checkpoint, with its latents and without recordings."""
+    out.mkdir()
+    shutil.copy(folder / "out" / "latents.npz", out)
+    base = folder / "out" / "checkpoint"
+    main(Args(out=out, base=base, device="cpu", **{"steps": 1, "rows": 2, "single_until": 1.0, **changes}))
+    return Prophet.from_pretrained(base), Prophet.from_pretrained(out / "checkpoint")
+
+
+def test_a_checkpoint_is_trained_on_from_latents_alone(folder, tmp_path):
+    base, same = further(folder, tmp_path / "same", learning_rate=0.0)
+    assert same.config == base.config
+    for name, value in base.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name]), name
+    base, other = further(folder, tmp_path / "other", learning_rate=0.1)
+    changed = {name for name, value in base.state_dict().items() if not torch.equal(value, other.state_dict()[name])}
+    assert changed
+    assert all(name.startswith("transformer.") for name in changed)
+
+
+def test_a_base_keeps_its_autoencoder_and_its_absence_needs_recordings(folder, tmp_path):
+    with pytest.raises(ValueError, match="its autoencoder is kept"):
+        main(Args(out=tmp_path, base=folder / "out" / "checkpoint", stage="autoencoder"))
+    with pytest.raises(ValueError, match="give --data"):
+        main(Args(out=tmp_path))
