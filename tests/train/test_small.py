@@ -14,18 +14,20 @@ from prophet_gym.train.autoencoder import load_footage, tune_decoder
 from prophet_gym.train.small import Args, main
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("recipe")
-
-
 def recipe(data, folder, **changes):
     sizes = {"autoencoder_steps": 2, "decoder_steps": 2, "tracker_steps": 2, "steps": 2, "rows": 4, "layers": 1}
     return Args(data=data, out=folder / "out", held_out=4, width=96, device="cpu", **{**sizes, **changes})
 
 
-def test_all_stages_end_in_a_checkpoint_that_dreams(toys, toy_recording, folder):
+@pytest.fixture(scope="module")
+def folder(toy_recording, tmp_path_factory):
+    """All stages, done."""
+    folder = tmp_path_factory.mktemp("recipe")
     main(recipe(toy_recording, folder))
+    return folder
+
+
+def test_all_stages_end_in_a_checkpoint_that_dreams(toys, folder):
     prophet = Prophet.from_pretrained(folder / "out" / "checkpoint")
     np.testing.assert_allclose(np.array(prophet.config.camera), toys.camera, atol=1e-6)
     _, frames = toys.episode(9)
