@@ -24,6 +24,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "model_cards" / "libero_small.md",
     ROOT / "docs" / "embodiments.md",
+    ROOT / "docs" / "envs.md",
     ROOT / "docs" / "evaluation.md",
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",
@@ -191,6 +192,29 @@ def doubt() -> str:
         f"`{command}`."
     )
     return f"{head}\n\n{markdown_table(['', 'value [95% interval over episodes]'], rows)}"
+
+
+def env_costs() -> str:
+    """What the env adds to the model: ratios within one run."""
+    refill, tiny, bundled = (load(name) for name in ("refill.json", "soak.json", "soak_bundled.json"))
+    if refill is None or tiny is None or bundled is None:
+        return "Not measured yet: `benchmarks/refill.py`, `benchmarks/soak.py`."
+    rows = [
+        ["useful share of the generated chunks, with a queue", f"{refill['refill']['useful_fraction']:.3f}"],
+        ["the same in lockstep", f"{refill['lockstep']['useful_fraction']:.3f}"],
+        ["env code outside the model, share of a step (median)", f"{refill['step']['env_share_median']:.2%}"],
+        [f"growth of memory over {tiny['chunks']:,} chunks of a tiny model", f"{tiny['growth']:.2%}"],
+        [
+            f"most memory that {bundled['rows']} rows of the bundled model took, MB, libraries included",
+            f"{bundled['rss_mb_highest_within_a_step']:.0f}",
+        ],
+    ]
+    commands = (
+        "`python benchmarks/refill.py --json benchmarks/results/refill.json` (episodes of uneven length), "
+        "`python benchmarks/soak.py --json benchmarks/results/soak.json`, the last line with `--checkpoint bundled "
+        "--chunks 1300 --json benchmarks/results/soak_bundled.json`"
+    )
+    return f"{markdown_table(['', 'value'], rows)}\n\n{commands}."
 
 
 def few_shot() -> str:
@@ -365,6 +389,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "dual-conditioning": dual_conditioning,
     "few-shot": few_shot,
     "doubt": doubt,
+    "env-costs": env_costs,
     "calibration": calibration,
     "robots": robots,
     "commands": commands,
