@@ -52,7 +52,7 @@ class ClipShape:
     """How long and how large a clip is.
 
     Attributes:
-        history: frames before the current one; 60 is the paper's (REFERENCE: "History").
+        history: frames before the current one; 60 is the paper's (reference.md: "History").
         steps: actions, and frames after the current one; 20 is one call of the model.
         size: height and width to which frames are resized.
     """

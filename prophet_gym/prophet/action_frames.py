@@ -23,7 +23,7 @@ class PooledActionFrames(nn.Module):
     """The released conditioner: latents of the action video -> what is added to the timestep embedding.
 
     Zero-initialised 1x1x1 conv to D, depthwise (1,3,3) conv, 1x1x1 conv, times (1 - condition mask), spatial mean, plus
-    a sinusoidal position over latent time, then LayerNorm and Linear to D and to 3D (REFERENCE: "Action frames").
+    a sinusoidal position over latent time, then LayerNorm and Linear to D and to 3D (reference.md: "Action frames").
     """
 
     def __init__(self, channels: int, dim: int) -> None:

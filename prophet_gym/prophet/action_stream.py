@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ActionMLP(nn.Module):
-    """Linear -> GELU(tanh) -> Linear, hidden width `4 * dim` (REFERENCE: "Scalar stream")."""
+    """Linear -> GELU(tanh) -> Linear, hidden width `4 * dim` (reference.md: "Scalar stream")."""
 
     def __init__(self, in_features: int, dim: int, out_features: int) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
 SIGMA_COND = 1e-4
-"""Noise label of the given slot (REFERENCE: "One call")."""
+"""Noise label of the given slot (reference.md: "One call")."""
 GRIPPER_FEATURES = 4
 DISC_CHANNELS = 3
 

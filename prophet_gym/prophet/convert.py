@@ -174,7 +174,7 @@ def silent_history(channels: int, dim: int) -> HistoryMemory:
 
 
 def without_text(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Leave out the cross-attentions, which put out zero while text is off (REFERENCE: "Text")."""
+    """Leave out the cross-attentions, which put out zero while text is off (reference.md: "Text")."""
     kept = {k: v for k, v in state.items() if ".attn2." not in k and ".norm2." not in k}
     return {**config, "text_embed_dim": None}, kept
 

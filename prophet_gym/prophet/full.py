@@ -1,4 +1,4 @@
-"""The full Prophet's recipe: Wan latents, sixty past frames, thirty-five steps from noise (REFERENCE section 1)."""
+"""The full Prophet's recipe: Wan latents, sixty past frames, thirty-five steps from noise (reference.md section 1)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -251,7 +251,7 @@ def sample_chunk(
 ) -> Float[Tensor, "b c t h w"]:
     """Sample the latents of a chunk's generated slots: Adams-Bashforth steps, then one clean prediction.
 
-    The given slot is replaced by the clean latent, labelled sigma_cond, in every call (REFERENCE: "One call"). The
+    The given slot is replaced by the clean latent, labelled sigma_cond, in every call (reference.md: "One call"). The
     network runs in its own dtype, the sampler in that of `noise`.
 
     Args:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 HistoryOrder = Literal["oldest_finest", "newest_finest"]
 POOLS = (2, 4, 8)
-"""Spatial average-pool sizes of the three levels, fine to coarse (REFERENCE: "History")."""
+"""Spatial average-pool sizes of the three levels, fine to coarse (reference.md: "History")."""
 MAX_TOKENS = 1024
 
 

@@ -15,7 +15,7 @@ from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.wan import WanAutoencoder
 
 FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": "oldest_finest"}
-"""Config of the released 2.058 B transformer; all else is the constructor's default (REFERENCE: "Backbone")."""
+"""Config of the released 2.058 B transformer; all else is the constructor's default (reference.md: "Backbone")."""
 
 
 def small_transformer(

@@ -26,7 +26,7 @@ from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
 AT_SOURCE = 1e5
-"""Noise level that stands for flow time 1, the largest that training draws (REFERENCE: "Training objective")."""
+"""Noise level that stands for flow time 1, the largest that training draws (reference.md: "Training objective")."""
 
 
 @dataclass(frozen=True)

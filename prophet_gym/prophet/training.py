@@ -11,7 +11,7 @@ from prophet_gym.prophet.conditioning import ChunkInputs, Conditions, flow_sourc
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
 HIGH_SIGMAS = (200.0, 1e5)
-"""Range of the rare high noise levels of training, and their share (REFERENCE: "Training objective")."""
+"""Range of the rare high noise levels of training, and their share (reference.md: "Training objective")."""
 SHARE_OF_HIGH = 0.05
 
 
@@ -32,7 +32,7 @@ def velocity_loss(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c t h w"]]:
     """Mean squared velocity error on the generated slots, and the clean latents predicted.
 
-    The uniform-weight form `(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2` equals the squared velocity error (REFERENCE:
+    The uniform-weight form `(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2` equals the squared velocity error (reference.md:
     "Training objective"). The given slot carries no loss.
 
     Args:
@@ -78,7 +78,7 @@ def sample_times(rows: int, *, share_at_source: float, generator: torch.Generato
 
 
 def sample_sigmas(rows: int, latent_frames: int, *, generator: torch.Generator) -> Float[Tensor, " b"]:
-    """Draw the full Prophet's noise levels (REFERENCE: "Training objective").
+    """Draw the full Prophet's noise levels (reference.md: "Training objective").
 
     Log-normal(0, 1) times the square root of the number of latent frames; with probability 0.05 log-uniform in
     [200, 1e5] instead.

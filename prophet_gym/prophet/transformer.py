@@ -27,7 +27,7 @@ Memory = tuple[Tensor, Tensor]
 
 
 class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
-    """Predict the flow of a chunk's latents from noisy latents, actions and memory (REFERENCE section 1).
+    """Predict the flow of a chunk's latents from noisy latents, actions and memory (reference.md section 1).
 
     diffusers' Cosmos blocks, driven with one AdaLN modulation per latent frame (not per token), a history memory
     prepended to the keys and values of every self-attention, and two action streams.
@@ -252,7 +252,7 @@ def run_block(
 def attend(
     attn: Any, x: Float[Tensor, "b n d"], rope: tuple[Tensor, Tensor], memory: Memory | None
 ) -> Float[Tensor, "b n d"]:
-    """Self-attention with the memory's keys (normed, without rotation) and values prepended (REFERENCE: "History")."""
+    """Self-attention with the memory's keys (normed, unrotated) and values prepended (reference.md: "History")."""
 
     def heads(tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (attn.heads, -1)).transpose(1, 2)

@@ -87,13 +87,13 @@ def clip_shape(config: FullConfig, chunks: int) -> ClipShape:
 def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> None:
     """Mark what is trained: adapters if `lora_rank` is above 0, else all weights that are read.
 
-    Text is off, so the cross-attentions stay as they are (REFERENCE: "Text"), and so does the action-frame conditioner
-    of a model that does not draw the tools.
+    Text is off, so the cross-attentions stay as they are (reference.md: "Text"), and so does the action-frame
+    conditioner of a model that does not draw the tools.
 
     Args:
         prophet: a full one; its transformer is changed in place. Its config says whether the tools are drawn.
         lora_rank: of the adapters, q, k, v, output and both MLP layers of every block; alpha is the same, as in the
-            paper's 16 and 16 (REFERENCE: "Training objective").
+            paper's 16 and 16 (reference.md: "Training objective").
         seed: of the adapters' first weights.
 
     Raises:

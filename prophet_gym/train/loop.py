@@ -62,7 +62,7 @@ def learning_rate(step: int, config: LoopConfig, used: float = 0.0) -> float:
 
 
 def adamw(parameters: Sequence[nn.Parameter], config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices alone; betas as A2World (REFERENCE: "Training objective")."""
+    """AdamW that decays matrices alone; betas as A2World (reference.md: "Training objective")."""
     matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))

@@ -73,7 +73,7 @@ def clip_losses(
     levels: Float[Tensor, " levels"],
     pictures: Pictures | None = None,
 ) -> Float[Tensor, " n"]:
-    """Loss of each chunk of a clip (REFERENCE: "Training objective"); after the first one the past is the model's own.
+    """Loss of each chunk of a clip (reference.md: "Training objective"); after the first the past is the model's own.
 
     The target of a later chunk is the real future as the VAE encodes it after the model's own frame, so it is what must
     be decoded there. Gradients stop between chunks: n chunks cost n training steps, and sampling besides.

@@ -24,7 +24,7 @@ from prophet_gym.train.plans import commands_to_numbers, commands_to_plan, poses
 
 @dataclass(frozen=True)
 class Args:
-    """Train the full Prophet, all weights or adapters; the optimiser's defaults are A2World's (REFERENCE section 1).
+    """Train the full Prophet, all weights or adapters; the optimiser's defaults are A2World's (reference.md section 1).
 
     Attributes:
         base: folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.

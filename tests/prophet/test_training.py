@@ -113,7 +113,7 @@ def test_a_tiny_model_learns_to_obey():
 
 
 def test_training_sigmas_are_log_normal_times_the_video_factor_with_a_share_of_high_ones():
-    """REFERENCE, "Training objective"."""
+    """reference.md, "Training objective"."""
     sigmas = sample_sigmas(40_000, 6, generator=torch.Generator().manual_seed(0)).double()
     # A log-normal reaches 200 with probability P(z > ln(200 / sqrt(6)) = 4.4): never here.
     high = sigmas >= 200

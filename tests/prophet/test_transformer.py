@@ -1,4 +1,4 @@
-"""The transformer against the original implementation's numbers (REFERENCE section 7) and its own contract."""
+"""The transformer against the original implementation's numbers (reference.md section 1) and its own contract."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Weights of FlowScale and what they do to the gradient of each flow step (REFERENCE section 5)."""
+"""Weights of FlowScale and what they do to the gradient of each flow step (reference.md section 5)."""
 
 import pytest
 import torch

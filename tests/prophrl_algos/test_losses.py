@@ -1,4 +1,4 @@
-"""FA-GRPO and its baselines: ratios, clips, masks and gradients against independent computations (REFERENCE 4)."""
+"""FA-GRPO and its baselines: ratios, clips, masks and gradients against independent computations (reference.md 4)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Steps of the flow against golden numbers, closed forms and torch.distributions (REFERENCE sections 3 and 7)."""
+"""Steps of the flow against golden numbers, closed forms and torch.distributions (reference.md section 3)."""
 
 import math
 from functools import partial
