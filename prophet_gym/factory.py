@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
 
@@ -39,7 +40,7 @@ def make_env(
     suite: str | None = None,
     embodiment: str = "libero",
     weights: str = "bundled",
-    reward: str | None = "success",
+    reward: str | None = "auto",
     device: str = "cpu",
     dtype: str = "float32",
     offload_autoencoder: bool = False,
@@ -59,9 +60,10 @@ def make_env(
         weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint folder, a Hub repository
             that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL released
             (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
-        reward: `success` or `classifier` (the checkpoint's success head), `classifier?reward=relative`, the path of a
-            head, `vlm:MODEL`, `vlm:http://HOST/v1#MODEL`, `likelihood:MODEL`, or None (no reward); options of a judge
-            follow a question mark, see `prophet_gym.rewards.named`.
+        reward: `auto` (the checkpoint's success head; none, with a warning, where it has none), `success` or
+            `classifier` (its success head), `classifier?reward=relative`, the path of a head, `vlm:MODEL`,
+            `vlm:http://HOST/v1#MODEL`, `likelihood:MODEL`, or None (no reward). Options of a judge follow a question
+            mark, see `prophet_gym.rewards.named`.
         device: Where the world model runs, e.g. `cpu` or `cuda`.
         dtype: What it computes in: `float32`, `bfloat16` or `float16`.
         offload_autoencoder: Keep the full Prophet's VAE on the CPU while it is idle.
@@ -97,7 +99,7 @@ def make_vector_env(
     suite: str | None = None,
     embodiment: str = "libero",
     weights: str = "bundled",
-    reward: str | None = "success",
+    reward: str | None = "auto",
     device: str = "cpu",
     dtype: str = "float32",
     offload_autoencoder: bool = False,
@@ -252,9 +254,15 @@ def load_reward_model(weights: str, reward: str | None, device: str = "cpu") -> 
         return None
     from prophet_gym.rewards.named import make_judge
 
-    own = reward.partition("?")[0] in ("success", "classifier")
+    own = reward.partition("?")[0] in ("auto", "success", "classifier")
     head = (checkpoint_folder(weights) / "success_head").resolve() if own else None
-    return make_judge(reward, head, _device(device))
+    if reward == "auto" and head is not None and not head.is_dir():
+        gym.logger.warn(
+            f"weights={weights!r} have no success head, so nothing judges the dream: every reward is 0 and unjudged. "
+            "Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or reward=None"
+        )
+        return None
+    return make_judge("success" if reward == "auto" else reward, head, _device(device))
 
 
 def load_object_reader(weights: str) -> ObjectReader | None:

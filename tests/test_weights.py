@@ -239,4 +239,12 @@ def test_from_pretrained_takes_folders_alone(offline):
 
 def test_a_success_head_that_is_not_there_says_what_to_pass(offline):
     with pytest.raises(MissingWeightsError, match=r"have no success head.*pass reward=None, or reward=PATH"):
-        gym.make("Prophet-LIBERO-v0", weights="owner/repo@v1", starts=starts_of(offline))
+        gym.make("Prophet-LIBERO-v0", weights="owner/repo@v1", starts=starts_of(offline), reward="success")
+
+
+def test_weights_without_a_judge_dream_unjudged_with_a_warning(offline):
+    with pytest.warns(UserWarning, match="have no success head, so nothing judges the dream"):
+        env = gym.make("Prophet-LIBERO-v0", weights="owner/repo@v1", starts=starts_of(offline))
+    env.reset(seed=0)
+    _, reward, terminated, _, info = env.step(env.action_space.sample())
+    assert (reward, terminated, bool(info["reward_valid"])) == (0.0, False, False)
