@@ -36,7 +36,8 @@ from prophet_gym.prophet.model import Prophet
 from prophet_gym.rewards import ReachReward, mark_of
 from prophet_gym.specs import InitialState
 
-Act = Callable[[dict[str, np.ndarray]], np.ndarray]
+Act = Callable[[dict[str, np.ndarray], range], np.ndarray]
+"""What is seen in each row, and the numbers of the rows' episodes, to actions."""
 Scores = dict[str, list[float]]
 MARK_SEED = 1_000_000
 """Of the marks of the scored episodes; those of training are drawn by the seed of a run."""
@@ -198,7 +199,7 @@ def play(
 
     Args:
         envs: chunks of actions; autoreset DISABLED, with proprioception, which the policy does not see.
-        act: what is seen to the numbers of `OneActionPerChunk`.
+        act: chooses the numbers of `OneActionPerChunk`.
         starts: as many as a multiple of the rows; their instructions name the marks.
         options: of the reset that starts there.
         judge: sees the last frame of every chunk.
@@ -217,7 +218,8 @@ def play(
         ]
         rewards = []
         for _ in range(EXAMPLE.CHUNKS):
-            observation, *_ = held.step(act({name: np.stack([row[name] for row in seen]) for name in seen[0]}))
+            rows = {name: np.stack([row[name] for row in seen]) for name in seen[0]}
+            observation, *_ = held.step(act(rows, range(first, first + len(batch))))
             frames = torch.from_numpy(observation["image"])
             rewards.append(judge.score(list(frames[:, None]), texts).reward.numpy())
             seen = [view.extend({"image": image}, {}) for view, image in zip(views, observation["image"], strict=True)]
@@ -230,18 +232,23 @@ def play(
 
 
 def acts(models: Sequence[PPO]) -> dict[str, Act]:
-    """Who is scored: the policies without noise, actions drawn from the whole space, and none."""
-    rng = np.random.default_rng(0)
+    """Who is scored: actions drawn from the whole space, the same in both worlds, none, and the policies without noise."""
     numbers = len(EXAMPLE.NUMBERS)
-    policies: dict[str, Act] = {
-        f"seed_{seed}": lambda seen, model=model: model.predict(seen, deterministic=True)[0]  # pyright: ignore
-        for seed, model in enumerate(models)
-    }
-    return {
-        "random": lambda seen: rng.uniform(-1, 1, (len(seen["way"]), numbers)).astype(np.float32),
-        "still": lambda seen: np.zeros((len(seen["way"]), numbers), np.float32),
-        **policies,
-    }
+    drawn: dict[int, np.random.Generator] = {}
+
+    def random(seen: dict[str, np.ndarray], episodes: range) -> np.ndarray:
+        del seen
+        generators = [drawn.setdefault(episode, np.random.default_rng(episode)) for episode in episodes]
+        return np.stack([generator.uniform(-1, 1, numbers) for generator in generators]).astype(np.float32)
+
+    def still(seen: dict[str, np.ndarray], episodes: range) -> np.ndarray:
+        del seen
+        return np.zeros((len(episodes), numbers), np.float32)
+
+    def follow(model: PPO) -> Act:
+        return lambda seen, _: model.predict(seen, deterministic=True)[0]  # pyright: ignore[reportArgumentType]
+
+    return {"random": random, "still": still} | {f"seed_{seed}": follow(model) for seed, model in enumerate(models)}
 
 
 def dream(world: Prophet, starts: list[InitialState]) -> tuple[VectorEnv, Callable[..., dict[str, Any]]]:

@@ -39,8 +39,7 @@ MARKED = ((0.2, 0.8), (0.27, 0.45))
 """Where marks lie, right and down: within reach at the height of the start, above all objects."""
 NUMBERS, REST = (1, 0), (0, 0, 0, 0, 0, 0, -1)
 """Chosen are y (right in the picture) and x (towards the camera); nothing turns, the gripper is open."""
-CHUNKS = 8
-SIZE = 64
+CHUNKS, SIZE = 8, 64
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,8 @@ def with_marks(starts: Iterable[InitialState], seed: int, copies: int = 1) -> li
     """The starts, each `copies` times with a mark of its own."""
     rng = np.random.default_rng(seed)
     low, high = np.transpose(MARKED)
-    return [
-        replace(start, instruction=reach_instruction(rng.uniform(low, high))) for start in starts for _ in range(copies)
-    ]
+    every = [start for start in starts for _ in range(copies)]
+    return [replace(start, instruction=reach_instruction(rng.uniform(low, high))) for start in every]
 
 
 class Marked(View):
@@ -87,9 +85,8 @@ class Marked(View):
         self.mark = np.array(mark_of(info["instruction"]), np.float32)
         return self.extend(observation, info)
 
-    def extend(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    def extend(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Paint and measure."""
-        del info
         gripper = self.find_gripper(torch.from_numpy(observation["image"])[None])[0].numpy()
         image = cv2.resize(observation["image"], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         cv2.circle(image, tuple(int(place) for place in self.mark * SIZE), 2, (255, 0, 255), -1)
@@ -99,10 +96,8 @@ class Marked(View):
 def make(world: Prophet, starts: list[InitialState], rows: int) -> VecMonitor:
     """The dream as Stable-Baselines3 wants it."""
     find_gripper = finder(world)
-    judge = ReachReward(find_gripper)
-    envs = ProphetVectorEnv(
-        world, starts, rows, reward_model=judge, max_episode_steps=CHUNKS, autoreset_mode="SameStep"
-    )
+    options = {"max_episode_steps": CHUNKS, "autoreset_mode": "SameStep"}
+    envs = ProphetVectorEnv(world, starts, rows, reward_model=ReachReward(find_gripper), **options)
     held = OneActionPerChunkVector(ViewedVector(envs, Marked(find_gripper)), NUMBERS, REST)
     return VecMonitor(Sb3VecEnv(held))
 
@@ -120,11 +115,7 @@ def learner(venv: VecMonitor, seed: int, steps: int = 512) -> PPO:
         gae_lambda=0.9,
         seed=seed,
         device="cpu",
-        policy_kwargs={
-            "net_arch": [64, 64],
-            "log_std_init": -0.5,
-            "features_extractor_kwargs": {"cnn_output_dim": 32},
-        },
+        policy_kwargs={"log_std_init": -0.5, "features_extractor_kwargs": {"cnn_output_dim": 32}},
     )
 
 

@@ -207,7 +207,7 @@ class OneActionPerChunk(gym.ActionWrapper, RecordConstructorArgs):
         ((2,), [0.5, -0.5, 0.0, 0.0, 0.0, 0.0, -1.0])
     """
 
-    def __init__(self, env: gym.Env, numbers: Sequence[int], rest: Sequence[float]) -> None:
+    def __init__(self, env: gym.Env, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
         """Wrap an env whose action space is `Box` (k, a).
 
         Args:
@@ -231,7 +231,7 @@ class OneActionPerChunk(gym.ActionWrapper, RecordConstructorArgs):
 class OneActionPerChunkVector(VectorActionWrapper):
     """`OneActionPerChunk` for a vector env."""
 
-    def __init__(self, env: VectorEnv, numbers: Sequence[int], rest: Sequence[float]) -> None:
+    def __init__(self, env: VectorEnv, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
         """Wrap a vector env whose action space is `Box` (k, a) per row; as in `OneActionPerChunk`."""
         super().__init__(env)
         self._holding = _Holding("OneActionPerChunkVector", env.single_action_space, numbers, rest)
@@ -246,7 +246,7 @@ class OneActionPerChunkVector(VectorActionWrapper):
 class _Holding:
     """Chosen numbers to chunks."""
 
-    def __init__(self, wrapper: str, space: gym.Space, numbers: Sequence[int], rest: Sequence[float]) -> None:
+    def __init__(self, wrapper: str, space: gym.Space, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
         chunk = _chunk_space(wrapper, space)
         self.steps, count = chunk.shape
         self.numbers = [int(number) for number in numbers]

@@ -18,14 +18,14 @@ BEST = 0.999
 _MARK = re.compile(r"^move the gripper to (\d\.\d{3}), (\d\.\d{3})$")
 
 
-def reach_instruction(mark: Sequence[float] | Float[np.ndarray, " 2"]) -> str:
+def reach_instruction(mark: Sequence[float | int] | Float[np.ndarray, " 2"]) -> str:
     """The instruction to reach a mark: its place right and down in the picture, 0..1.
 
     Example:
         >>> reach_instruction((0.25, 0.4))
         'move the gripper to 0.250, 0.400'
     """
-    right, down = (float(number) for number in mark)
+    right, down = np.asarray(mark, float).tolist()
     if not (0 <= right <= 1 and 0 <= down <= 1):
         raise ValueError(f"a mark lies inside the picture, both numbers in 0..1, got {right:g}, {down:g}")
     return f"move the gripper to {right:.3f}, {down:.3f}"
