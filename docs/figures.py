@@ -28,6 +28,7 @@ DOCUMENTS = (
     ROOT / "docs" / "evaluation.md",
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",
+    ROOT / "docs" / "libraries.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
@@ -380,6 +381,61 @@ def calibration() -> str:
     return "\n\n".join([*(table for table in tables if table), f"`{command}` on {where(card['machine'])}."])
 
 
+def reach() -> str:
+    """PPO's reach in the dream and in the real simulator."""
+    command = "python benchmarks/reach.py --json benchmarks/results/reach.json"
+    report = load("reach.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    settings, worlds = report["settings"], {"dream": "dream", "real": "real simulator"}
+    arms = {"random": "random actions", "still": "no action", "ppo": "PPO, mean of its seeds"}
+    rows = [
+        [
+            f"{world}, {label}",
+            interval(found[arm]["return"], 2),
+            interval(found[arm]["judged_px"], 1),
+            interval(found[arm]["gripper_cm"], 1),
+        ]
+        for name, world in worlds.items()
+        if (found := report["scores"][name]) is not None
+        for arm, label in arms.items()
+    ]
+    gains = [
+        f"In the {world} PPO's return is {interval(found['return_over_random'], 2)} above random actions' and "
+        f"{interval(found['return_over_still'], 2)} above no action's (paired by start); over seeds it is "
+        f"{interval(found['over_seeds']['return'], 2)}."
+        for name, world in worlds.items()
+        if (found := report["scores"][name]) is not None
+    ]
+    header = ["", f"return of {settings['chunks']} chunks", "judged distance at the end, px", "the gripper's, cm"]
+    head = (
+        f"{settings['seeds']} seeds of {settings['chunk_steps']:,} chunk-steps "
+        f"({report['curves']['chunk_steps_per_second']:g} a second), {settings['episodes']} official starts a policy; "
+        f"mean [95% interval: bootstrap over starts, Student's t over seeds]. Made by `{command}` on "
+        f"{where(report['machine'])}."
+    )
+    picture = "![learning curves and scores](reach.png)\n\n" if (ROOT / "docs" / "reach.png").is_file() else ""
+    return f"{picture}{head}\n\n{markdown_table(header, rows)}\n\n{' '.join(gains)}"
+
+
+def reach_judge() -> str:
+    """What the judge of reaching sees on real frames."""
+    command = "python benchmarks/reach_judge.py --json benchmarks/results/reach_judge.json"
+    report = load("reach_judge.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [f"{label} of the distance to the true gripper", f"{report[f'px_{share}']:.2f}", f"{report[f'mm_{share}']:.1f}"]
+        for share, label in {50: "median", 90: "90th percentile", 99: "99th percentile"}.items()
+    ]
+    return (
+        f"{markdown_table(['', 'pixels of 128', 'mm in space'], rows)}\n\nCorrelation with the truth: "
+        f"{report['correlation_right']:.4f} sideways, {report['correlation_down']:.4f} downwards. "
+        f"{report['frames']} frames of {report['episodes']} held-out episodes from official starts, each frame on its "
+        f"own: `{command}` on {where(report['machine'])}."
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": picture,
     "margins": margins,
@@ -397,6 +453,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bandit": bandit,
     "gradient-spread": gradient_spread,
     "algorithm-cost": algorithm_cost,
+    "reach": reach,
+    "reach-judge": reach_judge,
     "evaluation": lambda: evaluation("evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"),
     "evaluation-plain": lambda: evaluation(
         "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"

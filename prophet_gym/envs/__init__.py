@@ -7,7 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prophet_gym.envs.chunking import FlattenChunk, FlattenChunkVector, OneActionPerStep, OneActionPerStepVector
+    from prophet_gym.envs.chunking import (
+        FlattenChunk,
+        FlattenChunkVector,
+        OneActionPerChunk,
+        OneActionPerChunkVector,
+        OneActionPerStep,
+        OneActionPerStepVector,
+    )
     from prophet_gym.envs.doubt import TruncateOnDoubt
     from prophet_gym.envs.episodes import row_info
     from prophet_gym.envs.held_chunk import HeldChunk
@@ -24,6 +31,8 @@ __all__ = [
     "FlattenChunk",
     "FlattenChunkVector",
     "HeldChunk",
+    "OneActionPerChunk",
+    "OneActionPerChunkVector",
     "OneActionPerStep",
     "OneActionPerStepVector",
     "ProphetEnv",
@@ -48,6 +57,8 @@ _MODULES = {
     "FlattenChunk": "chunking",
     "FlattenChunkVector": "chunking",
     "HeldChunk": "held_chunk",
+    "OneActionPerChunk": "chunking",
+    "OneActionPerChunkVector": "chunking",
     "OneActionPerStep": "chunking",
     "OneActionPerStepVector": "chunking",
     "ProphetEnv": "single_env",

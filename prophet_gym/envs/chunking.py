@@ -1,5 +1,6 @@
-"""Action chunks: checking them, and views of a chunked env with one action per step or with flat chunks."""
+"""Action chunks: checking them, and views of a chunked env: one action per step or per chunk, flat chunks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -194,6 +195,77 @@ class FlattenChunkVector(VectorActionWrapper):
     def actions(self, actions: ArrayLike) -> np.ndarray:
         """The chunks (num_envs, k, a) of num_envs times k * a numbers."""
         return require_actions(actions, self.action_space).reshape(self.num_envs, *self._chunk.shape)
+
+
+class OneActionPerChunk(gym.ActionWrapper, RecordConstructorArgs):
+    """One action, held for the whole chunk; some of its numbers are chosen, the others rest.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> env = ProphetEnv(CountingWorldModel(chunk=4), counting_starts())
+        >>> env = OneActionPerChunk(env, numbers=(0, 1), rest=(0, 0, 0, 0, 0, 0, -1))
+        >>> env.action_space.shape, env.action([0.5, -0.5])[3].tolist()
+        ((2,), [0.5, -0.5, 0.0, 0.0, 0.0, 0.0, -1.0])
+    """
+
+    def __init__(self, env: gym.Env, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
+        """Wrap an env whose action space is `Box` (k, a).
+
+        Args:
+            env: The env.
+            numbers: Which numbers of an action are chosen, in which order.
+            rest: A whole action (a,), from which the others are taken.
+
+        Raises:
+            ValueError: For another action space, numbers that an action does not have, or a rest that is no action.
+        """
+        RecordConstructorArgs.__init__(self, numbers=numbers, rest=rest)
+        super().__init__(env)
+        self._holding = _Holding("OneActionPerChunk", env.action_space, numbers, rest)
+        self.action_space = self._holding.space
+
+    def action(self, action: ArrayLike) -> np.ndarray:
+        """The chunk (k, a)."""
+        return self._holding.chunks(require_actions(action, self.action_space))
+
+
+class OneActionPerChunkVector(VectorActionWrapper):
+    """`OneActionPerChunk` for a vector env."""
+
+    def __init__(self, env: VectorEnv, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
+        """Wrap a vector env whose action space is `Box` (k, a) per row; as in `OneActionPerChunk`."""
+        super().__init__(env)
+        self._holding = _Holding("OneActionPerChunkVector", env.single_action_space, numbers, rest)
+        self.single_action_space = self._holding.space
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+
+    def actions(self, actions: ArrayLike) -> np.ndarray:
+        """The chunks (num_envs, k, a)."""
+        return self._holding.chunks(require_actions(actions, self.action_space))
+
+
+class _Holding:
+    """Chosen numbers to chunks."""
+
+    def __init__(self, wrapper: str, space: gym.Space, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
+        chunk = _chunk_space(wrapper, space)
+        self.steps, count = chunk.shape
+        self.numbers = [int(number) for number in numbers]
+        if not self.numbers or len(set(self.numbers)) < len(self.numbers) or not set(self.numbers) <= set(range(count)):
+            raise ValueError(f"numbers must be different ones in 0..{count - 1}, got {self.numbers}")
+        action = gym.spaces.Box(chunk.low[0], chunk.high[0], dtype=np.float32)
+        try:
+            self.rest = require_actions(rest, action)
+        except InvalidActionError as error:
+            raise ValueError(f"rest must be an action: {error}") from error
+        self.space = gym.spaces.Box(action.low[self.numbers], action.high[self.numbers], dtype=np.float32)
+
+    def chunks(self, chosen: np.ndarray) -> np.ndarray:
+        """(..., n) to (..., k, a)."""
+        held = np.broadcast_to(self.rest, (*chosen.shape[:-1], len(self.rest))).copy()
+        held[..., self.numbers] = chosen
+        return np.repeat(held[..., None, :], self.steps, axis=-2)
 
 
 def _chunk_space(wrapper: str, space: gym.Space) -> gym.spaces.Box:

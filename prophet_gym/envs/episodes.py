@@ -21,6 +21,8 @@ from prophet_gym.errors import unknown_option
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 FPS = 20.0
 """Actions, and so frames, per second of LIBERO."""
+GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
+"""Of the gripper's position, metres."""
 
 Observation = dict[str, Any]
 """Arrays by name; tensors in the torch env."""

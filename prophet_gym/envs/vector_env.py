@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import UInt8
 
 from prophet_gym.envs.doubt import require_threshold
-from prophet_gym.envs.episodes import FPS, EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs.episodes import FPS, GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs.rows import Frame, Row, batch_frames
 from prophet_gym.envs.snapshots import pack_row, unpack_row
@@ -30,7 +30,6 @@ from prophet_gym.world_model import (
 )
 
 NOISE_SEEDS = 2**63 - 1
-GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
 
 Clips: TypeAlias = UInt8[np.ndarray, "b k h w 3"] | UInt8[torch.Tensor, "b k h w 3"]
 

@@ -148,6 +148,18 @@ class Prophet(nn.Module):
         return lambda state: state["gripper"][:, -1, :3]
 
     @torch.no_grad()
+    def see_gripper(self, frames: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3"]:
+        """The gripper's position (world metres) as each frame alone shows it, dreamt or real, whatever the commands.
+
+        Raises:
+            ValueError: frames of another size than the checkpoint's, or the checkpoint has no tracker.
+        """
+        if self.tracker is None:
+            raise ValueError("see_gripper needs a checkpoint with a tracker, as the bundled one has")
+        latents = self.networks["autoencoder"].encode(self._checked(frames[:, None])[:, 0]).float()
+        return self.tracker.read(latents)[:, :3]
+
+    @torch.no_grad()
     def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Return real frames through the autoencoder, as a dream would show them: the ceiling of any dream."""
         return self.recipe.reconstruct(self.networks, self._checked(frames))

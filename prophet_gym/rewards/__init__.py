@@ -9,6 +9,7 @@ from prophet_gym.rewards.local import LocalVlm
 from prophet_gym.rewards.named import make_judge
 from prophet_gym.rewards.oracle import OracleReward
 from prophet_gym.rewards.prompt import Prompt
+from prophet_gym.rewards.reach import ReachReward, mark_of, reach_instruction
 from prophet_gym.rewards.remote import Patience, RemoteVlm
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
 from prophet_gym.rewards.vlm import AnswerModel, Question, Reply, VlmReward
@@ -26,6 +27,7 @@ __all__ = [
     "Patience",
     "Prompt",
     "Question",
+    "ReachReward",
     "RelativeReward",
     "RemoteVlm",
     "Reply",
@@ -36,5 +38,7 @@ __all__ = [
     "degrade",
     "false_positive_rate",
     "make_judge",
+    "mark_of",
     "parse_answer",
+    "reach_instruction",
 ]

@@ -27,22 +27,25 @@ class Scene:
 
 @dataclass(frozen=True)
 class Opening:
-    """The first moment of an episode."""
+    """The first moment of an episode; the gripper's position in metres."""
 
     image: UInt8[np.ndarray, "h w 3"]
     instruction: str
+    gripper: Float[np.ndarray, " 3"]
 
 
 @dataclass(frozen=True)
 class Advance:
     """One chunk: the frames after each action (only the last one if the others were not asked for).
 
-    After a success in the middle the remaining actions are not executed, and the last frame is repeated.
+    After a success in the middle the remaining actions are not executed, and the last frame is repeated. `gripper` is
+    its position at the end, metres.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
     executed: int
     success: bool
+    gripper: Float[np.ndarray, " 3"]
 
 
 class Stage:
@@ -57,7 +60,7 @@ class Stage:
         """Start an episode in a row."""
         sim = self._sim(row, scene.task)
         sim.reset(seed=scene.seed, official=scene.official)
-        return Opening(sim.render(), sim.instruction)
+        return Opening(sim.render(), sim.instruction, sim.gripper_position())
 
     def advance(self, row: int, actions: Float[np.ndarray, "k 7"], *, every_frame: bool) -> Advance:
         """Run the actions until the task succeeds."""
@@ -71,9 +74,9 @@ class Stage:
             if success:
                 break
         if not every_frame:
-            return Advance(sim.render()[None], executed, success)
+            return Advance(sim.render()[None], executed, success, sim.gripper_position())
         frames.extend(frames[-1:] * (len(actions) - executed))
-        return Advance(np.stack(frames), executed, success)
+        return Advance(np.stack(frames), executed, success, sim.gripper_position())
 
     def close(self) -> None:
         """Free all simulations."""

@@ -6,10 +6,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
-from prophet_gym.envs.episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, Outcome, row_info
+from prophet_gym.envs.episodes import (
+    FPS,
+    GRIPPER_SPACE,
+    RENDER_MODES,
+    EpisodeVectorEnv,
+    Observation,
+    Outcome,
+    row_info,
+)
 from prophet_gym.envs.options import per_row_integers, reset_rows
 from prophet_gym.errors import InvalidStartError, unknown_option
 from prophet_gym.sims.episodes import Advance, Opening, Scene, open_stages
@@ -60,6 +69,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         workers: int = 0,
+        proprioception: bool = False,
     ) -> None:
         """Check that the simulator can run; simulations are built at the first reset.
 
@@ -76,6 +86,8 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             autoreset_mode: Any of Gymnasium's three.
             render_mode: `rgb_array` (last frame) or `rgb_array_list` (all drawn frames since the last render).
             workers: Processes that rows are spread over; 0 simulates them here, one after the other.
+            proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: the true one, where a
+                dream's is an estimate.
 
         Raises:
             UnknownOptionError: A suite, look, start set or task that does not exist.
@@ -100,6 +112,13 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         )
         self.suite, self.look, self.start_set, self.tasks = suite, look, starts, pool
         self._every_frame = render == "step"
+        self._grippers = np.zeros((num_envs, 3), np.float32)
+        self._tells_gripper = proprioception
+        if proprioception:
+            assert isinstance(self.single_observation_space, gym.spaces.Dict)
+            spaces = {**self.single_observation_space.spaces, "gripper_position": GRIPPER_SPACE}
+            self.single_observation_space = gym.spaces.Dict(spaces)
+            self.observation_space = batch_space(self.single_observation_space, num_envs)
         prepare_libero(assets_for(look, find_assets()))
         self._stages = open_stages(suite, look, size, min(workers, num_envs))
 
@@ -132,6 +151,15 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         scenes = {row: self._draw(row, *plan) for row, plan in plans.items()}
         for row, opening in self._stages.begin(scenes).items():
             self._rows[row].begin(self._initial_state(scenes[row], opening), 0, None)
+            self._grippers[row] = opening.gripper
+
+    def _observe(self) -> Observation:
+        seen = super()._observe()
+        return seen | {"gripper_position": self._grippers.copy()} if self._tells_gripper else seen
+
+    def _observe_row(self, row: int) -> Observation:
+        seen = super()._observe_row(row)
+        return seen | {"gripper_position": self._grippers[row].copy()} if self._tells_gripper else seen
 
     def _draw(self, row: int, task: int | None, start: int | None) -> Scene:
         random = self._row_random(row)
@@ -155,6 +183,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
 
     def _outcome(self, row: int, result: Advance) -> Outcome:
         self._rows[row].extend(result.frames, None, collect=self.render_mode == "rgb_array_list")
+        self._grippers[row] = result.gripper
         info = self._rows[row].start_info() | {
             "executed": result.executed,
             "reward_valid": True,
@@ -193,6 +222,7 @@ class LiberoEnv(gym.Env):
         render: str = "step",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        proprioception: bool = False,
     ) -> None:
         """Arguments as in `LiberoVectorEnv`; the horizon is left to a TimeLimit, as `gym.make` puts one around."""
         self._vector = LiberoVectorEnv(
@@ -206,6 +236,7 @@ class LiberoEnv(gym.Env):
             max_episode_steps=max_episode_steps,
             autoreset_mode=AutoresetMode.DISABLED,
             render_mode=render_mode,
+            proprioception=proprioception,
         )
         self.render_mode = render_mode
         self.action_space = self._vector.single_action_space

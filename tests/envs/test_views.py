@@ -14,6 +14,8 @@ from prophet_gym.envs import (
     EmbedInstruction,
     FlattenChunk,
     FlattenChunkVector,
+    OneActionPerChunk,
+    OneActionPerChunkVector,
     OneActionPerStep,
     OneActionPerStepVector,
     ProphetEnv,
@@ -250,6 +252,35 @@ class TestDoubt:
         envs.reset(seed=0)
         with pytest.raises(ValueError, match="gave None; leave it out"):
             envs.step(still(envs))
+
+
+class TestOneActionPerChunk:
+    NUMBERS, HELD = (1, 0), (0, 0, 0.5, 0, 0, 0, -1)
+
+    def test_equals_the_chunk_of_equal_actions(self):
+        chosen = np.random.default_rng(0).uniform(-1, 1, (3, 2)).astype(np.float32)
+        actions = np.tile(np.array(self.HELD, np.float32), (3, 1))
+        actions[:, 1], actions[:, 0] = chosen[:, 0], chosen[:, 1]
+        chunks = np.repeat(actions[:, None], CHUNK, 1)
+        env, held = single(), OneActionPerChunk(single(), self.NUMBERS, self.HELD)
+        env.reset(seed=0), held.reset(seed=0)
+        assert_same(held.step(chosen[0]), env.step(chunks[0]))
+        envs, helds = vector(), OneActionPerChunkVector(vector(), self.NUMBERS, self.HELD)
+        envs.reset(seed=0), helds.reset(seed=0)
+        assert helds.action_space.shape == (3, 2)
+        assert_same(helds.step(chosen), envs.step(chunks))
+
+    def test_bad_actions_numbers_and_rests(self):
+        held = OneActionPerChunk(single(), self.NUMBERS, self.HELD)
+        held.reset(seed=0)
+        with pytest.raises(InvalidActionError, match=r"shape \(2,\), got \(7,\)"):
+            held.step(np.zeros(7))
+        with pytest.raises(ValueError, match=r"different ones in 0..6, got \[0, 7\]"):
+            OneActionPerChunk(single(), (0, 7), self.HELD)
+        with pytest.raises(ValueError, match=r"rest must be an action: .* shape \(7,\), got \(2,\)"):
+            OneActionPerChunkVector(vector(), (0,), (0, 0))
+        with pytest.raises(ValueError, match=r"OneActionPerChunk needs an action space Box \(k, a\)"):
+            OneActionPerChunk(held, (0,), (0, 0))
 
 
 class TestProprioception:

@@ -13,6 +13,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 EXPECTED = {
     "01_first_dream": "2 chunks, 16 frames dreamt",
     "02_ppo_in_the_dream": "update 1: mean reward",
+    "03_reach_with_sb3": "32 chunk-steps: mean return",
 }
 
 
@@ -27,6 +28,8 @@ def run(example: Path, *arguments: str) -> list[str]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(example, tmp_path):
     assert len(example.read_text().splitlines()) <= 150
+    if "sb3" in example.stem:
+        pytest.importorskip("stable_baselines3")
     films = example.stem == "01_first_dream"
     lines = run(example, *(("--out", str(tmp_path / "film.mp4")) if films else ()))
     assert lines[1].startswith(EXPECTED[example.stem])

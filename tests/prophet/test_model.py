@@ -39,6 +39,15 @@ def test_rows_are_apart(prophet):
         torch.testing.assert_close(value[1:2].float(), alone.state[name].float(), atol=2, rtol=1e-3, msg=name)
 
 
+def test_a_frame_alone_shows_the_gripper_that_a_dream_begins_with(prophet):
+    frames = start(3)[:, 1]
+    seen = prophet.see_gripper(frames)
+    torch.testing.assert_close(seen, prophet.read_gripper(prophet.encode(frames[:, None])))
+    assert not torch.allclose(seen[0], seen[1])
+    with pytest.raises(ValueError, match=r"frames must be \(64, 64\) pixels, got \(32, 32\)"):
+        prophet.see_gripper(frames[:, :32, :32])
+
+
 def test_rollout_changes_none_of_its_arguments(prophet):
     state, actions = prophet.encode(start(2)), commands(2)
     before = {name: value.clone() for name, value in state.items()}

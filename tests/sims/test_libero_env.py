@@ -85,6 +85,21 @@ def test_a_row_is_the_single_env_with_its_seed(envs, env):
 
 
 @needs_libero
+def test_proprioception_is_the_true_gripper():
+    env = LiberoEnv("libero_object", tasks=[TASK], chunk=2, render="chunk", proprioception=True)
+    try:
+        before, _ = env.reset(seed=0)
+        action = np.tile(np.array([0, 1, 0, 0, 0, 0, -1], np.float32), (2, 1))
+        after = env.step(action)[0]
+        assert env.observation_space.contains(after)
+        true = simulations(env._vector)[0].gripper_position()
+        np.testing.assert_allclose(after["gripper_position"], true, atol=1e-6)
+        assert after["gripper_position"][1] > before["gripper_position"][1] + 0.002
+    finally:
+        env.close()
+
+
+@needs_libero
 def test_success_in_the_middle_of_a_chunk_ends_the_episode_there(envs):
     envs.reset(seed=0)
     put_target_in_basket(simulations(envs)[0])
