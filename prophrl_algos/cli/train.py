@@ -19,7 +19,7 @@ class Args:
     """
 
     policy: str = "tiny"
-    """`tiny`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    """`tiny`, `small`, `small-k4`, or `package.module:function`, a function from the env to a FlowPolicy."""
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote: where the policy starts."""
     env: str = "Prophet-LIBERO-v0"

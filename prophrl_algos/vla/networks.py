@@ -123,8 +123,8 @@ class HeadLayer(nn.Module):
         return x + gate_mlp * self.mlp(_norm(x) * (1 + scale_mlp) + shift_mlp)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        split = (each.unflatten(2, (self.heads, -1)).movedim(2, 1) for each in (query, key, value))
-        return F.scaled_dot_product_attention(*split).movedim(1, 2).flatten(2)
+        query, key, value = (each.unflatten(2, (self.heads, -1)).movedim(2, 1) for each in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).movedim(1, 2).flatten(2)
 
 
 class ActionHead(nn.Module):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ class SmallVLA(
         layers: int = 4,
         heads: int = 4,
         max_bytes: int = 128,
-        draws: int = 4,
+        draws: int = 2,
         shift: int = 3,
         jitter: float = 0.1,
         seed: int = 0,
@@ -169,7 +168,8 @@ class SmallVLA(
         device = self.action_mean.device
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             pixels = image.to(device).movedim(-1, 1).float() / 127.5 - 1
-            words = self.text(text.to(device))
+            texts, row_of = text.to(device).unique(dim=0, return_inverse=True)
+            words = self.text(texts)[row_of]
             places = torch.cat([self.eye(pixels, words), words[:, None]], 1)
             return TensorContext(prefix=self.head.prefix(places))
 
@@ -198,8 +198,3 @@ def varied(
     )
     changed = (moved - 127.5) * contrast + 127.5 * brightness
     return changed.clamp(0, 255).movedim(1, -1)
-
-
-def load_small(folder: Path | str, **changes: Any) -> SmallVLA:
-    """The policy that `save_pretrained` wrote, with other arguments of the constructor where given."""
-    return SmallVLA.from_pretrained(folder, **changes).eval()
