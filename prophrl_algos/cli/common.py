@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from gymnasium.vector import VectorEnv
+from safetensors.torch import load_file
 from torch import nn
 
 from prophet_gym.errors import MissingWeightsError, unknown_option
@@ -49,9 +50,8 @@ def make_env(
     chosen: dict[str, Any] = {"tasks": list(tasks)} if tasks else {}
     if name.startswith("LIBERO-"):
         chosen["render"] = "chunk"
-    return gym.make_vec(
-        name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen, **dict(options or {})
-    )
+    chosen |= dict(options or {})
+    return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)
 
 
 def begin_of(env: VectorEnv) -> Begin:
@@ -67,8 +67,9 @@ def make_policy(policy: str, env: VectorEnv, weights: Path | None, device: str =
         policy: `tiny`, `small` (K = 10), `small-k4`, or `package.module:function`, a function from the env to a
             `FlowPolicy`.
         env: what it will act in.
-        weights: a folder that `prophrl train` or `prophrl sft` wrote, or one of its files; for `small` also a folder
-            that `save_pretrained` wrote, or the name of bundled weights (`SmallVLA-LIBERO-object-sft`).
+        weights: a folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for
+            `small` also a folder that `save_pretrained` wrote, or the name of bundled weights
+            (`SmallVLA-LIBERO-object-sft`).
         device: where it computes.
     """
     if policy in NUM_STEPS:
@@ -92,10 +93,12 @@ def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The policy's weights in a folder (best, else last, else cloned) or file of a run."""
+    """The policy's weights in a folder (best, else last, else cloned) or file of a run, or in a safetensors file."""
     found = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if found is None:
         raise MissingWeightsError(f"{path} holds none of {', '.join(WEIGHTS)}; pass the folder of a run or its file")
+    if found.suffix == ".safetensors":
+        return load_file(found)
     state = load_checkpoint(found)
     return state["trainer"]["policy"] if "trainer" in state else state["policy"]
 

@@ -48,7 +48,7 @@ class Args:
     """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
     evaluate_episodes: int = 20
     loggers: tuple[str, ...] = ("csv", "tensorboard", "terminal")
-    """Of csv, tensorboard, wandb, trackio, terminal."""
+    """Of csv, jsonl, tensorboard, wandb, trackio, terminal."""
 
 
 def main(args: Args) -> None:
