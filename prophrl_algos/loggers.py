@@ -1,7 +1,9 @@
-"""Where the numbers of a run go: CSV, TensorBoard, Weights & Biases, trackio, the terminal."""
+"""Where the numbers of a run go: CSV, JSON lines, TensorBoard, Weights & Biases, trackio, the terminal."""
 
 import csv
 import io
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -51,6 +53,33 @@ class CsvLogger:
 
     def close(self) -> None:
         """The file is whole already."""
+
+
+class JsonLinesLogger:
+    """One JSON object per update in a file that is always whole, for scripts that draw and count."""
+
+    def __init__(self, path: Path, digits: int = 6) -> None:
+        """Go on with the file if it is there; numbers are written with so many significant digits."""
+        self.path, self.digits = path, digits
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self._rows: dict[int, str] = {int(json.loads(line)["update"]): line for line in lines}
+
+    def log(self, metrics: Metrics, update: int) -> None:
+        """Write the file anew, without the updates that came after this one in a run that was killed."""
+        self._rows = {number: row for number, row in self._rows.items() if number < update}
+        numbers = {name: _finite(float(f"{value:.{self.digits}g}")) for name, value in metrics.items()}
+        self._rows[update] = json.dumps({"update": update, **numbers})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".part")
+        draft.write_text("".join(f"{row}\n" for row in self._rows.values()))
+        os.replace(draft, self.path)
+
+    def close(self) -> None:
+        """The file is whole already."""
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 class TensorBoardLogger:
@@ -113,13 +142,15 @@ class TerminalLogger:
         self._bar.close()
 
 
-LOGGERS = ("csv", "tensorboard", "wandb", "trackio", "terminal")
+LOGGERS = ("csv", "jsonl", "tensorboard", "wandb", "trackio", "terminal")
 
 
 def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:
     """The logger of a name in LOGGERS, writing into the run's folder; UnknownOptionError if there is none."""
     if name == "csv":
         return CsvLogger(folder / "metrics.csv")
+    if name == "jsonl":
+        return JsonLinesLogger(folder / "metrics.jsonl")
     if name == "tensorboard":
         return TensorBoardLogger(folder / "tensorboard")
     if name == "wandb":

@@ -50,7 +50,13 @@ class SftConfig:
 
 
 def sft(
-    policy: FlowPolicy, draw: DrawBatch, config: SftConfig, folder: Path | None = None, *, logger: Logger | None = None
+    policy: FlowPolicy,
+    draw: DrawBatch,
+    config: SftConfig,
+    folder: Path | None = None,
+    *,
+    logger: Logger | None = None,
+    keep: Callable[[int], None] | None = None,
 ) -> float:
     """Fit a policy to demonstrations; the mean loss of the last tenth of the steps.
 
@@ -63,6 +69,8 @@ def sft(
         config: the schedule.
         folder: of the checkpoint; none is written if not given.
         logger: takes the loss every 50 steps.
+        keep: called with the number of steps done after every `save_every` of them and the last one, e.g. to store the
+            weights of that moment.
 
     Raises:
         FloatingPointError: the loss is not finite; nothing of that step is saved.
@@ -91,7 +99,11 @@ def sft(
         schedule.step()
         if logger is not None and (step % 50 == 0 or step + 1 == config.steps):
             logger.log({"sft_loss": losses[-1], "learning_rate": float(schedule.get_last_lr()[0])}, step)
-        if path is not None and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
+        if (step + 1) % config.save_every and step + 1 != config.steps:
+            continue
+        if keep is not None:
+            keep(step + 1)
+        if path is not None:
             state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
             rest = {"schedule": schedule.state_dict(), "step": step + 1, "config": asdict(config), "losses": losses}
             save_checkpoint(path, state | rest)

@@ -8,16 +8,26 @@ from typing import Any
 import gymnasium as gym
 import torch
 from gymnasium.vector import VectorEnv
+from safetensors.torch import load_file
 from torch import nn
 
 from prophet_gym.errors import MissingWeightsError, unknown_option
+from prophrl_algos import vla
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, Algorithm, reinflow
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
 from prophrl_algos.groups import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.vla.small import SmallVLA
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
+PRETRAINED = "policy"
+"""The folder inside a run's that a policy's own `save_pretrained` writes."""
+CONFIG = "config.json"
+NUM_STEPS = {"small": 10, "small-k4": 4}
+"""Names of the small VLA, each with its denoising steps; weights serve all of them."""
+CLONED = "SmallVLA-LIBERO-object-sft"
+"""Name of the cloned weights that are installed with the package, where they are."""
 
 
 def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
@@ -40,9 +50,8 @@ def make_env(
     chosen: dict[str, Any] = {"tasks": list(tasks)} if tasks else {}
     if name.startswith("LIBERO-"):
         chosen["render"] = "chunk"
-    return gym.make_vec(
-        name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen, **dict(options or {})
-    )
+    chosen |= dict(options or {})
+    return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)
 
 
 def begin_of(env: VectorEnv) -> Begin:
@@ -55,12 +64,18 @@ def make_policy(policy: str, env: VectorEnv, weights: Path | None, device: str =
     """A policy by name, with weights of a run's folder or file if given.
 
     Args:
-        policy: `tiny`, or `package.module:function`, a function from the env to a `FlowPolicy`.
+        policy: `tiny`, `small` (K = 10), `small-k4`, or `package.module:function`, a function from the env to a
+            `FlowPolicy`.
         env: what it will act in.
-        weights: a folder that `prophrl train` or `prophrl sft` wrote, or one of its files.
+        weights: a folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for
+            `small` also a folder that `save_pretrained` wrote, or the name of bundled weights
+            (`SmallVLA-LIBERO-object-sft`).
         device: where it computes.
     """
-    made = _tiny(env) if policy == "tiny" else _imported(policy)(env)
+    if policy in NUM_STEPS:
+        made, weights = _small(env, weights, NUM_STEPS[policy])
+    else:
+        made = _tiny(env) if policy == "tiny" else _imported(policy)(env)
     if not isinstance(made, nn.Module):
         raise ValueError(f"a policy must be an nn.Module that obeys FlowPolicy, {policy} gave {type(made).__name__}")
     if weights is not None:
@@ -68,11 +83,22 @@ def make_policy(policy: str, env: VectorEnv, weights: Path | None, device: str =
     return made.to(device).eval()  # pyright: ignore[reportReturnType] checked against the protocol by the trainer
 
 
+def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
+    """Write `folder/policy` where the policy has a `save_pretrained` of its own; where it was written."""
+    save = getattr(policy, "save_pretrained", None)
+    if save is None:
+        return None
+    save(folder / PRETRAINED)
+    return folder / PRETRAINED
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The policy's weights in a folder (best, else last, else cloned) or file of a run."""
+    """The policy's weights in a folder (best, else last, else cloned) or file of a run, or in a safetensors file."""
     found = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if found is None:
         raise MissingWeightsError(f"{path} holds none of {', '.join(WEIGHTS)}; pass the folder of a run or its file")
+    if found.suffix == ".safetensors":
+        return load_file(found)
     state = load_checkpoint(found)
     return state["trainer"]["policy"] if "trainer" in state else state["policy"]
 
@@ -83,10 +109,21 @@ def _tiny(env: VectorEnv) -> TinyFlowPolicy:
     return TinyFlowPolicy(FlowSpec(shape[0], shape[1], shape[1], shape[0], num_steps=4), hidden=128, cells=8)
 
 
+def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallVLA, Path | None]:
+    """The policy, and what is still to be loaded into it."""
+    bundled = {CLONED: Path(vla.__file__).parent / CLONED}
+    folder = None if weights is None else bundled.get(str(weights), weights)
+    if folder is not None and (folder / CONFIG).is_file():
+        return SmallVLA.from_pretrained(folder, num_steps=num_steps), None
+    shape = env.single_action_space.shape
+    assert shape is not None
+    return SmallVLA(shape[0], shape[1], num_steps), folder
+
+
 def _imported(name: str) -> Callable[[VectorEnv], Any]:
     module, _, function = name.partition(":")
     if not function:
-        raise unknown_option("policy", name, ["tiny", "package.module:function"])
+        raise unknown_option("policy", name, ["tiny", *NUM_STEPS, "package.module:function"])
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

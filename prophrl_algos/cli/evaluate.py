@@ -10,7 +10,7 @@ class Args:
     """Run a policy without noise and count its successes, per task, with Wilson's 95% intervals."""
 
     policy: str = "tiny"
-    """`tiny`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    """`tiny`, `small`, `small-k4`, or `package.module:function`, a function from the env to a FlowPolicy."""
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote."""
     env: str = "Prophet-LIBERO-v0"

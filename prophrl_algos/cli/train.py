@@ -19,7 +19,7 @@ class Args:
     """
 
     policy: str = "tiny"
-    """`tiny`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    """`tiny`, `small`, `small-k4`, or `package.module:function`, a function from the env to a FlowPolicy."""
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote: where the policy starts."""
     env: str = "Prophet-LIBERO-v0"
@@ -48,7 +48,7 @@ class Args:
     """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
     evaluate_episodes: int = 20
     loggers: tuple[str, ...] = ("csv", "tensorboard", "terminal")
-    """Of csv, tensorboard, wandb, trackio, terminal."""
+    """Of csv, jsonl, tensorboard, wandb, trackio, terminal."""
 
 
 def main(args: Args) -> None:

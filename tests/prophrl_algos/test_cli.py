@@ -9,10 +9,11 @@ import torch
 
 from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 from prophet_gym.factory import bundled_checkpoints
-from prophrl_algos.cli import ALGORITHMS, main
+from prophrl_algos.cli import ALGORITHMS, common, main
 from prophrl_algos.cli.common import make_algorithm, make_policy, read_weights
-from prophrl_algos.cli.sft import Demonstrations
+from prophrl_algos.cli.demonstrations import Demonstrations
 from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.vla import SmallVLA
 
 bundled = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 TINY = ["--config.groups", "1", "--config.group-size", "2", "--config.updates", "2", "--loggers", "csv"]
@@ -77,36 +78,53 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
 
 
 class TestDemonstrations:
-    def test_a_batch_is_the_frame_and_what_was_done_next(self):
-        frames = [
-            np.full((4, 2, 2, 3), 10 * e, np.uint8) + np.arange(4, dtype=np.uint8)[:, None, None, None] for e in (1, 2)
-        ]
-        actions = [np.arange(3, dtype=np.float32)[:, None] + 100 * e for e in (1, 2)]
-        source = Demonstrations(frames, actions, ["one", "two"])
-        pictures, chunks, texts = source.draw(200, 2, torch.Generator().manual_seed(0))
-        seen = set()
-        for picture, chunk, text in zip(pictures, chunks, texts, strict=True):
-            episode, step = divmod(int(picture[0, 0, 0]), 10)
-            assert text == {1: "one", 2: "two"}[episode]
-            assert chunk[:, 0].tolist() == [100 * episode + step, 100 * episode + min(step + 1, 2)]
-            seen.add((episode, step))
-        assert seen == {(episode, step) for episode in (1, 2) for step in range(3)}
+    def test_a_batch_is_what_was_seen_and_what_was_done_next(self):
+        actions = [np.arange(3, dtype=np.float32)[:, None] + 100 * episode for episode in (1, 2)]
+        seen = torch.tensor([10, 11, 12, 20, 21, 22])
+        obs, chunks = Demonstrations({"step": seen}, actions).draw(200, 2, torch.Generator().manual_seed(0))
+        for step, chunk in zip(obs["step"].tolist(), chunks, strict=True):
+            episode, index = divmod(step, 10)
+            assert chunk[:, 0].tolist() == [100 * episode + index, 100 * episode + min(index + 1, 2)]
+        assert set(obs["step"].tolist()) == set(seen.tolist())
 
     @bundled
-    def test_the_command_clones_a_recording_and_leaves_failures_out(self, tmp_path, capsys):
-        data = tmp_path / "data"
-        for index, success in enumerate((True, False)):
-            record(data, index, success)
-        out = tmp_path / "out"
+    def test_the_command_clones_experts_that_succeed_and_nothing_else(self, tmp_path, capsys):
+        data, out = tmp_path / "data", tmp_path / "out"
+        for index, (success, mode) in enumerate([(True, "expert"), (False, "expert"), (True, "noisy")]):
+            record(data, index, success, mode=mode)
         words = ["--data", str(data), "--out", str(out), "--config.steps", "3", "--config.rows", "4"]
         main(["sft", *words])
-        assert "1 episodes" in capsys.readouterr().out
+        assert "1 episodes, 5 steps" in capsys.readouterr().out
         assert "context.weight" in read_weights(out)
+        main(["sft", *words, "--out", str(tmp_path / "all"), "--modes"])
+        assert "2 episodes, 10 steps" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            main(["sft", *words, "--modes", "noise"])
+        assert "unknown mode in the recording 'noise'. Did you mean 'noisy'?" in capsys.readouterr().err
+
+    @bundled
+    def test_the_small_vla_is_cloned_saved_and_made_again_by_name(self, tmp_path, monkeypatch):
+        data, out = tmp_path / "data", tmp_path / "out"
+        record(data, 0, success=True)
+        monkeypatch.setattr(common, "SmallVLA", small_small_vla)
+        main(["sft", "--data", str(data), "--out", str(out), "--policy", "small", "--config.steps", "2",
+              "--config.rows", "2"])  # fmt: skip
+        env = common.make_env("Prophet-LIBERO-v0", 1, starts="train")
+        monkeypatch.undo()
+        made = make_policy("small-k4", env, out / "policy")
+        assert made.spec == FlowSpec(8, 7, 7, 8, 4)
+        stored = read_weights(out)
+        assert all(torch.equal(stored[name], tensor) for name, tensor in made.state_dict().items())
+        assert made.state_dict()["action_mean"][2] == pytest.approx(0.25)
 
 
-def record(folder, index, success, steps=5):
+def small_small_vla(*sizes):
+    return SmallVLA(*sizes, image_size=16, places=2, width=16, layers=1)
+
+
+def record(folder, index, success, steps=5, mode="expert"):
     episode = Episode(
-        actions=np.zeros((steps, 7), np.float32),
+        actions=np.full((steps, 7), 0.25, np.float32),
         gripper_position=np.zeros((steps + 1, 3), np.float32),
         gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
         gripper_opening=np.zeros(steps + 1, np.float32),
@@ -119,7 +137,7 @@ def record(folder, index, success, steps=5):
         instruction="pick up the can",
         suite="libero_object",
         task=0,
-        mode="expert",
+        mode=mode,
         seed=index,
         look="light",
     )

@@ -1,6 +1,7 @@
 """A run that is killed ends as one that was not; logs and checkpoints are whole."""
 
 import csv
+import json
 import multiprocessing
 import os
 import random
@@ -15,7 +16,7 @@ from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos.ema import Ema
 from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.loggers import CsvLogger, make_logger
+from prophrl_algos.loggers import CsvLogger, JsonLinesLogger, make_logger
 from prophrl_algos.run import BEST, LAST, run
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
@@ -180,3 +181,13 @@ def test_the_terminal_shows_progress_and_what_matters(tmp_path, capsys):
 def test_an_unknown_logger_is_refused(tmp_path):
     with pytest.raises(UnknownOptionError, match=r"unknown logger 'tensorbord'.*Did you mean 'tensorboard'"):
         make_logger("tensorbord", tmp_path, updates=1)
+
+
+def test_json_lines_are_whole_forget_what_came_after_a_kill_and_have_no_nan(tmp_path):
+    path = tmp_path / "deep" / "metrics.jsonl"
+    first = JsonLinesLogger(path)
+    for update in range(3):
+        first.log({"return": update / 3, "success": float("nan")}, update)
+    JsonLinesLogger(path).log({"return": 9.0}, 1)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"update": 0, "return": 0.0, "success": None}, {"update": 1, "return": 9.0}]

@@ -1,0 +1,156 @@
+"""What a proof's logs say: `python benchmarks/proof_report.py benchmarks/results/proof_short` writes `summary.json`.
+
+Success with Wilson's 95% intervals; gains over the cloned policy paired by official state, with a bootstrap of states
+and seeds, and McNemar's exact test for each seed; per task; the reward's precision and recall on real episodes, and how
+often a success in the dream is one in reality from the same state; frames and seconds.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from proof_sizes import DREAM, SFT
+
+from prophrl_algos.evaluate import wilson
+from prophrl_algos.paired import mcnemar, paired_gain
+
+SUMMARY = "summary.json"
+Line = Mapping[str, Any]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
+
+
+def bounds(successes: int, episodes: int) -> dict[str, float]:
+    low, high = wilson(successes, episodes)
+    return {"low": low, "high": high}
+
+
+def rate(lines: Sequence[Line]) -> dict[str, Any]:
+    """Success over all episodes of some lines."""
+    outcomes = [outcome for line in lines for outcome in line["success"]]
+    done = sum(outcomes)
+    share = done / len(outcomes) if outcomes else None
+    return {"successes": done, "episodes": len(outcomes), "success": share, **bounds(done, len(outcomes))}
+
+
+def per_task(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
+    tasks = sorted({task for line in lines for task in line["task"]})
+    chosen = {
+        task: [
+            {"success": [s for s, t in zip(line["success"], line["task"], strict=True) if t == task]} for line in lines
+        ]
+        for task in tasks
+    }
+    return {str(task): rate(parts) for task, parts in chosen.items()}
+
+
+def by_start(line: Line) -> np.ndarray:
+    """Mean success of each start, in the order of (task, start)."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for task, start, success in zip(line["task"], line["start"], line["success"], strict=True):
+        found[task, start].append(success)
+    return np.array([np.mean(found[key]) for key in sorted(found)])
+
+
+def compare(before: Line, after: Sequence[Line]) -> dict[str, Any]:
+    """A policy's seeds against the cloned policy on the same episodes.
+
+    Raises:
+        ValueError: they are not the same.
+    """
+    for line in after:
+        if line["task"] != before["task"] or line["start"] != before["start"]:
+            raise ValueError("the cloned policy was evaluated on other episodes; evaluate it with the same protocol")
+    gain = paired_gain(by_start(before)[:, None], np.stack([by_start(line) for line in after], 1))
+    return {
+        **rate(after),
+        "gain": asdict(gain),
+        "mcnemar": [mcnemar(np.array(before["success"], bool), np.array(line["success"], bool)) for line in after],
+        "per_task": per_task(after),
+        "per_seed": [rate([line]) for line in after],
+    }
+
+
+def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:
+    """Precision and recall of a judge; None where there is nothing to divide by."""
+    right = sum(bool(a and b) for a, b in zip(said, true, strict=True))
+    return {
+        "precision": right / sum(said) if sum(said) else None,
+        "recall": right / sum(true) if sum(true) else None,
+        "said": sum(said),
+        "successes": sum(true),
+    }
+
+
+def point(update: int, real: Sequence[Line], dream: Sequence[Line]) -> dict[str, Any]:
+    """A point of a curve: both worlds, what the reward sees of reality, what the dream says of it."""
+    joined = {"said": [], "true": []}
+    for one, other in zip(dream, real, strict=False):
+        same = one["task"] == other["task"] and one["start"] == other["start"]
+        joined["said"] += one["success"] if same else []
+        joined["true"] += other["success"] if same else []
+    return {
+        "update": update,
+        "real": rate(real),
+        "dream": rate(dream),
+        "reward_on_real": agreement([s for r in real for s in r["seen"]], [s for r in real for s in r["success"]]),
+        "dream_of_real": agreement(joined["said"], joined["true"]),
+    }
+
+
+def cost(paths: Sequence[Path]) -> dict[str, float]:
+    """Frames and seconds of a run, averaged over seeds."""
+    rows = [row for path in paths for row in read_lines(path)]
+    names = ("frames", "seconds_env", "seconds_policy", "seconds_rollout", "seconds_update")
+    total = {name: sum(row.get(name) or 0.0 for row in rows) / max(len(paths), 1) for name in names}
+    seconds = total["seconds_rollout"] + total["seconds_update"]
+    per = 1000 * total["seconds_env"] / total["frames"] if total["frames"] else None
+    return total | {"seconds": seconds, "env_seconds_per_1000_frames": per}
+
+
+def summarise(logs: Path) -> dict[str, Any]:
+    """All that documents and pictures need; arms that have not ended have a curve and no `final`."""
+    protocol = json.loads((logs / "protocol.json").read_text())
+    size = protocol["size"]
+    lines = {(line["run"], line["update"], line["world"]): line for line in read_lines(logs / "evaluations.jsonl")}
+    real, last = size["reality"], size["updates"]
+    cloned = lines.get((SFT, 0, real))
+    summary: dict[str, Any] = {"size": size, "machine": protocol["machine"], "arms": {}}
+    choice = logs / "choice.json"
+    summary["choice"] = json.loads(choice.read_text()) if choice.is_file() else None
+    if cloned is None:
+        return summary
+    first = point(0, [cloned], [lines[key] for key in [(SFT, 0, DREAM)] if key in lines])
+    summary["sft"] = {**rate([cloned]), "per_task": per_task([cloned]), "point": first}
+    for arm, about in size["arms"].items():
+        names = [f"{arm}-s{seed}" for seed in range(about["seeds"])]
+        updates = sorted({update for run, update, _ in lines if run in names})
+        curve = [first] + [
+            point(u, *([lines[n, u, w] for n in names if (n, u, w) in lines] for w in (real, DREAM))) for u in updates
+        ]
+        ended = [lines[name, last, real] for name in names if (name, last, real) in lines]
+        summary["arms"][arm] = {
+            "about": about,
+            "seeds": len(ended),
+            "curve": curve if updates else [],
+            "final": compare(cloned, ended) if ended else None,
+            "cost": cost([path for name in names if (path := logs / f"learning_{name}.jsonl").is_file()]),
+        }
+    return summary
+
+
+def main(logs: Path) -> None:
+    path = logs / SUMMARY
+    path.write_text(json.dumps(summarise(logs), indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,120 @@
+"""How large the proof is: everything that its protocol fixes before a run, as plain data."""
+
+from dataclasses import dataclass
+
+DREAM = "Prophet-LIBERO-v0"
+REALITY = "LIBERO-Object-v0"
+SFT = "sft"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to improve the cloned policy.
+
+    Attributes:
+        algo: as `prophrl train --algo` takes it.
+        alpha: of FlowScale; 1 is off.
+        env: where it learns, from `train` starts.
+        seeds: how many runs.
+    """
+
+    algo: str
+    alpha: float = 1.0
+    env: str = DREAM
+    seeds: int = 1
+
+
+def arms(seeds: int, others: int) -> dict[str, Arm]:
+    """The 2x2 of algorithm and FlowScale with `seeds` runs each; the real simulator and pi_RL with `others`."""
+    square = {
+        "flow-grpo": Arm("flow-grpo", seeds=seeds),
+        "flow-grpo+flowscale": Arm("flow-grpo", 0.5, seeds=seeds),
+        "fa-grpo": Arm("fa-grpo", seeds=seeds),
+        "fa-grpo+flowscale": Arm("fa-grpo", 0.5, seeds=seeds),
+    }
+    rest = {
+        "fa-grpo+flowscale, real": Arm("fa-grpo", 0.5, REALITY, others),
+        "pi-rl": Arm("pi-rl", seeds=others),
+    }
+    return square | (rest if others else {})
+
+
+@dataclass(frozen=True)
+class Size:
+    """A proof.
+
+    Attributes:
+        policy: as `prophrl sft --policy` takes it.
+        reality: the id that is evaluated in.
+        tasks: that are trained and evaluated.
+        sft_tasks: whose experts are cloned; all if empty.
+        sft_steps: optimiser steps of cloning.
+        sft_rows: demonstrations in a step.
+        sft_every: steps between the snapshots of which one is chosen.
+        wanted: success on `train` starts of reality that a chosen snapshot should have: room to improve.
+        choose_episodes: episodes per task that choose the snapshot and the learning rate.
+        choose_first: number of the first placement that they begin from.
+        rates: learning rates to choose from.
+        rate_updates: updates that each is tried for; with one rate none.
+        updates: of a run.
+        groups: in an update.
+        group_size: rollouts in a group.
+        epochs: passes over an update's decisions.
+        minibatches: optimiser steps in a pass.
+        beta: weight of the KL to the cloned policy.
+        point_every: updates between the points of a curve.
+        point_states: official states per task of a point.
+        final_states: official states per task at the end and for the cloned policy.
+        repeats: episodes per state at the end, each with its own noise.
+        rows: rollouts of an evaluation at once.
+        arms: what is compared.
+    """
+
+    tasks: tuple[int, ...]
+    arms: dict[str, Arm]
+    policy: str = "small"
+    reality: str = REALITY
+    sft_tasks: tuple[int, ...] = ()
+    sft_steps: int = 6000
+    sft_rows: int = 64
+    sft_every: int = 500
+    wanted: tuple[float, float] = (0.3, 0.6)
+    choose_episodes: int = 20
+    choose_first: int = 1_000_000
+    rates: tuple[float, ...] = (1e-4, 3e-4)
+    rate_updates: int = 8
+    updates: int = 40
+    groups: int = 4
+    group_size: int = 8
+    epochs: int = 2
+    minibatches: int = 2
+    beta: float = 0.01
+    point_every: int = 10
+    point_states: int = 17
+    final_states: int = 50
+    repeats: int = 2
+    rows: int = 10
+
+
+SIZES = {
+    "short": Size(
+        tasks=(3,),
+        arms={"fa-grpo+flowscale": Arm("fa-grpo", 0.5)},
+        policy="small-k4",
+        sft_tasks=(3,),
+        sft_steps=1200,
+        sft_rows=32,
+        sft_every=300,
+        choose_episodes=10,
+        rates=(3e-4,),
+        updates=12,
+        point_every=6,
+        point_states=25,
+        repeats=1,
+    ),
+    "cpu": Size(tasks=(0, 3, 5), arms=arms(seeds=3, others=1)),
+    "full": Size(
+        tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10, repeats=1
+    ),
+}
+"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in days; `full`: for a GPU."""

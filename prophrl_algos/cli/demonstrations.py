@@ -1,0 +1,110 @@
+"""Recorded episodes as batches for behaviour cloning, prepared once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from prophet_gym.errors import unknown_option
+from prophrl_algos.flow.policy import FlowPolicy, Obs, cat_obs, device_of, select_obs
+from prophrl_algos.sft import DrawBatch
+
+
+@runtime_checkable
+class FitsActions(Protocol):
+    """A policy whose latents are scaled by what was demonstrated."""
+
+    def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
+        """Take the scale; before any training."""
+        ...
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """What a policy sees at every step of some episodes, and the commands; all in memory.
+
+    Attributes:
+        obs: as the policy's `prepare` gives it, the rows of all episodes one after the other, final frames left out.
+        actions: of each episode.
+    """
+
+    obs: Obs
+    actions: Sequence[Float[np.ndarray, "t a"]]
+
+    @property
+    def steps(self) -> int:
+        """Commands in all episodes."""
+        return sum(map(len, self.actions))
+
+    def draw(self, rows: int, horizon: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
+        """Observations, and the next `horizon` commands (the last one repeated past the end)."""
+        picks = torch.randint(self.steps, (rows,), generator=generator)
+        return select_obs(self.obs, picks), self.chunks(picks, horizon)
+
+    def chunks(self, steps: Int[Tensor, " b"], horizon: int) -> Float[Tensor, "b h a"]:
+        """The commands from the given steps on; steps are counted over all episodes."""
+        ends = np.cumsum([len(actions) for actions in self.actions])
+        picks = steps.numpy()
+        last = ends[np.searchsorted(ends, picks, side="right")] - 1
+        return torch.from_numpy(self._all()[np.minimum(picks[:, None] + np.arange(horizon), last[:, None])])
+
+    def all_actions(self) -> Float[Tensor, "n a"]:
+        """The commands of all episodes."""
+        return torch.from_numpy(self._all())
+
+    def _all(self) -> Float[np.ndarray, "n a"]:
+        return np.concatenate(self.actions).astype(np.float32)
+
+
+def read_demonstrations(
+    policy: FlowPolicy, folder: Path, *, tasks: Sequence[int] = (), modes: Sequence[str] = ("expert",)
+) -> Demonstrations:
+    """The successful episodes of a recording, each decoded and prepared once.
+
+    Args:
+        policy: prepares them.
+        folder: a recording of `prophet collect`.
+        tasks: only these; all if not given.
+        modes: only episodes of these scripts; all if not given.
+
+    Raises:
+        FileNotFoundError: `folder` is no recording.
+        ValueError: it starts from official states, or holds no such episode.
+        UnknownOptionError: no episode of it has such a mode.
+    """
+    from prophet_gym.data.recording import list_episodes, read_episode, refuse_official
+
+    paths = [path for task in tasks or (None,) for path in list_episodes(folder, task)]
+    refuse_official(folder)
+    episodes = [read_episode(path) for path in paths]
+    present = {episode.mode for episode in episodes}
+    for mode in modes:
+        if episodes and mode not in present:
+            raise unknown_option("mode in the recording", mode, present)
+    chosen = [each for each in episodes if each.success[-1] and (not modes or each.mode in modes)]
+    if not chosen:
+        raise ValueError(
+            f"{folder} holds no episode to clone: of {len(episodes)} recorded in tasks {list(tasks) or 'all'}, none of "
+            f"the modes {list(modes) or 'any'} succeeds; record some with `prophet collect --out {folder}`"
+        )
+    obs = []
+    for episode in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
+        frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:-1]
+        obs.append(policy.prepare({"image": frames}, [episode.instruction] * len(frames)))
+    return Demonstrations(cat_obs(obs), [episode.actions for episode in chosen])
+
+
+def drawer(policy: FlowPolicy, demonstrations: Demonstrations) -> DrawBatch:
+    """Batches as `sft` wants them, commands on the policy's device."""
+
+    def draw(rows: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
+        obs, actions = demonstrations.draw(rows, policy.spec.horizon, generator)
+        return obs, actions.to(device_of(policy))
+
+    return draw

@@ -1,0 +1,200 @@
+"""A small language-conditioned flow VLA: one picture and an instruction to a chunk of actions, on a CPU."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.vla.networks import ActionHead, PlaceEncoder, TextEncoder
+
+START = 1
+"""The byte before every text, so that none is empty."""
+LEAST_STD = 0.02
+"""A command that the demonstrations hardly use is not blown up beyond this, in command units."""
+
+
+class SmallVLA(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="prophet-gym",
+    license="apache-2.0",
+    tags=["robotics", "vision-language-action", "flow-matching"],
+):
+    """Places in the picture that the instruction makes matter, read by a flow-matching transformer over the actions.
+
+    Latents are commands with the demonstrations' mean and deviation taken out (`fit_actions`). It sees no joint state
+    and no earlier frame. The weights know nothing of `num_steps`, so one set of them serves K = 10 and K = 4:
+    `SmallVLA.from_pretrained(folder, num_steps=4)`.
+
+    Example:
+        >>> policy = SmallVLA(num_steps=4).eval()
+        >>> obs = policy.prepare({"image": np.zeros((2, 128, 128, 3), np.uint8)}, ["pick up the milk", "stop"])
+        >>> policy.velocity(policy.encode(obs, grad=False), torch.zeros(2, 8, 7), torch.ones(2)).shape
+        torch.Size([2, 8, 7])
+    """
+
+    def __init__(
+        self,
+        horizon: int = 8,
+        action_dim: int = 7,
+        num_steps: int = 10,
+        *,
+        signs: Sequence[int] = (6,),
+        image_size: int = 96,
+        places: int = 32,
+        width: int = 192,
+        layers: int = 4,
+        heads: int = 4,
+        max_bytes: int = 128,
+        draws: int = 2,
+        shift: int = 3,
+        jitter: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        """Draw the weights.
+
+        Args:
+            horizon: actions of a chunk; all are executed.
+            action_dim: numbers of an action.
+            num_steps: K, denoising steps.
+            signs: numbers of an action that are sent as -1 or +1, LIBERO's gripper.
+            image_size: pictures are averaged to this height and width, pixels; a multiple of 8.
+            places: read off the picture.
+            width: of text, places and transformer; a multiple of `heads`.
+            layers: of the transformer.
+            heads: of each attention.
+            max_bytes: of an instruction.
+            draws: noises and times per demonstration in `sft_loss`; the picture is read once for all of them.
+            shift: in train mode, pictures are moved by up to so many pixels.
+            jitter: in train mode, contrast and brightness of each colour vary by this share.
+            seed: of the weights.
+
+        Raises:
+            ValueError: for a size that does not fit.
+        """
+        super().__init__()
+        if image_size < 16 or image_size % 8:
+            raise ValueError(f"image_size must be a multiple of 8 and at least 16, got {image_size}")
+        if width % heads:
+            raise ValueError(f"width={width} must be a multiple of heads={heads}")
+        if any(not 0 <= index < action_dim for index in signs):
+            raise ValueError(f"signs must be numbers of an action, 0..{action_dim - 1}, got {tuple(signs)}")
+        self.spec = FlowSpec(horizon, action_dim, action_dim, horizon, num_steps)
+        self.image_size, self.max_bytes, self.draws = image_size, max_bytes, draws
+        self.shift, self.jitter = shift, jitter
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.text = TextEncoder(width)
+            self.eye = PlaceEncoder(places, width)
+            self.head = ActionHead(horizon, action_dim, width, layers, heads)
+            for vectors in (self.eye.names, self.head.positions):
+                nn.init.normal_(vectors, std=0.1)
+        binary = torch.zeros(action_dim, dtype=torch.bool)
+        binary[list(signs)] = True
+        self.register_buffer("binary", binary, persistent=False)
+        self.register_buffer("action_mean", torch.zeros(action_dim))
+        self.register_buffer("action_std", torch.ones(action_dim))
+        self.binary: Tensor
+        self.action_mean: Tensor
+        self.action_std: Tensor
+
+    def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
+        """Take the demonstrations' mean and deviation as the scale of latents; before any training."""
+        self.action_mean.copy_(actions.mean(0).masked_fill(self.binary.cpu(), 0.0))
+        self.action_std.copy_(actions.std(0).clamp(min=LEAST_STD).masked_fill(self.binary.cpu(), 1.0))
+
+    def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
+        """Pictures at the policy's own size, and the bytes of the instructions.
+
+        Raises:
+            ValueError: an instruction is too long.
+        """
+        text = torch.zeros(len(instructions), self.max_bytes + 1, dtype=torch.uint8)
+        for row, instruction in enumerate(instructions):
+            letters = instruction.lower().encode()
+            if len(letters) > self.max_bytes:
+                raise ValueError(
+                    f"an instruction must have at most max_bytes={self.max_bytes} bytes, got {len(letters)}: "
+                    f"{instruction[:60]!r}...; shorten it, or make the policy with more"
+                )
+            text[row, : len(letters) + 1] = torch.tensor([START, *letters], dtype=torch.uint8)
+        return {"image": shrunk(torch.as_tensor(np.asarray(env_obs["image"])), self.image_size), "text": text}
+
+    def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
+        """Keys and values of every layer of the action head."""
+        return self._encode(obs["image"], obs["text"], grad=grad)
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """v(x, t) in float32."""
+        return self.head(x, t, ctx["prefix"]).float()
+
+    def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
+        """Latents to commands; the gripper's is -1 or +1."""
+        del obs
+        commands = x0 * self.action_std + self.action_mean
+        return torch.where(self.binary, torch.where(commands >= 0, 1.0, -1.0), commands)
+
+    def sft_loss(
+        self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the velocity at `draws` times per row; in train mode on varied pictures.
+
+        Times are denser towards noise, with density 1.5 sqrt(t): the Beta(1.5, 1) of pi0 (arXiv 2410.24164, app. B).
+        """
+        device = self.action_mean.device
+        image = obs["image"].to(device)
+        if self.training:
+            image = varied(image, self.shift, self.jitter, generator)
+        x0 = (actions.to(device).float() - self.action_mean) / self.action_std
+        x0 = x0.repeat_interleave(self.draws, 0)
+        noise = torch.randn(x0.shape, generator=generator).to(device)
+        t = (torch.rand(len(x0), generator=generator) ** (2 / 3)).to(device)
+        context = self._encode(image, obs["text"], grad=True).repeat_interleave(self.draws)
+        found = self.velocity(context, torch.lerp(x0, noise, t[:, None, None]), t)
+        return F.mse_loss(found, noise - x0)
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """There are no adapters to take off."""
+        raise NotImplementedError("a SmallVLA has no adapters: pass reference=copy.deepcopy(policy)")
+
+    def _encode(self, image: Tensor, text: Tensor, *, grad: bool) -> TensorContext:
+        device = self.action_mean.device
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            pixels = image.to(device).movedim(-1, 1).float() / 127.5 - 1
+            texts, row_of = text.to(device).unique(dim=0, return_inverse=True)
+            words = self.text(texts)[row_of]
+            places = torch.cat([self.eye(pixels, words), words[:, None]], 1)
+            return TensorContext(prefix=self.head.prefix(places))
+
+
+def shrunk(image: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "b s s 3"]:
+    """Averaged to size x size."""
+    if image.shape[1:3] == (size, size):
+        return image.clone()
+    pixels = F.interpolate(image.movedim(-1, 1).float(), (size, size), mode="area")
+    return pixels.round().to(torch.uint8).movedim(1, -1).contiguous()
+
+
+def varied(
+    image: Tensor, shift: int, jitter: float, generator: torch.Generator | None
+) -> Float[Tensor, "b h w 3"]:  # fmt: skip
+    """Pictures moved by up to `shift` pixels (edges repeated), with other contrast and brightness of each colour."""
+    rows, height, width, _ = image.shape
+    pixels = F.pad(image.movedim(-1, 1).float(), [shift] * 4, mode="replicate")
+    moves = torch.randint(2 * shift + 1, (rows, 2), generator=generator).tolist()
+    moved = torch.stack([
+        each[:, down : down + height, across : across + width]
+        for each, (down, across) in zip(pixels, moves, strict=True)
+    ])  # fmt: skip
+    contrast, brightness = (
+        (1 + jitter * (2 * torch.rand(2, rows, 3, 1, 1, generator=generator) - 1)).to(image.device).unbind(0)
+    )
+    changed = (moved - 127.5) * contrast + 127.5 * brightness
+    return changed.clamp(0, 255).movedim(1, -1)

@@ -1,0 +1,198 @@
+"""The proof's machinery, from cloning to the report, on a tiny policy and one-chunk dreams in place of reality."""
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.world_model import Verdict
+
+ROOT = Path(__file__).parents[2]
+STAND_IN = "Prophet-LIBERO-Object-v0"
+
+pytestmark = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """`benchmark(name)`: a script of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
+
+
+@pytest.fixture
+def short_dreams(monkeypatch):
+    import prophet_gym.envs.vector_env as vector_env
+
+    monkeypatch.setattr(vector_env.ProphetVectorEnv, "_at_horizon", lambda self, row: self._rows[row].elapsed >= 1)
+
+
+@pytest.fixture
+def place(benchmark, tmp_path):
+    """A proof of two updates of two rollouts, all of it in the dream."""
+    sizes, proof = benchmark("proof_sizes"), benchmark("proof")
+    size = sizes.Size(
+        tasks=(3,),
+        arms={"fa-grpo": sizes.Arm("fa-grpo")},
+        policy="tiny",
+        reality=STAND_IN,
+        sft_tasks=(3,),
+        sft_steps=4,
+        sft_rows=4,
+        sft_every=4,
+        choose_episodes=2,
+        choose_first=0,
+        rates=(1e-4,),
+        updates=2,
+        groups=1,
+        group_size=2,
+        epochs=1,
+        minibatches=1,
+        point_every=1,
+        point_states=2,
+        final_states=3,
+        repeats=1,
+        rows=2,
+    )
+    record(tmp_path / "data", 3)
+    return proof.Place(size, tmp_path / "data", tmp_path / "out", tmp_path / "logs")
+
+
+def record(folder, task, steps=4):
+    episode = Episode(
+        actions=np.zeros((steps, 7), np.float32),
+        gripper_position=np.zeros((steps + 1, 3), np.float32),
+        gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
+        gripper_opening=np.zeros(steps + 1, np.float32),
+        object_positions=np.zeros((steps + 1, 1, 3), np.float32),
+        object_names=("can",),
+        target="can",
+        success=np.ones(steps + 1, bool),
+        camera=np.zeros((3, 4)),
+        init_state=np.zeros(2),
+        instruction="pick up the can",
+        suite="libero_object",
+        task=task,
+        mode="expert",
+        seed=0,
+        look="light",
+    )
+    path = episode_path(folder, task, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / META).write_text(json.dumps({"starts": "train"}))
+    write_episode(path, episode, np.zeros((steps + 1, 64, 64, 3), np.uint8))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_it_clones_chooses_learns_and_evaluates_once_and_reports(benchmark, place, short_dreams, monkeypatch):
+    proof, report = benchmark("proof"), benchmark("proof_report")
+    proof.prove(place, "sft")
+    proof.prove(place, "learn", ["fa-grpo-s0"])
+    assert not (place.logs / proof.EVALUATIONS).exists()
+    proof.prove(place)
+    found = {(line["run"], line["update"], line["world"]): line for line in lines(place.logs / proof.EVALUATIONS)}
+    assert set(found) == {
+        (run, update, world)
+        for run, updates in {"sft": (0,), "fa-grpo-s0": (1, 2)}.items()
+        for update in updates
+        for world in (STAND_IN, proof.DREAM)
+    }
+    assert found["fa-grpo-s0", 1, STAND_IN]["start"] == [0, 1]
+    assert found["fa-grpo-s0", 2, STAND_IN]["start"] == [0, 1, 2]
+    assert [line["update"] for line in lines(place.logs / "learning_fa-grpo-s0.jsonl")] == [0, 1]
+    before = {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
+    monkeypatch.setattr(proof, "evaluate", None)
+    proof.prove(place)
+    assert before == {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
+    summary = report.summarise(place.logs)
+    assert summary["arms"]["fa-grpo"]["seeds"] == 1
+    assert [point["update"] for point in summary["arms"]["fa-grpo"]["curve"]] == [0, 1, 2]
+
+
+def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
+    proof = benchmark("proof")
+    proof.claim(place)
+    proof.claim(place)
+    with pytest.raises(ValueError, match="other updates: give other --logs"):
+        proof.claim(replace(place, size=replace(place.size, updates=3)))
+    with pytest.raises(ValueError, match="no runs named fa-grpo-s2; there are sft, fa-grpo-s0"):
+        proof.prove(place, only=["fa-grpo-s2"])
+
+
+class Counted(VectorEnv):
+    """Two rows whose frames count the steps; row 1 ends after two, row 0 after three."""
+
+    def __init__(self):
+        self.num_envs, self.t = 2, 0
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.single_action_space = self.action_space = gym.spaces.Discrete(2)
+        self.single_observation_space = self.observation_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return {"image": np.zeros((2, 1, 1, 3), np.uint8)}, {"instruction": ["a", "b"]}
+
+    def step(self, actions):
+        self.t += 1
+        frames = np.full((2, 2, 1, 1, 3), self.t, np.uint8)
+        ended = np.array([self.t >= 3, self.t >= 2])
+        return {"image": frames[:, -1]}, np.zeros(2), np.zeros(2, bool), ended, {"frames": frames}
+
+
+class Three:
+    """Says success where a film ends with frame 3, and remembers what it was shown."""
+
+    when, stride, max_frames = "chunk", 1, 3
+
+    def __init__(self):
+        self.shown = []
+
+    def score(self, videos, instructions):
+        self.shown += [(text, video[:, 0, 0, 0].tolist()) for video, text in zip(videos, instructions, strict=True)]
+        reward = torch.tensor([float(video[-1, 0, 0, 0] == 3) for video in videos])
+        return Verdict(reward, torch.ones(len(videos), dtype=torch.bool))
+
+
+def test_the_judge_sees_each_live_row_with_the_frames_before_and_no_ended_one(benchmark):
+    judge = Three()
+    env = benchmark("proof").Watched(Counted(), judge)
+    for _ in range(2):
+        env.reset()
+        for _ in range(3):
+            env.step(None)
+    assert env.seen == [True, False, True, False]
+    assert judge.shown[:5] == [
+        ("a", [0, 1, 1]),
+        ("b", [0, 1, 1]),
+        ("a", [1, 2, 2]),
+        ("b", [1, 2, 2]),
+        ("a", [2, 3, 3]),
+    ]
+
+
+def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark):
+    report = benchmark("proof_report")
+    cells = {"task": [3, 3, 5, 5], "start": [0, 1, 0, 1]}
+    before = {**cells, "success": [0, 0, 1, 0], "seen": [0, 1, 1, 0]}
+    after = {**cells, "success": [1, 1, 1, 0], "seen": [1, 0, 1, 1]}
+    found = report.compare(before, [after])
+    assert found["gain"]["mean"] == 0.5
+    assert found["mcnemar"] == [0.5]
+    assert found["per_task"]["3"]["successes"] == 2
+    assert found["per_task"]["5"] == {"successes": 1, "episodes": 2, "success": 0.5, **report.bounds(1, 2)}
+    assert report.agreement(after["seen"], after["success"]) == {
+        "precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "said": 3, "successes": 3,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="other episodes"):
+        report.compare(before, [{**after, "start": [0, 1, 0, 2]}])

@@ -1,0 +1,147 @@
+"""The small VLA obeys the contract, listens to the instruction, looks at the picture, and survives a round trip."""
+
+import numpy as np
+import pytest
+import torch
+
+from prophrl_algos.flow.sampler import sample
+from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.testing import check_flow_policy
+from prophrl_algos.vla import SmallVLA
+from prophrl_algos.vla.small import shrunk, varied
+
+SIZES = {"image_size": 16, "places": 4, "width": 16, "layers": 1, "horizon": 2, "action_dim": 3, "signs": ()}
+TEXTS = ("pick up the milk", "pick up the butter")
+
+
+def picture(down, across, size=16):
+    """Grey with a white square of 4 x 4 pixels."""
+    image = np.full((size, size, 3), 90, np.uint8)
+    image[down : down + 4, across : across + 4] = 255
+    return image
+
+
+def learn(policy, image, texts, actions, steps=80, rate=1e-2):
+    obs = policy.prepare({"image": image}, texts)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
+    generator = torch.Generator().manual_seed(0)
+    copies = torch.arange(len(texts)).repeat(4)
+    policy.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        batch = {name: tensor[copies] for name, tensor in obs.items()}
+        policy.sft_loss(batch, actions[copies], generator=generator).backward()
+        optimizer.step()
+    return policy.eval()
+
+
+def act(policy, image, texts):
+    obs = policy.prepare({"image": image}, texts)
+    schedule = FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step)
+    generators = [torch.Generator().manual_seed(5) for _ in texts]
+    return policy.decode(sample(policy, obs, schedule, generators).x0, obs).detach()
+
+
+@pytest.fixture(scope="module")
+def listener():
+    """Taught with one picture: +0.5 for the one instruction, -0.5 for the other."""
+    image = np.stack([picture(4, 4)] * 2)
+    actions = torch.tensor([0.5, -0.5])[:, None, None].expand(2, 2, 3)
+    return learn(SmallVLA(num_steps=4, **SIZES), image, TEXTS, actions), image
+
+
+@pytest.mark.parametrize(("num_steps", "fit_steps"), [(4, 40), (10, 0)])
+def test_it_obeys_the_contract(num_steps, fit_steps):
+    images = np.stack([picture(0, 0, 24), picture(15, 4, 24), picture(8, 18, 24)])
+    policy = SmallVLA(num_steps=num_steps, **(SIZES | {"signs": (2,)})).eval()
+    check_flow_policy(policy, {"image": images}, [*TEXTS, "stop"], fit_steps=fit_steps)
+
+
+def test_the_default_has_a_few_million_weights_and_chunks_of_eight():
+    policy = SmallVLA()
+    assert 2e6 < sum(weight.numel() for weight in policy.parameters()) < 5e6
+    assert (policy.spec.horizon, policy.spec.exec_steps, policy.spec.num_steps) == (8, 8, 10)
+
+
+def test_the_same_picture_with_two_instructions_gives_different_actions(listener):
+    policy, image = listener
+    one, other = act(policy, image, TEXTS)
+    assert one.mean() > 0.3
+    assert other.mean() < -0.3
+
+
+def test_an_instruction_that_is_the_same_but_for_capitals_means_the_same(listener):
+    policy, image = listener
+    assert torch.equal(act(policy, image, TEXTS), act(policy, image, [text.title() for text in TEXTS]))
+
+
+def test_it_tells_where_something_is():
+    images = np.stack([picture(6, 1), picture(6, 11)])
+    actions = torch.tensor([0.5, -0.5])[:, None, None].expand(2, 2, 3)
+    policy = learn(SmallVLA(num_steps=4, shift=1, **SIZES), images, [TEXTS[0]] * 2, actions)
+    left, right = act(policy, images, [TEXTS[0]] * 2)
+    assert left.mean() > 0.3
+    assert right.mean() < -0.3
+
+
+def test_a_saved_policy_comes_back_and_may_take_another_number_of_steps(listener, tmp_path):
+    policy, image = listener
+    policy.fit_actions(torch.randn(50, 3, generator=torch.Generator().manual_seed(1)))
+    policy.save_pretrained(tmp_path)
+    again = SmallVLA.from_pretrained(tmp_path).eval()
+    assert torch.equal(act(again, image, TEXTS), act(policy, image, TEXTS))
+    slower = SmallVLA.from_pretrained(tmp_path, num_steps=10)
+    assert slower.spec.num_steps == 10
+    assert torch.equal(slower.action_std, policy.action_std)
+
+
+def test_latents_have_the_scale_of_the_demonstrations_and_the_gripper_is_a_sign():
+    policy = SmallVLA(horizon=1, **{name: SIZES[name] for name in ("image_size", "places", "width", "layers")})
+    shown = torch.randn(4000, 7, generator=torch.Generator().manual_seed(0)) * 0.3 + 0.1
+    shown[:, 3] = 0.0
+    policy.fit_actions(shown)
+    decoded = policy.decode(torch.ones(1, 1, 7), {})[0, 0]
+    assert decoded[:3].tolist() == pytest.approx([0.4] * 3, abs=0.02)
+    assert decoded[3].item() == pytest.approx(0.02)
+    assert policy.decode(torch.full((1, 1, 7), -0.01), {})[0, 0, 6] == -1
+    assert decoded[6] == 1
+
+
+def test_pictures_are_averaged_and_varied_only_as_much_as_asked():
+    image = torch.arange(64, dtype=torch.uint8).view(1, 8, 8, 1).expand(1, 8, 8, 3)
+    assert shrunk(image, 4)[0, 0, 0, 0] == round((0 + 1 + 8 + 9) / 4)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(varied(image, 0, 0.0, generator), image.float())
+    moved = varied(image.expand(200, 8, 8, 3), 1, 0.0, generator)
+    assert set(moved[:, 4, 4, 0].tolist()) == {36.0 + 8 * down + across for down in (-1, 0, 1) for across in (-1, 0, 1)}
+
+
+def test_in_eval_mode_nothing_is_varied_and_in_train_mode_it_is():
+    policy = SmallVLA(**SIZES)
+    obs = policy.prepare({"image": picture(3, 9)[None]}, TEXTS[:1])
+    actions = torch.zeros(1, 2, 3)
+    losses = []
+    for mode in (True, False):
+        policy.train(mode)
+        before = {name: tensor.clone() for name, tensor in obs.items()}
+        losses.append(policy.sft_loss(obs, actions, generator=torch.Generator().manual_seed(2)).item())
+        assert all(torch.equal(before[name], obs[name]) for name in obs)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"image_size": 30}, "image_size must be a multiple of 8"),
+        ({"width": 30}, "width=30 must be a multiple of heads=4"),
+        ({"signs": (7,)}, r"signs must be numbers of an action, 0\.\.6"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        SmallVLA(**sizes)
+
+
+def test_an_instruction_that_is_too_long_is_refused_not_cut():
+    with pytest.raises(ValueError, match="at most max_bytes=10 bytes, got 16"):
+        SmallVLA(max_bytes=10, **SIZES).prepare({"image": picture(0, 0)[None]}, TEXTS[:1])
