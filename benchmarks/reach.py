@@ -232,7 +232,7 @@ def play(
 
 
 def acts(models: Sequence[PPO]) -> dict[str, Act]:
-    """Who is scored: actions drawn from the whole space, the same in both worlds, none, and the policies without noise."""
+    """Who is scored: random actions (the same in both worlds), none, and the policies without noise."""
     numbers = len(EXAMPLE.NUMBERS)
     drawn: dict[int, np.random.Generator] = {}
 
