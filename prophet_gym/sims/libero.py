@@ -115,9 +115,8 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         self._grippers = np.zeros((num_envs, 3), np.float32)
         self._tells_gripper = proprioception
         if proprioception:
-            assert isinstance(self.single_observation_space, gym.spaces.Dict)
-            spaces = {**self.single_observation_space.spaces, "gripper_position": GRIPPER_SPACE}
-            self.single_observation_space = gym.spaces.Dict(spaces)
+            image = gym.spaces.Box(0, 255, (size, size, 3), dtype=np.uint8)
+            self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
             self.observation_space = batch_space(self.single_observation_space, num_envs)
         prepare_libero(assets_for(look, find_assets()))
         self._stages = open_stages(suite, look, size, min(workers, num_envs))
