@@ -13,6 +13,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 EXPECTED = {
     "01_first_dream": "2 chunks, 16 frames dreamt",
     "02_ppo_in_the_dream": "update 1: mean reward",
+    "03_improve_in_the_dream": "update 1: success",
 }
 
 
@@ -28,7 +29,9 @@ def run(example: Path, *arguments: str) -> list[str]:
 def test_example_runs(example, tmp_path):
     assert len(example.read_text().splitlines()) <= 150
     films = example.stem == "01_first_dream"
-    lines = run(example, *(("--out", str(tmp_path / "film.mp4")) if films else ()))
+    writes = {"01_first_dream": "film.mp4", "03_improve_in_the_dream": "policy"}
+    out = ("--out", str(tmp_path / writes[example.stem])) if example.stem in writes else ()
+    lines = run(example, *out)
     assert lines[1].startswith(EXPECTED[example.stem])
     if films:
         assert len(read_video(tmp_path / "film.mp4")) == 17
