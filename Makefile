@@ -3,6 +3,8 @@
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
 # make train    record the real simulator and train the small Prophet (hours)
+# make proof    learn in the dream, test in the simulator: the short version, one task (about half an hour)
+# make proof-cpu, make proof-full   the whole experiment: docs/proof.md
 # make figures  put the measured numbers into README.md and the model cards
 # make clean    remove .venv and caches; recordings and training under outputs/ stay
 #
@@ -11,6 +13,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 EPISODES ?= 1000
+DEVICE ?= cpu
 TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,cpu)
 
 BIN := .venv/bin
@@ -19,7 +22,7 @@ CORE := .venv/.core
 FULL := .venv/.full
 SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
 
-.PHONY: install demo test lint train figures clean
+.PHONY: install demo test lint train proof proof-cpu proof-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -55,6 +58,19 @@ lint: $(FULL)
 train: $(FULL)
 	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
 	$(BIN)/prophet train --data outputs/recordings --out outputs/train
+
+# The short version records its own experts; the others take those of `make train`, or record them.
+proof: $(FULL)
+	$(BIN)/prophet collect --suite libero_object --task 3 --episodes 150 --seed 5 --out outputs/proof_recordings
+	$(BIN)/python benchmarks/proof.py --size short --data outputs/proof_recordings --out outputs/proof_short
+	$(BIN)/python benchmarks/proof_report.py --logs benchmarks/results/proof_short
+	$(BIN)/python docs/proof.py short
+
+proof-cpu proof-full: proof-%: $(FULL)
+	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
+	$(BIN)/python benchmarks/proof.py --size $* --data outputs/recordings --out outputs/proof_$* --device $(DEVICE)
+	$(BIN)/python benchmarks/proof_report.py --logs benchmarks/results/proof_$*
+	$(BIN)/python docs/proof.py $*
 
 figures: $(CORE)
 	$(BIN)/python docs/figures.py

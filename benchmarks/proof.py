@@ -284,7 +284,8 @@ def episodes_of(
     options = {"workers": place.workers, "render": "step"} if world.startswith("LIBERO-") else {}
     judge = load_reward_model("bundled", "success")
     assert judge is not None
-    inner = make_env(world, min(size.rows, len(cells)), starts=starts, tasks=size.tasks, options=options)
+    rows = min(size.rows, len(cells))
+    inner = make_env(world, rows, starts=starts, tasks=size.tasks, device=place.device, options=options)
     env = Watched(inner, judge)
     found = evaluate(read_policy(place, weights), env, list(cells), seed=seed)
     env.close()

@@ -1,4 +1,6 @@
-"""What a proof's logs say: `python benchmarks/proof_report.py benchmarks/results/proof_short` writes `summary.json`.
+"""What a proof's logs say, as `summary.json` beside them.
+
+    python benchmarks/proof_report.py --logs benchmarks/results/proof_short
 
 Success with Wilson's 95% intervals; gains over the cloned policy paired by official state, with a bootstrap of states
 and seeds, and McNemar's exact test for each seed; per task; the reward's precision and recall on real episodes, and how

@@ -33,7 +33,7 @@ def arms(seeds: int, others: int) -> dict[str, Arm]:
         "fa-grpo+flowscale": Arm("fa-grpo", 0.5, seeds=seeds),
     }
     rest = {
-        "fa-grpo+flowscale, real": Arm("fa-grpo", 0.5, REALITY, others),
+        "fa-grpo+flowscale-real": Arm("fa-grpo", 0.5, REALITY, others),
         "pi-rl": Arm("pi-rl", seeds=others),
     }
     return square | (rest if others else {})

@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ DOCUMENTS = (
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "libraries.md",
+    ROOT / "docs" / "proof.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
@@ -436,6 +438,83 @@ def reach_judge() -> str:
     )
 
 
+def share(found: dict[str, Any] | None) -> str:
+    """A rate in per cent with its interval."""
+    if found is None or found["success"] is None:
+        return ""
+    return f"{found['success']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
+
+
+def proof_settings(size: str) -> str:
+    """What the protocol of a size fixes."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from proof_sizes import SIZES
+    finally:
+        sys.path.pop(0)
+    chosen = SIZES[size]
+    about = {
+        "tasks of libero_object": ", ".join(map(str, chosen.tasks)),
+        "policy": f"`{chosen.policy}`",
+        "cloning": f"{chosen.sft_steps} steps of {chosen.sft_rows} demonstrations, a snapshot every {chosen.sft_every}",
+        "learning rates tried": ", ".join(f"{rate:g}" for rate in chosen.rates),
+        "updates": str(chosen.updates),
+        "rollouts in an update": f"{chosen.groups} groups of {chosen.group_size}",
+        "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
+        "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} official states per task",
+        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) each",
+        "arms (runs)": "; ".join(f"{name} ({arm.seeds})" for name, arm in chosen.arms.items()),
+    }
+    return markdown_table(["", "value"], [[name, value] for name, value in about.items()])
+
+
+def proof(size: str) -> str:
+    """Where each arm ends in the real simulator, what it gained, what the reward was worth, what it cost."""
+    command = f"python benchmarks/proof.py --size {size} --out outputs/proof_{size}"
+    summary = load(f"proof_{size}/summary.json")
+    if summary is None or "sft" not in summary:
+        return f"Not measured yet: `{command}`."
+    cloned = summary["sft"]
+    rows = [["cloned", "", share(cloned), "", "", "", "", ""]]
+    for name, found in summary["arms"].items():
+        end = found["final"]
+        if end is None:
+            continue
+        gain, last, cost = end["gain"], found["curve"][-1], found["cost"]
+        trust = [last["dream_of_real"]["precision"], last["reward_on_real"]["precision"]]
+        rows.append([
+            name,
+            str(found["seeds"]),
+            share(end),
+            f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
+            ", ".join(f"{p:.2g}" for p in end["mcnemar"]),
+            *("" if value is None else f"{value:.2f}" for value in trust),
+            f"{cost['frames']:,.0f}; {cost['seconds'] / 60:.0f} min",
+        ])  # fmt: skip
+    header = [
+        "arm",
+        "runs",
+        "real success [Wilson 95%]",
+        "gain, points [95%, paired]",
+        "McNemar p, each run",
+        "dreamt successes that are real",
+        "rewarded real episodes that are right",
+        "frames; time of a run",
+    ]
+    tasks = [["cloned", *(share(each) for each in cloned["per_task"].values())]] + [
+        [name, *(share(each) for each in found["final"]["per_task"].values())]
+        for name, found in summary["arms"].items()
+        if found["final"] is not None
+    ]
+    label = "**Short version: one task and one arm, too few runs to compare algorithms.** " if size == "short" else ""
+    return "\n\n".join([
+        f"{label}`{command}` on {where(summary['machine'])}.",
+        markdown_table(header, rows),
+        markdown_table(["real success", *(f"task {task}" for task in cloned["per_task"])], tasks),
+        *([f"![curves](proof_{size}.png)"] if (ROOT / "docs" / f"proof_{size}.png").is_file() else []),
+    ])  # fmt: skip
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": picture,
     "margins": margins,
@@ -455,6 +534,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "algorithm-cost": algorithm_cost,
     "reach": reach,
     "reach-judge": reach_judge,
+    **{f"proof-{size}": partial(proof, size) for size in ("short", "cpu", "full")},
+    **{f"proof-settings-{size}": partial(proof_settings, size) for size in ("short", "cpu", "full")},
     "evaluation": lambda: evaluation("evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"),
     "evaluation-plain": lambda: evaluation(
         "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"

@@ -40,9 +40,15 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
 
 
 def make_env(
-    name: str, num_envs: int, *, starts: str, tasks: Sequence[int] = (), options: Mapping[str, Any] | None = None
+    name: str,
+    num_envs: int,
+    *,
+    starts: str,
+    tasks: Sequence[int] = (),
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
-    """A vector env of a registered id with autoreset DISABLED."""
+    """A vector env of a registered id with autoreset DISABLED; a dream computes on the device."""
     import prophet_gym  # noqa: F401 registers the ids
 
     if name not in gym.registry:
@@ -50,6 +56,8 @@ def make_env(
     chosen: dict[str, Any] = {"tasks": list(tasks)} if tasks else {}
     if name.startswith("LIBERO-"):
         chosen["render"] = "chunk"
+    if name.startswith("Prophet-"):
+        chosen["device"] = device
     chosen |= dict(options or {})
     return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)
 

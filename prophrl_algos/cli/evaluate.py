@@ -38,7 +38,8 @@ def main(args: Args) -> None:
     if args.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {args.episodes}")
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
-    env = make_env(args.env, min(args.num_envs, len(cells)), starts=args.starts, tasks=args.tasks)
+    rows = min(args.num_envs, len(cells))
+    env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device)
     policy = make_policy(args.policy, env, args.weights, args.device)
     found = evaluate(policy, env, cells, seed=args.seed)
     tasks = found.per_task()

@@ -77,7 +77,7 @@ def make_trainer(args: Args) -> Trainer:
 
     config = args.config
     rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
-    env = make_env(args.env, rows, starts="train", tasks=args.tasks)
+    env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device)
     policy = make_policy(args.policy, env, args.weights, args.device)
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)
@@ -115,5 +115,5 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     from prophrl_algos.cli.common import make_env
     from prophrl_algos.evaluate import evaluate
 
-    env = make_env(args.env, min(args.evaluate_episodes, 16), starts="train", tasks=args.tasks)
+    env = make_env(args.env, min(args.evaluate_episodes, 16), starts="train", tasks=args.tasks, device=args.device)
     return lambda: evaluate(trainer.policy, env, args.evaluate_episodes, seed=10**6).metrics()

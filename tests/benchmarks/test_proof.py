@@ -1,6 +1,7 @@
 """The proof's machinery, from cloning to the report, on a tiny policy and one-chunk dreams in place of reality."""
 
 import importlib
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +197,72 @@ def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark)
     }  # fmt: skip
     with pytest.raises(ValueError, match="other episodes"):
         report.compare(before, [{**after, "start": [0, 1, 0, 2]}])
+
+
+def logged(folder, benchmark):
+    """The logs of a proof of two runs: nothing done before, three of four after the first, all after the second."""
+    sizes = benchmark("proof_sizes")
+    size = replace(sizes.SIZES["short"], arms={"fa-grpo": sizes.Arm("fa-grpo", seeds=2)}, updates=4, point_every=4)
+    proof = benchmark("proof")
+    proof.claim(proof.Place(size, folder, folder, folder))
+    cells = {"task": [3] * 4, "start": [0, 1, 2, 3], "chunks": [9] * 4}
+    outcomes = {("sft", 0): [0] * 4, ("fa-grpo-s0", 4): [1, 1, 1, 0], ("fa-grpo-s1", 4): [1] * 4}
+    found = [
+        {"run": run, "update": update, "world": world, "success": success, "seen": [1] * 4, **cells}
+        for (run, update), success in outcomes.items()
+        for world in (proof.DREAM, size.reality)
+    ]
+    (folder / proof.EVALUATIONS).write_text("".join(json.dumps(line) + "\n" for line in found) + '{"run": "ha')
+    costs = {"frames": 4000.0, "seconds_env": 8.0, "seconds_rollout": 9.0, "seconds_update": 1.0}
+    (folder / "learning_fa-grpo-s0.jsonl").write_text(json.dumps({"update": 0, **costs}) + "\n")
+    return benchmark("proof_report").summarise(folder)
+
+
+def test_the_summary_is_of_the_logs_whole_lines(benchmark, tmp_path):
+    summary = logged(tmp_path, benchmark)
+    arm = summary["arms"]["fa-grpo"]
+    assert summary["sft"]["success"] == 0
+    assert arm["final"]["success"] == 7 / 8
+    assert arm["final"]["gain"]["mean"] == 7 / 8
+    assert arm["final"]["mcnemar"] == [0.25, 0.125]
+    assert [each["successes"] for each in arm["final"]["per_seed"]] == [3, 4]
+    assert arm["curve"][1]["reward_on_real"]["precision"] == 7 / 8
+    assert arm["curve"][1]["dream_of_real"]["precision"] == 1
+    assert arm["curve"][0]["reward_on_real"]["precision"] == 0
+    assert arm["cost"]["env_seconds_per_1000_frames"] == 2
+    assert arm["cost"]["seconds"] == 10
+
+
+def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "proof_short"
+    folder.mkdir()
+    summary = logged(folder, benchmark)
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    figures, picture = importlib.import_module("figures"), load("proof_picture", ROOT / "docs" / "proof.py")
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    assert "Not measured yet" in figures.proof("short")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    table = figures.proof("short")
+    assert "Short version" in table
+    assert "| fa-grpo | 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
+    curves, bars, trust = picture.draw(summary).axes
+    assert curves.lines[0].get_ydata().tolist() == [0.0, 7 / 8]
+    assert [bar.get_width() for bar in bars.patches] == [0.0, 7 / 8]
+    assert trust.lines[0].get_ydata().tolist() == [0.0, 1.0] or trust.lines[0].get_ydata().tolist() == [1.0]
+
+
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_film_is_of_the_first_start_that_was_gained(benchmark, tmp_path, monkeypatch):
+    logged(tmp_path, benchmark)
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    video, reality = importlib.import_module("proof_video"), benchmark("proof_sizes").REALITY
+    assert video.telling_start(tmp_path, "fa-grpo-s0", reality, 4) == {"task": 3, "start": 0}
+    with pytest.raises(ValueError, match="no official start at which the cloned policy failed"):
+        video.telling_start(tmp_path, "sft", reality, 0)

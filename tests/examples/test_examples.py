@@ -14,6 +14,7 @@ EXPECTED = {
     "01_first_dream": "2 chunks, 16 frames dreamt",
     "02_ppo_in_the_dream": "update 1: mean reward",
     "03_reach_with_sb3": "32 chunk-steps: mean return",
+    "04_improve_in_the_dream": "update 1: success",
 }
 
 
@@ -31,7 +32,9 @@ def test_example_runs(example, tmp_path):
     if "sb3" in example.stem:
         pytest.importorskip("stable_baselines3")
     films = example.stem == "01_first_dream"
-    lines = run(example, *(("--out", str(tmp_path / "film.mp4")) if films else ()))
+    writes = {"01_first_dream": "film.mp4", "04_improve_in_the_dream": "policy"}
+    out = ("--out", str(tmp_path / writes[example.stem])) if example.stem in writes else ()
+    lines = run(example, *out)
     assert lines[1].startswith(EXPECTED[example.stem])
     if films:
         assert len(read_video(tmp_path / "film.mp4")) == 17
