@@ -58,7 +58,7 @@ def make_env(
             that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL released
             (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
         reward: `success` (the checkpoint's success head), the path of a success head, or None (no reward).
-        device: Where the world model runs, e.g. `cpu` or `cuda`.
+        device: Where world model and judge run, e.g. `cpu` or `cuda`.
         dtype: What it computes in: `float32`, `bfloat16` or `float16`.
         offload_autoencoder: Keep the full Prophet's VAE on the CPU while it is idle.
         starts: `train`, `official` (evaluation and demo only), or a path: a start set's folder, or a `.jsonl` file in
@@ -84,7 +84,7 @@ def make_env(
     return ProphetEnv(
         _for_policy(world_model, weights, robot, chunk),
         pool,
-        reward_model=load_reward_model(weights, reward),
+        reward_model=load_reward_model(weights, reward, device),
         max_episode_steps=max_episode_steps,
         render_mode=render_mode,
         action_spec=robot.action_spec,
@@ -121,7 +121,7 @@ def make_vector_env(
         _for_policy(world_model, weights, robot, chunk),
         pool,
         num_envs,
-        reward_model=load_reward_model(weights, reward),
+        reward_model=load_reward_model(weights, reward, device),
         max_episode_steps=max_episode_steps,
         autoreset_mode=autoreset_mode,
         render_mode=render_mode,
@@ -226,8 +226,8 @@ def load_world_model(
     return _world_model(folder, _device(device), dtype, offload_autoencoder=offload_autoencoder)
 
 
-def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
-    """The judge that `reward` names, see `make_env`."""
+def load_reward_model(weights: str, reward: str | None, device: str = "cpu") -> RewardModel | None:
+    """The judge that `reward` names, on the device; see `make_env`."""
     if reward is None:
         return None
     if reward == "success":
@@ -237,11 +237,11 @@ def load_reward_model(weights: str, reward: str | None) -> RewardModel | None:
                 f"weights={weights!r} have no success head ({folder} does not exist): pass reward=None, or "
                 "reward=PATH of one that `prophet success` trained"
             )
-        return _success_head(folder.resolve())
+        return _success_head(folder.resolve(), _device(device))
     path = Path(reward).expanduser()
     if not path.is_dir():
         raise unknown_option("reward", reward, ["success", "None", "the path of a success head"])
-    return _success_head(path.resolve())
+    return _success_head(path.resolve(), _device(device))
 
 
 def load_object_reader(weights: str) -> ObjectReader | None:
@@ -336,7 +336,7 @@ def _world_model(folder: Path, device: str, dtype: str, *, offload_autoencoder: 
 
 
 @lru_cache(maxsize=4)
-def _success_head(folder: Path) -> RewardModel:
+def _success_head(folder: Path, device: str) -> RewardModel:
     from prophet_gym.rewards.success_head import SuccessHead
 
-    return SuccessHead.from_pretrained(folder)
+    return SuccessHead.from_pretrained(folder).to(device)
