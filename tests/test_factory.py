@@ -85,6 +85,11 @@ def test_weights_are_loaded_once(checkpoint):
     assert one.reward_model is other.reward_model
 
 
+def test_the_judge_is_on_the_device_that_was_asked_for(checkpoint):
+    judges = [factory.load_reward_model(checkpoint, "success", device) for device in ("meta", "cpu")]
+    assert [next(judge.parameters()).device.type for judge in judges] == ["meta", "cpu"]
+
+
 def test_options_of_make(checkpoint, tmp_path):
     env = gym.make("Prophet-LIBERO-v0", weights=checkpoint, starts="official", tasks=[1], reward=None)
     _, info = env.reset(seed=0)

@@ -10,7 +10,7 @@ import prophet_gym
 
 CORE = {
     "torch", "diffusers", "gymnasium", "numpy", "safetensors", "huggingface-hub", "imageio", "imageio-ffmpeg",
-    "opencv-python-headless", "jaxtyping", "tyro", "tqdm",
+    "opencv-python-headless", "pillow", "jaxtyping", "tyro", "tqdm",
 }  # fmt: skip
 CHECKPOINT = Path(prophet_gym.__file__).parent / "checkpoints" / "libero_small"
 

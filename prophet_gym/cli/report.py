@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,22 @@ def as_json(estimate: Estimate) -> dict[str, float | int | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the numbers were made: processor, cores, package versions."""
+    """Where the numbers were made: processor, cores, package versions (None for what is not installed)."""
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    versions = {name: version(name) for name in PACKAGES}
+    versions = {name: _version(name) for name in PACKAGES}
     return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
@@ -112,6 +111,8 @@ def contact_sheet(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndar
 
 def png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """A picture as a PNG file."""
+    import cv2
+
     done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
     assert done
     return data.tobytes()

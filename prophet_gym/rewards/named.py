@@ -91,20 +91,20 @@ def _judge(name: str, head: Path | None, device: str) -> RewardModel:
                 f"these weights have no success head ({head} does not exist): pass reward=None, or reward=PATH of one "
                 "that `prophet train-reward` trained"
             )
-        return _head(head, options)
+        return _head(head, options, device)
     path = Path(base).expanduser()
     if not path.is_dir():
         raise unknown_option("reward", name, FORMS)
     if (path / CONFIG_NAME).is_file():
         read(options, {})
         return LikelihoodReward.from_pretrained(path, device=device)
-    return _head(path, options)
+    return _head(path, options, device)
 
 
-def _head(folder: Path, options: Mapping[str, str]) -> RewardModel:
+def _head(folder: Path, options: Mapping[str, str], device: str) -> RewardModel:
 
     given = read(options, HEAD)
-    head = SuccessHead.from_pretrained(folder)
+    head = SuccessHead.from_pretrained(folder).to(device)
     reward = given.pop("reward", "sparse")
     if reward not in ("sparse", "relative"):
         raise unknown_option("reward of a classifier", reward, ["sparse", "relative"])
