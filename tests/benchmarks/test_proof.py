@@ -239,11 +239,11 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     folder.mkdir()
     summary = logged(folder, benchmark)
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    figures, picture = importlib.import_module("figures"), load("proof_picture", ROOT / "docs" / "proof.py")
-    monkeypatch.setattr(figures, "RESULTS", tmp_path)
-    assert "Not measured yet" in figures.proof("short")
+    learning, picture = importlib.import_module("blocks.learning"), load("proof_picture", ROOT / "docs" / "proof.py")
+    monkeypatch.setattr(importlib.import_module("blocks.common"), "RESULTS", tmp_path)
+    assert "Not measured yet" in learning.proof("short")
     (folder / "summary.json").write_text(json.dumps(summary))
-    table = figures.proof("short")
+    table = learning.proof("short")
     assert "Short version" in table
     assert "| fa-grpo | 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
     curves, bars, trust = picture.draw(summary).axes

@@ -26,8 +26,9 @@ def script(name: str):
     return module
 
 
-@pytest.fixture(scope="module")
-def figures():
+@pytest.fixture
+def figures(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
     return script("figures")
 
 

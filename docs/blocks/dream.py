@@ -1,0 +1,277 @@
+"""The world model, its env and the robots: blocks of figures."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
+from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
+from prophet_gym.embodiments import EMBODIMENTS
+
+
+def evaluation(name: str, command: str) -> str:
+    report = load(name)
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    parts = [
+        f"{report['episodes']} held-out episodes of `{report['suite']}` from {report['starts']} starts "
+        f"({report['successes']} succeed), tasks {', '.join(map(str, report['tasks']))}, look `{report['look']}`, "
+        f"open loop; mean over episodes [95% bootstrap interval]. Made by `{command}` on {where(report['machine'])}."
+    ]
+    for frames, found in report["horizons"].items():
+        parts.append(horizon(frames, found))
+    return "\n\n".join(parts)
+
+
+def horizon(frames: str, found: dict[str, Any]) -> str:
+    conditions = found["conditions"]
+    names = [name for name in COLUMNS if any(name in metrics for metrics in conditions.values())]
+    rows = [
+        [label, *(interval(conditions[key].get(name), COLUMNS[name][1]) for name in names)]
+        for key, label in CONDITIONS.items()
+        if key in conditions
+    ]
+    shorter = f", {found['shorter']} shorter ones left out" if found["shorter"] else ""
+    head = f"{frames} frames ({found['episodes']} episodes{shorter})"
+    return markdown_table([head, *(COLUMNS[name][0] for name in names)], rows)
+
+
+def margins() -> str:
+    """What the dream gains, in one line per horizon: the README's summary."""
+    command = "prophet evaluate --json benchmarks/results/evaluation.json"
+    report = load("evaluation.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    header = [
+        "open loop over",
+        "dream, PSNR dB",
+        "over copying the last frame, dB",
+        "over other actions, dB",
+        "EPE by copying's",
+    ]
+    rows = []
+    for frames, found in report["horizons"].items():
+        gains = found["margins"]
+        rows.append([
+            f"{frames} frames",
+            interval(found["conditions"]["dream"]["psnr"], 2),
+            interval(gains.get("psnr_over_copy"), 2),
+            interval(gains.get("psnr_over_other_actions"), 2),
+            interval(gains.get("epe_by_copy"), 2),
+        ])  # fmt: skip
+    return (
+        f"{markdown_table(header, rows)}\n\n`{command}`; all metrics in the [model card](model_cards/libero_small.md)."
+    )
+
+
+def speed() -> str:
+    command = "python benchmarks/small_env.py --json benchmarks/results/small_env.json"
+    report = load("small_env.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [f"dream, {count} at once", f"{measured['frames_per_second']:.0f}"]
+        for count, measured in report["dream"].items()
+        if count.isdigit()
+    ]
+    for look, drawings in report["real"].items():
+        for name, processes in drawings.items():
+            for count, measured in processes.items():
+                how = f"real simulator, look `{look}`, drawn {name.replace('_', ' ')}, {count} process(es)"
+                rows.append([how, f"{measured['frames_per_second']:.0f}"])
+    return f"{markdown_table(['', 'frames/s'], rows)}\n\n`{command}` on {where(report['machine'])}."
+
+
+def checkpoint() -> str:
+    if not (CHECKPOINT / "prophet.json").is_file():
+        return "No checkpoint is bundled yet."
+    config = json.loads((CHECKPOINT / "prophet.json").read_text())
+    rows = [[f"`{name}`", f"{value}"] for name, value in config.items() if name not in ("camera", "hold")]
+    rows += [
+        [f"`{path.relative_to(CHECKPOINT)}`", f"{path.stat().st_size / 1e6:.2f} MB, {numbers_in(path):,} numbers"]
+        for path in sorted(CHECKPOINT.rglob("*.safetensors"))
+    ]
+    return markdown_table(["", "value"], rows)
+
+
+def instruments() -> str:
+    """What the success head and the object reader err by on held-out real episodes."""
+    rows = []
+    for name in ("success_head", "object_reader"):
+        path = CHECKPOINT / name / "metrics.json"
+        if path.is_file():
+            found = json.loads(path.read_text())["held_out"]
+            rows += [[f"`{name}`, {key.replace('_', ' ')}", f"{value:.4g}"] for key, value in found.items()]
+    commands = (
+        "`prophet train-reward`, `prophet objects`, each with `--data` and `--out` as in "
+        "[training](../docs/training.md)."
+    )
+    return f"{markdown_table(['held-out real episodes', 'value'], rows)}\n\n{commands}"
+
+
+def dual_conditioning() -> str:
+    """Which conditioning is worth what, a row per arm and horizon."""
+    command = "python benchmarks/dual_conditioning.py --json benchmarks/results/dual_conditioning.json"
+    report = load("dual_conditioning.json")
+    if report is None:
+        return f"Not measured yet: `{command}` (its first lines say how the data is recorded)."
+    head = (
+        f"Task {', '.join(map(str, report['tasks']))} of `{report['suite']}`: {report['train_episodes']} training "
+        f"episodes, {report['steps']} steps of {report['rows']} chunks an arm, {report['held_out_episodes']} held-out "
+        "episodes from official starts, open loop; mean over episodes [95% bootstrap interval]. "
+        f"Made by `{command}` on {where(report['machine'])}."
+    )
+    labels = {
+        "both": "action frames and history",
+        "no_action_frames": "history only",
+        "no_history": "action frames only",
+        "neither": "neither",
+    }
+    return f"{head}\n\n{compared({labels[arm]: found['horizons'] for arm, found in report['arms'].items()})}"
+
+
+def doubt() -> str:
+    """How well doubt ranks the true error."""
+    command = "python benchmarks/doubt.py --json benchmarks/results/doubt.json"
+    report = load("doubt.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    labels = {
+        "spearman_doubt": "rank correlation (Spearman) of doubt and true error",
+        "spearman_doubt_at_one_age": "the same among chunks of one age",
+        "spearman_age": "rank correlation of age and true error",
+        "auroc_of_poor_chunks": f"AUROC of doubt for chunks below {report['poor_below_db']:g} dB",
+    }
+    rows = [[label, interval(report[key], 2)] for key, label in labels.items()]
+    rows += [
+        [f"doubt below which {float(share):.0%} of the chunks lie", f"{value:.3f}"]
+        for share, value in report["doubt_quantiles"].items()
+        if float(share) >= 0.5
+    ]
+    head = (
+        f"{report['chunks']} chunks of {report['episodes']} held-out episodes from official starts, dreamt from the "
+        f"first frame; {report['share_of_poor_chunks']:.0%} of them are below {report['poor_below_db']:g} dB. Made by "
+        f"`{command}`."
+    )
+    return f"{head}\n\n{markdown_table(['', 'value [95% interval over episodes]'], rows)}"
+
+
+def env_costs() -> str:
+    """What the env adds to the model: ratios within one run."""
+    refill, tiny, bundled = (load(name) for name in ("refill.json", "soak.json", "soak_bundled.json"))
+    if refill is None or tiny is None or bundled is None:
+        return "Not measured yet: `benchmarks/refill.py`, `benchmarks/soak.py`."
+    rows = [
+        ["useful share of the generated chunks, with a queue", f"{refill['refill']['useful_fraction']:.3f}"],
+        ["the same in lockstep", f"{refill['lockstep']['useful_fraction']:.3f}"],
+        ["env code outside the model, share of a step (median)", f"{refill['step']['env_share_median']:.2%}"],
+        [f"growth of memory over {tiny['chunks']:,} chunks of a tiny model", f"{tiny['growth']:.2%}"],
+        [
+            f"most memory that {bundled['rows']} rows of the bundled model took, MB, libraries included",
+            f"{bundled['rss_mb_highest_within_a_step']:.0f}",
+        ],
+    ]
+    commands = (
+        "`python benchmarks/refill.py --json benchmarks/results/refill.json` (episodes of uneven length), "
+        "`python benchmarks/soak.py --json benchmarks/results/soak.json`, the last line with `--checkpoint bundled "
+        "--chunks 1300 --json benchmarks/results/soak_bundled.json`"
+    )
+    return f"{markdown_table(['', 'value'], rows)}\n\n{commands}."
+
+
+def few_shot() -> str:
+    """The bundled checkpoint in a new scene: as it is, adapted, and a transformer trained from scratch."""
+    files = {
+        "bundled, not adapted": "few_shot_unadapted.json",
+        "adapted with LoRA": "few_shot_lora.json",
+        "trained from scratch": "few_shot_scratch.json",
+    }
+    reports = {label: load(name) for label, name in files.items()}
+    found = {label: report for label, report in reports.items() if report is not None}
+    if len(found) < len(files):
+        return "Not measured yet: the commands above."
+    one = next(iter(found.values()))
+    head = (
+        f"{one['episodes']} held-out episodes of `{one['suite']}` (random starts of another seed), open loop; "
+        f"mean over episodes [95% bootstrap interval], on {where(one['machine'])}."
+    )
+    return f"{head}\n\n{compared({label: report['horizons'] for label, report in found.items()})}"
+
+
+def compared(arms: dict[str, dict[str, Any]]) -> str:
+    """A table per horizon: arms by PSNR, EPE, the gain over copying and the price of other actions."""
+    tables = []
+    for frames in next(iter(arms.values())):
+        rows = []
+        for label, horizons in arms.items():
+            dream, gains = horizons[frames]["conditions"]["dream"], horizons[frames]["margins"]
+            rows.append([
+                label,
+                interval(dream["psnr"], 2),
+                interval(gains.get("psnr_over_copy"), 2),
+                interval(gains.get("psnr_over_other_actions"), 2),
+                interval(dream["epe"], 3),
+                interval(gains.get("epe_by_copy"), 2),
+            ])  # fmt: skip
+        header = [
+            f"{frames} frames",
+            "PSNR dB",
+            "over copying, dB",
+            "over other actions, dB",
+            "EPE px",
+            "EPE by copying's",
+        ]
+        tables.append(markdown_table(header, rows))
+    return "\n\n".join(tables)
+
+
+def numbers_in(path: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as weights:
+        names = weights.keys()
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+
+
+def picture() -> str:
+    command = "prophet demo --moving-picture docs/demo.webp"
+    if not (ROOT / "docs" / "demo.webp").is_file():
+        return f"No picture yet: `{command}` makes it."
+    return (
+        "![a real LIBERO episode, its dream, and the dream under other actions](docs/demo.webp)\n\n"
+        "*Left: the real simulator. Middle: the dream, from the first frame alone, under the same commands. Right: the "
+        f"same dream under another episode's commands. Made by `{command}`.*"
+    )
+
+
+def robots() -> str:
+    header = ["robot", "hardware", "a command", "gripper open, closed", "commands/s", "frames", "calibrated cameras"]
+    rows = [
+        [
+            f"`{robot.name}`",
+            robot.robot,
+            f"{robot.action_spec.dim} numbers: {robot.commands}",
+            f"{robot.gripper.open:g}, {robot.gripper.closed:g}",
+            "not published" if robot.control_hz is None else f"{robot.control_hz:g}",
+            "x".join(map(str, robot.frame_size)),
+            robot.calibration,
+        ]
+        for _, robot in sorted(EMBODIMENTS.items())
+    ]
+    return markdown_table(header, rows)
+
+
+def commands() -> str:
+    rows = [
+        [f"`{robot.name}`", *(f"`{number}`" if number else "" for number in (name, unit)), f"{low:g} .. {high:g}"]
+        for _, robot in sorted(EMBODIMENTS.items())
+        for name, unit, (low, high) in zip(
+            robot.action_spec.names, robot.action_spec.units, robot.action_spec.bounds, strict=True
+        )
+    ]
+    return markdown_table(["robot", "number", "unit", "bounds"], rows)
+
+
+def sources() -> str:
+    return "\n".join(f"- `{name}`: {'; '.join(robot.sources)}." for name, robot in sorted(EMBODIMENTS.items()))

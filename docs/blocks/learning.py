@@ -1,0 +1,207 @@
+"""Judges and algorithms: blocks of figures."""
+
+import json
+import sys
+from typing import Any
+
+from blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
+from prophet_gym.calibration import CARD_NAME, RATES, grouped, summary
+from prophet_gym.cli.report import interval
+
+
+def bandit() -> str:
+    """How every algorithm does on the bandit, and what one optimiser step makes of the difference."""
+    command = "python benchmarks/bandit.py --json benchmarks/results/bandit.json"
+    report = load("bandit.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    settings = report["settings"]
+    updates = next(iter(report["curves"].values()))["updates"]
+    rows = [
+        [
+            name,
+            *(f"{point['mean']:.3f} [{point['low']:.3f}, {point['high']:.3f}]" for point in found["curve"][1:]),
+            f"{min(found['final']):.3f}",
+            f"{found['seeds_at_90_percent']} of {len(found['final'])}",
+        ]
+        for name, found in report["curves"].items()
+    ]
+    header = ["mean reward after", *(f"{update} updates" for update in updates[1:]), "worst seed", "seeds at 0.9"]
+    return (
+        f"{markdown_table(header, rows)}\n\nMean over {settings['seeds']} seeds [95% bootstrap interval]; "
+        f"{settings['rollouts']} pulls and {settings['epochs']} optimiser steps an update, K = "
+        f"{settings['flow_steps']}, AdamW at {settings['learning_rate']:g}; the optimum is 1. `{command}` on "
+        f"{where(report['machine'])}.\n\nOn policy, FA-GRPO's gradient and K times Flow-GRPO's differ by at most "
+        f"{max(report['one_step_identity']):.1e} of their norm."
+    )
+
+
+def gradient_spread() -> str:
+    """Greatest over least gradient of a flow step."""
+    report = load("bandit.json")
+    if report is None:
+        return "Not measured yet: `python benchmarks/bandit.py --json benchmarks/results/bandit.json`."
+    rows = [[name, f"{found['spread']:.1f}"] for name, found in report["gradient"].items()]
+    return markdown_table(["FlowScale", "gradient of a flow step, greatest by least (K = 10)"], rows)
+
+
+def algorithm_cost() -> str:
+    command = "python benchmarks/algos.py --json benchmarks/results/algos.json"
+    report = load("algos.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    update, rollout = report["update"], report["rollout"]
+    rows = [
+        ["an update, by the same forward and backward passes alone", f"{update['update_by_bare']:.2f}"],
+        ["bookkeeping of a rollout in the dream, by the env's time", f"{rollout['bookkeeping_by_env']:.2%}"],
+    ]
+    about = f"{update['weights']:,} weights, {update['decisions']} decisions"
+    return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
+
+
+def calibration() -> str:
+    """How far the checkpoint's judge is to be trusted."""
+    command = "prophet calibrate --out prophet_gym/checkpoints/libero_small/calibration.json"
+    path = CHECKPOINT / CARD_NAME
+    if not path.is_file():
+        return f"Not measured yet: `{command}`."
+    card = json.loads(path.read_text())
+    tables = [markdown_table(["source", "judged", "precision", "recall", "false positive rate"], summary(card))]
+    for source in ("real", "dream"):
+        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
+            tables.append(
+                markdown_table([f"{source}: {label}", "verdicts", *RATES.values()], grouped(card, source, group))
+            )
+    return "\n\n".join([*(table for table in tables if table), f"`{command}` on {where(card['machine'])}."])
+
+
+def reach() -> str:
+    """PPO's reach in the dream and in the real simulator."""
+    command = "python benchmarks/reach.py --json benchmarks/results/reach.json"
+    report = load("reach.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    settings, worlds = report["settings"], {"dream": "dream", "real": "real simulator"}
+    arms = {"random": "random actions", "still": "no action", "ppo": "PPO, mean of its seeds"}
+    rows = [
+        [
+            f"{world}, {label}",
+            interval(found[arm]["return"], 2),
+            interval(found[arm]["judged_px"], 1),
+            interval(found[arm]["gripper_cm"], 1),
+        ]
+        for name, world in worlds.items()
+        if (found := report["scores"][name]) is not None
+        for arm, label in arms.items()
+    ]
+    gains = [
+        f"In the {world} PPO's return is {interval(found['return_over_random'], 2)} above random actions' and "
+        f"{interval(found['return_over_still'], 2)} above no action's (paired by start); over seeds it is "
+        f"{interval(found['over_seeds']['return'], 2)}."
+        for name, world in worlds.items()
+        if (found := report["scores"][name]) is not None
+    ]
+    header = ["", f"return of {settings['chunks']} chunks", "judged distance at the end, px", "the gripper's, cm"]
+    head = (
+        f"{settings['seeds']} seeds of {settings['chunk_steps']:,} chunk-steps "
+        f"({report['curves']['chunk_steps_per_second']:g} a second), {settings['episodes']} official starts a policy; "
+        f"mean [95% interval: bootstrap over starts, Student's t over seeds]. Made by `{command}` on "
+        f"{where(report['machine'])}."
+    )
+    picture = "![learning curves and scores](reach.png)\n\n" if (ROOT / "docs" / "reach.png").is_file() else ""
+    return f"{picture}{head}\n\n{markdown_table(header, rows)}\n\n{' '.join(gains)}"
+
+
+def reach_judge() -> str:
+    """What the judge of reaching sees on real frames."""
+    command = "python benchmarks/reach_judge.py --json benchmarks/results/reach_judge.json"
+    report = load("reach_judge.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [f"{label} of the distance to the true gripper", f"{report[f'px_{share}']:.2f}", f"{report[f'mm_{share}']:.1f}"]
+        for share, label in {50: "median", 90: "90th percentile", 99: "99th percentile"}.items()
+    ]
+    return (
+        f"{markdown_table(['', 'pixels of 128', 'mm in space'], rows)}\n\nCorrelation with the truth: "
+        f"{report['correlation_right']:.4f} sideways, {report['correlation_down']:.4f} downwards. "
+        f"{report['frames']} frames of {report['episodes']} held-out episodes from official starts, each frame on its "
+        f"own: `{command}` on {where(report['machine'])}."
+    )
+
+
+def share(found: dict[str, Any] | None) -> str:
+    """A rate in per cent with its interval."""
+    if found is None or found["success"] is None:
+        return ""
+    return f"{found['success']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
+
+
+def proof_settings(size: str) -> str:
+    """What the protocol of a size fixes."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from proof_sizes import SIZES
+    finally:
+        sys.path.pop(0)
+    chosen = SIZES[size]
+    about = {
+        "tasks of libero_object": ", ".join(map(str, chosen.tasks)),
+        "policy": f"`{chosen.policy}`",
+        "cloning": f"{chosen.sft_steps} steps of {chosen.sft_rows} demonstrations, a snapshot every {chosen.sft_every}",
+        "learning rates tried": ", ".join(f"{rate:g}" for rate in chosen.rates),
+        "updates": str(chosen.updates),
+        "rollouts in an update": f"{chosen.groups} groups of {chosen.group_size}",
+        "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
+        "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} official states per task",
+        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) each",
+        "arms (runs)": "; ".join(f"{name} ({arm.seeds})" for name, arm in chosen.arms.items()),
+    }
+    return markdown_table(["", "value"], [[name, value] for name, value in about.items()])
+
+
+def proof(size: str) -> str:
+    """Where each arm ends in the real simulator, what it gained, what the reward was worth, what it cost."""
+    command = f"python benchmarks/proof.py --size {size} --out outputs/proof_{size}"
+    summary = load(f"proof_{size}/summary.json")
+    if summary is None or "sft" not in summary:
+        return f"Not measured yet: `{command}`."
+    cloned = summary["sft"]
+    rows = [["cloned", "", share(cloned), "", "", "", "", ""]]
+    for name, found in summary["arms"].items():
+        end = found["final"]
+        if end is None:
+            continue
+        gain, last, cost = end["gain"], found["curve"][-1], found["cost"]
+        trust = [last["dream_of_real"]["precision"], last["reward_on_real"]["precision"]]
+        rows.append([
+            name,
+            str(found["seeds"]),
+            share(end),
+            f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
+            ", ".join(f"{p:.2g}" for p in end["mcnemar"]),
+            *("" if value is None else f"{value:.2f}" for value in trust),
+            f"{cost['frames']:,.0f}; {cost['seconds'] / 60:.0f} min",
+        ])  # fmt: skip
+    header = [
+        "arm",
+        "runs",
+        "real success [Wilson 95%]",
+        "gain, points [95%, paired]",
+        "McNemar p, each run",
+        "dreamt successes that are real",
+        "rewarded real episodes that are right",
+        "frames; time of a run",
+    ]
+    tasks = [["cloned", *(share(each) for each in cloned["per_task"].values())]] + [
+        [name, *(share(each) for each in found["final"]["per_task"].values())]
+        for name, found in summary["arms"].items()
+        if found["final"] is not None
+    ]
+    label = "**Short version: one task and one arm, too few runs to compare algorithms.** " if size == "short" else ""
+    return "\n\n".join([
+        f"{label}`{command}` on {where(summary['machine'])}.",
+        markdown_table(header, rows),
+        markdown_table(["real success", *(f"task {task}" for task in cloned["per_task"])], tasks),
+        *([f"![curves](proof_{size}.png)"] if (ROOT / "docs" / f"proof_{size}.png").is_file() else []),
+    ])  # fmt: skip
