@@ -99,20 +99,33 @@ def pi0_config(horizon: int) -> dict[str, Any]:
 
 @contextmanager
 def pi05_sizes() -> Iterator[None]:
-    """Inside it lerobot's pi0 and pi0.5 are made tiny; their sizes are written into the modules."""
+    """Inside it lerobot's pi0.5 is made tiny; its sizes are written into its module."""
     from lerobot.policies.pi05 import modeling_pi05 as module
 
-    def small(variant: str) -> SimpleNamespace:
-        width = {"gemma_2b": 16, "gemma_300m": 8}[variant]
-        # lerobot's joint forward knows of eight heads only
-        return SimpleNamespace(width=width, depth=2, mlp_dim=32, num_heads=8, num_kv_heads=1, head_dim=4)
+    with patch.object(module, "get_gemma_config", gemma_size), gemma_sizes(module):
+        yield
 
-    paligemma = next(name for name in ("PaliGemmaForConditionalGeneration",) if hasattr(module, name))
-    made, expert = getattr(module, paligemma), module.GemmaForCausalLM
+
+def gemma_size(variant: str) -> SimpleNamespace:
+    """Of PaliGemma and of the expert, in the place of openpi's and lerobot's."""
+    width = {"gemma_2b": 16, "gemma_300m": 8}[variant]
+    # The joint training pass knows of eight heads only.
+    return SimpleNamespace(width=width, depth=2, mlp_dim=32, num_heads=8, num_kv_heads=1, head_dim=4)
+
+
+@contextmanager
+def gemma_sizes(module: Any) -> Iterator[None]:
+    """Inside it the classes that a module makes its networks of are given few words and a small eye."""
+    changed = {
+        "PaliGemmaForConditionalGeneration": _with_tiny_vision,
+        "PaliGemmaForConditionalGenerationWithPiGemma": _with_tiny_vision,
+        "GemmaForCausalLM": _with_few_words,
+        "PiGemmaForCausalLM": _with_few_words,
+    }
     with ExitStack() as stack:
-        stack.enter_context(patch.object(module, "get_gemma_config", small))
-        stack.enter_context(patch.object(module, paligemma, partial(_with_tiny_vision, made)))
-        stack.enter_context(patch.object(module, "GemmaForCausalLM", partial(_with_few_words, expert)))
+        for name, change in changed.items():
+            if hasattr(module, name):
+                stack.enter_context(patch.object(module, name, partial(change, getattr(module, name))))
         yield
 
 
@@ -161,7 +174,7 @@ def _spec(horizon: int, exec_steps: int, num_steps: int) -> FlowSpec:
 
 
 def _with_tiny_vision(made: Any, config: Any) -> nn.Module:
-    for name, value in {**SIZES, "projection_dim": 16, "patch_size": 14}.items():
+    for name, value in {**SIZES, "projection_dim": 16, "patch_size": 14, "image_size": 28}.items():
         setattr(config.vision_config, name, value)
     config.projection_dim = config.hidden_size = 16
     return _with_few_words(made, config, config.text_config)
