@@ -1,0 +1,81 @@
+"""VLA-Adapter (arXiv 2509.09372): Qwen2.5-0.5B with 64 action queries, bridge attention, and a flow head on its weights."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from prophrl_algos.flow.policy import Obs
+from prophrl_algos.vla.bridge import BridgeFlowHead, BridgeL1Head, BridgeStates
+from prophrl_algos.vla.load import LoadOptions
+from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
+from prophrl_algos.vla.prismatic_files import load_prismatic, recognised
+from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, windows
+
+QUERIES = 64
+PROMPT = Prompt(
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\nWhat action should the robot take to {task}?<|im_end|>\n<|im_start|>assistant\n",
+    last=None,
+    stop=2,
+)
+
+
+class VLAAdapter(PrismaticPolicy):
+    """The policy; `load` makes one of a published checkpoint.
+
+    The sequence is the prompt's first token, all patches, the rest of the prompt, 64 learnt queries, a stop token; it is
+    causal. The head reads every layer, each window one place early, as published: the first token and all patches but
+    the last, and the prompt's last token and all queries but the last.
+
+    Args:
+        config: sizes and statistics; `settings` has `pro` and, for a flow head, may have `spread` and `draws`.
+        tokenizer: the checkpoint's own.
+    """
+
+    FAMILY: ClassVar[str] = "vla-adapter"
+    PROMPT: ClassVar[Prompt] = PROMPT
+    CAUSAL: ClassVar[bool] = True
+
+    def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
+        super().__init__(config, tokenizer)
+        width, layers = self.text_config.hidden_size, self.text_config.num_hidden_layers
+        self.action_queries = nn.Embedding(QUERIES, width)
+        kind = {"l1": BridgeL1Head, "flow": BridgeFlowHead}[config.head]
+        self.action_head: nn.Module = kind(width, layers, config.horizon, config.action_dim, **config.settings)
+
+    def states(self, obs: Obs) -> BridgeStates:
+        """States of patches and queries in every layer, and the robot's state, which the language model does not see."""
+        patches, prompts = self.pieces(obs)
+        queries = self.action_queries(torch.arange(QUERIES, device=self.device)).to(patches[0])
+        stop = self.stop()
+        rows = [
+            [words[:1], seen, words[1:], queries, stop] for seen, words in zip(patches, prompts, strict=True)
+        ]  # fmt: skip
+        layers, lengths = self.run(rows, every_layer=True)
+        counts = torch.tensor([len(seen) for seen in patches], device=self.device)
+        most = int(counts.max())
+        token = None
+        if self.proprio_projector is not None:
+            token = self.proprio_projector(obs["state"].to(self.proprio_projector.fc1.weight))
+        return BridgeStates(
+            [layer[:, :most] for layer in layers],
+            torch.arange(most, device=self.device) < counts[:, None],
+            [windows(layer, lengths - QUERIES - 2, QUERIES) for layer in layers],
+            token,
+        )
+
+
+LAYOUT = "VLA-Adapter as published: config.json with a Qwen2 text_config, model.safetensors, action_head--*.pt"
+
+
+def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
+    """As in `prophrl_algos.vla.load.Adapter`."""
+    return recognised(VLAAdapter, "qwen2", files, config)
+
+
+def load(folder: Path, options: LoadOptions) -> VLAAdapter:
+    """As in `prophrl_algos.vla.load.Adapter`; with a flow head that begins at the published one, or that head itself."""
+    return load_prismatic(VLAAdapter, folder, options)
