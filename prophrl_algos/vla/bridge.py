@@ -1,4 +1,4 @@
-"""Bridge attention, the action head of VLA-Adapter (arXiv 2509.09372): as published, and as a flow head with its weights.
+"""Bridge attention, VLA-Adapter's action head (arXiv 2509.09372): as published, and as a flow head with its weights.
 
 Block i of the head reads layer i of the language model: the action queries' states and the robot's state as they are,
 the pictures' states through a gate. What it reads does not depend on noise or time, so keys and values are made once.
@@ -37,7 +37,7 @@ class BridgeStates:
 
 
 class Bridge(nn.Module):
-    """One block: attention over the actions and what is read, then one layer with a ReLU; there is no residual around it.
+    """One block: attention over the actions and what is read, then one layer with a ReLU and no residual around it.
 
     Args:
         width: of all tokens; a multiple of 8.

@@ -15,7 +15,7 @@ from prophrl_algos.vla.load import LoadOptions
 from prophrl_algos.vla.networks import ActionHead
 from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
 from prophrl_algos.vla.prismatic_files import load_prismatic, recognised
-from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, windows
+from prophrl_algos.vla.prismatic_text import Prompt, windows
 
 L1_BLOCKS = 2
 # Llama's tokenizer puts 29871, an empty token, before the action tokens; 2 ends a text.
@@ -67,7 +67,7 @@ class OftL1Head(nn.Module):
 
 
 class OftFlowHead(nn.Module):
-    """A small diffusion transformer over the actions, which reads the slots' states, around the published head's action.
+    """A small diffusion transformer over the actions that reads the slots' states, around the published head's action.
 
     Its velocity is that of N(action, spread^2) plus what the transformer adds, which is 0 before any training. No
     denoising step touches the language model.
@@ -143,13 +143,18 @@ class OpenVLAOFT(PrismaticPolicy):
     FAMILY: ClassVar[str] = "openvla-oft"
     PROMPT: ClassVar[Prompt] = PROMPT
     CAUSAL: ClassVar[bool] = False
+    EXPERT: ClassVar[tuple[str, ...]] = ("action_head",)
 
-    def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
-        super().__init__(config, tokenizer)
+    @classmethod
+    def published_settings(cls, head: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """There are none."""
+        del head
+        return {}
+
+    def make_head(self, config: PrismaticConfig) -> nn.Module:
+        """On the width of the language model."""
         kind = {"l1": OftL1Head, "flow": OftFlowHead}[config.head]
-        self.action_head: nn.Module = kind(
-            self.text_config.hidden_size, config.horizon, config.action_dim, **config.settings
-        )
+        return kind(self.text_config.hidden_size, config.horizon, config.action_dim, **config.settings)
 
     def states(self, obs: Obs) -> Float[Tensor, "b q d"]:
         """States of the action slots in the last layer."""
@@ -177,7 +182,7 @@ def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
 
 
 def load(folder: Path, options: LoadOptions) -> OpenVLAOFT:
-    """As in `prophrl_algos.vla.load.Adapter`; with a flow head that begins at the published one, or that head itself."""
+    """As in `prophrl_algos.vla.load.Adapter`; a flow head begins as the published one."""
     return load_prismatic(OpenVLAOFT, folder, options)
 
 

@@ -6,9 +6,10 @@ The wrist's picture is left out of the sequence where there is none, as in the t
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, cast
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,8 +51,7 @@ class PrismaticConfig:
         horizon: actions of a chunk.
         exec_steps: of them that are executed.
         num_steps: K, denoising steps.
-        without_state: what to do where an observation has no `state` and the policy reads one: `refuse`, or `mean`,
-            the middle of what it was trained on.
+        without_state: as in `prophrl_algos.vla.load.LoadOptions`.
         head: `l1`, as published, or `flow`.
         settings: of the head, by name.
     """
@@ -65,32 +65,14 @@ class PrismaticConfig:
     horizon: int = 8
     exec_steps: int = 8
     num_steps: int = 10
-    without_state: Literal["refuse", "mean"] = "refuse"
-    head: Literal["l1", "flow"] = "flow"
+    without_state: str = "refuse"
+    head: str = "flow"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def action_dim(self) -> int:
         """Numbers of an action."""
         return len(self.actions["q01"])
-
-
-class Head(Protocol):
-    """What makes actions of the language model's states."""
-
-    def prefix(self, states: Any) -> Context:
-        """What does not depend on noise or time."""
-        ...
-
-    def velocity(self, ctx: Any, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """v(x, t), float32."""
-        ...
-
-    def loss(
-        self, ctx: Any, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
-    ) -> Float[Tensor, ""]:  # fmt: skip
-        """Of demonstrated latents."""
-        ...
 
 
 class PrismaticPolicy(nn.Module):
@@ -103,9 +85,11 @@ class PrismaticPolicy(nn.Module):
     FAMILY: ClassVar[str]
     PROMPT: ClassVar[Prompt]
     CAUSAL: ClassVar[bool]
+    EXPERT: ClassVar[tuple[str, ...]]
+    """Modules that are trained where the language model and the eyes are not."""
 
     def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
-        """Draw the weights; subclasses add their head.
+        """Draw the weights.
 
         Args:
             config: sizes and statistics.
@@ -125,7 +109,27 @@ class PrismaticPolicy(nn.Module):
         self.vision_backbone = FusedVision(config.first, config.second)
         self.projector = Projector(self.vision_backbone.width, width)
         self.language_model = AutoModel.from_config(self.text_config, dtype=torch.get_default_dtype())
+        self.action_head = self.make_head(config)
         self.proprio_projector = None if config.states is None else StateProjector(len(config.states["q01"]), width)
+
+    @classmethod
+    def published_settings(cls, head: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """Settings of a published head, by what its weights are called."""
+        raise NotImplementedError
+
+    def make_head(self, config: PrismaticConfig) -> nn.Module:
+        """The head of a config, with new weights.
+
+        It has `prefix(states)`, what does not depend on noise or time; `velocity(ctx, x, t)`, float32; and
+        `loss(ctx, x0, generator)` of demonstrated latents. A flow head also has `start_from(published_head)`.
+        """
+        raise NotImplementedError
+
+    def begin_flow(self) -> None:
+        """Exchange the published head for a flow head that begins as it."""
+        self.config = replace(self.config, head="flow")
+        published, self.action_head = self.action_head, self.make_head(self.config)
+        self.head.start_from(published)
 
     @property
     def convention(self) -> Convention:
@@ -143,9 +147,9 @@ class PrismaticPolicy(nn.Module):
         return None if self.config.states is None else scaling(self.config.states, self.convention)
 
     @property
-    def head(self) -> Head:
+    def head(self) -> Any:
         """The head that acts: the trained one, or its reference inside `reference()`."""
-        return cast(Head, self.action_head)
+        return self.action_head
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
         """Pictures as the vision backbones see them (uint8), tokens, and the normalised state.
@@ -197,6 +201,12 @@ class PrismaticPolicy(nn.Module):
         """The head's loss: flow matching, or the mean absolute error of a published head."""
         context = self.encode(obs, grad=True)
         return self.head.loss(context, self.latents(actions.to(self.device)), generator)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the policy; `prophrl_algos.load_policy` reads it."""
+        from prophrl_algos.vla.prismatic_files import save_prismatic
+
+        save_prismatic(self, Path(folder))
 
     def reference(self) -> AbstractContextManager[Any]:
         """Adapters off, the trained head exchanged for the one that training began with."""
@@ -271,8 +281,9 @@ def scaling(numbers: Numbers, how: Convention, gripper: int | None = None) -> Af
     return Affine(torch.where(is_gripper, halves, found.offset), torch.where(is_gripper, halves, found.scale))
 
 
-def rescale_output(layer: nn.Linear, numbers: Numbers) -> None:
+def rescale_output(layer: nn.Module, numbers: Numbers) -> None:
     """Make a published head's last layer say latents: a gripper from 0 to 1 becomes one from -1 to 1."""
+    assert isinstance(layer, nn.Linear)
     if not numbers.get("mask", [True] * layer.out_features)[GRIPPER]:
         with torch.no_grad():
             layer.weight[GRIPPER] *= 2

@@ -88,12 +88,14 @@ def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: 
     if options.benchmark != config.benchmark:
         raise ValueError(f"{folder} acts in {config.benchmark!r}, not {options.benchmark!r}; say so in the options")
     if options.head != config.head:
-        raise ValueError(f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; say so in the options")
+        raise ValueError(
+            f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; say so in the options"
+        )
     if found["lora"] is not None and options.train not in ("lora", "none"):
         raise ValueError(f"{folder} has adapters; load it with train='lora' or 'none', not {options.train!r}")
     chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
     config = replace(config, **chosen, without_state=options.without_state)
-    policy = _empty(kind, config, Tokenizer.from_folder(folder), options.dtype)
+    policy = _empty(kind, config, _tokenizer(folder, options), options.dtype)
     if found["lora"] is not None:
         parts = tuple(LoraPart(**part) for part in found["lora"]["parts"])
         policy.adapt(LoraTargets(parts, tuple(found["lora"]["whole"])))
@@ -112,10 +114,7 @@ def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], optio
     if len(names) != len(EYES) or not set(names) <= set(HEADS):
         raise CheckpointError(f"{folder / CONFIG} must name the eyes {sorted(HEADS)} as timm_model_ids, got {names}")
     weights = renamed(read_safetensors(folder), _our_name)
-    eyes = [
-        vit_size({name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}, heads)
-        for prefix, heads in zip(EYES, (HEADS[name] for name in names), strict=True)
-    ]
+    eyes = [vit_size(_below(weights, prefix), HEADS[name]) for prefix, name in zip(EYES, names, strict=True)]
     last = tuple(f"{prefix}blocks.{size.depth}." for prefix, size in zip(EYES, eyes, strict=True))
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(last)}
     head = _head(folder)
@@ -137,20 +136,31 @@ def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], optio
         num_steps=options.num_steps or 10,
         without_state=options.without_state,
         head="l1",
-        settings=kind.head_settings(head),
+        settings=kind.published_settings(head),
     )
-    policy = _empty(kind, config, Tokenizer.from_folder(folder), options.dtype)
+    policy = _empty(kind, config, _tokenizer(folder, options), options.dtype)
     load_strictly(policy, weights, source=folder)
-    rescale_output(policy.published_output, config.actions)
+    rescale_output(policy.action_head.get_submodule("fc2"), config.actions)
     if options.head == "flow":
         policy.begin_flow()
     return policy
+
+
+def _tokenizer(folder: Path, options: LoadOptions) -> Tokenizer:
+    chosen = folder if options.tokenizer is None else options.tokenizer
+    if isinstance(chosen, str | Path):
+        return Tokenizer.from_folder(Path(chosen))
+    return Tokenizer(chosen.backend_tokenizer.to_str())
 
 
 def _head(folder: Path) -> dict[str, Tensor]:
     file = _one(folder, HEAD)
     assert file is not None
     return renamed(read_pt(file), lambda name: None if UNUSED_IN_HEAD.fullmatch(name) else name.removeprefix("model."))
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def _our_name(name: str) -> str | None:
@@ -205,7 +215,9 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 def _train(policy: PrismaticPolicy, options: LoadOptions) -> None:
     policy.requires_grad_(requires_grad=options.train == "full")
     if options.train == "expert":
-        policy.action_head.requires_grad_(requires_grad=True)
+        for name in policy.EXPERT:
+            if getattr(policy, name) is not None:
+                policy.get_submodule(name).requires_grad_(requires_grad=True)
     elif options.train == "lora":
         policy.adapt(lora_targets(policy.FAMILY))
     _in_float32(policy)

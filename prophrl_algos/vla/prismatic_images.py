@@ -1,8 +1,8 @@
 """Pictures as OpenVLA's evaluation prepares them, without TensorFlow: JPEG, Lanczos, a centre crop, all rounded alike.
 
-The order and every rounding are those of `resize_image_for_policy` and `center_crop_image` of OpenVLA-OFT. The weights
-of the Lanczos filter are those of TensorFlow's `ScaleAndTranslate` (which Pillow shares), the bilinear crop those of its
-`crop_and_resize`; they were written from its source and have not been compared with TensorFlow itself.
+The order and every rounding are those of `resize_image_for_policy` and `center_crop_image` of OpenVLA-OFT. The Lanczos
+filter is that of TensorFlow's `ScaleAndTranslate` (and of Pillow), the crop that of its `crop_and_resize`; both were
+written from its source and have not been compared with TensorFlow itself.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The eyes of Prismatic policies: DINOv2 and SigLIP side by side, their patches projected to the language model's width.
+"""The eyes of Prismatic policies: DINOv2 and SigLIP side by side, projected to the language model's width.
 
 Plain vision transformers with the names that timm gives to weights; neither timm nor torchvision is needed.
 """
@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+
+from prophet_gym.errors import CheckpointError
 
 PATCH = 14
 EPSILON = 1e-6
@@ -54,7 +56,13 @@ def vit_size(weights: Mapping[str, Tensor], heads: int) -> VitSize:
     Args:
         weights: of one backbone, in timm's names.
         heads: of each attention.
+
+    Raises:
+        CheckpointError: weights that say a size are missing.
     """
+    missing = [name for name in ("blocks.0.mlp.fc1.weight", "pos_embed") if name not in weights]
+    if missing:
+        raise CheckpointError(f"a vision backbone must have {missing}, got {sorted(weights)[:8]} ...")
     numbers = [int(name.split(".")[1]) for name in weights if name.startswith("blocks.")]
     hidden, width = weights["blocks.0.mlp.fc1.weight"].shape
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0

@@ -1,11 +1,11 @@
-"""VLA-Adapter (arXiv 2509.09372): Qwen2.5-0.5B with 64 action queries, bridge attention, and a flow head on its weights."""
+"""VLA-Adapter (arXiv 2509.09372): Qwen2.5-0.5B, 64 action queries, bridge attention, and a flow head on its weights."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Obs
 from prophrl_algos.vla.bridge import BridgeFlowHead, BridgeL1Head, BridgeStates
@@ -26,7 +26,7 @@ PROMPT = Prompt(
 class VLAAdapter(PrismaticPolicy):
     """The policy; `load` makes one of a published checkpoint.
 
-    The sequence is the prompt's first token, all patches, the rest of the prompt, 64 learnt queries, a stop token; it is
+    The sequence is the prompt's first token, all patches, the rest of the prompt, 64 learnt queries, a stop token, and
     causal. The head reads every layer, each window one place early, as published: the first token and all patches but
     the last, and the prompt's last token and all queries but the last.
 
@@ -38,16 +38,25 @@ class VLAAdapter(PrismaticPolicy):
     FAMILY: ClassVar[str] = "vla-adapter"
     PROMPT: ClassVar[Prompt] = PROMPT
     CAUSAL: ClassVar[bool] = True
+    EXPERT: ClassVar[tuple[str, ...]] = ("action_head", "proprio_projector")
 
     def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
-        width, layers = self.text_config.hidden_size, self.text_config.num_hidden_layers
-        self.action_queries = nn.Embedding(QUERIES, width)
+        self.action_queries = nn.Embedding(QUERIES, self.text_config.hidden_size)
+
+    @classmethod
+    def published_settings(cls, head: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """Whether it is the Pro release's."""
+        return {"pro": any(".k_self." in name for name in head)}
+
+    def make_head(self, config: PrismaticConfig) -> nn.Module:
+        """One block per layer of the language model."""
         kind = {"l1": BridgeL1Head, "flow": BridgeFlowHead}[config.head]
-        self.action_head: nn.Module = kind(width, layers, config.horizon, config.action_dim, **config.settings)
+        width, layers = self.text_config.hidden_size, self.text_config.num_hidden_layers
+        return kind(width, layers, config.horizon, config.action_dim, **config.settings)
 
     def states(self, obs: Obs) -> BridgeStates:
-        """States of patches and queries in every layer, and the robot's state, which the language model does not see."""
+        """States of patches and queries in every layer, and the robot's state, which the head alone sees."""
         patches, prompts = self.pieces(obs)
         queries = self.action_queries(torch.arange(QUERIES, device=self.device)).to(patches[0])
         stop = self.stop()
@@ -77,5 +86,5 @@ def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
 
 
 def load(folder: Path, options: LoadOptions) -> VLAAdapter:
-    """As in `prophrl_algos.vla.load.Adapter`; with a flow head that begins at the published one, or that head itself."""
+    """As in `prophrl_algos.vla.load.Adapter`; a flow head begins as the published one."""
     return load_prismatic(VLAAdapter, folder, options)
