@@ -161,7 +161,7 @@ class PrismaticPolicy(nn.Module):
         if "image" not in views:
             raise ValueError(f"an observation must have an `image`, got {sorted(env_obs)}")
         size = self.vision_backbone.image_size
-        shown = [policy_picture(torch.as_tensor(np.asarray(env_obs[name])), self.convention.picture) for name in views]
+        shown = [policy_picture(_tensor(env_obs[name]), self.convention.picture) for name in views]
         tokens, mask = prompt_tokens(self.tokenizer, self.PROMPT, instructions)
         obs = {
             "image": torch.stack([prepared(each.numpy(), size) for each in shown], 1),
@@ -232,7 +232,7 @@ class PrismaticPolicy(nn.Module):
                 f"this policy reads the robot's state, {numbers} numbers, and the observation has only "
                 f"{sorted(env_obs)}; load it with without_state='mean' to act without"
             )
-        state = torch.as_tensor(np.asarray(env_obs["state"]), dtype=torch.float32)
+        state = _tensor(env_obs["state"]).float()
         if state.shape != (rows, numbers):
             raise ValueError(f"`state` must be ({rows}, {numbers}), got {tuple(state.shape)}")
         return normalise(state, scale).clamp(-1, 1)
@@ -262,6 +262,11 @@ class PrismaticPolicy(nn.Module):
             inputs_embeds=embeddings.to(dtype), attention_mask=bias, use_cache=False, output_hidden_states=every_layer
         )
         return found.hidden_states[1:] if every_layer else [found.last_hidden_state], lengths
+
+
+def _tensor(value: Any) -> Tensor:
+    """What an env shows, as arrays or on its device, on the CPU."""
+    return value.cpu() if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
 
 
 def scaling(numbers: Numbers, how: Convention, gripper: int | None = None) -> Affine:

@@ -99,11 +99,10 @@ def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: 
     if found["lora"] is not None:
         parts = tuple(LoraPart(**part) for part in found["lora"]["parts"])
         policy.adapt(LoraTargets(parts, tuple(found["lora"]["whole"])))
+        _in_float32(policy)
     load_strictly(policy, read_safetensors(folder), source=folder)
     if policy.lora is None or options.train == "none":
         _train(policy, options)
-    else:
-        _in_float32(policy)
     return policy.eval()
 
 
@@ -191,10 +190,11 @@ def _one(folder: Path, pattern: str, *, needed: bool = True) -> Path | None:
 
 
 def _empty(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> Policy:
-    """A policy with memory but no weights; the head in float32, since it is trained."""
+    """A policy with memory but no weights; what is trained with the head in float32."""
     with _default(dtype), torch.device("meta"):
         policy = kind(config, tokenizer)
-    policy.action_head.float()
+    for part in _expert(policy):
+        part.float()
     policy.to_empty(device="cpu")
     model = policy.language_model
     # Rotary frequencies are no weights; they are made, not loaded.
@@ -215,12 +215,16 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 def _train(policy: PrismaticPolicy, options: LoadOptions) -> None:
     policy.requires_grad_(requires_grad=options.train == "full")
     if options.train == "expert":
-        for name in policy.EXPERT:
-            if getattr(policy, name) is not None:
-                policy.get_submodule(name).requires_grad_(requires_grad=True)
+        for part in _expert(policy):
+            part.requires_grad_(requires_grad=True)
     elif options.train == "lora":
         policy.adapt(lora_targets(policy.FAMILY))
     _in_float32(policy)
+
+
+def _expert(policy: PrismaticPolicy) -> list[nn.Module]:
+    parts = [getattr(policy, name) for name in policy.EXPERT]
+    return [part for part in parts if part is not None]
 
 
 def _in_float32(policy: nn.Module) -> None:

@@ -200,3 +200,15 @@ def awake():
         return policy
 
     return stir
+
+
+@pytest.fixture
+def loaded(checkpoint):
+    """`loaded(family, pro, **options)` from files in the published layout, all float32, K = 4."""
+    from prophrl_algos import LoadOptions, load_policy
+
+    def make(family="vla-adapter", pro=True, **options):
+        folder = checkpoint(family, pro=pro).write()
+        return load_policy(folder, LoadOptions(**{"dtype": torch.float32, "num_steps": 4} | options))
+
+    return make

@@ -1,4 +1,4 @@
-"""Prompts as the policies were trained on them, and sequences of unequal length that do not see each other's padding."""
+"""Prompts as the policies were trained on them, and sequences of unequal length in one batch."""
 
 import pytest
 import torch
@@ -38,12 +38,12 @@ def test_ofts_prompt_begins_a_text_and_ends_with_the_empty_token_once(tokenizer)
 
 
 def test_a_prompt_that_is_too_long_is_refused_not_cut(tokenizer):
-    with pytest.raises(ValueError, match="at most 20 tokens, got"):
-        prompt_tokens(tokenizer("openvla-oft"), openvla_oft.PROMPT, ["stop"], max_tokens=20)
+    with pytest.raises(ValueError, match="at most 5 tokens, got"):
+        prompt_tokens(tokenizer("openvla-oft"), openvla_oft.PROMPT, ["stop"], max_tokens=5)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(MissingWeightsError, match="holds no tokenizer.json"):
+    with pytest.raises(MissingWeightsError, match=r"holds no tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)
 
 

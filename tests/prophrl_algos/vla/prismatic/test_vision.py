@@ -109,7 +109,7 @@ def test_names_and_features_are_those_of_timm(size):
     assert set(report.missing_keys) == behind
     assert vit_size(oracle.state_dict(), size.heads) == size
     with torch.no_grad():
-        expected = list(oracle.get_intermediate_layers(pixels(size), n={size.depth - 1}))[0]
+        expected = next(iter(oracle.get_intermediate_layers(pixels(size), n={size.depth - 1})))
         torch.testing.assert_close(eye(pixels(size)), expected, atol=1e-5, rtol=1e-5)
 
 
