@@ -16,8 +16,7 @@ TEXTS = ["pick up the milk", "put the bowl on the plate and open the drawer", "s
 
 @pytest.mark.parametrize(("family", "pro"), FAMILIES)
 def test_a_flow_head_obeys_the_contract(loaded, seen, awake, family, pro):
-    policy = awake(loaded(family, pro), 0.1)
-    check_flow_policy(policy, seen(), TEXTS, tolerance=2e-4, fit_steps=60, learning_rate=3e-3)
+    check_flow_policy(awake(loaded(family, pro), 0.1), seen(), TEXTS, tolerance=2e-4)
 
 
 @pytest.mark.parametrize(("family", "pro"), BOTH)
@@ -25,28 +24,32 @@ def test_a_published_head_obeys_it_too(loaded, seen, family, pro):
     check_flow_policy(loaded(family, pro, head="l1"), seen(), TEXTS, tolerance=2e-4)
 
 
-@pytest.mark.parametrize("wrong", ["sign", "time"])
 @pytest.mark.parametrize(("family", "pro"), BOTH)
-def test_a_flipped_sign_or_time_is_found(loaded, seen, awake, family, pro, wrong):
+def test_what_is_taught_is_what_is_sampled_unless_a_sign_or_the_time_is_flipped(loaded, seen, awake, family, pro):
     policy = awake(loaded(family, pro), 0.1)
-    right = policy.head.velocity
+    context = policy.encode(policy.prepare(seen(2), TEXTS[:2]), grad=False).detach()
+    goal = torch.tensor([0.7, -0.7])[:, None, None].expand(2, 8, 7)
+    optimizer = torch.optim.Adam(policy.action_head.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        policy.head.loss(context, goal, generator).backward()
+        optimizer.step()
+    start = torch.randn(2, 8, 7, generator=generator)
 
-    def flipped(ctx, x, t):
-        return -right(ctx, x, t) if wrong == "sign" else right(ctx, x, 1.02 - t)
+    @torch.no_grad()
+    def miss(velocity):
+        x = start
+        for step in range(8):
+            x = x - velocity(x, torch.full((2,), 1 - step / 8)) / 8
+        return (x - goal).abs().mean()
 
-    object.__setattr__(policy.head, "velocity", flipped)
-    loss = policy.head.loss
-    object.__setattr__(policy.head, "loss", lambda ctx, x0, generator: _plain_loss(right, policy, ctx, x0, generator))
-    assert loss is not None
-    with pytest.raises(AssertionError, match="is t = 1 noise"):
-        check_flow_policy(policy, seen(), TEXTS, tolerance=1e9, fit_steps=30, learning_rate=3e-3)
+    def right(x, t):
+        return policy.velocity(context, x, t)
 
-
-def _plain_loss(velocity, policy, ctx, x0, generator):
-    noise = torch.randn(x0.shape, generator=generator)
-    t = torch.rand(len(x0), generator=generator)
-    x = torch.lerp(x0, noise, t[:, None, None])
-    return ((velocity(ctx, x, t) - (noise - x0)) ** 2).mean()
+    assert miss(right) < 0.15
+    assert miss(lambda x, t: -right(x, t)) > 0.5
+    assert miss(lambda x, t: right(x, 1.125 - t)) > 0.3
 
 
 @pytest.mark.parametrize(("family", "pro"), FAMILIES)
