@@ -76,7 +76,7 @@ class OftFlowHead(nn.Module):
         width: of the language model.
         horizon: actions of a chunk.
         action_dim: numbers of an action.
-        dit_width: of the transformer.
+        dit_width: of the transformer; 512, or the language model's where that is less, if not given.
         dit_layers: of the transformer.
         dit_heads: of each of its attentions.
         spread: deviation from the published action, latent units.
@@ -89,7 +89,7 @@ class OftFlowHead(nn.Module):
         horizon: int,
         action_dim: int,
         *,
-        dit_width: int = 512,
+        dit_width: int | None = None,
         dit_layers: int = 8,
         dit_heads: int = 8,
         spread: float = SPREAD,
@@ -97,6 +97,7 @@ class OftFlowHead(nn.Module):
     ) -> None:
         super().__init__()
         self.spread, self.draws = spread, draws
+        dit_width = min(512, width) if dit_width is None else dit_width
         self.published = OftL1Head(width, horizon, action_dim)
         self.norm = nn.LayerNorm(width)
         self.into = nn.Linear(width, dit_width)

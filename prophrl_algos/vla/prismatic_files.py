@@ -62,7 +62,7 @@ def load_prismatic(kind: type[Policy], folder: Path, options: LoadOptions) -> Po
     if found.get("model_type") == _own(kind):
         return _saved(kind, folder, found, options)
     policy = _published(kind, folder, found, options)
-    _train(policy, options)
+    choose_trained(policy, options.train)
     return policy.eval()
 
 
@@ -102,7 +102,7 @@ def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: 
         _in_float32(policy)
     load_strictly(policy, read_safetensors(folder), source=folder)
     if policy.lora is None or options.train == "none":
-        _train(policy, options)
+        choose_trained(policy, options.train)
     return policy.eval()
 
 
@@ -212,12 +212,13 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _train(policy: PrismaticPolicy, options: LoadOptions) -> None:
-    policy.requires_grad_(requires_grad=options.train == "full")
-    if options.train == "expert":
+def choose_trained(policy: PrismaticPolicy, train: str) -> None:
+    """Freeze what is not trained, and put what is into float32; `train` as in `LoadOptions`."""
+    policy.requires_grad_(requires_grad=train == "full")
+    if train == "expert":
         for part in _expert(policy):
             part.requires_grad_(requires_grad=True)
-    elif options.train == "lora":
+    elif train == "lora":
         policy.adapt(lora_targets(policy.FAMILY))
     _in_float32(policy)
 

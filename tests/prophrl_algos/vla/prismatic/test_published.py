@@ -52,7 +52,8 @@ def hidden_states(checkpoint, views, text, state):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rest = {name: value for name, value in checkpoint.text.items() if name != "model_type"}
-    language = AutoModelForCausalLM.from_config(AutoConfig.for_model(checkpoint.text["model_type"], **rest))
+    config = AutoConfig.for_model(checkpoint.text["model_type"], **rest)
+    language = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     prefix = "language_model."
     own = {n.removeprefix(prefix): t for n, t in checkpoint.model.items() if n.startswith(prefix)}
     report = language.load_state_dict(own, strict=False)
