@@ -31,25 +31,27 @@ def test_what_is_taught_is_what_is_sampled_unless_a_sign_or_the_time_is_flipped(
     goal = torch.tensor([0.7, -0.7])[:, None, None].expand(2, 8, 7)
     optimizer = torch.optim.Adam(policy.action_head.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
         policy.head.loss(context, goal, generator).backward()
         optimizer.step()
     start = torch.randn(2, 8, 7, generator=generator)
 
     @torch.no_grad()
-    def miss(velocity):
+    def missed(velocity):
+        """By a sampler, and by the first guess from pure noise, which must be the action whatever the noise."""
         x = start
         for step in range(8):
             x = x - velocity(x, torch.full((2,), 1 - step / 8)) / 8
-        return (x - goal).abs().mean()
+        guess = start - velocity(start, torch.ones(2))
+        return (x - goal).abs().mean(), (guess - goal).abs().mean()
 
     def right(x, t):
         return policy.velocity(context, x, t)
 
-    assert miss(right) < 0.15
-    assert miss(lambda x, t: -right(x, t)) > 0.5
-    assert miss(lambda x, t: right(x, 1.125 - t)) > 0.3
+    assert max(missed(right)) < 0.2
+    assert min(missed(lambda x, t: -right(x, t))) > 0.5
+    assert missed(lambda x, t: right(x, 1.125 - t))[1] > 0.5
 
 
 @pytest.mark.parametrize(("family", "pro"), FAMILIES)

@@ -7,6 +7,9 @@ import torch
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
+from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.cli.common import make_policy
+from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.vla.load import choose
 
 BOTH = ["vla-adapter", "openvla-oft"]
@@ -175,3 +178,15 @@ def test_a_saved_policy_is_loaded_as_what_it_is_or_not_at_all(checkpoint, tmp_pa
             load_policy(tmp_path / "ours", LoadOptions(**options))
     frozen = load_policy(tmp_path / "ours", LoadOptions(train="none", **FLOAT))
     assert not any(weight.requires_grad for weight in frozen.parameters())
+
+
+def test_the_command_line_takes_a_folder_for_a_policy(checkpoint):
+    folder = checkpoint("vla-adapter").write()
+    env = BanditVectorEnv(1)
+    policy = make_policy(str(folder), env, None, published=Published(dtype="float32", num_steps=3, train="lora"))
+    assert policy.spec.num_steps == 3
+    with policy.reference():
+        pass
+    assert is_published("VLA-Adapter/LIBERO-Object-Pro")
+    assert not is_published("small")
+    assert not is_published("a/b.module:function")

@@ -19,7 +19,7 @@ def test_it_is_the_best_guess_of_noise_minus_action(spread, t):
     best = torch.linalg.lstsq(columns, (noise - action)[:, None]).solution
     places = torch.tensor([-1.0, 0.2, 2.0])
     expected = best[0] + best[1] * places
-    found = gaussian_velocity(places[None, :, None], torch.tensor([t]), torch.full((1, 1, 1), 0.3), spread)
+    found = gaussian_velocity(places[None, :, None], torch.tensor([t]), torch.full((1, 3, 1), 0.3), spread)
     torch.testing.assert_close(found.flatten().double(), expected, atol=0.03, rtol=0.02)
 
 
