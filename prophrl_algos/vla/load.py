@@ -40,6 +40,7 @@ class LoadOptions:
             checkpoint's own if not given.
         without_state: what to do where an observation has no `state` (a dream has none) and the policy reads one:
             `refuse`, or `mean`, the middle of what it was trained on.
+        head: `flow`, or `l1`, the published head of VLA-Adapter and OpenVLA-OFT as it is; other families have a flow.
     """
 
     benchmark: str = "libero"
@@ -52,13 +53,18 @@ class LoadOptions:
     unnorm_key: str | None = None
     tokenizer: Any = None
     without_state: str = "refuse"
+    head: str = "flow"
 
     def __post_init__(self) -> None:
         for name in ("exec_steps", "num_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 or None, got {value}")
-        known = {"train": ("expert", "lora", "full", "none"), "without_state": ("refuse", "mean")}
+        known = {
+            "train": ("expert", "lora", "full", "none"),
+            "without_state": ("refuse", "mean"),
+            "head": ("flow", "l1"),
+        }
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise unknown_option(name, getattr(self, name), choices)
