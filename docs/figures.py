@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from blocks import dream, learning
+from blocks import dream, learning, policies
 from blocks.common import ROOT
 
 DOCUMENTS = (
@@ -23,6 +23,7 @@ DOCUMENTS = (
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "libraries.md",
     ROOT / "docs" / "proof.md",
+    ROOT / "docs" / "policies.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
@@ -43,6 +44,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bandit": learning.bandit,
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
+    "policy-memory": policies.memory,
     "reach": learning.reach,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(learning.proof, size) for size in ("short", "cpu", "full")},

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec
-from prophrl_algos.vla import pi0, pi05, smolvla
+from prophrl_algos.vla import pi0, smolvla
 from prophrl_algos.vla.conventions import Affine, convention
 from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
 from prophrl_algos.vla.prismatic_vision import VitSize
@@ -76,14 +76,12 @@ class FullSize:
         encode: `(rows, views)`: the context of so many decisions.
         pixels: height and width of a stored picture; None if pictures are stored in the env's size.
         tokens: of a prompt, as stored.
-        note: what is not quite the network itself.
     """
 
     policy: FlowPolicy
     encode: Callable[[int, int], Context]
     pixels: int | None
     tokens: int
-    note: str = ""
 
 
 def full_pi0(train: str, *, language: bool) -> FullSize:
@@ -98,15 +96,19 @@ def full_pi0(train: str, *, language: bool) -> FullSize:
 
 
 def full_pi05(train: str, *, language: bool) -> FullSize:
-    """Pi0.5 of LIBERO: chunks of 10; on pi0's layers where neither lerobot nor openpi is installed."""
+    """Pi0.5 of LIBERO, chunks of 10: on transformers' pi0, whose layers are as wide, with pi0.5's time modulation."""
     spec, tokens = FlowSpec(10, PADDED, ACTIONS, 5, 10), 200
-    try:
-        with META:
-            network = pi05.make_network({"chunk_size": 10}, precision="bfloat16")
-    except ImportError:
-        return _pi05_on_pi0(train, spec, tokens, language=language)
-    policy = pi05.Pi05Policy(network, spec, _manners(224, tokens))
-    pi05.choose_trained(network, train, language=language)
+    with META:
+        network = pi0.make_network({"chunk_size": spec.horizon})
+        width = network.config.dit_config.hidden_size
+        network.embed_action_time = _Embedded(width)
+        for layer in network.model.dit.layers:
+            layer.input_layernorm, layer.post_attention_layernorm = _Modulated(width), _Modulated(width)
+        network.model.dit.norm = _Modulated(width)
+    network.set_attn_implementation("eager")
+    network.model.vlm.to(torch.bfloat16)
+    policy = pi0.Pi0Policy(network, spec, _manners(224, tokens))
+    pi0.choose_trained(network, train, language=language)
     return _published(policy, tokens)
 
 
@@ -124,6 +126,7 @@ def full_smolvla(train: str, *, language: bool) -> FullSize:
     with patch.multiple(module, **cast(Any, loaders)), META:
         network = smolvla.make_network(config)
     network.vlm_with_expert.vlm.to(torch.bfloat16)
+    network.vlm_with_expert.embed_image = partial(_embedded_by_smolvlm, network.vlm_with_expert)
     policy = smolvla.SmolVLAPolicy(network, FlowSpec(50, PADDED, ACTIONS, 10, 10), _manners(512, 48))
     smolvla.choose_trained(network, train)
     return _published(policy, 48)
@@ -159,7 +162,7 @@ def _manners(pixels: int, tokens: int) -> Manners:
     return Manners(convention("libero", "openpi"), Pictures(pixels), one, None, PADDED, letters(64), line, tokens)
 
 
-def _published(policy: PublishedPolicy, tokens: int, note: str = "") -> FullSize:
+def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
     size = policy.manners.pictures.size
 
     def encode(rows: int, views: int) -> Context:
@@ -172,7 +175,7 @@ def _published(policy: PublishedPolicy, tokens: int, note: str = "") -> FullSize
         with torch.set_grad_enabled(torch.is_grad_enabled() and policy.reads_gradient()):
             return policy.prefix(images, obs, META)
 
-    return FullSize(policy, encode, None, tokens, note)
+    return FullSize(policy, encode, None, tokens)
 
 
 def _prismatic(kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str) -> FullSize:
@@ -216,7 +219,7 @@ def _pieces(policy: PrismaticPolicy, obs: Mapping[str, Tensor]) -> tuple[list[Te
 
 
 class _Modulated(nn.Module):
-    """A norm that time scales, as pi0.5's: in the place of pi0's where only that is installed."""
+    """A norm that time scales, as pi0.5's, in the place of pi0's."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -241,19 +244,12 @@ class _Embedded(nn.Module):
         return torch.cat([told, self.action_in_proj(noise)], 1)
 
 
-def _pi05_on_pi0(train: str, spec: FlowSpec, tokens: int, *, language: bool) -> FullSize:
-    with META:
-        network = pi0.make_network({"chunk_size": spec.horizon})
-        width = network.config.dit_config.hidden_size
-        network.embed_action_time = _Embedded(width)
-        for layer in network.model.dit.layers:
-            layer.input_layernorm, layer.post_attention_layernorm = _Modulated(width), _Modulated(width)
-        network.model.dit.norm = _Modulated(width)
-    network.set_attn_implementation("eager")
-    network.model.vlm.to(torch.bfloat16)
-    policy = pi0.Pi0Policy(network, spec, _manners(224, tokens))
-    pi0.choose_trained(network, train, language=language)
-    return _published(policy, tokens, "on the layers of transformers' pi0, since lerobot is not installed")
+def _embedded_by_smolvlm(both: Any, image: Tensor) -> Tensor:
+    """As lerobot's `embed_image`, whose way through SmolVLM reads numbers of a mask."""
+    vision = both.vlm.model.vision_model
+    patches = vision.embeddings.patch_embedding(image.to(vision.dtype)).flatten(2).transpose(1, 2)
+    states = vision.encoder(inputs_embeds=patches + vision.embeddings.position_embedding.weight).last_hidden_state
+    return both.vlm.model.connector(vision.post_layernorm(states))
 
 
 def _given(found: Any, *_: Any, **__: Any) -> Any:

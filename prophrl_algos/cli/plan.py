@@ -65,8 +65,6 @@ def main(args: Args) -> None:
         reference=args.beta > 0 and args.train != "lora",
     )
     found = make_plan(full, work)
-    if full.note:
-        print(f"{args.policy}, {full.note}")
     print(f"{found.parameters / 1e9:.3f} G weights, {found.trained / 1e6:.1f} M of them trained ({args.train})")
     rows = {
         "weights": found.weights,
@@ -84,7 +82,7 @@ def main(args: Args) -> None:
     for name, size in rows.items():
         print(f"  {name:<34}{_shown(size):>12}")
     if args.json is not None:
-        totals = {"while_acting": found.while_acting, "while_learning": found.while_learning, "note": full.note}
+        totals = {"while_acting": found.while_acting, "while_learning": found.while_learning}
         given = {name: value for name, value in asdict(args).items() if name != "json"}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"args": given, **asdict(found), **totals}, indent=2) + "\n")

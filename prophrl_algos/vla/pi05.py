@@ -33,6 +33,10 @@ LAYOUT = (
 ACTION_NUMBERS = 7
 OPENPI_HORIZON = 10
 """openpi training/config.py, pi05_libero: action_horizon=10; its checkpoints do not say."""
+NEEDED = (
+    "pi0.5 needs lerobot's or openpi's network: `make test-vla` shows pins that work on Python 3.11, and on 3.12 "
+    "`pip install 'lerobot[pi]'` does"
+)
 _OWN = ("paligemma_with_expert.", "action_", "time_mlp_", "state_proj.")
 _EMBEDDING = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
 _HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
@@ -200,14 +204,19 @@ def make_network(config: Mapping[str, Any], *, precision: str) -> nn.Module:
     return PI05Pytorch(PI05Config(chunk_size=horizon, n_action_steps=horizon, dtype=precision, device="cpu", **given))
 
 
+def require_lerobot() -> None:
+    """ImportError, with what to install, unless lerobot's pi0.5 can be imported."""
+    try:
+        import lerobot.policies.pi05.modeling_pi05  # noqa: F401
+    except ImportError as error:
+        raise ImportError(NEEDED) from error
+
+
 def _openpi_network(horizon: int, precision: str) -> nn.Module:
     try:
         from openpi.models_pytorch.pi0_pytorch import PI0Pytorch
     except ImportError as error:
-        raise ImportError(
-            "pi0.5 needs lerobot's or openpi's network: `make test-vla` shows pins that work on Python 3.11, and on "
-            "3.12 `pip install 'lerobot[pi]'` does"
-        ) from error
+        raise ImportError(NEEDED) from error
     config = SimpleNamespace(
         pi05=True,
         paligemma_variant="gemma_2b",

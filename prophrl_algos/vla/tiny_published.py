@@ -100,6 +100,7 @@ def pi0_config(horizon: int, *, heads: int = 2, head_dim: int = 8) -> dict[str, 
 @contextmanager
 def pi05_sizes() -> Iterator[None]:
     """Inside it lerobot's pi0.5 is made tiny; its sizes are written into its module."""
+    pi05.require_lerobot()
     from lerobot.policies.pi05 import modeling_pi05 as module
 
     with patch.object(module, "get_gemma_config", gemma_size), gemma_sizes(module):
@@ -132,6 +133,7 @@ def gemma_sizes(module: Any) -> Iterator[None]:
 @contextmanager
 def smolvlm_sizes() -> Iterator[None]:
     """Inside it lerobot's SmolVLA is made on a tiny SmolVLM, and nothing is fetched."""
+    smolvla.require_lerobot()
     from lerobot.policies.smolvla import smolvlm_with_expert as module
     from transformers import SmolVLMConfig
 

@@ -1,0 +1,35 @@
+"""Memory of published policies: a block of figures."""
+
+from blocks.common import load, markdown_table
+
+POLICIES = ("pi05", "pi0", "smolvla", "vla-adapter", "openvla-oft")
+WAYS = ("expert", "lora")
+
+
+def memory() -> str:
+    """What `prophrl plan` says of every policy."""
+    found = {(policy, way): load(f"plan_{policy}_{way}.json") for policy in POLICIES for way in WAYS}
+    rows = []
+    for (policy, way), plan in found.items():
+        if plan is None:
+            continue
+        sizes = ("weights", "optimizer", "reference", "backward", "while_learning")
+        rows.append([
+            f"{policy}, {way}",
+            f"{plan['parameters'] / 1e9:.2f} G",
+            f"{plan['trained'] / 1e6:.1f} M",
+            *(f"{plan[name] / 2**30:.1f}" for name in sizes),
+            f"{plan['stored'] / 2**30:.2f}",
+            f"{plan['if_contexts_were_stored'] / 2**30:.0f}",
+        ])  # fmt: skip
+    if not rows:
+        return "Not measured yet: `prophrl plan --policy pi05 --json benchmarks/results/plan_pi05_expert.json`."
+    args = next(plan for plan in found.values() if plan is not None)["args"]
+    header = ["", "weights", "trained", "weights, GiB", "AdamW", "reference", "backward pass", "peak", "stored on host",
+              "contexts, if stored"]  # fmt: skip
+    return (
+        f"{markdown_table(header, rows)}\n\nBytes in GiB for rounds of {args['groups']} groups of {args['group']} rollouts "
+        f"of {args['decisions']} decisions, {args['views']} picture of {args['frame']} x {args['frame']}, "
+        f"{args['microbatch']} decisions in a backward pass. `prophrl plan --policy POLICY --train expert --json "
+        "benchmarks/results/plan_POLICY_expert.json`; on the meta device, not on a GPU."
+    )

@@ -1,0 +1,132 @@
+"""Improve a published policy in the dream: FA-GRPO with FlowScale on its own network.
+
+    python examples/05_published_policies.py --source lerobot/pi05_libero_finetuned --train lora --device cuda
+    python examples/05_published_policies.py --policy pi0           # its network with a few random weights, on a CPU
+    python examples/05_published_policies.py --policy pi0 --tiny    # in a tiny dream too, in seconds
+
+`--policy` may be pi0, pi05, smolvla, vla-adapter or openvla-oft; pi05 and smolvla need lerobot's networks. How much
+memory the full size takes says `prophrl plan --policy pi05 --train lora`.
+
+Expected output of --tiny (the numbers depend on the machine):
+
+    Pi0Policy: 22000 weights, 8640 of them trained in 53 tensors
+    update 1: success 50%, ratio 1.000 to 1.000, gradient norm ...
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+
+import prophet_gym  # noqa: F401 registers the ids
+from prophrl_algos import LoadOptions, load_policy
+from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.groups import BeginFromStarts
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+
+@dataclass(frozen=True)
+class Args:
+    """Improve a published policy."""
+
+    policy: Literal["pi0", "pi05", "smolvla", "vla-adapter", "openvla-oft"] = "pi0"
+    """A network with a few random weights, where no source is given."""
+    source: str | None = None
+    """A folder or a Hub repository of a published policy."""
+    train: Literal["expert", "lora", "full"] = "lora"
+    """What is trained; with adapters the policy is its own reference."""
+    out: Path = Path("outputs/published.pt")
+    """Weights after the last update; none are written with --tiny."""
+    task: int = 3
+    updates: int = 1
+    groups: int = 1
+    group_size: int = 2
+    learning_rate: float = 1e-4
+    device: str = "cpu"
+    seed: int = 0
+    tiny: bool = False
+    """A tiny untrained dream instead of the bundled one."""
+
+
+def make_env(args: Args) -> gym.vector.VectorEnv:
+    """Dreams of two chunks of eight actions."""
+    rows = args.groups * args.group_size
+    if not args.tiny:
+        made = {"tasks": [args.task], "autoreset_mode": "Disabled", "max_episode_steps": 2, "device": args.device}
+        return gym.make_vec("Prophet-LIBERO-v0", num_envs=rows, **made)
+    from prophet_gym.envs import ProphetVectorEnv
+    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.rewards import FunctionReward
+    from prophet_gym.specs import InitialState
+
+    tosses = iter(range(10**6))
+    judge = FunctionReward(lambda *_: float(next(tosses) % 2), max_frames=1)
+    starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=args.task)]
+    return ProphetVectorEnv(
+        tiny_prophet(), starts, rows, reward_model=judge, max_episode_steps=2, autoreset_mode="Disabled"
+    )
+
+
+def make_policy(args: Args) -> Any:
+    """A published policy that executes the dream's eight actions, or its network at tiny size."""
+    if args.source is not None:
+        options = LoadOptions(train=args.train, exec_steps=8, num_steps=4, without_state="mean")
+        return load_policy(args.source, options, device=args.device)
+    from prophrl_algos.vla import tiny_prismatic, tiny_published
+
+    of_pi: dict[str, Any] = {
+        "pi0": tiny_published.tiny_pi0,
+        "pi05": tiny_published.tiny_pi05,
+        "smolvla": tiny_published.tiny_smolvla,
+    }
+    if args.policy in of_pi:
+        return of_pi[args.policy](8, 8, 4, train=args.train).to(args.device)
+    prismatic = {"vla-adapter": tiny_prismatic.tiny_vla_adapter, "openvla-oft": tiny_prismatic.tiny_openvla_oft}
+    return prismatic[args.policy](4, train=args.train).to(args.device)
+
+
+def main(args: Args) -> None:
+    """Run the example."""
+    try:
+        policy = make_policy(args)
+    except ImportError as error:
+        raise SystemExit(f"{args.policy} is not installed: {error}") from error
+    trained = [weight for weight in policy.parameters() if weight.requires_grad]
+    count = sum(weight.numel() for weight in policy.parameters())
+    print(
+        f"{type(policy).__name__}: {count} weights, {sum(weight.numel() for weight in trained)} of them trained in "
+        f"{len(trained)} tensors"
+    )
+    env = make_env(args)
+    trainer = Trainer(
+        policy,
+        torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.95)),
+        env,
+        TrainerConfig(
+            updates=args.updates,
+            groups=args.groups,
+            group_size=args.group_size,
+            microbatch=2,
+            beta=0.01 if args.train == "lora" else 0.0,
+            seed=args.seed,
+        ),
+        flowscale=FlowScale(),
+        begin=BeginFromStarts(env.unwrapped.starts),
+    )
+    for update in range(1, args.updates + 1):
+        found = trainer.iterate()
+        print(
+            f"update {update}: success {found['success']:.0%}, ratio {found.get('ratio_min', 1.0):.3f} to "
+            f"{found.get('ratio_max', 1.0):.3f}, gradient norm {found.get('gradient_norm', 0.0):.3g}"
+        )
+    if not args.tiny:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"policy": policy.state_dict()}, args.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,50 @@
+"""One FA-GRPO update with FlowScale of every published policy, in a tiny dream, through the example."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "05_published_policies.py"
+NEEDS = {"pi05": ("lerobot", None), "smolvla": ("lerobot", None), "pi0": ("transformers", "5.4")}
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("published_policies", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("train", ["lora", "expert"])
+@pytest.mark.parametrize("policy", ["pi0", "pi05", "smolvla", "vla-adapter", "openvla-oft"])
+def test_an_update_changes_what_is_trained_and_nothing_else(example, capsys, monkeypatch, policy, train):
+    if policy in NEEDS:
+        name, version = NEEDS[policy]
+        pytest.importorskip(name, minversion=version, reason=f"{policy} needs {name} {version or ''}: make test-vla")
+    made = []
+    make = example.make_policy
+    monkeypatch.setattr(example, "make_policy", lambda args: made.append(make(args)) or made[0])
+    example.main(example.Args(policy=policy, train=train, tiny=True, learning_rate=1e-2))
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert "of them trained" in first
+    assert second.startswith("update 1: success 50%, ratio 1.000 to 1.000, gradient norm ")
+    assert float(second.rsplit(" ", 1)[1]) > 0
+    fresh = make(example.Args(policy=policy, train=train, tiny=True))
+    before = dict(fresh.named_parameters())
+    after = dict(made[0].named_parameters())
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed
+    assert changed <= {name for name, weight in after.items() if weight.requires_grad}
+
+
+def test_what_is_not_installed_is_named(example, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lerobot.policies.smolvla.modeling_smolvla", None)
+    monkeypatch.setitem(sys.modules, "lerobot.policies.smolvla", None)
+    with pytest.raises(SystemExit, match="smolvla is not installed: .*make test-vla"):
+        example.main(example.Args(policy="smolvla", tiny=True))
