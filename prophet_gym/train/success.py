@@ -37,7 +37,7 @@ class Args:
     Attributes:
         data: Folder of a recording.
         out: Folder for weights, config and metrics.
-        dreams: A second recording to train on, of dreams (`prophet redream`).
+        dreams: A second recording, of dreams (`prophet redream`): trained on, and judged by, as the first one.
         minutes: Time for the optimizer, reading not counted.
         steps: Most optimizer steps.
         batch: Frames per step.
@@ -45,6 +45,7 @@ class Args:
         held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
         max_episodes: Read at most so many episodes.
         image_size: Pictures are averaged down to this.
+        width: Channels of the first convolution.
         seed: Seed of weights and batches.
     """
 
@@ -58,6 +59,7 @@ class Args:
     held_out: float = 0.2
     max_episodes: int = 600
     image_size: int = 64
+    width: int = 16
     seed: int = 0
 
 
@@ -67,6 +69,14 @@ def split_of(name: str, held_out: float) -> str:
     if place < held_out / 2:
         return "test"
     return "tune" if place < held_out else "train"
+
+
+def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
+    """Episodes by part; an episode and its dream, which have one name, fall into the same."""
+    parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
+    for path in paths:
+        parts[split_of(f"{path.parent.name}/{path.stem}", held_out)].append(path)
+    return parts
 
 
 def thin(success: Bool[np.ndarray, " t"], stride: int = 4, margin: int = 12) -> list[int]:
@@ -203,42 +213,42 @@ def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) ->
 
 def main(args: Args) -> dict[str, object]:
     """Read, train, choose a threshold, evaluate on episodes that neither saw, write."""
-    paths = list_episodes(args.data)[: args.max_episodes]
+    recordings = {"held_out": args.data} | ({} if args.dreams is None else {"held_out_dreams": args.dreams})
     groups = {
-        name: [p for p in paths if split_of(_name(p), args.held_out) == name] for name in ("train", "tune", "test")
+        name: split(list_episodes(folder)[: args.max_episodes], args.held_out) for name, folder in recordings.items()
     }
-    if not all(groups.values()):
-        sizes = {name: len(group) for name, group in groups.items()}
-        raise ValueError(f"{args.data} has too few episodes to split: {sizes}; record more, or raise held_out")
-    dreams = [] if args.dreams is None else list_episodes(args.dreams)[: args.max_episodes]
-    # an episode that judges the head is not trained on in its dream either
-    groups["train"] += [path for path in dreams if split_of(_name(path), args.held_out) == "train"]
-    train = read_videos(groups["train"], size=args.image_size, all_frames=False)
+    for name, parts in groups.items():
+        if not all(parts.values()):
+            sizes = {part: len(paths) for part, paths in parts.items()}
+            raise ValueError(f"{recordings[name]} has too few episodes to split: {sizes}; add some, or raise held_out")
+
+    def read(part: str) -> list[LabelledVideo]:
+        paths = [path for parts in groups.values() for path in parts[part]]
+        return read_videos(paths, size=args.image_size, all_frames=part != "train")
+
+    train = read("train")
     head = train_success_head(
         train,
-        SuccessHeadConfig(image_size=args.image_size),
+        SuccessHeadConfig(image_size=args.image_size, width=args.width),
         steps=args.steps,
         batch=args.batch,
         learning_rate=args.learning_rate,
         seed=args.seed,
         seconds=60 * args.minutes,
     )
-    tune = read_videos(groups["tune"], size=args.image_size, all_frames=True)
-    head = head.with_threshold(choose_threshold(head, train + tune))
+    head = head.with_threshold(choose_threshold(head, read("tune")))
     metrics = {
-        "train_episodes": len(groups["train"]),
+        "train_episodes": len(train),
         "config": asdict(head.config),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
-        "held_out": evaluate(head, read_videos(groups["test"], size=args.image_size, all_frames=True)),
+    } | {
+        name: evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
+        for name, parts in groups.items()
     }
     head.save_pretrained(args.out)
     (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
-
-
-def _name(path: Path) -> str:
-    return f"{path.parent.name}/{path.stem}"
 
 
 def _best_held(scores: np.ndarray, hold: int) -> float:

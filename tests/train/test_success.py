@@ -2,6 +2,8 @@
 
 import json
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from prophet_gym.train.success import (
     evaluate,
     main,
     precision_recall,
+    split,
     split_of,
     thin,
     train_success_head,
@@ -68,6 +71,15 @@ def test_episodes_keep_their_split():
     assert all(
         split_of(name, 0.3) in {"tune", "test"} for name, split in zip(names, splits, strict=True) if split != "train"
     )
+
+
+def test_an_episode_and_its_dream_fall_into_the_same_part():
+    names = [f"task_{task:02d}/episode_{index:05d}.npz" for task in range(4) for index in range(20)]
+    real, dreamt = (split([Path(folder) / name for name in names], 0.3) for folder in ("real", "dreams"))
+    assert sum(map(len, real.values())) == 80
+    for part in ("train", "tune", "test"):
+        assert real[part]
+        assert [p.relative_to("real") for p in real[part]] == [p.relative_to("dreams") for p in dreamt[part]]
 
 
 def test_augment_keeps_range_and_moves_each_picture_its_own_way():
