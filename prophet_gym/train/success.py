@@ -198,7 +198,8 @@ def require_success(done: Sequence[bool]) -> None:
     """ValueError unless something that chooses the threshold is successful; asked before the training."""
     if not any(done):
         raise ValueError(
-            f"no success among the {len(done)} held-out videos that choose the threshold; record more, or raise held_out"
+            f"no success among the {len(done)} held-out videos that choose the threshold: "
+            "record more, or raise held_out"
         )
 
 
@@ -258,14 +259,13 @@ def main(args: Args) -> dict[str, object]:
         seconds=60 * args.minutes,
     )
     head = head.with_threshold(choose_threshold(head, tune, args.recall))
-    metrics = {
+    metrics: dict[str, object] = {
         "train_episodes": len(train),
         "config": asdict(head.config),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
-    } | {
-        name: evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
-        for name, parts in groups.items()
     }
+    for name, parts in groups.items():
+        metrics[name] = evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
     head.save_pretrained(args.out)
     (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
