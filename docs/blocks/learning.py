@@ -82,6 +82,7 @@ def reach() -> str:
     if report is None:
         return f"Not measured yet: `{command}`."
     settings, worlds = report["settings"], {"dream": "dream", "real": "real simulator"}
+    command = command.replace("--json", f"--chunk-steps {settings['chunk_steps']} --json")
     arms = {"random": "random actions", "still": "no action", "ppo": "PPO, mean of its seeds"}
     rows = [
         [
