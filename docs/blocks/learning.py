@@ -1,11 +1,9 @@
-"""Judges and algorithms: blocks of figures."""
+"""Algorithms and the proof: blocks of figures."""
 
-import json
 import sys
 from typing import Any
 
-from blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
-from prophet_gym.calibration import CARD_NAME, RATES, grouped, summary
+from blocks.common import ROOT, load, markdown_table, where
 from prophet_gym.cli.report import interval
 
 
@@ -57,22 +55,6 @@ def algorithm_cost() -> str:
     ]
     about = f"{update['weights']:,} weights, {update['decisions']} decisions"
     return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
-
-
-def calibration() -> str:
-    """How far the checkpoint's judge is to be trusted."""
-    command = "prophet calibrate --out prophet_gym/checkpoints/libero_small/calibration.json"
-    path = CHECKPOINT / CARD_NAME
-    if not path.is_file():
-        return f"Not measured yet: `{command}`."
-    card = json.loads(path.read_text())
-    tables = [markdown_table(["source", "judged", "precision", "recall", "false positive rate"], summary(card))]
-    for source in ("real", "dream"):
-        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
-            tables.append(
-                markdown_table([f"{source}: {label}", "verdicts", *RATES.values()], grouped(card, source, group))
-            )
-    return "\n\n".join([*(table for table in tables if table), f"`{command}` on {where(card['machine'])}."])
 
 
 def reach() -> str:

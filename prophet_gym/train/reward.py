@@ -58,8 +58,8 @@ class Args:
     out: Path
     backbone: Literal["head", "vlm"] = "head"
     dreams: Path | None = None
-    minutes: float = 3.5
-    steps: int = 1500
+    minutes: float = 60.0
+    steps: int = 3000
     batch: int = 64
     learning_rate: float | None = None
     held_out: float = 0.2

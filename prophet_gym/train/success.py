@@ -53,8 +53,8 @@ class Args:
     data: Path
     out: Path
     dreams: Path | None = None
-    minutes: float = 3.5
-    steps: int = 1500
+    minutes: float = 60.0
+    steps: int = 3000
     batch: int = 64
     learning_rate: float = 2e-3
     held_out: float = 0.2
