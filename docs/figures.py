@@ -48,6 +48,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "reach": learning.reach,
+    "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(learning.proof, size) for size in ("short", "cpu", "full")},
     **{f"proof-settings-{size}": partial(learning.proof_settings, size) for size in ("short", "cpu", "full")},

@@ -57,6 +57,22 @@ def algorithm_cost() -> str:
     return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
 
 
+def reach_headline() -> str:
+    """The same in a picture and a sentence."""
+    report = load("reach.json")
+    if report is None or report["scores"]["real"] is None:
+        return "Not measured yet: `python benchmarks/reach.py --json benchmarks/results/reach.json`."
+    real, settings = report["scores"]["real"], report["settings"]
+    return (
+        "![learning curves in the dream, scores in both worlds](docs/reach.png)\n\n"
+        f"In the real simulator the gripper ends {interval(real['ppo']['gripper_cm'], 1)} cm from its mark, "
+        f"with random actions {interval(real['random']['gripper_cm'], 1)} cm: {settings['seeds']} seeds of "
+        f"{settings['chunk_steps']:,} chunk-steps in the dream, {settings['episodes']} official starts. "
+        f"`python benchmarks/reach.py --chunk-steps {settings['chunk_steps']} --json benchmarks/results/reach.json` "
+        f"on {where(report['machine'])}."
+    )
+
+
 def reach() -> str:
     """PPO's reach in the dream and in the real simulator."""
     command = "python benchmarks/reach.py --json benchmarks/results/reach.json"
