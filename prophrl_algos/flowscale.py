@@ -66,14 +66,14 @@ def flowscale_weights(stds: Float[Tensor, " k"], c: FlowScale) -> Float[Tensor, 
 def scale_gradients(logp: Float[Tensor, "*b k n a"], weights: Float[Tensor, " k"]) -> Float[Tensor, "*b k n a"]:
     """sg(l_k) + w_k (l_k - sg(l_k)): the same value to the bit, w_k times the gradient."""
     fixed = logp.detach()
-    return fixed + weights[:, None, None] * (logp - fixed)
+    return fixed + _per_step(weights, logp) * (logp - fixed)
 
 
 def scale_ratios(
     logp: Float[Tensor, "*b k n a"], old: Float[Tensor, "*b k n a"], weights: Float[Tensor, " k"]
 ) -> Float[Tensor, "*b k n a"]:
     """l_k_old + w_k (l_k - l_k_old), so that log r = sum_k w_k (l_k - l_k_old)."""
-    return old + weights[:, None, None] * (logp - old)
+    return old + _per_step(weights, logp) * (logp - old)
 
 
 def per_step_loss(
@@ -93,6 +93,10 @@ def per_step_loss(
     """
     log_ratio = masked_log_ratio(flow_logp, old, mask)
     entries = mask[:, None, :, None].expand_as(log_ratio)
-    weight = weights[:, None, None].expand_as(log_ratio)
+    weight = _per_step(weights, log_ratio).expand_as(log_ratio)
     total, stats = clipped_surrogate(log_ratio, advantages, entries, weight, clip_low=clip_low, clip_high=clip_high)
     return -total / (entry_count(mask, flow_logp.shape[3]) if denominator is None else denominator), stats
+
+
+def _per_step(weights: Tensor, logp: Tensor) -> Tensor:
+    return weights.to(logp)[:, None, None]

@@ -58,15 +58,15 @@ class BeginFromStarts:
 class KeepWithin:
     """Keeps groups whose mean success can teach: dynamic sampling of DAPO and SimpleVLA-RL."""
 
-    low: float = 0.1
-    high: float = 0.9
+    low: float | int = 0.1
+    high: float | int = 0.9
 
-    def __call__(self, success: float) -> bool:
+    def __call__(self, success: float | int) -> bool:
         """Whether the mean success lies within."""
         return self.low <= success <= self.high
 
 
-def keep_all(success: float) -> bool:
+def keep_all(success: float | int) -> bool:
     """Every group is kept."""
     del success
     return True

@@ -52,8 +52,8 @@ class Stats:
 def masked_log_ratio(
     flow_logp: Float[Tensor, "s k n a"], old: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
 ) -> Float[Tensor, "s k n a"]:
-    """l_k - l_k_old of every step, 0 where masked: what is masked may be NaN and gets no gradient."""
-    return torch.where(mask[:, None, :, None], flow_logp - old, 0.0)
+    """l_k - l_k_old of every step, 0 where masked: what is masked may be NaN and gets no gradient, nor does `old`."""
+    return torch.where(mask[:, None, :, None], flow_logp - old.detach(), 0.0)
 
 
 def clipped_surrogate(

@@ -9,7 +9,8 @@ from prophrl_algos.fa_grpo import (
     fa_grpo_loss,
     group_advantages,
     leave_one_out_advantages,
-    trajectory_weights,
+    per_entry,
+    per_trajectory,
 )
 from prophrl_algos.flow.policy import FlowScores
 from prophrl_algos.flow_grpo import flow_grpo_loss
@@ -184,15 +185,25 @@ class TestMasks:
         assert value == 0
         assert stats.ratios == 0
 
-    def test_per_trajectory_every_rollout_counts_the_same(self):
+    @pytest.mark.parametrize("loss", [fa_grpo_loss, flow_grpo_loss])
+    def test_per_trajectory_every_rollout_counts_the_same(self, loss):
         mask = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
         trajectory = torch.tensor([7, 7, 3, 5])
-        weights, denominator = trajectory_weights(mask, trajectory, 2)
-        assert weights.tolist() == [1 / 8, 1 / 8, 1 / 2, 0]
-        assert denominator == 2
+        assert per_trajectory(mask, trajectory).tolist() == [1 / 4, 1 / 4, 1, 0]
         zeros, advantages = torch.zeros(4, 1, 2, 2), torch.tensor([1.0, 1.0, -3.0, 0.0])
-        value, _ = fa_grpo_loss(zeros, zeros, advantages, mask, weights=weights, denominator=denominator, **CLIP)
-        assert value.item() == pytest.approx(-(1.0 - 3.0) / 2)
+        for reduction, expected in ((per_trajectory, (1.0 - 3.0) / 2), (per_entry, (4 * 1.0 - 3.0) / 5)):
+            shares = reduction(mask, trajectory)
+            count = float(shares @ mask.sum(1).float()) * 2
+            value, _ = loss(zeros, zeros, advantages * shares, mask, denominator=count, **CLIP)
+            assert value.item() == pytest.approx(-expected)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_the_policy_that_sampled_gets_no_gradient(self, loss):
+        old, advantages, mask = batch()
+        new, old = old.clone().requires_grad_(), old.requires_grad_()
+        loss(new, old, advantages, mask, **CLIP)[0].backward()
+        assert new.grad.abs().sum() > 0
+        assert old.grad is None
 
 
 class TestGradients:
