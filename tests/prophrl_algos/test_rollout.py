@@ -158,6 +158,14 @@ class TestRefusals:
             gather(tiny(), made, **kwargs)
         assert made.world_model.rows_dreamt == []
 
+    def test_a_policy_that_decodes_to_other_commands_is_refused_before_anything_is_dreamt(self, dream, tiny):
+        env = dream()
+        with pytest.raises(
+            ValueError, match=r"decodes to chunks \(actions, numbers\) of \(2, 1\), the env takes \(2, 2\)"
+        ):
+            gather(tiny(action_dim=1), env)
+        assert env.world_model.rows_dreamt == []
+
     def test_official_starts_are_refused_even_behind_a_wrapper(self, dream, tiny):
         frames = np.zeros((1, 8, 8, 3), np.uint8)
         env = dream(starts=[InitialState(frames, "lift", start_set="official")])
