@@ -6,6 +6,8 @@ import json
 import math
 import os
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -110,17 +112,17 @@ class RunLogger:
     An update that is logged again after a kill has the same numbers: W&B keeps one of them, trackio both.
     """
 
-    def __init__(self, library: Any) -> None:
-        """Take the module `wandb` or `trackio`, after its `init`."""
-        self._library = library
+    def __init__(self, log: Callable[..., Any], finish: Callable[[], Any]) -> None:
+        """Take the run's two functions."""
+        self._log, self._finish = log, finish
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Send the numbers."""
-        self._library.log(dict(metrics), step=update)
+        self._log(dict(metrics), step=update)
 
     def close(self) -> None:
         """End the run."""
-        self._library.finish()
+        self._finish()
 
 
 class TerminalLogger:
@@ -166,14 +168,15 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
     if name == "wandb":
         import wandb  # pyright: ignore[reportMissingImports]
 
-        run = run_name(folder)
-        wandb.init(project=PROJECT, id=run, name=run, dir=str(folder), resume="allow")
-        return RunLogger(wandb)
+        name = run_name(folder)
+        run = wandb.init(project=PROJECT, id=name, name=name, dir=str(folder), resume="allow")
+        # With a step given, a row would otherwise wait for the next one, and be lost in a kill.
+        return RunLogger(partial(run.log, commit=True), run.finish)
     if name == "trackio":
         import trackio  # pyright: ignore[reportMissingImports]
 
         trackio.init(project=PROJECT, name=run_name(folder), resume="allow")
-        return RunLogger(trackio)
+        return RunLogger(trackio.log, trackio.finish)
     if name == "terminal":
         return TerminalLogger(updates, done)
     raise unknown_option("logger", name, LOGGERS)
