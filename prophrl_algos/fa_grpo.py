@@ -9,16 +9,16 @@ SimpleVLA-RL family does; the masked mean divides by the valid entries of the wh
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from prophrl_algos.surrogate import Stats, clipped_surrogate, entry_count, masked_log_ratio
+from prophrl_algos.surrogate import Stats, clipped_surrogate, denominator_of, masked_log_ratio
 
 STD_FLOOR = 1e-6
 
 
 def group_advantages(
-    returns: Float[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
 ) -> Float[Tensor, " b"]:
     """A = (R - mean) / (std + eps) within each group of rollouts of one start and instruction; std is unbiased.
 
@@ -37,7 +37,7 @@ def group_advantages(
 
 
 def leave_one_out_advantages(
-    returns: Float[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
 ) -> Float[Tensor, " b"]:
     """A = R - mean of the other rollouts of the group (RLOO, arXiv 2402.14740); arguments as `group_advantages`."""
     return _per_group(returns, groups, valid, _against_others)
@@ -72,7 +72,7 @@ def fa_grpo_loss(
     total, stats = clipped_surrogate(
         log_ratio, advantages, entries, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
-    return -total / (entry_count(mask, flow_logp.shape[3]) if denominator is None else denominator), stats
+    return -total / denominator_of(mask, flow_logp.shape[3], denominator), stats
 
 
 def per_entry(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
@@ -98,13 +98,15 @@ def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> 
 
 def _per_group(returns: Tensor, groups: Tensor, valid: Tensor | None, advantage: Callable[[Tensor], Tensor]) -> Tensor:
     valid = torch.ones_like(groups, dtype=torch.bool) if valid is None else valid
+    # In float64, since returns may be large beside their differences.
+    returns, kind = returns.detach().double(), returns.dtype if returns.is_floating_point() else torch.float32
     advantages = torch.zeros_like(returns)
     for group in torch.unique(groups).tolist():
         rows = torch.nonzero((groups == group) & valid)[:, 0]
         inside = returns[rows]
         if len(rows) > 1 and not torch.equal(inside, inside[:1].expand_as(inside)):
             advantages[rows] = advantage(inside)
-    return advantages
+    return advantages.to(kind)
 
 
 def _standardised(returns: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.groups import refuse_official, require_env
 
 
-def require_fit(policy: FlowPolicy, env: VectorEnv, groups: int, group_size: int) -> None:
+def require_fit(policy: FlowPolicy, env: VectorEnv, groups: int, group_size: int, budget: int) -> None:
     """Raise ValueError (InvalidStartError for official starts) unless policy, env and groups fit each other."""
-    require_env(env, groups, group_size)
+    require_env(env, groups, group_size, budget)
     require_chunk(policy, env)
     refuse_official(start_sets_of(env))
 

@@ -93,11 +93,11 @@ def collect(
         ValueError: the env's rows, autoreset mode or horizon do not fit.
         InvalidStartError: a row starts from the set `official`.
     """
-    require_env(env, groups, group_size)
+    require_env(env, groups, group_size, budget)
     began = time.perf_counter()
     rollout = _Rollout(policy, env, schedule, group_size, seed, begin, first_group, stride)
     kept: list[int] = []
-    limit = groups if budget is None else max(budget, groups)
+    limit = groups if budget is None else budget
     rollout.start(range(min(rollout.places, groups)))
     while rollout.running:
         free = []

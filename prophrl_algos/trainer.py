@@ -66,7 +66,7 @@ class TrainerConfig:
                 f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low} and {self.clip_high}; "
                 "0.2 and 0.28 are usual"
             )
-        for name in ("beta", "noise_level"):
+        for name in ("beta", "noise_level", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not self.max_grad_norm > 0:
@@ -170,13 +170,14 @@ class Trainer:
         self.policy, self.optimizer, self.env, self.reference = policy, optimizer, env, reference
         self.config = config or TrainerConfig()
         self.algorithm, self.flowscale = algorithm, flowscale or FlowScale(alpha=1.0)
-        self.begin, self.keep, self.budget = begin, keep, budget
+        self.begin, self.keep = begin, keep
         self.anneal, self.noise_scale, self.autocast, self.ema = anneal, noise_scale, autocast, ema
         self.processes = processes or Processes()
         self.device = device_of(policy)
         self.done = 0
         self.groups = self.processes.share(self.config.groups)
-        require_fit(policy, env, self.groups, self.config.group_size)
+        self.budget = 2 * self.groups if budget is None else self.processes.share(budget)
+        require_fit(policy, env, self.groups, self.config.group_size, self.budget)
         shares = [update / self.config.updates for update in range(self.config.updates)]
         faintest = 1.0 if anneal is None else min(map(anneal, shares))
         require_noise(self._schedule(faintest), policy.spec, self.algorithm)
@@ -203,7 +204,7 @@ class Trainer:
                 seed=random_number(self.config.seed, 10, self.done),
                 begin=self.begin,
                 keep=self.keep,
-                budget=2 * self.groups if self.budget is None else self.processes.share(self.budget),
+                budget=self.budget,
                 first_group=self.processes.rank,
                 stride=self.processes.size,
             )

@@ -57,6 +57,12 @@ class TestAdvantages:
         found = group_advantages(returns, groups)
         torch.testing.assert_close(found[::2], group_advantages(returns[::2], groups[::2]))
 
+    @pytest.mark.parametrize("returns", [torch.tensor([1, 0]), torch.tensor([1e8 + 8, 1e8])])
+    def test_whole_numbers_and_large_ones_lose_nothing(self, returns):
+        found = group_advantages(returns, torch.zeros(2, dtype=torch.int64))
+        assert found.dtype == torch.float32
+        assert found.tolist() == pytest.approx([0.5**0.5, -(0.5**0.5)], abs=1e-5)
+
     def test_leave_one_out_is_the_mean_of_the_others(self):
         found = leave_one_out_advantages(torch.tensor([3.0, 1.0, 2.0]), torch.zeros(3, dtype=torch.int64))
         assert found.tolist() == pytest.approx([1.5, -1.5, 0.0])
@@ -137,7 +143,7 @@ class TestClipping:
     @pytest.mark.parametrize("clip", [{"clip_low": 0.0, "clip_high": 0.2}, {"clip_low": 0.2, "clip_high": -0.1}])
     def test_clips_must_be_positive(self, clip):
         old, advantages, mask = batch()
-        with pytest.raises(ValueError, match="clip_low must be in"):
+        with pytest.raises(ValueError, match="clip_low and clip_high must be above 0"):
             fa_grpo_loss(old, old, advantages, mask, **clip)
 
 
@@ -177,6 +183,20 @@ class TestMasks:
         merged = Stats.merge(seen)
         for name in ("ratios", "ratio_mean", "ratio_min", "ratio_max", "clipped_low", "clipped_high"):
             torch.testing.assert_close(getattr(merged, name), getattr(stats, name))
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    @pytest.mark.parametrize("denominator", [0, -1.0, float("nan")])
+    def test_a_denominator_must_be_positive(self, loss, denominator):
+        old, advantages, mask = batch()
+        with pytest.raises(ValueError, match="denominator must be above 0"):
+            loss(old, old, advantages, mask, denominator=denominator, **CLIP)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_no_decision_at_all_is_a_loss_of_zero(self, loss):
+        value, stats = loss(
+            torch.zeros(0, 4, 3, 2), torch.zeros(0, 4, 3, 2), torch.zeros(0), torch.ones(0, 3) > 0, **CLIP
+        )
+        assert value == stats.ratios == 0
 
     @pytest.mark.parametrize("loss", LOSSES)
     def test_nothing_valid_is_a_loss_of_zero(self, loss):
@@ -304,5 +324,7 @@ class TestGuard:
 def test_flowscale_settings_are_checked():
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
         FlowScale(alpha=1.5)
+    with pytest.raises(ValueError, match="power must be a finite number"):
+        FlowScale(power=float("nan"))
     with pytest.raises(ValueError, match="w_max at least 1"):
         FlowScale(w_max=0.9)
