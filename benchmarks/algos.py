@@ -3,8 +3,9 @@
     python benchmarks/algos.py --json benchmarks/results/algos.json
 
 *Update*: CPU seconds of one `Trainer.update` over those of encoding and of the same batched velocity calls with their
-backward pass, no loss, no optimiser. *Bookkeeping*: of a rollout in the dream, the time that is neither the env's nor
-the policy's, over the env's. One thread; the least of several repetitions.
+backward pass, no loss, no optimiser; in float32 without a reference (bfloat16 and a reference add a forward pass each).
+*Bookkeeping*: of a rollout in the dream, the time that is neither the env's nor the policy's, over the env's. One
+thread; the least of several repetitions.
 """
 
 import time
