@@ -1,9 +1,9 @@
 """Leaving a dream that can no longer be believed."""
 
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 
@@ -47,6 +47,6 @@ class TruncateOnDoubt(gym.Wrapper, RecordConstructorArgs):
 
 def require_threshold(name: str, value: object) -> float:
     """The largest doubt that is gone along with; ValueError if it is no number of at least 0."""
-    if not isinstance(value, int | float | np.number) or not value >= 0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not value >= 0:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)

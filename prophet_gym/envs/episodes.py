@@ -16,7 +16,7 @@ from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.options import row_seeds
 from prophet_gym.envs.refill import Queue, Usage
 from prophet_gym.envs.rows import Row, picture
-from prophet_gym.errors import unknown_option
+from prophet_gym.errors import require_count, require_number, unknown_option
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 FPS = 20.0
@@ -61,19 +61,16 @@ class EpisodeVectorEnv(VectorEnv):
         fps: float = FPS,
     ) -> None:
         super().__init__()
-        if not isinstance(num_envs, int | np.integer) or num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1 and an integer, got {num_envs}")
-        if not fps > 0:
-            raise ValueError(f"fps must be above 0, got {fps}")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps counts chunks and must be at least 1 or None, got {max_episode_steps}")
+        num_envs = require_count("num_envs", num_envs)
+        if max_episode_steps is not None:
+            max_episode_steps = require_count("max_episode_steps counts chunks and", max_episode_steps)
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise unknown_option("render mode", render_mode, RENDER_MODES)
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = _mode(autoreset_mode)
         self.render_mode = render_mode
-        self.fps = float(fps)
+        self.fps = require_number("fps", fps, above=0)
         self.metadata = {
             "render_modes": list(RENDER_MODES),
             "render_fps": self.fps / action_space.shape[0] if render_mode == "rgb_array" else self.fps,
@@ -103,6 +100,11 @@ class EpisodeVectorEnv(VectorEnv):
     @abstractmethod
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         """Run one chunk in the live rows: call each `Row.extend`; `actions` (num_envs, k, a) are checked."""
+
+    @property
+    def elapsed(self) -> tuple[int, ...]:
+        """Chunks that each row's episode has run."""
+        return tuple(row.elapsed for row in self._rows)
 
     @property
     def waiting(self) -> int:

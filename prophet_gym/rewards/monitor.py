@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from prophet_gym.errors import RewardCollapseError
+from prophet_gym.errors import RewardCollapseError, require_count, require_number
 from prophet_gym.estimates import Estimate, wilson
 from prophet_gym.world_model import RewardModel
 
@@ -57,8 +57,9 @@ class PrecisionMonitor:
             window: The latest so many labelled videos count.
             stop: Raise `RewardCollapseError` on collapse, where a RuntimeWarning is given else.
         """
-        if not 0 < floor < 1 or window < 1:
-            raise ValueError(f"floor must be between 0 and 1, window at least 1, got {floor} and {window}")
+        if require_number("floor, between 0 and 1,", floor, above=0) >= 1:
+            raise ValueError(f"floor must be between 0 and 1, got {floor}")
+        require_count("window", window)
         self.floor = floor
         self.stop = stop
         self.readings: list[Reading] = []
@@ -68,8 +69,11 @@ class PrecisionMonitor:
         """Take in verdicts and their truth; videos that were not judged do not belong here.
 
         Raises:
+            ValueError: A verdict without its truth, or the other way round.
             RewardCollapseError: Precision has collapsed, and the monitor is to stop the run.
         """
+        if called.shape != truth.shape:
+            raise ValueError(f"each verdict needs its truth, got {len(called)} verdicts and {len(truth)} truths")
         self._latest.extend(zip(called.tolist(), truth.tolist(), strict=True))
         said = [true for call, true in self._latest if call]
         hits = sum(said)
@@ -106,6 +110,9 @@ class PrecisionMonitor:
             instructions: One per video.
             truth: What the same actions really led to, e.g. by `prophet_gym.sims.replay.true_outcomes`.
         """
+        if not len(videos) == len(instructions) == len(truth):
+            counts = f"{len(videos)}, {len(instructions)} and {len(truth)}"
+            raise ValueError(f"each video needs its instruction and its truth, got {counts}")
         verdict = judge.score(videos, instructions)
         real = torch.tensor(list(truth), dtype=torch.bool)
         return self.update(update, verdict.success[verdict.valid].numpy(), real[verdict.valid].numpy())
