@@ -104,8 +104,9 @@ class RemoteVlm:
         odd = parts.username or parts.query or parts.fragment or any(letter.isspace() for letter in url)
         if parts.scheme not in ("http", "https") or not parts.hostname or odd:
             raise ValueError(
-                "the address must be http://HOST/v1 or https://HOST/v1 without user name, query, fragment or space (the "
-                f"key comes from ${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host {parts.hostname!r}"
+                "the address must be http://HOST/v1 or https://HOST/v1 without user name, query, fragment or space "
+                f"(the key comes from ${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host "
+                f"{parts.hostname!r}"
             )
         if not model:
             raise ValueError(f"the endpoint {parts.hostname} needs the name of a model: vlm:{url}#MODEL")
@@ -304,9 +305,8 @@ def read_reply(data: bytes, *, streamed: bool) -> Reply:
         if message.get("error"):
             raise _Refused(f"an error beside the answer: {_one_line(str(message['error']))}")
         usage = message.get("usage") or {}
-        read, written = (
-            require_count(name, usage.get(name) or 0, 0) for name in ("prompt_tokens", "completion_tokens")
-        )
+        read = require_count("prompt_tokens", usage.get("prompt_tokens") or 0, 0)
+        written = require_count("completion_tokens", usage.get("completion_tokens") or 0, 0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         end = _one_line(data[-80:].decode(errors="replace"))
         raise _Refused(f"no well-formed answer ({type(error).__name__}): it ends in {end!r}") from error
@@ -350,9 +350,8 @@ def _prices(given: tuple[float, float]) -> tuple[float, float]:
         read, written = given
     except (TypeError, ValueError) as error:
         raise ValueError(f"prices must be two, per million tokens read and written, got {given!r}") from error
-    return require_number("the price of reading", read, least=0), require_number(
-        "the price of writing", written, least=0
-    )
+    of_reading = require_number("the price of reading", read, least=0)
+    return of_reading, require_number("the price of writing", written, least=0)
 
 
 def _seconds(wanted: str | None) -> float:
