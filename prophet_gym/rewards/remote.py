@@ -32,6 +32,7 @@ KEY_VARIABLE = "PROPHET_VLM_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"
 MAX_BYTES = 8_000_000
+MOST_TOKENS = 10**9
 RETRIED = frozenset({408, 409, 425, 429})
 """And every status from 500 on: the same request may succeed later. Other refusals stay refusals."""
 
@@ -305,8 +306,8 @@ def read_reply(data: bytes, *, streamed: bool) -> Reply:
         if message.get("error"):
             raise _Refused(f"an error beside the answer: {_one_line(str(message['error']))}")
         usage = message.get("usage") or {}
-        read = require_count("prompt_tokens", usage.get("prompt_tokens") or 0, 0)
-        written = require_count("completion_tokens", usage.get("completion_tokens") or 0, 0)
+        read = _tokens(usage, "prompt_tokens")
+        written = _tokens(usage, "completion_tokens")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         end = _one_line(data[-80:].decode(errors="replace"))
         raise _Refused(f"no well-formed answer ({type(error).__name__}): it ends in {end!r}") from error
@@ -343,6 +344,13 @@ def _hang_up(sock: socket.socket, late: threading.Event) -> None:
     late.set()
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _tokens(usage: Mapping[str, Any], name: str) -> int:
+    count = require_count(name, usage.get(name) or 0, 0)
+    if count > MOST_TOKENS:
+        raise ValueError(f"{name} must be at most {MOST_TOKENS}")
+    return count
 
 
 def _prices(given: tuple[float, float]) -> tuple[float, float]:

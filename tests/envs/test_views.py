@@ -275,7 +275,7 @@ class TestOneActionPerChunk:
         held.reset(seed=0)
         with pytest.raises(InvalidActionError, match=r"shape \(2,\), got \(7,\)"):
             held.step(np.zeros(7))
-        with pytest.raises(ValueError, match=r"different ones in 0..6, got \[0, 7\]"):
+        with pytest.raises(ValueError, match=r"different numbers in 0..6, got \[0, 7\]"):
             OneActionPerChunk(single(), (0, 7), self.HELD)
         with pytest.raises(ValueError, match=r"rest must be an action: .* shape \(7,\), got \(2,\)"):
             OneActionPerChunkVector(vector(), (0,), (0, 0))
