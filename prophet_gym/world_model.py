@@ -123,8 +123,8 @@ class RewardModel(Protocol):
 
 def require_when(when: object) -> Literal["chunk", "end"]:
     """When a judge is asked; ValueError for anything but `chunk` and `end`."""
-    if when == "chunk" or when == "end":
-        return when
+    if when in ("chunk", "end"):
+        return when  # pyright: ignore[reportReturnType]
     raise ValueError(f"when must be 'chunk' or 'end', got {when!r}")
 
 

@@ -127,7 +127,12 @@ class EpisodeVectorEnv(VectorEnv):
         if len(value) != self.num_envs:
             raise ValueError(f"np_random needs one generator per row, num_envs={self.num_envs}, got {len(value)}")
         for row, generator in zip(self._rows, value, strict=True):
-            row.np_random = generator
+            row.np_random, row.seed = generator, -1
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:
+        """The seed of each row's generator; -1, as in Gymnasium, where it came from elsewhere."""
+        return tuple(row.seed for row in self._rows if row.np_random or self.np_random)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
@@ -225,9 +230,9 @@ class EpisodeVectorEnv(VectorEnv):
         return self._observe(), self._start_infos(rows)
 
     def _seed(self, seeds: Mapping[int, int | None]) -> None:
-        seeded = {row: seeding.np_random(seed)[0] for row, seed in seeds.items() if seed is not None}
-        for row, generator in seeded.items():
-            self._rows[row].np_random = generator
+        seeded = {row: seeding.np_random(seed) for row, seed in seeds.items() if seed is not None}
+        for row, made in seeded.items():
+            self._rows[row].np_random, self._rows[row].seed = made
 
     def _start_infos(self, rows: Sequence[int]) -> dict[str, Any]:
         infos: dict[str, Any] = {}
@@ -264,8 +269,10 @@ class EpisodeVectorEnv(VectorEnv):
         return {"image": picture(self._rows[row].image)}
 
     def _row_random(self, row: int) -> np.random.Generator:
-        generator = self._rows[row].np_random or seeding.np_random()[0]
-        self._rows[row].np_random = generator
+        if self._rows[row].np_random is None:
+            self._rows[row].np_random, self._rows[row].seed = seeding.np_random()
+        generator = self._rows[row].np_random
+        assert generator is not None
         return generator
 
 

@@ -77,7 +77,7 @@ def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "
         return [None] * count
     if isinstance(seed, Integral) and not isinstance(seed, bool):
         seed = [int(seed) + row for row in range(count)]
-    if not isinstance(seed, Sequence | np.ndarray) or np.ndim(seed) == 0:
+    if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
         raise ValueError(f"a seed must be an integer, one per {each}={count}, or None, got {seed!r}")
     if len(seed) != count:
         raise ValueError(f"a list of seeds needs one entry per {each}={count}, got {len(seed)}")

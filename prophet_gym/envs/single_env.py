@@ -40,7 +40,7 @@ class OnlyRow(gym.Env):
         if self._np_random is not None:
             self._vector.np_random = (self._np_random,)
         observations, infos = self._vector.reset(seed=None if seed is None else [seed], options=options)
-        self._take_random(seed)
+        self._take_random()
         return _first(observations), row_info(infos, 0)
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -58,13 +58,10 @@ class OnlyRow(gym.Env):
         """Forget the episode, and free what the world holds."""
         self._vector.close()
 
-    def _take_random(self, seed: int | None) -> None:
+    def _take_random(self) -> None:
         """Make the row's randomness the env's own, as Gymnasium's `reset` does."""
-        random = self._vector.np_random[0]
-        if random is not self._np_random:
-            self.np_random = random
-            if seed is not None:
-                self._np_random_seed = seed
+        if self._vector.np_random[0] is not self._np_random:
+            self._np_random, self._np_random_seed = self._vector.np_random[0], self._vector.np_random_seed[0]
 
 
 class ProphetEnv(OnlyRow):
@@ -163,7 +160,7 @@ class ProphetEnv(OnlyRow):
         """
         self._vector.max_episode_steps = self._horizon()
         observations, infos = self._vector.set_state(state, seed=None if seed is None else [seed])
-        self._take_random(seed)
+        self._take_random()
         return _first(observations), row_info(infos, 0)
 
     def _horizon(self) -> int | None:

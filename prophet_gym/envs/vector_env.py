@@ -145,7 +145,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     def set_state(
         self,
-        states: bytes | Sequence[bytes],
+        states: bytes | bytearray | memoryview | Sequence[bytes],
         rows: Sequence[int] | None = None,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -266,7 +266,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             truncated = self._at_horizon(row)
             if doubts is not None:
                 info["doubt"] = doubts[position]
-                truncated = truncated or (self.max_doubt is not None and doubts[position] > self.max_doubt)
+                truncated = truncated or (self.max_doubt is not None and not doubts[position] <= self.max_doubt)
             outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
 

@@ -87,18 +87,15 @@ class DegradedOracle(VectorWrapper):
         """Wrap a vector env; the rates are in [0, 1], `seed` is that of the errors until the first seeded reset."""
         super().__init__(env)
         if getattr(env.unwrapped, "gives_tensors", False):
-            raise ValueError("DegradedOracle works on arrays: put it around a vector env that gives none but arrays")
+            raise ValueError("DegradedOracle works on arrays, and this env gives tensors: wrap a ProphetVectorEnv")
         degrade(np.zeros(0, bool), recall, false_positive_rate, np.random.default_rng(0))
         self.recall = recall
         self.alarms = false_positive_rate
         self._rng = np.random.default_rng(seed)
 
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As the env's; a seed (of every row) also restarts the errors."""
-        inner: Any = self.env  # Gymnasium types a single seed; vector envs take one per row
-        found = inner.reset(seed=seed, options=options)
+        found = self.env.reset(seed=seed, options=options)
         seeds = np.atleast_1d(np.array(seed, dtype=object)).tolist()
         if all(each is not None for each in seeds):
             self._rng = np.random.default_rng([*map(int, seeds), 1])

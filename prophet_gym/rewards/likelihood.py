@@ -113,7 +113,7 @@ class LikelihoodReward:
         """
         if not len(video):
             raise ValueError("progress needs a video with at least one frame, got none")
-        ends = spread(len(video), moments)
+        ends = spread(len(video), require_count("moments", moments))
         odds = self.log_odds([video[: end + 1] for end in ends], [instruction] * len(ends)).cpu()
         low, high = odds.min(), odds.max()
         return (odds - low) / (high - low) if high > low else torch.zeros_like(odds)

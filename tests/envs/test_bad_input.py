@@ -66,6 +66,7 @@ CASES = {
     "Patience(concurrency=float('nan'))": f"concurrency {INTEGER} 1, got nan",
     "Patience(retries=1.5)": f"retries {INTEGER} 0, got 1.5",
     "RemoteVlm('http://h/v1', 'm', prices=-1)": "prices must be two",
+    "PrecisionMonitor().update(1, np.ones(2, bool), np.ones(1, bool))": "got 2 verdicts and 1 truths",
     "make_judge(5)": "a reward is named by a text",
     "make_judge(FunctionReward(max))": "goes to ProphetEnv or ProphetVectorEnv as reward_model=",
     "load_starts('bundled', counting_starts())": "or the path of a start set, got StartSet",
@@ -79,6 +80,7 @@ from prophet_gym.envs import *
 from prophet_gym.errors import *
 from prophet_gym.factory import load_starts
 from prophet_gym.rewards import *
+from prophet_gym.rewards.monitor import PrecisionMonitor
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import CountingWorldModel, counting_starts
 

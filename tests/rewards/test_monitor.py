@@ -58,3 +58,7 @@ def test_it_judges_videos_and_leaves_out_what_was_not_judged():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="floor must be between 0 and 1"):
         PrecisionMonitor(floor=1.0)
+    monitor = PrecisionMonitor()
+    with pytest.raises(ValueError, match="got 0, 0 and 1"):
+        monitor.check(1, FunctionReward(lambda *_: 1.0), [], [], [True])
+    assert monitor.update(2, np.ones(1, bool), np.ones(1, bool)).precision.episodes == 1
