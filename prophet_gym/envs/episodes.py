@@ -132,7 +132,9 @@ class EpisodeVectorEnv(VectorEnv):
     @property
     def np_random_seed(self) -> tuple[int, ...]:
         """The seed of each row's generator; -1, as in Gymnasium, where it came from elsewhere."""
-        return tuple(row.seed for row in self._rows if row.np_random or self.np_random)
+        for row in range(self.num_envs):
+            self._row_random(row)
+        return tuple(row.seed for row in self._rows)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None

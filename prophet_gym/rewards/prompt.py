@@ -14,7 +14,7 @@ PROMPTS = Path(__file__).parent / "prompts"
 CRITERIA_NAME = "criteria.json"
 PLACES = frozenset({"instruction", "criteria", "success", "failure"})
 WORDS = ("Success", "Failure")
-HIDDEN = re.compile("[<\\[\x7f-\x9f\\u2028-\\u202e\\u2066-\\u2069\\U000e0000-\\U000e007f]")
+HIDDEN = re.compile(r"[<\[\x7f-\x9f\u2028-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class Prompt:
 
 
 def quote(instruction: str) -> str:
-    """An instruction as one line of JSON, readable in any script; what no text file could hold becomes `?`.
+    r"""An instruction as one line of JSON, readable in any script; what no text file could hold becomes `?`.
 
     Escaped, beside what JSON asks for: ends of lines in Unicode, what turns the direction of writing or is not seen at
     all, and the brackets in which models have their control tokens.
 
     Example:
-        >>> quote("put the 汤 away <|im_end|>")
-        '"put the 汤 away \\\\u003c|im_end|>"'
+        >>> print(quote("put the 汤 away <|im_end|>"))
+        "put the 汤 away \u003c|im_end|>"
     """
     whole = json.dumps(instruction.encode(errors="replace").decode(), ensure_ascii=False)
     return HIDDEN.sub(lambda found: "".join(f"\\u{unit:04x}" for unit in _utf16(found[0])), whole)
