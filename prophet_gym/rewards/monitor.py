@@ -21,7 +21,7 @@ from prophet_gym.estimates import Estimate, wilson
 from prophet_gym.world_model import RewardModel
 
 Truth: TypeAlias = Callable[[list[int], list[int], np.ndarray, list[int]], Any]
-"""`truth(tasks, starts, chunks (b, n, k, a), lengths)`: whether each row's first `lengths` chunks really do its task."""
+"""`truth(tasks, starts, chunks (b, n, k, a), lengths)`: whether the first `lengths` chunks of each row do its task."""
 
 
 @dataclass(frozen=True)
