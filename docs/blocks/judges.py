@@ -55,7 +55,7 @@ def dreams_for_the_judge() -> str:
     command = "prophet calibrate --reward OUT2 --out benchmarks/results/calibration_dreams.json"
     if card is None or not path.is_file():
         return f"Not measured yet: `{command}`."
-    both = {"real episodes": json.loads(path.read_text()), "and dreams of them": card}
+    both = {"real episodes": json.loads(path.read_text()), "these and dreams of them": card}
     rows = [
         [f"trained on {name}" if first else "", *row]
         for name, each in both.items()
