@@ -23,7 +23,8 @@ def require_actions(actions: object, space: gym.Space) -> np.ndarray:
     """
     assert isinstance(space, gym.spaces.Box)
     try:
-        array = np.array(actions.detach().cpu() if isinstance(actions, Tensor) else actions, dtype=np.float32)
+        given = actions.detach().cpu().float().numpy() if isinstance(actions, Tensor) else actions
+        array = np.array(given, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidActionError(f"actions must be numbers of shape {space.shape}, got {type(actions)}") from error
     if array.shape != space.shape:

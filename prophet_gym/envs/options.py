@@ -102,7 +102,7 @@ def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
     """The rows of a `reset_mask`; all of them without one. ValueError if it is no mask or empty."""
     if mask is None:
         return tuple(range(num_envs))
-    array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+    array = np.asarray(mask.cpu().numpy() if isinstance(mask, Tensor) else mask)
     if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any():
         raise ValueError(
             f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True, "

@@ -104,7 +104,7 @@ def test_wrappers_of_arrays_refuse_tensors_and_wrappers_of_actions_do_not_mind()
     for envs in (plain, flat, held):
         envs.reset(seed=0)
     expected = plain.step(torch.full((3, CHUNK, 7), 0.5) * torch.eye(7)[0])[0]["image"]
-    one = torch.full((3, 1), 0.5, requires_grad=True)
+    one = torch.full((3, 1), 0.5, requires_grad=True, dtype=torch.bfloat16)
     assert torch.equal(held.step(one)[0]["image"], expected)
     assert torch.equal(flat.step((0.5 * torch.eye(7)[0]).repeat(3, CHUNK))[0]["image"], expected)
 

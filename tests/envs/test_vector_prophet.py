@@ -72,8 +72,7 @@ def test_equals_single_envs_whose_episodes_end_at_different_times(kind, mode):
         if mode == AutoresetMode.DISABLED and over.any():
             masked = [envs.reset(options={"reset_mask": over}) for envs in (ours, theirs)]
             close(*masked, f"reset after step {step}")
-    assert [True] * ROWS not in ends
-    assert sum(map(sum, ends)) >= ROWS
+    assert any(0 < sum(end) < ROWS for end in ends)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
