@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from blocks import dream, learning
+from blocks import dream, judges, learning
 from blocks.common import ROOT
 
 DOCUMENTS = (
@@ -22,6 +22,7 @@ DOCUMENTS = (
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "libraries.md",
+    ROOT / "docs" / "rewards.md",
     ROOT / "docs" / "proof.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
@@ -36,7 +37,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "few-shot": dream.few_shot,
     "doubt": dream.doubt,
     "env-costs": dream.env_costs,
-    "calibration": learning.calibration,
+    "calibration": judges.calibration,
+    "dreams-for-the-judge": judges.dreams_for_the_judge,
+    "judge-speed": judges.speed,
+    "reward-robustness": judges.robustness,
     "robots": dream.robots,
     "commands": dream.commands,
     "sources": dream.sources,
@@ -44,6 +48,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "reach": learning.reach,
+    "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(learning.proof, size) for size in ("short", "cpu", "full")},
     **{f"proof-settings-{size}": partial(learning.proof_settings, size) for size in ("short", "cpu", "full")},

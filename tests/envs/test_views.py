@@ -20,6 +20,7 @@ from prophet_gym.envs import (
     OneActionPerStepVector,
     ProphetEnv,
     ProphetVectorEnv,
+    RecordEveryFrame,
     StackFrames,
     TruncateOnDoubt,
     Viewed,
@@ -125,6 +126,20 @@ class TestEmbedInstruction:
         with pytest.raises(UnknownOptionError, match="Did you mean 'count task 2'"):
             env.reset(seed=0)
 
+    def test_an_instruction_that_is_not_in_the_table_is_not_seen_as_another(self):
+        only = EmbedInstruction({"count task 0": np.zeros(2)})
+        env, envs = Viewed(single(), only), ViewedVector(vector(), only)
+        env.reset(options={"task": 0}), envs.reset(options={"task": 0})
+        with pytest.raises(UnknownOptionError, match="unknown instruction 'count task 1'"):
+            env.reset(options={"task": 1})
+        with pytest.raises(UnknownOptionError, match="unknown instruction 'count task 1'"):
+            envs.reset(options={"task": [0, 1, 0]})
+        for each in (env, envs):
+            with pytest.raises(gym.error.ResetNeeded, match="where a view refused"):
+                each.step(still(each))
+            each.reset(options={"task": 0})
+            assert each.step(still(each))[0]["instruction"].shape[-1] == 2
+
 
 class TestFlattenChunk:
     def test_equals_the_chunk(self):
@@ -214,6 +229,18 @@ class TestDoubt:
         *_, truncated, info = env.step(actions)
         assert (truncated, info["doubted"], info["doubt"]) == (True, True, 0.75)
 
+    def test_a_doubt_that_is_no_number_is_no_certainty(self):
+        class Lost(CountingWorldModel):
+            def rollout(self, state, actions, *, generators):
+                chunk = super().rollout(state, actions, generators=generators)
+                return Chunk(chunk.state, chunk.frames, torch.full((len(actions),), torch.nan))
+
+        env = TruncateOnDoubt(single(Lost(chunk=CHUNK)), 0.5)
+        envs = vector(model=Lost(chunk=CHUNK), max_doubt=0.5)
+        env.reset(seed=0), envs.reset(seed=0)
+        assert env.step(still(env))[3]
+        assert envs.step(still(envs))[3].all()
+
     def test_a_row_is_truncated_unjudged_and_restarts(self):
         judge = FunctionReward(lambda *_: 1.0, when="end")
         envs = vector(
@@ -275,7 +302,7 @@ class TestOneActionPerChunk:
         held.reset(seed=0)
         with pytest.raises(InvalidActionError, match=r"shape \(2,\), got \(7,\)"):
             held.step(np.zeros(7))
-        with pytest.raises(ValueError, match=r"different ones in 0..6, got \[0, 7\]"):
+        with pytest.raises(ValueError, match=r"different numbers in 0..6, got \[0, 7\]"):
             OneActionPerChunk(single(), (0, 7), self.HELD)
         with pytest.raises(ValueError, match=r"rest must be an action: .* shape \(7,\), got \(2,\)"):
             OneActionPerChunkVector(vector(), (0,), (0, 0))
@@ -321,6 +348,29 @@ class TestRecording:
         env.close()
         film = next((tmp_path / "films").glob("*.mp4"))
         assert len(read_video(film)) == 4
+
+    def test_a_video_can_have_every_frame(self, tmp_path):
+        pytest.importorskip("moviepy")
+        from prophet_gym.data.recording import read_video
+
+        model = CountingWorldModel(chunk=CHUNK, frame_size=(32, 32), noise=False)
+        starts = counting_starts(tasks=1, per_task=1, size=(32, 32))
+        env = ProphetEnv(model, starts, max_episode_steps=2, render_mode="rgb_array_list")
+        env = RecordEveryFrame(OneActionPerStep(env), str(tmp_path / "films"), episode_trigger=lambda _: True)
+        env.reset(seed=0)
+        for _ in range(CHUNK):
+            env.step(np.zeros(7, np.float32))
+        assert [int(frame[0, 0, 0]) for frame in env.render()] == list(range(CHUNK + 1))
+        for _ in range(CHUNK):
+            env.step(np.zeros(7, np.float32))
+        env.close()
+        film = read_video(next((tmp_path / "films").glob("*.mp4")))
+        assert len(film) == 2 * CHUNK + 1
+        assert env.frames_per_sec == 20
+
+    def test_every_frame_is_there_in_one_render_mode_only(self):
+        with pytest.raises(ValueError, match="needs render_mode='rgb_array_list', got 'rgb_array'"):
+            RecordEveryFrame(single(render_mode="rgb_array"), "films")
 
     def test_statistics_of_uneven_episodes(self):
         judge = FunctionReward(lambda video, text: 1.0 if text.endswith("1") else 0.25)
