@@ -178,8 +178,8 @@ class Trainer:
         self.groups = self.processes.share(self.config.groups)
         self.budget = 2 * self.groups if budget is None else self.processes.share(budget)
         require_fit(policy, env, self.groups, self.config.group_size, self.budget)
-        shares = [update / self.config.updates for update in range(self.config.updates)]
-        faintest = 1.0 if anneal is None else min(map(anneal, shares))
+        progress = [update / self.config.updates for update in range(self.config.updates)]
+        faintest = 1.0 if anneal is None else min(map(anneal, progress))
         require_noise(self._schedule(faintest), policy.spec, self.algorithm)
         self.parameters = require_trainable(policy, optimizer, self.algorithm)
         if self.config.beta > 0 and reference is None:
