@@ -22,7 +22,13 @@ LAYERS = [
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-VISIBLE_TO_ALGORITHMS = {"prophet_gym", "prophet_gym.specs", "prophet_gym.world_model", "prophet_gym.errors"}
+VISIBLE_TO_ALGORITHMS = {
+    "prophet_gym",
+    "prophet_gym.specs",
+    "prophet_gym.world_model",
+    "prophet_gym.errors",
+    "prophet_gym.hub",
+}
 MAX_LINES = 400
 
 

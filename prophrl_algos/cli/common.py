@@ -15,9 +15,11 @@ from prophet_gym.errors import MissingWeightsError, unknown_option
 from prophrl_algos import vla
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, Algorithm, reinflow
 from prophrl_algos.checkpoint import load_checkpoint
+from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
 from prophrl_algos.groups import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.vla.load import load_policy
 from prophrl_algos.vla.small import SmallVLA
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
@@ -82,18 +84,27 @@ def begin_of(env: VectorEnv) -> Begin:
     return begin_by_seed if starts is None or isinstance(starts, str) else BeginFromStarts(starts)
 
 
-def make_policy(policy: str, env: VectorEnv, weights: Path | None, device: str = "cpu") -> FlowPolicy:
+def make_policy(
+    policy: str, env: VectorEnv, weights: Path | None, device: str = "cpu", published: Published | None = None
+) -> FlowPolicy:
     """A policy by name, with weights of a run's folder or file if given.
 
     Args:
-        policy: `tiny`, `small` (K = 10), `small-k4`, or `package.module:function`, a function from the env to a
-            `FlowPolicy`.
+        policy: `tiny`, `small` (K = 10), `small-k4`, a folder or a Hub repository that `load_policy` reads, or
+            `package.module:function`, a function from the env to a `FlowPolicy`.
         env: what it will act in.
         weights: a folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for
             `small` also a folder that `save_pretrained` wrote, or the name of bundled weights
             (`SmallVLA-LIBERO-object-sft`).
         device: where it computes.
+        published: how a folder or repository is used.
     """
+    if is_published(policy):
+        loaded = load_policy(policy, (published or Published()).options(), device=device)
+        assert isinstance(loaded, nn.Module)
+        if weights is not None:
+            loaded.load_state_dict(read_weights(weights))
+        return loaded
     if policy in NUM_STEPS:
         made, weights = _small(env, weights, NUM_STEPS[policy])
     else:

@@ -1,8 +1,10 @@
 """`prophrl evaluate`: how often a policy succeeds, in the dream or in the real simulator."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from prophrl_algos.cli.published import Published
 
 
 @dataclass(frozen=True)
@@ -10,7 +12,8 @@ class Args:
     """Run a policy without noise and count its successes, per task, with Wilson's 95% intervals."""
 
     policy: str = "tiny"
-    """`tiny`, `small`, `small-k4`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    """`tiny`, `small`, `small-k4`, a folder or Hub repository of a published policy, or `package.module:function`, a
+    function from the env to a FlowPolicy."""
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote."""
     env: str = "Prophet-LIBERO-v0"
@@ -23,6 +26,8 @@ class Args:
     """Of each task: its first official states, or as many drawn starts."""
     num_envs: int = 8
     """Episodes at once."""
+    published: Published = field(default_factory=Published)
+    """How a published policy is used."""
     device: str = "cpu"
     seed: int = 0
     json: Path | None = None
@@ -40,7 +45,7 @@ def main(args: Args) -> None:
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
     env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device)
-    policy = make_policy(args.policy, env, args.weights, args.device)
+    policy = make_policy(args.policy, env, args.weights, args.device, args.published)
     found = evaluate(policy, env, cells, seed=args.seed)
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():

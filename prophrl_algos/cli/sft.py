@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prophrl_algos.cli.published import Published
 from prophrl_algos.sft import SftConfig
 
 
@@ -16,7 +17,8 @@ class Args:
     data: Path
     """A recording of `prophet collect`."""
     policy: str = "tiny"
-    """`tiny`, `small`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    """`tiny`, `small`, a folder or Hub repository of a published policy, or `package.module:function`, a
+    function from the env to a FlowPolicy."""
     env: str = "Prophet-LIBERO-v0"
     """What the policy will act in."""
     out: Path = Path("outputs/sft")
@@ -26,6 +28,8 @@ class Args:
     """Only these tasks; all if not given."""
     modes: tuple[str, ...] = ("expert",)
     """Only episodes of these scripts (expert, noisy, offset ...), those that succeed; all scripts if empty."""
+    published: Published = field(default_factory=Published)
+    """How a published policy is used."""
     device: str = "cpu"
 
 
@@ -37,7 +41,7 @@ def main(args: Args) -> None:
     from prophrl_algos.sft import LAST, sft
 
     env = make_env(args.env, 1, starts="train")
-    policy = make_policy(args.policy, env, None, args.device)
+    policy = make_policy(args.policy, env, None, args.device, args.published)
     env.close()
     demonstrations = read_demonstrations(policy, args.data, tasks=args.tasks, modes=args.modes)
     if isinstance(policy, FitsActions):

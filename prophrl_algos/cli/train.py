@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from prophrl_algos.cli.published import Published
 from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.metrics import Metrics
 from prophrl_algos.trainer import Trainer, TrainerConfig
@@ -21,7 +22,8 @@ class Args:
     """
 
     policy: str = "tiny"
-    """`tiny`, `small`, `small-k4`, or `package.module:function`, a function from the env to a FlowPolicy."""
+    """`tiny`, `small`, `small-k4`, a folder or Hub repository of a published policy, or `package.module:function`, a
+    function from the env to a FlowPolicy."""
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote: where the policy starts."""
     env: str = "Prophet-LIBERO-v0"
@@ -45,6 +47,8 @@ class Args:
     """Evaluate an average of the weights with this decay."""
     autocast: bool = False
     """Compute velocities in bfloat16."""
+    published: Published = field(default_factory=Published)
+    """How a published policy is used."""
     device: str = "cpu"
     evaluate_every: int = 0
     """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
@@ -91,7 +95,7 @@ def make_trainer(args: Args) -> Trainer:
     config = args.config
     rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
     env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device)
-    policy = make_policy(args.policy, env, args.weights, args.device)
+    policy = make_policy(args.policy, env, args.weights, args.device, args.published)
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)
     learnt = [weight for weight in policy.parameters() if weight.requires_grad]

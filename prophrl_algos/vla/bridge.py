@@ -1,0 +1,308 @@
+"""Bridge attention, VLA-Adapter's action head (arXiv 2509.09372): as published, and as a flow head with its weights.
+
+Block i of the head reads layer i of the language model: the action queries' states and the robot's state as they are,
+the pictures' states through a gate. What it reads does not depend on noise or time, so keys and values are made once.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from prophrl_algos.vla.flow_heads import SPREAD, SharedContext, TimeEmbedding, flow_targets, gaussian_velocity
+
+HEADS = 8
+ROPE_BASE = 10000.0
+
+
+@dataclass(frozen=True)
+class BridgeStates:
+    """What a bridge head reads.
+
+    Attributes:
+        task: states of the pictures, one tensor per block, padded.
+        seen: which of them are real.
+        action: states of the action queries, one tensor per block.
+        state: the robot's state as a token; None for policies without.
+    """
+
+    task: Sequence[Float[Tensor, "b t d"]]
+    seen: Bool[Tensor, "b t"]
+    action: Sequence[Float[Tensor, "b q d"]]
+    state: Float[Tensor, "b d"] | None
+
+
+class Bridge(nn.Module):
+    """One block: attention over the actions and what is read, then one layer with a ReLU and no residual around it.
+
+    Args:
+        width: of all tokens; a multiple of 8.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+        self.q_proj = nn.Linear(width, width)
+        self.o_proj = nn.Linear(width, width)
+        self.gating_factor = nn.Parameter(torch.zeros(1))
+
+    def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of the actions, by head."""
+        raise NotImplementedError
+
+    def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is read, by head: first action queries and state, then pictures, gated."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x: Float[Tensor, "bc h d"],
+        keys: Float[Tensor, "b n s e"],
+        values: Float[Tensor, "b n s e"],
+        bias: Float[Tensor, "b s"],
+        modulation: Float[Tensor, "bc two d"] | None = None,
+    ) -> Float[Tensor, "bc h d"]:
+        """The actions after the block.
+
+        Args:
+            x: actions; several rows of them may share a row of what is read.
+            keys: as `read` gives them.
+            values: as `read` gives them.
+            bias: added to the scores; very negative for padding.
+            modulation: scale and shift behind the norm.
+        """
+        query, key, value = self.own(x)
+        query = query / math.sqrt(query.shape[-1])
+        copies = len(x) // len(keys)
+        scores = torch.cat(
+            [
+                query @ key.transpose(2, 3),
+                _apart(_together(query, copies) @ keys.transpose(2, 3) + bias[:, None, None], copies),
+            ],
+            3,
+        )
+        own, read = scores.softmax(3).split([x.shape[1], keys.shape[2]], 3)
+        found = own @ value + _apart(_together(read, copies) @ values, copies)
+        hidden = self.ffn[0](self.o_proj(found.transpose(1, 2).flatten(2)) + x)
+        if modulation is not None:
+            scale, shift = modulation[:, :, None].unbind(1)
+            hidden = hidden * (1 + scale) + shift
+        return self.ffn[2](self.ffn[1](hidden))
+
+
+class PlainBridge(Bridge):
+    """The block of the first release: one key and one value layer for all that is attended to, no positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+
+    def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """As in `Bridge`."""
+        return _heads(self.q_proj(x)), _heads(self.k_proj(x)), _heads(self.v_proj(x))
+
+    def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
+        """As in `Bridge`."""
+        gate = torch.tanh(self.gating_factor)
+        keys = torch.cat([self.k_proj(action), gate * self.k_proj(task)], 1)
+        return _heads(keys), _heads(self.v_proj(torch.cat([action, task], 1)))
+
+
+class ProBridge(Bridge):
+    """The block of the Pro release: own key and value layers for each of the three, and rotary positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.k_self = nn.Linear(width, width)
+        self.v_self = nn.Linear(width, width)
+        self.k_adapter = nn.Linear(width, width)
+        self.v_adapter = nn.Linear(width, width)
+        self.k_task = nn.Linear(width, width)
+        self.v_task = nn.Linear(width, width)
+
+    def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """As in `Bridge`."""
+        return rotated(_heads(self.q_proj(x))), rotated(_heads(self.k_self(x))), _heads(self.v_self(x))
+
+    def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
+        """As in `Bridge`."""
+        gate = torch.tanh(self.gating_factor)
+        keys = [rotated(_heads(self.k_adapter(action))), gate * rotated(_heads(self.k_task(task)))]
+        values = [_heads(self.v_adapter(action)), _heads(self.v_task(task))]
+        return torch.cat(keys, 2), torch.cat(values, 2)
+
+
+class BridgeL1Head(nn.Module):
+    """The published head, whose names of weights it keeps: a constant in, 24 blocks, one action out.
+
+    As a flow it leads from any noise to that action.
+
+    Args:
+        width: of the language model.
+        blocks: one per layer of it.
+        horizon: actions of a chunk.
+        action_dim: numbers of an action.
+        pro: whether the blocks are those of the Pro release.
+    """
+
+    def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.layer_norm1 = nn.LayerNorm(action_dim * width)
+        self.fc1 = nn.Linear(action_dim * width, width)
+        self.mlp_resnet_blocks = _blocks(width, blocks, pro=pro)
+        self.layer_norm2 = nn.LayerNorm(width)
+        self.fc2 = nn.Linear(width, action_dim)
+
+    def query(self) -> Float[Tensor, " d"]:
+        """What every action of a chunk starts from: the head is given zeros, of which the norm leaves its bias."""
+        return F.relu(self.fc1(self.layer_norm1.bias))
+
+    def prefix(self, states: BridgeStates) -> SharedContext:
+        """The action."""
+        bias, *read = _read(self.mlp_resnet_blocks, states)
+        x = self.query().expand(len(bias), self.horizon, -1)
+        for block, keys, values in zip(self.mlp_resnet_blocks, read[::2], read[1::2], strict=True):
+            x = block(x, keys, values, bias)
+        return SharedContext((self.fc2(self.layer_norm2(x)).float(),))
+
+    def velocity(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """Towards the action."""
+        return gaussian_velocity(x, t, ctx.tensors[0].repeat_interleave(ctx.copies, 0), 0.0)
+
+    def loss(
+        self, ctx: SharedContext, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:
+        """Mean absolute error, as the head was trained."""
+        del generator
+        return F.l1_loss(ctx.tensors[0], x0)
+
+
+class BridgeFlowHead(nn.Module):
+    """The same blocks, which now also read the noisy action and the time: what the actions are about, at this noise.
+
+    Its output is the mean of the actions given x_t; the velocity is that of a flow around this mean. Noise and time
+    come in through layers that are 0 before any training, so that it starts as the published head.
+
+    Args:
+        width: of the language model.
+        blocks: one per layer of it.
+        horizon: actions of a chunk.
+        action_dim: numbers of an action.
+        pro: whether the blocks are those of the Pro release.
+        spread: deviation of the actions from the mean, latent units.
+        draws: noises and times per demonstration in the loss; what is read is made once for all of them.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        blocks: int,
+        horizon: int,
+        action_dim: int,
+        *,
+        pro: bool,
+        spread: float = SPREAD,
+        draws: int = 4,
+    ) -> None:
+        super().__init__()
+        self.spread, self.draws = spread, draws
+        self.query = nn.Parameter(torch.zeros(width))
+        self.noise = nn.Linear(action_dim, width)
+        self.positions = nn.Parameter(torch.zeros(horizon, width))
+        self.time = TimeEmbedding(width)
+        self.offsets = nn.Parameter(torch.zeros(blocks, 2, width))
+        self.blocks = _blocks(width, blocks, pro=pro)
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, action_dim)
+        nn.init.zeros_(self.noise.weight)
+        nn.init.zeros_(self.noise.bias)
+
+    def start_from(self, head: BridgeL1Head) -> None:
+        """Take the weights of a published head; its first layer becomes the constant that it gave."""
+        self.blocks.load_state_dict(head.mlp_resnet_blocks.state_dict())
+        self.norm.load_state_dict(head.layer_norm2.state_dict())
+        self.out.load_state_dict(head.fc2.state_dict())
+        with torch.no_grad():
+            self.query.copy_(head.query())
+
+    def prefix(self, states: BridgeStates) -> SharedContext:
+        """Keys and values of every block."""
+        return SharedContext(_read(self.blocks, states))
+
+    def mean(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """Of the actions, given x_t."""
+        bias, *read = ctx.tensors
+        time = self.time(t)
+        hidden = self.query + self.positions + self.noise(x)
+        for block, keys, values, offset in zip(self.blocks, read[::2], read[1::2], self.offsets, strict=True):
+            hidden = block(hidden, keys, values, bias, time + offset)
+        return self.out(self.norm(hidden)).float()
+
+    def velocity(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """v(x, t)."""
+        return gaussian_velocity(x, t, self.mean(ctx, x, t), self.spread)
+
+    def loss(
+        self, ctx: SharedContext, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the velocity."""
+        targets = flow_targets(x0, self.draws, generator)
+        found = self.velocity(ctx.repeat_interleave(self.draws), targets.x, targets.t)
+        return F.mse_loss(found, targets.velocity)
+
+
+def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
+    """Rotary positions as the released heads were trained: neighbours are turned, by angles of the two halves.
+
+    The tables are rounded to bfloat16 as those of the published code are, whose buffers are cast with the weights:
+    beyond position 256 even the positions are rounded, and the heads were trained so.
+    """
+    size = x.shape[-1]
+    frequencies = (1 / ROPE_BASE ** (torch.arange(0, size, 2, device=x.device).float() / size)).bfloat16()
+    places = torch.arange(x.shape[2], device=x.device).bfloat16()
+    angles = (places[:, None] * frequencies).repeat(1, 2)
+    first, second = x[..., ::2], x[..., 1::2]
+    turned = torch.stack([-second, first], -1).flatten(-2)
+    return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
+
+
+def _blocks(width: int, blocks: int, *, pro: bool) -> nn.ModuleList:
+    if width % HEADS:
+        raise ValueError(f"width={width} must be a multiple of the {HEADS} heads of bridge attention")
+    kind = ProBridge if pro else PlainBridge
+    return nn.ModuleList(kind(width) for _ in range(blocks))
+
+
+def _read(blocks: nn.ModuleList, states: BridgeStates) -> tuple[Tensor, ...]:
+    """The bias of the scores, then keys and values of every block."""
+    first = blocks[0]
+    assert isinstance(first, Bridge)
+    dtype = first.gating_factor.dtype
+    state = [] if states.state is None else [states.state[:, None].to(dtype)]
+    read: list[Tensor] = []
+    for block, task, action in zip(blocks, states.task, states.action, strict=True):
+        assert isinstance(block, Bridge)
+        read.extend(block.read(torch.cat([action.to(dtype), *state], 1), task.to(dtype)))
+    real = F.pad(states.seen, (read[0].shape[2] - states.seen.shape[1], 0), value=True)
+    bias = torch.zeros(real.shape, dtype=dtype, device=real.device)
+    return bias.masked_fill(~real, torch.finfo(dtype).min), *read
+
+
+def _heads(x: Tensor) -> Tensor:
+    return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+
+
+def _together(x: Tensor, copies: int) -> Tensor:
+    """(b copies) heads rows ... -> b heads (copies rows) ..."""
+    return x.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
+
+
+def _apart(x: Tensor, copies: int) -> Tensor:
+    """The inverse."""
+    return x.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,159 @@
+"""A published policy by the name of its repository: which adapter reads it, and why."""
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+
+from prophet_gym.errors import CheckpointError, unknown_option
+from prophet_gym.hub import fetch, parse_hub_name, resolve
+from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.vla.weights import read_json
+
+ADAPTERS = ("pi05", "pi0", "smolvla", "vla_adapter", "openvla_oft")
+"""Modules of this package, asked in this order; each has `LAYOUT`, `recognises` and `load`."""
+WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
+"""What is fetched of a repository; never an optimiser's state, pictures or code."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a published policy is to be used.
+
+    Attributes:
+        benchmark: what it acts in, a name of `prophrl_algos.vla.conventions`.
+        exec_steps: actions of a chunk that are executed; the convention's if not given.
+        num_steps: K, denoising steps; the checkpoint's if not given.
+        train: `expert` (the action expert or flow head, whole), `lora` (adapters in what `vla/lora.py` says), `full`,
+            or `none`.
+        language: whether `lora` is also put into the language model, where the family leaves that open.
+        dtype: of the weights that are not trained; what is trained stays in float32.
+        statistics: a file of normalisation statistics, where the checkpoint has none or others are wanted.
+        unnorm_key: which data set's statistics, where a file holds several.
+        tokenizer: an object that is called as a Hugging Face tokenizer is, or a folder or Hub name of one; the
+            checkpoint's own if not given.
+        without_state: what to do where an observation has no `state` (a dream has none) and the policy reads one:
+            `refuse`, or `mean`, the middle of what it was trained on.
+        head: `flow`, or `l1`, the published head of VLA-Adapter and OpenVLA-OFT as it is; other families have a flow.
+    """
+
+    benchmark: str = "libero"
+    exec_steps: int | None = None
+    num_steps: int | None = None
+    train: str = "expert"
+    language: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    statistics: Path | None = None
+    unnorm_key: str | None = None
+    tokenizer: Any = None
+    without_state: str = "refuse"
+    head: str = "flow"
+
+    def __post_init__(self) -> None:
+        for name in ("exec_steps", "num_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 or None, got {value}")
+        known = {
+            "train": ("expert", "lora", "full", "none"),
+            "without_state": ("refuse", "mean"),
+            "head": ("flow", "l1"),
+        }
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                raise unknown_option(name, getattr(self, name), choices)
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """What a module of `ADAPTERS` offers."""
+
+    LAYOUT: str
+    """The files and names that it reads, in a line."""
+
+    def recognises(self, files: Collection[str], config: Mapping[str, Any]) -> str | None:
+        """Why these files (paths inside the folder) and this `config.json` are its layout; None if they are not."""
+        ...
+
+    def load(self, folder: Path, options: LoadOptions) -> FlowPolicy:
+        """The policy, on the CPU, in eval mode; CheckpointError unless every tensor is accounted for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which adapter reads a folder.
+
+    Attributes:
+        adapter: its name.
+        reason: what it was recognised by.
+        folder: where the files lie.
+    """
+
+    adapter: str
+    reason: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.folder} is read as {self.adapter}: {self.reason}"
+
+
+def load_policy(
+    source: str | Path, options: LoadOptions | None = None, *, device: str | torch.device = "cpu"
+) -> FlowPolicy:
+    """A published policy, ready to act and to be trained; what was chosen and why is logged at level INFO.
+
+    Args:
+        source: a local folder, or a repository of the Hub, `owner/repo` perhaps with `@revision`.
+        options: how it is to be used.
+        device: where it computes.
+
+    Raises:
+        CheckpointError: no adapter knows the layout (the message lists those that there are), or tensors are missing,
+            unexpected or of another shape.
+        MissingWeightsError: there is no such folder or repository.
+    """
+    choice = choose(source)
+    _log.info("%s", choice)
+    policy = cast(Any, _adapter(choice.adapter).load(choice.folder, LoadOptions() if options is None else options))
+    return policy.to(device).eval()
+
+
+def choose(source: str | Path) -> Choice:
+    """Which adapter reads a source, without reading its weights; as `load_policy`."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        folder = resolve(str(path), {})
+    elif path.exists():
+        raise CheckpointError(f"{path} is a file; give the folder that it lies in")
+    elif str(source).startswith(("/", ".", "~")) or "/" not in str(source):
+        folder = resolve(str(source), {})
+    else:
+        folder = fetch(parse_hub_name(str(source)), only=WANTED)
+    files = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
+    config = read_json(folder / "config.json")
+    reasons = {name: _adapter(name).recognises(files, config) for name in _present()}
+    for name, reason in reasons.items():
+        if reason is not None:
+            return Choice(name, reason, folder)
+    known = "; ".join(f"{name} ({_adapter(name).LAYOUT})" for name in reasons)
+    said = {name: config[name] for name in ("type", "model_type") if name in config}
+    raise CheckpointError(
+        f"{source} has no layout that is known. It holds {', '.join(files[:12]) or 'no files'}"
+        f"{' ...' if len(files) > 12 else ''}, config.json says {said or 'nothing'}. Known are: {known}"
+    )
+
+
+def _present() -> list[str]:
+    folder = Path(__file__).parent
+    return [name for name in ADAPTERS if (folder / f"{name}.py").is_file()]
+
+
+def _adapter(name: str) -> Adapter:
+    return cast(Adapter, import_module(f"prophrl_algos.vla.{name}"))

@@ -1,0 +1,164 @@
+"""Low-rank adapters on a policy's networks (peft); with them off the policy is its own reference."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from prophet_gym.errors import unknown_option
+
+NAME = "default"
+_ATTENTION_AND_MLP = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """Layers that get adapters of one size.
+
+    Attributes:
+        pattern: a regular expression that the whole name of a linear layer must match.
+        rank: of the adapters.
+        alpha: scales them by alpha / rank.
+    """
+
+    pattern: str
+    rank: int
+    alpha: int
+
+
+@dataclass(frozen=True)
+class LoraTargets:
+    """What of a family of policies is trained when its weights are not.
+
+    Attributes:
+        parts: layers with adapters.
+        whole: small modules that are trained as they are; patterns, as for layers.
+    """
+
+    parts: tuple[LoraPart, ...]
+    whole: tuple[str, ...] = ()
+
+
+_PI_EXPERT = LoraPart(rf".*gemma_expert.*\.{_ATTENTION_AND_MLP}", 32, 32)
+_PI_LANGUAGE = LoraPart(rf".*paligemma.*language_model.*\.{_ATTENTION_AND_MLP}", 16, 16)
+_PI05_WHOLE = (r"(.*\.)?(action_in_proj|action_out_proj|time_mlp_in|time_mlp_out)",)
+_PI0_WHOLE = (r"(.*\.)?(action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out|state_proj)",)
+_LLAMA_LIKE = rf".*language_model.*\.{_ATTENTION_AND_MLP}"
+
+# Ranks of pi0 and pi0.5: openpi models/gemma.py, gemma_300m_lora and gemma_2b_lora. The time modulation (`dense` of the
+# norms) stays as it is. lerobot's own pattern for pi0.5 names layers that it does not have and misses others.
+TARGETS: Mapping[str, LoraTargets] = {
+    "pi05-expert": LoraTargets((_PI_EXPERT,), _PI05_WHOLE),
+    "pi05": LoraTargets((_PI_EXPERT, _PI_LANGUAGE), _PI05_WHOLE),
+    "pi0-expert": LoraTargets((LoraPart(rf"model\.dit\..*\.{_ATTENTION_AND_MLP}", 32, 32),), _PI0_WHOLE),
+    "pi0": LoraTargets(
+        (
+            LoraPart(rf"model\.dit\..*\.{_ATTENTION_AND_MLP}", 32, 32),
+            LoraPart(rf"model\.vlm\..*language_model.*\.{_ATTENTION_AND_MLP}", 16, 16),
+        ),
+        _PI0_WHOLE,
+    ),
+    "smolvla": LoraTargets((LoraPart(rf".*lm_expert.*\.{_ATTENTION_AND_MLP}", 32, 32),), _PI0_WHOLE),
+    # OpenVLA-OFT vla-scripts/finetune.py: rank 32, alpha min(rank, 16); the flow head is new and trained whole.
+    "vla-adapter": LoraTargets((LoraPart(_LLAMA_LIKE, 32, 32),), (r"(.*\.)?action_queries", r"(.*\.)?action_head")),
+    "openvla-oft": LoraTargets((LoraPart(_LLAMA_LIKE, 32, 16),), (r"(.*\.)?action_head",)),
+}
+"""Per family; all of it is meant to be changed with `dataclasses.replace` or written anew."""
+
+
+def lora_targets(family: str) -> LoraTargets:
+    """The targets of a family by name; UnknownOptionError if there are none."""
+    if family not in TARGETS:
+        raise unknown_option("family of policies", family, TARGETS)
+    return TARGETS[family]
+
+
+def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
+    """Freeze a model and put adapters into it, in place; the names of what is trained now, sorted.
+
+    Names of modules stay as they were. There is no dropout: the ratio must be 1 before the first step. An adapter
+    begins as zero, so nothing that the model computes changes.
+
+    Args:
+        model: of any precision; adapters are float32, since steps of RL are too small for bfloat16.
+        targets: what is trained.
+
+    Raises:
+        ValueError: a pattern matches nothing, or the model has adapters.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError("the model has adapters already; make it anew to give it others")
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = {part.pattern: _matching(linear, part.pattern) for part in targets.parts}
+    whole = {pattern: _matching([name for name, _ in model.named_modules()], pattern) for pattern in targets.whole}
+    empty = [pattern for pattern, names in (found | whole).items() if not names]
+    if empty:
+        raise ValueError(f"no layer of the model is named like {' or '.join(empty)}; linear layers: {linear[:8]} ...")
+    model.requires_grad_(requires_grad=False)
+    config = LoraConfig(
+        target_modules=sorted({name for names in found.values() for name in names}),
+        lora_dropout=0.0,
+        rank_pattern={re.escape(name): part.rank for part in targets.parts for name in found[part.pattern]},
+        alpha_pattern={re.escape(name): part.alpha for part in targets.parts for name in found[part.pattern]},
+    )
+    if targets.parts:
+        inject_adapter_in_model(config, model, NAME)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    for name in sorted({name for names in whole.values() for name in names}):
+        parent, _, child = name.rpartition(".")
+        wrapper = ModulesToSaveWrapper(model.get_submodule(name), NAME)
+        setattr(model.get_submodule(parent), child, wrapper)
+        wrapper.modules_to_save.requires_grad_(requires_grad=True)
+    return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def has_lora(model: nn.Module) -> bool:
+    """Whether `add_lora` was here."""
+    return bool(_switches(model))
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Inside it the model computes what it did before `add_lora`; the reference policy.
+
+    Raises:
+        NotImplementedError: the model has no adapters.
+    """
+    switches = _switches(model)
+    if not switches:
+        raise NotImplementedError(
+            "there are no adapters to take off: load the policy with train='lora', or pass "
+            "reference=copy.deepcopy(policy)"
+        )
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for switch in switches:
+        switch.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.enable_adapters(enabled=True)
+        # peft lets what it switches off require no gradient, and puts gradients on what it switches on
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = wanted[name]
+
+
+def _matching(names: list[str], pattern: str) -> list[str]:
+    return [name for name in names if re.fullmatch(pattern, name)]
+
+
+def _switches(model: nn.Module) -> list:
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils import ModulesToSaveWrapper
+    except ImportError:
+        return []
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]

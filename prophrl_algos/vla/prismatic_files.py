@@ -1,0 +1,238 @@
+"""Checkpoints of Prismatic policies: the published files, with every tensor accounted for, and our own.
+
+Published, the language model's and the eyes' weights lie in safetensors, the head's and the state projector's in `.pt`
+files of their training, statistics in `dataset_statistics.json`. A policy of ours is `config.json`, `model.safetensors`
+(or shards of it) and `tokenizer.json`.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
+from prophrl_algos.vla.conventions import convention
+from prophrl_algos.vla.load import LoadOptions
+from prophrl_algos.vla.lora import LoraPart, LoraTargets, lora_targets
+from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy, rescale_output
+from prophrl_algos.vla.prismatic_text import Tokenizer
+from prophrl_algos.vla.prismatic_vision import HEADS, VitSize, vit_size
+from prophrl_algos.vla.weights import load_strictly, read_json, read_pt, read_safetensors, renamed
+
+CONFIG = "config.json"
+STATISTICS = "dataset_statistics.json"
+HEAD, STATE = "action_head--*.pt", "proprio_projector--*.pt"
+EYES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+# The head of the language model, what the eyes have behind the features that are read, and a layer of the Pro head
+# that its authors left in unused: none has an effect on the actions.
+UNUSED = re.compile(r"language_model\.lm_head\.weight|vision_backbone\.\w+\.(norm|attn_pool)\..*")
+UNUSED_IN_HEAD = re.compile(r".*\.film_gen\.0\.(weight|bias)")
+
+Policy = TypeVar("Policy", bound=PrismaticPolicy)
+
+
+def recognised(
+    kind: type[PrismaticPolicy], language: str, files: Collection[str], config: Mapping[str, Any]
+) -> str | None:
+    """Why a folder is a checkpoint of this family; None if it is not."""
+    if config.get("model_type") == _own(kind):
+        return f"{CONFIG} says model_type {_own(kind)!r}"
+    heads = [name for name in files if Path(name).match(HEAD) and "/" not in name]
+    text = config.get("text_config", {}).get("model_type")
+    if config.get("model_type") == "openvla" and text == language and heads:
+        return f"{CONFIG} says openvla on {language}, and there is {heads[0]}"
+    return None
+
+
+def load_prismatic(kind: type[Policy], folder: Path, options: LoadOptions) -> Policy:
+    """A policy from published files, or from what `save_prismatic` wrote; on the CPU, in eval mode.
+
+    Raises:
+        CheckpointError: a file is damaged, or tensors are missing, unexpected or of another shape.
+        MissingWeightsError: a file is not there.
+        ValueError: the options do not fit the checkpoint.
+    """
+    found = read_json(folder / CONFIG)
+    if found.get("model_type") == _own(kind):
+        return _saved(kind, folder, found, options)
+    policy = _published(kind, folder, found, options)
+    choose_trained(policy, options.train)
+    return policy.eval()
+
+
+def save_prismatic(policy: PrismaticPolicy, folder: Path) -> None:
+    """Write a policy with its adapters, if it has any, and what they are taken off from."""
+    from huggingface_hub import save_torch_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    said = {
+        "model_type": _own(type(policy)),
+        "policy": asdict(policy.config),
+        "lora": None if policy.lora is None else asdict(policy.lora),
+    }
+    (folder / CONFIG).write_text(json.dumps(said, indent=2))
+    policy.tokenizer.save(folder)
+    save_torch_state_dict(policy.state_dict(), folder)
+
+
+def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: LoadOptions) -> Policy:
+    said = dict(found["policy"])
+    eyes = {name: VitSize(**said.pop(name)) for name in ("first", "second")}
+    config = PrismaticConfig(**eyes, **said)
+    if options.benchmark != config.benchmark:
+        raise ValueError(f"{folder} acts in {config.benchmark!r}, not {options.benchmark!r}; say so in the options")
+    if options.head != config.head:
+        raise ValueError(
+            f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; say so in the options"
+        )
+    if found["lora"] is not None and options.train not in ("lora", "none"):
+        raise ValueError(f"{folder} has adapters; load it with train='lora' or 'none', not {options.train!r}")
+    chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
+    config = replace(config, **chosen, without_state=options.without_state)
+    policy = _empty(kind, config, _tokenizer(folder, options), options.dtype)
+    if found["lora"] is not None:
+        parts = tuple(LoraPart(**part) for part in found["lora"]["parts"])
+        policy.adapt(LoraTargets(parts, tuple(found["lora"]["whole"])))
+        _in_float32(policy)
+    load_strictly(policy, read_safetensors(folder), source=folder)
+    if policy.lora is None or options.train == "none":
+        choose_trained(policy, options.train)
+    return policy.eval()
+
+
+def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: LoadOptions) -> Policy:
+    if _one(folder, "vision_backbone--*.pt", needed=False) is not None:
+        raise CheckpointError(f"{folder} has language-conditioned eyes (FiLM), which no adapter reads")
+    names = found.get("timm_model_ids", [])
+    if len(names) != len(EYES) or not set(names) <= set(HEADS):
+        raise CheckpointError(f"{folder / CONFIG} must name the eyes {sorted(HEADS)} as timm_model_ids, got {names}")
+    weights = renamed(read_safetensors(folder), _our_name)
+    eyes = [vit_size(_below(weights, prefix), HEADS[name]) for prefix, name in zip(EYES, names, strict=True)]
+    last = tuple(f"{prefix}blocks.{size.depth}." for prefix, size in zip(EYES, eyes, strict=True))
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(last)}
+    head = _head(folder)
+    weights |= {f"action_head.{name}": tensor for name, tensor in head.items()}
+    state_file = _one(folder, STATE, needed=False)
+    if state_file is not None:
+        weights |= {f"proprio_projector.{name}": tensor for name, tensor in read_pt(state_file).items()}
+    numbers = _statistics(folder, found, options)
+    how = convention(options.benchmark, "prismatic")
+    config = PrismaticConfig(
+        text=found["text_config"],
+        first=eyes[0],
+        second=eyes[1],
+        actions=numbers["action"],
+        states=None if state_file is None else numbers["proprio"],
+        benchmark=options.benchmark,
+        horizon=how.exec_steps,
+        exec_steps=options.exec_steps or how.exec_steps,
+        num_steps=options.num_steps or 10,
+        without_state=options.without_state,
+        head="l1",
+        settings=kind.published_settings(head),
+    )
+    policy = _empty(kind, config, _tokenizer(folder, options), options.dtype)
+    load_strictly(policy, weights, source=folder)
+    rescale_output(policy.action_head.get_submodule("fc2"), config.actions)
+    if options.head == "flow":
+        policy.begin_flow()
+    return policy
+
+
+def _tokenizer(folder: Path, options: LoadOptions) -> Tokenizer:
+    chosen = folder if options.tokenizer is None else options.tokenizer
+    if isinstance(chosen, str | Path):
+        return Tokenizer.from_folder(Path(chosen))
+    return Tokenizer(chosen.backend_tokenizer.to_str())
+
+
+def _head(folder: Path) -> dict[str, Tensor]:
+    file = _one(folder, HEAD)
+    assert file is not None
+    return renamed(read_pt(file), lambda name: None if UNUSED_IN_HEAD.fullmatch(name) else name.removeprefix("model."))
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _our_name(name: str) -> str | None:
+    if UNUSED.fullmatch(name):
+        return None
+    name = name.replace(".scale_factor", ".gamma")
+    return re.sub(r"^language_model\.model\.", "language_model.", name)
+
+
+def _statistics(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> Mapping[str, Any]:
+    file = folder / STATISTICS if options.statistics is None else options.statistics
+    sets = read_json(file) or config.get("norm_stats", {})
+    if not sets:
+        raise MissingWeightsError(f"there is no {file}; give another with the option `statistics`")
+    names = list(sets) if options.unnorm_key is None else [options.unnorm_key]
+    if len(names) != 1 or names[0] not in sets:
+        raise unknown_option("data set of the statistics (option `unnorm_key`)", options.unnorm_key, sets)
+    return sets[names[0]]
+
+
+def _one(folder: Path, pattern: str, *, needed: bool = True) -> Path | None:
+    found = sorted(folder.glob(pattern))
+    if len(found) > 1:
+        raise CheckpointError(f"{folder} must hold one {pattern}, got {[path.name for path in found]}")
+    if needed and not found:
+        raise MissingWeightsError(f"{folder} holds no {pattern}")
+    return found[0] if found else None
+
+
+def _empty(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> Policy:
+    """A policy with memory but no weights; what is trained with the head in float32."""
+    with _default(dtype), torch.device("meta"):
+        policy = kind(config, tokenizer)
+    for part in _expert(policy):
+        part.float()
+    policy.to_empty(device="cpu")
+    model = policy.language_model
+    # Rotary frequencies are no weights; they are made, not loaded.
+    model.rotary_emb = type(model.rotary_emb)(config=policy.text_config)
+    return policy
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def choose_trained(policy: PrismaticPolicy, train: str) -> None:
+    """Freeze what is not trained, and put what is into float32; `train` as in `LoadOptions`."""
+    policy.requires_grad_(requires_grad=train == "full")
+    if train == "expert":
+        for part in _expert(policy):
+            part.requires_grad_(requires_grad=True)
+    elif train == "lora":
+        policy.adapt(lora_targets(policy.FAMILY))
+    _in_float32(policy)
+
+
+def _expert(policy: PrismaticPolicy) -> list[nn.Module]:
+    parts = [getattr(policy, name) for name in policy.EXPERT]
+    return [part for part in parts if part is not None]
+
+
+def _in_float32(policy: nn.Module) -> None:
+    for weight in policy.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def _own(kind: type[PrismaticPolicy]) -> str:
+    return f"prophrl-{kind.FAMILY}"

@@ -1,0 +1,132 @@
+"""What is declared trainable is what learns; the reference is what training began with; it learns in a dream."""
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.envs import ProphetVectorEnv
+from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.rewards import FunctionReward
+from prophet_gym.specs import InitialState
+from prophrl_algos.flow.policy import select_obs
+from prophrl_algos.flow.sampler import rescore, sample
+from prophrl_algos.flow.schedule import FlowSchedule
+from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.groups import BeginFromStarts
+from prophrl_algos.sft import SftConfig, sft
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+BOTH = ["vla-adapter", "openvla-oft"]
+TEXTS = ["pick up the milk", "stop"]
+
+
+def score(policy, observation):
+    obs = policy.prepare(observation, TEXTS)
+    path = sample(policy, obs, FlowSchedule.uniform(4), [torch.Generator().manual_seed(row) for row in range(2)])
+    return rescore(policy, obs, path).log_prob.sum()
+
+
+@pytest.mark.parametrize(
+    ("family", "train", "wanted"),
+    [
+        ("vla-adapter", "expert", {"action_head", "proprio_projector"}),
+        ("vla-adapter", "lora", {"action_head", "action_queries", "language_model"}),
+        ("openvla-oft", "expert", {"action_head"}),
+        ("openvla-oft", "lora", {"action_head", "language_model"}),
+        ("vla-adapter", "full", {"action_head", "action_queries", "language_model", "proprio_projector", "projector",
+                                 "vision_backbone"}),
+    ],
+)  # fmt: skip
+def test_gradients_reach_exactly_what_is_declared_trainable(loaded, seen, awake, family, train, wanted):
+    policy = awake(loaded(family, train=train))
+    if train == "lora":
+        with torch.no_grad():
+            for name, weight in policy.named_parameters():
+                if "lora_B" in name:
+                    weight.copy_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    declared = {name for name, weight in policy.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[0] for name in declared} == wanted
+    score(policy, seen(2)).backward()
+    reached = {name for name, weight in policy.named_parameters() if weight.grad is not None and weight.grad.any()}
+    assert reached == declared
+
+
+@pytest.mark.parametrize("family", BOTH)
+def test_the_reference_is_what_training_began_with(loaded, seen, awake, family):
+    policy = loaded(family, train="lora")
+    obs = policy.prepare(seen(2), TEXTS)
+    x, t = torch.randn(2, 8, 7, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.5)
+
+    def velocity():
+        with torch.no_grad():
+            return policy.velocity(policy.encode(obs, grad=False), x, t)
+
+    first = velocity()
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    moved = velocity()
+    with policy.reference():
+        assert torch.equal(velocity(), first)
+    assert torch.equal(velocity(), moved)
+    assert not torch.allclose(moved, first, atol=1e-3)
+    with pytest.raises(NotImplementedError, match="train='lora'"), loaded(family).reference():
+        pass
+
+
+@pytest.mark.parametrize(("family", "head"), [(BOTH[0], "flow"), (BOTH[0], "l1"), (BOTH[1], "flow"), (BOTH[1], "l1")])
+def test_it_is_cloned_from_the_published_head_on(loaded, seen, family, head):
+    policy = loaded(family, head=head, without_state="mean")
+    obs = policy.prepare(seen(2), TEXTS)
+    goal = policy.decode(torch.tensor([0.6, -0.6])[:, None, None].expand(2, 8, 7), obs)
+    frozen = {name: tensor.clone() for name, tensor in policy.state_dict().items() if "action_head" not in name}
+
+    def draw(rows, generator):
+        picks = torch.arange(rows) % 2
+        return select_obs(obs, picks), goal[picks]
+
+    def distance():
+        schedule = FlowSchedule.uniform(4, 0.0)
+        path = sample(policy, obs, schedule, [torch.Generator().manual_seed(row) for row in range(2)])
+        return (policy.decode(path.x0, obs) - goal)[:, :, :6].abs().mean()
+
+    before = distance()
+    sft(policy, draw, SftConfig(steps=40, rows=4, learning_rate=1e-2, weight_decay=0.0))
+    assert distance() < 0.5 * before
+    kept = {name: tensor for name, tensor in policy.state_dict().items() if "action_head" not in name}
+    changed = {name for name, tensor in kept.items() if not torch.equal(tensor, frozen[name])}
+    assert all(name.startswith("proprio_projector") for name in changed)
+    assert not policy.training
+
+
+@pytest.mark.parametrize("family", BOTH)
+def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
+    policy = loaded(family, train="lora", without_state="mean", num_steps=2)
+    starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=3)]
+    judge = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
+    env = ProphetVectorEnv(
+        tiny_prophet(), starts, 4, reward_model=judge, max_episode_steps=1, autoreset_mode="Disabled"
+    )  # fmt: skip
+    trained = [weight for weight in policy.parameters() if weight.requires_grad]
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    trainer = Trainer(
+        policy,
+        torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95)),
+        env,
+        TrainerConfig(groups=1, group_size=4, updates=4, beta=0.01),
+        flowscale=FlowScale(),
+        begin=BeginFromStarts(starts),
+    )
+    while True:
+        metrics = trainer.iterate()
+        if metrics["optimizer_steps"] or trainer.done == 4:
+            break
+    assert metrics["optimizer_steps"] == 1, "no group of four updates had unequal returns"
+    assert metrics["ratio_max"] == pytest.approx(1.0, abs=1e-3)
+    assert metrics["gradient_norm"] > 0
+    assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+    learnt = {name for name, weight in policy.named_parameters() if weight.requires_grad}
+    changed = {name for name, tensor in policy.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert changed <= learnt
