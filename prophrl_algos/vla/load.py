@@ -1,7 +1,7 @@
 """A published policy by the name of its repository: which adapter reads it, and why."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,10 +12,10 @@ import torch
 from prophet_gym.errors import CheckpointError, unknown_option
 from prophet_gym.hub import fetch, parse_hub_name, resolve
 from prophrl_algos.flow.policy import FlowPolicy
-from prophrl_algos.vla.weights import read_json
+from prophrl_algos.vla.weights import read_json, tensor_names
 
 ADAPTERS = ("pi05", "pi0", "smolvla", "vla_adapter", "openvla_oft")
-"""Modules of this package, asked in this order; each has `LAYOUT`, `recognises` and `load`."""
+"""Modules of this package, asked in this order; each has `LAYOUT`, `recognises` and `load` (see `Adapter`)."""
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
 """What is fetched of a repository; never an optimiser's state, pictures or code."""
 
@@ -142,6 +142,10 @@ def choose(source: str | Path) -> Choice:
     for name, reason in reasons.items():
         if reason is not None:
             return Choice(name, reason, folder)
+    for name, asked in _asked_by_tensors():
+        reason = asked(tensor_names(folder))
+        if reason is not None:
+            return Choice(name, reason, folder)
     known = "; ".join(f"{name} ({_adapter(name).LAYOUT})" for name in reasons)
     said = {name: config[name] for name in ("type", "model_type") if name in config}
     raise CheckpointError(
@@ -153,6 +157,12 @@ def choose(source: str | Path) -> Choice:
 def _present() -> list[str]:
     folder = Path(__file__).parent
     return [name for name in ADAPTERS if (folder / f"{name}.py").is_file()]
+
+
+def _asked_by_tensors() -> list[tuple[str, Callable[[Collection[str]], str | None]]]:
+    """Some layouts have no `config.json`: their adapters have `recognises_tensors`, of the names of the tensors."""
+    found = [(name, getattr(_adapter(name), "recognises_tensors", None)) for name in _present()]
+    return [(name, asked) for name, asked in found if asked is not None]
 
 
 def _adapter(name: str) -> Adapter:

@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -62,6 +62,20 @@ def read_safetensors(folder: Path) -> dict[str, Tensor]:
             )
         state |= read
     return state
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """Names of the tensors that `read_safetensors` would read, without reading them; none where there is no file."""
+    places = read_json(folder / INDEX).get("weight_map")
+    if places:
+        return sorted(places)
+    if not (folder / WEIGHTS).is_file():
+        return []
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return sorted(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged ({error}); fetch it again") from error
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:

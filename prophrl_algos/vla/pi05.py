@@ -1,0 +1,253 @@
+"""Pi0.5 as a flow policy: lerobot's port and openpi's, which have the same layers and names.
+
+Neither's sampler nor loader is used: the network's `embed_prefix` and `denoise_step` are, and every tensor of a
+checkpoint is accounted for (lerobot's loader swallows errors and returns random weights).
+"""
+
+import inspect
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prophet_gym.errors import CheckpointError
+from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.vla.conventions import Affine, convention
+from prophrl_algos.vla.load import LoadOptions
+from prophrl_algos.vla.lora import add_lora, lora_targets
+from prophrl_algos.vla.prefix_cache import additive, as_cache, cache_tensors, may_attend
+from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales
+from prophrl_algos.vla.weights import load_strictly, read_safetensors, renamed, without_init
+from prophrl_algos.vla.words import PALIGEMMA, Tokenize, line, pretrained_tokenizer, task_and_state
+
+LAYOUT = (
+    "lerobot's config.json with type pi05, model.safetensors and policy_*processor.json; or openpi's and RLinf's "
+    "model.safetensors with paligemma_with_expert.* and time_mlp_*"
+)
+ACTION_NUMBERS = 7
+OPENPI_HORIZON = 10
+"""openpi training/config.py, pi05_libero: action_horizon=10; its checkpoints do not say."""
+_OWN = ("paligemma_with_expert.", "action_", "time_mlp_", "state_proj.")
+_EMBEDDING = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+_HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
+_EXPERT_HEAD = "paligemma_with_expert.gemma_expert.lm_head.weight"
+_PREFIX = "paligemma_with_expert.paligemma."
+
+
+def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
+    """Lerobot says it in `config.json`."""
+    if config.get("type") == "pi05" and "model.safetensors" in files:
+        return "config.json says type pi05, as lerobot writes it"
+    return None
+
+
+def recognises_tensors(names: Collection[str]) -> str | None:
+    """Openpi's and RLinf's files say it by the names of their tensors only."""
+    if {"paligemma_with_expert.gemma_expert.model.norm.dense.weight", "action_in_proj.weight"} <= set(names):
+        return "paligemma_with_expert with a time modulation (norm.dense), as openpi and RLinf write pi0.5"
+    return None
+
+
+class Pi05Policy(PublishedPolicy):
+    """Pictures and prompt as a prefix of PaliGemma; an expert that denoises the actions and reads its keys and values.
+
+    Args:
+        network: lerobot's `PI05Pytorch` or openpi's `PI0Pytorch(pi05=True)`; its word heads, which nothing reads, are
+            taken off.
+        spec: the sizes.
+        manners: pictures, prompt, scales and signs.
+    """
+
+    def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
+        """Take a network over, in place."""
+        super().__init__(network, spec, manners)
+        both = cast(Any, network).paligemma_with_expert
+        both.paligemma.lm_head = both.gemma_expert.lm_head = nn.Identity()
+        # Both are given a mask of every pair of tokens, which only this implementation takes.
+        both.paligemma.model.language_model.config._attn_implementation = "eager"
+        both.gemma_expert.model.config._attn_implementation = "eager"
+        self._wants_state = "state" in inspect.signature(cast(Any, network).denoise_step).parameters
+
+    def prefix(
+        self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device
+    ) -> TensorContext:  # fmt: skip
+        """Keys and values of PaliGemma, and which tokens are real."""
+        network: Any = self.network
+        real = torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)
+        embedded, pad, starts = network.embed_prefix(
+            list(images), [real] * len(images), obs["tokens"], obs["token_mask"]
+        )
+        _, cache = network.paligemma_with_expert.forward(
+            attention_mask=additive(may_attend(pad, starts)),
+            position_ids=pad.cumsum(1) - 1,
+            past_key_values=None,
+            inputs_embeds=[embedded, None],
+            use_cache=True,
+        )
+        return TensorContext(pad=pad, **cache_tensors(cache))
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """v(x, t) in float32; time and sign are the network's own."""
+        given = {"prefix_pad_masks": ctx["pad"], "past_key_values": as_cache(ctx), "x_t": x, "timestep": t}
+        if self._wants_state:
+            given["state"] = x.new_zeros(len(x), x.shape[2])
+        return cast(Any, self.network).denoise_step(**given).float()
+
+    def reads_gradient(self) -> bool:
+        """Whether PaliGemma is trained."""
+        return any(weight.requires_grad for name, weight in self.network.named_parameters() if name.startswith(_PREFIX))
+
+
+def choose_trained(network: nn.Module, train: str, *, language: bool = False) -> list[str]:
+    """Let what is trained require a gradient, in float32; its names.
+
+    Args:
+        network: as in `Pi05Policy`.
+        train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
+        language: whether `lora` is put into PaliGemma's language model too.
+    """
+    if train == "lora":
+        add_lora(network, lora_targets("pi05" if language else "pi05-expert"))
+    else:
+        for name, weight in network.named_parameters():
+            weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(_PREFIX))
+    layers = len(cast(Any, network).paligemma_with_expert.paligemma.model.language_model.layers)
+    unread = _unread(layers)
+    for name, weight in network.named_parameters():
+        if unread.match(name):
+            weight.requires_grad = False
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
+
+
+def _unread(layers: int) -> re.Pattern[str]:
+    """What no action depends on: of the last layer only keys and values are read, and no word is predicted."""
+    last = rf".*paligemma\.model\.language_model\.layers\.{layers - 1}\.(self_attn\.[qo]_proj|mlp|post_attention_lay)"
+    return re.compile(rf"{last}|.*paligemma\.model\.language_model\.norm\.|.*lm_head\.")
+
+
+def load(folder: Path, options: LoadOptions) -> Pi05Policy:
+    """A published checkpoint; see `LAYOUT`."""
+    from prophrl_algos.vla.weights import read_json
+
+    config = read_json(folder / "config.json")
+    ours = config if config.get("type") == "pi05" else {}
+    how = convention(options.benchmark, "openpi")
+    scales = _scales(folder, options, from_lerobot=bool(ours))
+    with without_init():
+        network = make_network(ours, precision="float32")
+    fill(network, read_safetensors(folder), source=folder)
+    if options.dtype == torch.bfloat16:
+        cast(Any, network).paligemma_with_expert.to_bfloat16_for_selected_params("bfloat16")
+    horizon = int(ours.get("chunk_size", OPENPI_HORIZON))
+    steps = options.exec_steps or min(how.exec_steps, horizon)
+    width = int(ours.get("max_action_dim", 32))
+    count = options.num_steps or int(ours.get("num_inference_steps", 10))
+    spec = FlowSpec(horizon, width, ACTION_NUMBERS, steps, count)
+    manners = Manners(
+        convention=how,
+        pictures=Pictures(int(ours.get("image_resolution", (224, 224))[0]), antialias=not ours),
+        actions=cut(scales.actions, ACTION_NUMBERS),
+        state=_state(scales, ours),
+        state_columns=_state_columns(scales, ours),
+        tokenize=_tokenizer(options),
+        prompt=task_and_state if ours else line,
+        max_tokens=int(ours.get("tokenizer_max_length", 200)),
+        without_state=options.without_state,
+    )
+    policy = Pi05Policy(network, spec, manners)
+    choose_trained(network, options.train, language=options.language)
+    return policy.eval()
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+    """Put a state dict of any of the layouts into a network; every tensor is accounted for.
+
+    lerobot's names begin with `model.`; the language model's embedding may be there as the head that it is tied to;
+    heads that predict words are not read; a state projection, which pi0 has and pi0.5 has not, is left out.
+
+    Raises:
+        CheckpointError: names what is missing, unexpected or of another shape.
+    """
+    found = renamed(state, _own_name)
+    if _EMBEDDING not in found and _HEAD in found:
+        found[_EMBEDDING] = found[_HEAD]
+    unread = {_HEAD, _EXPERT_HEAD}
+    dropped = unread | {name for name in found if name.startswith("state_proj.")}
+    load_strictly(network, found, may_miss=unread, may_ignore=dropped, source=source)
+
+
+def make_network(config: Mapping[str, Any], *, precision: str) -> nn.Module:
+    """The network of a lerobot config, of lerobot's classes, or of openpi's where lerobot is not installed."""
+    horizon = int(config.get("chunk_size", OPENPI_HORIZON))
+    try:
+        from lerobot.policies.pi05.configuration_pi05 import PI05Config
+        from lerobot.policies.pi05.modeling_pi05 import PI05Pytorch
+    except ImportError:
+        return _openpi_network(horizon, precision)
+    names = ("paligemma_variant", "action_expert_variant", "max_action_dim", "max_state_dim", "image_resolution",
+             "min_period", "max_period")  # fmt: skip
+    given = {name: config[name] for name in names if name in config}
+    if "image_resolution" in given:
+        given["image_resolution"] = tuple(given["image_resolution"])
+    return PI05Pytorch(PI05Config(chunk_size=horizon, n_action_steps=horizon, dtype=precision, device="cpu", **given))
+
+
+def _openpi_network(horizon: int, precision: str) -> nn.Module:
+    try:
+        from openpi.models_pytorch.pi0_pytorch import PI0Pytorch
+    except ImportError as error:
+        raise ImportError(
+            "pi0.5 needs lerobot's or openpi's network: `make test-vla` shows pins that work on Python 3.11, and on "
+            "3.12 `pip install 'lerobot[pi]'` does"
+        ) from error
+    config = SimpleNamespace(
+        pi05=True,
+        paligemma_variant="gemma_2b",
+        action_expert_variant="gemma_300m",
+        dtype=precision,
+        action_horizon=horizon,
+        action_dim=32,
+    )
+    return PI0Pytorch(config)
+
+
+def _own_name(name: str) -> str:
+    inner = name.removeprefix("model.")
+    own = inner if inner.startswith(_OWN) else name
+    return re.sub(r"^action_time_mlp_", "time_mlp_", own)
+
+
+def _scales(folder: Path, options: LoadOptions, *, from_lerobot: bool) -> Scales:
+    if from_lerobot and options.statistics is None:
+        return lerobot_scales(folder)
+    how = convention(options.benchmark, "openpi")
+    return openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
+
+
+def _state(scales: Scales, config: Mapping[str, Any]) -> Affine | None:
+    """Openpi trains its LIBERO and BRIDGE policies with discrete_state_input=False: they read no state."""
+    if config.get("use_relative_actions"):
+        raise CheckpointError("this checkpoint predicts actions relative to the state, which no env here takes")
+    if config and scales.state is None:
+        raise CheckpointError("this checkpoint's prompt names the state, and its processor has no statistics of it")
+    return scales.state if config else None
+
+
+def _state_columns(scales: Scales, config: Mapping[str, Any]) -> int:
+    """Lerobot up to 0.4 padded the state to 32 numbers in the prompt; configs that know relative actions are later."""
+    if not config or scales.state is None:
+        return 0
+    return len(scales.state.scale) if "use_relative_actions" in config else int(config.get("max_state_dim", 32))
+
+
+def _tokenizer(options: LoadOptions) -> Tokenize:
+    given = options.tokenizer
+    return given if callable(given) else pretrained_tokenizer(PALIGEMMA if given is None else given)

@@ -1,0 +1,195 @@
+"""What published flow policies have in common: the world around the network, not the network.
+
+An adapter (`pi05.py`, `pi0.py`, `smolvla.py`) gives the prefix and the velocity; pictures, prompts, scales and signs
+are here, so that they are the same for all.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.vla.conventions import (
+    Affine,
+    Convention,
+    env_to_policy,
+    normalise,
+    policy_picture,
+    policy_to_env,
+    unnormalise,
+)
+from prophrl_algos.vla.lora import adapters_off
+from prophrl_algos.vla.words import Prompt, Tokenize, padded, trimmed
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How pictures are brought to the size of the network.
+
+    Attributes:
+        size: height and width, pixels.
+        antialias: whether shrinking averages, as PIL's bilinear does (openpi), or not, as torch's (lerobot).
+        centred: whether what is added to make it square is on both sides, or on the left and top (SmolVLA).
+    """
+
+    size: int
+    antialias: bool = False
+    centred: bool = True
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a network was trained to be spoken to.
+
+    Attributes:
+        convention: of the benchmark.
+        pictures: their size.
+        actions: the scale of its action numbers.
+        state: of the state's; None if it reads no state.
+        state_columns: to which the normalised state is padded with zeros.
+        tokenize: texts to tokens.
+        prompt: instruction and normalised state to a text.
+        max_tokens: of a prompt.
+        without_state: `refuse` observations without a state, or take the `mean`.
+    """
+
+    convention: Convention
+    pictures: Pictures
+    actions: Affine
+    state: Affine | None
+    state_columns: int
+    tokenize: Tokenize
+    prompt: Prompt
+    max_tokens: int
+    without_state: str = "refuse"
+
+
+class PublishedPolicy(nn.Module):
+    """Pictures, prompts, scales and signs around a network; subclasses add `prefix` and `velocity`."""
+
+    def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
+        """Take a network over.
+
+        Args:
+            network: trained parameters require a gradient, the others do not.
+            spec: the sizes; the action numbers are those of the convention.
+            manners: what is around it.
+        """
+        super().__init__()
+        numbers = manners.actions.scale.shape[0]
+        if numbers != spec.action_dim:
+            raise ValueError(f"the statistics are of {numbers} action numbers, the policy has {spec.action_dim}")
+        self.network, self.spec, self.manners = network, spec, manners
+
+    def prefix(
+        self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device
+    ) -> TensorContext:  # fmt: skip
+        """What the network makes of pictures (-1..1), tokens and state, for `velocity` to read."""
+        raise NotImplementedError
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """v(x, t) in float32."""
+        raise NotImplementedError
+
+    def reads_gradient(self) -> bool:
+        """Whether what is trained lies before the velocity, so that the prefix needs a gradient."""
+        raise NotImplementedError
+
+    def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
+        """Pictures as the policy was trained on them, in the env's size; tokens of the prompt; the state.
+
+        A view that the env does not have is left out, which is what masking it does.
+
+        Raises:
+            ValueError: the first view is missing, a prompt is too long, or a state is needed and missing.
+        """
+        manners = self.manners
+        first, *others = manners.convention.views
+        if first not in env_obs:
+            raise ValueError(f"an observation must have {first!r}, got {sorted(env_obs)}")
+        obs: dict[str, Tensor] = {}
+        for view in (first, *(name for name in others if name in env_obs)):
+            frames = torch.as_tensor(np.ascontiguousarray(np.asarray(env_obs[view])))
+            obs[view] = policy_picture(frames, manners.convention.picture).contiguous()
+        state = self._state(env_obs, len(instructions))
+        rows = [None] * len(instructions) if state is None else state.unbind(0)
+        texts = [manners.prompt(text, row) for text, row in zip(instructions, rows, strict=True)]
+        obs["tokens"], obs["token_mask"] = padded(manners.tokenize(texts), manners.max_tokens, texts)
+        return obs if state is None else {**obs, "state": state}
+
+    def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
+        """The prefix of pictures, prompt and state; without a gradient where nothing of it is trained."""
+        device = next(self.network.parameters()).device
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled() and self.reads_gradient()):
+            views = [obs[name] for name in self.manners.convention.views if name in obs]
+            images = [resized(view.to(device), self.manners.pictures) for view in views]
+            tokens, mask = trimmed(obs)
+            read = {**obs, "tokens": tokens.to(device), "token_mask": mask.to(device)}
+            return self.prefix(images, read, device)
+
+    def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
+        """Latents to commands of the env."""
+        del obs
+        actions = x0[:, : self.spec.exec_steps, : self.spec.action_dim]
+        return policy_to_env(unnormalise(actions, self.manners.actions), self.manners.convention)
+
+    def sft_loss(
+        self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the velocity on the real action numbers, at one time per row.
+
+        Times have the density 1.5 sqrt(t) on 0.001..1: the Beta(1.5, 1) of openpi, lerobot and transformers.
+        """
+        device = next(self.network.parameters()).device
+        latents = normalise(env_to_policy(actions.to(device).float(), self.manners.convention), self.manners.actions)
+        x0 = F.pad(latents, (0, self.spec.latent_dim - self.spec.action_dim))
+        noise = torch.randn(x0.shape, generator=generator).to(device)
+        t = (torch.rand(len(x0), generator=generator) ** (2 / 3) * 0.999 + 0.001).to(device)
+        found = self.velocity(self.encode(obs, grad=True), torch.lerp(x0, noise, t[:, None, None]), t)
+        real = (..., slice(self.spec.action_dim))
+        return F.mse_loss(found[real], (noise - x0)[real])
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """The policy without its adapters; NotImplementedError where it has none."""
+        return adapters_off(self.network)
+
+    def _state(self, env_obs: Mapping[str, Any], rows: int) -> Float[Tensor, "b s"] | None:
+        manners = self.manners
+        if manners.state is None:
+            return None
+        numbers = len(manners.state.scale)
+        if "state" not in env_obs and manners.without_state == "refuse":
+            raise ValueError(
+                f"this policy reads the robot's state ({numbers} numbers), and the observation has none, only "
+                f"{sorted(env_obs)}: load it with LoadOptions(without_state='mean') to act on pictures alone, or take "
+                "an env that gives 'state'"
+            )
+        if "state" not in env_obs:
+            return torch.zeros(rows, manners.state_columns)
+        given = torch.as_tensor(np.asarray(env_obs["state"])).float()
+        if given.shape != (rows, numbers):
+            raise ValueError(f"'state' must be ({rows}, {numbers}), got {tuple(given.shape)}")
+        return F.pad(normalise(given, manners.state), (0, manners.state_columns - numbers))
+
+
+def resized(frames: UInt8[Tensor, "b h w 3"], how: Pictures) -> Float[Tensor, "b 3 s s"]:
+    """Pictures at the network's size, -1..1, their shape kept by adding black.
+
+    lerobot adds -3 rather than black on openpi's networks, which is a slip of its; on square pictures nothing is added.
+    """
+    pixels = frames.movedim(-1, 1).float() / 255
+    height, width = pixels.shape[2:]
+    ratio = max(height, width) / how.size
+    size = (int(height / ratio), int(width / ratio))
+    if size != (height, width):
+        pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=how.antialias)
+    down, across = how.size - size[0], how.size - size[1]
+    left, top = (across // 2, down // 2) if how.centred else (across, down)
+    return F.pad(pixels, (left, across - left, top, down - top)).clamp(0, 1) * 2 - 1

@@ -1,0 +1,178 @@
+"""SmolVLA as a flow policy, on lerobot's network."""
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prophet_gym.errors import CheckpointError
+from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.vla.conventions import convention
+from prophrl_algos.vla.load import LoadOptions
+from prophrl_algos.vla.lora import add_lora, lora_targets
+from prophrl_algos.vla.prefix_cache import as_cache, as_dict, cache_tensors, may_attend
+from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales
+from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors, renamed, without_init
+from prophrl_algos.vla.words import line, pretrained_tokenizer
+
+LAYOUT = "lerobot's config.json with type smolvla, model.safetensors and policy_*processor.json"
+_VLM = "vlm_with_expert.vlm."
+_WORD_HEAD = "vlm_with_expert.vlm.lm_head.weight"
+
+
+def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
+    """Lerobot says it in `config.json`."""
+    if config.get("type") == "smolvla" and "model.safetensors" in files:
+        return "config.json says type smolvla, as lerobot writes it"
+    return None
+
+
+class SmolVLAPolicy(PublishedPolicy):
+    """Pictures, prompt and state as a prefix of SmolVLM; an expert that denoises the actions and reads its layers.
+
+    Args:
+        network: lerobot's `VLAFlowMatching`; its word head, which nothing reads, is taken off.
+        spec: the sizes.
+        manners: pictures, prompt, scales and signs.
+    """
+
+    def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
+        """Take a network over, in place."""
+        super().__init__(network, spec, manners)
+        both = cast(Any, network).vlm_with_expert
+        both.vlm.lm_head = nn.Identity()
+        # lerobot up to 0.4 keeps a dict of layers and is told to fill it; later versions keep a DynamicCache.
+        self._fills_dict = "fill_kv_cache" in inspect.signature(both.forward).parameters
+
+    def prefix(
+        self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device
+    ) -> TensorContext:  # fmt: skip
+        """Keys and values of SmolVLM, and which tokens are real."""
+        network: Any = self.network
+        real = torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)
+        embedded, pad, starts = network.embed_prefix(
+            list(images), [real] * len(images), obs["tokens"], obs["token_mask"], state=obs["state"].to(device)
+        )
+        how = {"fill_kv_cache": True} if self._fills_dict else {}
+        _, cache = network.vlm_with_expert.forward(
+            attention_mask=may_attend(pad, starts),
+            position_ids=pad.cumsum(1) - 1,
+            past_key_values=None,
+            inputs_embeds=[embedded, None],
+            use_cache=True,
+            **how,
+        )
+        return TensorContext(pad=pad, **cache_tensors(cache))
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """v(x, t) in float32; time and sign are the network's own."""
+        cache = as_dict(ctx) if self._fills_dict else as_cache(ctx)
+        found = cast(Any, self.network).denoise_step(
+            prefix_pad_masks=ctx["pad"], past_key_values=cache, x_t=x, timestep=t
+        )
+        return found.float()
+
+    def reads_gradient(self) -> bool:
+        """Whether SmolVLM or the projection of the state, which is a token of it, is trained."""
+        weights = self.network.named_parameters()
+        return any(weight.requires_grad for name, weight in weights if name.startswith((_VLM, "state_proj.")))
+
+
+def choose_trained(network: nn.Module, train: str) -> list[str]:
+    """Let what is trained require a gradient, in float32; its names.
+
+    Args:
+        network: as in `SmolVLAPolicy`.
+        train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
+    """
+    if train == "lora":
+        add_lora(network, lora_targets("smolvla"))
+    else:
+        for name, weight in network.named_parameters():
+            weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(_VLM))
+    last = len(cast(Any, network).vlm_with_expert.vlm.model.text_model.layers) - 1
+    text = f"{_VLM}model.text_model."
+    parts = ("self_attn.q_proj", "self_attn.o_proj", "mlp", "post_attention_layernorm")
+    # Of the last layer only keys and values are read, and no word is predicted.
+    unread = (f"{text}norm.", f"{_VLM}lm_head.", *(f"{text}layers.{last}.{part}." for part in parts))
+    for name, weight in network.named_parameters():
+        if name.startswith(unread):
+            weight.requires_grad = False
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
+
+
+def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
+    """A published checkpoint; see `LAYOUT`."""
+    config = read_json(folder / "config.json")
+    how = convention(options.benchmark, "smolvla")
+    if options.statistics is None:
+        scales = lerobot_scales(folder)
+    else:
+        scales = openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
+    if scales.state is None:
+        raise CheckpointError(f"SmolVLA reads the robot's state, and {folder} has no statistics of it")
+    if config.get("adapt_to_pi_aloha"):
+        raise CheckpointError("this checkpoint speaks Aloha's joints, which no env here takes")
+    with without_init():
+        network = make_network(config)
+    fill(network, read_safetensors(folder), source=folder)
+    network.vlm_with_expert.vlm.to(options.dtype)
+    horizon = int(config.get("chunk_size", 50))
+    numbers = int(config["output_features"]["action"]["shape"][0])
+    spec = FlowSpec(
+        horizon=horizon,
+        latent_dim=int(config.get("max_action_dim", 32)),
+        action_dim=numbers,
+        exec_steps=options.exec_steps or min(int(config.get("n_action_steps", how.exec_steps)), horizon),
+        num_steps=options.num_steps or int(config.get("num_steps", 10)),
+    )
+    given = options.tokenizer
+    manners = Manners(
+        convention=how,
+        pictures=Pictures(int(config.get("resize_imgs_with_padding", (512, 512))[0]), centred=False),
+        actions=cut(scales.actions, numbers),
+        state=scales.state,
+        state_columns=int(config.get("max_state_dim", 32)),
+        tokenize=given if callable(given) else pretrained_tokenizer(given or config["vlm_model_name"]),
+        prompt=line,
+        max_tokens=int(config.get("tokenizer_max_length", 48)),
+        without_state=options.without_state,
+    )
+    policy = SmolVLAPolicy(network, spec, manners)
+    choose_trained(network, options.train)
+    return policy.eval()
+
+
+def make_network(config: Mapping[str, Any]) -> Any:
+    """The network of a lerobot config; SmolVLM's own config and tokenizer are fetched by the name in it."""
+    try:
+        from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+        from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
+    except ImportError as error:
+        raise ImportError(
+            "SmolVLA needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and on 3.12 "
+            "`pip install 'lerobot[smolvla]'` does"
+        ) from error
+    names = ("chunk_size", "max_action_dim", "max_state_dim", "num_steps", "vlm_model_name", "attention_mode",
+             "add_image_special_tokens", "prefix_length", "num_expert_layers", "num_vlm_layers",
+             "self_attn_every_n_layers", "expert_width_multiplier", "min_period", "max_period")  # fmt: skip
+    given = {name: config[name] for name in names if name in config}
+    steps = int(given.get("chunk_size", 50))
+    return VLAFlowMatching(SmolVLAConfig(n_action_steps=steps, load_vlm_weights=False, device="cpu", **given))
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+    """Put lerobot's state dict into a network; every tensor is accounted for, the word head is not read.
+
+    Raises:
+        CheckpointError: names what is missing, unexpected or of another shape.
+    """
+    found = renamed(state, lambda name: name.removeprefix("model."))
+    load_strictly(network, found, may_miss={_WORD_HEAD}, may_ignore={_WORD_HEAD}, source=source)
