@@ -80,16 +80,16 @@ def pi0_network(horizon: int) -> Any:
     return network
 
 
-def pi0_config(horizon: int) -> dict[str, Any]:
+def pi0_config(horizon: int, *, heads: int = 2, head_dim: int = 8) -> dict[str, Any]:
     """Of a tiny network, as transformers writes it."""
-    heads = {"num_key_value_heads": 1, "head_dim": 8}
-    text = {"model_type": "gemma", **SIZES, **heads, "vocab_size": VOCABULARY}
+    gemma = {**SIZES, "num_attention_heads": heads, "num_key_value_heads": 1, "head_dim": head_dim}
+    text = {"model_type": "gemma", **gemma, "vocab_size": VOCABULARY}
     vision = {"model_type": "siglip_vision_model", **SIZES, "patch_size": 14, "image_size": 28}
     vlm = {"model_type": "paligemma", "text_config": text, "projection_dim": 16, "image_token_id": VOCABULARY}
     return {
         "model_type": "pi0",
         "vlm_config": {**vlm, "vision_config": {**vision, "vision_use_head": False}},
-        "dit_config": {"model_type": "gemma", **SIZES, **heads, "hidden_size": 8},
+        "dit_config": {"model_type": "gemma", **gemma, "hidden_size": 8},
         "chunk_size": horizon,
         "max_action_dim": WIDTH,
         "max_state_dim": WIDTH,
