@@ -152,20 +152,27 @@ def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
 
 def make_network(config: Mapping[str, Any]) -> Any:
     """The network of a lerobot config; SmolVLM's own config and tokenizer are fetched by the name in it."""
-    try:
-        from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-        from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
-    except ImportError as error:
-        raise ImportError(
-            "SmolVLA needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and on 3.12 "
-            "`pip install 'lerobot[smolvla]'` does"
-        ) from error
+    require_lerobot()
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
+
     names = ("chunk_size", "max_action_dim", "max_state_dim", "num_steps", "vlm_model_name", "attention_mode",
              "add_image_special_tokens", "prefix_length", "num_expert_layers", "num_vlm_layers",
              "self_attn_every_n_layers", "expert_width_multiplier", "min_period", "max_period")  # fmt: skip
     given = {name: config[name] for name in names if name in config}
     steps = int(given.get("chunk_size", 50))
     return VLAFlowMatching(SmolVLAConfig(n_action_steps=steps, load_vlm_weights=False, device="cpu", **given))
+
+
+def require_lerobot() -> None:
+    """ImportError, with what to install, unless lerobot's SmolVLA can be imported."""
+    try:
+        import lerobot.policies.smolvla.modeling_smolvla  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "SmolVLA needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and on 3.12 "
+            "`pip install 'lerobot[smolvla]'` does"
+        ) from error
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:

@@ -65,7 +65,7 @@ class VLAAdapter(PrismaticPolicy):
         ]  # fmt: skip
         layers, lengths = self.run(rows, every_layer=True)
         counts = torch.tensor([len(seen) for seen in patches], device=self.device)
-        most = int(counts.max())
+        most = max(map(len, patches))
         token = None
         if self.proprio_projector is not None:
             token = self.proprio_projector(obs["state"].to(self.proprio_projector.fc1.weight))

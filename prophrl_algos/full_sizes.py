@@ -1,0 +1,260 @@
+"""Published policies at full size on the meta device: every shape, no memory; what `prophrl plan` measures."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec
+from prophrl_algos.vla import pi0, pi05, smolvla
+from prophrl_algos.vla.conventions import Affine, convention
+from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
+from prophrl_algos.vla.prismatic_vision import VitSize
+from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla.words import letters, line
+
+META = torch.device("meta")
+ACTIONS, STATE, PADDED = 7, 8, 32
+# HuggingFaceTB/SmolVLM2-500M-Video-Instruct, config.json
+SMOLVLM = {
+    "text_config": {
+        "model_type": "llama",
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "num_hidden_layers": 32,
+        "head_dim": 64,
+        "vocab_size": 49280,
+    },
+    "vision_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "patch_size": 16,
+        "image_size": 512,
+    },
+    "scale_factor": 4,
+}
+# Qwen/Qwen2.5-0.5B and meta-llama/Llama-2-7b-hf (64 words more), config.json; the eyes without their last blocks.
+QWEN = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+    "pad_token_id": 32000,
+}
+DINO = VitSize(width=1024, depth=23, heads=16, hidden=4096, grid=16, registers=4, dino=True)
+SIGLIP = VitSize(width=1152, depth=26, heads=16, hidden=4304, grid=16)
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """A policy of shapes.
+
+    Attributes:
+        policy: on the meta device, with what is trained requiring a gradient.
+        encode: `(rows, views)`: the context of so many decisions.
+        pixels: height and width of a stored picture; None if pictures are stored in the env's size.
+        tokens: of a prompt, as stored.
+        note: what is not quite the network itself.
+    """
+
+    policy: FlowPolicy
+    encode: Callable[[int, int], Context]
+    pixels: int | None
+    tokens: int
+    note: str = ""
+
+
+def full_pi0(train: str, *, language: bool) -> FullSize:
+    """Pi0 as transformers has it; chunks of 50."""
+    with META:
+        network = pi0.make_network({})
+    network.set_attn_implementation("eager")
+    network.model.vlm.to(torch.bfloat16)
+    policy = pi0.Pi0Policy(network, FlowSpec(50, PADDED, ACTIONS, 5, 10), _manners(224, 48))
+    pi0.choose_trained(network, train, language=language)
+    return _published(policy, 48)
+
+
+def full_pi05(train: str, *, language: bool) -> FullSize:
+    """Pi0.5 of LIBERO: chunks of 10; on pi0's layers where neither lerobot nor openpi is installed."""
+    spec, tokens = FlowSpec(10, PADDED, ACTIONS, 5, 10), 200
+    try:
+        with META:
+            network = pi05.make_network({"chunk_size": 10}, precision="bfloat16")
+    except ImportError:
+        return _pi05_on_pi0(train, spec, tokens, language=language)
+    policy = pi05.Pi05Policy(network, spec, _manners(224, tokens))
+    pi05.choose_trained(network, train, language=language)
+    return _published(policy, tokens)
+
+
+def full_smolvla(train: str, *, language: bool) -> FullSize:
+    """SmolVLA, chunks of 50; lerobot must be installed, nothing is fetched."""
+    del language
+    config = {"chunk_size": 50}
+    words = SimpleNamespace(tokenizer=SimpleNamespace(fake_image_token_id=2, global_image_token_id=3))
+    smolvla.require_lerobot()
+    from lerobot.policies.smolvla import smolvlm_with_expert as module
+    from transformers import SmolVLMConfig
+
+    given = {"AutoConfig": SmolVLMConfig(**cast(Any, SMOLVLM)), "AutoProcessor": words}
+    loaders = {name: SimpleNamespace(from_pretrained=partial(_given, found)) for name, found in given.items()}
+    with patch.multiple(module, **cast(Any, loaders)), META:
+        network = smolvla.make_network(config)
+    network.vlm_with_expert.vlm.to(torch.bfloat16)
+    policy = smolvla.SmolVLAPolicy(network, FlowSpec(50, PADDED, ACTIONS, 10, 10), _manners(512, 48))
+    smolvla.choose_trained(network, train)
+    return _published(policy, 48)
+
+
+def full_vla_adapter(train: str, *, language: bool) -> FullSize:
+    """VLA-Adapter's Pro release with its flow head."""
+    from prophrl_algos.vla.vla_adapter import VLAAdapter
+
+    del language
+    return _prismatic(VLAAdapter, QWEN, {"pro": True}, train)
+
+
+def full_openvla_oft(train: str, *, language: bool) -> FullSize:
+    """OpenVLA-OFT with its flow head."""
+    from prophrl_algos.vla.openvla_oft import OpenVLAOFT
+
+    del language
+    return _prismatic(OpenVLAOFT, LLAMA, {}, train)
+
+
+FULL_SIZES: Mapping[str, Callable[..., FullSize]] = {
+    "pi0": full_pi0,
+    "pi05": full_pi05,
+    "smolvla": full_smolvla,
+    "vla-adapter": full_vla_adapter,
+    "openvla-oft": full_openvla_oft,
+}
+
+
+def _manners(pixels: int, tokens: int) -> Manners:
+    one = Affine(torch.zeros(ACTIONS), torch.ones(ACTIONS))
+    return Manners(convention("libero", "openpi"), Pictures(pixels), one, None, PADDED, letters(64), line, tokens)
+
+
+def _published(policy: PublishedPolicy, tokens: int, note: str = "") -> FullSize:
+    size = policy.manners.pictures.size
+
+    def encode(rows: int, views: int) -> Context:
+        images = [torch.zeros(rows, 3, size, size, device=META) for _ in range(views)]
+        obs = {
+            "tokens": torch.zeros(rows, tokens, dtype=torch.int64, device=META),
+            "token_mask": torch.ones(rows, tokens, dtype=torch.bool, device=META),
+            "state": torch.zeros(rows, PADDED, device=META),
+        }
+        with torch.set_grad_enabled(torch.is_grad_enabled() and policy.reads_gradient()):
+            return policy.prefix(images, obs, META)
+
+    return FullSize(policy, encode, None, tokens, note)
+
+
+def _prismatic(kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str) -> FullSize:
+    from prophrl_algos.vla.prismatic_files import choose_trained
+    from prophrl_algos.vla.tiny_prismatic import ACTIONS as ACTION_NUMBERS
+    from prophrl_algos.vla.tiny_prismatic import STATES, TOKENS, byte_tokenizer
+
+    config = PrismaticConfig(
+        text={**TOKENS, **text},
+        first=DINO,
+        second=SIGLIP,
+        actions=ACTION_NUMBERS,
+        states=STATES,
+        without_state="mean",
+        settings=settings,
+    )
+    with META:
+        policy = kind(config, byte_tokenizer(None)).to(torch.bfloat16)
+    choose_trained(policy, train)
+    tokens = 48
+
+    def encode(rows: int, views: int) -> Context:
+        size = policy.vision_backbone.image_size
+        images = torch.zeros(rows * views, size, size, 3, dtype=torch.uint8, device=META)
+        with patch.object(policy, "pieces", lambda obs: _pieces(policy, obs)):
+            return policy.encode(
+                {"image": images, "tokens": torch.zeros(rows, tokens, dtype=torch.int64, device=META),
+                 "state": torch.zeros(rows, STATE, device=META)},
+                grad=torch.is_grad_enabled(),
+            )  # fmt: skip
+
+    return FullSize(cast(FlowPolicy, policy), encode, policy.vision_backbone.image_size, tokens)
+
+
+def _pieces(policy: PrismaticPolicy, obs: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """As the policy's own, where all rows have the same views and words: nothing is read of the numbers."""
+    rows = len(obs["tokens"])
+    patches = policy.projector(policy.vision_backbone(obs["image"])).flatten(0, 1)
+    words = policy.language_model.get_input_embeddings()(obs["tokens"])
+    return list(patches.chunk(rows)), list(words)
+
+
+class _Modulated(nn.Module):
+    """A norm that time scales, as pi0.5's: in the place of pi0's where only that is installed."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift, _ = self.dense(x[:, :1]).chunk(3, -1)
+        return x * x.square().mean(-1, keepdim=True).rsqrt() * (1 + scale) + shift
+
+
+class _Embedded(nn.Module):
+    """Pi0.5's way of reading actions and time; it reads no state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.action_in_proj = nn.Linear(PADDED, width)
+        self.time_mlp_in, self.time_mlp_out = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, state: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        del timestep
+        told = self.time_mlp_out(self.time_mlp_in(state.new_zeros(len(state), 1, self.time_mlp_in.in_features)))
+        return torch.cat([told, self.action_in_proj(noise)], 1)
+
+
+def _pi05_on_pi0(train: str, spec: FlowSpec, tokens: int, *, language: bool) -> FullSize:
+    with META:
+        network = pi0.make_network({"chunk_size": spec.horizon})
+        width = network.config.dit_config.hidden_size
+        network.embed_action_time = _Embedded(width)
+        for layer in network.model.dit.layers:
+            layer.input_layernorm, layer.post_attention_layernorm = _Modulated(width), _Modulated(width)
+        network.model.dit.norm = _Modulated(width)
+    network.set_attn_implementation("eager")
+    network.model.vlm.to(torch.bfloat16)
+    policy = pi0.Pi0Policy(network, spec, _manners(224, tokens))
+    pi0.choose_trained(network, train, language=language)
+    return _published(policy, tokens, "on the layers of transformers' pi0, since lerobot is not installed")
+
+
+def _given(found: Any, *_: Any, **__: Any) -> Any:
+    return found
