@@ -3,8 +3,9 @@
     python benchmarks/algos.py --json benchmarks/results/algos.json
 
 *Update*: CPU seconds of one `Trainer.update` over those of encoding and of the same batched velocity calls with their
-backward pass, no loss, no optimiser. *Bookkeeping*: of a rollout in the dream, the time that is neither the env's nor
-the policy's, over the env's. One thread; the least of several repetitions.
+backward pass, no loss, no optimiser; in float32 without a reference (bfloat16 and a reference add a forward pass each).
+*Bookkeeping*: of a rollout in the dream, the time that is neither the env's nor the policy's, over the env's. One
+thread; the least of several repetitions, in turns.
 """
 
 import time
@@ -34,7 +35,10 @@ class Args:
     hidden: int = 1024
     """Width of the policy whose update is measured."""
     groups: int = 8
+    updates: int = 30
+    """How often an update is repeated."""
     repeats: int = 5
+    """How often a rollout is repeated."""
     env: str = "Prophet-LIBERO-v0"
     env_rows: int = 8
     chunks: int = 3
@@ -42,15 +46,16 @@ class Args:
     json: Path | None = None
 
 
-def least(repeats: int, run: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
-    """The least time of some repetitions, after one that is not counted."""
-    run()
-    times = []
-    for _ in range(repeats):
-        began = clock()
-        run()
-        times.append(clock() - began)
-    return min(times)
+def least(repeats: int, *runs: Callable[[], object], clock: Callable[[], float] = time.process_time) -> list[float]:
+    """The least time of each of several things, which take turns; the first round is not counted."""
+    times: list[list[float]] = []
+    for _ in range(repeats + 1):
+        times.append([])
+        for run in runs:
+            began = clock()
+            run()
+            times[-1].append(clock() - began)
+    return [min(each) for each in zip(*times[1:], strict=True)]
 
 
 def bare(trainer: Trainer, rollouts: Rollouts) -> None:
@@ -71,9 +76,12 @@ def update_cost(args: Args) -> dict[str, float]:
     config = TrainerConfig(groups=args.groups, group_size=8, beta=0.0)
     trainer = Trainer(policy, optimizer, env, config, algorithm=FA_GRPO, flowscale=FlowScale())
     rollouts = collect(policy, env, trainer.schedule(), groups=args.groups, group_size=8, seed=0)
-    alone = least(args.repeats, lambda: bare(trainer, rollouts))
-    scored = least(args.repeats, lambda: rescore(policy, rollouts.obs, rollouts.path).log_prob.sum().backward())
-    whole = least(args.repeats, lambda: trainer.update(rollouts))
+    alone, scored, whole = least(
+        args.updates,
+        lambda: bare(trainer, rollouts),
+        lambda: rescore(policy, rollouts.obs, rollouts.path).log_prob.sum().backward(),
+        lambda: trainer.update(rollouts),
+    )
     return {
         "weights": sum(weight.numel() for weight in policy.parameters()),
         "decisions": len(rollouts.path),

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from blocks import dream, learning, policies
+from blocks import dream, judges, learning, policies
 from blocks.common import ROOT
 
 DOCUMENTS = (
@@ -22,6 +22,7 @@ DOCUMENTS = (
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "libraries.md",
+    ROOT / "docs" / "rewards.md",
     ROOT / "docs" / "proof.md",
     ROOT / "docs" / "policies.md",
 )
@@ -37,7 +38,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "few-shot": dream.few_shot,
     "doubt": dream.doubt,
     "env-costs": dream.env_costs,
-    "calibration": learning.calibration,
+    "calibration": judges.calibration,
+    "dreams-for-the-judge": judges.dreams_for_the_judge,
+    "judge-speed": judges.speed,
+    "reward-robustness": judges.robustness,
     "robots": dream.robots,
     "commands": dream.commands,
     "sources": dream.sources,
@@ -46,6 +50,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
     "reach": learning.reach,
+    "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(learning.proof, size) for size in ("short", "cpu", "full")},
     **{f"proof-settings-{size}": partial(learning.proof_settings, size) for size in ("short", "cpu", "full")},

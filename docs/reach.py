@@ -41,7 +41,7 @@ def draw(report: dict[str, Any]) -> plt.Figure:
     labels = {"dream": "dream", "real": "real simulator"}
     right.set_xticks(range(len(worlds)), [labels[name] for name in worlds])
     right.set(ylabel="return", title="the same judge in both worlds, 95% interval over episodes")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
     return figure
 
 

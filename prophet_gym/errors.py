@@ -1,7 +1,9 @@
-"""The few exceptions a caller may catch; each is also the builtin one would expect."""
+"""The few exceptions a caller may catch, each also the builtin one would expect, and checks of plain arguments."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
 
 
 class ProphetError(Exception):
@@ -45,3 +47,51 @@ def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOpt
     close = get_close_matches(given, names, n=1) if isinstance(given, str) else []
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")
+
+
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """The value as an int; ValueError unless it is a whole number of at least so much.
+
+    Example:
+        >>> require_count("samples", 5)
+        5
+        >>> require_count("samples", 2.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: samples must be an integer of at least 1, got 2.5
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def require_number(
+    name: str, value: object, *, least: float | int = -math.inf, above: float | int = -math.inf
+) -> float:
+    """The value as a float; ValueError unless it is a finite number, at least `least` and above `above`.
+
+    Example:
+        >>> require_number("timeout", float("nan"), above=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: timeout must be a finite number above 0, got nan
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and number >= least and number > above):
+        bound = f" of at least {least}" if least > -math.inf else f" above {above}" if above > -math.inf else ""
+        raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
+    return number
+
+
+def require_different(name: str, values: object, count: int) -> list[int]:
+    """The values as a list; ValueError unless they are different whole numbers in 0..count - 1, one at least.
+
+    Example:
+        >>> require_different("rows", (2, 0), 3)
+        [2, 0]
+    """
+    given = list(values) if isinstance(values, Iterable) else values
+    whole = [int(each) for each in given if isinstance(each, Integral)] if isinstance(given, list) else []
+    if not whole or given != whole or len(set(whole)) < len(whole) or not set(whole) <= set(range(count)):
+        raise ValueError(f"{name} must be different numbers in 0..{count - 1}, got {given!r}")
+    return whole

@@ -8,6 +8,7 @@ asked for. Weights, judges and start sets are loaded once per process.
 import json
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,11 @@ def _parts(
     weights = _weights_of(weights, robot)
     pool = load_starts(weights, starts, suite, tasks)
     world_model = load_world_model(weights, device, dtype, offload_autoencoder=offload)
+    shown = _for_policy(world_model, weights, robot, chunk)
     return {
-        "world_model": _for_policy(world_model, weights, robot, chunk),
+        "world_model": shown,
         "starts": pool,
-        "reward_model": load_reward_model(weights, reward, device),
+        "reward_model": load_reward_model(weights, reward, device, chunk=shown.chunk),
         "action_spec": robot.action_spec,
         "fps": FPS if robot.control_hz is None else robot.control_hz,
     }
@@ -248,13 +250,13 @@ def load_world_model(
     return _world_model(folder, _device(device), dtype, offload_autoencoder=offload_autoencoder)
 
 
-def load_reward_model(weights: str, reward: str | None, device: str = "cpu") -> RewardModel | None:
-    """The judge that `reward` names, see `make_env` and `prophet_gym.rewards.named`."""
+def load_reward_model(weights: str, reward: str | None, device: str = "cpu", *, chunk: int = 8) -> RewardModel | None:
+    """The judge that `reward` names, see `make_env` and `prophet_gym.rewards.named`; asked every `chunk` frames."""
     if reward is None:
         return None
     from prophet_gym.rewards.named import make_judge
 
-    own = reward.partition("?")[0] in ("auto", "success", "classifier")
+    own = isinstance(reward, str) and reward.partition("?")[0] in ("auto", "success", "classifier")
     head = (checkpoint_folder(weights) / "success_head").resolve() if own else None
     if reward == "auto" and head is not None and not head.is_dir():
         gym.logger.warn(
@@ -262,7 +264,7 @@ def load_reward_model(weights: str, reward: str | None, device: str = "cpu") -> 
             "Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or reward=None"
         )
         return None
-    return make_judge("success" if reward == "auto" else reward, head, _device(device))
+    return make_judge("success" if reward == "auto" else reward, head, _device(device), chunk=chunk)
 
 
 def load_object_reader(weights: str) -> ObjectReader | None:
@@ -273,6 +275,11 @@ def load_object_reader(weights: str) -> ObjectReader | None:
 
 def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequence[int] | None = None) -> StartSet:
     """The start set that `starts` names, narrowed to suite and tasks; arguments and errors as in `make_env`."""
+    if not isinstance(starts, str | Path):
+        raise ValueError(
+            f"starts must be {' or '.join(map(repr, START_SETS))} or the path of a start set, got "
+            f"{type(starts).__name__}; one that exists already goes to ProphetEnv or ProphetVectorEnv"
+        )
     if starts in START_SETS:
         folder = checkpoint_folder(weights)
         path = folder / "starts" / starts
@@ -288,7 +295,8 @@ def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequ
         pool = pool.of_suite(suite)
     if tasks is None:
         return pool
-    if not isinstance(tasks, Sequence) or isinstance(tasks, str) or not tasks:
+    numbers = isinstance(tasks, Sequence) and all(isinstance(task, Integral) for task in tasks)
+    if not numbers or not tasks:
         raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {tasks!r}")
     return StartSet(state for task in tasks for state in pool.of_task(task))
 

@@ -121,6 +121,13 @@ class RewardModel(Protocol):
         ...
 
 
+def require_when(when: object) -> Literal["chunk", "end"]:
+    """When a judge is asked; ValueError for anything but `chunk` and `end`."""
+    if when in ("chunk", "end"):
+        return when  # pyright: ignore[reportReturnType]
+    raise ValueError(f"when must be 'chunk' or 'end', got {when!r}")
+
+
 def batch_size(state: State) -> int:
     """Rows in a state.
 

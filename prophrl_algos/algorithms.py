@@ -1,13 +1,13 @@
-"""What an experiment swaps: how paths are sampled, what a ratio is, and the loss."""
+"""What an experiment swaps: how paths are sampled, what a ratio is, the loss, the advantages and the mean."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prophrl_algos.fa_grpo import fa_grpo_loss
+from prophrl_algos.fa_grpo import fa_grpo_loss, group_advantages, per_entry
 from prophrl_algos.flow.policy import FlowScores, FlowSpec
 from prophrl_algos.flow.schedule import Choose, every_step, one_random_step
 from prophrl_algos.flow.sde import Kernel, cps_step, flow_sde_step
@@ -37,6 +37,16 @@ class Loss(Protocol):
         ...
 
 
+LogProb = Callable[[FlowScores, FlowScores, Float[Tensor, " times"]], Float[Tensor, "s k n a"]]
+"""Of the scores now, those at sampling, and the schedule's times."""
+
+Advantages = Callable[[Float[Tensor, " b"], Int[Tensor, " b"], Bool[Tensor, " b"]], Float[Tensor, " b"]]
+"""Of the returns, the groups and which of the rollouts were judged; a rollout of advantage 0 is left out."""
+
+Shares = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, " s"]]
+"""How much a valid entry of each decision counts in the mean, by the mask and the decision's trajectory."""
+
+
 def plain_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " times"]) -> Float[Tensor, "s k n a"]:
     """The log-probs as they are."""
     del old, times
@@ -48,18 +58,30 @@ class Algorithm:
     """A way to learn from groups of rollouts.
 
     Attributes:
-        name: as `prophrl train --algo` takes it.
+        name: as `prophrl train --algo` takes it; a run that goes on must have the name that it began with.
         loss: of log-probs and advantages.
         kernel: the stochastic step of the sampler; one with weights is trained too.
         choose: which steps are stochastic.
         log_prob: what the loss takes a ratio of, e.g. `guarded_log_prob`.
+        advantages: `group_advantages` or `leave_one_out_advantages`.
+        shares: `per_entry`, the masked mean, or `per_trajectory`.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from functools import partial
+        >>> from prophrl_algos.fa_grpo import leave_one_out_advantages, per_trajectory
+        >>> loo = replace(FA_GRPO, name="fa-grpo-loo", advantages=leave_one_out_advantages)
+        >>> dual = replace(FA_GRPO, name="fa-grpo-dual", loss=partial(fa_grpo_loss, dual_clip=3.0))
+        >>> even = replace(FLOW_GRPO, name="flow-grpo-even", shares=per_trajectory)
     """
 
     name: str
     loss: Loss
     kernel: Kernel = flow_sde_step
     choose: Choose = every_step
-    log_prob: Callable[[FlowScores, FlowScores, Float[Tensor, " times"]], Float[Tensor, "s k n a"]] = plain_log_prob
+    log_prob: LogProb = plain_log_prob
+    advantages: Advantages = group_advantages
+    shares: Shares = per_entry
 
 
 FA_GRPO = Algorithm("fa-grpo", fa_grpo_loss)

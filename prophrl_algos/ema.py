@@ -15,7 +15,7 @@ class Ema:
         decay: weight of the past at each optimiser step, in [0, 1).
     """
 
-    def __init__(self, policy: nn.Module, decay: float = 0.99) -> None:
+    def __init__(self, policy: nn.Module, decay: float | int = 0.99) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay

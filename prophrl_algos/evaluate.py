@@ -14,7 +14,7 @@ from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.groups import random_number, require_autoreset_disabled
 from prophrl_algos.preflight import require_chunk
-from prophrl_algos.rollout import entry, rows_of
+from prophrl_algos.rollout import commands, entry, rows_of
 
 START_KEYS = ("suite", "task", "start", "start_set", "instruction")
 
@@ -144,15 +144,11 @@ def _wave(
     generators = [torch.Generator().manual_seed(random_number(seed, 3, number)) for number in numbers]
     returns, chunks = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
     success, valid = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
-    space = env.single_action_space
-    low, high = getattr(space, "low", -1.0), getattr(space, "high", 1.0)
-    resting = np.clip(np.zeros((env.num_envs, *(space.shape or ())), np.float32), low, high)
     live = rows
     while len(live):
         obs = policy.prepare(rows_of(observation, live), [str(starts[row].get("instruction", "")) for row in live])
         path = sample(policy, obs, schedule, [generators[row] for row in live])
-        actions = resting.copy()
-        actions[live] = np.clip(policy.decode(path.x0, obs).detach().float().cpu().numpy(), low, high)
+        actions = commands(policy.decode(path.x0, obs), env, live)
         observation, reward, terminated, truncated, info = env.step(actions)
         for row in live.tolist():
             valid[row] = bool(entry(info, "reward_valid", row, default=True))

@@ -9,16 +9,16 @@ SimpleVLA-RL family does; the masked mean divides by the valid entries of the wh
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from prophrl_algos.surrogate import Stats, clipped_surrogate, entry_count, masked_log_ratio
+from prophrl_algos.surrogate import Stats, clipped_surrogate, denominator_of, masked_log_ratio
 
 STD_FLOOR = 1e-6
 
 
 def group_advantages(
-    returns: Float[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
 ) -> Float[Tensor, " b"]:
     """A = (R - mean) / (std + eps) within each group of rollouts of one start and instruction; std is unbiased.
 
@@ -37,7 +37,7 @@ def group_advantages(
 
 
 def leave_one_out_advantages(
-    returns: Float[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
 ) -> Float[Tensor, " b"]:
     """A = R - mean of the other rollouts of the group (RLOO, arXiv 2402.14740); arguments as `group_advantages`."""
     return _per_group(returns, groups, valid, _against_others)
@@ -52,7 +52,6 @@ def fa_grpo_loss(
     clip_low: float | int,
     clip_high: float | int,
     denominator: float | int | None = None,
-    weights: Float[Tensor, " s"] | None = None,
     dual_clip: float | int | None = None,
 ) -> tuple[Float[Tensor, ""], Stats]:
     """L = -sum M[s,n] min(r A, clip(r) A) / denominator, with r[s,n,a] = exp(sum_k (l_k - l_k_old)).
@@ -66,46 +65,48 @@ def fa_grpo_loss(
         clip_high: e.g. 0.28.
         denominator: valid entries (s, n, a) of the whole batch, so that the losses of microbatches add up to its own;
             of these decisions if not given.
-        weights: of each decision; with `trajectory_weights` and the number of trajectories as denominator every
-            trajectory counts the same.
-        dual_clip: see `clipped_surrogate`.
+        dual_clip: c > 1: where A < 0 a term costs at most c |A| (arXiv 1912.09729); off if not given.
     """
     log_ratio = masked_log_ratio(flow_logp, old, mask).sum(1)
     entries = mask[:, :, None].expand_as(log_ratio)
-    weight = 1.0 if weights is None else weights[:, None, None].expand_as(log_ratio)
     total, stats = clipped_surrogate(
-        log_ratio, advantages, entries, weight, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+        log_ratio, advantages, entries, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
-    return -total / (entry_count(mask, flow_logp.shape[3]) if denominator is None else denominator), stats
+    return -total / denominator_of(mask, flow_logp.shape[3], denominator), stats
 
 
-def trajectory_weights(
-    mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"], dims: int
-) -> tuple[Float[Tensor, " s"], float]:
-    """Weights and denominator that make every trajectory's mean count the same, however long it was.
+def per_entry(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+    """Every valid entry counts the same: the masked mean. Arguments as `per_trajectory`."""
+    del trajectory
+    return torch.ones(len(mask), device=mask.device)
+
+
+def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+    """Every trajectory counts the same, however long it was: 1 / the valid actions of a decision's trajectory.
+
+    The losses are linear in the size of the advantages, so `advantages * shares` with the denominator
+    `shares @ mask.sum(1) * dims` is the mean over trajectories of the mean over each one's valid entries.
 
     Args:
         mask: of the whole batch.
         trajectory: of each decision.
-        dims: numbers of one action.
-
-    Returns:
-        1 / (valid entries of the decision's trajectory), and the number of trajectories that have any.
     """
     numbers, inverse = torch.unique(trajectory, return_inverse=True)
-    entries = torch.zeros(len(numbers), device=mask.device).index_add(0, inverse, mask.sum(1).float() * dims)
-    return torch.where(entries > 0, 1 / entries.clamp(min=1), 0.0)[inverse], float(max(int((entries > 0).sum()), 1))
+    valid = torch.zeros(len(numbers), device=mask.device).index_add(0, inverse, mask.sum(1).float())
+    return torch.where(valid > 0, 1 / valid.clamp(min=1), 0.0)[inverse]
 
 
 def _per_group(returns: Tensor, groups: Tensor, valid: Tensor | None, advantage: Callable[[Tensor], Tensor]) -> Tensor:
     valid = torch.ones_like(groups, dtype=torch.bool) if valid is None else valid
+    # In float64, since returns may be large beside their differences.
+    returns, kind = returns.detach().double(), returns.dtype if returns.is_floating_point() else torch.float32
     advantages = torch.zeros_like(returns)
     for group in torch.unique(groups).tolist():
         rows = torch.nonzero((groups == group) & valid)[:, 0]
         inside = returns[rows]
         if len(rows) > 1 and not torch.equal(inside, inside[:1].expand_as(inside)):
             advantages[rows] = advantage(inside)
-    return advantages
+    return advantages.to(kind)
 
 
 def _standardised(returns: Tensor) -> Tensor:

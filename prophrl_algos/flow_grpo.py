@@ -7,7 +7,7 @@ FA-GRPO's divided by K, whatever the masks (at full chunks this is the paper's m
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prophrl_algos.surrogate import Stats, clipped_surrogate, entry_count, masked_log_ratio
+from prophrl_algos.surrogate import Stats, clipped_surrogate, denominator_of, masked_log_ratio
 
 
 def flow_grpo_loss(
@@ -30,4 +30,4 @@ def flow_grpo_loss(
     live = (entries > 0)[:, None].expand_as(log_ratio)
     weight = entries[:, None].expand_as(log_ratio)
     total, stats = clipped_surrogate(log_ratio, advantages, live, weight, clip_low=clip_low, clip_high=clip_high)
-    return -total / (steps * (entry_count(mask, dims) if denominator is None else denominator)), stats
+    return -total / (steps * denominator_of(mask, dims, denominator)), stats

@@ -9,13 +9,14 @@ gradient of each step's log-prob and leaves every value as it was), `scale_ratio
 log-ratio) and `per_step_loss` (weighted Flow-GRPO). With one on-policy optimiser step all three have the same gradient.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prophrl_algos.surrogate import Stats, clipped_surrogate, entry_count, masked_log_ratio
+from prophrl_algos.surrogate import Stats, clipped_surrogate, denominator_of, masked_log_ratio
 
 EPS = 1e-6
 
@@ -39,6 +40,8 @@ class FlowScale:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1] (1 switches FlowScale off), got {self.alpha}")
+        if not math.isfinite(self.power):
+            raise ValueError(f"power must be a finite number, got {self.power}; 0.5 makes a weight grow as std")
         if not 0 <= self.w_min <= 1 <= self.w_max:
             raise ValueError(f"w_min must be in [0, 1] and w_max at least 1, got {self.w_min} and {self.w_max}")
 
@@ -66,14 +69,14 @@ def flowscale_weights(stds: Float[Tensor, " k"], c: FlowScale) -> Float[Tensor, 
 def scale_gradients(logp: Float[Tensor, "*b k n a"], weights: Float[Tensor, " k"]) -> Float[Tensor, "*b k n a"]:
     """sg(l_k) + w_k (l_k - sg(l_k)): the same value to the bit, w_k times the gradient."""
     fixed = logp.detach()
-    return fixed + weights[:, None, None] * (logp - fixed)
+    return fixed + _per_step(weights, logp) * (logp - fixed)
 
 
 def scale_ratios(
     logp: Float[Tensor, "*b k n a"], old: Float[Tensor, "*b k n a"], weights: Float[Tensor, " k"]
 ) -> Float[Tensor, "*b k n a"]:
     """l_k_old + w_k (l_k - l_k_old), so that log r = sum_k w_k (l_k - l_k_old)."""
-    return old + weights[:, None, None] * (logp - old)
+    return old + _per_step(weights, logp) * (logp - old)
 
 
 def per_step_loss(
@@ -93,6 +96,10 @@ def per_step_loss(
     """
     log_ratio = masked_log_ratio(flow_logp, old, mask)
     entries = mask[:, None, :, None].expand_as(log_ratio)
-    weight = weights[:, None, None].expand_as(log_ratio)
+    weight = _per_step(weights, log_ratio).expand_as(log_ratio)
     total, stats = clipped_surrogate(log_ratio, advantages, entries, weight, clip_low=clip_low, clip_high=clip_high)
-    return -total / (entry_count(mask, flow_logp.shape[3]) if denominator is None else denominator), stats
+    return -total / denominator_of(mask, flow_logp.shape[3], denominator), stats
+
+
+def _per_step(weights: Tensor, logp: Tensor) -> Tensor:
+    return weights.to(logp)[:, None, None]

@@ -58,24 +58,32 @@ class BeginFromStarts:
 class KeepWithin:
     """Keeps groups whose mean success can teach: dynamic sampling of DAPO and SimpleVLA-RL."""
 
-    low: float = 0.1
-    high: float = 0.9
+    low: float | int = 0.1
+    high: float | int = 0.9
 
-    def __call__(self, success: float) -> bool:
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(
+                f"it must be that 0 <= low <= high <= 1, got {self.low} and {self.high}: no group would do"
+            )
+
+    def __call__(self, success: float | int) -> bool:
         """Whether the mean success lies within."""
         return self.low <= success <= self.high
 
 
-def keep_all(success: float) -> bool:
+def keep_all(success: float | int) -> bool:
     """Every group is kept."""
     del success
     return True
 
 
-def require_env(env: VectorEnv, groups: int, group_size: int) -> None:
-    """Raise ValueError where an env cannot give such groups."""
+def require_env(env: VectorEnv, groups: int, group_size: int, budget: int | None = None) -> None:
+    """Raise ValueError where an env, or a budget of groups that may be begun, cannot give such groups."""
     if group_size < 2 or groups < 1:
         raise ValueError(f"a group needs at least 2 rollouts and there must be 1 group, got {group_size} and {groups}")
+    if budget is not None and budget < groups:
+        raise ValueError(f"budget={budget} must be at least groups={groups}: so many groups must be begun to keep them")
     if env.num_envs % group_size:
         raise ValueError(
             f"num_envs={env.num_envs} must be a multiple of group_size={group_size}: make the env with "

@@ -5,6 +5,9 @@ import io
 import json
 import math
 import os
+import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -46,10 +49,7 @@ class CsvLogger:
         writer = csv.DictWriter(text, names, restval="")
         writer.writeheader()
         writer.writerows(self._rows.values())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".part")
-        draft.write_text(text.getvalue())
-        os.replace(draft, self.path)
+        _write_whole(self.path, text.getvalue())
 
     def close(self) -> None:
         """The file is whole already."""
@@ -69,13 +69,17 @@ class JsonLinesLogger:
         self._rows = {number: row for number, row in self._rows.items() if number < update}
         numbers = {name: _finite(float(f"{value:.{self.digits}g}")) for name, value in metrics.items()}
         self._rows[update] = json.dumps({"update": update, **numbers})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".part")
-        draft.write_text("".join(f"{row}\n" for row in self._rows.values()))
-        os.replace(draft, self.path)
+        _write_whole(self.path, "".join(f"{row}\n" for row in self._rows.values()))
 
     def close(self) -> None:
         """The file is whole already."""
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text(text)
+    os.replace(draft, path)
 
 
 def _finite(value: float) -> float | None:
@@ -85,11 +89,11 @@ def _finite(value: float) -> float | None:
 class TensorBoardLogger:
     """Event files in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the folder; needs the extra `train`."""
+    def __init__(self, folder: Path, done: int = 0) -> None:
+        """Go on after `done` updates; what the folder holds of later ones is hidden. Needs the extra `train`."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=done)
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Write scalars."""
@@ -103,20 +107,22 @@ class TensorBoardLogger:
 
 
 class RunLogger:
-    """Weights & Biases or trackio, whose interfaces are the same: `import wandb` or `import trackio`."""
+    """Weights & Biases or trackio, whose interfaces are the same once a run has begun.
 
-    def __init__(self, library: Any, project: str, name: str) -> None:
-        """Begin a run, or go on with the one of this name."""
-        self._library = library
-        library.init(project=project, name=name, resume="allow")
+    An update that is logged again after a kill has the same numbers: W&B keeps one of them, trackio both.
+    """
+
+    def __init__(self, log: Callable[..., Any], finish: Callable[[], Any]) -> None:
+        """Take the run's two functions."""
+        self._log, self._finish = log, finish
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Send the numbers."""
-        self._library.log(dict(metrics), step=update)
+        self._log(dict(metrics), step=update)
 
     def close(self) -> None:
         """End the run."""
-        self._library.finish()
+        self._finish()
 
 
 class TerminalLogger:
@@ -142,25 +148,43 @@ class TerminalLogger:
         self._bar.close()
 
 
+PROJECT, RUN_NAME = "prophrl", "run_name"
 LOGGERS = ("csv", "jsonl", "tensorboard", "wandb", "trackio", "terminal")
 
 
 def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:
-    """The logger of a name in LOGGERS, writing into the run's folder; UnknownOptionError if there is none."""
+    """The logger of a name in LOGGERS for the run of this folder, of which `done` updates are done.
+
+    Raises:
+        UnknownOptionError: there is no such logger.
+        ImportError: its library is not installed.
+    """
     if name == "csv":
         return CsvLogger(folder / "metrics.csv")
     if name == "jsonl":
         return JsonLinesLogger(folder / "metrics.jsonl")
     if name == "tensorboard":
-        return TensorBoardLogger(folder / "tensorboard")
+        return TensorBoardLogger(folder / "tensorboard", done)
     if name == "wandb":
         import wandb  # pyright: ignore[reportMissingImports]
 
-        return RunLogger(wandb, "prophrl", folder.name)
+        name = run_name(folder)
+        run = wandb.init(project=PROJECT, id=name, name=name, dir=str(folder), resume="allow")
+        # With a step given, a row would otherwise wait for the next one, and be lost in a kill.
+        return RunLogger(partial(run.log, commit=True), run.finish)
     if name == "trackio":
         import trackio  # pyright: ignore[reportMissingImports]
 
-        return RunLogger(trackio, "prophrl", folder.name)
+        trackio.init(project=PROJECT, name=run_name(folder), resume="allow")
+        return RunLogger(trackio.log, trackio.finish)
     if name == "terminal":
         return TerminalLogger(updates, done)
     raise unknown_option("logger", name, LOGGERS)
+
+
+def run_name(folder: Path) -> str:
+    """A name that no other folder's run has, kept in the folder: a run that was killed goes on under it."""
+    path = folder / RUN_NAME
+    if not path.is_file():
+        _write_whole(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
+    return path.read_text()

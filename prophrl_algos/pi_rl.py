@@ -8,7 +8,7 @@ Differences from the paper: the sum over chunks is divided by valid entries, as 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prophrl_algos.surrogate import Stats, clipped_surrogate, entry_count, masked_log_ratio
+from prophrl_algos.surrogate import Stats, clipped_surrogate, denominator_of, masked_log_ratio
 
 
 def pi_rl_loss(
@@ -27,4 +27,4 @@ def pi_rl_loss(
     """
     log_ratio = masked_log_ratio(flow_logp, old, mask).sum((1, 2, 3))
     total, stats = clipped_surrogate(log_ratio, advantages, mask.any(1), clip_low=clip_low, clip_high=clip_high)
-    return -total / (entry_count(mask, flow_logp.shape[3]) if denominator is None else denominator), stats
+    return -total / denominator_of(mask, flow_logp.shape[3], denominator), stats

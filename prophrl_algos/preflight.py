@@ -9,21 +9,28 @@ from torch import nn
 
 from prophet_gym.specs import InitialState
 from prophrl_algos.algorithms import Algorithm
-from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
+from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.groups import refuse_official, require_env
 
 
-def require_fit(
-    policy: FlowPolicy, env: VectorEnv, algorithm: Algorithm, groups: int, group_size: int, noise_level: float
-) -> None:
-    """Raise ValueError (InvalidStartError for official starts) unless policy, env and settings fit each other."""
-    require_env(env, groups, group_size)
+def require_fit(policy: FlowPolicy, env: VectorEnv, groups: int, group_size: int, budget: int) -> None:
+    """Raise ValueError (InvalidStartError for official starts) unless policy, env and groups fit each other."""
+    require_env(env, groups, group_size, budget)
     require_chunk(policy, env)
     refuse_official(start_sets_of(env))
-    if noise_level <= 0 and not isinstance(algorithm.kernel, nn.Module):
+
+
+def require_noise(schedule: FlowSchedule, spec: FlowSpec, algorithm: Algorithm) -> None:
+    """Raise ValueError unless some step has a density in some of the numbers that are scored."""
+    scale = schedule.noise_scale
+    if scale is not None and len(scale) != spec.latent_dim:
+        raise ValueError(f"noise_scale must have latent_dim={spec.latent_dim} numbers, got {len(scale)}")
+    if not (schedule.stds(spec.latent_dim)[:, : spec.action_dim] > 0).any():
+        given = f"noise_level={schedule.noise_level:g}" + ("" if scale is None else f", noise_scale={scale.tolist()}")
         raise ValueError(
-            f"noise_level must be above 0 for {algorithm.name}, got {noise_level}: without noise a path has no "
-            "density; 0.5 is usual"
+            f"noise_level must be above 0 for {algorithm.name}, in at least one step and one scored dimension, got "
+            f"{given} and K={schedule.num_steps}: without noise a path has no density; 0.5 is usual"
         )
 
 

@@ -28,7 +28,7 @@ class LearnedNoise(nn.Module):
         hidden: width.
     """
 
-    def __init__(self, latent_dim: int, low: float = 0.10, high: float = 0.24, hidden: int = 32) -> None:
+    def __init__(self, latent_dim: int, low: float | int = 0.10, high: float | int = 0.24, hidden: int = 32) -> None:
         super().__init__()
         if not 0 < low < high:
             raise ValueError(f"bounds of the std must be 0 < low < high, got {low} and {high}")

@@ -93,11 +93,11 @@ def collect(
         ValueError: the env's rows, autoreset mode or horizon do not fit.
         InvalidStartError: a row starts from the set `official`.
     """
-    require_env(env, groups, group_size)
+    require_env(env, groups, group_size, budget)
     began = time.perf_counter()
     rollout = _Rollout(policy, env, schedule, group_size, seed, begin, first_group, stride)
     kept: list[int] = []
-    limit = groups if budget is None else max(budget, groups)
+    limit = groups if budget is None else budget
     rollout.start(range(min(rollout.places, groups)))
     while rollout.running:
         free = []
@@ -156,9 +156,6 @@ class _Rollout:
         self.generators = [torch.Generator() for _ in range(count)]
         self.fates: dict[int, _Fate] = {}
         self.decisions: list[_Decisions] = []
-        space = self.env.single_action_space
-        self.low, self.high = getattr(space, "low", -1.0), getattr(space, "high", 1.0)
-        self.resting = np.clip(np.zeros((count, *(space.shape or ())), np.float32), self.low, self.high)
         self.observation: Any = None
 
     def start(self, places: Iterable[int]) -> None:
@@ -199,9 +196,7 @@ class _Rollout:
         with _timed(self.clock, "policy"):
             obs = self.policy.prepare(rows_of(self.observation, rows), [self.instructions[row] for row in rows])
             path = sample(self.policy, obs, self.schedule, [self.generators[row] for row in rows])
-            commands = self.policy.decode(path.x0, obs).detach().float().cpu().numpy()
-        actions = self.resting.copy()
-        actions[rows] = np.clip(commands, self.low, self.high)
+            actions = commands(self.policy.decode(path.x0, obs), self.env, rows)
         with _timed(self.clock, "env"):
             self.observation, reward, terminated, truncated, info = self.env.step(actions)
         chunk = actions.shape[1]
@@ -275,6 +270,23 @@ def entry(info: Mapping[str, Any], name: str, row: int, *, default: Any) -> Any:
     if name not in info or not info.get(f"_{name}", np.ones(row + 1, dtype=np.bool_))[row]:
         return default
     return info[name][row]
+
+
+def commands(
+    decoded: Float[Tensor, "b n a"], env: VectorEnv, rows: Int[np.ndarray, " b"]
+) -> Float[np.ndarray, "r n a"]:
+    """Decoded chunks in the given rows, clipped to the env's space; the other rows rest."""
+    space = env.single_action_space
+    shape = space.shape
+    if shape is None or tuple(decoded.shape) != (len(rows), *shape):
+        raise ValueError(
+            f"the policy decodes to chunks (actions, numbers) of {tuple(decoded.shape[1:])}, the env takes {shape}: "
+            "its decode must give the env's own commands"
+        )
+    low, high = getattr(space, "low", -1.0), getattr(space, "high", 1.0)
+    actions = np.clip(np.zeros((env.num_envs, *shape), np.float32), low, high)
+    actions[rows] = np.clip(decoded.detach().float().cpu().numpy(), low, high)
+    return actions
 
 
 def rows_of(observation: Any, rows: Int[np.ndarray, " r"]) -> Any:

@@ -35,9 +35,9 @@ class SftConfig:
 
     steps: int = 2000
     rows: int = 64
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-4
-    max_grad_norm: float = 1.0
+    learning_rate: float | int = 3e-4
+    weight_decay: float | int = 1e-4
+    max_grad_norm: float | int = 1.0
     save_every: int = 500
     seed: int = 0
 

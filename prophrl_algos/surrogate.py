@@ -52,8 +52,8 @@ class Stats:
 def masked_log_ratio(
     flow_logp: Float[Tensor, "s k n a"], old: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
 ) -> Float[Tensor, "s k n a"]:
-    """l_k - l_k_old of every step, 0 where masked: what is masked may be NaN and gets no gradient."""
-    return torch.where(mask[:, None, :, None], flow_logp - old, 0.0)
+    """l_k - l_k_old of every step, 0 where masked: what is masked may be NaN and gets no gradient, nor does `old`."""
+    return torch.where(mask[:, None, :, None], flow_logp - old.detach(), 0.0)
 
 
 def clipped_surrogate(
@@ -73,12 +73,12 @@ def clipped_surrogate(
         advantages: A of each decision; may be NaN where everything is masked.
         mask: what counts.
         weight: of each ratio.
-        clip_low: how far below 1 a ratio earns.
+        clip_low: how far below 1 a ratio earns; from 1 on there is no bound.
         clip_high: how far above.
         dual_clip: c > 1: where A < 0 the term is at least c A (arXiv 1912.09729); none if not given.
     """
-    if not (0 < clip_low < 1 and clip_high > 0):
-        raise ValueError(f"clip_low must be in (0, 1) and clip_high above 0, got {clip_low} and {clip_high}")
+    if not (clip_low > 0 and clip_high > 0):
+        raise ValueError(f"clip_low and clip_high must be above 0, got {clip_low} and {clip_high}")
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip must be above 1 or None, got {dual_clip}")
     ratio = torch.exp(log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
@@ -91,9 +91,11 @@ def clipped_surrogate(
     return total, _stats(ratio.detach(), advantage, mask, clip_low, clip_high)
 
 
-def entry_count(mask: Bool[Tensor, "s n"], dims: int) -> float:
-    """Valid (s, n, a) entries: the denominator of the masked mean; at least 1."""
-    return float(max(int(mask.sum()) * dims, 1))
+def denominator_of(mask: Bool[Tensor, "s n"], dims: int, given: float | int | None) -> float | int:
+    """What a loss divides by: what is given, else the valid (s, n, a) entries, at least 1."""
+    if given is not None and not given > 0:
+        raise ValueError(f"denominator must be above 0 or None (the valid entries of these decisions), got {given}")
+    return float(max(int(mask.sum()) * dims, 1)) if given is None else given
 
 
 def _stats(ratio: Tensor, advantage: Tensor, mask: Tensor, clip_low: float | int, clip_high: float | int) -> Stats:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from prophrl_algos.algorithms import FA_GRPO, Algorithm
 from prophrl_algos.distributed import Processes
 from prophrl_algos.ema import Ema
-from prophrl_algos.fa_grpo import group_advantages
 from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowScores, Obs, device_of, select_obs
 from prophrl_algos.flow.sampler import rescore, step_stds
 from prophrl_algos.flow.schedule import FlowSchedule
@@ -22,7 +21,7 @@ from prophrl_algos.flow.sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.flowscale import FlowScale, flowscale_weights, scale_gradients
 from prophrl_algos.groups import Begin, Keep, begin_by_seed, keep_all, random_number
 from prophrl_algos.metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
-from prophrl_algos.preflight import require_fit, require_reference, require_trainable
+from prophrl_algos.preflight import require_fit, require_noise, require_reference, require_trainable
 from prophrl_algos.rollout import Rollouts, collect
 
 
@@ -51,11 +50,11 @@ class TrainerConfig:
     epochs: int = 1
     minibatches: int = 1
     microbatch: int = 64
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    beta: float = 0.01
-    noise_level: float = 0.5
-    max_grad_norm: float = 1.0
+    clip_low: float | int = 0.2
+    clip_high: float | int = 0.28
+    beta: float | int = 0.01
+    noise_level: float | int = 0.5
+    max_grad_norm: float | int = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,10 +66,10 @@ class TrainerConfig:
                 f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low} and {self.clip_high}; "
                 "0.2 and 0.28 are usual"
             )
-        for name in ("beta", "noise_level"):
-            if getattr(self, name) < 0:
+        for name in ("beta", "noise_level", "seed"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.max_grad_norm <= 0:
+        if not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 
 
@@ -83,6 +82,7 @@ class Batch:
         path: sampled paths; their scores are those of the policy that the ratio is taken against.
         mask: actions that count.
         advantages: of each decision.
+        shares: how much a valid entry of each decision counts in the mean.
         weights: FlowScale's weight of each flow step.
         reference: scores of the reference policy; None without a KL term.
     """
@@ -91,6 +91,7 @@ class Batch:
     path: FlowPath
     mask: Bool[Tensor, "s n"]
     advantages: Float[Tensor, " s"]
+    shares: Float[Tensor, " s"]
     weights: Float[Tensor, " k"]
     reference: FlowScores | None = None
 
@@ -101,6 +102,7 @@ class Batch:
             self.path.select(rows).to(device),
             self.mask[rows].to(device),
             self.advantages[rows].to(device),
+            self.shares[rows].to(device),
             self.weights.to(device),
             None if self.reference is None else self.reference.select(rows).to(device),
         )
@@ -136,7 +138,7 @@ class Trainer:
         begin: Begin = begin_by_seed,
         keep: Keep = keep_all,
         budget: int | None = None,
-        anneal: Callable[[float], float] | None = None,
+        anneal: Callable[[float], float | int] | None = None,
         noise_scale: Float[Tensor, " d"] | None = None,
         autocast: torch.dtype | None = None,
         ema: Ema | None = None,
@@ -168,13 +170,17 @@ class Trainer:
         self.policy, self.optimizer, self.env, self.reference = policy, optimizer, env, reference
         self.config = config or TrainerConfig()
         self.algorithm, self.flowscale = algorithm, flowscale or FlowScale(alpha=1.0)
-        self.begin, self.keep, self.budget = begin, keep, budget
+        self.begin, self.keep = begin, keep
         self.anneal, self.noise_scale, self.autocast, self.ema = anneal, noise_scale, autocast, ema
         self.processes = processes or Processes()
         self.device = device_of(policy)
         self.done = 0
         self.groups = self.processes.share(self.config.groups)
-        require_fit(policy, env, self.algorithm, self.groups, self.config.group_size, self.config.noise_level)
+        self.budget = 2 * self.groups if budget is None else self.processes.share(budget)
+        require_fit(policy, env, self.groups, self.config.group_size, self.budget)
+        progress = [update / self.config.updates for update in range(self.config.updates)]
+        faintest = 1.0 if anneal is None else min(map(anneal, progress))
+        require_noise(self._schedule(faintest), policy.spec, self.algorithm)
         self.parameters = require_trainable(policy, optimizer, self.algorithm)
         if self.config.beta > 0 and reference is None:
             require_reference(policy)
@@ -184,14 +190,7 @@ class Trainer:
 
     def schedule(self) -> FlowSchedule:
         """How the next update's paths are sampled."""
-        factor = 1.0 if self.anneal is None else self.anneal(self.done / self.config.updates)
-        return FlowSchedule.uniform(
-            self.policy.spec.num_steps,
-            self.config.noise_level * factor,
-            kernel=self.algorithm.kernel,
-            choose=self.algorithm.choose,
-            noise_scale=self.noise_scale,
-        )
+        return self._schedule(1.0 if self.anneal is None else self.anneal(self.done / self.config.updates))
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
@@ -205,7 +204,7 @@ class Trainer:
                 seed=random_number(self.config.seed, 10, self.done),
                 begin=self.begin,
                 keep=self.keep,
-                budget=2 * self.groups if self.budget is None else self.processes.share(self.budget),
+                budget=self.budget,
                 first_group=self.processes.rank,
                 stride=self.processes.size,
             )
@@ -216,7 +215,7 @@ class Trainer:
     def update(self, rollouts: Rollouts) -> Metrics:
         """`epochs * minibatches` optimiser steps on these rollouts; none where no group teaches anything."""
         began = time.perf_counter()
-        advantages = group_advantages(rollouts.returns, rollouts.groups, rollouts.valid)
+        advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.valid)
         metrics = rollout_metrics(rollouts, advantages, self.processes)
         rows = torch.nonzero((advantages != 0)[rollouts.trajectory])[:, 0]
         if self.processes.total(len(rows)) == 0:
@@ -233,16 +232,15 @@ class Trainer:
         return metrics | {"seconds_update": time.perf_counter() - began}
 
     def loss(self, batch: Batch, denominator: float | int | None = None) -> Terms:
-        """The loss of decisions on the policy's device; `denominator`: valid entries of the whole minibatch."""
+        """The loss of decisions on the policy's device; `denominator`: `count` of the whole minibatch."""
         scores = self._score(batch.obs, batch.path)
         old, times = batch.path.scores, batch.path.schedule.times
-        entries = float(max(int(batch.mask.sum()) * self.policy.spec.action_dim, 1))
-        denominator = entries if denominator is None else denominator
+        denominator = (self.count(batch.mask, batch.shares) or 1.0) if denominator is None else denominator
         log_prob = scale_gradients(self.algorithm.log_prob(scores, old, times), batch.weights)
         loss, stats = self.algorithm.loss(
             log_prob,
             old.log_prob,
-            batch.advantages,
+            batch.advantages * batch.shares,
             batch.mask,
             clip_low=self.config.clip_low,
             clip_high=self.config.clip_high,
@@ -251,11 +249,17 @@ class Trainer:
         valid = batch.mask[:, None, :, None]
         kl_sum = torch.zeros((), device=loss.device)
         if batch.reference is not None:
-            kl = gaussian_kl(scores.mean, scores.std, batch.reference.mean, batch.reference.std)
-            kl_sum = torch.where(valid, kl, 0.0).sum()
-            loss = loss + self.config.beta * kl_sum / denominator
+            pair = (scores.mean, scores.std, batch.reference.mean, batch.reference.std)
+            # Masked before, not after: the gradient of what is masked would be 0 * NaN where it is NaN.
+            kl = gaussian_kl(*(torch.where(valid, each, 1.0) for each in pair))
+            kl_sum = kl.detach().sum()
+            loss = loss + self.config.beta * (kl * batch.shares[:, None, None, None]).sum() / denominator
         entropy = torch.where(valid, gaussian_entropy(scores.std.detach()), 0.0).sum()
         return Terms(loss, stats, kl_sum, entropy, scores)
+
+    def count(self, mask: Bool[Tensor, "s n"], shares: Float[Tensor, " s"]) -> float:
+        """What the mean divides by: the valid entries (s, n, a), each by its share."""
+        return float(shares @ mask.sum(1).float()) * self.policy.spec.action_dim
 
     def state_dict(self) -> dict[str, Any]:
         """All that the following updates depend on, beside the arguments of the constructor."""
@@ -264,6 +268,7 @@ class Trainer:
             "done": self.done,
             "config": asdict(self.config),
             "algorithm": self.algorithm.name,
+            "flowscale": asdict(self.flowscale),
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "kernel": kernel.state_dict() if isinstance(kernel, nn.Module) else {},
@@ -278,13 +283,13 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a `state_dict` was taken; ValueError if it is of another algorithm or configuration."""
-        mine = asdict(self.config) | {"algorithm": self.algorithm.name}
-        theirs = state["config"] | {"algorithm": state["algorithm"]}
-        changed = [name for name in mine if mine[name] != theirs.get(name) and name != "updates"]
+        mine = asdict(self.config) | {"algorithm": self.algorithm.name, "flowscale": asdict(self.flowscale)}
+        theirs = state["config"] | {name: state[name] for name in ("algorithm", "flowscale") if name in state}
+        changed = [name for name in theirs if mine.get(name) != theirs[name] and name != "updates"]
         if changed:
             raise ValueError(
                 "the checkpoint is of another run: "
-                + ", ".join(f"{name} was {theirs.get(name)}, is {mine[name]}" for name in changed)
+                + ", ".join(f"{name} was {theirs[name]}, is {mine.get(name)}" for name in changed)
                 + "; use another folder"
             )
         assert isinstance(self.policy, nn.Module)
@@ -300,6 +305,15 @@ class Trainer:
         if "env" in state:
             self.env.unwrapped.load_state_dict(state["env"])  # pyright: ignore[reportAttributeAccessIssue]
         self.done = state["done"]
+
+    def _schedule(self, factor: float | int) -> FlowSchedule:
+        return FlowSchedule.uniform(
+            self.policy.spec.num_steps,
+            self.config.noise_level * factor,
+            kernel=self.algorithm.kernel,
+            choose=self.algorithm.choose,
+            noise_scale=self.noise_scale,
+        )
 
     def _order(self, count: int, epoch: int) -> Tensor:
         shuffle = torch.Generator().manual_seed(random_number(self.config.seed, 11, self.done, epoch))
@@ -329,8 +343,9 @@ class Trainer:
         having = max(self.processes.total(len(rows) > 0), 1.0)
         stds = self.processes.sum(step_stds(path.scores, path.stochastic)) / having
         weights = flowscale_weights(stds, self.flowscale)
-        chosen = advantages[rollouts.trajectory[rows]]
-        return Batch(obs, path, rollouts.mask[rows], chosen, weights, reference), drift
+        mask, trajectory = rollouts.mask[rows], rollouts.trajectory[rows]
+        shares = self.algorithm.shares(mask, trajectory)
+        return Batch(obs, path, mask, advantages[trajectory], shares, weights, reference), drift
 
     def _must_rescore(self) -> bool:
         """In low precision a velocity depends on the shape of its batch, so old scores are of the update's shapes."""
@@ -347,8 +362,7 @@ class Trainer:
         return FlowScores.cat(parts).to(torch.device("cpu")) if parts else path.scores
 
     def _optimize(self, batch: Batch, rows: Tensor, tally: Tally) -> None:
-        valid = int(batch.mask[rows].sum()) * self.policy.spec.action_dim
-        denominator = max(self.processes.total(valid), 1.0)
+        denominator = self.processes.total(self.count(batch.mask[rows], batch.shares[rows])) or 1.0
         self.optimizer.zero_grad(set_to_none=True)
         for part in rows.split(self.config.microbatch) if len(rows) else ():
             terms = self.loss(batch.select(part, self.device), denominator)

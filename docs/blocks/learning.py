@@ -1,11 +1,9 @@
-"""Judges and algorithms: blocks of figures."""
+"""Algorithms and the proof: blocks of figures."""
 
-import json
 import sys
 from typing import Any
 
-from blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
-from prophet_gym.calibration import CARD_NAME, RATES, grouped, summary
+from blocks.common import ROOT, load, markdown_table, where
 from prophet_gym.cli.report import interval
 
 
@@ -59,20 +57,20 @@ def algorithm_cost() -> str:
     return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."
 
 
-def calibration() -> str:
-    """How far the checkpoint's judge is to be trusted."""
-    command = "prophet calibrate --out prophet_gym/checkpoints/libero_small/calibration.json"
-    path = CHECKPOINT / CARD_NAME
-    if not path.is_file():
-        return f"Not measured yet: `{command}`."
-    card = json.loads(path.read_text())
-    tables = [markdown_table(["source", "judged", "precision", "recall", "false positive rate"], summary(card))]
-    for source in ("real", "dream"):
-        for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
-            tables.append(
-                markdown_table([f"{source}: {label}", "verdicts", *RATES.values()], grouped(card, source, group))
-            )
-    return "\n\n".join([*(table for table in tables if table), f"`{command}` on {where(card['machine'])}."])
+def reach_headline() -> str:
+    """The same in a picture and a sentence."""
+    report = load("reach.json")
+    if report is None or report["scores"]["real"] is None:
+        return "Not measured yet: `python benchmarks/reach.py --json benchmarks/results/reach.json`."
+    real, settings = report["scores"]["real"], report["settings"]
+    return (
+        "![learning curves in the dream, scores in both worlds](docs/reach.png)\n\n"
+        f"In the real simulator the gripper ends {interval(real['ppo']['gripper_cm'], 1)} cm from its mark, "
+        f"with random actions {interval(real['random']['gripper_cm'], 1)} cm: {settings['seeds']} seeds of "
+        f"{settings['chunk_steps']:,} chunk-steps in the dream, {settings['episodes']} official starts. "
+        f"`python benchmarks/reach.py --chunk-steps {settings['chunk_steps']} --json benchmarks/results/reach.json` "
+        f"on {where(report['machine'])}."
+    )
 
 
 def reach() -> str:
@@ -82,6 +80,7 @@ def reach() -> str:
     if report is None:
         return f"Not measured yet: `{command}`."
     settings, worlds = report["settings"], {"dream": "dream", "real": "real simulator"}
+    command = command.replace("--json", f"--chunk-steps {settings['chunk_steps']} --json")
     arms = {"random": "random actions", "still": "no action", "ppo": "PPO, mean of its seeds"}
     rows = [
         [

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from prophet_gym.envs.doubt import TruncateOnDoubt
     from prophet_gym.envs.episodes import row_info
+    from prophet_gym.envs.films import RecordEveryFrame
     from prophet_gym.envs.held_chunk import HeldChunk
     from prophet_gym.envs.jsonl_starts import read_jsonl_starts
     from prophet_gym.envs.refill import Usage
@@ -38,6 +39,7 @@ __all__ = [
     "ProphetEnv",
     "ProphetTorchVectorEnv",
     "ProphetVectorEnv",
+    "RecordEveryFrame",
     "StackFrames",
     "StartSet",
     "TruncateOnDoubt",
@@ -64,6 +66,7 @@ _MODULES = {
     "ProphetEnv": "single_env",
     "ProphetTorchVectorEnv": "torch_env",
     "ProphetVectorEnv": "vector_env",
+    "RecordEveryFrame": "films",
     "StackFrames": "views",
     "StartSet": "starts",
     "TruncateOnDoubt": "doubt",

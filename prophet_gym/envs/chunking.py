@@ -1,6 +1,6 @@
 """Action chunks: checking them, and views of a chunked env: one action per step or per chunk, flat chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -9,8 +9,10 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
+from torch import Tensor
 
-from prophet_gym.errors import InvalidActionError
+from prophet_gym.envs.tensors import require_arrays
+from prophet_gym.errors import InvalidActionError, require_different
 
 
 def require_actions(actions: object, space: gym.Space) -> np.ndarray:
@@ -21,7 +23,8 @@ def require_actions(actions: object, space: gym.Space) -> np.ndarray:
     """
     assert isinstance(space, gym.spaces.Box)
     try:
-        array = np.array(actions, dtype=np.float32)
+        given = actions.detach().cpu().float().numpy() if isinstance(actions, Tensor) else actions
+        array = np.array(given, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidActionError(f"actions must be numbers of shape {space.shape}, got {type(actions)}") from error
     if array.shape != space.shape:
@@ -111,6 +114,7 @@ class OneActionPerStepVector(VectorWrapper):
     def __init__(self, env: VectorEnv) -> None:
         """Wrap a vector env whose action space is `Box` (k, a) per row; ValueError for another one."""
         super().__init__(env)
+        require_arrays("OneActionPerStepVector", env)
         space = _chunk_space("OneActionPerStepVector", env.single_action_space)
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
@@ -126,7 +130,7 @@ class OneActionPerStepVector(VectorWrapper):
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reset rows and drop the actions that wait; ValueError for some rows alone except between two chunks."""
-        mask = None if options is None else options.get("reset_mask")
+        mask = options.get("reset_mask") if isinstance(options, Mapping) else None
         if self._pending and mask is not None and not np.asarray(mask).all():
             raise ValueError(
                 f"rows can be reset by a mask between two chunks only, and {len(self._pending)} of {self._steps} "
@@ -251,9 +255,7 @@ class _Holding:
     def __init__(self, wrapper: str, space: gym.Space, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
         chunk = _chunk_space(wrapper, space)
         self.steps, count = chunk.shape
-        self.numbers = [int(number) for number in numbers]
-        if not self.numbers or len(set(self.numbers)) < len(self.numbers) or not set(self.numbers) <= set(range(count)):
-            raise ValueError(f"numbers must be different ones in 0..{count - 1}, got {self.numbers}")
+        self.numbers = require_different("numbers", numbers, count)
         action = gym.spaces.Box(chunk.low[0], chunk.high[0], dtype=np.float32)
         try:
             self.rest = require_actions(rest, action)

@@ -1,14 +1,14 @@
 """Leaving a dream that can no longer be believed."""
 
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 
 class TruncateOnDoubt(gym.Wrapper, RecordConstructorArgs):
-    """Truncates the episode when `info["doubt"]` passes a threshold; `info["doubted"]` says whether it did.
+    """Truncates the episode when `info["doubt"]` passes a threshold (or is NaN); `info["doubted"]` says whether it did.
 
     In a vector env the world must know, so that the row restarts as the autoreset mode says: pass `max_doubt=` to
     `ProphetVectorEnv` (`ProphetEnv` takes it too).
@@ -41,12 +41,13 @@ class TruncateOnDoubt(gym.Wrapper, RecordConstructorArgs):
         nothing_dreamt = info.get("pending", 0) > 0 or info.get("live") is False
         if "doubt" not in info and not nothing_dreamt:
             raise ValueError("TruncateOnDoubt needs a world model that tells its doubt, and info has no 'doubt'")
-        doubted = info.get("doubt", 0.0) > self._threshold
+        doubted = not info.get("doubt", 0.0) <= self._threshold
         return observation, float(reward), terminated, truncated or doubted, info | {"doubted": doubted}
 
 
 def require_threshold(name: str, value: object) -> float:
     """The largest doubt that is gone along with; ValueError if it is no number of at least 0."""
-    if not isinstance(value, int | float | np.number) or not value >= 0:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    if not number >= 0:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-    return float(value)
+    return number

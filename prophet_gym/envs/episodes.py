@@ -16,7 +16,7 @@ from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.options import row_seeds
 from prophet_gym.envs.refill import Queue, Usage
 from prophet_gym.envs.rows import Row, picture
-from prophet_gym.errors import unknown_option
+from prophet_gym.errors import require_count, require_number, unknown_option
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 FPS = 20.0
@@ -61,19 +61,16 @@ class EpisodeVectorEnv(VectorEnv):
         fps: float = FPS,
     ) -> None:
         super().__init__()
-        if not isinstance(num_envs, int | np.integer) or num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1 and an integer, got {num_envs}")
-        if not fps > 0:
-            raise ValueError(f"fps must be above 0, got {fps}")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps counts chunks and must be at least 1 or None, got {max_episode_steps}")
+        num_envs = require_count("num_envs", num_envs)
+        if max_episode_steps is not None:
+            max_episode_steps = require_count("max_episode_steps counts chunks and", max_episode_steps)
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise unknown_option("render mode", render_mode, RENDER_MODES)
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = _mode(autoreset_mode)
         self.render_mode = render_mode
-        self.fps = float(fps)
+        self.fps = require_number("fps", fps, above=0)
         self.metadata = {
             "render_modes": list(RENDER_MODES),
             "render_fps": self.fps / action_space.shape[0] if render_mode == "rgb_array" else self.fps,
@@ -105,6 +102,11 @@ class EpisodeVectorEnv(VectorEnv):
         """Run one chunk in the live rows: call each `Row.extend`; `actions` (num_envs, k, a) are checked."""
 
     @property
+    def elapsed(self) -> tuple[int, ...]:
+        """Chunks that each row's episode has run."""
+        return tuple(row.elapsed for row in self._rows)
+
+    @property
     def waiting(self) -> int:
         """Starts of `options["queue"]` that wait for a row."""
         return 0 if self._queue is None else len(self._queue)
@@ -125,7 +127,14 @@ class EpisodeVectorEnv(VectorEnv):
         if len(value) != self.num_envs:
             raise ValueError(f"np_random needs one generator per row, num_envs={self.num_envs}, got {len(value)}")
         for row, generator in zip(self._rows, value, strict=True):
-            row.np_random = generator
+            row.np_random, row.seed = generator, -1
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:
+        """The seed of each row's generator; -1, as in Gymnasium, where it came from elsewhere."""
+        for row in range(self.num_envs):
+            self._row_random(row)
+        return tuple(row.seed for row in self._rows)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
@@ -223,9 +232,9 @@ class EpisodeVectorEnv(VectorEnv):
         return self._observe(), self._start_infos(rows)
 
     def _seed(self, seeds: Mapping[int, int | None]) -> None:
-        seeded = {row: seeding.np_random(seed)[0] for row, seed in seeds.items() if seed is not None}
-        for row, generator in seeded.items():
-            self._rows[row].np_random = generator
+        seeded = {row: seeding.np_random(seed) for row, seed in seeds.items() if seed is not None}
+        for row, made in seeded.items():
+            self._rows[row].np_random, self._rows[row].seed = made
 
     def _start_infos(self, rows: Sequence[int]) -> dict[str, Any]:
         infos: dict[str, Any] = {}
@@ -262,8 +271,10 @@ class EpisodeVectorEnv(VectorEnv):
         return {"image": picture(self._rows[row].image)}
 
     def _row_random(self, row: int) -> np.random.Generator:
-        generator = self._rows[row].np_random or seeding.np_random()[0]
-        self._rows[row].np_random = generator
+        if self._rows[row].np_random is None:
+            self._rows[row].np_random, self._rows[row].seed = seeding.np_random()
+        generator = self._rows[row].np_random
+        assert generator is not None
         return generator
 
 

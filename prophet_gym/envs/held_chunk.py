@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym.errors import require_count
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State, WorldModel, encode_starts
 
@@ -44,10 +45,9 @@ class HeldChunk:
             ValueError: the chunk is not shorter than the model's, or the model's state cannot be cut.
         """
         cut = getattr(world_model, "cut", None)
-        if not 1 <= chunk < world_model.chunk:
+        if require_count("chunk", chunk) >= world_model.chunk:
             raise ValueError(
-                f"chunk={chunk} must be at least 1 and less than the world model's {world_model.chunk}: longer ones "
-                "are several steps"
+                f"chunk={chunk} must be less than the world model's {world_model.chunk}: longer ones are several steps"
             )
         if cut is None:
             raise ValueError(

@@ -1,10 +1,12 @@
 """What `reset(seed=..., options=...)` may ask for, checked before anything changes."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from torch import Tensor
 
 from prophet_gym.envs.starts import StartSet, require_frames
 from prophet_gym.errors import InvalidStartError, UnknownOptionError, unknown_option
@@ -73,12 +75,14 @@ def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "
     """
     if seed is None:
         return [None] * count
-    if isinstance(seed, int | np.integer):
+    if isinstance(seed, Integral) and not isinstance(seed, bool):
         seed = [int(seed) + row for row in range(count)]
+    if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
+        raise ValueError(f"a seed must be an integer, one per {each}={count}, or None, got {seed!r}")
     if len(seed) != count:
         raise ValueError(f"a list of seeds needs one entry per {each}={count}, got {len(seed)}")
     for value in seed:
-        if value is not None and (not isinstance(value, int | np.integer) or value < 0):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 0):
             raise ValueError(f"a seed must be an integer of at least 0 or None, got {value!r}")
     return [None if value is None else int(value) for value in seed]
 
@@ -98,7 +102,7 @@ def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
     """The rows of a `reset_mask`; all of them without one. ValueError if it is no mask or empty."""
     if mask is None:
         return tuple(range(num_envs))
-    array = np.asarray(mask)
+    array = np.asarray(mask.cpu().numpy() if isinstance(mask, Tensor) else mask)
     if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any():
         raise ValueError(
             f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True, "
@@ -111,7 +115,10 @@ def per_row_integers(name: str, value: object, num_envs: int) -> list[int | None
     """An integer for all rows, or one per row; None where nothing was asked. ValueError for anything else."""
     if value is None:
         return [None] * num_envs
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"options[{name!r}] must be an integer or {num_envs} integers, got {value!r}") from error
     if not np.issubdtype(array.dtype, np.integer) or array.shape not in {(), (num_envs,)}:
         raise ValueError(f"options[{name!r}] must be an integer or {num_envs} integers, got {value!r}")
     return [int(number) for number in np.broadcast_to(array, (num_envs,))]

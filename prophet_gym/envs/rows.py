@@ -33,6 +33,7 @@ class Row:
 
     Attributes:
         np_random: Draws starts and the seeds of dreams.
+        seed: What `np_random` was seeded with, -1 where that is not known.
         generator: All noise of the current episode.
         start: Where the episode started, None before the first reset.
         image: The latest frame.
@@ -43,6 +44,7 @@ class Row:
 
     def __init__(self) -> None:
         self.np_random: np.random.Generator | None = None
+        self.seed = -1
         self.generator = torch.Generator()
         self.start: InitialState | None = None
         self.image: Frame = np.zeros((0, 0, 3), np.uint8)

@@ -9,14 +9,62 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs.chunking import require_actions
-from prophet_gym.envs.episodes import FPS, RENDER_MODES, Observation, row_info
+from prophet_gym.envs.episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, row_info
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import RewardModel, WorldModel
 
 
-class ProphetEnv(gym.Env):
+class OnlyRow(gym.Env):
+    """The vector env of one, without its leading axis; its autoreset mode must be DISABLED.
+
+    `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
+    episode absorbs: nothing changes until `reset`.
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
+    _vector: EpisodeVectorEnv
+
+    def __init__(self, vector: EpisodeVectorEnv) -> None:
+        self._vector = vector
+        self.metadata = {name: vector.metadata[name] for name in ("render_modes", "render_fps")}
+        self.render_mode = vector.render_mode
+        self.action_space = vector.single_action_space
+        self.observation_space = vector.single_observation_space
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; options as in the vector env. Errors in the arguments leave everything as it was."""
+        if self._np_random is not None:
+            self._vector.np_random = (self._np_random,)
+        observations, infos = self._vector.reset(seed=None if seed is None else [seed], options=options)
+        self._take_random()
+        return _first(observations), row_info(infos, 0)
+
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Run one chunk (k, a); InvalidActionError before anything has changed."""
+        checked = require_actions(action, self._vector.single_action_space)
+        observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
+        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
+
+    def render(self) -> Any:
+        """The last frame, or the frames since the last `render` or `reset`."""
+        rendered = self._vector.render()
+        return None if rendered is None else rendered[0]
+
+    def close(self) -> None:
+        """Forget the episode, and free what the world holds."""
+        self._vector.close()
+
+    def _take_random(self) -> None:
+        """Make the row's randomness the env's own, as Gymnasium's `reset` does."""
+        if self._vector.np_random[0] is not self._np_random:
+            self._np_random, self._np_random_seed = self._vector.np_random[0], self._vector.np_random_seed[0]
+
+
+class ProphetEnv(OnlyRow):
     """A dream, one action chunk per step; see `ProphetVectorEnv` for observation, info and options.
 
     `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
@@ -31,7 +79,7 @@ class ProphetEnv(gym.Env):
         ((8, 8, 3), (4, 8, 8, 3), 0.0)
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
+    _vector: ProphetVectorEnv
 
     def __init__(
         self,
@@ -54,7 +102,7 @@ class ProphetEnv(gym.Env):
             reward_model: Judges the dream.
             max_episode_steps: Chunks until truncation. None leaves it to a TimeLimit around this env, as
                 `gym.make` puts there; a judge with `when="end"` is then asked at the horizon that the id is
-                registered with, and the episode ends there.
+                registered with, and the episode ends there: `gym.make(..., max_episode_steps=)` stays outside.
             render_mode: `rgb_array` or `rgb_array_list`.
             action_spec: Bounds of one action.
             proprioception: Adds `gripper_position` to the observation.
@@ -62,23 +110,21 @@ class ProphetEnv(gym.Env):
             fps: Actions per second.
         """
         warn_in_worker()
-        self._vector = ProphetVectorEnv(
-            world_model,
-            starts,
-            reward_model=reward_model,
-            max_episode_steps=max_episode_steps,
-            autoreset_mode=AutoresetMode.DISABLED,
-            render_mode=render_mode,
-            action_spec=action_spec,
-            proprioception=proprioception,
-            max_doubt=max_doubt,
-            fps=fps,
+        super().__init__(
+            ProphetVectorEnv(
+                world_model,
+                starts,
+                reward_model=reward_model,
+                max_episode_steps=max_episode_steps,
+                autoreset_mode=AutoresetMode.DISABLED,
+                render_mode=render_mode,
+                action_spec=action_spec,
+                proprioception=proprioception,
+                max_doubt=max_doubt,
+                fps=fps,
+            )
         )
-        self.metadata = {name: self._vector.metadata[name] for name in ("render_modes", "render_fps")}
         self._max_episode_steps = max_episode_steps
-        self.render_mode = render_mode
-        self.action_space = self._vector.single_action_space
-        self.observation_space = self._vector.single_observation_space
 
     @property
     def world_model(self) -> WorldModel:
@@ -99,17 +145,9 @@ class ProphetEnv(gym.Env):
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; options `task`, `start`, `starts` as in the vector env."""
-        super().reset(seed=seed)
-        self._vector.np_random = (self.np_random,)
         self._vector.max_episode_steps = self._horizon()
-        observations, infos = self._vector.reset(options=options)
-        return _first(observations), row_info(infos, 0)
-
-    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Run one chunk (k, a); InvalidActionError before anything has changed."""
-        checked = require_actions(action, self._vector.single_action_space)
-        observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
-        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
+        self._warn_if_unjudged()
+        return super().reset(seed=seed, options=options)
 
     def get_state(self) -> bytes:
         """The episode as it stands, as safetensors bytes."""
@@ -121,18 +159,9 @@ class ProphetEnv(gym.Env):
         A TimeLimit around this env counts on as it was: pass `max_episode_steps` here to have it saved and set.
         """
         self._vector.max_episode_steps = self._horizon()
-        observations, infos = self._vector.set_state(state, seed=seed)
-        self.np_random = self._vector.np_random[0]
+        observations, infos = self._vector.set_state(state, seed=None if seed is None else [seed])
+        self._take_random()
         return _first(observations), row_info(infos, 0)
-
-    def render(self) -> Any:
-        """The last frame, or the frames since the last `render` or `reset`."""
-        rendered = self._vector.render()
-        return None if rendered is None else rendered[0]
-
-    def close(self) -> None:
-        """Forget the episode."""
-        self._vector.close()
 
     def _horizon(self) -> int | None:
         judge = self.reward_model
@@ -142,6 +171,18 @@ class ProphetEnv(gym.Env):
         if registered is None or registered.max_episode_steps is None:
             raise ValueError("a judge with when='end' must know when an episode ends: pass max_episode_steps")
         return registered.max_episode_steps
+
+    def _warn_if_unjudged(self) -> None:
+        """A TimeLimit of another length than the id's ends episodes before the judge is asked."""
+        judge, ran = self.reward_model, self._vector.elapsed[0]
+        if judge is None or judge.when != "end" or self._max_episode_steps is not None:
+            return
+        if ran and not self._vector.finished:
+            gym.logger.warn(
+                f"an episode was left unjudged after {ran} chunks: this judge (when='end') is asked after the "
+                f"{self._vector.max_episode_steps} that the id is registered with. gym.make keeps max_episode_steps to "
+                "itself; give another horizon to gym.make_vec, to prophet_gym.factory.make_env or to ProphetEnv"
+            )
 
 
 def warn_in_worker() -> None:

@@ -34,11 +34,11 @@ def pack_row(row: Row, state: State) -> bytes:
         raise ValueError(f"only a PCG64 np_random can be saved, got {random.bit_generator.state['bit_generator']}")
     window, seen = row.seen
     tensors = {STATE + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    tensors |= {EXTRA + name: torch.from_numpy(np.array(value)) for name, value in row.start.extra.items()}
+    tensors |= {EXTRA + name: torch.from_numpy(np.array(value, order="C")) for name, value in row.start.extra.items()}
     tensors |= {
         "generator": row.generator.get_state(),
         "image": torch.from_numpy(picture(row.image)),
-        "start.frames": torch.from_numpy(np.array(row.start.frames)),
+        "start.frames": torch.from_numpy(np.array(row.start.frames, order="C")),
     }
     if window:
         tensors["window"] = torch.from_numpy(np.stack([picture(frame) for frame in window]))
@@ -55,13 +55,13 @@ def pack_row(row: Row, state: State) -> bytes:
 
 
 def unpack_row(
-    data: bytes, layout: Mapping[str, tuple[int, ...]] | None, frame_size: tuple[int, int], judge: RewardModel | None
+    data: bytes, layout: Mapping[str, tuple[int, ...]], frame_size: tuple[int, int], judge: RewardModel | None
 ) -> tuple[Row, State]:
     """What `pack_row` packed.
 
     Args:
         data: From `pack_row`.
-        layout: Shape past the first axis of each tensor of the world model's state, None where it is not known.
+        layout: Shape past the first axis of each tensor of the world model's state.
         frame_size: Height and width of a frame.
         judge: Who will judge the row; must look back no further than the one that it was saved under.
 
@@ -69,9 +69,22 @@ def unpack_row(
         InvalidStartError: If these are other bytes, or if the row does not fit the world model or the judge.
     """
     tensors, facts = _read(data)
+    try:
+        return _row(tensors, facts, layout, frame_size, judge)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InvalidStartError(f"the saved row is damaged ({type(error).__name__}: {error})") from error
+
+
+def _row(
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    layout: Mapping[str, tuple[int, ...]],
+    frame_size: tuple[int, int],
+    judge: RewardModel | None,
+) -> tuple[Row, State]:
     state = {name[len(STATE) :]: tensor for name, tensor in tensors.items() if name.startswith(STATE)}
     given = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
-    if layout is not None and given != dict(layout):
+    if given != dict(layout):
         raise InvalidStartError(f"the saved row must hold a state of {dict(layout)}, got {given}; is it of this model?")
     start = InitialState(
         frames=tensors["start.frames"].numpy(),

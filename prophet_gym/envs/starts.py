@@ -35,7 +35,9 @@ class StartSet(Sequence[InitialState]):
     """
 
     def __init__(self, states: Iterable[InitialState]) -> None:
-        """Raise InvalidStartError if there is no start, or if a start's frames are not uint8 `t h w 3`."""
+        """Raise InvalidStartError if there is no start, or one is none: frames uint8 `t h w 3` and a text."""
+        if not isinstance(states, Iterable):
+            raise InvalidStartError(f"a start set is made of InitialState, got {type(states).__name__}")
         self._states = tuple(states)
         if not self._states:
             raise InvalidStartError("a start set needs at least one start, got none")
@@ -87,7 +89,11 @@ class StartSet(Sequence[InitialState]):
 
 
 def require_frames(state: InitialState, size: tuple[int, int] | None = None) -> None:
-    """Raise InvalidStartError unless the frames are uint8 `t h w 3` with 1 <= t <= 4 (and of this size)."""
+    """Raise InvalidStartError unless it has a text and frames uint8 `t h w 3` with 1 <= t <= 4 (and of this size)."""
+    if not isinstance(state, InitialState):
+        raise InvalidStartError(f"a start must be an InitialState, got {type(state).__name__}")
+    if not isinstance(state.instruction, str):
+        raise InvalidStartError(f"the instruction of a start must be a text, got {state.instruction!r}")
     frames = state.frames
     wanted = "uint8 (1 to 4, height, width, 3)" if size is None else f"uint8 (1 to 4, {size[0]}, {size[1]}, 3)"
     fits = isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim == 4

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prophet_gym.envs.rows import Frame, Row, stack
 from prophet_gym.envs.vector_env import Clips, ProphetVectorEnv
@@ -15,8 +14,10 @@ from prophet_gym.world_model import Chunk, State, select_rows
 class ProphetTorchVectorEnv(ProphetVectorEnv):
     """`ProphetVectorEnv` with torch tensors on the world model's device.
 
-    Observations, rewards, flags and `info["frames"]` are tensors there; the rest of `info` is as ever, and actions may
-    be tensors on any device. The judge is given frames on the device. Frames of rows that did not dream are 0.
+    Observations, rewards, flags and `info["frames"]` are tensors there; the rest of `info` is as ever; actions and
+    `reset_mask` may be tensors on any device. The judge is given frames on the device. Frames of rows that did not
+    dream are 0. Wrappers of actions alone (`FlattenChunkVector`, `OneActionPerChunkVector`) go around it; those that
+    read arrays refuse it.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -27,10 +28,11 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
         (torch.uint8, (3, 4, 8, 8, 3), [0.0, 0.0, 0.0])
     """
 
+    gives_tensors = True
+
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """As `ProphetVectorEnv.step`."""
-        given = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else actions
-        observation, rewards, terminated, truncated, infos = super().step(given)
+        observation, rewards, terminated, truncated, infos = super().step(actions)
         self._gather(infos)
         if "final_info" in infos:
             self._gather(infos["final_info"])

@@ -16,7 +16,7 @@ from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs.rows import Frame, Row, batch_frames
 from prophet_gym.envs.snapshots import pack_row, unpack_row
 from prophet_gym.envs.starts import StartSet, require_frames
-from prophet_gym.errors import InvalidStartError
+from prophet_gym.errors import InvalidStartError, require_count, require_different
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import (
     Chunk,
@@ -30,6 +30,7 @@ from prophet_gym.world_model import (
 )
 
 NOISE_SEEDS = 2**63 - 1
+BYTES = bytes | bytearray | memoryview
 
 Clips: TypeAlias = UInt8[np.ndarray, "b k h w 3"] | UInt8[torch.Tensor, "b k h w 3"]
 
@@ -136,7 +137,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         """
         if not self._started:
             raise gym.error.ResetNeeded("call reset before get_state")
-        if not 0 <= row < self.num_envs:
+        if require_count("row", row, 0) >= self.num_envs:
             raise ValueError(f"row must be in 0..{self.num_envs - 1}, got {row}")
         assert self._state is not None
         self._row_random(row)
@@ -144,7 +145,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     def set_state(
         self,
-        states: bytes | Sequence[bytes],
+        states: bytes | bytearray | memoryview | Sequence[bytes],
         rows: Sequence[int] | None = None,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -164,19 +165,19 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         Raises:
             InvalidStartError: If a state is none, or was saved under another world model or judge.
         """
-        chosen = list(range(self.num_envs)) if rows is None else [int(row) for row in rows]
-        if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(self.num_envs)):
-            raise ValueError(f"rows must be different numbers in 0..{self.num_envs - 1}, got {chosen}")
+        chosen = list(range(self.num_envs)) if rows is None else require_different("rows", rows, self.num_envs)
         if not self._started and len(chosen) < self.num_envs:
             raise gym.error.ResetNeeded("the first set_state must be of all rows; leave out rows")
-        if not isinstance(states, bytes | Sequence):
+        if not isinstance(states, BYTES | Sequence):
             raise InvalidStartError(f"a saved row must be the bytes of get_state, got {type(states).__name__}")
-        data = [states] * len(chosen) if isinstance(states, bytes) else list(states)
+        data = [bytes(states)] * len(chosen) if isinstance(states, BYTES) else list(states)
         if len(data) != len(chosen):
             raise ValueError(f"states must be one for all or one per row, {len(chosen)}, got {len(data)}")
         seeds = row_seeds(seed, len(chosen), "row to set, length")
-        layout = None if self._state is None else {name: tuple(t.shape[1:]) for name, t in self._state.items()}
+        state = self._blank() if self._state is None else self._state
+        layout = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
         found = [unpack_row(item, layout, self._frame_size, self.reward_model) for item in data]
+        self._state = state
         self._place(chosen, [row for row, _ in found], merge_rows([state for _, state in found]))
         self._seed(dict(zip(chosen, seeds, strict=True)))
         for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
@@ -185,14 +186,16 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         return self._observe(), self._start_infos(chosen)
 
     def _place(self, targets: Sequence[int], rows: Sequence[Row], state: State) -> None:
-        if self._state is None:
-            start = rows[0].start
-            assert start is not None
-            blank = encode_starts(self.world_model, torch.from_numpy(np.array(start.frames[None])), [start])
-            self._state = select_rows(blank, [0] * self.num_envs)
+        assert self._state is not None
         self._state = scatter_rows(self._state, targets, state)
         for target, row in zip(targets, rows, strict=True):
             self._rows[target] = row
+
+    def _blank(self) -> State:
+        """A state of the right form, for rows to be put into."""
+        start = self.starts[0]
+        one = encode_starts(self.world_model, torch.from_numpy(np.array(start.frames[None])), [start])
+        return select_rows(one, [0] * self.num_envs)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Forget the episodes."""
@@ -263,7 +266,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             truncated = self._at_horizon(row)
             if doubts is not None:
                 info["doubt"] = doubts[position]
-                truncated = truncated or (self.max_doubt is not None and doubts[position] > self.max_doubt)
+                truncated = truncated or (self.max_doubt is not None and not doubts[position] <= self.max_doubt)
             outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
 

@@ -14,7 +14,10 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Float
 
 from prophet_gym.envs.episodes import Observation, row_info
-from prophet_gym.errors import unknown_option
+from prophet_gym.envs.tensors import require_arrays
+from prophet_gym.errors import require_count, unknown_option
+
+NEEDS_RESET = "call reset before step, and again where a view refused the episode"
 
 
 class View(ABC):
@@ -42,10 +45,9 @@ class StackFrames(View):
     """
 
     def __init__(self, frames: int, stride: int = 1) -> None:
-        if frames < 1 or stride < 1:
-            raise ValueError(f"StackFrames needs frames and stride of at least 1, got {frames} and {stride}")
-        self.frames, self.stride = frames, stride
-        self._seen: deque[np.ndarray] = deque(maxlen=(frames - 1) * stride + 1)
+        self.frames = require_count("frames of StackFrames", frames)
+        self.stride = require_count("stride of StackFrames", stride)
+        self._seen: deque[np.ndarray] = deque(maxlen=(self.frames - 1) * self.stride + 1)
 
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
         """The image's space becomes (frames, h, w, 3)."""
@@ -83,7 +85,12 @@ class EmbedInstruction(View):
     """
 
     def __init__(self, table: Mapping[str, Float[np.ndarray, " d"]]) -> None:
-        rows = {text: np.asarray(row, np.float32) for text, row in table.items()}
+        if not isinstance(table, Mapping):
+            raise ValueError(f"table must map instructions to embeddings (d,), got {type(table).__name__}")
+        try:
+            rows = {text: np.asarray(row, np.float32) for text, row in table.items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"table must map instructions to embeddings (d,) of numbers: {error}") from error
         shapes = {row.shape for row in rows.values()}
         if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not all(np.isfinite(row).all() for row in rows.values()):
             raise ValueError(f"table must hold finite embeddings (d,) of one length, got shapes {sorted(shapes)}")
@@ -137,18 +144,24 @@ class Viewed(gym.Wrapper, RecordConstructorArgs):
         """Wrap an env whose observation is a Dict with an image."""
         RecordConstructorArgs.__init__(self, view=view)
         super().__init__(env)
-        self._view = copy.deepcopy(view)
-        self.observation_space = view.space(_parts(env.observation_space))
+        self._view = _copied(view)
+        self._begun = False
+        self.observation_space = self._view.space(_parts(env.observation_space))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Reset the env and the view."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._view.begin(observation, info), info
+        self._begun = False
+        seen = self._view.begin(observation, info)
+        self._begun = True
+        return seen, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Step the env."""
+        """Step the env; ResetNeeded before the first reset, and after one whose episode the view refused."""
+        if not self._begun:
+            raise gym.error.ResetNeeded(NEEDS_RESET)
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._view.extend(observation, info), float(reward), terminated, truncated, info
 
@@ -165,37 +178,52 @@ class ViewedVector(VectorWrapper):
     """
 
     def __init__(self, env: VectorEnv, view: View) -> None:
-        """Wrap a vector env whose observation is a Dict with an image."""
+        """Wrap a vector env whose observation is a Dict with an image, as arrays."""
         super().__init__(env)
-        self._views = [copy.deepcopy(view) for _ in range(env.num_envs)]
+        require_arrays("ViewedVector", env)
+        self._views = [_copied(view) for _ in range(env.num_envs)]
         self._seen: list[Observation] = [{} for _ in range(env.num_envs)]
-        self.single_observation_space = view.space(_parts(env.single_observation_space))
+        self._begun = [False] * env.num_envs
+        self.single_observation_space = self._views[0].space(_parts(env.single_observation_space))
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Reset the env and the views of the rows that were reset."""
         observation, infos = self.env.reset(seed=seed, options=options)
-        for row, view in enumerate(self._views):
+        for row in range(self.num_envs):
             info = row_info(infos, row)
             if info:
-                self._seen[row] = view.begin(_row(observation, row), info)
+                self._begin(row, observation, info)
         return self._batch(), infos
 
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
         """Step the env; what ended rows saw last is in `info["final_obs"]` under SAME_STEP."""
+        if not all(self._begun):
+            raise gym.error.ResetNeeded(NEEDS_RESET)
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
         for row, view in enumerate(self._views):
             info = row_info(infos, row)
             if "final_obs" in info:
                 infos["final_obs"][row] = self._seen[row] = view.extend(info["final_obs"], info["final_info"])
             if "executed" not in info:
-                self._seen[row] = view.begin(_row(observation, row), info)
+                self._begin(row, observation, info)
             elif "final_obs" not in info:
                 self._seen[row] = view.extend(_row(observation, row), info)
         return self._batch(), rewards, terminated, truncated, infos
 
+    def _begin(self, row: int, observation: Observation, info: Mapping[str, Any]) -> None:
+        self._begun[row] = False
+        self._seen[row] = self._views[row].begin(_row(observation, row), info)
+        self._begun[row] = True
+
     def _batch(self) -> Observation:
         return {name: np.stack([row[name] for row in self._seen]) for name in self._seen[0]}
+
+
+def _copied(view: View) -> View:
+    if not isinstance(view, View):
+        raise ValueError(f"what is seen must be a View, e.g. StackFrames(4), got {view!r}")
+    return copy.deepcopy(view)
 
 
 def _row(observation: Observation, row: int) -> Observation:

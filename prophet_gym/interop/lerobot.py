@@ -1,6 +1,6 @@
 """LeRobot: the dream as an EnvHub package, with single actions and the names that LeRobot's rollout reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 from prophet_gym.envs.chunking import OneActionPerStepVector
 from prophet_gym.envs.episodes import FPS
 from prophet_gym.envs.registration import SUITE_IDS
-from prophet_gym.errors import unknown_option
+from prophet_gym.errors import require_count, unknown_option
+
+CONFIG = ("task", "task_ids", "episode_length")
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,13 @@ def make_env(
 ) -> dict[str, dict[int, LeRobotVectorEnv]]:
     """What an EnvHub package's `env.py` must have: `{suite: {task: vector env}}`.
 
+    Observations have `agent_pos`, the gripper as the world model tracks it, where the weights have a tracker.
+
     Args:
         n_envs: Rows of each env.
         use_async_envs: Makes no difference: rows are dreamt in one batch, and processes would copy the model.
-        cfg: May say `task` (a LIBERO suite; `libero_object` if not), `task_ids` and `episode_length` (in actions, a
-            multiple of the chunk of 8).
+        cfg: An object or mapping that may say `task` (a LIBERO suite; `libero_object` if not), `task_ids` and
+            `episode_length` (in actions, a multiple of the chunk of 8).
         weights: As in `gym.make("Prophet-LIBERO-v0", weights=...)`.
 
     Raises:
@@ -128,7 +132,8 @@ def make_env(
     if use_async_envs:
         gym.logger.warn("use_async_envs makes no difference: all rows are dreamt in one batch by one model")
     suites = {suite.suite: f"Prophet-LIBERO-{suite.name}-v0" for suite in SUITE_IDS}
-    suite = getattr(cfg, "task", None) or "libero_object"
+    asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in CONFIG}
+    suite = asked.get("task") or "libero_object"
     if suite not in suites:
         raise unknown_option("suite", suite, suites)
     arguments: dict[str, Any] = {
@@ -137,12 +142,16 @@ def make_env(
         "render_mode": "rgb_array",
     }
     probe: Any = gym.make_vec(suites[suite], num_envs=1, **arguments).unwrapped
-    chunk, length = probe.single_action_space.shape[0], getattr(cfg, "episode_length", None)
+    chunk, length = probe.single_action_space.shape[0], asked.get("episode_length")
     if length is not None:
-        if length < chunk or length % chunk:
+        if require_count("episode_length", length) % chunk:
             raise ValueError(f"episode_length counts actions and must be a multiple of {chunk}, got {length}")
         arguments["max_episode_steps"] = length // chunk
-    tasks = getattr(cfg, "task_ids", None) or probe.starts.tasks
+    if hasattr(probe.world_model, "read_gripper"):
+        arguments["proprioception"] = True
+    tasks = asked.get("task_ids") or probe.starts.tasks
+    if not isinstance(tasks, Sequence):
+        raise ValueError(f"task_ids must be task numbers, as in [0, 3], got {tasks!r}")
     for task in tasks:
         if task not in probe.starts.tasks:
             raise unknown_option("task", task, map(str, probe.starts.tasks))

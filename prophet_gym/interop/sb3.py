@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from prophet_gym.envs.episodes import row_info
+from prophet_gym.envs.tensors import require_arrays
 
 
 class Sb3VecEnv(VecEnv):
@@ -31,10 +32,11 @@ class Sb3VecEnv(VecEnv):
     envs: Any
 
     def __init__(self, envs: VectorEnv) -> None:
-        """Wrap a vector env; ValueError if its autoreset mode is another."""
+        """Wrap a vector env; ValueError if its autoreset mode is another, or if it gives tensors."""
         mode = envs.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(f"Stable-Baselines3 resets in the step that ends: autoreset_mode SAME_STEP, got {mode}")
+        require_arrays("Sb3VecEnv", envs)
         self.envs = envs
         self._actions: np.ndarray | None = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
@@ -44,7 +46,8 @@ class Sb3VecEnv(VecEnv):
         options = self._options[0]
         if any(other is not options and other != options for other in self._options):
             raise ValueError("options must be one dict for all rows; its values may be one per row, e.g. task=[0, 3]")
-        observation, infos = self.envs.reset(seed=list(self._seeds), options=dict(options) or None)
+        seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
+        observation, infos = self.envs.reset(seed=seeds, options=dict(options) or None)
         self.reset_infos = [row_info(infos, row) for row in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()

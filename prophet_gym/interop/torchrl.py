@@ -7,7 +7,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.envs import GymWrapper, default_info_dict_reader
 
+from prophet_gym.errors import unknown_option
+
 FLAGS = ("reward_valid", "success")
+KNOWN_FLAGS = ("approximate", "live", *FLAGS)
 
 
 def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | torch.device = "cpu") -> GymWrapper:
@@ -22,6 +25,7 @@ def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | 
 
     Raises:
         ValueError: If the autoreset mode is another.
+        UnknownOptionError: If a flag is none of `info`'s.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -34,6 +38,9 @@ def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | 
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.DISABLED:
         raise ValueError(f"TorchRL resets ended rows itself: autoreset_mode DISABLED, got {mode}")
+    for flag in flags:
+        if flag not in KNOWN_FLAGS:
+            raise unknown_option("flag of info", flag, KNOWN_FLAGS)
     env = GymWrapper(envs, device=device)
     spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in flags}
     env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))

@@ -6,6 +6,7 @@ from prophet_gym.rewards.function import FunctionReward
 from prophet_gym.rewards.judgements import JudgementLog
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import LocalVlm
+from prophet_gym.rewards.monitor import PrecisionMonitor
 from prophet_gym.rewards.named import make_judge
 from prophet_gym.rewards.oracle import OracleReward
 from prophet_gym.rewards.prompt import Prompt
@@ -25,6 +26,7 @@ __all__ = [
     "LocalVlm",
     "OracleReward",
     "Patience",
+    "PrecisionMonitor",
     "Prompt",
     "Question",
     "ReachReward",

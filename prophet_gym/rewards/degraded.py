@@ -23,7 +23,8 @@ def degrade(
         ValueError: A rate is not in [0, 1].
     """
     for name, rate in (("recall", recall), ("false_positive_rate", false_positive_rate)):
-        if not np.all((np.asarray(rate) >= 0) & (np.asarray(rate) <= 1)):
+        rates = np.asarray(rate)
+        if rates.dtype.kind not in "iuf" or not np.all((rates >= 0) & (rates <= 1)):
             raise ValueError(f"{name} must be in [0, 1], got {rate}")
     return rng.random(len(truth)) < np.where(truth, recall, false_positive_rate)
 
@@ -85,19 +86,20 @@ class DegradedOracle(VectorWrapper):
     def __init__(self, env: VectorEnv, *, recall: float, false_positive_rate: float, seed: int = 0) -> None:
         """Wrap a vector env; the rates are in [0, 1], `seed` is that of the errors until the first seeded reset."""
         super().__init__(env)
+        if getattr(env.unwrapped, "gives_tensors", False):
+            raise ValueError("DegradedOracle works on arrays, and this env gives tensors: wrap a ProphetVectorEnv")
         degrade(np.zeros(0, bool), recall, false_positive_rate, np.random.default_rng(0))
         self.recall = recall
         self.alarms = false_positive_rate
         self._rng = np.random.default_rng(seed)
 
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """As the env's; an integer seed also restarts the errors."""
-        if isinstance(seed, int):
-            self._rng = np.random.default_rng([seed, 1])
-        inner: Any = self.env  # Gymnasium types a single seed; vector envs take one per row
-        return inner.reset(seed=seed, options=options)
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the env's; a seed (of every row) also restarts the errors."""
+        found = self.env.reset(seed=seed, options=options)
+        seeds = np.atleast_1d(np.array(seed, dtype=object)).tolist()
+        if all(each is not None for each in seeds):
+            self._rng = np.random.default_rng([*map(int, seeds), 1])
+        return found
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """As the env's, with the judge's reward."""
@@ -106,8 +108,12 @@ class DegradedOracle(VectorWrapper):
         truth = np.asarray(rewards >= 1.0)
         called = degrade(truth, self.recall, self.alarms, self._rng) & ended
         info = {**info, "true_success": truth & ended, "_true_success": np.ones(self.num_envs, bool)}
-        if "success" in info:
-            info["success"] = called
-        valid = np.asarray(info.get("reward_valid", np.ones(self.num_envs, bool)))
+        every = valid = np.ones(self.num_envs, bool)
+        # what ended rows did is in `final_info` where the env resets them in the same step
+        for told in (info, info.get("final_info", {})):
+            if "reward_valid" in told:
+                valid = np.where(told.get("_reward_valid", every), told["reward_valid"], valid)
+            if "success" in told:
+                told["success"] = np.where(told.get("_success", every), called, told["success"])
         judged = np.where(valid, called.astype(np.float64), 0.0)
         return observations, judged, terminated, truncated, info

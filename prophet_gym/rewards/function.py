@@ -1,5 +1,6 @@
 """A judge made of a function: any measure of a video becomes a reward."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -7,7 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from prophet_gym.world_model import Verdict
+from prophet_gym.errors import require_count
+from prophet_gym.world_model import Verdict, require_when
 
 
 class FunctionReward:
@@ -29,20 +31,29 @@ class FunctionReward:
         max_frames: int = 1,
     ) -> None:
         """Keep the function; see `RewardModel` for when, stride and max_frames."""
-        if when not in ("chunk", "end") or stride < 1 or max_frames < 1:
-            raise ValueError(
-                "when must be 'chunk' or 'end', stride and max_frames at least 1, "
-                f"got {when!r}, {stride} and {max_frames}"
-            )
+        if not callable(function):
+            raise ValueError(f"function must be one of a video and an instruction, got {function!r}")
         self.function = function
-        self.when: Literal["chunk", "end"] = when
-        self.stride = stride
-        self.max_frames = max_frames
+        self.when: Literal["chunk", "end"] = require_when(when)
+        self.stride = require_count("stride", stride)
+        self.max_frames = require_count("max_frames", max_frames)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Call the function on each video."""
-        results = [self.function(video, text) for video, text in zip(videos, instructions, strict=True)]
+        """Call the function on each video that has frames; ValueError where it returns no finite number."""
+        results = [
+            self._result(video, text) if len(video) else None for video, text in zip(videos, instructions, strict=True)
+        ]
         return Verdict(
-            reward=torch.tensor([0.0 if result is None else float(result) for result in results]),
+            reward=torch.tensor([0.0 if result is None else result for result in results], dtype=torch.float32),
             valid=torch.tensor([result is not None for result in results], dtype=torch.bool),
         )
+
+    def _result(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> float | None:
+        result = self.function(video, instruction)
+        try:
+            number = None if result is None else float(result)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the function of a judge must return a number or None, got {result!r}") from error
+        if number is not None and not math.isfinite(number):
+            raise ValueError(f"the function of a judge must return a finite number or None, got {number}")
+        return number

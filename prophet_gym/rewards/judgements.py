@@ -73,8 +73,13 @@ class JudgementLog:
     """
 
     def __init__(self, path: Path | str, *, pictures: bool = True) -> None:
-        """Keep the path; with `pictures` False, frames are not stored."""
+        """Keep the path; with `pictures` False, frames are not stored. ValueError if it cannot be written."""
         self.path = Path(path).expanduser()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.open("a").close()
+        except OSError as error:
+            raise ValueError(f"a log must be a file that can be written, {self.path} cannot: {error}") from error
         self.pictures = pictures
         self._lock = threading.Lock()
 
@@ -83,10 +88,8 @@ class JudgementLog:
         lines = [
             json.dumps(judgement.as_json(self._store(judgement.frames)), ensure_ascii=False) for judgement in judgements
         ]
-        with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+        with self._lock, self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("".join(f"{line}\n" for line in lines))
 
     def _store(self, frames: Sequence[Tensor]) -> str | None:
         if not self.pictures or not frames:

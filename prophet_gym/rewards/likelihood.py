@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.errors import CheckpointError, MissingWeightsError, require_count, require_number, unknown_option
 from prophet_gym.rewards.local import LocalVlm
 from prophet_gym.rewards.prompt import WORDS, Prompt
 from prophet_gym.rewards.vlm import REQUESTED_FRAMES, Question, labelled_frames, spread
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import Verdict, require_when
 
 CONFIG_NAME = "likelihood.json"
 ADAPTER_NAME = "adapter"
@@ -45,18 +45,19 @@ class LikelihoodConfig:
     reward: Literal["sparse", "progress"] = "sparse"
 
     def __post_init__(self) -> None:
-        choices = self.when in ("chunk", "end") and self.reward in ("sparse", "progress")
-        if not choices or self.stride < 1 or self.shown < 1 or not 0 < self.threshold < 1:
-            raise ValueError(
-                "when must be 'chunk' or 'end', reward 'sparse' or 'progress', stride and shown at least 1, threshold "
-                f"between 0 and 1, got {self}"
-            )
+        require_when(self.when)
+        require_count("stride", self.stride)
+        require_count("shown", self.shown)
+        if self.reward not in ("sparse", "progress"):
+            raise unknown_option("reward of a likelihood judge", self.reward, ["sparse", "progress"])
+        if require_number("threshold, between 0 and 1,", self.threshold, above=0) >= 1:
+            raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
 
 
 class LikelihoodReward:
     """Rewards a video by the probability of `Success` against `Failure` as the next word of a local model.
 
-    A video without frames is not judged.
+    A video without frames is not judged, nor one of which the model says nothing finite.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class LikelihoodReward:
     def question(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> Question:
         """What the model is asked about a video."""
         places = spread(len(video), self.config.shown)
-        frames = [video[place] for place in places]
+        frames = [video[place].cpu() for place in places]
         steps = [self.stride * place for place in places]
         return Question((*labelled_frames(frames, steps), self.prompt.fill(instruction)))
 
@@ -91,8 +92,9 @@ class LikelihoodReward:
         valid = torch.zeros(len(videos), dtype=torch.bool)
         if seen:
             odds = self.log_odds([videos[row] for row in seen], [instructions[row] for row in seen])
-            likely[seen] = torch.sigmoid(odds).cpu()
-            valid[seen] = True
+            known = torch.isfinite(odds).cpu()
+            likely[seen] = torch.where(known, torch.sigmoid(odds).cpu(), 0.0)
+            valid[seen] = known
         done = valid & (likely >= self.config.threshold)
         reward = done.float() if self.config.reward == "sparse" else likely
         return Verdict(reward, valid, done, likely)
@@ -111,7 +113,7 @@ class LikelihoodReward:
         """
         if not len(video):
             raise ValueError("progress needs a video with at least one frame, got none")
-        ends = spread(len(video), moments)
+        ends = spread(len(video), require_count("moments", moments))
         odds = self.log_odds([video[: end + 1] for end in ends], [instruction] * len(ends)).cpu()
         low, high = odds.min(), odds.max()
         return (odds - low) / (high - low) if high > low else torch.zeros_like(odds)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophet_gym.errors import MissingWeightsError, unknown_option
+from prophet_gym.errors import MissingWeightsError, require_count, require_number, unknown_option
 from prophet_gym.rewards.vlm import Question, Reply
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -45,7 +45,7 @@ class PatchInputs:
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """As `Inputs`; `mm_token_type_ids` says which tokens are of pictures."""
         pictures = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
-        vision: dict[str, Tensor] = dict(self.image_processor(images=pictures, return_tensors="pt")) if pictures else {}
+        vision: dict[str, Tensor] = self._see(pictures) if pictures else {}
         per_token = self.image_processor.merge_size**2
         counts = iter((vision["image_grid_thw"].prod(-1) // per_token).tolist() if pictures else [])
         texts = []
@@ -64,6 +64,9 @@ class PatchInputs:
             "mm_token_type_ids": of_pictures.int(),
             **vision,
         }
+
+    def _see(self, pictures: list[Any]) -> dict[str, Tensor]:
+        return dict(self.image_processor(images=pictures, input_data_format="channels_last", return_tensors="pt"))
 
 
 class ProcessorInputs:
@@ -85,7 +88,7 @@ class ProcessorInputs:
         pictures = [
             [part.numpy() for part in question.parts if isinstance(part, Tensor)] or None for question in questions
         ]
-        shown = {} if not any(pictures) else {"images": pictures}
+        shown = {} if not any(pictures) else {"images": pictures, "input_data_format": "channels_last"}
         return dict(self.processor(text=texts, **shown, padding=True, return_tensors="pt"))
 
 
@@ -114,17 +117,10 @@ class LocalVlm:
         batch: int = 4,
     ) -> None:
         """Keep the parts; see the attributes."""
-        if max_new_tokens < 1 or temperature < 0 or batch < 1:
-            raise ValueError(
-                "max_new_tokens and batch must be at least 1, temperature at least 0, "
-                f"got {max_new_tokens}, {batch} and {temperature}"
-            )
         self.model = model
         self.inputs = inputs
         self.name = name
-        self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
-        self.batch = batch
+        self.max_new_tokens, self.temperature, self.batch = _sampling(max_new_tokens, temperature, batch)
         self._takes = frozenset(inspect.signature(_inner(model).forward).parameters)
 
     @classmethod
@@ -162,6 +158,7 @@ class LocalVlm:
             raise unknown_option("dtype", dtype, DTYPES)
         if bits not in (None, 4, 8):
             raise ValueError(f"bits must be 4, 8 or None, got {bits}")
+        _sampling(max_new_tokens, temperature, batch)
         try:
             from transformers import AutoModelForImageTextToText
         except ImportError as error:
@@ -276,6 +273,14 @@ class RowNoise:
             [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
         )
         return scores.float() / self.temperature - waiting.clamp(min=1e-20).log().to(scores.device)
+
+
+def _sampling(max_new_tokens: int, temperature: float, batch: int) -> tuple[int, float, int]:
+    return (
+        require_count("max_new_tokens", max_new_tokens),
+        require_number("temperature", temperature, least=0),
+        require_count("batch", batch),
+    )
 
 
 def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from prophet_gym.errors import MissingWeightsError, UnknownOptionError, unknown_option
+from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, unknown_option
 from prophet_gym.rewards.classifier import RelativeReward
 from prophet_gym.rewards.judgements import JudgementLog
 from prophet_gym.rewards.likelihood import CONFIG_NAME, LikelihoodConfig, LikelihoodReward
@@ -25,7 +25,8 @@ from prophet_gym.rewards.prompt import Prompt
 from prophet_gym.rewards.remote import Patience, RemoteVlm
 from prophet_gym.rewards.success_head import SuccessHead
 from prophet_gym.rewards.vlm import VlmReward
-from prophet_gym.world_model import RewardModel
+from prophet_gym.rewards.voting import Votes
+from prophet_gym.world_model import RewardModel, require_when
 
 FORMS = (
     "success",
@@ -39,6 +40,13 @@ FORMS = (
 )
 Readers = Mapping[str, Callable[[str], Any]]
 
+
+def two_numbers(text: str) -> tuple[float, float]:
+    """`2,10` as numbers."""
+    first, second = map(float, text.split(","))
+    return first, second
+
+
 JUDGE: Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str, "log": str}
 LOCAL: Readers = {
     "revision": str,
@@ -51,29 +59,35 @@ LOCAL: Readers = {
     "batch": int,
 }
 PATIENCE: Readers = {"timeout": float, "total": float, "pause": float, "concurrency": int, "per_minute": float}
-REMOTE: Readers = {"max_tokens": int, "temperature": float}
+REMOTE: Readers = {"max_tokens": int, "temperature": float, "prices": two_numbers}
 LIKELIHOOD: Readers = {"threshold": float, "when": str, "stride": int, "shown": int, "reward": str}
 HEAD: Readers = {"reward": str, "chunk": int}
 
 
-def make_judge(name: str, head: Path | None = None, device: str = "cpu") -> RewardModel:
+def make_judge(name: str, head: Path | None = None, device: str = "cpu", *, chunk: int = 8) -> RewardModel:
     """The judge that `name` describes; the same object for the same arguments, so weights are loaded once.
 
     Args:
         name: One of the forms above.
         head: Folder of the checkpoint's success head, where there is one.
         device: Where a model on this machine runs, unless its options say so.
+        chunk: Frames between two judgements, for `reward=relative`.
 
     Raises:
         UnknownOptionError: No such form or option.
         MissingWeightsError: There are no such weights.
         ValueError: An option's value makes no sense.
     """
-    return _judge(name, head, device)
+    if not isinstance(name, str | Path):
+        raise ValueError(
+            f"a reward is named by a text, one of {', '.join(FORMS)}; got {type(name).__name__}. A judge that exists "
+            "already goes to ProphetEnv or ProphetVectorEnv as reward_model="
+        )
+    return _judge(str(name), head, device, chunk)
 
 
 @lru_cache(maxsize=8)
-def _judge(name: str, head: Path | None, device: str) -> RewardModel:
+def _judge(name: str, head: Path | None, device: str, chunk: int) -> RewardModel:
     kind, colon, rest = name.partition(":")
     if colon and kind == "vlm":
         return _vlm(rest, device)
@@ -91,54 +105,60 @@ def _judge(name: str, head: Path | None, device: str) -> RewardModel:
                 f"these weights have no success head ({head} does not exist): pass reward=None, or reward=PATH of one "
                 "that `prophet train-reward` trained"
             )
-        return _head(head, options, device)
+        return _head(head, options, device, chunk)
     path = Path(base).expanduser()
     if not path.is_dir():
         raise unknown_option("reward", name, FORMS)
     if (path / CONFIG_NAME).is_file():
         read(options, {})
         return LikelihoodReward.from_pretrained(path, device=device)
-    return _head(path, options, device)
+    return _head(path, options, device, chunk)
 
 
-def _head(folder: Path, options: Mapping[str, str], device: str) -> RewardModel:
-
+def _head(folder: Path, options: Mapping[str, str], device: str, chunk: int) -> RewardModel:
     given = read(options, HEAD)
-    head = SuccessHead.from_pretrained(folder).to(device)
     reward = given.pop("reward", "sparse")
     if reward not in ("sparse", "relative"):
         raise unknown_option("reward of a classifier", reward, ["sparse", "relative"])
-    return head if reward == "sparse" else RelativeReward(head, **given)
+    if given and reward == "sparse":
+        raise ValueError("the option chunk belongs to reward=relative; leave it out")
+    head = SuccessHead.from_pretrained(folder).to(device)
+    return head if reward == "sparse" else RelativeReward(head, **{"chunk": chunk} | given)
 
 
 def _vlm(rest: str, device: str) -> RewardModel:
-
     if rest.startswith(("http://", "https://")):
         address, _, model = rest.partition("#")
         base, options = split(address)
-        given = read(options, {**JUDGE, **PATIENCE, **REMOTE})
+        given = _read_judge(options, {**PATIENCE, **REMOTE})
         patience = Patience(**{name: given.pop(name) for name in PATIENCE if name in given})
         sampling = {name: given.pop(name) for name in REMOTE if name in given}
         backend: Any = RemoteVlm(base, model, patience=patience, **sampling)
     else:
         base, options = split(rest)
-        given = read(options, {**JUDGE, **LOCAL})
+        given = _read_judge(options, LOCAL)
         weights: dict[str, Any] = {"device": device} | {name: given.pop(name) for name in LOCAL if name in given}
         backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **weights)
-    if "prompt" in given:
-        given["prompt"] = Prompt.read(given["prompt"])
-    if "log" in given:
-        given["log"] = JudgementLog(given["log"])
     return VlmReward(backend, **given)
 
 
-def _likelihood(rest: str, device: str) -> RewardModel:
+def _read_judge(options: Mapping[str, str], backend: Readers) -> dict[str, Any]:
+    """The options of a judge who votes and of its backend, checked before weights are looked for."""
+    given = read(options, {**JUDGE, **backend})
+    Votes(given.get("samples", 1), given.get("retries", 0))
+    require_when(given.get("when", "end"))
+    for name in ("stride", "shown"):
+        require_count(name, given.get(name, 1))
+    openers: Readers = {"prompt": Prompt.read, "log": JudgementLog}
+    return given | {name: open_(given[name]) for name, open_ in openers.items() if name in given}
 
+
+def _likelihood(rest: str, device: str) -> RewardModel:
     base, options = split(rest)
     given = read(options, {**LIKELIHOOD, **LOCAL})
     weights: dict[str, Any] = {"device": device} | {name: given.pop(name) for name in LOCAL if name in given}
-    model = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **weights)
-    return LikelihoodReward(model, LikelihoodConfig(base=model.name, **given))
+    config = LikelihoodConfig(base=base or DEFAULT_MODEL, **given)
+    return LikelihoodReward(LocalVlm.from_pretrained(config.base, **weights), config)
 
 
 def split(name: str) -> tuple[str, dict[str, str]]:
@@ -166,5 +186,6 @@ def read(options: Mapping[str, str], readers: Readers) -> dict[str, Any]:
         try:
             values[name] = readers[name](text)
         except ValueError as error:
-            raise ValueError(f"the option {name} of a reward must be {readers[name].__name__}, got {text!r}") from error
+            kind = readers[name].__name__.replace("_", " ")
+            raise ValueError(f"the option {name} of a reward must be {kind}, got {text!r}") from error
     return values

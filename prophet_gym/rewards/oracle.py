@@ -44,4 +44,4 @@ class OracleReward:
 
 
 def _key(video: Tensor) -> bytes:
-    return hashlib.sha256(video[-1].contiguous().numpy().tobytes()).digest()
+    return hashlib.sha256(video[-1].cpu().contiguous().numpy().tobytes()).digest()

@@ -1,6 +1,7 @@
 """The question that a vision-language model is asked: plain files that a user can read and replace."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ PROMPTS = Path(__file__).parent / "prompts"
 CRITERIA_NAME = "criteria.json"
 PLACES = frozenset({"instruction", "criteria", "success", "failure"})
 WORDS = ("Success", "Failure")
+HIDDEN = re.compile(r"[<\[\x7f-\x9f\u2028-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Prompt:
 
         Raises:
             FileNotFoundError: There is no such file.
-            CheckpointError: The criteria are not a JSON object of texts.
+            CheckpointError: The file is no text, or the criteria are not a JSON object of texts.
         """
         given = Path(path).expanduser()
         file = given if given.is_file() else PROMPTS / f"{path}.txt"
@@ -80,14 +82,30 @@ class Prompt:
             known = ", ".join(sorted(p.stem for p in PROMPTS.glob("*.txt")))
             raise FileNotFoundError(f"a prompt must be a text file or one of {known}, got {str(path)!r}")
         beside = file.parent / CRITERIA_NAME
-        return cls(file.read_text(encoding="utf-8"), _read_criteria(beside) if beside.is_file() else {})
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"a prompt must be text in UTF-8, {file} is not: {error}") from error
+        return cls(text, _read_criteria(beside) if beside.is_file() else {})
 
 
 def quote(instruction: str) -> str:
-    """An instruction as one line of JSON, readable in any script; what no text file could hold becomes `?`."""
-    whole = instruction.encode(errors="replace").decode()
-    # Python's JSON leaves the two line separators of Unicode as they are
-    return json.dumps(whole, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    r"""An instruction as one line of JSON, readable in any script; what no text file could hold becomes `?`.
+
+    Escaped, beside what JSON asks for: ends of lines in Unicode, what turns the direction of writing or is not seen at
+    all, and the brackets in which models have their control tokens.
+
+    Example:
+        >>> print(quote("put the 汤 away <|im_end|>"))
+        "put the 汤 away \u003c|im_end|>"
+    """
+    whole = json.dumps(instruction.encode(errors="replace").decode(), ensure_ascii=False)
+    return HIDDEN.sub(lambda found: "".join(f"\\u{unit:04x}" for unit in _utf16(found[0])), whole)
+
+
+def _utf16(letter: str) -> list[int]:
+    data = letter.encode("utf-16-be")
+    return [int.from_bytes(data[place : place + 2], "big") for place in range(0, len(data), 2)]
 
 
 def _read_criteria(path: Path) -> dict[str, str]:

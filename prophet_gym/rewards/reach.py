@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym.errors import require_number
 from prophet_gym.world_model import Verdict
 
 FindGripper: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"]], Float[Tensor, "t 2"]]
@@ -58,13 +59,15 @@ class ReachReward:
 
     def __init__(self, find_gripper: FindGripper, *, width: float = 0.25) -> None:
         """Keep what finds the gripper, e.g. by `Prophet.see_gripper`; ValueError if width is not positive."""
-        if not width > 0:
-            raise ValueError(f"width is a distance in the picture and must be positive, got {width}")
-        self.find_gripper, self.width = find_gripper, width
+        self.find_gripper = find_gripper
+        self.width = require_number("width, a distance in the picture,", width, above=0)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Judge the last frame of each video; ValueError for an instruction without a mark."""
-        marks = torch.tensor([mark_of(text) for text in instructions])
-        places = self.find_gripper(torch.stack([video[-1] for video in videos])).cpu()
-        reward = 1 - (places - marks).norm(dim=1) / self.width
-        return Verdict(reward.clamp(max=BEST).float(), torch.ones(len(videos), dtype=torch.bool))
+        """Judge the last frame of each video that has one; ValueError for an instruction without a mark."""
+        marks = torch.tensor([mark_of(text) for text in instructions]).reshape(-1, 2)
+        valid = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
+        reward = torch.zeros(len(videos))
+        if valid.any():
+            places = self.find_gripper(torch.stack([video[-1] for video in videos if len(video)])).cpu()
+            reward[valid] = (1 - (places - marks[valid]).norm(dim=1) / self.width).clamp(max=BEST).float()
+        return Verdict(reward, valid)

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
+from prophet_gym.errors import require_count, require_number
 from prophet_gym.rewards.judgements import png
 from prophet_gym.rewards.vlm import Question, Reply
 
@@ -30,6 +32,7 @@ KEY_VARIABLE = "PROPHET_VLM_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"
 MAX_BYTES = 8_000_000
+MOST_TOKENS = 10**9
 RETRIED = frozenset({408, 409, 425, 429})
 """And every status from 500 on: the same request may succeed later. Other refusals stay refusals."""
 
@@ -55,12 +58,13 @@ class Patience:
     per_minute: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.timeout, self.total) <= 0 or self.retries < 0 or self.pause < 0 or self.concurrency < 1:
-            raise ValueError(
-                f"timeout and total must be above 0, retries and pause not below, concurrency at least 1: {self}"
-            )
-        if self.per_minute is not None and self.per_minute <= 0:
-            raise ValueError(f"per_minute must be above 0 or None, got {self.per_minute}")
+        require_number("timeout", self.timeout, above=0)
+        require_number("total", self.total, above=0)
+        require_number("pause", self.pause, least=0)
+        require_count("retries", self.retries, 0)
+        require_count("concurrency", self.concurrency)
+        if self.per_minute is not None:
+            require_number("per_minute, where it is given,", self.per_minute, above=0)
 
 
 class RemoteVlm:
@@ -95,13 +99,15 @@ class RemoteVlm:
             prices: Per million tokens read and written; replies then say what they cost.
 
         Raises:
-            ValueError: The address is none, or holds a key.
+            ValueError: The address is none, or holds a key; a number makes no sense.
         """
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        odd = parts.username or parts.query or parts.fragment or any(letter.isspace() for letter in url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or odd:
             raise ValueError(
-                "the address must be http://HOST/v1 or https://HOST/v1 without user name or query (the key comes from "
-                f"${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host {parts.hostname!r}"
+                "the address must be http://HOST/v1 or https://HOST/v1 without user name, query, fragment or space "
+                f"(the key comes from ${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host "
+                f"{parts.hostname!r}"
             )
         if not model:
             raise ValueError(f"the endpoint {parts.hostname} needs the name of a model: vlm:{url}#MODEL")
@@ -110,9 +116,9 @@ class RemoteVlm:
         self.model = model
         self.name = f"{model} @ {parts.hostname}"
         self.patience = patience or Patience()
-        self.max_tokens = max_tokens
-        self.temperature = temperature
-        self.prices = prices
+        self.max_tokens = require_count("max_tokens", max_tokens)
+        self.temperature = require_number("temperature", temperature, least=0)
+        self.prices = None if prices is None else _prices(prices)
         self._gate = _Gate(self.patience.per_minute)
         self._warned: set[str] = set()
 
@@ -189,7 +195,7 @@ class RemoteVlm:
         if status != http.client.OK:
             again = status in RETRIED or status >= http.client.INTERNAL_SERVER_ERROR
             raise _Refused(f"status {status}: {_one_line(data.decode(errors='replace'))}", again=again, wait=wait)
-        return self._priced(read_reply(data, streamed="event-stream" in kind))
+        return self._priced(read_reply(data, streamed="event-stream" in kind.lower()))
 
     def _exchange(self, body: bytes, headers: Mapping[str, str], timeout: float) -> tuple[int, float, str, bytes]:
         """Status, seconds to wait, content type, body; a watchdog ends what takes longer, however it trickles."""
@@ -297,8 +303,11 @@ def read_reply(data: bytes, *, streamed: bool) -> Reply:
         if not isinstance(choices, list) or len(choices) != 1:
             raise _Refused(f"one choice was asked for, got {len(choices)}")
         text = choices[0]["message"]["content"]
+        if message.get("error"):
+            raise _Refused(f"an error beside the answer: {_one_line(str(message['error']))}")
         usage = message.get("usage") or {}
-        read, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+        read = _tokens(usage, "prompt_tokens")
+        written = _tokens(usage, "completion_tokens")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         end = _one_line(data[-80:].decode(errors="replace"))
         raise _Refused(f"no well-formed answer ({type(error).__name__}): it ends in {end!r}") from error
@@ -314,24 +323,43 @@ def data_url(frame: Tensor) -> str:
 
 def _join_events(data: bytes) -> dict[str, Any]:
     """One message from the events of a stream; ValueError if its end is missing."""
-    lines = data.decode().splitlines()
+    # not splitlines, which also ends lines where a text in another script may go on
+    lines = re.split(r"\r\n|\n|\r", data.decode())
     events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     if not events or events[-1] != "[DONE]":
         raise ValueError("the stream has no end")
     texts: dict[int, str] = {}
     usage: dict[str, Any] = {}
+    error: Any = None
     for event in map(json.loads, events[:-1]):
-        usage = event.get("usage") or usage
+        usage, error = event.get("usage") or usage, event.get("error") or error
         for choice in event.get("choices", []):
             said = choice["delta"].get("content") or ""
             texts[choice.get("index", 0)] = texts.get(choice.get("index", 0), "") + said
-    return {"choices": [{"message": {"content": text}} for text in texts.values()], "usage": usage}
+    choices = [{"message": {"content": text}} for text in texts.values()]
+    return {"choices": choices, "usage": usage, "error": error}
 
 
 def _hang_up(sock: socket.socket, late: threading.Event) -> None:
     late.set()
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _tokens(usage: Mapping[str, Any], name: str) -> int:
+    count = require_count(name, usage.get(name) or 0, 0)
+    if count > MOST_TOKENS:
+        raise ValueError(f"{name} must be at most {MOST_TOKENS}")
+    return count
+
+
+def _prices(given: tuple[float, float]) -> tuple[float, float]:
+    try:
+        read, written = given
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"prices must be two, per million tokens read and written, got {given!r}") from error
+    of_reading = require_number("the price of reading", read, least=0)
+    return of_reading, require_number("the price of writing", written, least=0)
 
 
 def _seconds(wanted: str | None) -> float:

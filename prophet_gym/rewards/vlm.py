@@ -14,10 +14,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from prophet_gym.errors import require_count
 from prophet_gym.rewards.judgements import Judgement, JudgementLog
 from prophet_gym.rewards.prompt import Prompt
 from prophet_gym.rewards.voting import Votes, parse_answer
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import Verdict, require_when
 
 REQUESTED_FRAMES = 512
 """More than a dream of 2,500 steps has at stride 5, so that labels count from the start frame."""
@@ -123,17 +124,13 @@ class VlmReward:
             shown: The most frames of a video that the model is shown.
             log: Where every judgement is written; nowhere if not given.
         """
-        if when not in ("chunk", "end") or stride < 1 or shown < 1:
-            raise ValueError(
-                f"when must be 'chunk' or 'end', stride and shown at least 1, got {when!r}, {stride} and {shown}"
-            )
         self.model = model
         self.prompt = prompt or Prompt.read("success")
         self.ballot = Votes(samples, retries)
-        self.when: Literal["chunk", "end"] = when
-        self.stride = stride
-        self.max_frames = max(shown, REQUESTED_FRAMES)
-        self.shown = shown
+        self.when: Literal["chunk", "end"] = require_when(when)
+        self.stride = require_count("stride", stride)
+        self.shown = require_count("shown", shown)
+        self.max_frames = max(self.shown, REQUESTED_FRAMES)
         self.log = log
         self.counts: Counter[str] = Counter()
 
@@ -159,7 +156,7 @@ class VlmReward:
 
     def _open(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> "_Case":
         places = spread(len(video), self.shown)
-        frames = [video[place] for place in places]
+        frames = [video[place].cpu() for place in places]
         steps = [self.stride * place for place in places]
         return _Case(
             instruction=instruction,

@@ -8,17 +8,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-BOX = re.compile(r"\\+box(?:ed)?\s*\{\s*(?:\\text\s*\{\s*)?(success|failure)\s*\}(?:\s*\})?", re.IGNORECASE)
+from prophet_gym.errors import require_count
+
+BOX = re.compile(
+    r"\\+box(?:ed)?\s*\{\s*(?:\\(?:text|math)(?:bf|rm)?\s*\{\s*)?(success|failure)\s*\}(?:\s*\})?", re.IGNORECASE
+)
 """`\\box{Success}` or `\\box{Failure}`, also as language models like to write it: `\\boxed{\\text{Success}}`."""
 CLOSING = re.compile(r"[\s.*$`'\")\]!]*")
 """What may follow the answer: the end of a formula, of a sentence, of bold print."""
+BOTH = re.compile(r"[\s.*$`'\")\](,;:/|]*(?:or|and)?[\s.*$`'\")\](,;:/|]*", re.IGNORECASE)
+"""What stands between both boxes where they are quoted, not chosen: `\\box{Success} or \\box{Failure}`."""
 
 
 def parse_answer(text: str) -> bool | None:
     r"""Whether an answer says success; None if it does not end in exactly one of the two words in its box.
 
     A box earlier in the text does not count: a model that thinks aloud quotes its instructions, and an answer that was
-    cut off in the middle of a thought is none.
+    cut off in the middle of a thought is none. Nor does one that quotes both boxes at its end.
 
     Example:
         >>> parse_answer(r"The can lies in the basket. \box{Success}")
@@ -29,7 +35,10 @@ def parse_answer(text: str) -> bool | None:
     boxes = list(BOX.finditer(text))
     if not boxes or not CLOSING.fullmatch(text[boxes[-1].end() :]):
         return None
-    return boxes[-1][1].lower() == "success"
+    said = [box[1].lower() for box in boxes]
+    if said[-1] != said[-2:][0] and BOTH.fullmatch(text[boxes[-2].end() : boxes[-1].start()]):
+        return None
+    return said[-1] == "success"
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class Votes:
     unparsable: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.retries < 0:
-            raise ValueError(f"samples must be at least 1 and retries at least 0, got {self.samples}, {self.retries}")
+        require_count("samples", self.samples)
+        require_count("retries", self.retries, 0)
 
     def add(self, answers: Sequence[bool | None]) -> "Votes":
         """The votes with further answers."""

@@ -7,19 +7,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from numpy.typing import ArrayLike
 
-from prophet_gym.envs.chunking import require_actions
-from prophet_gym.envs.episodes import (
-    FPS,
-    GRIPPER_SPACE,
-    RENDER_MODES,
-    EpisodeVectorEnv,
-    Observation,
-    Outcome,
-    row_info,
-)
+from prophet_gym.envs.episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import per_row_integers, reset_rows
+from prophet_gym.envs.single_env import OnlyRow
 from prophet_gym.errors import InvalidStartError, unknown_option
 from prophet_gym.sims.episodes import Advance, Opening, Scene, open_stages
 from prophet_gym.sims.install import find_assets, prepare_libero
@@ -194,7 +185,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         return Outcome(info, float(result.success), result.success, self._at_horizon(row))
 
 
-class LiberoEnv(gym.Env):
+class LiberoEnv(OnlyRow):
     """One LIBERO episode at a time, one action chunk per step: the vector env of one, with its arguments.
 
     `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
@@ -206,8 +197,6 @@ class LiberoEnv(gym.Env):
         >>> info["instruction"]                                                         # doctest: +SKIP
         'pick up the bbq sauce and place it in the basket'
     """
-
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
 
     def __init__(
         self,
@@ -224,7 +213,7 @@ class LiberoEnv(gym.Env):
         proprioception: bool = False,
     ) -> None:
         """Arguments as in `LiberoVectorEnv`; the horizon is left to a TimeLimit, as `gym.make` puts one around."""
-        self._vector = LiberoVectorEnv(
+        vector = LiberoVectorEnv(
             suite,
             look=look,
             starts=starts,
@@ -237,34 +226,7 @@ class LiberoEnv(gym.Env):
             render_mode=render_mode,
             proprioception=proprioception,
         )
-        self.render_mode = render_mode
-        self.action_space = self._vector.single_action_space
-        self.observation_space = self._vector.single_observation_space
-
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; options `task` and `start` as in the vector env."""
-        super().reset(seed=seed)
-        self._vector.np_random = (self.np_random,)
-        observations, infos = self._vector.reset(options=options)
-        return {name: values[0] for name, values in observations.items()}, row_info(infos, 0)
-
-    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Run one chunk (k, 7); InvalidActionError before anything has changed."""
-        checked = require_actions(action, self._vector.single_action_space)
-        observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
-        observation = {name: values[0] for name, values in observations.items()}
-        return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
-
-    def render(self) -> Any:
-        """The last frame, or the frames since the last `render` or `reset`."""
-        rendered = self._vector.render()
-        return None if rendered is None else rendered[0]
-
-    def close(self) -> None:
-        """Free the simulation."""
-        self._vector.close()
+        super().__init__(vector)
 
 
 # Gymnasium reads the signature of an entry point; the classes are their own.

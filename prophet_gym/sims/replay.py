@@ -10,7 +10,11 @@ from prophet_gym.sims.start_frames import TRAIN_SEED
 
 
 def true_outcomes(
-    env: VectorEnv, tasks: Sequence[int], starts: Sequence[int], chunks: Float32[np.ndarray, "b n k a"]
+    env: VectorEnv,
+    tasks: Sequence[int],
+    starts: Sequence[int],
+    chunks: Float32[np.ndarray, "b n k a"],
+    lengths: Sequence[int] | None = None,
 ) -> Bool[np.ndarray, " b"]:
     """Whether each row's commands solve its task.
 
@@ -20,6 +24,7 @@ def true_outcomes(
         tasks: Number of each row's task.
         starts: Number of each row's start, as `info["start"]` of the dream says.
         chunks: n chunks of k commands.
+        lengths: Chunks of each row that count; all of them if not given.
 
     Raises:
         ValueError: The env has another number of rows, or resets by itself.
@@ -33,7 +38,8 @@ def true_outcomes(
     numbers = [TRAIN_SEED + start if train else start for start in starts]
     env.reset(options={"task": list(tasks), "start": numbers})
     done = np.zeros(len(chunks), bool)
+    count = np.full(len(chunks), chunks.shape[1]) if lengths is None else np.asarray(lengths)
     for step in range(chunks.shape[1]):
         _, rewards, *_ = env.step(chunks[:, step])
-        done |= np.asarray(rewards) >= 1.0
+        done |= (np.asarray(rewards) >= 1.0) & (step < count)
     return done

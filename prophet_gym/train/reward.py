@@ -58,8 +58,8 @@ class Args:
     out: Path
     backbone: Literal["head", "vlm"] = "head"
     dreams: Path | None = None
-    minutes: float = 3.5
-    steps: int = 1500
+    minutes: float = 60.0
+    steps: int = 3000
     batch: int = 64
     learning_rate: float | None = None
     held_out: float = 0.2
@@ -100,6 +100,8 @@ def _train_vlm(args: Args) -> dict[str, Any]:
     if not all(groups.values()):
         sizes = {name: len(group) for name, group in groups.items()}
         raise ValueError(f"{args.data} has too few episodes to split: {sizes}; record more, or raise held_out")
+    tune = _ends(groups["tune"], args.stride)
+    success.require_success([clip.done for clip in tune])
     model = LocalVlm.from_pretrained(args.model, device=args.device, dtype=args.dtype, batch=args.batch)
     add_adapters(model, args.lora_rank, args.seed)
     config = LikelihoodConfig(base=args.model, when="chunk", stride=args.stride, shown=args.shown)
@@ -113,7 +115,7 @@ def _train_vlm(args: Args) -> dict[str, Any]:
         seed=args.seed,
         minutes=args.minutes,
     )
-    judge = with_threshold(judge, _ends(groups["tune"], args.stride))
+    judge = with_threshold(judge, tune)
     metrics = {
         "train_episodes": len(groups["train"]),
         "parameters": sum(p.numel() for p in model.model.parameters() if p.requires_grad),
@@ -217,13 +219,10 @@ def clip_at(video: LabelledVideo, end: int, stride: int) -> Clip:
     return Clip(torch.from_numpy(video.frames[places]), video.instruction, done)
 
 
-def with_threshold(judge: LikelihoodReward, clips: Sequence[Clip]) -> LikelihoodReward:
-    """The same judge with the threshold of the best F0.5 on these clips; the middle of the best where several are."""
+def with_threshold(judge: LikelihoodReward, clips: Sequence[Clip], recall: float = 0.95) -> LikelihoodReward:
+    """The same judge with the highest threshold that finds this share of the successful clips."""
     likely = _likely(judge, clips)
-    labels = np.array([clip.done for clip in clips])
-    grid = np.linspace(0.05, 0.95, 91)
-    quality = np.array([success.f_score(*precision_recall(likely >= value, labels)) for value in grid])
-    chosen = float(np.median(grid[quality >= quality.max() - 1e-9]))
+    chosen = success.threshold_of(likely[[clip.done for clip in clips]], recall)
     return LikelihoodReward(judge.model, replace(judge.config, threshold=chosen), prompt=judge.prompt)
 
 

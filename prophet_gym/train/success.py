@@ -37,27 +37,31 @@ class Args:
     Attributes:
         data: Folder of a recording.
         out: Folder for weights, config and metrics.
-        dreams: A second recording to train on, of dreams (`prophet redream`).
+        dreams: A second recording to train on, of dreams (`prophet redream`); the threshold is chosen by real episodes.
         minutes: Time for the optimizer, reading not counted.
         steps: Most optimizer steps.
         batch: Frames per step.
         learning_rate: Peak of a cosine schedule.
         held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
+        recall: Share of the successful episodes that the threshold must find.
         max_episodes: Read at most so many episodes.
         image_size: Pictures are averaged down to this.
+        width: Channels of the first convolution.
         seed: Seed of weights and batches.
     """
 
     data: Path
     out: Path
     dreams: Path | None = None
-    minutes: float = 3.5
-    steps: int = 1500
+    minutes: float = 60.0
+    steps: int = 3000
     batch: int = 64
     learning_rate: float = 2e-3
     held_out: float = 0.2
+    recall: float = 0.95
     max_episodes: int = 600
     image_size: int = 64
+    width: int = 16
     seed: int = 0
 
 
@@ -67,6 +71,14 @@ def split_of(name: str, held_out: float) -> str:
     if place < held_out / 2:
         return "test"
     return "tune" if place < held_out else "train"
+
+
+def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
+    """Episodes by part; an episode and its dream, which have one name, fall into the same."""
+    parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
+    for path in paths:
+        parts[split_of(f"{path.parent.name}/{path.stem}", held_out)].append(path)
+    return parts
 
 
 def thin(success: Bool[np.ndarray, " t"], stride: int = 4, margin: int = 12) -> list[int]:
@@ -175,17 +187,38 @@ def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, in
     }
 
 
-def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo]) -> float:
-    """The threshold with the best F-score by episode; the middle of the best where several are equal.
+def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo], recall: float = 0.95) -> float:
+    """The highest threshold that still finds this share of the successful episodes."""
+    require_success([bool(video.success.any()) for video in videos])
+    scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos if v.success.any()]
+    return threshold_of(np.array([_best_held(score, head.config.hold) for score in scores]), recall)
 
-    Precision counts twice recall (F0.5), because a policy in training looks for what is rewarded wrongly.
+
+def require_success(done: Sequence[bool]) -> None:
+    """ValueError unless something that chooses the threshold is successful; asked before the training."""
+    if not any(done):
+        raise ValueError(
+            f"no success among the {len(done)} held-out videos that choose the threshold: "
+            "record more, or raise held_out"
+        )
+
+
+def threshold_of(successes: Float[np.ndarray, " n"], recall: float) -> float:
+    """The highest threshold that finds this share of the successes, given how likely a judge says each is.
+
+    A policy in training looks for what is rewarded wrongly, so what recall leaves open goes to precision.
+
+    Raises:
+        ValueError: `recall` is not in (0, 1].
+
+    Example:
+        >>> threshold_of(np.array([0.2, 0.9, 0.8, 0.7]), 0.75)
+        0.7
     """
-    scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos]
-    best = np.array([_best_held(score, head.config.hold) for score in scores])
-    labels = np.array([v.success.any() for v in videos])
-    grid = np.linspace(0.05, 0.99, 95)
-    quality = np.array([f_score(*precision_recall(best >= value, labels)) for value in grid])
-    return float(np.median(grid[quality >= quality.max() - 1e-9]))
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall must be above 0 and at most 1, got {recall}")
+    missed = int((1 - recall) * len(successes) + 1e-9)
+    return float(np.sort(successes)[missed])
 
 
 def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) -> list[LabelledVideo]:
@@ -203,53 +236,46 @@ def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) ->
 
 def main(args: Args) -> dict[str, object]:
     """Read, train, choose a threshold, evaluate on episodes that neither saw, write."""
-    paths = list_episodes(args.data)[: args.max_episodes]
+    recordings = {"held_out": args.data} | ({} if args.dreams is None else {"held_out_dreams": args.dreams})
     groups = {
-        name: [p for p in paths if split_of(_name(p), args.held_out) == name] for name in ("train", "tune", "test")
+        name: split(list_episodes(folder)[: args.max_episodes], args.held_out) for name, folder in recordings.items()
     }
-    if not all(groups.values()):
-        sizes = {name: len(group) for name, group in groups.items()}
-        raise ValueError(f"{args.data} has too few episodes to split: {sizes}; record more, or raise held_out")
-    dreams = [] if args.dreams is None else list_episodes(args.dreams)[: args.max_episodes]
-    # an episode that judges the head is not trained on in its dream either
-    groups["train"] += [path for path in dreams if split_of(_name(path), args.held_out) == "train"]
-    train = read_videos(groups["train"], size=args.image_size, all_frames=False)
+    for name, parts in groups.items():
+        if not all(parts.values()):
+            sizes = {part: len(paths) for part, paths in parts.items()}
+            raise ValueError(f"{recordings[name]} has too few episodes to split: {sizes}; add some, or raise held_out")
+
+    tune = read_videos(groups["held_out"]["tune"], size=args.image_size, all_frames=True)
+    require_success([bool(video.success.any()) for video in tune])
+    paths = [path for parts in groups.values() for path in parts["train"]]
+    train = read_videos(paths, size=args.image_size, all_frames=False)
     head = train_success_head(
         train,
-        SuccessHeadConfig(image_size=args.image_size),
+        SuccessHeadConfig(image_size=args.image_size, width=args.width),
         steps=args.steps,
         batch=args.batch,
         learning_rate=args.learning_rate,
         seed=args.seed,
         seconds=60 * args.minutes,
     )
-    tune = read_videos(groups["tune"], size=args.image_size, all_frames=True)
-    head = head.with_threshold(choose_threshold(head, train + tune))
-    metrics = {
-        "train_episodes": len(groups["train"]),
+    head = head.with_threshold(choose_threshold(head, tune, args.recall))
+    metrics: dict[str, object] = {
+        "train_episodes": len(train),
         "config": asdict(head.config),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
-        "held_out": evaluate(head, read_videos(groups["test"], size=args.image_size, all_frames=True)),
     }
+    for name, parts in groups.items():
+        metrics[name] = evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
     head.save_pretrained(args.out)
     (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 
 
-def _name(path: Path) -> str:
-    return f"{path.parent.name}/{path.stem}"
-
-
 def _best_held(scores: np.ndarray, hold: int) -> float:
     if len(scores) < hold:
         return 0.0
     return float(np.lib.stride_tricks.sliding_window_view(scores, hold).min(axis=1).max())
-
-
-def f_score(precision: float, recall: float, beta: float = 0.5) -> float:
-    """F-score of a precision and a recall; beta below 1 weighs precision more."""
-    return (1 + beta**2) * precision * recall / max(1e-9, beta**2 * precision + recall)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,17 @@ def _run(name: str, words: Sequence[str]) -> None:
     import tyro
 
     module = import_module(COMMANDS[name].module)
-    args = tyro.cli(module.Args, prog=f"prophrl {name}", args=words)
     try:
-        module.main(args)
+        module.main(tyro.cli(module.Args, prog=f"prophrl {name}", args=words))
     except (ProphetError, ValueError, FileNotFoundError, NotADirectoryError, FloatingPointError) as error:
         print(f"prophrl {name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except ImportError as error:
+        from prophet_gym.cli.main import extra_of
+
+        missing = (error.name or "").partition(".")[0]
+        extra = extra_of(missing)
+        if extra is None:
+            raise
+        print(f"prophrl {name} needs {missing}: pip install 'prophet-gym[{extra}]'", file=sys.stderr)
         raise SystemExit(1) from error

@@ -33,7 +33,21 @@ CLONED = "SmallVLA-LIBERO-object-sft"
 
 
 def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
-    """The algorithm of a name; UnknownOptionError if there is none."""
+    """The algorithm of a name, or that a function gives for the spec.
+
+    Args:
+        name: of an algorithm, or `package.module:function`.
+        spec: of the policy.
+
+    Raises:
+        UnknownOptionError: there is none of this name.
+        ValueError: the function cannot be imported or gives something else.
+    """
+    if ":" in name:
+        given = _imported("algorithm", name)(spec)
+        if not isinstance(given, Algorithm):
+            raise ValueError(f"{name} must give an Algorithm, it gave {type(given).__name__}")
+        return given
     made = (FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, reinflow(spec))
     known = {algorithm.name: algorithm for algorithm in made}
     if name not in known:
@@ -94,7 +108,7 @@ def make_policy(
     if policy in NUM_STEPS:
         made, weights = _small(env, weights, NUM_STEPS[policy])
     else:
-        made = _tiny(env) if policy == "tiny" else _imported(policy)(env)
+        made = _tiny(env) if policy == "tiny" else _imported_policy(policy)(env)
     if not isinstance(made, nn.Module):
         raise ValueError(f"a policy must be an nn.Module that obeys FlowPolicy, {policy} gave {type(made).__name__}")
     if weights is not None:
@@ -139,11 +153,15 @@ def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallV
     return SmallVLA(shape[0], shape[1], num_steps), folder
 
 
-def _imported(name: str) -> Callable[[VectorEnv], Any]:
-    module, _, function = name.partition(":")
-    if not function:
+def _imported_policy(name: str) -> Callable[[VectorEnv], Any]:
+    if ":" not in name:
         raise unknown_option("policy", name, ["tiny", *NUM_STEPS, "package.module:function"])
+    return _imported("policy", name)
+
+
+def _imported(kind: str, name: str) -> Callable[[Any], Any]:
+    module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"policy {name!r} cannot be imported: {error}") from error
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error

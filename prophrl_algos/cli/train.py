@@ -1,8 +1,10 @@
 """`prophrl train`: reinforcement learning of a flow policy in groups of rollouts."""
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ class Args:
     env: str = "Prophet-LIBERO-v0"
     """A registered id."""
     algo: str = "fa-grpo"
-    """See `prophrl`."""
+    """A name that `prophrl` lists, or `package.module:function`, a function from a FlowSpec to an Algorithm."""
     out: Path = Path("outputs/rl")
     """The folder of the run."""
     config: TrainerConfig = field(default_factory=TrainerConfig)
@@ -51,8 +53,8 @@ class Args:
     evaluate_every: int = 0
     """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
     evaluate_episodes: int = 20
-    loggers: tuple[str, ...] = ("csv", "tensorboard", "terminal")
-    """Of csv, jsonl, tensorboard, wandb, trackio, terminal."""
+    loggers: tuple[str, ...] | None = None
+    """Of csv, jsonl, tensorboard, wandb, trackio, terminal; csv, terminal and tensorboard if not given."""
 
 
 def main(args: Args) -> None:
@@ -64,10 +66,21 @@ def main(args: Args) -> None:
     trainer = make_trainer(args)
     done = load_checkpoint(args.out / LAST)["trainer"]["done"] if (args.out / LAST).exists() else 0
     updates = args.config.updates
-    loggers = [make_logger(name, args.out, updates=updates, done=done) for name in args.loggers]
+    names = usual_loggers() if args.loggers is None else args.loggers
+    loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names]
     evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
     run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
     print(f"{args.out / LAST}: {trainer.done} updates")
+
+
+def usual_loggers() -> tuple[str, ...]:
+    """What is logged to if nothing is asked for; says so where TensorBoard is missing."""
+    if find_spec("tensorboard") is not None:
+        return ("csv", "terminal", "tensorboard")
+    print(
+        "tensorboard is not installed, metrics.csv has the numbers: pip install 'prophet-gym[train]'", file=sys.stderr
+    )
+    return ("csv", "terminal")
 
 
 def make_trainer(args: Args) -> Trainer:

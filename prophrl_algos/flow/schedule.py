@@ -101,12 +101,19 @@ class FlowSchedule:
             return mean, std
         return torch.where(moves, mean, sample - velocity * (t - t_next)), torch.where(moves, std, 0.0)
 
-    @torch.no_grad()
     def velocity_gains(self, latent_dim: int) -> Float[Tensor, " k"]:
         """By how much the mean of each stochastic step moves per unit of velocity, over the latent's dimensions."""
+        return (self._probe(latent_dim, 1.0)[0] - self._probe(latent_dim, 0.0)[0]).abs().mean(1)
+
+    def stds(self, latent_dim: int) -> Float[Tensor, "k d"]:
+        """Of each stochastic step, where sample and velocity are 0; that is everywhere, unless the noise is learned."""
+        return self._probe(latent_dim, 0.0)[1]
+
+    @torch.no_grad()
+    def _probe(self, latent_dim: int, velocity: float) -> tuple[Tensor, Tensor]:
         weights = self.kernel.parameters() if isinstance(self.kernel, nn.Module) else iter(())
         device = next((weight.device for weight in weights), torch.device("cpu"))
         still = torch.zeros(1, self.num_steps, 1, latent_dim, device=device)
         moves = torch.ones(1, self.num_steps, dtype=torch.bool, device=device)
-        gain = self.moments(still, still + 1, moves)[0] - self.moments(still, still, moves)[0]
-        return gain.abs().mean((0, 2, 3)).cpu()
+        mean, std = self.moments(still, still + velocity, moves)
+        return mean[0, :, 0].cpu(), std[0, :, 0].cpu()

@@ -126,9 +126,11 @@ class PrismaticPolicy(nn.Module):
         raise NotImplementedError
 
     def begin_flow(self) -> None:
-        """Exchange the published head for a flow head that begins as it."""
+        """Exchange the published head for a flow head that begins as it; what is new is the same every time."""
         self.config = replace(self.config, head="flow")
-        published, self.action_head = self.action_head, self.make_head(self.config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            published, self.action_head = self.action_head, self.make_head(self.config)
         self.head.start_from(published)
 
     @property

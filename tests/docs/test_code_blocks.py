@@ -1,4 +1,4 @@
-"""The code of the pages runs: the page of the envs from top to bottom, each block of the others by itself."""
+"""The code of the pages runs: envs and algorithms from top to bottom, each block of the others by itself."""
 
 import re
 from pathlib import Path
@@ -25,6 +25,14 @@ def test_the_page_of_the_envs_runs():
     for code in blocks("envs.md"):
         exec(compile(code, "envs.md", "exec"), scope)
     assert scope["envs"].num_envs == 2
+
+
+def test_the_page_of_the_algorithms_runs():
+    scope: dict = {}
+    for code in blocks("algorithms.md"):
+        exec(compile(code, "algorithms.md", "exec"), scope)
+    assert scope["metrics"]["ratio_max"] > 1
+    assert scope["trainer"].iterate()["optimizer_steps"] == scope["config"].epochs
 
 
 @pytest.mark.parametrize("code", blocks("libraries.md"), ids=range(len(blocks("libraries.md"))))

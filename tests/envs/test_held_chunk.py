@@ -78,8 +78,8 @@ def test_the_full_prophet_goes_on_after_the_frames_that_were_shown():
 @pytest.mark.parametrize(
     ("model", "chunk", "message"),
     [
-        (Cuttable(chunk=8), 8, "must be at least 1 and less than the world model's 8"),
-        (Cuttable(chunk=8), 0, "must be at least 1"),
+        (Cuttable(chunk=8), 8, "must be less than the world model's 8"),
+        (Cuttable(chunk=8), 0, "chunk must be an integer of at least 1, got 0"),
         (CountingWorldModel(chunk=8), 4, "state cannot be cut inside a chunk.*Use chunk=8"),
         (tiny_prophet(), 4, "state cannot be cut inside a chunk.*Use chunk=8"),
     ],

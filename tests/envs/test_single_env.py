@@ -12,7 +12,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics
 from prophet_gym.envs import OneActionPerStep, ProphetEnv, ProphetVectorEnv
 from prophet_gym.errors import InvalidActionError
 from prophet_gym.rewards import FunctionReward
-from prophet_gym.testing import CountingWorldModel, counting_starts
+from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
 
 CHUNK = 4
 
@@ -71,6 +71,19 @@ def test_a_judge_of_whole_episodes_must_know_when_they_end():
         make_single(end_judge=True).reset(seed=0)
 
 
+def test_an_episode_that_ends_before_the_judge_of_whole_episodes_is_asked_is_told(counting_id):
+    env = gym.make(counting_id, end_judge=True, max_episode_steps=2)
+    env.reset(seed=0)
+    results = [env.step(still(env)) for _ in range(2)]
+    assert (results[1][3], results[1][4]["reward_valid"]) == (True, False)
+    with pytest.warns(UserWarning, match=r"left unjudged after 2 chunks.*after the 3 that the id is registered with"):
+        env.reset(seed=0)
+    whole = gym.make(counting_id, end_judge=True)
+    for _ in range(2):
+        whole.reset(seed=0)
+        assert [whole.step(still(whole))[2] for _ in range(3)] == [False, False, True]
+
+
 def test_make_vec_hands_the_horizon_over(counting_id):
     envs = gym.make_vec(counting_id, num_envs=2)
     assert isinstance(envs, ProphetVectorEnv)
@@ -99,6 +112,19 @@ def test_starts_and_noise_come_from_np_random():
     one.np_random, other.np_random = np.random.default_rng(5), np.random.default_rng(5)
     one.reset(), other.reset()
     np.testing.assert_array_equal(one.step(still(one))[4]["frames"], other.step(still(other))[4]["frames"])
+
+
+@pytest.mark.parametrize("wrong", [{"options": {"tsk": 1}}, {"seed": -1}, {"seed": 8, "options": {"task": 9}}])
+def test_a_refused_reset_changes_nothing(wrong):
+    env, untouched = make_single(), make_single()
+    for each in (env, untouched):
+        each.reset(seed=0)
+        each.step(still(each))
+    with pytest.raises(ValueError, match=r"unknown|seed"):
+        env.reset(**wrong)
+    assert env.np_random_seed == untouched.np_random_seed == 0
+    assert_same(env.step(still(env)), untouched.step(still(untouched)))
+    assert_same([env.reset(), env.step(still(env))], [untouched.reset(), untouched.step(still(untouched))])
 
 
 def test_info_holds_plain_values():

@@ -188,6 +188,27 @@ def test_a_bad_state_is_one_clear_error_and_changes_nothing(states, kwargs, erro
     assert_same(envs.step(still(envs)), untouched.step(still(untouched)))
 
 
+def test_a_state_of_another_model_is_refused_at_first_too():
+    envs = make(1)
+    with pytest.raises(InvalidStartError, match="is it of this model"):
+        envs.set_state(other_model())
+    with pytest.raises(gym.error.ResetNeeded):
+        envs.step(still(envs))
+    envs.set_state(bytearray(saved()))
+    assert envs.step(still(envs))[4]["live"].tolist() == [True]
+
+
+def test_starts_may_lie_in_memory_as_they_like():
+    frames = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+    for own in (frames.transpose(0, 2, 1, 3), frames[..., ::-1], np.asfortranarray(frames)):
+        envs = make(1)
+        extra = {"turned": np.asfortranarray(np.ones((2, 3))), "number": np.float32(2)}
+        envs.reset(options={"starts": InitialState(own, "own", extra=extra)})
+        image, info = make(1).set_state(envs.get_state())
+        assert np.array_equal(image["image"][0], own[-1])
+        assert info["instruction"].tolist() == ["own"]
+
+
 def test_nothing_to_save_or_go_on_from_before_reset():
     with pytest.raises(gym.error.ResetNeeded):
         make().get_state()
@@ -195,5 +216,5 @@ def test_nothing_to_save_or_go_on_from_before_reset():
         make().set_state(saved(), rows=[0])
     envs = make()
     envs.reset()
-    with pytest.raises(ValueError, match=r"0\.\.2, got 3"):
+    with pytest.raises(ValueError, match=r"row must be in 0\.\.2, got 3"):
         envs.get_state(3)

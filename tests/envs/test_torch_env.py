@@ -5,10 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorWrapper
 
-from prophet_gym.envs import ProphetTorchVectorEnv, ProphetVectorEnv
-from prophet_gym.rewards import FunctionReward
+from prophet_gym.envs import (
+    FlattenChunkVector,
+    OneActionPerChunkVector,
+    OneActionPerStepVector,
+    ProphetTorchVectorEnv,
+    ProphetVectorEnv,
+    StackFrames,
+    ViewedVector,
+)
+from prophet_gym.rewards import DegradedOracle, FunctionReward
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
 
 CHUNK = 2
@@ -81,6 +89,30 @@ def test_pictures_are_arrays():
     assert all(isinstance(frame, np.ndarray) for frames in envs.render() for frame in frames)
 
 
+def test_wrappers_of_arrays_refuse_tensors_and_wrappers_of_actions_do_not_mind():
+    given, named = arguments(autoreset_mode=AutoresetMode.SAME_STEP)
+    make = lambda: ProphetTorchVectorEnv(*given, **named)  # noqa: E731
+    refusing = {
+        "ViewedVector": lambda: ViewedVector(make(), StackFrames(2)),
+        "OneActionPerStepVector": lambda: OneActionPerStepVector(FlattenAgain(make())),
+        "DegradedOracle": lambda: DegradedOracle(make(), recall=1.0, false_positive_rate=0.0),
+    }
+    for name, wrap in refusing.items():
+        with pytest.raises(ValueError, match=f"{name} works on arrays"):
+            wrap()
+    plain, flat, held = make(), FlattenChunkVector(make()), OneActionPerChunkVector(make(), (0,), (0,) * 7)
+    for envs in (plain, flat, held):
+        envs.reset(seed=0)
+    expected = plain.step(torch.full((3, CHUNK, 7), 0.5) * torch.eye(7)[0])[0]["image"]
+    one = torch.full((3, 1), 0.5, requires_grad=True, dtype=torch.bfloat16)
+    assert torch.equal(held.step(one)[0]["image"], expected)
+    assert torch.equal(flat.step((0.5 * torch.eye(7)[0]).repeat(3, CHUNK))[0]["image"], expected)
+
+
+class FlattenAgain(VectorWrapper):
+    """Something in between."""
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_leaves_the_device():
     class OnDevice(CountingWorldModel):
@@ -96,3 +128,5 @@ def test_nothing_leaves_the_device():
     assert envs.reset(seed=0)[0]["image"].is_cuda
     image, *rest, info = envs.step(torch.zeros(2, CHUNK, 7, device="cuda"))
     assert all(part.is_cuda for part in (image["image"], info["frames"], *rest))
+    _, info = envs.reset(options={"reset_mask": torch.tensor([True, False], device="cuda")})
+    assert info["_task"].tolist() == [True, False]

@@ -149,7 +149,7 @@ class TestConstruction:
     @pytest.mark.parametrize(
         ("kwargs", "error", "message"),
         [
-            ({"num_envs": 0}, ValueError, "num_envs must be at least 1"),
+            ({"num_envs": 0}, ValueError, "num_envs must be an integer of at least 1, got 0"),
             ({"max_episode_steps": 0}, ValueError, "max_episode_steps counts chunks"),
             ({"render_mode": "human"}, UnknownOptionError, "Known: rgb_array, rgb_array_list"),
             ({"starts": []}, InvalidStartError, "at least one start"),

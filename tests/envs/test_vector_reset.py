@@ -82,6 +82,16 @@ class TestReset:
         noise = one.step(still(one))[4]["frames"][:, :, 0, 0, 2]
         assert len({tuple(row) for row in noise.tolist()}) == 3
 
+    def test_np_random_seed_is_that_of_each_row(self):
+        envs = make()
+        envs.reset(seed=5)
+        assert envs.np_random_seed == (5, 6, 7)
+        envs.reset(seed=[None, 9, 1], options={"reset_mask": np.array([True, True, False])})
+        assert envs.np_random_seed == (5, 9, 7)
+        envs.np_random = envs.np_random
+        assert envs.np_random_seed == (-1, -1, -1)
+        assert len(set(make().np_random_seed)) == 3
+
     def test_without_a_seed_the_random_stream_goes_on(self):
         one, other = make(1), make(1)
         for envs in (one, other):

@@ -20,8 +20,8 @@ from prophet_gym.envs import (
     OneActionPerStepVector,
     ProphetEnv,
     ProphetVectorEnv,
+    RecordEveryFrame,
     StackFrames,
-    TruncateOnDoubt,
     Viewed,
     ViewedVector,
     one_hot_table,
@@ -30,7 +30,6 @@ from prophet_gym.envs import (
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
-from prophet_gym.world_model import Chunk
 
 CHUNK = 4
 TABLE = one_hot_table(start.instruction for start in counting_starts())
@@ -125,6 +124,20 @@ class TestEmbedInstruction:
         with pytest.raises(UnknownOptionError, match="Did you mean 'count task 2'"):
             env.reset(seed=0)
 
+    def test_an_instruction_that_is_not_in_the_table_is_not_seen_as_another(self):
+        only = EmbedInstruction({"count task 0": np.zeros(2)})
+        env, envs = Viewed(single(), only), ViewedVector(vector(), only)
+        env.reset(options={"task": 0}), envs.reset(options={"task": 0})
+        with pytest.raises(UnknownOptionError, match="unknown instruction 'count task 1'"):
+            env.reset(options={"task": 1})
+        with pytest.raises(UnknownOptionError, match="unknown instruction 'count task 1'"):
+            envs.reset(options={"task": [0, 1, 0]})
+        for each in (env, envs):
+            with pytest.raises(gym.error.ResetNeeded, match="where a view refused"):
+                each.step(still(each))
+            each.reset(options={"task": 0})
+            assert each.step(still(each))[0]["instruction"].shape[-1] == 2
+
 
 class TestFlattenChunk:
     def test_equals_the_chunk(self):
@@ -191,69 +204,6 @@ class TestOneActionPerStepVector:
         assert envs.reset()[1]["pending"].tolist() == [0, 0, 0]
 
 
-class Doubtful(CountingWorldModel):
-    """Doubts as much as the first number of the first action."""
-
-    def rollout(self, state, actions, *, generators):
-        chunk = super().rollout(state, actions, generators=generators)
-        return Chunk(chunk.state, chunk.frames, actions[:, 0, 0])
-
-    def read_gripper(self, state):
-        return state["raised"].float() / 100
-
-
-class TestDoubt:
-    def test_a_single_episode_is_truncated(self):
-        env = TruncateOnDoubt(single(Doubtful(chunk=CHUNK)), 0.5)
-        env.reset(seed=0)
-        actions = still(env)
-        actions[0, 0] = 0.5
-        *_, truncated, info = env.step(actions)
-        assert (truncated, info["doubted"]) == (False, False)
-        actions[0, 0] = 0.75
-        *_, truncated, info = env.step(actions)
-        assert (truncated, info["doubted"], info["doubt"]) == (True, True, 0.75)
-
-    def test_a_row_is_truncated_unjudged_and_restarts(self):
-        judge = FunctionReward(lambda *_: 1.0, when="end")
-        envs = vector(
-            model=Doubtful(chunk=CHUNK),
-            max_doubt=0.5,
-            reward_model=judge,
-            max_episode_steps=2,
-            autoreset_mode="SameStep",
-        )
-        envs.reset(seed=0)
-        actions = still(envs)
-        actions[1, 0, 0] = 0.75
-        _, rewards, terminated, truncated, infos = envs.step(actions)
-        assert truncated.tolist() == [False, True, False]
-        assert not terminated.any()
-        assert rewards.tolist() == [0.0, 0.0, 0.0]
-        assert row_info(infos, 1)["final_info"]["reward_valid"] is False
-        assert row_info(infos, 1)["final_info"]["doubt"] == 0.75
-        assert "executed" not in row_info(infos, 1)
-        assert envs.step(still(envs))[2].tolist() == [True, False, True]
-
-    def test_actions_that_wait_and_ended_episodes_have_none(self):
-        env = TruncateOnDoubt(OneActionPerStep(single(Doubtful(chunk=CHUNK), max_episode_steps=1)), 0.5)
-        env.reset(seed=0)
-        steps = [env.step(np.zeros(7, np.float32))[3:] for _ in range(2 * CHUNK)]
-        assert [truncated for truncated, _ in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
-        assert not any(info["doubted"] for _, info in steps)
-
-    def test_bad_thresholds_and_models_without_doubt(self):
-        for bad in (-1.0, float("nan")):
-            with pytest.raises(ValueError, match="at least 0"):
-                TruncateOnDoubt(single(), bad)
-            with pytest.raises(ValueError, match="at least 0"):
-                vector(max_doubt=bad)
-        envs = vector(max_doubt=0.5)
-        envs.reset(seed=0)
-        with pytest.raises(ValueError, match="gave None; leave it out"):
-            envs.step(still(envs))
-
-
 class TestOneActionPerChunk:
     NUMBERS, HELD = (1, 0), (0, 0, 0.5, 0, 0, 0, -1)
 
@@ -275,35 +225,12 @@ class TestOneActionPerChunk:
         held.reset(seed=0)
         with pytest.raises(InvalidActionError, match=r"shape \(2,\), got \(7,\)"):
             held.step(np.zeros(7))
-        with pytest.raises(ValueError, match=r"different ones in 0..6, got \[0, 7\]"):
+        with pytest.raises(ValueError, match=r"different numbers in 0..6, got \[0, 7\]"):
             OneActionPerChunk(single(), (0, 7), self.HELD)
         with pytest.raises(ValueError, match=r"rest must be an action: .* shape \(7,\), got \(2,\)"):
             OneActionPerChunkVector(vector(), (0,), (0, 0))
         with pytest.raises(ValueError, match=r"OneActionPerChunk needs an action space Box \(k, a\)"):
             OneActionPerChunk(held, (0,), (0, 0))
-
-
-class TestProprioception:
-    @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-    def test_is_where_the_models_own_tracker_has_the_gripper(self, mode):
-        envs = vector(2, Doubtful(chunk=CHUNK), proprioception=True, max_episode_steps=2, autoreset_mode=mode)
-        observation, _ = envs.reset(seed=0)
-        assert observation["gripper_position"].tolist() == [[0.0] * 3] * 2
-        observation = envs.step(still(envs))[0]
-        np.testing.assert_allclose(observation["gripper_position"][:, 0], CHUNK / 100, rtol=1e-6)
-        assert envs.observation_space.contains(observation)
-        observation, *_, infos = envs.step(still(envs))
-        if mode == AutoresetMode.SAME_STEP:
-            final = infos["final_obs"][1]["gripper_position"]
-            np.testing.assert_allclose(final[0], 2 * CHUNK / 100, rtol=1e-6)
-            assert observation["gripper_position"][:, 0].tolist() == [0.0, 0.0]
-
-    def test_off_unless_asked_and_only_with_a_tracker(self):
-        assert set(vector(2, Doubtful(chunk=CHUNK)).single_observation_space.spaces) == {"image"}
-        env = single(Doubtful(chunk=CHUNK), proprioception=True)
-        assert env.observation_space.contains(env.reset(seed=0)[0])
-        with pytest.raises(ValueError, match="CountingWorldModel does not"):
-            vector(proprioception=True)
 
 
 class TestRecording:
@@ -321,6 +248,29 @@ class TestRecording:
         env.close()
         film = next((tmp_path / "films").glob("*.mp4"))
         assert len(read_video(film)) == 4
+
+    def test_a_video_can_have_every_frame(self, tmp_path):
+        pytest.importorskip("moviepy")
+        from prophet_gym.data.recording import read_video
+
+        model = CountingWorldModel(chunk=CHUNK, frame_size=(32, 32), noise=False)
+        starts = counting_starts(tasks=1, per_task=1, size=(32, 32))
+        env = ProphetEnv(model, starts, max_episode_steps=2, render_mode="rgb_array_list")
+        env = RecordEveryFrame(OneActionPerStep(env), str(tmp_path / "films"), episode_trigger=lambda _: True)
+        env.reset(seed=0)
+        for _ in range(CHUNK):
+            env.step(np.zeros(7, np.float32))
+        assert [int(frame[0, 0, 0]) for frame in env.render()] == list(range(CHUNK + 1))
+        for _ in range(CHUNK):
+            env.step(np.zeros(7, np.float32))
+        env.close()
+        film = read_video(next((tmp_path / "films").glob("*.mp4")))
+        assert len(film) == 2 * CHUNK + 1
+        assert env.frames_per_sec == 20
+
+    def test_every_frame_is_there_in_one_render_mode_only(self):
+        with pytest.raises(ValueError, match="needs render_mode='rgb_array_list', got 'rgb_array'"):
+            RecordEveryFrame(single(render_mode="rgb_array"), "films")
 
     def test_statistics_of_uneven_episodes(self):
         judge = FunctionReward(lambda video, text: 1.0 if text.endswith("1") else 0.25)

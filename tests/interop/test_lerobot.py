@@ -1,6 +1,7 @@
 """The EnvHub package, and LeRobot's own rollout where LeRobot is installed."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, counting_starts
 
 CHUNK = 4
+TRACKS: list[bool] = []
 SIZE = (16, 16)
 
 
@@ -72,9 +74,9 @@ def test_an_env_without_a_horizon_is_refused():
 def counting(num_envs: int = 1, *, tasks: Any = None, max_episode_steps: Any = 3, **kwargs: Any) -> ProphetVectorEnv:
     """Stands in for the entry point of the ids: no checkpoint is loaded."""
     del kwargs["weights"], kwargs["suite"]
+    model = Tracked(chunk=8, frame_size=SIZE) if TRACKS else CountingWorldModel(chunk=8, frame_size=SIZE)
     starts = counting_starts(size=SIZE)
     pool = starts if tasks is None else starts.of_task(tasks[0])
-    model = CountingWorldModel(chunk=8, frame_size=SIZE)
     return ProphetVectorEnv(model, pool, num_envs, max_episode_steps=max_episode_steps, **kwargs)
 
 
@@ -98,6 +100,18 @@ def test_the_package_makes_an_env_per_task(tmp_path, without_checkpoint):
     assert envs[1].call("_max_episode_steps") == (16,)
 
 
+def test_the_state_of_the_robot_is_there_where_the_weights_track_it(without_checkpoint, monkeypatch):
+    cfg = {"task": "libero_object", "task_ids": [1], "episode_length": 16}
+    envs = make_env(cfg=cfg)["libero_object"][1]
+    assert set(envs.reset(seed=[0])[0]) == {"pixels"}
+    assert envs.call("_max_episode_steps") == (16,)
+    monkeypatch.setattr(sys.modules[__name__], "TRACKS", [True])
+    envs = make_env(cfg=cfg)["libero_object"][1]
+    observation, _ = envs.reset(seed=[0])
+    assert observation["agent_pos"].tolist() == [[0.0, 0.0, 0.0]]
+    assert envs.observation_space.contains(observation)
+
+
 def test_processes_are_warned_against_and_bad_configs_named(without_checkpoint):
     with pytest.warns(UserWarning, match="one batch"):
         make_env(use_async_envs=True)
@@ -107,6 +121,10 @@ def test_processes_are_warned_against_and_bad_configs_named(without_checkpoint):
         make_env(cfg=SimpleNamespace(task_ids=[7]))
     with pytest.raises(ValueError, match="multiple of 8, got 12"):
         make_env(cfg=SimpleNamespace(episode_length=12))
+    with pytest.raises(ValueError, match="episode_length must be an integer of at least 1, got 'x'"):
+        make_env(cfg=SimpleNamespace(episode_length="x"))
+    with pytest.raises(ValueError, match=r"task_ids must be task numbers, as in \[0, 3\], got 3"):
+        make_env(cfg={"task_ids": 3})
 
 
 def test_lerobots_own_rollout_runs(without_checkpoint, tmp_path):

@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 from prophet_gym.envs import (
     EmbedInstruction,
     FlattenChunkVector,
+    ProphetTorchVectorEnv,
     ProphetVectorEnv,
     StackFrames,
     ViewedVector,
@@ -75,6 +76,21 @@ def test_seeds_options_and_attributes():
         one.reset()
     with pytest.raises(RuntimeError, match="step_async before"):
         other.step_wait()
+
+
+def test_a_queue_and_own_starts_are_options_too():
+    starts = counting_starts(tasks=1, per_task=4)
+    envs = Sb3VecEnv(make())
+    envs.set_options({"queue": starts})
+    assert envs.reset()["image"][:, 0, 0, 0].tolist() == [0, 4, 8]
+    envs.set_options({"starts": [starts[3]] * 3})
+    assert envs.reset()["image"][:, 0, 0, 0].tolist() == [12] * 3
+
+
+def test_tensors_are_refused():
+    model = CountingWorldModel(chunk=CHUNK)
+    with pytest.raises(ValueError, match="Sb3VecEnv works on arrays, and ProphetTorchVectorEnv gives tensors"):
+        Sb3VecEnv(ProphetTorchVectorEnv(model, counting_starts(), 2, autoreset_mode="SameStep"))
 
 
 def test_another_autoreset_mode_is_refused():

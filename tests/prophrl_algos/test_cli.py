@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 from prophet_gym.factory import bundled_checkpoints
-from prophrl_algos.cli import ALGORITHMS, common, main
+from prophrl_algos.algorithms import FA_GRPO
+from prophrl_algos.cli import ALGORITHMS, common, main, train
 from prophrl_algos.cli.common import make_algorithm, make_policy, read_weights
 from prophrl_algos.cli.demonstrations import Demonstrations
 from prophrl_algos.flow.policy import FlowSpec
@@ -29,6 +31,35 @@ def test_the_overview_names_every_command_environment_and_algorithm(capsys):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_that_is_named_exists(name):
     assert make_algorithm(name, FlowSpec(1, 2, 2, 1, 3)).name == name
+
+
+def test_an_algorithm_of_ones_own_is_imported():
+    made = make_algorithm("tests.prophrl_algos.test_cli:own_algorithm", FlowSpec(1, 2, 2, 1, 3))
+    assert made.name == "own-2"
+    with pytest.raises(ValueError, match="builtins:repr must give an Algorithm, it gave str"):
+        make_algorithm("builtins:repr", FlowSpec(1, 2, 2, 1, 3))
+
+
+def own_algorithm(spec):
+    return replace(FA_GRPO, name=f"own-{spec.action_dim}")
+
+
+def test_without_tensorboard_training_logs_to_csv_and_says_so(monkeypatch, capsys):
+    assert train.usual_loggers() == ("csv", "terminal", "tensorboard")
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    assert train.usual_loggers() == ("csv", "terminal")
+    assert "pip install 'prophet-gym[train]'" in capsys.readouterr().err
+
+
+def test_a_logger_that_is_not_installed_is_one_line_and_status_one(monkeypatch, capsys):
+    def missing(args):
+        raise ModuleNotFoundError("No module named 'tensorboard'", name="tensorboard")
+
+    monkeypatch.setattr(train, "main", missing)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "prophrl train needs tensorboard: pip install 'prophet-gym[train]'\n"
 
 
 def test_a_misspelt_command_is_refused(capsys):

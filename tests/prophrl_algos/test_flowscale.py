@@ -46,7 +46,8 @@ def test_the_value_is_the_same_to_the_bit_and_the_gradient_is_scaled():
     logp = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)) * 1e3
     logp.requires_grad_()
     weights = torch.tensor([1.7, 1.1, 0.7, 0.3])
-    scaled = scale_gradients(logp, weights)
+    scaled = scale_gradients(logp, weights.double())
+    assert scaled.dtype == torch.float32
     assert torch.equal(scaled, logp)
     scaled.sum().backward()
     torch.testing.assert_close(logp.grad, weights[:, None, None].expand_as(logp))

@@ -9,7 +9,8 @@ from prophrl_algos.fa_grpo import (
     fa_grpo_loss,
     group_advantages,
     leave_one_out_advantages,
-    trajectory_weights,
+    per_entry,
+    per_trajectory,
 )
 from prophrl_algos.flow.policy import FlowScores
 from prophrl_algos.flow_grpo import flow_grpo_loss
@@ -55,6 +56,12 @@ class TestAdvantages:
         returns, groups = numbers(6), torch.tensor([4, 9, 4, 9, 4, 9])
         found = group_advantages(returns, groups)
         torch.testing.assert_close(found[::2], group_advantages(returns[::2], groups[::2]))
+
+    @pytest.mark.parametrize("returns", [torch.tensor([1, 0]), torch.tensor([1e8 + 8, 1e8])])
+    def test_whole_numbers_and_large_ones_lose_nothing(self, returns):
+        found = group_advantages(returns, torch.zeros(2, dtype=torch.int64))
+        assert found.dtype == torch.float32
+        assert found.tolist() == pytest.approx([0.5**0.5, -(0.5**0.5)], abs=1e-5)
 
     def test_leave_one_out_is_the_mean_of_the_others(self):
         found = leave_one_out_advantages(torch.tensor([3.0, 1.0, 2.0]), torch.zeros(3, dtype=torch.int64))
@@ -136,7 +143,7 @@ class TestClipping:
     @pytest.mark.parametrize("clip", [{"clip_low": 0.0, "clip_high": 0.2}, {"clip_low": 0.2, "clip_high": -0.1}])
     def test_clips_must_be_positive(self, clip):
         old, advantages, mask = batch()
-        with pytest.raises(ValueError, match="clip_low must be in"):
+        with pytest.raises(ValueError, match="clip_low and clip_high must be above 0"):
             fa_grpo_loss(old, old, advantages, mask, **clip)
 
 
@@ -178,21 +185,45 @@ class TestMasks:
             torch.testing.assert_close(getattr(merged, name), getattr(stats, name))
 
     @pytest.mark.parametrize("loss", LOSSES)
+    @pytest.mark.parametrize("denominator", [0, -1.0, float("nan")])
+    def test_a_denominator_must_be_positive(self, loss, denominator):
+        old, advantages, mask = batch()
+        with pytest.raises(ValueError, match="denominator must be above 0"):
+            loss(old, old, advantages, mask, denominator=denominator, **CLIP)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_no_decision_at_all_is_a_loss_of_zero(self, loss):
+        value, stats = loss(
+            torch.zeros(0, 4, 3, 2), torch.zeros(0, 4, 3, 2), torch.zeros(0), torch.ones(0, 3) > 0, **CLIP
+        )
+        assert value == stats.ratios == 0
+
+    @pytest.mark.parametrize("loss", LOSSES)
     def test_nothing_valid_is_a_loss_of_zero(self, loss):
         old, advantages, _ = batch()
         value, stats = loss(old, old, advantages, torch.zeros(5, 3, dtype=torch.bool), **CLIP)
         assert value == 0
         assert stats.ratios == 0
 
-    def test_per_trajectory_every_rollout_counts_the_same(self):
+    @pytest.mark.parametrize("loss", [fa_grpo_loss, flow_grpo_loss])
+    def test_per_trajectory_every_rollout_counts_the_same(self, loss):
         mask = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
         trajectory = torch.tensor([7, 7, 3, 5])
-        weights, denominator = trajectory_weights(mask, trajectory, 2)
-        assert weights.tolist() == [1 / 8, 1 / 8, 1 / 2, 0]
-        assert denominator == 2
+        assert per_trajectory(mask, trajectory).tolist() == [1 / 4, 1 / 4, 1, 0]
         zeros, advantages = torch.zeros(4, 1, 2, 2), torch.tensor([1.0, 1.0, -3.0, 0.0])
-        value, _ = fa_grpo_loss(zeros, zeros, advantages, mask, weights=weights, denominator=denominator, **CLIP)
-        assert value.item() == pytest.approx(-(1.0 - 3.0) / 2)
+        for reduction, expected in ((per_trajectory, (1.0 - 3.0) / 2), (per_entry, (4 * 1.0 - 3.0) / 5)):
+            shares = reduction(mask, trajectory)
+            count = float(shares @ mask.sum(1).float()) * 2
+            value, _ = loss(zeros, zeros, advantages * shares, mask, denominator=count, **CLIP)
+            assert value.item() == pytest.approx(-expected)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_the_policy_that_sampled_gets_no_gradient(self, loss):
+        old, advantages, mask = batch()
+        new, old = old.clone().requires_grad_(), old.requires_grad_()
+        loss(new, old, advantages, mask, **CLIP)[0].backward()
+        assert new.grad.abs().sum() > 0
+        assert old.grad is None
 
 
 class TestGradients:
@@ -293,5 +324,7 @@ class TestGuard:
 def test_flowscale_settings_are_checked():
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
         FlowScale(alpha=1.5)
+    with pytest.raises(ValueError, match="power must be a finite number"):
+        FlowScale(power=float("nan"))
     with pytest.raises(ValueError, match="w_max at least 1"):
         FlowScale(w_max=0.9)

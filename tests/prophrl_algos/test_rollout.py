@@ -136,6 +136,15 @@ class TestFiltering:
         assert found.started == 5
         assert len(found.returns) == 8
 
+    def test_a_budget_below_the_groups_is_refused(self, tiny):
+        with pytest.raises(ValueError, match="budget=1 must be at least groups=2"):
+            gather(tiny(), BanditVectorEnv(8, chunk=2), budget=1)
+
+    @pytest.mark.parametrize("bounds", [(0.9, 0.1), (-0.1, 0.5), (0.5, float("nan"))])
+    def test_bounds_that_keep_nothing_are_refused(self, bounds):
+        with pytest.raises(ValueError, match="0 <= low <= high <= 1"):
+            KeepWithin(*bounds)
+
     def test_bounds_are_inclusive(self):
         keep = KeepWithin(0.1, 0.9)
         assert [keep(share) for share in (0.0, 0.1, 0.5, 0.9, 1.0)] == [False, True, True, True, False]
@@ -157,6 +166,14 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             gather(tiny(), made, **kwargs)
         assert made.world_model.rows_dreamt == []
+
+    def test_a_policy_that_decodes_to_other_commands_is_refused_before_anything_is_dreamt(self, dream, tiny):
+        env = dream()
+        with pytest.raises(
+            ValueError, match=r"decodes to chunks \(actions, numbers\) of \(2, 1\), the env takes \(2, 2\)"
+        ):
+            gather(tiny(action_dim=1), env)
+        assert env.world_model.rows_dreamt == []
 
     def test_official_starts_are_refused_even_behind_a_wrapper(self, dream, tiny):
         frames = np.zeros((1, 8, 8, 3), np.uint8)

@@ -1,10 +1,12 @@
 """A run that is killed ends as one that was not; logs and checkpoints are whole."""
 
+import copy
 import csv
 import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 
@@ -12,11 +14,14 @@ import pytest
 import torch
 
 from prophet_gym.errors import CheckpointError, UnknownOptionError
+from prophrl_algos.algorithms import reinflow
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos.ema import Ema
 from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.loggers import CsvLogger, JsonLinesLogger, make_logger
+from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.groups import KeepWithin
+from prophrl_algos.loggers import CsvLogger, JsonLinesLogger, make_logger, run_name
 from prophrl_algos.run import BEST, LAST, run
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
@@ -33,6 +38,19 @@ def make(updates=6, ema=False, **config):
     return Trainer(policy, optimizer, BanditVectorEnv(8), settings, ema=average)
 
 
+def make_rich(dream, tiny, judge):
+    """All that has a state: learned noise, averaged weights, a reference, groups that are resampled in a dream."""
+    torch.manual_seed(0)
+    policy = tiny()
+    algorithm = reinflow(policy.spec)
+    optimizer = torch.optim.AdamW([*policy.parameters(), *algorithm.kernel.parameters()], lr=3e-3)
+    config = TrainerConfig(updates=6, groups=2, group_size=4, epochs=2, minibatches=2, beta=0.1)
+    env, reference = dream(judge=judge(level=50), max_episode_steps=2), copy.deepcopy(policy)
+    return Trainer(
+        policy, optimizer, env, config, reference, algorithm=algorithm, keep=KeepWithin(), ema=Ema(policy, 0.9)
+    )
+
+
 def final(folder):
     return load_checkpoint(folder / LAST)["trainer"]
 
@@ -47,9 +65,13 @@ def same(one, other):
     return one == other
 
 
-def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path):
-    run(make(ema=True), tmp_path / "whole")
-    stopped = make(ema=True)
+@pytest.mark.parametrize("rich", [False, True])
+def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path, dream, tiny, judge, rich):
+    def begin():
+        return make_rich(dream, tiny, judge) if rich else make(ema=True)
+
+    run(begin(), tmp_path / "whole")
+    stopped = begin()
 
     class StopError(Exception):
         pass
@@ -65,7 +87,8 @@ def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path):
     with pytest.raises(StopError):
         run(stopped, tmp_path / "parts", loggers=[Stopper()])
     assert final(tmp_path / "parts")["done"] == 3
-    run(make(ema=True), tmp_path / "parts")
+    run(begin(), tmp_path / "parts")
+    assert not same(final(tmp_path / "whole")["policy"], begin().policy.state_dict())
     assert same(final(tmp_path / "whole"), final(tmp_path / "parts"))
 
 
@@ -117,6 +140,10 @@ def test_another_configuration_is_refused(tmp_path):
     run(make(updates=1), tmp_path)
     with pytest.raises(ValueError, match=r"clip_low was 0.2, is 0.1; use another folder"):
         run(make(updates=1, clip_low=0.1), tmp_path)
+    other = make(updates=1)
+    other.flowscale = FlowScale(alpha=0.25)
+    with pytest.raises(ValueError, match=r"flowscale was .*'alpha': 1.0.*, is .*'alpha': 0.25"):
+        run(other, tmp_path)
     run(make(updates=2), tmp_path)
     assert final(tmp_path)["done"] == 2
 
@@ -157,13 +184,16 @@ def test_a_csv_forgets_what_a_killed_run_logged_too_far(tmp_path):
     ]
 
 
-def test_tensorboard_gets_every_number(tmp_path):
+def test_tensorboard_gets_every_number_and_forgets_what_a_killed_run_logged_too_far(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = make_logger("tensorboard", tmp_path, updates=2)
     logger.log({"return": 0.5}, 0)
-    logger.log({"return": 0.75}, 1)
+    logger.log({"return": 0.25}, 1)
     logger.close()
+    again = make_logger("tensorboard", tmp_path, updates=2, done=1)
+    again.log({"return": 0.75}, 1)
+    again.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("return")] == [(0, 0.5), (1, 0.75)]
@@ -171,11 +201,52 @@ def test_tensorboard_gets_every_number(tmp_path):
 
 def test_the_terminal_shows_progress_and_what_matters(tmp_path, capsys):
     logger = make_logger("terminal", tmp_path, updates=4)
-    logger.log({"return": 0.5, "seconds_env": 1.0}, 1)
+    logger.log({"return": 0.5, "success": 0.25, "ratio_max": 1.5, "seconds_env": 1.0}, 1)
     logger.close()
-    shown = capsys.readouterr().err
-    assert "2/4" in shown
-    assert "return=0.5" in shown
+    shown = capsys.readouterr().err.split("\r")[-1]
+    assert re.search(r"50%.*2/4 \[\d+:\d+<\d+:\d+", shown), "done, of how many, time gone and time left"
+    for number in ("return=0.5", "success=0.25", "ratio_max=1.5"):
+        assert number in shown
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_and_biases_gets_every_number_under_one_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb, folder = pytest.importorskip("wandb"), tmp_path / "rl"
+    for updates in ((0, 1), (1, 2)):
+        logger = make_logger("wandb", folder, updates=3)
+        for update in updates:
+            logger.log({"return": update / 4, "flow_gradient/00": 2.0}, update)
+        assert wandb.run.id == run_name(folder)
+        summary = wandb.run.summary
+        assert (summary["return"], summary["flow_gradient/00"]) == (updates[-1] / 4, 2.0)
+        assert summary["_step"] == updates[-1]
+        logger.close()
+    assert len(list(folder.glob("wandb/offline-run-*"))) >= 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trackio_gets_every_number_under_one_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    folder, seen = tmp_path / "rl", {}
+    for updates in ((0, 1), (1, 2)):
+        logger = make_logger("trackio", folder, updates=3)
+        for update in updates:
+            logger.log({"return": update / 4, "flow_gradient/00": 2.0}, update)
+        logger.close()
+    for row in SQLiteStorage.get_logs("prophrl", run_name(folder)):
+        assert seen.setdefault(row["step"], row["return"]) == row["return"]
+        assert row["flow_gradient/00"] == 2.0
+    assert seen == {0: 0.0, 1: 0.25, 2: 0.5}
+
+
+def test_a_run_keeps_its_name_and_shares_it_with_no_other_folder(tmp_path):
+    one, other = tmp_path / "a" / "rl", tmp_path / "b" / "rl"
+    assert run_name(one) == run_name(one) != run_name(other)
+    assert run_name(one).startswith("rl-")
 
 
 def test_an_unknown_logger_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.ema import Ema
 from prophrl_algos.evaluate import evaluate
+from prophrl_algos.fa_grpo import fa_grpo_loss, leave_one_out_advantages, per_trajectory
 from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow.sampler import sample
+from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.groups import random_number
 from prophrl_algos.rollout import collect
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.trainer import Trainer, TrainerConfig
+from prophrl_algos.trainer import Batch, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)
 SMALL = TrainerConfig(updates=3, groups=2, group_size=4, beta=0.0)
@@ -36,8 +41,22 @@ def weights(trainer):
     return torch.cat([weight.detach().flatten() for weight in trainer.policy.parameters()])
 
 
+class Untouched(BanditVectorEnv):
+    """An env that nobody may begin."""
+
+    def reset(self, **kwargs):
+        raise AssertionError("something was generated")
+
+
+DUAL = replace(FA_GRPO, name="fa-grpo-dual", loss=partial(fa_grpo_loss, dual_clip=3.0))
+LEAVE_ONE_OUT = replace(FA_GRPO, name="fa-grpo-loo", advantages=leave_one_out_advantages)
+EVEN = replace(FLOW_GRPO, name="flow-grpo-even", shares=per_trajectory)
+
+
 class TestUpdate:
-    @pytest.mark.parametrize("algorithm", [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, reinflow(SPEC)])
+    @pytest.mark.parametrize(
+        "algorithm", [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, reinflow(SPEC), DUAL, LEAVE_ONE_OUT, EVEN]
+    )
     def test_every_algorithm_starts_at_ratio_one_and_changes_the_policy(self, algorithm):
         trainer = make(replace(SMALL, microbatch=3), algorithm=algorithm, flowscale=FlowScale())
         before = weights(trainer)
@@ -74,6 +93,34 @@ class TestUpdate:
         assert moved[0].norm() > 1e-3
         torch.testing.assert_close(moved[0], moved[1], atol=1e-6, rtol=1e-4)
 
+    def test_leave_one_out_is_another_scale_of_the_gradient_in_one_group(self):
+        moved = []
+        for algorithm in (FA_GRPO, LEAVE_ONE_OUT):
+            policy = TinyFlowPolicy(SPEC, hidden=16)
+            optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+            config = replace(SMALL, groups=1, max_grad_norm=1e9)
+            trainer = Trainer(policy, optimizer, BanditVectorEnv(4), config, algorithm=algorithm)
+            before = weights(trainer)
+            returns = collect(
+                policy, trainer.env, trainer.schedule(), groups=1, group_size=4, seed=random_number(0, 10, 0)
+            ).returns
+            trainer.iterate()
+            moved.append(weights(trainer) - before)
+        # (R - mean of the others) / ((R - mean) / std) = std n / (n - 1)
+        torch.testing.assert_close(moved[1], moved[0] * returns.std() * 4 / 3, atol=1e-7, rtol=1e-3)
+
+    def test_per_trajectory_advantages_of_a_group_cancel_however_long_its_rollouts_are(self, dream, tiny, judge):
+        losses = {}
+        for algorithm in (FA_GRPO, replace(FA_GRPO, name="even", shares=per_trajectory)):
+            for microbatch in (64, 3):
+                env = dream(judge=judge(level=50), max_episode_steps=6)
+                trainer = make(replace(SMALL, microbatch=microbatch), policy=tiny(), env=env, algorithm=algorithm)
+                losses[algorithm.name, microbatch] = trainer.iterate()["loss"]
+        assert abs(losses["even", 64]) < 1e-5
+        assert abs(losses["fa-grpo", 64]) > 1e-3
+        for name in ("even", "fa-grpo"):
+            assert losses[name, 3] == pytest.approx(losses[name, 64], abs=1e-5)
+
     def test_groups_of_equal_return_take_no_step(self):
         trainer = make(env=BanditVectorEnv(8, width=1e9))
         before = weights(trainer)
@@ -104,6 +151,70 @@ class TestUpdate:
         with pytest.raises(FloatingPointError, match="has norm nan"):
             trainer.update(rollouts)
         assert torch.equal(before, weights(trainer))
+
+
+def decisions(policy, rows=5):
+    """A batch by hand: paths that the policy sampled, advantages of both signs, some actions masked."""
+    images = np.random.default_rng(0).integers(256, size=(rows, 4, 4, 3), dtype=np.uint8)
+    obs = policy.prepare({"image": images}, ["lift"] * rows)
+    path = sample(
+        policy,
+        obs,
+        FlowSchedule.uniform(policy.spec.num_steps),
+        [torch.Generator().manual_seed(r) for r in range(rows)],
+    )
+    mask = torch.ones(rows, policy.spec.exec_steps, dtype=torch.bool)
+    mask[1, 1] = mask[3] = False
+    return Batch(obs, path, mask, torch.linspace(-1, 1.5, rows), torch.ones(rows), torch.ones(policy.spec.num_steps))
+
+
+class TestLoss:
+    def gradient(self, trainer, value):
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(trainer.policy.parameters()))])
+
+    def test_on_policy_its_gradient_is_reinforce(self, dream, tiny):
+        """-sum M A log N(x'; mean, std) / count, with Flow-GRPO's step written out (reference.md 3 and 4)."""
+        policy = tiny()
+        trainer, batch = make(policy=policy, env=dream()), decisions(policy)
+        total, times = torch.zeros(()), torch.linspace(1, 0, policy.spec.num_steps + 1)
+        for row in range(len(batch.path)):
+            obs = {name: tensor[row : row + 1] for name, tensor in batch.obs.items()}
+            for k, t in enumerate(times[:-1].tolist()):
+                x, after, dt = batch.path.latents[row, k], batch.path.latents[row, k + 1], 1 / policy.spec.num_steps
+                v = policy.velocity(policy.encode(obs, grad=True), x[None], torch.tensor([t]))[0]
+                g = 0.5 * (t / (1 - (times[1].item() if t == 1 else t))) ** 0.5
+                mean = x * (1 - g**2 * dt / (2 * t)) - v * (1 + g**2 * (1 - t) / (2 * t)) * dt
+                logp = torch.distributions.Normal(mean, g * dt**0.5).log_prob(after)[:2, :2]
+                total = total - (batch.mask[row, :, None] * logp).sum() * batch.advantages[row]
+        reinforce = self.gradient(trainer, total / (batch.mask.sum() * 2))
+        found = self.gradient(trainer, trainer.loss(batch).loss)
+        assert reinforce.norm() > 0.1
+        torch.testing.assert_close(found, reinforce, rtol=1e-3, atol=1e-5)
+
+    def test_nan_in_masked_entries_of_the_reference_never_leaks(self, dream, tiny):
+        policy = tiny()
+        trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream(), reference=copy.deepcopy(policy))
+        batch = decisions(policy)
+        mean = batch.path.scores.mean + 0.1
+        hidden = ~batch.mask[:, None, :, None].expand_as(mean)
+        found = []
+        for fill in (0.0, torch.nan):
+            reference = replace(batch.path.scores, mean=torch.where(hidden, fill, mean))
+            terms = trainer.loss(replace(batch, reference=reference))
+            found.append((terms.loss.item(), self.gradient(trainer, terms.loss)))
+            assert terms.kl_sum > 0
+        assert found[0][0] == found[1][0]
+        assert torch.equal(found[0][1], found[1][1])
+
+    def test_the_kl_is_weighted_as_the_rest(self, dream, tiny):
+        policy = tiny()
+        trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream(), reference=copy.deepcopy(policy))
+        batch = replace(decisions(policy), advantages=torch.zeros(5))
+        moved = replace(batch.path.scores, mean=batch.path.scores.mean + torch.arange(5.0)[:, None, None, None])
+        only = replace(batch, reference=moved, shares=(torch.arange(5) == 2).float())
+        alone = batch.select(torch.tensor([2]), torch.device("cpu"))
+        alone = replace(alone, reference=moved.select(torch.tensor([2])))
+        assert trainer.loss(only).loss.item() == pytest.approx(trainer.loss(alone).loss.item(), rel=1e-4)
 
 
 class TestPrecision:
@@ -179,7 +290,11 @@ class TestRefusals:
             ({"updates": 0}, "updates must be at least 1"),
             ({"microbatch": 0}, "microbatch must be at least 1"),
             ({"beta": -1.0}, "beta must be at least 0"),
-            ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+            ({"beta": float("nan")}, "beta must be at least 0"),
+            ({"noise_level": float("nan")}, "noise_level must be at least 0"),
+            ({"seed": -1}, "seed must be at least 0, got -1"),
+            ({"max_grad_norm": 0}, "max_grad_norm must be above 0"),
+            ({"max_grad_norm": float("nan")}, "max_grad_norm must be above 0"),
         ],
     )
     def test_settings(self, change, message):
@@ -192,14 +307,22 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("kwargs", "message"),
         [
-            ({"config": replace(SMALL, noise_level=0.0)}, "noise_level must be above 0 for fa-grpo"),
-            ({"env": BanditVectorEnv(6)}, "num_envs=6 must be a multiple of group_size=4"),
-            ({"env": BanditVectorEnv(8, chunk=2)}, "horizon=1 is shorter than the env's chunk of 2"),
+            ({"config": replace(SMALL, noise_level=0)}, "noise_level must be above 0 for fa-grpo"),
+            ({"anneal": lambda share: max(0.0, 1 - 2 * share)}, "noise_level must be above 0 .* got noise_level=0"),
+            ({"anneal": lambda share: -1}, "noise_level must be at least 0, got -0.5"),
+            ({"noise_scale": torch.zeros(2)}, r"noise_level must be above 0 .* noise_scale=\[0.0, 0.0\]"),
+            ({"noise_scale": torch.ones(3)}, "noise_scale must have latent_dim=2 numbers, got 3"),
+            ({"algorithm": FA_GRPO_CPS, "policy": TinyFlowPolicy(replace(SPEC, num_steps=1))}, "K=1: without noise"),
+            ({"config": replace(SMALL, noise_level=1.5), "algorithm": FA_GRPO_CPS}, "noise_level must .* most 1"),
+            ({"config": replace(SMALL, group_size=1)}, "a group needs at least 2 rollouts"),
+            ({"budget": 1}, "budget=1 must be at least groups=2"),
+            ({"env": Untouched(6)}, "num_envs=6 must be a multiple of group_size=4"),
+            ({"env": Untouched(8, chunk=2)}, "horizon=1 is shorter than the env's chunk of 2"),
         ],
     )
-    def test_what_does_not_fit(self, kwargs, message):
+    def test_what_does_not_fit_is_refused_before_anything_is_generated(self, kwargs, message):
         with pytest.raises(ValueError, match=message):
-            make(**kwargs)
+            make(**{"env": Untouched(8)} | kwargs)
 
     def test_a_policy_that_executes_other_chunks(self):
         policy = TinyFlowPolicy(replace(SPEC, horizon=3, exec_steps=3))

@@ -74,6 +74,37 @@ def test_only_ends_are_paid_and_a_perfect_judge_changes_nothing():
     assert np.array_equal(inverted, 1.0 - plain)
 
 
+def test_rows_that_restart_in_the_same_step_are_paid_and_nobody_is_told_the_truth():
+    plain, judged = (dreams(6, mode=AutoresetMode.SAME_STEP) for _ in range(2))
+    perfect = DegradedOracle(judged, recall=1.0, false_positive_rate=0.0)
+    plain.reset(seed=3), perfect.reset(seed=3)
+    wrong = DegradedOracle(dreams(6, mode=AutoresetMode.SAME_STEP), recall=0.0, false_positive_rate=1.0)
+    wrong.reset(seed=3)
+    paid = 0.0
+    for _ in range(6):
+        still = np.zeros(plain.action_space.shape, np.float32)
+        expected, found, opposite = plain.step(still), perfect.step(still), wrong.step(still)
+        assert np.array_equal(expected[1], found[1])
+        ended = expected[2] | expected[3]
+        assert np.array_equal(opposite[1], np.where(ended, 1.0 - expected[1], 0.0))
+        if ended.any():
+            assert np.array_equal(opposite[4]["final_info"]["success"], opposite[1] >= 1)
+            assert np.array_equal(opposite[4]["true_success"], expected[1] >= 1)
+        paid += expected[1].sum()
+    assert paid > 0
+
+
+@pytest.mark.parametrize("seed", [9, [9, 10]])
+def test_every_form_of_a_seed_restarts_the_errors(seed):
+    env = DegradedOracle(dreams(2), recall=0.5, false_positive_rate=0.5)
+    runs = []
+    for _ in range(2):
+        env.reset(seed=seed)
+        runs.append([env.step(np.zeros(env.action_space.shape, np.float32))[1].tolist() for _ in range(3)])
+        runs[-1].append(env._rng.random())
+    assert runs[0] == runs[1]
+
+
 def test_errors_are_a_function_of_the_seed():
     def once(seed):
         env = DegradedOracle(dreams(32), recall=0.5, false_positive_rate=0.5, seed=seed)

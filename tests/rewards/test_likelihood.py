@@ -65,5 +65,15 @@ def test_saved_and_loaded(model, tmp_path):
 
 
 def test_bad_config():
-    with pytest.raises(ValueError, match="threshold between 0 and 1"):
+    with pytest.raises(ValueError, match="threshold must be between 0 and 1"):
         LikelihoodConfig(threshold=1.0)
+
+
+def test_a_model_that_says_nothing_finite_leaves_rows_unjudged(model, monkeypatch):
+    odds = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0], [1.0, 0.0]])
+    monkeypatch.setattr(model, "word_logits", lambda *_: odds)
+    judge = LikelihoodReward(model, LikelihoodConfig(reward="progress"), prompt=Prompt("$instruction?"))
+    verdict = judge.score(videos(1, 1, 1), ["a", "b", "c"])
+    assert verdict.valid.tolist() == [False, False, True]
+    assert verdict.reward.tolist() == [0.0, 0.0, torch.sigmoid(torch.tensor(1.0)).item()]
+    assert verdict.done.tolist() == [False, False, True]

@@ -5,10 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 
+from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.errors import RewardCollapseError
-from prophet_gym.rewards import FunctionReward
-from prophet_gym.rewards.monitor import PrecisionMonitor
+from prophet_gym.rewards import FunctionReward, PrecisionMonitor
+from prophet_gym.testing import CountingWorldModel, counting_starts
 
 
 def verdicts(called: int, right: int, missed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +57,44 @@ def test_it_judges_videos_and_leaves_out_what_was_not_judged():
     assert (reading.recall.mean, reading.recall.episodes) == (0.5, 2)
 
 
+def dreams(judge: FunctionReward, **kwargs) -> ProphetVectorEnv:
+    kwargs = {"max_episode_steps": 3, "autoreset_mode": AutoresetMode.DISABLED, **kwargs}
+    return ProphetVectorEnv(
+        CountingWorldModel(chunk=2, noise=False), counting_starts(), 4, reward_model=judge, **kwargs
+    )
+
+
+def test_it_watches_a_policy_dream_and_asks_what_its_actions_really_led_to():
+    def generous(video, text):
+        """Done when 100 was added to green, what the first number commands; task 1 is never judged."""
+        return None if text.endswith("1") else float(video[-1, 0, 0, 1] >= 100)
+
+    def act(observation, info):
+        actions = np.zeros((4, 2, 7), np.float32)
+        actions[0, :, 0], actions[2, :, 0] = 0.5, 0.25
+        return actions
+
+    asked = []
+
+    def truth(tasks, starts, chunks, lengths):
+        asked.append((tasks, starts, chunks.shape, lengths))
+        return [False, True, True, True]
+
+    monitor = PrecisionMonitor()
+    reading = monitor.watch(
+        5, dreams(FunctionReward(generous, max_frames=1)), act, truth, options={"task": [0, 1, 0, 0], "start": 0}
+    )
+    assert asked == [([0, 1, 0, 0], [0] * 4, (4, 3, 2, 7), [1, 3, 2, 3])]
+    assert (reading.update, reading.precision.mean, reading.precision.episodes) == (5, 0.5, 2)
+    assert (reading.recall.mean, reading.recall.episodes) == (0.5, 2)
+    with pytest.raises(ValueError, match="need autoreset DISABLED and a horizon"):
+        monitor.watch(6, dreams(FunctionReward(generous), max_episode_steps=None), act, truth)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="floor must be between 0 and 1"):
         PrecisionMonitor(floor=1.0)
+    monitor = PrecisionMonitor()
+    with pytest.raises(ValueError, match="got 0, 0 and 1"):
+        monitor.check(1, FunctionReward(lambda *_: 1.0), [], [], [True])
+    assert monitor.update(2, np.ones(1, bool), np.ones(1, bool)).precision.episodes == 1

@@ -26,6 +26,9 @@ def test_the_head_of_a_checkpoint(head):
     relative = make_judge("classifier?reward=relative&chunk=5", head)
     assert isinstance(relative, RelativeReward)
     assert relative.chunk == 5
+    assert make_judge("classifier?reward=relative", head, chunk=3).chunk == 3
+    with pytest.raises(ValueError, match="chunk belongs to reward=relative"):
+        make_judge("classifier?chunk=5", head)
     with pytest.raises(MissingWeightsError, match="does not exist"):
         make_judge("classifier", head / "none")
     with pytest.raises(UnknownOptionError, match=r"'dense'.*Known: relative, sparse"):
@@ -35,7 +38,7 @@ def test_the_head_of_a_checkpoint(head):
 def test_an_endpoint_with_options(tmp_path):
     prompt = tmp_path / "mine.txt"
     prompt.write_text("$instruction?")
-    name = f"vlm:https://host:8000/v1?samples=3&when=chunk&timeout=7&max_tokens=9&prompt={prompt}#Qwen/Qwen3-VL-8B"
+    name = f"vlm:https://host:8000/v1?samples=3&when=chunk&timeout=7&max_tokens=9&prices=2,10&prompt={prompt}#Qwen/Qwen3-VL-8B"
     judge = make_judge(f"{name.replace('#', f'&log={tmp_path}/j.jsonl#')}")
     assert isinstance(judge, VlmReward)
     assert (judge.ballot.samples, judge.when, judge.prompt.text) == (3, "chunk", "$instruction?")
@@ -48,6 +51,7 @@ def test_an_endpoint_with_options(tmp_path):
         "Qwen/Qwen3-VL-8B",
     )
     assert (model.patience.timeout, model.max_tokens, model.secure) == (7.0, 9, True)
+    assert model.prices == (2.0, 10.0)
 
 
 def test_models_on_this_machine(tiny_qwen):
@@ -71,10 +75,17 @@ def test_models_on_this_machine(tiny_qwen):
         ("vlm:http://host/v1", "needs the name of a model"),
         ("vlm:http://host/v1?sample=3#m", "Did you mean 'samples'"),
         ("vlm:http://host/v1?samples=many#m", "must be int, got 'many'"),
-        ("vlm:http://host/v1?samples=0#m", "samples must be at least 1"),
+        ("vlm:http://host/v1?samples=0#m", "samples must be an integer of at least 1, got 0"),
         ("vlm:http://host/v1?bits=4#m", "unknown option of this reward 'bits'"),
         ("vlm:/nowhere/at/all", "could not load the vision-language model"),
         ("vlm:http://host/v1?prompt=gone#m", "got 'gone'"),
+        ("vlm:http://host/v1?timeout=nan#m", "timeout must be a finite number above 0, got nan"),
+        ("vlm:http://host/v1?prices=2#m", "prices of a reward must be two numbers, got '2'"),
+        ("vlm:http://host/v1?log=/#m", "a log must be a file that can be written, / cannot"),
+        # what is asked is read before weights are looked for
+        ("vlm:/nowhere/at/all?samples=0", "samples must be an integer"),
+        ("vlm:/nowhere/at/all?batch=0", "batch must be an integer"),
+        ("likelihood:/nowhere/at/all?threshold=2", "threshold must be between 0 and 1"),
     ],
 )
 def test_what_does_not_exist(name, message):

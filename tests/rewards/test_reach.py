@@ -26,6 +26,13 @@ def test_the_reward_falls_with_the_distance_in_the_last_frame():
     assert not (verdict.reward >= 1).any()
 
 
+def test_no_frames_no_verdict():
+    text = reach_instruction((0.5, 0.5))
+    verdict = ReachReward(first_pixel).score([frame(1, 1)[:0], frame(50, 50)], [text] * 2)
+    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0, pytest.approx(0.999)], [False, True])
+    assert len(ReachReward(first_pixel).score([], []).reward) == 0
+
+
 def test_it_is_a_judge():
     texts = [reach_instruction((0.1 * row, 0.5)) for row in range(3)]
     check_reward_model(
@@ -39,5 +46,5 @@ def test_marks_travel_in_instructions():
         mark_of("pick up the milk")
     with pytest.raises(ValueError, match=r"inside the picture, both numbers in 0..1, got 0.2, 1.5"):
         reach_instruction((0.2, 1.5))
-    with pytest.raises(ValueError, match="must be positive, got 0"):
+    with pytest.raises(ValueError, match="must be a finite number above 0, got 0"):
         ReachReward(first_pixel, width=0.0)

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import socket
 import threading
 import time
 import warnings
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -153,6 +155,12 @@ NO_ANSWER = {
     "no content": says(b'{"choices": [{"message": {"content": null}}]}'),
     "content of parts": says(b'{"choices": [{"message": {"content": [{"text": "x"}]}}]}'),
     "bad usage": says(b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}'),
+    "endless usage": says(b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": Infinity}}'),
+    "vast usage": says(message(YES, usage=(10**300, 1))),
+    "an error beside": says(json.dumps({"error": "overloaded", **json.loads(message(YES))}).encode()),
+    "an error in a stream": says(
+        events(YES, end=False) + b'data: {"error": {"code": 500}}\n\ndata: [DONE]\n\n', Content_Type="text/event-stream"
+    ),
     "deep json": says(b"[" * 100_000),
     "cut stream": says(events("It is in.", r"\box{Success}", end=False), Content_Type="text/event-stream"),
     "garbage stream": says(b"data: {\n\ndata: [DONE]\n\n", Content_Type="text/event-stream"),
@@ -245,6 +253,35 @@ def test_a_stream_is_read_to_its_end(server):
     assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == YES
 
 
+def test_texts_in_a_stream_may_hold_what_ends_lines_elsewhere(server):
+    line = json.dumps({"choices": [{"delta": {"content": f"汤\u2028\x85 {YES}"}}]}, ensure_ascii=False)
+    body = f"data: {line}\r\n\r\ndata: [DONE]\r\n\r\n".encode()
+    server.script = [says(body, Content_Type="Text/Event-Stream")]
+    assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == f"汤\u2028\x85 {YES}"
+
+
+def test_a_handshake_that_never_ends():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+
+        def drip():
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"\x16\x03\x03\x40\x00")
+                while not over.wait(0.05):
+                    connection.sendall(b"\0")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/v1"
+        began = time.monotonic()
+        with pytest.warns(RuntimeWarning, match="left a question unanswered"):
+            RemoteVlm(url, "m", patience=Patience(timeout=0.4, total=1.5, retries=0)).answer([question()])
+        assert time.monotonic() - began < 3
+        over.set()
+        thread.join()
+
+
 def test_questions_are_asked_at_once_up_to_the_limit(server):
     def later(handler):
         time.sleep(0.2)
@@ -323,7 +360,16 @@ def test_nobody_listens():
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host/v1", "http://user:pass@host/v1", "http://", "http://h?k=1"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host/v1",
+        "http://user:pass@host/v1",
+        "http://",
+        "http://h?k=1",
+        "http://h/v1#model",
+        "http://a host/v1",
+    ],
 )
 def test_addresses_that_are_none(url):
     with pytest.raises(ValueError, match="the address must be http") as error:
@@ -334,7 +380,7 @@ def test_addresses_that_are_none(url):
 
 
 def test_patience_must_make_sense():
-    with pytest.raises(ValueError, match="concurrency at least 1"):
+    with pytest.raises(ValueError, match="concurrency must be an integer of at least 1, got 0"):
         Patience(concurrency=0)
     with pytest.raises(ValueError, match="per_minute"):
         Patience(per_minute=0.0)

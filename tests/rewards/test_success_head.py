@@ -116,6 +116,13 @@ def test_a_function_that_declines_leaves_the_row_unjudged():
     assert verdict.valid.tolist() == [True, False, True]
 
 
+def test_a_function_is_not_asked_about_no_frames():
+    judge = FunctionReward(lambda clip, text: float(clip[-1, 0, 0, 0]))
+    verdict = judge.score([video(7)[:0], video(3)], ["a", "b"])
+    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0, 3.0], [False, True])
+    assert judge.score([], []).reward.shape == (0,)
+
+
 def test_a_function_judge_with_bad_arguments():
-    with pytest.raises(ValueError, match="at least 1, got 'chunk', 0 and 1"):
+    with pytest.raises(ValueError, match="stride must be an integer of at least 1, got 0"):
         FunctionReward(lambda *_: 1.0, stride=0)

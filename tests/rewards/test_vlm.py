@@ -139,9 +139,9 @@ def test_a_judge_of_a_pure_model_keeps_the_contract():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="got 'end', 0 and 32"):
+    with pytest.raises(ValueError, match="stride must be an integer of at least 1, got 0"):
         VlmReward(Scripted(), stride=0)
-    with pytest.raises(ValueError, match="samples must be at least 1"):
+    with pytest.raises(ValueError, match="samples must be an integer of at least 1, got 0"):
         VlmReward(Scripted(), samples=0)
 
 

@@ -20,6 +20,12 @@ from prophet_gym.rewards.voting import Votes, parse_answer
         (r"I must end with \box{Success} or \box{Failure}. First I look at", None),
         (r"\box{Success} But wait, the can is still in the air.", None),
         (r"\box{Maybe}", None),
+        (r"Not \box{Failure}. So \box{Success}", True),
+        (r"\boxed{\textbf{Success}}", True),
+        # both, as the question quotes them: neither was chosen
+        (r"I must end with \box{Success} or \box{Failure}.", None),
+        ("\\box{Success}\n\\box{Failure}", None),
+        (r"**\box{Failure}** / **\box{Success}**", None),
         ("Success", None),
         (r"\box{Succ", None),
         ("", None),
@@ -82,5 +88,5 @@ def test_stopping_early_never_changes_the_verdict():
 
 @pytest.mark.parametrize(("samples", "retries"), [(0, 0), (3, -1)])
 def test_bad_numbers(samples, retries):
-    with pytest.raises(ValueError, match=f"got {samples}, {retries}"):
+    with pytest.raises(ValueError, match="must be an integer of at least"):
         Votes(samples, retries)

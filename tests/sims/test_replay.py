@@ -26,6 +26,8 @@ def test_outcomes_are_those_of_the_commands_from_the_named_starts():
     start = counting_starts()[0]
     found = true_outcomes(world(3), [start.task] * 3, [start.index] * 3, chunks)
     assert found.tolist() == [True, True, False]
+    found = true_outcomes(world(3), [start.task] * 3, [start.index] * 3, chunks, lengths=[2, 1, 4])
+    assert found.tolist() == [False, True, False]
 
 
 def test_the_env_must_not_reset_by_itself():

@@ -1,6 +1,7 @@
 """Training the success head: scores with known answers, and a recording it must be able to learn."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from prophet_gym.train.success import (
     evaluate,
     main,
     precision_recall,
+    split,
     split_of,
     thin,
     train_success_head,
@@ -68,6 +70,15 @@ def test_episodes_keep_their_split():
     assert all(
         split_of(name, 0.3) in {"tune", "test"} for name, split in zip(names, splits, strict=True) if split != "train"
     )
+
+
+def test_an_episode_and_its_dream_fall_into_the_same_part():
+    names = [f"task_{task:02d}/episode_{index:05d}.npz" for task in range(4) for index in range(20)]
+    real, dreamt = (split([Path(folder) / name for name in names], 0.3) for folder in ("real", "dreams"))
+    assert sum(map(len, real.values())) == 80
+    for part in ("train", "tune", "test"):
+        assert real[part]
+        assert [p.relative_to("real") for p in real[part]] == [p.relative_to("dreams") for p in dreamt[part]]
 
 
 def test_augment_keeps_range_and_moves_each_picture_its_own_way():
@@ -122,8 +133,8 @@ def test_training_is_a_function_of_its_seed():
 def test_from_a_recording_to_weights_and_metrics(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / META).write_text("{}")
-    for index in range(12):
-        clip = labelled("red", index, frames=10)
+    for index in range(24):
+        clip = labelled("red", index // 2, frames=10)
         steps = len(clip.success) - 1
         episode = Episode(
             actions=np.zeros((steps, 7), np.float32),
@@ -146,14 +157,14 @@ def test_from_a_recording_to_weights_and_metrics(tmp_path):
         write_episode(episode_path(tmp_path / "data", 0, index), episode, clip.frames)
     main(Args(data=tmp_path / "data", out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16))
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 12
+    assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 24
     assert metrics["config"]["image_size"] == 16
     assert SuccessHead.from_pretrained(tmp_path / "out").config.threshold == metrics["config"]["threshold"]
     with pytest.raises(ValueError, match="too few episodes"):
         main(Args(data=tmp_path / "data", out=tmp_path / "out", held_out=0.0))
 
 
-def test_the_threshold_prefers_precision():
+def test_the_threshold_finds_the_share_of_successes_that_is_asked_for():
     class Recorded(SuccessHead):
         def probabilities(self, frames, instruction):
             return torch.full((len(frames),), float(instruction))
@@ -161,6 +172,10 @@ def test_the_threshold_prefers_precision():
     def video(score: float, success: bool) -> LabelledVideo:
         return LabelledVideo(np.zeros((3, 8, 8, 3), np.uint8), np.full(3, success), str(score))
 
-    good, bad = [0.9, 0.8, 0.7, 0.2], [0.3, 0.25, 0.1]
-    videos = [video(score, True) for score in good] + [video(score, False) for score in bad]
-    assert choose_threshold(Recorded(), videos) == pytest.approx(0.5, abs=0.02)
+    videos = [video(score, True) for score in (0.9, 0.8, 0.7, 0.2)] + [video(0.99, False)]
+    for recall, threshold in ((0.75, 0.7), (0.76, 0.2), (0.5, 0.8), (1.0, 0.2)):
+        assert choose_threshold(Recorded(), videos, recall) == pytest.approx(threshold, abs=1e-6)
+    with pytest.raises(ValueError, match="no success"):
+        choose_threshold(Recorded(), videos[4:])
+    with pytest.raises(ValueError, match=r"above 0 and at most 1, got 1\.5"):
+        choose_threshold(Recorded(), videos, 1.5)

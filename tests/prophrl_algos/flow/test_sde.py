@@ -10,6 +10,8 @@ import torch
 from safetensors import safe_open
 from torch.distributions import Normal, kl_divergence
 
+from prophrl_algos.flow.policy import FlowSpec, TensorContext
+from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, every_step, one_random_step
 from prophrl_algos.flow.sde import (
     cps_step,
@@ -20,6 +22,7 @@ from prophrl_algos.flow.sde import (
     ode_step,
     step_log_prob,
 )
+from prophrl_algos.tiny import TinyFlowPolicy
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -74,22 +77,34 @@ def test_half_precision_is_computed_in_float32():
     assert mean.dtype == std.dtype == torch.float32
 
 
+@pytest.mark.parametrize("step", [flow_sde_step, cps_step, ode_step])
+@pytest.mark.parametrize(("t", "t_next"), [(0.5, 0.7), (0.0, 0.0), (1.2, 0.5), (0.5, -0.1)])
+def test_times_that_do_not_fall_are_refused(step, t, t_next):
+    with pytest.raises(ValueError, match=f"got t={t} and t_next={t_next}"):
+        step(numbers(2), numbers(2), t, t_next, noise_level=0.5, t_clamp=0.9)
+
+
+@pytest.mark.parametrize(("step", "level"), [(flow_sde_step, -0.1), (cps_step, 1.1), (cps_step, float("nan"))])
+def test_noise_that_cannot_be_is_refused(step, level):
+    with pytest.raises(ValueError, match=f"noise_level must be at least 0 and at most .*, got {level}"):
+        step(numbers(2), numbers(2), 0.5, 0.25, noise_level=level, t_clamp=0.9)
+
+
 def part(golden, step, what):
     return golden.get_tensor(f"k{step}.{what}")
 
 
-def recursion(steps, level, mean0, sd, *, step=flow_sde_step):
-    """Mean and variance of the discrete chain on Gaussian data, where v is linear in x: exact at any K."""
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    mean, variance = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+def recursion(steps, level, mean0, sd):
+    """Mean and sd of x' = x (1 - g^2 dt/2t) - (gain x + shift)(1 + g^2 (1 - t)/2t) dt + g sqrt(dt) z at any K."""
+    times = [1 - step / steps for step in range(steps)] + [0.0]
+    mean, variance = 0.0, 1.0
     for t, t_next in pairwise(times):
         gain, shift = field(t, mean0, sd)
-        zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-        settings = {"noise_level": level, "t_clamp": times[1]}
-        base, std = step(zero, shift * one, t, t_next, **settings)
-        slope = step(one, (gain + shift) * one, t, t_next, **settings)[0] - base
-        mean, variance = slope * mean + base, slope**2 * variance + std**2
-    return mean.item(), variance.sqrt().item()
+        dt, noise = t - t_next, level**2 * t / (1 - (times[1] if t == 1 else t))
+        moved = (1 + noise * (1 - t) / (2 * t)) * dt
+        slope = 1 - noise * dt / (2 * t) - gain * moved
+        mean, variance = slope * mean - shift * moved, slope**2 * variance + noise * dt
+    return mean, math.sqrt(variance)
 
 
 def field(t, mean0, sd):
@@ -105,26 +120,30 @@ def test_terminal_spread_is_the_published_one(steps, sde, ode):
     assert recursion(steps, 0.0, 0.0, 1.0)[1] == pytest.approx(ode, abs=1e-3)
 
 
-@pytest.mark.parametrize("steps", [4, 10])
-def test_samples_have_the_moments_of_the_linear_recursion(steps):
-    count, mean0, sd = 40_000, 0.7, 0.5
-    schedule = FlowSchedule.uniform(steps, 0.5)
-    noise = numbers(steps + 1, count)
-    x = noise[0]
-    for step in range(steps):
-        t, t_next = schedule.times[step], schedule.times[step + 1]
-        gain, shift = field(t, mean0, sd)
-        mean, std = flow_sde_step(x, gain * x + shift, t, t_next, noise_level=0.5, t_clamp=schedule.times[1])
-        x = mean + std * noise[step + 1]
-    expected_mean, expected_sd = recursion(steps, 0.5, mean0, sd)
-    assert abs(x.mean().item() - expected_mean) < 3 * expected_sd / math.sqrt(count)
-    assert abs(x.var().item() - expected_sd**2) < 3 * expected_sd**2 * math.sqrt(2 / count)
+class Linear(TinyFlowPolicy):
+    """Its velocity is that of the flow from N(0, 1) to N(0.7, 0.5^2), exactly."""
+
+    def encode(self, obs, *, grad):
+        return TensorContext()
+
+    def velocity(self, ctx, x, t):
+        gain, shift = field(t[:, None, None], 0.7, 0.5)
+        return gain * x + shift
+
+
+@pytest.mark.parametrize(("steps", "width"), [(4, 40_000), (10, 40_000), (1000, 10_000)])
+def test_samples_have_the_moments_of_the_linear_recursion(steps, width):
+    policy = Linear(FlowSpec(horizon=1, latent_dim=width, action_dim=width, exec_steps=1, num_steps=steps), hidden=1)
+    x = sample(policy, {}, FlowSchedule.uniform(steps, 0.5), [torch.Generator().manual_seed(1)]).x0
+    mean, sd = recursion(steps, 0.5, 0.7, 0.5)
+    assert abs(x.mean().item() - mean) < 3 * sd / math.sqrt(width)
+    assert abs(x.var().item() - sd**2) < 3 * sd**2 * math.sqrt(2 / width)
 
 
 def test_at_a_thousand_steps_the_samples_are_the_data():
     mean, sd = recursion(1000, 0.5, 0.7, 0.5)
     assert mean == pytest.approx(0.7, rel=0.01)
-    assert sd == pytest.approx(0.5, rel=0.01)
+    assert sd**2 == pytest.approx(0.5**2, rel=0.01)
 
 
 def test_cps_keeps_the_marginals_of_the_exact_flow():

@@ -49,7 +49,7 @@ def test_what_is_taught_is_what_is_sampled_unless_a_sign_or_the_time_is_flipped(
     def right(x, t):
         return policy.velocity(context, x, t)
 
-    assert max(missed(right)) < 0.2
+    assert max(missed(right)) < 0.3
     assert min(missed(lambda x, t: -right(x, t))) > 0.5
     assert missed(lambda x, t: right(x, 1.125 - t))[1] > 0.5
 

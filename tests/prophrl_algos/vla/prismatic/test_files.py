@@ -171,7 +171,7 @@ def test_a_saved_policy_is_loaded_as_what_it_is_or_not_at_all(checkpoint, tmp_pa
     policy.save_pretrained(tmp_path / "ours")
     for options, said in (
         ({"train": "expert"}, "it with train='lora' or 'none'"),
-        ({"train": "lora", "head": "l1"}, "has the head 'flow', not 'l1'"),
+        ({"train": "lora", "head": "l1"}, "has a head of the kind 'flow', not 'l1'"),
         ({"train": "lora", "benchmark": "bridge"}, "acts in 'libero', not 'bridge'"),
     ):
         with pytest.raises(ValueError, match=said):

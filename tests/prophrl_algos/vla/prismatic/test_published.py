@@ -185,12 +185,12 @@ def test_an_untrained_flow_head_is_the_published_policy_with_a_little_noise(chec
     flow, head = (load_policy(folder, LoadOptions(head=kind, dtype=torch.float32)) for kind in ("flow", "l1"))
     obs = flow.prepare(seen(2), TEXTS)
     action = euler(head, obs)
-    drawn = torch.stack([euler(flow, obs, steps=100, seed=100 * draw) for draw in range(16)])
+    drawn = torch.stack([euler(flow, obs, steps=40, seed=100 * draw) for draw in range(4)])
     # y = x - (1 - t) action follows its own linear equation: from noise to spread * noise
-    torch.testing.assert_close((drawn - action).std(), torch.tensor(0.1), atol=0.01, rtol=0)
-    assert (drawn - action).mean().abs() < 0.01
+    torch.testing.assert_close((drawn - action).std(), torch.tensor(0.1), atol=0.02, rtol=0)
+    assert (drawn - action).mean().abs() < 0.02
     one = drawn[0] - action
-    noise = torch.stack([torch.randn(101, 8, 7, generator=torch.Generator().manual_seed(row))[0] for row in range(2)])
+    noise = torch.stack([torch.randn(41, 8, 7, generator=torch.Generator().manual_seed(row))[0] for row in range(2)])
     assert torch.corrcoef(torch.stack([one.flatten(), noise.flatten()]))[0, 1] > 0.999
 
 

@@ -5,7 +5,7 @@ import torch
 
 from prophrl_algos.vla.prismatic_vision import COLOURS, FusedVision, VisionTransformer, VitSize, vit_size
 
-DINO = VitSize(width=32, depth=2, heads=4, hidden=48, grid=3, registers=4, dino=True)
+DINO = VitSize(width=32, depth=2, heads=4, hidden=64, grid=3, registers=4, dino=True)
 SIGLIP = VitSize(width=24, depth=3, heads=4, hidden=40, grid=3)
 
 
@@ -27,7 +27,7 @@ def test_dinov2_is_that_of_transformers():
 
     eye = random_eye(DINO)
     config = Dinov2WithRegistersConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=1.5, image_size=42, patch_size=14
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2, image_size=42, patch_size=14
     )
     oracle = Dinov2WithRegistersModel(config).eval()
     ours = eye.state_dict()
@@ -43,9 +43,9 @@ def test_dinov2_is_that_of_transformers():
         here, there = f"blocks.{block}.", f"encoder.layer.{block}."
         for kind in ("weight", "bias"):
             parts = ours[f"{here}attn.qkv.{kind}"].chunk(3)
-            for name, part in zip(("query", "key", "value"), parts, strict=True):
-                theirs[f"{there}attention.attention.{name}.{kind}"] = part
-            theirs[f"{there}attention.output.dense.{kind}"] = ours[f"{here}attn.proj.{kind}"]
+            for name, part in zip("qkv", parts, strict=True):
+                theirs[f"{there}attention.{name}_proj.{kind}"] = part
+            theirs[f"{there}attention.o_proj.{kind}"] = ours[f"{here}attn.proj.{kind}"]
             for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
                 theirs[f"{there}{name}.{kind}"] = ours[f"{here}{name}.{kind}"]
         for ls, scale in (("ls1", "layer_scale1"), ("ls2", "layer_scale2")):

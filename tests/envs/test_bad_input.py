@@ -1,0 +1,128 @@
+"""What a user who passes nonsense reads: run without the type checks of the tests, which would come first."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+INTEGER, FINITE = "must be an integer of at least", "must be a finite number"
+CASES = {
+    "vector(num_envs=2.0)": f"num_envs {INTEGER} 1, got 2.0",
+    "vector(num_envs=True)": f"num_envs {INTEGER} 1, got True",
+    "vector(max_episode_steps=2.5)": "max_episode_steps counts chunks and must be an integer",
+    "vector(max_episode_steps='3')": "max_episode_steps counts chunks and must be an integer",
+    "vector(fps='a')": f"fps {FINITE} above 0, got 'a'",
+    "vector(fps=float('inf'))": f"fps {FINITE} above 0, got inf",
+    "vector(max_doubt=True)": "max_doubt must be a number of at least 0, got True",
+    "vector(starts=None)": "a start set is made of InitialState, got NoneType",
+    "vector(starts=['a'])": "a start must be an InitialState, got str",
+    "vector().reset(seed=1.5)": "a seed must be an integer, one per row, num_envs=3, or None, got 1.5",
+    "vector().reset(seed='abc')": "a seed must be an integer, one per row",
+    "vector().reset(seed=True)": "a seed must be an integer, one per row",
+    "vector().reset(seed={1: 2})": "a seed must be an integer, one per row",
+    "vector().reset(seed=[1, 2, 0.5])": "a seed must be an integer of at least 0 or None, got 0.5",
+    "vector().reset(options=[1])": "options must be a dict or None, got list",
+    "vector().reset(options={'task': [[0], [1, 2], [2]]})": "options['task'] must be an integer or 3 integers",
+    "vector().reset(options={'starts': InitialState(PICTURE, None)})": "the instruction of a start must be a text",
+    "vector().reset(options={'starts': InitialState([[1]], 'x')})": "the frames of a start must be uint8",
+    "single().reset(seed=[1])": "a seed must be an integer of at least 0 or None, got [1]",
+    "single().reset(seed=1.5)": "a seed must be an integer of at least 0 or None, got 1.5",
+    "begun().get_state('a')": f"row {INTEGER} 0, got 'a'",
+    "begun().get_state(-1)": f"row {INTEGER} 0, got -1",
+    "begun().get_state(1.5)": f"row {INTEGER} 0, got 1.5",
+    "begun().get_state(3)": "row must be in 0..2, got 3",
+    "begun().set_state(begun().get_state(), rows=0)": "rows must be different numbers in 0..2, got 0",
+    "begun().set_state(begun().get_state(), rows=[0.5])": "rows must be different numbers in 0..2, got [0.5]",
+    "begun().set_state(begun().get_state(), rows=['a'])": "rows must be different numbers in 0..2, got ['a']",
+    "begun().set_state(None)": "a saved row must be the bytes of get_state, got NoneType",
+    "begun().set_state(begun().get_state(), seed='a')": "a seed must be an integer",
+    "StackFrames(2.5)": f"frames of StackFrames {INTEGER} 1, got 2.5",
+    "StackFrames(2, '1')": f"stride of StackFrames {INTEGER} 1, got '1'",
+    "EmbedInstruction(None)": "table must map instructions to embeddings (d,), got NoneType",
+    "EmbedInstruction({'a': 'b'})": "table must map instructions to embeddings (d,) of numbers",
+    "Viewed(single(), 3)": "what is seen must be a View, e.g. StackFrames(4), got 3",
+    "ViewedVector(vector(), 3)": "what is seen must be a View",
+    "OneActionPerChunk(single(), 3, REST)": "numbers must be different numbers in 0..6, got 3",
+    "OneActionPerChunk(single(), (0.5,), REST)": "numbers must be different numbers in 0..6, got [0.5]",
+    "OneActionPerChunk(single(), 'a', REST)": "numbers must be different numbers in 0..6, got ['a']",
+    "OneActionPerStepVector(vector(autoreset_mode='SameStep')).reset(options=[1])": "options must be a dict or None",
+    "TruncateOnDoubt(single(), None)": "threshold must be a number of at least 0, got None",
+    "HeldChunk(model(), 2.5, hold=None)": f"chunk {INTEGER} 1, got 2.5",
+    "FunctionReward(5)": "function must be one of a video and an instruction, got 5",
+    "FunctionReward(max, stride=1.5)": f"stride {INTEGER} 1, got 1.5",
+    "FunctionReward(max, max_frames=None)": f"max_frames {INTEGER} 1, got None",
+    "FunctionReward(max, when='x')": "when must be 'chunk' or 'end', got 'x'",
+    "judged('x')": "the function of a judge must return a number or None, got 'x'",
+    "judged(float('nan'))": "the function of a judge must return a finite number or None, got nan",
+    "DegradedOracle(vector(), recall='a', false_positive_rate=0)": "recall must be in [0, 1], got a",
+    "VlmReward(None, samples=1.5)": f"samples {INTEGER} 1, got 1.5",
+    "VlmReward(None, retries=None)": f"retries {INTEGER} 0, got None",
+    "VlmReward(None, shown='a')": f"shown {INTEGER} 1, got 'a'",
+    "LikelihoodConfig(stride=1.5)": f"stride {INTEGER} 1, got 1.5",
+    "LikelihoodConfig(threshold='a')": "threshold, between 0 and 1, must be a finite number above 0, got 'a'",
+    "Patience(timeout='3')": f"timeout {FINITE} above 0, got '3'",
+    "Patience(concurrency=float('nan'))": f"concurrency {INTEGER} 1, got nan",
+    "Patience(retries=1.5)": f"retries {INTEGER} 0, got 1.5",
+    "RemoteVlm('http://h/v1', 'm', prices=-1)": "prices must be two",
+    "PrecisionMonitor().update(1, np.ones(2, bool), np.ones(1, bool))": "got 2 verdicts and 1 truths",
+    "make_judge(5)": "a reward is named by a text",
+    "make_judge(FunctionReward(max))": "goes to ProphetEnv or ProphetVectorEnv as reward_model=",
+    "load_starts('bundled', counting_starts())": "or the path of a start set, got StartSet",
+    "load_starts('bundled', 'train', tasks=['3'])": "tasks must be task numbers, as in tasks=[0, 3], got ['3']",
+}
+
+SCRIPT = """
+import json, sys
+import numpy as np, torch
+from prophet_gym.envs import *
+from prophet_gym.errors import *
+from prophet_gym.factory import load_starts
+from prophet_gym.rewards import *
+from prophet_gym.rewards.monitor import PrecisionMonitor
+from prophet_gym.specs import InitialState
+from prophet_gym.testing import CountingWorldModel, counting_starts
+
+PICTURE, REST = np.zeros((1, 8, 8, 3), np.uint8), (0,) * 7
+model = lambda: CountingWorldModel(chunk=4)
+single = lambda **kwargs: ProphetEnv(model(), counting_starts(), **kwargs)
+vector = lambda num_envs=3, starts=counting_starts(), **kwargs: ProphetVectorEnv(model(), starts, num_envs, **kwargs)
+
+def begun():
+    envs = vector()
+    envs.reset(seed=0)
+    return envs
+
+def judged(result):
+    FunctionReward(lambda *_: result).score([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], ["x"])
+
+def told(call):
+    try:
+        eval(call)
+    except Exception as error:
+        return isinstance(error, ValueError), str(error)
+    return False, "nothing"
+
+print(json.dumps({call: told(call) for call in json.load(sys.stdin)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, tuple[bool, str]]:
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps(list(CASES)),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("call", CASES)
+def test_nonsense_is_one_clear_error(call, told):
+    is_value_error, message = told[call]
+    assert CASES[call] in message
+    assert is_value_error
