@@ -103,12 +103,13 @@ class PrismaticPolicy(nn.Module):
             config.horizon, config.action_dim, config.action_dim, config.exec_steps, config.num_steps
         )  # fmt: skip
         self.lora: LoraTargets | None = None
-        text = dict(config.text)
+        # The precision is the default of the moment, whatever the checkpoint notes.
+        text = {name: value for name, value in config.text.items() if name not in ("torch_dtype", "dtype")}
         self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
         width = self.text_config.hidden_size
         self.vision_backbone = FusedVision(config.first, config.second)
         self.projector = Projector(self.vision_backbone.width, width)
-        self.language_model = AutoModel.from_config(self.text_config, dtype=torch.get_default_dtype())
+        self.language_model = AutoModel.from_config(self.text_config)
         self.action_head = self.make_head(config)
         self.proprio_projector = None if config.states is None else StateProjector(len(config.states["q01"]), width)
 

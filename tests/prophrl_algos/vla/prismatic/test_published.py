@@ -51,9 +51,8 @@ def hidden_states(checkpoint, views, text, state):
     """All layers of the language model for one row, and the counts of patches (with the state) and prompt tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    rest = {name: value for name, value in checkpoint.text.items() if name != "model_type"}
-    config = AutoConfig.for_model(checkpoint.text["model_type"], **rest)
-    language = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    rest = {name: value for name, value in checkpoint.text.items() if name not in ("model_type", "torch_dtype")}
+    language = AutoModelForCausalLM.from_config(AutoConfig.for_model(checkpoint.text["model_type"], **rest))
     prefix = "language_model."
     own = {n.removeprefix(prefix): t for n, t in checkpoint.model.items() if n.startswith(prefix)}
     report = language.load_state_dict(own, strict=False)

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.prophet.presets import tiny_prophet
-from prophet_gym.rewards import FunctionReward
-from prophet_gym.specs import InitialState
+from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.flow.policy import select_obs
 from prophrl_algos.flow.sampler import rescore, sample
 from prophrl_algos.flow.schedule import FlowSchedule
@@ -15,6 +12,7 @@ from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.groups import BeginFromStarts
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
+from prophrl_algos.vla.tiny_prismatic import tiny_openvla_oft, tiny_vla_adapter
 
 BOTH = ["vla-adapter", "openvla-oft"]
 TEXTS = ["pick up the milk", "stop"]
@@ -102,6 +100,11 @@ def test_it_is_cloned_from_the_published_head_on(loaded, seen, family, head):
 
 @pytest.mark.parametrize("family", BOTH)
 def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
+    from prophet_gym.envs import ProphetVectorEnv
+    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.rewards import FunctionReward
+    from prophet_gym.specs import InitialState
+
     policy = loaded(family, train="lora", without_state="mean", num_steps=2)
     starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=3)]
     judge = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
@@ -130,3 +133,19 @@ def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
     changed = {name for name, tensor in policy.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert changed <= learnt
+
+
+@pytest.mark.parametrize("made", [tiny_vla_adapter, tiny_openvla_oft])
+@pytest.mark.parametrize("head", ["flow", "l1"])
+def test_tiny_ones_need_no_files_and_survive_a_round_trip(made, head, seen, tmp_path):
+    policy = made(head=head)
+    policy.save_pretrained(tmp_path)
+    again = load_policy(tmp_path, LoadOptions(head=head, dtype=torch.float32, without_state="mean"))
+    x, t = torch.randn(2, 8, 7, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.7)
+    found = []
+    for one in (policy, again, made(head=head)):
+        obs = one.prepare(seen(2, wrist=False, state=False), TEXTS)
+        with torch.no_grad():
+            found.append(one.velocity(one.encode(obs, grad=False), x, t))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

@@ -6,6 +6,7 @@ import torch
 from prophrl_algos.vla.prismatic_vision import COLOURS, FusedVision, VisionTransformer, VitSize, vit_size
 
 DINO = VitSize(width=32, depth=2, heads=4, hidden=64, grid=3, registers=4, dino=True)
+OLD, NEW = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")
 SIGLIP = VitSize(width=24, depth=3, heads=4, hidden=40, grid=3)
 
 
@@ -31,6 +32,10 @@ def test_dinov2_is_that_of_transformers():
     )
     oracle = Dinov2WithRegistersModel(config).eval()
     ours = eye.state_dict()
+    # transformers 5 calls the layers of attention otherwise than 4 does
+    new = "encoder.layer.0.attention.q_proj.weight" in oracle.state_dict()
+    query, key, value = (f"attention.{'' if new else 'attention.'}{n}" for n in (NEW if new else OLD))
+    merge = "attention.o_proj" if new else "attention.output.dense"
     theirs = {
         "embeddings.cls_token": ours["cls_token"],
         "embeddings.register_tokens": ours["reg_token"],
@@ -43,9 +48,9 @@ def test_dinov2_is_that_of_transformers():
         here, there = f"blocks.{block}.", f"encoder.layer.{block}."
         for kind in ("weight", "bias"):
             parts = ours[f"{here}attn.qkv.{kind}"].chunk(3)
-            for name, part in zip("qkv", parts, strict=True):
-                theirs[f"{there}attention.{name}_proj.{kind}"] = part
-            theirs[f"{there}attention.o_proj.{kind}"] = ours[f"{here}attn.proj.{kind}"]
+            for name, part in zip((query, key, value), parts, strict=True):
+                theirs[f"{there}{name}.{kind}"] = part
+            theirs[f"{there}{merge}.{kind}"] = ours[f"{here}attn.proj.{kind}"]
             for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
                 theirs[f"{there}{name}.{kind}"] = ours[f"{here}{name}.{kind}"]
         for ls, scale in (("ls1", "layer_scale1"), ("ls2", "layer_scale2")):
