@@ -1,12 +1,13 @@
 # make demo     dream a real LIBERO scene: outputs/demo.mp4, outputs/demo.png
 # make test     install everything and run the tests
+# make test-vla the tests that need lerobot, openpi's port or timm, with pins that work, in .venv-vla
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
 # make train    record the real simulator and train the small Prophet (hours)
 # make proof    learn in the dream, test in the simulator: the short version, one task (about half an hour)
 # make proof-cpu, make proof-full   the whole experiment: docs/proof.md
 # make figures  put the measured numbers into README.md and the model cards
-# make clean    remove .venv and caches; recordings and training under outputs/ stay
+# make clean    remove .venv, .venv-vla and caches; recordings and training under outputs/ stay
 #
 # PYTHON=python3.12 chooses an interpreter (>= 3.11), TORCH=cpu or TORCH=auto (what the GPU wants) a build, JOBS=4 the test processes.
 
@@ -20,9 +21,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CORE := .venv/.core
 FULL := .venv/.full
+VLA := .venv-vla/bin
+VLA_PIP := $(VLA)/python -m pip --disable-pip-version-check
+VLA_READY := .venv-vla/.ready
+VLA_NEEDS := accelerate av beartype datasets deepdiff draccus einops jsonlines num2words packaging pandas peft pyserial \
+	pytest pytest-timeout pytest-xdist scipy termcolor
 SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
 
-.PHONY: install demo test lint train proof proof-cpu proof-full figures clean
+.PHONY: install demo test test-vla lint train proof proof-cpu proof-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -50,6 +56,25 @@ demo: $(CORE)
 test: $(FULL)
 	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15
 
+# lerobot and openpi's port ask for torchvision and for a torch of their time, so they come without what they ask for; of
+# transformers 4.53.2 they need the files that openpi changed, which must come after it. Where they look for torchvision
+# stands tests/stand_ins.
+$(VLA_READY): pyproject.toml constraints-vla.txt
+	test -x $(VLA)/python || $(PYTHON) -m venv .venv-vla
+	$(VLA_PIP) install -q uv
+	UV_HTTP_RETRIES=0 $(VLA)/uv pip install -q --python $(VLA)/python --torch-backend=cpu -c constraints-vla.txt torch \
+		2>/dev/null || echo "uv found no cpu build of torch; the next step takes the one that pip finds"
+	$(VLA_PIP) install -q -c constraints-vla.txt torch
+	$(VLA_PIP) install -q -c constraints-vla.txt transformers
+	$(VLA_PIP) install -q --no-deps --force-reinstall rlinf-transformer-openpi==4.53.2
+	$(VLA_PIP) install -q --no-deps lerobot==0.4.4 rlinf-openpi==0.1.1 timm==1.0.31
+	$(VLA_PIP) install -q -c constraints-vla.txt $(VLA_NEEDS) -e .
+	echo "$(CURDIR)/tests/stand_ins" > "$$($(VLA)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/stand_ins.pth"
+	touch $@
+
+test-vla: $(VLA_READY)
+	OMP_NUM_THREADS=1 $(VLA)/python -m pytest -n $(JOBS) --dist loadfile --durations 15 tests/prophrl_algos/vla tests/interop/test_lerobot.py
+
 lint: $(FULL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,5 +101,5 @@ figures: $(CORE)
 	$(BIN)/python docs/figures.py
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build dist outputs/demo.mp4 outputs/demo.png
+	rm -rf .venv .venv-vla .pytest_cache .ruff_cache build dist outputs/demo.mp4 outputs/demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,6 +42,8 @@ class Args:
     out: Path = Path("outputs/published.pt")
     """Weights after the last update; none are written with --tiny."""
     task: int = 3
+    reward: str = "classifier?reward=relative"
+    """What the dream pays; the change of the judge's probability differs between rollouts that all fail."""
     updates: int = 1
     groups: int = 1
     group_size: int = 2
@@ -56,8 +58,8 @@ def make_env(args: Args) -> gym.vector.VectorEnv:
     """Dreams of two chunks of eight actions."""
     rows = args.groups * args.group_size
     if not args.tiny:
-        made = {"tasks": [args.task], "autoreset_mode": "Disabled", "max_episode_steps": 2, "device": args.device}
-        return gym.make_vec("Prophet-LIBERO-v0", num_envs=rows, **made)
+        made = {"tasks": [args.task], "reward": args.reward, "max_episode_steps": 2, "device": args.device}
+        return gym.make_vec("Prophet-LIBERO-v0", num_envs=rows, autoreset_mode="Disabled", **made)
     from prophet_gym.envs import ProphetVectorEnv
     from prophet_gym.prophet.presets import tiny_prophet
     from prophet_gym.rewards import FunctionReward
@@ -120,8 +122,9 @@ def main(args: Args) -> None:
     for update in range(1, args.updates + 1):
         found = trainer.iterate()
         print(
-            f"update {update}: success {found['success']:.0%}, ratio {found.get('ratio_min', 1.0):.3f} to "
-            f"{found.get('ratio_max', 1.0):.3f}, gradient norm {found.get('gradient_norm', 0.0):.3g}"
+            f"update {update}: success {found['success']:.0%}, return {found['return']:.2g}, "
+            f"ratio {found.get('ratio_min', 1.0):.3f} to {found.get('ratio_max', 1.0):.3f}, "
+            f"gradient norm {found.get('gradient_norm', 0.0):.3g}"
         )
     if not args.tiny:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Published policies at full size on the meta device: every shape, no memory; what `prophrl plan` measures."""
+"""Published policies at full size, random weights; on the meta device shapes alone, which `prophrl plan` measures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec
+from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec, device_of
 from prophrl_algos.vla import pi0, smolvla
 from prophrl_algos.vla.conventions import Affine, convention
 from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
@@ -69,10 +69,10 @@ SIGLIP = VitSize(width=1152, depth=26, heads=16, hidden=4304, grid=16)
 
 @dataclass(frozen=True)
 class FullSize:
-    """A policy of shapes.
+    """A policy with random weights, or of shapes alone.
 
     Attributes:
-        policy: on the meta device, with what is trained requiring a gradient.
+        policy: with what is trained requiring a gradient.
         encode: `(rows, views)`: the context of so many decisions.
         pixels: height and width of a stored picture; None if pictures are stored in the env's size.
         tokens: of a prompt, as stored.
@@ -84,9 +84,9 @@ class FullSize:
     tokens: int
 
 
-def full_pi0(train: str, *, language: bool) -> FullSize:
+def full_pi0(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """Pi0 as transformers has it; chunks of 50."""
-    with META:
+    with device:
         network = pi0.make_network({})
     network.set_attn_implementation("eager")
     network.model.vlm.to(torch.bfloat16)
@@ -95,10 +95,10 @@ def full_pi0(train: str, *, language: bool) -> FullSize:
     return _published(policy, 48)
 
 
-def full_pi05(train: str, *, language: bool) -> FullSize:
+def full_pi05(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """Pi0.5 of LIBERO, chunks of 10: on transformers' pi0, whose layers are as wide, with pi0.5's time modulation."""
     spec, tokens = FlowSpec(10, PADDED, ACTIONS, 5, 10), 200
-    with META:
+    with device:
         network = pi0.make_network({"chunk_size": spec.horizon})
         width = network.config.dit_config.hidden_size
         network.embed_action_time = _Embedded(width)
@@ -112,7 +112,7 @@ def full_pi05(train: str, *, language: bool) -> FullSize:
     return _published(policy, tokens)
 
 
-def full_smolvla(train: str, *, language: bool) -> FullSize:
+def full_smolvla(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """SmolVLA, chunks of 50; lerobot must be installed, nothing is fetched."""
     del language
     config = {"chunk_size": 50}
@@ -123,7 +123,7 @@ def full_smolvla(train: str, *, language: bool) -> FullSize:
 
     given = {"AutoConfig": SmolVLMConfig(**cast(Any, SMOLVLM)), "AutoProcessor": words}
     loaders = {name: SimpleNamespace(from_pretrained=partial(_given, found)) for name, found in given.items()}
-    with patch.multiple(module, **cast(Any, loaders)), META:
+    with patch.multiple(module, **cast(Any, loaders)), device:
         network = smolvla.make_network(config)
     network.vlm_with_expert.vlm.to(torch.bfloat16)
     network.vlm_with_expert.embed_image = partial(_embedded_by_smolvlm, network.vlm_with_expert)
@@ -132,20 +132,20 @@ def full_smolvla(train: str, *, language: bool) -> FullSize:
     return _published(policy, 48)
 
 
-def full_vla_adapter(train: str, *, language: bool) -> FullSize:
+def full_vla_adapter(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """VLA-Adapter's Pro release with its flow head."""
     from prophrl_algos.vla.vla_adapter import VLAAdapter
 
     del language
-    return _prismatic(VLAAdapter, QWEN, {"pro": True}, train)
+    return _prismatic(VLAAdapter, QWEN, {"pro": True}, train, device)
 
 
-def full_openvla_oft(train: str, *, language: bool) -> FullSize:
+def full_openvla_oft(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """OpenVLA-OFT with its flow head."""
     from prophrl_algos.vla.openvla_oft import OpenVLAOFT
 
     del language
-    return _prismatic(OpenVLAOFT, LLAMA, {}, train)
+    return _prismatic(OpenVLAOFT, LLAMA, {}, train, device)
 
 
 FULL_SIZES: Mapping[str, Callable[..., FullSize]] = {
@@ -163,22 +163,24 @@ def _manners(pixels: int, tokens: int) -> Manners:
 
 
 def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
-    size = policy.manners.pictures.size
+    size, device = policy.manners.pictures.size, device_of(policy)
 
     def encode(rows: int, views: int) -> Context:
-        images = [torch.zeros(rows, 3, size, size, device=META) for _ in range(views)]
+        images = [torch.zeros(rows, 3, size, size, device=device) for _ in range(views)]
         obs = {
-            "tokens": torch.zeros(rows, tokens, dtype=torch.int64, device=META),
-            "token_mask": torch.ones(rows, tokens, dtype=torch.bool, device=META),
-            "state": torch.zeros(rows, PADDED, device=META),
+            "tokens": torch.zeros(rows, tokens, dtype=torch.int64, device=device),
+            "token_mask": torch.ones(rows, tokens, dtype=torch.bool, device=device),
+            "state": torch.zeros(rows, PADDED, device=device),
         }
         with torch.set_grad_enabled(torch.is_grad_enabled() and policy.reads_gradient()):
-            return policy.prefix(images, obs, META)
+            return policy.prefix(images, obs, device)
 
     return FullSize(policy, encode, None, tokens)
 
 
-def _prismatic(kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str) -> FullSize:
+def _prismatic(
+    kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str, device: torch.device
+) -> FullSize:
     from prophrl_algos.vla.prismatic_files import choose_trained
     from prophrl_algos.vla.tiny_prismatic import ACTIONS as ACTION_NUMBERS
     from prophrl_algos.vla.tiny_prismatic import STATES, TOKENS, byte_tokenizer
@@ -192,18 +194,18 @@ def _prismatic(kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: d
         without_state="mean",
         settings=settings,
     )
-    with META:
+    with device:
         policy = kind(config, byte_tokenizer(None)).to(torch.bfloat16)
     choose_trained(policy, train)
     tokens = 48
 
     def encode(rows: int, views: int) -> Context:
         size = policy.vision_backbone.image_size
-        images = torch.zeros(rows * views, size, size, 3, dtype=torch.uint8, device=META)
+        images = torch.zeros(rows * views, size, size, 3, dtype=torch.uint8, device=device)
         with patch.object(policy, "pieces", lambda obs: _pieces(policy, obs)):
             return policy.encode(
-                {"image": images, "tokens": torch.zeros(rows, tokens, dtype=torch.int64, device=META),
-                 "state": torch.zeros(rows, STATE, device=META)},
+                {"image": images, "tokens": torch.zeros(rows, tokens, dtype=torch.int64, device=device),
+                 "state": torch.zeros(rows, STATE, device=device)},
                 grad=torch.is_grad_enabled(),
             )  # fmt: skip
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prophrl_algos.flow.policy import Context, FlowSpec
-from prophrl_algos.full_sizes import META, FullSize
+from prophrl_algos.flow.policy import Context, FlowSpec, device_of
+from prophrl_algos.full_sizes import FullSize
 
 WORKING = 3
 """A pass is taken to need so many times its largest tensor beside what it keeps."""
@@ -106,7 +107,7 @@ def make_plan(full: FullSize, work: Workload) -> MemoryPlan:
         one = context_bytes(full.encode(1, work.views))
         acting, _ = measured(lambda: full.encode(work.rows, work.views), policy)
     steps = min(work.steps_per_call or spec.num_steps, spec.num_steps)
-    largest, kept = measured(lambda: _scored(full, work, steps), policy)
+    largest, kept = measured(lambda: scored(full, work, steps), policy)
     calls = -(-spec.num_steps // steps)
     contexts = work.microbatch * one * (1 + steps if steps > 1 else 1)
     stored = stored_bytes(full, work)
@@ -158,12 +159,13 @@ def measured(call: Callable[[], Any], policy: nn.Module) -> tuple[int, int]:
     return largest.found, sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def _scored(full: FullSize, work: Workload, steps: int) -> Tensor:
+def scored(full: FullSize, work: Workload, steps: int) -> Float[Tensor, "b h d"]:
+    """Velocities of a microbatch at so many flow steps, as the update computes them."""
     context: Context = full.encode(work.microbatch, work.views)
     rows, spec = work.microbatch * steps, full.policy.spec
     repeated = context if steps == 1 else context.repeat_interleave(steps)
-    latents = torch.zeros(rows, spec.horizon, spec.latent_dim, device=META)
-    return full.policy.velocity(repeated, latents, torch.zeros(rows, device=META))
+    latents = torch.zeros(rows, spec.horizon, spec.latent_dim, device=device_of(full.policy))
+    return full.policy.velocity(repeated, latents, torch.full((rows,), 0.5, device=latents.device))
 
 
 class _Largest(TorchDispatchMode):

@@ -8,6 +8,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["prophet_gym", "prophrl_algos"], "beartype.beartype")
 
+collect_ignore = ["stand_ins"]
 GOLDEN = Path(__file__).parent / "data" / "prophet_dit.safetensors"
 
 

@@ -36,8 +36,8 @@ class LoadOptions:
         dtype: of the weights that are not trained; what is trained stays in float32.
         statistics: a file of normalisation statistics, where the checkpoint has none or others are wanted.
         unnorm_key: which data set's statistics, where a file holds several.
-        tokenizer: an object that is called as a Hugging Face tokenizer is, or a folder or Hub name of one; the
-            checkpoint's own if not given.
+        tokenizer: a Hugging Face tokenizer, or a folder or Hub name of one; for pi0, pi0.5 and SmolVLA also a function
+            of texts to the numbers of their tokens. The family's own if not given.
         without_state: what to do where an observation has no `state` (a dream has none) and the policy reads one:
             `refuse`, or `mean`, the middle of what it was trained on.
         head: `flow`, or `l1`, the published head of VLA-Adapter and OpenVLA-OFT as it is; other families have a flow.

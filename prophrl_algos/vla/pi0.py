@@ -20,8 +20,8 @@ from prophrl_algos.vla.lora import add_lora, lora_targets
 from prophrl_algos.vla.prefix_cache import as_cache, cache_tensors
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales, transformers_scales
-from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors, renamed, without_init
-from prophrl_algos.vla.words import PALIGEMMA, line, pretrained_tokenizer
+from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed, without_init
+from prophrl_algos.vla.words import PALIGEMMA, line, tokenizer_of
 
 LAYOUT = (
     "config.json with model_type pi0 (transformers) or type pi0 (lerobot), or openpi's model.safetensors with "
@@ -45,7 +45,7 @@ _RENAMES = (
 
 def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
     """Transformers and lerobot say it in `config.json`."""
-    if "model.safetensors" not in files and "model.safetensors.index.json" not in files:
+    if not has_weights(files):
         return None
     if config.get("model_type") == "pi0":
         return "config.json says model_type pi0, as transformers writes it"
@@ -153,14 +153,13 @@ def load(folder: Path, options: LoadOptions) -> Pi0Policy:
         exec_steps=options.exec_steps or min(how.exec_steps, sizes.chunk_size),
         num_steps=options.num_steps or sizes.num_inference_steps,
     )
-    given = options.tokenizer
     manners = Manners(
         convention=how,
         pictures=Pictures(sizes.vlm_config.vision_config.image_size, antialias="type" not in config),
         actions=cut(scales.actions, ACTION_NUMBERS),
         state=scales.state,
         state_columns=sizes.max_state_dim,
-        tokenize=given if callable(given) else pretrained_tokenizer(PALIGEMMA if given is None else given),
+        tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
         prompt=line,
         max_tokens=int(config.get("tokenizer_max_length", 48)),
         without_state=options.without_state,

@@ -23,8 +23,8 @@ from prophrl_algos.vla.lora import add_lora, lora_targets
 from prophrl_algos.vla.prefix_cache import additive, as_cache, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales
-from prophrl_algos.vla.weights import load_strictly, read_safetensors, renamed, without_init
-from prophrl_algos.vla.words import PALIGEMMA, Tokenize, line, pretrained_tokenizer, task_and_state
+from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed, without_init
+from prophrl_algos.vla.words import PALIGEMMA, line, task_and_state, tokenizer_of
 
 LAYOUT = (
     "lerobot's config.json with type pi05, model.safetensors and policy_*processor.json; or openpi's and RLinf's "
@@ -46,7 +46,7 @@ _PREFIX = "paligemma_with_expert.paligemma."
 
 def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
     """Lerobot says it in `config.json`."""
-    if config.get("type") == "pi05" and "model.safetensors" in files:
+    if config.get("type") == "pi05" and has_weights(files):
         return "config.json says type pi05, as lerobot writes it"
     return None
 
@@ -139,8 +139,6 @@ def _unread(layers: int) -> re.Pattern[str]:
 
 def load(folder: Path, options: LoadOptions) -> Pi05Policy:
     """A published checkpoint; see `LAYOUT`."""
-    from prophrl_algos.vla.weights import read_json
-
     config = read_json(folder / "config.json")
     ours = config if config.get("type") == "pi05" else {}
     how = convention(options.benchmark, "openpi")
@@ -161,7 +159,7 @@ def load(folder: Path, options: LoadOptions) -> Pi05Policy:
         actions=cut(scales.actions, ACTION_NUMBERS),
         state=_state(scales, ours),
         state_columns=_state_columns(scales, ours),
-        tokenize=_tokenizer(options),
+        tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
         prompt=task_and_state if ours else line,
         max_tokens=int(ours.get("tokenizer_max_length", 200)),
         without_state=options.without_state,
@@ -255,8 +253,3 @@ def _state_columns(scales: Scales, config: Mapping[str, Any]) -> int:
     if not config or scales.state is None:
         return 0
     return len(scales.state.scale) if "use_relative_actions" in config else int(config.get("max_state_dim", 32))
-
-
-def _tokenizer(options: LoadOptions) -> Tokenize:
-    given = options.tokenizer
-    return given if callable(given) else pretrained_tokenizer(PALIGEMMA if given is None else given)

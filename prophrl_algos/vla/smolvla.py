@@ -17,17 +17,19 @@ from prophrl_algos.vla.lora import add_lora, lora_targets
 from prophrl_algos.vla.prefix_cache import as_cache, as_dict, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales
-from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors, renamed, without_init
-from prophrl_algos.vla.words import line, pretrained_tokenizer
+from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed, without_init
+from prophrl_algos.vla.words import line, tokenizer_of
 
 LAYOUT = "lerobot's config.json with type smolvla, model.safetensors and policy_*processor.json"
+SMOLVLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+"""lerobot policies/smolvla/configuration_smolvla.py, vlm_model_name; a checkpoint may name another one."""
 _VLM = "vlm_with_expert.vlm."
 _WORD_HEAD = "vlm_with_expert.vlm.lm_head.weight"
 
 
 def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
     """Lerobot says it in `config.json`."""
-    if config.get("type") == "smolvla" and "model.safetensors" in files:
+    if config.get("type") == "smolvla" and has_weights(files):
         return "config.json says type smolvla, as lerobot writes it"
     return None
 
@@ -133,14 +135,13 @@ def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
         exec_steps=options.exec_steps or min(int(config.get("n_action_steps", how.exec_steps)), horizon),
         num_steps=options.num_steps or int(config.get("num_steps", 10)),
     )
-    given = options.tokenizer
     manners = Manners(
         convention=how,
         pictures=Pictures(int(config.get("resize_imgs_with_padding", (512, 512))[0]), centred=False),
         actions=cut(scales.actions, numbers),
         state=scales.state,
         state_columns=int(config.get("max_state_dim", 32)),
-        tokenize=given if callable(given) else pretrained_tokenizer(given or config["vlm_model_name"]),
+        tokenize=tokenizer_of(options.tokenizer, config.get("vlm_model_name", SMOLVLM)),
         prompt=line,
         max_tokens=int(config.get("tokenizer_max_length", 48)),
         without_state=options.without_state,

@@ -135,11 +135,12 @@ def smolvlm_sizes() -> Iterator[None]:
     """Inside it lerobot's SmolVLA is made on a tiny SmolVLM, and nothing is fetched."""
     smolvla.require_lerobot()
     from lerobot.policies.smolvla import smolvlm_with_expert as module
-    from transformers import SmolVLMConfig
+    from transformers import AutoConfig
 
     text = {"model_type": "llama", **SIZES, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": VOCABULARY}
     vision = {**SIZES, "patch_size": 8, "image_size": 32}
-    config = SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=2, image_token_id=1, pad_token_id=0)
+    parts = {"text_config": text, "vision_config": vision, "scale_factor": 2}
+    config = AutoConfig.for_model("smolvlm", **parts, image_token_id=1, pad_token_id=0)
     words = SimpleNamespace(tokenizer=SimpleNamespace(fake_image_token_id=2, global_image_token_id=3))
     with ExitStack() as stack:
         for name, found in {"AutoConfig": config, "AutoProcessor": words}.items():

@@ -64,6 +64,11 @@ def read_safetensors(folder: Path) -> dict[str, Tensor]:
     return state
 
 
+def has_weights(files: Collection[str]) -> bool:
+    """Whether there is what `read_safetensors` reads."""
+    return WEIGHTS in files or INDEX in files
+
+
 def tensor_names(folder: Path) -> list[str]:
     """Names of the tensors that `read_safetensors` would read, without reading them; none where there is no file."""
     places = read_json(folder / INDEX).get("weight_map")

@@ -61,7 +61,21 @@ def pretrained_tokenizer(source: str | Path) -> Tokenize:
             f"could not get the tokenizer {source}: {str(error).splitlines()[0]} Give LoadOptions(tokenizer=...) a "
             "folder that holds it, or accept its licence on the Hub and log in (hf auth login)"
         ) from error
-    return lambda texts: tokenizer(list(texts))["input_ids"]
+    return tokenizer_of(tokenizer, source)
+
+
+def tokenizer_of(given: Any, default: str | Path) -> Tokenize:
+    """What `LoadOptions.tokenizer` says: a Hugging Face tokenizer, a function of texts, or where to get one.
+
+    Args:
+        given: a tokenizer, a `Tokenize`, a folder or Hub name, or None.
+        default: a folder or Hub name for None.
+    """
+    if given is None or isinstance(given, str | Path):
+        return pretrained_tokenizer(default if given is None else given)
+    if hasattr(given, "convert_tokens_to_ids"):
+        return lambda texts: given(list(texts))["input_ids"]
+    return given
 
 
 def letters(vocabulary: int) -> Tokenize:

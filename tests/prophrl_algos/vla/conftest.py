@@ -1,6 +1,5 @@
 """Tiny random weights in the published networks' own classes, and what those networks say themselves."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +11,6 @@ import torch
 from prophrl_algos.vla.published import resized
 
 
-def define_torchvision_operators():
-    """Let a torchvision that was built for another torch be imported: lerobot and timm want its transforms only."""
-    if importlib.util.find_spec("torchvision") is None:
-        return None
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    return None
-
-
-OPERATORS = define_torchvision_operators()
 TEXTS = ("pick up the milk", "stop", "put the red bowl on it")
 
 

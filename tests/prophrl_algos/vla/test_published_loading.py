@@ -12,7 +12,7 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOpti
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla import tiny_published as tiny
 from prophrl_algos.vla.load import choose
-from prophrl_algos.vla.words import letters
+from prophrl_algos.vla.words import letters, tokenizer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 FEATURES = {"observation.images.image": "VISUAL", "observation.images.image2": "VISUAL", "observation.state": "STATE"}
@@ -168,6 +168,18 @@ def test_pi05_with_old_names_and_a_tied_embedding(tmp_path, monkeypatch):
         assert_same(load_policy(tmp_path, OPTIONS).network, state)
 
 
+def test_pi05_in_shards(tmp_path, monkeypatch):
+    with of_tiny_pi05(monkeypatch) as (_, state):
+        write_state(tmp_path, {f"model.{name}": tensor for name, tensor in state.items()}, torch.bfloat16, shards=3)
+        write_lerobot(tmp_path, "pi05", "QUANTILES", **PI05)
+        policy = load_policy(tmp_path, LoadOptions(tokenizer=WORDS))
+    assert_same(policy.network, {name: tensor.bfloat16() for name, tensor in state.items()})
+    trained = {weight.dtype for weight in policy.parameters() if weight.requires_grad}
+    frozen = policy.network.paligemma_with_expert.paligemma.model.language_model.layers[0].mlp.up_proj.weight
+    assert trained == {torch.float32}
+    assert frozen.dtype == torch.bfloat16
+
+
 def test_pi05_names_what_is_missing_and_unexpected(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch) as (_, state):
         norm = "paligemma_with_expert.gemma_expert.model.norm.dense.weight"
@@ -297,3 +309,22 @@ def test_smolvla_of_lerobot(tmp_path):
         write_state(tmp_path, {f"model.{name}": t for name, t in state.items() if "action_in_proj.bias" not in name})
         with pytest.raises(CheckpointError, match=r"1 missing: action_in_proj\.bias"):
             load_policy(tmp_path, OPTIONS)
+        (tmp_path / "model.safetensors").unlink()
+        write_state(tmp_path, {f"model.{name}": tensor for name, tensor in state.items()}, torch.bfloat16, shards=2)
+        again = load_policy(tmp_path, LoadOptions(tokenizer=WORDS))
+    assert_same(again.network, {name: tensor.bfloat16() for name, tensor in state.items()})
+
+
+def test_a_tokenizer_may_be_given_as_hugging_face_makes_them():
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from prophrl_algos.vla.tiny_prismatic import byte_tokenizer
+
+    backend = Tokenizer.from_str(byte_tokenizer("<s>").text)
+    with_start = PreTrainedTokenizerFast(tokenizer_object=backend)
+    texts = ["pick up", "stop"]
+    said = tokenizer_of(with_start, "nowhere/here")(texts)
+    assert [each[0] for each in said] == [1, 1]
+    assert [with_start.decode(each[1:]) for each in said] == texts
+    assert tokenizer_of(WORDS, "nowhere/here") is WORDS
