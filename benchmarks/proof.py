@@ -3,7 +3,7 @@
     python benchmarks/proof.py --size short --data outputs/recordings --out outputs/proof_short
     python benchmarks/proof.py --size cpu --data outputs/recordings --out outputs/proof_cpu
 
-docs/proof.md is the protocol. Stages: clone experts, choose a middling snapshot and a learning rate on `train` starts,
+docs/proof.md is the protocol. Stages: clone experts to a middling success, choose a learning rate on `train` starts,
 learn in the dream, then evaluate every snapshot in the real simulator and in the dream on official states. A stage or
 run that is there already is not repeated, one that was killed goes on; `--runs` and `--stage` split the work over
 machines. Weights lie in `--out`; what was logged, one JSON object a line, in `--logs`.
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 from gymnasium.vector import VectorEnv, VectorWrapper
+from proof_files import CHOICE, EVALUATIONS, PROTOCOL, TRIES, add_line, columns, read_lines, write_json_whole
 from proof_sizes import DREAM, SFT, SIZES, Arm, Size
 from safetensors.torch import save_file
 from torch import nn
@@ -43,7 +44,6 @@ from prophrl_algos.trainer import TrainerConfig
 
 Stage = Literal["all", "sft", "choose", "learn", "evaluate"]
 LOGS = Path(__file__).parent / "results"
-EVALUATIONS, CHOICE, PROTOCOL = "evaluations.jsonl", "choice.json", "protocol.json"
 
 
 @dataclass(frozen=True)
@@ -155,24 +155,47 @@ def runs_of(size: Size) -> dict[str, tuple[Arm, int]]:
     return {f"{name}-s{seed}": (arm, seed) for name, arm in size.arms.items() for seed in range(arm.seeds)}
 
 
+def repeats_of(size: Size, run: str) -> int:
+    """Final episodes per state: an arm's runs share them."""
+    return size.repeats if run == SFT else max(1, size.repeats // runs_of(size)[run][0].seeds)
+
+
 def clone(place: Place) -> None:
-    """Fit the policy to experts, keeping snapshots along the way."""
+    """Fit the policy to experts until a snapshot has the success that is wanted."""
     size = place.size
-    if place.snapshot(SFT, size.sft_steps).is_file():
+    if chosen_snapshot(place) is not None:
         return
     policy = make_policy(size.policy, spaces(), None, place.device)
     assert isinstance(policy, nn.Module)
     shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks)
     if isinstance(policy, FitsActions):
         policy.fit_actions(shown.all_actions())
+
+    def keep(steps: int) -> bool:
+        write_weights(policy, place.snapshot(SFT, steps))
+        success_on_train(place, SFT, steps)
+        return chosen_snapshot(place) is not None
+
     sft(
         policy,
         drawer(policy, shown),
         SftConfig(steps=size.sft_steps, rows=size.sft_rows, save_every=size.sft_every),
         place.out / SFT,
         logger=JsonLinesLogger(place.logs / "sft.jsonl"),
-        keep=lambda steps: write_weights(policy, place.snapshot(SFT, steps)),
+        keep=keep,
     )
+
+
+def chosen_snapshot(place: Place) -> int | None:
+    """The first snapshot with the wanted success on `train` starts, or of all the nearest; None while it is open."""
+    size = place.size
+    tried = {update: success for run, update, success in tries(place) if run == SFT}
+    for step in sorted(tried):
+        if size.wanted[0] <= tried[step] <= size.wanted[1]:
+            return step
+    if size.sft_steps not in tried:
+        return None
+    return min(sorted(tried), key=lambda step: abs(tried[step] - sum(size.wanted) / 2))
 
 
 def choose(place: Place) -> dict[str, Any]:
@@ -180,17 +203,13 @@ def choose(place: Place) -> dict[str, Any]:
     path, size = place.logs / CHOICE, place.size
     if path.is_file():
         return json.loads(path.read_text())
-    tried: dict[int, float] = {}
-    for step in range(size.sft_every, size.sft_steps + 1, size.sft_every):
-        tried[step] = success_on_train(place, place.snapshot(SFT, step), f"snapshot {step}")
-        if size.wanted[0] <= tried[step] <= size.wanted[1]:
-            break
-    middle = sum(size.wanted) / 2
-    step = min(tried, key=lambda each: (abs(tried[each] - middle), each))
-    choice: dict[str, Any] = {"sft_step": step, "success_on_train_starts": tried, "rate": size.rates[0]}
+    step = chosen_snapshot(place)
+    if step is None:
+        raise ValueError(f"no snapshot of the cloned policy is chosen yet in {place.logs / TRIES}: run --stage sft")
+    choice: dict[str, Any] = {"sft_step": step, "rate": size.rates[0]}
     if len(size.rates) > 1:
-        choice["success_of_rates"] = {rate: try_rate(place, place.snapshot(SFT, step), rate) for rate in size.rates}
-        choice["rate"] = max(size.rates, key=lambda rate: choice["success_of_rates"][rate])
+        found = {rate: try_rate(place, place.snapshot(SFT, step), rate) for rate in size.rates}
+        choice = {"sft_step": step, "rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
     write_json_whole(path, choice)
     return choice
 
@@ -199,18 +218,27 @@ def try_rate(place: Place, weights: Path, rate: float) -> float:
     """Success on `train` starts of reality after a few updates at this learning rate, with a seed of its own."""
     name = f"rate-{rate:g}"
     learn(place, name, Arm("fa-grpo", 0.5), 1000, weights, rate, place.size.rate_updates)
-    return success_on_train(place, place.snapshot(name, place.size.rate_updates), name)
+    return success_on_train(place, name, place.size.rate_updates)
 
 
-def success_on_train(place: Place, weights: Path, what: str) -> float:
-    """In reality, from placements that neither the recording nor an official state has."""
+def success_on_train(place: Place, run: str, update: int) -> float:
+    """In reality, from placements that neither the recording nor an official state has; logged, and done once."""
     size = place.size
+    known = [success for name, of, success in tries(place) if (name, of) == (run, update)]
+    if known:
+        return known[0]
     numbers = range(size.choose_first, size.choose_first + size.choose_episodes)
     cells = [{"task": task, "start": number} for task in size.tasks for number in numbers]
-    found = episodes_of(place, weights, size.reality, "train", cells, seed=7)
+    found = episodes_of(place, place.snapshot(run, update), size.reality, "train", cells, seed=7)
+    add_line(place.logs / TRIES, {"run": run, "update": update} | columns(found))
     rate = float(np.mean([each["success"] for each in found]))
-    print(f"{what}: {rate:.0%} of {len(cells)} train starts in {size.reality}", flush=True)
+    print(f"{run}, {update}: {rate:.0%} of {len(cells)} train starts in {size.reality}", flush=True)
     return rate
+
+
+def tries(place: Place) -> list[tuple[str, int, float]]:
+    """Run, update and success of all that was tried on `train` starts."""
+    return [(row["run"], row["update"], float(np.mean(row["success"]))) for row in read_lines(place.logs / TRIES)]
 
 
 def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: float, updates: int | None = None) -> None:
@@ -261,16 +289,15 @@ def evaluate_run(place: Place, name: str, choice: Mapping[str, Any]) -> None:
     for update, weights in points:
         last = name == SFT or update == size.updates
         states = size.final_states if last else size.point_states
-        repeats = range(size.repeats if last else 1)
-        cells = [{"task": t, "start": s} for _ in repeats for t in size.tasks for s in range(states)]
+        repeats = repeats_of(size, name) if last else 1
+        cells = [{"task": t, "start": s} for _ in range(repeats) for t in size.tasks for s in range(states)]
         for world in (size.reality, DREAM):
             if (name, update, world) in evaluated(place) or not weights.is_file():
                 continue
             began = time.perf_counter()
             found = episodes_of(place, weights, world, "official", cells, seed=update)
             line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
-            with (place.logs / EVALUATIONS).open("a") as file:
-                file.write(json.dumps(line | columns(found)) + "\n")
+            add_line(place.logs / EVALUATIONS, line | columns(found))
             done = sum(each["success"] for each in found)
             low, high = wilson(done, len(found))
             print(f"{name}, update {update}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]", flush=True)
@@ -296,27 +323,8 @@ def episodes_of(
     ]  # fmt: skip
 
 
-def columns(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """A list per key: a line of the log holds hundreds of episodes."""
-    return {key: [each[key] for each in episodes] for key in episodes[0]}
-
-
 def evaluated(place: Place) -> set[tuple[str, int, str]]:
-    path = place.logs / EVALUATIONS
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]
-    return {(row["run"], row["update"], row["world"]) for row in rows}
-
-
-def whole(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def write_json_whole(path: Path, value: Mapping[str, Any]) -> None:
-    draft = whole(path).with_suffix(".part")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    draft.replace(path)
+    return {(row["run"], row["update"], row["world"]) for row in read_lines(place.logs / EVALUATIONS)}
 
 
 def claim(place: Place) -> None:

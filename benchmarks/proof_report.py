@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from proof_files import CHOICE, EVALUATIONS, PROTOCOL, read_lines
 from proof_sizes import DREAM, SFT
 
 from prophrl_algos.evaluate import wilson
@@ -23,10 +24,6 @@ from prophrl_algos.paired import mcnemar, paired_gain
 
 SUMMARY = "summary.json"
 Line = Mapping[str, Any]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
 
 
 def bounds(successes: int, episodes: int) -> dict[str, float]:
@@ -62,22 +59,27 @@ def by_start(line: Line) -> np.ndarray:
 
 
 def compare(before: Line, after: Sequence[Line]) -> dict[str, Any]:
-    """A policy's seeds against the cloned policy on the same episodes.
+    """A policy's seeds against the cloned policy from the same starts, which may have had more episodes of each.
 
     Raises:
-        ValueError: they are not the same.
+        ValueError: the starts are not the same.
     """
     for line in after:
-        if line["task"] != before["task"] or line["start"] != before["start"]:
+        if any(line[key] != before[key][: len(line[key])] for key in ("task", "start")):
             raise ValueError("the cloned policy was evaluated on other episodes; evaluate it with the same protocol")
     gain = paired_gain(by_start(before)[:, None], np.stack([by_start(line) for line in after], 1))
     return {
         **rate(after),
         "gain": asdict(gain),
-        "mcnemar": [mcnemar(np.array(before["success"], bool), np.array(line["success"], bool)) for line in after],
+        "mcnemar": [mcnemar_of(before["success"], line["success"]) for line in after],
         "per_task": per_task(after),
         "per_seed": [rate([line]) for line in after],
     }
+
+
+def mcnemar_of(before: Sequence[int], after: Sequence[int]) -> float:
+    """Over the episodes that both have."""
+    return mcnemar(np.array(before[: len(after)], bool), np.array(after, bool))
 
 
 def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:
@@ -119,13 +121,13 @@ def cost(paths: Sequence[Path]) -> dict[str, float]:
 
 def summarise(logs: Path) -> dict[str, Any]:
     """All that documents and pictures need; arms that have not ended have a curve and no `final`."""
-    protocol = json.loads((logs / "protocol.json").read_text())
+    protocol = json.loads((logs / PROTOCOL).read_text())
     size = protocol["size"]
-    lines = {(line["run"], line["update"], line["world"]): line for line in read_lines(logs / "evaluations.jsonl")}
+    lines = {(line["run"], line["update"], line["world"]): line for line in read_lines(logs / EVALUATIONS)}
     real, last = size["reality"], size["updates"]
     cloned = lines.get((SFT, 0, real))
     summary: dict[str, Any] = {"size": size, "machine": protocol["machine"], "arms": {}}
-    choice = logs / "choice.json"
+    choice = logs / CHOICE
     summary["choice"] = json.loads(choice.read_text()) if choice.is_file() else None
     if cloned is None:
         return summary

@@ -65,7 +65,7 @@ class Size:
         point_every: updates between the points of a curve.
         point_states: official states per task of a point.
         final_states: official states per task at the end and for the cloned policy.
-        repeats: episodes per state at the end, each with its own noise.
+        repeats: episodes per state and arm at the end, each with its own noise; the runs of an arm share them.
         rows: rollouts of an evaluation at once.
         arms: what is compared.
     """
@@ -86,13 +86,13 @@ class Size:
     updates: int = 40
     groups: int = 4
     group_size: int = 8
-    epochs: int = 2
-    minibatches: int = 2
+    epochs: int = 1
+    minibatches: int = 4
     beta: float = 0.01
     point_every: int = 10
     point_states: int = 17
     final_states: int = 50
-    repeats: int = 2
+    repeats: int = 3
     rows: int = 10
 
 
@@ -112,9 +112,7 @@ SIZES = {
         point_states=25,
         repeats=1,
     ),
-    "cpu": Size(tasks=(0, 3, 5), arms=arms(seeds=3, others=1)),
-    "full": Size(
-        tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10, repeats=1
-    ),
+    "cpu": Size(tasks=(0, 3, 5), arms=arms(seeds=3, others=1), policy="small-k4", point_every=20),
+    "full": Size(tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10),
 }
 """`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in days; `full`: for a GPU."""

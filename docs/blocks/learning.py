@@ -153,7 +153,7 @@ def proof_settings(size: str) -> str:
         "rollouts in an update": f"{chosen.groups} groups of {chosen.group_size}",
         "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
         "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} official states per task",
-        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) each",
+        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) an arm from each",
         "arms (runs)": "; ".join(f"{name} ({arm.seeds})" for name, arm in chosen.arms.items()),
     }
     return markdown_table(["", "value"], [[name, value] for name, value in about.items()])

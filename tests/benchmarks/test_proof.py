@@ -131,6 +131,46 @@ def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
         proof.prove(place, only=["fa-grpo-s2"])
 
 
+def test_cloning_ends_with_the_first_snapshot_of_middling_success(benchmark, place, monkeypatch):
+    proof = benchmark("proof")
+    place = replace(place, size=replace(place.size, sft_steps=8, sft_every=2))
+    outcomes = {2: [0, 0], 4: [0, 1], 6: [1, 1]}
+    tried = []
+
+    def episodes_of(place, weights, *_, **__):
+        tried.append(int(weights.stem))
+        return [{"success": each} for each in outcomes[int(weights.stem)]]
+
+    monkeypatch.setattr(proof, "episodes_of", episodes_of)
+    proof.prove(place, "sft")
+    proof.prove(place, "sft")
+    assert tried == [2, 4]
+    assert proof.chosen_snapshot(place) == 4
+    assert not place.snapshot("sft", 6).exists()
+
+
+def test_without_a_middling_snapshot_the_nearest_is_chosen(benchmark, place, monkeypatch):
+    proof = benchmark("proof")
+    place = replace(place, size=replace(place.size, sft_steps=4, sft_every=2))
+    outcomes = {2: [0] * 10, 4: [1] * 8 + [0] * 2}
+    monkeypatch.setattr(
+        proof, "episodes_of", lambda _, weights, *__, **___: [{"success": s} for s in outcomes[int(weights.stem)]]
+    )
+    with pytest.raises(ValueError, match="run --stage sft"):
+        proof.prove(place, "learn")
+    proof.prove(place, "sft")
+    assert proof.chosen_snapshot(place) == 4
+
+
+def test_a_line_that_was_cut_is_lost_alone(benchmark, tmp_path):
+    files = benchmark("proof_files")
+    path = tmp_path / "logs" / "lines.jsonl"
+    files.add_line(path, {"a": 1})
+    path.write_text(path.read_text() + '{"a": 2')
+    files.add_line(path, {"a": 3})
+    assert files.read_lines(path) == [{"a": 1}, {"a": 3}]
+
+
 class Counted(VectorEnv):
     """Two rows whose frames count the steps; row 1 ends after two, row 0 after three."""
 
@@ -197,6 +237,17 @@ def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark)
     }  # fmt: skip
     with pytest.raises(ValueError, match="other episodes"):
         report.compare(before, [{**after, "start": [0, 1, 0, 2]}])
+
+
+def test_the_cloned_policy_may_have_more_episodes_of_each_start_than_a_run(benchmark):
+    report, sizes, proof = benchmark("proof_report"), benchmark("proof_sizes"), benchmark("proof")
+    cells = {"task": [3, 3], "start": [0, 1]}
+    before = {name: 3 * numbers for name, numbers in cells.items()} | {"success": [0, 0, 1, 0, 1, 0]}
+    found = report.compare(before, [{**cells, "success": [1, 1]}, {**cells, "success": [0, 1]}])
+    assert found["gain"]["mean"] == pytest.approx(3 / 4 - 1 / 3)
+    assert found["mcnemar"] == [0.5, 1.0]
+    size = sizes.SIZES["cpu"]
+    assert [proof.repeats_of(size, run) for run in ("sft", "fa-grpo-s2", "pi-rl-s0")] == [3, 1, 3]
 
 
 def logged(folder, benchmark):
