@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from torch import nn
 
 from prophet_gym.cli.report import machine
 from prophet_gym.factory import load_reward_model
+from prophet_gym.rewards import DegradedOracle
 from prophet_gym.world_model import RewardModel
 from prophrl_algos.cli.common import make_env, make_policy
 from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
@@ -50,7 +51,7 @@ LOGS = Path(__file__).parent / "results"
 class Args:
     """Run the proof, or what is left of it."""
 
-    size: Literal["short", "cpu", "full"] = "short"
+    size: Literal["short", "cpu", "full", "reward"] = "short"
     data: Path = Path("outputs/recordings")
     """A recording of `prophet collect` from random placements, with experts."""
     out: Path = Path("outputs/proof")
@@ -133,10 +134,11 @@ class Watched(VectorWrapper):
         return observation, reward, terminated, truncated, info
 
 
-def write_weights(policy: nn.Module, path: Path) -> None:
+def write_weights(policy: nn.Module, path: Path, *, half: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in policy.state_dict().items()}, draft)
+    state = {name: tensor.half() if half else tensor for name, tensor in policy.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft)
     draft.replace(path)
 
 
@@ -163,7 +165,7 @@ def repeats_of(size: Size, run: str) -> int:
 def clone(place: Place) -> None:
     """Fit the policy to experts until a snapshot has the success that is wanted."""
     size = place.size
-    if chosen_snapshot(place) is not None:
+    if size.cloned or chosen_snapshot(place) is not None:
         return
     policy = make_policy(size.policy, spaces(), None, place.device)
     assert isinstance(policy, nn.Module)
@@ -172,7 +174,7 @@ def clone(place: Place) -> None:
         policy.fit_actions(shown.all_actions())
 
     def keep(steps: int) -> bool:
-        write_weights(policy, place.snapshot(SFT, steps))
+        write_weights(policy, place.snapshot(SFT, steps), half=True)
         success_on_train(place, SFT, steps)
         return chosen_snapshot(place) is not None
 
@@ -204,14 +206,20 @@ def choose(place: Place) -> dict[str, Any]:
     if path.is_file():
         return json.loads(path.read_text())
     step = chosen_snapshot(place)
-    if step is None:
+    if step is None and not size.cloned:
         raise ValueError(f"no snapshot of the cloned policy is chosen yet in {place.logs / TRIES}: run --stage sft")
     choice: dict[str, Any] = {"sft_step": step, "rate": size.rates[0]}
     if len(size.rates) > 1:
-        found = {rate: try_rate(place, place.snapshot(SFT, step), rate) for rate in size.rates}
+        weights = begins_from(place, choice)
+        found = {rate: try_rate(place, weights, rate) for rate in size.rates}
         choice = {"sft_step": step, "rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
     write_json_whole(path, choice)
     return choice
+
+
+def begins_from(place: Place, choice: Mapping[str, Any]) -> Path:
+    """The weights that learning starts from: a path, or a name of bundled ones."""
+    return Path(place.size.cloned) if place.size.cloned else place.snapshot(SFT, int(choice["sft_step"]))
 
 
 def try_rate(place: Place, weights: Path, rate: float) -> float:
@@ -266,7 +274,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         tasks=size.tasks,
         device=place.device,
     )
-    trainer = make_trainer(args)
+    trainer = make_trainer(args, partial(judged_worse, arm=arm, seed=seed))
     assert isinstance(trainer.policy, nn.Module)
     keep = Snapshots(
         trainer.policy,
@@ -278,11 +286,18 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
     trainer.env.close()
 
 
+def judged_worse(env: VectorEnv, arm: Arm, seed: int) -> VectorEnv:
+    """The env with the reward of the arm."""
+    if (arm.recall, arm.alarms) == (1.0, 0.0):
+        return env
+    return DegradedOracle(env, recall=arm.recall, false_positive_rate=arm.alarms, seed=seed)
+
+
 def evaluate_run(place: Place, name: str, choice: Mapping[str, Any]) -> None:
     """All snapshots of a run, in reality and in the dream, on official states."""
     size = place.size
     if name == SFT:
-        points = [(0, place.snapshot(SFT, int(choice["sft_step"])))]
+        points = [(0, begins_from(place, choice))]
     else:
         updates = sorted({*range(size.point_every, size.updates, size.point_every), size.updates})
         points = [(update, place.snapshot(name, update)) for update in updates]
@@ -292,7 +307,7 @@ def evaluate_run(place: Place, name: str, choice: Mapping[str, Any]) -> None:
         repeats = repeats_of(size, name) if last else 1
         cells = [{"task": t, "start": s} for _ in range(repeats) for t in size.tasks for s in range(states)]
         for world in (size.reality, DREAM):
-            if (name, update, world) in evaluated(place) or not weights.is_file():
+            if (name, update, world) in evaluated(place) or (name != SFT and not weights.is_file()):
                 continue
             began = time.perf_counter()
             found = episodes_of(place, weights, world, "official", cells, seed=update)
@@ -354,7 +369,7 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
     if stage == "sft":
         return
     choice = choose(place)
-    weights = place.snapshot(SFT, int(choice["sft_step"]))
+    weights = begins_from(place, choice)
     for name in chosen:
         if name != SFT and stage in ("all", "learn"):
             learn(place, name, *runs[name], weights, float(choice["rate"]))

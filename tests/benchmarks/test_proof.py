@@ -121,6 +121,21 @@ def test_it_clones_chooses_learns_and_evaluates_once_and_reports(benchmark, plac
     assert [point["update"] for point in summary["arms"]["fa-grpo"]["curve"]] == [0, 1, 2]
 
 
+def test_bundled_weights_need_no_cloning_and_an_arm_may_have_a_worse_reward(benchmark, place, short_dreams, tmp_path):
+    proof, sizes = benchmark("proof"), benchmark("proof_sizes")
+    weights = tmp_path / "cloned.safetensors"
+    proof.write_weights(proof.make_policy("tiny", proof.spaces(), None), weights, half=True)
+    arm = sizes.Arm("fa-grpo", recall=0.5, alarms=1.0)
+    place = replace(place, size=replace(place.size, cloned=str(weights), arms={"worse": arm}, updates=1))
+    proof.prove(place, "sft")
+    assert not (place.out / "sft").exists()
+    proof.prove(place, "learn")
+    learnt = lines(place.logs / "learning_worse-s0.jsonl")
+    assert learnt[0]["success"] == 1.0
+    proof.prove(place, "evaluate", ["sft"])
+    assert {line["run"] for line in lines(place.logs / "evaluations.jsonl")} == {"sft"}
+
+
 def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
     proof = benchmark("proof")
     proof.claim(place)
