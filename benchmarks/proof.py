@@ -13,29 +13,37 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
-from gymnasium.vector import VectorEnv, VectorWrapper
-from proof_files import CHOICE, EVALUATIONS, PROTOCOL, TRIES, add_line, columns, read_lines, write_json_whole
+from gymnasium.vector import VectorEnv
+from proof_episodes import episodes_of, official_episodes
+from proof_files import (
+    CHOICE,
+    EVALUATIONS,
+    PROTOCOL,
+    TRIES,
+    Place,
+    add_line,
+    columns,
+    read_lines,
+    spaces,
+    write_json_whole,
+    write_weights,
+)
 from proof_sizes import DREAM, SFT, SIZES, Arm, Size
-from safetensors.torch import save_file
 from torch import nn
 
 from prophet_gym.cli.report import machine
-from prophet_gym.factory import load_reward_model
 from prophet_gym.rewards import DegradedOracle
-from prophet_gym.world_model import RewardModel
-from prophrl_algos.cli.common import make_env, make_policy
+from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
 from prophrl_algos.cli.train import Args as TrainArgs
 from prophrl_algos.cli.train import make_trainer
-from prophrl_algos.evaluate import evaluate, wilson
-from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.evaluate import wilson
 from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.loggers import JsonLinesLogger, TerminalLogger
 from prophrl_algos.metrics import Metrics
@@ -65,21 +73,6 @@ class Args:
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a proof's files are, and how it computes."""
-
-    size: Size
-    data: Path
-    out: Path
-    logs: Path
-    device: str = "cpu"
-    workers: int = 2
-
-    def snapshot(self, run: str, update: int) -> Path:
-        return self.out / run / "snapshots" / f"{update:05d}.safetensors"
-
-
 class Snapshots:
     """A logger that keeps the weights of chosen updates; it reads nothing of the run."""
 
@@ -93,63 +86,6 @@ class Snapshots:
 
     def close(self) -> None:
         """Every file is whole already."""
-
-
-class Watched(VectorWrapper):
-    """Judges every episode of an env by a reward model of the dream, beside what the env itself says.
-
-    `seen` holds, for each episode in the order of `evaluate`, whether the judge called it a success at any time.
-    """
-
-    def __init__(self, env: VectorEnv, judge: RewardModel) -> None:
-        super().__init__(env)
-        self.judge = judge
-        self.seen: list[bool] = []
-        self._live: np.ndarray = np.zeros(self.num_envs, bool)
-        self._rows: list[int] = []
-        self._texts: list[str] = []
-        self._last: list[np.ndarray] = []
-        self._first = 0
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
-        self._rows = np.flatnonzero(mask).tolist()
-        self._first = len(self.seen)
-        self.seen += [False] * len(self._rows)
-        self._live = mask.copy()
-        self._texts = [str(text) for text in info["instruction"]]
-        self._last = [np.asarray(image)[None] for image in observation["image"]]
-        return observation, info
-
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(actions)
-        for place, row in enumerate(self._rows):
-            if self._live[row]:
-                film = np.concatenate([self._last[row], info["frames"][row]])[-self.judge.max_frames :]
-                verdict = self.judge.score([torch.from_numpy(film)], [self._texts[row]])
-                self.seen[self._first + place] |= bool(verdict.valid[0] and verdict.reward[0] >= 1)
-                self._last[row] = film
-        self._live &= ~(terminated | truncated)
-        return observation, reward, terminated, truncated, info
-
-
-def write_weights(policy: nn.Module, path: Path, *, half: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    state = {name: tensor.half() if half else tensor for name, tensor in policy.state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft)
-    draft.replace(path)
-
-
-def read_policy(place: Place, weights: Path) -> FlowPolicy:
-    return make_policy(place.size.policy, spaces(), weights, place.device)
-
-
-@cache
-def spaces() -> VectorEnv:
-    """An env that says what actions are; nothing is run in it."""
-    return make_env(DREAM, 1, starts="train")
 
 
 def runs_of(size: Size) -> dict[str, tuple[Arm, int]]:
@@ -310,32 +246,12 @@ def evaluate_run(place: Place, name: str, choice: Mapping[str, Any]) -> None:
             if (name, update, world) in evaluated(place) or (name != SFT and not weights.is_file()):
                 continue
             began = time.perf_counter()
-            found = episodes_of(place, weights, world, "official", cells, seed=update)
+            found = official_episodes(place, weights, world, cells, seed=update)
             line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
             add_line(place.logs / EVALUATIONS, line | columns(found))
             done = sum(each["success"] for each in found)
             low, high = wilson(done, len(found))
             print(f"{name}, update {update}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]", flush=True)
-
-
-def episodes_of(
-    place: Place, weights: Path, world: str, starts: str, cells: Sequence[Mapping[str, int]], *, seed: int
-) -> list[dict[str, Any]]:
-    """What the policy does without noise from these starts, and what the reward model of the dream sees of it."""
-    size = place.size
-    options = {"workers": place.workers, "render": "step"} if world.startswith("LIBERO-") else {}
-    judge = load_reward_model("bundled", "success")
-    assert judge is not None
-    rows = min(size.rows, len(cells))
-    inner = make_env(world, rows, starts=starts, tasks=size.tasks, device=place.device, options=options)
-    env = Watched(inner, judge)
-    found = evaluate(read_policy(place, weights), env, list(cells), seed=seed)
-    env.close()
-    return [
-        {"task": cell["task"], "start": cell["start"], "success": int(each.success and each.valid),
-         "seen": int(seen), "chunks": each.chunks}
-        for cell, each, seen in zip(cells, found.episodes, env.seen, strict=True)
-    ]  # fmt: skip
 
 
 def evaluated(place: Place) -> set[tuple[str, int, str]]:

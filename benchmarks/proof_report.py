@@ -93,6 +93,14 @@ def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def watched(lines: Sequence[Line]) -> tuple[list[int], list[int]]:
+    """What the judge saw, and what was, of the episodes that it watched."""
+    pairs = [
+        (saw, was) for line in lines for saw, was in zip(line["seen"], line["success"], strict=True) if saw is not None
+    ]
+    return [saw for saw, _ in pairs], [was for _, was in pairs]
+
+
 def point(update: int, real: Sequence[Line], dream: Sequence[Line]) -> dict[str, Any]:
     """A point of a curve: both worlds, what the reward sees of reality, what the dream says of it."""
     joined = {"said": [], "true": []}
@@ -104,7 +112,7 @@ def point(update: int, real: Sequence[Line], dream: Sequence[Line]) -> dict[str,
         "update": update,
         "real": rate(real),
         "dream": rate(dream),
-        "reward_on_real": agreement([s for r in real for s in r["seen"]], [s for r in real for s in r["success"]]),
+        "reward_on_real": agreement(*watched(real)),
         "dream_of_real": agreement(joined["said"], joined["true"]),
     }
 

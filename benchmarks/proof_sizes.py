@@ -75,6 +75,7 @@ class Size:
         beta: weight of the KL to the cloned policy.
         point_every: updates between the points of a curve.
         point_states: official states per task of a point.
+        watched_states: official states per task whose real episodes the dream's judge watches, one of each.
         final_states: official states per task at the end and for the cloned policy.
         repeats: episodes per state and arm at the end, each with its own noise; the runs of an arm share them.
         rows: rollouts of an evaluation at once.
@@ -103,6 +104,7 @@ class Size:
     beta: float = 0.01
     point_every: int = 10
     point_states: int = 17
+    watched_states: int = 10
     final_states: int = 50
     repeats: int = 3
     rows: int = 10
@@ -124,7 +126,13 @@ SIZES = {
         point_states=25,
         repeats=1,
     ),
-    "cpu": Size(tasks=(0, 3, 5), arms=arms(seeds=3, others=1), policy="small-k4", point_every=20),
+    "cpu": Size(
+        tasks=(0, 3, 5),
+        arms=arms(seeds=3, others=1),
+        policy="small-k4",
+        sft_tasks=(0, 3, 5),
+        point_every=20,
+    ),
     "full": Size(tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10),
     "reward": Size(
         tasks=(3,),

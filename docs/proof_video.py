@@ -18,8 +18,8 @@ from prophet_gym.cli.film import side_by_side, stack, write_moving_picture
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from proof import LOGS, Place, begins_from, choose, read_policy  # noqa: E402
-from proof_files import EVALUATIONS, read_lines  # noqa: E402
+from proof import LOGS, begins_from, choose  # noqa: E402
+from proof_files import EVALUATIONS, Place, read_lines, read_policy  # noqa: E402
 from proof_sizes import DREAM, SIZES  # noqa: E402
 
 from prophrl_algos.cli.common import make_env  # noqa: E402

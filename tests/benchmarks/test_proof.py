@@ -59,12 +59,13 @@ def place(benchmark, tmp_path):
         minibatches=1,
         point_every=1,
         point_states=2,
+        watched_states=1,
         final_states=3,
         repeats=1,
         rows=2,
     )
     record(tmp_path / "data", 3)
-    return proof.Place(size, tmp_path / "data", tmp_path / "out", tmp_path / "logs")
+    return benchmark("proof_files").Place(size, tmp_path / "data", tmp_path / "out", tmp_path / "logs")
 
 
 def record(folder, task, steps=4):
@@ -111,9 +112,11 @@ def test_it_clones_chooses_learns_and_evaluates_once_and_reports(benchmark, plac
     }
     assert found["fa-grpo-s0", 1, STAND_IN]["start"] == [0, 1]
     assert found["fa-grpo-s0", 2, STAND_IN]["start"] == [0, 1, 2]
+    assert found["fa-grpo-s0", 2, STAND_IN]["seen"] in ([0, None, None], [1, None, None])
+    assert found["fa-grpo-s0", 2, proof.DREAM]["seen"] == [None, None, None]
     assert [line["update"] for line in lines(place.logs / "learning_fa-grpo-s0.jsonl")] == [0, 1]
     before = {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
-    monkeypatch.setattr(proof, "evaluate", None)
+    monkeypatch.setattr(benchmark("proof_episodes"), "evaluate", None)
     proof.prove(place)
     assert before == {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
     summary = report.summarise(place.logs)
@@ -222,7 +225,7 @@ class Three:
 
 def test_the_judge_sees_each_live_row_with_the_frames_before_and_no_ended_one(benchmark):
     judge = Three()
-    env = benchmark("proof").Watched(Counted(), judge)
+    env = benchmark("proof_episodes").Watched(Counted(), judge)
     for _ in range(2):
         env.reset()
         for _ in range(3):
@@ -250,6 +253,7 @@ def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark)
     assert report.agreement(after["seen"], after["success"]) == {
         "precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "said": 3, "successes": 3,
     }  # fmt: skip
+    assert report.watched([{**after, "seen": [1, None, None, 1]}]) == ([1, 1], [1, 0])
     with pytest.raises(ValueError, match="other episodes"):
         report.compare(before, [{**after, "start": [0, 1, 0, 2]}])
 
@@ -270,7 +274,7 @@ def logged(folder, benchmark):
     sizes = benchmark("proof_sizes")
     size = replace(sizes.SIZES["short"], arms={"fa-grpo": sizes.Arm("fa-grpo", seeds=2)}, updates=4, point_every=4)
     proof = benchmark("proof")
-    proof.claim(proof.Place(size, folder, folder, folder))
+    proof.claim(benchmark("proof_files").Place(size, folder, folder, folder))
     cells = {"task": [3] * 4, "start": [0, 1, 2, 3], "chunks": [9] * 4}
     outcomes = {("sft", 0): [0] * 4, ("fa-grpo-s0", 4): [1, 1, 1, 0], ("fa-grpo-s1", 4): [1] * 4}
     found = [
