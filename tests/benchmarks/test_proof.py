@@ -39,7 +39,7 @@ def short_dreams(monkeypatch):
 @pytest.fixture
 def place(benchmark, tmp_path):
     """A proof of two updates of two rollouts, all of it in the dream."""
-    sizes, proof = benchmark("proof_sizes"), benchmark("proof")
+    sizes = benchmark("proof_sizes")
     size = sizes.Size(
         tasks=(3,),
         arms={"fa-grpo": sizes.Arm("fa-grpo")},
@@ -336,3 +336,24 @@ def test_the_film_is_of_the_first_start_that_was_gained(benchmark, tmp_path, mon
     assert video.telling_start(tmp_path, "fa-grpo-s0", reality, 4) == {"task": 3, "start": 0}
     with pytest.raises(ValueError, match="no official start at which the cloned policy failed"):
         video.telling_start(tmp_path, "sft", reality, 0)
+
+
+def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmark, place, tmp_path, monkeypatch):
+    from prophrl_algos.vla import SmallVLA
+
+    proof, bundle = benchmark("proof"), benchmark("proof_bundle")
+    place = replace(place, size=replace(place.size, policy="small-k4", sft_steps=1, sft_every=1, choose_episodes=1))
+    monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
+    monkeypatch.setitem(bundle.SIZES, "short", place.size)
+    with pytest.raises(ValueError, match="no snapshot is chosen"):
+        bundle.main("short", place.out, place.logs, tmp_path / "bundle")
+    proof.prove(place, "sft")
+    bundle.main("short", place.out, place.logs, tmp_path / "bundle")
+    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["config.json", "model.safetensors"]
+    assert (tmp_path / "bundle" / "model.safetensors").stat().st_size < 10e6
+    loaded = SmallVLA.from_pretrained(tmp_path / "bundle", num_steps=4)
+    chosen = benchmark("proof_files").read_policy(place, place.snapshot("sft", 1))
+    assert loaded.spec == chosen.spec
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), chosen.state_dict().values(), strict=True)
+    )
