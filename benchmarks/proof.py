@@ -3,7 +3,7 @@
     python benchmarks/proof.py --size short --data outputs/recordings --out outputs/proof_short
     python benchmarks/proof.py --size cpu --data outputs/recordings --out outputs/proof_cpu
 
-docs/proof.md is the protocol. Stages: clone experts, choose a middling snapshot and a learning rate on `train` starts,
+docs/proof.md is the protocol. Stages: clone experts to a middling success, choose a learning rate on `train` starts,
 learn in the dream, then evaluate every snapshot in the real simulator and in the dream on official states. A stage or
 run that is there already is not repeated, one that was killed goes on; `--runs` and `--stage` split the work over
 machines. Weights lie in `--out`; what was logged, one JSON object a line, in `--logs`.
@@ -13,27 +13,37 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
+from proof_episodes import episodes_of, official_episodes
+from proof_files import (
+    CHOICE,
+    EVALUATIONS,
+    PROTOCOL,
+    TRIES,
+    Place,
+    add_line,
+    columns,
+    read_lines,
+    spaces,
+    write_json_whole,
+    write_weights,
+)
 from proof_sizes import DREAM, SFT, SIZES, Arm, Size
-from safetensors.torch import save_file
 from torch import nn
 
 from prophet_gym.cli.report import machine
-from prophet_gym.factory import load_reward_model
-from prophet_gym.world_model import RewardModel
-from prophrl_algos.cli.common import make_env, make_policy
+from prophet_gym.rewards import DegradedOracle
+from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
 from prophrl_algos.cli.train import Args as TrainArgs
 from prophrl_algos.cli.train import make_trainer
-from prophrl_algos.evaluate import evaluate, wilson
-from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.evaluate import wilson
 from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.loggers import JsonLinesLogger, TerminalLogger
 from prophrl_algos.metrics import Metrics
@@ -43,14 +53,13 @@ from prophrl_algos.trainer import TrainerConfig
 
 Stage = Literal["all", "sft", "choose", "learn", "evaluate"]
 LOGS = Path(__file__).parent / "results"
-EVALUATIONS, CHOICE, PROTOCOL = "evaluations.jsonl", "choice.json", "protocol.json"
 
 
 @dataclass(frozen=True)
 class Args:
     """Run the proof, or what is left of it."""
 
-    size: Literal["short", "cpu", "full"] = "short"
+    size: Literal["short", "cpu", "full", "reward"] = "short"
     data: Path = Path("outputs/recordings")
     """A recording of `prophet collect` from random placements, with experts."""
     out: Path = Path("outputs/proof")
@@ -62,21 +71,6 @@ class Args:
     workers: int = 2
     """Processes of the real simulator."""
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a proof's files are, and how it computes."""
-
-    size: Size
-    data: Path
-    out: Path
-    logs: Path
-    device: str = "cpu"
-    workers: int = 2
-
-    def snapshot(self, run: str, update: int) -> Path:
-        return self.out / run / "snapshots" / f"{update:05d}.safetensors"
 
 
 class Snapshots:
@@ -94,85 +88,52 @@ class Snapshots:
         """Every file is whole already."""
 
 
-class Watched(VectorWrapper):
-    """Judges every episode of an env by a reward model of the dream, beside what the env itself says.
-
-    `seen` holds, for each episode in the order of `evaluate`, whether the judge called it a success at any time.
-    """
-
-    def __init__(self, env: VectorEnv, judge: RewardModel) -> None:
-        super().__init__(env)
-        self.judge = judge
-        self.seen: list[bool] = []
-        self._live: np.ndarray = np.zeros(self.num_envs, bool)
-        self._rows: list[int] = []
-        self._texts: list[str] = []
-        self._last: list[np.ndarray] = []
-        self._first = 0
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
-        self._rows = np.flatnonzero(mask).tolist()
-        self._first = len(self.seen)
-        self.seen += [False] * len(self._rows)
-        self._live = mask.copy()
-        self._texts = [str(text) for text in info["instruction"]]
-        self._last = [np.asarray(image)[None] for image in observation["image"]]
-        return observation, info
-
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(actions)
-        for place, row in enumerate(self._rows):
-            if self._live[row]:
-                film = np.concatenate([self._last[row], info["frames"][row]])[-self.judge.max_frames :]
-                verdict = self.judge.score([torch.from_numpy(film)], [self._texts[row]])
-                self.seen[self._first + place] |= bool(verdict.valid[0] and verdict.reward[0] >= 1)
-                self._last[row] = film
-        self._live &= ~(terminated | truncated)
-        return observation, reward, terminated, truncated, info
-
-
-def write_weights(policy: nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in policy.state_dict().items()}, draft)
-    draft.replace(path)
-
-
-def read_policy(place: Place, weights: Path) -> FlowPolicy:
-    return make_policy(place.size.policy, spaces(), weights, place.device)
-
-
-@cache
-def spaces() -> VectorEnv:
-    """An env that says what actions are; nothing is run in it."""
-    return make_env(DREAM, 1, starts="train")
-
-
 def runs_of(size: Size) -> dict[str, tuple[Arm, int]]:
     """Name -> arm and seed."""
     return {f"{name}-s{seed}": (arm, seed) for name, arm in size.arms.items() for seed in range(arm.seeds)}
 
 
+def repeats_of(size: Size, run: str) -> int:
+    """Final episodes per state: an arm's runs share them."""
+    return size.repeats if run == SFT else max(1, size.repeats // runs_of(size)[run][0].seeds)
+
+
 def clone(place: Place) -> None:
-    """Fit the policy to experts, keeping snapshots along the way."""
+    """Fit the policy to experts until a snapshot has the success that is wanted."""
     size = place.size
-    if place.snapshot(SFT, size.sft_steps).is_file():
+    if size.cloned or chosen_snapshot(place) is not None:
         return
     policy = make_policy(size.policy, spaces(), None, place.device)
     assert isinstance(policy, nn.Module)
     shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks)
     if isinstance(policy, FitsActions):
         policy.fit_actions(shown.all_actions())
+
+    def keep(steps: int) -> bool:
+        write_weights(policy, place.snapshot(SFT, steps), half=True)
+        success_on_train(place, SFT, steps)
+        return chosen_snapshot(place) is not None
+
     sft(
         policy,
         drawer(policy, shown),
         SftConfig(steps=size.sft_steps, rows=size.sft_rows, save_every=size.sft_every),
         place.out / SFT,
         logger=JsonLinesLogger(place.logs / "sft.jsonl"),
-        keep=lambda steps: write_weights(policy, place.snapshot(SFT, steps)),
+        keep=keep,
     )
+
+
+def chosen_snapshot(place: Place) -> int | None:
+    """The first snapshot with the wanted success on `train` starts, or of all the nearest; None while it is open."""
+    size = place.size
+    tried = {update: success for run, update, success in tries(place) if run == SFT}
+    for step in sorted(tried):
+        if size.wanted[0] <= tried[step] <= size.wanted[1]:
+            return step
+    if size.sft_steps not in tried:
+        return None
+    return min(sorted(tried), key=lambda step: abs(tried[step] - sum(size.wanted) / 2))
 
 
 def choose(place: Place) -> dict[str, Any]:
@@ -180,37 +141,48 @@ def choose(place: Place) -> dict[str, Any]:
     path, size = place.logs / CHOICE, place.size
     if path.is_file():
         return json.loads(path.read_text())
-    tried: dict[int, float] = {}
-    for step in range(size.sft_every, size.sft_steps + 1, size.sft_every):
-        tried[step] = success_on_train(place, place.snapshot(SFT, step), f"snapshot {step}")
-        if size.wanted[0] <= tried[step] <= size.wanted[1]:
-            break
-    middle = sum(size.wanted) / 2
-    step = min(tried, key=lambda each: (abs(tried[each] - middle), each))
-    choice: dict[str, Any] = {"sft_step": step, "success_on_train_starts": tried, "rate": size.rates[0]}
+    step = chosen_snapshot(place)
+    if step is None and not size.cloned:
+        raise ValueError(f"no snapshot of the cloned policy is chosen yet in {place.logs / TRIES}: run --stage sft")
+    choice: dict[str, Any] = {"sft_step": step, "rate": size.rates[0]}
     if len(size.rates) > 1:
-        choice["success_of_rates"] = {rate: try_rate(place, place.snapshot(SFT, step), rate) for rate in size.rates}
-        choice["rate"] = max(size.rates, key=lambda rate: choice["success_of_rates"][rate])
+        weights = begins_from(place, choice)
+        found = {rate: try_rate(place, weights, rate) for rate in size.rates}
+        choice = {"sft_step": step, "rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
     write_json_whole(path, choice)
     return choice
+
+
+def begins_from(place: Place, choice: Mapping[str, Any]) -> Path:
+    """The weights that learning starts from: a path, or a name of bundled ones."""
+    return Path(place.size.cloned) if place.size.cloned else place.snapshot(SFT, int(choice["sft_step"]))
 
 
 def try_rate(place: Place, weights: Path, rate: float) -> float:
     """Success on `train` starts of reality after a few updates at this learning rate, with a seed of its own."""
     name = f"rate-{rate:g}"
     learn(place, name, Arm("fa-grpo", 0.5), 1000, weights, rate, place.size.rate_updates)
-    return success_on_train(place, place.snapshot(name, place.size.rate_updates), name)
+    return success_on_train(place, name, place.size.rate_updates)
 
 
-def success_on_train(place: Place, weights: Path, what: str) -> float:
-    """In reality, from placements that neither the recording nor an official state has."""
+def success_on_train(place: Place, run: str, update: int) -> float:
+    """In reality, from placements that neither the recording nor an official state has; logged, and done once."""
     size = place.size
+    known = [success for name, of, success in tries(place) if (name, of) == (run, update)]
+    if known:
+        return known[0]
     numbers = range(size.choose_first, size.choose_first + size.choose_episodes)
     cells = [{"task": task, "start": number} for task in size.tasks for number in numbers]
-    found = episodes_of(place, weights, size.reality, "train", cells, seed=7)
+    found = episodes_of(place, place.snapshot(run, update), size.reality, "train", cells, seed=7)
+    add_line(place.logs / TRIES, {"run": run, "update": update} | columns(found))
     rate = float(np.mean([each["success"] for each in found]))
-    print(f"{what}: {rate:.0%} of {len(cells)} train starts in {size.reality}", flush=True)
+    print(f"{run}, {update}: {rate:.0%} of {len(cells)} train starts in {size.reality}", flush=True)
     return rate
+
+
+def tries(place: Place) -> list[tuple[str, int, float]]:
+    """Run, update and success of all that was tried on `train` starts."""
+    return [(row["run"], row["update"], float(np.mean(row["success"]))) for row in read_lines(place.logs / TRIES)]
 
 
 def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: float, updates: int | None = None) -> None:
@@ -238,7 +210,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         tasks=size.tasks,
         device=place.device,
     )
-    trainer = make_trainer(args)
+    trainer = make_trainer(args, partial(judged_worse, arm=arm, seed=seed))
     assert isinstance(trainer.policy, nn.Module)
     keep = Snapshots(
         trainer.policy,
@@ -250,73 +222,40 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
     trainer.env.close()
 
 
+def judged_worse(env: VectorEnv, arm: Arm, seed: int) -> VectorEnv:
+    """The env with the reward of the arm."""
+    if (arm.recall, arm.alarms) == (1.0, 0.0):
+        return env
+    return DegradedOracle(env, recall=arm.recall, false_positive_rate=arm.alarms, seed=seed)
+
+
 def evaluate_run(place: Place, name: str, choice: Mapping[str, Any]) -> None:
     """All snapshots of a run, in reality and in the dream, on official states."""
     size = place.size
     if name == SFT:
-        points = [(0, place.snapshot(SFT, int(choice["sft_step"])))]
+        points = [(0, begins_from(place, choice))]
     else:
         updates = sorted({*range(size.point_every, size.updates, size.point_every), size.updates})
         points = [(update, place.snapshot(name, update)) for update in updates]
     for update, weights in points:
         last = name == SFT or update == size.updates
         states = size.final_states if last else size.point_states
-        repeats = range(size.repeats if last else 1)
-        cells = [{"task": t, "start": s} for _ in repeats for t in size.tasks for s in range(states)]
+        repeats = repeats_of(size, name) if last else 1
+        cells = [{"task": t, "start": s} for _ in range(repeats) for t in size.tasks for s in range(states)]
         for world in (size.reality, DREAM):
-            if (name, update, world) in evaluated(place) or not weights.is_file():
+            if (name, update, world) in evaluated(place) or (name != SFT and not weights.is_file()):
                 continue
             began = time.perf_counter()
-            found = episodes_of(place, weights, world, "official", cells, seed=update)
+            found = official_episodes(place, weights, world, cells, seed=update)
             line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
-            with (place.logs / EVALUATIONS).open("a") as file:
-                file.write(json.dumps(line | columns(found)) + "\n")
+            add_line(place.logs / EVALUATIONS, line | columns(found))
             done = sum(each["success"] for each in found)
             low, high = wilson(done, len(found))
             print(f"{name}, update {update}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]", flush=True)
 
 
-def episodes_of(
-    place: Place, weights: Path, world: str, starts: str, cells: Sequence[Mapping[str, int]], *, seed: int
-) -> list[dict[str, Any]]:
-    """What the policy does without noise from these starts, and what the reward model of the dream sees of it."""
-    size = place.size
-    options = {"workers": place.workers, "render": "step"} if world.startswith("LIBERO-") else {}
-    judge = load_reward_model("bundled", "success")
-    assert judge is not None
-    rows = min(size.rows, len(cells))
-    inner = make_env(world, rows, starts=starts, tasks=size.tasks, device=place.device, options=options)
-    env = Watched(inner, judge)
-    found = evaluate(read_policy(place, weights), env, list(cells), seed=seed)
-    env.close()
-    return [
-        {"task": cell["task"], "start": cell["start"], "success": int(each.success and each.valid),
-         "seen": int(seen), "chunks": each.chunks}
-        for cell, each, seen in zip(cells, found.episodes, env.seen, strict=True)
-    ]  # fmt: skip
-
-
-def columns(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """A list per key: a line of the log holds hundreds of episodes."""
-    return {key: [each[key] for each in episodes] for key in episodes[0]}
-
-
 def evaluated(place: Place) -> set[tuple[str, int, str]]:
-    path = place.logs / EVALUATIONS
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]
-    return {(row["run"], row["update"], row["world"]) for row in rows}
-
-
-def whole(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def write_json_whole(path: Path, value: Mapping[str, Any]) -> None:
-    draft = whole(path).with_suffix(".part")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    draft.replace(path)
+    return {(row["run"], row["update"], row["world"]) for row in read_lines(place.logs / EVALUATIONS)}
 
 
 def claim(place: Place) -> None:
@@ -346,7 +285,7 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
     if stage == "sft":
         return
     choice = choose(place)
-    weights = place.snapshot(SFT, int(choice["sft_step"]))
+    weights = begins_from(place, choice)
     for name in chosen:
         if name != SFT and stage in ("all", "learn"):
             learn(place, name, *runs[name], weights, float(choice["rate"]))

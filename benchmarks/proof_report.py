@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from proof_files import CHOICE, EVALUATIONS, PROTOCOL, read_lines
 from proof_sizes import DREAM, SFT
 
 from prophrl_algos.evaluate import wilson
@@ -23,10 +24,6 @@ from prophrl_algos.paired import mcnemar, paired_gain
 
 SUMMARY = "summary.json"
 Line = Mapping[str, Any]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
 
 
 def bounds(successes: int, episodes: int) -> dict[str, float]:
@@ -62,22 +59,27 @@ def by_start(line: Line) -> np.ndarray:
 
 
 def compare(before: Line, after: Sequence[Line]) -> dict[str, Any]:
-    """A policy's seeds against the cloned policy on the same episodes.
+    """A policy's seeds against the cloned policy from the same starts, which may have had more episodes of each.
 
     Raises:
-        ValueError: they are not the same.
+        ValueError: the starts are not the same.
     """
     for line in after:
-        if line["task"] != before["task"] or line["start"] != before["start"]:
+        if any(line[key] != before[key][: len(line[key])] for key in ("task", "start")):
             raise ValueError("the cloned policy was evaluated on other episodes; evaluate it with the same protocol")
     gain = paired_gain(by_start(before)[:, None], np.stack([by_start(line) for line in after], 1))
     return {
         **rate(after),
         "gain": asdict(gain),
-        "mcnemar": [mcnemar(np.array(before["success"], bool), np.array(line["success"], bool)) for line in after],
+        "mcnemar": [mcnemar_of(before["success"], line["success"]) for line in after],
         "per_task": per_task(after),
         "per_seed": [rate([line]) for line in after],
     }
+
+
+def mcnemar_of(before: Sequence[int], after: Sequence[int]) -> float:
+    """Over the episodes that both have."""
+    return mcnemar(np.array(before[: len(after)], bool), np.array(after, bool))
 
 
 def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:
@@ -91,6 +93,14 @@ def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def watched(lines: Sequence[Line]) -> tuple[list[int], list[int]]:
+    """What the judge saw, and what was, of the episodes that it watched."""
+    pairs = [
+        (saw, was) for line in lines for saw, was in zip(line["seen"], line["success"], strict=True) if saw is not None
+    ]
+    return [saw for saw, _ in pairs], [was for _, was in pairs]
+
+
 def point(update: int, real: Sequence[Line], dream: Sequence[Line]) -> dict[str, Any]:
     """A point of a curve: both worlds, what the reward sees of reality, what the dream says of it."""
     joined = {"said": [], "true": []}
@@ -102,7 +112,7 @@ def point(update: int, real: Sequence[Line], dream: Sequence[Line]) -> dict[str,
         "update": update,
         "real": rate(real),
         "dream": rate(dream),
-        "reward_on_real": agreement([s for r in real for s in r["seen"]], [s for r in real for s in r["success"]]),
+        "reward_on_real": agreement(*watched(real)),
         "dream_of_real": agreement(joined["said"], joined["true"]),
     }
 
@@ -119,13 +129,13 @@ def cost(paths: Sequence[Path]) -> dict[str, float]:
 
 def summarise(logs: Path) -> dict[str, Any]:
     """All that documents and pictures need; arms that have not ended have a curve and no `final`."""
-    protocol = json.loads((logs / "protocol.json").read_text())
+    protocol = json.loads((logs / PROTOCOL).read_text())
     size = protocol["size"]
-    lines = {(line["run"], line["update"], line["world"]): line for line in read_lines(logs / "evaluations.jsonl")}
+    lines = {(line["run"], line["update"], line["world"]): line for line in read_lines(logs / EVALUATIONS)}
     real, last = size["reality"], size["updates"]
     cloned = lines.get((SFT, 0, real))
     summary: dict[str, Any] = {"size": size, "machine": protocol["machine"], "arms": {}}
-    choice = logs / "choice.json"
+    choice = logs / CHOICE
     summary["choice"] = json.loads(choice.read_text()) if choice.is_file() else None
     if cloned is None:
         return summary

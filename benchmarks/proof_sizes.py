@@ -5,6 +5,7 @@ from dataclasses import dataclass
 DREAM = "Prophet-LIBERO-v0"
 REALITY = "LIBERO-Object-v0"
 SFT = "sft"
+CLONED = "SmallVLA-LIBERO-object-sft"
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,16 @@ class Arm:
         alpha: of FlowScale; 1 is off.
         env: where it learns, from `train` starts.
         seeds: how many runs.
+        recall: share of the rewarded episodes that stay rewarded; below 1 the reward is made worse on purpose.
+        alarms: share of the other episodes that are rewarded at their end all the same.
     """
 
     algo: str
     alpha: float = 1.0
     env: str = DREAM
     seeds: int = 1
+    recall: float = 1.0
+    alarms: float = 0.0
 
 
 def arms(seeds: int, others: int) -> dict[str, Arm]:
@@ -39,12 +44,18 @@ def arms(seeds: int, others: int) -> dict[str, Arm]:
     return square | (rest if others else {})
 
 
+WORSE = {"recall-1": (1.0, 0.0), "recall-0.5": (0.5, 0.0), "recall-0.2": (0.2, 0.0), "alarms-0.3": (1.0, 0.3),
+         "alarms-0.6": (1.0, 0.6), "recall-0.5-alarms-0.3": (0.5, 0.3)}  # fmt: skip
+"""Name -> recall and false alarms of a reward that is made worse on purpose."""
+
+
 @dataclass(frozen=True)
 class Size:
     """A proof.
 
     Attributes:
         policy: as `prophrl sft --policy` takes it.
+        cloned: bundled weights that learning starts from; then nothing is cloned here.
         reality: the id that is evaluated in.
         tasks: that are trained and evaluated.
         sft_tasks: whose experts are cloned; all if empty.
@@ -64,8 +75,9 @@ class Size:
         beta: weight of the KL to the cloned policy.
         point_every: updates between the points of a curve.
         point_states: official states per task of a point.
+        watched_states: official states per task whose real episodes the dream's judge watches, one of each.
         final_states: official states per task at the end and for the cloned policy.
-        repeats: episodes per state at the end, each with its own noise.
+        repeats: episodes per state and arm at the end, each with its own noise; the runs of an arm share them.
         rows: rollouts of an evaluation at once.
         arms: what is compared.
     """
@@ -73,6 +85,7 @@ class Size:
     tasks: tuple[int, ...]
     arms: dict[str, Arm]
     policy: str = "small"
+    cloned: str = ""
     reality: str = REALITY
     sft_tasks: tuple[int, ...] = ()
     sft_steps: int = 6000
@@ -86,13 +99,14 @@ class Size:
     updates: int = 40
     groups: int = 4
     group_size: int = 8
-    epochs: int = 2
-    minibatches: int = 2
+    epochs: int = 1
+    minibatches: int = 4
     beta: float = 0.01
     point_every: int = 10
     point_states: int = 17
+    watched_states: int = 10
     final_states: int = 50
-    repeats: int = 2
+    repeats: int = 3
     rows: int = 10
 
 
@@ -112,9 +126,24 @@ SIZES = {
         point_states=25,
         repeats=1,
     ),
-    "cpu": Size(tasks=(0, 3, 5), arms=arms(seeds=3, others=1)),
-    "full": Size(
-        tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10, repeats=1
+    "cpu": Size(
+        tasks=(0, 3, 5),
+        arms=arms(seeds=3, others=1),
+        policy="small-k4",
+        sft_tasks=(0, 3, 5),
+        point_every=20,
+    ),
+    "full": Size(tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10),
+    "reward": Size(
+        tasks=(3,),
+        arms={name: Arm("fa-grpo", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
+        policy="small-k4",
+        cloned=CLONED,
+        rates=(3e-4,),
+        updates=20,
+        groups=2,
+        point_every=20,
     ),
 }
-"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in days; `full`: for a GPU."""
+"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in days; `full`: for a GPU;
+`reward`: how much a worse reward costs."""

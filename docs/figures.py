@@ -52,8 +52,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reach": learning.reach,
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
-    **{f"proof-{size}": partial(learning.proof, size) for size in ("short", "cpu", "full")},
-    **{f"proof-settings-{size}": partial(learning.proof_settings, size) for size in ("short", "cpu", "full")},
+    **{f"proof-{size}": partial(learning.proof, size) for size in ("short", "cpu", "full", "reward")},
+    **{f"proof-settings-{size}": partial(learning.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
     "evaluation": lambda: dream.evaluation(
         "evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"
     ),

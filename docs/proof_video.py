@@ -18,8 +18,9 @@ from prophet_gym.cli.film import side_by_side, stack, write_moving_picture
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from proof import DREAM, EVALUATIONS, LOGS, SIZES, Place, choose, read_policy  # noqa: E402
-from proof_report import read_lines  # noqa: E402
+from proof import LOGS, begins_from, choose  # noqa: E402
+from proof_files import EVALUATIONS, Place, read_lines, read_policy  # noqa: E402
+from proof_sizes import DREAM, SIZES  # noqa: E402
 
 from prophrl_algos.cli.common import make_env  # noqa: E402
 from prophrl_algos.flow.policy import FlowPolicy  # noqa: E402
@@ -49,8 +50,8 @@ def telling_start(logs: Path, run: str, reality: str, updates: int) -> dict[str,
     lines = read_lines(logs / EVALUATIONS)
     found = {(line["run"], line["update"]): line for line in lines if line["world"] == reality}
     before, after = found["sft", 0], found[run, updates]
-    for index, (failed, done) in enumerate(zip(before["success"], after["success"], strict=True)):
-        if done and not failed:
+    for index, done in enumerate(after["success"]):
+        if done and not before["success"][index]:
             return {"task": after["task"][index], "start": after["start"][index]}
     raise ValueError(f"{run} succeeds from no official start at which the cloned policy failed")
 
@@ -78,7 +79,7 @@ def main(args: Args) -> None:
     size = SIZES[args.size]
     place = Place(size, Path("unused"), args.out, LOGS / f"proof_{args.size}")
     weights = {
-        "before": place.snapshot("sft", int(choose(place)["sft_step"])),
+        "before": begins_from(place, choose(place)),
         "after": place.snapshot(args.run, size.updates),
     }
     cell = telling_start(place.logs, args.run, size.reality, size.updates)

@@ -56,7 +56,7 @@ def sft(
     folder: Path | None = None,
     *,
     logger: Logger | None = None,
-    keep: Callable[[int], None] | None = None,
+    keep: Callable[[int], bool | None] | None = None,
 ) -> float:
     """Fit a policy to demonstrations; the mean loss of the last tenth of the steps.
 
@@ -70,7 +70,7 @@ def sft(
         folder: of the checkpoint; none is written if not given.
         logger: takes the loss every 50 steps.
         keep: called with the number of steps done after every `save_every` of them and the last one, e.g. to store the
-            weights of that moment.
+            weights of that moment. Where it returns True, training ends there.
 
     Raises:
         FloatingPointError: the loss is not finite; nothing of that step is saved.
@@ -101,12 +101,13 @@ def sft(
             logger.log({"sft_loss": losses[-1], "learning_rate": float(schedule.get_last_lr()[0])}, step)
         if (step + 1) % config.save_every and step + 1 != config.steps:
             continue
-        if keep is not None:
-            keep(step + 1)
+        enough = keep is not None and keep(step + 1)
         if path is not None:
             state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
             rest = {"schedule": schedule.state_dict(), "step": step + 1, "config": asdict(config), "losses": losses}
             save_checkpoint(path, state | rest)
+        if enough:
+            break
     policy.eval()
     recent = losses[-max(config.steps // 10, 1) :]
     return sum(recent) / len(recent)

@@ -147,16 +147,27 @@ def proof_settings(size: str) -> str:
     about = {
         "tasks of libero_object": ", ".join(map(str, chosen.tasks)),
         "policy": f"`{chosen.policy}`",
-        "cloning": f"{chosen.sft_steps} steps of {chosen.sft_rows} demonstrations, a snapshot every {chosen.sft_every}",
+        "cloning": cloning_of(chosen),
         "learning rates tried": ", ".join(f"{rate:g}" for rate in chosen.rates),
         "updates": str(chosen.updates),
         "rollouts in an update": f"{chosen.groups} groups of {chosen.group_size}",
         "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
         "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} official states per task",
-        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) each",
+        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) an arm from each",
         "arms (runs)": "; ".join(f"{name} ({arm.seeds})" for name, arm in chosen.arms.items()),
     }
     return markdown_table(["", "value"], [[name, value] for name, value in about.items()])
+
+
+def cloning_of(size: Any) -> str:
+    """What a proof's policy is cloned from, and how long at most."""
+    if size.cloned:
+        return f"none: the bundled `{size.cloned}`"
+    tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
+    return (
+        f"experts of {tasks}; at most {size.sft_steps} steps of {size.sft_rows} demonstrations, a snapshot every "
+        f"{size.sft_every}"
+    )
 
 
 def proof(size: str) -> str:

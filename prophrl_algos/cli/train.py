@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gymnasium.vector import VectorEnv
+
 from prophrl_algos.cli.published import Published
 from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.metrics import Metrics
@@ -83,8 +85,8 @@ def usual_loggers() -> tuple[str, ...]:
     return ("csv", "terminal")
 
 
-def make_trainer(args: Args) -> Trainer:
-    """What the command line asks for; everything is checked, nothing is generated."""
+def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env: env) -> Trainer:
+    """What the command line asks for; everything is checked, nothing is generated. `wrap` is put around the env."""
     import torch
     from torch import nn
 
@@ -94,7 +96,7 @@ def make_trainer(args: Args) -> Trainer:
 
     config = args.config
     rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
-    env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device)
+    env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device))
     policy = make_policy(args.policy, env, args.weights, args.device, args.published)
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)

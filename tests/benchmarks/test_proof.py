@@ -39,7 +39,7 @@ def short_dreams(monkeypatch):
 @pytest.fixture
 def place(benchmark, tmp_path):
     """A proof of two updates of two rollouts, all of it in the dream."""
-    sizes, proof = benchmark("proof_sizes"), benchmark("proof")
+    sizes = benchmark("proof_sizes")
     size = sizes.Size(
         tasks=(3,),
         arms={"fa-grpo": sizes.Arm("fa-grpo")},
@@ -59,12 +59,13 @@ def place(benchmark, tmp_path):
         minibatches=1,
         point_every=1,
         point_states=2,
+        watched_states=1,
         final_states=3,
         repeats=1,
         rows=2,
     )
     record(tmp_path / "data", 3)
-    return proof.Place(size, tmp_path / "data", tmp_path / "out", tmp_path / "logs")
+    return benchmark("proof_files").Place(size, tmp_path / "data", tmp_path / "out", tmp_path / "logs")
 
 
 def record(folder, task, steps=4):
@@ -111,14 +112,31 @@ def test_it_clones_chooses_learns_and_evaluates_once_and_reports(benchmark, plac
     }
     assert found["fa-grpo-s0", 1, STAND_IN]["start"] == [0, 1]
     assert found["fa-grpo-s0", 2, STAND_IN]["start"] == [0, 1, 2]
+    assert found["fa-grpo-s0", 2, STAND_IN]["seen"] in ([0, None, None], [1, None, None])
+    assert found["fa-grpo-s0", 2, proof.DREAM]["seen"] == [None, None, None]
     assert [line["update"] for line in lines(place.logs / "learning_fa-grpo-s0.jsonl")] == [0, 1]
     before = {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
-    monkeypatch.setattr(proof, "evaluate", None)
+    monkeypatch.setattr(benchmark("proof_episodes"), "evaluate", None)
     proof.prove(place)
     assert before == {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
     summary = report.summarise(place.logs)
     assert summary["arms"]["fa-grpo"]["seeds"] == 1
     assert [point["update"] for point in summary["arms"]["fa-grpo"]["curve"]] == [0, 1, 2]
+
+
+def test_bundled_weights_need_no_cloning_and_an_arm_may_have_a_worse_reward(benchmark, place, short_dreams, tmp_path):
+    proof, sizes = benchmark("proof"), benchmark("proof_sizes")
+    weights = tmp_path / "cloned.safetensors"
+    proof.write_weights(proof.make_policy("tiny", proof.spaces(), None), weights, half=True)
+    arm = sizes.Arm("fa-grpo", recall=0.5, alarms=1.0)
+    place = replace(place, size=replace(place.size, cloned=str(weights), arms={"worse": arm}, updates=1))
+    proof.prove(place, "sft")
+    assert not (place.out / "sft").exists()
+    proof.prove(place, "learn")
+    learnt = lines(place.logs / "learning_worse-s0.jsonl")
+    assert learnt[0]["success"] == 1.0
+    proof.prove(place, "evaluate", ["sft"])
+    assert {line["run"] for line in lines(place.logs / "evaluations.jsonl")} == {"sft"}
 
 
 def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
@@ -129,6 +147,46 @@ def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
         proof.claim(replace(place, size=replace(place.size, updates=3)))
     with pytest.raises(ValueError, match="no runs named fa-grpo-s2; there are sft, fa-grpo-s0"):
         proof.prove(place, only=["fa-grpo-s2"])
+
+
+def test_cloning_ends_with_the_first_snapshot_of_middling_success(benchmark, place, monkeypatch):
+    proof = benchmark("proof")
+    place = replace(place, size=replace(place.size, sft_steps=8, sft_every=2))
+    outcomes = {2: [0, 0], 4: [0, 1], 6: [1, 1]}
+    tried = []
+
+    def episodes_of(place, weights, *_, **__):
+        tried.append(int(weights.stem))
+        return [{"success": each} for each in outcomes[int(weights.stem)]]
+
+    monkeypatch.setattr(proof, "episodes_of", episodes_of)
+    proof.prove(place, "sft")
+    proof.prove(place, "sft")
+    assert tried == [2, 4]
+    assert proof.chosen_snapshot(place) == 4
+    assert not place.snapshot("sft", 6).exists()
+
+
+def test_without_a_middling_snapshot_the_nearest_is_chosen(benchmark, place, monkeypatch):
+    proof = benchmark("proof")
+    place = replace(place, size=replace(place.size, sft_steps=4, sft_every=2))
+    outcomes = {2: [0] * 10, 4: [1] * 8 + [0] * 2}
+    monkeypatch.setattr(
+        proof, "episodes_of", lambda _, weights, *__, **___: [{"success": s} for s in outcomes[int(weights.stem)]]
+    )
+    with pytest.raises(ValueError, match="run --stage sft"):
+        proof.prove(place, "learn")
+    proof.prove(place, "sft")
+    assert proof.chosen_snapshot(place) == 4
+
+
+def test_a_line_that_was_cut_is_lost_alone(benchmark, tmp_path):
+    files = benchmark("proof_files")
+    path = tmp_path / "logs" / "lines.jsonl"
+    files.add_line(path, {"a": 1})
+    path.write_text(path.read_text() + '{"a": 2')
+    files.add_line(path, {"a": 3})
+    assert files.read_lines(path) == [{"a": 1}, {"a": 3}]
 
 
 class Counted(VectorEnv):
@@ -167,7 +225,7 @@ class Three:
 
 def test_the_judge_sees_each_live_row_with_the_frames_before_and_no_ended_one(benchmark):
     judge = Three()
-    env = benchmark("proof").Watched(Counted(), judge)
+    env = benchmark("proof_episodes").Watched(Counted(), judge)
     for _ in range(2):
         env.reset()
         for _ in range(3):
@@ -195,8 +253,20 @@ def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark)
     assert report.agreement(after["seen"], after["success"]) == {
         "precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "said": 3, "successes": 3,
     }  # fmt: skip
+    assert report.watched([{**after, "seen": [1, None, None, 1]}]) == ([1, 1], [1, 0])
     with pytest.raises(ValueError, match="other episodes"):
         report.compare(before, [{**after, "start": [0, 1, 0, 2]}])
+
+
+def test_the_cloned_policy_may_have_more_episodes_of_each_start_than_a_run(benchmark):
+    report, sizes, proof = benchmark("proof_report"), benchmark("proof_sizes"), benchmark("proof")
+    cells = {"task": [3, 3], "start": [0, 1]}
+    before = {name: 3 * numbers for name, numbers in cells.items()} | {"success": [0, 0, 1, 0, 1, 0]}
+    found = report.compare(before, [{**cells, "success": [1, 1]}, {**cells, "success": [0, 1]}])
+    assert found["gain"]["mean"] == pytest.approx(3 / 4 - 1 / 3)
+    assert found["mcnemar"] == [0.5, 1.0]
+    size = sizes.SIZES["cpu"]
+    assert [proof.repeats_of(size, run) for run in ("sft", "fa-grpo-s2", "pi-rl-s0")] == [3, 1, 3]
 
 
 def logged(folder, benchmark):
@@ -204,7 +274,7 @@ def logged(folder, benchmark):
     sizes = benchmark("proof_sizes")
     size = replace(sizes.SIZES["short"], arms={"fa-grpo": sizes.Arm("fa-grpo", seeds=2)}, updates=4, point_every=4)
     proof = benchmark("proof")
-    proof.claim(proof.Place(size, folder, folder, folder))
+    proof.claim(benchmark("proof_files").Place(size, folder, folder, folder))
     cells = {"task": [3] * 4, "start": [0, 1, 2, 3], "chunks": [9] * 4}
     outcomes = {("sft", 0): [0] * 4, ("fa-grpo-s0", 4): [1, 1, 1, 0], ("fa-grpo-s1", 4): [1] * 4}
     found = [
@@ -266,3 +336,24 @@ def test_the_film_is_of_the_first_start_that_was_gained(benchmark, tmp_path, mon
     assert video.telling_start(tmp_path, "fa-grpo-s0", reality, 4) == {"task": 3, "start": 0}
     with pytest.raises(ValueError, match="no official start at which the cloned policy failed"):
         video.telling_start(tmp_path, "sft", reality, 0)
+
+
+def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmark, place, tmp_path, monkeypatch):
+    from prophrl_algos.vla import SmallVLA
+
+    proof, bundle = benchmark("proof"), benchmark("proof_bundle")
+    place = replace(place, size=replace(place.size, policy="small-k4", sft_steps=1, sft_every=1, choose_episodes=1))
+    monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
+    monkeypatch.setitem(bundle.SIZES, "short", place.size)
+    with pytest.raises(ValueError, match="no snapshot is chosen"):
+        bundle.main("short", place.out, place.logs, tmp_path / "bundle")
+    proof.prove(place, "sft")
+    bundle.main("short", place.out, place.logs, tmp_path / "bundle")
+    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["config.json", "model.safetensors"]
+    assert (tmp_path / "bundle" / "model.safetensors").stat().st_size < 10e6
+    loaded = SmallVLA.from_pretrained(tmp_path / "bundle", num_steps=4)
+    chosen = benchmark("proof_files").read_policy(place, place.snapshot("sft", 1))
+    assert loaded.spec == chosen.spec
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), chosen.state_dict().values(), strict=True)
+    )

@@ -1,0 +1,38 @@
+"""Put a proof's cloned policy into the package, where `--weights SmallVLA-LIBERO-object-sft` finds it.
+
+python benchmarks/proof_bundle.py --size cpu --out outputs/proof_cpu
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from proof import LOGS, chosen_snapshot
+from proof_files import Place, read_policy
+from proof_sizes import CLONED, SFT, SIZES
+
+from prophrl_algos import vla
+from prophrl_algos.vla import SmallVLA
+
+FOLDER = Path(vla.__file__).parent / CLONED
+
+
+def main(size: Literal["short", "cpu", "full"], out: Path, logs: Path | None = None, folder: Path = FOLDER) -> None:
+    """Write its configuration and its weights in half precision.
+
+    Raises:
+        ValueError: none is chosen yet.
+    """
+    place = Place(SIZES[size], Path("unused"), out, logs or LOGS / f"proof_{size}")
+    step = chosen_snapshot(place)
+    if step is None:
+        raise ValueError(f"no snapshot is chosen in {place.logs}: run benchmarks/proof.py --size {size} --stage sft")
+    policy = read_policy(place, place.snapshot(SFT, step))
+    assert isinstance(policy, SmallVLA)
+    policy.half().save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    print(f"{folder}: snapshot {step}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,101 @@
+"""Episodes of a proof's policies, in reality and in the dream, and what the dream's judge sees of the real ones."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv, VectorWrapper
+from proof_files import Place, read_policy
+from proof_sizes import DREAM
+
+from prophet_gym.factory import load_reward_model
+from prophet_gym.world_model import RewardModel
+from prophrl_algos.cli.common import make_env
+from prophrl_algos.evaluate import evaluate
+
+
+class Watched(VectorWrapper):
+    """Judges every episode of an env by a reward model of the dream, beside what the env itself says.
+
+    `seen` holds, for each episode in the order of `evaluate`, whether the judge called it a success at any time.
+    """
+
+    def __init__(self, env: VectorEnv, judge: RewardModel) -> None:
+        super().__init__(env)
+        self.judge = judge
+        self.seen: list[bool] = []
+        self._live: np.ndarray = np.zeros(self.num_envs, bool)
+        self._rows: list[int] = []
+        self._texts: list[str] = []
+        self._last: list[np.ndarray] = []
+        self._first = 0
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        self._rows = np.flatnonzero(mask).tolist()
+        self._first = len(self.seen)
+        self.seen += [False] * len(self._rows)
+        self._live = mask.copy()
+        self._texts = [str(text) for text in info["instruction"]]
+        self._last = [np.asarray(image)[None] for image in observation["image"]]
+        return observation, info
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(actions)
+        for place, row in enumerate(self._rows):
+            if self._live[row]:
+                film = np.concatenate([self._last[row], info["frames"][row]])[-self.judge.max_frames :]
+                verdict = self.judge.score([torch.from_numpy(film)], [self._texts[row]])
+                self.seen[self._first + place] |= bool(verdict.valid[0] and verdict.reward[0] >= 1)
+                self._last[row] = film
+        self._live &= ~(terminated | truncated)
+        return observation, reward, terminated, truncated, info
+
+
+def official_episodes(
+    place: Place, weights: Path, world: str, cells: Sequence[Mapping[str, int]], *, seed: int
+) -> list[dict[str, Any]]:
+    """Episodes in the order of the cells; in reality the judge of the dream watches some of them, frame by frame."""
+    size = place.size
+    once = {(cell["task"], cell["start"]): index for index, cell in reversed(list(enumerate(cells)))}
+    chosen = {index for (_, start), index in once.items() if start < size.watched_states and world != DREAM}
+    found: dict[int, dict[str, Any]] = {}
+    for watched in (True, False):
+        wanted = [index for index in range(len(cells)) if (index in chosen) == watched]
+        asked = [cells[index] for index in wanted]
+        part = episodes_of(place, weights, world, "official", asked, seed=seed + 10_000 * watched, watched=watched)
+        found |= dict(zip(wanted, part, strict=True))
+    return [found[index] for index in range(len(cells))]
+
+
+def episodes_of(
+    place: Place,
+    weights: Path,
+    world: str,
+    starts: str,
+    cells: Sequence[Mapping[str, int]],
+    *,
+    seed: int,
+    watched: bool = False,
+) -> list[dict[str, Any]]:
+    """What the policy does without noise from these starts and, if watched, what the judge of the dream sees of it."""
+    if not cells:
+        return []
+    size = place.size
+    real = world.startswith("LIBERO-")
+    options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else {}
+    rows = min(size.rows, len(cells))
+    env = make_env(world, rows, starts=starts, tasks=size.tasks, device=place.device, options=options)
+    judge = load_reward_model("bundled", "success") if watched else None
+    judged = None if judge is None else Watched(env, judge)
+    found = evaluate(read_policy(place, weights), judged or env, list(cells), seed=seed)
+    env.close()
+    seen = [None] * len(cells) if judged is None else [int(each) for each in judged.seen]
+    return [
+        {"task": cell["task"], "start": cell["start"], "success": int(each.success and each.valid),
+         "seen": saw, "chunks": each.chunks}
+        for cell, each, saw in zip(cells, found.episodes, seen, strict=True)
+    ]  # fmt: skip
