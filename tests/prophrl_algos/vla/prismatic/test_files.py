@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
+from prophet_gym.factory import bundled_checkpoints
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.cli import main
 from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.vla.load import choose
@@ -190,3 +192,27 @@ def test_the_command_line_takes_a_folder_for_a_policy(checkpoint):
     assert is_published("VLA-Adapter/LIBERO-Object-Pro")
     assert not is_published("small")
     assert not is_published("a/b.module:function")
+
+
+@pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+@pytest.mark.parametrize("family", BOTH)
+def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_path, family, capsys):
+    from tests.prophrl_algos.test_cli import record
+
+    made = checkpoint(family)
+    released, out = made.write(), tmp_path / "out"
+    record(tmp_path / "data", 0, success=True)
+    used = ["--published.dtype", "float32", "--published.without-state", "mean", "--published.num-steps", "2"]
+    main(["sft", "--data", str(tmp_path / "data"), "--out", str(out), "--policy", str(released), *used,
+          "--config.steps", "2", "--config.rows", "2"])  # fmt: skip
+    assert "1 episodes, 5 steps" in capsys.readouterr().out
+    cloned = load_policy(out / "policy", LoadOptions(**FLOAT))
+    begun = load_policy(released, LoadOptions(num_steps=2, **FLOAT))
+    assert cloned.config.head == "flow"
+    before, after = weights_of(begun), weights_of(cloned)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    trained = {name for name, weight in begun.named_parameters() if weight.requires_grad}
+    assert changed
+    assert changed <= trained
+    assert any(name.startswith("action_head") for name in changed)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.vla.flow_heads import gaussian_velocity
 from prophrl_algos.vla.prismatic_images import prepared
 from prophrl_algos.vla.prismatic_vision import COLOURS, VisionTransformer, vit_size
 
@@ -88,11 +89,12 @@ def rope(x):
     return x * table.cos().float() + torch.stack((-odd, even), -1).reshape_as(x) * table.sin().float()
 
 
-def bridge(checkpoint, layers, patch_count, prompt_count, state):
-    """The action of VLA-Adapter's head, block by block."""
+def bridge(checkpoint, layers, patch_count, prompt_count, state, x=None, modulate=lambda block, hidden: hidden):
+    """The action of VLA-Adapter's head, block by block; a flow head begins at x and modulates behind each norm."""
     head = checkpoint.head
     token = linear(checkpoint.state, "fc2", F.gelu(linear(checkpoint.state, "fc1", state)))[None, None]
-    x = F.relu(linear(head, "fc1", norm(head, "layer_norm1", torch.zeros(1, 8, head["fc1.weight"].shape[1]))))
+    if x is None:
+        x = F.relu(linear(head, "fc1", norm(head, "layer_norm1", torch.zeros(1, 8, head["fc1.weight"].shape[1]))))
 
     def split(y):
         return y.view(1, y.shape[1], 8, -1).transpose(1, 2)
@@ -116,7 +118,7 @@ def bridge(checkpoint, layers, patch_count, prompt_count, state):
         shares = torch.softmax(torch.cat(scores, -1) / math.sqrt(query.shape[-1]), -1)
         out = (shares @ torch.cat([values[kind] for kind in sources], 2)).transpose(1, 2).reshape(1, 8, -1)
         out = linear(head, f"{name}o_proj", out)
-        x = F.relu(linear(head, f"{name}ffn.1", norm(head, f"{name}ffn.0", out + x)))
+        x = F.relu(linear(head, f"{name}ffn.1", modulate(i, norm(head, f"{name}ffn.0", out + x))))
     return linear(head, "fc2", norm(head, "layer_norm2", x))[0]
 
 
@@ -191,6 +193,38 @@ def test_an_untrained_flow_head_is_the_published_policy_with_a_little_noise(chec
     one = drawn[0] - action
     noise = torch.stack([torch.randn(41, 8, 7, generator=torch.Generator().manual_seed(row))[0] for row in range(2)])
     assert torch.corrcoef(torch.stack([one.flatten(), noise.flatten()]))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(("family", "pro"), FAMILIES)
+@torch.no_grad()
+def test_a_flow_head_on_a_prefix_says_what_one_pass_over_all_says(checkpoint, seen, awake, family, pro):
+    """Keys and values made once and shared by copies, against every row, time and block computed by itself."""
+    made = checkpoint(family, pro=pro)
+    policy = awake(load_policy(made.write(), LoadOptions(dtype=torch.float32, train="none")), 0.1)
+    head, observation, copies = policy.action_head, seen(2), 3
+    x = torch.randn(2 * copies, 8, 7, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(1.0, 0.1, 2 * copies)
+    context = policy.encode(policy.prepare(observation, TEXTS), grad=False).repeat_interleave(copies)
+    found = policy.velocity(context, x, t)
+    low, high = _statistics("proprio")
+    for row in range(2 * copies):
+        source = row // copies
+        state = torch.from_numpy(2 * (observation["state"][source] - low) / (high - low + 1e-8) - 1).float()
+        views = [prepared(observation[name][source][:, ::-1][None].copy(), 28)[0] for name in ("image", "wrist_image")]
+        layers, patch_count, prompt_count = hidden_states(made, views, TEXTS[source], state.clamp(-1, 1))
+        one = (x[row : row + 1], t[row : row + 1])
+        if family == "openvla-oft":
+            first = patch_count + prompt_count
+            alone = head.velocity(head.prefix(layers[-1][:, first : first + 56]), *one)
+        else:
+            scale, shift = (head.time(one[1])[0] + head.offsets).unbind(1)
+            begin = head.query + head.positions + head.noise(one[0])
+            mean = bridge(made, layers, patch_count, prompt_count, state.clamp(-1, 1), begin,
+                          lambda i, hidden, scale=scale, shift=shift: hidden * (1 + scale[i]) + shift[i])  # fmt: skip
+            mean[:, 6] = 2 * mean[:, 6] - 1
+            alone = gaussian_velocity(*one, mean[None], head.spread)
+        torch.testing.assert_close(found[row : row + 1], alone, atol=1e-4, rtol=1e-4)
+    assert found.std() > 0.1
 
 
 def test_oft_sees_both_ways_and_vla_adapter_does_not(loaded, seen):
