@@ -28,8 +28,8 @@ def memory() -> str:
     header = ["", "weights", "trained", "weights, GiB", "AdamW", "reference", "backward pass", "peak", "stored on host",
               "contexts, if stored"]  # fmt: skip
     return (
-        f"{markdown_table(header, rows)}\n\nBytes in GiB for rounds of {args['groups']} groups of {args['group']} rollouts "
-        f"of {args['decisions']} decisions, {args['views']} picture of {args['frame']} x {args['frame']}, "
+        f"{markdown_table(header, rows)}\n\nBytes in GiB for rounds of {args['groups']} groups of {args['group']} "
+        f"rollouts of {args['decisions']} decisions, {args['views']} picture of {args['frame']} x {args['frame']}, "
         f"{args['microbatch']} decisions in a backward pass. `prophrl plan --policy POLICY --train expert --json "
         "benchmarks/results/plan_POLICY_expert.json`; on the meta device, not on a GPU."
     )

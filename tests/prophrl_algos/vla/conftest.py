@@ -10,7 +10,6 @@ import torch
 
 from prophrl_algos.vla.published import resized
 
-
 TEXTS = ("pick up the milk", "stop", "put the red bowl on it")
 
 

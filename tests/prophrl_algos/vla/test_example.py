@@ -46,5 +46,5 @@ def test_an_update_changes_what_is_trained_and_nothing_else(example, capsys, mon
 def test_what_is_not_installed_is_named(example, monkeypatch):
     monkeypatch.setitem(sys.modules, "lerobot.policies.smolvla.modeling_smolvla", None)
     monkeypatch.setitem(sys.modules, "lerobot.policies.smolvla", None)
-    with pytest.raises(SystemExit, match="smolvla is not installed: .*make test-vla"):
+    with pytest.raises(SystemExit, match=r"smolvla is not installed: .*make test-vla"):
         example.main(example.Args(policy="smolvla", tiny=True))
