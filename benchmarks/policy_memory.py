@@ -2,8 +2,8 @@
 
     python benchmarks/policy_memory.py --json benchmarks/results/policy_memory.json
 
-What `prophrl plan` says beforehand stands beside what the GPU's allocator gave out at most. It needs
-transformers >= 5.4 and peft, no checkpoint and no network. Pi0.5 is built on transformers' pi0, whose layers are as wide.
+What `prophrl plan` says beforehand stands beside what the GPU's allocator gave out at most. It needs no checkpoint and
+no network, but transformers >= 5.4 and peft. Pi0.5 is built on the pi0 of transformers, whose layers are as wide.
 """
 
 import gc

@@ -1,5 +1,6 @@
 """The `prophrl` command: finds the subcommand and imports only that one."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(name: str, words: Sequence[str]) -> None:
     import tyro
 
+    # Which adapter reads a published policy, and why.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("prophrl_algos").setLevel(logging.INFO)
     module = import_module(COMMANDS[name].module)
     try:
         module.main(tyro.cli(module.Args, prog=f"prophrl {name}", args=words))
@@ -89,7 +93,10 @@ def _run(name: str, words: Sequence[str]) -> None:
     except ImportError as error:
         from prophet_gym.cli.main import extra_of
 
-        missing = (error.name or "").partition(".")[0]
+        if error.name is None:  # one of ours, which says what to install
+            print(f"prophrl {name}: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+        missing = error.name.partition(".")[0]
         extra = extra_of(missing)
         if extra is None:
             raise

@@ -62,6 +62,17 @@ def test_a_logger_that_is_not_installed_is_one_line_and_status_one(monkeypatch, 
     assert capsys.readouterr().err == "prophrl train needs tensorboard: pip install 'prophet-gym[train]'\n"
 
 
+def test_a_network_that_is_not_installed_is_said_in_one_line(monkeypatch, capsys):
+    def missing(args):
+        raise ImportError("pi0.5 needs lerobot's or openpi's network: pip install 'lerobot[pi]'")
+
+    monkeypatch.setattr(train, "main", missing)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("prophrl train: pi0.5 needs lerobot's")
+
+
 def test_a_misspelt_command_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["trian"])

@@ -196,7 +196,7 @@ def test_the_command_line_takes_a_folder_for_a_policy(checkpoint):
 
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 @pytest.mark.parametrize("family", BOTH)
-def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_path, family, capsys):
+def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_path, family, capsys, caplog):
     from tests.prophrl_algos.test_cli import record
 
     made = checkpoint(family)
@@ -206,6 +206,7 @@ def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_p
     main(["sft", "--data", str(tmp_path / "data"), "--out", str(out), "--policy", str(released), *used,
           "--config.steps", "2", "--config.rows", "2"])  # fmt: skip
     assert "1 episodes, 5 steps" in capsys.readouterr().out
+    assert f"is read as {family.replace('-', '_')}: " in caplog.text
     cloned = load_policy(out / "policy", LoadOptions(**FLOAT))
     begun = load_policy(released, LoadOptions(num_steps=2, **FLOAT))
     assert cloned.config.head == "flow"
