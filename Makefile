@@ -25,7 +25,7 @@ VLA := .venv-vla/bin
 VLA_PIP := $(VLA)/python -m pip --disable-pip-version-check
 VLA_READY := .venv-vla/.ready
 VLA_NEEDS := accelerate av beartype datasets deepdiff draccus einops jsonlines num2words packaging pandas peft pyserial \
-	pytest pytest-timeout pytest-xdist scipy termcolor
+	pytest pytest-timeout pytest-xdist scipy termcolor transformers
 SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
 
 .PHONY: install demo test test-vla lint train proof proof-cpu proof-full figures clean
@@ -65,10 +65,9 @@ $(VLA_READY): pyproject.toml constraints-vla.txt
 	UV_HTTP_RETRIES=0 $(VLA)/uv pip install -q --python $(VLA)/python --torch-backend=cpu -c constraints-vla.txt torch \
 		2>/dev/null || echo "uv found no cpu build of torch; the next step takes the one that pip finds"
 	$(VLA_PIP) install -q -c constraints-vla.txt torch
-	$(VLA_PIP) install -q -c constraints-vla.txt transformers
+	$(VLA_PIP) install -q -c constraints-vla.txt $(VLA_NEEDS) -e .
 	$(VLA_PIP) install -q --no-deps --force-reinstall rlinf-transformer-openpi==4.53.2
 	$(VLA_PIP) install -q --no-deps lerobot==0.4.4 rlinf-openpi==0.1.1 timm==1.0.31
-	$(VLA_PIP) install -q -c constraints-vla.txt $(VLA_NEEDS) -e .
 	echo "$(CURDIR)/tests/stand_ins" > "$$($(VLA)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/stand_ins.pth"
 	touch $@
 

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from prophet_gym.factory import bundled_checkpoints
+
 EXAMPLE = Path(__file__).parents[3] / "examples" / "05_published_policies.py"
 NEEDS = {"pi05": ("lerobot", None), "smolvla": ("lerobot", None), "pi0": ("transformers", "5.4")}
+
+
+def require(policy):
+    if policy in NEEDS:
+        name, version = NEEDS[policy]
+        pytest.importorskip(name, minversion=version, reason=f"{policy} needs {name} {version or ''}: make test-vla")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +33,7 @@ def example():
 @pytest.mark.parametrize("train", ["lora", "expert"])
 @pytest.mark.parametrize("policy", ["pi0", "pi05", "smolvla", "vla-adapter", "openvla-oft"])
 def test_an_update_changes_what_is_trained_and_nothing_else(example, capsys, monkeypatch, policy, train):
-    if policy in NEEDS:
-        name, version = NEEDS[policy]
-        pytest.importorskip(name, minversion=version, reason=f"{policy} needs {name} {version or ''}: make test-vla")
+    require(policy)
     made = []
     make = example.make_policy
     monkeypatch.setattr(example, "make_policy", lambda args: made.append(make(args)) or made[0])
@@ -42,6 +48,18 @@ def test_an_update_changes_what_is_trained_and_nothing_else(example, capsys, mon
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed
     assert changed <= {name for name, weight in after.items() if weight.requires_grad}
+
+
+@pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("policy", ["pi0", "pi05", "smolvla", "vla-adapter", "openvla-oft"])
+def test_an_update_in_the_bundled_dream_has_a_gradient_though_nothing_succeeds(example, capsys, tmp_path, policy):
+    require(policy)
+    example.main(example.Args(policy=policy, out=tmp_path / "policy.pt"))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(r"update 1: success 0%, return [-\d.e]+, ratio 1\.000 to 1\.000, gradient norm ", last)
+    assert float(last.rsplit(" ", 1)[1]) > 0
+    assert torch.load(tmp_path / "policy.pt", weights_only=True)["policy"]
 
 
 def test_what_is_not_installed_is_named(example, monkeypatch):
