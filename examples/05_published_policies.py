@@ -9,8 +9,8 @@ memory the full size takes says `prophrl plan --policy pi05 --train lora`.
 
 Expected output of --tiny (the numbers depend on the machine):
 
-    Pi0Policy: 22000 weights, 8640 of them trained in 53 tensors
-    update 1: success 50%, ratio 1.000 to 1.000, gradient norm ...
+    Pi0Policy: 35944 weights, 13224 of them trained in 38 tensors
+    update 1: success 50%, return 0.5, ratio 1.000 to 1.000, gradient norm ...
 """
 
 from dataclasses import dataclass
