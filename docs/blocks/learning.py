@@ -165,8 +165,8 @@ def cloning_of(size: Any) -> str:
         return f"none: the bundled `{size.cloned}`"
     tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
     return (
-        f"experts of {tasks}; at most {size.sft_steps} steps of {size.sft_rows} demonstrations, a snapshot every "
-        f"{size.sft_every}"
+        f"experts of {tasks}; at most {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}, a "
+        f"snapshot every {size.sft_every}"
     )
 
 
