@@ -28,7 +28,7 @@ VLA_NEEDS := accelerate av beartype datasets deepdiff draccus einops jsonlines n
 	pytest pytest-timeout pytest-xdist scipy termcolor transformers
 SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
 
-.PHONY: install demo test test-vla lint train proof proof-cpu proof-full figures clean
+.PHONY: install demo test test-vla lint train proof proof-short proof-cpu proof-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -83,16 +83,15 @@ train: $(FULL)
 	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
 	$(BIN)/prophet train --data outputs/recordings --out outputs/train
 
-# The short version records its own experts; the others take those of `make train`, or record them.
-proof: $(FULL)
-	$(BIN)/prophet collect --suite libero_object --task 3 --episodes 150 --seed 5 --out outputs/proof_recordings
-	$(BIN)/python benchmarks/proof.py --size short --data outputs/proof_recordings --out outputs/proof_short
-	$(BIN)/python benchmarks/proof_report.py --logs benchmarks/results/proof_short
-	$(BIN)/python docs/proof.py short
+# What is cloned: --task and --episodes of `prophet collect`.
+SHOWN_short := --task 3 --episodes 80
+SHOWN_cpu := --task 0,3,5 --episodes 150
+SHOWN_full := --task 0,3,5,7,8 --episodes 250
 
-proof-cpu proof-full: proof-%: $(FULL)
-	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
-	$(BIN)/python benchmarks/proof.py --size $* --data outputs/recordings --out outputs/proof_$* --device $(DEVICE)
+proof: proof-short
+proof-short proof-cpu proof-full: proof-%: $(FULL)
+	$(BIN)/prophet collect --suite libero_object $(SHOWN_$*) --mode expert --seed 11 --out outputs/demonstrations_$*
+	$(BIN)/python benchmarks/proof.py --size $* --data outputs/demonstrations_$* --out outputs/proof_$* --device $(DEVICE)
 	$(BIN)/python benchmarks/proof_report.py --logs benchmarks/results/proof_$*
 	$(BIN)/python docs/proof.py $*
 

@@ -1,7 +1,7 @@
 """The proof: a policy that is improved in the dream alone, and what that is worth in the real simulator.
 
-    python benchmarks/proof.py --size short --data outputs/recordings --out outputs/proof_short
-    python benchmarks/proof.py --size cpu --data outputs/recordings --out outputs/proof_cpu
+    python benchmarks/proof.py --size short --data outputs/demonstrations_short --out outputs/proof_short
+    python benchmarks/proof.py --size cpu --data outputs/demonstrations_cpu --out outputs/proof_cpu
 
 docs/proof.md is the protocol. Stages: clone experts to a middling success, choose a learning rate on `train` starts,
 learn in the dream, then evaluate every snapshot in the real simulator and in the dream on official states. A stage or
@@ -60,8 +60,8 @@ class Args:
     """Run the proof, or what is left of it."""
 
     size: Literal["short", "cpu", "full", "reward"] = "short"
-    data: Path = Path("outputs/recordings")
-    """A recording of `prophet collect` from random placements, with experts."""
+    data: Path = Path("outputs/demonstrations_short")
+    """A recording of `prophet collect --mode expert` from random placements."""
     out: Path = Path("outputs/proof")
     logs: Path | None = None
     """`benchmarks/results/proof_SIZE` if not given."""
@@ -117,7 +117,7 @@ def clone(place: Place) -> None:
     sft(
         policy,
         drawer(policy, shown),
-        SftConfig(steps=size.sft_steps, rows=size.sft_rows, save_every=size.sft_every),
+        SftConfig(steps=size.sft_steps, rows=size.sft_rows, learning_rate=size.sft_rate, save_every=size.sft_every),
         place.out / SFT,
         logger=JsonLinesLogger(place.logs / "sft.jsonl"),
         keep=keep,

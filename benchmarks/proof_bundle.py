@@ -11,13 +11,13 @@ from proof import LOGS, chosen_snapshot
 from proof_files import Place, read_policy
 from proof_sizes import CLONED, SFT, SIZES
 
-from prophrl_algos import vla
 from prophrl_algos.vla import SmallVLA
+from prophrl_algos.vla.load import BUNDLED
 
-FOLDER = Path(vla.__file__).parent / CLONED
+Name = Literal["short", "cpu", "full"]
 
 
-def main(size: Literal["short", "cpu", "full"], out: Path, logs: Path | None = None, folder: Path = FOLDER) -> None:
+def main(size: Name, out: Path, logs: Path | None = None, folder: Path = BUNDLED[CLONED]) -> None:
     """Write its configuration and its weights in half precision.
 
     Raises:

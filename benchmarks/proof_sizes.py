@@ -61,6 +61,7 @@ class Size:
         sft_tasks: whose experts are cloned; all if empty.
         sft_steps: optimiser steps of cloning.
         sft_rows: demonstrations in a step.
+        sft_rate: peak learning rate of cloning.
         sft_every: steps between the snapshots of which one is chosen.
         wanted: success on `train` starts of reality that a chosen snapshot should have: room to improve.
         choose_episodes: episodes per task that choose the snapshot and the learning rate.
@@ -88,8 +89,9 @@ class Size:
     cloned: str = ""
     reality: str = REALITY
     sft_tasks: tuple[int, ...] = ()
-    sft_steps: int = 6000
+    sft_steps: int = 4000
     sft_rows: int = 64
+    sft_rate: float = 1e-3
     sft_every: int = 500
     wanted: tuple[float, float] = (0.3, 0.6)
     choose_episodes: int = 20

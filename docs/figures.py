@@ -16,6 +16,7 @@ from blocks.common import ROOT
 DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "model_cards" / "libero_small.md",
+    ROOT / "model_cards" / "SmallVLA-LIBERO-object-sft.md",
     ROOT / "docs" / "embodiments.md",
     ROOT / "docs" / "envs.md",
     ROOT / "docs" / "evaluation.md",
@@ -49,6 +50,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
+    "cloned-policy": learning.cloned_policy,
     "reach": learning.reach,
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,

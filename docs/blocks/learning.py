@@ -1,10 +1,12 @@
 """Algorithms and the proof: blocks of figures."""
 
+import json
 import sys
 from typing import Any
 
-from blocks.common import ROOT, load, markdown_table, where
+from blocks.common import RESULTS, ROOT, load, markdown_table, where
 from prophet_gym.cli.report import interval
+from prophrl_algos.evaluate import wilson
 
 
 def bandit() -> str:
@@ -165,9 +167,32 @@ def cloning_of(size: Any) -> str:
         return f"none: the bundled `{size.cloned}`"
     tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
     return (
-        f"experts of {tasks}; at most {size.sft_steps} steps of {size.sft_rows} demonstrations, a snapshot every "
-        f"{size.sft_every}"
+        f"experts of {tasks}; at most {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}, a "
+        f"snapshot every {size.sft_every}"
     )
+
+
+def cloned_policy() -> str:
+    """What the bundled cloned policy is and how well it does."""
+    folder = ROOT / "prophrl_algos" / "vla" / "SmallVLA-LIBERO-object-sft"
+    command = "python benchmarks/proof.py --size cpu --stage sft"
+    path = RESULTS / "proof_cpu" / "tries.jsonl"
+    if not (folder / "config.json").is_file() or not path.is_file():
+        return f"Not measured yet: `{command}`."
+    tries = [line for line in map(json.loads, path.read_text().splitlines()) if line["run"] == "sft"]
+    last, weights = tries[-1], folder / "model.safetensors"
+    done, count = sum(last["success"]), len(last["success"])
+    low, high = wilson(done, count)
+    rows = [
+        ["file", f"{weights.stat().st_size / 1e6:.1f} MB, half precision"],
+        ["optimiser steps of cloning", str(last["update"])],
+        ["real success, `train` starts it was chosen on", f"{done}/{count} [{low:.0%}, {high:.0%}]"],
+    ]
+    summary = load("proof_cpu/summary.json") or {}
+    if "sft" in summary:
+        rows.append(["real success, official states", share(summary["sft"])])
+        rows += [[f"task {task}", share(found)] for task, found in summary["sft"]["per_task"].items()]
+    return markdown_table(["", "value"], rows)
 
 
 def proof(size: str) -> str:

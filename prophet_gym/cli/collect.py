@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import tyro
+
+if TYPE_CHECKING:
+    from prophet_gym.sims.experts import Mode
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Args:
     seed: int = 0
     starts: Literal["random", "official"] = "random"
     """Official initial states are for evaluation alone: never train on what starts from them."""
+    mode: str | None = None
+    """Only this script, e.g. expert for demonstrations; the mixture of successes and failures if not given."""
     workers: int = 2
     """Processes, each on one thread."""
 
@@ -46,7 +51,15 @@ def main(args: Args) -> None:
 
     if args.episodes < 1 or args.workers < 1:
         raise ValueError(f"episodes and workers must be at least 1, got {args.episodes} and {args.workers}")
-    plan = Plan(args.suite, parse_tasks(args.task), args.episodes, args.seed, args.look, starts=args.starts)
+    plan = Plan(
+        args.suite,
+        parse_tasks(args.task),
+        args.episodes,
+        args.seed,
+        args.look,
+        starts=args.starts,
+        mode=cast("Mode | None", args.mode),
+    )
     collect(plan, args.out, workers=args.workers)
 
 

@@ -17,7 +17,8 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
-from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
+from prophet_gym.errors import unknown_option
+from prophet_gym.sims.experts import MODES, Mode, draw_mode, mixture_of, script
 from prophet_gym.sims.looks import check_look, look_version
 from prophet_gym.sims.simulator import LiberoSim, check_task
 
@@ -29,7 +30,10 @@ SCRIPT_VERSION = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder."""
+    """What a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder.
+
+    `mode` is that of every episode, e.g. `expert` for demonstrations; the suite's mixture if not given.
+    """
 
     suite: str
     tasks: tuple[int, ...]
@@ -38,6 +42,7 @@ class Plan:
     look: str
     size: int = 128
     starts: Starts = "random"
+    mode: Mode | None = None
 
     def jobs(self) -> list[tuple[int, int]]:
         """(task, index) of every episode; all tasks' first episodes come first."""
@@ -55,7 +60,7 @@ class Plan:
             "seed": self.seed,
             "starts": self.starts,
             "script_version": SCRIPT_VERSION,
-            "mixture": mixture_of(self.suite),
+            "mixture": mixture_of(self.suite) if self.mode is None else {self.mode: 1.0},
             "tasks": list(self.tasks),
             "episodes": self.episodes,
             "versions": {name: version(name) for name in packages},
@@ -185,17 +190,18 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     is continued by calling this again.
 
     Raises:
-        UnknownOptionError: for an unknown suite or look, before anything is written.
+        UnknownOptionError: for an unknown suite, look or mode, before anything is written.
         ValueError: when `folder` holds another recording.
         RuntimeError: when a worker fails, with the worker's traceback.
     """
     for task in plan.tasks:
         check_task(plan.suite, task)
     check_look(plan.look)
+    if plan.mode is not None and plan.mode not in MODES:
+        raise unknown_option("mode", plan.mode, MODES)
     folder = Path(folder)
-    claim_folder(
-        folder, plan.meta(), same=("suite", "look", "look_version", "size", "seed", "starts", "script_version")
-    )
+    same = ("suite", "look", "look_version", "size", "seed", "starts", "script_version", "mixture")
+    claim_folder(folder, plan.meta(), same)
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
     shares = [share for share in _shares(jobs, plan.tasks, workers) if share]
     context = get_context("spawn")
@@ -251,7 +257,7 @@ def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queu
                 return
             if task not in sims:
                 sims[task] = LiberoSim(plan.suite, task, look=plan.look, size=plan.size)
-            episode, frames = record_episode(sims[task], index, plan.seed, starts=plan.starts)
+            episode, frames = record_episode(sims[task], index, plan.seed, plan.mode, starts=plan.starts)
             write_episode(episode_path(folder, task, index), episode, frames)
             queue.put(("done", f"task {task} {episode.mode}: {'success' if episode.success[-1] else 'no success'}"))
     except BaseException:

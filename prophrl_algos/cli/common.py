@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prophet_gym.errors import MissingWeightsError, unknown_option
-from prophrl_algos import vla
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, Algorithm, reinflow
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
 from prophrl_algos.groups import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.vla.load import load_policy
+from prophrl_algos.vla.load import BUNDLED, LoadOptions, load_policy
 from prophrl_algos.vla.small import SmallVLA
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
@@ -28,8 +27,6 @@ PRETRAINED = "policy"
 CONFIG = "config.json"
 NUM_STEPS = {"small": 10, "small-k4": 4}
 """Names of the small VLA, each with its denoising steps; weights serve all of them."""
-CLONED = "SmallVLA-LIBERO-object-sft"
-"""Name of the cloned weights that are installed with the package, where they are."""
 
 
 def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
@@ -90,12 +87,11 @@ def make_policy(
     """A policy by name, with weights of a run's folder or file if given.
 
     Args:
-        policy: `tiny`, `small` (K = 10), `small-k4`, a folder or a Hub repository that `load_policy` reads, or
-            `package.module:function`, a function from the env to a `FlowPolicy`.
+        policy: `tiny`, `small` (K = 10), `small-k4`, what `load_policy` reads (a folder, a bundled name, a Hub
+            repository), or `package.module:function`, a function from the env to a `FlowPolicy`.
         env: what it will act in.
         weights: a folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for
-            `small` also a folder that `save_pretrained` wrote, or the name of bundled weights
-            (`SmallVLA-LIBERO-object-sft`).
+            `small` also what `load_policy` reads: a folder that `save_pretrained` wrote, or a bundled name.
         device: where it computes.
         published: how a folder or repository is used.
     """
@@ -144,13 +140,13 @@ def _tiny(env: VectorEnv) -> TinyFlowPolicy:
 
 def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallVLA, Path | None]:
     """The policy, and what is still to be loaded into it."""
-    bundled = {CLONED: Path(vla.__file__).parent / CLONED}
-    folder = None if weights is None else bundled.get(str(weights), weights)
-    if folder is not None and (folder / CONFIG).is_file():
-        return SmallVLA.from_pretrained(folder, num_steps=num_steps), None
+    if weights is not None and (str(weights) in BUNDLED or (weights / CONFIG).is_file()):
+        loaded = load_policy(weights, LoadOptions(num_steps=num_steps, train="full"))
+        assert isinstance(loaded, SmallVLA)
+        return loaded, None
     shape = env.single_action_space.shape
     assert shape is not None
-    return SmallVLA(shape[0], shape[1], num_steps), folder
+    return SmallVLA(shape[0], shape[1], num_steps), weights
 
 
 def _imported_policy(name: str) -> Callable[[VectorEnv], Any]:

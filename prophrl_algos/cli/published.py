@@ -57,5 +57,7 @@ class Published:
 
 
 def is_published(policy: str) -> bool:
-    """Whether a policy is named by a folder or a repository, and not by a name or a function."""
-    return Path(policy).is_dir() or ("/" in policy and ":" not in policy)
+    """Whether a policy is named by a folder, a repository or a bundled name, and not by a function."""
+    from prophrl_algos.vla.load import BUNDLED
+
+    return policy in BUNDLED or Path(policy).is_dir() or ("/" in policy and ":" not in policy)

@@ -14,8 +14,10 @@ from prophet_gym.hub import fetch, parse_hub_name, resolve
 from prophrl_algos.flow.policy import FlowPolicy
 from prophrl_algos.vla.weights import read_json, tensor_names
 
-ADAPTERS = ("pi05", "pi0", "smolvla", "vla_adapter", "openvla_oft")
+ADAPTERS = ("pi05", "pi0", "smolvla", "vla_adapter", "openvla_oft", "small")
 """Modules of this package, asked in this order; each has `LAYOUT`, `recognises` and `load` (see `Adapter`)."""
+BUNDLED = {name: Path(__file__).parent / name for name in ("SmallVLA-LIBERO-object-sft",)}
+"""Policies that are installed with the package, and where."""
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
 """What is fetched of a repository; never an optimiser's state, pictures or code."""
 
@@ -110,7 +112,7 @@ def load_policy(
     """A published policy, ready to act and to be trained; what was chosen and why is logged at level INFO.
 
     Args:
-        source: a local folder, or a repository of the Hub, `owner/repo` perhaps with `@revision`.
+        source: a local folder, a name of `BUNDLED`, or a repository of the Hub, `owner/repo` perhaps with `@revision`.
         options: how it is to be used.
         device: where it computes.
 
@@ -130,10 +132,12 @@ def choose(source: str | Path) -> Choice:
     path = Path(source).expanduser()
     if path.is_dir():
         folder = resolve(str(path), {})
+    elif str(source) in BUNDLED:
+        folder = resolve(str(source), BUNDLED)
     elif path.exists():
         raise CheckpointError(f"{path} is a file; give the folder that it lies in")
     elif str(source).startswith(("/", ".", "~")) or "/" not in str(source):
-        folder = resolve(str(source), {})
+        folder = resolve(str(source), BUNDLED)
     else:
         folder = fetch(parse_hub_name(str(source)), only=WANTED)
     files = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())

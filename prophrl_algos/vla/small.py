@@ -1,8 +1,9 @@
 """A small language-conditioned flow VLA: one picture and an instruction to a chunk of actions, on a CPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +14,45 @@ from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.networks import ActionHead, PlaceEncoder, TextEncoder
+from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors
 
+if TYPE_CHECKING:
+    from prophrl_algos.vla.load import LoadOptions
+
+LAYOUT = "config.json with `places` and `max_bytes`, model.safetensors: what SmallVLA.save_pretrained writes"
 START = 1
 """The byte before every text, so that none is empty."""
 LEAST_STD = 0.02
 """A command that the demonstrations hardly use is not blown up beyond this, in command units."""
+
+
+def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
+    """`save_pretrained` writes the arguments of the class."""
+    if {"places", "max_bytes"} <= config.keys() and "model.safetensors" in files:
+        return "config.json holds the arguments of a SmallVLA"
+    return None
+
+
+def load(folder: Path, options: "LoadOptions") -> "SmallVLA":
+    """A policy that `save_pretrained` wrote.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of another shape.
+        ValueError: it has no adapters (`train="lora"`), or fewer actions would be executed than a chunk has.
+    """
+    if options.train == "lora":
+        raise ValueError("a SmallVLA has no adapters: pass train='full', 'expert' (its action head) or 'none'")
+    config = dict(read_json(folder / "config.json"))
+    if options.num_steps is not None:
+        config["num_steps"] = options.num_steps
+    policy = SmallVLA(**config)
+    whole = policy.spec.exec_steps
+    if options.exec_steps not in (None, whole):
+        raise ValueError(f"a SmallVLA executes all {whole} actions of a chunk, got exec_steps={options.exec_steps}")
+    load_strictly(policy, read_safetensors(folder), source=folder)
+    policy.requires_grad_(options.train == "full")
+    policy.head.requires_grad_(options.train in ("full", "expert"))
+    return policy
 
 
 class SmallVLA(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prophet_gym.data.recording import episode_path, list_episodes, read_episode
+from prophet_gym.data.recording import claim_folder, episode_path, list_episodes, read_episode
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims import install
 from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode, starts_officially
@@ -26,11 +26,19 @@ def test_seeds_differ_between_suites_tasks_episodes_and_recordings():
     assert len({d[0] for d in drawn}) == len({d[1] for d in drawn}) == len(arguments)
 
 
-@pytest.mark.parametrize("wrong", [{"suite": "libero_nothing"}, {"look": "dark"}])
+@pytest.mark.parametrize("wrong", [{"suite": "libero_nothing"}, {"look": "dark"}, {"mode": "export"}])
 def test_unknown_names_are_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UnknownOptionError, match=next(iter(wrong.values()))):
         collect(plan(1, **wrong), tmp_path / "recording")
     assert not (tmp_path / "recording").exists()
+
+
+def test_a_folder_of_demonstrations_takes_no_mixture(tmp_path):
+    same = ("suite", "mixture")
+    claim_folder(tmp_path, plan(1, mode="expert").meta(), same)
+    claim_folder(tmp_path, plan(9, mode="expert").meta(), same)
+    with pytest.raises(ValueError, match="choose another --out"):
+        claim_folder(tmp_path, plan(1).meta(), same)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +97,10 @@ class TestWithLibero:
         assert first.stat().st_mtime_ns == stamp
         np.testing.assert_array_equal(read_episode(path).actions, before.actions)
         assert collect(plan(2), recording) == 0
+
+    def test_demonstrations_are_all_of_one_mode(self, tmp_path):
+        collect(plan(2, mode="expert"), tmp_path, workers=1)
+        assert [read_episode(path).mode for path in list_episodes(tmp_path)] == ["expert", "expert"]
 
     def test_another_recording_is_not_mixed_in(self, recording):
         with pytest.raises(ValueError, match="seed=3 and cannot take seed=4"):

@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import SmallVLA
+from prophrl_algos.vla.load import BUNDLED, LoadOptions, choose, load_policy
 from prophrl_algos.vla.small import shrunk, varied
 
 SIZES = {"image_size": 16, "places": 4, "width": 16, "layers": 1, "horizon": 2, "action_dim": 3, "signs": ()}
+CLONED = "SmallVLA-LIBERO-object-sft"
 TEXTS = ("pick up the milk", "pick up the butter")
 
 
@@ -145,3 +149,36 @@ def test_sizes_that_do_not_fit_are_refused(sizes, message):
 def test_an_instruction_that_is_too_long_is_refused_not_cut():
     with pytest.raises(ValueError, match="at most max_bytes=10 bytes, got 16"):
         SmallVLA(max_bytes=10, **SIZES).prepare({"image": picture(0, 0)[None]}, TEXTS[:1])
+
+
+def test_load_policy_reads_what_save_pretrained_wrote(listener, tmp_path):
+    policy, image = listener
+    policy.save_pretrained(tmp_path)
+    assert choose(tmp_path).adapter == "small"
+    again = load_policy(tmp_path)
+    assert torch.equal(act(again, image, TEXTS), act(policy, image, TEXTS))
+    trained = {name.split(".")[0] for name, weight in again.named_parameters() if weight.requires_grad}
+    assert trained == {"head"}
+    assert all(weight.requires_grad for weight in load_policy(tmp_path, LoadOptions(train="full")).parameters())
+    assert not any(weight.requires_grad for weight in load_policy(tmp_path, LoadOptions(train="none")).parameters())
+    assert load_policy(tmp_path, LoadOptions(num_steps=10)).spec.num_steps == 10
+    with pytest.raises(ValueError, match="has no adapters"):
+        load_policy(tmp_path, LoadOptions(train="lora"))
+    with pytest.raises(ValueError, match=r"executes all 2 actions .* got exec_steps=1"):
+        load_policy(tmp_path, LoadOptions(exec_steps=1))
+    state = load_file(tmp_path / "model.safetensors")
+    del state["head.positions"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing: head\.positions"):
+        load_policy(tmp_path)
+
+
+@pytest.mark.skipif(not (BUNDLED[CLONED] / "model.safetensors").is_file(), reason="no cloned policy is bundled")
+def test_the_bundled_policy_tells_instructions_apart():
+    policy = load_policy(CLONED)
+    image = np.stack([picture(4, 4, 128)] * 2)
+    texts = [f"pick up the {thing} and place it in the basket" for thing in ("alphabet soup", "bbq sauce")]
+    first, second = act(policy, image, texts)
+    assert first.shape == (8, 7)
+    assert (first - second).abs().max() > 0.01
+    assert sum(path.stat().st_size for path in BUNDLED[CLONED].iterdir()) < 10e6
