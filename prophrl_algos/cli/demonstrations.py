@@ -112,11 +112,15 @@ def read_demonstrations(
 
 
 def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:
-    """How far across and down the picture, -1 to 1, gripper and target are at each command; NaN for a fixture."""
+    """How far across and down the picture, -1 to 1, gripper and target are at each command.
+
+    NaN for a fixture and behind the camera.
+    """
     gripper, target = episode.gripper_position, episode.target_positions
     places = np.stack([gripper, np.full_like(gripper, np.nan) if target is None else target], 1)[:-1]
     seen = np.concatenate([places, np.ones_like(places[..., :1])], -1) @ episode.camera.T
-    return torch.from_numpy(2 * seen[..., :2] / seen[..., 2:] - 1).float()
+    depth = np.where(seen[..., 2:] > 0, seen[..., 2:], np.nan)
+    return torch.from_numpy(2 * seen[..., :2] / depth - 1).float()
 
 
 def drawer(policy: FlowPolicy, demonstrations: Demonstrations) -> DrawBatch:
