@@ -28,7 +28,7 @@ VLA_NEEDS := accelerate av beartype datasets deepdiff draccus einops jsonlines n
 	pytest pytest-timeout pytest-xdist scipy termcolor transformers
 SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
 
-.PHONY: install demo test test-vla lint train proof proof-short proof-cpu proof-full figures clean
+.PHONY: install demo test test-vla lint train proof proof-cpu proof-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -83,17 +83,19 @@ train: $(FULL)
 	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
 	$(BIN)/prophet train --data outputs/recordings --out outputs/train
 
-# What is cloned: --task and --episodes of `prophet collect`.
-SHOWN_short := --task 3 --episodes 80
+# The short version begins with the cloned policy of the package; the others clone their own.
 SHOWN_cpu := --task 0,3,5 --episodes 150
 SHOWN_full := --task 0,3,5,7,8 --episodes 250
+PROVE = $(BIN)/python benchmarks/proof.py --size $(1) --out outputs/proof_$(1) --device $(DEVICE) $(2) \
+	&& $(BIN)/python benchmarks/proof_report.py --logs outputs/proof_$(1)/logs \
+	&& $(BIN)/python docs/proof.py outputs/proof_$(1)/logs
 
-proof: proof-short
-proof-short proof-cpu proof-full: proof-%: $(FULL)
+proof: $(FULL)
+	$(call PROVE,short)
+
+proof-cpu proof-full: proof-%: $(FULL)
 	$(BIN)/prophet collect --suite libero_object $(SHOWN_$*) --mode expert --seed 11 --out outputs/demonstrations_$*
-	$(BIN)/python benchmarks/proof.py --size $* --data outputs/demonstrations_$* --out outputs/proof_$* --device $(DEVICE)
-	$(BIN)/python benchmarks/proof_report.py --logs benchmarks/results/proof_$*
-	$(BIN)/python docs/proof.py $*
+	$(call PROVE,$*,--data outputs/demonstrations_$*)
 
 figures: $(CORE)
 	$(BIN)/python docs/figures.py

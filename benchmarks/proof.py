@@ -1,6 +1,6 @@
 """The proof: a policy that is improved in the dream alone, and what that is worth in the real simulator.
 
-    python benchmarks/proof.py --size short --data outputs/demonstrations_short --out outputs/proof_short
+    python benchmarks/proof.py --size short --out outputs/proof_short
     python benchmarks/proof.py --size cpu --data outputs/demonstrations_cpu --out outputs/proof_cpu
 
 docs/proof.md is the protocol. Stages: clone experts to a middling success, choose a learning rate on `train` starts,
@@ -52,7 +52,6 @@ from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import TrainerConfig
 
 Stage = Literal["all", "sft", "choose", "learn", "evaluate"]
-LOGS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ class Args:
     """Run the proof, or what is left of it."""
 
     size: Literal["short", "cpu", "full", "reward"] = "short"
-    data: Path = Path("outputs/demonstrations_short")
-    """A recording of `prophet collect --mode expert` from random placements."""
+    data: Path = Path("outputs/demonstrations_cpu")
+    """A recording of `prophet collect --mode expert` from random placements, where a policy is cloned."""
     out: Path = Path("outputs/proof")
     logs: Path | None = None
-    """`benchmarks/results/proof_SIZE` if not given."""
+    """`OUT/logs` if not given; those of the repository are in `benchmarks/results/proof_SIZE`."""
     stage: Stage = "all"
     runs: tuple[str, ...] = ()
     """Only these, e.g. `fa-grpo-s0`; all if not given."""
@@ -294,7 +293,7 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
 
 
 def main(args: Args) -> None:
-    logs = args.logs or LOGS / f"proof_{args.size}"
+    logs = args.logs or args.out / "logs"
     prove(Place(SIZES[args.size], args.data, args.out, logs, args.device, args.workers), args.stage, args.runs)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from proof import LOGS, chosen_snapshot
+from proof import chosen_snapshot
 from proof_files import Place, read_policy
 from proof_sizes import CLONED, SFT, SIZES
 
@@ -23,7 +23,7 @@ def main(size: Name, out: Path, logs: Path | None = None, folder: Path = BUNDLED
     Raises:
         ValueError: none is chosen yet.
     """
-    place = Place(SIZES[size], Path("unused"), out, logs or LOGS / f"proof_{size}")
+    place = Place(SIZES[size], Path("unused"), out, logs or out / "logs")
     step = chosen_snapshot(place)
     if step is None:
         raise ValueError(f"no snapshot is chosen in {place.logs}: run benchmarks/proof.py --size {size} --stage sft")

@@ -1,6 +1,6 @@
 """What a proof's logs say, as `summary.json` beside them.
 
-    python benchmarks/proof_report.py --logs benchmarks/results/proof_short
+    python benchmarks/proof_report.py --logs outputs/proof_short/logs
 
 Success with Wilson's 95% intervals; gains over the cloned policy paired by official state, with a bootstrap of states
 and seeds, and McNemar's exact test for each seed; per task; the reward's precision and recall on real episodes, and how
@@ -19,6 +19,7 @@ import tyro
 from proof_files import CHOICE, EVALUATIONS, PROTOCOL, read_lines
 from proof_sizes import DREAM, SFT
 
+from prophet_gym.cli.report import table
 from prophrl_algos.evaluate import wilson
 from prophrl_algos.paired import mcnemar, paired_gain
 
@@ -160,7 +161,15 @@ def summarise(logs: Path) -> dict[str, Any]:
 
 def main(logs: Path) -> None:
     path = logs / SUMMARY
-    path.write_text(json.dumps(summarise(logs), indent=1) + "\n")
+    summary = summarise(logs)
+    path.write_text(json.dumps(summary, indent=1) + "\n")
+    ends = {"cloned": summary.get("sft")} | {arm: found["final"] for arm, found in summary["arms"].items()}
+    rows = [
+        [name, f"{end['successes']}/{end['episodes']}", *(f"{end[key]:.0%}" for key in ("success", "low", "high"))]
+        for name, end in ends.items()
+        if end is not None
+    ]
+    print(table(["", "real episodes", "success", "low", "high"], rows))
     print(f"wrote {path}")
 
 

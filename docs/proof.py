@@ -1,4 +1,4 @@
-"""Draws `docs/proof_SIZE.png` from `benchmarks/results/proof_SIZE/summary.json`: `python docs/proof.py short`.
+"""Draws a proof's summary: `python docs/proof.py outputs/proof_short/logs` (`proof.png` there, or a second path).
 
 Needs matplotlib. Left: success in the real simulator and in the dream along the runs; middle: where each arm ends, with
 Wilson's intervals; right: how far the reward can be trusted along the runs.
@@ -15,8 +15,6 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 Points = Sequence[dict[str, Any]]
 Value = Callable[[dict[str, Any]], float | None]
 
@@ -59,6 +57,7 @@ def line(axes: Any, curve: Points, value: Value, style: str, colour: str, label:
 
 
 if __name__ == "__main__":
-    for size in sys.argv[1:] or ["short"]:
-        stored = json.loads((RESULTS / f"proof_{size}" / "summary.json").read_text())
-        draw(stored).savefig(ROOT / "docs" / f"proof_{size}.png", dpi=110)
+    logs = Path(sys.argv[1])
+    picture = Path(sys.argv[2]) if len(sys.argv) > 2 else logs / "proof.png"
+    draw(json.loads((logs / "summary.json").read_text())).savefig(picture, dpi=110)
+    print(f"wrote {picture}")

@@ -18,7 +18,7 @@ from prophet_gym.cli.film import side_by_side, stack, write_moving_picture
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from proof import LOGS, begins_from, choose  # noqa: E402
+from proof import begins_from, choose  # noqa: E402
 from proof_files import EVALUATIONS, Place, read_lines, read_policy  # noqa: E402
 from proof_sizes import DREAM, SIZES  # noqa: E402
 
@@ -36,6 +36,8 @@ class Args:
     run: str = "fa-grpo+flowscale-s0"
     out: Path = Path("outputs/proof_short")
     """As given to benchmarks/proof.py."""
+    logs: Path | None = None
+    """Likewise."""
     picture: Path = ROOT / "docs" / "proof.webp"
     every: int = 4
     """Of the frames, one in so many is shown."""
@@ -77,7 +79,7 @@ def film(policy: FlowPolicy, world: str, cell: dict[str, int], seed: int = 0) ->
 
 def main(args: Args) -> None:
     size = SIZES[args.size]
-    place = Place(size, Path("unused"), args.out, LOGS / f"proof_{args.size}")
+    place = Place(size, Path("unused"), args.out, args.logs or args.out / "logs")
     weights = {
         "before": begins_from(place, choose(place)),
         "after": place.snapshot(args.run, size.updates),

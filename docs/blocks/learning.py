@@ -175,7 +175,9 @@ def cloning_of(size: Any) -> str:
 def cloned_policy() -> str:
     """What the bundled cloned policy is and how well it does."""
     folder = ROOT / "prophrl_algos" / "vla" / "SmallVLA-LIBERO-object-sft"
-    command = "python benchmarks/proof.py --size cpu --stage sft"
+    command = (
+        "python benchmarks/proof.py --size cpu --stage sft --out outputs/proof_cpu --logs benchmarks/results/proof_cpu"
+    )
     path = RESULTS / "proof_cpu" / "tries.jsonl"
     if not (folder / "config.json").is_file() or not path.is_file():
         return f"Not measured yet: `{command}`."
@@ -197,7 +199,9 @@ def cloned_policy() -> str:
 
 def proof(size: str) -> str:
     """Where each arm ends in the real simulator, what it gained, what the reward was worth, what it cost."""
-    command = f"python benchmarks/proof.py --size {size} --out outputs/proof_{size}"
+    command = (
+        f"python benchmarks/proof.py --size {size} --out outputs/proof_{size} --logs benchmarks/results/proof_{size}"
+    )
     summary = load(f"proof_{size}/summary.json")
     if summary is None or "sft" not in summary:
         return f"Not measured yet: `{command}`."

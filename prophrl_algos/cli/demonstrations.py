@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from prophet_gym.errors import unknown_option
 from prophrl_algos.flow.policy import FlowPolicy, Obs, cat_obs, device_of, select_obs
 from prophrl_algos.sft import DrawBatch
 
+if TYPE_CHECKING:
+    from prophet_gym.data.recording import Episode
+
 
 @runtime_checkable
 class FitsActions(Protocol):
@@ -23,6 +26,13 @@ class FitsActions(Protocol):
     def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
         """Take the scale; before any training."""
         ...
+
+
+@runtime_checkable
+class LearnsWhere(Protocol):
+    """A policy whose `sft_loss` reads `obs["points"]`: where in the picture the gripper and the target are."""
+
+    learns_where: bool
 
 
 @dataclass(frozen=True)
@@ -96,8 +106,21 @@ def read_demonstrations(
     obs = []
     for episode in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
         frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:-1]
-        obs.append(policy.prepare({"image": frames}, [episode.instruction] * len(frames)))
+        seen = policy.prepare({"image": frames}, [episode.instruction] * len(frames))
+        obs.append({**seen, "points": points_of(episode)} if isinstance(policy, LearnsWhere) else seen)
     return Demonstrations(cat_obs(obs), [episode.actions for episode in chosen])
+
+
+def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:
+    """How far across and down the picture, -1 to 1, gripper and target are at each command.
+
+    NaN for a fixture and behind the camera.
+    """
+    gripper, target = episode.gripper_position, episode.target_positions
+    places = np.stack([gripper, np.full_like(gripper, np.nan) if target is None else target], 1)[:-1]
+    seen = np.concatenate([places, np.ones_like(places[..., :1])], -1) @ episode.camera.T
+    depth = np.where(seen[..., 2:] > 0, seen[..., 2:], np.nan)
+    return torch.from_numpy(2 * seen[..., :2] / depth - 1).float()
 
 
 def drawer(policy: FlowPolicy, demonstrations: Demonstrations) -> DrawBatch:

@@ -80,15 +80,17 @@ class PlaceEncoder(nn.Module):
         self.out = nn.Linear(STEM_WIDTH + 2, width)
         self.names = nn.Parameter(torch.zeros(places, width))
 
-    def forward(self, pixels: Float[Tensor, "b 3 h w"], text: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
-        """The vector of each place; pixels in [-1, 1]."""
+    def forward(
+        self, pixels: Float[Tensor, "b 3 h w"], text: Float[Tensor, "b d"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n 2"]]:
+        """The vector of each place, and how far across and down it is, from -1 to 1; pixels in [-1, 1]."""
         fine = self.fine(F.silu(self.stem(torch.cat([pixels, _coordinates(pixels)], 1))), text)
         deep = self.deep(F.silu(self.down(fine)), text)
         above = F.interpolate(self.top(deep), fine.shape[2:], mode="bilinear", align_corners=False)
         grid = F.silu(self.norm(self.lateral(fine) + above))
         share = self.maps(grid).flatten(2).softmax(2)
-        seen = torch.cat([grid, 4 * _coordinates(grid)], 1).flatten(2)
-        return self.out(share @ seen.movedim(1, 2)) + self.names
+        seen = share @ torch.cat([grid, 4 * _coordinates(grid)], 1).flatten(2).movedim(1, 2)
+        return self.out(seen) + self.names, seen[..., -2:] / 4
 
 
 class HeadLayer(nn.Module):

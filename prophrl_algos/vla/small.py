@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LAYOUT = "config.json with `places` and `max_bytes`, model.safetensors: what SmallVLA.save_pretrained writes"
 START = 1
 """The byte before every text, so that none is empty."""
+POINTING = 10.0
+"""Weight of the squared error of shown places, whose unit is half a picture."""
 LEAST_STD = 0.02
 """A command that the demonstrations hardly use is not blown up beyond this, in command units."""
 
@@ -64,6 +66,9 @@ class SmallVLA(
 ):
     """Places in the picture that the instruction makes matter, read by a flow-matching transformer over the actions.
 
+    Where demonstrations also show where things are (`obs["points"]`, e.g. of the gripper and of the object to be picked
+    up, which a simulator knows), cloning teaches its first places to point there; acting never needs it.
+
     Latents are commands with the demonstrations' mean and deviation taken out (`fit_actions`). It sees no joint state
     and no earlier frame. The weights know nothing of `num_steps`, so one set of them serves K = 10 and K = 4:
     `SmallVLA.from_pretrained(folder, num_steps=4)`.
@@ -74,6 +79,8 @@ class SmallVLA(
         >>> policy.velocity(policy.encode(obs, grad=False), torch.zeros(2, 8, 7), torch.ones(2)).shape
         torch.Size([2, 8, 7])
     """
+
+    learns_where = True
 
     def __init__(
         self,
@@ -181,32 +188,60 @@ class SmallVLA(
     ) -> Float[Tensor, ""]:
         """Mean squared error of the velocity at `draws` times per row; in train mode on varied pictures.
 
+        `obs["points"]` (b, p, 2), where given, says how far across and down the picture (-1 to 1, edge to edge) the
+        first p places should be; what is NaN or outside is unknown.
+
         Times are denser towards noise, with density 1.5 sqrt(t): the Beta(1.5, 1) of pi0 (arXiv 2410.24164, app. B).
         """
         device = self.action_mean.device
-        image = obs["image"].to(device)
+        image, moved = obs["image"].to(device), torch.zeros(1, 2, device=device)
         if self.training:
-            image = varied(image, self.shift, self.jitter, generator)
+            image, moved = varied(image, self.shift, self.jitter, generator)
         x0 = (actions.to(device).float() - self.action_mean) / self.action_std
         x0 = x0.repeat_interleave(self.draws, 0)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         t = (torch.rand(len(x0), generator=generator) ** (2 / 3)).to(device)
-        context = self._encode(image, obs["text"], grad=True).repeat_interleave(self.draws)
+        places, centres = self._look(image, obs["text"])
+        context = TensorContext(prefix=self.head.prefix(places)).repeat_interleave(self.draws)
         found = self.velocity(context, torch.lerp(x0, noise, t[:, None, None]), t)
-        return F.mse_loss(found, noise - x0)
+        loss = F.mse_loss(found, noise - x0)
+        if "points" in obs:
+            loss = loss + POINTING * pointing_error(centres, obs["points"].to(device) + moved[:, None], self.cells)
+        return loss
 
     def reference(self) -> AbstractContextManager[Any]:
         """There are no adapters to take off."""
         raise NotImplementedError("a SmallVLA has no adapters: pass reference=copy.deepcopy(policy)")
 
+    @property
+    def cells(self) -> int:
+        """Of the grid that places are found on, in a row."""
+        return self.image_size // 4
+
     def _encode(self, image: Tensor, text: Tensor, *, grad: bool) -> TensorContext:
-        device = self.action_mean.device
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            pixels = image.to(device).movedim(-1, 1).float() / 127.5 - 1
-            texts, row_of = text.to(device).unique(dim=0, return_inverse=True)
-            words = self.text(texts)[row_of]
-            places = torch.cat([self.eye(pixels, words), words[:, None]], 1)
-            return TensorContext(prefix=self.head.prefix(places))
+            return TensorContext(prefix=self.head.prefix(self._look(image, text)[0]))
+
+    def _look(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of the places and of the text, and where the places are."""
+        device = self.action_mean.device
+        pixels = image.to(device).movedim(-1, 1).float() / 127.5 - 1
+        texts, row_of = text.to(device).unique(dim=0, return_inverse=True)
+        words = self.text(texts)[row_of]
+        places, centres = self.eye(pixels, words)
+        return torch.cat([places, words[:, None]], 1), centres
+
+
+def pointing_error(
+    centres: Float[Tensor, "b n 2"], points: Float[Tensor, "b p 2"], cells: int
+) -> Float[Tensor, ""]:  # fmt: skip
+    """Mean squared distance of the first places to known points; 0 where none is known.
+
+    Points are measured from edge to edge of the picture, places between the centres of the outer cells.
+    """
+    known = (points.abs() <= 1).all(-1)
+    error = (centres[:, : points.shape[1]] - points.nan_to_num() * cells / (cells - 1)).square().sum(-1)
+    return (error * known).sum() / known.sum().clamp(min=1)
 
 
 def shrunk(image: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "b s s 3"]:
@@ -219,17 +254,21 @@ def shrunk(image: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "b s s 3
 
 def varied(
     image: Tensor, shift: int, jitter: float, generator: torch.Generator | None
-) -> Float[Tensor, "b h w 3"]:  # fmt: skip
-    """Pictures moved by up to `shift` pixels (edges repeated), with other contrast and brightness of each colour."""
+) -> tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b 2"]]:
+    """Pictures moved by up to `shift` pixels (edges repeated), with other contrast and brightness of each colour.
+
+    Also how far across and down each was moved; 2 is the whole picture.
+    """
     rows, height, width, _ = image.shape
     pixels = F.pad(image.movedim(-1, 1).float(), [shift] * 4, mode="replicate")
-    moves = torch.randint(2 * shift + 1, (rows, 2), generator=generator).tolist()
+    moves = torch.randint(2 * shift + 1, (rows, 2), generator=generator)
     moved = torch.stack([
         each[:, down : down + height, across : across + width]
-        for each, (down, across) in zip(pixels, moves, strict=True)
+        for each, (down, across) in zip(pixels, moves.tolist(), strict=True)
     ])  # fmt: skip
     contrast, brightness = (
         (1 + jitter * (2 * torch.rand(2, rows, 3, 1, 1, generator=generator) - 1)).to(image.device).unbind(0)
     )
     changed = (moved - 127.5) * contrast + 127.5 * brightness
-    return changed.clamp(0, 255).movedim(1, -1)
+    along = 2 * (shift - moves.flip(1)) / torch.tensor([width, height])
+    return changed.clamp(0, 255).movedim(1, -1), along.to(image.device)

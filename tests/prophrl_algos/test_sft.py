@@ -1,9 +1,13 @@
 """Behaviour cloning reaches the demonstrations and goes on after a kill as if there had been none."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.cli.demonstrations import points_of
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.sft import SftConfig, sft
@@ -67,3 +71,15 @@ def test_bad_demonstrations_stop_it():
     draw = demonstrations(policy)
     with pytest.raises(FloatingPointError, match="look at the demonstrations"):
         sft(policy, lambda rows, g: (draw(rows, g)[0], torch.full((rows, 1, 2), torch.nan)), SftConfig(steps=3))
+
+
+def test_where_gripper_and_target_are_is_told_from_edge_to_edge_of_the_picture():
+    camera = np.array([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    gripper = np.array([[0.0, 0.0, 2.0], [1.0, -1.0, 2.0], [0.0, 0.0, 1.0]])
+    target = np.array([[0.5, 0.0, 1.0], [0.0, 0.0, -1.0], [0.0, 0.0, 1.0]])
+    points = points_of(SimpleNamespace(gripper_position=gripper, target_positions=target, camera=camera))
+    assert points[:, 0].tolist() == [[0.0, 0.0], [1.0, -1.0]]
+    assert points[0, 1].tolist() == [1.0, 0.0]
+    assert points[1, 1].isnan().all()
+    fixture = SimpleNamespace(gripper_position=gripper, target_positions=None, camera=camera)
+    assert points_of(fixture)[:, 1].isnan().all()

@@ -11,7 +11,7 @@ from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla.load import BUNDLED, LoadOptions, choose, load_policy
-from prophrl_algos.vla.small import shrunk, varied
+from prophrl_algos.vla.small import pointing_error, shrunk, varied
 
 SIZES = {"image_size": 16, "places": 4, "width": 16, "layers": 1, "horizon": 2, "action_dim": 3, "signs": ()}
 CLONED = "SmallVLA-LIBERO-object-sft"
@@ -115,9 +115,38 @@ def test_pictures_are_averaged_and_varied_only_as_much_as_asked():
     image = torch.arange(64, dtype=torch.uint8).view(1, 8, 8, 1).expand(1, 8, 8, 3)
     assert shrunk(image, 4)[0, 0, 0, 0] == round((0 + 1 + 8 + 9) / 4)
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(varied(image, 0, 0.0, generator), image.float())
-    moved = varied(image.expand(200, 8, 8, 3), 1, 0.0, generator)
+    same, still = varied(image, 0, 0.0, generator)
+    assert torch.equal(same, image.float())
+    assert torch.equal(still, torch.zeros(1, 2))
+    moved, along = varied(image.expand(200, 8, 8, 3), 1, 0.0, generator)
+    assert (36 - 4 * along[:, 0] - 8 * 4 * along[:, 1]).tolist() == moved[:, 4, 4, 0].tolist()
     assert set(moved[:, 4, 4, 0].tolist()) == {36.0 + 8 * down + across for down in (-1, 0, 1) for across in (-1, 0, 1)}
+
+
+def test_shown_points_teach_its_first_places_where_to_look():
+    images = np.stack([picture(down, across) for down in (0, 6, 12) for across in (0, 6, 12)])
+    middles = torch.tensor([(across + 2, down + 2) for down in (0, 6, 12) for across in (0, 6, 12)]) / 8 - 1
+    policy = SmallVLA(num_steps=4, shift=1, **SIZES)
+    obs = policy.prepare({"image": images}, [TEXTS[0]] * 9)
+    obs["points"] = torch.stack([middles, torch.full((9, 2), torch.nan)], 1)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        policy.sft_loss(obs, torch.zeros(9, 2, 3), generator=generator).backward()
+        optimizer.step()
+    _, centres = policy.eval()._look(obs["image"], obs["text"])
+    assert (centres[:, 0] * 3 / 4 - middles).abs().max() < 0.2
+    assert (centres[:, 1] * 3 / 4 - middles).abs().max() > 0.4
+
+
+def test_points_outside_the_picture_teach_nothing():
+    centres = torch.tensor([[[0.5, 0.5], [0.0, 0.0]]])
+    inside = torch.tensor([[[0.25, 0.5]]]) * 3 / 4
+    assert pointing_error(centres, inside, 4).item() == pytest.approx(0.25**2)
+    points = torch.cat([inside, torch.tensor([[[1.5, 0.0]]])], 1)
+    assert pointing_error(centres, points, 4).item() == pytest.approx(0.25**2)
+    assert pointing_error(centres, torch.full((1, 1, 2), torch.nan), 4).item() == 0.0
 
 
 def test_in_eval_mode_nothing_is_varied_and_in_train_mode_it_is():
