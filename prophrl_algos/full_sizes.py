@@ -163,7 +163,8 @@ def _manners(pixels: int, tokens: int) -> Manners:
 
 
 def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
-    size, device = policy.manners.pictures.size, device_of(policy)
+    size, flow = policy.manners.pictures.size, cast(FlowPolicy, policy)
+    device = device_of(flow)
 
     def encode(rows: int, views: int) -> Context:
         images = [torch.zeros(rows, 3, size, size, device=device) for _ in range(views)]
@@ -175,7 +176,7 @@ def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
         with torch.set_grad_enabled(torch.is_grad_enabled() and policy.reads_gradient()):
             return policy.prefix(images, obs, device)
 
-    return FullSize(policy, encode, None, tokens)
+    return FullSize(flow, encode, None, tokens)
 
 
 def _prismatic(
