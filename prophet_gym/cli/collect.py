@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -45,6 +45,20 @@ def parse_tasks(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def parse_mode(text: str) -> "Mode":
+    """The script of that name.
+
+    Raises:
+        UnknownOptionError: there is none.
+    """
+    from prophet_gym.errors import unknown_option
+    from prophet_gym.sims.experts import MODES
+
+    if text not in MODES:
+        raise unknown_option("mode", text, MODES)
+    return text
+
+
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.sims.recorder import Plan, collect
@@ -58,7 +72,7 @@ def main(args: Args) -> None:
         args.seed,
         args.look,
         starts=args.starts,
-        mode=cast("Mode | None", args.mode),
+        mode=None if args.mode is None else parse_mode(args.mode),
     )
     collect(plan, args.out, workers=args.workers)
 

@@ -3,7 +3,7 @@
 import os
 import traceback
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -17,13 +17,16 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
-from prophet_gym.errors import unknown_option
-from prophet_gym.sims.experts import MODES, Mode, draw_mode, mixture_of, script
+from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
 from prophet_gym.sims.looks import check_look, look_version
 from prophet_gym.sims.simulator import LiberoSim, check_task
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
+POLICY = "policy"
+"""The mode of episodes that no script acted in."""
+Actor = Callable[[LiberoSim, np.random.Generator], Iterator[np.ndarray]]
+"""Acts in place of a script: commands without end, of the simulator after its reset and the episode's own generator."""
 SCRIPT_VERSION = 3
 """Rises when the same seed gives another episode."""
 
@@ -32,7 +35,8 @@ SCRIPT_VERSION = 3
 class Plan:
     """What a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder.
 
-    `mode` is that of every episode, e.g. `expert` for demonstrations; the suite's mixture if not given.
+    `mode` is that of every episode, e.g. `expert` for demonstrations; the suite's mixture if not given. `actor`, of
+    which `about` says what it is, acts in place of all scripts; worker processes get it pickled.
     """
 
     suite: str
@@ -43,11 +47,19 @@ class Plan:
     size: int = 128
     starts: Starts = "random"
     mode: Mode | None = None
+    actor: Actor | None = None
+    about: str = POLICY
 
     def jobs(self) -> list[tuple[int, int]]:
         """(task, index) of every episode; all tasks' first episodes come first."""
         count = len(self.tasks)
         return [(self.tasks[number % count], number // count) for number in range(self.episodes)]
+
+    def mixture(self) -> dict[str, float]:
+        """Who acts, and how often."""
+        if self.actor is not None:
+            return {self.about: 1.0}
+        return {**mixture_of(self.suite)} if self.mode is None else {self.mode: 1.0}
 
     def meta(self) -> dict[str, Any]:
         """What meta.json says of the recording."""
@@ -60,7 +72,7 @@ class Plan:
             "seed": self.seed,
             "starts": self.starts,
             "script_version": SCRIPT_VERSION,
-            "mixture": mixture_of(self.suite) if self.mode is None else {self.mode: 1.0},
+            "mixture": self.mixture(),
             "tasks": list(self.tasks),
             "episodes": self.episodes,
             "versions": {name: version(name) for name in packages},
@@ -74,7 +86,14 @@ def episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, np
 
 
 def record_episode(
-    sim: LiberoSim, index: int, seed: int, mode: Mode | None = None, *, starts: Starts = "random", render: bool = True
+    sim: LiberoSim,
+    index: int,
+    seed: int,
+    mode: Mode | None = None,
+    *,
+    starts: Starts = "random",
+    render: bool = True,
+    actor: Actor | None = None,
 ) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
     """Plays and films episode `index` of the simulator's task.
 
@@ -86,6 +105,7 @@ def record_episode(
         starts: `random`, a placement drawn from `index` and `seed`; `official`, the official initial state `index`, for
             evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
         render: without it the frames are an empty array.
+        actor: acts in place of a script.
 
     Returns:
         the episode and its t + 1 frames.
@@ -97,12 +117,17 @@ def record_episode(
     else:
         sim.reset(seed=placement)
         assert not starts_officially(sim), "a random placement coincides with an official initial state"
-    mode = mode or draw_mode(rng, mixture_of(sim.suite))
     log = _Log(sim, render=render)
-    for action in _paced(sim, rng, mode, log, to_the_end=starts == "official"):
+    if actor is None:
+        mode = mode or draw_mode(rng, mixture_of(sim.suite))
+        actions = _paced(sim, rng, mode, log, to_the_end=starts == "official")
+    else:
+        after = MAX_STEPS if starts == "official" else int(rng.integers(16, 33))
+        actions = _until_success(actor(sim, rng), after, log)
+    for action in actions:
         log.step(np.clip(action, -1.0, 1.0).astype(np.float32))
     frames = np.stack(log.frames) if render else np.empty((0, sim.size, sim.size, 3), np.uint8)
-    return log.episode(mode, placement), frames
+    return log.episode(mode or POLICY, placement), frames
 
 
 def starts_officially(sim: LiberoSim) -> bool:
@@ -129,6 +154,15 @@ def _paced(
         first = int(np.argmax(log.success))
         enough = steps >= first + after if log.success[-1] else steps >= length
         if (enough and not to_the_end) or steps >= MAX_STEPS:
+            return
+        yield action
+
+
+def _until_success(actions: Iterator[np.ndarray], after: int, log: "_Log") -> Iterator[np.ndarray]:
+    """All that the steps allow, but only so many after success."""
+    for action in actions:
+        steps = len(log.actions)
+        if steps >= MAX_STEPS or (log.success[-1] and steps >= int(np.argmax(log.success)) + after):
             return
         yield action
 
@@ -160,7 +194,7 @@ class _Log:
         self.actions.append(action)
         self._look()
 
-    def episode(self, mode: Mode, placement: int) -> Episode:
+    def episode(self, mode: str, placement: int) -> Episode:
         sim = self.sim
         position, quaternion, opening, objects = (np.array(part, np.float32) for part in zip(*self.poses, strict=True))
         return Episode(
@@ -190,15 +224,13 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     is continued by calling this again.
 
     Raises:
-        UnknownOptionError: for an unknown suite, look or mode, before anything is written.
+        UnknownOptionError: for an unknown suite or look, before anything is written.
         ValueError: when `folder` holds another recording.
         RuntimeError: when a worker fails, with the worker's traceback.
     """
     for task in plan.tasks:
         check_task(plan.suite, task)
     check_look(plan.look)
-    if plan.mode is not None and plan.mode not in MODES:
-        raise unknown_option("mode", plan.mode, MODES)
     folder = Path(folder)
     same = ("suite", "look", "look_version", "size", "seed", "starts", "script_version", "mixture")
     claim_folder(folder, plan.meta(), same)
@@ -257,7 +289,9 @@ def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queu
                 return
             if task not in sims:
                 sims[task] = LiberoSim(plan.suite, task, look=plan.look, size=plan.size)
-            episode, frames = record_episode(sims[task], index, plan.seed, plan.mode, starts=plan.starts)
+            episode, frames = record_episode(
+                sims[task], index, plan.seed, plan.mode, starts=plan.starts, actor=plan.actor
+            )
             write_episode(episode_path(folder, task, index), episode, frames)
             queue.put(("done", f"task {task} {episode.mode}: {'success' if episode.success[-1] else 'no success'}"))
     except BaseException:

@@ -6,6 +6,7 @@ Stages, each resumable: autoencoder, decoder, latents, tracker, transformer. The
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,8 @@ from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tu
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device
 
+KEPT = ("success_head", "object_reader", "starts")
+"""Parts of a checkpoint beside the world model that stay true of the same scene."""
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
 
 
@@ -32,10 +35,11 @@ class Args:
     """Train the small Prophet.
 
     Attributes:
-        data: folder that `prophet collect` wrote; not read where `base` and `OUT/latents.npz` are enough.
+        data: folders that `prophet collect` or `prophrl record` wrote; not read where `base` and `OUT/latents.npz` are
+            enough.
         out: folder for checkpoints, logs and the result.
-        base: folder of the checkpoint whose transformer is trained on; its autoencoder, tracker, camera and settings
-            are kept. Without it all begins anew.
+        base: folder of the checkpoint whose transformer is trained on; its autoencoder, tracker, camera, settings,
+            judge, object reader and starts are kept. Without it all begins anew.
         stage: one stage, or all.
         held_out: one episode in so many is kept for validation.
         autoencoder_steps: optimiser steps of 32 crops.
@@ -53,7 +57,7 @@ class Args:
     """
 
     out: Path
-    data: Path | None = None
+    data: tuple[Path, ...] = ()
     base: Path | None = None
     stage: Stage = "all"
     held_out: int = 20
@@ -92,7 +96,7 @@ def main(args: Args) -> None:
         "latents": lambda: _latents(args),
         "tracker": lambda: _tracker(args),
         "transformer": lambda: _transformer(args, base),
-        "checkpoint": lambda: assemble(args, base).save_pretrained(args.out / "checkpoint"),
+        "checkpoint": lambda: _checkpoint(args, base),
     }
     for name in chosen_stages(args):
         stages[name]()
@@ -134,9 +138,9 @@ def _keep(base: Prophet, out: Path) -> None:
 
 
 def _episodes(args: Args) -> list[Path]:
-    if args.data is None:
+    if not args.data:
         raise ValueError("this stage reads recordings: give --data, a folder that `prophet collect` wrote")
-    return list_episodes(args.data)
+    return [path for folder in args.data for path in list_episodes(folder)]
 
 
 def _train(args: Args) -> list[Path]:
@@ -187,6 +191,14 @@ def _config(args: Args, base: Prophet | None) -> ProphetConfig:
     recorded = read_episode(_episodes(args)[0])
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
     return ProphetConfig(camera=camera, suite=recorded.suite, look=recorded.look)
+
+
+def _checkpoint(args: Args, base: Prophet | None) -> None:
+    folder = args.out / "checkpoint"
+    assemble(args, base).save_pretrained(folder)
+    for part in () if args.base is None else [args.base / name for name in KEPT]:
+        if part.is_dir() and not (folder / part.name).exists():
+            shutil.copytree(part, folder / part.name)
 
 
 def assemble(args: Args, base: Prophet | None = None) -> Prophet:

@@ -1,6 +1,7 @@
 import pytest
 
-from prophet_gym.cli.collect import Args, main, parse_tasks
+from prophet_gym.cli.collect import Args, main, parse_mode, parse_tasks
+from prophet_gym.errors import UnknownOptionError
 
 
 def test_tasks_are_read_from_text():
@@ -17,4 +18,11 @@ def test_other_texts_are_refused(text):
 def test_nothing_to_do_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="at least 1, got 0 and 2"):
         main(Args(out=tmp_path / "r", episodes=0))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_script_is_named(tmp_path):
+    assert parse_mode("expert") == "expert"
+    with pytest.raises(UnknownOptionError, match=r"'exprt'\. Did you mean 'expert'"):
+        main(Args(out=tmp_path / "r", mode="exprt"))
     assert not (tmp_path / "r").exists()

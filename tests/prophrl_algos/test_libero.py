@@ -5,8 +5,12 @@ import pytest
 import torch
 
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims import install
+from prophet_gym.sims import install, recorder
+from prophet_gym.sims.simulator import LiberoSim
+from prophrl_algos.cli import record
 from prophrl_algos.cli.common import begin_of, make_env
+from prophrl_algos.cli.published import Published
+from prophrl_algos.cli.record import PolicyActor
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.rollout import collect
@@ -50,3 +54,26 @@ def test_official_states_are_refused_by_the_trainer_and_run_in_evaluation():
     assert [int(np.asarray(e.start["start"])) for e in found.episodes] == [0, 7]
     assert [e.chunks for e in found.episodes] == [2, 2]
     env.close()
+
+
+def test_a_policy_is_recorded_as_scripts_are(monkeypatch):
+    monkeypatch.setattr(recorder, "MAX_STEPS", 20)
+    sim = LiberoSim("libero_object", 3)
+    actor = PolicyActor("tiny", None, 0.5, Published())
+    episode, frames = recorder.record_episode(sim, 4, 9, actor=actor)
+    again, _ = recorder.record_episode(sim, 4, 9, actor=actor, render=False)
+    other, _ = recorder.record_episode(sim, 5, 9, actor=actor, render=False)
+    scripted, _ = recorder.record_episode(sim, 4, 9, "expert", render=False)
+    sim.close()
+    assert (episode.mode, len(episode), len(frames)) == ("policy", 20, 21)
+    np.testing.assert_array_equal(episode.actions, again.actions)
+    np.testing.assert_array_equal(episode.init_state, scripted.init_state)
+    assert not np.array_equal(episode.actions, other.actions)
+    assert not np.array_equal(episode.actions, scripted.actions)
+
+
+@pytest.mark.parametrize("changes", [{"episodes": 0}, {"workers": 0}, {"noise_level": -1.0}])
+def test_nothing_to_record_is_refused_before_anything_is_written(changes, tmp_path):
+    with pytest.raises(ValueError, match="must be at least 1 and noise_level at least 0"):
+        record.main(record.Args(tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()

@@ -1,9 +1,12 @@
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from prophet_gym.data.recording import claim_folder, episode_path, list_episodes, read_episode
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.sims import install
+from prophet_gym.sims import install, recorder
 from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode, starts_officially
 
 TASK = 6
@@ -26,7 +29,7 @@ def test_seeds_differ_between_suites_tasks_episodes_and_recordings():
     assert len({d[0] for d in drawn}) == len({d[1] for d in drawn}) == len(arguments)
 
 
-@pytest.mark.parametrize("wrong", [{"suite": "libero_nothing"}, {"look": "dark"}, {"mode": "export"}])
+@pytest.mark.parametrize("wrong", [{"suite": "libero_nothing"}, {"look": "dark"}])
 def test_unknown_names_are_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UnknownOptionError, match=next(iter(wrong.values()))):
         collect(plan(1, **wrong), tmp_path / "recording")
@@ -39,6 +42,15 @@ def test_a_folder_of_demonstrations_takes_no_mixture(tmp_path):
     claim_folder(tmp_path, plan(9, mode="expert").meta(), same)
     with pytest.raises(ValueError, match="choose another --out"):
         claim_folder(tmp_path, plan(1).meta(), same)
+
+
+def test_an_actor_goes_on_for_a_while_after_success():
+    log = SimpleNamespace(actions=[], success=[False])
+    given = recorder._until_success(itertools.count(), 3, log)
+    for action in given:
+        log.actions.append(action)
+        log.success.append(action >= 4)
+    assert log.actions == list(range(8))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import episode_path, write_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.model import Prophet
@@ -16,7 +17,7 @@ from prophet_gym.train.small import Args, main
 
 def recipe(data, folder, **changes):
     sizes = {"autoencoder_steps": 2, "decoder_steps": 2, "tracker_steps": 2, "steps": 2, "rows": 4, "layers": 1}
-    return Args(data=data, out=folder / "out", held_out=4, width=96, device="cpu", **{**sizes, **changes})
+    return Args(data=(data,), out=folder / "out", held_out=4, width=96, device="cpu", **{**sizes, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,24 @@ def test_footage_of_a_task_about_a_fixture_looks_at_the_gripper(toys, tmp_path):
     np.testing.assert_allclose(centres[:, 0], expected, atol=1e-3)
 
 
+def test_several_recordings_are_one(toy_recording, tmp_path):
+    twice = replace(recipe(toy_recording, tmp_path, stage="latents"), data=(toy_recording, toy_recording))
+    FrameAutoencoder().save_pretrained(tmp_path / "out" / "autoencoder")
+    main(replace(twice, data=(toy_recording,)))
+    once = LatentEpisodes.load(tmp_path / "out" / "latents.npz")
+    main(twice)
+    both = LatentEpisodes.load(tmp_path / "out" / "latents.npz")
+    assert len(both.starts) - 1 == 2 * (len(once.starts) - 1)
+    np.testing.assert_array_equal(both.commands, np.concatenate([once.commands] * 2))
+
+
 def further(folder, out, **changes):
     """A run that goes on from the recipe's checkpoint, with its latents and without recordings."""
     out.mkdir()
     shutil.copy(folder / "out" / "latents.npz", out)
     base = folder / "out" / "checkpoint"
+    (base / "success_head").mkdir(exist_ok=True)
+    (base / "success_head" / "config.json").write_text("{}")
     main(Args(out=out, base=base, device="cpu", **{"steps": 1, "rows": 2, "single_until": 1.0, **changes}))
     return Prophet.from_pretrained(base), Prophet.from_pretrained(out / "checkpoint")
 
@@ -79,6 +93,7 @@ def further(folder, out, **changes):
 def test_a_checkpoint_is_trained_on_from_latents_alone(folder, tmp_path):
     base, same = further(folder, tmp_path / "same", learning_rate=0.0)
     assert same.config == base.config
+    assert (tmp_path / "same" / "checkpoint" / "success_head" / "config.json").is_file()
     for name, value in base.state_dict().items():
         assert torch.equal(value, same.state_dict()[name]), name
     base, other = further(folder, tmp_path / "other", learning_rate=0.1)
