@@ -126,7 +126,7 @@ def clone(place: Place) -> None:
 def chosen_snapshot(place: Place) -> int | None:
     """The first snapshot with the wanted success on `train` starts, or of all the nearest; None while it is open."""
     size = place.size
-    tried = {update: success for run, update, success in tries(place) if run == SFT}
+    tried = {update: success for run, update, world, success in tries(place) if (run, world) == (SFT, size.reality)}
     for step in sorted(tried):
         if size.wanted[0] <= tried[step] <= size.wanted[1]:
             return step
@@ -146,6 +146,8 @@ def choose(place: Place) -> dict[str, Any]:
     choice: dict[str, Any] = {"sft_step": step, "rate": size.rates[0]}
     if len(size.rates) > 1:
         weights = begins_from(place, choice)
+        if step is not None:
+            success_on_train(place, SFT, step, DREAM)
         found = {rate: try_rate(place, weights, rate) for rate in size.rates}
         choice = {"sft_step": step, "rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
     write_json_whole(path, choice)
@@ -161,27 +163,34 @@ def try_rate(place: Place, weights: Path, rate: float) -> float:
     """Success on `train` starts of reality after a few updates at this learning rate, with a seed of its own."""
     name = f"rate-{rate:g}"
     learn(place, name, Arm("fa-grpo", 0.5), 1000, weights, rate, place.size.rate_updates)
+    success_on_train(place, name, place.size.rate_updates, DREAM)
     return success_on_train(place, name, place.size.rate_updates)
 
 
-def success_on_train(place: Place, run: str, update: int) -> float:
-    """In reality, from placements that neither the recording nor an official state has; logged, and done once."""
+def success_on_train(place: Place, run: str, update: int, world: str | None = None) -> float:
+    """In reality or the dream, from `train` starts that the recording has not; logged, and done once."""
     size = place.size
-    known = [success for name, of, success in tries(place) if (name, of) == (run, update)]
+    world = world or size.reality
+    known = [success for *key, success in tries(place) if key == [run, update, world]]
     if known:
         return known[0]
-    numbers = range(size.choose_first, size.choose_first + size.choose_episodes)
-    cells = [{"task": task, "start": number} for task in size.tasks for number in numbers]
-    found = episodes_of(place, place.snapshot(run, update), size.reality, "train", cells, seed=7)
-    add_line(place.logs / TRIES, {"run": run, "update": update} | columns(found))
+    first = 0 if world == DREAM else size.choose_first
+    cells = [
+        {"task": task, "start": start} for task in size.tasks for start in range(first, first + size.choose_episodes)
+    ]
+    found = episodes_of(place, place.snapshot(run, update), world, "train", cells, seed=7)
+    add_line(place.logs / TRIES, {"run": run, "update": update, "world": world} | columns(found))
     rate = float(np.mean([each["success"] for each in found]))
-    print(f"{run}, {update}: {rate:.0%} of {len(cells)} train starts in {size.reality}", flush=True)
+    print(f"{run}, {update}: {rate:.0%} of {len(cells)} train starts in {world}", flush=True)
     return rate
 
 
-def tries(place: Place) -> list[tuple[str, int, float]]:
-    """Run, update and success of all that was tried on `train` starts."""
-    return [(row["run"], row["update"], float(np.mean(row["success"]))) for row in read_lines(place.logs / TRIES)]
+def tries(place: Place) -> list[tuple[str, int, str, float]]:
+    """Run, update, world and success of all that was tried on `train` starts."""
+    return [
+        (row["run"], row["update"], row["world"], float(np.mean(row["success"])))
+        for row in read_lines(place.logs / TRIES)
+    ]
 
 
 def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: float, updates: int | None = None) -> None:

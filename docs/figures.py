@@ -51,6 +51,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
     "cloned-policy": learning.cloned_policy,
+    "proof-round-1": partial(learning.proof_round, "proof_cpu_round1"),
     "reach": learning.reach,
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,

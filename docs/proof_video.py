@@ -58,10 +58,12 @@ def telling_start(logs: Path, run: str, reality: str, updates: int) -> dict[str,
     raise ValueError(f"{run} succeeds from no official start at which the cloned policy failed")
 
 
-def film(policy: FlowPolicy, world: str, cell: dict[str, int], seed: int = 0) -> tuple[np.ndarray, bool]:
+def film(
+    policy: FlowPolicy, world: str, cell: dict[str, int], seed: int = 0, starts: str = "official"
+) -> tuple[np.ndarray, bool]:
     """All frames of an episode, and whether it succeeds there."""
     options = {"render": "step"} if world.startswith("LIBERO-") else {}
-    env = make_env(world, 1, starts="official", tasks=[cell["task"]], options=options)
+    env = make_env(world, 1, starts=starts, tasks=[cell["task"]], options=options)
     observation, info = env.reset(seed=seed, options={name: [value] for name, value in cell.items()})
     text, frames, over, success = str(info["instruction"][0]), [np.asarray(observation["image"])], False, False
     schedule = FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step)

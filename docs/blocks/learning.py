@@ -172,6 +172,9 @@ def cloning_of(size: Any) -> str:
     )
 
 
+REALITY = "LIBERO-Object-v0"
+
+
 def cloned_policy() -> str:
     """What the bundled cloned policy is and how well it does."""
     folder = ROOT / "prophrl_algos" / "vla" / "SmallVLA-LIBERO-object-sft"
@@ -181,7 +184,11 @@ def cloned_policy() -> str:
     path = RESULTS / "proof_cpu" / "tries.jsonl"
     if not (folder / "config.json").is_file() or not path.is_file():
         return f"Not measured yet: `{command}`."
-    tries = [line for line in map(json.loads, path.read_text().splitlines()) if line["run"] == "sft"]
+    tries = [
+        line
+        for line in map(json.loads, path.read_text().splitlines())
+        if line["run"] == "sft" and line["world"] == REALITY
+    ]
     last, weights = tries[-1], folder / "model.safetensors"
     done, count = sum(last["success"]), len(last["success"])
     low, high = wilson(done, count)
@@ -195,6 +202,31 @@ def cloned_policy() -> str:
         rows.append(["real success, official states", share(summary["sft"])])
         rows += [[f"task {task}", share(found)] for task, found in summary["sft"]["per_task"].items()]
     return markdown_table(["", "value"], rows)
+
+
+def proof_round(name: str) -> str:
+    """What a round did to success on `train` starts, in reality and in the dream that it learnt in."""
+    path = RESULTS / name / "tries.jsonl"
+    if not path.is_file():
+        return "Not measured yet."
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        done, count = sum(line["success"]), len(line["success"])
+        low, high = wilson(done, count)
+        found.setdefault((line["run"], line["update"]), {})[line["world"]] = f"{done}/{count} [{low:.0%}, {high:.0%}]"
+    rows = [
+        [label_of(*key), found[key].get(REALITY, ""), found[key].get("Prophet-LIBERO-v0", "")]
+        for key in found
+        if len(found[key]) > 1
+    ]
+    return markdown_table(["policy", "real success [Wilson 95%]", "success in the dream, same starts"], rows)
+
+
+def label_of(run: str, update: int) -> str:
+    """A policy of a round in words."""
+    if run == "sft":
+        return "cloned"
+    return f"after {update} updates at learning rate {run.removeprefix('rate-')}"
 
 
 def proof(size: str) -> str:
