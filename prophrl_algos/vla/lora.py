@@ -120,6 +120,28 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+def let_train(network: nn.Module, train: str, *, targets: str, backbone: str, unread: re.Pattern[str]) -> list[str]:
+    """Let what is trained require a gradient, in float32; its names.
+
+    Args:
+        network: of a published policy.
+        train: `expert` (all but the backbone), `lora`, `full` or `none`.
+        targets: which layers take adapters, a name of `lora_targets`.
+        backbone: what names of the pretrained model's weights begin with.
+        unread: matches names, from their beginning, of weights on which no action depends.
+    """
+    if train == "lora":
+        add_lora(network, lora_targets(targets))
+    for name, weight in network.named_parameters():
+        if train != "lora":
+            weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(backbone))
+        if unread.match(name):
+            weight.requires_grad = False
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
+
+
 def has_lora(model: nn.Module) -> bool:
     """Whether `add_lora` was here."""
     return bool(_switches(model))

@@ -16,7 +16,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import add_lora, lora_targets
+from prophrl_algos.vla.lora import let_train
 from prophrl_algos.vla.prefix_cache import as_cache, cache_tensors
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales, transformers_scales
@@ -69,6 +69,8 @@ class Pi0Policy(PublishedPolicy):
         manners: pictures, prompt, scales and signs.
     """
 
+    before = (_PREFIX,)
+
     def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
         """Take a network over, in place."""
         super().__init__(network, spec, manners)
@@ -103,10 +105,6 @@ class Pi0Policy(PublishedPolicy):
         )
         return found.logits.float()
 
-    def reads_gradient(self) -> bool:
-        """Whether PaliGemma is trained."""
-        return any(weight.requires_grad for name, weight in self.network.named_parameters() if name.startswith(_PREFIX))
-
 
 def choose_trained(network: nn.Module, train: str, *, language: bool = False) -> list[str]:
     """Let what is trained require a gradient; its names.
@@ -116,22 +114,12 @@ def choose_trained(network: nn.Module, train: str, *, language: bool = False) ->
         train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
         language: whether `lora` is put into PaliGemma's language model too.
     """
-    if train == "lora":
-        add_lora(network, lora_targets("pi0" if language else "pi0-expert"))
-    else:
-        for name, weight in network.named_parameters():
-            weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(_PREFIX))
     last = len(cast(Any, network).model.vlm.language_model.layers) - 1
     # Of the last layer only keys and values are read, and no word is predicted.
     unread = re.compile(
         rf"model\.vlm\.language_model\.(layers\.{last}\.(self_attn\.[qo]_proj|mlp|post_attention_lay)|norm\.)"
     )
-    for name, weight in network.named_parameters():
-        if unread.match(name):
-            weight.requires_grad = False
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
+    return let_train(network, train, targets="pi0" if language else "pi0-expert", backbone=_PREFIX, unread=unread)
 
 
 def load(folder: Path, options: LoadOptions) -> Pi0Policy:

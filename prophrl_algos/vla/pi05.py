@@ -19,7 +19,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.conventions import Affine, convention
 from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import add_lora, lora_targets
+from prophrl_algos.vla.lora import let_train
 from prophrl_algos.vla.prefix_cache import additive, as_cache, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales
@@ -68,6 +68,8 @@ class Pi05Policy(PublishedPolicy):
         manners: pictures, prompt, scales and signs.
     """
 
+    before = (_PREFIX,)
+
     def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
         """Take a network over, in place."""
         super().__init__(network, spec, manners)
@@ -103,10 +105,6 @@ class Pi05Policy(PublishedPolicy):
             given["state"] = x.new_zeros(len(x), x.shape[2])
         return cast(Any, self.network).denoise_step(**given).float()
 
-    def reads_gradient(self) -> bool:
-        """Whether PaliGemma is trained."""
-        return any(weight.requires_grad for name, weight in self.network.named_parameters() if name.startswith(_PREFIX))
-
 
 def choose_trained(network: nn.Module, train: str, *, language: bool = False) -> list[str]:
     """Let what is trained require a gradient, in float32; its names.
@@ -116,19 +114,8 @@ def choose_trained(network: nn.Module, train: str, *, language: bool = False) ->
         train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
         language: whether `lora` is put into PaliGemma's language model too.
     """
-    if train == "lora":
-        add_lora(network, lora_targets("pi05" if language else "pi05-expert"))
-    else:
-        for name, weight in network.named_parameters():
-            weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(_PREFIX))
-    layers = len(cast(Any, network).paligemma_with_expert.paligemma.model.language_model.layers)
-    unread = _unread(layers)
-    for name, weight in network.named_parameters():
-        if unread.match(name):
-            weight.requires_grad = False
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
+    unread = _unread(len(cast(Any, network).paligemma_with_expert.paligemma.model.language_model.layers))
+    return let_train(network, train, targets="pi05" if language else "pi05-expert", backbone=_PREFIX, unread=unread)
 
 
 def _unread(layers: int) -> re.Pattern[str]:

@@ -72,7 +72,10 @@ class Manners:
 
 
 class PublishedPolicy(nn.Module):
-    """Pictures, prompts, scales and signs around a network; subclasses add `prefix` and `velocity`."""
+    """Pictures, prompts, scales and signs around a network; subclasses add `prefix`, `velocity` and `before`."""
+
+    before: tuple[str, ...]
+    """What the names of weights begin with that the prefix is computed with."""
 
     def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
         """Take a network over.
@@ -100,7 +103,8 @@ class PublishedPolicy(nn.Module):
 
     def reads_gradient(self) -> bool:
         """Whether what is trained lies before the velocity, so that the prefix needs a gradient."""
-        raise NotImplementedError
+        weights = self.network.named_parameters()
+        return any(weight.requires_grad for name, weight in weights if name.startswith(self.before))
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
         """Pictures as the policy was trained on them, in the env's size; tokens of the prompt; the state.

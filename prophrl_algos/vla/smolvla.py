@@ -1,6 +1,7 @@
 """SmolVLA as a flow policy, on lerobot's network."""
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import add_lora, lora_targets
+from prophrl_algos.vla.lora import let_train
 from prophrl_algos.vla.prefix_cache import as_cache, as_dict, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales
@@ -42,6 +43,8 @@ class SmolVLAPolicy(PublishedPolicy):
         spec: the sizes.
         manners: pictures, prompt, scales and signs.
     """
+
+    before = (_VLM, "state_proj.")
 
     def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
         """Take a network over, in place."""
@@ -79,11 +82,6 @@ class SmolVLAPolicy(PublishedPolicy):
         )
         return found.float()
 
-    def reads_gradient(self) -> bool:
-        """Whether SmolVLM or the projection of the state, which is a token of it, is trained."""
-        weights = self.network.named_parameters()
-        return any(weight.requires_grad for name, weight in weights if name.startswith((_VLM, "state_proj.")))
-
 
 def choose_trained(network: nn.Module, train: str) -> list[str]:
     """Let what is trained require a gradient, in float32; its names.
@@ -92,22 +90,13 @@ def choose_trained(network: nn.Module, train: str) -> list[str]:
         network: as in `SmolVLAPolicy`.
         train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
     """
-    if train == "lora":
-        add_lora(network, lora_targets("smolvla"))
-    else:
-        for name, weight in network.named_parameters():
-            weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(_VLM))
     last = len(cast(Any, network).vlm_with_expert.vlm.model.text_model.layers) - 1
-    text = f"{_VLM}model.text_model."
-    parts = ("self_attn.q_proj", "self_attn.o_proj", "mlp", "post_attention_layernorm")
     # Of the last layer only keys and values are read, and no word is predicted.
-    unread = (f"{text}norm.", f"{_VLM}lm_head.", *(f"{text}layers.{last}.{part}." for part in parts))
-    for name, weight in network.named_parameters():
-        if name.startswith(unread):
-            weight.requires_grad = False
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
+    unread = re.compile(
+        rf"vlm_with_expert\.vlm\.(lm_head\.|model\.text_model\.(norm\.|layers\.{last}\."
+        r"(self_attn\.[qo]_proj\.|mlp\.|post_attention_layernorm\.)))"
+    )
+    return let_train(network, train, targets="smolvla", backbone=_VLM, unread=unread)
 
 
 def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:

@@ -13,8 +13,9 @@ from prophet_gym.factory import bundled_checkpoints
 from prophrl_algos.algorithms import FA_GRPO
 from prophrl_algos.cli import ALGORITHMS, common, main, train
 from prophrl_algos.cli.common import make_algorithm, make_policy, read_weights
-from prophrl_algos.cli.demonstrations import Demonstrations
+from prophrl_algos.cli.demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 
 bundled = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
@@ -160,6 +161,15 @@ class TestDemonstrations:
         assert made.state_dict()["action_mean"][2] == pytest.approx(0.25)
 
 
+def test_only_a_policy_that_learns_where_things_are_is_shown_it(tmp_path):
+    record(tmp_path, 0, success=True)
+    shown = read_demonstrations(SmallVLA(image_size=16, places=2, width=16, layers=1), tmp_path)
+    assert shown.obs["points"].shape == (5, 2, 2)
+    assert torch.equal(shown.obs["points"][:, 0], torch.tensor([[0.0, 0.5]]).expand(5, 2))
+    tiny = TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8)
+    assert "points" not in read_demonstrations(tiny, tmp_path).obs
+
+
 def small_small_vla(*sizes):
     return SmallVLA(*sizes, image_size=16, places=2, width=16, layers=1)
 
@@ -174,7 +184,7 @@ def record(folder, index, success, steps=5, mode="expert"):
         object_names=("can",),
         target="can",
         success=np.full(steps + 1, success),
-        camera=np.zeros((3, 4)),
+        camera=np.array([[0, 0, 0, 0.5], [0, 0, 0, 0.75], [0, 0, 0, 1.0]]),
         init_state=np.zeros(2),
         instruction="pick up the can",
         suite="libero_object",
