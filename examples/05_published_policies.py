@@ -1,6 +1,7 @@
 """Improve a published policy in the dream: FA-GRPO with FlowScale on its own network.
 
-    python examples/05_published_policies.py --source lerobot/pi05_libero_finetuned --train lora --device cuda
+    python examples/05_published_policies.py --source lerobot/pi05_libero_finetuned --device cuda \
+        --reward success --chunks 30 --groups 8 --group-size 8 --updates 100 --learning-rate 5e-6
     python examples/05_published_policies.py --policy pi0           # its network with a few random weights, on a CPU
     python examples/05_published_policies.py --policy pi0 --tiny    # in a tiny dream too, in seconds
 
@@ -44,6 +45,8 @@ class Args:
     task: int = 3
     reward: str = "classifier?reward=relative"
     """What the dream pays; the change of the judge's probability differs between rollouts that all fail."""
+    chunks: int = 2
+    """Of eight actions in an episode; whole tasks need 30."""
     updates: int = 1
     groups: int = 1
     group_size: int = 2
@@ -55,10 +58,10 @@ class Args:
 
 
 def make_env(args: Args) -> gym.vector.VectorEnv:
-    """Dreams of two chunks of eight actions."""
+    """Short dreams of the bundled model, or of a tiny one."""
     rows = args.groups * args.group_size
     if not args.tiny:
-        made = {"tasks": [args.task], "reward": args.reward, "max_episode_steps": 2, "device": args.device}
+        made = {"tasks": [args.task], "reward": args.reward, "max_episode_steps": args.chunks, "device": args.device}
         return gym.make_vec("Prophet-LIBERO-v0", num_envs=rows, autoreset_mode="Disabled", **made)
     from prophet_gym.envs import ProphetVectorEnv
     from prophet_gym.prophet.presets import tiny_prophet
@@ -69,7 +72,7 @@ def make_env(args: Args) -> gym.vector.VectorEnv:
     judge = FunctionReward(lambda *_: float(next(tosses) % 2), max_frames=1)
     starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=args.task)]
     return ProphetVectorEnv(
-        tiny_prophet(), starts, rows, reward_model=judge, max_episode_steps=2, autoreset_mode="Disabled"
+        tiny_prophet(), starts, rows, reward_model=judge, max_episode_steps=args.chunks, autoreset_mode="Disabled"
     )
 
 
