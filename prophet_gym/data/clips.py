@@ -97,15 +97,24 @@ class LatentEpisodes:
         Raises:
             ValueError: no episode is long enough.
         """
-        ahead = chunk * chunks
+        current, episode = self.places(rows, chunk * chunks, generator)
+        return self.window(current, self.starts[episode], past=past, chunk=chunk, ahead=chunk * chunks)
+
+    def places(
+        self, rows: int, ahead: int, generator: torch.Generator
+    ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        """Draw frames uniformly over all that have `ahead` commands left: their indices, and their episodes'.
+
+        Raises:
+            ValueError: no episode is long enough.
+        """
         counts = np.maximum(np.diff(self.starts) - ahead, 0)
         ends = np.cumsum(counts)
         if not ends[-1]:
-            raise ValueError(f"no episode has the {ahead} steps that {chunks} chunks of {chunk} need")
+            raise ValueError(f"no episode has the {ahead} steps that are asked for")
         picks = torch.randint(int(ends[-1]), (rows,), generator=generator).numpy()
         episode = np.searchsorted(ends, picks, side="right")
-        current = self.starts[episode] + picks - (ends - counts)[episode]
-        return self.window(current, self.starts[episode], past=past, chunk=chunk, ahead=ahead)
+        return self.starts[episode] + picks - (ends - counts)[episode], episode
 
     def window(
         self,

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from prophet_gym.sims.simulator import LiberoSim
 
-# Simulations that no row uses now are kept for the next task switch: building one takes seconds and 0.3 GB.
+# Simulations of tasks that no row has now are kept for the next change: building one takes seconds and 0.3 GB.
 _IDLE_SIMS = 3
 
 
@@ -49,22 +49,29 @@ class Advance:
 
 
 class Stage:
-    """The simulations of some rows of one suite; a row changes its simulation when it changes its task."""
+    """The rows of one suite in one process: one simulation per task, in which that task's rows take turns."""
 
     def __init__(self, suite: str, look: str, size: int) -> None:
         self._suite, self._look, self._size = suite, look, size
-        self._playing: dict[int, LiberoSim] = {}
-        self._idle: list[LiberoSim] = []
+        self._sims: dict[int, LiberoSim] = {}
+        self._tasks: dict[int, int] = {}
+        self._turns: dict[int, int] = {}
+        self._waiting: dict[int, np.ndarray] = {}
 
     def begin(self, row: int, scene: Scene) -> Opening:
         """Start an episode in a row."""
-        sim = self._sim(row, scene.task)
+        left = self._tasks.pop(row, None)
+        if left is not None and self._turns.get(left) == row:
+            del self._turns[left]
+        self._waiting.pop(row, None)
+        self._tasks[row] = scene.task
+        sim = self.simulation(row)
         sim.reset(seed=scene.seed, official=scene.official)
         return Opening(sim.render(), sim.instruction, sim.gripper_position())
 
     def advance(self, row: int, actions: Float[np.ndarray, "k 7"], *, every_frame: bool) -> Advance:
         """Run the actions until the task succeeds."""
-        sim, frames, success, executed = self._playing[row], [], False, 0
+        sim, frames, success, executed = self.simulation(row), [], False, 0
         for action in actions:
             sim.step(action)
             executed += 1
@@ -80,21 +87,26 @@ class Stage:
 
     def close(self) -> None:
         """Free all simulations."""
-        for sim in [*self._playing.values(), *self._idle]:
+        for sim in self._sims.values():
             sim.close()
-        self._playing, self._idle = {}, []
+        self._sims, self._tasks, self._turns, self._waiting = {}, {}, {}, {}
 
-    def _sim(self, row: int, task: int) -> LiberoSim:
-        playing = self._playing.pop(row, None)
-        if playing is not None:
-            self._idle.append(playing)
-        fitting = next((sim for sim in reversed(self._idle) if sim.task == task), None)
-        if fitting is not None:
-            self._idle.remove(fitting)
-        while len(self._idle) > _IDLE_SIMS:
-            self._idle.pop(0).close()
-        self._playing[row] = fitting or LiberoSim(self._suite, task, look=self._look, size=self._size)
-        return self._playing[row]
+    def simulation(self, row: int) -> LiberoSim:
+        """The simulation in which the row's episode is, where it left it; the row that had its turn waits."""
+        task = self._tasks[row]
+        if task not in self._sims:
+            unused = [each for each in self._sims if each not in self._tasks.values()]
+            for each in unused[:-_IDLE_SIMS]:
+                self._sims.pop(each).close()
+            self._sims[task] = LiberoSim(self._suite, task, look=self._look, size=self._size)
+        sim = self._sims[task]
+        before = self._turns.get(task, row)
+        if before != row:
+            self._waiting[before] = sim.get_state()
+        self._turns[task] = row
+        if row in self._waiting:
+            sim.set_state(self._waiting.pop(row))
+        return sim
 
 
 @runtime_checkable

@@ -8,16 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, unstack_frames
-from prophet_gym.prophet.conditioning import chunk_inputs
+from prophet_gym.prophet.autoencoder import unstack_frames
 from prophet_gym.prophet.gripper import GripperTracker, tracker_loss
 from prophet_gym.prophet.training import flow_loss, sample_times
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.train.dreams import CHUNK, Dreams, inputs_of
 from prophet_gym.train.loop import LoopConfig, on_device, train_loop
-
-CHUNK = 8
-PAST = 20
-"""Frames a dream carries: 16 of history and the four of the given slot."""
 
 
 def train_tracker(
@@ -73,54 +69,43 @@ def dream_loss(
     tracker: GripperTracker,
     data: LatentEpisodes,
     camera: Float[Tensor, "3 4"],
+    dreams: Dreams,
     generator: torch.Generator,
     *,
-    rows: int,
-    chunks: int,
     noise_scale: float,
     share_at_source: float,
     reader_trust: float = 0.1,
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss of a dream of several chunks, each starting from the model's own prediction of the one before.
+) -> tuple[Tensor, dict[str, float], Dreams]:
+    """Loss of the next chunk of some dreams, what to log of it, and the dreams with what was predicted.
 
-    Gradients stop between chunks, so a dream of n chunks costs n plain steps, and all n are trained.
+    Gradients stop between chunks, so dreaming costs no more than single chunks do.
 
     Args:
         transformer: trained.
-        tracker: reads the gripper, as it will in dreams.
+        tracker: follows the gripper, as it will in dreams.
         data: latents.
         camera: world to unit image.
+        dreams: how far they have come.
         generator: all randomness.
-        rows: batch size.
-        chunks: length of the dream.
         noise_scale: see `flow_source`.
         share_at_source: see `sample_times`.
         reader_trust: see `GripperTracker.correct`; as in the checkpoint's config.
     """
-    clips = data.draw(rows, past=PAST, chunk=CHUNK, chunks=chunks, generator=generator).to(transformer.device)
-    past, past_commands = clips.past, clips.past_commands
-    with torch.no_grad():
-        gripper = tracker.read_frames(past[:, -FRAMES_PER_LATENT:])
-    losses = []
-    for chunk in range(chunks):
-        window = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        commands, target = clips.commands[:, window], clips.future[:, window]
-        with torch.no_grad():
-            inputs = chunk_inputs(tracker, past, gripper, past_commands, commands, camera)
-        time = sample_times(rows, share_at_source=share_at_source, generator=generator).to(target)
-        b, _, c, h, w = target.shape
-        noise = torch.randn(b, 4 * c, CHUNK // 4, h, w, generator=generator).to(target)
-        with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
-            loss, predicted = flow_loss(transformer, inputs, target, time, noise, noise_scale)
-        losses.append(loss)
-        past = torch.cat([past, unstack_frames(predicted).to(past)], dim=1)[:, -PAST:]
-        with torch.no_grad():
-            newest = slice(-FRAMES_PER_LATENT, None)
-            gripper = tracker.correct(inputs.path[:, newest], past[:, newest], reader_trust)
-        past_commands = commands
-    copied = (clips.future[:, :CHUNK] - clips.past[:, -1:]).square().mean()
-    figures = {f"loss_chunk_{i}": loss.item() for i, loss in enumerate(losses)}
-    return torch.stack(losses).mean(), {**figures, "against_copy": losses[0].item() / copied.item()}
+    clips = dreams.clips(data)
+    inputs = inputs_of(dreams, clips, tracker, camera)
+    target = clips.future
+    b, _, c, h, w = target.shape
+    time = sample_times(b, share_at_source=share_at_source, generator=generator).to(target)
+    noise = torch.randn(b, 4 * c, CHUNK // 4, h, w, generator=generator).to(target)
+    with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
+        loss, predicted = flow_loss(transformer, inputs, target, time, noise, noise_scale)
+    error = (unstack_frames(predicted) - target).square().mean((1, 2, 3, 4))
+    figures = {
+        f"error_{name}": error[torch.from_numpy(ages)].mean().item()
+        for name, ages in {"new": dreams.age == 0, "later": dreams.age > 0, "after_8": dreams.age >= 8}.items()
+        if ages.any()
+    }
+    return loss, figures, dreams.go_on(tracker, inputs, predicted, reader_trust)
 
 
 def train_transformer(
@@ -138,7 +123,7 @@ def train_transformer(
     share_at_source: float = 1.0,
     minutes: float = math.inf,
 ) -> ProphetTransformer3DModel:
-    """Train on single chunks first, then on dreams; return the averaged model.
+    """Train on single chunks first, then on dreams, which go on from step to step; return the averaged model.
 
     Args:
         transformer: trained in place, on the device where it lies.
@@ -147,20 +132,29 @@ def train_transformer(
         camera: world to unit image.
         folder: for checkpoints.
         config: the schedule.
-        rows: chunks per step: a dream of n chunks has `rows / n` rows.
+        rows: chunks per step, each of another dream.
         single_until: share of the steps with single chunks.
-        chunks: length of the dreams after that.
+        chunks: mean length of the dreams after that, where their episodes are long enough.
         noise_scale: see `flow_source`.
         share_at_source: see `sample_times`.
         minutes: see `train_loop`.
     """
     tracker = on_device(tracker, transformer.device).eval().requires_grad_(requires_grad=False)
 
+    dreams: Dreams | None = None
+
     def step(index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        nonlocal dreams
         length = 1 if index < single_until * config.steps else chunks
-        return dream_loss(
-            transformer, tracker, data, camera, generator,
-            rows=max(1, rows // length), chunks=length, noise_scale=noise_scale, share_at_source=share_at_source,
+        dreams = (
+            Dreams.begin(data, tracker, rows, generator)
+            if dreams is None
+            else dreams.renewed(data, tracker, length, generator)
+        )
+        loss, figures, dreams = dream_loss(
+            transformer, tracker, data, camera, dreams, generator,
+            noise_scale=noise_scale, share_at_source=share_at_source,
         )  # fmt: skip
+        return loss, figures
 
     return train_loop(transformer, step, config, folder, name="transformer", minutes=minutes)

@@ -9,6 +9,7 @@ from prophet_gym.envs.episodes import row_info
 from prophet_gym.errors import InvalidActionError, InvalidStartError, MissingAssetsError, UnknownOptionError
 from prophet_gym.sims import install
 from prophet_gym.sims.libero import LiberoEnv, LiberoVectorEnv
+from prophet_gym.sims.simulator import LiberoSim
 
 needs_libero = pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 pytestmark = pytest.mark.libero
@@ -36,8 +37,9 @@ def chunks(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (rows, 2, 7)).astype(np.float32)
 
 
-def simulations(envs: LiberoVectorEnv) -> dict:
-    return envs._stages._stage._playing
+def simulation(envs: LiberoVectorEnv, row: int = 0) -> LiberoSim:
+    """Where the row's episode is, until another row has its turn."""
+    return envs._stages._stage.simulation(row)
 
 
 def put_target_in_basket(sim) -> None:
@@ -74,14 +76,33 @@ def test_what_a_step_reports(envs):
 
 @needs_libero
 def test_a_row_is_the_single_env_with_its_seed(envs, env):
-    actions = chunks(2)
     first, info = envs.reset(seed=40)
-    second, _, _, _, _ = envs.step(actions)
+    steps = [envs.step(chunks(2, seed))[0] for seed in range(3)]
+    assert len(envs._stages._stage._sims) == 1
     one, one_info = env.reset(seed=41)
-    two, _, _, _, _ = env.step(actions[1])
     assert one_info["start"] == info["start"][1] != info["start"][0]
     np.testing.assert_array_equal(one["image"], first["image"][1])
-    np.testing.assert_array_equal(two["image"], second["image"][1])
+    for seed, found in enumerate(steps):
+        np.testing.assert_array_equal(env.step(chunks(2, seed)[1])[0]["image"], found["image"][1])
+
+
+@needs_libero
+def test_rows_that_change_their_task_share_simulations_and_disturb_nobody(env):
+    several = LiberoVectorEnv(
+        "libero_object", 3, tasks=[0, TASK], chunk=2, max_episode_steps=9, autoreset_mode=AutoresetMode.DISABLED
+    )
+    try:
+        several.reset(options={"task": [0, 0, TASK], "start": [7, 8, 41]})
+        shown = [several.step(chunks(3, 0))[0]["image"][2]]
+        mask = np.array([True, True, False])
+        several.reset(options={"reset_mask": mask, "task": [TASK, TASK, TASK], "start": [3, 4, 5]})
+        shown += [several.step(chunks(3, seed))[0]["image"][2] for seed in (1, 2)]
+        assert set(several._stages._stage._sims) == {0, TASK}
+    finally:
+        several.close()
+    env.reset(options={"start": 41})
+    for seed, image in enumerate(shown):
+        np.testing.assert_array_equal(env.step(chunks(3, seed)[2])[0]["image"], image)
 
 
 @needs_libero
@@ -92,7 +113,7 @@ def test_proprioception_is_the_true_gripper():
         action = np.tile(np.array([0, 1, 0, 0, 0, 0, -1], np.float32), (2, 1))
         after = env.step(action)[0]
         assert env.observation_space.contains(after)
-        true = simulations(env._vector)[0].gripper_position()
+        true = simulation(env._vector).gripper_position()
         np.testing.assert_allclose(after["gripper_position"], true, atol=1e-6)
         assert after["gripper_position"][1] > before["gripper_position"][1] + 0.002
     finally:
@@ -102,7 +123,7 @@ def test_proprioception_is_the_true_gripper():
 @needs_libero
 def test_success_in_the_middle_of_a_chunk_ends_the_episode_there(envs):
     envs.reset(seed=0)
-    put_target_in_basket(simulations(envs)[0])
+    put_target_in_basket(simulation(envs))
     still = np.zeros((2, 2, 7), dtype=np.float32)
     still[..., 6] = -1
     _, reward, terminated, truncated, info = envs.step(still)
@@ -159,10 +180,10 @@ def test_bad_options_are_refused_and_the_episode_goes_on(env, options, error, me
 )
 def test_bad_actions_are_refused_before_anything_moves(env, action, message):
     env.reset(seed=0)
-    before = simulations(env._vector)[0].data.qpos.copy()
+    before = simulation(env._vector).data.qpos.copy()
     with pytest.raises(InvalidActionError, match=message):
         env.step(action)
-    np.testing.assert_array_equal(simulations(env._vector)[0].data.qpos, before)
+    np.testing.assert_array_equal(simulation(env._vector).data.qpos, before)
 
 
 @needs_libero
@@ -171,9 +192,9 @@ def test_drawing_once_per_chunk_changes_no_other_thing(env):
     try:
         _, info = frugal.reset(seed=0, options={"start": 7})
         assert (info["start"], info["start_set"], info["instruction"]) == (7, "official", INSTRUCTION)
-        simulation = simulations(frugal.unwrapped._vector)[0]
+        sim = simulation(frugal.unwrapped._vector)
         env.reset(seed=0)
-        simulation.set_state(simulations(env._vector)[0].get_state())
+        sim.set_state(simulation(env._vector).get_state())
         expected = env.step(chunks(1)[0])
         found = frugal.step(chunks(1)[0])
         np.testing.assert_array_equal(found[0]["image"], expected[0]["image"])

@@ -1,0 +1,82 @@
+"""Training dreams against a recording whose every latent says which frame it is."""
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.data.clips import LatentEpisodes
+from prophet_gym.prophet.autoencoder import stack_frames
+from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.train.dreams import CHUNK, PAST, Dreams, inputs_of
+
+LENGTHS = (50, 9, 90)
+CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
+
+
+@pytest.fixture
+def data():
+    """Frame n of episode e has latent (100 e + n) / 100, and so has the command after it."""
+    numbers = np.concatenate([100 * e + np.arange(t + 1) for e, t in enumerate(LENGTHS)]) / 100
+    return LatentEpisodes(
+        latents=numbers.astype(np.float16)[:, None, None, None] * np.ones((1, 4, 4, 4), np.float16),
+        commands=numbers.astype(np.float32)[:, None] * np.ones((1, 7), np.float32),
+        gripper=np.ones((len(numbers), 4), np.float32),
+        starts=np.cumsum([0, *(t + 1 for t in LENGTHS)], dtype=np.int64),
+    )
+
+
+@pytest.fixture
+def tracker():
+    torch.manual_seed(0)
+    return GripperTracker(latent_size=(4, 4), hidden=8)
+
+
+def begin(data, tracker, rows=300):
+    return Dreams.begin(data, tracker, rows, torch.Generator().manual_seed(0))
+
+
+def chunk_later(dreams, data, tracker, offset=0.0):
+    """What really came, plus an offset, as the dream of every row."""
+    clips = dreams.clips(data)
+    inputs = inputs_of(dreams, clips, tracker, CAMERA)
+    return dreams.go_on(tracker, inputs, stack_frames(clips.future + offset), 0.1)
+
+
+def test_a_dream_that_is_right_is_the_recording(data, tracker):
+    dreams = chunk_later(begin(data, tracker), data, tracker)
+    real = data.window(dreams.current, dreams.first, past=PAST, chunk=CHUNK, ahead=0)
+    torch.testing.assert_close(dreams.past, real.past)
+    assert (dreams.age == 1).all()
+
+
+def test_a_dream_goes_on_from_what_it_dreamt(data, tracker):
+    before = begin(data, tracker)
+    after = chunk_later(before, data, tracker, offset=5.0)
+    clips = after.renewed(data, tracker, np.inf, torch.Generator()).clips(data)
+    going_on = torch.from_numpy(after.current + CHUNK <= after.last)
+    assert 0 < going_on.sum() < len(going_on)
+    assert (clips.past[going_on, -CHUNK:] > 4).all()
+    torch.testing.assert_close(clips.past[going_on, :-CHUNK], before.past[going_on, CHUNK:])
+    assert (clips.past[~going_on] < 4).all()
+    torch.testing.assert_close(clips.future[going_on, 0], clips.future[going_on, 7] - 0.07, atol=2e-3, rtol=0)
+
+
+def test_dreams_begin_anew_at_the_end_of_their_episode_and_by_chance(data, tracker):
+    dreams = begin(data, tracker)
+    for step in range(20):
+        assert (dreams.current + CHUNK <= dreams.last).all()
+        assert ((dreams.first <= dreams.current) & (dreams.age * CHUNK <= dreams.current - dreams.first)).all()
+        dreams = chunk_later(dreams, data, tracker).renewed(data, tracker, np.inf, torch.Generator().manual_seed(step))
+    assert dreams.age.max() >= 8
+    assert (dreams.age == 0).mean() < 0.4
+    assert (dreams.renewed(data, tracker, 1, torch.Generator()).age == 0).all()
+    rested = dreams.renewed(data, tracker, 4, torch.Generator().manual_seed(1))
+    kept = (dreams.age > 0) & (rested.age > 0)
+    assert kept.sum() / (dreams.age > 0).sum() == pytest.approx(0.75, abs=0.08)
+
+
+def test_the_gripper_is_followed_through_the_commands(data, tracker):
+    before = begin(data, tracker, rows=5)
+    inputs = inputs_of(before, before.clips(data), tracker, CAMERA)
+    after = chunk_later(before, data, tracker)
+    torch.testing.assert_close(after.gripper, 0.9 * inputs.path[:, -4:] + 0.1 * tracker.read_frames(after.past[:, -4:]))
