@@ -18,11 +18,11 @@ import tyro
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym.data.recording import list_episodes, refuse_official
+from prophet_gym.data.recording import refuse_official
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train import success
-from prophet_gym.train.success import METRICS_NAME, LabelledVideo, precision_recall, read_videos, split_of
+from prophet_gym.train.success import METRICS_NAME, LabelledVideo, list_all, precision_recall, read_videos, split_of
 
 TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the picture encoder stays as it is."""
@@ -34,10 +34,10 @@ class Args:
     """Train a judge on a recording.
 
     Attributes:
-        data: Folder of a recording.
+        data: Folders of recordings.
         out: Folder for the judge and its metrics.
         backbone: `head` (a small network on single frames) or `vlm` (adapters of a vision-language model).
-        dreams: A second recording, of dreams labelled with the simulator's outcome of the same actions.
+        dreams: Recordings of dreams, labelled with the simulator's outcome of the same actions.
         minutes: Time for the optimizer, reading not counted.
         steps: Most optimizer steps.
         batch: Frames per step (head), videos per step (vlm).
@@ -54,10 +54,10 @@ class Args:
         seed: Of weights and batches.
     """
 
-    data: Path
+    data: tuple[Path, ...]
     out: Path
     backbone: Literal["head", "vlm"] = "head"
-    dreams: Path | None = None
+    dreams: tuple[Path, ...] = ()
     minutes: float = 60.0
     steps: int = 3000
     batch: int = 64
@@ -85,7 +85,7 @@ class Clip:
 
 def main(args: Args) -> dict[str, Any]:
     """Run the command."""
-    for folder in filter(None, (args.data, args.dreams)):
+    for folder in (*args.data, *args.dreams):
         refuse_official(folder)
     if args.backbone == "head":
         rate: dict[str, Any] = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
@@ -99,7 +99,8 @@ def _train_vlm(args: Args) -> dict[str, Any]:
     groups = {name: _videos(args, name) for name in ("train", "tune", "test")}
     if not all(groups.values()):
         sizes = {name: len(group) for name, group in groups.items()}
-        raise ValueError(f"{args.data} has too few episodes to split: {sizes}; record more, or raise held_out")
+        where = ", ".join(map(str, args.data))
+        raise ValueError(f"{where} has too few episodes to split: {sizes}; record more, or raise held_out")
     tune = _ends(groups["tune"], args.stride)
     success.require_success([clip.done for clip in tune])
     model = LocalVlm.from_pretrained(args.model, device=args.device, dtype=args.dtype, batch=args.batch)
@@ -251,8 +252,7 @@ def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:
 
 
 def _videos(args: Args, group: str) -> list[LabelledVideo]:
-    folders = [args.data, *([args.dreams] if args.dreams and group == "train" else [])]
-    paths = [path for folder in folders for path in list_episodes(folder)[: args.max_episodes]]
+    paths = list_all([*args.data, *(args.dreams if group == "train" else ())], args.max_episodes)
     mine = [path for path in paths if split_of(f"{path.parent.name}/{path.stem}", args.held_out) == group]
     return read_videos(mine, size=None, all_frames=True)
 

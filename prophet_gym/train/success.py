@@ -35,24 +35,24 @@ class Args:
     """Train a success head on a recording.
 
     Attributes:
-        data: Folder of a recording.
+        data: Folders of recordings.
         out: Folder for weights, config and metrics.
-        dreams: A second recording to train on, of dreams (`prophet redream`); the threshold is chosen by real episodes.
+        dreams: Recordings of dreams (`prophet redream`) to train on as well; the threshold is chosen by real episodes.
         minutes: Time for the optimizer, reading not counted.
         steps: Most optimizer steps.
         batch: Frames per step.
         learning_rate: Peak of a cosine schedule.
         held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
         recall: Share of the successful episodes that the threshold must find.
-        max_episodes: Read at most so many episodes.
+        max_episodes: Read at most so many episodes of each recording.
         image_size: Pictures are averaged down to this.
         width: Channels of the first convolution.
         seed: Seed of weights and batches.
     """
 
-    data: Path
+    data: tuple[Path, ...]
     out: Path
-    dreams: Path | None = None
+    dreams: tuple[Path, ...] = ()
     minutes: float = 60.0
     steps: int = 3000
     batch: int = 64
@@ -71,6 +71,11 @@ def split_of(name: str, held_out: float) -> str:
     if place < held_out / 2:
         return "test"
     return "tune" if place < held_out else "train"
+
+
+def list_all(folders: Sequence[Path], most: int) -> list[Path]:
+    """At most so many episodes of each recording."""
+    return [path for folder in folders for path in list_episodes(folder)[:most]]
 
 
 def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
@@ -236,14 +241,13 @@ def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) ->
 
 def main(args: Args) -> dict[str, object]:
     """Read, train, choose a threshold, evaluate on episodes that neither saw, write."""
-    recordings = {"held_out": args.data} | ({} if args.dreams is None else {"held_out_dreams": args.dreams})
-    groups = {
-        name: split(list_episodes(folder)[: args.max_episodes], args.held_out) for name, folder in recordings.items()
-    }
+    recordings = {"held_out": args.data} | ({"held_out_dreams": args.dreams} if args.dreams else {})
+    groups = {name: split(list_all(folders, args.max_episodes), args.held_out) for name, folders in recordings.items()}
     for name, parts in groups.items():
         if not all(parts.values()):
             sizes = {part: len(paths) for part, paths in parts.items()}
-            raise ValueError(f"{recordings[name]} has too few episodes to split: {sizes}; add some, or raise held_out")
+            where = ", ".join(map(str, recordings[name]))
+            raise ValueError(f"{where} has too few episodes to split: {sizes}; add some, or raise held_out")
 
     tune = read_videos(groups["held_out"]["tune"], size=args.image_size, all_frames=True)
     require_success([bool(video.success.any()) for video in tune])

@@ -106,7 +106,7 @@ def write_toys(folder: Path, **meta: str) -> Path:
 
 
 def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path):
-    data = write_toys(tmp_path / "data")
+    data = (write_toys(tmp_path / "data"),)
     common = {"data": data, "steps": 2, "batch": 2, "held_out": 0.5}
     found = main(
         Args(out=tmp_path / "vlm", backbone="vlm", model=str(tiny_qwen), stride=4, shown=2, lora_rank=2, **common)
@@ -115,7 +115,7 @@ def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path):
     judge = LikelihoodReward.from_pretrained(tmp_path / "vlm")
     assert (judge.config.when, judge.config.stride, judge.config.shown) == ("chunk", 4, 2)
     alone = main(Args(out=tmp_path / "head", image_size=16, **common))
-    both = main(Args(out=tmp_path / "both", image_size=16, dreams=write_toys(tmp_path / "dreams"), **common))
+    both = main(Args(out=tmp_path / "both", image_size=16, dreams=(write_toys(tmp_path / "dreams"),), **common))
     assert both["train_episodes"] == 2 * alone["train_episodes"]
     assert both["held_out"]["episodes"] == alone["held_out"]["episodes"]
 
@@ -123,7 +123,7 @@ def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path):
 def test_official_starts_are_refused(tmp_path):
     official = write_toys(tmp_path / "official", starts="official")
     with pytest.raises(ValueError, match="evaluation alone"):
-        main(Args(data=official, out=tmp_path / "out"))
+        main(Args(data=(official,), out=tmp_path / "out"))
 
 
 def test_draws_are_a_function_of_the_generator():

@@ -155,13 +155,13 @@ def test_from_a_recording_to_weights_and_metrics(tmp_path):
             look="plain",
         )
         write_episode(episode_path(tmp_path / "data", 0, index), episode, clip.frames)
-    main(Args(data=tmp_path / "data", out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16))
+    main(Args(data=(tmp_path / "data",), out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16))
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 24
     assert metrics["config"]["image_size"] == 16
     assert SuccessHead.from_pretrained(tmp_path / "out").config.threshold == metrics["config"]["threshold"]
     with pytest.raises(ValueError, match="too few episodes"):
-        main(Args(data=tmp_path / "data", out=tmp_path / "out", held_out=0.0))
+        main(Args(data=(tmp_path / "data",), out=tmp_path / "out", held_out=0.0))
 
 
 def test_the_threshold_finds_the_share_of_successes_that_is_asked_for():
