@@ -1,7 +1,7 @@
 """The proof: a policy that is improved in the dream alone, and what that is worth in the real simulator.
 
     python benchmarks/proof.py --size short --out outputs/proof_short
-    python benchmarks/proof.py --size cpu --data outputs/demonstrations_cpu --out outputs/proof_cpu
+    python benchmarks/proof.py --size cpu --out outputs/proof_cpu
 
 docs/proof.md is the protocol. Stages: clone experts to a middling success, choose a learning rate on `train` starts,
 learn in the dream, then evaluate every snapshot in the real simulator and in the dream on official states. A stage or
@@ -59,8 +59,8 @@ class Args:
     """Run the proof, or what is left of it."""
 
     size: Literal["short", "cpu", "full", "reward"] = "short"
-    data: Path = Path("outputs/demonstrations_cpu")
-    """A recording of `prophet collect --mode expert` from random placements, where a policy is cloned."""
+    data: tuple[Path, ...] = (Path("outputs/demonstrations_cpu"), Path("outputs/demonstrations_cpu_dreamt"))
+    """Where a policy is cloned: a recording of `prophet collect --mode expert`, and its dream by `prophet redream`."""
     out: Path = Path("outputs/proof")
     logs: Path | None = None
     """`OUT/logs` if not given; those of the repository are in `benchmarks/results/proof_SIZE`."""

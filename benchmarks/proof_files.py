@@ -49,7 +49,7 @@ class Place:
     """Where a proof's files are, and how it computes."""
 
     size: Size
-    data: Path
+    data: tuple[Path, ...]
     out: Path
     logs: Path
     device: str = "cpu"

@@ -73,25 +73,26 @@ class Demonstrations:
 
 
 def read_demonstrations(
-    policy: FlowPolicy, folder: Path, *, tasks: Sequence[int] = (), modes: Sequence[str] = ("expert",)
+    policy: FlowPolicy, folders: Sequence[Path], *, tasks: Sequence[int] = (), modes: Sequence[str] = ("expert",)
 ) -> Demonstrations:
-    """The successful episodes of a recording, each decoded and prepared once.
+    """The successful episodes of recordings, each decoded and prepared once.
 
     Args:
         policy: prepares them.
-        folder: a recording of `prophet collect`.
+        folders: recordings of `prophet collect`, or their dreams (`prophet redream`).
         tasks: only these; all if not given.
         modes: only episodes of these scripts; all if not given.
 
     Raises:
-        FileNotFoundError: `folder` is no recording.
-        ValueError: it starts from official states, or holds no such episode.
-        UnknownOptionError: no episode of it has such a mode.
+        FileNotFoundError: a folder is no recording.
+        ValueError: one starts from official states, or none holds such an episode.
+        UnknownOptionError: no episode has such a mode.
     """
     from prophet_gym.data.recording import list_episodes, read_episode, refuse_official
 
-    paths = [path for task in tasks or (None,) for path in list_episodes(folder, task)]
-    refuse_official(folder)
+    paths = [path for folder in folders for task in tasks or (None,) for path in list_episodes(folder, task)]
+    for folder in folders:
+        refuse_official(folder)
     episodes = [read_episode(path) for path in paths]
     present = {episode.mode for episode in episodes}
     for mode in modes:
@@ -100,8 +101,9 @@ def read_demonstrations(
     chosen = [each for each in episodes if each.success[-1] and (not modes or each.mode in modes)]
     if not chosen:
         raise ValueError(
-            f"{folder} holds no episode to clone: of {len(episodes)} recorded in tasks {list(tasks) or 'all'}, none of "
-            f"the modes {list(modes) or 'any'} succeeds; record some with `prophet collect --out {folder}`"
+            f"{', '.join(map(str, folders))} holds no episode to clone: of {len(episodes)} recorded in tasks "
+            f"{list(tasks) or 'all'}, none of the modes {list(modes) or 'any'} succeeds; record some with "
+            "`prophet collect`"
         )
     obs = []
     for episode in tqdm(chosen, desc="decode", unit="episode", mininterval=5):

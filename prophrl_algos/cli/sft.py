@@ -14,8 +14,8 @@ class Args:
     A run that was killed goes on when the command is given again.
     """
 
-    data: Path
-    """A recording of `prophet collect`."""
+    data: tuple[Path, ...]
+    """Recordings of `prophet collect`, and their dreams (`prophet redream`) if both worlds should look alike to it."""
     policy: str = "tiny"
     """`tiny`, `small`, a folder or Hub repository of a published policy, or `package.module:function`, a
     function from the env to a FlowPolicy."""

@@ -65,7 +65,7 @@ def place(benchmark, tmp_path):
         rows=2,
     )
     record(tmp_path / "data", 3)
-    return benchmark("proof_files").Place(size, tmp_path / "data", tmp_path / "out", tmp_path / "logs")
+    return benchmark("proof_files").Place(size, (tmp_path / "data",), tmp_path / "out", tmp_path / "logs")
 
 
 def record(folder, task, steps=4):
@@ -274,7 +274,7 @@ def logged(folder, benchmark):
     sizes = benchmark("proof_sizes")
     size = replace(sizes.SIZES["short"], arms={"fa-grpo": sizes.Arm("fa-grpo", seeds=2)}, updates=4, point_every=4)
     proof = benchmark("proof")
-    proof.claim(benchmark("proof_files").Place(size, folder, folder, folder))
+    proof.claim(benchmark("proof_files").Place(size, (folder,), folder, folder))
     cells = {"task": [3] * 4, "start": [0, 1, 2, 3], "chunks": [9] * 4}
     outcomes = {("sft", 0): [0] * 4, ("fa-grpo-s0", 4): [1, 1, 1, 0], ("fa-grpo-s1", 4): [1] * 4}
     found = [

@@ -163,11 +163,11 @@ class TestDemonstrations:
 
 def test_only_a_policy_that_learns_where_things_are_is_shown_it(tmp_path):
     record(tmp_path, 0, success=True)
-    shown = read_demonstrations(SmallVLA(image_size=16, places=2, width=16, layers=1), tmp_path)
+    shown = read_demonstrations(SmallVLA(image_size=16, places=2, width=16, layers=1), [tmp_path])
     assert shown.obs["points"].shape == (5, 2, 2)
     assert torch.equal(shown.obs["points"][:, 0], torch.tensor([[0.0, 0.5]]).expand(5, 2))
     tiny = TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8)
-    assert "points" not in read_demonstrations(tiny, tmp_path).obs
+    assert "points" not in read_demonstrations(tiny, [tmp_path]).obs
 
 
 def small_small_vla(*sizes):
