@@ -86,7 +86,8 @@ def episodes_of(
         return []
     size = place.size
     real = world.startswith("LIBERO-")
-    options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else {}
+    dreamt = {"weights": place.dream} if place.dream else {}
+    options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else dreamt
     rows = min(size.rows, len(cells))
     env = make_env(world, rows, starts=starts, tasks=size.tasks, device=place.device, options=options)
     judge = load_reward_model("bundled", "success") if watched else None

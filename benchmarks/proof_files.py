@@ -46,7 +46,7 @@ def write_json_whole(path: Path, value: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a proof's files are, and how it computes."""
+    """Where a proof's files are, and how it computes; `dream` is a checkpoint, the bundled one if empty."""
 
     size: Size
     data: tuple[Path, ...]
@@ -54,6 +54,7 @@ class Place:
     logs: Path
     device: str = "cpu"
     workers: int = 2
+    dream: str = ""
 
     def snapshot(self, run: str, update: int) -> Path:
         return self.out / run / "snapshots" / f"{update:05d}.safetensors"

@@ -209,6 +209,14 @@ class SmallVLA(
             loss = loss + POINTING * pointing_error(centres, obs["points"].to(device) + moved[:, None], self.cells)
         return loss
 
+    @torch.no_grad()
+    def places(self, obs: Obs) -> Float[Tensor, "b n 2"]:
+        """How far across and down the picture, -1 to 1 edge to edge, the places are that it looks at.
+
+        Where demonstrations had points, the first places are where it thinks that those are.
+        """
+        return self._look(obs["image"], obs["text"])[1] * (self.cells - 1) / self.cells
+
     def reference(self) -> AbstractContextManager[Any]:
         """There are no adapters to take off."""
         raise NotImplementedError("a SmallVLA has no adapters: pass reference=copy.deepcopy(policy)")

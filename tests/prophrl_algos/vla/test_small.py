@@ -135,9 +135,9 @@ def test_shown_points_teach_its_first_places_where_to_look():
         optimizer.zero_grad()
         policy.sft_loss(obs, torch.zeros(9, 2, 3), generator=generator).backward()
         optimizer.step()
-    _, centres = policy.eval()._look(obs["image"], obs["text"])
-    assert (centres[:, 0] * 3 / 4 - middles).abs().max() < 0.2
-    assert (centres[:, 1] * 3 / 4 - middles).abs().max() > 0.4
+    seen = policy.eval().places(obs)
+    assert (seen[:, 0] - middles).abs().max() < 0.2
+    assert (seen[:, 1] - middles).abs().max() > 0.4
 
 
 def test_points_outside_the_picture_teach_nothing():

@@ -1,0 +1,78 @@
+"""A policy on the `train` starts that a proof chooses by, in reality and in any dream: to find out what goes wrong.
+
+    python benchmarks/proof_try.py --name sft --weights outputs/proof_cpu/sft/snapshots/01500.safetensors \
+        --dream outputs/refresh/checkpoint --log benchmarks/results/proof_cpu_round2/tries.jsonl
+
+With `--shuffle BEFORE` the weights differ from those of BEFORE by as much as the given ones do, but in no direction
+that was learnt: each tensor's differences are shuffled. If that does no harm, it is what was learnt that did.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import torch
+import tyro
+from proof_episodes import episodes_of
+from proof_files import Place, add_line, columns
+from proof_sizes import DREAM, REALITY, SIZES
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prophrl_algos.evaluate import wilson
+
+WORLDS = {"real": REALITY, "dream": DREAM}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Try a policy and log how it did."""
+
+    name: str
+    """Of the policy in the log."""
+    weights: Path
+    log: Path
+    update: int = 0
+    worlds: tuple[Literal["real", "dream"], ...] = ("real", "dream")
+    dream: str = ""
+    """The checkpoint that dreams; the bundled one if not given."""
+    size: Literal["short", "cpu", "full"] = "cpu"
+    shuffle: Path | None = None
+    """Weights that these were learnt from."""
+    workers: int = 1
+    """Processes of the real simulator."""
+
+
+def shuffled(before: dict[str, Tensor], after: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+    """As far from `before` as `after` is, tensor by tensor, in a random direction."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = {}
+    for name, start in before.items():
+        change = (after[name].float() - start.float()).flatten()
+        moved[name] = start.float() + change[torch.randperm(len(change), generator=generator)].view_as(start)
+    return moved
+
+
+def main(args: Args) -> None:
+    size = SIZES[args.size]
+    place = Place(size, (), Path(), Path(), workers=args.workers, dream=args.dream)
+    with TemporaryDirectory() as folder:
+        weights = args.weights
+        if args.shuffle is not None:
+            weights = Path(folder) / "shuffled.safetensors"
+            save_file(shuffled(load_file(args.shuffle), load_file(args.weights)), weights)
+        for world in args.worlds:
+            first = size.choose_first if world == "real" else 0
+            starts = range(first, first + size.choose_episodes)
+            cells = [{"task": task, "start": start} for task in size.tasks for start in starts]
+            found = episodes_of(place, weights, WORLDS[world], "train", cells, seed=7)
+            add_line(args.log, {"run": args.name, "update": args.update, "world": WORLDS[world]} | columns(found))
+            done = sum(each["success"] for each in found)
+            low, high = wilson(done, len(found))
+            tasks = {t: sum(each["success"] for each in found if each["task"] == t) for t in size.tasks}
+            print(f"{args.name}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]; by task {tasks}", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
