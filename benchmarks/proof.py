@@ -3,10 +3,11 @@
     python benchmarks/proof.py --size short --out outputs/proof_short
     python benchmarks/proof.py --size cpu --out outputs/proof_cpu
 
-docs/proof.md is the protocol. Stages: clone experts to a middling success, choose a learning rate on `train` starts,
-learn in the dream, then evaluate every snapshot in the real simulator and in the dream on official states. A stage or
-run that is there already is not repeated, one that was killed goes on; `--runs` and `--stage` split the work over
-machines. Weights lie in `--out`; what was logged, one JSON object a line, in `--logs`.
+docs/proof.md is the protocol. Stages: clone experts to a middling success and get acquainted with the dream's pictures,
+choose a learning rate on `train` starts, learn in the dream, then evaluate every snapshot in the real simulator and in
+the dream on official states. A stage or run that is there already is not repeated, one that was killed goes on;
+`--runs` and `--stage` split the work over machines. Weights lie in `--out`; what was logged, one JSON object a line, in
+`--logs`.
 """
 
 import json
@@ -30,11 +31,12 @@ from proof_files import (
     add_line,
     columns,
     read_lines,
+    read_policy,
     spaces,
     write_json_whole,
     write_weights,
 )
-from proof_sizes import DREAM, SFT, SIZES, Arm, Size
+from proof_sizes import ACQUAINTED, DREAM, SFT, SIZES, Arm, Size
 from torch import nn
 
 from prophet_gym.cli.report import machine
@@ -59,8 +61,10 @@ class Args:
     """Run the proof, or what is left of it."""
 
     size: Literal["short", "cpu", "full", "reward"] = "short"
-    data: tuple[Path, ...] = (Path("outputs/demonstrations_cpu"), Path("outputs/demonstrations_cpu_dreamt"))
-    """Where a policy is cloned: a recording of `prophet collect --mode expert`, and its dream by `prophet redream`."""
+    data: Path = Path("outputs/demonstrations_cpu")
+    """A recording of `prophet collect --mode expert` from random placements, where a policy is cloned."""
+    dreams: Path = Path("outputs/demonstrations_cpu_dreamt")
+    """What `prophet redream` makes of it, where the policy gets acquainted with the dream."""
     out: Path = Path("outputs/proof")
     logs: Path | None = None
     """`OUT/logs` if not given; those of the repository are in `benchmarks/results/proof_SIZE`."""
@@ -104,7 +108,7 @@ def clone(place: Place) -> None:
         return
     policy = make_policy(size.policy, spaces(), None, place.device)
     assert isinstance(policy, nn.Module)
-    shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks)
+    shown = read_demonstrations(policy, [place.data], tasks=size.sft_tasks)
     if isinstance(policy, FitsActions):
         policy.fit_actions(shown.all_actions())
 
@@ -121,6 +125,25 @@ def clone(place: Place) -> None:
         logger=JsonLinesLogger(place.logs / "sft.jsonl"),
         keep=keep,
     )
+
+
+def acquaint(place: Place) -> None:
+    """Fit the chosen snapshot to the experts and to the dream's pictures of them, which it has never seen."""
+    size, step = place.size, chosen_snapshot(place)
+    path = place.snapshot(ACQUAINTED, size.dream_steps)
+    if size.cloned or not size.dream_steps or step is None or path.is_file():
+        return
+    policy = read_policy(place, place.snapshot(SFT, step))
+    assert isinstance(policy, nn.Module)
+    shown = read_demonstrations(policy, [place.data, place.dreams], tasks=size.sft_tasks)
+    sft(
+        policy,
+        drawer(policy, shown),
+        SftConfig(steps=size.dream_steps, rows=size.sft_rows, learning_rate=size.dream_rate),
+        place.out / ACQUAINTED,
+        logger=JsonLinesLogger(place.logs / f"{ACQUAINTED}.jsonl"),
+    )
+    write_weights(policy, path, half=True)
 
 
 def chosen_snapshot(place: Place) -> int | None:
@@ -146,7 +169,10 @@ def choose(place: Place) -> dict[str, Any]:
     choice: dict[str, Any] = {"sft_step": step, "rate": size.rates[0]}
     if len(size.rates) > 1:
         weights = begins_from(place, choice)
-        if step is not None:
+        if step is not None and size.dream_steps:
+            for world in (DREAM, size.reality):
+                success_on_train(place, ACQUAINTED, size.dream_steps, world)
+        elif step is not None:
             success_on_train(place, SFT, step, DREAM)
         found = {rate: try_rate(place, weights, rate) for rate in size.rates}
         choice = {"sft_step": step, "rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
@@ -156,7 +182,11 @@ def choose(place: Place) -> dict[str, Any]:
 
 def begins_from(place: Place, choice: Mapping[str, Any]) -> Path:
     """The weights that learning starts from: a path, or a name of bundled ones."""
-    return Path(place.size.cloned) if place.size.cloned else place.snapshot(SFT, int(choice["sft_step"]))
+    if place.size.cloned:
+        return Path(place.size.cloned)
+    if place.size.dream_steps:
+        return place.snapshot(ACQUAINTED, place.size.dream_steps)
+    return place.snapshot(SFT, int(choice["sft_step"]))
 
 
 def try_rate(place: Place, weights: Path, rate: float) -> float:
@@ -290,6 +320,7 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
     claim(place)
     if stage in ("all", "sft"):
         clone(place)
+        acquaint(place)
     if stage == "sft":
         return
     choice = choose(place)
@@ -303,7 +334,8 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
 
 def main(args: Args) -> None:
     logs = args.logs or args.out / "logs"
-    prove(Place(SIZES[args.size], args.data, args.out, logs, args.device, args.workers), args.stage, args.runs)
+    size = SIZES[args.size]
+    prove(Place(size, args.data, args.out, logs, args.device, args.workers, args.dreams), args.stage, args.runs)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from proof import chosen_snapshot
+from proof import begins_from, chosen_snapshot
 from proof_files import Place, read_policy
-from proof_sizes import CLONED, SFT, SIZES
+from proof_sizes import CLONED, SIZES
 
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla.load import BUNDLED
@@ -23,11 +23,11 @@ def main(size: Name, out: Path, logs: Path | None = None, folder: Path = BUNDLED
     Raises:
         ValueError: none is chosen yet.
     """
-    place = Place(SIZES[size], (), out, logs or out / "logs")
+    place = Place(SIZES[size], Path(), out, logs or out / "logs")
     step = chosen_snapshot(place)
     if step is None:
         raise ValueError(f"no snapshot is chosen in {place.logs}: run benchmarks/proof.py --size {size} --stage sft")
-    policy = read_policy(place, place.snapshot(SFT, step))
+    policy = read_policy(place, begins_from(place, {"sft_step": step}))
     assert isinstance(policy, SmallVLA)
     policy.half().save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)

@@ -46,14 +46,26 @@ def write_json_whole(path: Path, value: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a proof's files are, and how it computes; `dream` is a checkpoint, the bundled one if empty."""
+    """Where a proof's files are, and how it computes.
+
+    Attributes:
+        size: what is proven.
+        data: experts.
+        out: weights.
+        logs: everything else.
+        device: of policies and dreams.
+        workers: processes of the real simulator.
+        dreams: of the experts.
+        dream: the checkpoint that dreams; the bundled one if empty.
+    """
 
     size: Size
-    data: tuple[Path, ...]
+    data: Path
     out: Path
     logs: Path
     device: str = "cpu"
     workers: int = 2
+    dreams: Path = Path("none")
     dream: str = ""
 
     def snapshot(self, run: str, update: int) -> Path:

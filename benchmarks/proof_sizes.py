@@ -5,6 +5,7 @@ from dataclasses import dataclass
 DREAM = "Prophet-LIBERO-v0"
 REALITY = "LIBERO-Object-v0"
 SFT = "sft"
+ACQUAINTED = "acquainted"
 CLONED = "SmallVLA-LIBERO-object-sft"
 
 
@@ -63,6 +64,8 @@ class Size:
         sft_rows: demonstrations in a step.
         sft_rate: peak learning rate of cloning.
         sft_every: steps between the snapshots of which one is chosen.
+        dream_steps: further steps, on the experts and the dream's pictures of them; 0 for none.
+        dream_rate: peak learning rate of these.
         wanted: success on `train` starts of reality that a chosen snapshot should have: room to improve.
         choose_episodes: episodes per task that choose the snapshot and the learning rate.
         choose_first: number of the first placement that they begin from.
@@ -93,11 +96,13 @@ class Size:
     sft_rows: int = 64
     sft_rate: float = 1e-3
     sft_every: int = 500
+    dream_steps: int = 200
+    dream_rate: float = 3e-4
     wanted: tuple[float, float] = (0.3, 0.6)
     choose_episodes: int = 20
     choose_first: int = 1_000_000
-    rates: tuple[float, ...] = (1e-4, 3e-4)
-    rate_updates: int = 8
+    rates: tuple[float, ...] = (1e-5, 3e-5)
+    rate_updates: int = 12
     updates: int = 40
     groups: int = 4
     group_size: int = 8
@@ -118,7 +123,7 @@ SIZES = {
         arms={"fa-grpo+flowscale": Arm("fa-grpo", 0.5)},
         policy="small-k4",
         cloned=CLONED,
-        rates=(1e-4,),
+        rates=(3e-5,),
         updates=12,
         point_every=6,
         point_states=25,
@@ -137,7 +142,7 @@ SIZES = {
         arms={name: Arm("fa-grpo", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
         policy="small-k4",
         cloned=CLONED,
-        rates=(3e-4,),
+        rates=(3e-5,),
         updates=20,
         groups=2,
         point_every=20,

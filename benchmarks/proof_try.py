@@ -38,6 +38,8 @@ class Args:
     dream: str = ""
     """The checkpoint that dreams; the bundled one if not given."""
     size: Literal["short", "cpu", "full"] = "cpu"
+    starts: tuple[int, int] | None = None
+    """Which of the `train` starts: from, and up to but not with; those that the protocol chooses by if not given."""
     shuffle: Path | None = None
     """Weights that these were learnt from."""
     workers: int = 1
@@ -56,7 +58,7 @@ def shuffled(before: dict[str, Tensor], after: dict[str, Tensor], seed: int = 0)
 
 def main(args: Args) -> None:
     size = SIZES[args.size]
-    place = Place(size, (), Path(), Path(), workers=args.workers, dream=args.dream)
+    place = Place(size, Path(), Path(), Path(), workers=args.workers, dream=args.dream)
     with TemporaryDirectory() as folder:
         weights = args.weights
         if args.shuffle is not None:
@@ -64,8 +66,8 @@ def main(args: Args) -> None:
             save_file(shuffled(load_file(args.shuffle), load_file(args.weights)), weights)
         for world in args.worlds:
             first = size.choose_first if world == "real" else 0
-            starts = range(first, first + size.choose_episodes)
-            cells = [{"task": task, "start": start} for task in size.tasks for start in starts]
+            chosen = range(*(args.starts or (0, size.choose_episodes)))
+            cells = [{"task": task, "start": first + start} for task in size.tasks for start in chosen]
             found = episodes_of(place, weights, WORLDS[world], "train", cells, seed=7)
             add_line(args.log, {"run": args.name, "update": args.update, "world": WORLDS[world]} | columns(found))
             done = sum(each["success"] for each in found)

@@ -168,11 +168,13 @@ def cloning_of(size: Any) -> str:
     tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
     return (
         f"experts of {tasks}; at most {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}, a "
-        f"snapshot every {size.sft_every}"
+        f"snapshot every {size.sft_every}; then {size.dream_steps} on these and the dream's pictures of them at "
+        f"{size.dream_rate:g}"
     )
 
 
 REALITY = "LIBERO-Object-v0"
+RATES = ("precision", "recall")
 
 
 def cloned_policy() -> str:
@@ -204,9 +206,9 @@ def cloned_policy() -> str:
     return markdown_table(["", "value"], rows)
 
 
-def proof_round(name: str) -> str:
+def proof_round(name: str, file: str = "tries.jsonl") -> str:
     """What a round did to success on `train` starts, in reality and in the dream that it learnt in."""
-    path = RESULTS / name / "tries.jsonl"
+    path = RESULTS / name / file
     if not path.is_file():
         return "Not measured yet."
     found: dict[tuple[str, int], dict[str, str]] = {}
@@ -214,19 +216,66 @@ def proof_round(name: str) -> str:
         done, count = sum(line["success"]), len(line["success"])
         low, high = wilson(done, count)
         found.setdefault((line["run"], line["update"]), {})[line["world"]] = f"{done}/{count} [{low:.0%}, {high:.0%}]"
+    worlds = {REALITY: "real success [Wilson 95%]", "Prophet-LIBERO-v0": "success in the dream, same starts"}
+    shown = [world for world in worlds if any(world in each for each in found.values())]
+    rows = [[label_of(*key), *(each.get(world, "") for world in shown)] for key, each in found.items()]
+    return markdown_table(["policy", *(worlds[world] for world in shown)], rows)
+
+
+def same_commands() -> str:
+    """How often the dream of what a policy did in reality ends as reality did."""
+    command = (
+        "prophet calibrate --data outputs/policy_both --episodes 60 --checkpoint outputs/refresh/checkpoint "
+        "--out benchmarks/results/proof_same_commands.json"
+    )
+    report = load("proof_same_commands.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
     rows = [
-        [label_of(*key), found[key].get(REALITY, ""), found[key].get("Prophet-LIBERO-v0", "")]
-        for key in found
-        if len(found[key]) > 1
+        [label, str(found["count"]), str(found["successes"]), *(interval(found[key], 2) for key in RATES)]
+        for source, label in (("real", "the episode itself"), ("dream", "the dream of its commands"))
+        for found in (report[source]["episodes"],)
     ]
-    return markdown_table(["policy", "real success [Wilson 95%]", "success in the dream, same starts"], rows)
+    header = ["the success head on", "episodes", "really successful", "precision [95%]", "recall [95%]"]
+    return f"{markdown_table(header, rows)}\n\n`{command}`"
+
+
+def proof_gap() -> str:
+    """What the cloned policy makes of dreamt pictures, by the dream's age."""
+    report = load("proof_gap.json")
+    if report is None:
+        return "Not measured yet: `python benchmarks/proof_gap.py --json benchmarks/results/proof_gap.json`."
+    rows = [
+        [
+            name,
+            age,
+            str(group["moments"]),
+            *(f"{group[f'{what}_px_real']:.1f} -> {group[f'{what}_px_dream']:.1f}" for what in ("gripper", "target")),
+            f"{group['commands']:.0%}",
+        ]
+        for name, ages in report["dreams"].items()
+        for age, group in ages.items()
+    ]
+    header = [
+        "policy, dream",
+        "chunks dreamt",
+        "moments",
+        "gripper off by, px",
+        "target off by, px",
+        "commands differ by",
+    ]
+    return (
+        f"{markdown_table(header, rows)}\n\nRecorded episodes of the policy, reality -> dream of the same "
+        "commands (`benchmarks/proof_gap.py`), medians over the moments at which it acts; the last column is the mean "
+        "difference of the commands that the two pictures make it give, as a share of the commands."
+    )
 
 
 def label_of(run: str, update: int) -> str:
     """A policy of a round in words."""
     if run == "sft":
         return "cloned"
-    return f"after {update} updates at learning rate {run.removeprefix('rate-')}"
+    return f"after {update} updates at learning rate {run.removeprefix('rate-')}" if run.startswith("rate-") else run
 
 
 def proof(size: str) -> str:

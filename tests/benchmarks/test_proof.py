@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
+from safetensors.torch import load_file
 
 from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 from prophet_gym.factory import bundled_checkpoints
@@ -49,6 +50,7 @@ def place(benchmark, tmp_path):
         sft_steps=4,
         sft_rows=4,
         sft_every=4,
+        dream_steps=2,
         choose_episodes=2,
         choose_first=0,
         rates=(1e-4,),
@@ -65,7 +67,9 @@ def place(benchmark, tmp_path):
         rows=2,
     )
     record(tmp_path / "data", 3)
-    return benchmark("proof_files").Place(size, (tmp_path / "data",), tmp_path / "out", tmp_path / "logs")
+    return benchmark("proof_files").Place(
+        size, tmp_path / "data", tmp_path / "out", tmp_path / "logs", dreams=tmp_path / "data"
+    )
 
 
 def record(folder, task, steps=4):
@@ -165,6 +169,19 @@ def test_cloning_ends_with_the_first_snapshot_of_middling_success(benchmark, pla
     assert tried == [2, 4]
     assert proof.chosen_snapshot(place) == 4
     assert not place.snapshot("sft", 6).exists()
+
+
+def test_learning_begins_from_the_chosen_snapshot_once_it_has_seen_the_dream(benchmark, place, monkeypatch):
+    proof = benchmark("proof")
+    monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
+    proof.prove(place, "sft")
+    begin = proof.begins_from(place, {"sft_step": 4})
+    assert begin == place.snapshot("acquainted", 2)
+    cloned, acquainted = load_file(place.snapshot("sft", 4)), load_file(begin)
+    assert any(not torch.equal(value, acquainted[name]) for name, value in cloned.items())
+    assert [line["update"] for line in lines(place.logs / "acquainted.jsonl")]
+    blind = replace(place, size=replace(place.size, dream_steps=0))
+    assert proof.begins_from(blind, {"sft_step": 4}) == place.snapshot("sft", 4)
 
 
 def test_without_a_middling_snapshot_the_nearest_is_chosen(benchmark, place, monkeypatch):
@@ -274,7 +291,7 @@ def logged(folder, benchmark):
     sizes = benchmark("proof_sizes")
     size = replace(sizes.SIZES["short"], arms={"fa-grpo": sizes.Arm("fa-grpo", seeds=2)}, updates=4, point_every=4)
     proof = benchmark("proof")
-    proof.claim(benchmark("proof_files").Place(size, (folder,), folder, folder))
+    proof.claim(benchmark("proof_files").Place(size, folder, folder, folder))
     cells = {"task": [3] * 4, "start": [0, 1, 2, 3], "chunks": [9] * 4}
     outcomes = {("sft", 0): [0] * 4, ("fa-grpo-s0", 4): [1, 1, 1, 0], ("fa-grpo-s1", 4): [1] * 4}
     found = [
@@ -352,7 +369,7 @@ def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmar
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["config.json", "model.safetensors"]
     assert (tmp_path / "bundle" / "model.safetensors").stat().st_size < 10e6
     loaded = SmallVLA.from_pretrained(tmp_path / "bundle", num_steps=4)
-    chosen = benchmark("proof_files").read_policy(place, place.snapshot("sft", 1))
+    chosen = benchmark("proof_files").read_policy(place, place.snapshot("acquainted", 2))
     assert loaded.spec == chosen.spec
     assert all(
         torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), chosen.state_dict().values(), strict=True)
