@@ -1,5 +1,6 @@
 """A small language-conditioned flow VLA: one picture and an instruction to a chunk of actions, on a CPU."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -98,6 +99,7 @@ class SmallVLA(
         draws: int = 2,
         shift: int = 3,
         jitter: float = 0.1,
+        blur: float = 1.5,
         seed: int = 0,
     ) -> None:
         """Draw the weights.
@@ -116,6 +118,8 @@ class SmallVLA(
             draws: noises and times per demonstration in `sft_loss`; the picture is read once for all of them.
             shift: in train mode, pictures are moved by up to so many pixels.
             jitter: in train mode, contrast and brightness of each colour vary by this share.
+            blur: in train mode, pictures are mixed with themselves blurred by a Gaussian of so many pixels, so that it
+                reads pictures of a world model, which are never quite sharp, as it does a camera's; 0 for never.
             seed: of the weights.
 
         Raises:
@@ -130,7 +134,7 @@ class SmallVLA(
             raise ValueError(f"signs must be numbers of an action, 0..{action_dim - 1}, got {tuple(signs)}")
         self.spec = FlowSpec(horizon, action_dim, action_dim, horizon, num_steps)
         self.image_size, self.max_bytes, self.draws = image_size, max_bytes, draws
-        self.shift, self.jitter = shift, jitter
+        self.shift, self.jitter, self.blur = shift, jitter, blur
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.text = TextEncoder(width)
@@ -197,6 +201,7 @@ class SmallVLA(
         image, moved = obs["image"].to(device), torch.zeros(1, 2, device=device)
         if self.training:
             image, moved = varied(image, self.shift, self.jitter, generator)
+            image = softened(image, self.blur, generator)
         x0 = (actions.to(device).float() - self.action_mean) / self.action_std
         x0 = x0.repeat_interleave(self.draws, 0)
         noise = torch.randn(x0.shape, generator=generator).to(device)
@@ -280,3 +285,19 @@ def varied(
     changed = (moved - 127.5) * contrast + 127.5 * brightness
     along = 2 * (shift - moves.flip(1)) / torch.tensor([width, height])
     return changed.clamp(0, 255).movedim(1, -1), along.to(image.device)
+
+
+def softened(
+    image: Float[Tensor, "b h w 3"], blur: float | int, generator: torch.Generator | None
+) -> Float[Tensor, "b h w 3"]:
+    """Each picture mixed with itself blurred by a Gaussian of `blur` pixels, by a share drawn from 0 to 1."""
+    if not blur:
+        return image
+    reach = math.ceil(2 * blur)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / blur) ** 2)
+    kernel = (weights / weights.sum()).expand(3, 1, 1, -1)
+    pixels = image.movedim(-1, 1)
+    padded = F.pad(pixels, [reach] * 4, mode="replicate")
+    blurred = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
+    share = torch.rand(len(image), generator=generator).to(image)
+    return torch.lerp(pixels, blurred, share[:, None, None, None]).movedim(1, -1)

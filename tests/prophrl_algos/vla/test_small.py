@@ -11,7 +11,7 @@ from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla.load import BUNDLED, LoadOptions, choose, load_policy
-from prophrl_algos.vla.small import pointing_error, shrunk, varied
+from prophrl_algos.vla.small import pointing_error, shrunk, softened, varied
 
 SIZES = {"image_size": 16, "places": 4, "width": 16, "layers": 1, "horizon": 2, "action_dim": 3, "signs": ()}
 CLONED = "SmallVLA-LIBERO-object-sft"
@@ -121,6 +121,18 @@ def test_pictures_are_averaged_and_varied_only_as_much_as_asked():
     moved, along = varied(image.expand(200, 8, 8, 3), 1, 0.0, generator)
     assert (36 - 4 * along[:, 0] - 8 * 4 * along[:, 1]).tolist() == moved[:, 4, 4, 0].tolist()
     assert set(moved[:, 4, 4, 0].tolist()) == {36.0 + 8 * down + across for down in (-1, 0, 1) for across in (-1, 0, 1)}
+
+
+def test_pictures_are_softened_by_a_share_of_their_own():
+    dot = torch.zeros(50, 15, 15, 3)
+    dot[:, 7, 7] = 255.0
+    soft = softened(dot, 1.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(soft.sum((1, 2)), dot.sum((1, 2)))
+    peaks = soft[:, 7, 7, 0]
+    assert peaks.min() < 60 < 200 < peaks.max()
+    assert torch.equal(soft.amax((1, 2)), soft[:, 7, 7])
+    torch.testing.assert_close(soft, soft.transpose(1, 2))
+    assert softened(dot, 0, None) is dot
 
 
 def test_shown_points_teach_its_first_places_where_to_look():
