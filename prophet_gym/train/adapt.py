@@ -37,7 +37,7 @@ class Args:
         steps: optimiser steps of the transformer.
         rows: chunks per step.
         learning_rate: peak rate of the transformer.
-        chunks: length of the training dreams.
+        chunks: mean length of the training dreams, in chunks.
         single_until: share of the steps before dreams begin.
         tracker_steps: optimiser steps of the tracker.
         decoder_steps: optimiser steps of the decoder.

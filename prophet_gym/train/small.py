@@ -49,7 +49,7 @@ class Args:
         minutes: wall-clock limit of the transformer's training, runs before this one counted.
         rows: chunks per step.
         learning_rate: peak rate of the transformer.
-        chunks: length of the training dreams, in chunks.
+        chunks: mean length of the training dreams, in chunks.
         single_until: share of the steps before dreams begin.
         layers: blocks of the transformer, where it begins anew.
         width: width of the transformer, likewise.
