@@ -105,6 +105,10 @@ def dream_loss(
         for name, ages in {"new": dreams.age == 0, "later": dreams.age > 0, "after_8": dreams.age >= 8}.items()
         if ages.any()
     }
+    new = torch.from_numpy(dreams.age == 0)
+    if new.any():
+        copied = (target - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
+        figures["against_copy"] = (error[new].mean() / copied[new].mean()).item()
     return loss, figures, dreams.go_on(tracker, inputs, predicted, reader_trust)
 
 

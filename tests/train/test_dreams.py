@@ -1,5 +1,7 @@
 """Training dreams against a recording whose every latent says which frame it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ import torch
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.prophet.autoencoder import stack_frames
 from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.dreams import CHUNK, PAST, Dreams, inputs_of
+from prophet_gym.train.dynamics import dream_loss
 
 LENGTHS = (50, 9, 90)
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
@@ -18,7 +22,7 @@ def data():
     """Frame n of episode e has latent (100 e + n) / 100, and so has the command after it."""
     numbers = np.concatenate([100 * e + np.arange(t + 1) for e, t in enumerate(LENGTHS)]) / 100
     return LatentEpisodes(
-        latents=numbers.astype(np.float16)[:, None, None, None] * np.ones((1, 4, 4, 4), np.float16),
+        latents=numbers.astype(np.float16)[:, None, None, None] * np.ones((1, 4, 8, 8), np.float16),
         commands=numbers.astype(np.float32)[:, None] * np.ones((1, 7), np.float32),
         gripper=np.ones((len(numbers), 4), np.float32),
         starts=np.cumsum([0, *(t + 1 for t in LENGTHS)], dtype=np.int64),
@@ -28,7 +32,7 @@ def data():
 @pytest.fixture
 def tracker():
     torch.manual_seed(0)
-    return GripperTracker(latent_size=(4, 4), hidden=8)
+    return GripperTracker(latent_size=(8, 8), hidden=8)
 
 
 def begin(data, tracker, rows=300):
@@ -80,3 +84,26 @@ def test_the_gripper_is_followed_through_the_commands(data, tracker):
     inputs = inputs_of(before, before.clips(data), tracker, CAMERA)
     after = chunk_later(before, data, tracker)
     torch.testing.assert_close(after.gripper, 0.9 * inputs.path[:, -4:] + 0.1 * tracker.read_frames(after.past[:, -4:]))
+
+
+def test_the_loss_is_of_the_next_chunk_and_is_logged_by_age_and_against_copying(data, tracker):
+    torch.manual_seed(0)
+    model = small_transformer(width=24, layers=1, head=12)
+    dreams = replace(begin(data, tracker, rows=4), age=np.array([0, 0, 3, 9]))
+    loss, figures, after = dream_loss(
+        model, tracker, data, CAMERA, dreams, torch.Generator().manual_seed(0), noise_scale=0.0, share_at_source=1.0
+    )
+    # An untrained model predicts its source, the last frame: its error is that of copying.
+    change = (dreams.clips(data).future - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
+    assert loss.item() == pytest.approx(change.mean().item(), rel=1e-4)
+    assert figures == pytest.approx(
+        {
+            "error_new": change[:2].mean().item(),
+            "error_later": change[2:].mean().item(),
+            "error_after_8": change[3].item(),
+            "against_copy": 1.0,
+        },
+        rel=1e-4,
+    )
+    assert (after.current == dreams.current + CHUNK).all()
+    torch.testing.assert_close(after.past[:, -1], dreams.past[:, -1])
