@@ -61,10 +61,10 @@ class Args:
     """Run the proof, or what is left of it."""
 
     size: Literal["short", "cpu", "full", "reward"] = "short"
-    data: Path = Path("outputs/demonstrations_cpu")
-    """A recording of `prophet collect --mode expert` from random placements, where a policy is cloned."""
-    dreams: Path = Path("outputs/demonstrations_cpu_dreamt")
-    """What `prophet redream` makes of it, where the policy gets acquainted with the dream."""
+    data: tuple[Path, ...] = (Path("outputs/demonstrations_cpu"),)
+    """Recordings of `prophet collect` from random placements, where a policy is cloned."""
+    dreams: tuple[Path, ...] = (Path("outputs/demonstrations_cpu_dreamt"),)
+    """What `prophet redream` makes of each of them."""
     out: Path = Path("outputs/proof")
     logs: Path | None = None
     """`OUT/logs` if not given; those of the repository are in `benchmarks/results/proof_SIZE`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -33,6 +34,13 @@ class LearnsWhere(Protocol):
     """A policy whose `sft_loss` reads `obs["points"]`: where in the picture the gripper and the target are."""
 
     learns_where: bool
+
+
+@runtime_checkable
+class SeesTwins(Protocol):
+    """A policy whose `sft_loss` reads `obs["twin"]`: the picture of the same moment in the other world."""
+
+    sees_twins: bool
 
 
 @dataclass(frozen=True)
@@ -73,44 +81,97 @@ class Demonstrations:
 
 
 def read_demonstrations(
-    policy: FlowPolicy, folders: Sequence[Path], *, tasks: Sequence[int] = (), modes: Sequence[str] = ("expert",)
+    policy: FlowPolicy,
+    folders: Sequence[Path],
+    *,
+    dreams: Sequence[Path] = (),
+    tasks: Sequence[int] = (),
+    modes: Sequence[str] = ("expert",),
 ) -> Demonstrations:
     """The successful episodes of recordings, each decoded and prepared once.
 
     Args:
         policy: prepares them.
-        folders: recordings of `prophet collect`, or their dreams (`prophet redream`).
+        folders: recordings of `prophet collect`.
+        dreams: of each of them (`prophet redream`), in the same order; their pictures become `obs["twin"]`.
         tasks: only these; all if not given.
         modes: only episodes of these scripts; all if not given.
 
     Raises:
-        FileNotFoundError: a folder is no recording.
-        ValueError: one starts from official states, or none holds such an episode.
+        FileNotFoundError: a folder is no recording, or an episode has no dream.
+        ValueError: one starts from official states, none holds such an episode, there is not one folder of dreams for
+            each recording, or the policy has no use for them.
         UnknownOptionError: no episode has such a mode.
     """
     from prophet_gym.data.recording import list_episodes, read_episode, refuse_official
 
-    paths = [path for folder in folders for task in tasks or (None,) for path in list_episodes(folder, task)]
+    refuse_dreams(policy, folders, dreams)
+    paths = [
+        (path, dream and dream / path.relative_to(folder))
+        for folder, dream in zip_longest(folders, dreams)
+        for task in tasks or (None,)
+        for path in list_episodes(folder, task)
+    ]
     for folder in folders:
         refuse_official(folder)
-    episodes = [read_episode(path) for path in paths]
-    present = {episode.mode for episode in episodes}
+    episodes = [(read_episode(path), twin) for path, twin in paths]
+    present = {episode.mode for episode, _ in episodes}
     for mode in modes:
         if episodes and mode not in present:
             raise unknown_option("mode in the recording", mode, present)
-    chosen = [each for each in episodes if each.success[-1] and (not modes or each.mode in modes)]
+    chosen = [(each, twin) for each, twin in episodes if each.success[-1] and (not modes or each.mode in modes)]
     if not chosen:
         raise ValueError(
             f"{', '.join(map(str, folders))} holds no episode to clone: of {len(episodes)} recorded in tasks "
             f"{list(tasks) or 'all'}, none of the modes {list(modes) or 'any'} succeeds; record some with "
             "`prophet collect`"
         )
-    obs = []
-    for episode in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
-        frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:-1]
-        seen = policy.prepare({"image": frames}, [episode.instruction] * len(frames))
-        obs.append({**seen, "points": points_of(episode)} if isinstance(policy, LearnsWhere) else seen)
-    return Demonstrations(cat_obs(obs), [episode.actions for episode in chosen])
+    obs, actions = [], []
+    for episode, twin in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
+        dreamt = None if twin is None else read_dream(twin)
+        steps = len(episode.actions) if dreamt is None else len(dreamt.actions)
+        seen = prepared(policy, episode, steps)
+        if isinstance(policy, LearnsWhere):
+            seen = {**seen, "points": points_of(episode)[:steps]}
+        obs.append(seen if dreamt is None else {**seen, "twin": prepared(policy, dreamt, steps)["image"]})
+        actions.append(episode.actions[:steps])
+    return Demonstrations(cat_obs(obs), actions)
+
+
+def prepared(policy: FlowPolicy, episode: "Episode", steps: int) -> Obs:
+    """What the policy sees at the first so many commands."""
+    frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:steps]
+    return policy.prepare({"image": frames}, [episode.instruction] * steps)
+
+
+def read_dream(path: Path) -> "Episode":
+    """The dream of an episode, which ends with its last whole chunk.
+
+    Raises:
+        FileNotFoundError: it has none.
+    """
+    from prophet_gym.data.recording import read_episode
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: each episode of a recording must have its dream; make them with `prophet redream "
+            f"--data RECORDING --out {path.parents[1]} --episodes N` for all N of them"
+        )
+    return read_episode(path)
+
+
+def refuse_dreams(policy: FlowPolicy, folders: Sequence[Path], dreams: Sequence[Path]) -> None:
+    """Refuse dreams that do not go with the recordings, or with the policy."""
+    if dreams and len(dreams) != len(folders):
+        raise ValueError(
+            f"there must be one folder of dreams for each recording, got {len(dreams)} for {len(folders)}: make them "
+            "with `prophet redream`"
+        )
+    if dreams and not isinstance(policy, SeesTwins):
+        raise ValueError(
+            f"{type(policy).__name__} cannot be shown the same moment in two worlds; leave out the dreams, or give "
+            "them as further recordings"
+        )
 
 
 def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:

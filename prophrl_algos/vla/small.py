@@ -25,6 +25,8 @@ START = 1
 """The byte before every text, so that none is empty."""
 POINTING = 10.0
 """Weight of the squared error of shown places, whose unit is half a picture."""
+ALIKE = 1.0
+"""Weight of the squared difference between what is seen in two worlds, whose unit is its variance over moments."""
 LEAST_STD = 0.02
 """A command that the demonstrations hardly use is not blown up beyond this, in command units."""
 
@@ -82,6 +84,7 @@ class SmallVLA(
     """
 
     learns_where = True
+    sees_twins = True
 
     def __init__(
         self,
@@ -193,26 +196,33 @@ class SmallVLA(
         """Mean squared error of the velocity at `draws` times per row; in train mode on varied pictures.
 
         `obs["points"]` (b, p, 2), where given, says how far across and down the picture (-1 to 1, edge to edge) the
-        first p places should be; what is NaN or outside is unknown.
+        first p places should be; what is NaN or outside is unknown. `obs["twin"]`, pictures like `obs["image"]`, shows
+        the same moments in another world: the same commands are to be given there, and the same things to be seen.
 
         Times are denser towards noise, with density 1.5 sqrt(t): the Beta(1.5, 1) of pi0 (arXiv 2410.24164, app. B).
         """
         device = self.action_mean.device
         image, moved = obs["image"].to(device), torch.zeros(1, 2, device=device)
+        worlds = 2 if "twin" in obs else 1
+        if worlds == 2:
+            image = torch.cat([image, obs["twin"].to(device)], -1)
         if self.training:
             image, moved = varied(image, self.shift, self.jitter, generator)
+        image = torch.cat(image.split(3, -1))
+        if self.training:
             image = softened(image, self.blur, generator)
         x0 = (actions.to(device).float() - self.action_mean) / self.action_std
         x0 = x0.repeat_interleave(self.draws, 0)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         t = (torch.rand(len(x0), generator=generator) ** (2 / 3)).to(device)
-        places, centres = self._look(image, obs["text"])
+        places, centres = self._look(image, obs["text"].repeat(worlds, 1))
         context = TensorContext(prefix=self.head.prefix(places)).repeat_interleave(self.draws)
-        found = self.velocity(context, torch.lerp(x0, noise, t[:, None, None]), t)
-        loss = F.mse_loss(found, noise - x0)
+        x = torch.lerp(x0, noise, t[:, None, None]).repeat(worlds, 1, 1)
+        loss = F.mse_loss(self.velocity(context, x, t.repeat(worlds)), (noise - x0).repeat(worlds, 1, 1))
         if "points" in obs:
-            loss = loss + POINTING * pointing_error(centres, obs["points"].to(device) + moved[:, None], self.cells)
-        return loss
+            points = (obs["points"].to(device) + moved[:, None]).repeat(worlds, 1, 1)
+            loss = loss + POINTING * pointing_error(centres, points, self.cells)
+        return loss + ALIKE * difference(places[:, :-1]) if worlds == 2 else loss
 
     @torch.no_grad()
     def places(self, obs: Obs) -> Float[Tensor, "b n 2"]:
@@ -245,6 +255,12 @@ class SmallVLA(
         return torch.cat([places, words[:, None]], 1), centres
 
 
+def difference(places: Float[Tensor, "bb n d"]) -> Float[Tensor, ""]:
+    """Mean squared difference between the first and the second half of the rows, by the variance over rows."""
+    one, other = places.chunk(2)
+    return (one - other).square().mean() / places.detach().var(0).mean().clamp(min=1e-6)
+
+
 def pointing_error(
     centres: Float[Tensor, "b n 2"], points: Float[Tensor, "b p 2"], cells: int
 ) -> Float[Tensor, ""]:  # fmt: skip
@@ -266,22 +282,22 @@ def shrunk(image: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "b s s 3
 
 
 def varied(
-    image: Tensor, shift: int, jitter: float, generator: torch.Generator | None
-) -> tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b 2"]]:
+    image: Tensor, shift: int, jitter: float | int, generator: torch.Generator | None
+) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b 2"]]:
     """Pictures moved by up to `shift` pixels (edges repeated), with other contrast and brightness of each colour.
 
-    Also how far across and down each was moved; 2 is the whole picture.
+    Several pictures of a row, three channels each, are varied alike. Also how far across and down each row was moved; 2
+    is the whole picture.
     """
-    rows, height, width, _ = image.shape
+    rows, height, width, channels = image.shape
     pixels = F.pad(image.movedim(-1, 1).float(), [shift] * 4, mode="replicate")
     moves = torch.randint(2 * shift + 1, (rows, 2), generator=generator)
     moved = torch.stack([
         each[:, down : down + height, across : across + width]
         for each, (down, across) in zip(pixels, moves.tolist(), strict=True)
     ])  # fmt: skip
-    contrast, brightness = (
-        (1 + jitter * (2 * torch.rand(2, rows, 3, 1, 1, generator=generator) - 1)).to(image.device).unbind(0)
-    )
+    colours = (1 + jitter * (2 * torch.rand(2, rows, 3, 1, 1, generator=generator) - 1)).to(image.device)
+    contrast, brightness = colours.repeat(1, 1, channels // 3, 1, 1).unbind(0)
     changed = (moved - 127.5) * contrast + 127.5 * brightness
     along = 2 * (shift - moves.flip(1)) / torch.tensor([width, height])
     return changed.clamp(0, 255).movedim(1, -1), along.to(image.device)

@@ -170,11 +170,38 @@ def test_only_a_policy_that_learns_where_things_are_is_shown_it(tmp_path):
     assert "points" not in read_demonstrations(tiny, [tmp_path]).obs
 
 
+class TestDreams:
+    """Of recordings that are cloned: the same moments in another world."""
+
+    policy = SmallVLA(image_size=16, places=2, width=16, layers=1)
+
+    def test_a_step_is_shown_in_both_worlds_as_far_as_the_dream_goes(self, tmp_path):
+        for index, success in enumerate([True, False, True]):
+            record(tmp_path / "real", index, success)
+            record(tmp_path / "dreams", index, success, steps=4, shade=30 + index)
+        shown = read_demonstrations(self.policy, [tmp_path / "real"], dreams=[tmp_path / "dreams"])
+        assert [len(actions) for actions in shown.actions] == [4, 4]
+        assert shown.obs["image"].shape == shown.obs["twin"].shape == (8, 16, 16, 3)
+        assert shown.obs["points"].shape == (8, 2, 2)
+        assert shown.obs["image"].max() < 10
+        assert (shown.obs["twin"].float().mean((1, 2, 3)) - torch.tensor([30.0, 32.0]).repeat_interleave(4)).abs().max() < 3
+
+    def test_what_does_not_go_together_is_refused(self, tmp_path):
+        real, dreams = tmp_path / "real", tmp_path / "dreams"
+        record(real, 0, success=True)
+        with pytest.raises(ValueError, match="one folder of dreams for each recording, got 2 for 1"):
+            read_demonstrations(self.policy, [real], dreams=[dreams, dreams])
+        with pytest.raises(FileNotFoundError, match=r"episode_00000\.npz is missing.*`prophet redream"):
+            read_demonstrations(self.policy, [real], dreams=[dreams])
+        with pytest.raises(ValueError, match="TinyFlowPolicy cannot be shown the same moment in two worlds"):
+            read_demonstrations(TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8), [real], dreams=[dreams])
+
+
 def small_small_vla(*sizes):
     return SmallVLA(*sizes, image_size=16, places=2, width=16, layers=1)
 
 
-def record(folder, index, success, steps=5, mode="expert"):
+def record(folder, index, success, steps=5, mode="expert", shade=0):
     episode = Episode(
         actions=np.full((steps, 7), 0.25, np.float32),
         gripper_position=np.zeros((steps + 1, 3), np.float32),
@@ -196,7 +223,7 @@ def record(folder, index, success, steps=5, mode="expert"):
     path = episode_path(folder, 0, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     (folder / META).write_text(json.dumps({"starts": "train"}))
-    write_episode(path, episode, np.zeros((steps + 1, 64, 64, 3), np.uint8))
+    write_episode(path, episode, np.full((steps + 1, 64, 64, 3), shade, np.uint8))
 
 
 def test_a_function_of_ones_own_makes_the_policy(dream):
