@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import UInt8
 
 from prophrl_algos.cli.published import Published
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from prophet_gym.sims.simulator import LiberoSim
     from prophrl_algos.flow.policy import FlowPolicy
 
@@ -36,6 +40,10 @@ class Args:
     """Episodes in all, spread evenly over the tasks."""
     noise_level: float = 0.5
     """a of the SDE that rollouts are sampled with; 0 acts without noise."""
+    dream: str = ""
+    """Where given (`bundled`, a bundled checkpoint's name or a folder), the policy sees the simulator's first picture
+    and from there on only this checkpoint's dream of its own commands; the simulator executes them, until the dream's
+    judge sees success. So the recording says what is true of what the dream makes a policy believe."""
     look: str = "light"
     seed: int = 0
     workers: int = 2
@@ -53,15 +61,17 @@ class PolicyActor:
         weights: likewise.
         noise_level: of its sampling.
         published: likewise.
+        dream: the checkpoint whose dream it sees; the simulator's own pictures if empty.
     """
 
     policy: str
     weights: Path | None
     noise_level: float
     published: Published
+    dream: str = ""
 
     def __call__(self, sim: "LiberoSim", rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Commands without end, chunk after chunk."""
+        """Commands chunk after chunk: without end, or until the dream's judge sees success."""
         import torch
 
         from prophrl_algos.flow.sampler import sample
@@ -70,11 +80,50 @@ class PolicyActor:
         policy = _policy(self)
         schedule = FlowSchedule.uniform(policy.spec.num_steps, self.noise_level)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        while True:
-            obs = policy.prepare({"image": sim.render()[None]}, [sim.instruction])
+        dream = Dreamer(self.dream, sim.render(), sim.instruction, int(rng.integers(2**62))) if self.dream else None
+        while dream is None or not dream.success:
+            obs = policy.prepare({"image": (sim.render() if dream is None else dream.picture)[None]}, [sim.instruction])
             with torch.no_grad():
-                chunk = policy.decode(sample(policy, obs, schedule, [generator]).x0, obs)
-            yield from chunk[0].cpu().numpy()
+                chunk = policy.decode(sample(policy, obs, schedule, [generator]).x0, obs)[0].cpu().clamp(-1, 1)
+            if dream is not None:
+                dream.step(chunk)
+            yield from chunk.numpy()
+
+
+class Dreamer:
+    """One dream, from a real picture on.
+
+    Args:
+        checkpoint: that dreams and judges.
+        picture: the first one.
+        instruction: of the task.
+        seed: of the dream's noise.
+    """
+
+    def __init__(
+        self, checkpoint: str, picture: UInt8[np.ndarray, "h w 3"], instruction: str, seed: int
+    ) -> None:  # fmt: skip
+        import torch
+
+        from prophet_gym.factory import load_reward_model, load_world_model
+
+        self.world_model, self.judge = load_world_model(checkpoint), load_reward_model(checkpoint, "auto")
+        self.picture, self.instruction, self.success = picture, instruction, False
+        self._state = self.world_model.encode(torch.from_numpy(picture[None, None]))
+        self._film = torch.from_numpy(picture[None])
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def step(self, commands: "Float[Tensor, 'k a']") -> None:
+        """Dream a chunk; `picture` is its last frame, `success` what the judge says of all so far."""
+        import torch
+
+        with torch.no_grad():
+            chunk = self.world_model.rollout(self._state, commands[None], generators=[self._generator])
+        self._state, frames = chunk.state, chunk.frames[0].cpu()
+        self.picture, self._film = frames[-1].numpy(), torch.cat([self._film, frames])
+        if self.judge is not None:
+            seen = self._film[:: self.judge.stride][-self.judge.max_frames :]
+            self.success = bool(self.judge.score([seen], [self.instruction]).success[0])
 
 
 @cache
@@ -95,7 +144,7 @@ def main(args: Args) -> None:
             "episodes and workers must be at least 1 and noise_level at least 0, got "
             f"{args.episodes}, {args.workers} and {args.noise_level}"
         )
-    actor = PolicyActor(args.policy, args.weights, args.noise_level, args.published)
+    actor = PolicyActor(args.policy, args.weights, args.noise_level, args.published, args.dream)
     _policy(actor)
     plan = Plan(
         args.suite,
@@ -104,6 +153,7 @@ def main(args: Args) -> None:
         args.seed,
         args.look,
         actor=actor,
-        about=f"{args.policy} {args.weights or ''} at noise {args.noise_level:g}".replace("  ", " "),
+        about=f"{args.policy} {args.weights or ''} at noise {args.noise_level:g}".replace("  ", " ")
+        + (f" in the dream of {args.dream}" if args.dream else ""),
     )
     collect(plan, args.out, workers=args.workers)

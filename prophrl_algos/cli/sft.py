@@ -17,7 +17,7 @@ class Args:
     data: tuple[Path, ...]
     """Recordings of `prophet collect`."""
     dreams: tuple[Path, ...] = ()
-    """The dreams of each of them (`prophet redream`), in the same order, where a policy should see both worlds alike."""
+    """The dreams of each of them (`prophet redream`), in the same order: both worlds should look alike to the policy."""
     policy: str = "tiny"
     """`tiny`, `small`, a folder or Hub repository of a published policy, or `package.module:function`, a
     function from the env to a FlowPolicy."""
@@ -45,9 +45,7 @@ def main(args: Args) -> None:
     env = make_env(args.env, 1, starts="train")
     policy = make_policy(args.policy, env, None, args.device, args.published)
     env.close()
-    demonstrations = read_demonstrations(
-        policy, args.data, dreams=args.dreams, tasks=args.tasks, modes=args.modes
-    )
+    demonstrations = read_demonstrations(policy, args.data, dreams=args.dreams, tasks=args.tasks, modes=args.modes)
     if isinstance(policy, FitsActions):
         policy.fit_actions(demonstrations.all_actions())
     draw = drawer(policy, demonstrations)

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 
 from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.world_model import Verdict
 from prophrl_algos.algorithms import FA_GRPO
 from prophrl_algos.cli import ALGORITHMS, common, main, train
+from prophrl_algos.cli import record as record_cli
 from prophrl_algos.cli.common import make_algorithm, make_policy, read_weights
 from prophrl_algos.cli.demonstrations import Demonstrations, read_demonstrations
+from prophrl_algos.cli.published import Published
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
@@ -184,7 +188,9 @@ class TestDreams:
         assert shown.obs["image"].shape == shown.obs["twin"].shape == (8, 16, 16, 3)
         assert shown.obs["points"].shape == (8, 2, 2)
         assert shown.obs["image"].max() < 10
-        assert (shown.obs["twin"].float().mean((1, 2, 3)) - torch.tensor([30.0, 32.0]).repeat_interleave(4)).abs().max() < 3
+        assert (
+            shown.obs["twin"].float().mean((1, 2, 3)) - torch.tensor([30.0, 32.0]).repeat_interleave(4)
+        ).abs().max() < 3
 
     def test_what_does_not_go_together_is_refused(self, tmp_path):
         real, dreams = tmp_path / "real", tmp_path / "dreams"
@@ -195,6 +201,43 @@ class TestDreams:
             read_demonstrations(self.policy, [real], dreams=[dreams])
         with pytest.raises(ValueError, match="TinyFlowPolicy cannot be shown the same moment in two worlds"):
             read_demonstrations(TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8), [real], dreams=[dreams])
+
+
+class OnePicture:
+    """A simulator that can be looked at once."""
+
+    instruction = "pick up the milk and place it in the basket"
+
+    def __init__(self):
+        self.pictures = [np.full((128, 128, 3), 90, np.uint8)]
+
+    def render(self):
+        return self.pictures.pop()
+
+
+@bundled
+class TestActingInADream:
+    """`prophrl record --dream`: what a policy does while it sees a dream."""
+
+    actor = record_cli.PolicyActor("tiny", None, 0.5, Published(), "bundled")
+
+    def commands(self, seed, count=24):
+        return np.array(list(islice(self.actor(OnePicture(), np.random.default_rng(seed)), count)))
+
+    def test_the_simulator_is_looked_at_once_and_the_dream_from_then_on(self):
+        first, again, other = self.commands(1), self.commands(1), self.commands(2)
+        assert first.shape == (24, 7)
+        assert np.abs(first).max() <= 1
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+    def test_it_ends_with_the_chunk_in_which_the_judge_sees_success(self, monkeypatch):
+        said = iter([False, True])
+        monkeypatch.setattr(
+            "prophet_gym.rewards.success_head.SuccessHead.score",
+            lambda self, videos, texts: Verdict(torch.tensor([float(next(said))]), torch.tensor([True])),
+        )
+        assert len(self.commands(1, 100)) == 16
 
 
 def small_small_vla(*sizes):
