@@ -17,7 +17,7 @@ class Args:
     data: tuple[Path, ...]
     """Recordings of `prophet collect`."""
     dreams: tuple[Path, ...] = ()
-    """The dreams of each of them (`prophet redream`), in the same order: both worlds should look alike to the policy."""
+    """Dreams of each of them (`prophet redream`), in the same order: both worlds should look alike to the policy."""
     policy: str = "tiny"
     """`tiny`, `small`, a folder or Hub repository of a published policy, or `package.module:function`, a
     function from the env to a FlowPolicy."""
