@@ -66,7 +66,7 @@ def chunk_inputs(
         camera: world to unit image.
     """
     given = past[:, -FRAMES_PER_LATENT:]
-    ahead = tracker.follow(gripper[:, -1], past_commands, commands)
+    ahead = tracker.follow(gripper[:, -1], past_commands, commands, given[:, -1], camera)
     path = torch.cat([gripper, ahead], dim=1)
     mean = torch.tensor(tracker.config["gripper_mean"], device=path.device, dtype=path.dtype)
     std = torch.tensor(tracker.config["gripper_std"], device=path.device, dtype=path.dtype)

@@ -17,7 +17,8 @@ class GripperTracker(ModelMixin, ConfigMixin):
 
     The gripper is four numbers: position in world metres and openness (1 open .. 0 closed). A controller lags its
     commands, so the path reads the commands of the chunk before too; it is trusted for one chunk only, then the reader
-    looks again.
+    looks again. What lies under the hand may stop it, and what is between the fingers keeps them open: a third network
+    sees that in a window of the latents around the gripper, and corrects the path.
 
     Args:
         latent_channels: channels of one frame's latents.
@@ -26,6 +27,7 @@ class GripperTracker(ModelMixin, ConfigMixin):
         action_dim: numbers per command.
         hidden: width of the networks.
         reader_channels: channels of the reader's first convolution; the later ones have twice as many.
+        window: samples across and down, half a cell apart, of what is seen around the gripper; 0 if nothing is.
         gripper_mean: mean of the four numbers over the training data.
         gripper_std: their standard deviation.
     """
@@ -40,6 +42,7 @@ class GripperTracker(ModelMixin, ConfigMixin):
         action_dim: int = 7,
         hidden: int = 192,
         reader_channels: int = 32,
+        window: int = 0,
         gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),  # noqa: ARG002 (read from the config)
         gripper_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),  # noqa: ARG002
     ) -> None:
@@ -62,6 +65,15 @@ class GripperTracker(ModelMixin, ConfigMixin):
             nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, chunk * 4)
         )
         self.path_skip = nn.Linear(features, chunk * 4)
+        last = nn.Linear(hidden, chunk * 4)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        seen = features + latent_channels * window**2
+        self.touch = (
+            nn.Sequential(nn.Linear(seen, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last)
+            if window
+            else None
+        )
 
     def read(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4"]:
         """Return the gripper seen in one frame's normalised latents."""
@@ -73,6 +85,8 @@ class GripperTracker(ModelMixin, ConfigMixin):
         gripper: Float[Tensor, "b 4"],
         past_commands: Float[Tensor, "b k a"],
         commands: Float[Tensor, "b k a"],
+        latents: Float[Tensor, "b c h w"],
+        camera: Float[Tensor, "3 4"],
     ) -> Float[Tensor, "b k 4"]:
         """Return the gripper after each command.
 
@@ -80,10 +94,16 @@ class GripperTracker(ModelMixin, ConfigMixin):
             gripper: where it is before the first command.
             past_commands: the commands of the chunk before.
             commands: the commands of this chunk.
+            latents: the frame before the first command.
+            camera: world to unit image.
         """
         mean, std = self._scale(gripper)
         features = torch.cat([(gripper - mean) / std, past_commands.flatten(1), commands.flatten(1)], dim=1)
-        change = (self.path(features) + self.path_skip(features)).unflatten(1, (-1, 4))
+        change = self.path(features) + self.path_skip(features)
+        if self.touch is not None:
+            around = window_around(latents, gripper[:, :3], camera, int(self.config["window"]))
+            change = change + self.touch(torch.cat([features, around.flatten(1)], dim=1))
+        change = change.unflatten(1, (-1, 4))
         moved = gripper[:, None] + change * std
         return torch.cat([moved[..., :3], moved[..., 3:].clamp(0, 1)], dim=-1)
 
@@ -112,6 +132,27 @@ class GripperTracker(ModelMixin, ConfigMixin):
         )
 
 
+def window_around(
+    latents: Float[Tensor, "b c h w"], places: Float[Tensor, "b 3"], camera: Float[Tensor, "3 4"], samples: int
+) -> Float[Tensor, "b c s s"]:
+    """Return latents at a square of samples, half a cell apart, around where a place in the world is seen.
+
+    What lies outside the picture repeats its edge; a place behind the camera is as good as one in its plane.
+
+    Args:
+        latents: of one frame.
+        places: world metres.
+        camera: world to unit image.
+        samples: across and down.
+    """
+    seen = F.pad(places, (0, 1), value=1.0) @ camera.to(places).T
+    middle = 2 * seen[:, :2] / seen[:, 2:].clamp(min=1e-3) - 1
+    steps = (torch.arange(samples, device=places.device) - (samples - 1) / 2) / 2
+    down, across = torch.meshgrid(steps * 2 / latents.shape[-2], steps * 2 / latents.shape[-1], indexing="ij")
+    grid = middle[:, None, None] + torch.stack([across, down], -1)
+    return F.grid_sample(latents, grid.to(latents), padding_mode="border", align_corners=False)
+
+
 def tracker_loss(
     tracker: GripperTracker,
     latents: Float[Tensor, "b c h w"],
@@ -120,6 +161,7 @@ def tracker_loss(
     past_commands: Float[Tensor, "b k a"],
     commands: Float[Tensor, "b k a"],
     following: Float[Tensor, "b k 4"],
+    camera: Float[Tensor, "3 4"],
 ) -> Float[Tensor, ""]:
     """Mean absolute error of both networks in standard deviations of the data.
 
@@ -131,8 +173,9 @@ def tracker_loss(
         past_commands: the chunk before.
         commands: the chunk.
         following: the true gripper after each command.
+        camera: world to unit image.
     """
     std = torch.tensor(tracker.config["gripper_std"], device=gripper.device)
     read = F.l1_loss(tracker.read(latents) / std, gripper / std)
-    path = F.l1_loss(tracker.follow(start, past_commands, commands) / std, following / std)
+    path = F.l1_loss(tracker.follow(start, past_commands, commands, latents, camera) / std, following / std)
     return read + path

@@ -82,7 +82,8 @@ def main(args: Args) -> None:
     if not (args.out / "autoencoder").exists():
         base.autoencoder.save_pretrained(args.out / "autoencoder")
     autoencoder = tune_decoder(paths, args.out, steps=args.decoder_steps, device=device)
-    tracker = train_tracker(data, args.out, steps=args.tracker_steps, device=device)
+    seen_by = torch.from_numpy(recorded.camera).float()
+    tracker = train_tracker(data, seen_by, args.out, steps=args.tracker_steps, device=device)
 
     transformer = base.transformer
     if args.lora_rank:
@@ -96,7 +97,7 @@ def main(args: Args) -> None:
         on_device(transformer, device),
         tracker,
         data,
-        torch.from_numpy(recorded.camera).float(),
+        seen_by,
         args.out,
         LoopConfig(steps=args.steps, learning_rate=args.learning_rate, warmup=50, ema=0.99),
         rows=args.rows,

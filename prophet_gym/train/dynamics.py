@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,22 +16,23 @@ from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.train.dreams import CHUNK, Dreams, inputs_of
 from prophet_gym.train.loop import LoopConfig, on_device, train_loop
 
+WINDOW = 7
+"""Samples across and down that a new tracker sees around the gripper."""
+
 
 def train_tracker(
-    data: LatentEpisodes, folder: Path, *, steps: int, device: torch.device, rows: int = 128
+    data: LatentEpisodes,
+    camera: Float[Tensor, "3 4"],
+    folder: Path,
+    *,
+    steps: int,
+    device: torch.device,
+    rows: int = 128,
+    base: GripperTracker | None = None,
 ) -> GripperTracker:
-    """Train reader and path on real frames; the result goes to `folder/tracker`."""
+    """Train a tracker, or `base` on, on real frames seen by `camera`; the result goes to `folder/tracker`."""
     torch.manual_seed(0)
-    gripper = torch.from_numpy(data.gripper)
-    tracker = on_device(
-        GripperTracker(
-            latent_size=tuple(data.latents.shape[-2:]),
-            gripper_mean=tuple(gripper.mean(0).tolist()),
-            # What never changes in a recording (a gripper that stays open, say) must not be divided by zero.
-            gripper_std=tuple(gripper.std(0).clamp(min=1e-3).tolist()),
-        ),
-        device,
-    )
+    tracker = on_device(new_tracker(data, base), device)
     shake = torch.tensor([0.005, 0.005, 0.005, 0.02])
 
     def step(_index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -39,7 +41,10 @@ def train_tracker(
         latents = latents + 0.1 * torch.randn(latents.shape, generator=generator).to(device)
         start = clips.gripper[:, 0]
         shaken = start + (shake * torch.randn(start.shape, generator=generator)).to(device)
-        loss = tracker_loss(tracker, latents, start, shaken, clips.past_commands, clips.commands, clips.gripper[:, 1:])
+        following = clips.gripper[:, 1:]
+        loss = tracker_loss(
+            tracker, latents, start, shaken, clips.past_commands, clips.commands, following, camera.to(device)
+        )
         return loss, {}
 
     config = LoopConfig(steps=steps, learning_rate=1e-3)
@@ -48,15 +53,37 @@ def train_tracker(
     return average
 
 
+def new_tracker(data: LatentEpisodes, base: GripperTracker | None = None) -> GripperTracker:
+    """Make a tracker that sees around the gripper; what `base` knows, it knows from the beginning."""
+    gripper = torch.from_numpy(data.gripper)
+    # What never changes in a recording (a gripper that stays open, say) must not be divided by zero.
+    sizes: dict[str, Any] = {
+        "latent_size": tuple(data.latents.shape[-2:]),
+        "gripper_mean": tuple(gripper.mean(0).tolist()),
+        "gripper_std": tuple(gripper.std(0).clamp(min=1e-3).tolist()),
+    }
+    if base is not None:
+        sizes = {name: value for name, value in base.config.items() if not name.startswith("_")}
+    sizes["window"] = WINDOW
+    tracker = GripperTracker(**sizes)
+    if base is not None:
+        tracker.load_state_dict(base.state_dict(), strict=False)
+    return tracker
+
+
 @torch.no_grad()
-def tracker_errors(tracker: GripperTracker, data: LatentEpisodes, rows: int = 2000) -> dict[str, float]:
+def tracker_errors(
+    tracker: GripperTracker, data: LatentEpisodes, camera: Float[Tensor, "3 4"], rows: int = 2000
+) -> dict[str, float]:
     """Mean distances in millimetres: reading a frame, and following true and read starts for a chunk."""
     clips = data.draw(rows, past=1, chunk=CHUNK, chunks=1, generator=torch.Generator().manual_seed(1)).to(
         tracker.device
     )
     read = tracker.read(clips.past[:, -1])
     distance = lambda a, b: 1000 * (a - b)[..., :3].norm(dim=-1).mean().item()  # noqa: E731
-    follow = lambda start: tracker.follow(start, clips.past_commands, clips.commands)[:, -1]  # noqa: E731
+    camera = camera.to(tracker.device)
+    seen = clips.past[:, -1]
+    follow = lambda start: tracker.follow(start, clips.past_commands, clips.commands, seen, camera)[:, -1]  # noqa: E731
     return {
         "read_mm": distance(read, clips.gripper[:, 0]),
         "follow_true_mm": distance(follow(clips.gripper[:, 0]), clips.gripper[:, -1]),

@@ -94,7 +94,7 @@ def main(args: Args) -> None:
         ),
         "decoder": lambda: tune_decoder(_train(args), args.out, steps=args.decoder_steps, device=args.torch_device()),
         "latents": lambda: _latents(args),
-        "tracker": lambda: _tracker(args),
+        "tracker": lambda: _tracker(args, base),
         "transformer": lambda: _transformer(args, base),
         "checkpoint": lambda: _checkpoint(args, base),
     }
@@ -152,10 +152,11 @@ def _latents(args: Args) -> None:
     encode_episodes(_train(args), autoencoder).save(args.out / "latents.npz")
 
 
-def _tracker(args: Args) -> None:
-    data = LatentEpisodes.load(args.out / "latents.npz")
-    tracker = train_tracker(data, args.out, steps=args.tracker_steps, device=args.torch_device())
-    errors = tracker_errors(tracker, data)
+def _tracker(args: Args, base: Prophet | None) -> None:
+    data, camera = LatentEpisodes.load(args.out / "latents.npz"), torch.tensor(_config(args, base).camera)
+    known = None if base is None else base.tracker
+    tracker = train_tracker(data, camera, args.out, steps=args.tracker_steps, device=args.torch_device(), base=known)
+    errors = tracker_errors(tracker, data, camera)
     (args.out / "tracker_errors.json").write_text(json.dumps(errors, indent=2) + "\n")
 
 
