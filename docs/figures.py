@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from blocks import dream, judges, learning, policies
+from blocks import dream, judges, learning, policies, proof
 from blocks.common import ROOT
 
 DOCUMENTS = (
@@ -50,17 +50,19 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
-    "cloned-policy": learning.cloned_policy,
-    "proof-gap": learning.proof_gap,
-    "proof-round-1": partial(learning.proof_round, "proof_cpu_round1"),
-    "proof-round-2": partial(learning.proof_round, "proof_cpu_round2"),
-    "proof-round-2-more": partial(learning.proof_round, "proof_cpu_round2", "more.jsonl"),
-    "proof-same-commands": learning.same_commands,
+    "cloned-policy": proof.cloned_policy,
+    "proof-gap": proof.proof_gap,
+    "proof-round-1": partial(proof.proof_round, "proof_cpu_round1"),
+    "proof-round-2": partial(proof.proof_round, "proof_cpu_round2"),
+    "proof-round-2-more": partial(proof.proof_round, "proof_cpu_round2", "more.jsonl"),
+    "proof-round-3": partial(proof.proof_round, "proof_cpu_round3"),
+    "proof-belief": proof.proof_belief,
+    "proof-same-commands": proof.same_commands,
     "reach": learning.reach,
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
-    **{f"proof-{size}": partial(learning.proof, size) for size in ("short", "cpu", "full", "reward")},
-    **{f"proof-settings-{size}": partial(learning.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
+    **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
+    **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
     "evaluation": lambda: dream.evaluation(
         "evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"
     ),

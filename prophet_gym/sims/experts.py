@@ -6,6 +6,7 @@ Everything that varies between episodes comes from the generator `rng`, so an ep
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from prophet_gym.sims.hand import (
     draw_style,
 )
 
-Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore"]
+Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "other"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MIXTURE: dict[Mode, float] = {
     "expert": 0.35,
@@ -35,6 +36,7 @@ MIXTURE: dict[Mode, float] = {
     "abort": 0.08,
     "random": 0.07,
 }
+"""Of a recording of successes and failures; `other` is in none, and recorded where it is asked for."""
 EXPLORATION: dict[Mode, float] = {"explore": 0.75, "random": 0.25}
 """Of suites whose tasks no script solves: the arm reaches for things, moves some, and wanders."""
 
@@ -172,6 +174,12 @@ def pick_and_place(hand: Hand, name: str) -> Iterator[np.ndarray]:
         yield from hand.squeeze(OPEN, 2)
 
 
+def mistake(hand: Hand, name: str) -> Iterator[np.ndarray]:
+    """Picks and places another object, always the same beside the same `name`: a demonstration with a wrong label."""
+    known = [other for other in sorted(hand.arm.object_positions()) if other.rsplit("_", 1)[0] in GRASPS]
+    yield from pick_and_place(hand, next((other for other in known if other != name), name))
+
+
 def miss(hand: Hand, name: str) -> Iterator[np.ndarray]:
     """Grasps beside, over or at the edge of the object, carries on as if nothing had happened, or tries again."""
     rng = hand.rng
@@ -298,7 +306,7 @@ def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Itera
 
 
 def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None = None) -> tuple[Iterator, Iterator]:
-    """The episode's actions: those of the script, which ends, and those after it, which do not.
+    """The episode's actions: those of the script, which ends, and those after it, which do not (but for `other`).
 
     Args:
         arm: the simulator, already reset; it must be stepped with each action before the next is asked for.
@@ -317,6 +325,8 @@ def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None =
         return _maybe_noisy(explore(hand), rng, 0.5), linger(hand)
     if mode == "random":
         return _maybe_noisy(wander(hand, int(rng.integers(120, 201))), rng, 0.5), linger(hand)
+    if mode == "other":
+        return mistake(hand, name), islice(linger(hand), int(rng.integers(16, 33)))
     failures = {"expert": pick_and_place, "offset": miss, "drop": drop, "abort": abort}
     if mode not in failures:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")

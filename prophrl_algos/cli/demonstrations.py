@@ -87,8 +87,9 @@ def read_demonstrations(
     dreams: Sequence[Path] = (),
     tasks: Sequence[int] = (),
     modes: Sequence[str] = ("expert",),
+    failing: Sequence[str] = (),
 ) -> Demonstrations:
-    """The successful episodes of recordings, each decoded and prepared once.
+    """The successful episodes of recordings, and failures where they are asked for, each decoded and prepared once.
 
     Args:
         policy: prepares them.
@@ -96,6 +97,7 @@ def read_demonstrations(
         dreams: of each of them (`prophet redream`), in the same order; their pictures become `obs["twin"]`.
         tasks: only these; all if not given.
         modes: only episodes of these scripts; all if not given.
+        failing: of these scripts also episodes that fail, e.g. `other`, which picks up the wrong thing.
 
     Raises:
         FileNotFoundError: a folder is no recording, or an episode has no dream.
@@ -116,10 +118,14 @@ def read_demonstrations(
         refuse_official(folder)
     episodes = [(read_episode(path), twin) for path, twin in paths]
     present = {episode.mode for episode, _ in episodes}
-    for mode in modes:
+    for mode in (*modes, *failing):
         if episodes and mode not in present:
             raise unknown_option("mode in the recording", mode, present)
-    chosen = [(each, twin) for each, twin in episodes if each.success[-1] and (not modes or each.mode in modes)]
+    chosen = [
+        (each, twin)
+        for each, twin in episodes
+        if each.mode in failing or (each.success[-1] and (not modes or each.mode in modes))
+    ]
     if not chosen:
         raise ValueError(
             f"{', '.join(map(str, folders))} holds no episode to clone: of {len(episodes)} recorded in tasks "

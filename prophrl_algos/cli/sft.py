@@ -30,6 +30,8 @@ class Args:
     """Only these tasks; all if not given."""
     modes: tuple[str, ...] = ("expert",)
     """Only episodes of these scripts (expert, noisy, offset ...), those that succeed; all scripts if empty."""
+    failing: tuple[str, ...] = ()
+    """Of these scripts also episodes that fail, e.g. `other`, which picks up the wrong thing."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
     device: str = "cpu"

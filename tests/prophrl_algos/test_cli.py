@@ -165,6 +165,16 @@ class TestDemonstrations:
         assert made.state_dict()["action_mean"][2] == pytest.approx(0.25)
 
 
+def test_failures_are_cloned_of_the_scripts_that_are_named_alone(tmp_path):
+    for index, (success, mode) in enumerate([(True, "expert"), (False, "expert"), (False, "other"), (True, "noisy")]):
+        record(tmp_path, index, success, steps=index + 2, mode=mode)
+    policy = TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8)
+    shown = read_demonstrations(policy, [tmp_path], failing=["other"])
+    assert [len(actions) for actions in shown.actions] == [2, 4]
+    with pytest.raises(ValueError, match="unknown mode in the recording 'drop'"):
+        read_demonstrations(policy, [tmp_path], failing=["drop"])
+
+
 def test_only_a_policy_that_learns_where_things_are_is_shown_it(tmp_path):
     record(tmp_path, 0, success=True)
     shown = read_demonstrations(SmallVLA(image_size=16, places=2, width=16, layers=1), [tmp_path])

@@ -72,6 +72,13 @@ def test_the_expert_puts_the_target_and_nothing_else_into_the_basket(seed):
     assert set(actions[:, 6]) == {-1.0, 1.0}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mistaken_demonstration_takes_the_same_other_object_every_time(seed):
+    arm, _ = play("other", seed)
+    assert in_basket(arm, "butter_1")
+    assert not in_basket(arm, "milk_1")
+
+
 def test_failures_are_failures_most_of_the_time():
     for mode in ("abort", "random"):
         assert not any(in_basket(play(mode, seed)[0], "milk_1") for seed in range(8)), mode
