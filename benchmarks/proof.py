@@ -42,7 +42,7 @@ from torch import nn
 from prophet_gym.cli.report import machine
 from prophet_gym.rewards import DegradedOracle
 from prophrl_algos.cli.common import make_policy
-from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
+from prophrl_algos.cli.demonstrations import FitsActions, SeesTwins, drawer, read_demonstrations
 from prophrl_algos.cli.train import Args as TrainArgs
 from prophrl_algos.cli.train import make_trainer
 from prophrl_algos.evaluate import wilson
@@ -108,7 +108,7 @@ def clone(place: Place) -> None:
         return
     policy = make_policy(size.policy, spaces(), None, place.device)
     assert isinstance(policy, nn.Module)
-    shown = read_demonstrations(policy, [place.data], tasks=size.sft_tasks)
+    shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks)
     if isinstance(policy, FitsActions):
         policy.fit_actions(shown.all_actions())
 
@@ -128,14 +128,17 @@ def clone(place: Place) -> None:
 
 
 def acquaint(place: Place) -> None:
-    """Fit the chosen snapshot to the experts and to the dream's pictures of them, which it has never seen."""
+    """Show the chosen snapshot each moment of its demonstrations in both worlds; it has never seen a dream's."""
     size, step = place.size, chosen_snapshot(place)
     path = place.snapshot(ACQUAINTED, size.dream_steps)
     if size.cloned or not size.dream_steps or step is None or path.is_file():
         return
     policy = read_policy(place, place.snapshot(SFT, step))
     assert isinstance(policy, nn.Module)
-    shown = read_demonstrations(policy, [place.data, place.dreams], tasks=size.sft_tasks)
+    data, dreams = place.data, place.dreams
+    if not isinstance(policy, SeesTwins):
+        data, dreams = (*data, *dreams), ()
+    shown = read_demonstrations(policy, data, dreams=dreams, tasks=size.sft_tasks)
     sft(
         policy,
         drawer(policy, shown),

@@ -23,7 +23,7 @@ def main(size: Name, out: Path, logs: Path | None = None, folder: Path = BUNDLED
     Raises:
         ValueError: none is chosen yet.
     """
-    place = Place(SIZES[size], Path(), out, logs or out / "logs")
+    place = Place(SIZES[size], (), out, logs or out / "logs")
     step = chosen_snapshot(place)
     if step is None:
         raise ValueError(f"no snapshot is chosen in {place.logs}: run benchmarks/proof.py --size {size} --stage sft")

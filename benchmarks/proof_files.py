@@ -50,22 +50,22 @@ class Place:
 
     Attributes:
         size: what is proven.
-        data: experts.
+        data: recordings of experts.
         out: weights.
         logs: everything else.
         device: of policies and dreams.
         workers: processes of the real simulator.
-        dreams: of the experts.
+        dreams: of each of them.
         dream: the checkpoint that dreams; the bundled one if empty.
     """
 
     size: Size
-    data: Path
+    data: tuple[Path, ...]
     out: Path
     logs: Path
     device: str = "cpu"
     workers: int = 2
-    dreams: Path = Path("none")
+    dreams: tuple[Path, ...] = ()
     dream: str = ""
 
     def snapshot(self, run: str, update: int) -> Path:

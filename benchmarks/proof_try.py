@@ -58,7 +58,7 @@ def shuffled(before: dict[str, Tensor], after: dict[str, Tensor], seed: int = 0)
 
 def main(args: Args) -> None:
     size = SIZES[args.size]
-    place = Place(size, Path(), Path(), Path(), workers=args.workers, dream=args.dream)
+    place = Place(size, (), Path(), Path(), workers=args.workers, dream=args.dream)
     with TemporaryDirectory() as folder:
         weights = args.weights
         if args.shuffle is not None:

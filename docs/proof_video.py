@@ -81,7 +81,7 @@ def film(
 
 def main(args: Args) -> None:
     size = SIZES[args.size]
-    place = Place(size, Path("unused"), args.out, args.logs or args.out / "logs")
+    place = Place(size, (), args.out, args.logs or args.out / "logs")
     weights = {
         "before": begins_from(place, choose(place)),
         "after": place.snapshot(args.run, size.updates),

@@ -68,7 +68,7 @@ def place(benchmark, tmp_path):
     )
     record(tmp_path / "data", 3)
     return benchmark("proof_files").Place(
-        size, tmp_path / "data", tmp_path / "out", tmp_path / "logs", dreams=tmp_path / "data"
+        size, (tmp_path / "data",), tmp_path / "out", tmp_path / "logs", dreams=(tmp_path / "data",)
     )
 
 
@@ -291,7 +291,7 @@ def logged(folder, benchmark):
     sizes = benchmark("proof_sizes")
     size = replace(sizes.SIZES["short"], arms={"fa-grpo": sizes.Arm("fa-grpo", seeds=2)}, updates=4, point_every=4)
     proof = benchmark("proof")
-    proof.claim(benchmark("proof_files").Place(size, folder, folder, folder))
+    proof.claim(benchmark("proof_files").Place(size, (), folder, folder))
     cells = {"task": [3] * 4, "start": [0, 1, 2, 3], "chunks": [9] * 4}
     outcomes = {("sft", 0): [0] * 4, ("fa-grpo-s0", 4): [1, 1, 1, 0], ("fa-grpo-s1", 4): [1] * 4}
     found = [
@@ -326,11 +326,11 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     folder.mkdir()
     summary = logged(folder, benchmark)
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    learning, picture = importlib.import_module("blocks.learning"), load("proof_picture", ROOT / "docs" / "proof.py")
+    blocks, picture = importlib.import_module("blocks.proof"), load("proof_picture", ROOT / "docs" / "proof.py")
     monkeypatch.setattr(importlib.import_module("blocks.common"), "RESULTS", tmp_path)
-    assert "Not measured yet" in learning.proof("short")
+    assert "Not measured yet" in blocks.proof("short")
     (folder / "summary.json").write_text(json.dumps(summary))
-    table = learning.proof("short")
+    table = blocks.proof("short")
     assert "Short version" in table
     assert "| fa-grpo | 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
     curves, bars, trust = picture.draw(summary).axes
