@@ -53,7 +53,7 @@ class Demonstrations:
     """
 
     obs: Obs
-    actions: Sequence[Float[np.ndarray, "t a"]]
+    actions: Sequence[Float[np.ndarray, "_ a"]]
 
     @property
     def steps(self) -> int:
