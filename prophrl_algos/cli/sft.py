@@ -47,7 +47,9 @@ def main(args: Args) -> None:
     env = make_env(args.env, 1, starts="train")
     policy = make_policy(args.policy, env, None, args.device, args.published)
     env.close()
-    demonstrations = read_demonstrations(policy, args.data, dreams=args.dreams, tasks=args.tasks, modes=args.modes)
+    demonstrations = read_demonstrations(
+        policy, args.data, dreams=args.dreams, tasks=args.tasks, modes=args.modes, failing=args.failing
+    )
     if isinstance(policy, FitsActions):
         policy.fit_actions(demonstrations.all_actions())
     draw = drawer(policy, demonstrations)

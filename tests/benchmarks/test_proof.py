@@ -374,3 +374,19 @@ def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmar
     assert all(
         torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), chosen.state_dict().values(), strict=True)
     )
+
+
+def test_what_a_dream_took_for_success_is_what_ended_early_and_failed(benchmark, tmp_path, monkeypatch):
+    belief = benchmark("proof_belief")
+    monkeypatch.setattr(belief, "MAX_STEPS", 9)
+    ended = [(True, 5), (False, 4), (False, 9), (False, 6)]
+    made = [type("Episode", (), {"success": [done], "actions": [0] * steps})() for done, steps in ended]
+    monkeypatch.setattr(belief, "list_episodes", lambda folder: range(4))
+    monkeypatch.setattr(belief, "read_episode", made.__getitem__)
+    (tmp_path / META).write_text(json.dumps({"mixture": {"small-k4 in the dream of bundled": 1.0}}))
+    found = belief.beliefs(tmp_path)
+    assert (found["episodes"], found["frames"], found["real"], found["believed"]) == (4, 24, 1, 2)
+    assert found["precision"] == pytest.approx(1 / 3)
+    (tmp_path / META).write_text(json.dumps({"mixture": {"expert": 1.0}}))
+    with pytest.raises(ValueError, match="must be a recording of `prophrl record --dream`, it is of expert"):
+        belief.beliefs(tmp_path)

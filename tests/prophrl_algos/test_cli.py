@@ -145,6 +145,8 @@ class TestDemonstrations:
         assert "context.weight" in read_weights(out)
         main(["sft", *words, "--out", str(tmp_path / "all"), "--modes"])
         assert "2 episodes, 10 steps" in capsys.readouterr().out
+        main(["sft", *words, "--out", str(tmp_path / "faulty"), "--failing", "expert"])
+        assert "2 episodes, 10 steps" in capsys.readouterr().out
         with pytest.raises(SystemExit):
             main(["sft", *words, "--modes", "noise"])
         assert "unknown mode in the recording 'noise'. Did you mean 'noisy'?" in capsys.readouterr().err
