@@ -87,6 +87,7 @@ class Algorithm:
 FA_GRPO = Algorithm("fa-grpo", fa_grpo_loss)
 FA_GRPO_CPS = Algorithm("fa-grpo-cps", fa_grpo_loss, kernel=cps_step)
 FLOW_GRPO = Algorithm("flow-grpo", flow_grpo_loss)
+FLOW_GRPO_CPS = Algorithm("flow-grpo-cps", flow_grpo_loss, kernel=cps_step)
 GRPO_GUARD = Algorithm("grpo-guard", flow_grpo_loss, log_prob=guarded_log_prob)
 PI_RL = Algorithm("pi-rl", pi_rl_loss, choose=one_random_step)
 

@@ -73,6 +73,7 @@ def collect(
     budget: int | None = None,
     first_group: int = 0,
     stride: int = 1,
+    discount: float | int = 1.0,
 ) -> Rollouts:
     """Collect groups; a group that has ended makes room for the next while the others go on.
 
@@ -88,6 +89,7 @@ def collect(
         budget: groups that may be begun in all; the last ones are then kept as they come. `groups` if not given.
         first_group: number of the first group.
         stride: from one group's number to the next; several processes that share a seed count past each other.
+        discount: the reward of chunk n, counted from 0, counts discount^n.
 
     Raises:
         ValueError: the env's rows, autoreset mode or horizon do not fit.
@@ -95,7 +97,7 @@ def collect(
     """
     require_env(env, groups, group_size, budget)
     began = time.perf_counter()
-    rollout = _Rollout(policy, env, schedule, group_size, seed, begin, first_group, stride)
+    rollout = _Rollout(policy, env, schedule, group_size, seed, begin, first_group, stride, discount)
     kept: list[int] = []
     limit = groups if budget is None else budget
     rollout.start(range(min(rollout.places, groups)))
@@ -120,6 +122,7 @@ class _Fate:
     returns: float = 0.0
     success: bool = False
     valid: bool = False
+    chunks: int = 0
 
 
 @dataclass
@@ -142,6 +145,7 @@ class _Rollout:
     begin: Begin
     first_group: int
     stride: int
+    discount: float | int
     started: int = 0
     frames: int = 0
     running: dict[int, int] = field(default_factory=dict)
@@ -215,7 +219,8 @@ class _Rollout:
     def note(self, row: int, reward: float, info: Mapping[str, Any], *, terminated: bool) -> None:
         fate = self.fates[int(self.trajectory[row])]
         fate.valid = bool(entry(info, "reward_valid", row, default=True))
-        fate.returns += reward if fate.valid else 0.0
+        fate.returns += self.discount**fate.chunks * reward if fate.valid else 0.0
+        fate.chunks += 1
         fate.success |= bool(entry(info, "success", row, default=terminated and reward > 0))
 
     def finish(self, place: int) -> int:

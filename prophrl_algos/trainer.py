@@ -138,6 +138,7 @@ class Trainer:
         begin: Begin = begin_by_seed,
         keep: Keep = keep_all,
         budget: int | None = None,
+        discount: float | int = 1.0,
         anneal: Callable[[float], float | int] | None = None,
         noise_scale: Float[Tensor, " d"] | None = None,
         autocast: torch.dtype | None = None,
@@ -157,6 +158,8 @@ class Trainer:
             begin: how the rows of a group get a common start.
             keep: which groups are kept, e.g. `KeepWithin()`; the others are resampled.
             budget: groups that may be begun in an update; twice `groups` if not given.
+            discount: the reward of chunk n, counted from 0, counts discount^n. Below 1 a success is worth more the
+                sooner it comes, and a group whose rollouts all succeed still teaches something.
             anneal: factor on the noise level at a share (0 to 1) of the updates.
             noise_scale: factor on the noise level of each latent dimension.
             autocast: compute velocities in this dtype (`torch.bfloat16`); densities stay in float32.
@@ -170,7 +173,9 @@ class Trainer:
         self.policy, self.optimizer, self.env, self.reference = policy, optimizer, env, reference
         self.config = config or TrainerConfig()
         self.algorithm, self.flowscale = algorithm, flowscale or FlowScale(alpha=1.0)
-        self.begin, self.keep = begin, keep
+        if not 0 < discount <= 1:
+            raise ValueError(f"discount must be above 0 and at most 1, got {discount}")
+        self.begin, self.keep, self.discount = begin, keep, discount
         self.anneal, self.noise_scale, self.autocast, self.ema = anneal, noise_scale, autocast, ema
         self.processes = processes or Processes()
         self.device = device_of(policy)
@@ -207,6 +212,7 @@ class Trainer:
                 budget=self.budget,
                 first_group=self.processes.rank,
                 stride=self.processes.size,
+                discount=self.discount,
             )
         metrics = self.update(rollouts)
         self.done += 1

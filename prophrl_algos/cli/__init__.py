@@ -32,6 +32,7 @@ ALGORITHMS: dict[str, str] = {
     "fa-grpo": "one ratio per action number, flow steps summed (ProphRL)",
     "fa-grpo-cps": "the same, with noise that keeps the flow's coefficients",
     "flow-grpo": "one ratio per flow step",
+    "flow-grpo-cps": "the same, with noise that keeps the flow's coefficients",
     "grpo-guard": "Flow-GRPO with centred and scaled ratios",
     "pi-rl": "one random stochastic step, one ratio per chunk",
     "reinflow": "learned noise, one ratio per chunk",
@@ -55,7 +56,7 @@ def overview() -> str:
         *(f"  {name}" for name in ids),
         "",
         "algorithms (--algo):",
-        *(f"  {name:<11}  {line}" for name, line in ALGORITHMS.items()),
+        *(f"  {name:<13}  {line}" for name, line in ALGORITHMS.items()),
         "",
         "`prophrl COMMAND --help` lists a command's options; `prophrl --version` prints the version.",
     ]

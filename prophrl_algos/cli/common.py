@@ -12,7 +12,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prophet_gym.errors import MissingWeightsError, unknown_option
-from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, Algorithm, reinflow
+from prophrl_algos.algorithms import (
+    FA_GRPO,
+    FA_GRPO_CPS,
+    FLOW_GRPO,
+    FLOW_GRPO_CPS,
+    GRPO_GUARD,
+    PI_RL,
+    Algorithm,
+    reinflow,
+)
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
@@ -45,7 +54,7 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
         if not isinstance(given, Algorithm):
             raise ValueError(f"{name} must give an Algorithm, it gave {type(given).__name__}")
         return given
-    made = (FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, reinflow(spec))
+    made = (FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, FLOW_GRPO_CPS, GRPO_GUARD, PI_RL, reinflow(spec))
     known = {algorithm.name: algorithm for algorithm in made}
     if name not in known:
         raise unknown_option("algorithm", name, known)

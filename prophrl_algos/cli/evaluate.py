@@ -26,6 +26,8 @@ class Args:
     """Of each task: its first official states, or as many drawn starts."""
     num_envs: int = 8
     """Episodes at once."""
+    initial_noise: float = 1.0
+    """Factor on the noise that each chunk is denoised from; 0 for its centre, the same every time."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
     device: str = "cpu"
@@ -38,7 +40,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.cli.report import machine, write_json
     from prophrl_algos.cli.common import make_env, make_policy
-    from prophrl_algos.evaluate import evaluate
+    from prophrl_algos.evaluate import evaluate, ode_schedule
 
     if args.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {args.episodes}")
@@ -46,7 +48,7 @@ def main(args: Args) -> None:
     rows = min(args.num_envs, len(cells))
     env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device)
     policy = make_policy(args.policy, env, args.weights, args.device, args.published)
-    found = evaluate(policy, env, cells, seed=args.seed)
+    found = evaluate(policy, env, cells, seed=args.seed, schedule=ode_schedule(policy, args.initial_noise))
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
         low, high = part.interval
@@ -58,6 +60,7 @@ def main(args: Args) -> None:
             "weights": None if args.weights is None else str(args.weights),
             "env": args.env,
             "starts": args.starts,
+            "initial_noise": args.initial_noise,
             "metrics": found.metrics(),
             "episodes": [
                 {"task": cell["task"], "start": cell["start"], "success": e.success, "valid": e.valid,

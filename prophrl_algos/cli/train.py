@@ -39,6 +39,8 @@ class Args:
     """`--flowscale.alpha 1` switches it off."""
     learning_rate: float = 3e-4
     """Of AdamW; 5e-6 for models of billions of parameters."""
+    discount: float = 1.0
+    """The reward of chunk n, counted from 0, counts discount^n: below 1 a sooner success is worth more."""
     num_envs: int | None = None
     """Rows; one per rollout if not given."""
     tasks: tuple[int, ...] = ()
@@ -112,6 +114,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         algorithm=algorithm,
         flowscale=args.flowscale,
         begin=begin_of(env),
+        discount=args.discount,
         keep=KeepWithin() if args.resample else keep_all,
         autocast=torch.bfloat16 if args.autocast else None,
         ema=None if args.ema is None else Ema(policy, args.ema),

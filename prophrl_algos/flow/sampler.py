@@ -27,7 +27,7 @@ def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Seq
     size = (steps + 1, spec.horizon, spec.latent_dim)
     noise = torch.stack([torch.randn(size, generator=generator) for generator in generators]).to(device)
     context = policy.encode(obs, grad=False)
-    latents, scores = [noise[:, 0]], []
+    latents, scores = [schedule.initial_noise * noise[:, 0]], []
     for step in range(steps):
         velocity = policy.velocity(context, latents[-1], schedule.times[step].to(device).expand(rows))
         mean, std = schedule.moments(

@@ -39,6 +39,7 @@ class FlowSchedule:
         kernel: the stochastic step.
         choose: which steps are stochastic.
         noise_scale: factor on `noise_level` for each latent dimension, 1 where not given.
+        initial_noise: factor on the Gaussian noise that paths begin from; 1 as the flow was trained, 0 for its centre.
 
     Example:
         >>> FlowSchedule.uniform(4).times.tolist()
@@ -50,6 +51,7 @@ class FlowSchedule:
     kernel: Kernel = flow_sde_step
     choose: Choose = every_step
     noise_scale: Float[Tensor, " d"] | None = None
+    initial_noise: float | int = 1.0
 
     def __post_init__(self) -> None:
         times = self.times
@@ -57,6 +59,8 @@ class FlowSchedule:
             raise ValueError(f"times must fall from 1 to 0 in at least one step, got {times.tolist()}")
         if not self.noise_level >= 0:
             raise ValueError(f"noise_level must be at least 0, got {self.noise_level}")
+        if not self.initial_noise >= 0:
+            raise ValueError(f"initial_noise must be at least 0, got {self.initial_noise}")
         if self.noise_scale is not None and not (self.noise_scale >= 0).all():
             raise ValueError(f"noise_scale must be at least 0, got {self.noise_scale.tolist()}")
 
@@ -69,11 +73,12 @@ class FlowSchedule:
         kernel: Kernel = flow_sde_step,
         choose: Choose = every_step,
         noise_scale: Float[Tensor, " d"] | None = None,
+        initial_noise: float | int = 1.0,
     ) -> "FlowSchedule":
         """Steps of equal size."""
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        return cls(torch.linspace(1, 0, num_steps + 1), noise_level, kernel, choose, noise_scale)
+        return cls(torch.linspace(1, 0, num_steps + 1), noise_level, kernel, choose, noise_scale, initial_noise)
 
     @property
     def num_steps(self) -> int:

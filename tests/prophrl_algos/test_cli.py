@@ -116,12 +116,13 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
         assert [row["update"] for row in csv.DictReader(file)] == ["0", "1"]
     assert "2 updates" in capsys.readouterr().out
     report = tmp_path / "evaluation.json"
-    main(["evaluate", "--weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--json", str(report)])
+    words = ["--weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--initial-noise", "0"]
+    main(["evaluate", *words, "--json", str(report)])
     printed = capsys.readouterr().out
     assert "pick up the" in printed
     found = json.loads(report.read_text())
     assert [(e["task"], e["start"]) for e in found["episodes"]] == [(3, 0), (3, 1)]
-    assert found["starts"] == "official"
+    assert (found["starts"], found["initial_noise"]) == ("official", 0)
 
 
 class TestDemonstrations:

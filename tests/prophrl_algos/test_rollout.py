@@ -83,6 +83,13 @@ def test_ended_rows_cost_nothing_and_store_nothing(dream, tiny, judge):
     assert found.valid.all()
 
 
+def test_a_later_success_is_worth_less_with_a_discount(dream, tiny, judge):
+    found = gather(tiny(), dream(judge=judge(level=0), max_episode_steps=6), discount=0.5)
+    lengths = torch.bincount(found.trajectory, minlength=8)
+    assert len(set(lengths.tolist())) > 1
+    assert torch.equal(found.returns, 0.5 ** (lengths - 1.0) * found.success)
+
+
 def test_a_row_without_a_verdict_at_its_end_is_not_valid(dream, tiny, judge):
     found = gather(tiny(), dream(judge=judge(judged=False)))
     assert not found.valid.any()

@@ -11,7 +11,7 @@ import torch
 
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
-from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, GRPO_GUARD, PI_RL, reinflow
+from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, FLOW_GRPO_CPS, GRPO_GUARD, PI_RL, reinflow
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.ema import Ema
 from prophrl_algos.evaluate import evaluate
@@ -55,7 +55,8 @@ EVEN = replace(FLOW_GRPO, name="flow-grpo-even", shares=per_trajectory)
 
 class TestUpdate:
     @pytest.mark.parametrize(
-        "algorithm", [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, reinflow(SPEC), DUAL, LEAVE_ONE_OUT, EVEN]
+        "algorithm",
+        [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, FLOW_GRPO_CPS, reinflow(SPEC), DUAL, LEAVE_ONE_OUT, EVEN],
     )
     def test_every_algorithm_starts_at_ratio_one_and_changes_the_policy(self, algorithm):
         trainer = make(replace(SMALL, microbatch=3), algorithm=algorithm, flowscale=FlowScale())
@@ -309,6 +310,7 @@ class TestRefusals:
         [
             ({"config": replace(SMALL, noise_level=0)}, "noise_level must be above 0 for fa-grpo"),
             ({"anneal": lambda share: max(0.0, 1 - 2 * share)}, "noise_level must be above 0 .* got noise_level=0"),
+            ({"discount": 0}, "discount must be above 0 and at most 1, got 0"),
             ({"anneal": lambda share: -1}, "noise_level must be at least 0, got -0.5"),
             ({"noise_scale": torch.zeros(2)}, r"noise_level must be above 0 .* noise_scale=\[0.0, 0.0\]"),
             ({"noise_scale": torch.ones(3)}, "noise_scale must have latent_dim=2 numbers, got 3"),

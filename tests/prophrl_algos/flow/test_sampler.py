@@ -177,3 +177,17 @@ def test_impossible_sizes_are_refused(change, message):
     sizes = {"horizon": 3, "latent_dim": 4, "action_dim": 2, "exec_steps": 2, "num_steps": 5}
     with pytest.raises(ValueError, match=message):
         FlowSpec(**sizes | change)
+
+
+def test_paths_may_begin_nearer_to_the_centre_of_the_noise():
+    policy, obs = make()
+    noisy, still = (
+        sample(policy, obs, FlowSchedule.uniform(5, 0.0, choose=no_step, initial_noise=scale), seeds(range(6)))
+        for scale in (1.0, 0.5)
+    )
+    torch.testing.assert_close(still.latents[:, 0], 0.5 * noisy.latents[:, 0])
+    centre = sample(policy, obs, FlowSchedule.uniform(5, 0.0, choose=no_step, initial_noise=0), seeds(range(6)))
+    again = sample(policy, obs, FlowSchedule.uniform(5, 0.0, choose=no_step, initial_noise=0), seeds(range(6, 12)))
+    assert torch.equal(centre.x0, again.x0)
+    with pytest.raises(ValueError, match="initial_noise must be at least 0, got -1"):
+        FlowSchedule.uniform(4, initial_noise=-1)
