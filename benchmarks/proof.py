@@ -3,16 +3,15 @@
     python benchmarks/proof.py --size short --out outputs/proof_short
     python benchmarks/proof.py --size cpu --out outputs/proof_cpu
 
-docs/proof.md is the protocol. Stages: clone experts to a middling success and get acquainted with the dream's pictures,
-choose a learning rate on `train` starts, learn in the dream, then evaluate every snapshot in the real simulator and in
-the dream on official states. A stage or run that is there already is not repeated, one that was killed goes on;
-`--runs` and `--stage` split the work over machines. Weights lie in `--out`; what was logged, one JSON object a line, in
-`--logs`.
+docs/proof.md is the protocol. Stages: clone experts, choose a learning rate on `train` starts, learn in the dream, then
+evaluate every snapshot in the real simulator and in the dream on official states. A stage or run that is there already
+is not repeated, one that was killed goes on; `--runs` and `--stage` split the work over machines. Weights lie in
+`--out`; what was logged, one JSON object a line, in `--logs`.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,12 +30,11 @@ from proof_files import (
     add_line,
     columns,
     read_lines,
-    read_policy,
     spaces,
     write_json_whole,
     write_weights,
 )
-from proof_sizes import ACQUAINTED, DREAM, SFT, SIZES, Arm, Size
+from proof_sizes import DREAM, SFT, SIZES, Arm, Size
 from torch import nn
 
 from prophet_gym.cli.report import machine
@@ -102,100 +100,62 @@ def repeats_of(size: Size, run: str) -> int:
 
 
 def clone(place: Place) -> None:
-    """Fit the policy to experts until a snapshot has the success that is wanted."""
-    size = place.size
-    if size.cloned or chosen_snapshot(place) is not None:
+    """Fit the policy to demonstrations, each moment shown in both worlds, and see what it can do."""
+    size, path = place.size, place.snapshot(SFT, place.size.sft_steps)
+    if size.cloned:
         return
-    policy = make_policy(size.policy, spaces(), None, place.device)
-    assert isinstance(policy, nn.Module)
-    shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks)
-    if isinstance(policy, FitsActions):
-        policy.fit_actions(shown.all_actions())
-
-    def keep(steps: int) -> bool:
-        write_weights(policy, place.snapshot(SFT, steps), half=True)
-        success_on_train(place, SFT, steps)
-        return chosen_snapshot(place) is not None
-
-    sft(
-        policy,
-        drawer(policy, shown),
-        SftConfig(steps=size.sft_steps, rows=size.sft_rows, learning_rate=size.sft_rate, save_every=size.sft_every),
-        place.out / SFT,
-        logger=JsonLinesLogger(place.logs / "sft.jsonl"),
-        keep=keep,
-    )
-
-
-def acquaint(place: Place) -> None:
-    """Show the chosen snapshot each moment of its demonstrations in both worlds; it has never seen a dream's."""
-    size, step = place.size, chosen_snapshot(place)
-    path = place.snapshot(ACQUAINTED, size.dream_steps)
-    if size.cloned or not size.dream_steps or step is None or path.is_file():
-        return
-    policy = read_policy(place, place.snapshot(SFT, step))
-    assert isinstance(policy, nn.Module)
-    data, dreams = place.data, place.dreams
-    if not isinstance(policy, SeesTwins):
-        data, dreams = (*data, *dreams), ()
-    shown = read_demonstrations(policy, data, dreams=dreams, tasks=size.sft_tasks)
-    sft(
-        policy,
-        drawer(policy, shown),
-        SftConfig(steps=size.dream_steps, rows=size.sft_rows, learning_rate=size.dream_rate),
-        place.out / ACQUAINTED,
-        logger=JsonLinesLogger(place.logs / f"{ACQUAINTED}.jsonl"),
-    )
-    write_weights(policy, path, half=True)
-
-
-def chosen_snapshot(place: Place) -> int | None:
-    """The first snapshot with the wanted success on `train` starts, or of all the nearest; None while it is open."""
-    size = place.size
-    tried = {update: success for run, update, world, success in tries(place) if (run, world) == (SFT, size.reality)}
-    for step in sorted(tried):
-        if size.wanted[0] <= tried[step] <= size.wanted[1]:
-            return step
-    if size.sft_steps not in tried:
-        return None
-    return min(sorted(tried), key=lambda step: abs(tried[step] - sum(size.wanted) / 2))
+    if not path.is_file():
+        policy = make_policy(size.policy, spaces(), None, place.device)
+        assert isinstance(policy, nn.Module)
+        twins = isinstance(policy, SeesTwins)
+        data, dreams = (place.data, place.dreams) if twins else ((*place.data, *place.dreams), ())
+        shown = read_demonstrations(policy, data, dreams=dreams, tasks=size.sft_tasks, failing=size.sft_failing)
+        if isinstance(policy, FitsActions):
+            policy.fit_actions(shown.all_actions())
+        sft(
+            policy,
+            drawer(policy, shown),
+            SftConfig(steps=size.sft_steps, rows=size.sft_rows, learning_rate=size.sft_rate),
+            place.out / SFT,
+            logger=JsonLinesLogger(place.logs / "sft.jsonl"),
+        )
+        write_weights(policy, path, half=True)
+    for world in (size.reality, DREAM):
+        success_on_train(place, SFT, size.sft_steps, world)
 
 
 def choose(place: Place) -> dict[str, Any]:
-    """The snapshot that RL begins from and its learning rate, both by success on `train` starts of reality."""
+    """The learning rate, by success on `train` starts of reality."""
     path, size = place.logs / CHOICE, place.size
     if path.is_file():
         return json.loads(path.read_text())
-    step = chosen_snapshot(place)
-    if step is None and not size.cloned:
-        raise ValueError(f"no snapshot of the cloned policy is chosen yet in {place.logs / TRIES}: run --stage sft")
-    choice: dict[str, Any] = {"sft_step": step, "rate": size.rates[0]}
+    choice: dict[str, Any] = {"rate": size.rates[0]}
     if len(size.rates) > 1:
-        weights = begins_from(place, choice)
-        if step is not None and size.dream_steps:
-            for world in (DREAM, size.reality):
-                success_on_train(place, ACQUAINTED, size.dream_steps, world)
-        elif step is not None:
-            success_on_train(place, SFT, step, DREAM)
+        weights = begins_from(place)
         found = {rate: try_rate(place, weights, rate) for rate in size.rates}
-        choice = {"sft_step": step, "rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
+        choice = {"rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
     write_json_whole(path, choice)
     return choice
 
 
-def begins_from(place: Place, choice: Mapping[str, Any]) -> Path:
-    """The weights that learning starts from: a path, or a name of bundled ones."""
+def begins_from(place: Place) -> Path:
+    """The weights that learning starts from: a path, or a name of bundled ones.
+
+    Raises:
+        FileNotFoundError: nothing is cloned yet.
+    """
     if place.size.cloned:
         return Path(place.size.cloned)
-    if place.size.dream_steps:
-        return place.snapshot(ACQUAINTED, place.size.dream_steps)
-    return place.snapshot(SFT, int(choice["sft_step"]))
+    path = place.snapshot(SFT, place.size.sft_steps)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: clone a policy with --stage sft")
+    return path
 
 
 def try_rate(place: Place, weights: Path, rate: float) -> float:
     """Success on `train` starts of reality after a few updates at this learning rate, with a seed of its own."""
     name = f"rate-{rate:g}"
-    learn(place, name, Arm("fa-grpo", 0.5), 1000, weights, rate, place.size.rate_updates)
+    learn(place, name, Arm("fa-grpo-cps", 0.5), 1000, weights, rate, place.size.rate_updates)
     success_on_train(place, name, place.size.rate_updates, DREAM)
     return success_on_train(place, name, place.size.rate_updates)
 
@@ -238,6 +198,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         epochs=size.epochs,
         minibatches=size.minibatches,
         beta=size.beta,
+        noise_level=size.noise_level,
         seed=seed,
     )
     args = TrainArgs(
@@ -248,6 +209,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         config=config,
         flowscale=FlowScale(alpha=arm.alpha),
         learning_rate=rate,
+        discount=size.discount,
         tasks=size.tasks,
         device=place.device,
     )
@@ -270,11 +232,11 @@ def judged_worse(env: VectorEnv, arm: Arm, seed: int) -> VectorEnv:
     return DegradedOracle(env, recall=arm.recall, false_positive_rate=arm.alarms, seed=seed)
 
 
-def evaluate_run(place: Place, name: str, choice: Mapping[str, Any]) -> None:
+def evaluate_run(place: Place, name: str) -> None:
     """All snapshots of a run, in reality and in the dream, on official states."""
     size = place.size
     if name == SFT:
-        points = [(0, begins_from(place, choice))]
+        points = [(0, begins_from(place))]
     else:
         updates = sorted({*range(size.point_every, size.updates, size.point_every), size.updates})
         points = [(update, place.snapshot(name, update)) for update in updates]
@@ -323,16 +285,15 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
     claim(place)
     if stage in ("all", "sft"):
         clone(place)
-        acquaint(place)
     if stage == "sft":
         return
+    weights = begins_from(place)
     choice = choose(place)
-    weights = begins_from(place, choice)
     for name in chosen:
         if name != SFT and stage in ("all", "learn"):
             learn(place, name, *runs[name], weights, float(choice["rate"]))
         if stage in ("all", "evaluate"):
-            evaluate_run(place, name, choice)
+            evaluate_run(place, name)
 
 
 def main(args: Args) -> None:

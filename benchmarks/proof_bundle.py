@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from proof import begins_from, chosen_snapshot
+from proof import begins_from
 from proof_files import Place, read_policy
 from proof_sizes import CLONED, SIZES
 
@@ -21,17 +21,14 @@ def main(size: Name, out: Path, logs: Path | None = None, folder: Path = BUNDLED
     """Write its configuration and its weights in half precision.
 
     Raises:
-        ValueError: none is chosen yet.
+        FileNotFoundError: nothing is cloned yet.
     """
     place = Place(SIZES[size], (), out, logs or out / "logs")
-    step = chosen_snapshot(place)
-    if step is None:
-        raise ValueError(f"no snapshot is chosen in {place.logs}: run benchmarks/proof.py --size {size} --stage sft")
-    policy = read_policy(place, begins_from(place, {"sft_step": step}))
+    policy = read_policy(place, begins_from(place))
     assert isinstance(policy, SmallVLA)
     policy.half().save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    print(f"{folder}: snapshot {step}")
+    print(folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from proof_sizes import DREAM
 from prophet_gym.factory import load_reward_model
 from prophet_gym.world_model import RewardModel
 from prophrl_algos.cli.common import make_env
-from prophrl_algos.evaluate import evaluate
+from prophrl_algos.evaluate import evaluate, ode_schedule
 
 
 class Watched(VectorWrapper):
@@ -80,6 +80,7 @@ def episodes_of(
     *,
     seed: int,
     watched: bool = False,
+    initial_noise: float = 1.0,
 ) -> list[dict[str, Any]]:
     """What the policy does without noise from these starts and, if watched, what the judge of the dream sees of it."""
     if not cells:
@@ -92,7 +93,8 @@ def episodes_of(
     env = make_env(world, rows, starts=starts, tasks=size.tasks, device=place.device, options=options)
     judge = load_reward_model("bundled", "success") if watched else None
     judged = None if judge is None else Watched(env, judge)
-    found = evaluate(read_policy(place, weights), judged or env, list(cells), seed=seed)
+    policy = read_policy(place, weights)
+    found = evaluate(policy, judged or env, list(cells), seed=seed, schedule=ode_schedule(policy, initial_noise))
     env.close()
     seen = [None] * len(cells) if judged is None else [int(each) for each in judged.seen]
     return [

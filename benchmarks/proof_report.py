@@ -149,12 +149,14 @@ def summarise(logs: Path) -> dict[str, Any]:
             point(u, *([lines[n, u, w] for n in names if (n, u, w) in lines] for w in (real, DREAM))) for u in updates
         ]
         ended = [lines[name, last, real] for name in names if (name, last, real) in lines]
+        begun = [path for name in names if (path := logs / f"learning_{name}.jsonl").is_file()]
         summary["arms"][arm] = {
             "about": about,
+            "runs": len(begun),
             "seeds": len(ended),
             "curve": curve if updates else [],
             "final": compare(cloned, ended) if ended else None,
-            "cost": cost([path for name in names if (path := logs / f"learning_{name}.jsonl").is_file()]),
+            "cost": cost(begun),
         }
     return summary
 

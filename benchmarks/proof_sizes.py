@@ -5,7 +5,6 @@ from dataclasses import dataclass
 DREAM = "Prophet-LIBERO-v0"
 REALITY = "LIBERO-Object-v0"
 SFT = "sft"
-ACQUAINTED = "acquainted"
 CLONED = "SmallVLA-LIBERO-object-sft"
 
 
@@ -33,13 +32,13 @@ class Arm:
 def arms(seeds: int, others: int) -> dict[str, Arm]:
     """The 2x2 of algorithm and FlowScale with `seeds` runs each; the real simulator and pi_RL with `others`."""
     square = {
-        "flow-grpo": Arm("flow-grpo", seeds=seeds),
-        "flow-grpo+flowscale": Arm("flow-grpo", 0.5, seeds=seeds),
-        "fa-grpo": Arm("fa-grpo", seeds=seeds),
-        "fa-grpo+flowscale": Arm("fa-grpo", 0.5, seeds=seeds),
+        "flow-grpo": Arm("flow-grpo-cps", seeds=seeds),
+        "flow-grpo+flowscale": Arm("flow-grpo-cps", 0.5, seeds=seeds),
+        "fa-grpo": Arm("fa-grpo-cps", seeds=seeds),
+        "fa-grpo+flowscale": Arm("fa-grpo-cps", 0.5, seeds=seeds),
     }
     rest = {
-        "fa-grpo+flowscale-real": Arm("fa-grpo", 0.5, REALITY, others),
+        "fa-grpo+flowscale-real": Arm("fa-grpo-cps", 0.5, REALITY, others),
         "pi-rl": Arm("pi-rl", seeds=others),
     }
     return square | (rest if others else {})
@@ -59,15 +58,12 @@ class Size:
         cloned: bundled weights that learning starts from; then nothing is cloned here.
         reality: the id that is evaluated in.
         tasks: that are trained and evaluated.
-        sft_tasks: whose experts are cloned; all if empty.
+        sft_tasks: whose demonstrations are cloned; all if empty.
+        sft_failing: scripts whose failures are cloned too.
         sft_steps: optimiser steps of cloning.
-        sft_rows: demonstrations in a step.
+        sft_rows: demonstrations in a step, each in both worlds.
         sft_rate: peak learning rate of cloning.
-        sft_every: steps between the snapshots of which one is chosen.
-        dream_steps: further steps, on the experts and the dream's pictures of them; 0 for none.
-        dream_rate: peak learning rate of these.
-        wanted: success on `train` starts of reality that a chosen snapshot should have: room to improve.
-        choose_episodes: episodes per task that choose the snapshot and the learning rate.
+        choose_episodes: episodes per task that choose the learning rate.
         choose_first: number of the first placement that they begin from.
         rates: learning rates to choose from.
         rate_updates: updates that each is tried for; with one rate none.
@@ -77,6 +73,8 @@ class Size:
         epochs: passes over an update's decisions.
         minibatches: optimiser steps in a pass.
         beta: weight of the KL to the cloned policy.
+        noise_level: of the rollouts.
+        discount: the reward of chunk n, counted from 0, counts discount^n.
         point_every: updates between the points of a curve.
         point_states: official states per task of a point.
         watched_states: official states per task whose real episodes the dream's judge watches, one of each.
@@ -92,16 +90,13 @@ class Size:
     cloned: str = ""
     reality: str = REALITY
     sft_tasks: tuple[int, ...] = ()
-    sft_steps: int = 4000
-    sft_rows: int = 64
+    sft_failing: tuple[str, ...] = ()
+    sft_steps: int = 2000
+    sft_rows: int = 32
     sft_rate: float = 1e-3
-    sft_every: int = 500
-    dream_steps: int = 200
-    dream_rate: float = 3e-4
-    wanted: tuple[float, float] = (0.3, 0.6)
     choose_episodes: int = 20
     choose_first: int = 1_000_000
-    rates: tuple[float, ...] = (1e-5, 3e-5)
+    rates: tuple[float, ...] = (3e-5, 1e-4)
     rate_updates: int = 12
     updates: int = 40
     groups: int = 4
@@ -109,6 +104,8 @@ class Size:
     epochs: int = 1
     minibatches: int = 4
     beta: float = 0.01
+    noise_level: float = 0.5
+    discount: float = 1.0
     point_every: int = 10
     point_states: int = 17
     watched_states: int = 10
@@ -120,7 +117,7 @@ class Size:
 SIZES = {
     "short": Size(
         tasks=(3,),
-        arms={"fa-grpo+flowscale": Arm("fa-grpo", 0.5)},
+        arms={"fa-grpo+flowscale": Arm("fa-grpo-cps", 0.5)},
         policy="small-k4",
         cloned=CLONED,
         rates=(3e-5,),
@@ -139,7 +136,7 @@ SIZES = {
     "full": Size(tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10),
     "reward": Size(
         tasks=(3,),
-        arms={name: Arm("fa-grpo", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
+        arms={name: Arm("fa-grpo-cps", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
         policy="small-k4",
         cloned=CLONED,
         rates=(3e-5,),

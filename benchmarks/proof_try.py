@@ -40,6 +40,8 @@ class Args:
     size: Literal["short", "cpu", "full"] = "cpu"
     starts: tuple[int, int] | None = None
     """Which of the `train` starts: from, and up to but not with; those that the protocol chooses by if not given."""
+    initial_noise: float = 1.0
+    """Factor on the noise that each chunk is denoised from."""
     shuffle: Path | None = None
     """Weights that these were learnt from."""
     workers: int = 1
@@ -68,7 +70,7 @@ def main(args: Args) -> None:
             first = size.choose_first if world == "real" else 0
             chosen = range(*(args.starts or (0, size.choose_episodes)))
             cells = [{"task": task, "start": first + start} for task in size.tasks for start in chosen]
-            found = episodes_of(place, weights, WORLDS[world], "train", cells, seed=7)
+            found = episodes_of(place, weights, WORLDS[world], "train", cells, seed=7, initial_noise=args.initial_noise)
             add_line(args.log, {"run": args.name, "update": args.update, "world": WORLDS[world]} | columns(found))
             done = sum(each["success"] for each in found)
             low, high = wilson(done, len(found))

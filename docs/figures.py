@@ -56,12 +56,15 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "proof-round-2": partial(proof.proof_round, "proof_cpu_round2"),
     "proof-round-2-more": partial(proof.proof_round, "proof_cpu_round2", "more.jsonl"),
     "proof-round-3": partial(proof.proof_round, "proof_cpu_round3"),
+    "proof-round-4": partial(proof.proof_round, "proof_cpu_round4"),
     "proof-belief": proof.proof_belief,
+    "proof-explore": proof.proof_explore,
     "proof-same-commands": proof.same_commands,
     "reach": learning.reach,
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
+    "proof-price": partial(proof.proof_price, "cpu"),
     **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
     "evaluation": lambda: dream.evaluation(
         "evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"

@@ -35,6 +35,7 @@ def proof_settings(size: str) -> str:
         "updates": str(chosen.updates),
         "rollouts in an update": f"{chosen.groups} groups of {chosen.group_size}",
         "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
+        "noise level of rollouts": f"{chosen.noise_level:g}",
         "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} official states per task",
         "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) an arm from each",
         "arms (runs)": "; ".join(f"{name} ({arm.seeds})" for name, arm in chosen.arms.items()),
@@ -43,14 +44,14 @@ def proof_settings(size: str) -> str:
 
 
 def cloning_of(size: Any) -> str:
-    """What a proof's policy is cloned from, and how long at most."""
+    """What a proof's policy is cloned from, and how long."""
     if size.cloned:
         return f"none: the bundled `{size.cloned}`"
     tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
+    failing = f" and failures of `{'`, `'.join(size.sft_failing)}`" if size.sft_failing else ""
     return (
-        f"experts of {tasks}; at most {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}, a "
-        f"snapshot every {size.sft_every}; then {size.dream_steps} on these and the dream's pictures of them at "
-        f"{size.dream_rate:g}"
+        f"experts{failing} in {tasks}; {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}, each "
+        "seen in both worlds"
     )
 
 
@@ -148,6 +149,26 @@ def proof_gap() -> str:
     )
 
 
+def proof_explore() -> str:
+    """Success of policies while they sample with noise."""
+    path = RESULTS / "proof_explore.jsonl"
+    if not path.is_file():
+        return "Not measured yet: `python benchmarks/proof_explore.py --log benchmarks/results/proof_explore.jsonl`."
+    rows = []
+    for line in map(json.loads, path.read_text().splitlines()):
+        low, high = wilson(line["successes"], line["episodes"])
+        rows.append([
+            line["policy"],
+            "real" if line["world"] == REALITY else "dream",
+            f"`{line['algo']}`",
+            f"{line['noise']:g}",
+            f"{line['successes']}/{line['episodes']} [{low:.0%}, {high:.0%}]",
+            f"{line['mixed_groups']}/{line['groups']}",
+        ])  # fmt: skip
+    header = ["policy", "world", "algorithm", "noise level", "success [Wilson 95%]", "groups with both outcomes"]
+    return markdown_table(header, rows)
+
+
 def proof_belief() -> str:
     """How much of what a dream made a policy believe was true."""
     command = (
@@ -175,6 +196,32 @@ def label_of(run: str, update: int) -> str:
     if run == "sft":
         return "cloned"
     return f"after {update} updates at learning rate {run.removeprefix('rate-')}" if run.startswith("rate-") else run
+
+
+def proof_price(size: str) -> str:
+    """What a frame costs in either world, and how many of the simulator's the dream replaced."""
+    summary = load(f"proof_{size}/summary.json")
+    learnt = [] if summary is None else [each for each in summary["arms"].values() if each["cost"]["frames"]]
+    if not learnt:
+        return "Not measured yet."
+    rows = []
+    for world, label in (("Prophet-LIBERO-v0", "dream"), (REALITY, "real simulator")):
+        costs = [each["cost"] | {"runs": each["runs"]} for each in learnt if each["about"]["env"] == world]
+        if not costs:
+            continue
+        frames = sum(cost["runs"] * cost["frames"] for cost in costs)
+        seconds = {
+            key: sum(cost["runs"] * cost[key] for cost in costs) for key in ("seconds_env", "seconds_policy", "seconds")
+        }
+        rows.append([
+            label,
+            str(sum(cost["runs"] for cost in costs)),
+            f"{frames:,.0f}",
+            f"{1000 * seconds['seconds_env'] / frames:.2f}",
+            f"{1000 * seconds['seconds'] / frames:.2f}",
+        ])  # fmt: skip
+    header = ["learnt in", "runs", "frames in all", "s of the env per 1,000 frames", "s in all per 1,000 frames"]
+    return markdown_table(header, rows)
 
 
 def proof(size: str) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from safetensors.torch import load_file
 
 from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 from prophet_gym.factory import bundled_checkpoints
@@ -49,8 +48,7 @@ def place(benchmark, tmp_path):
         sft_tasks=(3,),
         sft_steps=4,
         sft_rows=4,
-        sft_every=4,
-        dream_steps=2,
+        sft_failing=(),
         choose_episodes=2,
         choose_first=0,
         rates=(1e-4,),
@@ -153,48 +151,41 @@ def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
         proof.prove(place, only=["fa-grpo-s2"])
 
 
-def test_cloning_ends_with_the_first_snapshot_of_middling_success(benchmark, place, monkeypatch):
+def test_cloning_takes_failures_too_and_shows_each_moment_in_both_worlds(benchmark, place, monkeypatch):
     proof = benchmark("proof")
-    place = replace(place, size=replace(place.size, sft_steps=8, sft_every=2))
-    outcomes = {2: [0, 0], 4: [0, 1], 6: [1, 1]}
-    tried = []
+    asked, read = [], proof.read_demonstrations
+    place = replace(place, size=replace(place.size, policy="small-k4", sft_steps=1, sft_failing=("expert",)))
+    monkeypatch.setattr(proof, "read_demonstrations", lambda *a, **k: asked.append((a[1:], k)) or read(*a, **k))
+    monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
+    with pytest.raises(FileNotFoundError, match="clone a policy with --stage sft"):
+        proof.prove(place, "learn")
+    for _ in range(2):
+        proof.prove(place, "sft")
+    assert asked == [((place.data,), {"dreams": place.dreams, "tasks": (3,), "failing": ("expert",)})]
+    assert [(line["run"], line["world"]) for line in lines(place.logs / proof.TRIES)] == [
+        ("sft", STAND_IN), ("sft", proof.DREAM),
+    ]  # fmt: skip
+    assert proof.begins_from(place) == place.snapshot("sft", 1)
 
-    def episodes_of(place, weights, *_, **__):
-        tried.append(int(weights.stem))
-        return [{"success": each} for each in outcomes[int(weights.stem)]]
 
-    monkeypatch.setattr(proof, "episodes_of", episodes_of)
-    proof.prove(place, "sft")
-    proof.prove(place, "sft")
-    assert tried == [2, 4]
-    assert proof.chosen_snapshot(place) == 4
-    assert not place.snapshot("sft", 6).exists()
-
-
-def test_learning_begins_from_the_chosen_snapshot_once_it_has_seen_the_dream(benchmark, place, monkeypatch):
+def test_a_policy_that_cannot_see_twins_is_shown_the_dreams_as_further_demonstrations(benchmark, place, monkeypatch):
     proof = benchmark("proof")
+    asked, read = [], proof.read_demonstrations
+    monkeypatch.setattr(proof, "read_demonstrations", lambda *a, **k: asked.append((a[1:], k)) or read(*a, **k))
     monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
     proof.prove(place, "sft")
-    begin = proof.begins_from(place, {"sft_step": 4})
-    assert begin == place.snapshot("acquainted", 2)
-    cloned, acquainted = load_file(place.snapshot("sft", 4)), load_file(begin)
-    assert any(not torch.equal(value, acquainted[name]) for name, value in cloned.items())
-    assert [line["update"] for line in lines(place.logs / "acquainted.jsonl")]
-    blind = replace(place, size=replace(place.size, dream_steps=0))
-    assert proof.begins_from(blind, {"sft_step": 4}) == place.snapshot("sft", 4)
+    assert asked[0][0] == ((*place.data, *place.dreams),)
+    assert asked[0][1]["dreams"] == ()
 
 
-def test_without_a_middling_snapshot_the_nearest_is_chosen(benchmark, place, monkeypatch):
+def test_the_learning_rate_is_the_one_that_does_better_in_reality(benchmark, place, monkeypatch):
     proof = benchmark("proof")
-    place = replace(place, size=replace(place.size, sft_steps=4, sft_every=2))
-    outcomes = {2: [0] * 10, 4: [1] * 8 + [0] * 2}
-    monkeypatch.setattr(
-        proof, "episodes_of", lambda _, weights, *__, **___: [{"success": s} for s in outcomes[int(weights.stem)]]
-    )
-    with pytest.raises(ValueError, match="run --stage sft"):
-        proof.prove(place, "learn")
-    proof.prove(place, "sft")
-    assert proof.chosen_snapshot(place) == 4
+    place = replace(place, size=replace(place.size, rates=(1e-5, 3e-5, 1e-4)))
+    monkeypatch.setattr(proof, "begins_from", lambda place: Path("cloned"))
+    monkeypatch.setattr(proof, "try_rate", lambda place, weights, rate: {1e-5: 0.2, 3e-5: 0.5, 1e-4: 0.1}[rate])
+    assert proof.choose(place)["rate"] == 3e-5
+    monkeypatch.setattr(proof, "try_rate", None)
+    assert proof.choose(place)["rate"] == 3e-5
 
 
 def test_a_line_that_was_cut_is_lost_alone(benchmark, tmp_path):
@@ -359,21 +350,35 @@ def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmar
     from prophrl_algos.vla import SmallVLA
 
     proof, bundle = benchmark("proof"), benchmark("proof_bundle")
-    place = replace(place, size=replace(place.size, policy="small-k4", sft_steps=1, sft_every=1, choose_episodes=1))
+    place = replace(place, size=replace(place.size, policy="small-k4", sft_steps=1, choose_episodes=1))
     monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
     monkeypatch.setitem(bundle.SIZES, "short", place.size)
-    with pytest.raises(ValueError, match="no snapshot is chosen"):
+    with pytest.raises(FileNotFoundError, match="clone a policy"):
         bundle.main("short", place.out, place.logs, tmp_path / "bundle")
     proof.prove(place, "sft")
     bundle.main("short", place.out, place.logs, tmp_path / "bundle")
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["config.json", "model.safetensors"]
     assert (tmp_path / "bundle" / "model.safetensors").stat().st_size < 10e6
     loaded = SmallVLA.from_pretrained(tmp_path / "bundle", num_steps=4)
-    chosen = benchmark("proof_files").read_policy(place, place.snapshot("acquainted", 2))
+    chosen = benchmark("proof_files").read_policy(place, place.snapshot("sft", 1))
     assert loaded.spec == chosen.spec
     assert all(
         torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), chosen.state_dict().values(), strict=True)
     )
+
+
+def test_exploring_is_counted_for_each_kernel_and_noise_level(benchmark, place, short_dreams, tmp_path, monkeypatch):
+    proof, explore = benchmark("proof"), benchmark("proof_explore")
+    weights, log = tmp_path / "cloned.safetensors", tmp_path / "explore.jsonl"
+    monkeypatch.setitem(explore.SIZES, "cpu", place.size)
+    proof.write_weights(proof.make_policy("tiny", proof.spaces(), None), weights)
+    explore.main(
+        explore.Args(weights, log, algo=("fa-grpo", "pi-rl"), noise=(0.2,), world="dream", groups=2, group_size=2)
+    )
+    assert [(line["algo"], line["noise"], line["world"]) for line in lines(log)] == [
+        ("fa-grpo", 0.2, proof.DREAM), ("pi-rl", 0.2, proof.DREAM),
+    ]  # fmt: skip
+    assert [(line["successes"], line["episodes"], line["mixed_groups"]) for line in lines(log)] == [(0, 4, 0)] * 2
 
 
 def test_what_a_dream_took_for_success_is_what_ended_early_and_failed(benchmark, tmp_path, monkeypatch):
