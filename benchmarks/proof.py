@@ -5,8 +5,8 @@
 
 docs/proof.md is the protocol. Stages: clone experts, choose a learning rate on `train` starts, learn in the dream, then
 evaluate every snapshot in the real simulator and in the dream on official states. A stage or run that is there already
-is not repeated, one that was killed goes on; `--runs` and `--stage` split the work over machines. Weights lie in
-`--out`; what was logged, one JSON object a line, in `--logs`.
+is not repeated, one that was killed goes on, and a run whose points are all logged needs its weights no more; `--runs`
+and `--stage` split the work over machines. Weights lie in `--out`; what was logged, an object a line, in `--logs`.
 """
 
 import json
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,9 +95,19 @@ def runs_of(size: Size) -> dict[str, tuple[Arm, int]]:
     return {f"{name}-s{seed}": (arm, seed) for name, arm in size.arms.items() for seed in range(arm.seeds)}
 
 
-def repeats_of(size: Size, run: str) -> int:
-    """Final episodes per state: an arm's runs share them."""
-    return size.repeats if run == SFT else max(1, size.repeats // runs_of(size)[run][0].seeds)
+def cells_of(size: Size, run: str, update: int, world: str) -> list[dict[str, int]]:
+    """The official starts of a point: of all at the end, in reality as often as the runs of an arm have to share; of a
+    part of the first states, which they share, on the way."""
+    seeds = 1 if run == SFT else runs_of(size)[run][0].seeds
+    last = run == SFT or update == size.updates
+    states = size.final_states if last else ceil(size.point_states / seeds)
+    repeats = max(1, size.repeats // seeds) if last and world != DREAM else 1
+    return [{"task": task, "start": start} for _ in range(repeats) for task in size.tasks for start in range(states)]
+
+
+def points_of(size: Size, run: str) -> list[int]:
+    """The updates after which a run is evaluated."""
+    return [0] if run == SFT else sorted({*range(size.point_every, size.updates, size.point_every), size.updates})
 
 
 def clone(place: Place) -> None:
@@ -234,31 +245,25 @@ def judged_worse(env: VectorEnv, arm: Arm, seed: int) -> VectorEnv:
 
 def evaluate_run(place: Place, name: str) -> None:
     """All snapshots of a run, in reality and in the dream, on official states."""
-    size = place.size
-    if name == SFT:
-        points = [(0, begins_from(place))]
-    else:
-        updates = sorted({*range(size.point_every, size.updates, size.point_every), size.updates})
-        points = [(update, place.snapshot(name, update)) for update in updates]
-    for update, weights in points:
-        last = name == SFT or update == size.updates
-        states = size.final_states if last else size.point_states
-        repeats = repeats_of(size, name) if last else 1
-        cells = [{"task": t, "start": s} for _ in range(repeats) for t in size.tasks for s in range(states)]
-        for world in (size.reality, DREAM):
-            if (name, update, world) in evaluated(place) or (name != SFT and not weights.is_file()):
-                continue
-            began = time.perf_counter()
-            found = official_episodes(place, weights, world, cells, seed=update)
-            line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
-            add_line(place.logs / EVALUATIONS, line | columns(found))
-            done = sum(each["success"] for each in found)
-            low, high = wilson(done, len(found))
-            print(f"{name}, update {update}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]", flush=True)
+    for update, world in left_to_evaluate(place, name):
+        weights = begins_from(place) if name == SFT else place.snapshot(name, update)
+        if name != SFT and not weights.is_file():
+            continue
+        began = time.perf_counter()
+        found = official_episodes(place, weights, world, cells_of(place.size, name, update, world), seed=update)
+        line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
+        add_line(place.logs / EVALUATIONS, line | columns(found))
+        done = sum(each["success"] for each in found)
+        low, high = wilson(done, len(found))
+        print(f"{name}, update {update}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]", flush=True)
 
 
-def evaluated(place: Place) -> set[tuple[str, int, str]]:
-    return {(row["run"], row["update"], row["world"]) for row in read_lines(place.logs / EVALUATIONS)}
+def left_to_evaluate(place: Place, name: str) -> list[tuple[int, str]]:
+    """Update and world of the points that the logs do not have."""
+    known = {(row["run"], row["update"], row["world"]) for row in read_lines(place.logs / EVALUATIONS)}
+    worlds = (place.size.reality, DREAM)
+    points = [(update, world) for update in points_of(place.size, name) for world in worlds]
+    return [(update, world) for update, world in points if (name, update, world) not in known]
 
 
 def claim(place: Place) -> None:
@@ -290,6 +295,8 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
     weights = begins_from(place)
     choice = choose(place)
     for name in chosen:
+        if not left_to_evaluate(place, name):
+            continue
         if name != SFT and stage in ("all", "learn"):
             learn(place, name, *runs[name], weights, float(choice["rate"]))
         if stage in ("all", "evaluate"):

@@ -102,19 +102,29 @@ def watched(lines: Sequence[Line]) -> tuple[list[int], list[int]]:
     return [saw for saw, _ in pairs], [was for _, was in pairs]
 
 
+def same_starts(dream: Line, real: Line) -> list[tuple[int, int]]:
+    """Outcomes of the first episode of each start that both have, in the dream and in reality."""
+    said, true = first_of(dream), first_of(real)
+    return [(said[start], true[start]) for start in said if start in true]
+
+
+def first_of(line: Line) -> dict[tuple[int, int], int]:
+    """(Task, start) -> the outcome of its first episode."""
+    found: dict[tuple[int, int], int] = {}
+    for task, start, success in zip(line["task"], line["start"], line["success"], strict=True):
+        found.setdefault((task, start), success)
+    return found
+
+
 def point(update: int, real: Sequence[Line], dream: Sequence[Line]) -> dict[str, Any]:
     """A point of a curve: both worlds, what the reward sees of reality, what the dream says of it."""
-    joined = {"said": [], "true": []}
-    for one, other in zip(dream, real, strict=False):
-        same = one["task"] == other["task"] and one["start"] == other["start"]
-        joined["said"] += one["success"] if same else []
-        joined["true"] += other["success"] if same else []
+    pairs = [pair for one, other in zip(dream, real, strict=False) for pair in same_starts(one, other)]
     return {
         "update": update,
         "real": rate(real),
         "dream": rate(dream),
         "reward_on_real": agreement(*watched(real)),
-        "dream_of_real": agreement(joined["said"], joined["true"]),
+        "dream_of_real": agreement([said for said, _ in pairs], [true for _, true in pairs]),
     }
 
 

@@ -76,10 +76,11 @@ class Size:
         noise_level: of the rollouts.
         discount: the reward of chunk n, counted from 0, counts discount^n.
         point_every: updates between the points of a curve.
-        point_states: official states per task of a point.
-        watched_states: official states per task whose real episodes the dream's judge watches, one of each.
+        point_states: official states per task of a point on the way; the runs of an arm share them.
+        watched_states: official states per task whose real episodes the dream's judge watches, one of each and run.
         final_states: official states per task at the end and for the cloned policy.
-        repeats: episodes per state and arm at the end, each with its own noise; the runs of an arm share them.
+        repeats: real episodes per state and arm at the end, each with its own noise; the runs of an arm share them. In
+            the dream each run has one.
         rows: rollouts of an evaluation at once.
         arms: what is compared.
     """
@@ -91,12 +92,12 @@ class Size:
     reality: str = REALITY
     sft_tasks: tuple[int, ...] = ()
     sft_failing: tuple[str, ...] = ()
-    sft_steps: int = 2000
+    sft_steps: int = 1500
     sft_rows: int = 32
     sft_rate: float = 1e-3
     choose_episodes: int = 20
     choose_first: int = 1_000_000
-    rates: tuple[float, ...] = (3e-5, 1e-4)
+    rates: tuple[float, ...] = (3e-5,)
     rate_updates: int = 12
     updates: int = 40
     groups: int = 4
@@ -108,7 +109,7 @@ class Size:
     discount: float = 1.0
     point_every: int = 10
     point_states: int = 17
-    watched_states: int = 10
+    watched_states: int = 4
     final_states: int = 50
     repeats: int = 3
     rows: int = 10
@@ -131,9 +132,18 @@ SIZES = {
         arms=arms(seeds=3, others=1),
         policy="small-k4",
         sft_tasks=(0, 3, 5),
-        point_every=20,
+        updates=10,
+        point_every=5,
+        point_states=25,
     ),
-    "full": Size(tasks=(0, 3, 5, 7, 8), arms=arms(seeds=3, others=1), updates=100, groups=8, point_states=10),
+    "full": Size(
+        tasks=(0, 3, 5, 7, 8),
+        arms=arms(seeds=3, others=1),
+        rates=(3e-5, 1e-4),
+        updates=100,
+        groups=8,
+        point_states=10,
+    ),
     "reward": Size(
         tasks=(3,),
         arms={name: Arm("fa-grpo-cps", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},

@@ -64,6 +64,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
+    "proof-headline": partial(proof.headline, "cpu"),
     "proof-price": partial(proof.proof_price, "cpu"),
     **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
     "evaluation": lambda: dream.evaluation(

@@ -18,7 +18,7 @@ from prophet_gym.cli.film import side_by_side, stack, write_moving_picture
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from proof import begins_from, choose  # noqa: E402
+from proof import begins_from  # noqa: E402
 from proof_files import EVALUATIONS, Place, read_lines, read_policy  # noqa: E402
 from proof_sizes import DREAM, SIZES  # noqa: E402
 
@@ -83,7 +83,7 @@ def main(args: Args) -> None:
     size = SIZES[args.size]
     place = Place(size, (), args.out, args.logs or args.out / "logs")
     weights = {
-        "before": begins_from(place, choose(place)),
+        "before": begins_from(place),
         "after": place.snapshot(args.run, size.updates),
     }
     cell = telling_start(place.logs, args.run, size.reality, size.updates)

@@ -37,7 +37,8 @@ def proof_settings(size: str) -> str:
         "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
         "noise level of rollouts": f"{chosen.noise_level:g}",
         "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} official states per task",
-        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} episode(s) an arm from each",
+        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} real episode(s) per arm each",
+        "real episodes that the reward watches": f"of {chosen.watched_states} states per task, in each run and point",
         "arms (runs)": "; ".join(f"{name} ({arm.seeds})" for name, arm in chosen.arms.items()),
     }
     return markdown_table(["", "value"], [[name, value] for name, value in about.items()])
@@ -198,6 +199,35 @@ def label_of(run: str, update: int) -> str:
     return f"after {update} updates at learning rate {run.removeprefix('rate-')}" if run.startswith("rate-") else run
 
 
+def headline(size: str) -> str:
+    """For the README: the pictures, and where each arm ends."""
+    summary = load(f"proof_{size}/summary.json")
+    arms = {} if summary is None else {arm: found for arm, found in summary["arms"].items() if found["final"]}
+    if summary is None or not arms:
+        return "Not measured yet: `make proof`."
+    cloned = summary["sft"]
+    ends = [f"cloned {share(cloned)}"] + [f"{arm} {share(found['final'])}" for arm, found in arms.items()]
+    gains = {arm: found["final"]["gain"] for arm, found in arms.items()}
+    apart = [f"{arm} {points(gain)}" for arm, gain in gains.items() if gain["low"] > 0 or gain["high"] < 0]
+    said = f"Gains that are apart from zero: {'; '.join(apart)} points." if apart else "No gain is apart from zero."
+    tasks = ", ".join(map(str, summary["size"]["tasks"]))
+    pictures = {
+        f"docs/proof_{size}.png": "success along the runs, at the end, and how far the reward can be trusted",
+        "docs/proof.webp": "one start before and after learning in the dream, in reality and in the dream",
+    }
+    return "\n\n".join([
+        *(f"![{label}]({path})" for path, label in pictures.items() if (ROOT / path).is_file()),
+        f"Success in the real simulator from the official states of tasks {tasks} of `libero_object`, after "
+        f"{summary['size']['updates']} updates: {'; '.join(ends)}. {said} "
+        f"`make proof-{size}` on {where(summary['machine'])}; [protocol, tables and what went before](docs/proof.md).",
+    ])  # fmt: skip
+
+
+def points(gain: dict[str, float]) -> str:
+    """A gain in points with its interval."""
+    return f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+
+
 def proof_price(size: str) -> str:
     """What a frame costs in either world, and how many of the simulator's the dream replaced."""
     summary = load(f"proof_{size}/summary.json")
@@ -244,7 +274,7 @@ def proof(size: str) -> str:
             name,
             str(found["seeds"]),
             share(end),
-            f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
+            points(gain),
             ", ".join(f"{p:.2g}" for p in end["mcnemar"]),
             *("" if value is None else f"{value:.2f}" for value in trust),
             f"{cost['frames']:,.0f}; {cost['seconds'] / 60:.0f} min",

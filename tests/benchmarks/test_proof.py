@@ -119,6 +119,7 @@ def test_it_clones_chooses_learns_and_evaluates_once_and_reports(benchmark, plac
     assert [line["update"] for line in lines(place.logs / "learning_fa-grpo-s0.jsonl")] == [0, 1]
     before = {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
     monkeypatch.setattr(benchmark("proof_episodes"), "evaluate", None)
+    monkeypatch.setattr(proof, "learn", None)
     proof.prove(place)
     assert before == {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
     summary = report.summarise(place.logs)
@@ -266,7 +267,7 @@ def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark)
         report.compare(before, [{**after, "start": [0, 1, 0, 2]}])
 
 
-def test_the_cloned_policy_may_have_more_episodes_of_each_start_than_a_run(benchmark):
+def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_arm_together(benchmark):
     report, sizes, proof = benchmark("proof_report"), benchmark("proof_sizes"), benchmark("proof")
     cells = {"task": [3, 3], "start": [0, 1]}
     before = {name: 3 * numbers for name, numbers in cells.items()} | {"success": [0, 0, 1, 0, 1, 0]}
@@ -274,7 +275,22 @@ def test_the_cloned_policy_may_have_more_episodes_of_each_start_than_a_run(bench
     assert found["gain"]["mean"] == pytest.approx(3 / 4 - 1 / 3)
     assert found["mcnemar"] == [0.5, 1.0]
     size = sizes.SIZES["cpu"]
-    assert [proof.repeats_of(size, run) for run in ("sft", "fa-grpo-s2", "pi-rl-s0")] == [3, 1, 3]
+    size = replace(size, tasks=(3,), updates=4, final_states=50, repeats=3, point_states=25)
+
+    def starts(run, update, world):
+        return [cell["start"] for cell in proof.cells_of(size, run, update, world)]
+
+    assert [starts(run, 4, size.reality) for run in ("fa-grpo-s2", "pi-rl-s0")] == [[*range(50)], 3 * [*range(50)]]
+    assert [starts(run, 2, size.reality) for run in ("fa-grpo-s2", "pi-rl-s0")] == [[*range(9)], [*range(25)]]
+    assert [starts(run, 4, proof.DREAM) for run in ("fa-grpo-s2", "pi-rl-s0")] == [[*range(50)], [*range(50)]]
+    assert [len(starts("sft", 0, world)) for world in (size.reality, proof.DREAM)] == [150, 50]
+
+
+def test_the_dream_is_compared_with_the_first_real_episode_of_each_start(benchmark):
+    report = benchmark("proof_report")
+    real = {"task": [3, 3, 3, 3], "start": [0, 1, 0, 1], "success": [1, 0, 0, 1]}
+    dream = {"task": [3, 3, 5], "start": [1, 0, 0], "success": [1, 1, 1]}
+    assert report.same_starts(dream, real) == [(1, 0), (1, 1)]
 
 
 def logged(folder, benchmark):
@@ -320,9 +336,13 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     blocks, picture = importlib.import_module("blocks.proof"), load("proof_picture", ROOT / "docs" / "proof.py")
     monkeypatch.setattr(importlib.import_module("blocks.common"), "RESULTS", tmp_path)
     assert "Not measured yet" in blocks.proof("short")
+    assert "Not measured yet" in blocks.proof_price("short")
+    assert "Not measured yet" in blocks.headline("short")
     (folder / "summary.json").write_text(json.dumps(summary))
     table = blocks.proof("short")
+    assert "| dream | 1 | 4,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
     assert "Short version" in table
+    assert "fa-grpo 87.5% [52.9%, 97.8%]. Gains that are apart from zero: fa-grpo +87.5 [" in blocks.headline("short")
     assert "| fa-grpo | 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
     curves, bars, trust = picture.draw(summary).axes
     assert curves.lines[0].get_ydata().tolist() == [0.0, 7 / 8]
