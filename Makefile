@@ -95,8 +95,7 @@ proof: $(FULL)
 
 proof-cpu proof-full: proof-%: $(FULL)
 	$(BIN)/prophet collect --suite libero_object $(SHOWN_$*) --mode expert --seed 11 --out outputs/demonstrations_$*
-	$(BIN)/prophet redream --data outputs/demonstrations_$* --episodes 500 --out outputs/demonstrations_$*_dreamt
-	$(call PROVE,$*,--data outputs/demonstrations_$* --dreams outputs/demonstrations_$*_dreamt)
+	$(call PROVE,$*,--data outputs/demonstrations_$*)
 
 figures: $(CORE)
 	$(BIN)/python docs/figures.py

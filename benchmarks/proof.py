@@ -41,7 +41,7 @@ from torch import nn
 from prophet_gym.cli.report import machine
 from prophet_gym.rewards import DegradedOracle
 from prophrl_algos.cli.common import make_policy
-from prophrl_algos.cli.demonstrations import FitsActions, SeesTwins, drawer, read_demonstrations
+from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
 from prophrl_algos.cli.train import Args as TrainArgs
 from prophrl_algos.cli.train import make_trainer
 from prophrl_algos.evaluate import wilson
@@ -62,8 +62,6 @@ class Args:
     size: Literal["short", "cpu", "full", "reward"] = "short"
     data: tuple[Path, ...] = (Path("outputs/demonstrations_cpu"),)
     """Recordings of `prophet collect` from random placements, where a policy is cloned."""
-    dreams: tuple[Path, ...] = (Path("outputs/demonstrations_cpu_dreamt"),)
-    """What `prophet redream` makes of each of them."""
     out: Path = Path("outputs/proof")
     logs: Path | None = None
     """`OUT/logs` if not given; those of the repository are in `benchmarks/results/proof_SIZE`."""
@@ -111,16 +109,14 @@ def points_of(size: Size, run: str) -> list[int]:
 
 
 def clone(place: Place) -> None:
-    """Fit the policy to demonstrations, each moment shown in both worlds, and see what it can do."""
+    """Fit the policy to demonstrations, and see what it can do."""
     size, path = place.size, place.snapshot(SFT, place.size.sft_steps)
     if size.cloned:
         return
     if not path.is_file():
         policy = make_policy(size.policy, spaces(), None, place.device)
         assert isinstance(policy, nn.Module)
-        twins = isinstance(policy, SeesTwins)
-        data, dreams = (place.data, place.dreams) if twins else ((*place.data, *place.dreams), ())
-        shown = read_demonstrations(policy, data, dreams=dreams, tasks=size.sft_tasks, failing=size.sft_failing)
+        shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks)
         if isinstance(policy, FitsActions):
             policy.fit_actions(shown.all_actions())
         sft(
@@ -179,9 +175,8 @@ def success_on_train(place: Place, run: str, update: int, world: str | None = No
     if known:
         return known[0]
     first = 0 if world == DREAM else size.choose_first
-    cells = [
-        {"task": task, "start": start} for task in size.tasks for start in range(first, first + size.choose_episodes)
-    ]
+    tasks = (size.sft_tasks or size.tasks) if run == SFT else size.tasks
+    cells = [{"task": task, "start": start} for task in tasks for start in range(first, first + size.choose_episodes)]
     found = episodes_of(place, place.snapshot(run, update), world, "train", cells, seed=7)
     add_line(place.logs / TRIES, {"run": run, "update": update, "world": world} | columns(found))
     rate = float(np.mean([each["success"] for each in found]))
@@ -306,7 +301,7 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
 def main(args: Args) -> None:
     logs = args.logs or args.out / "logs"
     size = SIZES[args.size]
-    prove(Place(size, args.data, args.out, logs, args.device, args.workers, args.dreams), args.stage, args.runs)
+    prove(Place(size, args.data, args.out, logs, args.device, args.workers), args.stage, args.runs)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def episodes_of(
     dreamt = {"weights": place.dream} if place.dream else {}
     options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else dreamt
     rows = min(size.rows, len(cells))
-    env = make_env(world, rows, starts=starts, tasks=size.tasks, device=place.device, options=options)
+    tasks = sorted({cell["task"] for cell in cells})
+    env = make_env(world, rows, starts=starts, tasks=tasks, device=place.device, options=options)
     judge = load_reward_model("bundled", "success") if watched else None
     judged = None if judge is None else Watched(env, judge)
     policy = read_policy(place, weights)

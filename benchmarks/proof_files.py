@@ -55,7 +55,6 @@ class Place:
         logs: everything else.
         device: of policies and dreams.
         workers: processes of the real simulator.
-        dreams: of each of them.
         dream: the checkpoint that dreams; the bundled one if empty.
     """
 
@@ -65,7 +64,6 @@ class Place:
     logs: Path
     device: str = "cpu"
     workers: int = 2
-    dreams: tuple[Path, ...] = ()
     dream: str = ""
 
     def snapshot(self, run: str, update: int) -> Path:

@@ -59,9 +59,8 @@ class Size:
         reality: the id that is evaluated in.
         tasks: that are trained and evaluated.
         sft_tasks: whose demonstrations are cloned; all if empty.
-        sft_failing: scripts whose failures are cloned too.
         sft_steps: optimiser steps of cloning.
-        sft_rows: demonstrations in a step, each in both worlds.
+        sft_rows: demonstrations in a step.
         sft_rate: peak learning rate of cloning.
         choose_episodes: episodes per task that choose the learning rate.
         choose_first: number of the first placement that they begin from.
@@ -91,7 +90,6 @@ class Size:
     cloned: str = ""
     reality: str = REALITY
     sft_tasks: tuple[int, ...] = ()
-    sft_failing: tuple[str, ...] = ()
     sft_steps: int = 1500
     sft_rows: int = 32
     sft_rate: float = 1e-3
@@ -128,7 +126,7 @@ SIZES = {
         repeats=1,
     ),
     "cpu": Size(
-        tasks=(0, 3, 5),
+        tasks=(3, 5),
         arms=arms(seeds=3, others=1),
         policy="small-k4",
         sft_tasks=(0, 3, 5),

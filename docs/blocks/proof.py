@@ -49,11 +49,7 @@ def cloning_of(size: Any) -> str:
     if size.cloned:
         return f"none: the bundled `{size.cloned}`"
     tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
-    failing = f" and failures of `{'`, `'.join(size.sft_failing)}`" if size.sft_failing else ""
-    return (
-        f"experts{failing} in {tasks}; {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}, each "
-        "seen in both worlds"
-    )
+    return f"experts in {tasks}; {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}"
 
 
 def cloned_policy() -> str:

@@ -46,9 +46,8 @@ def place(benchmark, tmp_path):
         policy="tiny",
         reality=STAND_IN,
         sft_tasks=(3,),
-        sft_steps=4,
+        sft_steps=2,
         sft_rows=4,
-        sft_failing=(),
         choose_episodes=2,
         choose_first=0,
         rates=(1e-4,),
@@ -65,9 +64,7 @@ def place(benchmark, tmp_path):
         rows=2,
     )
     record(tmp_path / "data", 3)
-    return benchmark("proof_files").Place(
-        size, (tmp_path / "data",), tmp_path / "out", tmp_path / "logs", dreams=(tmp_path / "data",)
-    )
+    return benchmark("proof_files").Place(size, (tmp_path / "data",), tmp_path / "out", tmp_path / "logs")
 
 
 def record(folder, task, steps=4):
@@ -152,31 +149,22 @@ def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
         proof.prove(place, only=["fa-grpo-s2"])
 
 
-def test_cloning_takes_failures_too_and_shows_each_moment_in_both_worlds(benchmark, place, monkeypatch):
+def test_cloning_is_of_the_tasks_it_is_asked_for_and_tried_in_both_worlds(benchmark, place, monkeypatch):
     proof = benchmark("proof")
-    asked, read = [], proof.read_demonstrations
-    place = replace(place, size=replace(place.size, policy="small-k4", sft_steps=1, sft_failing=("expert",)))
+    asked, read, tried = [], proof.read_demonstrations, []
+    place = replace(place, size=replace(place.size, tasks=(3, 5)))
     monkeypatch.setattr(proof, "read_demonstrations", lambda *a, **k: asked.append((a[1:], k)) or read(*a, **k))
-    monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
+    monkeypatch.setattr(proof, "episodes_of", lambda *a, **__: tried.append(a[4]) or [{"success": 1}, {"success": 0}])
     with pytest.raises(FileNotFoundError, match="clone a policy with --stage sft"):
         proof.prove(place, "learn")
     for _ in range(2):
         proof.prove(place, "sft")
-    assert asked == [((place.data,), {"dreams": place.dreams, "tasks": (3,), "failing": ("expert",)})]
+    assert asked == [((place.data,), {"tasks": (3,)})]
+    assert tried == 2 * [[{"task": 3, "start": 0}, {"task": 3, "start": 1}]]
     assert [(line["run"], line["world"]) for line in lines(place.logs / proof.TRIES)] == [
         ("sft", STAND_IN), ("sft", proof.DREAM),
     ]  # fmt: skip
-    assert proof.begins_from(place) == place.snapshot("sft", 1)
-
-
-def test_a_policy_that_cannot_see_twins_is_shown_the_dreams_as_further_demonstrations(benchmark, place, monkeypatch):
-    proof = benchmark("proof")
-    asked, read = [], proof.read_demonstrations
-    monkeypatch.setattr(proof, "read_demonstrations", lambda *a, **k: asked.append((a[1:], k)) or read(*a, **k))
-    monkeypatch.setattr(proof, "episodes_of", lambda *_, **__: [{"success": 1}, {"success": 0}])
-    proof.prove(place, "sft")
-    assert asked[0][0] == ((*place.data, *place.dreams),)
-    assert asked[0][1]["dreams"] == ()
+    assert proof.begins_from(place) == place.snapshot("sft", 2)
 
 
 def test_the_learning_rate_is_the_one_that_does_better_in_reality(benchmark, place, monkeypatch):
