@@ -57,6 +57,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "proof-round-2-more": partial(proof.proof_round, "proof_cpu_round2", "more.jsonl"),
     "proof-round-3": partial(proof.proof_round, "proof_cpu_round3"),
     "proof-round-4": partial(proof.proof_round, "proof_cpu_round4"),
+    "proof-round-5": partial(proof.proof_round, "proof_cpu_round5"),
     "proof-belief": proof.proof_belief,
     "proof-explore": proof.proof_explore,
     "proof-same-commands": proof.same_commands,

@@ -61,24 +61,27 @@ def cloned_policy() -> str:
     path = RESULTS / "proof_cpu" / "tries.jsonl"
     if not (folder / "config.json").is_file() or not path.is_file():
         return f"Not measured yet: `{command}`."
-    tries = [
-        line
-        for line in map(json.loads, path.read_text().splitlines())
-        if line["run"] == "sft" and line["world"] == REALITY
-    ]
-    last, weights = tries[-1], folder / "model.safetensors"
-    done, count = sum(last["success"]), len(last["success"])
-    low, high = wilson(done, count)
+    weights, tries = folder / "model.safetensors", [json.loads(line) for line in path.read_text().splitlines()]
+    cloned = {line["world"]: line for line in tries if line["run"] == "sft"}
     rows = [
         ["file", f"{weights.stat().st_size / 1e6:.1f} MB, half precision"],
-        ["optimiser steps of cloning", str(last["update"])],
-        ["real success, `train` starts it was chosen on", f"{done}/{count} [{low:.0%}, {high:.0%}]"],
+        ["optimiser steps of cloning", str(cloned[REALITY]["update"])],
+        *(
+            [f"{label}, `train` starts it was chosen on", counted(cloned[world]["success"])]
+            for world, label in ((REALITY, "real success"), ("Prophet-LIBERO-v0", "success in the bundled dream"))
+        ),
     ]
     summary = load("proof_cpu/summary.json") or {}
     if "sft" in summary:
         rows.append(["real success, official states", share(summary["sft"])])
         rows += [[f"task {task}", share(found)] for task, found in summary["sft"]["per_task"].items()]
     return markdown_table(["", "value"], rows)
+
+
+def counted(outcomes: list[int]) -> str:
+    """Successes of episodes, with Wilson's interval."""
+    low, high = wilson(sum(outcomes), len(outcomes))
+    return f"{sum(outcomes)}/{len(outcomes)} [{low:.0%}, {high:.0%}]"
 
 
 def proof_round(name: str, file: str = "tries.jsonl") -> str:
@@ -88,9 +91,7 @@ def proof_round(name: str, file: str = "tries.jsonl") -> str:
         return "Not measured yet."
     found: dict[tuple[str, int], dict[str, str]] = {}
     for line in map(json.loads, path.read_text().splitlines()):
-        done, count = sum(line["success"]), len(line["success"])
-        low, high = wilson(done, count)
-        found.setdefault((line["run"], line["update"]), {})[line["world"]] = f"{done}/{count} [{low:.0%}, {high:.0%}]"
+        found.setdefault((line["run"], line["update"]), {})[line["world"]] = counted(line["success"])
     worlds = {REALITY: "real success [Wilson 95%]", "Prophet-LIBERO-v0": "success in the dream, same starts"}
     shown = [world for world in worlds if any(world in each for each in found.values())]
     rows = [[label_of(*key), *(each.get(world, "") for world in shown)] for key, each in found.items()]
