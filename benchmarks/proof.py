@@ -243,9 +243,11 @@ def evaluate_run(place: Place, name: str) -> None:
     for update, world in left_to_evaluate(place, name):
         weights = begins_from(place) if name == SFT else place.snapshot(name, update)
         if name != SFT and not weights.is_file():
+            print(f"{name}, update {update}: {weights} is missing, so it is not evaluated", flush=True)
             continue
         began = time.perf_counter()
-        found = official_episodes(place, weights, world, cells_of(place.size, name, update, world), seed=update)
+        noise = update + 1000 * (0 if name == SFT else runs_of(place.size)[name][1])
+        found = official_episodes(place, weights, world, cells_of(place.size, name, update, world), seed=noise)
         line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
         add_line(place.logs / EVALUATIONS, line | columns(found))
         done = sum(each["success"] for each in found)
