@@ -24,6 +24,7 @@ from prophrl_algos.evaluate import wilson
 from prophrl_algos.paired import mcnemar, paired_gain
 
 SUMMARY = "summary.json"
+ALGORITHMS, SCALED = ("flow-grpo", "fa-grpo"), "+flowscale"
 Line = Mapping[str, Any]
 
 
@@ -51,36 +52,60 @@ def per_task(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
     return {str(task): rate(parts) for task, parts in chosen.items()}
 
 
-def by_start(line: Line) -> np.ndarray:
-    """Mean success of each start, in the order of (task, start)."""
+def by_start(line: Line) -> dict[tuple[int, int], float]:
+    """(Task, start) -> mean success, in order."""
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     for task, start, success in zip(line["task"], line["start"], line["success"], strict=True):
         found[task, start].append(success)
-    return np.array([np.mean(found[key]) for key in sorted(found)])
+    return {key: float(np.mean(found[key])) for key in sorted(found)}
 
 
-def compare(before: Line, after: Sequence[Line]) -> dict[str, Any]:
-    """A policy's seeds against the cloned policy from the same starts, which may have had more episodes of each.
+def gain_of(before: Line, after: Sequence[Line]) -> dict[str, float]:
+    """What runs gained over the cloned policy from the starts that they had, which may be a part of its own.
 
     Raises:
-        ValueError: the starts are not the same.
+        ValueError: the runs' starts differ, or the cloned policy lacks some.
     """
-    for line in after:
-        if any(line[key] != before[key][: len(line[key])] for key in ("task", "start")):
-            raise ValueError("the cloned policy was evaluated on other episodes; evaluate it with the same protocol")
-    gain = paired_gain(by_start(before)[:, None], np.stack([by_start(line) for line in after], 1))
+    cloned, runs = by_start(before), [by_start(line) for line in after]
+    if any(run.keys() != runs[0].keys() or run.keys() - cloned.keys() for run in runs):
+        raise ValueError("the cloned policy or a run was evaluated on other episodes; evaluate all by one protocol")
+    first = np.array([[cloned[start]] for start in runs[0]])
+    return asdict(paired_gain(first, np.array([list(run.values()) for run in runs]).T))
+
+
+def compare(before: Line, after: Mapping[int, Line]) -> dict[str, Any]:
+    """An arm's runs, by their seeds, against the cloned policy from the same starts."""
+    lines = list(after.values())
     return {
-        **rate(after),
-        "gain": asdict(gain),
-        "mcnemar": [mcnemar_of(before["success"], line["success"]) for line in after],
-        "per_task": per_task(after),
-        "per_seed": [rate([line]) for line in after],
+        **rate(lines),
+        "gain": gain_of(before, lines),
+        "mcnemar": [mcnemar_of(before, line, seed) for seed, line in after.items()],
+        "per_task": per_task(lines),
+        "per_seed": [rate([line]) for line in lines],
     }
 
 
-def mcnemar_of(before: Sequence[int], after: Sequence[int]) -> float:
-    """Over the episodes that both have."""
-    return mcnemar(np.array(before[: len(after)], bool), np.array(after, bool))
+def mcnemar_of(before: Line, after: Line, part: int) -> float:
+    """Over a run's episodes and as many of the cloned policy's: run n is paired with its n-th part, if it has one."""
+    count = len(after["success"])
+    first = part * count % len(before["success"])
+    chosen = slice(first, first + count)
+    if any(before[key][chosen] != after[key] for key in ("task", "start")):
+        raise ValueError("the cloned policy was evaluated on other episodes; evaluate it with the same protocol")
+    return mcnemar(np.array(before["success"][chosen], bool), np.array(after["success"], bool))
+
+
+def effects(lines: Mapping[str, Sequence[Line]]) -> dict[str, dict[str, float]]:
+    """The 2x2's two main effects; nothing while an arm of it has no run that has ended."""
+    square = {(algo, scaled): lines.get(f"{algo}{scaled}", ()) for algo in ALGORITHMS for scaled in ("", SCALED)}
+    if not all(square.values()):
+        return {}
+    sides = {
+        "FA-GRPO instead of Flow-GRPO": [[*square[algo, ""], *square[algo, SCALED]] for algo in ALGORITHMS],
+        "FlowScale instead of none": [[line for algo in ALGORITHMS for line in square[algo, s]] for s in ("", SCALED)],
+    }
+    tables = {name: [np.array([list(by_start(x).values()) for x in side]).T for side in s] for name, s in sides.items()}
+    return {name: asdict(paired_gain(before, after)) for name, (before, after) in tables.items()}
 
 
 def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:
@@ -89,8 +114,10 @@ def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:
     return {
         "precision": right / sum(said) if sum(said) else None,
         "recall": right / sum(true) if sum(true) else None,
+        "right": right,
         "said": sum(said),
         "successes": sum(true),
+        "episodes": len(said),
     }
 
 
@@ -116,16 +143,26 @@ def first_of(line: Line) -> dict[tuple[int, int], int]:
     return found
 
 
-def point(update: int, real: Sequence[Line], dream: Sequence[Line]) -> dict[str, Any]:
-    """A point of a curve: both worlds, what the reward sees of reality, what the dream says of it."""
-    pairs = [pair for one, other in zip(dream, real, strict=False) for pair in same_starts(one, other)]
-    return {
-        "update": update,
-        "real": rate(real),
-        "dream": rate(dream),
-        "reward_on_real": agreement(*watched(real)),
-        "dream_of_real": agreement([said for said, _ in pairs], [true for _, true in pairs]),
-    }
+def point(
+    update: int, cloned: Mapping[str, Line], real: Mapping[int, Line], dream: Mapping[int, Line]
+) -> dict[str, Any]:
+    """A point of a curve: both worlds, what the reward sees of reality, what the dream says of it.
+
+    Args:
+        update: after which the runs were evaluated.
+        cloned: world -> what the cloned policy did there.
+        real: seed -> what a run did in reality.
+        dream: likewise in the dream.
+    """
+    pairs = [pair for seed in real.keys() & dream.keys() for pair in same_starts(dream[seed], real[seed])]
+    found: dict[str, Any] = {"update": update}
+    for name, before, after in (("real", cloned.get("real"), real), ("dream", cloned.get("dream"), dream)):
+        lines = list(after.values())
+        found[name] = rate(lines)
+        found[f"{name}_gain"] = gain_of(before, lines) if before and lines else None
+    found["reward_on_real"] = agreement(*watched(list(real.values())))
+    found["dream_of_real"] = agreement([said for said, _ in pairs], [true for _, true in pairs])
+    return found
 
 
 def cost(paths: Sequence[Path]) -> dict[str, float]:
@@ -139,35 +176,45 @@ def cost(paths: Sequence[Path]) -> dict[str, float]:
 
 
 def summarise(logs: Path) -> dict[str, Any]:
-    """All that documents and pictures need; arms that have not ended have a curve and no `final`."""
+    """All that documents and pictures need; arms of which no run has ended have no `final`."""
     protocol = json.loads((logs / PROTOCOL).read_text())
     size = protocol["size"]
     lines = {(line["run"], line["update"], line["world"]): line for line in read_lines(logs / EVALUATIONS)}
-    real, last = size["reality"], size["updates"]
-    cloned = lines.get((SFT, 0, real))
+    worlds, last = {"real": size["reality"], "dream": DREAM}, size["updates"]
+    cloned = {name: lines[SFT, 0, world] for name, world in worlds.items() if (SFT, 0, world) in lines}
     summary: dict[str, Any] = {"size": size, "machine": protocol["machine"], "arms": {}}
     choice = logs / CHOICE
     summary["choice"] = json.loads(choice.read_text()) if choice.is_file() else None
-    if cloned is None:
+    if "real" not in cloned:
         return summary
-    first = point(0, [cloned], [lines[key] for key in [(SFT, 0, DREAM)] if key in lines])
-    summary["sft"] = {**rate([cloned]), "per_task": per_task([cloned]), "point": first}
+    first = point(0, cloned, *({0: cloned[name]} if name in cloned else {} for name in worlds))
+    summary["sft"] = {**rate([cloned["real"]]), "per_task": per_task([cloned["real"]]), "point": first}
+    ends: dict[str, dict[str, list[Line]]] = {name: {} for name in worlds}
     for arm, about in size["arms"].items():
         names = [f"{arm}-s{seed}" for seed in range(about["seeds"])]
+
+        def of(update: int, world: str, names: Sequence[str] = names) -> dict[int, Line]:
+            return {
+                seed: lines[name, update, world] for seed, name in enumerate(names) if (name, update, world) in lines
+            }
+
         updates = sorted({update for run, update, _ in lines if run in names})
-        curve = [first] + [
-            point(u, *([lines[n, u, w] for n in names if (n, u, w) in lines] for w in (real, DREAM))) for u in updates
-        ]
-        ended = [lines[name, last, real] for name in names if (name, last, real) in lines]
-        begun = [path for name in names if (path := logs / f"learning_{name}.jsonl").is_file()]
+        curve = [first] + [point(u, cloned, *(of(u, world) for world in worlds.values())) for u in updates]
+        final = {name: of(last, world) for name, world in worlds.items()}
+        for name, found in final.items():
+            ends[name][arm] = list(found.values())
+        begun = {name: path for name in names if (path := logs / f"learning_{name}.jsonl").is_file()}
+        ended = [path for name, path in begun.items() if names.index(name) in final["real"]]
         summary["arms"][arm] = {
             "about": about,
-            "runs": len(begun),
-            "seeds": len(ended),
+            "begun": len(begun),
+            "runs": len(final["real"]),
             "curve": curve if updates else [],
-            "final": compare(cloned, ended) if ended else None,
-            "cost": cost(begun),
+            "final": compare(cloned["real"], final["real"]) if final["real"] else None,
+            "dream": compare(cloned["dream"], final["dream"]) if final["dream"] and "dream" in cloned else None,
+            "cost": cost(ended),
         }
+    summary["effects"] = {name: effects(found) for name, found in ends.items()}
     return summary
 
 

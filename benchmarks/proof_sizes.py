@@ -103,7 +103,7 @@ class Size:
     epochs: int = 1
     minibatches: int = 4
     beta: float = 0.01
-    noise_level: float = 0.5
+    noise_level: float = 0.2
     discount: float = 1.0
     point_every: int = 10
     point_states: int = 17

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from blocks import dream, judges, learning, policies, proof
+from blocks import dream, judges, learning, policies, proof, rounds
 from blocks.common import ROOT
 
 DOCUMENTS = (
@@ -50,17 +50,17 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
-    "cloned-policy": proof.cloned_policy,
-    "proof-gap": proof.proof_gap,
-    "proof-round-1": partial(proof.proof_round, "proof_cpu_round1"),
-    "proof-round-2": partial(proof.proof_round, "proof_cpu_round2"),
-    "proof-round-2-more": partial(proof.proof_round, "proof_cpu_round2", "more.jsonl"),
-    "proof-round-3": partial(proof.proof_round, "proof_cpu_round3"),
-    "proof-round-4": partial(proof.proof_round, "proof_cpu_round4"),
-    "proof-round-5": partial(proof.proof_round, "proof_cpu_round5"),
-    "proof-belief": proof.proof_belief,
-    "proof-explore": proof.proof_explore,
-    "proof-same-commands": proof.same_commands,
+    "cloned-policy": rounds.cloned_policy,
+    "proof-gap": rounds.proof_gap,
+    "proof-round-1": partial(rounds.proof_round, "proof_cpu_round1"),
+    "proof-round-2": partial(rounds.proof_round, "proof_cpu_round2"),
+    "proof-round-2-more": partial(rounds.proof_round, "proof_cpu_round2", "more.jsonl"),
+    "proof-round-3": partial(rounds.proof_round, "proof_cpu_round3"),
+    "proof-round-4": partial(rounds.proof_round, "proof_cpu_round4"),
+    "proof-round-5": partial(rounds.proof_round, "proof_cpu_round5"),
+    "proof-belief": rounds.proof_belief,
+    "proof-explore": rounds.proof_explore,
+    "proof-same-commands": rounds.same_commands,
     "reach": learning.reach,
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,

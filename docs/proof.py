@@ -1,7 +1,7 @@
 """Draws a proof's summary: `python docs/proof.py outputs/proof_short/logs` (`proof.png` there, or a second path).
 
-Needs matplotlib. Left: success in the real simulator and in the dream along the runs; middle: where each arm ends, with
-Wilson's intervals; right: how far the reward can be trusted along the runs.
+Needs matplotlib. Left: what each arm gained over the cloned policy from the same starts, along the runs; middle: where
+each arm ends, with Wilson's intervals; right: how far dream and reward can be trusted along the runs.
 """
 
 import json
@@ -20,40 +20,62 @@ Value = Callable[[dict[str, Any]], float | None]
 
 
 def draw(summary: dict[str, Any]) -> plt.Figure:
-    """The three panels."""
+    """The three panels.
+
+    Raises:
+        ValueError: the cloned policy is not evaluated yet.
+    """
+    if "sft" not in summary:
+        raise ValueError("the cloned policy is not evaluated yet: run benchmarks/proof.py with --runs sft")
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     colours = {arm: f"C{number}" for number, arm in enumerate(summary["arms"])}
     for arm, found in summary["arms"].items():
         curve = found["curve"]
-        updates = [point["update"] for point in curve]
-        plot(left, updates, [point["real"] for point in curve], colours[arm], arm)
-        dreamt = [point["dream"]["success"] for point in curve]
-        left.plot(updates, dreamt, ":", color=colours[arm], linewidth=1.2)
+        for world, style in (("real", "-"), ("dream", ":")):
+            line(
+                left,
+                curve,
+                lambda p, w=world: gained(p, w),
+                f"o{style}",
+                colours[arm],
+                arm if world == "real" else None,
+            )
+        band(left, [point for point in curve if point["real_gain"]], colours[arm])
         line(right, curve, lambda p: p["dream_of_real"]["precision"], "-", colours[arm], arm)
         line(right, curve, lambda p: p["reward_on_real"]["precision"], ":", colours[arm], None)
-    left.set(xlabel="update", ylabel="success", ylim=(0, 1), title="official starts: real (solid), dream (dotted)")
+    left.axhline(0, color="grey", linewidth=0.8)
+    left.set(xlabel="update", ylabel="points", title="gain over cloned, same starts: real (solid), dream (dotted)")
     right.set(xlabel="update", ylim=(0, 1.02), title="precision: dream of real (solid), reward on real (dotted)")
-    ends = {"cloned": summary["sft"]} | {arm: f["final"] for arm, f in summary["arms"].items() if f["final"]}
-    for place, (arm, end) in enumerate(ends.items()):
-        spread = [[end["success"] - end["low"]], [end["high"] - end["success"]]]
-        middle.barh(place, end["success"], color=colours.get(arm, "grey"), xerr=spread, capsize=3)
+    ends = {"cloned": (summary["sft"], summary["sft"]["point"]["dream"])}
+    ends |= {arm: (found["final"], found["dream"]) for arm, found in summary["arms"].items() if found["final"]}
+    for place, (arm, (real, dream)) in enumerate(ends.items()):
+        spread = [[real["success"] - real["low"]], [real["high"] - real["success"]]]
+        middle.barh(place, real["success"], color=colours.get(arm, "grey"), xerr=spread, capsize=3)
+        if dream and dream["success"] is not None:
+            middle.plot(dream["success"], place, "D", color="white", markeredgecolor="black", markersize=6)
     middle.set_yticks(range(len(ends)), list(ends))
     middle.invert_yaxis()
-    middle.set(xlim=(0, 1), title="real success at the end, Wilson 95%")
+    middle.set(xlim=(0, 1), title="success at the end: real (bars, Wilson 95%), dream (diamonds)")
     left.legend(fontsize=8)
     return figure
 
 
-def plot(axes: Any, updates: Sequence[int], rates: Points, colour: str, label: str) -> None:
-    axes.plot(updates, [each["success"] for each in rates], "o-", color=colour, label=label, markersize=4)
-    axes.fill_between(
-        updates, [e["low"] for e in rates], [e["high"] for e in rates], color=colour, alpha=0.12, linewidth=0
-    )
+def gained(point: dict[str, Any], world: str) -> float | None:
+    """Points; none at a point without episodes of that world."""
+    gain = point[f"{world}_gain"]
+    return None if gain is None else 100 * gain["mean"]
+
+
+def band(axes: Any, curve: Points, colour: str) -> None:
+    low, high = ([100 * point["real_gain"][end] for point in curve] for end in ("low", "high"))
+    axes.fill_between([point["update"] for point in curve], low, high, color=colour, alpha=0.08, linewidth=0)
 
 
 def line(axes: Any, curve: Points, value: Value, style: str, colour: str, label: str | None) -> None:
     known = [(point["update"], value(point)) for point in curve if value(point) is not None]
-    axes.plot([update for update, _ in known], [each for _, each in known], style, color=colour, label=label)
+    axes.plot(
+        [update for update, _ in known], [each for _, each in known], style, color=colour, label=label, markersize=3
+    )
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_it_clones_chooses_learns_and_evaluates_once_and_reports(benchmark, plac
     proof.prove(place)
     assert before == {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
     summary = report.summarise(place.logs)
-    assert summary["arms"]["fa-grpo"]["seeds"] == 1
+    assert summary["arms"]["fa-grpo"]["runs"] == 1
     assert [point["update"] for point in summary["arms"]["fa-grpo"]["curve"]] == [0, 1, 2]
 
 
@@ -242,26 +242,33 @@ def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark)
     cells = {"task": [3, 3, 5, 5], "start": [0, 1, 0, 1]}
     before = {**cells, "success": [0, 0, 1, 0], "seen": [0, 1, 1, 0]}
     after = {**cells, "success": [1, 1, 1, 0], "seen": [1, 0, 1, 1]}
-    found = report.compare(before, [after])
+    found = report.compare(before, {0: after})
     assert found["gain"]["mean"] == 0.5
     assert found["mcnemar"] == [0.5]
     assert found["per_task"]["3"]["successes"] == 2
     assert found["per_task"]["5"] == {"successes": 1, "episodes": 2, "success": 0.5, **report.bounds(1, 2)}
     assert report.agreement(after["seen"], after["success"]) == {
-        "precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3), "said": 3, "successes": 3,
+        "precision": pytest.approx(2 / 3), "recall": pytest.approx(2 / 3),
+        "right": 2, "said": 3, "successes": 3, "episodes": 4,
     }  # fmt: skip
     assert report.watched([{**after, "seen": [1, None, None, 1]}]) == ([1, 1], [1, 0])
     with pytest.raises(ValueError, match="other episodes"):
-        report.compare(before, [{**after, "start": [0, 1, 0, 2]}])
+        report.compare(before, {0: {**after, "start": [0, 1, 0, 2]}})
+    with pytest.raises(ValueError, match="other episodes"):
+        report.mcnemar_of(before, {**after, "start": [0, 1, 1, 0]}, 0)
 
 
 def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_arm_together(benchmark):
     report, sizes, proof = benchmark("proof_report"), benchmark("proof_sizes"), benchmark("proof")
     cells = {"task": [3, 3], "start": [0, 1]}
     before = {name: 3 * numbers for name, numbers in cells.items()} | {"success": [0, 0, 1, 0, 1, 0]}
-    found = report.compare(before, [{**cells, "success": [1, 1]}, {**cells, "success": [0, 1]}])
+    found = report.compare(before, {0: {**cells, "success": [1, 1]}, 2: {**cells, "success": [0, 1]}})
     assert found["gain"]["mean"] == pytest.approx(3 / 4 - 1 / 3)
     assert found["mcnemar"] == [0.5, 1.0]
+    lost = report.compare(before, {1: {**cells, "success": [0, 0]}})
+    assert lost["mcnemar"] == [1.0]
+    assert report.mcnemar_of(before, {**before, "success": [1, 1, 1, 1, 1, 1]}, 2) == 0.125
+    assert report.gain_of(before, [{"task": [3], "start": [1], "success": [1]}])["mean"] == 1.0
     size = sizes.SIZES["cpu"]
     size = replace(size, tasks=(3,), updates=4, final_states=50, repeats=3, point_states=25)
 
@@ -272,6 +279,22 @@ def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_
     assert [starts(run, 2, size.reality) for run in ("fa-grpo-s2", "pi-rl-s0")] == [[*range(9)], [*range(25)]]
     assert [starts(run, 4, proof.DREAM) for run in ("fa-grpo-s2", "pi-rl-s0")] == [[*range(50)], [*range(50)]]
     assert [len(starts("sft", 0, world)) for world in (size.reality, proof.DREAM)] == [150, 50]
+
+
+def test_the_main_effects_are_of_both_arms_of_a_side(benchmark):
+    report = benchmark("proof_report")
+
+    def runs(*successes):
+        return [{"task": [3, 3], "start": [0, 1], "success": list(each)} for each in successes]
+
+    square = {
+        "flow-grpo": runs((0, 0)), "flow-grpo+flowscale": runs((0, 1)),
+        "fa-grpo": runs((1, 0)), "fa-grpo+flowscale": runs((1, 1), (1, 1)),
+    }  # fmt: skip
+    found = report.effects(square)
+    assert found["FA-GRPO instead of Flow-GRPO"]["mean"] == pytest.approx((0.5 + 1 + 1) / 3 - 0.25)
+    assert found["FlowScale instead of none"]["mean"] == pytest.approx((0.5 + 1 + 1) / 3 - 0.25)
+    assert report.effects({**square, "fa-grpo": []}) == {}
 
 
 def test_the_dream_is_compared_with_the_first_real_episode_of_each_start(benchmark):
@@ -313,6 +336,21 @@ def test_the_summary_is_of_the_logs_whole_lines(benchmark, tmp_path):
     assert arm["curve"][0]["reward_on_real"]["precision"] == 0
     assert arm["cost"]["env_seconds_per_1000_frames"] == 2
     assert arm["cost"]["seconds"] == 10
+    assert (arm["begun"], arm["runs"], arm["dream"]["gain"]["mean"]) == (1, 2, 7 / 8)
+    assert arm["curve"][1]["real_gain"]["mean"] == arm["curve"][1]["dream_gain"]["mean"] == 7 / 8
+
+
+def test_a_run_without_its_dream_is_not_paired_with_another_runs(benchmark, tmp_path):
+    logged(tmp_path, benchmark)
+    found = [
+        line
+        for line in benchmark("proof_files").read_lines(tmp_path / "evaluations.jsonl")
+        if (line["run"], line["world"]) != ("fa-grpo-s0", "Prophet-LIBERO-v0")
+    ]
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))
+    point = benchmark("proof_report").summarise(tmp_path)["arms"]["fa-grpo"]["curve"][-1]
+    assert (point["real"]["episodes"], point["dream"]["episodes"]) == (8, 4)
+    assert (point["dream_of_real"]["said"], point["dream_of_real"]["right"]) == (4, 4)
 
 
 def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypatch):
@@ -328,14 +366,17 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     assert "Not measured yet" in blocks.headline("short")
     (folder / "summary.json").write_text(json.dumps(summary))
     table = blocks.proof("short")
-    assert "| dream | 1 | 4,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
+    assert "| dream | 2 | 8,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
     assert "Short version" in table
-    assert "fa-grpo 87.5% [52.9%, 97.8%]. Gains that are apart from zero: fa-grpo +87.5 [" in blocks.headline("short")
-    assert "| fa-grpo | 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
+    assert "fa-grpo 87.5% [52.9%, 97.8%], gain +87.5 [" in blocks.headline("short")
+    assert "| fa-grpo | 2 of 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
+    assert "| fa-grpo | 7/7 [65%, 100%] | 7/8 [53%, 98%] | 7/7 [65%, 100%] | 1/1 [21%, 100%] |" in table
     curves, bars, trust = picture.draw(summary).axes
-    assert curves.lines[0].get_ydata().tolist() == [0.0, 7 / 8]
+    assert curves.lines[0].get_ydata().tolist() == [0.0, 87.5]
     assert [bar.get_width() for bar in bars.patches] == [0.0, 7 / 8]
-    assert trust.lines[0].get_ydata().tolist() == [0.0, 1.0] or trust.lines[0].get_ydata().tolist() == [1.0]
+    assert trust.lines[0].get_ydata().tolist() == [1.0]
+    with pytest.raises(ValueError, match="the cloned policy is not evaluated yet"):
+        picture.draw({"arms": {}})
 
 
 def load(name, path):

@@ -1,0 +1,152 @@
+"""The cloned policy, and what was tried before the proof's arms: blocks of figures."""
+
+from blocks.common import RESULTS, ROOT, json_lines, load, markdown_table
+from blocks.proof import DREAM, REALITY, share
+from prophet_gym.cli.report import interval
+from prophrl_algos.evaluate import wilson
+
+RATES = ("precision", "recall")
+
+
+def cloned_policy() -> str:
+    """What the bundled cloned policy is and how well it does."""
+    folder = ROOT / "prophrl_algos" / "vla" / "SmallVLA-LIBERO-object-sft"
+    command = (
+        "python benchmarks/proof.py --size cpu --stage sft --out outputs/proof_cpu --logs benchmarks/results/proof_cpu"
+    )
+    path = RESULTS / "proof_cpu" / "tries.jsonl"
+    if not (folder / "config.json").is_file() or not path.is_file():
+        return f"Not measured yet: `{command}`."
+    weights, tries = folder / "model.safetensors", json_lines(path)
+    cloned = {line["world"]: line for line in tries if line["run"] == "sft"}
+    rows = [
+        ["file", f"{weights.stat().st_size / 1e6:.1f} MB, half precision"],
+        ["optimiser steps of cloning", str(cloned[REALITY]["update"])],
+        *(
+            [f"{label}, `train` starts it was chosen on", counted(cloned[world]["success"])]
+            for world, label in ((REALITY, "real success"), (DREAM, "success in the bundled dream"))
+        ),
+    ]
+    summary = load("proof_cpu/summary.json") or {}
+    if "sft" in summary:
+        rows.append(["real success, official states", share(summary["sft"])])
+        rows += [[f"task {task}", share(found)] for task, found in summary["sft"]["per_task"].items()]
+    return markdown_table(["", "value"], rows)
+
+
+def proof_round(name: str, file: str = "tries.jsonl") -> str:
+    """What a round did to success on `train` starts, in reality and in the dream that it learnt in."""
+    path = RESULTS / name / file
+    if not path.is_file():
+        return "Not measured yet."
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    for line in json_lines(path):
+        found.setdefault((line["run"], line["update"]), {})[line["world"]] = counted(line["success"])
+    worlds = {REALITY: "real success [Wilson 95%]", DREAM: "success in the dream, same starts"}
+    shown = [world for world in worlds if any(world in each for each in found.values())]
+    rows = [[label_of(*key), *(each.get(world, "") for world in shown)] for key, each in found.items()]
+    return markdown_table(["policy", *(worlds[world] for world in shown)], rows)
+
+
+def label_of(run: str, update: int) -> str:
+    """A policy of a round in words."""
+    if run == "sft":
+        return "cloned"
+    return f"after {update} updates at learning rate {run.removeprefix('rate-')}" if run.startswith("rate-") else run
+
+
+def counted(outcomes: list[int]) -> str:
+    """Successes of episodes, with Wilson's interval."""
+    low, high = wilson(sum(outcomes), len(outcomes))
+    return f"{sum(outcomes)}/{len(outcomes)} [{low:.0%}, {high:.0%}]"
+
+
+def same_commands() -> str:
+    """How often the dream of what a policy did in reality ends as reality did."""
+    command = (
+        "prophet calibrate --data outputs/policy_both --episodes 60 --checkpoint outputs/refresh/checkpoint "
+        "--out benchmarks/results/proof_same_commands.json"
+    )
+    report = load("proof_same_commands.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [label, str(found["count"]), str(found["successes"]), *(interval(found[key], 2) for key in RATES)]
+        for source, label in (("real", "the episode itself"), ("dream", "the dream of its commands"))
+        for found in (report[source]["episodes"],)
+    ]
+    header = ["the success head on", "episodes", "really successful", "precision [95%]", "recall [95%]"]
+    return f"{markdown_table(header, rows)}\n\n`{command}`"
+
+
+def proof_gap() -> str:
+    """What the cloned policy makes of dreamt pictures, by the dream's age."""
+    report = load("proof_gap.json")
+    if report is None:
+        return "Not measured yet: `python benchmarks/proof_gap.py --json benchmarks/results/proof_gap.json`."
+    rows = [
+        [
+            name,
+            age,
+            str(group["moments"]),
+            *(f"{group[f'{what}_px_real']:.1f} -> {group[f'{what}_px_dream']:.1f}" for what in ("gripper", "target")),
+            f"{group['commands']:.0%}",
+        ]
+        for name, ages in report["dreams"].items()
+        for age, group in ages.items()
+    ]
+    header = [
+        "policy, dream",
+        "chunks dreamt",
+        "moments",
+        "gripper off by, px",
+        "target off by, px",
+        "commands differ by",
+    ]
+    return (
+        f"{markdown_table(header, rows)}\n\nRecorded episodes of the policy, reality -> dream of the same "
+        "commands (`benchmarks/proof_gap.py`), medians over the moments at which it acts; the last column is the mean "
+        "difference of the commands that the two pictures make it give, as a share of the commands."
+    )
+
+
+def proof_explore() -> str:
+    """Success of policies while they sample with noise."""
+    path = RESULTS / "proof_explore.jsonl"
+    if not path.is_file():
+        return "Not measured yet: `python benchmarks/proof_explore.py --log benchmarks/results/proof_explore.jsonl`."
+    rows = []
+    for line in json_lines(path):
+        low, high = wilson(line["successes"], line["episodes"])
+        rows.append([
+            line["policy"],
+            "real" if line["world"] == REALITY else "dream",
+            f"`{line['algo']}`",
+            f"{line['noise']:g}",
+            f"{line['successes']}/{line['episodes']} [{low:.0%}, {high:.0%}]",
+            f"{line['mixed_groups']}/{line['groups']}",
+        ])  # fmt: skip
+    header = ["policy", "world", "algorithm", "noise level", "success [Wilson 95%]", "groups with both outcomes"]
+    return markdown_table(header, rows)
+
+
+def proof_belief() -> str:
+    """How much of what a dream made a policy believe was true."""
+    command = (
+        "python benchmarks/proof_belief.py --recordings DREAM RECORDING --json benchmarks/results/proof_belief.json"
+    )
+    report = load("proof_belief.json")
+    if report is None:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [
+            name,
+            str(found["episodes"]),
+            str(found["real"]),
+            str(found["believed"]),
+            f"{found['precision']:.2f} [{found['low']:.2f}, {found['high']:.2f}]",
+        ]
+        for name, found in report["dreams"].items()
+    ]
+    header = ["dream", "episodes", "really successful", "failures that it took for success", "precision [Wilson 95%]"]
+    return f"{markdown_table(header, rows)}\n\n`{command}`"
