@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from gymnasium.vector import VectorEnv
-from proof_episodes import episodes_of, official_episodes
+from proof_episodes import episodes_of, official_episodes, train_cells
 from proof_files import (
     CHOICE,
     EVALUATIONS,
@@ -174,9 +174,8 @@ def success_on_train(place: Place, run: str, update: int, world: str | None = No
     known = [success for *key, success in tries(place) if key == [run, update, world]]
     if known:
         return known[0]
-    first = 0 if world == DREAM else size.choose_first
     tasks = (size.sft_tasks or size.tasks) if run == SFT else size.tasks
-    cells = [{"task": task, "start": start} for task in tasks for start in range(first, first + size.choose_episodes)]
+    cells = train_cells(size, world, tasks)
     found = episodes_of(place, place.snapshot(run, update), world, "train", cells, seed=7)
     add_line(place.logs / TRIES, {"run": run, "update": update, "world": world} | columns(found))
     rate = float(np.mean([each["success"] for each in found]))

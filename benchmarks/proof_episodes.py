@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from proof_files import Place, read_policy
-from proof_sizes import DREAM
+from proof_sizes import DREAM, Size
 
 from prophet_gym.factory import load_reward_model
 from prophet_gym.world_model import RewardModel
@@ -69,6 +69,13 @@ def official_episodes(
         part = episodes_of(place, weights, world, "official", asked, seed=seed + 10_000 * watched, watched=watched)
         found |= dict(zip(wanted, part, strict=True))
     return [found[index] for index in range(len(cells))]
+
+
+def train_cells(size: Size, world: str, tasks: Sequence[int], starts: Sequence[int] = ()) -> list[dict[str, int]]:
+    """`train` starts that a proof chooses by: the dream's first ones, in reality placements that no recording has."""
+    first = 0 if world == DREAM else size.choose_first
+    chosen = starts or range(size.choose_episodes)
+    return [{"task": task, "start": first + start} for task in tasks for start in chosen]
 
 
 def episodes_of(

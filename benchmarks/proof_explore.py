@@ -1,6 +1,6 @@
 """What exploring costs: success of a policy while it samples with noise, as in the rollouts that it learns from.
 
-    python benchmarks/proof_explore.py --weights outputs/proof_cpu/sft/snapshots/02000.safetensors \
+    python benchmarks/proof_explore.py --weights outputs/proof_cpu/sft/snapshots/01500.safetensors \
         --log benchmarks/results/proof_explore.jsonl
 
 Episodes of `train` starts, in groups that share one, under each algorithm's kernel and noise level. Level 0 is how it
@@ -15,14 +15,12 @@ from typing import Any, Literal
 import torch
 import tyro
 from proof_files import Place, add_line, read_policy
-from proof_sizes import DREAM, REALITY, SIZES
+from proof_sizes import SIZES, WORLDS
 
 from prophrl_algos.cli.common import begin_of, make_algorithm, make_env
 from prophrl_algos.evaluate import wilson
 from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.rollout import collect
-
-WORLDS = {"real": REALITY, "dream": DREAM}
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Args:
     algo: tuple[str, ...] = ("fa-grpo", "fa-grpo-cps")
     noise: tuple[float, ...] = (0.0, 0.2, 0.5)
     world: Literal["real", "dream"] = "real"
+    tasks: tuple[int, ...] = ()
+    """Those that the arms learn in if not given."""
     groups: int = 6
     group_size: int = 8
     size: Literal["short", "cpu", "full"] = "cpu"
@@ -51,7 +51,7 @@ def explore(args: Args, algo: str, noise: float) -> dict[str, Any]:
     algorithm = make_algorithm(algo, policy.spec)
     options = {"workers": args.workers} if args.world == "real" else None
     rows = 2 * args.group_size
-    env = make_env(WORLDS[args.world], rows, starts="train", tasks=place.size.tasks, options=options)
+    env = make_env(WORLDS[args.world], rows, starts="train", tasks=args.tasks or place.size.tasks, options=options)
     schedule = FlowSchedule.uniform(policy.spec.num_steps, noise, kernel=algorithm.kernel, choose=algorithm.choose)
     began = time.perf_counter()
     found = collect(

@@ -1,6 +1,7 @@
 """The files of a proof: its logs and the weights on the way."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -39,7 +40,7 @@ def columns(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def write_json_whole(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
+    draft = path.with_suffix(f".{os.getpid()}.part")
     draft.write_text(json.dumps(value, indent=1) + "\n")
     draft.replace(path)
 
@@ -72,7 +73,7 @@ class Place:
 
 def write_weights(policy: nn.Module, path: Path, *, half: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
+    draft = path.with_suffix(f".{os.getpid()}.part")
     state = {name: tensor.half() if half else tensor for name, tensor in policy.state_dict().items()}
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft)
     draft.replace(path)

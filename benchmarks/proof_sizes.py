@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 DREAM = "Prophet-LIBERO-v0"
 REALITY = "LIBERO-Object-v0"
+WORLDS = {"real": REALITY, "dream": DREAM}
 SFT = "sft"
 CLONED = "SmallVLA-LIBERO-object-sft"
 
@@ -41,7 +42,7 @@ def arms(seeds: int, others: int) -> dict[str, Arm]:
         "fa-grpo+flowscale-real": Arm("fa-grpo-cps", 0.5, REALITY, others),
         "pi-rl": Arm("pi-rl", seeds=others),
     }
-    return square | (rest if others else {})
+    return square | rest
 
 
 WORSE = {"recall-1": (1.0, 0.0), "recall-0.5": (0.5, 0.0), "recall-0.2": (0.2, 0.0), "alarms-0.3": (1.0, 0.3),
@@ -119,7 +120,6 @@ SIZES = {
         arms={"fa-grpo+flowscale": Arm("fa-grpo-cps", 0.5)},
         policy="small-k4",
         cloned=CLONED,
-        rates=(3e-5,),
         updates=12,
         point_every=6,
         point_states=25,
@@ -147,11 +147,10 @@ SIZES = {
         arms={name: Arm("fa-grpo-cps", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
         policy="small-k4",
         cloned=CLONED,
-        rates=(3e-5,),
         updates=20,
         groups=2,
         point_every=20,
     ),
 }
-"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in days; `full`: for a GPU;
+"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in most of a day; `full`: for a GPU;
 `reward`: how much a worse reward costs."""

@@ -14,15 +14,13 @@ from typing import Literal
 
 import torch
 import tyro
-from proof_episodes import episodes_of
+from proof_episodes import episodes_of, train_cells
 from proof_files import Place, add_line, columns
-from proof_sizes import DREAM, REALITY, SIZES
+from proof_sizes import SIZES, WORLDS
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prophrl_algos.evaluate import wilson
-
-WORLDS = {"real": REALITY, "dream": DREAM}
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Args:
     dream: str = ""
     """The checkpoint that dreams; the bundled one if not given."""
     size: Literal["short", "cpu", "full"] = "cpu"
+    tasks: tuple[int, ...] = ()
+    """Those that the policy was cloned in if not given."""
     starts: tuple[int, int] | None = None
     """Which of the `train` starts: from, and up to but not with; those that the protocol chooses by if not given."""
     initial_noise: float = 1.0
@@ -60,6 +60,7 @@ def shuffled(before: dict[str, Tensor], after: dict[str, Tensor], seed: int = 0)
 
 def main(args: Args) -> None:
     size = SIZES[args.size]
+    tasks = args.tasks or size.sft_tasks or size.tasks
     place = Place(size, (), Path(), Path(), workers=args.workers, dream=args.dream)
     with TemporaryDirectory() as folder:
         weights = args.weights
@@ -67,14 +68,12 @@ def main(args: Args) -> None:
             weights = Path(folder) / "shuffled.safetensors"
             save_file(shuffled(load_file(args.shuffle), load_file(args.weights)), weights)
         for world in args.worlds:
-            first = size.choose_first if world == "real" else 0
-            chosen = range(*(args.starts or (0, size.choose_episodes)))
-            cells = [{"task": task, "start": first + start} for task in size.tasks for start in chosen]
+            cells = train_cells(size, WORLDS[world], tasks, range(*(args.starts or (0, 0))))
             found = episodes_of(place, weights, WORLDS[world], "train", cells, seed=7, initial_noise=args.initial_noise)
             add_line(args.log, {"run": args.name, "update": args.update, "world": WORLDS[world]} | columns(found))
             done = sum(each["success"] for each in found)
             low, high = wilson(done, len(found))
-            tasks = {t: sum(each["success"] for each in found if each["task"] == t) for t in size.tasks}
+            tasks = {t: sum(each["success"] for each in found if each["task"] == t) for t in tasks}
             print(f"{args.name}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]; by task {tasks}", flush=True)
 
 

@@ -386,13 +386,29 @@ def load(name, path):
     return module
 
 
-def test_the_film_is_of_the_first_start_that_was_gained(benchmark, tmp_path, monkeypatch):
+def test_the_film_is_of_the_first_start_that_is_gained_again(benchmark, tmp_path, monkeypatch):
     logged(tmp_path, benchmark)
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     video, reality = importlib.import_module("proof_video"), benchmark("proof_sizes").REALITY
-    assert video.telling_start(tmp_path, "fa-grpo-s0", reality, 4) == {"task": 3, "start": 0}
+    gained = video.gained_starts(tmp_path, "fa-grpo-s0", reality, 4)
+    assert gained == [{"task": 3, "start": start} for start in range(3)]
     with pytest.raises(ValueError, match="no official start at which the cloned policy failed"):
-        video.telling_start(tmp_path, "sft", reality, 0)
+        video.gained_starts(tmp_path, "sft", reality, 0)
+    with pytest.raises(ValueError, match="no episodes of fa-grpo-s7: evaluate it first"):
+        video.gained_starts(tmp_path, "fa-grpo-s7", reality, 4)
+    succeeds = {("before", 0), ("after", 0), ("after", 1)}
+    monkeypatch.setattr(video, "film", lambda policy, world, cell: (None, (policy, cell["start"]) in succeeds))
+    cell, films = video.told_again({"before": "before", "after": "after"}, reality, gained)
+    assert (cell["start"], films["before"][1], films["after"][1]) == (1, False, True)
+    with pytest.raises(ValueError, match="none of 1 starts that were gained is gained again"):
+        video.told_again({"before": "before", "after": "after"}, reality, gained[:1])
+
+
+def test_a_film_is_of_the_first_picture_and_of_every_frame_that_was_run(benchmark, place, short_dreams, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    video, proof = importlib.import_module("proof_video"), benchmark("proof")
+    frames, done = video.film(proof.make_policy("tiny", proof.spaces(), None), proof.DREAM, {"task": 3, "start": 0})
+    assert (frames.shape, frames.dtype, done) == ((9, 128, 128, 3), np.uint8, False)
 
 
 def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmark, place, tmp_path, monkeypatch):
