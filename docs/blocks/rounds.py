@@ -48,6 +48,15 @@ def proof_round(name: str, file: str = "tries.jsonl") -> str:
     return markdown_table(["policy", *(worlds[world] for world in shown)], rows)
 
 
+def rollouts(log: str) -> str:
+    """Success of what a run learnt from."""
+    path = RESULTS / log
+    if not path.is_file():
+        return "Not measured yet."
+    shares = ", ".join(f"{line['success']:.0%}" for line in json_lines(path))
+    return f"Successful among the rollouts of each of its updates: {shares} (`benchmarks/results/{log}`)."
+
+
 def label_of(run: str, update: int) -> str:
     """A policy of a round in words."""
     if run == "sft":
@@ -110,23 +119,24 @@ def proof_gap() -> str:
     )
 
 
-def proof_explore() -> str:
-    """Success of policies while they sample with noise."""
+def proof_explore(policy: str) -> str:
+    """Success of a policy while it samples with noise."""
     path = RESULTS / "proof_explore.jsonl"
     if not path.is_file():
         return "Not measured yet: `python benchmarks/proof_explore.py --log benchmarks/results/proof_explore.jsonl`."
     rows = []
     for line in json_lines(path):
+        if line["policy"] != policy:
+            continue
         low, high = wilson(line["successes"], line["episodes"])
         rows.append([
-            line["policy"],
             "real" if line["world"] == REALITY else "dream",
             f"`{line['algo']}`",
             f"{line['noise']:g}",
             f"{line['successes']}/{line['episodes']} [{low:.0%}, {high:.0%}]",
             f"{line['mixed_groups']}/{line['groups']}",
         ])  # fmt: skip
-    header = ["policy", "world", "algorithm", "noise level", "success [Wilson 95%]", "groups with both outcomes"]
+    header = ["world", "algorithm", "noise level", "success [Wilson 95%]", "groups with both outcomes"]
     return markdown_table(header, rows)
 
 
