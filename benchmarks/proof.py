@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ from proof_files import (
 from proof_sizes import DREAM, SFT, SIZES, Arm, Size
 from torch import nn
 
+from prophet_gym import factory
 from prophet_gym.cli.report import machine
 from prophet_gym.rewards import DegradedOracle
 from prophrl_algos.cli.common import make_policy
@@ -51,6 +53,7 @@ from prophrl_algos.metrics import Metrics
 from prophrl_algos.run import run as run_trainer
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import TrainerConfig
+from prophrl_algos.vla.load import BUNDLED
 
 Stage = Literal["all", "sft", "choose", "learn", "evaluate"]
 
@@ -69,7 +72,7 @@ class Args:
     runs: tuple[str, ...] = ()
     """Only these, e.g. `fa-grpo-s0`; all if not given."""
     workers: int = 2
-    """Processes of the real simulator."""
+    """Processes of the real simulator in evaluation; an arm that learns in it steps it in its own."""
     device: str = "cpu"
 
 
@@ -263,17 +266,30 @@ def left_to_evaluate(place: Place, name: str) -> list[tuple[int, str]]:
 
 
 def claim(place: Place) -> None:
-    """Write what this proof is before its first run, or check that the logs are of the same one."""
-    path, asked = place.logs / PROTOCOL, json.loads(json.dumps(asdict(place.size)))
-    if not path.is_file():
-        write_json_whole(path, {"size": asked, "machine": machine()})
-        return
-    found = json.loads(path.read_text())["size"]
-    changed = [key for key in asked if found.get(key) != asked[key]]
-    if changed:
-        raise ValueError(
-            f"{path} is of a proof with other {', '.join(changed)}: give other --logs and --out, or delete both"
-        )
+    """Write what this proof is before its first run, or check that logs and weights are of the same one.
+
+    Raises:
+        ValueError: they are of a proof of another size, of another dream or of another bundled policy.
+    """
+    asked = json.loads(json.dumps({**asdict(place.size), "files": files_of(place.size)}))
+    for folder in sorted({place.logs, place.out}):
+        path = folder / PROTOCOL
+        if not path.is_file():
+            write_json_whole(path, {"size": asked, "machine": machine()})
+            continue
+        found = json.loads(path.read_text())["size"]
+        changed = [key for key in asked if found.get(key) != asked[key]]
+        if changed:
+            raise ValueError(
+                f"{path} is of a proof with other {', '.join(changed)}: give other --logs and --out, or delete both"
+            )
+
+
+def files_of(size: Size) -> dict[str, str]:
+    """The bundled files that a proof begins with, by a short SHA-256: they are replaced by better ones at times."""
+    folders = [factory.CHECKPOINTS / factory.BUNDLED, *(BUNDLED[name] for name in [size.cloned] if name in BUNDLED)]
+    files = [path for folder in folders for path in folder.rglob("*.safetensors")]
+    return {f"{path.parent.name}/{path.name}": sha256(path.read_bytes()).hexdigest()[:12] for path in sorted(files)}
 
 
 def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:

@@ -145,8 +145,22 @@ def test_another_protocol_in_the_same_logs_is_refused(benchmark, place):
     proof.claim(place)
     with pytest.raises(ValueError, match="other updates: give other --logs"):
         proof.claim(replace(place, size=replace(place.size, updates=3)))
+    with pytest.raises(ValueError, match="other updates: give other --logs"):
+        proof.claim(replace(place, size=replace(place.size, updates=3), logs=place.logs / "new"))
+    proof.claim(replace(place, size=replace(place.size, updates=3), logs=place.logs / "new", out=place.out / "new"))
     with pytest.raises(ValueError, match="no runs named fa-grpo-s2; there are sft, fa-grpo-s0"):
         proof.prove(place, only=["fa-grpo-s2"])
+
+
+def test_logs_of_another_dream_or_another_bundled_policy_are_refused(benchmark, place, monkeypatch):
+    proof, sizes = benchmark("proof"), benchmark("proof_sizes")
+    place = replace(place, size=replace(place.size, cloned=sizes.CLONED))
+    made_of = proof.files_of(place.size)
+    assert {"transformer/diffusion_pytorch_model.safetensors", f"{sizes.CLONED}/model.safetensors"} <= set(made_of)
+    proof.claim(place)
+    monkeypatch.setattr(proof, "files_of", lambda size: {**made_of, f"{sizes.CLONED}/model.safetensors": "another"})
+    with pytest.raises(ValueError, match="other files: give other --logs"):
+        proof.claim(place)
 
 
 def test_cloning_is_of_the_tasks_it_is_asked_for_and_tried_in_both_worlds(benchmark, place, monkeypatch):
