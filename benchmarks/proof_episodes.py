@@ -11,9 +11,13 @@ from proof_files import Place, read_policy
 from proof_sizes import DREAM, Size
 
 from prophet_gym.factory import load_reward_model
+from prophet_gym.sims.libero import LiberoVectorEnv
 from prophet_gym.world_model import RewardModel
 from prophrl_algos.cli.common import make_env
 from prophrl_algos.evaluate import evaluate, ode_schedule
+
+OPEN = np.tile(np.array([0, 0, 0, 0, 0, 0, -1], np.float32), (24, 1))
+"""Commands after a real success: the hand opens and rests, while the judge looks on, as it did where it was trained."""
 
 
 class Watched(VectorWrapper):
@@ -47,12 +51,18 @@ class Watched(VectorWrapper):
         observation, reward, terminated, truncated, info = self.env.step(actions)
         for place, row in enumerate(self._rows):
             if self._live[row]:
-                film = np.concatenate([self._last[row], info["frames"][row]])[-self.judge.max_frames :]
-                verdict = self.judge.score([torch.from_numpy(film)], [self._texts[row]])
-                self.seen[self._first + place] |= bool(verdict.valid[0] and verdict.reward[0] >= 1)
-                self._last[row] = film
+                films = [info["frames"][row]]
+                if terminated[row] and isinstance(self.unwrapped, LiberoVectorEnv):
+                    films = [films[0][: info["executed"][row]], *np.split(self.unwrapped.go_on(row, OPEN), 3)]
+                self.seen[self._first + place] |= any([self._judge(row, film) for film in films])
         self._live &= ~(terminated | truncated)
         return observation, reward, terminated, truncated, info
+
+    def _judge(self, row: int, frames: np.ndarray) -> bool:
+        film = np.concatenate([self._last[row], frames])[-self.judge.max_frames :]
+        verdict = self.judge.score([torch.from_numpy(film)], [self._texts[row]])
+        self._last[row] = film
+        return bool(verdict.valid[0] and verdict.reward[0] >= 1)
 
 
 def official_episodes(

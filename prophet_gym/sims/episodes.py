@@ -69,8 +69,10 @@ class Stage:
         sim.reset(seed=scene.seed, official=scene.official)
         return Opening(sim.render(), sim.instruction, sim.gripper_position())
 
-    def advance(self, row: int, actions: Float[np.ndarray, "k 7"], *, every_frame: bool) -> Advance:
-        """Run the actions until the task succeeds."""
+    def advance(
+        self, row: int, actions: Float[np.ndarray, "k 7"], *, every_frame: bool, to_the_end: bool = False
+    ) -> Advance:
+        """Run the actions until the task succeeds, or all of them."""
         sim, frames, success, executed = self.simulation(row), [], False, 0
         for action in actions:
             sim.step(action)
@@ -78,7 +80,7 @@ class Stage:
             success = sim.success()
             if every_frame:
                 frames.append(sim.render())
-            if success:
+            if success and not to_the_end:
                 break
         if not every_frame:
             return Advance(sim.render()[None], executed, success, sim.gripper_position())
@@ -117,7 +119,9 @@ class Stages(Protocol):
         """Start episodes in some rows."""
         ...
 
-    def advance(self, actions: Mapping[int, np.ndarray], *, every_frame: bool) -> dict[int, Advance]:
+    def advance(
+        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
+    ) -> dict[int, Advance]:
         """Run a chunk in some rows."""
         ...
 
@@ -136,9 +140,12 @@ class LocalStages:
         """Start episodes in some rows."""
         return {row: self._stage.begin(row, scene) for row, scene in scenes.items()}
 
-    def advance(self, actions: Mapping[int, np.ndarray], *, every_frame: bool) -> dict[int, Advance]:
+    def advance(
+        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
+    ) -> dict[int, Advance]:
         """Run a chunk in some rows."""
-        return {row: self._stage.advance(row, chunk, every_frame=every_frame) for row, chunk in actions.items()}
+        options = {"every_frame": every_frame, "to_the_end": to_the_end}
+        return {row: self._stage.advance(row, chunk, **options) for row, chunk in actions.items()}
 
     def close(self) -> None:
         """Free all simulations."""
@@ -183,11 +190,12 @@ class WorkerStages:
         """Start episodes in some rows."""
         return self._call("begin", {row: (row, scene) for row, scene in scenes.items()}, {})
 
-    def advance(self, actions: Mapping[int, np.ndarray], *, every_frame: bool) -> dict[int, Advance]:
+    def advance(
+        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
+    ) -> dict[int, Advance]:
         """Run a chunk in some rows."""
-        return self._call(
-            "advance", {row: (row, chunk) for row, chunk in actions.items()}, {"every_frame": every_frame}
-        )
+        options = {"every_frame": every_frame, "to_the_end": to_the_end}
+        return self._call("advance", {row: (row, chunk) for row, chunk in actions.items()}, options)
 
     def close(self) -> None:
         """End the processes."""

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from jaxtyping import Float, UInt8
 
 from prophet_gym.envs.episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import per_row_integers, reset_rows
@@ -117,6 +118,22 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         del kwargs
         self._started = False
         self._stages.close()
+
+    def go_on(self, row: int, actions: Float[np.ndarray, "k 7"]) -> UInt8[np.ndarray, "k h w 3"]:
+        """What is to be seen after a row's episode has ended, under further actions; the episode stays as it ended.
+
+        LIBERO says success while the object still falls; a judge that reads pictures needs the moments after.
+
+        Args:
+            row: one whose episode has ended.
+            actions: commands of one step each, in [-1, 1].
+
+        Raises:
+            ValueError: the row's episode has not ended.
+        """
+        if not self._started or not self._rows[row].ended:
+            raise ValueError(f"row {row}'s episode has not ended: go on with step")
+        return self._stages.advance({row: actions}, every_frame=True, to_the_end=True)[row].frames
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
         given = dict(options or {})

@@ -242,3 +242,20 @@ def test_missing_assets_are_one_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv(install.ASSETS_VARIABLE, str(tmp_path))
     with pytest.raises(MissingAssetsError, match="PROPHET_LIBERO_ASSETS"):
         gym.make("LIBERO-Object-v0")
+
+
+@needs_libero
+def test_a_judge_may_look_on_after_the_end_and_the_episode_stays_as_it_ended(envs):
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match="row 0's episode has not ended: go on with step"):
+        envs.go_on(0, np.zeros((4, 7), np.float32))
+    envs.step(chunks(2))
+    put_target_in_basket(simulation(envs, 0))
+    observation, _, terminated, _, _ = envs.step(np.zeros((2, 2, 7), np.float32))
+    assert terminated.tolist() == [True, False]
+    frames = envs.go_on(0, np.zeros((4, 7), np.float32))
+    assert (frames.shape, frames.dtype) == ((4, 128, 128, 3), np.uint8)
+    assert all((frames[i] != frames[i + 1]).any() for i in range(3)), "the object falls on"
+    after, _, _, _, info = envs.step(chunks(2))
+    np.testing.assert_array_equal(after["image"][0], observation["image"][0])
+    assert info["executed"].tolist() == [0, 2]
