@@ -147,9 +147,10 @@ SIZES = {
         arms={name: Arm("fa-grpo-cps", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
         policy="small-k4",
         cloned=CLONED,
-        updates=20,
+        updates=10,
         groups=2,
-        point_every=20,
+        point_every=10,
+        repeats=2,
     ),
 }
 """`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in most of a day; `full`: for a GPU;
