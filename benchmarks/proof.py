@@ -207,6 +207,8 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         minibatches=size.minibatches,
         beta=size.beta,
         noise_level=size.noise_level,
+        clip_low=arm.clip[0],
+        clip_high=arm.clip[1],
         seed=seed,
     )
     args = TrainArgs(

@@ -20,6 +20,7 @@ class Arm:
         seeds: how many runs.
         recall: share of the rewarded episodes that stay rewarded; below 1 the reward is made worse on purpose.
         alarms: share of the other episodes that are rewarded at their end all the same.
+        clip: how far below and above 1 a ratio earns.
     """
 
     algo: str
@@ -28,13 +29,18 @@ class Arm:
     seeds: int = 1
     recall: float = 1.0
     alarms: float = 0.0
+    clip: tuple[float, float] = (0.2, 0.28)
+
+
+FLOW_GRPO_CLIP = (1e-4, 1e-4)
+"""As Flow-GRPO publishes it: its ratio is of a mean over all numbers of a step, so it hardly leaves 1."""
 
 
 def arms(seeds: int, others: int) -> dict[str, Arm]:
     """The 2x2 of algorithm and FlowScale with `seeds` runs each; the real simulator and pi_RL with `others`."""
     square = {
-        "flow-grpo": Arm("flow-grpo-cps", seeds=seeds),
-        "flow-grpo+flowscale": Arm("flow-grpo-cps", 0.5, seeds=seeds),
+        "flow-grpo": Arm("flow-grpo-cps", seeds=seeds, clip=FLOW_GRPO_CLIP),
+        "flow-grpo+flowscale": Arm("flow-grpo-cps", 0.5, seeds=seeds, clip=FLOW_GRPO_CLIP),
         "fa-grpo": Arm("fa-grpo-cps", seeds=seeds),
         "fa-grpo+flowscale": Arm("fa-grpo-cps", 0.5, seeds=seeds),
     }

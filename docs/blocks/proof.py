@@ -37,8 +37,9 @@ def proof_settings(size: str) -> str:
         "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} episodes per task and arm",
         "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} real episode(s) per arm each",
         "real episodes that the reward watches": f"of {chosen.watched_states} states per task, in each run and point",
-        "arms: algorithm, FlowScale's alpha (runs)": "; ".join(
-            f"{name}: `{arm.algo}`, {arm.alpha:g} ({arm.seeds})" for name, arm in chosen.arms.items()
+        "arms: algorithm, FlowScale's alpha, clip (runs)": "; ".join(
+            f"{name}: `{arm.algo}`, {arm.alpha:g}, {arm.clip[0]:g}/{arm.clip[1]:g} ({arm.seeds})"
+            for name, arm in chosen.arms.items()
         ),
     }
     return markdown_table(["", "value"], [[name, value] for name, value in about.items()])

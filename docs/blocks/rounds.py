@@ -53,8 +53,13 @@ def rollouts(log: str) -> str:
     path = RESULTS / log
     if not path.is_file():
         return "Not measured yet."
-    shares = ", ".join(f"{line['success']:.0%}" for line in json_lines(path))
-    return f"Successful among the rollouts of each of its updates: {shares} (`benchmarks/results/{log}`)."
+    lines = json_lines(path)
+    shares = ", ".join(f"{line['success']:.0%}" for line in lines)
+    moved = ", ".join(f"{line['kl']:.2g}" for line in lines)
+    return (
+        f"Successful among the rollouts of each of its updates: {shares}; KL to the cloned policy: {moved} "
+        f"(`benchmarks/results/{log}`)."
+    )
 
 
 def label_of(run: str, update: int) -> str:
