@@ -106,6 +106,11 @@ def cells_of(size: Size, run: str, update: int, world: str) -> list[dict[str, in
     return [{"task": task, "start": start} for _ in range(repeats) for task in size.tasks for start in range(states)]
 
 
+def evaluation_seed(size: Size, run: str, update: int) -> int:
+    """The runs of an arm act under noise of their own."""
+    return update + 1000 * (0 if run == SFT else runs_of(size)[run][1])
+
+
 def points_of(size: Size, run: str) -> list[int]:
     """The updates after which a run is evaluated."""
     return [0] if run == SFT else sorted({*range(size.point_every, size.updates, size.point_every), size.updates})
@@ -249,9 +254,8 @@ def evaluate_run(place: Place, name: str) -> None:
         if name != SFT and not weights.is_file():
             print(f"{name}, update {update}: {weights} is missing, so it is not evaluated", flush=True)
             continue
-        began = time.perf_counter()
-        noise = update + 1000 * (0 if name == SFT else runs_of(place.size)[name][1])
-        found = official_episodes(place, weights, world, cells_of(place.size, name, update, world), seed=noise)
+        began, cells = time.perf_counter(), cells_of(place.size, name, update, world)
+        found = official_episodes(place, weights, world, cells, seed=evaluation_seed(place.size, name, update))
         line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
         add_line(place.logs / EVALUATIONS, line | columns(found))
         done = sum(each["success"] for each in found)

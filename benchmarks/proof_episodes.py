@@ -14,7 +14,7 @@ from prophet_gym.factory import load_reward_model
 from prophet_gym.sims.libero import LiberoVectorEnv
 from prophet_gym.world_model import RewardModel
 from prophrl_algos.cli.common import make_env
-from prophrl_algos.evaluate import evaluate, ode_schedule
+from prophrl_algos.evaluate import evaluate, noise_seed, ode_schedule
 
 OPEN = np.tile(np.array([0, 0, 0, 0, 0, 0, -1], np.float32), (24, 1))
 """Commands after a real success: the hand opens and rests, while the judge looks on, as it did where it was trained."""
@@ -69,16 +69,34 @@ def official_episodes(
     place: Place, weights: Path, world: str, cells: Sequence[Mapping[str, int]], *, seed: int
 ) -> list[dict[str, Any]]:
     """Episodes in the order of the cells; in reality the judge of the dream watches some of them, frame by frame."""
-    size = place.size
-    once = {(cell["task"], cell["start"]): index for index, cell in reversed(list(enumerate(cells)))}
-    chosen = {index for (_, start), index in once.items() if start < size.watched_states and world != DREAM}
     found: dict[int, dict[str, Any]] = {}
-    for watched in (True, False):
-        wanted = [index for index in range(len(cells)) if (index in chosen) == watched]
+    for watched, wanted in parts_of(place.size, world, cells).items():
         asked = [cells[index] for index in wanted]
-        part = episodes_of(place, weights, world, "official", asked, seed=seed + 10_000 * watched, watched=watched)
+        part = episodes_of(
+            place, weights, world, "official", asked, seed=part_seed(seed, watched=watched), watched=watched
+        )
         found |= dict(zip(wanted, part, strict=True))
     return [found[index] for index in range(len(cells))]
+
+
+def parts_of(size: Size, world: str, cells: Sequence[Mapping[str, int]]) -> dict[bool, list[int]]:
+    """Which episodes the judge watches: in reality the first of each of the first states; and which it does not."""
+    once = {(cell["task"], cell["start"]): index for index, cell in reversed(list(enumerate(cells)))}
+    chosen = {index for (_, start), index in once.items() if start < size.watched_states and world != DREAM}
+    return {watched: [i for i in range(len(cells)) if (i in chosen) == watched] for watched in (True, False)}
+
+
+def part_seed(seed: int, *, watched: bool) -> int:
+    return seed + 10_000 * watched
+
+
+def seeds_of(size: Size, world: str, cells: Sequence[Mapping[str, int]], index: int, seed: int) -> tuple[int, int]:
+    """The env's and the policy's seed of one of `official_episodes`, to see it once more."""
+    for watched, part in parts_of(size, world, cells).items():
+        if index in part:
+            first, number = part_seed(seed, watched=watched), part.index(index)
+            return first + number, noise_seed(first, number)
+    raise IndexError(f"there are {len(cells)} episodes, no number {index}")
 
 
 def train_cells(size: Size, world: str, tasks: Sequence[int], starts: Sequence[int] = ()) -> list[dict[str, int]]:

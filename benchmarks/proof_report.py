@@ -79,20 +79,26 @@ def compare(before: Line, after: Mapping[int, Line]) -> dict[str, Any]:
     return {
         **rate(lines),
         "gain": gain_of(before, lines),
-        "mcnemar": [mcnemar_of(before, line, seed) for seed, line in after.items()],
+        "mcnemar": [mcnemar(*pairs_of(before, line, seed)) for seed, line in after.items()],
+        "changed": [changed(*pairs_of(before, line, seed)) for seed, line in after.items()],
         "per_task": per_task(lines),
         "per_seed": [rate([line]) for line in lines],
     }
 
 
-def mcnemar_of(before: Line, after: Line, part: int) -> float:
-    """Over a run's episodes and as many of the cloned policy's: run n is paired with its n-th part, if it has one."""
+def pairs_of(before: Line, after: Line, part: int) -> tuple[np.ndarray, np.ndarray]:
+    """A run's episodes and as many of the cloned policy's: run n is paired with its n-th part, if it has one."""
     count = len(after["success"])
     first = part * count % len(before["success"])
     chosen = slice(first, first + count)
     if any(before[key][chosen] != after[key] for key in ("task", "start")):
         raise ValueError("the cloned policy was evaluated on other episodes; evaluate it with the same protocol")
-    return mcnemar(np.array(before["success"][chosen], bool), np.array(after["success"], bool))
+    return np.array(before["success"][chosen], bool), np.array(after["success"], bool)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> dict[str, int]:
+    """Of as many episodes, how many were gained and lost."""
+    return {"episodes": len(after), "gained": int((after & ~before).sum()), "lost": int((before & ~after).sum())}
 
 
 def effects(lines: Mapping[str, Sequence[Line]]) -> dict[str, dict[str, float]]:

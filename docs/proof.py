@@ -27,10 +27,13 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
     """
     if "sft" not in summary:
         raise ValueError("the cloned policy is not evaluated yet: run benchmarks/proof.py with --runs sft")
+    mpl.rcParams["axes.titlesize"] = 9
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     colours = {arm: f"C{number}" for number, arm in enumerate(summary["arms"])}
     for arm, found in summary["arms"].items():
         curve = found["curve"]
+        if not curve:
+            continue
         for world, style in (("real", "-"), ("dream", ":")):
             line(
                 left,
@@ -44,18 +47,24 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
         line(right, curve, lambda p: p["dream_of_real"]["precision"], "-", colours[arm], arm)
         line(right, curve, lambda p: p["reward_on_real"]["precision"], ":", colours[arm], None)
     left.axhline(0, color="grey", linewidth=0.8)
-    left.set(xlabel="update", ylabel="points", title="gain over cloned, same starts: real (solid), dream (dotted)")
-    right.set(xlabel="update", ylim=(0, 1.02), title="precision: dream of real (solid), reward on real (dotted)")
+    left.set(xlabel="update", ylabel="points", title="gain over cloned, same starts\nreal (solid), dream (dotted)")
+    right.set(
+        xlabel="update",
+        ylim=(0, 1.02),
+        title="precision\nof dreamt success (solid), of reward on real episodes (dotted)",
+    )
     ends = {"cloned": (summary["sft"], summary["sft"]["point"]["dream"])}
     ends |= {arm: (found["final"], found["dream"]) for arm, found in summary["arms"].items() if found["final"]}
     for place, (arm, (real, dream)) in enumerate(ends.items()):
         spread = [[real["success"] - real["low"]], [real["high"] - real["success"]]]
         middle.barh(place, real["success"], color=colours.get(arm, "grey"), xerr=spread, capsize=3)
+        runs = [run["success"] for run in real.get("per_seed", ())]
+        middle.plot(runs, [place] * len(runs), "k.", markersize=4)
         if dream and dream["success"] is not None:
             middle.plot(dream["success"], place, "D", color="white", markeredgecolor="black", markersize=6)
     middle.set_yticks(range(len(ends)), list(ends))
     middle.invert_yaxis()
-    middle.set(xlim=(0, 1), title="success at the end: real (bars, Wilson 95%), dream (diamonds)")
+    middle.set(xlim=(0, 1), title="success at the end\nreal (bars, Wilson 95%; dots: runs), dream (diamonds)")
     left.legend(fontsize=8)
     return figure
 

@@ -106,6 +106,11 @@ def ode_schedule(policy: FlowPolicy, initial_noise: float | int = 1.0) -> FlowSc
     return FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step, initial_noise=initial_noise)
 
 
+def noise_seed(seed: int, episode: int) -> int:
+    """Of the generator from which `evaluate` draws the policy's noise in an episode."""
+    return random_number(seed, 3, episode)
+
+
 def evaluate(
     policy: FlowPolicy,
     env: VectorEnv,
@@ -149,7 +154,7 @@ def _wave(
     numbers, rows = list(cells), np.arange(len(cells))
     observation, info = _reset(env, cells, seed, initial=initial)
     starts = [{key: info[key][row] for key in START_KEYS if key in info} for row in rows.tolist()]
-    generators = [torch.Generator().manual_seed(random_number(seed, 3, number)) for number in numbers]
+    generators = [torch.Generator().manual_seed(noise_seed(seed, number)) for number in numbers]
     returns, chunks = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
     success, valid = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
     live = rows

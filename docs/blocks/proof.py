@@ -64,7 +64,7 @@ def headline(size: str) -> str:
     ends += [f"{arm} {share(found['final'])}, gain {points(found['final']['gain'])}" for arm, found in arms.items()]
     pictures = {
         f"docs/proof_{size}.png": "gains along the runs, success at the end, and how far the reward can be trusted",
-        "docs/proof.webp": "one start before and after learning in the dream, in reality and in the dream",
+        "docs/proof.webp": "one start before (above) and after learning in the dream; left reality, right the dream",
     }
     return "\n\n".join([
         *(f"![{label}]({path})" for path, label in pictures.items() if (ROOT / path).is_file()),
@@ -148,14 +148,21 @@ def ends_of(summary: dict[str, Any]) -> str:
             runs,
             share(end),
             points(end["gain"]),
-            ", ".join(f"{p:.2g}" for p in end["mcnemar"]),
+            changes_of(end),
             share(dream),
             points(dream and dream["gain"]),
             f"{cost['frames']:,.0f}; {cost['seconds'] / 60:.0f} min",
         ])  # fmt: skip
-    header = ["arm", "runs", "real success [Wilson 95%]", "gain, points [95%, paired]", "McNemar p, each run",
-              "success in the dream", "gain there", "frames; time of a run"]  # fmt: skip
+    header = ["arm", "runs", "real success [Wilson 95%]", "gain, points [95%, paired]",
+              "episodes gained, lost; McNemar's p, each run", "success in the dream", "gain there",
+              "frames; time of a run"]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def changes_of(end: dict[str, Any]) -> str:
+    """Of each run, episodes gained and lost in reality."""
+    runs = zip(end["changed"], end["mcnemar"], strict=True)
+    return ", ".join(f"+{changed['gained']} -{changed['lost']}; {p:.2g}" for changed, p in runs)
 
 
 def tasks_of(summary: dict[str, Any]) -> str:

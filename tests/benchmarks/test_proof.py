@@ -269,7 +269,7 @@ def test_the_report_counts_pairs_and_says_how_far_the_reward_is_right(benchmark)
     with pytest.raises(ValueError, match="other episodes"):
         report.compare(before, {0: {**after, "start": [0, 1, 0, 2]}})
     with pytest.raises(ValueError, match="other episodes"):
-        report.mcnemar_of(before, {**after, "start": [0, 1, 1, 0]}, 0)
+        report.pairs_of(before, {**after, "start": [0, 1, 1, 0]}, 0)
 
 
 def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_arm_together(benchmark):
@@ -281,7 +281,9 @@ def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_
     assert found["mcnemar"] == [0.5, 1.0]
     lost = report.compare(before, {1: {**cells, "success": [0, 0]}})
     assert lost["mcnemar"] == [1.0]
-    assert report.mcnemar_of(before, {**before, "success": [1, 1, 1, 1, 1, 1]}, 2) == 0.125
+    assert report.changed(*report.pairs_of(before, {**before, "success": 6 * [1]}, 2)) == {
+        "episodes": 6, "gained": 4, "lost": 0,
+    }  # fmt: skip
     assert report.gain_of(before, [{"task": [3], "start": [1], "success": [1]}])["mean"] == 1.0
     size = sizes.SIZES["cpu"]
     size = replace(size, tasks=(3,), updates=4, final_states=50, repeats=3, point_states=25)
@@ -400,22 +402,38 @@ def load(name, path):
     return module
 
 
-def test_the_film_is_of_the_first_start_that_is_gained_again(benchmark, tmp_path, monkeypatch):
+def test_the_film_is_of_a_start_that_changed_as_most_did(benchmark, tmp_path, monkeypatch):
     logged(tmp_path, benchmark)
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     video, reality = importlib.import_module("proof_video"), benchmark("proof_sizes").REALITY
-    gained = video.gained_starts(tmp_path, "fa-grpo-s0", reality, 4)
-    assert gained == [{"task": 3, "start": start} for start in range(3)]
-    with pytest.raises(ValueError, match="no official start at which the cloned policy failed"):
-        video.gained_starts(tmp_path, "sft", reality, 0)
+    gained, cells = video.changed_starts(tmp_path, "fa-grpo-s0", reality, 4)
+    assert (gained, cells) == (True, [{"task": 3, "start": start} for start in range(3)])
+    with pytest.raises(ValueError, match="ends from every official start as the cloned policy did"):
+        video.changed_starts(tmp_path, "sft", reality, 0)
     with pytest.raises(ValueError, match="no episodes of fa-grpo-s7: evaluate it first"):
-        video.gained_starts(tmp_path, "fa-grpo-s7", reality, 4)
-    succeeds = {("before", 0), ("after", 0), ("after", 1)}
-    monkeypatch.setattr(video, "film", lambda policy, world, cell: (None, (policy, cell["start"]) in succeeds))
-    cell, films = video.told_again({"before": "before", "after": "after"}, reality, gained)
-    assert (cell["start"], films["before"][1], films["after"][1]) == (1, False, True)
-    with pytest.raises(ValueError, match="none of 1 starts that were gained is gained again"):
-        video.told_again({"before": "before", "after": "after"}, reality, gained[:1])
+        video.changed_starts(tmp_path, "fa-grpo-s7", reality, 4)
+
+
+def test_a_film_is_of_an_episode_of_the_log(benchmark, place, short_dreams, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    video, proof, episodes = importlib.import_module("proof_video"), benchmark("proof"), benchmark("proof_episodes")
+    policy = proof.make_policy("tiny", proof.spaces(), None)
+    weights, drawn = place.out / "cloned.safetensors", []
+    proof.write_weights(policy, weights)
+    sample = video.sample
+    for module in (video, importlib.import_module("prophrl_algos.evaluate")):
+        keep = lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1]  # noqa: E731
+        monkeypatch.setattr(module, "sample", keep)
+    cells = proof.cells_of(place.size, "fa-grpo-s0", 2, STAND_IN)
+    episodes.official_episodes(place, weights, STAND_IN, cells, seed=5)
+    logged = [x0 for path in drawn for x0 in path.x0]
+    drawn.clear()
+    seeds = episodes.seeds_of(place.size, STAND_IN, cells, 2, 5)
+    video.film(policy, STAND_IN, cells[2], seeds)
+    torch.testing.assert_close(drawn[0].x0[0], logged[2], atol=1e-3, rtol=1e-3)
+    assert (logged[1] - logged[2]).abs().max() > 0.1
+    with pytest.raises(IndexError, match="there are 3 episodes, no number 3"):
+        episodes.seeds_of(place.size, STAND_IN, cells, 3, 5)
 
 
 def test_a_film_is_of_the_first_picture_and_of_every_frame_that_was_run(benchmark, place, short_dreams, monkeypatch):
