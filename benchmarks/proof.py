@@ -65,6 +65,8 @@ class Args:
     size: Literal["short", "cpu", "full", "reward"] = "short"
     data: tuple[Path, ...] = (Path("outputs/demonstrations_cpu"),)
     """Recordings of `prophet collect` from random placements, where a policy is cloned."""
+    dream: str = ""
+    """The checkpoint that dreams; the bundled one if not given."""
     out: Path = Path("outputs/proof")
     logs: Path | None = None
     """`OUT/logs` if not given; those of the repository are in `benchmarks/results/proof_SIZE`."""
@@ -220,6 +222,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         policy=size.policy,
         weights=weights,
         env=arm.env,
+        dream=place.dream if arm.env == DREAM else "",
         algo=arm.algo,
         config=config,
         flowscale=FlowScale(alpha=arm.alpha),
@@ -277,7 +280,7 @@ def claim(place: Place) -> None:
     Raises:
         ValueError: they are of a proof of another size, of another dream or of another bundled policy.
     """
-    asked = json.loads(json.dumps({**asdict(place.size), "files": files_of(place.size)}))
+    asked = json.loads(json.dumps({**asdict(place.size), "files": files_of(place.size, place.dream)}))
     for folder in sorted({place.logs, place.out}):
         path = folder / PROTOCOL
         if not path.is_file():
@@ -291,9 +294,12 @@ def claim(place: Place) -> None:
             )
 
 
-def files_of(size: Size) -> dict[str, str]:
-    """The bundled files that a proof begins with, by a short SHA-256: they are replaced by better ones at times."""
-    folders = [factory.CHECKPOINTS / factory.BUNDLED, *(BUNDLED[name] for name in [size.cloned] if name in BUNDLED)]
+def files_of(size: Size, dream: str = "") -> dict[str, str]:
+    """The files that a proof begins with, by a short SHA-256: bundled ones are replaced by better ones at times."""
+    folders = [
+        factory.checkpoint_folder(dream or "bundled"),
+        *(BUNDLED[name] for name in [size.cloned] if name in BUNDLED),
+    ]
     files = [path for folder in folders for path in folder.rglob("*.safetensors")]
     return {f"{path.parent.name}/{path.name}": sha256(path.read_bytes()).hexdigest()[:12] for path in sorted(files)}
 
@@ -324,7 +330,7 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
 def main(args: Args) -> None:
     logs = args.logs or args.out / "logs"
     size = SIZES[args.size]
-    prove(Place(size, args.data, args.out, logs, args.device, args.workers), args.stage, args.runs)
+    prove(Place(size, args.data, args.out, logs, args.device, args.workers, args.dream), args.stage, args.runs)
 
 
 if __name__ == "__main__":

@@ -122,11 +122,10 @@ def episodes_of(
         return []
     size = place.size
     real = world.startswith("LIBERO-")
-    dreamt = {"weights": place.dream} if place.dream else {}
-    options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else dreamt
-    rows = min(size.rows, len(cells))
+    options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else {}
+    rows, dream = min(size.rows, len(cells)), "" if real else place.dream
     tasks = sorted({cell["task"] for cell in cells})
-    env = make_env(world, rows, starts=starts, tasks=tasks, device=place.device, options=options)
+    env = make_env(world, rows, starts=starts, tasks=tasks, device=place.device, dream=dream, options=options)
     judge = load_reward_model("bundled", "success") if watched else None
     judged = None if judge is None else Watched(env, judge)
     policy = read_policy(place, weights)

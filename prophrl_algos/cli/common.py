@@ -68,9 +68,15 @@ def make_env(
     starts: str,
     tasks: Sequence[int] = (),
     device: str = "cpu",
+    dream: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
-    """A vector env of a registered id with autoreset DISABLED; a dream computes on the device."""
+    """A vector env of a registered id with autoreset DISABLED; a dream computes on the device.
+
+    Raises:
+        UnknownOptionError: there is no such id.
+        ValueError: a checkpoint that dreams is given for an env that does not dream.
+    """
     import prophet_gym  # noqa: F401 registers the ids
 
     if name not in gym.registry:
@@ -79,7 +85,9 @@ def make_env(
     if name.startswith("LIBERO-"):
         chosen["render"] = "chunk"
     if name.startswith("Prophet-"):
-        chosen["device"] = device
+        chosen |= {"device": device} | ({"weights": dream} if dream else {})
+    elif dream:
+        raise ValueError(f"{dream!r} is to dream, but {name} is no dream: take a Prophet-* id, or leave it out")
     chosen |= dict(options or {})
     return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)
 

@@ -18,6 +18,8 @@ class Args:
     """A folder or file that `prophrl sft` or `prophrl train` wrote."""
     env: str = "Prophet-LIBERO-v0"
     """A registered id, e.g. `LIBERO-Object-v0`, the real simulator."""
+    dream: str = ""
+    """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
     starts: str = "official"
     """`official` (the 50 states of each task) or `train`."""
     tasks: tuple[int, ...] = (0,)
@@ -46,7 +48,7 @@ def main(args: Args) -> None:
         raise ValueError(f"episodes must be at least 1, got {args.episodes}")
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
-    env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device)
+    env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device, dream=args.dream)
     policy = make_policy(args.policy, env, args.weights, args.device, args.published)
     found = evaluate(policy, env, cells, seed=args.seed, schedule=ode_schedule(policy, args.initial_noise))
     tasks = found.per_task()

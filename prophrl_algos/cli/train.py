@@ -30,6 +30,8 @@ class Args:
     """A folder or file that `prophrl sft` or `prophrl train` wrote: where the policy starts."""
     env: str = "Prophet-LIBERO-v0"
     """A registered id."""
+    dream: str = ""
+    """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
     algo: str = "fa-grpo"
     """A name that `prophrl` lists, or `package.module:function`, a function from a FlowSpec to an Algorithm."""
     out: Path = Path("outputs/rl")
@@ -98,7 +100,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
 
     config = args.config
     rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
-    env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device))
+    env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device, dream=args.dream))
     policy = make_policy(args.policy, env, args.weights, args.device, args.published)
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)
@@ -137,5 +139,6 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     from prophrl_algos.cli.common import make_env
     from prophrl_algos.evaluate import evaluate
 
-    env = make_env(args.env, min(args.evaluate_episodes, 16), starts="train", tasks=args.tasks, device=args.device)
+    rows = min(args.evaluate_episodes, 16)
+    env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device, dream=args.dream)
     return lambda: evaluate(trainer.policy, env, args.evaluate_episodes, seed=10**6).metrics()

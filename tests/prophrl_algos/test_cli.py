@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from itertools import islice
 
@@ -10,12 +11,12 @@ import pytest
 import torch
 
 from prophet_gym.data.recording import META, Episode, episode_path, write_episode
-from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.factory import CHECKPOINTS, bundled_checkpoints
 from prophet_gym.world_model import Verdict
 from prophrl_algos.algorithms import FA_GRPO
 from prophrl_algos.cli import ALGORITHMS, common, main, train
 from prophrl_algos.cli import record as record_cli
-from prophrl_algos.cli.common import make_algorithm, make_policy, read_weights
+from prophrl_algos.cli.common import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.cli.demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos.cli.published import Published
 from prophrl_algos.flow.policy import FlowSpec
@@ -123,6 +124,20 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     found = json.loads(report.read_text())
     assert [(e["task"], e["start"]) for e in found["episodes"]] == [(3, 0), (3, 1)]
     assert (found["starts"], found["initial_noise"]) == ("official", 0)
+    for command in ("train", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([command, "--dream", str(tmp_path / "nowhere"), "--tasks", "3"])
+        assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
+@bundled
+def test_a_checkpoint_of_ones_own_dreams_where_it_is_asked_for(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(CHECKPOINTS / "libero_small", folder)
+    env = make_env("Prophet-LIBERO-v0", 1, starts="train", tasks=[3], dream=str(folder))
+    assert env.unwrapped.world_model is not make_env("Prophet-LIBERO-v0", 1, starts="train").unwrapped.world_model
+    with pytest.raises(ValueError, match="is to dream, but LIBERO-Object-v0 is no dream"):
+        make_env("LIBERO-Object-v0", 1, starts="train", dream=str(folder))
 
 
 class TestDemonstrations:
