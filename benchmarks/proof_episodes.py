@@ -126,7 +126,7 @@ def episodes_of(
     rows, dream = min(size.rows, len(cells)), "" if real else place.dream
     tasks = sorted({cell["task"] for cell in cells})
     env = make_env(world, rows, starts=starts, tasks=tasks, device=place.device, dream=dream, options=options)
-    judge = load_reward_model("bundled", "success") if watched else None
+    judge = load_reward_model(place.dream or "bundled", "success") if watched else None
     judged = None if judge is None else Watched(env, judge)
     policy = read_policy(place, weights)
     found = evaluate(policy, judged or env, list(cells), seed=seed, schedule=ode_schedule(policy, initial_noise))

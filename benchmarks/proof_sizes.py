@@ -159,5 +159,5 @@ SIZES = {
         repeats=2,
     ),
 }
-"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in most of a day; `full`: for a GPU;
+"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in half a day; `full`: for a GPU;
 `reward`: how much a worse reward costs."""

@@ -58,6 +58,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "proof-round-3": partial(rounds.proof_round, "proof_cpu_round3"),
     "proof-round-4": partial(rounds.proof_round, "proof_cpu_round4"),
     "proof-round-6": partial(rounds.proof_round, "proof_cpu_round6"),
+    "proof-tasks-5": partial(rounds.per_task, "proof_cpu_round5/tries.jsonl", "cloned from reality alone, 1500 steps"),
     "proof-rollouts-7": partial(rounds.rollouts, "proof_cpu_round7/learning_flow-grpo.jsonl"),
     "proof-rollouts-6": partial(rounds.rollouts, "proof_cpu_round6/learning_0.5.jsonl"),
     "proof-round-5": partial(rounds.proof_round, "proof_cpu_round5"),

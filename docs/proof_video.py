@@ -42,6 +42,8 @@ class Args:
     """As given to benchmarks/proof.py."""
     logs: Path | None = None
     """Likewise."""
+    dream: str = ""
+    """Likewise."""
     picture: Path = ROOT / "docs" / "proof.webp"
     every: int = 4
     """Of the frames, one in so many is shown."""
@@ -70,11 +72,16 @@ def changed_starts(logs: Path, run: str, reality: str, updates: int) -> tuple[bo
 
 
 def film(
-    policy: FlowPolicy, world: str, cell: dict[str, int], seeds: tuple[int, int] = (0, 0), starts: str = "official"
+    policy: FlowPolicy,
+    world: str,
+    cell: dict[str, int],
+    seeds: tuple[int, int] = (0, 0),
+    starts: str = "official",
+    dream: str = "",
 ) -> tuple[np.ndarray, bool]:
     """All frames of an episode, and whether it succeeds there; the seeds are of the env and of the policy's noise."""
     options = {"render": "step"} if world.startswith("LIBERO-") else {}
-    env = make_env(world, 1, starts=starts, tasks=[cell["task"]], options=options)
+    env = make_env(world, 1, starts=starts, tasks=[cell["task"]], dream=dream, options=options)
     observation, info = env.reset(seed=seeds[0], options={name: [value] for name, value in cell.items()})
     text, frames, over, success = str(info["instruction"][0]), [np.asarray(observation["image"])], False, False
     schedule, generator = ode_schedule(policy), torch.Generator().manual_seed(seeds[1])
@@ -103,7 +110,9 @@ def main(args: Args) -> None:
         for name, world in {"reality": size.reality, "the dream": DREAM}.items():
             cells = cells_of(size, run, update, world)
             seeds = seeds_of(size, world, cells, cells.index(cell), evaluation_seed(size, run, update))
-            films[when][f"{when}, in {name}"] = film(policy, world, cell, seeds)
+            films[when][f"{when}, in {name}"] = film(
+                policy, world, cell, seeds, dream=args.dream if world == DREAM else ""
+            )
     longest = max(len(frames) for row in films.values() for frames, _ in row.values())
     images = []
     for moment in range(0, longest, args.every):

@@ -61,7 +61,13 @@ def headline(size: str) -> str:
         return f"Not measured yet: `make proof-{size}`."
     tasks = ", ".join(map(str, summary["size"]["tasks"]))
     ends = [f"cloned {share(summary['sft'])}"]
-    ends += [f"{arm} {share(found['final'])}, gain {points(found['final']['gain'])}" for arm, found in arms.items()]
+    ends += [
+        f"{arm} {share(found['final'])}, gain {points(found['final']['gain'])}"
+        + f" ({found['runs']} of {found['about']['seeds']} runs)" * (found["runs"] < found["about"]["seeds"])
+        for arm, found in arms.items()
+    ]
+    waiting = [arm for arm, found in summary["arms"].items() if not found["final"]]
+    rest = f" Not run yet: {', '.join(waiting)}." if waiting else ""
     pictures = {
         f"docs/proof_{size}.png": "gains along the runs, success at the end, and how far the reward can be trusted",
         "docs/proof.webp": "one start before (above) and after learning in the dream; left reality, right the dream",
@@ -69,7 +75,7 @@ def headline(size: str) -> str:
     return "\n\n".join([
         *(f"![{label}]({path})" for path, label in pictures.items() if (ROOT / path).is_file()),
         f"Success in the real simulator from the official states of tasks {tasks} of `libero_object`, after "
-        f"{summary['size']['updates']} updates, [95% intervals], gains in points: {'; '.join(ends)}. "
+        f"{summary['size']['updates']} updates, [95% intervals], gains in points: {'; '.join(ends)}.{rest} "
         f"`make proof-{size}` on {where(summary['machine'])}; [protocol, tables and what went before](docs/proof.md).",
     ])  # fmt: skip
 

@@ -48,6 +48,22 @@ def proof_round(name: str, file: str = "tries.jsonl") -> str:
     return markdown_table(["policy", *(worlds[world] for world in shown)], rows)
 
 
+def per_task(log: str, run: str) -> str:
+    """Of one policy that was tried, successes in each task in both worlds."""
+    path = RESULTS / log
+    if not path.is_file():
+        return "Not measured yet."
+    lines = [line for line in json_lines(path) if line["run"] == run]
+    tasks = sorted(set(lines[0]["task"]))
+    rows = []
+    for line in lines:
+        outcomes = {
+            task: [s for s, t in zip(line["success"], line["task"], strict=True) if t == task] for task in tasks
+        }
+        rows.append(["real" if line["world"] == REALITY else "dream", *(counted(outcomes[task]) for task in tasks)])
+    return markdown_table([run, *(f"task {task}" for task in tasks)], rows)
+
+
 def rollouts(log: str) -> str:
     """Success of what a run learnt from."""
     path = RESULTS / log

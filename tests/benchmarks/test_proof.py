@@ -180,6 +180,49 @@ def test_the_judge_sees_each_live_row_with_the_frames_before_and_no_ended_one(be
     ]
 
 
+class Falling(Counted):
+    """Row 1 succeeds with its second step; what follows are frames 100 to 123."""
+
+    def step(self, actions):
+        observation, reward, _, ended, info = super().step(actions)
+        return observation, reward, ended, np.zeros(2, bool), info | {"executed": np.array([2, 1])}
+
+    def go_on(self, row, actions):
+        assert (actions[:, :6] == 0).all()
+        assert (actions[:, 6] == -1).all(), "the hand opens"
+        return np.arange(100, 100 + len(actions), dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, -1)
+
+
+def test_the_judge_looks_on_after_a_real_success(benchmark, monkeypatch):
+    episodes, judge = benchmark("proof_episodes"), Three()
+    monkeypatch.setattr(episodes, "LiberoVectorEnv", Falling)
+    env = episodes.Watched(Falling(), judge)
+    env.reset()
+    for _ in range(2):
+        env.step(None)
+    assert [film for text, film in judge.shown if text == "b"] == [
+        [0, 1, 1], [1, 1, 2], [105, 106, 107], [113, 114, 115], [121, 122, 123],
+    ]  # fmt: skip
+
+
+def test_an_arm_learns_by_its_own_clip_and_in_the_dream_that_is_given(benchmark, place, monkeypatch):
+    proof, sizes = benchmark("proof"), benchmark("proof_sizes")
+    asked = []
+
+    def stop(args, wrap):
+        asked.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(proof, "make_trainer", stop)
+    place = replace(place, dream="mine")
+    square = sizes.arms(1, 1)
+    for arm in (square["flow-grpo"], square["fa-grpo"], square["fa-grpo+flowscale-real"]):
+        with pytest.raises(KeyboardInterrupt):
+            proof.learn(place, "run", arm, 0, Path("weights"), 1e-5)
+    assert [(each.config.clip_low, each.config.clip_high) for each in asked] == [(1e-4, 1e-4), (0.2, 0.28), (0.2, 0.28)]
+    assert [each.dream for each in asked] == ["mine", "mine", ""]
+
+
 def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmark, place, tmp_path, monkeypatch):
     from prophrl_algos.vla import SmallVLA
 

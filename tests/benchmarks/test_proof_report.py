@@ -62,6 +62,8 @@ def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_
     assert [starts(run, 2, size.reality) for run in ("fa-grpo-s2", "pi-rl-s0")] == [[*range(9)], [*range(25)]]
     assert [starts(run, 4, proof.DREAM) for run in ("fa-grpo-s2", "pi-rl-s0")] == [[*range(50)], [*range(50)]]
     assert [len(starts("sft", 0, world)) for world in (size.reality, proof.DREAM)] == [150, 50]
+    seeds = [proof.evaluation_seed(size, run, 4) for run in ("sft", "fa-grpo-s0", "fa-grpo-s1", "fa-grpo-s2")]
+    assert seeds == [4, 4, 1004, 2004]
 
 
 def test_the_main_effects_are_of_both_arms_of_a_side(benchmark):
@@ -149,6 +151,7 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     assert "Not measured yet" in blocks.headline("short")
     (folder / "summary.json").write_text(json.dumps(summary))
     table = blocks.proof("short")
+    assert "Not run yet" not in blocks.headline("short")
     assert "| dream | 2 | 8,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
     assert "Short version" in table
     assert "fa-grpo 87.5% [52.9%, 97.8%], gain +87.5 [" in blocks.headline("short")
@@ -160,6 +163,19 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     assert trust.lines[0].get_ydata().tolist() == [1.0]
     with pytest.raises(ValueError, match="the cloned policy is not evaluated yet"):
         picture.draw({"arms": {}})
+
+
+def test_the_headline_says_which_runs_are_still_to_come(benchmark, tmp_path, monkeypatch):
+    folder = tmp_path / "proof_short"
+    folder.mkdir()
+    summary = logged(folder, benchmark)
+    summary["arms"]["fa-grpo"]["runs"] = 1
+    summary["arms"]["pi-rl"] = {**summary["arms"]["fa-grpo"], "final": None}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    blocks = importlib.import_module("blocks.proof")
+    monkeypatch.setattr(importlib.import_module("blocks.common"), "RESULTS", tmp_path)
+    assert "(1 of 2 runs). Not run yet: pi-rl." in blocks.headline("short")
 
 
 def load(name, path):
