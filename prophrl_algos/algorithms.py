@@ -1,15 +1,17 @@
 """What an experiment swaps: how paths are sampled, what a ratio is, the loss, the advantages and the mean."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prophrl_algos.fa_grpo import fa_grpo_loss, group_advantages, per_entry
-from prophrl_algos.flow.policy import FlowScores, FlowSpec
-from prophrl_algos.flow.schedule import Choose, every_step, one_random_step
+from prophrl_algos.fa_grpo import fa_grpo_loss, group_advantages, per_entry, per_trajectory
+from prophrl_algos.flow.forward import renoised
+from prophrl_algos.flow.policy import FlowPath, FlowScores, FlowSpec
+from prophrl_algos.flow.schedule import Choose, every_step, no_step, one_random_step
 from prophrl_algos.flow.sde import Kernel, cps_step, flow_sde_step
 from prophrl_algos.flow_grpo import flow_grpo_loss
 from prophrl_algos.grpo_guard import guarded_log_prob
@@ -47,6 +49,10 @@ Shares = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, " s"]]
 """How much a valid entry of each decision counts in the mean, by the mask and the decision's trajectory."""
 
 
+Scored = Callable[[FlowPath, torch.Generator], FlowPath]
+"""Of the sampled paths and a source of noise."""
+
+
 def plain_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " times"]) -> Float[Tensor, "s k n a"]:
     """The log-probs as they are."""
     del old, times
@@ -65,6 +71,7 @@ class Algorithm:
         log_prob: what the loss takes a ratio of, e.g. `guarded_log_prob`.
         advantages: `group_advantages` or `leave_one_out_advantages`.
         shares: `per_entry`, the masked mean, or `per_trajectory`.
+        scored: what the loss is of in place of the sampled paths, e.g. `renoised`; they themselves if not given.
 
     Example:
         >>> from dataclasses import replace
@@ -82,12 +89,17 @@ class Algorithm:
     log_prob: LogProb = plain_log_prob
     advantages: Advantages = group_advantages
     shares: Shares = per_entry
+    scored: Scored | None = None
 
 
 FA_GRPO = Algorithm("fa-grpo", fa_grpo_loss)
 FA_GRPO_CPS = Algorithm("fa-grpo-cps", fa_grpo_loss, kernel=cps_step)
 FLOW_GRPO = Algorithm("flow-grpo", flow_grpo_loss)
 FLOW_GRPO_CPS = Algorithm("flow-grpo-cps", flow_grpo_loss, kernel=cps_step)
+# Trajectories count alike: the mean gradient of an error is not 0, as that of a log-density is, so what failed must not
+# outweigh what succeeded only because it took longer.
+FA_GRPO_FORWARD = Algorithm("fa-grpo-forward", fa_grpo_loss, choose=no_step, shares=per_trajectory, scored=renoised)
+FLOW_GRPO_FORWARD = replace(FA_GRPO_FORWARD, name="flow-grpo-forward", loss=flow_grpo_loss)
 GRPO_GUARD = Algorithm("grpo-guard", flow_grpo_loss, log_prob=guarded_log_prob)
 PI_RL = Algorithm("pi-rl", pi_rl_loss, choose=one_random_step)
 

@@ -338,7 +338,11 @@ class Trainer:
         """The decisions that teach, with old and reference scores; and by how much re-scoring changed the old ones."""
         path, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
         drift = 0.0
-        if self._must_rescore():
+        if self.algorithm.scored is not None:
+            noise = torch.Generator().manual_seed(random_number(self.config.seed, 12, self.done))
+            path = self.algorithm.scored(path, noise)
+            path = replace(path, scores=self._score_all(obs, path, self.policy))
+        elif self._must_rescore():
             again = self._score_all(obs, path, self.policy)
             drift = float((again.log_prob - path.log_prob).sum(1).abs().amax()) if len(rows) else 0.0
             path = replace(path, scores=again)

@@ -15,8 +15,10 @@ from prophet_gym.errors import MissingWeightsError, unknown_option
 from prophrl_algos.algorithms import (
     FA_GRPO,
     FA_GRPO_CPS,
+    FA_GRPO_FORWARD,
     FLOW_GRPO,
     FLOW_GRPO_CPS,
+    FLOW_GRPO_FORWARD,
     GRPO_GUARD,
     PI_RL,
     Algorithm,
@@ -54,7 +56,8 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
         if not isinstance(given, Algorithm):
             raise ValueError(f"{name} must give an Algorithm, it gave {type(given).__name__}")
         return given
-    made = (FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, FLOW_GRPO_CPS, GRPO_GUARD, PI_RL, reinflow(spec))
+    published = (FA_GRPO, FLOW_GRPO, GRPO_GUARD, PI_RL, reinflow(spec))
+    made = (*published, FA_GRPO_CPS, FLOW_GRPO_CPS, FA_GRPO_FORWARD, FLOW_GRPO_FORWARD)
     known = {algorithm.name: algorithm for algorithm in made}
     if name not in known:
         raise unknown_option("algorithm", name, known)

@@ -178,6 +178,12 @@ class FlowPath:
         """The denoised latents, which `FlowPolicy.decode` reads."""
         return self.latents[:, -1]
 
+    @property
+    def after(self) -> Float[Tensor, "s k h d"]:
+        """What the density of each step is of."""
+        later = self.latents[:, 1:]
+        return self.x0[:, None].expand_as(later) if self.schedule.to_end else later
+
     def __len__(self) -> int:
         return len(self.latents)
 

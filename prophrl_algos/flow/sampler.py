@@ -74,7 +74,7 @@ def rescore(
 def score_velocity(velocity: Float[Tensor, "s k h d"], path: FlowPath, spec: FlowSpec) -> FlowScores:
     """The scores of a path under given velocities."""
     mean, std = path.schedule.moments(path.latents[:, :-1], velocity, path.stochastic)
-    return _score(path.latents[:, 1:], mean, std, spec)
+    return _score(path.after, mean, std, spec)
 
 
 def step_stds(scores: FlowScores, stochastic: Bool[Tensor, "s k"]) -> Float[Tensor, " k"]:

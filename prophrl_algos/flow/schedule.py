@@ -40,6 +40,7 @@ class FlowSchedule:
         choose: which steps are stochastic.
         noise_scale: factor on `noise_level` for each latent dimension, 1 where not given.
         initial_noise: factor on the Gaussian noise that paths begin from; 1 as the flow was trained, 0 for its centre.
+        to_end: each step's density is of the path's end, not of the next sample (`prophrl_algos.flow.forward`).
 
     Example:
         >>> FlowSchedule.uniform(4).times.tolist()
@@ -52,6 +53,7 @@ class FlowSchedule:
     choose: Choose = every_step
     noise_scale: Float[Tensor, " d"] | None = None
     initial_noise: float | int = 1.0
+    to_end: bool = False
 
     def __post_init__(self) -> None:
         times = self.times

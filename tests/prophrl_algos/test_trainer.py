@@ -11,6 +11,7 @@ import torch
 
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
+from prophrl_algos import algorithms
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, FLOW_GRPO_CPS, GRPO_GUARD, PI_RL, reinflow
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.ema import Ema
@@ -51,13 +52,12 @@ class Untouched(BanditVectorEnv):
 DUAL = replace(FA_GRPO, name="fa-grpo-dual", loss=partial(fa_grpo_loss, dual_clip=3.0))
 LEAVE_ONE_OUT = replace(FA_GRPO, name="fa-grpo-loo", advantages=leave_one_out_advantages)
 EVEN = replace(FLOW_GRPO, name="flow-grpo-even", shares=per_trajectory)
+EVERY = [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, FLOW_GRPO_CPS, algorithms.FA_GRPO_FORWARD,
+         algorithms.FLOW_GRPO_FORWARD, reinflow(SPEC), DUAL, LEAVE_ONE_OUT, EVEN]  # fmt: skip
 
 
 class TestUpdate:
-    @pytest.mark.parametrize(
-        "algorithm",
-        [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, FLOW_GRPO_CPS, reinflow(SPEC), DUAL, LEAVE_ONE_OUT, EVEN],
-    )
+    @pytest.mark.parametrize("algorithm", EVERY, ids=lambda algorithm: algorithm.name)
     def test_every_algorithm_starts_at_ratio_one_and_changes_the_policy(self, algorithm):
         trainer = make(replace(SMALL, microbatch=3), algorithm=algorithm, flowscale=FlowScale())
         before = weights(trainer)

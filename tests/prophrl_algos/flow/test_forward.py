@@ -1,0 +1,132 @@
+"""Scores of the forward process: how well a policy denoises the actions that came out."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from prophrl_algos.algorithms import FA_GRPO_FORWARD, FLOW_GRPO_FORWARD
+from prophrl_algos.bandit import BanditVectorEnv
+from prophrl_algos.evaluate import evaluate
+from prophrl_algos.flow.forward import forward_step, renoised
+from prophrl_algos.flow.policy import FlowPath, FlowSpec
+from prophrl_algos.flow.sampler import rescore, sample
+from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.flow.sde import gaussian_kl
+from prophrl_algos.sft import SftConfig, sft
+from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.trainer import Trainer, TrainerConfig
+
+SPEC = FlowSpec(horizon=3, latent_dim=4, action_dim=2, exec_steps=2, num_steps=5)
+LEVEL = 0.8
+
+
+@pytest.fixture
+def policy():
+    return TinyFlowPolicy(SPEC)
+
+
+@pytest.fixture
+def obs(policy):
+    images = np.random.default_rng(0).integers(256, size=(6, 6, 6, 3), dtype=np.uint8)
+    return policy.prepare({"image": images}, [f"lift {row}" for row in range(6)])
+
+
+@pytest.fixture
+def sampled(policy, obs):
+    generators = [torch.Generator().manual_seed(row) for row in range(6)]
+    return sample(policy, obs, FlowSchedule.uniform(5, LEVEL, choose=no_step), generators)
+
+
+@pytest.fixture
+def path(sampled):
+    return renoised(sampled, torch.Generator().manual_seed(1))
+
+
+def moved(policy):
+    other = copy.deepcopy(policy)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
+    return other
+
+
+def velocity_error(policy, obs, path, step):
+    """By hand: v - (e - x_0) of the numbers that are scored, and v."""
+    t, x0 = path.schedule.times[step], path.x0
+    x = path.latents[:, step]
+    noise = (x - (1 - t) * x0) / t
+    with torch.no_grad():
+        velocity = policy.velocity(policy.encode(obs, grad=False), x, t.expand(len(x)))
+    return (velocity - (noise - x0))[:, :2, :2], velocity[:, :2, :2]
+
+
+def test_each_time_of_the_schedule_is_the_action_and_its_share_of_noise(sampled, path):
+    assert torch.equal(path.x0, sampled.x0)
+    noise = torch.randn(6, 5, 3, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(path.latents[:, 0], noise[:, 0])
+    torch.testing.assert_close(path.latents[:, 2], 0.4 * sampled.x0 + 0.6 * noise[:, 2])
+    assert path.stochastic.all()
+    assert not sampled.stochastic.any()
+
+
+def test_noise_is_drawn_anew_and_from_the_generator_alone(sampled, path):
+    assert not torch.equal(path.latents[:, 0], sampled.latents[:, 0])
+    assert torch.equal(renoised(sampled, torch.Generator().manual_seed(1)).latents, path.latents)
+
+
+def test_the_log_density_is_the_squared_error_of_the_velocity(policy, obs, path):
+    scores = rescore(policy, obs, path)
+    constant = rescore(moved(policy), obs, path).log_prob - scores.log_prob
+    for step in range(5):
+        error, _ = velocity_error(policy, obs, path, step)
+        other, _ = velocity_error(moved(policy), obs, path, step)
+        expected = (error**2 - other**2) / (2 * LEVEL**2)
+        torch.testing.assert_close(constant[:, step], expected, atol=1e-4, rtol=1e-3)
+    assert scores.log_prob.requires_grad
+    torch.testing.assert_close(scores.std[0, :, 0, 0], LEVEL * path.schedule.times[:-1])
+
+
+def test_the_kl_is_the_squared_difference_of_the_velocities(policy, obs, path):
+    one, other = (rescore(each, obs, path, grad=False) for each in (policy, moved(policy)))
+    kl = gaussian_kl(one.mean, one.std, other.mean, other.std)
+    for step in range(5):
+        difference = velocity_error(policy, obs, path, step)[1] - velocity_error(moved(policy), obs, path, step)[1]
+        torch.testing.assert_close(kl[:, step], difference**2 / (2 * LEVEL**2), atol=1e-4, rtol=1e-3)
+
+
+def test_paths_are_cut_joined_and_sent_as_sampled_ones_are(policy, obs, path):
+    whole = rescore(policy, obs, path, grad=False)
+    rows = torch.tensor([4, 1])
+    joined = FlowPath.cat([path.select(rows), path.select(rows[:1])]).to(torch.device("cpu"))
+    few = {name: tensor[torch.tensor([4, 1, 4])] for name, tensor in obs.items()}
+    again = rescore(policy, few, joined, grad=False)
+    torch.testing.assert_close(again.log_prob, whole.log_prob[[4, 1, 4]], atol=1e-4, rtol=1e-4)
+
+
+def test_a_perfect_velocity_finds_the_action_at_any_time():
+    x0, noise, t = torch.randn(2, 3), torch.randn(2, 3), torch.tensor([[0.3], [1.0]])
+    mean, std = forward_step(torch.lerp(x0, noise, t), noise - x0, t, 0.0, noise_level=2.0)
+    torch.testing.assert_close(mean, x0)
+    assert std[:, 0].tolist() == pytest.approx([0.6, 2.0])
+
+
+@pytest.mark.parametrize("algorithm", [FA_GRPO_FORWARD, FLOW_GRPO_FORWARD], ids=lambda algorithm: algorithm.name)
+def test_a_policy_that_denoises_learns_the_bandit_by_it(algorithm):
+    policy = TinyFlowPolicy(FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4))
+    obs = policy.prepare(BanditVectorEnv(1).reset()[0], ["pull"])
+
+    def draw(rows, generator):
+        wide = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in obs.items()}
+        return wide, 0.3 * torch.randn(rows, 1, 2, generator=generator)
+
+    sft(policy, draw, SftConfig(steps=200, rows=64, learning_rate=3e-3))
+    before = evaluate(policy, BanditVectorEnv(64), 64).metrics()["return"]
+    config = TrainerConfig(groups=4, group_size=8, epochs=4, beta=0.0, noise_level=1.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95))
+    trainer = Trainer(policy, optimizer, BanditVectorEnv(32), config, algorithm=algorithm)
+    metrics = [trainer.iterate() for _ in range(12)]
+    assert before < 0.4
+    assert evaluate(policy, BanditVectorEnv(64), 64).metrics()["return"] > before + 0.3
+    assert metrics[-1]["old_log_prob_drift"] == 0
