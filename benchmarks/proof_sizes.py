@@ -21,6 +21,8 @@ class Arm:
         recall: share of the rewarded episodes that stay rewarded; below 1 the reward is made worse on purpose.
         alarms: share of the other episodes that are rewarded at their end all the same.
         clip: how far below and above 1 a ratio earns.
+        noise_level: of a sampled path; where the forward process is scored, the error that counts as one deviation.
+        beta: weight of the KL to the cloned policy.
     """
 
     algo: str
@@ -30,23 +32,29 @@ class Arm:
     recall: float = 1.0
     alarms: float = 0.0
     clip: tuple[float, float] = (0.2, 0.28)
+    noise_level: float = 1.0
+    beta: float = 0.25
 
 
-FLOW_GRPO_CLIP = (1e-4, 1e-4)
-"""As Flow-GRPO publishes it: its ratio is of a mean over all numbers of a step, so it hardly leaves 1."""
+FLOW_GRPO = {"clip": (0.013, 0.019), "beta": 0.0625}
+"""Flow-GRPO's ratio is a mean over a chunk's 56 numbers, FA-GRPO's of a number the product over 4 steps: where steps
+and numbers are independent it is sqrt(4 * 56) = 15 times nearer to 1, and so is its clip. On policy its gradient is a
+fourth of FA-GRPO's, and so is the weight of its KL."""
 
 
 def arms(seeds: int, others: int) -> dict[str, Arm]:
-    """The 2x2 of algorithm and FlowScale with `seeds` runs each; the real simulator and pi_RL with `others`."""
+    """The 2x2 of algorithm and FlowScale, scored by the forward process, with `seeds` runs each; the same in the real
+    simulator, and what is scored by sampled paths, with `others`."""
     square = {
-        "flow-grpo": Arm("flow-grpo-cps", seeds=seeds, clip=FLOW_GRPO_CLIP),
-        "flow-grpo+flowscale": Arm("flow-grpo-cps", 0.5, seeds=seeds, clip=FLOW_GRPO_CLIP),
-        "fa-grpo": Arm("fa-grpo-cps", seeds=seeds),
-        "fa-grpo+flowscale": Arm("fa-grpo-cps", 0.5, seeds=seeds),
+        "flow-grpo": Arm("flow-grpo-forward", seeds=seeds, **FLOW_GRPO),
+        "flow-grpo+flowscale": Arm("flow-grpo-forward", 0.5, seeds=seeds, **FLOW_GRPO),
+        "fa-grpo": Arm("fa-grpo-forward", seeds=seeds),
+        "fa-grpo+flowscale": Arm("fa-grpo-forward", 0.5, seeds=seeds),
     }
     rest = {
-        "fa-grpo+flowscale-real": Arm("fa-grpo-cps", 0.5, REALITY, others),
-        "pi-rl": Arm("pi-rl", seeds=others),
+        "fa-grpo+flowscale-real": Arm("fa-grpo-forward", 0.5, REALITY, others),
+        "fa-grpo+flowscale-path": Arm("fa-grpo-cps", 0.5, seeds=others, noise_level=0.2, beta=0.01),
+        "pi-rl": Arm("pi-rl", seeds=others, noise_level=0.2, beta=0.01),
     }
     return square | rest
 
@@ -78,8 +86,6 @@ class Size:
         group_size: rollouts in a group.
         epochs: passes over an update's decisions.
         minibatches: optimiser steps in a pass.
-        beta: weight of the KL to the cloned policy.
-        noise_level: of the rollouts.
         discount: the reward of chunk n, counted from 0, counts discount^n.
         point_every: updates between the points of a curve.
         point_states: official states per task of a point on the way; the runs of an arm share them.
@@ -97,23 +103,21 @@ class Size:
     cloned: str = ""
     reality: str = REALITY
     sft_tasks: tuple[int, ...] = ()
-    sft_steps: int = 1500
+    sft_steps: int = 3500
     sft_rows: int = 32
     sft_rate: float = 1e-3
     choose_episodes: int = 20
     choose_first: int = 1_000_000
-    rates: tuple[float, ...] = (3e-5,)
-    rate_updates: int = 12
-    updates: int = 40
-    groups: int = 4
+    rates: tuple[float, ...] = (5e-5,)
+    rate_updates: int = 8
+    updates: int = 8
+    groups: int = 8
     group_size: int = 8
     epochs: int = 1
     minibatches: int = 4
-    beta: float = 0.01
-    noise_level: float = 0.2
     discount: float = 1.0
-    point_every: int = 10
-    point_states: int = 17
+    point_every: int = 4
+    point_states: int = 25
     watched_states: int = 4
     final_states: int = 50
     repeats: int = 3
@@ -123,39 +127,32 @@ class Size:
 SIZES = {
     "short": Size(
         tasks=(3,),
-        arms={"fa-grpo+flowscale": Arm("fa-grpo-cps", 0.5)},
+        arms={"fa-grpo+flowscale": Arm("fa-grpo-forward", 0.5)},
         policy="small-k4",
         cloned=CLONED,
-        updates=12,
-        point_every=6,
-        point_states=25,
         repeats=1,
     ),
     "cpu": Size(
         tasks=(3, 5),
         arms=arms(seeds=3, others=1),
         policy="small-k4",
-        sft_tasks=(0, 3, 5),
-        updates=10,
-        point_every=5,
-        point_states=25,
+        sft_tasks=(3, 5),
     ),
     "full": Size(
         tasks=(0, 3, 5, 7, 8),
         arms=arms(seeds=3, others=1),
-        rates=(3e-5, 1e-4),
+        rates=(2e-5, 5e-5),
         updates=100,
-        groups=8,
+        point_every=10,
         point_states=10,
     ),
     "reward": Size(
         tasks=(3,),
-        arms={name: Arm("fa-grpo-cps", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
+        arms={name: Arm("fa-grpo-forward", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
         policy="small-k4",
         cloned=CLONED,
-        updates=10,
-        groups=2,
-        point_every=10,
+        groups=4,
+        point_every=8,
         repeats=2,
     ),
 }

@@ -39,7 +39,7 @@ class TrainerConfig:
         clip_low: how far below 1 a ratio earns.
         clip_high: how far above.
         beta: weight of the KL to the reference; 0 needs no reference.
-        noise_level: a of the SDE.
+        noise_level: a of the SDE; of the forward process, see `forward_step`.
         max_grad_norm: gradients are scaled down to this norm.
         seed: of all randomness.
     """

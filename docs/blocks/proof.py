@@ -32,13 +32,12 @@ def proof_settings(size: str) -> str:
         "updates": str(chosen.updates),
         "rollouts in an update": f"{chosen.groups} groups of {chosen.group_size}",
         "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
-        "noise level of rollouts": f"{chosen.noise_level:g}",
-        "weight of the KL to the cloned policy": f"{chosen.beta:g}",
         "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} episodes per task and arm",
         "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} real episode(s) per arm each",
         "real episodes that the reward watches": f"of {chosen.watched_states} states per task, in each run and point",
-        "arms: algorithm, FlowScale's alpha, clip (runs)": "; ".join(
-            f"{name}: `{arm.algo}`, {arm.alpha:g}, {arm.clip[0]:g}/{arm.clip[1]:g} ({arm.seeds})"
+        "arms: algorithm, FlowScale's alpha, clip, noise level, KL's weight (runs)": "; ".join(
+            f"{name}: `{arm.algo}`, {arm.alpha:g}, {arm.clip[0]:g}/{arm.clip[1]:g}, {arm.noise_level:g}, {arm.beta:g} "
+            f"({arm.seeds})"
             for name, arm in chosen.arms.items()
         ),
     }
@@ -137,6 +136,12 @@ def proof(size: str) -> str:
         tasks_of(summary),
         trust_of(summary),
     ])  # fmt: skip
+
+
+def ends(folder: str) -> str:
+    """Where the arms of a proof that was ended have got to."""
+    summary = load(f"{folder}/summary.json")
+    return "Not measured yet." if summary is None else ends_of(summary)
 
 
 def ends_of(summary: dict[str, Any]) -> str:

@@ -140,24 +140,26 @@ def proof_gap() -> str:
     )
 
 
-def proof_explore(policy: str) -> str:
-    """Success of a policy while it samples with noise."""
+def proof_explore(*policies: str) -> str:
+    """Success of policies while they sample with noise."""
     path = RESULTS / "proof_explore.jsonl"
     if not path.is_file():
         return "Not measured yet: `python benchmarks/proof_explore.py --log benchmarks/results/proof_explore.jsonl`."
     rows = []
     for line in json_lines(path):
-        if line["policy"] != policy:
+        if line["policy"] not in policies:
             continue
         low, high = wilson(line["successes"], line["episodes"])
         rows.append([
+            *[line["policy"]] * (len(policies) > 1),
             "real" if line["world"] == REALITY else "dream",
             f"`{line['algo']}`",
             f"{line['noise']:g}",
             f"{line['successes']}/{line['episodes']} [{low:.0%}, {high:.0%}]",
             f"{line['mixed_groups']}/{line['groups']}",
         ])  # fmt: skip
-    header = ["world", "algorithm", "noise level", "success [Wilson 95%]", "groups with both outcomes"]
+    header = ["policy"] * (len(policies) > 1) + ["world", "algorithm", "noise level"]
+    header += ["success [Wilson 95%]", "groups with both outcomes"]
     return markdown_table(header, rows)
 
 

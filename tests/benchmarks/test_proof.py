@@ -205,7 +205,7 @@ def test_the_judge_looks_on_after_a_real_success(benchmark, monkeypatch):
     ]  # fmt: skip
 
 
-def test_an_arm_learns_by_its_own_clip_and_in_the_dream_that_is_given(benchmark, place, monkeypatch):
+def test_an_arm_learns_by_its_own_settings_and_in_the_dream_that_is_given(benchmark, place, monkeypatch):
     proof, sizes = benchmark("proof"), benchmark("proof_sizes")
     asked = []
 
@@ -216,11 +216,15 @@ def test_an_arm_learns_by_its_own_clip_and_in_the_dream_that_is_given(benchmark,
     monkeypatch.setattr(proof, "make_trainer", stop)
     place = replace(place, dream="mine")
     square = sizes.arms(1, 1)
-    for arm in (square["flow-grpo"], square["fa-grpo"], square["fa-grpo+flowscale-real"]):
+    arms = [square[name] for name in ("flow-grpo", "fa-grpo", "fa-grpo+flowscale-path", "fa-grpo+flowscale-real")]
+    for arm in arms:
         with pytest.raises(KeyboardInterrupt):
             proof.learn(place, "run", arm, 0, Path("weights"), 1e-5)
-    assert [(each.config.clip_low, each.config.clip_high) for each in asked] == [(1e-4, 1e-4), (0.2, 0.28), (0.2, 0.28)]
-    assert [each.dream for each in asked] == ["mine", "mine", ""]
+    configs = [each.config for each in asked]
+    assert [(c.clip_low, c.clip_high, c.beta, c.noise_level) for c in configs] == [
+        (0.013, 0.019, 0.0625, 1.0), (0.2, 0.28, 0.25, 1.0), (0.2, 0.28, 0.01, 0.2), (0.2, 0.28, 0.25, 1.0)
+    ]  # fmt: skip
+    assert [each.dream for each in asked] == ["mine", "mine", "mine", ""]
 
 
 def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(benchmark, place, tmp_path, monkeypatch):
