@@ -172,7 +172,7 @@ def begins_from(place: Place) -> Path:
 def try_rate(place: Place, weights: Path, rate: float) -> float:
     """Success on `train` starts of reality after a few updates at this learning rate, with a seed of its own."""
     name = f"rate-{rate:g}"
-    learn(place, name, Arm("fa-grpo-forward", 0.5), 1000, weights, rate, place.size.rate_updates)
+    learn(place, name, Arm("fa-grpo-forward"), 1000, weights, rate, place.size.rate_updates)
     success_on_train(place, name, place.size.rate_updates, DREAM)
     return success_on_train(place, name, place.size.rate_updates)
 

@@ -1,6 +1,7 @@
 """How large the proof is: everything that its protocol fixes before a run, as plain data."""
 
 from dataclasses import dataclass
+from math import sqrt
 
 DREAM = "Prophet-LIBERO-v0"
 REALITY = "LIBERO-Object-v0"
@@ -36,23 +37,29 @@ class Arm:
     beta: float = 0.25
 
 
-FLOW_GRPO = {"clip": (0.013, 0.019), "beta": 0.0625}
-"""Flow-GRPO's ratio is a mean over a chunk's 56 numbers, FA-GRPO's of a number the product over 4 steps: where steps
-and numbers are independent it is sqrt(4 * 56) = 15 times nearer to 1, and so is its clip. On policy its gradient is a
-fourth of FA-GRPO's, and so is the weight of its KL."""
+def flow_grpo(alpha: float, seeds: int, flow_steps: int, numbers: int = 56) -> Arm:
+    """Flow-GRPO with FA-GRPO's clip and KL on its own scale.
+
+    Its ratio is of a mean over a chunk's numbers, FA-GRPO's of a sum over flow steps: where they are independent, it is
+    sqrt(flow_steps * numbers) times nearer to 1, and so is its clip. On policy its gradient is FA-GRPO's by the flow
+    steps, and so is its KL's weight.
+    """
+    near = sqrt(flow_steps * numbers)
+    clip = round(0.2 / near, 4), round(0.28 / near, 4)
+    return Arm("flow-grpo-forward", alpha, seeds=seeds, clip=clip, beta=0.25 / flow_steps)
 
 
-def arms(seeds: int, others: int) -> dict[str, Arm]:
-    """The 2x2 of algorithm and FlowScale, scored by the forward process, with `seeds` runs each; the same in the real
+def arms(seeds: int, others: int, flow_steps: int) -> dict[str, Arm]:
+    """The 2x2 of algorithm and FlowScale, scored by the forward process, with `seeds` runs each; FA-GRPO in the real
     simulator, and what is scored by sampled paths, with `others`."""
     square = {
-        "flow-grpo": Arm("flow-grpo-forward", seeds=seeds, **FLOW_GRPO),
-        "flow-grpo+flowscale": Arm("flow-grpo-forward", 0.5, seeds=seeds, **FLOW_GRPO),
+        "flow-grpo": flow_grpo(1.0, seeds, flow_steps),
+        "flow-grpo+flowscale": flow_grpo(0.5, seeds, flow_steps),
         "fa-grpo": Arm("fa-grpo-forward", seeds=seeds),
         "fa-grpo+flowscale": Arm("fa-grpo-forward", 0.5, seeds=seeds),
     }
     rest = {
-        "fa-grpo+flowscale-real": Arm("fa-grpo-forward", 0.5, REALITY, others),
+        "fa-grpo-real": Arm("fa-grpo-forward", env=REALITY, seeds=others),
         "fa-grpo+flowscale-path": Arm("fa-grpo-cps", 0.5, seeds=others, noise_level=0.2, beta=0.01),
         "pi-rl": Arm("pi-rl", seeds=others, noise_level=0.2, beta=0.01),
     }
@@ -127,20 +134,20 @@ class Size:
 SIZES = {
     "short": Size(
         tasks=(3,),
-        arms={"fa-grpo+flowscale": Arm("fa-grpo-forward", 0.5)},
+        arms={"fa-grpo": Arm("fa-grpo-forward")},
         policy="small-k4",
         cloned=CLONED,
         repeats=1,
     ),
     "cpu": Size(
         tasks=(3, 5),
-        arms=arms(seeds=3, others=1),
+        arms=arms(seeds=3, others=1, flow_steps=4),
         policy="small-k4",
         sft_tasks=(3, 5),
     ),
     "full": Size(
         tasks=(0, 3, 5, 7, 8),
-        arms=arms(seeds=3, others=1),
+        arms=arms(seeds=3, others=1, flow_steps=10),
         rates=(2e-5, 5e-5),
         updates=100,
         point_every=10,
@@ -148,7 +155,7 @@ SIZES = {
     ),
     "reward": Size(
         tasks=(3,),
-        arms={name: Arm("fa-grpo-forward", 0.5, recall=r, alarms=a) for name, (r, a) in WORSE.items()},
+        arms={name: Arm("fa-grpo-forward", recall=r, alarms=a) for name, (r, a) in WORSE.items()},
         policy="small-k4",
         cloned=CLONED,
         groups=4,

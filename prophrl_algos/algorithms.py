@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -49,8 +48,8 @@ Shares = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, " s"]]
 """How much a valid entry of each decision counts in the mean, by the mask and the decision's trajectory."""
 
 
-Scored = Callable[[FlowPath, torch.Generator], FlowPath]
-"""Of the sampled paths and a source of noise."""
+Scored = Callable[[FlowPath, int], FlowPath]
+"""Of the sampled paths and a seed."""
 
 
 def plain_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " times"]) -> Float[Tensor, "s k n a"]:
@@ -71,7 +70,7 @@ class Algorithm:
         log_prob: what the loss takes a ratio of, e.g. `guarded_log_prob`.
         advantages: `group_advantages` or `leave_one_out_advantages`.
         shares: `per_entry`, the masked mean, or `per_trajectory`.
-        scored: what the loss is of in place of the sampled paths, e.g. `renoised`; they themselves if not given.
+        scored: what is scored instead of the sampled paths, e.g. `renoised`; they themselves if not given.
 
     Example:
         >>> from dataclasses import replace
@@ -96,8 +95,7 @@ FA_GRPO = Algorithm("fa-grpo", fa_grpo_loss)
 FA_GRPO_CPS = Algorithm("fa-grpo-cps", fa_grpo_loss, kernel=cps_step)
 FLOW_GRPO = Algorithm("flow-grpo", flow_grpo_loss)
 FLOW_GRPO_CPS = Algorithm("flow-grpo-cps", flow_grpo_loss, kernel=cps_step)
-# Trajectories count alike: the mean gradient of an error is not 0, as that of a log-density is, so what failed must not
-# outweigh what succeeded only because it took longer.
+# Unlike a log-density's, an error's mean gradient is not 0: failures must not outweigh successes by being longer.
 FA_GRPO_FORWARD = Algorithm("fa-grpo-forward", fa_grpo_loss, choose=no_step, shares=per_trajectory, scored=renoised)
 FLOW_GRPO_FORWARD = replace(FA_GRPO_FORWARD, name="flow-grpo-forward", loss=flow_grpo_loss)
 GRPO_GUARD = Algorithm("grpo-guard", flow_grpo_loss, log_prob=guarded_log_prob)

@@ -26,6 +26,15 @@ def require_noise(schedule: FlowSchedule, spec: FlowSpec, algorithm: Algorithm) 
     scale = schedule.noise_scale
     if scale is not None and len(scale) != spec.latent_dim:
         raise ValueError(f"noise_scale must have latent_dim={spec.latent_dim} numbers, got {len(scale)}")
+    if algorithm.scored is not None and isinstance(algorithm.kernel, nn.Module):
+        raise ValueError(
+            f"{algorithm.name} scores something else than the path that its kernel samples, so the kernel would learn "
+            "nothing: take one without weights, or scored=None"
+        )
+    if algorithm.scored is None and not schedule.choose([torch.Generator()], schedule.num_steps).any():
+        raise ValueError(
+            f"{algorithm.name} samples without noise, so paths have no density: choose=every_step, or scored=renoised"
+        )
     if not (schedule.stds(spec.latent_dim)[:, : spec.action_dim] > 0).any():
         given = f"noise_level={schedule.noise_level:g}" + ("" if scale is None else f", noise_scale={scale.tolist()}")
         raise ValueError(

@@ -339,8 +339,7 @@ class Trainer:
         path, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
         drift = 0.0
         if self.algorithm.scored is not None:
-            noise = torch.Generator().manual_seed(random_number(self.config.seed, 12, self.done))
-            path = self.algorithm.scored(path, noise)
+            path = self.algorithm.scored(path, random_number(self.config.seed, 12, self.done))
             path = replace(path, scores=self._score_all(obs, path, self.policy))
         elif self._must_rescore():
             again = self._score_all(obs, path, self.policy)

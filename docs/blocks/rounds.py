@@ -1,9 +1,14 @@
 """The cloned policy, and what was tried before the proof's arms: blocks of figures."""
 
+from typing import Any
+
+import numpy as np
+
 from blocks.common import RESULTS, ROOT, json_lines, load, markdown_table
 from blocks.proof import DREAM, REALITY, share
 from prophet_gym.cli.report import interval
 from prophrl_algos.evaluate import wilson
+from prophrl_algos.paired import mcnemar
 
 RATES = ("precision", "recall")
 
@@ -64,6 +69,28 @@ def per_task(log: str, run: str) -> str:
     return markdown_table([run, *(f"task {task}" for task in tasks)], rows)
 
 
+def paired(log: str, before: str, least: int = 100) -> str:
+    """What policies of a round gained in reality over another one, from as many starts as that one had."""
+    path = RESULTS / log
+    if not path.is_file():
+        return "Not measured yet."
+    found = {line["run"]: by_start(line) for line in json_lines(path) if line["world"] == REALITY}
+    first, rows = found[before], []
+    for run, outcomes in found.items():
+        if run == before or len(outcomes) < least:
+            continue
+        gained = sum(outcomes[start] > first[start] for start in first)
+        lost = sum(outcomes[start] < first[start] for start in first)
+        was, now = (np.array([each[start] for start in first], bool) for each in (first, outcomes))
+        rows.append([run, f"+{gained} -{lost} of {len(first)}", f"{mcnemar(was, now):.2g}"])
+    return markdown_table([f"against: {before}", "starts gained, lost", "McNemar's p"], rows)
+
+
+def by_start(line: dict[str, Any]) -> dict[tuple[int, int], int]:
+    """(Task, start) -> success."""
+    return {(t, s): done for t, s, done in zip(line["task"], line["start"], line["success"], strict=True)}
+
+
 def rollouts(log: str) -> str:
     """Success of what a run learnt from."""
     path = RESULTS / log
@@ -71,7 +98,7 @@ def rollouts(log: str) -> str:
         return "Not measured yet."
     lines = json_lines(path)
     shares = ", ".join(f"{line['success']:.0%}" for line in lines)
-    moved = ", ".join(f"{line['kl']:.2g}" for line in lines)
+    moved = ", ".join(f"{line['kl']:.2g}" for line in lines if "kl" in line)
     return (
         f"Successful among the rollouts of each of its updates: {shares}; KL to the cloned policy: {moved} "
         f"(`benchmarks/results/{log}`)."

@@ -31,10 +31,10 @@ COMMANDS = {
 ALGORITHMS: dict[str, str] = {
     "fa-grpo": "one ratio per action number, flow steps summed (ProphRL)",
     "fa-grpo-cps": "the same, with noise that keeps the flow's coefficients",
-    "fa-grpo-forward": "the same, of how well the actions are denoised (FPO, DiffusionNFT)",
+    "fa-grpo-forward": "the same, of how well the actions are denoised (after FPO)",
     "flow-grpo": "one ratio per flow step",
     "flow-grpo-cps": "the same, with noise that keeps the flow's coefficients",
-    "flow-grpo-forward": "the same, of how well the actions are denoised (FPO, DiffusionNFT)",
+    "flow-grpo-forward": "the same, of how well the actions are denoised (after FPO)",
     "grpo-guard": "Flow-GRPO with centred and scaled ratios",
     "pi-rl": "one random stochastic step, one ratio per chunk",
     "reinflow": "learned noise, one ratio per chunk",

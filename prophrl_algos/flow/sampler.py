@@ -20,7 +20,12 @@ def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Seq
         obs: one row per generator.
         schedule: times and noise.
         generators: on the CPU; all randomness of row i comes from `generators[i]`, whatever the batch around it.
+
+    Raises:
+        ValueError: the schedule is one of `renoised`, for scoring alone.
     """
+    if schedule.to_end:
+        raise ValueError("a schedule that scores the path's end cannot be sampled by; sample by the one it was made of")
     spec, device = policy.spec, device_of(policy)
     rows, steps = len(generators), schedule.num_steps
     stochastic = schedule.choose(generators, steps).to(device)

@@ -40,7 +40,7 @@ class FlowSchedule:
         choose: which steps are stochastic.
         noise_scale: factor on `noise_level` for each latent dimension, 1 where not given.
         initial_noise: factor on the Gaussian noise that paths begin from; 1 as the flow was trained, 0 for its centre.
-        to_end: each step's density is of the path's end, not of the next sample (`prophrl_algos.flow.forward`).
+        to_end: each step's density is of the path's end, not of the next sample: for scoring alone, see `renoised`.
 
     Example:
         >>> FlowSchedule.uniform(4).times.tolist()

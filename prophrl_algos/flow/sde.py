@@ -62,9 +62,9 @@ def flow_sde_step(
     Raises:
         ValueError: times or a noise level that are plain numbers outside these bounds (tensors are not looked into).
     """
-    _require_step(t, t_next, noise_level)
-    x, v = _precise(sample), _precise(velocity)
-    t, t_next, t_clamp = _over_rows(t, x), _over_rows(t_next, x), _over_rows(t_clamp, x)
+    require_step(t, t_next, noise_level)
+    x, v = precise(sample), precise(velocity)
+    t, t_next, t_clamp = over_rows(t, x), over_rows(t_next, x), over_rows(t_clamp, x)
     dt = t - t_next
     below_one = torch.where(t >= 1, t_clamp, t)
     variance = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device) ** 2 * t / (1 - below_one)
@@ -98,9 +98,9 @@ def cps_step(
         ValueError: as `flow_sde_step`.
     """
     del t_clamp
-    _require_step(t, t_next, noise_level, most=1)
-    x, v = _precise(sample), _precise(velocity)
-    t, t_next = _over_rows(t, x), _over_rows(t_next, x)
+    require_step(t, t_next, noise_level, most=1)
+    x, v = precise(sample), precise(velocity)
+    t, t_next = over_rows(t, x), over_rows(t_next, x)
     level = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device)
     std = t_next * torch.sin(level * (math.pi / 2))
     kept = t_next * torch.cos(level * (math.pi / 2))
@@ -118,17 +118,17 @@ def ode_step(
 ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
     """The Euler step x - v dt; std 0 and so no density. `noise_level` and `t_clamp` are not read."""
     del noise_level, t_clamp
-    _require_step(t, t_next, 0.0)
-    x, v = _precise(sample), _precise(velocity)
-    return x - v * (_over_rows(t, x) - _over_rows(t_next, x)), torch.zeros_like(x)
+    require_step(t, t_next, 0.0)
+    x, v = precise(sample), precise(velocity)
+    return x - v * (over_rows(t, x) - over_rows(t_next, x)), torch.zeros_like(x)
 
 
 def gaussian_log_prob(
     x: Float[Tensor, "*x"], mean: Float[Tensor, "*#x"], std: Float[Tensor, "*#x"] | float | int
 ) -> Float[Tensor, "*x"]:
     """Log-density of each number under its own Gaussian, in nats; std must be positive (see `step_log_prob`)."""
-    x, mean = _precise(x), _precise(mean)
-    std = _precise(std) if isinstance(std, Tensor) else x.new_tensor(std)
+    x, mean = precise(x), precise(mean)
+    std = precise(std) if isinstance(std, Tensor) else x.new_tensor(std)
     return -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - 0.5 * LOG_TWO_PI
 
 
@@ -158,18 +158,21 @@ def gaussian_entropy(std: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
     return torch.where(moves, 0.5 * (LOG_TWO_PI + 1) + torch.log(torch.where(moves, std, 1.0)), 0.0)
 
 
-def _require_step(t: Number, t_next: Number, noise_level: Number, most: float | int = math.inf) -> None:
+def require_step(t: Number, t_next: Number, noise_level: Number, most: float | int = math.inf) -> None:
+    """ValueError where times or a noise level that are plain numbers do not fit; tensors are not looked into."""
     if not (isinstance(t, Tensor) or isinstance(t_next, Tensor)) and not (0 <= t_next <= t <= 1 and t > 0):
         raise ValueError(f"time must fall from t in (0, 1] to t_next in [0, t], got t={t} and t_next={t_next}")
     if not isinstance(noise_level, Tensor) and not 0 <= noise_level <= most:
         raise ValueError(f"noise_level must be at least 0 and at most {most}, got {noise_level}")
 
 
-def _precise(x: Tensor) -> Tensor:
+def precise(x: Tensor) -> Tensor:
+    """In float32, or float64 where it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _over_rows(value: Number, sample: Tensor) -> Tensor:
+def over_rows(value: Number, sample: Tensor) -> Tensor:
+    """A number, or one for each row, to be broadcast against the sample."""
     number = torch.as_tensor(value, dtype=sample.dtype, device=sample.device)
     if number.ndim == 1 and sample.ndim > 1:
         return number.view(-1, *[1] * (sample.ndim - 1))

@@ -215,14 +215,14 @@ def test_an_arm_learns_by_its_own_settings_and_in_the_dream_that_is_given(benchm
 
     monkeypatch.setattr(proof, "make_trainer", stop)
     place = replace(place, dream="mine")
-    square = sizes.arms(1, 1)
-    arms = [square[name] for name in ("flow-grpo", "fa-grpo", "fa-grpo+flowscale-path", "fa-grpo+flowscale-real")]
+    square = sizes.arms(1, 1, flow_steps=4)
+    arms = [square[name] for name in ("flow-grpo", "fa-grpo", "fa-grpo+flowscale-path", "fa-grpo-real")]
     for arm in arms:
         with pytest.raises(KeyboardInterrupt):
             proof.learn(place, "run", arm, 0, Path("weights"), 1e-5)
     configs = [each.config for each in asked]
     assert [(c.clip_low, c.clip_high, c.beta, c.noise_level) for c in configs] == [
-        (0.013, 0.019, 0.0625, 1.0), (0.2, 0.28, 0.25, 1.0), (0.2, 0.28, 0.01, 0.2), (0.2, 0.28, 0.25, 1.0)
+        (0.0134, 0.0187, 0.0625, 1.0), (0.2, 0.28, 0.25, 1.0), (0.2, 0.28, 0.01, 0.2), (0.2, 0.28, 0.25, 1.0)
     ]  # fmt: skip
     assert [each.dream for each in asked] == ["mine", "mine", "mine", ""]
 

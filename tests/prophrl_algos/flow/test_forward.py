@@ -1,12 +1,13 @@
 """Scores of the forward process: how well a policy denoises the actions that came out."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from prophrl_algos.algorithms import FA_GRPO_FORWARD, FLOW_GRPO_FORWARD
+from prophrl_algos.algorithms import FA_GRPO_FORWARD, FLOW_GRPO_FORWARD, reinflow
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow.forward import forward_step, renoised
@@ -19,6 +20,7 @@ from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=3, latent_dim=4, action_dim=2, exec_steps=2, num_steps=5)
+BANDIT = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)
 LEVEL = 0.8
 
 
@@ -41,7 +43,7 @@ def sampled(policy, obs):
 
 @pytest.fixture
 def path(sampled):
-    return renoised(sampled, torch.Generator().manual_seed(1))
+    return renoised(sampled, 1)
 
 
 def moved(policy):
@@ -63,17 +65,27 @@ def velocity_error(policy, obs, path, step):
 
 
 def test_each_time_of_the_schedule_is_the_action_and_its_share_of_noise(sampled, path):
-    assert torch.equal(path.x0, sampled.x0)
-    noise = torch.randn(6, 5, 3, 4, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(path.latents[:, 0], noise[:, 0])
-    torch.testing.assert_close(path.latents[:, 2], 0.4 * sampled.x0 + 0.6 * noise[:, 2])
+    torch.testing.assert_close(path.x0, sampled.x0)
+    times = path.schedule.times
+    noise = (path.latents - (1 - times[:, None, None]) * path.x0[:, None])[:, :-1] / times[:-1, None, None]
+    assert noise.mean().abs() < 0.2
+    assert noise.std() == pytest.approx(1.0, abs=0.15)
     assert path.stochastic.all()
     assert not sampled.stochastic.any()
 
 
-def test_noise_is_drawn_anew_and_from_the_generator_alone(sampled, path):
+def test_noise_is_drawn_anew_for_each_path_by_itself_and_by_the_seed(sampled, path):
     assert not torch.equal(path.latents[:, 0], sampled.latents[:, 0])
-    assert torch.equal(renoised(sampled, torch.Generator().manual_seed(1)).latents, path.latents)
+    rows = torch.tensor([4, 1])
+    assert torch.equal(renoised(sampled.select(rows), 1).latents, path.latents[rows])
+    assert not torch.equal(renoised(sampled, 2).latents[:, 0], path.latents[:, 0])
+    assert not torch.equal(path.latents[0, 0], path.latents[1, 0])
+    assert len(renoised(sampled.select(rows[:0]), 1)) == 0
+
+
+def test_what_is_made_for_scoring_is_not_sampled_by(policy, obs, path):
+    with pytest.raises(ValueError, match="cannot be sampled by"):
+        sample(policy, obs, path.schedule, [torch.Generator()] * 6)
 
 
 def test_the_log_density_is_the_squared_error_of_the_velocity(policy, obs, path):
@@ -114,7 +126,7 @@ def test_a_perfect_velocity_finds_the_action_at_any_time():
 
 @pytest.mark.parametrize("algorithm", [FA_GRPO_FORWARD, FLOW_GRPO_FORWARD], ids=lambda algorithm: algorithm.name)
 def test_a_policy_that_denoises_learns_the_bandit_by_it(algorithm):
-    policy = TinyFlowPolicy(FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4))
+    policy = TinyFlowPolicy(BANDIT)
     obs = policy.prepare(BanditVectorEnv(1).reset()[0], ["pull"])
 
     def draw(rows, generator):
@@ -126,7 +138,44 @@ def test_a_policy_that_denoises_learns_the_bandit_by_it(algorithm):
     config = TrainerConfig(groups=4, group_size=8, epochs=4, beta=0.0, noise_level=1.0)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95))
     trainer = Trainer(policy, optimizer, BanditVectorEnv(32), config, algorithm=algorithm)
-    metrics = [trainer.iterate() for _ in range(12)]
+    for _ in range(12):
+        trainer.iterate()
     assert before < 0.4
     assert evaluate(policy, BanditVectorEnv(64), 64).metrics()["return"] > before + 0.3
-    assert metrics[-1]["old_log_prob_drift"] == 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "error"),
+    [
+        (replace(FA_GRPO_FORWARD, scored=None), "choose=every_step, or scored=renoised"),
+        (replace(reinflow(BANDIT), scored=renoised), "the kernel would learn nothing"),
+    ],
+)
+def test_what_would_learn_nothing_is_refused(algorithm, error):
+    policy = TinyFlowPolicy(BANDIT)
+    kernel = algorithm.kernel.parameters() if isinstance(algorithm.kernel, torch.nn.Module) else []
+    optimizer = torch.optim.SGD([*policy.parameters(), *kernel], lr=0.1)
+    with pytest.raises(ValueError, match=error):
+        Trainer(policy, optimizer, BanditVectorEnv(8), TrainerConfig(groups=1, beta=0.0), algorithm=algorithm)
+
+
+def test_every_update_has_noise_of_its_own_and_the_kl_is_to_the_reference():
+    policy = TinyFlowPolicy(BANDIT)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    config = TrainerConfig(groups=1, beta=1.0, minibatches=2, epochs=2)
+    reference = moved(policy)
+    trainer = Trainer(policy, optimizer, BanditVectorEnv(8), config, reference, algorithm=FA_GRPO_FORWARD)
+    first, second = trainer.iterate(), trainer.iterate()
+    assert first["ratio_min"] == pytest.approx(1, abs=1e-4)
+    assert first["ratio_max"] == pytest.approx(1, abs=1e-4)
+    assert first["kl"] > 1e-4
+    assert first["kl"] != second["kl"]
+
+
+def test_times_may_be_given_per_row():
+    x, v = torch.randn(2, 2), torch.randn(2, 2)
+    mean, std = forward_step(x, v, torch.tensor([1.0, 0.5]), 0.0, noise_level=0.3)
+    torch.testing.assert_close(mean, x - torch.tensor([[1.0], [0.5]]) * v)
+    torch.testing.assert_close(std, torch.tensor([[0.3, 0.3], [0.15, 0.15]]))
+    with pytest.raises(ValueError, match="noise_level"):
+        forward_step(x, v, 0.5, 0.0, noise_level=-1.0)
