@@ -144,6 +144,7 @@ SIZES = {
         arms=arms(seeds=3, others=1, flow_steps=4),
         policy="small-k4",
         sft_tasks=(3, 5),
+        sft_steps=2200,
     ),
     "full": Size(
         tasks=(0, 3, 5, 7, 8),

@@ -67,6 +67,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "proof-rollouts-9-nft": partial(rounds.rollouts, "proof_cpu_round9/learning_real_nft.jsonl"),
     "proof-rollouts-9-nft-alike": partial(rounds.rollouts, "proof_cpu_round9/learning_real_nft_alike.jsonl"),
     "proof-paired-9": partial(rounds.paired, "proof_cpu_round9/tries.jsonl", "cloned for 3500 steps"),
+    "proof-round-10": partial(rounds.proof_round, "proof_cpu_round10"),
+    "proof-rollouts-10": partial(rounds.rollouts, "proof_cpu_round10/learning_dream.jsonl"),
+    "proof-paired-10": partial(rounds.paired, "proof_cpu_round10/tries.jsonl", "cloned from experts alone, 3500 steps"),
     "proof-arms-8": partial(proof.ends, "proof_cpu_round8"),
     "proof-rollouts-7": partial(rounds.rollouts, "proof_cpu_round7/learning_flow-grpo.jsonl"),
     "proof-rollouts-6": partial(rounds.rollouts, "proof_cpu_round6/learning_0.5.jsonl"),
@@ -80,7 +83,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
     "proof-headline": partial(proof.headline, "cpu"),
-    "proof-price": partial(proof.proof_price, "cpu"),
+    "proof-price": partial(proof.proof_price, "cpu_round8"),
     **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
     "evaluation": lambda: dream.evaluation(
         "evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"
