@@ -164,5 +164,4 @@ SIZES = {
         repeats=2,
     ),
 }
-"""`short`: one task, one arm, under an hour on two cores; `cpu`: what two cores do in half a day; `full`: for a GPU;
-`reward`: how much a worse reward costs."""
+"""`short`: one task, one arm; `cpu`: all arms, for two cores; `full`: for a GPU; `reward`: how much a worse one costs."""

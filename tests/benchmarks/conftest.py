@@ -1,13 +1,9 @@
 """A tiny proof, all of it in the dream, for the tests of the proof's scripts."""
 
 import importlib
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = "Prophet-LIBERO-Object-v0"
@@ -28,7 +24,7 @@ def short_dreams(monkeypatch):
 
 
 @pytest.fixture
-def place(benchmark, tmp_path):
+def place(benchmark, tmp_path, record):
     """A proof of two updates of two rollouts, all of it in the dream."""
     sizes = benchmark("proof_sizes")
     size = sizes.Size(
@@ -54,30 +50,5 @@ def place(benchmark, tmp_path):
         repeats=1,
         rows=2,
     )
-    record(tmp_path / "data", 3)
+    record(tmp_path / "data", 0, steps=4, task=3)
     return benchmark("proof_files").Place(size, (tmp_path / "data",), tmp_path / "out", tmp_path / "logs")
-
-
-def record(folder, task, steps=4):
-    episode = Episode(
-        actions=np.zeros((steps, 7), np.float32),
-        gripper_position=np.zeros((steps + 1, 3), np.float32),
-        gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
-        gripper_opening=np.zeros(steps + 1, np.float32),
-        object_positions=np.zeros((steps + 1, 1, 3), np.float32),
-        object_names=("can",),
-        target="can",
-        success=np.ones(steps + 1, bool),
-        camera=np.zeros((3, 4)),
-        init_state=np.zeros(2),
-        instruction="pick up the can",
-        suite="libero_object",
-        task=task,
-        mode="expert",
-        seed=0,
-        look="light",
-    )
-    path = episode_path(folder, task, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (folder / META).write_text(json.dumps({"starts": "train"}))
-    write_episode(path, episode, np.zeros((steps + 1, 64, 64, 3), np.uint8))

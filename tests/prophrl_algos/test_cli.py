@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 from prophet_gym.factory import CHECKPOINTS, bundled_checkpoints
 from prophet_gym.world_model import Verdict
 from prophrl_algos.algorithms import FA_GRPO
@@ -151,7 +150,7 @@ class TestDemonstrations:
         assert set(obs["step"].tolist()) == set(seen.tolist())
 
     @bundled
-    def test_the_command_clones_experts_that_succeed_and_nothing_else(self, tmp_path, capsys):
+    def test_the_command_clones_experts_that_succeed_and_nothing_else(self, tmp_path, capsys, record):
         data, out = tmp_path / "data", tmp_path / "out"
         for index, (success, mode) in enumerate([(True, "expert"), (False, "expert"), (True, "noisy")]):
             record(data, index, success, mode=mode)
@@ -168,7 +167,7 @@ class TestDemonstrations:
         assert "unknown mode in the recording 'noise'. Did you mean 'noisy'?" in capsys.readouterr().err
 
     @bundled
-    def test_the_small_vla_is_cloned_saved_and_made_again_by_name(self, tmp_path, monkeypatch):
+    def test_the_small_vla_is_cloned_saved_and_made_again_by_name(self, tmp_path, monkeypatch, record):
         data, out = tmp_path / "data", tmp_path / "out"
         record(data, 0, success=True)
         monkeypatch.setattr(common, "SmallVLA", small_small_vla)
@@ -183,7 +182,7 @@ class TestDemonstrations:
         assert made.state_dict()["action_mean"][2] == pytest.approx(0.25)
 
 
-def test_failures_are_cloned_of_the_scripts_that_are_named_alone(tmp_path):
+def test_failures_are_cloned_of_the_scripts_that_are_named_alone(tmp_path, record):
     for index, (success, mode) in enumerate([(True, "expert"), (False, "expert"), (False, "other"), (True, "noisy")]):
         record(tmp_path, index, success, steps=index + 2, mode=mode)
     policy = TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8)
@@ -193,7 +192,7 @@ def test_failures_are_cloned_of_the_scripts_that_are_named_alone(tmp_path):
         read_demonstrations(policy, [tmp_path], failing=["drop"])
 
 
-def test_only_a_policy_that_learns_where_things_are_is_shown_it(tmp_path):
+def test_only_a_policy_that_learns_where_things_are_is_shown_it(tmp_path, record):
     record(tmp_path, 0, success=True)
     shown = read_demonstrations(SmallVLA(image_size=16, places=2, width=16, layers=1), [tmp_path])
     assert shown.obs["points"].shape == (5, 2, 2)
@@ -207,7 +206,7 @@ class TestDreams:
 
     policy = SmallVLA(image_size=16, places=2, width=16, layers=1)
 
-    def test_a_step_is_shown_in_both_worlds_as_far_as_the_dream_goes(self, tmp_path):
+    def test_a_step_is_shown_in_both_worlds_as_far_as_the_dream_goes(self, tmp_path, record):
         for index, success in enumerate([True, False, True]):
             record(tmp_path / "real", index, success)
             record(tmp_path / "dreams", index, success, steps=4, shade=30 + index)
@@ -220,7 +219,7 @@ class TestDreams:
             shown.obs["twin"].float().mean((1, 2, 3)) - torch.tensor([30.0, 32.0]).repeat_interleave(4)
         ).abs().max() < 3
 
-    def test_what_does_not_go_together_is_refused(self, tmp_path):
+    def test_what_does_not_go_together_is_refused(self, tmp_path, record):
         real, dreams = tmp_path / "real", tmp_path / "dreams"
         record(real, 0, success=True)
         with pytest.raises(ValueError, match="one folder of dreams for each recording, got 2 for 1"):
@@ -270,31 +269,6 @@ class TestActingInADream:
 
 def small_small_vla(*sizes):
     return SmallVLA(*sizes, image_size=16, places=2, width=16, layers=1)
-
-
-def record(folder, index, success, steps=5, mode="expert", shade=0):
-    episode = Episode(
-        actions=np.full((steps, 7), 0.25, np.float32),
-        gripper_position=np.zeros((steps + 1, 3), np.float32),
-        gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
-        gripper_opening=np.zeros(steps + 1, np.float32),
-        object_positions=np.zeros((steps + 1, 1, 3), np.float32),
-        object_names=("can",),
-        target="can",
-        success=np.full(steps + 1, success),
-        camera=np.array([[0, 0, 0, 0.5], [0, 0, 0, 0.75], [0, 0, 0, 1.0]]),
-        init_state=np.zeros(2),
-        instruction="pick up the can",
-        suite="libero_object",
-        task=0,
-        mode=mode,
-        seed=index,
-        look="light",
-    )
-    path = episode_path(folder, 0, index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (folder / META).write_text(json.dumps({"starts": "train"}))
-    write_episode(path, episode, np.full((steps + 1, 64, 64, 3), shade, np.uint8))
 
 
 def test_a_function_of_ones_own_makes_the_policy(dream):

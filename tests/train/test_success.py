@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.recording import META, Episode, episode_path, write_episode
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train.success import (
     Args,
@@ -130,31 +129,11 @@ def test_training_is_a_function_of_its_seed():
     assert not torch.equal(one.out.weight, third.out.weight)
 
 
-def test_from_a_recording_to_weights_and_metrics(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / META).write_text("{}")
+def test_from_a_recording_to_weights_and_metrics(tmp_path, record):
     for index in range(24):
         clip = labelled("red", index // 2, frames=10)
-        steps = len(clip.success) - 1
-        episode = Episode(
-            actions=np.zeros((steps, 7), np.float32),
-            gripper_position=np.zeros((steps + 1, 3), np.float32),
-            gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
-            gripper_opening=np.zeros(steps + 1, np.float32),
-            object_positions=np.zeros((steps + 1, 1, 3), np.float32),
-            object_names=("square",),
-            target="square",
-            success=clip.success,
-            camera=np.zeros((3, 4)),
-            init_state=np.zeros(1),
-            instruction=clip.instruction,
-            suite="squares",
-            task=0,
-            mode="expert",
-            seed=index,
-            look="plain",
-        )
-        write_episode(episode_path(tmp_path / "data", 0, index), episode, clip.frames)
+        about = {"instruction": clip.instruction, "suite": "squares", "look": "plain"}
+        record(tmp_path / "data", index, clip.success, steps=9, frames=clip.frames, **about)
     main(Args(data=(tmp_path / "data",), out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16))
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 24
