@@ -164,4 +164,4 @@ SIZES = {
         repeats=2,
     ),
 }
-"""`short`: one task, one arm; `cpu`: all arms, for two cores; `full`: for a GPU; `reward`: how much a worse one costs."""
+"""`short`: one task, one arm; `cpu`: all, for two cores; `full`: for a GPU; `reward`: how much a worse one costs."""
