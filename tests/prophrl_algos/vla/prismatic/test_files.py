@@ -196,9 +196,7 @@ def test_the_command_line_takes_a_folder_for_a_policy(checkpoint):
 
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 @pytest.mark.parametrize("family", BOTH)
-def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_path, family, capsys, caplog):
-    from tests.prophrl_algos.test_cli import record
-
+def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_path, record, family, capsys, caplog):
     made = checkpoint(family)
     released, out = made.write(), tmp_path / "out"
     record(tmp_path / "data", 0, success=True)
