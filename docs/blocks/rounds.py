@@ -190,12 +190,10 @@ def proof_explore(*policies: str) -> str:
     return markdown_table(header, rows)
 
 
-def proof_belief() -> str:
+def proof_belief(file: str = "proof_belief.json") -> str:
     """How much of what a dream made a policy believe was true."""
-    command = (
-        "python benchmarks/proof_belief.py --recordings DREAM RECORDING --json benchmarks/results/proof_belief.json"
-    )
-    report = load("proof_belief.json")
+    command = f"python benchmarks/proof_belief.py --recordings DREAM RECORDING --json benchmarks/results/{file}"
+    report = load(file)
     if report is None:
         return f"Not measured yet: `{command}`."
     rows = [
@@ -210,3 +208,20 @@ def proof_belief() -> str:
     ]
     header = ["dream", "episodes", "really successful", "failures that it took for success", "precision [Wilson 95%]"]
     return f"{markdown_table(header, rows)}\n\n`{command}`"
+
+
+def proof_closing() -> str:
+    """Where a hand closes, and how far trackers have strayed by then."""
+    report = load("proof_closing.json")
+    if report is None:
+        return "Not measured yet: `benchmarks/proof_closing.py`."
+    rows = [
+        [name, what, *(f"{sizes[axis]:.1f}" for axis in ("depth", "across", "height"))]
+        for name, found in report["recordings"].items()
+        for what, sizes in {
+            **{f"hand to target at {each['count']} closings: {k}": each for k, each in found["closings"].items()},
+            **{f"tracker to hand at the first closing: {k}": each for k, each in found["strayed"].items()},
+        }.items()
+        if "depth" in sizes
+    ]
+    return markdown_table(["episodes of", "root mean square, mm", "depth", "across", "height"], rows)

@@ -1,0 +1,44 @@
+"""Closings of a hand that grasp and that miss, and how far a tracker strays up to the first one."""
+
+import numpy as np
+import pytest
+
+from prophet_gym.factory import bundled_checkpoints, checkpoint_folder
+
+
+@pytest.fixture
+def recording(record, tmp_path):
+    """40 steps: the hand closes at 10, 3 cm nearer and 4 cm above the object, opens, and closes on it at 20."""
+    actions = np.zeros((40, 7), np.float32)
+    actions[:, 6] = -1
+    actions[10:14, 6] = actions[20:, 6] = 1
+    hand, can = np.zeros((41, 3), np.float32), np.zeros((41, 1, 3), np.float32)
+    hand[10] = -0.03, 0.0, 0.04
+    can[25:, 0, 2] = 0.05
+    record(
+        tmp_path / "data",
+        0,
+        steps=40,
+        actions=actions,
+        gripper_position=hand,
+        object_positions=can,
+        frames=np.zeros((41, 128, 128, 3), np.uint8),
+    )
+    return tmp_path / "data"
+
+
+def test_a_closing_grasps_if_the_target_then_rises(benchmark, recording, monkeypatch):
+    closing = benchmark("proof_closing")
+    monkeypatch.setattr(closing, "WITHIN", 12)
+    found = closing.measure(recording, {}, 5)
+    assert found["episodes"] == 1
+    assert found["closings"]["misses"] == {"count": 1, "depth": 30.0, "across": 0.0, "height": 40.0}
+    assert found["closings"]["grasps"] == {"count": 1, "depth": 0.0, "across": 0.0, "height": 0.0}
+
+
+@pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+def test_a_tracker_is_compared_where_the_hand_first_closes(benchmark, recording):
+    closing = benchmark("proof_closing")
+    strayed = closing.measure(recording, {"bundled": checkpoint_folder("bundled")}, 5)["strayed"]["bundled"]
+    assert set(strayed) == {"depth", "across", "height"}
+    assert 0 < max(strayed.values()) < 1000
