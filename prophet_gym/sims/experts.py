@@ -26,7 +26,7 @@ from prophet_gym.sims.hand import (
     draw_style,
 )
 
-Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "other"]
+Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "other", "slip"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MIXTURE: dict[Mode, float] = {
     "expert": 0.35,
@@ -36,7 +36,7 @@ MIXTURE: dict[Mode, float] = {
     "abort": 0.08,
     "random": 0.07,
 }
-"""Of a recording of successes and failures; `other` is in none, and recorded where it is asked for."""
+"""Of a recording of successes and failures; `other` and `slip` are in none, and recorded where they are asked for."""
 EXPLORATION: dict[Mode, float] = {"explore": 0.75, "random": 0.25}
 """Of suites whose tasks no script solves: the arm reaches for things, moves some, and wanders."""
 
@@ -180,6 +180,19 @@ def mistake(hand: Hand, name: str) -> Iterator[np.ndarray]:
     yield from pick_and_place(hand, next((other for other in known if other != name), name))
 
 
+def slip(hand: Hand, name: str) -> Iterator[np.ndarray]:
+    """An expert up to somewhere on the way to the basket, where it opens the hand: a demonstration of a bad habit."""
+    yield from pick(hand, name)
+    spot = basket_spot(hand)
+    whole = np.linalg.norm(spot - hand.position[:2])
+    left = hand.rng.uniform(0.2, 0.9) * whole
+    for action in place(hand, name, spot):
+        if np.linalg.norm(spot - hand.position[:2]) < left:
+            break
+        yield action
+    yield from hand.squeeze(OPEN, int(hand.rng.integers(8, 13)))
+
+
 def miss(hand: Hand, name: str) -> Iterator[np.ndarray]:
     """Grasps beside, over or at the edge of the object, carries on as if nothing had happened, or tries again."""
     rng = hand.rng
@@ -306,7 +319,7 @@ def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Itera
 
 
 def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None = None) -> tuple[Iterator, Iterator]:
-    """The episode's actions: those of the script, which ends, and those after it, which do not (but for `other`).
+    """The episode's actions: those of the script, which ends, and those after it, endless but for `other` and `slip`.
 
     Args:
         arm: the simulator, already reset; it must be stepped with each action before the next is asked for.
@@ -327,6 +340,8 @@ def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None =
         return _maybe_noisy(wander(hand, int(rng.integers(120, 201))), rng, 0.5), linger(hand)
     if mode == "other":
         return mistake(hand, name), islice(linger(hand), int(rng.integers(16, 33)))
+    if mode == "slip":
+        return slip(hand, name), iter(())
     failures = {"expert": pick_and_place, "offset": miss, "drop": drop, "abort": abort}
     if mode not in failures:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")

@@ -79,6 +79,18 @@ def test_a_mistaken_demonstration_takes_the_same_other_object_every_time(seed):
     assert not in_basket(arm, "milk_1")
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slipping_demonstration_is_an_expert_that_opens_its_hand_on_the_way_and_ends_there(seed):
+    arm, actions = play("slip", seed)
+    opened = np.flatnonzero(np.diff(actions[:, 6]) < 0) + 1
+    assert len(opened) == 1
+    assert 8 <= len(actions) - opened[0] <= 12
+    start, spot = PointArm().places["milk_1"][:2], arm.places["basket_1"][:2]
+    assert not in_basket(arm, "milk_1")
+    left = np.linalg.norm(arm.places["milk_1"][:2] - spot) / np.linalg.norm(start - spot)
+    assert 0.1 < left < 0.95
+
+
 def test_failures_are_failures_most_of_the_time():
     for mode in ("abort", "random"):
         assert not any(in_basket(play(mode, seed)[0], "milk_1") for seed in range(8)), mode
