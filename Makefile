@@ -84,8 +84,13 @@ train: $(FULL)
 	$(BIN)/prophet train --data outputs/recordings --out outputs/train
 
 # The short version begins with the cloned policy of the package; the others clone their own.
-SHOWN_cpu := --task 3,5 --episodes 150
-SHOWN_full := --task 0,3,5,7,8 --episodes 250
+TASKS_cpu := 3,5
+TASKS_full := 0,3,5,7,8
+EXPERTS_cpu := 150
+EXPERTS_full := 375
+SLIPS_cpu := 100
+SLIPS_full := 250
+SHOW = $(BIN)/prophet collect --suite libero_object --task $(TASKS_$*)
 PROVE = $(BIN)/python benchmarks/proof.py --size $(1) --out outputs/proof_$(1) --device $(DEVICE) $(2) \
 	&& $(BIN)/python benchmarks/proof_report.py --logs outputs/proof_$(1)/logs \
 	&& $(BIN)/python docs/proof.py outputs/proof_$(1)/logs
@@ -94,8 +99,9 @@ proof: $(FULL)
 	$(call PROVE,short)
 
 proof-cpu proof-full: proof-%: $(FULL)
-	$(BIN)/prophet collect --suite libero_object $(SHOWN_$*) --mode expert --seed 11 --out outputs/demonstrations_$*
-	$(call PROVE,$*,--data outputs/demonstrations_$*)
+	$(SHOW) --episodes $(EXPERTS_$*) --mode expert --seed 11 --out outputs/demonstrations_$*
+	$(SHOW) --episodes $(SLIPS_$*) --mode slip --seed 12 --out outputs/slips_$*
+	$(call PROVE,$*,--data outputs/demonstrations_$* outputs/slips_$*)
 
 figures: $(CORE)
 	$(BIN)/python docs/figures.py

@@ -63,8 +63,8 @@ class Args:
     """Run the proof, or what is left of it."""
 
     size: Literal["short", "cpu", "full", "reward"] = "short"
-    data: tuple[Path, ...] = (Path("outputs/demonstrations_cpu"),)
-    """Recordings of `prophet collect` from random placements, where a policy is cloned."""
+    data: tuple[Path, ...] = (Path("outputs/demonstrations_cpu"), Path("outputs/slips_cpu"))
+    """Recordings of `prophet collect` from random placements, where a policy is cloned: experts, and what else is."""
     dream: str = ""
     """The checkpoint that dreams; the bundled one if not given."""
     out: Path = Path("outputs/proof")
@@ -126,7 +126,7 @@ def clone(place: Place) -> None:
     if not path.is_file():
         policy = make_policy(size.policy, spaces(), None, place.device)
         assert isinstance(policy, nn.Module)
-        shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks)
+        shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks, failing=size.sft_failing)
         if isinstance(policy, FitsActions):
             policy.fit_actions(shown.all_actions())
         sft(

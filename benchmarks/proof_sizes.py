@@ -81,6 +81,7 @@ class Size:
         reality: the id that is evaluated in.
         tasks: that are trained and evaluated.
         sft_tasks: whose demonstrations are cloned; all if empty.
+        sft_failing: scripts of which episodes that fail are cloned too.
         sft_steps: optimiser steps of cloning.
         sft_rows: demonstrations in a step.
         sft_rate: peak learning rate of cloning.
@@ -110,6 +111,7 @@ class Size:
     cloned: str = ""
     reality: str = REALITY
     sft_tasks: tuple[int, ...] = ()
+    sft_failing: tuple[str, ...] = ("slip",)
     sft_steps: int = 3500
     sft_rows: int = 32
     sft_rate: float = 1e-3
@@ -144,7 +146,7 @@ SIZES = {
         arms=arms(seeds=3, others=1, flow_steps=4),
         policy="small-k4",
         sft_tasks=(3, 5),
-        sft_steps=2200,
+        sft_steps=5000,
     ),
     "full": Size(
         tasks=(0, 3, 5, 7, 8),

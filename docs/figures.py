@@ -74,10 +74,15 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "proof-belief-11": partial(rounds.proof_belief, "proof_cpu_round11/belief.json"),
     "proof-round-11": partial(rounds.proof_round, "proof_cpu_round11"),
     "proof-paired-11": partial(rounds.paired, "proof_cpu_round11/tries.jsonl", "cloned for 2200 steps"),
-    "proof-rollouts-11-real": partial(rounds.rollouts, "proof_cpu/learning_fa-grpo-real-s0.jsonl"),
+    "proof-rollouts-11-real": partial(rounds.rollouts, "proof_cpu_round11/learning_real.jsonl"),
     "proof-rollouts-11-mixed": partial(rounds.rollouts, "proof_cpu_round11/learning_real_mixed.jsonl"),
     "proof-rollouts-11-dream": partial(rounds.rollouts, "proof_cpu_round11/learning_dream_refreshed.jsonl"),
     "proof-rollouts-11-successes": partial(rounds.rollouts, "proof_cpu_round11/learning_dream_successes.jsonl"),
+    "proof-round-12": partial(rounds.proof_round, "proof_cpu_round12"),
+    "proof-paired-12": partial(
+        rounds.paired, "proof_cpu_round12/tries.jsonl", "cloned from experts and slips, 5000 steps"
+    ),
+    "proof-rollouts-12": partial(rounds.rollouts, "proof_cpu_round12/learning_dream.jsonl"),
     "proof-arms-8": partial(proof.ends, "proof_cpu_round8"),
     "proof-rollouts-7": partial(rounds.rollouts, "proof_cpu_round7/learning_flow-grpo.jsonl"),
     "proof-rollouts-6": partial(rounds.rollouts, "proof_cpu_round6/learning_0.5.jsonl"),

@@ -33,6 +33,7 @@ def place(benchmark, tmp_path, record):
         policy="tiny",
         reality=STAND_IN,
         sft_tasks=(3,),
+        sft_failing=(),
         sft_steps=2,
         sft_rows=4,
         choose_episodes=2,
