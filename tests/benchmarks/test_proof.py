@@ -92,17 +92,17 @@ def test_logs_of_another_dream_or_another_bundled_policy_are_refused(benchmark, 
         proof.claim(place)
 
 
-def test_cloning_is_of_the_tasks_it_is_asked_for_and_tried_in_both_worlds(benchmark, place, monkeypatch):
+def test_cloning_is_of_the_tasks_and_scripts_it_is_asked_for_and_tried_in_both_worlds(benchmark, place, monkeypatch):
     proof = benchmark("proof")
     asked, read, tried = [], proof.read_demonstrations, []
-    place = replace(place, size=replace(place.size, tasks=(3, 5)))
+    place = replace(place, size=replace(place.size, tasks=(3, 5), sft_failing=("expert",)))
     monkeypatch.setattr(proof, "read_demonstrations", lambda *a, **k: asked.append((a[1:], k)) or read(*a, **k))
     monkeypatch.setattr(proof, "episodes_of", lambda *a, **__: tried.append(a[4]) or [{"success": 1}, {"success": 0}])
     with pytest.raises(FileNotFoundError, match="clone a policy with --stage sft"):
         proof.prove(place, "learn")
     for _ in range(2):
         proof.prove(place, "sft")
-    assert asked == [((place.data,), {"tasks": (3,)})]
+    assert asked == [((place.data,), {"tasks": (3,), "failing": ("expert",)})]
     assert tried == 2 * [[{"task": 3, "start": 0}, {"task": 3, "start": 1}]]
     assert [(line["run"], line["world"]) for line in lines(place.logs / proof.TRIES)] == [
         ("sft", STAND_IN), ("sft", proof.DREAM),
