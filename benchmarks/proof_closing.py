@@ -50,15 +50,27 @@ def closings(episode: Episode) -> list[int]:
     return (np.flatnonzero(closed[1:] & ~closed[:-1]) + 1).tolist()
 
 
+def target_of(episode: Episode) -> Float[np.ndarray, "f 3"]:
+    """The path of what is to be grasped.
+
+    Raises:
+        ValueError: it is a fixture.
+    """
+    path = episode.target_positions
+    if path is None:
+        raise ValueError(f"only an object can be grasped, and {episode.target} of the recording is a fixture")
+    return path
+
+
 def grasps(episode: Episode, frame: int) -> bool:
     """Whether the target rises after a closing."""
-    height = episode.object_positions[:, episode.object_names.index(episode.target), 2]
+    height = target_of(episode)[:, 2]
     return bool(height[frame : frame + WITHIN].max() > height[frame] + RISE)
 
 
 def missed_by(episode: Episode, frame: int) -> Float[np.ndarray, "3"]:
     """Hand minus target, metres: depth (away from the robot), across and height."""
-    return (episode.gripper_position - episode.object_positions[:, episode.object_names.index(episode.target)])[frame]
+    return (episode.gripper_position - target_of(episode))[frame]
 
 
 @torch.no_grad()

@@ -49,7 +49,8 @@ def cloning_of(size: Any) -> str:
     if size.cloned:
         return f"none: the bundled `{size.cloned}`"
     tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
-    return f"experts in {tasks}; {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}"
+    shown = " and ".join(["experts", *(f"`{mode}`" for mode in size.sft_failing)])
+    return f"{shown} in {tasks}; {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}"
 
 
 def headline(size: str) -> str:

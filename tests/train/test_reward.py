@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra vlm")
 pytest.importorskip("peft", reason="needs the extra train")
 
-from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+from prophet_gym.data.recording import META
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward, LocalVlm, Prompt
 from prophet_gym.train.reward import Args, Clip, add_adapters, clip_at, fit, main, measure
 from prophet_gym.train.success import LabelledVideo
@@ -75,38 +76,19 @@ def test_both_kinds_are_needed(tiny_qwen):
         add_adapters(judge.model, rank=0)
 
 
-def write_toys(folder: Path, **meta: str) -> Path:
-    folder.mkdir()
-    (folder / META).write_text(json.dumps(meta))
+def write_toys(record: Callable[..., None], folder: Path, **meta: str) -> Path:
     for index in range(10):
         success = np.zeros(12, bool)
         success[6:] = index % 3 == 0
         frames = np.where(success[:, None, None, None], 220, 40).astype(np.uint8).repeat(32, 1).repeat(32, 2)
-        still = np.zeros((12, 3), np.float32)
-        episode = Episode(
-            actions=np.zeros((11, 7), np.float32),
-            gripper_position=still,
-            gripper_quaternion=np.zeros((12, 4), np.float32),
-            gripper_opening=np.zeros(12, np.float32),
-            object_positions=still[:, None],
-            object_names=("square",),
-            target="square",
-            success=success,
-            camera=np.zeros((3, 4)),
-            init_state=np.zeros(1),
-            instruction="make it bright",
-            suite="squares",
-            task=0,
-            mode="expert",
-            seed=index,
-            look="plain",
-        )
-        write_episode(episode_path(folder, 0, index), episode, frames.repeat(3, 3))
+        about = {"instruction": "make it bright", "suite": "squares", "look": "plain"}
+        record(folder, index, success, steps=11, frames=frames.repeat(3, 3), **about)
+    (folder / META).write_text(json.dumps(meta))
     return folder
 
 
-def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path):
-    data = (write_toys(tmp_path / "data"),)
+def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path, record):
+    data = (write_toys(record, tmp_path / "data"),)
     common = {"data": data, "steps": 2, "batch": 2, "held_out": 0.5}
     found = main(
         Args(out=tmp_path / "vlm", backbone="vlm", model=str(tiny_qwen), stride=4, shown=2, lora_rank=2, **common)
@@ -115,13 +97,13 @@ def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path):
     judge = LikelihoodReward.from_pretrained(tmp_path / "vlm")
     assert (judge.config.when, judge.config.stride, judge.config.shown) == ("chunk", 4, 2)
     alone = main(Args(out=tmp_path / "head", image_size=16, **common))
-    both = main(Args(out=tmp_path / "both", image_size=16, dreams=(write_toys(tmp_path / "dreams"),), **common))
+    both = main(Args(out=tmp_path / "both", image_size=16, dreams=(write_toys(record, tmp_path / "dreams"),), **common))
     assert both["train_episodes"] == 2 * alone["train_episodes"]
     assert both["held_out"]["episodes"] == alone["held_out"]["episodes"]
 
 
-def test_official_starts_are_refused(tmp_path):
-    official = write_toys(tmp_path / "official", starts="official")
+def test_official_starts_are_refused(tmp_path, record):
+    official = write_toys(record, tmp_path / "official", starts="official")
     with pytest.raises(ValueError, match="evaluation alone"):
         main(Args(data=(official,), out=tmp_path / "out"))
 
