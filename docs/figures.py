@@ -82,6 +82,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "proof-paired-12": partial(
         rounds.paired, "proof_cpu_round12/tries.jsonl", "cloned from experts and slips, 5000 steps"
     ),
+    "proof-faults-12": rounds.proof_faults,
     "proof-rollouts-12": partial(rounds.rollouts, "proof_cpu_round12/learning_dream.jsonl"),
     "proof-arms-8": partial(proof.ends, "proof_cpu_round8"),
     "proof-rollouts-7": partial(rounds.rollouts, "proof_cpu_round7/learning_flow-grpo.jsonl"),

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from blocks.common import RESULTS, ROOT, json_lines, load, markdown_table
-from blocks.proof import DREAM, REALITY, share
+from blocks.proof import DREAM, REALITY, part, share
 from prophet_gym.cli.report import interval
-from prophrl_algos.evaluate import wilson
 from prophrl_algos.paired import mcnemar
 
 RATES = ("precision", "recall")
@@ -114,8 +113,7 @@ def label_of(run: str, update: int) -> str:
 
 def counted(outcomes: list[int]) -> str:
     """Successes of episodes, with Wilson's interval."""
-    low, high = wilson(sum(outcomes), len(outcomes))
-    return f"{sum(outcomes)}/{len(outcomes)} [{low:.0%}, {high:.0%}]"
+    return part(sum(outcomes), len(outcomes))
 
 
 def same_commands() -> str:
@@ -176,13 +174,12 @@ def proof_explore(*policies: str) -> str:
     for line in json_lines(path):
         if line["policy"] not in policies:
             continue
-        low, high = wilson(line["successes"], line["episodes"])
         rows.append([
             *[line["policy"]] * (len(policies) > 1),
             "real" if line["world"] == REALITY else "dream",
             f"`{line['algo']}`",
             f"{line['noise']:g}",
-            f"{line['successes']}/{line['episodes']} [{low:.0%}, {high:.0%}]",
+            part(line["successes"], line["episodes"]),
             f"{line['mixed_groups']}/{line['groups']}",
         ])  # fmt: skip
     header = ["policy"] * (len(policies) > 1) + ["world", "algorithm", "noise level"]
@@ -225,3 +222,16 @@ def proof_closing() -> str:
         if "depth" in sizes
     ]
     return markdown_table(["episodes of", "root mean square, mm", "depth", "across", "height"], rows)
+
+
+def proof_faults() -> str:
+    """How a policy's real episodes end."""
+    report = load("proof_faults.json")
+    if report is None:
+        return "Not measured yet: `benchmarks/proof_faults.py`."
+    rows = [
+        [name, *(part(count, sum(counts.values())) for count in counts.values())]
+        for name, counts in report["recordings"].items()
+    ]
+    ends = next(iter(report["recordings"].values()))
+    return markdown_table(["real episodes of [Wilson 95%]", *ends], rows)
