@@ -25,6 +25,7 @@ DOCUMENTS = (
     ROOT / "docs" / "libraries.md",
     ROOT / "docs" / "rewards.md",
     ROOT / "docs" / "proof.md",
+    ROOT / "docs" / "proof_rounds.md",
     ROOT / "docs" / "policies.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
