@@ -25,6 +25,7 @@ from gymnasium.vector import VectorEnv
 from proof_episodes import episodes_of, official_episodes, train_cells
 from proof_files import (
     CHOICE,
+    CLONED_FROM,
     EVALUATIONS,
     PROTOCOL,
     TRIES,
@@ -124,6 +125,10 @@ def clone(place: Place) -> None:
     if size.cloned:
         return
     if not path.is_file():
+        if (place.logs / CLONED_FROM).is_file():
+            raise ValueError(
+                f"{place.logs} is of a cloned policy that is not in {path}: bring it there, or give other --logs"
+            )
         policy = make_policy(size.policy, spaces(), None, place.device)
         assert isinstance(policy, nn.Module)
         shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks, failing=size.sft_failing)
@@ -301,7 +306,26 @@ def files_of(size: Size, dream: str = "") -> dict[str, str]:
         *(BUNDLED[name] for name in [size.cloned] if name in BUNDLED),
     ]
     files = [path for folder in folders for path in folder.rglob("*.safetensors")]
-    return {f"{path.parent.name}/{path.name}": sha256(path.read_bytes()).hexdigest()[:12] for path in sorted(files)}
+    return {f"{path.parent.name}/{path.name}": short_sha(path) for path in sorted(files)}
+
+
+def short_sha(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def claim_cloned(place: Place, weights: Path) -> None:
+    """Log which cloned policy this proof is of, or check it; bundled ones are in the protocol.
+
+    Raises:
+        ValueError: the logs are of another one.
+    """
+    if place.size.cloned:
+        return
+    asked, path = {"weights": short_sha(weights)}, place.logs / CLONED_FROM
+    if not path.is_file():
+        write_json_whole(path, asked)
+    elif json.loads(path.read_text()) != asked:
+        raise ValueError(f"{path} is of another cloned policy than {weights}: give other --logs, or delete them")
 
 
 def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
@@ -317,6 +341,7 @@ def prove(place: Place, stage: Stage = "all", only: Sequence[str] = ()) -> None:
     if stage == "sft":
         return
     weights = begins_from(place)
+    claim_cloned(place, weights)
     choice = choose(place)
     for name in chosen:
         if not left_to_evaluate(place, name):

@@ -16,7 +16,8 @@ from torch import nn
 from prophrl_algos.cli.common import make_env, make_policy
 from prophrl_algos.flow.policy import FlowPolicy
 
-EVALUATIONS, TRIES, CHOICE, PROTOCOL = "evaluations.jsonl", "tries.jsonl", "choice.json", "protocol.json"
+EVALUATIONS, TRIES = "evaluations.jsonl", "tries.jsonl"
+CHOICE, PROTOCOL, CLONED_FROM = "choice.json", "protocol.json", "cloned.json"
 
 
 def add_line(path: Path, line: Mapping[str, Any]) -> None:

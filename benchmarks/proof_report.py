@@ -87,13 +87,14 @@ def compare(before: Line, after: Mapping[int, Line]) -> dict[str, Any]:
 
 
 def pairs_of(before: Line, after: Line, part: int) -> tuple[np.ndarray, np.ndarray]:
-    """A run's episodes and as many of the cloned policy's: run n is paired with its n-th part, if it has one."""
-    count = len(after["success"])
+    """A run's first episode of every start and one each of the cloned policy's: run n is paired with its n-th part, if
+    it has one."""
+    count = len(by_start(after))
     first = part * count % len(before["success"])
     chosen = slice(first, first + count)
-    if any(before[key][chosen] != after[key] for key in ("task", "start")):
+    if any(before[key][chosen] != after[key][:count] for key in ("task", "start")):
         raise ValueError("the cloned policy was evaluated on other episodes; evaluate it with the same protocol")
-    return np.array(before["success"][chosen], bool), np.array(after["success"], bool)
+    return np.array(before["success"][chosen], bool), np.array(after["success"][:count], bool)
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> dict[str, int]:
@@ -102,9 +103,9 @@ def changed(before: np.ndarray, after: np.ndarray) -> dict[str, int]:
 
 
 def effects(lines: Mapping[str, Sequence[Line]]) -> dict[str, dict[str, float]]:
-    """The 2x2's two main effects; nothing while an arm of it has no run that has ended."""
+    """The 2x2's two main effects; nothing while its arms have not as many runs that have ended."""
     square = {(algo, scaled): lines.get(f"{algo}{scaled}", ()) for algo in ALGORITHMS for scaled in ("", SCALED)}
-    if not all(square.values()):
+    if len({len(runs) for runs in square.values()}) > 1 or not all(square.values()):
         return {}
     sides = {
         "FA-GRPO instead of Flow-GRPO": [[*square[algo, ""], *square[algo, SCALED]] for algo in ALGORITHMS],

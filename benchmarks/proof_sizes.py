@@ -67,8 +67,8 @@ def arms(seeds: int, others: int, flow_steps: int) -> dict[str, Arm]:
 
 
 WORSE = {"recall-1": (1.0, 0.0), "recall-0.5": (0.5, 0.0), "recall-0.2": (0.2, 0.0), "alarms-0.3": (1.0, 0.3),
-         "alarms-0.6": (1.0, 0.6), "recall-0.5-alarms-0.3": (0.5, 0.3)}  # fmt: skip
-"""Name -> recall and false alarms of a reward that is made worse on purpose."""
+         "alarms-0.6": (1.0, 0.6), "recall-0.5-alarms-0.3": (0.5, 0.3), "coin": (0.5, 0.5)}  # fmt: skip
+"""Name -> recall and false alarms of a reward that is made worse on purpose; a coin does not look."""
 
 
 @dataclass(frozen=True)

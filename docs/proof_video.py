@@ -1,7 +1,8 @@
 """One start before and after learning, in reality and in the dream: `python docs/proof_video.py --size short`.
 
 Writes `docs/proof.webp`. The start is the first official one that was gained in reality or, if more were lost, the
-first that was lost; how many there were of each is in the tables of docs/proof.md. The episodes are those of the log.
+first that was lost, and that is so once more: real episodes with the same weights and seeds do not always end the same.
+How many there were of each is in the tables of docs/proof.md.
 """
 
 import sys
@@ -28,8 +29,8 @@ from prophrl_algos.flow.policy import FlowPolicy  # noqa: E402
 from prophrl_algos.flow.sampler import sample  # noqa: E402
 from prophrl_algos.rollout import commands  # noqa: E402
 
-Films = dict[str, tuple[np.ndarray, bool]]
-"""Label -> frames, and whether the episode succeeds."""
+Runs = dict[str, tuple[str, int, Path]]
+"""When -> run, update and weights."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Args:
     """Film it."""
 
     size: str = "short"
-    run: str = "fa-grpo+flowscale-s0"
+    run: str = "fa-grpo-s0"
     out: Path = Path("outputs/proof_short")
     """As given to benchmarks/proof.py."""
     logs: Path | None = None
@@ -96,23 +97,37 @@ def film(
     return np.concatenate(frames), success
 
 
+def film_all(
+    place: Place, runs: Runs, cell: dict[str, int], world: str, dream: str = ""
+) -> dict[str, tuple[np.ndarray, bool]]:
+    """The same start for each of the policies, by the seeds of their evaluation."""
+    films = {}
+    for when, (run, update, weights) in runs.items():
+        cells = cells_of(place.size, run, update, world)
+        seeds = seeds_of(place.size, world, cells, cells.index(cell), evaluation_seed(place.size, run, update))
+        films[when] = film(read_policy(place, weights), world, cell, seeds, dream=dream)
+    return films
+
+
 def main(args: Args) -> None:
     size = SIZES[args.size]
     place = Place(size, (), args.out, args.logs or args.out / "logs")
-    runs = {
+    runs: Runs = {
         "before": (SFT, 0, begins_from(place)),
         "after": (args.run, size.updates, place.snapshot(args.run, size.updates)),
     }
-    cell = changed_starts(place.logs, args.run, size.reality, size.updates)[1][0]
-    films: dict[str, Films] = {}
-    for when, (run, update, weights) in runs.items():
-        policy, films[when] = read_policy(place, weights), {}
-        for name, world in {"reality": size.reality, "the dream": DREAM}.items():
-            cells = cells_of(size, run, update, world)
-            seeds = seeds_of(size, world, cells, cells.index(cell), evaluation_seed(size, run, update))
-            films[when][f"{when}, in {name}"] = film(
-                policy, world, cell, seeds, dream=args.dream if world == DREAM else ""
-            )
+    gained, changed = changed_starts(place.logs, args.run, size.reality, size.updates)
+    for cell in changed:
+        real = film_all(place, runs, cell, size.reality)
+        if [done for _, done in real.values()] == [not gained, gained]:
+            break
+        print(f"{cell}: ends otherwise this time")
+    else:
+        raise ValueError(f"none of {len(changed)} starts ends as {place.logs / EVALUATIONS} says, so none can be shown")
+    dreamt = film_all(place, runs, cell, DREAM, args.dream)
+    films = {
+        when: {f"{when}, in reality": real[when], f"{when}, in the dream": dreamt[when]} for when in runs
+    }  # fmt: skip
     longest = max(len(frames) for row in films.values() for frames, _ in row.values())
     images = []
     for moment in range(0, longest, args.every):

@@ -92,6 +92,18 @@ def test_logs_of_another_dream_or_another_bundled_policy_are_refused(benchmark, 
         proof.claim(place)
 
 
+def test_logs_of_another_cloned_policy_are_refused(benchmark, place, tmp_path):
+    proof = benchmark("proof")
+    for name, rows in {"one": 2, "other": 3}.items():
+        proof.write_weights(torch.nn.Linear(2, rows), tmp_path / name)
+    proof.claim_cloned(place, tmp_path / "one")
+    proof.claim_cloned(place, tmp_path / "one")
+    with pytest.raises(ValueError, match=r"of another cloned policy than .*other: give other --logs"):
+        proof.claim_cloned(place, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"is of a cloned policy that is not in .*00002\.safetensors: bring it there"):
+        proof.clone(place)
+
+
 def test_cloning_is_of_the_tasks_and_scripts_it_is_asked_for_and_tried_in_both_worlds(benchmark, place, monkeypatch):
     proof = benchmark("proof")
     asked, read, tried = [], proof.read_demonstrations, []

@@ -48,8 +48,8 @@ def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_
     assert found["mcnemar"] == [0.5, 1.0]
     lost = report.compare(before, {1: {**cells, "success": [0, 0]}})
     assert lost["mcnemar"] == [1.0]
-    assert report.changed(*report.pairs_of(before, {**before, "success": 6 * [1]}, 2)) == {
-        "episodes": 6, "gained": 4, "lost": 0,
+    assert report.changed(*report.pairs_of(before, {**before, "success": 6 * [1]}, 0)) == {
+        "episodes": 2, "gained": 2, "lost": 0,
     }  # fmt: skip
     assert report.gain_of(before, [{"task": [3], "start": [1], "success": [1]}])["mean"] == 1.0
     size = sizes.SIZES["cpu"]
@@ -66,6 +66,13 @@ def test_the_cloned_policy_has_as_many_episodes_of_each_start_as_the_runs_of_an_
     assert seeds == [4, 4, 1004, 2004]
 
 
+def test_of_a_run_with_several_episodes_of_a_start_the_first_are_paired(benchmark):
+    report = benchmark("proof_report")
+    before = {"task": 4 * [3], "start": [0, 1, 0, 1], "success": [0, 0, 1, 1]}
+    after = {**before, "success": [1, 0, 0, 0]}
+    assert [each.tolist() for each in report.pairs_of(before, after, 0)] == [[False, False], [True, False]]
+
+
 def test_the_main_effects_are_of_both_arms_of_a_side(benchmark):
     report = benchmark("proof_report")
 
@@ -74,12 +81,13 @@ def test_the_main_effects_are_of_both_arms_of_a_side(benchmark):
 
     square = {
         "flow-grpo": runs((0, 0)), "flow-grpo+flowscale": runs((0, 1)),
-        "fa-grpo": runs((1, 0)), "fa-grpo+flowscale": runs((1, 1), (1, 1)),
+        "fa-grpo": runs((0, 1)), "fa-grpo+flowscale": runs((1, 1)),
     }  # fmt: skip
     found = report.effects(square)
-    assert found["FA-GRPO instead of Flow-GRPO"]["mean"] == pytest.approx((0.5 + 1 + 1) / 3 - 0.25)
-    assert found["FlowScale instead of none"]["mean"] == pytest.approx((0.5 + 1 + 1) / 3 - 0.25)
+    assert found["FA-GRPO instead of Flow-GRPO"]["mean"] == pytest.approx(0.75 - 0.25)
+    assert found["FlowScale instead of none"]["mean"] == pytest.approx(0.75 - 0.25)
     assert report.effects({**square, "fa-grpo": []}) == {}
+    assert report.effects({**square, "fa-grpo": runs((0, 1), (0, 1))}) == {}
 
 
 def test_the_dream_is_compared_with_the_first_real_episode_of_each_start(benchmark):
@@ -195,6 +203,29 @@ def test_the_film_is_of_a_start_that_changed_as_most_did(benchmark, tmp_path, mo
         video.changed_starts(tmp_path, "sft", reality, 0)
     with pytest.raises(ValueError, match="no episodes of fa-grpo-s7: evaluate it first"):
         video.changed_starts(tmp_path, "fa-grpo-s7", reality, 4)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_start_that_ends_otherwise_this_time_is_not_shown(benchmark, place, tmp_path, monkeypatch, again, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    video = importlib.import_module("proof_video")
+    starts = [{"task": 3, "start": start} for start in range(2)]
+    monkeypatch.setitem(video.SIZES, "short", place.size)
+    monkeypatch.setattr(video, "begins_from", lambda place: "before")
+    monkeypatch.setattr(video, "changed_starts", lambda *a: (True, starts))
+    monkeypatch.setattr(video, "read_policy", lambda place, weights: weights)
+    shot = np.zeros((2, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(
+        video, "film", lambda policy, world, cell, *a, **k: (shot, again and cell["start"] == 1 and policy != "before")
+    )
+    args = video.Args(out=place.out, logs=place.logs, picture=tmp_path / "film.webp")
+    if again:
+        video.main(args)
+        assert args.picture.is_file()
+        assert "'start': 0}: ends otherwise this time" in capsys.readouterr().out
+    else:
+        with pytest.raises(ValueError, match="none of 2 starts ends as"):
+            video.main(args)
 
 
 def test_a_film_is_of_an_episode_of_the_log(benchmark, place, short_dreams, monkeypatch):
