@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from blocks import dream, judges, learning, policies, proof, rounds
+from blocks import controls, dream, judges, learning, policies, proof, rounds
 from blocks.common import ROOT
 
 DOCUMENTS = (
@@ -97,6 +97,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
+    "proof-controls": controls.proof_controls,
     "proof-headline": partial(proof.headline, "cpu"),
     "proof-price": partial(proof.proof_price, "cpu_round8"),
     **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
