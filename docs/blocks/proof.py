@@ -60,10 +60,9 @@ def headline(size: str) -> str:
     if summary is None or not arms:
         return f"Not measured yet: `make proof-{size}`."
     tasks = ", ".join(map(str, summary["size"]["tasks"]))
-    ends = [f"cloned {share(summary['sft'])}"]
-    ends += [
-        f"{arm} {share(found['final'])}, gain {points(found['final']['gain'])}"
-        + f" ({found['runs']} of {found['about']['seeds']} runs)" * (found["runs"] < found["about"]["seeds"])
+    rows = [["cloned", share(summary["sft"]), "", ""]]
+    rows += [
+        [arm, share(found["final"]), points(found["final"]["gain"]), f"{found['runs']} of {found['about']['seeds']}"]
         for arm, found in arms.items()
     ]
     waiting = [arm for arm, found in summary["arms"].items() if not found["final"]]
@@ -74,8 +73,9 @@ def headline(size: str) -> str:
     }
     return "\n\n".join([
         *(f"![{label}]({path})" for path, label in pictures.items() if (ROOT / path).is_file()),
-        f"Success in the real simulator from the official states of tasks {tasks} of `libero_object`, after "
-        f"{summary['size']['updates']} updates, [95% intervals], gains in points: {'; '.join(ends)}.{rest} "
+        markdown_table(["", "real success", "gain, points", "runs"], rows),
+        f"In the real simulator, from the official states of tasks {tasks} of `libero_object`, after "
+        f"{summary['size']['updates']} updates, [95% intervals].{rest} "
         f"`make proof-{size}` on {where(summary['machine'])}; [protocol, tables and what went before](docs/proof.md).",
     ])  # fmt: skip
 
