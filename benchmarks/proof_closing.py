@@ -109,22 +109,28 @@ def measure(folder: Path, trackers: dict[str, Path], count: int) -> dict[str, An
 
 
 def spread(differences: Sequence[Float[np.ndarray, "3"]]) -> dict[str, float]:
-    """Root mean square along each axis, in millimetres."""
+    """The median size along each axis, in millimetres, and the correlation of depth with height."""
     if not differences:
         return {}
-    sizes = 1000 * np.sqrt(np.square(np.stack(differences)).mean(0))
-    return dict(zip(AXES, sizes.round(1).tolist(), strict=True))
+    table = 1000 * np.stack(differences).astype(np.float64)
+    sizes = dict(zip(AXES, np.median(np.abs(table), axis=0).round(1).tolist(), strict=True))
+    together = np.corrcoef(table[:, 0], table[:, 2])[0, 1] if (table.std(0)[[0, 2]] > 0).all() else 0.0
+    return sizes | {"correlation": round(float(together), 2)}
 
 
 def main(args: Args) -> None:
     found = {name: measure(folder, args.trackers, args.episodes) for name, folder in args.recordings.items()}
     write_json(args.json, {"machine": machine(), "recordings": found})
     rows = [
-        [name, what, *(str(sizes.get(axis, "")) for axis in AXES)]
+        [name, what, *(str(sizes.get(key, "")) for key in (*AXES, "correlation"))]
         for name, each in found.items()
         for what, sizes in {**each["closings"], **each["strayed"]}.items()
     ]
-    print(table(["recording", "hand to target, or tracker to hand", *(f"{axis}, mm" for axis in AXES)], rows))
+    print(
+        table(
+            ["recording", "hand to target, or tracker to hand", *(f"{axis}, mm" for axis in AXES), "correlation"], rows
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def proof_closing() -> str:
     if report is None:
         return "Not measured yet: `benchmarks/proof_closing.py`."
     rows = [
-        [name, what, *(f"{sizes[axis]:.1f}" for axis in ("depth", "across", "height"))]
+        [name, what, *(f"{sizes[axis]:.1f}" for axis in ("depth", "across", "height")), f"{sizes['correlation']:.2f}"]
         for name, found in report["recordings"].items()
         for what, sizes in {
             **{f"hand to target at {each['count']} closings: {k}": each for k, each in found["closings"].items()},
@@ -221,7 +221,9 @@ def proof_closing() -> str:
         }.items()
         if "depth" in sizes
     ]
-    return markdown_table(["episodes of", "root mean square, mm", "depth", "across", "height"], rows)
+    return markdown_table(
+        ["episodes of", "median size, mm", "depth", "across", "height", "correlation of depth and height"], rows
+    )
 
 
 def proof_faults() -> str:

@@ -32,13 +32,13 @@ def test_a_closing_grasps_if_the_target_then_rises(benchmark, recording, monkeyp
     monkeypatch.setattr(closing, "WITHIN", 12)
     found = closing.measure(recording, {}, 5)
     assert found["episodes"] == 1
-    assert found["closings"]["misses"] == {"count": 1, "depth": 30.0, "across": 0.0, "height": 40.0}
-    assert found["closings"]["grasps"] == {"count": 1, "depth": 0.0, "across": 0.0, "height": 0.0}
+    assert found["closings"]["misses"] == {"count": 1, "depth": 30.0, "across": 0.0, "height": 40.0, "correlation": 0.0}
+    assert found["closings"]["grasps"] == {"count": 1, "depth": 0.0, "across": 0.0, "height": 0.0, "correlation": 0.0}
 
 
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 def test_a_tracker_is_compared_where_the_hand_first_closes(benchmark, recording):
     closing = benchmark("proof_closing")
     strayed = closing.measure(recording, {"bundled": checkpoint_folder("bundled")}, 5)["strayed"]["bundled"]
-    assert set(strayed) == {"depth", "across", "height"}
+    assert set(strayed) == {"depth", "across", "height", "correlation"}
     assert 0 < max(strayed.values()) < 1000
