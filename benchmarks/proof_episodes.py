@@ -1,6 +1,8 @@
 """Episodes of a proof's policies, in reality and in the dream, and what the dream's judge sees of the real ones."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from proof_files import Place, read_policy
 from proof_sizes import DREAM, Size
 
+from prophet_gym.errors import SimulatorLostError
 from prophet_gym.factory import load_reward_model
 from prophet_gym.sims.libero import LiberoVectorEnv
 from prophet_gym.world_model import RewardModel
@@ -117,9 +120,33 @@ def episodes_of(
     watched: bool = False,
     initial_noise: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """What the policy does without noise from these starts and, if watched, what the judge of the dream sees of it."""
+    """What the policy does without noise from these starts and, if watched, what the judge of the dream sees of it.
+
+    Where a process of the simulator ends by itself, all of these episodes are begun once more, twice at most.
+    """
     if not cells:
         return []
+    attempt = partial(tried, place, weights, world, starts, cells, seed, watched=watched, initial_noise=initial_noise)
+    for _ in range(2):
+        try:
+            return attempt()
+        except SimulatorLostError as error:
+            print(f"{error}; {len(cells)} episodes are begun once more", flush=True)
+    return attempt()
+
+
+def tried(
+    place: Place,
+    weights: Path,
+    world: str,
+    starts: str,
+    cells: Sequence[Mapping[str, int]],
+    seed: int,
+    *,
+    watched: bool,
+    initial_noise: float,
+) -> list[dict[str, Any]]:
+    """The same, once."""
     size = place.size
     real = world.startswith("LIBERO-")
     options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else {}
@@ -129,8 +156,8 @@ def episodes_of(
     judge = load_reward_model(place.dream or "bundled", "success") if watched else None
     judged = None if judge is None else Watched(env, judge)
     policy = read_policy(place, weights)
-    found = evaluate(policy, judged or env, list(cells), seed=seed, schedule=ode_schedule(policy, initial_noise))
-    env.close()
+    with closing(env):
+        found = evaluate(policy, judged or env, list(cells), seed=seed, schedule=ode_schedule(policy, initial_noise))
     seen = [None] * len(cells) if judged is None else [int(each) for each in judged.seen]
     return [
         {"task": cell["task"], "start": cell["start"], "success": int(each.success and each.valid),

@@ -37,6 +37,10 @@ class MissingAssetsError(ProphetError, FileNotFoundError):
     """The files of the real simulator (meshes, textures, initial states) are not on this machine."""
 
 
+class SimulatorLostError(ProphetError, RuntimeError):
+    """A process of the real simulator ended by itself; its episodes are lost, and a new env can be made."""
+
+
 class RewardCollapseError(ProphetError, RuntimeError):
     """A judge's verdicts on the current policy's videos are no longer to be trusted; training on them should end."""
 

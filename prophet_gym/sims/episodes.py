@@ -1,5 +1,6 @@
 """Episodes of the real simulator, one per row: in this process, or spread over worker processes."""
 
+import faulthandler
 import multiprocessing
 import traceback
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims.simulator import LiberoSim
 
 # Simulations of tasks that no row has now are kept for the next change: building one takes seconds and 0.3 GB.
@@ -153,7 +155,8 @@ class LocalStages:
 
 
 def _work(connection: Connection, suite: str, look: str, size: int) -> None:
-    """Answer calls of a `Stage` until the other end closes."""
+    """Answer calls of a `Stage` until the other end closes; where native code crashes, say where on stderr."""
+    faulthandler.enable()
     stage = Stage(suite, look, size)
     while True:
         try:
@@ -220,7 +223,12 @@ class WorkerStages:
         try:
             return self._connection(row).recv()
         except (EOFError, ConnectionError):
-            return None, RuntimeError(f"the process that simulates row {row} ended; close this env and make a new one")
+            process = self._processes[row % len(self._processes)]
+            process.join(timeout=10)
+            return None, SimulatorLostError(
+                f"the process that simulates row {row} ended with exit code {process.exitcode} "
+                "(below 0: by that signal); close this env and make a new one"
+            )
 
     def _connection(self, row: int) -> Connection:
         return self._connections[row % len(self._connections)]

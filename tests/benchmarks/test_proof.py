@@ -11,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from prophet_gym.data.recording import META
+from prophet_gym.errors import SimulatorLostError
 from prophet_gym.factory import bundled_checkpoints
 from prophet_gym.world_model import Verdict
 
@@ -130,6 +131,24 @@ def test_the_learning_rate_is_the_one_that_does_better_in_reality(benchmark, pla
     assert proof.choose(place)["rate"] == 3e-5
     monkeypatch.setattr(proof, "try_rate", None)
     assert proof.choose(place)["rate"] == 3e-5
+
+
+def test_episodes_are_begun_again_where_the_simulator_is_lost(benchmark, place, monkeypatch):
+    episodes, found = benchmark("proof_episodes"), [SimulatorLostError("gone"), [{"success": 1}]]
+
+    def tried(*_, **__):
+        each = found.pop(0)
+        if isinstance(each, Exception):
+            raise each
+        return each
+
+    monkeypatch.setattr(episodes, "tried", tried)
+    asked = (place, Path("cloned"), STAND_IN, "train", [{"task": 3, "start": 0}])
+    assert episodes.episodes_of(*asked, seed=0) == [{"success": 1}]
+    found += [SimulatorLostError("gone")] * 3
+    with pytest.raises(SimulatorLostError):
+        episodes.episodes_of(*asked, seed=0)
+    assert not found
 
 
 def test_a_line_that_was_cut_is_lost_alone(benchmark, tmp_path):

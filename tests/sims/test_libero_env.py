@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -6,7 +8,13 @@ from gymnasium.vector import AutoresetMode
 
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym.envs.episodes import row_info
-from prophet_gym.errors import InvalidActionError, InvalidStartError, MissingAssetsError, UnknownOptionError
+from prophet_gym.errors import (
+    InvalidActionError,
+    InvalidStartError,
+    MissingAssetsError,
+    SimulatorLostError,
+    UnknownOptionError,
+)
 from prophet_gym.sims import install
 from prophet_gym.sims.libero import LiberoEnv, LiberoVectorEnv
 from prophet_gym.sims.simulator import LiberoSim
@@ -259,3 +267,12 @@ def test_a_judge_may_look_on_after_the_end_and_the_episode_stays_as_it_ended(env
     after, _, _, _, info = envs.step(chunks(2))
     np.testing.assert_array_equal(after["image"][0], observation["image"][0])
     assert info["executed"].tolist() == [0, 2]
+
+
+@needs_libero
+def test_a_process_that_ends_by_itself_is_named_with_its_exit_code():
+    with closing(LiberoVectorEnv("libero_object", 2, tasks=[TASK], chunk=2, workers=1)) as envs:
+        envs.reset(seed=0)
+        envs._stages._processes[0].kill()
+        with pytest.raises(SimulatorLostError, match=r"row 0 ended with exit code -9 .*make a new one"):
+            envs.step(chunks(2))
