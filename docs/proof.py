@@ -43,11 +43,13 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
                 colours[arm],
                 arm if world == "real" else None,
             )
-        band(left, [point for point in curve if point["real_gain"]], colours[arm])
+        intervals(left, curve, colours[arm], 0.1 * (list(colours).index(arm) - len(colours) // 2))
         line(right, curve, lambda p: p["dream_of_real"]["precision"], "-", colours[arm], arm)
         line(right, curve, lambda p: p["reward_on_real"]["precision"], ":", colours[arm], None)
     left.axhline(0, color="grey", linewidth=0.8)
-    left.set(xlabel="update", ylabel="points", title="gain over cloned, same starts\nreal (solid), dream (dotted)")
+    left.set(
+        xlabel="update", ylabel="points", title="gain over cloned, same starts\nreal (solid; bars: 95%), dream (dotted)"
+    )
     right.set(
         xlabel="update",
         ylim=(0, 1.02),
@@ -75,9 +77,10 @@ def gained(point: dict[str, Any], world: str) -> float | None:
     return None if gain is None else 100 * gain["mean"]
 
 
-def band(axes: Any, curve: Points, colour: str) -> None:
-    low, high = ([100 * point["real_gain"][end] for point in curve] for end in ("low", "high"))
-    axes.fill_between([point["update"] for point in curve], low, high, color=colour, alpha=0.08, linewidth=0)
+def intervals(axes: Any, curve: Points, colour: str, aside: float) -> None:
+    known = [point for point in curve if point["real_gain"] and point["update"]]
+    low, high = ([100 * point["real_gain"][end] for point in known] for end in ("low", "high"))
+    axes.vlines([point["update"] + aside for point in known], low, high, color=colour, alpha=0.4, linewidth=2)
 
 
 def line(axes: Any, curve: Points, value: Value, style: str, colour: str, label: str | None) -> None:
