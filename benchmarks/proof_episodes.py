@@ -1,10 +1,10 @@
 """Episodes of a proof's policies, in reality and in the dream, and what the dream's judge sees of the real ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from functools import partial
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from prophet_gym.world_model import RewardModel
 from prophrl_algos.cli.common import make_env
 from prophrl_algos.evaluate import evaluate, noise_seed, ode_schedule
 
+P, R = ParamSpec("P"), TypeVar("R")
 OPEN = np.tile(np.array([0, 0, 0, 0, 0, 0, -1], np.float32), (24, 1))
 """Commands after a real success: the hand opens and rests, while the judge looks on, as it did where it was trained."""
 
@@ -109,6 +110,22 @@ def train_cells(size: Size, world: str, tasks: Sequence[int], starts: Sequence[i
     return [{"task": task, "start": first + start} for task in tasks for start in chosen]
 
 
+def begun_again(episodes: Callable[P, R]) -> Callable[P, R]:
+    """The same, begun once more, twice at most, where a process of the simulator ends by itself."""
+
+    @wraps(episodes)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(2):
+            try:
+                return episodes(*args, **kwargs)
+            except SimulatorLostError as error:
+                print(f"{error}; its episodes are begun once more", flush=True)
+        return episodes(*args, **kwargs)
+
+    return attempt
+
+
+@begun_again
 def episodes_of(
     place: Place,
     weights: Path,
@@ -120,33 +137,9 @@ def episodes_of(
     watched: bool = False,
     initial_noise: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """What the policy does without noise from these starts and, if watched, what the judge of the dream sees of it.
-
-    Where a process of the simulator ends by itself, all of these episodes are begun once more, twice at most.
-    """
+    """What the policy does without noise from these starts and, if watched, what the judge of the dream sees of it."""
     if not cells:
         return []
-    attempt = partial(tried, place, weights, world, starts, cells, seed, watched=watched, initial_noise=initial_noise)
-    for _ in range(2):
-        try:
-            return attempt()
-        except SimulatorLostError as error:
-            print(f"{error}; {len(cells)} episodes are begun once more", flush=True)
-    return attempt()
-
-
-def tried(
-    place: Place,
-    weights: Path,
-    world: str,
-    starts: str,
-    cells: Sequence[Mapping[str, int]],
-    seed: int,
-    *,
-    watched: bool,
-    initial_noise: float,
-) -> list[dict[str, Any]]:
-    """The same, once."""
     size = place.size
     real = world.startswith("LIBERO-")
     options = {"workers": place.workers, "render": "step" if watched else "chunk"} if real else {}

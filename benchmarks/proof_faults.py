@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from proof_closing import target_of
 
 from prophet_gym.cli.report import machine, table, write_json
 from prophet_gym.data.recording import Episode, list_episodes, read_episode
@@ -36,9 +37,7 @@ def end_of(episode: Episode) -> str:
     Raises:
         ValueError: the task's target is a fixture, which nobody lifts.
     """
-    path = episode.target_positions
-    if path is None:
-        raise ValueError(f"only an object can be lifted, and {episode.target} of the recording is a fixture")
+    path = target_of(episode)
     up = path[:, 2] > path[0, 2] + LIFTED
     if episode.success.any():
         return "success"

@@ -133,22 +133,24 @@ def test_the_learning_rate_is_the_one_that_does_better_in_reality(benchmark, pla
     assert proof.choose(place)["rate"] == 3e-5
 
 
-def test_episodes_are_begun_again_where_the_simulator_is_lost(benchmark, place, monkeypatch):
-    episodes, found = benchmark("proof_episodes"), [SimulatorLostError("gone"), [{"success": 1}]]
+def test_episodes_are_begun_again_twice_where_the_simulator_is_lost(benchmark, capsys):
+    lost, asked = [2, 3], []
 
-    def tried(*_, **__):
-        each = found.pop(0)
-        if isinstance(each, Exception):
-            raise each
-        return each
+    @benchmark("proof_episodes").begun_again
+    def episodes(start, *, seed):
+        asked.append((start, seed))
+        if lost[0]:
+            lost[0] -= 1
+            raise SimulatorLostError("gone")
+        return start
 
-    monkeypatch.setattr(episodes, "tried", tried)
-    asked = (place, Path("cloned"), STAND_IN, "train", [{"task": 3, "start": 0}])
-    assert episodes.episodes_of(*asked, seed=0) == [{"success": 1}]
-    found += [SimulatorLostError("gone")] * 3
+    assert episodes(4, seed=7) == 4
+    assert asked == 3 * [(4, 7)]
+    assert capsys.readouterr().out == 2 * "gone; its episodes are begun once more\n"
+    lost.pop(0)
     with pytest.raises(SimulatorLostError):
-        episodes.episodes_of(*asked, seed=0)
-    assert not found
+        episodes(4, seed=7)
+    assert len(asked) == 6
 
 
 def test_a_line_that_was_cut_is_lost_alone(benchmark, tmp_path):

@@ -1,7 +1,10 @@
 """Closings of a hand that grasp and that miss, and how far a tracker strays up to the first one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from prophet_gym.factory import bundled_checkpoints, checkpoint_folder
 
@@ -34,6 +37,17 @@ def test_a_closing_grasps_if_the_target_then_rises(benchmark, recording, monkeyp
     assert found["episodes"] == 1
     assert found["closings"]["misses"] == {"count": 1, "depth": 30.0, "across": 0.0, "height": 40.0, "correlation": 0.0}
     assert found["closings"]["grasps"] == {"count": 1, "depth": 0.0, "across": 0.0, "height": 0.0, "correlation": 0.0}
+
+
+def test_a_tracker_that_does_not_follow_has_strayed_by_the_way_of_the_hand(benchmark):
+    way = np.zeros((24, 12), np.float32)
+    way[:, 0] = 0.001 * np.arange(24)
+    data = SimpleNamespace(
+        starts=np.array([3]), gripper=way, commands=np.zeros((24, 7), np.float32), latents=np.zeros((24, 1), np.float32)
+    )
+    still = SimpleNamespace(follow=lambda hand, before, commands, seen, camera: hand.expand(1, 8, -1))
+    strayed = benchmark("proof_closing").strayed(still, torch.zeros(3, 4), data, 0, 10)
+    np.testing.assert_allclose(strayed, [-0.011, 0, 0], atol=1e-6)
 
 
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")

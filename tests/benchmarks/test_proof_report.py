@@ -187,6 +187,22 @@ def test_the_headline_says_which_runs_are_still_to_come(benchmark, tmp_path, mon
     assert "Not run yet: pi-rl." in blocks.headline("short")
 
 
+def test_controls_are_compared_with_the_cloned_policy_from_the_same_starts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    controls = importlib.import_module("blocks.controls")
+    monkeypatch.setattr(controls, "FOLDER", tmp_path)
+    monkeypatch.setattr(controls, "CLONED", tmp_path / "evaluations.jsonl")
+    assert "Not measured yet" in controls.proof_controls()
+    cloned = {"run": "sft", "world": controls.REALITY, "task": [3] * 4, "start": [0, 1, 0, 1], "success": [0, 1, 0, 0]}
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps(cloned) + "\n")
+    episodes = [{"task": 3, "start": start, "success": start == 1} for start in (1, 0)]
+    (tmp_path / "cloned_centre.json").write_text(json.dumps({"episodes": episodes}))
+    table = controls.proof_controls()
+    assert "| cloned | 1/4 [" in table
+    assert "| cloned, from the centre of the noise | 1/2 [9%, 91%] | +25.0 [" in table
+    assert "| cloned from the experts alone | not measured yet |" in table
+
+
 def load(name, path):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
