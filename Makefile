@@ -4,7 +4,7 @@
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
 # make train    record the real simulator and train the small Prophet (hours)
-# make proof    learn in the dream, test in the simulator: the short version, one task (not timed yet)
+# make proof    learn in the dream, test in the simulator: the short version, one task (docs/proof.md says how long)
 # make proof-cpu, make proof-full   the whole experiment: docs/proof.md
 # make figures  put the measured numbers into README.md and the model cards
 # make clean    remove .venv, .venv-vla and caches; recordings and training under outputs/ stay

@@ -222,6 +222,10 @@ def summarise(logs: Path) -> dict[str, Any]:
             "cost": cost(ended),
         }
     summary["effects"] = {name: effects(found) for name, found in ends.items()}
+    summary["seconds"] = {
+        "learning": sum(found["runs"] * found["cost"]["seconds"] for found in summary["arms"].values()),
+        "evaluation": sum(line["seconds"] for line in lines.values()),
+    }
     return summary
 
 

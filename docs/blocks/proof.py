@@ -136,7 +136,14 @@ def proof(size: str) -> str:
         *([markdown_table(["effect in the 2x2, points [95%]", "in reality", "in the dream"], effects)] * bool(effects)),
         tasks_of(summary),
         trust_of(summary),
+        time_of(summary),
     ])  # fmt: skip
+
+
+def time_of(summary: dict[str, Any]) -> str:
+    """How long learning and evaluation took, without what may run beside them."""
+    learning, evaluation = (summary["seconds"][part] / 3600 for part in ("learning", "evaluation"))
+    return f"The runs that ended learnt for {learning:.1f} hours in all; evaluation took {evaluation:.1f}."
 
 
 def ends(folder: str) -> str:

@@ -106,7 +106,7 @@ def logged(folder, benchmark):
     cells = {"task": [3] * 4, "start": [0, 1, 2, 3], "chunks": [9] * 4}
     outcomes = {("sft", 0): [0] * 4, ("fa-grpo-s0", 4): [1, 1, 1, 0], ("fa-grpo-s1", 4): [1] * 4}
     found = [
-        {"run": run, "update": update, "world": world, "success": success, "seen": [1] * 4, **cells}
+        {"run": run, "update": update, "world": world, "seconds": 3600.0, "success": success, "seen": [1] * 4, **cells}
         for (run, update), success in outcomes.items()
         for world in (proof.DREAM, size.reality)
     ]
@@ -129,6 +129,7 @@ def test_the_summary_is_of_the_logs_whole_lines(benchmark, tmp_path):
     assert arm["curve"][0]["reward_on_real"]["precision"] == 0
     assert arm["cost"]["env_seconds_per_1000_frames"] == 2
     assert arm["cost"]["seconds"] == 10
+    assert summary["seconds"] == {"learning": 20, "evaluation": 6 * 3600}
     assert (arm["begun"], arm["runs"], arm["dream"]["gain"]["mean"]) == (1, 2, 7 / 8)
     assert arm["curve"][1]["real_gain"]["mean"] == arm["curve"][1]["dream_gain"]["mean"] == 7 / 8
 
@@ -162,6 +163,7 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     assert "Not run yet" not in blocks.headline("short")
     assert "| dream | 2 | 8,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
     assert "Short version" in table
+    assert "evaluation took 6.0." in table
     assert "| fa-grpo | 87.5% [52.9%, 97.8%] | +87.5 [" in blocks.headline("short")
     assert "| fa-grpo | 2 of 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
     assert "| fa-grpo | 7/7 [65%, 100%] | 7/8 [53%, 98%] | 7/7 [65%, 100%] | 1/1 [21%, 100%] |" in table
