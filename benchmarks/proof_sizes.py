@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import sqrt
 
+from prophet_gym.sims.start_frames import TRAIN_SEED
+
 DREAM = "Prophet-LIBERO-v0"
 REALITY = "LIBERO-Object-v0"
 WORLDS = {"real": REALITY, "dream": DREAM}
@@ -116,7 +118,7 @@ class Size:
     sft_rows: int = 32
     sft_rate: float = 1e-3
     choose_episodes: int = 20
-    choose_first: int = 1_000_000
+    choose_first: int = TRAIN_SEED
     rates: tuple[float, ...] = (5e-5,)
     rate_updates: int = 8
     updates: int = 8
