@@ -99,7 +99,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
     "proof-controls": controls.proof_controls,
     "proof-headline": partial(proof.headline, "cpu"),
-    "proof-price": partial(proof.proof_price, "cpu_round8"),
+    "proof-price": partial(proof.proof_price, "cpu"),
     **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
     "evaluation": lambda: dream.evaluation(
         "evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"
