@@ -28,7 +28,7 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
     if "sft" not in summary:
         raise ValueError("the cloned policy is not evaluated yet: run benchmarks/proof.py with --runs sft")
     mpl.rcParams["axes.titlesize"] = 9
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     colours = {arm: f"C{number}" for number, arm in enumerate(summary["arms"])}
     for arm, found in summary["arms"].items():
         curve = found["curve"]
@@ -67,7 +67,7 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
     middle.set_yticks(range(len(ends)), list(ends))
     middle.invert_yaxis()
     middle.set(xlim=(0, 1), title="success at the end\nreal (bars, Wilson 95%; dots: runs), dream (diamonds)")
-    left.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=7, fontsize=8)
     return figure
 
 
