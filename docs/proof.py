@@ -67,7 +67,8 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
     middle.set_yticks(range(len(ends)), list(ends))
     middle.invert_yaxis()
     middle.set(xlim=(0, 1), title="success at the end\nreal (bars, Wilson 95%; dots: runs), dream (diamonds)")
-    figure.legend(loc="outside lower center", ncols=7, fontsize=8)
+    if any(found["curve"] for found in summary["arms"].values()):
+        figure.legend(loc="outside lower center", ncols=7, fontsize=8)
     return figure
 
 
