@@ -1,6 +1,7 @@
 """What the subcommands share: policies, environments and their starts."""
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ def _imported_policy(name: str) -> Callable[[VectorEnv], Any]:
 
 def _imported(kind: str, name: str) -> Callable[[Any], Any]:
     module, _, function = name.partition(":")
+    if "" not in sys.path:  # the current folder, as `python -m` has it; a console script does not
+        sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

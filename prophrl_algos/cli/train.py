@@ -63,13 +63,21 @@ class Args:
     """Of csv, jsonl, tensorboard, wandb, trackio, terminal; csv, terminal and tensorboard if not given."""
 
 
+MAY_CHANGE = (
+    "out", "config", "flowscale", "num_envs", "device", "evaluate_every", "evaluate_episodes", "loggers",
+)  # fmt: skip
+"""Arguments that a run may be gone on with otherwise; `config` and `flowscale` are checked by the trainer."""
+
+
 def main(args: Args) -> None:
     """Run the command."""
     from prophrl_algos.checkpoint import load_checkpoint
+    from prophrl_algos.cli.arguments import claim
     from prophrl_algos.loggers import make_logger
     from prophrl_algos.run import LAST, run
 
     trainer = make_trainer(args)
+    claim(args.out, args, LAST, free=MAY_CHANGE)
     done = load_checkpoint(args.out / LAST)["trainer"]["done"] if (args.out / LAST).exists() else 0
     updates = args.config.updates
     names = usual_loggers() if args.loggers is None else args.loggers

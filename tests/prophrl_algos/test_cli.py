@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -115,6 +116,11 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     with (tmp_path / "metrics.csv").open() as file:
         assert [row["update"] for row in csv.DictReader(file)] == ["0", "1"]
     assert "2 updates" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", *words, "--learning-rate", "1e-5"])
+    assert "is of another run: learning_rate was 0.0003, is 1e-05; use another folder" in capsys.readouterr().err
+    main(["train", *words, "--evaluate-every", "5"])
+    assert "2 updates" in capsys.readouterr().out
     report = tmp_path / "evaluation.json"
     words = ["--weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--initial-noise", "0"]
     main(["evaluate", *words, "--json", str(report)])
@@ -160,6 +166,9 @@ class TestDemonstrations:
         assert "context.weight" in read_weights(out)
         main(["sft", *words, "--out", str(tmp_path / "all"), "--modes"])
         assert "2 episodes, 10 steps" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            main(["sft", *words, "--modes"])
+        assert "is of another run: modes was ['expert'], is []" in capsys.readouterr().err
         main(["sft", *words, "--out", str(tmp_path / "faulty"), "--failing", "expert"])
         assert "2 episodes, 10 steps" in capsys.readouterr().out
         with pytest.raises(SystemExit):
@@ -276,6 +285,13 @@ def test_a_function_of_ones_own_makes_the_policy(dream):
     assert made.spec.num_steps == 7
     with pytest.raises(ValueError, match=r"must be an nn\.Module"):
         make_policy("builtins:repr", dream(2), None)
+
+
+def test_a_function_in_the_current_folder_is_found(dream, tmp_path, monkeypatch):
+    (tmp_path / "made_here.py").write_text("from tests.prophrl_algos.test_cli import own_policy as make\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    assert make_policy("made_here:make", dream(2), None).spec.num_steps == 7
 
 
 def own_policy(env):
