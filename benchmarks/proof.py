@@ -127,7 +127,8 @@ def clone(place: Place) -> None:
     if not path.is_file():
         if (place.logs / CLONED_FROM).is_file():
             raise ValueError(
-                f"{place.logs} is of a cloned policy that is not in {path}: bring it there, or give other --logs"
+                f"{place.logs} is of a cloned policy that is not in {path}: bring it there (for the "
+                "repository's logs docs/proof.md says how), or give other --logs"
             )
         policy = make_policy(size.policy, spaces(), None, place.device)
         assert isinstance(policy, nn.Module)

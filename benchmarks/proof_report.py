@@ -103,7 +103,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> dict[str, int]:
 
 
 def effects(lines: Mapping[str, Sequence[Line]]) -> dict[str, dict[str, float]]:
-    """The 2x2's two main effects; nothing while its arms have not as many runs that have ended."""
+    """The 2x2's two main effects, runs of one seed as pairs; nothing while not as many of each arm have ended."""
     square = {(algo, scaled): lines.get(f"{algo}{scaled}", ()) for algo in ALGORITHMS for scaled in ("", SCALED)}
     if len({len(runs) for runs in square.values()}) > 1 or not all(square.values()):
         return {}
@@ -112,7 +112,8 @@ def effects(lines: Mapping[str, Sequence[Line]]) -> dict[str, dict[str, float]]:
         "FlowScale instead of none": [[line for algo in ALGORITHMS for line in square[algo, s]] for s in ("", SCALED)],
     }
     tables = {name: [np.array([list(by_start(x).values()) for x in side]).T for side in s] for name, s in sides.items()}
-    return {name: asdict(paired_gain(before, after)) for name, (before, after) in tables.items()}
+    changes = {name: after - before for name, (before, after) in tables.items()}
+    return {name: asdict(paired_gain(np.zeros((len(each), 1)), each)) for name, each in changes.items()}
 
 
 def agreement(said: Sequence[int], true: Sequence[int]) -> dict[str, Any]:

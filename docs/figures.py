@@ -97,6 +97,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
     **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
+    "forward-settings": proof.forward_settings,
     "proof-controls": controls.proof_controls,
     "proof-headline": partial(proof.headline, "cpu"),
     "proof-price": partial(proof.proof_price, "cpu"),

@@ -12,45 +12,76 @@ from blocks.common import RESULTS, json_lines, markdown_table
 from blocks.proof import REALITY, part, points
 from prophrl_algos.paired import paired_gain
 
-FOLDER, CLONED = RESULTS / "proof_controls", RESULTS / "proof_cpu" / "evaluations.jsonl"
+FOLDER, LOGGED = RESULTS / "proof_controls", RESULTS / "proof_cpu"
+CENTRE = "cloned, from the centre of the noise"
 POLICIES = {
     "cloned from the experts alone": "experts_*.json",
-    "cloned, from the centre of the noise": "cloned_centre.json",
+    CENTRE: "cloned_centre.json",
     "learnt by `fa-grpo`, from the centre of the noise": "fa-grpo-s*_centre.json",
 }
 """What is compared with the cloned policy -> the reports of `prophrl evaluate --json`, one of each run."""
 Start = tuple[int, int]
+Outcomes = list[tuple[int, int, float]]
+"""Task, start and success of each episode."""
 
 
 def proof_controls() -> str:
-    """Real success from the official states, and the gain over the cloned policy from the same."""
+    """Real success from the official states, and the gain over the cloned policy acting in either way."""
     command = (
         "`prophrl evaluate --policy small-k4 --weights ... --env LIBERO-Object-v0 --tasks 3 5 --episodes 50 --json ...`"
     )
-    logged = json_lines(CLONED) if CLONED.is_file() else []
-    lines = [line for line in logged if (line["run"], line["world"]) == ("sft", REALITY)]
-    if not lines:
+    cloned = logged("sft")
+    if not cloned:
         return f"Not measured yet: {command}."
-    cloned = by_start(zip(lines[0]["task"], lines[0]["start"], lines[0]["success"], strict=True))
-    rows = [["cloned", part(sum(lines[0]["success"]), len(lines[0]["success"])), ""]]
-    rows += [[name, *compared(cloned, sorted(FOLDER.glob(pattern)))] for name, pattern in POLICIES.items()]
-    table = markdown_table(["policy", "real success [Wilson 95%]", "gain over cloned, points [95%, paired]"], rows)
-    return f"{table}\n\n{command}; the reports are in `benchmarks/results/proof_controls/`."
+    found = {"cloned": cloned, "learnt by `fa-grpo`": logged("fa-grpo-s")}
+    found |= {name: reports(pattern) for name, pattern in POLICIES.items()}
+    bases = [by_start(cloned[0]), *(by_start(run) for run in found[CENTRE])]
+    header = ["policy", "runs", "real success [Wilson 95%]", "gain over cloned, points [95%, paired]",
+              f"gain over {CENTRE}"]  # fmt: skip
+    rows = [[name, *row_of(runs, bases)] for name, runs in found.items()]
+    return (
+        f"{markdown_table(header, rows)}\n\n{command}, for the centre of the noise with `--initial-noise 0`; "
+        "the reports are in `benchmarks/results/proof_controls/`."
+    )
 
 
-def compared(cloned: dict[Start, float], reports: Sequence[Any]) -> tuple[str, str]:
-    """Success over all reports, and what it is above the cloned policy's."""
-    if not reports:
-        return "not measured yet", ""
-    episodes = [json.loads(path.read_text())["episodes"] for path in reports]
-    runs = [by_start((each["task"], each["start"], each["success"]) for each in run) for run in episodes]
-    before = np.array([[cloned[start]] for start in runs[0]])
-    after = np.array([[run[start] for run in runs] for start in runs[0]])
-    outcomes = [each["success"] for run in episodes for each in run]
-    return part(sum(outcomes), len(outcomes)), points(asdict(paired_gain(before, after)))
+def logged(run: str) -> list[Outcomes]:
+    """Of the proof's runs whose names begin so, the last point in reality."""
+    path = LOGGED / "evaluations.jsonl"
+    lines = [line for line in json_lines(path) if line["world"] == REALITY] if path.is_file() else []
+    chosen = [line for line in lines if line["run"] == run or line["run"].removeprefix(run).isdigit()]
+    last = max((line["update"] for line in chosen), default=0)
+    return [
+        list(zip(line["task"], line["start"], line["success"], strict=True))
+        for line in chosen
+        if line["update"] == last
+    ]
 
 
-def by_start(outcomes: Iterable[tuple[int, int, float]]) -> dict[Start, float]:
+def reports(pattern: str) -> list[Outcomes]:
+    """Of reports of `prophrl evaluate`."""
+    return [
+        [(each["task"], each["start"], each["success"]) for each in json.loads(path.read_text())["episodes"]]
+        for path in sorted(FOLDER.glob(pattern))
+    ]
+
+
+def row_of(runs: Sequence[Outcomes], bases: Sequence[dict[Start, float]]) -> list[str]:
+    """How many runs, their success, and what it is above each base's; nothing above a base that it is itself."""
+    if not runs:
+        return ["0", "not measured yet", "", ""]
+    outcomes = [success for run in runs for _, _, success in run]
+    starts = [by_start(run) for run in runs]
+    gains = ["" if starts == [base] else gain(base, starts) for base in bases]
+    return [str(len(runs)), part(int(sum(outcomes)), len(outcomes)), *gains, *[""] * (2 - len(gains))]
+
+
+def gain(before: dict[Start, float], after: Sequence[dict[Start, float]]) -> str:
+    table = np.array([[run[start] for run in after] for start in after[0]])
+    return points(asdict(paired_gain(np.array([[before[start]] for start in after[0]]), table)))
+
+
+def by_start(outcomes: Iterable[tuple[int, int, Any]]) -> dict[Start, float]:
     """(Task, start) -> mean success."""
     found: dict[Start, list[float]] = defaultdict(list)
     for task, start, success in outcomes:

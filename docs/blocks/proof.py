@@ -16,14 +16,38 @@ def share(found: dict[str, Any] | None) -> str:
     return f"{found['success']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
 
 
-def proof_settings(size: str) -> str:
-    """What the protocol of a size fixes."""
+def sizes() -> dict[str, Any]:
+    """The protocol's."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         from proof_sizes import SIZES
     finally:
         sys.path.pop(0)
-    chosen = SIZES[size]
+    return SIZES
+
+
+def forward_settings() -> str:
+    """With what the proof runs each algorithm that scores the denoising, as options of `prophrl train`."""
+    from prophrl_algos.cli.common import NUM_STEPS
+
+    rows = []
+    for size in (sizes()["cpu"], sizes()["full"]):
+        for arm in ("fa-grpo", "flow-grpo"):
+            about = size.arms[arm]
+            rows.append([
+                f"`{about.algo}`",
+                str(NUM_STEPS[size.policy]),
+                *(f"{value:g}" for value in (*about.clip, about.beta, about.noise_level, size.rates[-1])),
+                str(size.epochs * size.minibatches),
+            ])  # fmt: skip
+    header = ["`--algo`", "denoising steps K", "`--config.clip-low`", "`--config.clip-high`", "`--config.beta`",
+              "`--config.noise-level`", "`--learning-rate`", "`--config.minibatches`"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def proof_settings(size: str) -> str:
+    """What the protocol of a size fixes."""
+    chosen = sizes()[size]
     about = {
         "tasks of libero_object": ", ".join(map(str, chosen.tasks)),
         "policy": f"`{chosen.policy}`",
@@ -62,7 +86,12 @@ def headline(size: str) -> str:
     tasks = ", ".join(map(str, summary["size"]["tasks"]))
     rows = [["cloned", share(summary["sft"]), "", ""]]
     rows += [
-        [arm, share(found["final"]), points(found["final"]["gain"]), f"{found['runs']} of {found['about']['seeds']}"]
+        [
+            f"{arm} (`{found['about']['algo']}`)",
+            share(found["final"]),
+            points(found["final"]["gain"]),
+            f"{found['runs']} of {found['about']['seeds']}",
+        ]
         for arm, found in arms.items()
     ]
     waiting = [arm for arm, found in summary["arms"].items() if not found["final"]]
@@ -73,7 +102,7 @@ def headline(size: str) -> str:
     }
     return "\n\n".join([
         *(f"![{label}]({path})" for path, label in pictures.items() if (ROOT / path).is_file()),
-        markdown_table(["", "real success", "gain, points", "runs"], rows),
+        markdown_table(["arm (`--algo`)", "real success", "gain, points", "runs"], rows),
         f"In the real simulator, from the official states of tasks {tasks} of `libero_object`, after "
         f"{summary['size']['updates']} updates, [95% intervals].{rest} "
         f"`make proof-{size}` on {where(summary['machine'])}; [protocol, tables and what went before](docs/proof.md).",
@@ -202,10 +231,12 @@ def trust_of(summary: dict[str, Any]) -> str:
         rows.append([
             name,
             part(dream["right"], dream["said"]),
+            part(dream["successes"] - dream["right"], dream["episodes"] - dream["said"]),
             part(reward["right"], reward["said"]),
             part(reward["right"], reward["successes"]),
             part(alarms, reward["episodes"] - reward["successes"]),
         ])  # fmt: skip
-    header = ["arm", "starts of dreamt success that succeed in reality", "rewarded real episodes that succeed",
+    header = ["arm", "starts of dreamt success that succeed in reality", "starts of dreamt failure that do",
+              "rewarded real episodes that succeed",
               "real successes that are rewarded", "real failures that are rewarded"]  # fmt: skip
     return markdown_table(header, rows)

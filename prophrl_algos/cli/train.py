@@ -27,7 +27,7 @@ class Args:
     """`tiny`, `small`, `small-k4`, a folder or Hub repository of a published policy, or `package.module:function`, a
     function from the env to a FlowPolicy."""
     weights: Path | None = None
-    """A folder or file that `prophrl sft` or `prophrl train` wrote: where the policy starts."""
+    """A folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name: where the policy starts."""
     env: str = "Prophet-LIBERO-v0"
     """A registered id."""
     dream: str = ""

@@ -164,9 +164,9 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     assert "| dream | 2 | 8,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
     assert "Short version" in table
     assert "evaluation took 6.0." in table
-    assert "| fa-grpo | 87.5% [52.9%, 97.8%] | +87.5 [" in blocks.headline("short")
+    assert "| fa-grpo (`fa-grpo`) | 87.5% [52.9%, 97.8%] | +87.5 [" in blocks.headline("short")
     assert "| fa-grpo | 2 of 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
-    assert "| fa-grpo | 7/7 [65%, 100%] | 7/8 [53%, 98%] | 7/7 [65%, 100%] | 1/1 [21%, 100%] |" in table
+    assert "| fa-grpo | 7/7 [65%, 100%] | 0/1 [0%, 79%] | 7/8 [53%, 98%] | 7/7 [65%, 100%] | 1/1 [21%, 100%] |" in table
     curves, bars, trust = picture.draw(summary).axes
     assert curves.lines[0].get_ydata().tolist() == [0.0, 87.5]
     assert [bar.get_width() for bar in bars.patches] == [0.0, 7 / 8]
@@ -193,16 +193,20 @@ def test_controls_are_compared_with_the_cloned_policy_from_the_same_starts(tmp_p
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     controls = importlib.import_module("blocks.controls")
     monkeypatch.setattr(controls, "FOLDER", tmp_path)
-    monkeypatch.setattr(controls, "CLONED", tmp_path / "evaluations.jsonl")
+    monkeypatch.setattr(controls, "LOGGED", tmp_path)
     assert "Not measured yet" in controls.proof_controls()
-    cloned = {"run": "sft", "world": controls.REALITY, "task": [3] * 4, "start": [0, 1, 0, 1], "success": [0, 1, 0, 0]}
-    (tmp_path / "evaluations.jsonl").write_text(json.dumps(cloned) + "\n")
+    about = {"world": controls.REALITY, "task": [3] * 4, "start": [0, 1, 0, 1]}
+    runs = [("sft", 0, [0, 1, 0, 0]), ("fa-grpo-s0", 4, [0, 0, 0, 0]), ("fa-grpo-s0", 8, [1, 1, 1, 1])]
+    lines = [{"run": run, "update": update, "success": success, **about} for run, update, success in runs]
+    lines += [{**lines[-1], "run": "fa-grpo-real-s0"}, {**lines[-1], "world": "the dream"}]
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     episodes = [{"task": 3, "start": start, "success": start == 1} for start in (1, 0)]
     (tmp_path / "cloned_centre.json").write_text(json.dumps({"episodes": episodes}))
     table = controls.proof_controls()
-    assert "| cloned | 1/4 [" in table
-    assert "| cloned, from the centre of the noise | 1/2 [9%, 91%] | +25.0 [" in table
-    assert "| cloned from the experts alone | not measured yet |" in table
+    assert "| cloned | 1 | 1/4 [" in table
+    assert "| learnt by `fa-grpo` | 1 | 4/4 [51%, 100%] | +75.0 [+50.0, +100.0] | +50.0 [" in table
+    assert "| cloned, from the centre of the noise | 1 | 1/2 [9%, 91%] | +25.0 [+0.0, +50.0] |  |" in table
+    assert "| cloned from the experts alone | 0 | not measured yet |" in table
 
 
 def load(name, path):
