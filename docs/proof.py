@@ -44,7 +44,7 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
                 arm if world == "real" else None,
             )
         intervals(left, curve, colours[arm], 0.1 * (list(colours).index(arm) - len(colours) // 2))
-        line(right, curve, lambda p: p["dream_of_real"]["precision"], "-", colours[arm], arm)
+        line(right, curve, lambda p: p["dream_of_real"]["precision"], "-", colours[arm], None)
         line(right, curve, lambda p: p["reward_on_real"]["precision"], ":", colours[arm], None)
     left.axhline(0, color="grey", linewidth=0.8)
     left.set(
