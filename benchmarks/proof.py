@@ -34,14 +34,13 @@ from proof_files import (
     columns,
     read_lines,
     spaces,
-    write_json_whole,
     write_weights,
 )
 from proof_sizes import DREAM, SFT, SIZES, Arm, Size
 from torch import nn
 
 from prophet_gym import factory
-from prophet_gym.cli.report import machine
+from prophet_gym.cli.report import machine, write_json
 from prophet_gym.rewards import DegradedOracle
 from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
@@ -157,7 +156,7 @@ def choose(place: Place) -> dict[str, Any]:
         weights = begins_from(place)
         found = {rate: try_rate(place, weights, rate) for rate in size.rates}
         choice = {"rate": max(size.rates, key=lambda rate: found[rate]), "success_of_rates": found}
-    write_json_whole(path, choice)
+    write_json(path, choice)
     return choice
 
 
@@ -290,7 +289,7 @@ def claim(place: Place) -> None:
     for folder in sorted({place.logs, place.out}):
         path = folder / PROTOCOL
         if not path.is_file():
-            write_json_whole(path, {"size": asked, "machine": machine()})
+            write_json(path, {"size": asked, "machine": machine()})
             continue
         found = json.loads(path.read_text())["size"]
         changed = [key for key in asked if found.get(key) != asked[key]]
@@ -324,7 +323,7 @@ def claim_cloned(place: Place, weights: Path) -> None:
         return
     asked, path = {"weights": short_sha(weights)}, place.logs / CLONED_FROM
     if not path.is_file():
-        write_json_whole(path, asked)
+        write_json(path, asked)
     elif json.loads(path.read_text()) != asked:
         raise ValueError(f"{path} is of another cloned policy than {weights}: give other --logs, or delete them")
 

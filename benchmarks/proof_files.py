@@ -39,13 +39,6 @@ def columns(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {key: [each[key] for each in episodes] for key in episodes[0]}
 
 
-def write_json_whole(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.part")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    draft.replace(path)
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a proof's files are, and how it computes.

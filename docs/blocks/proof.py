@@ -171,8 +171,8 @@ def proof(size: str) -> str:
 
 def time_of(summary: dict[str, Any]) -> str:
     """How long learning and evaluation took, without what may run beside them."""
-    learning, evaluation = (summary["seconds"][part] / 3600 for part in ("learning", "evaluation"))
-    return f"The runs that ended learnt for {learning:.1f} hours in all; evaluation took {evaluation:.1f}."
+    learning, evaluation = (summary["seconds"][part] / 60 for part in ("learning", "evaluation"))
+    return f"The runs that ended learnt for {learning:.0f} minutes in all; evaluation took {evaluation:.0f}."
 
 
 def ends(folder: str) -> str:

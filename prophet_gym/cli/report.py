@@ -92,10 +92,12 @@ def _version(name: str) -> str | None:
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write a report where one was asked for."""
+    """Write a report where one was asked for: whole or, where writing is cut short, not at all."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        draft = path.with_suffix(f".{os.getpid()}.part")
+        draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        draft.replace(path)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,11 +1,12 @@
 """A run's folder keeps what the run was begun with: the same command goes on, another one is refused."""
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from prophet_gym.cli.report import write_json
 
 ARGUMENTS = "arguments.json"
 
@@ -27,10 +28,7 @@ def claim(folder: Path, args: Any, last: str, *, free: Collection[str] = ()) -> 
     )
     path = folder / ARGUMENTS
     if not (folder / last).is_file() or not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.part")
-        draft.write_text(json.dumps(asked, indent=1) + "\n")
-        draft.replace(path)
+        write_json(path, asked)
         return
     begun = json.loads(path.read_text())
     changed = [name for name in asked if name in begun and begun[name] != asked[name]]

@@ -86,6 +86,12 @@ def test_the_main_effects_are_of_both_arms_of_a_side(benchmark):
     found = report.effects(square)
     assert found["FA-GRPO instead of Flow-GRPO"]["mean"] == pytest.approx(0.75 - 0.25)
     assert found["FlowScale instead of none"]["mean"] == pytest.approx(0.75 - 0.25)
+    apart = {
+        "flow-grpo": runs((0, 0), (1, 1)), "flow-grpo+flowscale": runs((1, 0), (0, 1)),
+        "fa-grpo": runs((0, 0), (1, 1)), "fa-grpo+flowscale": runs((1, 0), (0, 1)),
+    }  # fmt: skip
+    alike = report.effects(apart)["FA-GRPO instead of Flow-GRPO"]
+    assert alike == {"mean": 0, "low": 0, "high": 0}, "runs of one seed are pairs"
     assert report.effects({**square, "fa-grpo": []}) == {}
     assert report.effects({**square, "fa-grpo": runs((0, 1), (0, 1))}) == {}
 
@@ -163,7 +169,7 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     assert "Not run yet" not in blocks.headline("short")
     assert "| dream | 2 | 8,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
     assert "Short version" in table
-    assert "evaluation took 6.0." in table
+    assert "evaluation took 360." in table
     assert "| fa-grpo (`fa-grpo`) | 87.5% [52.9%, 97.8%] | +87.5 [" in blocks.headline("short")
     assert "| fa-grpo | 2 of 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
     assert "| fa-grpo | 7/7 [65%, 100%] | 0/1 [0%, 79%] | 7/8 [53%, 98%] | 7/7 [65%, 100%] | 1/1 [21%, 100%] |" in table
