@@ -1,6 +1,7 @@
 # make demo     dream a real LIBERO scene: outputs/demo.mp4, outputs/demo.png
 # make test     install everything and run the tests
 # make test-vla the tests that need lerobot, openpi's port or timm, with pins that work, in .venv-vla
+# make fuzz     the fuzz tests with ten thousand cases (make test runs a few of each)
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
 # make train    record the real simulator and train the small Prophet (hours)
@@ -28,7 +29,7 @@ VLA_NEEDS := accelerate av beartype datasets deepdiff draccus einops jsonlines n
 	pytest pytest-timeout pytest-xdist scipy termcolor transformers
 SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
 
-.PHONY: install demo test test-vla lint train proof proof-cpu proof-full figures clean
+.PHONY: install demo test test-vla fuzz lint train proof proof-cpu proof-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -55,6 +56,9 @@ demo: $(CORE)
 
 test: $(FULL)
 	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15
+
+fuzz: $(FULL)
+	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --fuzz-scale 40 tests/fuzz
 
 # lerobot and openpi's port ask for torchvision and for a torch of their time, so they come without what they ask for; of
 # transformers 4.53.2 they need the files that openpi changed, which must come after it. Where they look for torchvision
