@@ -61,10 +61,14 @@ def parse_mode(text: str) -> "Mode":
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.sims.recorder import Plan, collect
+    from prophet_gym.sims.install import require_packages
 
     if args.episodes < 1 or args.workers < 1:
         raise ValueError(f"episodes and workers must be at least 1, got {args.episodes} and {args.workers}")
+    # The recorder's own imports need some of them.
+    require_packages()
+    from prophet_gym.sims.recorder import Plan, collect
+
     plan = Plan(
         args.suite,
         parse_tasks(args.task),

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import requires, version
 
 from prophet_gym.errors import ProphetError
+from prophet_gym.sims.install import INSTALL
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def _run(name: str, words: Sequence[str]) -> None:
         extra = extra_of(missing)
         if extra is None:
             raise
-        print(f"prophet {name} needs {missing}: pip install 'prophet-gym[{extra}]'", file=sys.stderr)
+        # The simulator is not whole with its extra alone.
+        advice = INSTALL if extra == "libero" else f"pip install 'prophet-gym[{extra}]'"
+        print(f"prophet {name} needs {missing}: {advice}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

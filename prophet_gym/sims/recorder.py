@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
 from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
+from prophet_gym.sims.install import require_packages
 from prophet_gym.sims.looks import check_look, look_version
 from prophet_gym.sims.simulator import LiberoSim, check_task
 
@@ -225,12 +226,14 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
 
     Raises:
         UnknownOptionError: for an unknown suite or look, before anything is written.
+        MissingAssetsError: when the simulator is not installed.
         ValueError: when `folder` holds another recording.
         RuntimeError: when a worker fails, with the worker's traceback.
     """
     for task in plan.tasks:
         check_task(plan.suite, task)
     check_look(plan.look)
+    require_packages()
     folder = Path(folder)
     same = ("suite", "look", "look_version", "size", "seed", "starts", "script_version", "mixture")
     claim_folder(folder, plan.meta(), same)
