@@ -36,7 +36,9 @@ def pytest_runtest_makereport(item):
     """Say in which case a fuzz test failed."""
     report = yield
     if report.when == "call" and report.failed and hasattr(item, "fuzz_case"):
-        report.sections.append(("fuzz", f"failed in case {item.fuzz_case}: run it alone with cases(n, only={item.fuzz_case})"))
+        report.sections.append(
+            ("fuzz", f"failed in case {item.fuzz_case}: run it alone with cases(n, only={item.fuzz_case})")
+        )
     return report
 
 
