@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "estimates"},
-    {"specs"},
+    {"specs", "_files"},
     {"world_model"},
     {"hub"},
     {"embodiments", "rewards", "metrics", "envs"},
@@ -28,6 +28,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym.world_model",
     "prophet_gym.errors",
     "prophet_gym.hub",
+    "prophet_gym._files",
 }
 MAX_LINES = 400
 
