@@ -1,4 +1,4 @@
-"""Text files that others wrote: UTF-8 on every machine, and one clear error for a file that is not what it should be."""
+"""Text files that others wrote: UTF-8 on every machine, one clear error for a file that is not what it should be."""
 
 import json
 import os

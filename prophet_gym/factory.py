@@ -331,7 +331,7 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
     suites: set[str] = set()
     for path in sorted((folder / "starts").glob(f"*/{INDEX_NAME}")):
         try:
-            suites |= {entry["suite"] for entry in json.loads(path.read_text())["starts"]}
+            suites |= {entry["suite"] for entry in json.loads(path.read_text(encoding="utf-8"))["starts"]}
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); write the start set again") from error
     return tuple(sorted(suites))

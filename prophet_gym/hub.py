@@ -165,7 +165,7 @@ def verified(path: Path) -> Path:
 def write_manifest(folder: Path) -> None:
     """Write the sha-256 of every file under `folder` beside them."""
     hashes = {name: _hash(folder / name) for name in sorted(_names(folder) - {MANIFEST})}
-    (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
 
 
 def push_folder(folder: Path, repo: str, *, revision: str | None = None, private: bool | None = None) -> str:
@@ -200,7 +200,7 @@ def _require_hashes(folder: Path, only: set[str] | None) -> None:
     if not manifest.is_file():
         return
     try:
-        hashes = json.loads(manifest.read_text())
+        hashes = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{manifest} is damaged ({error}); fetch or save the checkpoint again") from error
     if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):

@@ -36,7 +36,7 @@ class CsvLogger:
         self.path = path
         self._rows: dict[int, dict[str, Any]] = {}
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
                     self._rows[int(row["update"])] = row
 
@@ -61,8 +61,8 @@ class JsonLinesLogger:
     def __init__(self, path: Path, digits: int = 6) -> None:
         """Go on with the file if it is there; numbers are written with so many significant digits."""
         self.path, self.digits = path, digits
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self._rows: dict[int, str] = {int(json.loads(line)["update"]): line for line in lines}
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        self._rows: dict[int, str] = {int(json.loads(line)["update"]): line for line in lines if line}
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Write the file anew, without the updates that came after this one in a run that was killed."""
@@ -78,7 +78,7 @@ class JsonLinesLogger:
 def _write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
-    draft.write_text(text)
+    draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
 
 
@@ -187,4 +187,4 @@ def run_name(folder: Path) -> str:
     path = folder / RUN_NAME
     if not path.is_file():
         _write_whole(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

@@ -1,5 +1,8 @@
 """Files that others wrote, and that everything is read and written as UTF-8."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -87,3 +90,70 @@ def test_images_of_any_number_pass():
     for shape in ((4, 5, 3), (2, 4, 5, 3), (0, 4, 5, 3), (2, 3, 4, 5, 3)):
         images = np.zeros(shape, np.uint8)
         assert require_images("frames", images) is images
+
+
+ROOT = Path(__file__).parents[1]
+MODES = {"open": 1, "fdopen": 1, "NamedTemporaryFile": 0}
+"""Calls that open texts or bytes -> where the mode stands; a method `open` has it first."""
+NOT_FILES = {"Image", "os", "self", "tarfile", "webbrowser", "wave", "fs"}
+"""What else has an `open`."""
+
+
+def text_without_encoding(source: str) -> list[int]:
+    """Return the lines that read or write text in whatever encoding the machine has."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        options = {keyword.arg: keyword.value for keyword in node.keywords}
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        method = isinstance(node.func, ast.Attribute)
+        owner = node.func.value.id if method and isinstance(node.func.value, ast.Name) else None
+        place = 0 if method and name == "open" else MODES.get(name, 0)
+        mode = options.get("mode", node.args[place] if len(node.args) > place else None)
+        binary = isinstance(mode, ast.Constant) and "b" in str(mode.value)
+        binary |= name == "NamedTemporaryFile" and mode is None
+        opens = (name in MODES and owner not in NOT_FILES - ({"os"} if name == "fdopen" else set())) and not binary
+        texts = method and name in ("read_text", "write_text")
+        pipes = any(
+            isinstance(options.get(key), ast.Constant) and options[key].value for key in ("text", "universal_newlines")
+        )
+        if (opens or texts or pipes) and "encoding" not in options:
+            found.append(node.lineno)
+        if name == "splitlines" and method and "read_text" in ast.dump(node.func.value):
+            found.append(node.lineno)
+    return found
+
+
+def test_the_rule_of_encodings_finds_what_it_forbids():
+    bad = """
+path.read_text()
+path.write_text("a")
+open("a")
+path.open("w")
+os.fdopen(1, "w")
+tempfile.NamedTemporaryFile("w")
+subprocess.run(["ls"], text=True)
+path.read_text(encoding="utf-8").splitlines()
+"""
+    good = """
+path.read_text(encoding="utf-8")
+open("a", "rb")
+path.open("wb")
+os.open("a", os.O_RDONLY)
+Image.open(path)
+tempfile.NamedTemporaryFile()
+read_text(path)
+"""
+    assert text_without_encoding(bad) == list(range(2, 10))
+    assert text_without_encoding(good) == []
+
+
+@pytest.mark.parametrize("package", ["prophet_gym", "prophrl_algos"])
+def test_every_text_is_read_and_written_as_utf_8(package):
+    found = {
+        str(path.relative_to(ROOT)): lines
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if (lines := text_without_encoding(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}

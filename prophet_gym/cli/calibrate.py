@@ -64,7 +64,7 @@ def main(args: Args) -> None:
     paths = list_episodes(args.data)[: args.episodes] if args.data else record_official(recording)
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
-    meta = json.loads((paths[0].parents[1] / META).read_text())
+    meta = json.loads((paths[0].parents[1] / META).read_text(encoding="utf-8"))
     episodes = [read_episode(path) for path in paths]
     card: dict[str, Any] = {
         "checkpoint": args.checkpoint,
@@ -94,7 +94,7 @@ def main(args: Args) -> None:
     curves = {name: card[name]["reliability"]["bins"] for name in sources if card[name]["reliability"]}
     if curves:
         picture = args.out.with_suffix(".svg")
-        picture.write_text(reliability_svg(curves))
+        picture.write_text(reliability_svg(curves), encoding="utf-8")
         print(f"wrote {picture}")
 
 

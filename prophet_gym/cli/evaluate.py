@@ -59,7 +59,7 @@ def main(args: Args) -> None:
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
     episodes = [read_episode(path) for path in paths]
-    meta = json.loads((paths[0].parents[1] / META).read_text())
+    meta = json.loads((paths[0].parents[1] / META).read_text(encoding="utf-8"))
     # It knows the scene it was trained in, which is the checkpoint's.
     own_suite = getattr(getattr(world_model, "config", None), "suite", None) == meta["suite"]
     object_reader = load_object_reader(args.checkpoint) if own_suite else None

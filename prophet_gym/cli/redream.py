@@ -3,7 +3,6 @@
 The paper trains a second judge on such videos, so that it knows what dreams look like.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,13 +32,17 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
+    from prophet_gym._files import read_json
     from prophet_gym.cli.calibrate import dreamt_frames
     from prophet_gym.data.recording import META, claim_folder, list_episodes, read_episode, write_episode
     from prophet_gym.factory import load_world_model
 
     world_model = load_world_model(args.checkpoint, args.device)
     paths = list_episodes(args.data)[: args.episodes]
-    meta = json.loads((args.data / META).read_text()) | {"dreamt_by": args.checkpoint, "dream_seed": args.seed}
+    meta = read_json(args.data / META) | {
+        "dreamt_by": args.checkpoint,
+        "dream_seed": args.seed,
+    }
     claim_folder(args.out, meta, same=tuple(meta))
     targets = [args.out / path.relative_to(args.data) for path in paths]
     missing = [(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]

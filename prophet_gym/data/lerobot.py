@@ -5,7 +5,6 @@ Layouts: github.com/huggingface/lerobot, `lerobot/datasets/utils.py` and `lerobo
 action is left out here.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from prophet_gym._files import read_json, read_json_lines
 from prophet_gym.data.source import Orient, ReadFrames, SourceEpisode, as_stored
 from prophet_gym.data.tools import Calibration, ToolReading
 from prophet_gym.data.video import decode_frames
@@ -184,7 +184,7 @@ def _read_info(root: Path) -> dict[str, Any]:
     path = root / INFO
     if not path.exists():
         raise FileNotFoundError(f"{root} is no LeRobot data set (it has no {INFO}); give the folder that holds meta/")
-    info = json.loads(path.read_text())
+    info = read_json(path)
     missing = [key for key in ("codebase_version", "fps", "features", "data_path") if not info.get(key)]
     if missing:
         raise ValueError(f"{path} must state codebase_version, fps, features, data_path; {', '.join(missing)} missing")
@@ -199,7 +199,7 @@ def _index_v2(root: Path, info: Mapping[str, Any], filmed: str | None) -> list[E
     path = root / "meta" / "episodes.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"layout {info['codebase_version']} needs {path}; fetch the data set again")
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    lines = read_json_lines(path)
     entries = []
     for line in sorted(lines, key=lambda line: line["episode_index"]):
         number = line["episode_index"]

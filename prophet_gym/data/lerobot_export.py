@@ -95,10 +95,14 @@ def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
     parquet.write_table(pa.Table.from_pylist(index), meta / "episodes" / "chunk-000" / "file-000.parquet")
     _write_tasks(tasks, meta / "tasks.parquet")
     size = pictures[0].shape[1:3]
-    (meta / "info.json").write_text(json.dumps(_info(len(paths), begin, len(tasks), size, robot), indent=4) + "\n")
+    _write_json(_info(len(paths), begin, len(tasks), size, robot), meta / "info.json")
     statistics = {name: _statistics(columns[name]) for name in ("action", "observation.state")}
     statistics[CAMERA] = _picture_statistics(np.concatenate(pictures))
-    (meta / "stats.json").write_text(json.dumps(statistics, indent=4) + "\n")
+    _write_json(statistics, meta / "stats.json")
+
+
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=4) + "\n", encoding="utf-8")
 
 
 def _rows(episode: Episode, number: int, begin: int, task: int) -> dict[str, np.ndarray]:

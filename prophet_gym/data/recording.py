@@ -176,7 +176,7 @@ def _read_frames(path: Path, start: int, stop: int) -> UInt8[np.ndarray, "f h w 
 
 def refuse_official(folder: str | os.PathLike) -> None:
     """Raises ValueError for a recording of official starts: those must never become training data."""
-    if json.loads((Path(folder) / META).read_text()).get("starts") == "official":
+    if json.loads((Path(folder) / META).read_text(encoding="utf-8")).get("starts") == "official":
         raise ValueError(
             f"{folder} starts from official initial states, which are for evaluation alone; "
             "record training data with `prophet collect --starts random`"
@@ -253,7 +253,7 @@ def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence
     """
     path = Path(folder) / META
     if path.exists():
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         other = {key: found.get(key) for key in same if found.get(key) != meta[key]}
         if other:
             asked = ", ".join(f"{key}={meta[key]!r}" for key in other)
@@ -262,5 +262,5 @@ def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{META}-{uuid.uuid4().hex[:8]}")
-    draft.write_text(json.dumps(meta, indent=2) + "\n")
+    draft.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     draft.replace(path)

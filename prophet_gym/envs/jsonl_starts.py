@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import UInt8
 
+from prophet_gym._files import read_text
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.specs import InitialState
@@ -52,10 +53,7 @@ def read_jsonl_starts(path: Path | str, suite: str = "bridge") -> StartSet:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} is no text ({error}); fetch it again") from error
+    return read_text(path, CheckpointError).split("\n")
 
 
 def _fields(line: str, where: str) -> list[str]:

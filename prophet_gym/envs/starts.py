@@ -134,7 +134,7 @@ def write_start_set(directory: Path | str, states: Iterable[InitialState], *, qu
             cell += len(starts[member].frames)
     ordered = [entries[member] for member in range(len(starts))]
     text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": ordered}, indent=0)
-    (folder / INDEX_NAME).write_text(text + "\n")
+    (folder / INDEX_NAME).write_text(text + "\n", encoding="utf-8")
     return total + len(text) + 1
 
 
@@ -152,7 +152,7 @@ def read_start_set(directory: Path | str) -> StartSet:
         hint = f"; it holds {' and '.join(sets)}, give one of these" if sets else ""
         raise MissingWeightsError(f"a start set is a folder with {INDEX_NAME}, found none in {folder}{hint}")
     try:
-        index = json.loads(path.read_text())
+        index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise CheckpointError(f"{path} must have format {FORMAT!r}, got {index['format']!r}")
         size = (index["height"], index["width"])

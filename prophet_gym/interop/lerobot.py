@@ -168,9 +168,9 @@ def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "env.py").write_text(ENV_FILE.format(weights=weights))
-    (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n")
-    (target / "README.md").write_text(README_FILE.format(weights=weights))
+    (target / "env.py").write_text(ENV_FILE.format(weights=weights), encoding="utf-8")
+    (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n", encoding="utf-8")
+    (target / "README.md").write_text(README_FILE.format(weights=weights), encoding="utf-8")
     return target
 
 

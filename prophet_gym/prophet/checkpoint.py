@@ -35,7 +35,7 @@ def recipe_of(config: ProphetConfig | FullConfig) -> Recipe:
 def write_config(config: ProphetConfig | FullConfig, folder: Path) -> None:
     """Write `prophet.json`."""
     header = {RECIPE: FullRecipe.name} if isinstance(config, FullConfig) else {}
-    (folder / CONFIG).write_text(json.dumps(header | asdict(config), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(header | asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(folder: Path) -> ProphetConfig | FullConfig:
@@ -54,7 +54,7 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
     kinds: dict[str, type[ProphetConfig | FullConfig]] = {SmallRecipe.name: ProphetConfig, FullRecipe.name: FullConfig}
     kind = ProphetConfig
     try:
-        values = json.loads((folder / CONFIG).read_text())
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         name = values.pop(RECIPE, SmallRecipe.name)
         if name not in kinds:
             raise TypeError(f"{RECIPE} must be one of {', '.join(kinds)}, got {name!r}")

@@ -20,7 +20,7 @@ def save_network(directory: Path | str, network: nn.Module, config: Any) -> None
     """Write a network and the dataclass that its constructor takes."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
+    (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS_NAME)
 
 
@@ -41,7 +41,7 @@ def load_network(directory: Path | str, kind: type[Network], config_kind: type, 
     if not all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)):
         raise MissingWeightsError(f"the {what} is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}")
     try:
-        given: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text())
+        given: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
         network = kind(config_kind(**given))
         network.load_state_dict(load_file(folder / WEIGHTS_NAME))

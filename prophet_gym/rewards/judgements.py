@@ -77,7 +77,7 @@ class JudgementLog:
         self.path = Path(path).expanduser()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.open("a").close()
+            self.path.open("a", encoding="utf-8").close()
         except OSError as error:
             raise ValueError(f"a log must be a file that can be written, {self.path} cannot: {error}") from error
         self.pictures = pictures

@@ -122,9 +122,9 @@ class LikelihoodReward:
         """Write config and prompt, and the low-rank adapter if the model has one; the base model is only named."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
         (folder / "prompt.txt").write_text(self.prompt.text, encoding="utf-8")
-        (folder / "criteria.json").write_text(json.dumps(dict(self.prompt.criteria), indent=2) + "\n")
+        (folder / "criteria.json").write_text(json.dumps(dict(self.prompt.criteria), indent=2) + "\n", encoding="utf-8")
         network: Any = self.model.model
         if hasattr(network, "peft_config"):
             network.save_pretrained(str(folder / ADAPTER_NAME))
@@ -141,7 +141,7 @@ class LikelihoodReward:
         if not (folder / CONFIG_NAME).is_file():
             raise MissingWeightsError(f"a trained vision-language judge is a folder with {CONFIG_NAME}: {folder}")
         try:
-            config = LikelihoodConfig(**json.loads((folder / CONFIG_NAME).read_text()))
+            config = LikelihoodConfig(**json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             known = ", ".join(field.name for field in fields(LikelihoodConfig))
             raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); keys: {known}") from error

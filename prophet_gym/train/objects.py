@@ -153,7 +153,7 @@ def main(args: Args) -> dict[str, object]:
         },
     }
     reader.save_pretrained(args.out)
-    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n")
+    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(metrics, indent=2))
     return metrics
 

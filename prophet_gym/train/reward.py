@@ -123,7 +123,7 @@ def _train_vlm(args: Args) -> dict[str, Any]:
         "held_out": measure(judge, _ends(groups["test"], args.stride)),
     }
     judge.save_pretrained(args.out)
-    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n")
+    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(metrics, indent=2))
     return metrics
 

@@ -157,7 +157,7 @@ def _tracker(args: Args, base: Prophet | None) -> None:
     known = None if base is None else base.tracker
     tracker = train_tracker(data, camera, args.out, steps=args.tracker_steps, device=args.torch_device(), base=known)
     errors = tracker_errors(tracker, data, camera)
-    (args.out / "tracker_errors.json").write_text(json.dumps(errors, indent=2) + "\n")
+    (args.out / "tracker_errors.json").write_text(json.dumps(errors, indent=2) + "\n", encoding="utf-8")
 
 
 def _transformer(args: Args, base: Prophet | None) -> None:

@@ -271,7 +271,7 @@ def main(args: Args) -> dict[str, object]:
     for name, parts in groups.items():
         metrics[name] = evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
     head.save_pretrained(args.out)
-    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n")
+    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(metrics, indent=2))
     return metrics
 

@@ -30,7 +30,7 @@ def claim(folder: Path, args: Any, last: str, *, free: Collection[str] = ()) -> 
     if not (folder / last).is_file() or not path.is_file():
         write_json(path, asked)
         return
-    begun = json.loads(path.read_text())
+    begun = json.loads(path.read_text(encoding="utf-8"))
     changed = [name for name in asked if name in begun and begun[name] != asked[name]]
     if changed:
         raise ValueError(

@@ -85,7 +85,7 @@ def main(args: Args) -> None:
         totals = {"while_acting": found.while_acting, "while_learning": found.while_learning}
         given = {name: value for name, value in asdict(args).items() if name != "json"}
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"args": given, **asdict(found), **totals}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"args": given, **asdict(found), **totals}, indent=2) + "\n", encoding="utf-8")
 
 
 def _shown(size: int) -> str:

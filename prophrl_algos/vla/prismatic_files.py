@@ -76,7 +76,7 @@ def save_prismatic(policy: PrismaticPolicy, folder: Path) -> None:
         "policy": asdict(policy.config),
         "lora": None if policy.lora is None else asdict(policy.lora),
     }
-    (folder / CONFIG).write_text(json.dumps(said, indent=2))
+    (folder / CONFIG).write_text(json.dumps(said, indent=2), encoding="utf-8")
     policy.tokenizer.save(folder)
     save_torch_state_dict(policy.state_dict(), folder)
 

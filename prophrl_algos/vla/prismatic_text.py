@@ -50,11 +50,11 @@ class Tokenizer:
         """The one in a folder; MissingWeightsError if there is none."""
         if not (folder / TOKENIZER).is_file():
             raise MissingWeightsError(f"{folder} holds no {TOKENIZER}; fetch it from the checkpoint's repository")
-        return cls((folder / TOKENIZER).read_text())
+        return cls((folder / TOKENIZER).read_text(encoding="utf-8"))
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""
-        (folder / TOKENIZER).write_text(self.text)
+        (folder / TOKENIZER).write_text(self.text, encoding="utf-8")
 
     def __call__(self, text: str) -> list[int]:
         """Tokens of a text, with those that the file puts around every text."""
