@@ -1,6 +1,6 @@
-"""`prophet demo`: one start dreamt under the recorded actions and under others, beside what really happened.
+"""`prophet demo`: one start dreamt under the recorded actions and under others, beside what the simulator did.
 
-Needs the checkpoint alone: a few real episodes are part of it.
+Needs the checkpoint alone: a few recorded episodes are part of it.
 """
 
 import time
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import tyro
 
-REAL, DREAM, OTHER = "real simulator", "dream, same actions", "dream, other actions"
+LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"
 MOMENTS = 8
+CLOSEST_FIRST = (3, 5, 0, 8)
+"""Tasks of the bundled checkpoint's own episodes, by how close its dream of each looks to the recording."""
 
 
 @dataclass(frozen=True)
 class Args:
-    """Dream from official starts and film it: real | dream | dream under another episode's actions.
+    """Dream from official starts and film it: LIBERO | dream | dream under another episode's actions.
 
     Writes demo.mp4 and demo.png (a contact sheet), prints how close the dreams come and how fast they were.
     """
@@ -28,7 +30,10 @@ class Args:
     """`bundled`, the name of a bundled checkpoint, or the path of a checkpoint folder."""
     data: Path | None = None
     """Folder with recorded episodes (npz and mp4); the checkpoint's own if not given."""
+    task: str = "all"
+    """Only the episodes of these tasks, in this order: numbers such as 3 or 5,0, or all."""
     episodes: int = 3
+    """At most so many episodes."""
     steps: int = 160
     """At most so many actions of each episode."""
     out: Path = Path("outputs")
@@ -44,7 +49,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Scene:
-    """One episode, really and dreamt: frame 0 of each film is the real start."""
+    """One episode as recorded and as dreamt: frame 0 of each film is the recorded start."""
 
     instruction: str
     films: dict[str, np.ndarray]
@@ -53,7 +58,7 @@ class Scene:
     @property
     def steps(self) -> int:
         """Actions played."""
-        return len(self.films[REAL]) - 1
+        return len(self.films[LIBERO]) - 1
 
 
 def main(args: Args) -> None:
@@ -68,11 +73,9 @@ def main(args: Args) -> None:
     if min(args.episodes, args.steps, args.scale) < 1:
         raise ValueError(f"episodes, steps and scale must be at least 1, got {args}")
     world_model = load_world_model(args.checkpoint, args.device)
-    episodes = demo_episodes(args)
-    shown = range(min(args.episodes, len(episodes)))
     scenes = [
-        dream_scene(world_model, episodes[i], episodes[(i + 1) % len(episodes)].actions, args.steps, args.seed)
-        for i in tqdm(shown, desc="dream", unit="episode")
+        dream_scene(world_model, episode, other_actions, args.steps, args.seed)
+        for episode, other_actions in tqdm(demo_episodes(args), desc="dream", unit="episode")
     ]
     film = (image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale))
     write_film(args.out / "demo.mp4", film, FRAMES_PER_SECOND)
@@ -91,18 +94,34 @@ def main(args: Args) -> None:
     write_json(args.json, {"checkpoint": args.checkpoint, "metrics": found, "speed": speed, "machine": machine()})
 
 
-def demo_episodes(args: Args) -> list[Any]:
-    """The recorded episodes to show, at least two (each lends its actions to the one before)."""
+def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
+    """Return the recorded episodes to show, each with the actions of the one that follows it.
+
+    Raises:
+        ValueError: fewer than two episodes are recorded, or none of a task that was asked for.
+    """
+    from prophet_gym.cli.collect import parse_tasks
     from prophet_gym.data.recording import read_episode
     from prophet_gym.factory import checkpoint_folder
 
     folder = args.data or checkpoint_folder(args.checkpoint) / "demo"
-    paths = sorted(folder.glob("**/episode_*.npz"))
-    if len(paths) < 2:
+    found = [read_episode(path) for path in sorted(folder.glob("**/episode_*.npz"))]
+    if len(found) < 2:
         raise ValueError(
-            f"{folder} must hold at least two recorded episodes, found {len(paths)}; give others with --data"
+            f"{folder} must hold at least two recorded episodes, found {len(found)}; give others with --data"
         )
-    return [read_episode(path) for path in paths]
+    if args.data is None:
+        # A stable sort: tasks that the list does not name keep their order, behind those that it does.
+        places = {task: place for place, task in enumerate(CLOSEST_FIRST)}
+        found.sort(key=lambda episode: places.get(episode.task, len(places)))
+    pairs = [(episode, found[(i + 1) % len(found)].actions) for i, episode in enumerate(found)]
+    if args.task != "all":
+        asked, recorded = parse_tasks(args.task), sorted({episode.task for episode in found})
+        missing = sorted(set(asked) - set(recorded))
+        if missing:
+            raise ValueError(f"{folder} has episodes of the tasks {recorded}, none of {missing}; give others in --task")
+        pairs = [pair for task in asked for pair in pairs if pair[0].task == task]
+    return pairs[: args.episodes]
 
 
 def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps: int, seed: int) -> Scene:
@@ -114,14 +133,14 @@ def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps
     steps = min(steps, len(episode), len(other_actions)) // world_model.chunk * world_model.chunk
     if steps == 0:
         raise ValueError(f"an episode must have at least one chunk of {world_model.chunk} actions, got {len(episode)}")
-    real = episode.frames()[: steps + 1]
+    recorded = episode.frames()[: steps + 1]
     actions = np.stack([episode.actions[:steps], other_actions[:steps]])
-    state = world_model.encode(torch.from_numpy(np.repeat(real[None, :1], 2, axis=0)))
+    state = world_model.encode(torch.from_numpy(np.repeat(recorded[None, :1], 2, axis=0)))
     began = time.perf_counter()
     dreamt = dream(world_model, state, actions, [seed, seed]).frames
     seconds = time.perf_counter() - began
-    same, other = (np.concatenate([real[:1], row]) for row in dreamt)
-    return Scene(episode.instruction, {REAL: real, DREAM: same, OTHER: other}, seconds)
+    same, other = (np.concatenate([recorded[:1], row]) for row in dreamt)
+    return Scene(episode.instruction, {LIBERO: recorded, DREAM: same, OTHER: other}, seconds)
 
 
 def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
@@ -155,9 +174,9 @@ def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
     for label in (DREAM, OTHER, "last frame copied"):
         metrics = []
         for scene in scenes:
-            real = scene.films[REAL]
-            shown = scene.films.get(label, np.broadcast_to(real[:1], real.shape))
-            metrics.append(frame_metrics(real[1:], np.ascontiguousarray(shown[1:])))
+            recorded = scene.films[LIBERO]
+            shown = scene.films.get(label, np.broadcast_to(recorded[:1], recorded.shape))
+            metrics.append(frame_metrics(recorded[1:], np.ascontiguousarray(shown[1:])))
         found[label] = {}
         for name, frames in (("8", 8), ("64", 64), ("all", 10**6)):
             summaries = [m.first(frames).summary() for m in metrics if frames == 10**6 or len(m.psnr) >= frames]

@@ -1,4 +1,4 @@
-"""Pictures of a dream beside the real thing: a labelled film, and a contact sheet of moments."""
+"""Pictures of a dream beside what was recorded: a labelled film, and a contact sheet of moments."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

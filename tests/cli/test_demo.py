@@ -6,11 +6,11 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from prophet_gym.cli.demo import DREAM, OTHER, REAL, dream_scene
+from prophet_gym.cli.demo import DREAM, LIBERO, OTHER, Args, demo_episodes, dream_scene
 from prophet_gym.cli.film import GAP, STRIP, side_by_side, write_moving_picture
 from prophet_gym.cli.main import main
 from prophet_gym.data.recording import list_episodes, read_episode, read_video
-from prophet_gym.factory import load_world_model
+from prophet_gym.factory import bundled_checkpoints, load_world_model
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def scene(checkpoint, recording):
 def test_a_scene_shows_the_recording_and_two_dreams_from_its_first_frame(scene):
     scene, episode = scene
     assert scene.steps == 16  # whole chunks of 8 that both action sequences have
-    np.testing.assert_array_equal(scene.films[REAL], episode.frames()[:17])
+    np.testing.assert_array_equal(scene.films[LIBERO], episode.frames()[:17])
     for label in (DREAM, OTHER):
         np.testing.assert_array_equal(scene.films[label][0], episode.frames()[0])
     assert (scene.films[DREAM][1:] != scene.films[OTHER][1:]).any()
@@ -56,6 +56,24 @@ def test_the_command_writes_film_sheet_picture_and_numbers(checkpoint, recording
     assert found["metrics"].keys() == {DREAM, OTHER, "last frame copied"}
     assert "32 frames" not in capsys.readouterr().err
     assert found["speed"]["frames_per_second"] > 0
+
+
+@pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+def test_the_bundled_episode_that_is_dreamt_best_comes_first_and_a_task_chooses():
+    tasks = [episode.task for episode, _ in demo_episodes(Args(episodes=9))]
+    assert tasks[0] == 3
+    assert sorted(tasks) == [0, 3, 5, 8]
+    chosen = demo_episodes(Args(task="8,5"))
+    assert [episode.task for episode, _ in chosen] == [8, 5]
+    # Whose actions an episode lends does not depend on what else is shown.
+    lent = dict(zip(tasks, (actions for _, actions in demo_episodes(Args(episodes=9))), strict=True))
+    np.testing.assert_array_equal(chosen[0][1], lent[8])
+
+
+def test_a_task_without_a_recorded_episode_is_refused(checkpoint, recording, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--checkpoint", str(checkpoint), "--data", str(recording), "--task", "9"])
+    assert "none of [9]" in capsys.readouterr().err
 
 
 def test_one_episode_is_not_enough(checkpoint, tmp_path, capsys):
