@@ -34,7 +34,7 @@ class Workload:
         steps_per_call: flow steps scored in one call; all if None.
         views: pictures of a decision.
         frame: height and width of the env's pictures.
-        reference: whether a copy of the policy is kept to compare with; with adapters none is needed.
+        reference: whether the weights that training begins with are kept to compare with.
     """
 
     groups: int = 8
@@ -64,7 +64,7 @@ class MemoryPlan:
         weights: of all, in their precisions.
         gradients: of what is trained, float32.
         optimizer: AdamW's two moments, float32.
-        reference: a copy of the weights, where one is kept.
+        reference: a copy of what is trained, float32, where one is kept.
         context_per_row: what a decision's prefix is once it is encoded; never stored.
         acting: contexts of the rows that decide at once and the largest pass.
         backward: what is kept for the backward pass of a microbatch, its contexts and the largest pass.
@@ -119,7 +119,7 @@ def make_plan(full: FullSize, work: Workload) -> MemoryPlan:
         weights=size,
         gradients=4 * trained,
         optimizer=8 * trained,
-        reference=size if work.reference else 0,
+        reference=4 * trained if work.reference else 0,
         context_per_row=one,
         acting=work.rows * one + WORKING * acting,
         backward=kept * calls + contexts + WORKING * largest,

@@ -72,17 +72,6 @@ def require_trainable(policy: FlowPolicy, optimizer: torch.optim.Optimizer, algo
     return parameters
 
 
-def require_reference(policy: FlowPolicy) -> None:
-    """Raise ValueError unless the policy can be its own reference."""
-    try:
-        with policy.reference():
-            pass
-    except NotImplementedError as error:
-        raise ValueError(
-            f"beta above 0 needs a reference ({error}): pass reference=copy.deepcopy(policy), or beta=0"
-        ) from error
-
-
 def start_sets_of(env: VectorEnv) -> set[object]:
     """The start sets that an env says it draws from; what it does not say shows at its first reset."""
     inner = env.unwrapped

@@ -58,7 +58,6 @@ def check_flow_policy(
     _check_rescoring(policy, obs, path, tolerance)
     _check_gradient(policy, obs, path)
     _check_decode(policy, obs, path.x0, rows)
-    _check_reference(policy)
     if fit_steps:
         copies = torch.arange(rows).repeat(max(FIT_ROWS // rows, 1))
         _check_fit(policy, select_obs(obs, copies), len(copies), fit_steps, learning_rate)
@@ -155,14 +154,6 @@ def _check_decode(policy: FlowPolicy, obs: Obs, x0: Tensor, rows: int) -> None:
         other[:, :, spec.action_dim :] += 1
         same = torch.equal(policy.decode(other, obs), actions)
     assert same, "decoded actions must not depend on padded columns or on rows past exec_steps: they are not scored"
-
-
-def _check_reference(policy: FlowPolicy) -> None:
-    try:
-        with policy.reference():
-            pass
-    except NotImplementedError:
-        return
 
 
 def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: float) -> None:

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +89,3 @@ class TinyFlowPolicy(nn.Module):
         x = torch.lerp(x0, noise, t[:, None, None])
         found = self.velocity(self.encode(obs, grad=True), x, t)
         return F.mse_loss(found, noise - x0)
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """There are no adapters to take off."""
-        raise NotImplementedError("a TinyFlowPolicy has no adapters: pass reference=copy.deepcopy(policy)")

@@ -21,7 +21,8 @@ from prophrl_algos.flow.sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.flowscale import FlowScale, flowscale_weights, scale_gradients
 from prophrl_algos.groups import Begin, Keep, begin_by_seed, keep_all, random_number
 from prophrl_algos.metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
-from prophrl_algos.preflight import require_fit, require_noise, require_reference, require_trainable
+from prophrl_algos.preflight import require_fit, require_noise, require_trainable
+from prophrl_algos.reference import Reference
 from prophrl_algos.rollout import Rollouts, collect
 
 
@@ -152,7 +153,7 @@ class Trainer:
             optimizer: of the policy's parameters (and of the algorithm's, where it has any).
             env: with autoreset DISABLED; rows a multiple of the group size.
             config: `TrainerConfig()` if not given.
-            reference: for the KL; where `beta` > 0 and none is given, the policy's own `reference()`.
+            reference: for the KL; where `beta` > 0 and none is given, `policy` with the weights that it has now.
             algorithm: what an experiment swaps.
             flowscale: balances flow steps; off if not given.
             begin: how the rows of a group get a common start.
@@ -187,11 +188,11 @@ class Trainer:
         faintest = 1.0 if anneal is None else min(map(anneal, progress))
         require_noise(self._schedule(faintest), policy.spec, self.algorithm)
         self.parameters = require_trainable(policy, optimizer, self.algorithm)
-        if self.config.beta > 0 and reference is None:
-            require_reference(policy)
         for module in (policy, reference, algorithm.kernel):
             if isinstance(module, nn.Module):
                 module.eval().to(self.device)
+        assert isinstance(policy, nn.Module)
+        self.begun = Reference(policy, self.parameters) if self.config.beta > 0 and reference is None else None
 
     def schedule(self) -> FlowSchedule:
         """How the next update's paths are sampled."""
@@ -279,6 +280,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "kernel": kernel.state_dict() if isinstance(kernel, nn.Module) else {},
             "ema": {} if self.ema is None else self.ema.state_dict(),
+            "reference": {} if self.begun is None else self.begun.state_dict(),
             "random": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
@@ -305,6 +307,8 @@ class Trainer:
             self.algorithm.kernel.load_state_dict(state["kernel"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        if self.begun is not None and state.get("reference"):
+            self.begun.load_state_dict(state["reference"])
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
@@ -347,7 +351,7 @@ class Trainer:
             path = replace(path, scores=again)
         reference = None
         if self.config.beta > 0:
-            with nullcontext() if self.reference is not None else self.policy.reference():
+            with nullcontext() if self.begun is None else self.begun.applied():
                 reference = self._score_all(obs, path, self.reference or self.policy)
         having = max(self.processes.total(len(rows) > 0), 1.0)
         stds = self.processes.sum(step_stds(path.scores, path.stochastic)) / having

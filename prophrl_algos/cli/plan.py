@@ -62,7 +62,7 @@ def main(args: Args) -> None:
         steps_per_call=args.steps_per_call,
         views=args.views,
         frame=args.frame,
-        reference=args.beta > 0 and args.train != "lora",
+        reference=args.beta > 0,
     )
     found = make_plan(full, work)
     print(f"{found.parameters / 1e9:.3f} G weights, {found.trained / 1e6:.1f} M of them trained ({args.train})")

@@ -15,7 +15,7 @@ class Published:
     benchmark: str = "libero"
     """What it acts in: libero, bridge or simpler-widowx."""
     train: Literal["expert", "lora", "full", "none"] = "expert"
-    """What is trained: its action expert or flow head, low-rank adapters (then it is its own reference), all of it."""
+    """What is trained: its action expert or flow head, low-rank adapters, or all of it."""
     language: bool = False
     """Adapters in the language model too, where the family leaves that open."""
     head: Literal["flow", "l1"] = "flow"

@@ -1,12 +1,10 @@
 """`prophrl train`: reinforcement learning of a flow policy in groups of rollouts."""
 
-import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from gymnasium.vector import VectorEnv
 
@@ -120,7 +118,6 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         torch.optim.AdamW(learnt, lr=args.learning_rate, betas=(0.9, 0.95)),
         env,
         config,
-        own_reference(policy, config.beta),
         algorithm=algorithm,
         flowscale=args.flowscale,
         begin=begin_of(env),
@@ -129,17 +126,6 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         autocast=torch.bfloat16 if args.autocast else None,
         ema=None if args.ema is None else Ema(policy, args.ema),
     )
-
-
-def own_reference(policy: Any, beta: float) -> Any:
-    """A frozen copy of a policy that cannot be its own reference, where one is needed."""
-    if beta == 0:
-        return None
-    try:
-        with policy.reference():
-            return None
-    except NotImplementedError:
-        return copy.deepcopy(policy).requires_grad_(requires_grad=False)
 
 
 def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:

@@ -1,7 +1,6 @@
 """The contract of a flow policy (a VLA seen as a velocity field), and a sampled path of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -109,10 +108,6 @@ class FlowPolicy(Protocol):
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
         """The flow-matching loss on demonstrated actions in command units."""
-        ...
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """Inside it the policy is its reference, e.g. with adapters off; NotImplementedError where there is none."""
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: FBT001, FBT002 nn.Module's own

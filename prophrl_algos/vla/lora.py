@@ -1,8 +1,7 @@
-"""Low-rank adapters on a policy's networks (peft); with them off the policy is its own reference."""
+"""Low-rank adapters on a policy's networks (peft)."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -144,43 +143,8 @@ def let_train(network: nn.Module, train: str, *, targets: str, backbone: str, un
 
 def has_lora(model: nn.Module) -> bool:
     """Whether `add_lora` was here."""
-    return bool(_switches(model))
-
-
-@contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Inside it the model computes what it did before `add_lora`; the reference policy.
-
-    Raises:
-        NotImplementedError: the model has no adapters.
-    """
-    switches = _switches(model)
-    if not switches:
-        raise NotImplementedError(
-            "there are no adapters to take off: load the policy with train='lora', or pass "
-            "reference=copy.deepcopy(policy)"
-        )
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for switch in switches:
-        switch.enable_adapters(enabled=False)
-    try:
-        yield
-    finally:
-        for switch in switches:
-            switch.enable_adapters(enabled=True)
-        # peft lets what it switches off require no gradient, and puts gradients on what it switches on
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = wanted[name]
+    return any("lora_A." in name or ".modules_to_save." in name for name, _ in model.named_parameters())
 
 
 def _matching(names: list[str], pattern: str) -> list[str]:
     return [name for name in names if re.fullmatch(pattern, name)]
-
-
-def _switches(model: nn.Module) -> list:
-    try:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils import ModulesToSaveWrapper
-    except ImportError:
-        return []
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]

@@ -3,6 +3,7 @@
 Checkpoints of lerobot and of openpi's port have the same layers under other names, and are read too.
 """
 
+import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,8 @@ class Pi0Policy(PublishedPolicy):
         """Take a network over, in place."""
         super().__init__(network, spec, manners)
         cast(Any, network).model.dit.embed_tokens = nn.Identity()
+        # transformers 5.24 renamed the argument and the output; later ones do not know the old name.
+        self._cache = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 
     def prefix(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device
@@ -88,21 +91,20 @@ class Pi0Policy(PublishedPolicy):
         mask = torch.cat([torch.ones_like(pictured, dtype=torch.bool), obs["token_mask"]], 1)
         seen = torch.ones(rows, len(images), dtype=torch.bool, device=device)
         embedded = model.embed_prefix(torch.cat([pictured, obs["tokens"]], 1), pixels, seen)
-        cache = model.vlm(
+        read = model.vlm(
             inputs_embeds=embedded,
             attention_mask=mask,
             position_ids=mask.cumsum(1) - 1,
             # All 0: every token of the prefix sees every other one.
             token_type_ids=torch.zeros_like(mask, dtype=torch.int64),
             use_cache=True,
-        ).past_key_values
-        return TensorContext(mask=mask, state=obs["state"].to(device), **cache_tensors(cache))
+        )
+        return TensorContext(mask=mask, state=obs["state"].to(device), **cache_tensors(read[self._cache]))
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """v(x, t) in float32; time and sign are the network's own."""
-        found = self.network(
-            state=ctx["state"], noise=x, timestep=t, attention_mask=ctx["mask"], past_key_values=as_cache(ctx)
-        )
+        cache = {self._cache: as_cache(ctx)}
+        found = self.network(state=ctx["state"], noise=x, timestep=t, attention_mask=ctx["mask"], **cache)
         return found.logits.float()
 
 

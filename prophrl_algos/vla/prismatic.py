@@ -5,7 +5,6 @@ The wrist's picture is left out of the sequence where there is none, as in the t
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,7 @@ from prophrl_algos.vla.conventions import (
     policy_to_env,
     unnormalise,
 )
-from prophrl_algos.vla.lora import LoraTargets, adapters_off, add_lora
+from prophrl_algos.vla.lora import LoraTargets, add_lora
 from prophrl_algos.vla.prismatic_images import prepared
 from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, attention_bias, padded, prompt_tokens
 from prophrl_algos.vla.prismatic_vision import FusedVision, Projector, StateProjector, VitSize
@@ -151,7 +150,7 @@ class PrismaticPolicy(nn.Module):
 
     @property
     def head(self) -> Any:
-        """The head that acts: the trained one, or its reference inside `reference()`."""
+        """The head that acts."""
         return self.action_head
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
@@ -210,10 +209,6 @@ class PrismaticPolicy(nn.Module):
         from prophrl_algos.vla.prismatic_files import save_prismatic
 
         save_prismatic(self, Path(folder))
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """Adapters off, the trained head exchanged for the one that training began with."""
-        return adapters_off(self)
 
     def adapt(self, targets: LoraTargets) -> list[str]:
         """Freeze all but low-rank adapters and the small modules that `targets` names; what is trained now."""

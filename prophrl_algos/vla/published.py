@@ -5,7 +5,6 @@ are here, so that they are the same for all.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,6 @@ from prophrl_algos.vla.conventions import (
     policy_to_env,
     unnormalise,
 )
-from prophrl_algos.vla.lora import adapters_off
 from prophrl_algos.vla.words import Prompt, Tokenize, padded, trimmed
 
 
@@ -159,10 +157,6 @@ class PublishedPolicy(nn.Module):
         found = self.velocity(self.encode(obs, grad=True), torch.lerp(x0, noise, t[:, None, None]), t)
         real = (..., slice(self.spec.action_dim))
         return F.mse_loss(found[real], (noise - x0)[real])
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """The policy without its adapters; NotImplementedError where it has none."""
-        return adapters_off(self.network)
 
     def _state(self, env_obs: Mapping[str, Any], rows: int) -> Float[Tensor, "b s"] | None:
         manners = self.manners

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,10 +230,6 @@ class SmallVLA(
         Where demonstrations had points, the first places are where it thinks that those are.
         """
         return self._look(obs["image"], obs["text"])[1] * (self.cells - 1) / self.cells
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """There are no adapters to take off."""
-        raise NotImplementedError("a SmallVLA has no adapters: pass reference=copy.deepcopy(policy)")
 
     @property
     def cells(self) -> int:

@@ -47,7 +47,7 @@ def test_a_plan_adds_up():
     plan = make_plan(FULL, work)
     assert (plan.parameters, plan.trained) == (32, 16)
     assert (plan.weights, plan.gradients, plan.optimizer) == (16 * 2 + 16 * 4, 16 * 4, 16 * 8)
-    assert plan.reference == plan.weights
+    assert plan.reference == plan.gradients
     assert plan.context_per_row == 20 * 4
     assert plan.acting == 5 * 80 + 3 * 5 * 80
     velocity = 2 * 5 * 2 * 4 * 4
@@ -57,7 +57,7 @@ def test_a_plan_adds_up():
     assert plan.stored_per_decision == latents + scores + 5 + pictures + words + 4 * 4
     assert plan.stored == 2 * 3 * 4 * plan.stored_per_decision
     assert plan.if_contexts_were_stored == 2 * 3 * 4 * 80
-    assert plan.while_learning == 96 * 2 + 64 + 128 + plan.backward
+    assert plan.while_learning == 96 + 64 + 128 + 64 + plan.backward
 
 
 def test_scoring_steps_one_by_one_repeats_no_context():
@@ -130,7 +130,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert "G weights" in printed
     assert "peak while learning" in printed
     written = json.loads(out.read_text())
-    assert written["reference"] == 0
+    assert written["reference"] == written["gradients"]
     assert written["while_learning"] > written["weights"]
     with pytest.raises(UnknownOptionError, match="unknown policy 'pi06'"):
         main(Args(policy="pi06"))

@@ -1,7 +1,6 @@
 """The trainer: microbatches, precision, references, metrics, refusals, and learning the bandit."""
 
 import copy
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.errors import InvalidStartError
+from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.specs import InitialState
 from prophrl_algos import algorithms
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, FLOW_GRPO_CPS, GRPO_GUARD, PI_RL, reinflow
@@ -254,32 +253,26 @@ class TestReference:
             drifted.append(last["kl"])
         assert drifted[1] < 0.3 * drifted[0]
 
-    def test_a_policy_may_be_its_own_reference_with_adapters_off(self):
-        class Adapted(TinyFlowPolicy):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                self.adapter = torch.nn.Parameter(torch.zeros(()))
-                self.on = True
+    def test_without_one_it_is_the_policy_that_learning_begins_with_also_after_a_resume(self):
+        policy = TinyFlowPolicy(SPEC, hidden=16)
+        given = make(replace(SMALL, beta=0.1), policy=copy.deepcopy(policy), reference=copy.deepcopy(policy), rate=0.1)
+        own = make(replace(SMALL, beta=0.1), policy=copy.deepcopy(policy), rate=0.1)
+        found = [(given.iterate(), own.iterate()) for _ in range(2)]
+        assert found[0][1]["kl"] == 0
+        assert found[1][1]["kl"] > 1e-3
+        for with_copy, without in found:
+            assert without["kl"] == pytest.approx(with_copy["kl"], rel=1e-5)
+        # The weights that a resumed run is made with need not be those that it began with.
+        other = TinyFlowPolicy(SPEC, hidden=16, seed=5)
+        resumed = make(replace(SMALL, beta=0.1), policy=other, rate=0.1)
+        resumed.load_state_dict(own.state_dict())
+        assert resumed.iterate()["kl"] == own.iterate()["kl"]
 
-            def velocity(self, ctx, x, t):
-                return super().velocity(ctx, x, t) + (self.adapter if self.on else 0.0)
-
-            @contextmanager
-            def reference(self):
-                self.on = False
-                yield
-                self.on = True
-
-        policy = Adapted(SPEC, hidden=16)
-        with torch.no_grad():
-            policy.adapter += 0.3
-        metrics = make(replace(SMALL, beta=0.1), policy=policy).iterate()
-        assert metrics["kl"] > 0.01
-        assert policy.on
-
-    def test_without_any_reference_it_is_refused(self):
-        with pytest.raises(ValueError, match=r"pass reference=copy\.deepcopy"):
-            make(replace(SMALL, beta=0.01))
+    def test_that_of_another_policy_is_refused(self):
+        kept = make(replace(SMALL, beta=0.1)).state_dict()["reference"]
+        reference = make(replace(SMALL, beta=0.1)).begun
+        with pytest.raises(CheckpointError, match=r"of another policy: into\.weight differ"):
+            reference.load_state_dict({name: value for name, value in kept.items() if name != "into.weight"})
 
 
 class TestRefusals:

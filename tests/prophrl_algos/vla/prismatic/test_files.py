@@ -13,6 +13,7 @@ from prophrl_algos.cli import main
 from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.vla.load import choose
+from prophrl_algos.vla.lora import has_lora
 
 BOTH = ["vla-adapter", "openvla-oft"]
 FLOAT = {"dtype": torch.float32}
@@ -187,8 +188,7 @@ def test_the_command_line_takes_a_folder_for_a_policy(checkpoint):
     env = BanditVectorEnv(1)
     policy = make_policy(str(folder), env, None, published=Published(dtype="float32", num_steps=3, train="lora"))
     assert policy.spec.num_steps == 3
-    with policy.reference():
-        pass
+    assert has_lora(policy)
     assert is_published("VLA-Adapter/LIBERO-Object-Pro")
     assert not is_published("small")
     assert not is_published("a/b.module:function")
