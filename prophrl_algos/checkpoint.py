@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from prophet_gym._tensor_files import read_torch, require_finite
 from prophet_gym.errors import CheckpointError
 
 FORMAT = "prophrl-trainer-1"
@@ -32,14 +33,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """Read a checkpoint; nothing in it is executed.
 
     Raises:
-        CheckpointError: the file is damaged or of another program.
+        CheckpointError: the file is damaged, of another program, or its policy has numbers that are not finite.
     """
     try:
-        state = torch.load(path, weights_only=True, map_location=device)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete it to start again") from error
+        state = read_torch(path, device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; delete it to start again") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of the trainer: it must have format {FORMAT!r}")
+    weights = state.get("trainer", state).get("policy")
+    if isinstance(weights, dict):
+        require_finite(weights, path)
     return state

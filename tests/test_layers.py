@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "estimates"},
-    {"specs", "_files"},
+    {"specs", "_files", "_tensor_files"},
     {"world_model"},
     {"hub"},
     {"embodiments", "rewards", "metrics", "envs"},
@@ -29,6 +29,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym.errors",
     "prophet_gym.hub",
     "prophet_gym._files",
+    "prophet_gym._tensor_files",
 }
 MAX_LINES = 400
 

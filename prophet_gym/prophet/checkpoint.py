@@ -14,9 +14,9 @@ from typing import Any, get_args, get_type_hints
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prophet_gym._tensor_files import read_tensors, write_tensors
 from prophet_gym.errors import CheckpointError
 from prophet_gym.hub import CONFIG
 from prophet_gym.prophet.full import FullConfig, FullRecipe
@@ -84,8 +84,7 @@ def save_part(part: ModelMixin, folder: Path, *, half: bool) -> None:
 
 def save_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
     """Write tensors under the name that diffusers loads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(state), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    write_tensors(state, folder / SAFETENSORS_WEIGHTS_NAME)
 
 
 def load_part(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -99,7 +98,7 @@ def load_part(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dty
         with torch.device("meta"):
             part = kind.from_config(config)
         part = nn.Module.to(part, dtype).to_empty(device=device)
-        part.load_state_dict(load_file(folder / SAFETENSORS_WEIGHTS_NAME), strict=True)
+        part.load_state_dict(read_tensors(folder / SAFETENSORS_WEIGHTS_NAME), strict=True)
     except Exception as error:  # whatever a damaged config or file makes constructors and readers raise
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise CheckpointError(f"cannot load {folder}: {reason[:2000]}; fetch or save the checkpoint again") from error

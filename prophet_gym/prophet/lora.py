@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
+from prophet_gym._tensor_files import read_tensors, write_tensors
 from prophet_gym.errors import CheckpointError
 
 TARGETS = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
@@ -37,8 +37,7 @@ def save_lora(model: nn.Module, folder: Path) -> None:
     from peft.utils import get_peft_model_state_dict
 
     state = {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_tensors(state, folder / WEIGHTS_NAME)
     configs: Any = model.peft_config
     configs["default"].save_pretrained(str(folder))
 
@@ -58,7 +57,7 @@ def load_lora(model: nn.Module, folder: Path) -> None:
             "OUT/lora"
         )
     inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model)
-    state = load_file(folder / WEIGHTS_NAME)
+    state = read_tensors(folder / WEIGHTS_NAME)
     expected = {name for name in model.state_dict() if "lora_" in name}
     given = {name.replace(".weight", ".default.weight") for name in state}
     if expected != given:

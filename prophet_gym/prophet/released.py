@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import pickle
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import load_file
 from torch import Tensor
 
+from prophet_gym._tensor_files import listed, read_tensors
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.hub import CONFIG, WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
@@ -25,7 +23,6 @@ from prophet_gym.prophet.full import FullConfig, FullRecipe
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.wan import WanAutoencoder
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 PIXELS_PER_TOKEN = 16
 """The VAE's 8 times the patch's 2."""
 SMALLEST_SIDE = 64
@@ -37,71 +34,31 @@ CACHED_LAYOUT = 1
 Content = TypeVar("Content")
 
 
-def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Map the tensors of a `.pt` or `.safetensors` file into memory; counters and caches are left out.
-
-    Nothing of the file is executed: a `.pt` is read with `weights_only=True`, and one that unpacks to more than its own
-    size is refused.
+def read_released(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Map the weights of a released `.pt` or `.safetensors` file into memory; counters and caches are left out.
 
     Raises:
         MissingWeightsError: there is no such file.
-        CheckpointError: it is no such file, damaged, or holds something else than tensors.
+        CheckpointError: as `read_tensors`, or it holds other tensors than floating-point weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingWeightsError(f"no weights at {path}; give a .pt or .safetensors file")
-    if path.suffix == ".safetensors":
-        content = _guarded(path, lambda: load_file(path))
-    elif path.suffix in TORCH_SUFFIXES:
-        content = _guarded(path, lambda: _load_torch(path))
-    else:
-        raise CheckpointError(f"{path} must end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
-    return _only_tensors(path, content)
+    tensors = {key: value for key, value in read_tensors(path).items() if not is_counter(key)}
+    kinds = [f"{key} ({value.dtype})" for key, value in tensors.items() if not value.is_floating_point()]
+    if kinds:
+        raise CheckpointError(f"{path} must hold floating-point weights, got {listed(kinds)}")
+    uneven = [key for key, value in tensors.items() if not value.is_contiguous()]
+    if uneven:
+        raise CheckpointError(f"{path} must hold plain contiguous tensors, which {listed(uneven)} are not")
+    if sum(value.numel() * value.element_size() for value in tensors.values()) > Path(path).stat().st_size:
+        raise CheckpointError(f"the tensors of {path} claim more bytes than the file has")
+    return tensors
 
 
 def _guarded(path: Path, load: Callable[[], Content]) -> Content:
     try:
         return load()
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds objects other than tensors, which are never unpickled") from error
-    except Exception as error:  # whatever a damaged file makes the readers raise
+    except Exception as error:  # whatever a damaged config makes constructors raise
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise CheckpointError(f"cannot read {path}: {reason}; it is damaged or cut, fetch it again") from error
-
-
-def _load_torch(path: Path) -> object:
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise CheckpointError(f"{path} unpacks to more than its own size, which torch.save never writes")
-        changed = archive.testzip()
-    if changed is not None:
-        raise CheckpointError(f"{path} is damaged: the checksum of its entry {changed} differs; fetch it again")
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-
-
-def _only_tensors(path: Path, content: object) -> dict[str, Tensor]:
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise CheckpointError(f"{path} must hold a state dict (names -> tensors), got {type(content).__name__}")
-    tensors = {key: value for key, value in content.items() if not is_counter(key)}
-    wrong = [f"{key} ({type(value).__name__})" for key, value in tensors.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise CheckpointError(f"{path} must hold tensors alone, got {', '.join(wrong[:10])}")
-    kinds = [f"{key} ({value.dtype})" for key, value in tensors.items() if not value.is_floating_point()]
-    if kinds:
-        raise CheckpointError(f"{path} must hold floating-point weights, got {', '.join(kinds[:10])}")
-    uneven = [k for k, v in tensors.items() if v.layout != torch.strided or not v.is_contiguous() or v.is_quantized]
-    if uneven:
-        raise CheckpointError(f"{path} must hold plain contiguous tensors, which {', '.join(uneven[:10])} are not")
-    if sum(value.numel() * value.element_size() for value in tensors.values()) > path.stat().st_size:
-        raise CheckpointError(f"the tensors of {path} claim more bytes than the file has")
-    broken = [key for key, value in tensors.items() if not value.sum(dtype=torch.float32).isfinite()]
-    if broken:
-        raise CheckpointError(f"{path} is damaged: {', '.join(broken[:10])} hold numbers that are not finite")
-    return tensors
 
 
 @dataclass(frozen=True)
@@ -177,7 +134,7 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} holds something already; give a new or empty folder")
-    tensors = read_tensors(source)
+    tensors = read_released(source)
     if how.new_parts is None:
         transformer, state = convert_transformer(tensors, how.action_dim)
     else:
@@ -231,7 +188,7 @@ def _copy_vae(source: Path, target: Path) -> None:
     folder = source / "vae" if (source / "vae" / "config.json").is_file() else source
     if not (folder / "config.json").is_file():
         raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
-    weights = read_tensors(folder / SAFETENSORS_WEIGHTS_NAME)
+    weights = read_released(folder / SAFETENSORS_WEIGHTS_NAME)
     settings: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.load_config(folder, local_files_only=True))
     with torch.device("meta"):
         empty: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.from_config(settings))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from prophet_gym._tensor_files import read_torch, require_finite
+from prophet_gym.errors import CheckpointError
 from prophet_gym.train.events import open_events
 
 Step = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
@@ -165,11 +167,28 @@ def _resume(
 ) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, weights_only=True, map_location=device)
+    state = read_stage(path, device)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state.get("seconds", 0.0)
+
+
+def read_stage(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `train_loop` saved of a stage.
+
+    Raises:
+        CheckpointError: the file is damaged, of another program, or its weights have numbers that are not finite.
+    """
+    try:
+        state = read_torch(path, device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; delete it to begin this stage again") from error
+    if not isinstance(state, dict) or not state.keys() >= {"model", "average", "optimizer", "step"}:
+        raise CheckpointError(f"{path} is no training state: it must have model, average, optimizer and step")
+    for weights in ("model", "average"):
+        require_finite(state[weights], path)
+    return state
 
 
 def _save(

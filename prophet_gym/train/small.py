@@ -23,7 +23,7 @@ from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
-from prophet_gym.train.loop import LoopConfig, on_device
+from prophet_gym.train.loop import LoopConfig, on_device, read_stage
 
 KEPT = ("success_head", "object_reader", "starts")
 """Parts of a checkpoint beside the world model that stay true of the same scene."""
@@ -210,9 +210,7 @@ def assemble(args: Args, base: Prophet | None = None) -> Prophet:
         base: that it went on from.
     """
     transformer = _untrained(args, base)
-    transformer.load_state_dict(
-        torch.load(args.out / "transformer.pt", weights_only=True, map_location="cpu")["average"]
-    )
+    transformer.load_state_dict(read_stage(args.out / "transformer.pt")["average"])
     return Prophet(
         on_device(transformer, torch.device("cpu")),
         FrameAutoencoder.from_pretrained(args.out / "autoencoder"),

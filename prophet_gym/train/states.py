@@ -1,6 +1,5 @@
 """What a run of full training is between two steps: on disk whole, the newest few, and back to the same bits."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prophet_gym._tensor_files import read_torch, require_finite
 from prophet_gym.data.pixel_clips import ClipLoader
 from prophet_gym.errors import CheckpointError
 from prophet_gym.train.loop import save_whole
+
+KEYS = {"step", "trained", "average", "optimizer", "data"}
 
 
 @dataclass
@@ -86,6 +88,10 @@ def read_state(path: Path) -> dict[str, Any]:
         CheckpointError: it is damaged.
     """
     try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"cannot read {path}: it is damaged; remove it to go on from the one before") from error
+        state = read_torch(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; remove it to go on from the one before") from error
+    if not isinstance(state, dict) or state.keys() != KEYS:
+        raise CheckpointError(f"{path} is no training state: it must have {', '.join(sorted(KEYS))}")
+    require_finite(state["trained"], path)
+    return state

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.prophet.model import FullConfig
 from prophet_gym.prophet.presets import tiny_vae
-from prophet_gym.prophet.released import Conversion, convert_file, read_tensors
+from prophet_gym.prophet.released import Conversion, convert_file, read_released
 
 TINY = {
     "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "text_embed_dim": 6, "adaln_lora_dim": 4,
@@ -125,15 +125,15 @@ def test_a_damaged_safetensors_file_is_refused(state, tmp_path):
     save_file(state, tmp_path / "prophet.safetensors")
     cut(tmp_path / "prophet.safetensors", state)
     with pytest.raises(CheckpointError, match="cannot read"):
-        read_tensors(tmp_path / "prophet.safetensors")
+        read_released(tmp_path / "prophet.safetensors")
 
 
 def test_wrong_names_of_files(tmp_path):
     with pytest.raises(MissingWeightsError, match="no weights at"):
-        read_tensors(tmp_path / "nowhere.pt")
+        read_released(tmp_path / "nowhere.pt")
     (tmp_path / "prophet.txt").write_text("")
     with pytest.raises(CheckpointError, match=r"must end in \.safetensors"):
-        read_tensors(tmp_path / "prophet.txt")
+        read_released(tmp_path / "prophet.txt")
 
 
 def test_nothing_is_overwritten(file, tmp_path):

@@ -1,0 +1,190 @@
+"""Weights and training states on a disk: never more than tensors and plain data, never NaN, never more than the file.
+
+Everything that reads weights reads them here, so that one check holds for all: nothing of a file is executed, a small
+file cannot unpack to a large one, and damaged weights are refused before a model computes with them.
+"""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+MARK = "save"
+"""Key of a safetensors header: all parts that one save wrote have the same value there."""
+SHOWN_NAMES = 10
+SHOWN_LETTERS = 100
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the state dict of a `.safetensors`, `.pt`, `.pth` or `.bin` file, mapped into memory, on the CPU.
+
+    Nothing of the file is executed: a `.pt` is read with `weights_only=True`, and one that unpacks to more than its own
+    size is refused.
+
+    Raises:
+        MissingWeightsError: there is no such file.
+        CheckpointError: it is no such file, damaged, or holds something else than plain tensors of finite numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingWeightsError(f"no weights at {path}; give a .pt or .safetensors file")
+    if path.suffix == ".safetensors":
+        try:
+            content: object = load_file(path)
+        except Exception as error:  # whatever a damaged header makes the reader raise
+            raise _unreadable(path, error) from error
+    elif path.suffix in TORCH_SUFFIXES:
+        content = read_torch(path)
+    else:
+        raise CheckpointError(f"{path} must end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        raise CheckpointError(f"{path} must hold a state dict (names -> tensors), got {type(content).__name__}")
+    wrong = [f"{shown(key)} ({type(value).__name__})" for key, value in content.items() if not _is_tensor(value)]
+    if wrong:
+        raise CheckpointError(f"{path} must hold tensors alone, got {listed(wrong)}")
+    tensors: dict[str, Tensor] = dict(content)
+    require_plain(tensors, path)
+    require_finite(tensors, path)
+    return tensors
+
+
+def read_torch(path: str | os.PathLike, device: torch.device | str = "cpu") -> object:
+    """Return what `torch.save` wrote, tensors and plain data, with every entry's checksum compared.
+
+    Args:
+        path: the file.
+        device: where its tensors go; on the CPU they are mapped, not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is damaged, holds other objects, or unpacks to more than its own size.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        _require_stored(path)
+        return torch.load(path, map_location=device, mmap=torch.device(device).type == "cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError:
+        # Without torch's own message, which advises to unpickle it all the same.
+        raise CheckpointError(
+            f"{path} holds objects other than tensors, which are never unpickled, or it is damaged; give "
+            "a file of tensors alone, or .safetensors"
+        ) from None
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise _unreadable(path, error) from error
+
+
+def write_tensors(state: Mapping[str, Tensor], path: Path, mark: str | None = None) -> None:
+    """Write a state dict as safetensors, in the format that diffusers and transformers load.
+
+    Args:
+        state: names -> tensors.
+        path: the file; its folder is created.
+        mark: of the save that this is a part of, see `read_mark`.
+
+    Raises:
+        CheckpointError: a number is not finite: nothing could load it again.
+    """
+    require_finite(state, path, why="cannot be written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt"} | ({} if mark is None else {MARK: mark})
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata=metadata)
+
+
+def read_mark(path: Path) -> str | None:
+    """Return the mark of the save that wrote a safetensors file; None for a file without one.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get(MARK)
+    except Exception as error:  # whatever a damaged header makes the reader raise
+        raise _unreadable(path, error) from error
+
+
+def require_plain(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise CheckpointError unless all tensors lie in memory as plain numbers, none larger than what is stored of it.
+
+    A tensor that repeats one stored number a billion times is small in a file and fills the memory when it is copied.
+    """
+    odd = [name for name, value in tensors.items() if not _is_plain(value)]
+    if odd:
+        raise CheckpointError(f"{source} must hold plain contiguous tensors, which {listed(odd)} are not")
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: object, *, why: str = "is damaged") -> None:
+    """Raise CheckpointError if a number is NaN or infinite; names the tensors."""
+    broken = [name for name, value in tensors.items() if not _is_finite(value)]
+    if broken:
+        raise CheckpointError(f"{source} {why}: {listed(broken)} hold numbers that are not finite (NaN or infinity)")
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first names, each cut to a length that fits a message, and how many more there are.
+
+    Example:
+        >>> listed([f"block.{n}" for n in range(12)])
+        'block.0, block.1, block.2, block.3, block.4, block.5, block.6, block.7, block.8, block.9 and 2 more'
+    """
+    rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(shown(name) for name in _first(names, SHOWN_NAMES)) + rest
+
+
+def shown(text: str) -> str:
+    """Return text of a file as a message may show it: on one line, without control characters, cut where it is long."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: SHOWN_LETTERS + 1])
+    return plain if len(text) <= SHOWN_LETTERS else f"{plain[:SHOWN_LETTERS]}... ({len(text)} letters)"
+
+
+def _first(names: Iterable[str], count: int) -> list[str]:
+    return [name for name, _ in zip(names, range(count), strict=False)]
+
+
+def _require_stored(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise CheckpointError(f"{path} unpacks to more than its own size, which torch.save never writes")
+        changed = archive.testzip()
+    if changed is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of its entry {shown(changed)} differs; fetch or save it again"
+        )
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _is_plain(value: Tensor) -> bool:
+    if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type == "meta":
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not value.is_floating_point():
+        return True
+    wide = value.float() if value.element_size() < 2 else value  # eight bits have no sum of their own
+    # NaN and infinity both survive a sum, which needs no memory; a sum of finite numbers may still overflow.
+    return bool(wide.sum(dtype=torch.float32).isfinite() or wide.isfinite().all())
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = shown(str(error).strip().split("\n")[0]) or type(error).__name__
+    return CheckpointError(f"cannot read {path}: {reason}; it is damaged or cut, fetch or save it again")
