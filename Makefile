@@ -1,14 +1,16 @@
 # make demo     dream a real LIBERO scene: outputs/demo.mp4, outputs/demo.png
 # make test     install everything and run the tests
-# make test-vla the tests that need lerobot, openpi's port or timm, with pins that work, in .venv-vla
+# make test-vla the tests that need lerobot, openpi's port or timm, on the releases that they run on, in .venv-vla
+# make test-latest   the tests on the newest releases that pyproject.toml allows, in .venv-latest: lists what broke
 # make fuzz     the fuzz tests with ten thousand cases (make test runs a few of each)
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
+# make lock     resolve requirements/*.in to the newest releases: what all of the above install, but for test-latest
 # make train    record the real simulator and train the small Prophet (hours)
 # make proof    learn in the dream, test in the simulator: the short version, one task (docs/proof.md says how long)
 # make proof-cpu, make proof-full   the whole experiment: docs/proof.md
 # make figures  put the measured numbers into README.md and the model cards
-# make clean    remove .venv, .venv-vla and caches; recordings and training under outputs/ stay
+# make clean    remove the environments and caches; recordings and training under outputs/ stay
 #
 # PYTHON=python3.12 chooses an interpreter (>= 3.11), TORCH=cpu or TORCH=auto (what the GPU wants) a build, JOBS=4 the test processes.
 
@@ -19,69 +21,96 @@ DEVICE ?= cpu
 TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,cpu)
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 CORE := .venv/.core
 FULL := .venv/.full
-VLA := .venv-vla/bin
-VLA_PIP := $(VLA)/python -m pip --disable-pip-version-check
-VLA_READY := .venv-vla/.ready
-VLA_NEEDS := accelerate av beartype datasets deepdiff draccus einops jsonlines num2words packaging pandas peft pyserial \
-	pytest pytest-timeout pytest-xdist scipy termcolor transformers
-SIMULATOR := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1
+VLA := .venv-vla/.ready
+LATEST := .venv-latest/.ready
+EXTRAS := dev,libero,sb3,torchrl,minari,video,wandb,trackio
 
-.PHONY: install demo test test-vla fuzz lint train proof proof-cpu proof-full figures clean
+# $(1) is an environment, $(2) a list of requirements. Every release and every file of a locked list is known.
+PIP = $(1)/bin/python -m pip --disable-pip-version-check install -q
+LOCKED = $(call PIP,$(1)) --no-deps --no-build-isolation --require-hashes -r requirements/$(2).txt
+TORCH_BUILD = UV_HTTP_RETRIES=0 $(1)/bin/uv pip install -q --python $(1)/bin/python --torch-backend=$(2) $(3) 2>/dev/null || \
+	{ echo "uv found no $(2) build of torch; the next step takes the one that pip finds"; \
+	$(call PIP,$(1)) -r requirements/torch.txt; }
+PACKAGE = $(call PIP,$(1)) --no-deps --no-build-isolation -e .
+PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+.PHONY: install demo test test-vla test-latest fuzz lint lock train proof proof-cpu proof-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
 
-$(CORE): pyproject.toml constraints.txt
+$(CORE): pyproject.toml requirements/core.txt requirements/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python >= 3.11 is needed, $(PYTHON) is older or missing: make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) install -q uv
-	UV_HTTP_RETRIES=0 $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=$(TORCH) -c constraints.txt torch \
-		2>/dev/null || echo "uv found no $(TORCH) build of torch; the next step takes the one that pip finds"
-	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e .
+	$(call LOCKED,.venv,core)
+	$(call TORCH_BUILD,.venv,$(TORCH),-r requirements/torch.txt)
+	$(call PACKAGE,.venv)
 	touch $@
 
-# The simulator without its dependencies: they pull in torchvision, which breaks diffusers where its build does not match.
-$(FULL): $(CORE)
-	$(PIP) install -q -c constraints.txt -e '.[dev,libero,sb3,torchrl,minari,video]'
-	$(PIP) install -q --no-deps $(SIMULATOR)
+# The simulator and its assets come without their dependencies: those bring torchvision, which breaks diffusers where its
+# build does not match torch's.
+$(FULL): $(CORE) requirements/test.txt requirements/simulator.txt
+	$(call LOCKED,.venv,test)
+	$(call LOCKED,.venv,simulator)
 	touch $@
 
 demo: $(CORE)
 	$(BIN)/prophet demo
 
 test: $(FULL)
-	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15
+	$(call PYTEST,.venv) --durations 15
 
 fuzz: $(FULL)
-	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --fuzz-scale 40 tests/fuzz
+	$(call PYTEST,.venv) --fuzz-scale 40 tests/fuzz
 
-# lerobot and openpi's port ask for torchvision and for a torch of their time, so they come without what they ask for; of
-# transformers 4.53.2 they need the files that openpi changed, which must come after it. Where they look for torchvision
-# stands tests/stand_ins.
-$(VLA_READY): pyproject.toml constraints-vla.txt
-	test -x $(VLA)/python || $(PYTHON) -m venv .venv-vla
-	$(VLA_PIP) install -q uv
-	UV_HTTP_RETRIES=0 $(VLA)/uv pip install -q --python $(VLA)/python --torch-backend=cpu -c constraints-vla.txt torch \
-		2>/dev/null || echo "uv found no cpu build of torch; the next step takes the one that pip finds"
-	$(VLA_PIP) install -q -c constraints-vla.txt torch
-	$(VLA_PIP) install -q -c constraints-vla.txt $(VLA_NEEDS) -e .
-	$(VLA_PIP) install -q --no-deps --force-reinstall rlinf-transformer-openpi==4.53.2
-	$(VLA_PIP) install -q --no-deps lerobot==0.4.4 rlinf-openpi==0.1.1 timm==1.0.31
-	echo "$(CURDIR)/tests/stand_ins" > "$$($(VLA)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/stand_ins.pth"
+# lerobot and openpi's port come without what they ask for. openpi's files of transformers must come after those that they
+# replace. Where the two look for torchvision stands tests/stand_ins.
+$(VLA): pyproject.toml requirements/vla.txt requirements/vla-bare.txt requirements/torch.txt
+	test -x .venv-vla/bin/python || $(PYTHON) -m venv .venv-vla
+	$(call LOCKED,.venv-vla,vla)
+	$(call TORCH_BUILD,.venv-vla,cpu,-r requirements/torch.txt)
+	$(call LOCKED,.venv-vla,vla-bare) --force-reinstall
+	$(call PACKAGE,.venv-vla)
+	echo "$(CURDIR)/tests/stand_ins" > "$$(.venv-vla/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/stand_ins.pth"
 	touch $@
 
-test-vla: $(VLA_READY)
-	OMP_NUM_THREADS=1 $(VLA)/python -m pytest -n $(JOBS) --dist loadfile --durations 15 tests/prophrl_algos/vla tests/interop/test_lerobot.py
+test-vla: $(VLA)
+	$(call PYTEST,.venv-vla) -m "" --durations 15 tests/prophrl_algos/vla tests/interop/test_lerobot.py
+
+# What LIBERO itself needs is no release of its own choice, so it stays as locked; a deprecation is listed, not an error.
+$(LATEST): pyproject.toml requirements/simulator.txt requirements/torch.txt
+	test -x .venv-latest/bin/python || $(PYTHON) -m venv .venv-latest
+	$(call PIP,.venv-latest) --upgrade uv setuptools
+	$(call TORCH_BUILD,.venv-latest,$(TORCH),torch)
+	.venv-latest/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").split("+")[0])' > .venv-latest/torch.txt
+	$(call PIP,.venv-latest) --upgrade --upgrade-strategy eager -c .venv-latest/torch.txt -e '.[$(EXTRAS)]'
+	$(call LOCKED,.venv-latest,simulator)
+	touch $@
+
+test-latest: $(LATEST)
+	.venv-latest/bin/python requirements/newer.py
+	$(call PYTEST,.venv-latest) -W default::DeprecationWarning -W default::FutureWarning
 
 lint: $(FULL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# torch and what its CUDA builds pin are left out: those files differ from index to index.
+RESOLVE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock" -c requirements/torch.txt $(2) requirements/$(1).in -o requirements/$(1).new && \
+	awk '/^[a-z0-9-]/ {keep = !/^(-e|torch==|triton==|nvidia-|cuda-)/} keep || /^\#/' requirements/$(1).new > requirements/$(1).txt && \
+	rm requirements/$(1).new
+
+lock: $(CORE)
+	$(call RESOLVE,test)
+	$(call RESOLVE,core,-c requirements/test.txt)
+	$(call RESOLVE,vla)
+	$(call RESOLVE,simulator,--no-deps)
+	$(call RESOLVE,vla-bare,--no-deps)
 
 train: $(FULL)
 	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
@@ -111,5 +140,5 @@ figures: $(CORE)
 	$(BIN)/python docs/figures.py
 
 clean:
-	rm -rf .venv .venv-vla .pytest_cache .ruff_cache build dist outputs/demo.mp4 outputs/demo.png
+	rm -rf .venv .venv-vla .venv-latest .pytest_cache .ruff_cache build dist outputs/demo.mp4 outputs/demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -127,8 +127,8 @@ def test_processes_are_warned_against_and_bad_configs_named(without_checkpoint):
         make_env(cfg={"task_ids": 3})
 
 
+@pytest.mark.vla
 def test_lerobots_own_rollout_runs(without_checkpoint, tmp_path):
-    pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
     from lerobot.envs.utils import _call_make_env, _normalize_hub_result
     from lerobot.scripts.lerobot_eval import rollout
 

@@ -96,7 +96,6 @@ def family_of(name):
         from prophrl_algos.vla.tiny_published import tiny_pi0
 
         return Family(name, tiny_pi0, pi0_sample, pi0_joint, ("model.vlm.",))
-    pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
     from prophrl_algos.vla.tiny_published import tiny_pi05, tiny_smolvla
 
     if name == "pi05":
@@ -104,6 +103,6 @@ def family_of(name):
     return Family(name, tiny_smolvla, lerobot_sample, lerobot_joint, ("vlm_with_expert.vlm.",))
 
 
-@pytest.fixture(params=["pi0", "pi05", "smolvla"])
+@pytest.fixture(params=["pi0", *(pytest.param(name, marks=pytest.mark.vla) for name in ("pi05", "smolvla"))])
 def family(request):
     return family_of(request.param)

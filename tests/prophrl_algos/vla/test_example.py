@@ -11,13 +11,17 @@ import torch
 from prophet_gym.factory import bundled_checkpoints
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "05_published_policies.py"
-NEEDS = {"pi05": ("lerobot", None), "smolvla": ("lerobot", None), "pi0": ("transformers", "5.4")}
+POLICIES = [
+    "pi0",
+    *(pytest.param(name, marks=pytest.mark.vla) for name in ("pi05", "smolvla")),
+    "vla-adapter",
+    "openvla-oft",
+]
 
 
 def require(policy):
-    if policy in NEEDS:
-        name, version = NEEDS[policy]
-        pytest.importorskip(name, minversion=version, reason=f"{policy} needs {name} {version or ''}: make test-vla")
+    if policy == "pi0":
+        pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def example():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("train", ["lora", "expert"])
-@pytest.mark.parametrize("policy", ["pi0", "pi05", "smolvla", "vla-adapter", "openvla-oft"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_an_update_changes_what_is_trained_and_nothing_else(example, capsys, monkeypatch, policy, train):
     require(policy)
     made = []
@@ -52,7 +56,7 @@ def test_an_update_changes_what_is_trained_and_nothing_else(example, capsys, mon
 
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("policy", ["pi0", "pi05", "smolvla", "vla-adapter", "openvla-oft"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_an_update_in_the_bundled_dream_has_a_gradient_though_nothing_succeeds(example, capsys, tmp_path, policy):
     require(policy)
     example.main(example.Args(policy=policy, out=tmp_path / "policy.pt"))

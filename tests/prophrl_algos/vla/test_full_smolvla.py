@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.vla,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 
 
 def test_its_plan_counts_the_published_weights_and_their_context():

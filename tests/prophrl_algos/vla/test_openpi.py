@@ -23,7 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture(scope="module")
 def openpi_network():
     """openpi's PyTorch network without jax, which it reads sizes and a resizing from."""
-    pytest.importorskip("openpi.models_pytorch", reason="openpi is not installed: make test-vla")
     names = ("openpi.models", "openpi.models.gemma", "openpi.shared.image_tools")
     stand_ins = {name: ModuleType(name) for name in names}
     stand_ins["openpi.models.gemma"].get_config = tiny.gemma_size
@@ -45,12 +44,13 @@ def policy_of(network, width):
     return pi05.Pi05Policy(network, FlowSpec(4, width, 7, 2, 3), how).eval()
 
 
+@pytest.mark.vla
 def test_openpis_network_obeys_the_contract(openpi_network, seen):
     check_flow_policy(policy_of(openpi_network, 32), *seen)
 
 
+@pytest.mark.vla
 def test_openpis_network_and_lerobots_say_the_same(openpi_network, seen):
-    pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
     with tiny.pi05_sizes():
         network = pi05.make_network({**tiny.PI05_CONFIG, "chunk_size": 4, "max_action_dim": 32}, precision="float32")
     pi05.fill(network, openpi_network.state_dict(), source="openpi's network")

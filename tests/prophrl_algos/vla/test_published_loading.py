@@ -81,7 +81,6 @@ def assert_same(network, state):
 
 @contextmanager
 def of_tiny_pi05(monkeypatch):
-    pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
     from prophrl_algos.vla import pi05
 
     with tiny.pi05_sizes():
@@ -93,6 +92,7 @@ def of_tiny_pi05(monkeypatch):
 PI05 = {"chunk_size": 4, "max_action_dim": 8, "max_state_dim": 32, "image_resolution": [28, 28], "n_action_steps": 4}
 
 
+@pytest.mark.vla
 @pytest.mark.parametrize("mode", ["QUANTILES", "MEAN_STD"])
 def test_pi05_of_lerobot(tmp_path, monkeypatch, mode, seen):
     with of_tiny_pi05(monkeypatch) as (_, state):
@@ -109,6 +109,7 @@ def test_pi05_of_lerobot(tmp_path, monkeypatch, mode, seen):
     assert prompt.max() > 100
 
 
+@pytest.mark.vla
 def test_pi05_of_a_later_lerobot_names_the_state_unpadded(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch) as (_, state):
         write_state(tmp_path, state)
@@ -119,6 +120,7 @@ def test_pi05_of_a_later_lerobot_names_the_state_unpadded(tmp_path, monkeypatch)
             load_policy(tmp_path, OPTIONS)
 
 
+@pytest.mark.vla
 @pytest.mark.parametrize("where", ["physical-intelligence/libero", "assets/physical-intelligence/libero"])
 def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
     with of_tiny_pi05(monkeypatch) as (network, _):
@@ -138,6 +140,7 @@ def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
     assert policy.manners.prompt("Pick_up", None) == "Pick up\n"
 
 
+@pytest.mark.vla
 def test_pi05_of_prophrl_has_no_statistics_and_says_so(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch):
         from prophrl_algos.vla import pi05
@@ -156,6 +159,7 @@ def test_pi05_of_prophrl_has_no_statistics_and_says_so(tmp_path, monkeypatch):
     assert policy.manners.convention.views == ("image",)
 
 
+@pytest.mark.vla
 def test_pi05_with_old_names_and_a_tied_embedding(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch) as (_, state):
         old = {name.replace("time_mlp_", "action_time_mlp_"): tensor for name, tensor in state.items()}
@@ -168,6 +172,7 @@ def test_pi05_with_old_names_and_a_tied_embedding(tmp_path, monkeypatch):
         assert_same(load_policy(tmp_path, OPTIONS).network, state)
 
 
+@pytest.mark.vla
 def test_pi05_in_shards(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch) as (_, state):
         write_state(tmp_path, {f"model.{name}": tensor for name, tensor in state.items()}, torch.bfloat16, shards=3)
@@ -180,6 +185,7 @@ def test_pi05_in_shards(tmp_path, monkeypatch):
     assert frozen.dtype == torch.bfloat16
 
 
+@pytest.mark.vla
 def test_pi05_names_what_is_missing_and_unexpected(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch) as (_, state):
         norm = "paligemma_with_expert.gemma_expert.model.norm.dense.weight"
@@ -291,8 +297,8 @@ SMOLVLA = {"chunk_size": 4, "max_action_dim": 8, "max_state_dim": 8, "num_vlm_la
 SMOLVLA |= {"expert_width_multiplier": 0.5, "resize_imgs_with_padding": [32, 32], "num_steps": 5}
 
 
+@pytest.mark.vla
 def test_smolvla_of_lerobot(tmp_path):
-    pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
     from prophrl_algos.vla import smolvla
 
     with tiny.smolvlm_sizes():

@@ -97,9 +97,11 @@ def test_siglip_is_that_of_transformers():
         torch.testing.assert_close(eye(pixels(SIGLIP)), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.vla
 @pytest.mark.parametrize("size", [DINO, SIGLIP], ids=["dinov2", "siglip"])
 def test_names_and_features_are_those_of_timm(size):
-    timm = pytest.importorskip("timm", reason="timm is not installed: make test-vla")
+    import timm
+
     oracle = timm.models.vision_transformer.VisionTransformer(
         img_size=size.image_size, patch_size=14, embed_dim=size.width, depth=size.depth + 1, num_heads=size.heads,
         mlp_ratio=size.hidden / size.width, init_values=1.0 if size.dino else None, class_token=size.dino,
