@@ -41,10 +41,11 @@ PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS)
 
 install: $(CORE)
 
-$(CORE): pyproject.toml requirements/core.txt requirements/torch.txt
+$(CORE): pyproject.toml requirements/build.txt requirements/core.txt requirements/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python >= 3.11 is needed, $(PYTHON) is older or missing: make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(call LOCKED,.venv,build)
 	$(call LOCKED,.venv,core)
 	$(call TORCH_BUILD,.venv,$(TORCH),-r requirements/torch.txt)
 	$(call PACKAGE,.venv)
@@ -68,8 +69,9 @@ fuzz: $(FULL)
 
 # lerobot and openpi's port come without what they ask for. openpi's files of transformers must come after those that they
 # replace. Where the two look for torchvision stands tests/stand_ins.
-$(VLA): pyproject.toml requirements/vla.txt requirements/vla-bare.txt requirements/torch.txt
+$(VLA): pyproject.toml requirements/build.txt requirements/vla.txt requirements/vla-bare.txt requirements/torch.txt
 	test -x .venv-vla/bin/python || $(PYTHON) -m venv .venv-vla
+	$(call LOCKED,.venv-vla,build)
 	$(call LOCKED,.venv-vla,vla)
 	$(call TORCH_BUILD,.venv-vla,cpu,-r requirements/torch.txt)
 	$(call LOCKED,.venv-vla,vla-bare) --force-reinstall
@@ -81,9 +83,9 @@ test-vla: $(VLA)
 	$(call PYTEST,.venv-vla) -m "" --durations 15 tests/prophrl_algos/vla tests/interop/test_lerobot.py
 
 # What LIBERO itself needs is no release of its own choice, so it stays as locked; a deprecation is listed, not an error.
-$(LATEST): pyproject.toml requirements/simulator.txt requirements/torch.txt
+$(LATEST): pyproject.toml requirements/build.txt requirements/simulator.txt requirements/torch.txt
 	test -x .venv-latest/bin/python || $(PYTHON) -m venv .venv-latest
-	$(call PIP,.venv-latest) --upgrade uv setuptools
+	$(call LOCKED,.venv-latest,build)
 	$(call TORCH_BUILD,.venv-latest,$(TORCH),torch)
 	.venv-latest/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").split("+")[0])' > .venv-latest/torch.txt
 	$(call PIP,.venv-latest) --upgrade --upgrade-strategy eager -c .venv-latest/torch.txt -e '.[$(EXTRAS)]'
@@ -108,6 +110,7 @@ RESOLVE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-
 lock: $(CORE)
 	$(call RESOLVE,test)
 	$(call RESOLVE,core,-c requirements/test.txt)
+	$(call RESOLVE,build,-c requirements/test.txt)
 	$(call RESOLVE,vla)
 	$(call RESOLVE,simulator,--no-deps)
 	$(call RESOLVE,vla-bare,--no-deps)
