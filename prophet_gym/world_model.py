@@ -12,7 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from prophet_gym._forks import compute_forks_on_one_thread
 from prophet_gym.specs import InitialState
+
+# Whatever dreams or scores comes by here, before it computes anything.
+compute_forks_on_one_thread()
 
 State = Mapping[str, Tensor]
 """What a world model carries from chunk to chunk: named tensors whose first axis is the batch row.

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "estimates"},
+    {"_forks", "errors", "estimates"},
     {"specs", "_files", "_tensor_files"},
     {"world_model"},
     {"hub"},

@@ -1,0 +1,88 @@
+"""Forked processes: gymnasium's AsyncVectorEnv forks on Linux, after the parent has computed on several threads."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+HEAVY = """
+import gymnasium as gym
+import numpy as np
+import torch
+
+from prophet_gym.envs import ProphetEnv
+from prophet_gym.testing import CountingWorldModel, counting_starts
+
+
+class Heavy(CountingWorldModel):
+    def rollout(self, state, actions, **options):
+        assert torch.ones(1 << 20).sin().sum() > 0  # large enough for all threads
+        return super().rollout(state, actions, **options)
+
+
+MODEL = Heavy(chunk=4)
+
+
+def make():
+    return ProphetEnv(MODEL, counting_starts())
+"""
+
+
+def run(code: str, timeout: float = 240) -> str:
+    """What a script prints, run without OMP_NUM_THREADS; it and its children are killed when it takes too long."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, complained = process.communicate(timeout=timeout)
+        finally:
+            # Not `process.kill`: forked children hold the pipes open.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, complained
+    return said
+
+
+@pytest.mark.slow
+def test_the_dream_runs_in_forked_processes_on_default_settings():
+    said = run("""
+import gymnasium as gym
+import prophet_gym
+
+envs = gym.make_vec("Prophet-LIBERO-v0", num_envs=2, vectorization_mode="async")
+envs.reset(seed=0)
+observation, *_ = envs.step(envs.action_space.sample())
+print(observation["image"].shape)
+envs.close()
+""")
+    assert said == "(2, 128, 128, 3)\n"
+
+
+def test_a_fork_dreams_after_its_parent_did_on_two_threads():
+    said = run(
+        HEAVY
+        + """
+torch.set_num_threads(2)
+env = make()
+env.reset(seed=0)
+env.step(env.action_space.sample())
+envs = gym.vector.AsyncVectorEnv([make, make], context="fork")
+envs.reset(seed=0)
+observation, *_ = envs.step(np.zeros(envs.action_space.shape, np.float32))
+print(observation["image"].shape, torch.get_num_threads())
+envs.close()
+"""
+    )
+    assert said == "(2, 8, 8, 3) 2\n"
