@@ -3,8 +3,8 @@
     python benchmarks/proof_report.py --logs outputs/proof_short/logs
 
 Success with Wilson's 95% intervals; gains over the cloned policy paired by official state, with a bootstrap of states
-and seeds, and McNemar's exact test for each seed; per task; the reward's precision and recall on real episodes, and how
-often a success in the dream is one in reality from the same state; frames and seconds.
+and seeds, and McNemar's exact test for each seed; per task; the reward's precision and recall on LIBERO's episodes, and
+how often a success in the dream is one in LIBERO from the same state; frames and seconds.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tyro
 from proof_files import CHOICE, EVALUATIONS, PROTOCOL, read_lines
-from proof_sizes import DREAM, SFT
+from proof_sizes import DREAM, SFT, label_of
 
 from prophet_gym.cli.report import table
 from prophrl_algos.evaluate import wilson
@@ -138,7 +138,7 @@ def watched(lines: Sequence[Line]) -> tuple[list[int], list[int]]:
 
 
 def same_starts(dream: Line, real: Line) -> list[tuple[int, int]]:
-    """Outcomes of the first episode of each start that both have, in the dream and in reality."""
+    """Outcomes of the first episode of each start that both have, in the dream and in LIBERO."""
     said, true = first_of(dream), first_of(real)
     return [(said[start], true[start]) for start in said if start in true]
 
@@ -154,12 +154,12 @@ def first_of(line: Line) -> dict[tuple[int, int], int]:
 def point(
     update: int, cloned: Mapping[str, Line], real: Mapping[int, Line], dream: Mapping[int, Line]
 ) -> dict[str, Any]:
-    """A point of a curve: both worlds, what the reward sees of reality, what the dream says of it.
+    """A point of a curve: both worlds, what the reward sees of LIBERO, what the dream says of it.
 
     Args:
         update: after which the runs were evaluated.
         cloned: world -> what the cloned policy did there.
-        real: seed -> what a run did in reality.
+        real: seed -> what a run did in LIBERO.
         dream: likewise in the dream.
     """
     pairs = [pair for seed in real.keys() & dream.keys() for pair in same_starts(dream[seed], real[seed])]
@@ -234,13 +234,15 @@ def main(logs: Path) -> None:
     path = logs / SUMMARY
     summary = summarise(logs)
     path.write_text(json.dumps(summary, indent=1) + "\n")
-    ends = {"cloned": summary.get("sft")} | {arm: found["final"] for arm, found in summary["arms"].items()}
+    ends = {"cloned": summary.get("sft")} | {
+        label_of(arm, found["about"]): found["final"] for arm, found in summary["arms"].items()
+    }
     rows = [
         [name, f"{end['successes']}/{end['episodes']}", *(f"{end[key]:.0%}" for key in ("success", "low", "high"))]
         for name, end in ends.items()
         if end is not None
     ]
-    print(table(["", "real episodes", "success", "low", "high"], rows))
+    print(table(["", "episodes in LIBERO", "success", "low", "high"], rows))
     print(f"wrote {path}")
 
 

@@ -1,7 +1,9 @@
 """How large the proof is: everything that its protocol fixes before a run, as plain data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 from prophet_gym.sims.start_frames import TRAIN_SEED
 
@@ -52,8 +54,8 @@ def flow_grpo(alpha: float, seeds: int, flow_steps: int, numbers: int = 56) -> A
 
 
 def arms(seeds: int, others: int, flow_steps: int) -> dict[str, Arm]:
-    """The 2x2 of algorithm and FlowScale, scored by the forward process, with `seeds` runs each; FA-GRPO in the real
-    simulator, and what is scored by sampled paths, with `others`."""
+    """The 2x2 of algorithm and FlowScale, scored by the forward process, with `seeds` runs each; FA-GRPO in LIBERO
+    itself, and what is scored by sampled paths, with `others`."""
     square = {
         "flow-grpo": flow_grpo(1.0, seeds, flow_steps),
         "flow-grpo+flowscale": flow_grpo(0.5, seeds, flow_steps),
@@ -66,6 +68,27 @@ def arms(seeds: int, others: int, flow_steps: int) -> dict[str, Arm]:
         "pi-rl": Arm("pi-rl", seeds=others, noise_level=0.2, beta=0.01),
     }
     return square | rest
+
+
+PATH_SCORED = ("fa-grpo", "fa-grpo-cps")
+"""Algorithms that score an action as the paper does: by the density of the path that was sampled."""
+
+
+def label_of(name: str, about: Mapping[str, Any]) -> str:
+    """Return what tables and plots call an arm: its algorithm, FlowScale, and where it learns if not in the dream.
+
+    Logs and `--runs` keep the short names that the first runs were given (`fa-grpo` is scored by the forward process
+    there), so every table and plot asks here.
+
+    Args:
+        name: of the arm, as in the logs.
+        about: an `Arm` as plain data, as in a summary.
+    """
+    if not name.startswith(("fa-grpo", "flow-grpo", "pi-rl")):
+        return name  # of a reward that was made worse: what it was is what tells these arms apart
+    label = about["algo"] + ("+flowscale" if about["alpha"] < 1 else "")
+    label += ", learnt in LIBERO" if about["env"].startswith("LIBERO-") else ""
+    return label + (" (the paper's scoring)" if about["algo"] in PATH_SCORED else "")
 
 
 WORSE = {"recall-1": (1.0, 0.0), "recall-0.5": (0.5, 0.0), "recall-0.2": (0.2, 0.0), "alarms-0.3": (1.0, 0.3),
@@ -99,10 +122,11 @@ class Size:
         discount: the reward of chunk n, counted from 0, counts discount^n.
         point_every: updates between the points of a curve.
         point_states: official states per task of a point on the way; the runs of an arm share them.
-        watched_states: official states per task whose real episodes the dream's judge watches, one of each and run.
+        watched_states: official states per task whose episodes in LIBERO the dream's judge watches, one of each and
+            run.
         final_states: official states per task at the end and for the cloned policy.
-        repeats: real episodes per state and arm at the end, each with its own noise; the runs of an arm share them. In
-            the dream each run has one.
+        repeats: episodes in LIBERO per state and arm at the end, each with its own noise; the runs of an arm share
+            them. In the dream each run has one.
         rows: rollouts of an evaluation at once.
         arms: what is compared.
     """

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from blocks import controls, dream, judges, learning, policies, proof, rounds
+from blocks import controls, dream, headline, judges, learning, policies, proof, rounds
 from blocks.common import ROOT
 
 DOCUMENTS = (
@@ -99,7 +99,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
     "forward-settings": proof.forward_settings,
     "proof-controls": controls.proof_controls,
-    "proof-headline": partial(proof.headline, "cpu"),
+    "proof-headline": partial(headline.headline, "cpu"),
+    "price": partial(headline.price, "cpu"),
     "proof-price": partial(proof.proof_price, "cpu"),
     **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
     "evaluation": lambda: dream.evaluation(

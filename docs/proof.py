@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from blocks.proof import label_of
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,6 +30,7 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
         raise ValueError("the cloned policy is not evaluated yet: run benchmarks/proof.py with --runs sft")
     mpl.rcParams["axes.titlesize"] = 9
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    names = {arm: label_of(arm, found) for arm, found in summary["arms"].items()}
     colours = {arm: f"C{number}" for number, arm in enumerate(summary["arms"])}
     for arm, found in summary["arms"].items():
         curve = found["curve"]
@@ -41,19 +43,21 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
                 lambda p, w=world: gained(p, w),
                 f"o{style}",
                 colours[arm],
-                arm if world == "real" else None,
+                names[arm] if world == "real" else None,
             )
         intervals(left, curve, colours[arm], 0.1 * (list(colours).index(arm) - len(colours) // 2))
         line(right, curve, lambda p: p["dream_of_real"]["precision"], "-", colours[arm], None)
         line(right, curve, lambda p: p["reward_on_real"]["precision"], ":", colours[arm], None)
     left.axhline(0, color="grey", linewidth=0.8)
     left.set(
-        xlabel="update", ylabel="points", title="gain over cloned, same starts\nreal (solid; bars: 95%), dream (dotted)"
+        xlabel="update",
+        ylabel="points",
+        title="gain over cloned, same starts\nLIBERO (solid; bars: 95%), dream (dotted)",
     )
     right.set(
         xlabel="update",
         ylim=(0, 1.02),
-        title="precision\nof dreamt success (solid), of reward on real episodes (dotted)",
+        title="precision of dreamt success (solid),\nof the reward in LIBERO (dotted)",
     )
     ends = {"cloned": (summary["sft"], summary["sft"]["point"]["dream"])}
     ends |= {arm: (found["final"], found["dream"]) for arm, found in summary["arms"].items() if found["final"]}
@@ -64,11 +68,11 @@ def draw(summary: dict[str, Any]) -> plt.Figure:
         middle.plot(runs, [place] * len(runs), "k.", markersize=4)
         if dream and dream["success"] is not None:
             middle.plot(dream["success"], place, "D", color="white", markeredgecolor="black", markersize=6)
-    middle.set_yticks(range(len(ends)), list(ends))
+    middle.set_yticks(range(len(ends)), [names.get(arm, arm).replace(" (", "\n(").replace(", ", ",\n") for arm in ends])
     middle.invert_yaxis()
-    middle.set(xlim=(0, 1), title="success at the end\nreal (bars, Wilson 95%; dots: runs), dream (diamonds)")
+    middle.set(xlim=(0, 1), title="success at the end: LIBERO (bars, Wilson 95%;\ndots: runs), dream (diamonds)")
     if any(found["curve"] for found in summary["arms"].values()):
-        figure.legend(loc="outside lower center", ncols=7, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

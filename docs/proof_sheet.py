@@ -1,4 +1,4 @@
-"""A policy in reality and in the dream from the same `train` starts, moment beside moment, as one picture.
+"""A policy in LIBERO and in the dream from the same `train` starts, moment beside moment, as one picture.
 
     python docs/proof_sheet.py --weights outputs/proof_cpu_round1/rate-0.0001/snapshots/00008.safetensors \
         --cells 0:1 3:4 5:5 --picture docs/proof_round1.webp

@@ -1,8 +1,8 @@
-"""One start before and after learning, in reality and in the dream: `python docs/proof_video.py --size short`.
+"""One start before and after learning, in LIBERO and in the dream: `python docs/proof_video.py --size short`.
 
-Writes `docs/proof.webp`. The start is the first official one that was gained in reality or, if more were lost, the
-first that was lost, and that is so once more: real episodes with the same weights and seeds do not always end the same.
-How many there were of each is in the tables of docs/proof.md.
+Writes `docs/proof.webp`. The start is the first official one that was gained in LIBERO or, if more were lost, the
+first that was lost, and that is so once more: episodes in LIBERO with the same weights and seeds do not always end the
+same. How many there were of each is in the tables of docs/proof.md.
 """
 
 import sys
@@ -126,7 +126,7 @@ def main(args: Args) -> None:
         raise ValueError(f"none of {len(changed)} starts ends as {place.logs / EVALUATIONS} says, so none can be shown")
     dreamt = film_all(place, runs, cell, DREAM, args.dream)
     films = {
-        when: {f"{when}, in reality": real[when], f"{when}, in the dream": dreamt[when]} for when in runs
+        when: {f"{when}, in LIBERO": real[when], f"{when}, in the dream": dreamt[when]} for when in runs
     }  # fmt: skip
     longest = max(len(frames) for row in films.values() for frames, _ in row.values())
     images = []

@@ -38,7 +38,7 @@ def draw(report: dict[str, Any]) -> plt.Figure:
         errors = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
         places = [place + 0.27 * (number - 1) for place in range(len(worlds))]
         right.bar(places, [p["mean"] for p in points], 0.25, yerr=errors, label=label)
-    labels = {"dream": "dream", "real": "real simulator"}
+    labels = {"dream": "dream", "real": "LIBERO"}
     right.set_xticks(range(len(worlds)), [labels[name] for name in worlds])
     right.set(ylabel="return", title="the same judge in both worlds, 95% interval over episodes")
     right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)

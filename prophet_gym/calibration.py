@@ -250,11 +250,19 @@ def _sorted(judged: Sequence[JudgedVideo], name: str) -> list[Any]:
     return sorted({getattr(video, name) for video in judged})
 
 
+SOURCES = {"real": "recorded", "dream": "dream"}
+"""A card's key of a source -> what tables and plots call it."""
+
+
 def summary(card: Mapping[str, Any]) -> list[list[str]]:
     """Rows `source, videos judged, precision, recall, false positive rate` of a card, for tables."""
-    found = [(source, card[source]["episodes"]) for source in ("real", "dream") if source in card]
+    found = [(source, card[source]["episodes"]) for source in SOURCES if source in card]
     return [
-        [source, f"{rates['count'] - rates['unjudged']}/{rates['count']}", *(_interval(rates[name]) for name in RATES)]
+        [
+            SOURCES[source],
+            f"{rates['count'] - rates['unjudged']}/{rates['count']}",
+            *(_interval(rates[name]) for name in RATES),
+        ]
         for source, rates in found
     ]
 

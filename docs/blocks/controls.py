@@ -13,11 +13,11 @@ from blocks.proof import REALITY, part, points
 from prophrl_algos.paired import paired_gain
 
 FOLDER, LOGGED = RESULTS / "proof_controls", RESULTS / "proof_cpu"
-CENTRE = "cloned, from the centre of the noise"
+CENTRE, EXPERTS = "cloned, from the centre of the noise", "cloned from the experts alone"
 POLICIES = {
-    "cloned from the experts alone": "experts_*.json",
+    EXPERTS: "experts_*.json",
     CENTRE: "cloned_centre.json",
-    "learnt by `fa-grpo`, from the centre of the noise": "fa-grpo-s*_centre.json",
+    "learnt by `fa-grpo-forward`, from the centre of the noise": "fa-grpo-s*_centre.json",
 }
 """What is compared with the cloned policy -> the reports of `prophrl evaluate --json`, one of each run."""
 Start = tuple[int, int]
@@ -26,17 +26,17 @@ Outcomes = list[tuple[int, int, float]]
 
 
 def proof_controls() -> str:
-    """Real success from the official states, and the gain over the cloned policy acting in either way."""
+    """Success in LIBERO from the official states, and the gain over the cloned policy acting in either way."""
     command = (
         "`prophrl evaluate --policy small-k4 --weights ... --env LIBERO-Object-v0 --tasks 3 5 --episodes 50 --json ...`"
     )
     cloned = logged("sft")
     if not cloned:
         return f"Not measured yet: {command}."
-    found = {"cloned": cloned, "learnt by `fa-grpo`": logged("fa-grpo-s")}
+    found = {"cloned": cloned, "learnt by `fa-grpo-forward`": logged("fa-grpo-s")}
     found |= {name: reports(pattern) for name, pattern in POLICIES.items()}
     bases = [by_start(cloned[0]), *(by_start(run) for run in found[CENTRE])]
-    header = ["policy", "runs", "real success [Wilson 95%]", "gain over cloned, points [95%, paired]",
+    header = ["policy", "runs", "success in LIBERO [Wilson 95%]", "gain over cloned, points [95%, paired]",
               f"gain over {CENTRE}"]  # fmt: skip
     rows = [[name, *row_of(runs, bases)] for name, runs in found.items()]
     return (
@@ -46,7 +46,7 @@ def proof_controls() -> str:
 
 
 def logged(run: str) -> list[Outcomes]:
-    """Of the proof's runs whose names begin so, the last point in reality."""
+    """Of the proof's runs whose names begin so, the last point in LIBERO."""
     path = LOGGED / "evaluations.jsonl"
     lines = [line for line in json_lines(path) if line["world"] == REALITY] if path.is_file() else []
     chosen = [line for line in lines if line["run"] == run or line["run"].removeprefix(run).isdigit()]

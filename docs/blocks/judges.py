@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from blocks.common import CHECKPOINT, load, markdown_table, where
-from prophet_gym.calibration import CARD_NAME, RATES, grouped, summary
+from prophet_gym.calibration import CARD_NAME, RATES, SOURCES, grouped, summary
 from prophet_gym.cli.report import interval
 
 HEADER = ["source", "judged", *RATES.values()]
-WORLDS = {"real": "real frames", "dream": "dreams"}
+WORLDS = {"real": "recorded frames", "dream": "dreams"}
 
 
 def calibration() -> str:
@@ -21,7 +21,7 @@ def calibration() -> str:
     tables = [markdown_table(HEADER, summary(card)), markdown_table(*by_actor(card))]
     for source in WORLDS:
         for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
-            header = [f"{source}: {label}", "verdicts" if group == "by_age" else "episodes", *RATES.values()]
+            header = [f"{SOURCES[source]}: {label}", "verdicts" if group == "by_age" else "episodes", *RATES.values()]
             tables.append(markdown_table(header, grouped(card, source, group)))
     return "\n\n".join([*tables, f"`{calibrate_command(card)}` on {where(card['machine'])}."])
 
@@ -55,7 +55,7 @@ def dreams_for_the_judge() -> str:
     command = "prophet calibrate --reward OUT2 --out benchmarks/results/calibration_dreams.json"
     if card is None or not path.is_file():
         return f"Not measured yet: `{command}`."
-    both = {"real episodes": json.loads(path.read_text()), "these and dreams of them": card}
+    both = {"recorded episodes": json.loads(path.read_text()), "these and dreams of them": card}
     rows = [
         [f"trained on {name}" if first else "", *row]
         for name, each in both.items()

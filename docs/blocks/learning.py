@@ -62,7 +62,7 @@ def reach_headline() -> str:
     real, settings = report["scores"]["real"], report["settings"]
     return (
         "![learning curves in the dream, scores in both worlds](docs/reach.png)\n\n"
-        f"In the real simulator the gripper ends {interval(real['ppo']['gripper_cm'], 1)} cm from its mark, "
+        f"In LIBERO the gripper ends {interval(real['ppo']['gripper_cm'], 1)} cm from its mark, "
         f"with random actions {interval(real['random']['gripper_cm'], 1)} cm: {settings['seeds']} seeds of "
         f"{settings['chunk_steps']:,} chunk-steps in the dream, {settings['episodes']} official starts. "
         f"`python benchmarks/reach.py --chunk-steps {settings['chunk_steps']} --json benchmarks/results/reach.json` "
@@ -71,12 +71,12 @@ def reach_headline() -> str:
 
 
 def reach() -> str:
-    """PPO's reach in the dream and in the real simulator."""
+    """PPO's reach in the dream and in LIBERO."""
     command = "python benchmarks/reach.py --json benchmarks/results/reach.json"
     report = load("reach.json")
     if report is None:
         return f"Not measured yet: `{command}`."
-    settings, worlds = report["settings"], {"dream": "dream", "real": "real simulator"}
+    settings, worlds = report["settings"], {"dream": "dream", "real": "LIBERO"}
     command = command.replace("--json", f"--chunk-steps {settings['chunk_steps']} --json")
     arms = {"random": "random actions", "still": "no action", "ppo": "PPO, mean of its seeds"}
     rows = [
@@ -91,7 +91,8 @@ def reach() -> str:
         for arm, label in arms.items()
     ]
     gains = [
-        f"In the {world} PPO's return is {interval(found['return_over_random'], 2)} above random actions' and "
+        f"In {world.replace('dream', 'the dream')} PPO's return is {interval(found['return_over_random'], 2)} above "
+        f"random actions' and "
         f"{interval(found['return_over_still'], 2)} above no action's (paired by start); over seeds it is "
         f"{interval(found['over_seeds']['return'], 2)}."
         for name, world in worlds.items()
@@ -109,7 +110,7 @@ def reach() -> str:
 
 
 def reach_judge() -> str:
-    """What the judge of reaching sees on real frames."""
+    """What the judge of reaching sees on recorded frames."""
     command = "python benchmarks/reach_judge.py --json benchmarks/results/reach_judge.json"
     report = load("reach_judge.json")
     if report is None:

@@ -1,6 +1,7 @@
 """The proof: blocks of figures."""
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from blocks.common import ROOT, load, markdown_table, where
@@ -16,14 +17,24 @@ def share(found: dict[str, Any] | None) -> str:
     return f"{found['success']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
 
 
-def sizes() -> dict[str, Any]:
-    """The protocol's."""
+def protocol() -> Any:
+    """Return the module that fixes the experiment: `benchmarks/proof_sizes.py`."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        from proof_sizes import SIZES
+        import proof_sizes
     finally:
         sys.path.pop(0)
-    return SIZES
+    return proof_sizes
+
+
+def sizes() -> dict[str, Any]:
+    """Return the experiment's sizes by name."""
+    return protocol().SIZES
+
+
+def label_of(name: str, found: dict[str, Any]) -> str:
+    """Return what an arm of a summary is called."""
+    return protocol().label_of(name, found["about"])
 
 
 def forward_settings() -> str:
@@ -57,15 +68,22 @@ def proof_settings(size: str) -> str:
         "rollouts in an update": f"{chosen.groups} groups of {chosen.group_size}",
         "optimiser steps in an update": f"{chosen.epochs * chosen.minibatches}",
         "points of a curve": f"every {chosen.point_every} updates, {chosen.point_states} episodes per task and arm",
-        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} real episode(s) per arm each",
-        "real episodes that the reward watches": f"of {chosen.watched_states} states per task, in each run and point",
-        "arms: algorithm, FlowScale's alpha, clip, noise level, KL's weight (runs)": "; ".join(
-            f"{name}: `{arm.algo}`, {arm.alpha:g}, {arm.clip[0]:g}/{arm.clip[1]:g}, {arm.noise_level:g}, {arm.beta:g} "
-            f"({arm.seeds})"
-            for name, arm in chosen.arms.items()
+        "at the end": f"{chosen.final_states} official states per task, {chosen.repeats} in LIBERO per arm",
+        "what the reward watches": f"LIBERO, {chosen.watched_states} states per task, in each run and point",
+        "arms: algorithm, FlowScale's alpha, clip, noise level, KL's weight (runs; their names)": "; ".join(
+            settings_of(name, arm) for name, arm in chosen.arms.items()
         ),
     }
     return markdown_table(["", "value"], [[name, value] for name, value in about.items()])
+
+
+def settings_of(name: str, arm: Any) -> str:
+    """Return what an arm's runs have in common, and what they are called."""
+    low, high = arm.clip
+    return (
+        f"{protocol().label_of(name, asdict(arm))}: `{arm.algo}`, {arm.alpha:g}, {low:g}/{high:g}, "
+        f"{arm.noise_level:g}, {arm.beta:g} ({arm.seeds}; `{name}-s0` ...)"
+    )
 
 
 def cloning_of(size: Any) -> str:
@@ -75,38 +93,6 @@ def cloning_of(size: Any) -> str:
     tasks = f"tasks {', '.join(map(str, size.sft_tasks))}" if size.sft_tasks else "all tasks"
     shown = " and ".join(["experts", *(f"`{mode}`" for mode in size.sft_failing)])
     return f"{shown} in {tasks}; {size.sft_steps} steps of {size.sft_rows} chunks at {size.sft_rate:g}"
-
-
-def headline(size: str) -> str:
-    """For the README: the pictures, and where each arm ends."""
-    summary = load(f"proof_{size}/summary.json")
-    arms = {} if summary is None else {arm: found for arm, found in summary["arms"].items() if found["final"]}
-    if summary is None or not arms:
-        return f"Not measured yet: `make proof-{size}`."
-    tasks = ", ".join(map(str, summary["size"]["tasks"]))
-    rows = [["cloned", share(summary["sft"]), "", ""]]
-    rows += [
-        [
-            f"{arm} (`{found['about']['algo']}`)",
-            share(found["final"]),
-            points(found["final"]["gain"]),
-            f"{found['runs']} of {found['about']['seeds']}",
-        ]
-        for arm, found in arms.items()
-    ]
-    waiting = [arm for arm, found in summary["arms"].items() if not found["final"]]
-    rest = f" Not run yet: {', '.join(waiting)}." if waiting else ""
-    pictures = {
-        f"docs/proof_{size}.png": "gains along the runs, success at the end, and how far the reward can be trusted",
-        "docs/proof.webp": "one start before (above) and after learning in the dream; left reality, right the dream",
-    }
-    return "\n\n".join([
-        *(f"![{label}]({path})" for path, label in pictures.items() if (ROOT / path).is_file()),
-        markdown_table(["arm (`--algo`)", "real success", "gain, points", "runs"], rows),
-        f"In the real simulator, from the official states of tasks {tasks} of `libero_object`, after "
-        f"{summary['size']['updates']} updates, [95% intervals].{rest} "
-        f"`make proof-{size}` on {where(summary['machine'])}; [protocol, tables and what went before](docs/proof.md).",
-    ])  # fmt: skip
 
 
 def points(gain: dict[str, float] | None) -> str:
@@ -127,7 +113,7 @@ def proof_price(size: str) -> str:
     summary = load(f"proof_{size}/summary.json")
     learnt = [] if summary is None else [each for each in summary["arms"].values() if each["runs"]]
     rows = []
-    for world, label in ((DREAM, "dream"), (REALITY, "real simulator")):
+    for world, label in ((DREAM, "dream"), (REALITY, "LIBERO")):
         arms = [each for each in learnt if each["about"]["env"] == world]
         if not arms:
             continue
@@ -162,7 +148,7 @@ def proof(size: str) -> str:
         f"{label}`{command}` on {where(summary['machine'])}.",
         *([f"![curves](proof_{size}.png)"] if (ROOT / "docs" / f"proof_{size}.png").is_file() else []),
         ends_of(summary),
-        *([markdown_table(["effect in the 2x2, points [95%]", "in reality", "in the dream"], effects)] * bool(effects)),
+        *([markdown_table(["effect in the 2x2, points [95%]", "in LIBERO", "in the dream"], effects)] * bool(effects)),
         tasks_of(summary),
         trust_of(summary),
         time_of(summary),
@@ -186,13 +172,13 @@ def ends_of(summary: dict[str, Any]) -> str:
     cloned = summary["sft"]
     rows = [["cloned", "", share(cloned), "", "", share(cloned["point"]["dream"]), "", ""]]
     for name, found in summary["arms"].items():
-        runs = f"{found['runs']} of {found['about']['seeds']}"
+        label, runs = label_of(name, found), f"{found['runs']} of {found['about']['seeds']}"
         if found["final"] is None:
-            rows.append([name, f"{runs}, {found['begun']} begun", *[""] * 6])
+            rows.append([label, f"{runs}, {found['begun']} begun", *[""] * 6])
             continue
         end, dream, cost = found["final"], found["dream"], found["cost"]
         rows.append([
-            name,
+            label,
             runs,
             share(end),
             points(end["gain"]),
@@ -201,29 +187,30 @@ def ends_of(summary: dict[str, Any]) -> str:
             points(dream and dream["gain"]),
             f"{cost['frames']:,.0f}; {cost['seconds'] / 60:.0f} min",
         ])  # fmt: skip
-    header = ["arm", "runs", "real success [Wilson 95%]", "gain, points [95%, paired]",
+    header = ["arm", "runs", "success in LIBERO [Wilson 95%]", "gain, points [95%, paired]",
               "episodes gained, lost; McNemar's p, each run", "success in the dream", "gain there",
               "frames; time of a run"]  # fmt: skip
     return markdown_table(header, rows)
 
 
 def changes_of(end: dict[str, Any]) -> str:
-    """Of each run, episodes gained and lost in reality."""
+    """Of each run, episodes gained and lost in LIBERO."""
     runs = zip(end["changed"], end["mcnemar"], strict=True)
     return ", ".join(f"+{changed['gained']} -{changed['lost']}; {p:.2g}" for changed, p in runs)
 
 
 def tasks_of(summary: dict[str, Any]) -> str:
-    """Real success in each task."""
-    ends = {"cloned": summary["sft"]} | {arm: found["final"] for arm, found in summary["arms"].items()}
+    """Success in LIBERO in each task."""
+    ends = {"cloned": summary["sft"]}
+    ends |= {label_of(arm, found): found["final"] for arm, found in summary["arms"].items()}
     rows = [[name, *(share(each) for each in end["per_task"].values())] for name, end in ends.items() if end]
-    return markdown_table(["real success", *(f"task {task}" for task in summary["sft"]["per_task"])], rows)
+    return markdown_table(["success in LIBERO", *(f"task {task}" for task in summary["sft"]["per_task"])], rows)
 
 
 def trust_of(summary: dict[str, Any]) -> str:
     """How far the dream and the reward are right about the policy at the end of each arm."""
     ends = {"cloned": summary["sft"]["point"]}
-    ends |= {arm: found["curve"][-1] for arm, found in summary["arms"].items() if found["final"]}
+    ends |= {label_of(arm, found): found["curve"][-1] for arm, found in summary["arms"].items() if found["final"]}
     rows = []
     for name, end in ends.items():
         dream, reward = end["dream_of_real"], end["reward_on_real"]
@@ -236,7 +223,7 @@ def trust_of(summary: dict[str, Any]) -> str:
             part(reward["right"], reward["successes"]),
             part(alarms, reward["episodes"] - reward["successes"]),
         ])  # fmt: skip
-    header = ["arm", "starts of dreamt success that succeed in reality", "starts of dreamt failure that do",
-              "rewarded real episodes that succeed",
-              "real successes that are rewarded", "real failures that are rewarded"]  # fmt: skip
+    header = ["arm", "starts of dreamt success that succeed in LIBERO", "starts of dreamt failure that do",
+              "rewarded episodes in LIBERO that succeed",
+              "successes in LIBERO that are rewarded", "failures there that are rewarded"]  # fmt: skip
     return markdown_table(header, rows)

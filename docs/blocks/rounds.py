@@ -28,25 +28,25 @@ def cloned_policy() -> str:
         ["optimiser steps of cloning", str(cloned[REALITY]["update"])],
         *(
             [f"{label}, `train` starts it was chosen on", counted(cloned[world]["success"])]
-            for world, label in ((REALITY, "real success"), (DREAM, "success in the bundled dream"))
+            for world, label in ((REALITY, "success in LIBERO"), (DREAM, "success in the bundled dream"))
         ),
     ]
     summary = load("proof_cpu/summary.json") or {}
     if "sft" in summary:
-        rows.append(["real success, official states", share(summary["sft"])])
+        rows.append(["success in LIBERO, official states", share(summary["sft"])])
         rows += [[f"task {task}", share(found)] for task, found in summary["sft"]["per_task"].items()]
     return markdown_table(["", "value"], rows)
 
 
 def proof_round(name: str, file: str = "tries.jsonl") -> str:
-    """What a round did to success on `train` starts, in reality and in the dream that it learnt in."""
+    """What a round did to success on `train` starts, in LIBERO and in the dream that it learnt in."""
     path = RESULTS / name / file
     if not path.is_file():
         return "Not measured yet."
     found: dict[tuple[str, int], dict[str, str]] = {}
     for line in json_lines(path):
         found.setdefault((line["run"], line["update"]), {})[line["world"]] = counted(line["success"])
-    worlds = {REALITY: "real success [Wilson 95%]", DREAM: "success in the dream, same starts"}
+    worlds = {REALITY: "success in LIBERO [Wilson 95%]", DREAM: "success in the dream, same starts"}
     shown = [world for world in worlds if any(world in each for each in found.values())]
     rows = [[label_of(*key), *(each.get(world, "") for world in shown)] for key, each in found.items()]
     return markdown_table(["policy", *(worlds[world] for world in shown)], rows)
@@ -64,12 +64,12 @@ def per_task(log: str, run: str) -> str:
         outcomes = {
             task: [s for s, t in zip(line["success"], line["task"], strict=True) if t == task] for task in tasks
         }
-        rows.append(["real" if line["world"] == REALITY else "dream", *(counted(outcomes[task]) for task in tasks)])
+        rows.append(["LIBERO" if line["world"] == REALITY else "dream", *(counted(outcomes[task]) for task in tasks)])
     return markdown_table([run, *(f"task {task}" for task in tasks)], rows)
 
 
 def paired(log: str, before: str, least: int = 100) -> str:
-    """What policies of a round gained in reality over another one, from as many starts as that one had."""
+    """What policies of a round gained in LIBERO over another one, from as many starts as that one had."""
     path = RESULTS / log
     if not path.is_file():
         return "Not measured yet."
@@ -117,7 +117,7 @@ def counted(outcomes: list[int]) -> str:
 
 
 def same_commands() -> str:
-    """How often the dream of what a policy did in reality ends as reality did."""
+    """How often the dream of what a policy did in LIBERO ends as it did there."""
     command = (
         "prophet calibrate --data outputs/policy_both --episodes 60 --checkpoint outputs/refresh/checkpoint "
         "--out benchmarks/results/proof_same_commands.json"
@@ -130,7 +130,7 @@ def same_commands() -> str:
         for source, label in (("real", "the episode itself"), ("dream", "the dream of its commands"))
         for found in (report[source]["episodes"],)
     ]
-    header = ["the success head on", "episodes", "really successful", "precision [95%]", "recall [95%]"]
+    header = ["the success head on", "episodes", "successful in LIBERO", "precision [95%]", "recall [95%]"]
     return f"{markdown_table(header, rows)}\n\n`{command}`"
 
 
@@ -159,7 +159,7 @@ def proof_gap() -> str:
         "commands differ by",
     ]
     return (
-        f"{markdown_table(header, rows)}\n\nRecorded episodes of the policy, reality -> dream of the same "
+        f"{markdown_table(header, rows)}\n\nRecorded episodes of the policy, LIBERO -> dream of the same "
         "commands (`benchmarks/proof_gap.py`), medians over the moments at which it acts; the last column is the mean "
         "difference of the commands that the two pictures make it give, as a share of the commands."
     )
@@ -176,7 +176,7 @@ def proof_explore(*policies: str) -> str:
             continue
         rows.append([
             *[line["policy"]] * (len(policies) > 1),
-            "real" if line["world"] == REALITY else "dream",
+            "LIBERO" if line["world"] == REALITY else "dream",
             f"`{line['algo']}`",
             f"{line['noise']:g}",
             part(line["successes"], line["episodes"]),
@@ -203,7 +203,13 @@ def proof_belief(file: str = "proof_belief.json") -> str:
         ]
         for name, found in report["dreams"].items()
     ]
-    header = ["dream", "episodes", "really successful", "failures that it took for success", "precision [Wilson 95%]"]
+    header = [
+        "dream",
+        "episodes",
+        "successful in LIBERO",
+        "failures that it took for success",
+        "precision [Wilson 95%]",
+    ]
     return f"{markdown_table(header, rows)}\n\n`{command}`"
 
 
@@ -227,7 +233,7 @@ def proof_closing() -> str:
 
 
 def proof_faults() -> str:
-    """How a policy's real episodes end."""
+    """How a policy's episodes in LIBERO end."""
     report = load("proof_faults.json")
     if report is None:
         return "Not measured yet: `benchmarks/proof_faults.py`."
@@ -236,4 +242,4 @@ def proof_faults() -> str:
         for name, counts in report["recordings"].items()
     ]
     ends = next(iter(report["recordings"].values()))
-    return markdown_table(["real episodes of [Wilson 95%]", *ends], rows)
+    return markdown_table(["episodes in LIBERO of [Wilson 95%]", *ends], rows)

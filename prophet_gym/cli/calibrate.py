@@ -1,4 +1,4 @@
-"""`prophet calibrate`: how far a judge is to be trusted, on real episodes and on dreams of the same actions."""
+"""`prophet calibrate`: how far a judge is to be trusted, on recorded episodes and on dreams of the same actions."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 class Args:
     """Compare a judge's verdicts with the simulator's truth.
 
-    Each recorded episode is judged twice: its real frames, and a dream from its first frame under the recorded actions,
-    whose truth is that of the real episode. Gives precision, recall and false positive rate with 95% intervals: by
+    Each recorded episode is judged twice: its own frames, and a dream from its first frame under the recorded actions,
+    whose truth is that of the recording. Gives precision, recall and false positive rate with 95% intervals: by
     episode, by task, by who acted, by the dream's age; and how often a stated probability is right.
     """
 
@@ -31,7 +31,7 @@ class Args:
     ages: tuple[int, ...] = (40, 80, 160, 240)
     """Upper bounds of the age groups, frames since the start."""
     dream: bool = True
-    """Also judge dreams; with --no-dream real episodes alone."""
+    """Also judge dreams; with --no-dream recorded episodes alone."""
     rows: int = 8
     """Episodes dreamt at once."""
     device: str = "cpu"
@@ -47,7 +47,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym.calibration import RATES, calibrate, grouped, judge_videos, summary
+    from prophet_gym.calibration import RATES, SOURCES, calibrate, grouped, judge_videos, summary
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
     from prophet_gym.cli.report import machine, table, write_json
@@ -76,7 +76,7 @@ def main(args: Args) -> None:
         "seed": args.seed,
         "machine": machine(),
     }
-    sources = {"real": real_videos(episodes)}
+    sources = {"real": recorded_videos(episodes)}
     if args.dream:
         sources["dream"] = dreamt_videos(world_model, episodes, args.rows, args.seed)
     for name, videos in sources.items():
@@ -86,7 +86,7 @@ def main(args: Args) -> None:
     print(table(["", "judged", *RATES.values()], summary(card)))
     for name in sources:
         for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
-            print(f"\n{table([f'{name}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
+            print(f"\n{table([f'{SOURCES[name]}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
     write_json(args.out, card)
     print(f"wrote {args.out}")
     from prophet_gym.cli.reliability import reliability_svg
@@ -98,7 +98,7 @@ def main(args: Args) -> None:
         print(f"wrote {picture}")
 
 
-def real_videos(episodes: Sequence[Any]) -> Iterator[Any]:
+def recorded_videos(episodes: Sequence[Any]) -> Iterator[Any]:
     """The recorded frames with their labels, one episode at a time."""
     from prophet_gym.calibration import LabelledVideo
 
@@ -107,7 +107,7 @@ def real_videos(episodes: Sequence[Any]) -> Iterator[Any]:
 
 
 def dreamt_videos(world_model: Any, episodes: Sequence[Any], rows: int, seed: int) -> Iterator[Any]:
-    """Dreams of the recorded actions with the labels of the real episodes."""
+    """Dreams of the recorded actions with the labels of the recorded episodes."""
     from prophet_gym.calibration import LabelledVideo
 
     for number, frames in dreamt_frames(world_model, episodes, rows, seed):

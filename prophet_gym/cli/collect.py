@@ -1,4 +1,4 @@
-"""`prophet collect`: record scripted episodes of the real simulator."""
+"""`prophet collect`: record scripted episodes of LIBERO, the simulator."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    """Record scripted episodes, successes and failures, of the real LIBERO simulator."""
+    """Record scripted episodes, successes and failures, of the LIBERO simulator."""
 
     out: Path
     """Folder for the recording; an unfinished one is continued."""

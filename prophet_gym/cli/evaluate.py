@@ -1,4 +1,4 @@
-"""`prophet evaluate`: a checkpoint's dreams against held-out episodes of the real simulator."""
+"""`prophet evaluate`: a checkpoint's dreams against held-out episodes of the simulator."""
 
 import json
 import time
@@ -14,7 +14,7 @@ Look = Literal["light", "plain", "official"]
 
 @dataclass(frozen=True)
 class Args:
-    """Compare dreams with held-out real episodes, open loop.
+    """Compare dreams with held-out recorded episodes, open loop.
 
     Scores the dream under the recorded actions and under another episode's, the last frame copied (what a dream must
     beat) and the autoencoder alone (what it cannot beat): PSNR, SSIM, tSSIM, flow end-point error and cosine, the
@@ -107,7 +107,7 @@ def record_official(args: Args) -> list[Path]:
     """Record what is missing of the held-out episodes, which later runs use again, and return where they lie.
 
     Raises:
-        MissingAssetsError: if the real simulator cannot run here.
+        MissingAssetsError: if the simulator cannot run here.
     """
     from prophet_gym.data.recording import episode_path
     from prophet_gym.errors import MissingAssetsError

@@ -22,9 +22,11 @@ class Command:
 
 COMMANDS = {
     "demo": Command("prophet_gym.cli.demo", "dream a recorded episode, and the same start under other actions"),
-    "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out real episodes"),
-    "collect": Command("prophet_gym.cli.collect", "record scripted episodes of the real simulator"),
-    "calibrate": Command("prophet_gym.cli.calibrate", "compare a judge with the truth, in real episodes and in dreams"),
+    "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out recorded episodes"),
+    "collect": Command("prophet_gym.cli.collect", "record scripted episodes of LIBERO, the simulator"),
+    "calibrate": Command(
+        "prophet_gym.cli.calibrate", "compare a judge with the truth, in recorded episodes and in dreams"
+    ),
     "export": Command("prophet_gym.cli.export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
     "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),

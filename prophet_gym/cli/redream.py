@@ -1,4 +1,4 @@
-"""`prophet redream`: a recording's episodes as a checkpoint dreams them, with the real labels of the same actions.
+"""`prophet redream`: a recording's episodes as a checkpoint dreams them, with the recorded labels of the same actions.
 
 The paper trains a second judge on such videos, so that it knows what dreams look like.
 """

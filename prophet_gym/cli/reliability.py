@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prophet_gym.calibration import SOURCES
+
 SIZE, MARGIN = 320, 48
 COLOURS = {"real": "#1b6ca8", "dream": "#c8553d"}
 
@@ -34,7 +36,7 @@ def reliability_svg(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     for number, (name, bins) in enumerate(curves.items()):
         marks += _curve(bins, COLOURS.get(name, "#444"), most)
         x, y, colour = _x(0.0) + 10, _y(1.0) + 18 + 16 * number, COLOURS.get(name, "#444")
-        marks.append(f'<text x="{x}" y="{y}" fill="{colour}">{name}</text>')
+        marks.append(f'<text x="{x}" y="{y}" fill="{colour}">{SOURCES.get(name, name)}</text>')
     return "\n".join([*marks, "</svg>"]) + "\n"
 
 

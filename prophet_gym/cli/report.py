@@ -19,7 +19,7 @@ CONDITIONS = {
     "other_actions": "dream, other actions",
     "copy": "last frame copied",
     "autoencoder": "autoencoder alone",
-    "real": "real frames",
+    "real": "recorded frames",
 }
 COLUMNS = {
     "psnr": ("PSNR dB", 2),

@@ -12,7 +12,7 @@ SETS: tuple[Literal["official", "train"], ...] = ("official", "train")
 
 @dataclass(frozen=True)
 class Args:
-    """Film where episodes start, in the real simulator: `prophet starts --checkpoint FOLDER --suite libero_goal`.
+    """Film where episodes start, in LIBERO: `prophet starts --checkpoint FOLDER --suite libero_goal`.
 
     Frame size and look are the checkpoint's; without one, 128 pixels in the look `light`.
     """

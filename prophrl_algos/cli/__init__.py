@@ -23,9 +23,7 @@ COMMANDS = {
     "train": Command("prophrl_algos.cli.train", "improve a flow policy in the dream or in the simulator"),
     "evaluate": Command("prophrl_algos.cli.evaluate", "measure how often a policy succeeds, per task, with intervals"),
     "sft": Command("prophrl_algos.cli.sft", "fit a flow policy to recorded episodes"),
-    "record": Command(
-        "prophrl_algos.cli.record", "record a policy in the real simulator, for a world model to learn from"
-    ),
+    "record": Command("prophrl_algos.cli.record", "record a policy in LIBERO, for a world model to learn from"),
     "plan": Command("prophrl_algos.cli.plan", "say how much memory learning with a published policy takes"),
 }
 ALGORITHMS: dict[str, str] = {

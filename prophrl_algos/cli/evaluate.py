@@ -1,4 +1,4 @@
-"""`prophrl evaluate`: how often a policy succeeds, in the dream or in the real simulator."""
+"""`prophrl evaluate`: how often a policy succeeds, in the dream or in the simulator."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Args:
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name."""
     env: str = "Prophet-LIBERO-v0"
-    """A registered id, e.g. `LIBERO-Object-v0`, the real simulator."""
+    """A registered id, e.g. `LIBERO-Object-v0`, the simulator."""
     dream: str = ""
     """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
     starts: str = "official"

@@ -1,4 +1,4 @@
-"""`prophrl record`: what a policy does in the real simulator, as episodes that a world model learns from."""
+"""`prophrl record`: what a policy does in LIBERO, as episodes that a world model learns from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    """Record a policy in the real LIBERO simulator, successes and failures, from `train` placements.
+    """Record a policy in the LIBERO simulator, successes and failures, from `train` placements.
 
     `prophet train --data` reads such a recording as it does one of scripts: a world model that is to be explored by a
     policy should have seen what the policy does. A recording that was killed is continued by the same command.
@@ -91,7 +91,7 @@ class PolicyActor:
 
 
 class Dreamer:
-    """One dream, from a real picture on.
+    """One dream, from a picture of the simulator on.
 
     Args:
         checkpoint: that dreams and judges.

@@ -16,7 +16,7 @@ from prophrl_algos.trainer import Trainer, TrainerConfig
 
 @dataclass(frozen=True)
 class Args:
-    """Improve a flow policy in the dream (or in the real simulator: `--env LIBERO-Object-v0`).
+    """Improve a flow policy in the dream (or in the simulator: `--env LIBERO-Object-v0`).
 
     Training begins from `train` starts only. A run that was killed goes on when the command is given again.
     """

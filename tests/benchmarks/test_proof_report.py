@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -160,25 +160,46 @@ def test_table_and_picture_are_made_of_the_summary(benchmark, tmp_path, monkeypa
     summary = logged(folder, benchmark)
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     blocks, picture = importlib.import_module("blocks.proof"), load("proof_picture", ROOT / "docs" / "proof.py")
+    readme = importlib.import_module("blocks.headline")
     monkeypatch.setattr(importlib.import_module("blocks.common"), "RESULTS", tmp_path)
     assert "Not measured yet" in blocks.proof("short")
     assert "Not measured yet" in blocks.proof_price("short")
-    assert "Not measured yet" in blocks.headline("short")
+    assert "Not measured yet" in readme.headline("short")
     (folder / "summary.json").write_text(json.dumps(summary))
     table = blocks.proof("short")
-    assert "Not run yet" not in blocks.headline("short")
+    assert "Not run yet" not in readme.headline("short")
     assert "| dream | 2 | 8,000 | 2.00 | 2.50 |" in blocks.proof_price("short")
     assert "Short version" in table
     assert "evaluation took 360." in table
-    assert "| fa-grpo (`fa-grpo`) | 87.5% [52.9%, 97.8%] | +87.5 [" in blocks.headline("short")
-    assert "| fa-grpo | 2 of 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
-    assert "| fa-grpo | 7/7 [65%, 100%] | 0/1 [0%, 79%] | 7/8 [53%, 98%] | 7/7 [65%, 100%] | 1/1 [21%, 100%] |" in table
+    assert "| fa-grpo (the paper's scoring) | 87.5% [52.9%, 97.8%] | +87.5 [" in readme.headline("short")
+    assert "| fa-grpo (the paper's scoring) | 2 of 2 | 87.5% [52.9%, 97.8%] | +87.5 [" in table
+    trusted = "| 7/7 [65%, 100%] | 0/1 [0%, 79%] | 7/8 [53%, 98%] | 7/7 [65%, 100%] | 1/1 [21%, 100%] |"
+    assert f"| fa-grpo (the paper's scoring) {trusted}" in table
     curves, bars, trust = picture.draw(summary).axes
     assert curves.lines[0].get_ydata().tolist() == [0.0, 87.5]
     assert [bar.get_width() for bar in bars.patches] == [0.0, 7 / 8]
     assert trust.lines[0].get_ydata().tolist() == [1.0]
+    shown = [each.get_text().replace("\n", " ") for each in bars.get_yticklabels()]
+    assert shown == ["cloned", "fa-grpo (the paper's scoring)"]
+    assert curves.lines[0].get_label() == shown[1]
     with pytest.raises(ValueError, match="the cloned policy is not evaluated yet"):
         picture.draw({"arms": {}})
+
+
+def test_an_arm_is_called_what_it_is(benchmark):
+    sizes = benchmark("proof_sizes")
+    names = {name: sizes.label_of(name, asdict(arm)) for name, arm in sizes.SIZES["cpu"].arms.items()}
+    assert names == {
+        "flow-grpo": "flow-grpo-forward",
+        "flow-grpo+flowscale": "flow-grpo-forward+flowscale",
+        "fa-grpo": "fa-grpo-forward",
+        "fa-grpo+flowscale": "fa-grpo-forward+flowscale",
+        "fa-grpo-real": "fa-grpo-forward, learnt in LIBERO",
+        "fa-grpo+flowscale-path": "fa-grpo-cps+flowscale (the paper's scoring)",
+        "pi-rl": "pi-rl",
+    }
+    worse = {name: sizes.label_of(name, asdict(arm)) for name, arm in sizes.SIZES["reward"].arms.items()}
+    assert worse == {name: name for name in sizes.WORSE}
 
 
 def test_the_headline_says_which_runs_are_still_to_come(benchmark, tmp_path, monkeypatch):
@@ -186,13 +207,14 @@ def test_the_headline_says_which_runs_are_still_to_come(benchmark, tmp_path, mon
     folder.mkdir()
     summary = logged(folder, benchmark)
     summary["arms"]["fa-grpo"]["runs"] = 1
-    summary["arms"]["pi-rl"] = {**summary["arms"]["fa-grpo"], "final": None}
+    about = summary["arms"]["fa-grpo"]["about"] | {"algo": "pi-rl"}
+    summary["arms"]["pi-rl"] = {**summary["arms"]["fa-grpo"], "about": about, "final": None}
     (folder / "summary.json").write_text(json.dumps(summary))
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    blocks = importlib.import_module("blocks.proof")
+    readme = importlib.import_module("blocks.headline")
     monkeypatch.setattr(importlib.import_module("blocks.common"), "RESULTS", tmp_path)
-    assert "| 1 of 2 |" in blocks.headline("short")
-    assert "Not run yet: pi-rl." in blocks.headline("short")
+    assert "| 1 of 2 |" in readme.headline("short")
+    assert "Not run yet: pi-rl." in readme.headline("short")
 
 
 def test_controls_are_compared_with_the_cloned_policy_from_the_same_starts(tmp_path, monkeypatch):
@@ -210,9 +232,12 @@ def test_controls_are_compared_with_the_cloned_policy_from_the_same_starts(tmp_p
     (tmp_path / "cloned_centre.json").write_text(json.dumps({"episodes": episodes}))
     table = controls.proof_controls()
     assert "| cloned | 1 | 1/4 [" in table
-    assert "| learnt by `fa-grpo` | 1 | 4/4 [51%, 100%] | +75.0 [+50.0, +100.0] | +50.0 [" in table
+    assert "| learnt by `fa-grpo-forward` | 1 | 4/4 [51%, 100%] | +75.0 [+50.0, +100.0] | +50.0 [" in table
     assert "| cloned, from the centre of the noise | 1 | 1/2 [9%, 91%] | +25.0 [+0.0, +50.0] |  |" in table
     assert "| cloned from the experts alone | 0 | not measured yet |" in table
+    readme = importlib.import_module("blocks.headline").controls()
+    assert [row[0] for row in readme] == ["no learning: cloned, from the centre of the noise"]
+    assert readme[0][1:] == ["50.0% [9.5%, 90.5%]", "+25.0 [+0.0, +50.0]", "1 of 1"]
 
 
 def load(name, path):
