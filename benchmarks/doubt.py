@@ -58,7 +58,8 @@ def main(args: Args) -> None:
     """Dream, correlate, report."""
     world_model = load_world_model(args.checkpoint)
     recorded = EvaluateArgs(checkpoint=args.checkpoint, episodes=args.episodes)
-    paths = record_official(recorded) if args.data is None else list_episodes(args.data)[: args.episodes]
+    given = [] if args.data is None else list_episodes(args.data, evaluating=True)
+    paths = record_official(recorded) if args.data is None else given[: args.episodes]
     dreams = [dream(world_model, read_episode(path), args.chunks) for path in tqdm(paths, desc="dream", unit="episode")]
     report = {
         "checkpoint": args.checkpoint,

@@ -90,7 +90,7 @@ def main(args: Args) -> None:
         print(f"\n{arm}\n{evaluation_tables(report['horizons'])}")
     meta = json.loads((args.data / "meta.json").read_text())
     own = {"suite": meta["suite"], "tasks": meta["tasks"], "train_episodes": len(list_episodes(args.data))}
-    held_out = len(list_episodes(args.held_out))
+    held_out = len(list_episodes(args.held_out, evaluating=True))
     sizes = {"held_out_episodes": held_out, "steps": args.steps, "rows": args.rows}
     write_json(args.json, {**own, **sizes, "machine": machine(), "arms": done})
 
@@ -111,7 +111,7 @@ def train(base: Prophet, data: LatentEpisodes, arm: str, args: Args) -> Prophet:
 
 def score(prophet: Prophet, arm: str, args: Args) -> None:
     """Dream the held-out episodes and write the arm's report."""
-    episodes = [read_episode(path) for path in list_episodes(args.held_out)]
+    episodes = [read_episode(path) for path in list_episodes(args.held_out, evaluating=True)]
     began = time.perf_counter()
     scores = evaluate_open_loop(prophet, episodes, args.horizons, spacing=64, progress=True)
     report = {"horizons": summarise(scores, len(episodes)), "seconds": round(time.perf_counter() - began, 1)}

@@ -38,7 +38,7 @@ def beliefs(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the policy saw reality in it.
     """
-    episodes = [read_episode(path) for path in list_episodes(folder)]
+    episodes = [read_episode(path) for path in list_episodes(folder, evaluating=True)]
     about = ", ".join(json.loads((folder / META).read_text())["mixture"])
     if "in the dream of" not in about:
         raise ValueError(f"{folder} must be a recording of `prophrl record --dream`, it is of {about}")

@@ -91,7 +91,7 @@ def strayed(
 
 def measure(folder: Path, trackers: dict[str, Path], count: int) -> dict[str, Any]:
     """The closings of a recording, and how far each tracker strays up to the first of an episode."""
-    paths = list_episodes(folder)[-count:]
+    paths = list_episodes(folder, evaluating=True)[-count:]
     episodes = [read_episode(path) for path in paths]
     found: dict[str, Any] = {"episodes": len(episodes), "closings": {}, "strayed": {}}
     for name, wanted in {"grasps": True, "misses": False}.items():

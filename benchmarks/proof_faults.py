@@ -51,7 +51,7 @@ def end_of(episode: Episode) -> str:
 def main(args: Args) -> None:
     found = {}
     for name, folder in args.recordings.items():
-        counts = Counter(end_of(read_episode(path)) for path in list_episodes(folder))
+        counts = Counter(end_of(read_episode(path)) for path in list_episodes(folder, evaluating=True))
         found[name] = {end: counts[end] for end in ENDS}
     write_json(args.json, {"machine": machine(), "recordings": found})
     print(table(["recording", *ENDS], [[name, *map(str, counts.values())] for name, counts in found.items()]))

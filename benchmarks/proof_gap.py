@@ -76,7 +76,7 @@ def look(policy: SmallVLA, episode: Episode) -> Looked:
 
 def pairs(policy: SmallVLA, real: Path, dream: Path, episodes: int) -> Iterator[tuple[int, Looked, Looked]]:
     """Age in chunks, and both worlds of every moment."""
-    for path in list_episodes(real)[:episodes]:
+    for path in list_episodes(real, evaluating=True)[:episodes]:
         true, dreamt = (look(policy, read_episode(folder / path.relative_to(real))) for folder in (real, dream))
         for age in range(len(dreamt.off)):
             yield age, *(Looked(each.off[age], each.commands[age]) for each in (true, dreamt))

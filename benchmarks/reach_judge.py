@@ -73,7 +73,7 @@ def main(args: Args) -> None:
     world = load_world_model(args.checkpoint)
     assert isinstance(world, Prophet)
     held_out = EvaluateArgs(checkpoint=args.checkpoint, episodes=args.episodes)
-    paths = record_official(held_out) if args.data is None else list_episodes(args.data)
+    paths = record_official(held_out) if args.data is None else list_episodes(args.data, evaluating=True)
     report = compare([places(world, read_episode(path)) for path in paths])
     for name, value in report.items():
         print(f"{name}: {value}")

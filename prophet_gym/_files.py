@@ -2,8 +2,12 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -41,7 +45,7 @@ def read_text(path: str | os.PathLike, error: type[Exception] = ValueError) -> s
     except FileNotFoundError as missing:
         raise FileNotFoundError(f"no file at {path}") from missing
     except UnicodeDecodeError as damage:
-        raise error(f"{path} must be a text in UTF-8 ({damage}); fetch it or save it again") from damage
+        raise error(f"{path} is no text in UTF-8 ({damage}); fetch it or save it again") from damage
     except OSError as refusal:
         raise error(f"{path} must be a file that this user may read ({refusal.strerror or refusal})") from refusal
 
@@ -72,6 +76,42 @@ def read_json_lines(path: str | os.PathLike, error: type[Exception] = ValueError
     # Not splitlines: it also splits at U+2028 and U+0085, which may stand inside a JSON string.
     lines = read_text(path, error).split("\n")
     return [_object(line, f"line {n} of {path}", error) for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_npz(
+    path: str | os.PathLike, names: Sequence[str], *, limit: int, error: type[Exception] = ValueError
+) -> dict[str, np.ndarray]:
+    """Read arrays of an npz; nothing in it is executed.
+
+    Args:
+        path: The file.
+        names: The arrays that it must hold; others are not read.
+        limit: The most bytes that these may take in memory; a small file of packed zeros can claim any size.
+        error: What to raise for a file that is there and holds anything else.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    refuse_pointer(path, error)
+    if not path.exists():
+        raise FileNotFoundError(f"no file at {path}")
+    # numpy, zipfile and zlib each raise errors of their own, and none of them names the file.
+    try:
+        with ZipFile(path) as stored:
+            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in stored.infolist()}
+        with np.load(path, allow_pickle=False) as stored:
+            missing = [name for name in names if name not in stored]
+            size = sum(sizes.get(name, 0) for name in names)
+            found = {} if missing or size > limit else {name: stored[name] for name in names}
+    except Exception as damage:
+        reason = str(damage) or type(damage).__name__
+        raise error(f"{path} is cut off or no npz of numbers ({reason}); delete it and write it again") from damage
+    if missing:
+        raise error(f"{path} must hold {', '.join(names)}; {', '.join(missing)} is missing")
+    if size > limit:
+        raise error(f"the arrays of {path} would take {size:,} bytes, at most {limit:,} are read; write it again")
+    return found
 
 
 def _object(text: str, where: str, error: type[Exception]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`prophet calibrate`: how far a judge is to be trusted, on recorded episodes and on dreams of the same actions."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ def main(args: Args) -> None:
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
     from prophet_gym.cli.report import machine, table, write_json
-    from prophet_gym.data.recording import META, list_episodes, read_episode
+    from prophet_gym.data.recording import list_episodes, read_episode, read_meta
     from prophet_gym.factory import load_reward_model, load_world_model
 
     if args.episodes < 1 or args.rows < 1:
@@ -61,10 +60,10 @@ def main(args: Args) -> None:
     if judge is None:
         raise ValueError("calibration needs a judge, got reward=None")
     recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
-    paths = list_episodes(args.data)[: args.episodes] if args.data else record_official(recording)
+    paths = list_episodes(args.data, evaluating=True)[: args.episodes] if args.data else record_official(recording)
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
-    meta = json.loads((paths[0].parents[1] / META).read_text(encoding="utf-8"))
+    meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
     episodes = [read_episode(path) for path in paths]
     card: dict[str, Any] = {
         "checkpoint": args.checkpoint,

@@ -1,6 +1,5 @@
 """`prophet evaluate`: a checkpoint's dreams against held-out episodes of the simulator."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,18 +47,18 @@ class Args:
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_json
-    from prophet_gym.data.recording import META, list_episodes, read_episode
+    from prophet_gym.data.recording import list_episodes, read_episode, read_meta
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
     from prophet_gym.factory import load_object_reader, load_world_model
 
     if args.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {args.episodes}")
     world_model = load_world_model(args.checkpoint, args.device)
-    paths = list_episodes(args.data)[: args.episodes] if args.data else record_official(args)
+    paths = list_episodes(args.data, evaluating=True)[: args.episodes] if args.data else record_official(args)
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
     episodes = [read_episode(path) for path in paths]
-    meta = json.loads((paths[0].parents[1] / META).read_text(encoding="utf-8"))
+    meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
     # It knows the scene it was trained in, which is the checkpoint's.
     own_suite = getattr(getattr(world_model, "config", None), "suite", None) == meta["suite"]
     object_reader = load_object_reader(args.checkpoint) if own_suite else None

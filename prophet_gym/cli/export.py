@@ -16,13 +16,16 @@ class Args:
     """New folder for the data set."""
     robot: str = "panda"
     """The robot type to state."""
+    without: tuple[str, ...] = ()
+    """Episodes to leave out, e.g. `task_03/episode_00007`."""
 
 
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.data.lerobot_export import export_recording
 
-    print(f"{args.out}: {export_recording(args.data, args.out, robot=args.robot)} episodes")
+    count = export_recording(args.data, args.out, robot=args.robot, without=args.without)
+    print(f"{args.out}: {count} episodes")
 
 
 if __name__ == "__main__":

@@ -26,20 +26,21 @@ class Args:
     device: str = "cpu"
     seed: int = 0
     """Of the dreams' noise."""
+    without: tuple[str, ...] = ()
+    """Episodes to leave out, e.g. `task_03/episode_00007`."""
 
 
 def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym._files import read_json
     from prophet_gym.cli.calibrate import dreamt_frames
-    from prophet_gym.data.recording import META, claim_folder, list_episodes, read_episode, write_episode
+    from prophet_gym.data.recording import claim_folder, list_episodes, read_episode, read_meta, write_episode
     from prophet_gym.factory import load_world_model
 
     world_model = load_world_model(args.checkpoint, args.device)
-    paths = list_episodes(args.data)[: args.episodes]
-    meta = read_json(args.data / META) | {
+    paths = list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
+    meta = read_meta(args.data) | {
         "dreamt_by": args.checkpoint,
         "dream_seed": args.seed,
     }
@@ -47,6 +48,12 @@ def main(args: Args) -> None:
     targets = [args.out / path.relative_to(args.data) for path in paths]
     missing = [(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]
     episodes = [read_episode(path) for path, _ in missing]
+    for (path, _), episode in zip(missing, episodes, strict=True):
+        if len(episode) < world_model.chunk:
+            raise ValueError(
+                f"{path} has {len(episode)} actions, fewer than the {world_model.chunk} of one chunk of "
+                f"{args.checkpoint}; leave it out: --without {path.parent.name}/{path.stem}"
+            )
     bar = tqdm(total=len(missing), desc="redream", unit="episode")
     with bar:
         for number, frames in dreamt_frames(world_model, episodes, args.rows, args.seed):

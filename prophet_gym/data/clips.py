@@ -1,7 +1,7 @@
 """Training clips from recordings: whole latents in memory, any window drawn by a seeded generator."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float16, Float32, Int64
 from torch import Tensor
 
+from prophet_gym._files import read_npz
 from prophet_gym.data.recording import MAX_OPENING, Episode
 
 HOLD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -69,9 +70,17 @@ class LatentEpisodes:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatentEpisodes":
-        """Read what `save` wrote."""
-        with np.load(path) as stored:
-            return cls(**{name: stored[name] for name in ("latents", "commands", "gripper", "starts")})
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or its arrays do not belong together.
+        """
+        names = [field.name for field in fields(cls)]
+        # Uncompressed, so the arrays cannot be larger than the file.
+        values = read_npz(path, names, limit=Path(path).stat().st_size if Path(path).exists() else 0)
+        _require_latents(path, values)
+        return cls(**values)
 
     @classmethod
     def join(cls, latents: Sequence[np.ndarray], episodes: Sequence[Episode]) -> "LatentEpisodes":
@@ -138,4 +147,23 @@ class LatentEpisodes:
             commands=tensor(self.commands[after[:, :-1]]),
             future=tensor(self.latents[after[:, 1:]]),
             gripper=tensor(self.gripper[after]),
+        )
+
+
+def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless the arrays of a file are those of `LatentEpisodes` and finite."""
+    frames = len(values["latents"]) if values["latents"].ndim == 4 else 0
+    shapes = {"latents": (frames, *values["latents"].shape[1:4]), "commands": (frames, 7), "gripper": (frames, 4)}
+    for name, shape in shapes.items():
+        array, kind = values[name], np.float16 if name == "latents" else np.float32
+        if not frames or array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} of {path} must be finite {np.dtype(kind)} numbers for each of {frames} frames, are "
+                f"{array.dtype} {array.shape}; delete the file and encode the episodes again"
+            )
+    starts = values["starts"]
+    whole = starts.ndim == 1 and starts.dtype == np.int64 and len(starts) > 1
+    if not whole or starts[0] != 0 or starts[-1] != frames or (np.diff(starts) < 1).any():
+        raise ValueError(
+            f"starts of {path} must rise from 0 to {frames}, its frames; delete the file and encode the episodes again"
         )

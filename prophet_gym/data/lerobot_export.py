@@ -22,7 +22,6 @@ from prophet_gym.data.recording import (
     Episode,
     list_episodes,
     read_episode,
-    refuse_official,
 )
 from prophet_gym.data.video import decode_frames
 
@@ -43,7 +42,9 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 
-def export_recording(folder: str | os.PathLike, out: str | os.PathLike, *, robot: str = "panda") -> int:
+def export_recording(
+    folder: str | os.PathLike, out: str | os.PathLike, *, robot: str = "panda", without: Sequence[str] = ()
+) -> int:
     """Writes a recording as a LeRobot data set and returns its number of episodes.
 
     `out` appears whole or not at all; the recording is only read.
@@ -52,13 +53,14 @@ def export_recording(folder: str | os.PathLike, out: str | os.PathLike, *, robot
         folder: what `prophet collect` wrote.
         out: must not be there yet.
         robot: the `robot_type` to state.
+        without: episodes to leave out, e.g. `task_03/episode_00007`.
 
     Raises:
         FileNotFoundError: `folder` is no recording.
+        UnknownOptionError: it has no such episode.
         ValueError: it holds no episode or starts from official states, or `out` is there already.
     """
-    paths, out = list_episodes(folder), Path(out)
-    refuse_official(folder)
+    paths, out = list_episodes(folder, without=without), Path(out)
     if not paths:
         raise ValueError(f"{folder} holds no whole episode yet; record some with `prophet collect`")
     if out.exists():

@@ -1,11 +1,14 @@
 """What a data set is to training: episodes of frames and commands, whoever recorded them and in whatever files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
+
+from prophet_gym.errors import UnknownOptionError
+from prophet_gym.specs import require_images
 
 ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
 """`read(start, stop)` decodes the frames start .. stop - 1 of one episode, RGB."""
@@ -75,7 +78,7 @@ class SourceEpisode:
         """
         if not 0 <= start < stop <= len(self) + 1:
             raise ValueError(f"{self.name} has the frames 0..{len(self)}, asked for {start}..{stop - 1}")
-        frames = self.read(start, stop)
+        frames = require_images(f"the frames of {self.name}", self.read(start, stop))
         if len(frames) != stop - start:
             raise ValueError(
                 f"{self.name} must hold a frame before each of its {len(self)} actions and one after them; "
@@ -102,3 +105,36 @@ class EpisodeSource(Protocol):
     def episode(self, index: int) -> SourceEpisode:
         """Episode `index`; its length is `steps(index)`."""
         ...
+
+
+Name = TypeVar("Name", int, str)
+"""What a data set calls an episode: a number, or a text."""
+
+
+def choose(
+    where: str, known: Sequence[Name], episodes: Sequence[Name] | None = None, without: Sequence[Name] = ()
+) -> list[Name]:
+    """Return the episodes to read of those that a data set has, in its own order.
+
+    Args:
+        where: the data set, for the message.
+        known: all its episodes.
+        episodes: only these; all if not given.
+        without: but not these.
+
+    Raises:
+        UnknownOptionError: there is no such episode.
+
+    Example:
+        >>> choose("a set", [0, 1, 2, 3], without=[2])
+        [0, 1, 3]
+        >>> choose("a set", [0, 1, 2, 3], episodes=[4])
+        Traceback (most recent call last):
+        ...
+        prophet_gym.errors.UnknownOptionError: a set has no episode 4; it has 4 episodes: 0 .. 3
+    """
+    asked, left_out = set(known if episodes is None else episodes), set(without)
+    for name in (asked | left_out) - set(known):
+        span = f": {known[0]} .. {known[-1]}" if known else ""
+        raise UnknownOptionError(f"{where} has no episode {name}; it has {len(known)} episodes{span}")
+    return [name for name in known if name in asked - left_out]

@@ -114,7 +114,7 @@ def read_demonstrations(
         for task in tasks or (None,)
         for path in list_episodes(folder, task)
     ]
-    for folder in folders:
+    for folder in dreams:
         refuse_official(folder)
     episodes = [(read_episode(path), twin) for path, twin in paths]
     present = {episode.mode for episode, _ in episodes}

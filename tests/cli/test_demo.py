@@ -15,7 +15,7 @@ from prophet_gym.factory import bundled_checkpoints, load_world_model
 
 @pytest.fixture(scope="module")
 def scene(checkpoint, recording):
-    first, second = map(read_episode, list_episodes(recording))
+    first, second = map(read_episode, list_episodes(recording, evaluating=True))
     return dream_scene(load_world_model(str(checkpoint)), first, second.actions, 240, seed=0), first
 
 

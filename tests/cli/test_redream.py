@@ -12,7 +12,7 @@ from prophet_gym.data.recording import META, list_episodes, read_episode
 def test_frames_are_dreamt_and_labels_kept(checkpoint, recording, tmp_path, capsys):
     out = tmp_path / "dreams"
     main(Args(recording, out, str(checkpoint), rows=2))
-    found, real = list_episodes(out), list_episodes(recording)
+    found, real = list_episodes(out, evaluating=True), list_episodes(recording, evaluating=True)
     assert [path.relative_to(out) for path in found] == [path.relative_to(recording) for path in real]
     for path, source in zip(found, real, strict=True):
         dreamt, whole = read_episode(path), read_episode(source)

@@ -62,3 +62,37 @@ def test_save_and_load(data, tmp_path):
     loaded = LatentEpisodes.load(tmp_path / "latents.npz")
     for name in ("latents", "commands", "gripper", "starts"):
         np.testing.assert_array_equal(getattr(data, name), getattr(loaded, name))
+
+
+def test_what_was_saved_comes_back_and_damage_is_named(data, tmp_path):
+    path = tmp_path / "latents.npz"
+    data.save(path)
+    for name, array in vars(LatentEpisodes.load(path)).items():
+        np.testing.assert_array_equal(array, getattr(data, name))
+    with pytest.raises(FileNotFoundError, match=r"no file at .*absent\.npz"):
+        LatentEpisodes.load(tmp_path / "absent.npz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"latents\.npz is cut off or no npz of numbers"):
+        LatentEpisodes.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (
+            "commands",
+            lambda a: a[:-1],
+            r"commands of .*latents\.npz must be finite float32 numbers for each of 85",
+        ),
+        ("gripper", lambda a: a * np.nan, r"gripper of .* must be finite float32"),
+        ("latents", lambda a: a[0, 0], r"latents of .* must be finite float16"),
+        ("starts", lambda a: a[::-1], r"starts of .* must rise from 0 to 85"),
+        ("starts", lambda a: a * 1.5, r"starts of .* must rise from 0 to 85"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(data, tmp_path, name, change, told):
+    values = vars(data) | {name: change(getattr(data, name))}
+    np.savez(tmp_path / "latents.npz", **values)
+    with pytest.raises(ValueError, match=told):
+        LatentEpisodes.load(tmp_path / "latents.npz")

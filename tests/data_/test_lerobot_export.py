@@ -12,6 +12,7 @@ from prophet_gym.data.lerobot_export import CAMERA, STATE_NAMES, export_recordin
 from prophet_gym.data.recording import META, Episode, RecordingSource, episode_path, read_episode, write_episode
 from prophet_gym.data.tools import ToolReading
 from prophet_gym.embodiments.kinematics import euler_to_matrix, quaternion_to_matrix
+from prophet_gym.errors import UnknownOptionError
 
 from .conftest import grey, level, pictures
 
@@ -113,12 +114,25 @@ def test_nothing_is_overwritten_and_a_failed_export_leaves_nothing(recording, tm
     with pytest.raises(ValueError, match="is there already; give a new folder as --out"):
         export_recording(recording, tmp_path / "set")
     episode_path(recording, 3, 0).write_bytes(b"not an npz")
-    with pytest.raises(ValueError, match="pickle"):
+    with pytest.raises(ValueError, match=r"task_03.episode_00000\.npz is cut off or no npz of numbers"):
         export_recording(recording, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recording", "set"]
 
 
+def test_an_episode_can_be_left_out(recording, tmp_path):
+    episode_path(recording, 3, 0).write_bytes(b"not an npz")
+    assert export_recording(recording, tmp_path / "set", without=["task_03/episode_00000"]) == 1
+    assert len(RecordingSource(recording, without=["task_03/episode_00000"])) == 1
+    assert len(RecordingSource(recording, episodes=["task_00/episode_00000"])) == 1
+    with pytest.raises(UnknownOptionError, match=r"has no episode task_04/episode_00000; it has 2 episodes: task_00"):
+        export_recording(recording, tmp_path / "other", without=["task_04/episode_00000"])
+
+
 def test_official_starts_never_become_training_data(recording, tmp_path):
+    assert len(RecordingSource(recording)) == 2
+    (recording / META).write_text(json.dumps({"starts": "elsewhere"}))
+    with pytest.raises(ValueError, match=r"starts in .*meta\.json must be one of .*, is 'elsewhere'"):
+        RecordingSource(recording)
     (recording / META).write_text(json.dumps({"starts": "official"}))
     with pytest.raises(ValueError, match="for evaluation alone"):
         RecordingSource(recording)

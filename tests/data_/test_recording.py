@@ -92,6 +92,71 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.rglob("*.*"))
 
 
+def stored_with(tmp_path, **changes) -> Path:
+    """An episode on disk with some arrays replaced, None for none."""
+    episode, frames = make_episode()
+    path = episode_path(tmp_path, 7, 0)
+    write_episode(path, episode, frames)
+    with np.load(path) as stored:
+        values = {**stored, **changes}
+    np.savez(path, **{name: value for name, value in values.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"actions": np.zeros((6, 6), np.float32)}, r"actions of .* must be real numbers, shape \(6, 7\), is float32"),
+        ({"actions": np.float32(3)}, "at least one action"),
+        ({"actions": np.zeros((0, 7), np.float32)}, "at least one action"),
+        ({"actions": np.full((6, 7), np.nan, np.float32)}, "actions of .* must be finite numbers"),
+        ({"actions": np.full((6, 7), 1.5, np.float32)}, r"actions of .* must lie within -1\.\.1, one is 1\.5"),
+        ({"gripper_opening": np.zeros(6, np.float32)}, r"gripper_opening of .* shape \(7\), is float32 \(6,\)"),
+        ({"object_positions": np.zeros((7, 3, 3), np.float32)}, r"object_names of .* shape \(3\), is"),
+        ({"success": np.zeros(7)}, "success of .* must be true or false"),
+        ({"task": np.asarray("seven")}, "task of .* must be one whole number"),
+        ({"instruction": np.asarray(3)}, "instruction of .* must be one text"),
+        ({"camera": np.full((3, 4), np.inf)}, "camera of .* must be finite"),
+        ({"seed": None}, "; seed is missing"),
+        ({"look": np.asarray({}, dtype=object)}, "is cut off or no npz of numbers"),
+    ],
+)
+def test_arrays_that_are_no_episode_are_refused_by_name(tmp_path, changes, told):
+    path = stored_with(tmp_path, **changes)
+    with pytest.raises(ValueError, match=told) as raised:
+        read_episode(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_cut_off_file_is_refused_by_name(tmp_path):
+    path = stored_with(tmp_path)
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"episode_00000\.npz is cut off or no npz of numbers"):
+            read_episode(path)
+
+
+def test_packed_zeros_are_not_unpacked(tmp_path):
+    path = stored_with(tmp_path)
+    with np.load(path) as stored:
+        values = dict(stored)
+    np.savez_compressed(path, **{**values, "init_state": np.zeros(2**26)})
+    with pytest.raises(ValueError, match=r"would take 536,8.* bytes, at most 268,435,456"):
+        read_episode(path)
+
+
+def test_what_is_no_episode_is_not_written(tmp_path):
+    path = episode_path(tmp_path, 7, 0)
+    episode, frames = make_episode(steps=0, success=np.zeros(1, bool))
+    with pytest.raises(ValueError, match="at least one action"):
+        write_episode(path, episode, frames)
+    episode, frames = make_episode()
+    with pytest.raises(ValueError, match=r"frames for .* must be uint8"):
+        write_episode(path, episode, frames / 255)
+    assert not list(tmp_path.rglob("*.*"))
+
+
 def test_a_video_of_the_wrong_length_is_refused(tmp_path):
     episode, frames = make_episode()
     write_episode(episode_path(tmp_path, 7, 0), episode, frames)

@@ -1,0 +1,75 @@
+"""Recordings of official initial states, which are for evaluation alone: nothing is fitted to them anywhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prophet_gym.data.mixture import read_share
+from prophet_gym.data.pixel_clips import as_given
+from prophet_gym.data.recording import META, list_episodes
+from prophet_gym.train import adapt, objects, reward, small, success
+from prophrl_algos.cli import sft
+
+
+@pytest.fixture
+def official(toys, tmp_path) -> Path:
+    folder = toys.write(tmp_path / "official", 4)
+    (folder / META).write_text(json.dumps({"starts": "official"}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def random(toys, tmp_path) -> Path:
+    return toys.write(tmp_path / "random", 1)
+
+
+def refused():
+    return pytest.raises(ValueError, match=r"official starts from official initial states, which are for evaluation")
+
+
+@pytest.mark.parametrize("stage", ["all", "autoencoder", "decoder"])
+def test_the_small_prophet(official, random, tmp_path, stage):
+    with refused():
+        small.main(small.Args(out=tmp_path / "out", data=(random, official), stage=stage, device="cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_adaptation(official, tmp_path):
+    with refused():
+        adapt.main(adapt.Args(official, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_object_reader(official, tmp_path):
+    with refused():
+        objects.main(objects.Args(official, tmp_path / "out", held_out=2))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("backbone", ["head", "vlm"])
+@pytest.mark.parametrize("dreams", [False, True])
+def test_reward_models(official, random, tmp_path, backbone, dreams):
+    data = {"data": (random,), "dreams": (official,)} if dreams else {"data": (random, official)}
+    with refused():
+        reward.main(reward.Args(out=tmp_path / "out", backbone=backbone, **data))
+    with refused():
+        success.main(success.Args(out=tmp_path / "out", **data))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_full_prophet(official):
+    with refused():
+        read_share(str(official), {"given": as_given})
+
+
+@pytest.mark.parametrize("dreams", [False, True])
+def test_cloning(official, random, tmp_path, dreams):
+    data = {"data": (random,), "dreams": (official,)} if dreams else {"data": (random, official)}
+    with refused():
+        sft.main(sft.Args(policy="small", env="Prophet-LIBERO-v0", out=tmp_path / "out", modes=(), **data))
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_may_read_them(official):
+    assert len(list_episodes(official, evaluating=True)) == 4
