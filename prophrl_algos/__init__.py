@@ -5,13 +5,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prophrl_algos.vla.load import LoadOptions, load_policy
 
+    __version__: str
+
 __all__ = ["LoadOptions", "load_policy"]
 
 
 def __getattr__(name: str) -> Any:
-    """The loader, which needs torch, only once it is asked for."""
+    """Return the loader, which needs torch, or the installed `__version__`, only once it is asked for."""
     if name in __all__:
         from prophrl_algos.vla import load
 
         return getattr(load, name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("prophet-gym")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

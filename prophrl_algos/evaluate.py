@@ -1,9 +1,10 @@
 """How often a policy succeeds, with its interval and per task: in the dream or in the real simulator."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,9 +15,19 @@ from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.groups import random_number, require_autoreset_disabled
 from prophrl_algos.preflight import require_chunk
-from prophrl_algos.rollout import commands, entry, rows_of
+from prophrl_algos.progress import Progress, silent
+from prophrl_algos.rollout import commands, entry, require_reward, rows_of
 
 START_KEYS = ("suite", "task", "start", "start_set", "instruction")
+
+
+@runtime_checkable
+class ChecksResets(Protocol):
+    """An env that says beforehand what it would refuse."""
+
+    def check_reset(self, options: Mapping[str, Any] | None) -> None:
+        """Raise what `reset(options=options)` would raise, and change nothing."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -118,8 +129,11 @@ def evaluate(
     *,
     seed: int = 0,
     schedule: FlowSchedule | None = None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Run one episode per cell, as many at once as the env has rows.
+
+    Where the env can say so (`ChecksResets`), a cell that it would refuse is refused before any episode is run.
 
     Args:
         policy: in eval mode.
@@ -128,6 +142,10 @@ def evaluate(
             episodes with starts drawn by the seed.
         seed: episode i has seed `seed + i` in the env, and noise of its own in the policy.
         schedule: how chunks are sampled; the ODE with the policy's own number of steps if not given.
+        progress: told how many episodes have ended.
+
+    Raises:
+        ValueError: the env or a cell does not fit, or the env gave a reward that is not finite.
     """
     require_autoreset_disabled(env)
     require_chunk(policy, env)
@@ -135,10 +153,17 @@ def evaluate(
     asked: Sequence[Mapping[str, int]] = [{}] * cells if isinstance(cells, int) else cells
     if not asked or len({tuple(sorted(cell)) for cell in asked}) > 1:
         raise ValueError(f"there must be at least one cell, and all must have the same names, got {list(asked)[:3]}")
+    waves = [
+        {number: asked[number] for number in range(first, min(first + env.num_envs, len(asked)))}
+        for first in range(0, len(asked), env.num_envs)
+    ]
+    if isinstance(env.unwrapped, ChecksResets):
+        for wave in waves:
+            env.unwrapped.check_reset(_options(env, wave, initial=wave is waves[0]))
     found: list[EpisodeResult] = []
-    for first in range(0, len(asked), env.num_envs):
-        wave = list(range(first, min(first + env.num_envs, len(asked))))
-        found += _wave(policy, env, {number: asked[number] for number in wave}, seed, schedule, initial=first == 0)
+    for wave in waves:
+        tell = partial(_tell, progress, len(found), len(asked))
+        found += _wave(policy, env, wave, seed, schedule, tell, initial=wave is waves[0])
     return Evaluation(tuple(found))
 
 
@@ -148,6 +173,7 @@ def _wave(
     cells: Mapping[int, Mapping[str, int]],
     seed: int,
     schedule: FlowSchedule,
+    tell: Callable[[int], object],
     *,
     initial: bool,
 ) -> list[EpisodeResult]:
@@ -165,10 +191,15 @@ def _wave(
         observation, reward, terminated, truncated, info = env.step(actions)
         for row in live.tolist():
             valid[row] = bool(entry(info, "reward_valid", row, default=True))
-            returns[row] += float(reward[row]) if valid[row] else 0.0
+            if valid[row]:
+                require_reward(
+                    float(reward[row]), row, starts[row].get("task"), str(starts[row].get("instruction", ""))
+                )
+                returns[row] += float(reward[row])
             success[row] |= bool(entry(info, "success", row, default=terminated[row] and reward[row] > 0))
             chunks[row] += 1
         live = live[~(np.asarray(terminated) | np.asarray(truncated))[live]]
+        tell(len(rows) - len(live))
     return [
         EpisodeResult(bool(success[row]), float(returns[row]), bool(valid[row]), int(chunks[row]), starts[row])
         for row in rows.tolist()
@@ -179,10 +210,23 @@ def _reset(
     env: VectorEnv, cells: Mapping[int, Mapping[str, int]], seed: int, *, initial: bool
 ) -> tuple[Any, dict[str, Any]]:
     """Begin the cells in the first rows; rows that are not needed rest, as far as a first reset lets them."""
+    seeds: Any = [seed + number for number in _padded(env, cells)]
+    return env.reset(seed=seeds, options=_options(env, cells, initial=initial) or None)
+
+
+def _padded(env: VectorEnv, cells: Mapping[int, Mapping[str, int]]) -> list[int]:
+    """The number of each row's episode; rows that are not needed have the first one's."""
     numbers = list(cells)
-    padded = numbers + [numbers[0]] * (env.num_envs - len(numbers))
+    return numbers + [numbers[0]] * (env.num_envs - len(numbers))
+
+
+def _options(env: VectorEnv, cells: Mapping[int, Mapping[str, int]], *, initial: bool) -> dict[str, Any]:
+    padded, numbers = _padded(env, cells), list(cells)
     options: dict[str, Any] = {name: [cells[number][name] for number in padded] for name in cells[numbers[0]]}
     if not initial and len(numbers) < env.num_envs:
         options["reset_mask"] = np.arange(env.num_envs) < len(numbers)
-    seeds: Any = [seed + number for number in padded]
-    return env.reset(seed=seeds, options=options or None)
+    return options
+
+
+def _tell(progress: Progress, before: int, total: int, ended: int) -> None:
+    progress("episodes", before + ended, total)

@@ -78,7 +78,7 @@ def fa_grpo_loss(
 def per_entry(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
     """Every valid entry counts the same: the masked mean. Arguments as `per_trajectory`."""
     del trajectory
-    return torch.ones(len(mask), device=mask.device)
+    return torch.ones(len(mask), device=mask.device, dtype=torch.float32)
 
 
 def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
@@ -92,7 +92,9 @@ def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> 
         trajectory: of each decision.
     """
     numbers, inverse = torch.unique(trajectory, return_inverse=True)
-    valid = torch.zeros(len(numbers), device=mask.device).index_add(0, inverse, mask.sum(1).float())
+    valid = torch.zeros(len(numbers), device=mask.device, dtype=torch.float32).index_add(
+        0, inverse, mask.sum(1).float()
+    )
     return torch.where(valid > 0, 1 / valid.clamp(min=1), 0.0)[inverse]
 
 

@@ -1,17 +1,19 @@
 """What must hold before anything is generated, each with an error that says what to change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import gymnasium as gym
 import torch
 from gymnasium.vector import VectorEnv
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from prophet_gym.specs import InitialState
 from prophrl_algos.algorithms import Algorithm
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
 from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.groups import refuse_official, require_env
+from prophrl_algos.rollout import Rollouts
 
 
 def require_fit(policy: FlowPolicy, env: VectorEnv, groups: int, group_size: int, budget: int) -> None:
@@ -40,6 +42,29 @@ def require_noise(schedule: FlowSchedule, spec: FlowSpec, algorithm: Algorithm) 
         raise ValueError(
             f"noise_level must be above 0 for {algorithm.name}, in at least one step and one scored dimension, got "
             f"{given} and K={schedule.num_steps}: without noise a path has no density; 0.5 is usual"
+        )
+
+
+def spread(updates: int, most: int = 1000) -> Iterator[float]:
+    """Shares of a run at which to look, from its first update on: each update's, or `most` of them in a long run.
+
+    Example:
+        >>> list(spread(4)), len(list(spread(10**12)))
+        ([0.0, 0.25, 0.5, 0.75], 1000)
+    """
+    count = min(updates, most)
+    return (index * (updates - 1) // max(count - 1, 1) / updates for index in range(count))
+
+
+def require_finite(what: str, values: Float[Tensor, " b"], rollouts: Rollouts) -> None:
+    """Raise ValueError where a judged rollout's value is no finite number, which says nothing of how good it was."""
+    wrong = torch.nonzero(rollouts.valid & ~torch.isfinite(values))[:, 0].tolist()
+    if wrong:
+        first = wrong[0]
+        raise ValueError(
+            f"the {what} of rollout {first} (group {int(rollouts.groups[first])}) is {float(values[first])}, and "
+            f"{len(wrong)} of {len(values)} rollouts have one that is not finite: look at the env's rewards and at the "
+            "algorithm's advantages"
         )
 
 

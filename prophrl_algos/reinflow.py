@@ -37,6 +37,7 @@ class LearnedNoise(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.network = nn.Sequential(nn.Linear(2 * latent_dim + 1, hidden), nn.SiLU(), last)
+        self.float()  # whatever torch's default is
 
     def forward(
         self,

@@ -4,9 +4,10 @@ Any VectorEnv with action chunks does, the dream and the real LIBERO alike, with
 nothing. What is stored is latents and raw observations, never contexts.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from prophrl_algos.flow.policy import FlowPath, FlowPolicy, Obs, cat_obs
 from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.groups import Begin, Draw, Keep, begin_by_seed, keep_all, random_number, refuse_official, require_env
+from prophrl_algos.progress import Progress, silent
 
 CPU = torch.device("cpu")
 
@@ -74,11 +76,12 @@ def collect(
     first_group: int = 0,
     stride: int = 1,
     discount: float | int = 1.0,
+    progress: Progress = silent,
 ) -> Rollouts:
     """Collect groups; a group that has ended makes room for the next while the others go on.
 
     Args:
-        policy: acts, in float32 or under the caller's autocast.
+        policy: acts, in float32 or under the caller's autocast, which the env is kept out of.
         env: its rows are split into `num_envs / group_size` places for groups.
         schedule: how chunks are sampled.
         groups: how many to keep.
@@ -90,9 +93,10 @@ def collect(
         first_group: number of the first group.
         stride: from one group's number to the next; several processes that share a seed count past each other.
         discount: the reward of chunk n, counted from 0, counts discount^n.
+        progress: told the chunks that were run, and of how many at most.
 
     Raises:
-        ValueError: the env's rows, autoreset mode or horizon do not fit.
+        ValueError: the env's rows, autoreset mode or horizon do not fit, or it gave a reward that is not finite.
         InvalidStartError: a row starts from the set `official`.
     """
     require_env(env, groups, group_size, budget)
@@ -100,6 +104,8 @@ def collect(
     rollout = _Rollout(policy, env, schedule, group_size, seed, begin, first_group, stride, discount)
     kept: list[int] = []
     limit = groups if budget is None else budget
+    longest = getattr(env.unwrapped, "max_episode_steps", None)
+    chunks, most = 0, None if longest is None else math.ceil(limit / rollout.places) * longest
     rollout.start(range(min(rollout.places, groups)))
     while rollout.running:
         free = []
@@ -109,6 +115,8 @@ def collect(
             if keep(rollout.mean_success(group)) or possible < groups:
                 kept.append(group)
             free.append(place)
+        chunks += 1
+        progress(f"rollouts, {len(kept)} of {groups} groups, chunk", chunks, most)
         wanted = min(groups - len(kept) - len(rollout.running), limit - rollout.started)
         if wanted > 0 and free:
             rollout.start(free[:wanted])
@@ -157,6 +165,7 @@ class _Rollout:
         self.live = np.zeros(count, dtype=np.bool_)
         self.trajectory = np.zeros(count, dtype=np.int64)
         self.instructions = [""] * count
+        self.tasks: list[Any] = [None] * count
         self.generators = [torch.Generator() for _ in range(count)]
         self.fates: dict[int, _Fate] = {}
         self.decisions: list[_Decisions] = []
@@ -174,7 +183,7 @@ class _Rollout:
         groups = [self.first_group + member // self.group_size * self.stride for member in members]
         numbers = [g * self.group_size + m % self.group_size for g, m in zip(groups, members, strict=True)]
         draw = Draw(np.array(rows), groups, numbers)
-        with _timed(self.clock, "env"):
+        with _timed(self.clock, "env"), outside_autocast():
             self.observation, info = self.begin(self.env, draw, self.seed)
         refuse_official({entry(info, "start_set", row, default=None) for row in rows})
         for row, member, number in zip(rows, members, numbers, strict=True):
@@ -182,6 +191,7 @@ class _Rollout:
             self.trajectory[row] = member
             self.fates[member] = _Fate()
             self.instructions[row] = str(entry(info, "instruction", row, default=""))
+            self.tasks[row] = entry(info, "task", row, default=None)
             self.generators[row].manual_seed(random_number(self.seed, 2, number))
         self.check_groups(rows)
 
@@ -201,7 +211,7 @@ class _Rollout:
             obs = self.policy.prepare(rows_of(self.observation, rows), [self.instructions[row] for row in rows])
             path = sample(self.policy, obs, self.schedule, [self.generators[row] for row in rows])
             actions = commands(self.policy.decode(path.x0, obs), self.env, rows)
-        with _timed(self.clock, "env"):
+        with _timed(self.clock, "env"), outside_autocast():
             self.observation, reward, terminated, truncated, info = self.env.step(actions)
         chunk = actions.shape[1]
         executed = np.array([int(entry(info, "executed", row, default=chunk)) for row in rows.tolist()])
@@ -219,7 +229,9 @@ class _Rollout:
     def note(self, row: int, reward: float, info: Mapping[str, Any], *, terminated: bool) -> None:
         fate = self.fates[int(self.trajectory[row])]
         fate.valid = bool(entry(info, "reward_valid", row, default=True))
-        fate.returns += self.discount**fate.chunks * reward if fate.valid else 0.0
+        if fate.valid:
+            require_reward(reward, row, self.tasks[row], self.instructions[row])
+            fate.returns += self.discount**fate.chunks * reward
         fate.chunks += 1
         fate.success |= bool(entry(info, "success", row, default=terminated and reward > 0))
 
@@ -268,6 +280,25 @@ def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     clock[name] = clock.get(name, 0.0) + time.perf_counter() - began
+
+
+@contextmanager
+def outside_autocast() -> Iterator[None]:
+    """Let an env compute as it does without the caller's autocast, which is the policy's alone."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def require_reward(reward: float, row: int, task: object, instruction: str) -> None:
+    """Raise ValueError for a reward that no learning and no mean can use."""
+    if not math.isfinite(reward):
+        raise ValueError(
+            f"sub-environment {row} (task {task}, {instruction!r}) gave the reward {reward}: rewards must be finite "
+            "numbers. Mend the env or its reward model; where it cannot tell, it may say info['reward_valid'] = False"
+        )
 
 
 def entry(info: Mapping[str, Any], name: str, row: int, *, default: Any) -> Any:

@@ -1,5 +1,6 @@
 """Behaviour cloning of a flow policy: where learning in the dream starts from."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from prophet_gym.errors import require_count, require_number
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos.flow.policy import FlowPolicy, Obs
 from prophrl_algos.groups import random_number
@@ -43,10 +45,14 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "save_every"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0:
+        require_count("seed", self.seed, 0)
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        require_number("weight_decay", self.weight_decay, least=0)
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 
 
 def sft(

@@ -43,6 +43,7 @@ class TinyFlowPolicy(nn.Module):
         self.into = nn.Linear(width + 2 * len(TIME_FREQUENCIES) + 1, hidden)
         self.between = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, width)
+        self.float()  # whatever torch's default is
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for layer in (self.context, self.into, self.between, self.out):
@@ -69,7 +70,7 @@ class TinyFlowPolicy(nn.Module):
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """v(x, t) in float32."""
-        angles = t[:, None] * (math.pi / 2) * torch.tensor(TIME_FREQUENCIES, device=x.device)
+        angles = t[:, None] * (math.pi / 2) * x.new_tensor(TIME_FREQUENCIES)
         read = torch.cat([x.flatten(1), t[:, None], angles.sin(), angles.cos()], 1)
         hidden = F.silu(self.into(read) + ctx["vector"])
         return self.out(F.silu(self.between(hidden))).float().view_as(x)
@@ -84,8 +85,8 @@ class TinyFlowPolicy(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean squared error of the velocity at one uniform time per row."""
         x0 = F.pad(actions.float(), (0, self.spec.latent_dim - actions.shape[2]))
-        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-        t = torch.rand(len(x0), generator=generator).to(x0.device)
+        noise = torch.randn(x0.shape, generator=generator, dtype=torch.float32).to(x0.device)
+        t = torch.rand(len(x0), generator=generator, dtype=torch.float32).to(x0.device)
         x = torch.lerp(x0, noise, t[:, None, None])
         found = self.velocity(self.encode(obs, grad=True), x, t)
         return F.mse_loss(found, noise - x0)

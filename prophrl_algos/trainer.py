@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from prophrl_algos.algorithms import FA_GRPO, Algorithm
+from prophrl_algos.config import TrainerConfig
 from prophrl_algos.distributed import Processes
 from prophrl_algos.ema import Ema
 from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowScores, Obs, device_of, select_obs
@@ -21,57 +22,10 @@ from prophrl_algos.flow.sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.flowscale import FlowScale, flowscale_weights, scale_gradients
 from prophrl_algos.groups import Begin, Keep, begin_by_seed, keep_all, random_number
 from prophrl_algos.metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
-from prophrl_algos.preflight import require_fit, require_noise, require_trainable
+from prophrl_algos.preflight import require_finite, require_fit, require_noise, require_trainable, spread
+from prophrl_algos.progress import Progress, silent
 from prophrl_algos.reference import Reference
 from prophrl_algos.rollout import Rollouts, collect
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How much and how fast.
-
-    Attributes:
-        updates: rounds of collecting and improving.
-        groups: groups in a round, over all processes.
-        group_size: rollouts in a group.
-        epochs: passes over a round's decisions.
-        minibatches: optimiser steps in a pass.
-        microbatch: decisions in one backward pass; smaller takes less memory and changes nothing else.
-        clip_low: how far below 1 a ratio earns.
-        clip_high: how far above.
-        beta: weight of the KL to the reference; 0 needs no reference.
-        noise_level: a of the SDE; of the forward process, see `forward_step`.
-        max_grad_norm: gradients are scaled down to this norm.
-        seed: of all randomness.
-    """
-
-    updates: int = 100
-    groups: int = 8
-    group_size: int = 8
-    epochs: int = 1
-    minibatches: int = 1
-    microbatch: int = 64
-    clip_low: float | int = 0.2
-    clip_high: float | int = 0.28
-    beta: float | int = 0.01
-    noise_level: float | int = 0.5
-    max_grad_norm: float | int = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("updates", "groups", "group_size", "epochs", "minibatches", "microbatch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (0 < self.clip_low < 1 and self.clip_high > 0):
-            raise ValueError(
-                f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low} and {self.clip_high}; "
-                "0.2 and 0.28 are usual"
-            )
-        for name in ("beta", "noise_level", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +67,9 @@ class Trainer:
     """Improves a flow policy with groups of rollouts in any vector env with action chunks.
 
     Nothing is trained from official starts. Randomness is a function of `config.seed` and the number of the update.
+
+    Attributes:
+        progress: told how far an update has come; `run` sets it to the loggers that show it.
 
     Example:
         >>> from prophrl_algos.bandit import BanditVectorEnv
@@ -181,12 +138,12 @@ class Trainer:
         self.processes = processes or Processes()
         self.device = device_of(policy)
         self.done = 0
+        self.progress: Progress = silent
         self.groups = self.processes.share(self.config.groups)
         self.budget = 2 * self.groups if budget is None else self.processes.share(budget)
         require_fit(policy, env, self.groups, self.config.group_size, self.budget)
-        progress = [update / self.config.updates for update in range(self.config.updates)]
-        faintest = 1.0 if anneal is None else min(map(anneal, progress))
-        require_noise(self._schedule(faintest), policy.spec, self.algorithm)
+        for factor in [1.0] if anneal is None else map(anneal, spread(self.config.updates)):
+            require_noise(self._schedule(factor), policy.spec, self.algorithm)
         self.parameters = require_trainable(policy, optimizer, self.algorithm)
         for module in (policy, reference, algorithm.kernel):
             if isinstance(module, nn.Module):
@@ -214,6 +171,7 @@ class Trainer:
                 first_group=self.processes.rank,
                 stride=self.processes.size,
                 discount=self.discount,
+                progress=self.progress,
             )
         metrics = self.update(rollouts)
         self.done += 1
@@ -222,7 +180,9 @@ class Trainer:
     def update(self, rollouts: Rollouts) -> Metrics:
         """`epochs * minibatches` optimiser steps on these rollouts; none where no group teaches anything."""
         began = time.perf_counter()
+        require_finite("return", rollouts.returns, rollouts)
         advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.valid)
+        require_finite("advantage", advantages, rollouts)
         metrics = rollout_metrics(rollouts, advantages, self.processes)
         rows = torch.nonzero((advantages != 0)[rollouts.trajectory])[:, 0]
         if self.processes.total(len(rows)) == 0:
@@ -230,10 +190,13 @@ class Trainer:
         # Old scores are made in the batches of the first epoch, so it is the batch itself that is shuffled.
         batch, drift = self._prepare(rollouts, advantages, rows[self._order(len(rows), 0)])
         tally = Tally(torch.zeros(batch.path.schedule.num_steps, dtype=torch.float64))
+        steps = 0
         for epoch in range(self.config.epochs):
             order = self._order(len(rows), epoch) if epoch else torch.arange(len(rows))
             for minibatch in torch.tensor_split(order, self.config.minibatches):
                 self._optimize(batch, minibatch, tally)
+                steps += 1
+                self.progress("optimiser, step", steps, self.config.epochs * self.config.minibatches)
         entries = int(batch.mask.sum()) * self.policy.spec.action_dim * self.config.epochs
         metrics |= learning_metrics(tally, batch.path, batch.weights, entries) | {"old_log_prob_drift": drift}
         return metrics | {"seconds_update": time.perf_counter() - began}
@@ -254,7 +217,7 @@ class Trainer:
             denominator=denominator,
         )
         valid = batch.mask[:, None, :, None]
-        kl_sum = torch.zeros((), device=loss.device)
+        kl_sum = torch.zeros((), device=loss.device, dtype=loss.dtype)
         if batch.reference is not None:
             pair = (scores.mean, scores.std, batch.reference.mean, batch.reference.std)
             # Masked before, not after: the gradient of what is masked would be 0 * NaN where it is NaN.
@@ -366,12 +329,18 @@ class Trainer:
         return self.autocast is not None or dtypes != {torch.float32}
 
     def _score_all(self, obs: Obs, path: FlowPath, policy: FlowPolicy) -> FlowScores:
-        parts = [
-            self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False, policy=policy)
+        batches = [
+            rows
             for minibatch in torch.tensor_split(torch.arange(len(path)), self.config.minibatches)
             for rows in minibatch.split(self.config.microbatch)
             if len(rows)
         ]
+        parts: list[FlowScores] = []
+        for rows in batches:
+            parts.append(
+                self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False, policy=policy)
+            )
+            self.progress("scoring, batch", len(parts), len(batches))
         return FlowScores.cat(parts).to(torch.device("cpu")) if parts else path.scores
 
     def _optimize(self, batch: Batch, rows: Tensor, tally: Tally) -> None:

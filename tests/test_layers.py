@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"_forks", "errors", "estimates"},
-    {"specs", "_files", "_tensor_files"},
+    {"specs", "_files", "_tensor_files", "arguments"},
     {"world_model"},
     {"hub"},
     {"embodiments", "rewards", "metrics", "envs"},

@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from jaxtyping import UInt8
 
+from prophet_gym.arguments import Arguments, Count, Device, Items, OutFile, Seed, Several, Workers
+
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Compare a judge's verdicts with the simulator's truth.
 
     Each recorded episode is judged twice: its own frames, and a dream from its first frame under the recorded actions,
@@ -25,20 +27,20 @@ class Args:
     """Any judge that `gym.make(..., reward=)` takes."""
     data: Path | None = None
     """A recording of `prophet collect`; without it, episodes from the official starts are recorded first, and kept."""
-    episodes: int = 40
+    episodes: Items = 40
     """How many, spread evenly over the tasks."""
-    ages: tuple[int, ...] = (40, 80, 160, 240)
+    ages: Annotated[tuple[Count, ...], Several()] = (40, 80, 160, 240)
     """Upper bounds of the age groups, frames since the start."""
     dream: bool = True
     """Also judge dreams; with --no-dream recorded episodes alone."""
-    rows: int = 8
+    rows: Items = 8
     """Episodes dreamt at once."""
-    device: str = "cpu"
-    seed: int = 0
+    device: Device = "cpu"
+    seed: Seed = 0
     """Of the dreams' noise."""
-    workers: int = 2
+    workers: Workers = 2
     """Processes that record."""
-    out: Path = Path("calibration.json")
+    out: OutFile = Path("calibration.json")
     """The card; beside it `NAME.svg`, the reliability plot."""
 
 
@@ -53,8 +55,6 @@ def main(args: Args) -> None:
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
     from prophet_gym.factory import load_reward_model, load_world_model
 
-    if args.episodes < 1 or args.rows < 1:
-        raise ValueError(f"episodes and rows must be at least 1, got {args.episodes} and {args.rows}")
     world_model = load_world_model(args.checkpoint, args.device)
     judge = load_reward_model(args.checkpoint, args.reward, args.device)
     if judge is None:

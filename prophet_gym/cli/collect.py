@@ -1,33 +1,34 @@
 """`prophet collect`: record scripted episodes of LIBERO, the simulator."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+
+from prophet_gym.arguments import Arguments, Items, OutFolder, Seed, Workers
 
 if TYPE_CHECKING:
     from prophet_gym.sims.experts import Mode
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Record scripted episodes, successes and failures, of the LIBERO simulator."""
 
-    out: Path
+    out: OutFolder
     """Folder for the recording; an unfinished one is continued."""
     suite: str = "libero_object"
     task: str = "all"
     """Task numbers such as 3 or 0,2,5, or all."""
-    episodes: int = 500
+    episodes: Items = 500
     """Episodes in all, spread evenly over the tasks."""
     look: str = "light"
-    seed: int = 0
+    seed: Seed = 0
     starts: Literal["random", "official"] = "random"
     """Official initial states are for evaluation alone: never train on what starts from them."""
     mode: str | None = None
     """Only this script, e.g. expert for demonstrations; the mixture of successes and failures if not given."""
-    workers: int = 2
+    workers: Workers = 2
     """Processes, each on one thread."""
 
 
@@ -63,8 +64,6 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.sims.install import require_packages
 
-    if args.episodes < 1 or args.workers < 1:
-        raise ValueError(f"episodes and workers must be at least 1, got {args.episodes} and {args.workers}")
     # The recorder's own imports need some of them.
     require_packages()
     from prophet_gym.sims.recorder import Plan, collect

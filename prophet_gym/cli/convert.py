@@ -6,12 +6,13 @@ from typing import Annotated
 
 import tyro
 
+from prophet_gym.arguments import Arguments, Items, WriteFolder
 from prophet_gym.errors import MissingWeightsError
 from prophet_gym.hub import PUBLISHED_FILES, WAN_VAE, WAN_VAE_FILES
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Turn released weights, e.g. Fleurrr/Prophet-World-Model:prophet-libero.pt, into a checkpoint folder.
 
     Nothing of the file is executed, the weights keep their dtype, and after an error there is no folder.
@@ -19,24 +20,24 @@ class Args:
 
     source: Annotated[str, tyro.conf.Positional]
     """A `.pt` or `.safetensors` file, or one of the Hub: `owner/repo:file.pt`, `owner/repo:file.pt@revision`."""
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, WriteFolder()]
     """New folder; `Prophet.from_pretrained` and `weights=` read it."""
     vae: str = WAN_VAE
     """The Wan VAE: a folder, a Hub repository with a subfolder `vae`, or `none` to put it into TARGET/autoencoder
     yourself."""
     embodiment: str | None = None
     """The robot whose commands it takes, e.g. `bridge`; if not given, `bridge` for prophet-bridge.pt, else `libero`."""
-    frame_size: tuple[int, int] | None = None
+    frame_size: tuple[Items, Items] | None = None
     """Height and width of the frames it dreams; the robot's own if not given."""
     draw_tools: bool = False
     """Feed the action-frame conditioner our pictures of the tools; every start must then say where they are."""
-    action_dim: int | None = None
+    action_dim: Items | None = None
     """Numbers per action, if not the layout's own (Prophet 14, Cosmos' action-conditioned sample 7)."""
     drop_text: bool = False
     """Leave out the cross-attentions, a fifth of the weights, which put out zero while text is off."""
     starting_point: bool = False
     """SOURCE is a Cosmos-Predict2 model: add the parts of a Prophet it lacks, silent, to train from."""
-    chunk: int = 20
+    chunk: Items = 20
     """Actions per chunk of a starting point whose model has none."""
 
 

@@ -8,19 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
+from prophet_gym.arguments import Arguments, Count, Device, Items, OutFile, OutFolder, Seed, Whole, WriteFile
+
 LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"
 MOMENTS = 8
+MOVING_PICTURES = (".gif", ".webp")
 CLOSEST_FIRST = (3, 5, 0, 8)
 """Tasks of the bundled checkpoint's own episodes, by how close its dream of each looks to the recording."""
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Dream from official starts and film it: LIBERO | dream | dream under another episode's actions.
 
     Writes demo.mp4 and demo.png (a contact sheet), prints how close the dreams come and how fast they were.
@@ -32,18 +35,18 @@ class Args:
     """Folder with recorded episodes (npz and mp4); the checkpoint's own if not given."""
     task: str = "all"
     """Only the episodes of these tasks, in this order: numbers such as 3 or 5,0, or all."""
-    episodes: int = 3
+    episodes: Items = 3
     """At most so many episodes."""
-    steps: int = 160
+    steps: Count = 160
     """At most so many actions of each episode."""
-    out: Path = Path("outputs")
-    scale: int = 3
+    out: OutFolder = Path("outputs")
+    scale: Annotated[int, Whole(1, 32)] = 3
     """Enlargement of the film."""
-    moving_picture: Path | None = None
+    moving_picture: Annotated[Path, WriteFile(MOVING_PICTURES)] | None = None
     """Also write a small endless .gif or .webp of the first episode."""
-    device: str = "cpu"
-    seed: int = 0
-    json: Path | None = None
+    device: Device = "cpu"
+    seed: Seed = 0
+    json: OutFile | None = None
     """Also write the numbers to this file."""
 
 
@@ -70,8 +73,6 @@ def main(args: Args) -> None:
     from prophet_gym.data.recording import FRAMES_PER_SECOND
     from prophet_gym.factory import load_world_model
 
-    if min(args.episodes, args.steps, args.scale) < 1:
-        raise ValueError(f"episodes, steps and scale must be at least 1, got {args}")
     world_model = load_world_model(args.checkpoint, args.device)
     scenes = [
         dream_scene(world_model, episode, other_actions, args.steps, args.seed)

@@ -4,15 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from prophet_gym.arguments import Arguments, Count, Device, Items, OutFile, Seed, Several, Workers
 
 Look = Literal["light", "plain", "official"]
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Compare dreams with held-out recorded episodes, open loop.
 
     Scores the dream under the recorded actions and under another episode's, the last frame copied (what a dream must
@@ -25,22 +27,22 @@ class Args:
     """`bundled`, the name of a bundled checkpoint, or the path of a checkpoint folder."""
     data: Path | None = None
     """A recording of `prophet collect`; without it, episodes from the official starts are recorded first, and kept."""
-    episodes: int = 40
+    episodes: Items = 40
     """How many episodes, spread evenly over the tasks."""
-    horizons: tuple[int, ...] = (8, 64, 160, 240)
+    horizons: Annotated[tuple[Count, ...], Several()] = (8, 64, 160, 240)
     """Frames to predict."""
-    spacing: int = 32
+    spacing: Count = 32
     """At least so many frames lie between the windows of a horizon that are cut from one episode."""
     look: Look | None = None
     """Look of the simulator when episodes are recorded; the checkpoint's own if not given."""
-    device: str = "cpu"
-    rows: int = 8
+    device: Device = "cpu"
+    rows: Items = 8
     """Windows dreamt at once."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the dreams' noise."""
-    workers: int = 2
+    workers: Workers = 2
     """Processes that record."""
-    json: Path | None = None
+    json: OutFile | None = None
     """Also write the numbers to this file."""
 
 
@@ -51,8 +53,6 @@ def main(args: Args) -> None:
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
     from prophet_gym.factory import load_object_reader, load_world_model
 
-    if args.episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {args.episodes}")
     world_model = load_world_model(args.checkpoint, args.device)
     paths = list_episodes(args.data, evaluating=True)[: args.episodes] if args.data else record_official(args)
     if not paths:

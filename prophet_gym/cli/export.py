@@ -5,14 +5,16 @@ from pathlib import Path
 
 import tyro
 
+from prophet_gym.arguments import Arguments, OutFolder
+
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Write a recording as a LeRobot data set (layout v3.0); the recording stays as it is."""
 
     data: Path
     """Folder that `prophet collect` wrote."""
-    out: Path
+    out: OutFolder
     """New folder for the data set."""
     robot: str = "panda"
     """The robot type to state."""

@@ -1,40 +1,35 @@
 """The `prophet` command: finds the subcommand and imports only that one."""
 
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib import import_module
-from importlib.metadata import requires, version
+from importlib.metadata import version
 
-from prophet_gym.errors import ProphetError
-from prophet_gym.sims.install import INSTALL
-
-
-@dataclass(frozen=True)
-class Command:
-    """A subcommand: the module that holds its `Args` and its `main(args)`, and what it does in a line."""
-
-    module: str
-    summary: str
-
+from prophet_gym.cli.running import Command, find, run
 
 COMMANDS = {
     "demo": Command("prophet_gym.cli.demo", "dream a recorded episode, and the same start under other actions"),
     "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out recorded episodes"),
-    "collect": Command("prophet_gym.cli.collect", "record scripted episodes of LIBERO, the simulator"),
+    "collect": Command("prophet_gym.cli.collect", "record scripted episodes of LIBERO, the simulator", resumes=True),
     "calibrate": Command(
         "prophet_gym.cli.calibrate", "compare a judge with the truth, in recorded episodes and in dreams"
     ),
     "export": Command("prophet_gym.cli.export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
-    "train": Command("prophet_gym.train.small", "train the small Prophet from recordings"),
-    "pretrain": Command("prophet_gym.train.pretrain", "train the full Prophet on any mixture of recordings"),
-    "adapt": Command("prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings"),
+    "train": Command("prophet_gym.train.small", "train the small Prophet from recordings", resumes=True),
+    "pretrain": Command(
+        "prophet_gym.train.pretrain",
+        "train the full Prophet on any mixture of recordings",
+        resumes=True,
+        processes=True,
+    ),
+    "adapt": Command(
+        "prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings", resumes=True
+    ),
     "merge": Command("prophet_gym.cli.merge", "write a checkpoint with its adapters merged in"),
     "train-reward": Command("prophet_gym.train.reward", "train a judge from recordings: success head or VLM adapters"),
-    "redream": Command("prophet_gym.cli.redream", "write a recording's episodes as a checkpoint dreams them"),
+    "redream": Command(
+        "prophet_gym.cli.redream", "write a recording's episodes as a checkpoint dreams them", resumes=True
+    ),
     "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
     "starts": Command("prophet_gym.cli.starts", "film the start sets of a suite"),
 }
@@ -60,50 +55,16 @@ def help_text() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line `argv` (the process's own if not given).
 
-    What the caller can put right is printed as one line, with exit status 1; a misspelt command is status 2.
+    What the caller can put right is printed in a few lines, with exit status 1, or 2 for a word of the command line;
+    Ctrl-C is status 130.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(help_text())
-        return
-    if words[0] == "--version":
+    elif words[0] == "--version":
         print(version("prophet-gym"))
-        return
-    if words[0] not in COMMANDS:
-        near = get_close_matches(words[0], COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        print(f"prophet: no command {words[0]!r}.{hint}\n\n{help_text()}", file=sys.stderr)
-        raise SystemExit(2)
-    _run(words[0], words[1:])
-
-
-def _run(name: str, words: Sequence[str]) -> None:
-    import tyro
-
-    try:
-        module = import_module(COMMANDS[name].module)
-        module.main(tyro.cli(module.Args, prog=f"prophet {name}", args=words))
-    except (ProphetError, ValueError, FileNotFoundError, NotADirectoryError) as error:
-        print(f"prophet {name}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        extra = extra_of(missing)
-        if extra is None:
-            raise
-        # The simulator is not whole with its extra alone.
-        advice = INSTALL if extra == "libero" else f"pip install 'prophet-gym[{extra}]'"
-        print(f"prophet {name} needs {missing}: {advice}", file=sys.stderr)
-        raise SystemExit(1) from error
-
-
-def extra_of(package: str) -> str | None:
-    """The optional extra of prophet-gym that brings a package; None where none does."""
-    for requirement in requires("prophet-gym") or ():
-        found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
-        if found and found[1].replace("-", "_") == package and found[2] != "dev":
-            return found[2]
-    return None
+    else:
+        run(f"prophet {words[0]}", find("prophet", words[0], COMMANDS, help_text), words[1:])
 
 
 if __name__ == "__main__":

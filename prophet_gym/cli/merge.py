@@ -1,20 +1,21 @@
 """`prophet merge`: write a checkpoint with its adapters merged in."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
+from prophet_gym.arguments import Arguments, OutFolder
+
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Merge adapters (LoRA) into the checkpoint that they were trained on; the base stays as it is."""
 
     base: str
     """Checkpoint folder, or Hub repository: `owner/repo` or `owner/repo@revision`."""
     lora: str
     """Adapters: the folder `lora` that `prophet pretrain` or `prophet adapt` wrote, or a Hub repository."""
-    out: Path
+    out: OutFolder
     """New folder for the merged checkpoint."""
     half: bool = True
     """Store weights as float16; otherwise float32."""

@@ -8,23 +8,25 @@ from pathlib import Path
 
 import tyro
 
+from prophet_gym.arguments import Arguments, Device, Items, OutFolder, Seed
+
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Write a recording in which the frames are dreamt, and everything else is as it really was."""
 
     data: Path
     """A recording of `prophet collect`."""
-    out: Path
+    out: OutFolder
     """Folder of the new recording; episodes that are there already are not dreamt again."""
     checkpoint: str = "bundled"
     """Dreams: `bundled`, the name of a bundled checkpoint, or a folder."""
-    episodes: int = 200
+    episodes: Items = 200
     """At most so many."""
-    rows: int = 8
+    rows: Items = 8
     """Episodes dreamt at once."""
-    device: str = "cpu"
-    seed: int = 0
+    device: Device = "cpu"
+    seed: Seed = 0
     """Of the dreams' noise."""
     without: tuple[str, ...] = ()
     """Episodes to leave out, e.g. `task_03/episode_00007`."""

@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
+
+from prophet_gym.arguments import Arguments, Items, OutFolder, Whole
 
 SETS: tuple[Literal["official", "train"], ...] = ("official", "train")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Film where episodes start, in LIBERO: `prophet starts --checkpoint FOLDER --suite libero_goal`.
 
     Frame size and look are the checkpoint's; without one, 128 pixels in the look `light`.
@@ -19,20 +21,20 @@ class Args:
 
     checkpoint: str | None = None
     """The checkpoint that will dream from them: a folder, `bundled` or a Hub name."""
-    out: Path | None = None
+    out: OutFolder | None = None
     """Folder for the start sets `train` and `official`, for `starts=OUT/train`; if not given, `starts` in the
     checkpoint's folder, where `starts="train"` finds them."""
     suite: str = "libero_object"
     look: str | None = None
     """Look of the simulator, if not the checkpoint's: light, plain or official."""
-    size: int | None = None
+    size: Annotated[int, Whole(8, 4096)] | None = None
     """Side of the frames in pixels, if not the checkpoint's."""
-    per_task: int = 50
+    per_task: Items = 50
     """Starts of every task in every set."""
-    tasks: int = 10
+    tasks: Annotated[int, Whole(1, 10)] = 10
     """The first so many tasks of the suite."""
-    quality: int = 95
-    """WebP quality, 0 to 100."""
+    quality: Annotated[int, Whole(1, 101)] = 95
+    """WebP quality, 1 to 100, or 101 without loss."""
 
 
 def main(args: Args) -> None:

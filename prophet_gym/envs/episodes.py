@@ -136,6 +136,11 @@ class EpisodeVectorEnv(VectorEnv):
             self._row_random(row)
         return tuple(row.seed for row in self._rows)
 
+    def check_reset(self, options: Mapping[str, Any] | None) -> None:
+        """Raise what `reset(options=options)` would raise, and change nothing."""
+        if self._plan_queue(options) is None:
+            self._plan(options)
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from prophet_gym.arguments import Arguments, Count, CountOrNone, Device, Items, OutFolder, Positive, Share
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
@@ -25,7 +26,7 @@ BUNDLED = Path(__file__).parents[1] / "checkpoints" / "libero_small"
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Adapt a checkpoint to the scene of a recording.
 
     Attributes:
@@ -46,19 +47,19 @@ class Args:
     """
 
     data: Path
-    out: Path
+    out: OutFolder
     base: Path = BUNDLED
-    lora_rank: int = 16
-    episodes: int = 200
-    steps: int = 600
-    rows: int = 16
-    learning_rate: float = 1e-3
-    chunks: int = 2
-    single_until: float = 0.7
-    tracker_steps: int = 2000
-    decoder_steps: int = 1500
-    held_out: int = 10
-    device: str = "cpu"
+    lora_rank: CountOrNone = 16
+    episodes: Items = 200
+    steps: Count = 600
+    rows: Items = 16
+    learning_rate: Positive = 1e-3
+    chunks: Count = 2
+    single_until: Share = 0.7
+    tracker_steps: CountOrNone = 2000
+    decoder_steps: CountOrNone = 1500
+    held_out: Count = 10
+    device: Device = "cpu"
 
 
 def main(args: Args) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import hash_words
@@ -22,7 +23,7 @@ METRICS_NAME = "metrics.json"
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Train an object reader: the position of the object that an instruction names, from one picture.
 
     Attributes:
@@ -40,16 +41,16 @@ class Args:
     """
 
     data: Path
-    out: Path
-    minutes: float = 15.0
-    steps: int = 6000
-    batch: int = 32
-    image_size: int = 128
-    learning_rate: float = 2e-3
-    stride: int = 4
-    held_out: int = 10
-    seed: int = 0
-    device: str = "cpu"
+    out: OutFolder
+    minutes: Minutes = 15.0
+    steps: Count = 6000
+    batch: Items = 32
+    image_size: Items = 128
+    learning_rate: Positive = 2e-3
+    stride: Count = 4
+    held_out: Count = 10
+    seed: Seed = 0
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ result is `OUT/checkpoint`, or the adapters alone in `OUT/lora`.
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
 
+from prophet_gym.arguments import Arguments, Count, CountOrNone, Items, NotNegative, OutFolder, Positive, Seed, Share
 from prophet_gym.data.mixture import read_share
 from prophet_gym.data.pixel_clips import ClipDataset, ToActions, ToPlan, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
@@ -23,7 +23,7 @@ from prophet_gym.train.plans import commands_to_numbers, commands_to_plan, poses
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Train the full Prophet, all weights or adapters; the optimiser's defaults are A2World's (reference.md section 1).
 
     Attributes:
@@ -56,24 +56,24 @@ class Args:
 
     base: str
     data: tuple[str, ...]
-    out: Path
-    lora_rank: int = 0
+    out: OutFolder
+    lora_rank: CountOrNone = 0
     draw_tools: bool = False
-    steps: int = 30_000
-    rows: int = 1
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    warmup: int = 1000
-    weight_decay: float = 0.1
-    ema: float = 0.999
-    self_forcing: int = 1
-    sampler_steps: int = 5
+    steps: Count = 30_000
+    rows: Items = 1
+    accumulate: Count = 1
+    learning_rate: Positive = 1e-4
+    warmup: CountOrNone = 1000
+    weight_decay: NotNegative = 0.1
+    ema: Share = 0.999
+    self_forcing: Count = 1
+    sampler_steps: Count = 5
     precision: Literal["auto", "bf16", "no"] = "auto"
     gradient_checkpointing: bool = True
-    workers: int = 4
-    save_every: float = 1800.0
-    keep: int = 2
-    seed: int = 0
+    workers: CountOrNone = 4
+    save_every: Positive = 1800.0
+    keep: Count = 2
+    seed: Seed = 0
     cpu: bool = False
 
 

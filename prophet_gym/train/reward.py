@@ -18,6 +18,18 @@ import tyro
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from prophet_gym.arguments import (
+    Arguments,
+    Count,
+    CountOrNone,
+    Device,
+    Items,
+    Minutes,
+    OutFolder,
+    Positive,
+    Seed,
+    Share,
+)
 from prophet_gym.data.recording import refuse_official
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
@@ -30,7 +42,7 @@ HELD = 3
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Train a judge on a recording.
 
     Attributes:
@@ -55,23 +67,23 @@ class Args:
     """
 
     data: tuple[Path, ...]
-    out: Path
+    out: OutFolder
     backbone: Literal["head", "vlm"] = "head"
     dreams: tuple[Path, ...] = ()
-    minutes: float = 60.0
-    steps: int = 3000
-    batch: int = 64
-    learning_rate: float | None = None
-    held_out: float = 0.2
-    max_episodes: int = 600
-    image_size: int = 64
+    minutes: Minutes = 60.0
+    steps: Count = 3000
+    batch: Items = 64
+    learning_rate: Positive | None = None
+    held_out: Share = 0.2
+    max_episodes: Count = 600
+    image_size: Items = 64
     model: str = DEFAULT_MODEL
-    lora_rank: int = 16
-    stride: int = 5
-    shown: int = 16
-    device: str = "cpu"
+    lora_rank: CountOrNone = 16
+    stride: Count = 5
+    shown: Count = 16
+    device: Device = "cpu"
     dtype: str = "auto"
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,17 @@ from typing import Literal
 import torch
 import tyro
 
+from prophet_gym.arguments import (
+    Arguments,
+    Count,
+    CountOrNone,
+    DeviceOrAuto,
+    Items,
+    Minutes,
+    OutFolder,
+    Positive,
+    Share,
+)
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
@@ -31,7 +42,7 @@ Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transfor
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Train the small Prophet.
 
     Attributes:
@@ -56,23 +67,23 @@ class Args:
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
-    out: Path
+    out: OutFolder
     data: tuple[Path, ...] = ()
     base: Path | None = None
     stage: Stage = "all"
-    held_out: int = 20
-    autoencoder_steps: int = 12_000
-    decoder_steps: int = 6_000
-    tracker_steps: int = 8_000
-    steps: int = 8_000
-    minutes: float = math.inf
-    rows: int = 16
-    learning_rate: float = 1e-3
-    chunks: int = 4
-    single_until: float = 0.6
-    layers: int = 6
-    width: int = 192
-    device: str = "auto"
+    held_out: Count = 20
+    autoencoder_steps: CountOrNone = 12_000
+    decoder_steps: CountOrNone = 6_000
+    tracker_steps: CountOrNone = 8_000
+    steps: Count = 8_000
+    minutes: Minutes = math.inf
+    rows: Items = 16
+    learning_rate: Positive = 1e-3
+    chunks: Count = 4
+    single_until: Share = 0.6
+    layers: Items = 6
+    width: Items = 192
+    device: DeviceOrAuto = "auto"
 
     def torch_device(self) -> torch.device:
         """Return the device that `device` names."""

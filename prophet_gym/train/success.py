@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from prophet_gym.arguments import Arguments, Count, Items, Minutes, OutFolder, Positive, Seed, Share
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig, hash_words, held, shrink
 
@@ -31,7 +32,7 @@ class LabelledVideo:
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Train a success head on a recording.
 
     Attributes:
@@ -51,18 +52,18 @@ class Args:
     """
 
     data: tuple[Path, ...]
-    out: Path
+    out: OutFolder
     dreams: tuple[Path, ...] = ()
-    minutes: float = 60.0
-    steps: int = 3000
-    batch: int = 64
-    learning_rate: float = 2e-3
-    held_out: float = 0.2
-    recall: float = 0.95
-    max_episodes: int = 600
-    image_size: int = 64
-    width: int = 16
-    seed: int = 0
+    minutes: Minutes = 60.0
+    steps: Count = 3000
+    batch: Items = 64
+    learning_rate: Positive = 2e-3
+    held_out: Share = 0.2
+    recall: Share = 0.95
+    max_episodes: Count = 600
+    image_size: Items = 64
+    width: Items = 16
+    seed: Seed = 0
 
 
 def split_of(name: str, held_out: float) -> str:

@@ -4,16 +4,17 @@ import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prophet_gym.arguments import Arguments, Device, Items, NotNegative, OutFile, Seed, SomeTasks
 from prophrl_algos.cli.published import Published
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Run a policy without noise and count its successes, per task, with Wilson's 95% intervals."""
 
-    policy: str = "tiny"
-    """`tiny`, `small`, `small-k4`, a folder or Hub repository of a published policy, or `package.module:function`, a
-    function from the env to a FlowPolicy."""
+    policy: str
+    """What acts: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub
+    repository of a published policy, or `package.module:function`, a function from the env to a FlowPolicy."""
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name."""
     env: str = "Prophet-LIBERO-v0"
@@ -22,19 +23,19 @@ class Args:
     """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
     starts: str = "official"
     """`official` (the 50 states of each task) or `train`."""
-    tasks: tuple[int, ...] = (0,)
+    tasks: SomeTasks = (0,)
     """Tasks to run."""
-    episodes: int = 10
+    episodes: Items = 10
     """Of each task: its first official states, or as many drawn starts."""
-    num_envs: int = 8
+    num_envs: Items = 8
     """Episodes at once."""
-    initial_noise: float = 1.0
+    initial_noise: NotNegative = 1.0
     """Factor on the noise that each chunk is denoised from; 0 for its centre, the same every time."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
-    device: str = "cpu"
-    seed: int = 0
-    json: Path | None = None
+    device: Device = "cpu"
+    seed: Seed = 0
+    json: OutFile | None = None
     """Also write every episode to this file."""
 
 
@@ -44,8 +45,6 @@ def main(args: Args) -> None:
     from prophrl_algos.cli.common import make_env, make_policy
     from prophrl_algos.evaluate import evaluate, ode_schedule
 
-    if args.episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {args.episodes}")
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
     env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device, dream=args.dream)

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from prophet_gym.arguments import Arguments, Items, NotNegative, OutFile, Whole
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Say how much memory a round of learning takes; nothing is downloaded or allocated.
 
     Weights are bfloat16 and what is trained float32, as `load_policy` makes them.
@@ -19,25 +20,25 @@ class Args:
     """What is trained: the action expert or flow head, low-rank adapters, all of it."""
     language: bool = False
     """Adapters in the language model too."""
-    groups: int = 8
+    groups: Items = 8
     """Groups of a round."""
-    group: int = 8
+    group: Items = 8
     """Rollouts of a group."""
-    decisions: int = 60
+    decisions: Items = 60
     """Chunks of a rollout, at most."""
-    rows: int = 8
+    rows: Items = 8
     """Rollouts that decide at once."""
-    microbatch: int = 8
+    microbatch: Items = 8
     """Decisions in one backward pass."""
-    steps_per_call: int | None = None
+    steps_per_call: Items | None = None
     """Flow steps scored in one call; all if not given."""
-    views: int = 1
+    views: Items = 1
     """Pictures of a decision; a dream has one."""
-    frame: int = 256
+    frame: Annotated[int, Whole(1, 65_536)] = 256
     """Height and width of the env's pictures."""
-    beta: float = 0.01
+    beta: NotNegative = 0.01
     """Weight of the KL; above 0, without adapters, a copy of the policy is kept."""
-    json: Path | None = None
+    json: OutFile | None = None
     """A file for the numbers."""
 
 

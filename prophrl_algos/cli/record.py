@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
+from prophet_gym.arguments import Arguments, Items, NotNegative, OutFolder, Seed, Workers
 from prophrl_algos.cli.published import Published
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Record a policy in the LIBERO simulator, successes and failures, from `train` placements.
 
     `prophet train --data` reads such a recording as it does one of scripts: a world model that is to be explored by a
     policy should have seen what the policy does. A recording that was killed is continued by the same command.
     """
 
-    out: Path
+    out: OutFolder
     """Folder for the recording; an unfinished one is continued."""
     policy: str = "small-k4"
     """As `prophrl evaluate --policy`."""
@@ -36,17 +37,17 @@ class Args:
     suite: str = "libero_object"
     task: str = "all"
     """Task numbers such as 3 or 0,2,5, or all."""
-    episodes: int = 100
+    episodes: Items = 100
     """Episodes in all, spread evenly over the tasks."""
-    noise_level: float = 0.5
+    noise_level: NotNegative = 0.5
     """a of the SDE that rollouts are sampled with; 0 acts without noise."""
     dream: str = ""
     """Where given (`bundled`, a bundled checkpoint's name or a folder), the policy sees the simulator's first picture
     and from there on only this checkpoint's dream of its own commands; the simulator executes them, until the dream's
     judge sees success. So the recording says what is true of what the dream makes a policy believe."""
     look: str = "light"
-    seed: int = 0
-    workers: int = 2
+    seed: Seed = 0
+    workers: Workers = 2
     """Processes, each on one thread."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
@@ -139,11 +140,6 @@ def main(args: Args) -> None:
     from prophet_gym.cli.collect import parse_tasks
     from prophet_gym.sims.recorder import Plan, collect
 
-    if args.episodes < 1 or args.workers < 1 or args.noise_level < 0:
-        raise ValueError(
-            "episodes and workers must be at least 1 and noise_level at least 0, got "
-            f"{args.episodes}, {args.workers} and {args.noise_level}"
-        )
     actor = PolicyActor(args.policy, args.weights, args.noise_level, args.published, args.dream)
     _policy(actor)
     plan = Plan(

@@ -2,31 +2,33 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from prophet_gym.arguments import Arguments, Device, OutFolder, Several, Tasks
 from prophrl_algos.cli.published import Published
 from prophrl_algos.sft import SftConfig
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Fit a flow policy to episodes that `prophet collect` recorded; never from official starts.
 
     A run that was killed goes on when the command is given again.
     """
 
-    data: tuple[Path, ...]
+    data: Annotated[tuple[Path, ...], Several()]
     """Recordings of `prophet collect`."""
+    policy: str
+    """What is fitted: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub
+    repository of a published policy, or `package.module:function`, a function from the env to a FlowPolicy."""
     dreams: tuple[Path, ...] = ()
     """Dreams of each of them (`prophet redream`), in the same order: both worlds should look alike to the policy."""
-    policy: str = "tiny"
-    """`tiny`, `small`, a folder or Hub repository of a published policy, or `package.module:function`, a
-    function from the env to a FlowPolicy."""
     env: str = "Prophet-LIBERO-v0"
     """What the policy will act in."""
-    out: Path = Path("outputs/sft")
+    out: OutFolder = Path("outputs/sft")
     """The folder of the run."""
     config: SftConfig = field(default_factory=SftConfig)
-    tasks: tuple[int, ...] = ()
+    tasks: Tasks = ()
     """Only these tasks; all if not given."""
     modes: tuple[str, ...] = ("expert",)
     """Only episodes of these scripts (expert, noisy, offset ...), those that succeed; all scripts if empty."""
@@ -34,7 +36,7 @@ class Args:
     """Of these scripts also episodes that fail, e.g. `other`, which picks up the wrong thing."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
-    device: str = "cpu"
+    device: Device = "cpu"
 
 
 def main(args: Args) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from gymnasium.vector import VectorEnv
 
+from prophet_gym.arguments import Arguments, Device, Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole
 from prophrl_algos.cli.published import Published
 from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.metrics import Metrics
@@ -15,15 +17,15 @@ from prophrl_algos.trainer import Trainer, TrainerConfig
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Arguments):
     """Improve a flow policy in the dream (or in the simulator: `--env LIBERO-Object-v0`).
 
     Training begins from `train` starts only. A run that was killed goes on when the command is given again.
     """
 
-    policy: str = "tiny"
-    """`tiny`, `small`, `small-k4`, a folder or Hub repository of a published policy, or `package.module:function`, a
-    function from the env to a FlowPolicy."""
+    policy: str
+    """What learns: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub
+    repository of a published policy, or `package.module:function`, a function from the env to a FlowPolicy."""
     weights: Path | None = None
     """A folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name: where the policy starts."""
     env: str = "Prophet-LIBERO-v0"
@@ -32,32 +34,32 @@ class Args:
     """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
     algo: str = "fa-grpo"
     """A name that `prophrl` lists, or `package.module:function`, a function from a FlowSpec to an Algorithm."""
-    out: Path = Path("outputs/rl")
+    out: OutFolder = Path("outputs/rl")
     """The folder of the run."""
     config: TrainerConfig = field(default_factory=TrainerConfig)
     flowscale: FlowScale = field(default_factory=FlowScale)
     """`--flowscale.alpha 1` switches it off."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Of AdamW; 5e-6 for models of billions of parameters."""
-    discount: float = 1.0
+    discount: Annotated[float, Number(above=0, most=1)] = 1.0
     """The reward of chunk n, counted from 0, counts discount^n: below 1 a sooner success is worth more."""
-    num_envs: int | None = None
+    num_envs: Items | None = None
     """Rows; one per rollout if not given."""
-    tasks: tuple[int, ...] = ()
+    tasks: Tasks = ()
     """Only these tasks; all if not given."""
     resample: bool = False
     """Replace groups whose mean success lies outside 0.1 .. 0.9, up to twice as many groups."""
-    ema: float | None = None
+    ema: Annotated[float, Number(above=0, most=1)] | None = None
     """Evaluate an average of the weights with this decay."""
     autocast: bool = False
-    """Compute velocities in bfloat16."""
+    """Compute the policy in bfloat16; the dream computes as it does without."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
-    device: str = "cpu"
-    evaluate_every: int = 0
+    device: Device = "cpu"
+    evaluate_every: Annotated[int, Whole(0, 10**9)] = 0
     """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
-    evaluate_episodes: int = 20
-    loggers: tuple[str, ...] | None = None
+    evaluate_episodes: Items = 20
+    loggers: Annotated[tuple[str, ...], NoneTwice()] | None = None
     """Of csv, jsonl, tensorboard, wandb, trackio, terminal; csv, terminal and tensorboard if not given."""
 
 

@@ -79,4 +79,4 @@ def renoised(path: FlowPath, seed: int) -> FlowPath:
 
 def _noise(first: Float[Tensor, "h d"], seed: int, shape: torch.Size) -> Float[Tensor, "times h d"]:
     own = zlib.crc32(first.float().numpy().tobytes())
-    return torch.randn(shape, generator=torch.Generator().manual_seed((seed + own) % 2**63))
+    return torch.randn(shape, generator=torch.Generator().manual_seed((seed + own) % 2**63), dtype=torch.float32)

@@ -30,7 +30,9 @@ def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Seq
     rows, steps = len(generators), schedule.num_steps
     stochastic = schedule.choose(generators, steps).to(device)
     size = (steps + 1, spec.horizon, spec.latent_dim)
-    noise = torch.stack([torch.randn(size, generator=generator) for generator in generators]).to(device)
+    # float32 whatever torch's default is: densities and seeds' noise are the same then.
+    drawn = [torch.randn(size, generator=generator, dtype=torch.float32) for generator in generators]
+    noise = torch.stack(drawn).to(device)
     context = policy.encode(obs, grad=False)
     latents, scores = [schedule.initial_noise * noise[:, 0]], []
     for step in range(steps):

@@ -80,7 +80,14 @@ class FlowSchedule:
         """Steps of equal size."""
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        return cls(torch.linspace(1, 0, num_steps + 1), noise_level, kernel, choose, noise_scale, initial_noise)
+        return cls(
+            torch.linspace(1, 0, num_steps + 1, dtype=torch.float32),
+            noise_level,
+            kernel,
+            choose,
+            noise_scale,
+            initial_noise,
+        )
 
     @property
     def num_steps(self) -> int:
@@ -120,7 +127,7 @@ class FlowSchedule:
     def _probe(self, latent_dim: int, velocity: float) -> tuple[Tensor, Tensor]:
         weights = self.kernel.parameters() if isinstance(self.kernel, nn.Module) else iter(())
         device = next((weight.device for weight in weights), torch.device("cpu"))
-        still = torch.zeros(1, self.num_steps, 1, latent_dim, device=device)
+        still = torch.zeros(1, self.num_steps, 1, latent_dim, device=device, dtype=torch.float32)
         moves = torch.ones(1, self.num_steps, dtype=torch.bool, device=device)
         mean, std = self.moments(still, still + velocity, moves)
         return mean[0, :, 0].cpu(), std[0, :, 0].cpu()

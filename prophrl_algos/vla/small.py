@@ -150,6 +150,7 @@ class SmallVLA(
         self.register_buffer("action_mean", torch.zeros(action_dim))
         self.register_buffer("action_std", torch.ones(action_dim))
         self.binary: Tensor
+        self.float()  # whatever torch's default is
         self.action_mean: Tensor
         self.action_std: Tensor
 
@@ -201,7 +202,7 @@ class SmallVLA(
         Times are denser towards noise, with density 1.5 sqrt(t): the Beta(1.5, 1) of pi0 (arXiv 2410.24164, app. B).
         """
         device = self.action_mean.device
-        image, moved = obs["image"].to(device), torch.zeros(1, 2, device=device)
+        image, moved = obs["image"].to(device), torch.zeros(1, 2, device=device, dtype=torch.float32)
         worlds = 2 if "twin" in obs else 1
         if worlds == 2:
             image = torch.cat([image, obs["twin"].to(device)], -1)
@@ -212,8 +213,8 @@ class SmallVLA(
             image = softened(image, self.blur, generator)
         x0 = (actions.to(device).float() - self.action_mean) / self.action_std
         x0 = x0.repeat_interleave(self.draws, 0)
-        noise = torch.randn(x0.shape, generator=generator).to(device)
-        t = (torch.rand(len(x0), generator=generator) ** (2 / 3)).to(device)
+        noise = torch.randn(x0.shape, generator=generator, dtype=torch.float32).to(device)
+        t = (torch.rand(len(x0), generator=generator, dtype=torch.float32) ** (2 / 3)).to(device)
         places, centres = self._look(image, obs["text"].repeat(worlds, 1))
         context = TensorContext(prefix=self.head.prefix(places)).repeat_interleave(self.draws)
         x = torch.lerp(x0, noise, t[:, None, None]).repeat(worlds, 1, 1)
@@ -291,10 +292,12 @@ def varied(
         each[:, down : down + height, across : across + width]
         for each, (down, across) in zip(pixels, moves.tolist(), strict=True)
     ])  # fmt: skip
-    colours = (1 + jitter * (2 * torch.rand(2, rows, 3, 1, 1, generator=generator) - 1)).to(image.device)
+    colours = (1 + jitter * (2 * torch.rand(2, rows, 3, 1, 1, generator=generator, dtype=torch.float32) - 1)).to(
+        image.device
+    )
     contrast, brightness = colours.repeat(1, 1, channels // 3, 1, 1).unbind(0)
     changed = (moved - 127.5) * contrast + 127.5 * brightness
-    along = 2 * (shift - moves.flip(1)) / torch.tensor([width, height])
+    along = 2 * (shift - moves.flip(1)) / torch.tensor([width, height], dtype=torch.float32)
     return changed.clamp(0, 255).movedim(1, -1), along.to(image.device)
 
 
@@ -305,7 +308,7 @@ def softened(
     if not blur:
         return image
     reach = math.ceil(2 * blur)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / blur) ** 2)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device, dtype=torch.float32) / blur) ** 2)
     kernel = (weights / weights.sum()).expand(3, 1, 1, -1)
     pixels = image.movedim(-1, 1)
     padded = F.pad(pixels, [reach] * 4, mode="replicate")

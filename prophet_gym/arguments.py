@@ -1,0 +1,211 @@
+"""What the arguments of a command must be: said in their types, checked when they are made, before anything runs.
+
+An `Args` dataclass inherits `Arguments` and says `episodes: Count = 40`; then `Args(episodes=0)` raises, whether it was
+made by a command line or by a caller.
+"""
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from prophet_gym.errors import require_count, require_number, unknown_option
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+class Check(ABC):
+    """What a value must hold; stands in the metadata of an `Annotated` type."""
+
+    @abstractmethod
+    def __call__(self, name: str, value: Any) -> None:
+        """Raise ValueError, with the argument's name, unless the value will do."""
+
+
+@dataclass(frozen=True)
+class Whole(Check):
+    """A whole number from `least` to `most`."""
+
+    least: int
+    most: int
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Check the number."""
+        if require_count(name, value, self.least) > self.most:
+            raise ValueError(f"{name} must be an integer in {self.least}..{self.most}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Number(Check):
+    """A number of at least `least`, above `above` and at most `most`; finite unless `endless` allows infinity."""
+
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    endless: bool = False
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Check the number."""
+        if self.endless and value == math.inf:
+            return
+        if require_number(name, value, least=self.least, above=self.above) > self.most:
+            raise ValueError(f"{name} must be at most {self.most:g}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Several(Check):
+    """At least one value; `different`: no value twice, since it would be counted twice."""
+
+    different: bool = True
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Check the values."""
+        if not len(value):
+            raise ValueError(f"{name} must have at least one value, got none")
+        if self.different:
+            NoneTwice()(name, value)
+
+
+@dataclass(frozen=True)
+class NoneTwice(Check):
+    """No value twice; there may be none."""
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Check the values."""
+        twice = sorted({str(each) for each in value if list(value).count(each) > 1})
+        if twice:
+            raise ValueError(f"{name} must be different, got {', '.join(twice)} more than once")
+
+
+@dataclass(frozen=True)
+class OnDevice(Check):
+    """A device of torch that is there, e.g. `cpu` or `cuda:1`; `also`: names that a command reads itself."""
+
+    also: tuple[str, ...] = ()
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Check the device."""
+        if value in ("cpu", *self.also):
+            return
+        import torch
+
+        try:
+            device = torch.device(value)
+        except RuntimeError as error:
+            raise unknown_option(name, value, [*DEVICES, *self.also]) from error
+        if device.type not in DEVICES:
+            raise unknown_option(name, value, [*DEVICES, *self.also])
+        cuda, mps = torch.cuda.device_count(), int(torch.backends.mps.is_available())
+        count = {"cpu": 1, "cuda": cuda, "mps": mps}[device.type]
+        if (device.index or 0) >= count:
+            raise ValueError(
+                f"{name} must be on this machine, got {value!r}: torch {torch.__version__} finds {count} "
+                f"{device.type} devices; `cpu` is everywhere"
+            )
+
+
+@dataclass(frozen=True)
+class WriteFolder(Check):
+    """A folder that is there or can be made, and written to."""
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Check the folder, and make none."""
+        path = Path(value).expanduser()
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{name} must be a folder, got {value}, which is a file")
+        _require_writable(name, path)
+
+
+@dataclass(frozen=True)
+class WriteFile(Check):
+    """A file that is there or can be made, and written to; `endings` that its name may have."""
+
+    endings: tuple[str, ...] = ()
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Check the file, and make none."""
+        path = Path(value).expanduser()
+        if path.is_dir():
+            raise ValueError(f"{name} must be a file, got {value}, which is a folder")
+        if self.endings and path.suffix not in self.endings:
+            raise ValueError(f"{name} must end in {' or '.join(self.endings)}, got {value}")
+        _require_writable(name, path.parent)
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ValueError(f"{name} cannot be written: {value} is read-only")
+
+
+def _require_writable(name: str, folder: Path) -> None:
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise ValueError(f"{name} cannot be written: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{name} cannot be written: no permission in {there}")
+
+
+# A billion is more than any machine will do, and a list of so many still ends in an error of memory.
+Count = Annotated[int, Whole(1, 10**9)]
+"""How many steps, at least 1."""
+CountOrNone = Annotated[int, Whole(0, 10**9)]
+"""How many steps; 0 leaves them out."""
+Items = Annotated[int, Whole(1, 100_000)]
+"""How many things are held at once or listed before work begins (episodes, rows of a batch), at least 1."""
+Workers = Annotated[int, Whole(1, 1024)]
+"""Processes."""
+Seed = Annotated[int, Whole(0, 2**62)]
+Positive = Annotated[float, Number(above=0)]
+NotNegative = Annotated[float, Number(least=0)]
+Minutes = Annotated[float, Number(above=0, endless=True)]
+Share = Annotated[float, Number(least=0, most=1)]
+Device = Annotated[str, OnDevice()]
+DeviceOrAuto = Annotated[str, OnDevice(("auto",))]
+OutFolder = Annotated[Path, WriteFolder()]
+OutFile = Annotated[Path, WriteFile()]
+TaskNumber = Annotated[int, Whole(0, 10**6)]
+Tasks = Annotated[tuple[TaskNumber, ...], NoneTwice()]
+"""Different task numbers; none means all."""
+SomeTasks = Annotated[tuple[TaskNumber, ...], Several()]
+"""Different task numbers, at least one."""
+
+
+class Arguments:
+    """Checks every field whose type says what it must be; dataclasses inherit it.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Args(Arguments):
+        ...     episodes: Count = 40
+        >>> Args(episodes=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: episodes must be an integer of at least 1, got 0
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            for check, part in _checks(hint, value):
+                check(name, part)
+
+
+@cache
+def _hints(made: type) -> dict[str, Any]:
+    return get_type_hints(made, include_extras=True)
+
+
+def _checks(hint: Any, value: Any) -> Iterator[tuple[Check, Any]]:
+    """The checks that a type asks for, each with the part of the value that it is about."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *metadata = get_args(hint)
+        yield from _checks(inner, value)
+        yield from ((check, value) for check in metadata if isinstance(check, Check))
+    elif origin in (Union, UnionType):
+        if value is not None:
+            yield from (found for arm in get_args(hint) if arm is not type(None) for found in _checks(arm, value))
+    elif origin is tuple and isinstance(value, tuple):
+        yield from (found for each in value for found in _checks(get_args(hint)[0], each))

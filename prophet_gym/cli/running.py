@@ -1,0 +1,126 @@
+"""How a command of `prophet` and `prophrl` runs: what the caller can put right is a line or two, never a traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import requires
+from typing import Any, NoReturn
+
+from prophet_gym.errors import ProphetError
+from prophet_gym.sims.install import INSTALL
+
+INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C (signal 2) ended: 128 + 2."""
+LINES = 6
+"""Most lines of an error that are shown."""
+AGAIN = "give the same command again to go on with it"
+# FloatingPointError: training diverged. MemoryError: too much was asked for at once.
+MENDABLE = (ProphetError, ValueError, OSError, FloatingPointError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        module: That holds its `Args` and its `main(args)`.
+        summary: What it does, in a line.
+        resumes: Whether the same command goes on with a run that was killed.
+        processes: Whether several processes of one torchrun may run it together.
+    """
+
+    module: str
+    summary: str
+    resumes: bool = False
+    processes: bool = False
+
+
+def find(program: str, name: str, commands: Mapping[str, Command], overview: Callable[[], str]) -> Command:
+    """The command of a name; for another one exit with status 2 and what there is."""
+    if name in commands:
+        return commands[name]
+    near = get_close_matches(name, commands, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    print(f"{program}: no command {name!r}.{hint}\n\n{overview()}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run(title: str, command: Command, words: Sequence[str]) -> None:
+    """Read the words and run the command.
+
+    Exits with status 2 where an option does not exist or cannot be read, 1 for what the caller can put right, and 130
+    for Ctrl-C; each says so in a few lines.
+
+    Args:
+        title: Program and command, e.g. `prophet demo`.
+        command: What is run; nothing of it is imported before.
+        words: Of the command line, after the title.
+    """
+    try:
+        import tyro
+
+        module = import_module(command.module)
+        args: Any = tyro.cli(module.Args, prog=title, args=words)
+        if not command.processes:
+            require_one_process(title)
+        module.main(args)
+    except KeyboardInterrupt:
+        _leave(title, f"interrupted; {AGAIN if command.resumes else 'what was not written yet is lost'}", INTERRUPTED)
+    except BrokenPipeError:
+        # Who read what is printed has gone, as `| head` does; what Python flushes on its way out must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except MENDABLE as error:
+        _leave(title, said(error), 1, error)
+    except ImportError as error:
+        if error.name is None:  # one of ours, which says what to install
+            _leave(title, said(error), 1, error)
+        missing = error.name.partition(".")[0]
+        extra = extra_of(missing)
+        if extra is None:
+            raise
+        # The simulator is not whole with its extra alone.
+        advice = INSTALL if extra == "libero" else f"pip install 'prophet-gym[{extra}]'"
+        print(f"{title} needs {missing}: {advice}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        _leave(title, f"the device's memory is full; ask for fewer rows or smaller batches ({said(error)})", 1, error)
+
+
+def require_one_process(title: str) -> None:
+    """Refuse to be started by torchrun, where each process would do all of it and write the same files."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise ValueError(
+            f"{title} runs in one process, but WORLD_SIZE={world} says that several were started (torchrun, accelerate "
+            "launch): each would do the same and write the same files. Start it alone, or unset WORLD_SIZE"
+        )
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in at most `LINES` lines."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({str(error) or 'none was left'}); ask for fewer rows or smaller batches"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    shown = lines if len(lines) <= LINES else [*lines[: LINES - 1], f"... {len(lines) - LINES + 1} more lines"]
+    return "\n".join(line if len(line) <= 1000 else f"{line[:1000]} ..." for line in shown)
+
+
+def extra_of(package: str) -> str | None:
+    """The optional extra of prophet-gym that brings a package; None where none does."""
+    for requirement in requires("prophet-gym") or ():
+        found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
+        if found and found[1].replace("-", "_") == package and found[2] != "dev":
+            return found[2]
+    return None
+
+
+def _leave(title: str, text: str, status: int, error: BaseException | None = None) -> NoReturn:
+    print(f"{title}: {text}", file=sys.stderr)
+    raise SystemExit(status) from error
