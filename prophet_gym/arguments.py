@@ -44,9 +44,9 @@ class Whole(Check):
 class Number(Check):
     """A number of at least `least`, above `above` and at most `most`; finite unless `endless` allows infinity."""
 
-    least: float = -math.inf
-    above: float = -math.inf
-    most: float = math.inf
+    least: float | int = -math.inf
+    above: float | int = -math.inf
+    most: float | int = math.inf
     endless: bool = False
 
     def __call__(self, name: str, value: Any) -> None:

@@ -19,7 +19,7 @@ def test_other_texts_are_refused(text):
 
 
 def test_nothing_to_do_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="at least 1, got 0 and 2"):
+    with pytest.raises(ValueError, match="episodes must be an integer of at least 1, got 0"):
         main(Args(out=tmp_path / "r", episodes=0))
     assert not (tmp_path / "r").exists()
 

@@ -24,6 +24,7 @@ from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 
 bundled = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
+POLICY = ["--policy", "tiny"]
 TINY = ["--config.groups", "1", "--config.group-size", "2", "--config.updates", "2", "--loggers", "csv"]
 
 
@@ -63,7 +64,7 @@ def test_a_logger_that_is_not_installed_is_one_line_and_status_one(monkeypatch, 
 
     monkeypatch.setattr(train, "main", missing)
     with pytest.raises(SystemExit) as stopped:
-        main(["train"])
+        main(["train", *POLICY])
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "prophrl train needs tensorboard: pip install 'prophet-gym[train]'\n"
 
@@ -74,7 +75,7 @@ def test_a_network_that_is_not_installed_is_said_in_one_line(monkeypatch, capsys
 
     monkeypatch.setattr(train, "main", missing)
     with pytest.raises(SystemExit) as stopped:
-        main(["train"])
+        main(["train", *POLICY])
     assert stopped.value.code == 1
     assert capsys.readouterr().err.startswith("prophrl train: pi0.5 needs lerobot's")
 
@@ -101,7 +102,7 @@ def test_a_misspelt_command_is_refused(capsys):
 @bundled
 def test_what_does_not_fit_is_one_line_and_status_one(words, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        main(["train", "--out", str(tmp_path), *TINY, *words])
+        main(["train", "--out", str(tmp_path), *POLICY, *TINY, *words])
     assert stopped.value.code == 1
     assert message in capsys.readouterr().err
 
@@ -111,7 +112,7 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     import prophet_gym.envs.vector_env as vector_env
 
     monkeypatch.setattr(vector_env.ProphetVectorEnv, "_at_horizon", lambda self, row: self._rows[row].elapsed >= 1)
-    words = ["--out", str(tmp_path), "--tasks", "3", "--flowscale.alpha", "0.5", *TINY]
+    words = ["--out", str(tmp_path), *POLICY, "--tasks", "3", "--flowscale.alpha", "0.5", *TINY]
     main(["train", *words])
     with (tmp_path / "metrics.csv").open() as file:
         assert [row["update"] for row in csv.DictReader(file)] == ["0", "1"]
@@ -122,7 +123,7 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     main(["train", *words, "--evaluate-every", "5"])
     assert "2 updates" in capsys.readouterr().out
     report = tmp_path / "evaluation.json"
-    words = ["--weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--initial-noise", "0"]
+    words = [*POLICY, "--weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--initial-noise", "0"]
     main(["evaluate", *words, "--json", str(report)])
     printed = capsys.readouterr().out
     assert "pick up the" in printed
@@ -131,7 +132,7 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     assert (found["starts"], found["initial_noise"]) == ("official", 0)
     for command in ("train", "evaluate"):
         with pytest.raises(SystemExit):
-            main([command, "--dream", str(tmp_path / "nowhere"), "--tasks", "3"])
+            main([command, *POLICY, "--dream", str(tmp_path / "nowhere"), "--tasks", "3"])
         assert str(tmp_path / "nowhere") in capsys.readouterr().err
 
 
@@ -160,7 +161,7 @@ class TestDemonstrations:
         data, out = tmp_path / "data", tmp_path / "out"
         for index, (success, mode) in enumerate([(True, "expert"), (False, "expert"), (True, "noisy")]):
             record(data, index, success, mode=mode)
-        words = ["--data", str(data), "--out", str(out), "--config.steps", "3", "--config.rows", "4"]
+        words = [*POLICY, "--data", str(data), "--out", str(out), "--config.steps", "3", "--config.rows", "4"]
         main(["sft", *words])
         assert "1 episodes, 5 steps" in capsys.readouterr().out
         assert "context.weight" in read_weights(out)
