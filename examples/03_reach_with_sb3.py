@@ -5,7 +5,7 @@
 
 Every episode has a mark. PPO sees the last frame, 64x64, with the mark painted into it, and how far the mark is from
 where a detector sees the gripper. Its two numbers, sideways and forward, are held for a chunk. The reward is 1 at the
-mark and 0 a quarter of the picture away. `benchmarks/reach.py` repeats this over seeds and in the real simulator.
+mark and 0 a quarter of the picture away. `benchmarks/reach.py` repeats this over seeds and in LIBERO.
 
 Expected output of --tiny (the returns depend on the machine):
 
@@ -54,7 +54,7 @@ class Args:
 
 
 def finder(world: Prophet) -> FindGripper:
-    """Finds the gripper in single frames, dreamt or real, with the eyes of a world model."""
+    """Finds the gripper in single frames, dreamt or recorded, with the eyes of a world model."""
     camera = torch.tensor(world.config.camera)
     return lambda frames: project(world.see_gripper(frames), camera)[:, :2]
 

@@ -5,6 +5,7 @@
     python examples/05_published_policies.py --policy pi0           # its network with a few random weights, on a CPU
     python examples/05_published_policies.py --policy pi0 --tiny    # in a tiny dream too, in seconds
 
+No published checkpoint was ever run here: the first command is how it would be.
 `--policy` may be pi0, pi05, smolvla, vla-adapter or openvla-oft; pi05 and smolvla need lerobot's networks. How much
 memory the full size takes says `prophrl plan --policy pi05 --train lora`.
 

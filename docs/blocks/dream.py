@@ -216,10 +216,13 @@ def adapters_against(adapted: dict[str, Any], scratch: dict[str, Any]) -> str:
     )
     gains = [f"{round(lora[frames] - new[frames], 2) + 0.0:+.2f} dB over {frames} frames" for frames in lora]
     longest = list(adapted)[-1]
-    over_copy = interval(adapted[longest]["margins"]["psnr_over_copy"], 2)
+    margin = adapted[longest]["margins"]["psnr_over_copy"]
+    even = [frames for frames in lora if abs(lora[frames] - new[frames]) < 0.05]
+    equal = f"; so the two are equal over {', '.join(even)} frames" if even else ""
+    doubt = ", an interval that holds 0" if margin["low"] < 0 < margin["high"] else ""
     return (
-        f"PSNR of LoRA against training from scratch: {', '.join(gains)}. Over {longest} frames LoRA beats copying the "
-        f"last frame by {over_copy} dB."
+        f"PSNR of LoRA against training from scratch: {', '.join(gains)}{equal}. Over {longest} frames LoRA beats "
+        f"copying the last frame by {interval(margin, 2)} dB{doubt}."
     )
 
 
