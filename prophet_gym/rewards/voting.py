@@ -10,35 +10,59 @@ from dataclasses import dataclass, replace
 
 from prophet_gym.errors import require_count
 
-BOX = re.compile(
-    r"\\+box(?:ed)?\s*\{\s*(?:\\(?:text|math)(?:bf|rm)?\s*\{\s*)?(success|failure)\s*\}(?:\s*\})?", re.IGNORECASE
+# Every repetition below is possessive or bounded, and no two of them can share a character: whatever an endpoint
+# sends, reading it takes time in proportion to its length.
+_MARKS = r"[\s*_`'\"$.!~\u3002\uff01]*+"
+"""Markdown, quotes and formula marks around a word."""
+_WORD = r"((?ai:success|failure))"  # in ASCII: other scripts have letters that count as the same, case aside
+_FONT = rf"\\(?:text|math|bold|emph|mbox|underline)[a-z]{{0,9}}\s*+\{{{_MARKS}"
+_ANSWERS = (
+    rf"\\box(?:ed)?\s*+\{{{_MARKS}(?:{_FONT}){{0,3}}{_WORD}{_MARKS}(?:\}}{_MARKS}){{1,4}}",
+    rf"<\|begin_of_box\|>{_MARKS}{_WORD}{_MARKS}<\|end_of_box\|>",
+    rf"<answer>{_MARKS}{_WORD}{_MARKS}</answer>",
 )
-"""`\\box{Success}` or `\\box{Failure}`, also as language models like to write it: `\\boxed{\\text{Success}}`."""
-CLOSING = re.compile(r"[\s.*$`'\")\]!]*")
-"""What may follow the answer: the end of a formula, of a sentence, of bold print."""
-BOTH = re.compile(r"[\s.*$`'\")\](,;:/|]*(?:or|and)?[\s.*$`'\")\](,;:/|]*", re.IGNORECASE)
+BOX = re.compile("|".join(_ANSWERS), re.IGNORECASE)
+r"""`\box{Success}` or `\box{Failure}`, as models write it: `\boxed{\text{Success}}`, box tokens, answer tags."""
+_TAG = r"</[\w-]{1,40}>|<[|\uff5c][^<>\n]{1,60}[|\uff5c]>|<(?:eos|pad|end_of_turn|end_of_utterance)>|\\{1,4}[\])]"
+"""Closing tags, special tokens that were kept, the end of a formula."""
+CLOSING = re.compile(rf"(?:[\s.*$`'\")\]}}!_~#\u3002\uff01]|{_TAG})*+", re.IGNORECASE)
+"""What may follow the answer: the end of a formula, of a sentence, of bold print, of a tag."""
+_BETWEEN = rf"(?:[\s.*$`'\")\](,;:/|}}_~]|{_TAG}|<answer>|\\{{1,4}}[\[(])*+"
+BOTH = re.compile(rf"{_BETWEEN}(?:or|and|vs)?{_BETWEEN}", re.IGNORECASE)
 """What stands between both boxes where they are quoted, not chosen: `\\box{Success} or \\box{Failure}`."""
 
 
 def parse_answer(text: str) -> bool | None:
-    r"""Whether an answer says success; None if it does not end in exactly one of the two words in its box.
+    r"""Return whether an answer says success; None if it does not end in exactly one of the two words in its box.
 
-    A box earlier in the text does not count: a model that thinks aloud quotes its instructions, and an answer that was
-    cut off in the middle of a thought is none. Nor does one that quotes both boxes at its end.
+    The box may be wrapped in what models put around a final answer: formula marks, Markdown, tags, special tokens. A
+    box in a thought does not count, nor does an answer that was cut off after it. Both boxes side by side are a
+    quotation of the question and chosen by nobody; different boxes otherwise, whatever stands between, are no answer.
 
     Example:
         >>> parse_answer(r"The can lies in the basket. \box{Success}")
         True
         >>> parse_answer(r"I must say \box{Success} or \box{Failure}. The can") is None
         True
+        >>> parse_answer(r"First \box{Failure}, later \box{Success}") is None
+        True
     """
-    boxes = list(BOX.finditer(text))
-    if not boxes or not CLOSING.fullmatch(text[boxes[-1].end() :]):
+    answer = text.rpartition("</think>")[2]
+    if "<think>" in answer:  # the thought has no end: what it says is not the answer yet
         return None
-    said = [box[1].lower() for box in boxes]
-    if said[-1] != said[-2:][0] and BOTH.fullmatch(text[boxes[-2].end() : boxes[-1].start()]):
+    boxes = list(BOX.finditer(answer))
+    if not boxes or not CLOSING.fullmatch(answer, boxes[-1].end()):
         return None
-    return said[-1] == "success"
+    said = [next(word for word in box.groups() if word).lower() for box in boxes]
+    quoted: set[int] = set()
+    for place in range(1, len(boxes)):
+        between = (boxes[place - 1].end(), boxes[place].start())
+        if said[place - 1] != said[place] and BOTH.fullmatch(answer, *between):
+            quoted |= {place - 1, place}
+    if len(boxes) - 1 in quoted:
+        return None
+    chosen = {word for place, word in enumerate(said) if place not in quoted}
+    return chosen == {"success"} if len(chosen) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Votes and answers: every rule by hand, early stopping against all orders of all answers."""
 
+import time
 from itertools import product
 
 import pytest
@@ -20,7 +21,12 @@ from prophet_gym.rewards.voting import Votes, parse_answer
         (r"I must end with \box{Success} or \box{Failure}. First I look at", None),
         (r"\box{Success} But wait, the can is still in the air.", None),
         (r"\box{Maybe}", None),
-        (r"Not \box{Failure}. So \box{Success}", True),
+        # two different boxes with words between: who is to say which one was chosen
+        (r"Not \box{Failure}. So \box{Success}", None),
+        (r"\box{Success} if it is in. It is not: \box{Failure}", None),
+        (rf"\box{{Failure}} {'and so on ' * 10_000} \box{{Success}}", None),
+        (r"\box{Success} \box{Failure} \box{Success}", None),
+        (r"It is in, \box{Success}. I repeat: \box{Success}", True),
         (r"\boxed{\textbf{Success}}", True),
         # both, as the question quotes them: neither was chosen
         (r"I must end with \box{Success} or \box{Failure}.", None),
@@ -30,10 +36,69 @@ from prophet_gym.rewards.voting import Votes, parse_answer
         (r"\box{Succ", None),
         ("", None),
         ("box" * 10_000, None),
+        # letters of other scripts that count as the same, case aside
+        ("\\box{\u017fucce\u017f\u017f}", None),
+        ("\\box{Fa\u0131lure}", None),
     ],
 )
 def test_only_an_answer_that_ends_in_its_box_counts(text, answer):
     assert parse_answer(text) is answer
+
+
+@pytest.mark.parametrize("word", ["Success", "Failure"])
+@pytest.mark.parametrize(
+    "habit",
+    [
+        r"<|begin_of_box|>\box{@}<|end_of_box|>",
+        "<|begin_of_box|>@<|end_of_box|>",
+        r"<answer>\box{@}</answer>",
+        "Seen. <answer> **@** </answer>\n<|im_end|>",
+        r"\box{@}<|im_end|><|endoftext|>",
+        r"\box{@}</s>",
+        r"\boxed{@}<end_of_turn>",
+        "\\box{@}<\uff5cend\u2581of\u2581sentence\uff5c>",
+        r"\(\boxed{@}\)",
+        r"$$\boxed{\mathbf{\text{@}}}$$",
+        r"\[ \boxed{\mathrm{@}} \]",
+        r"\text{\boxed{@}.}",
+        "```\n\\box{@}\n```",
+        "**Final answer:** _\\box{**@**}_",
+        r'{"answer": "\\box{@}"}',
+        r"<think>Not \box{Failure}, not \box{Success}.</think> \box{@}",
+    ],
+)
+def test_what_models_put_around_their_answer_is_read(habit, word):
+    assert parse_answer(habit.replace("@", word)) is (word == "Success")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\box{Success}</think>",
+        r"<think>It is in. \box{Success}",
+        r"<think>\box{Failure}</think> That was <think>\box{Success}",
+        r"\box{Success}<think>",
+        r"\box{Success or Failure}",
+        r"\box{\not{Success}}",
+        "<answer>Success or Failure</answer>",
+        "<answer>Success",
+        "<|begin_of_box|>Success or<|end_of_box|>",
+        r"\box{Success}<|im_end|><|im_start|>user",
+    ],
+)
+def test_thoughts_and_what_is_not_over_are_no_answers(text):
+    assert parse_answer(text) is None
+
+
+PIECES = ["\\", "\\box{ ", "\\boxed{\\text{", " ", "<", "</a>", "<|", "}", "<answer>", "\\box{Success}", "\\text{"]
+
+
+@pytest.mark.parametrize("start", ["", "\\box", "\\box{", r"\box{Success}", r"\box{Success "])
+def test_a_long_answer_takes_time_in_proportion_to_its_length(start):
+    began = time.process_time()
+    for piece in PIECES:
+        parse_answer(start + piece * (200_000 // len(piece)) + "x")
+    assert time.process_time() - began < 30  # a hundredth of a second each; minutes where it grows with the square
 
 
 @pytest.mark.parametrize(
