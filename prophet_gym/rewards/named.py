@@ -47,6 +47,11 @@ def two_numbers(text: str) -> tuple[float, float]:
     return first, second
 
 
+def names(text: str) -> tuple[str, ...]:
+    """`max_tokens,seed` as names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 JUDGE: Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str, "log": str}
 LOCAL: Readers = {
     "revision": str,
@@ -59,7 +64,7 @@ LOCAL: Readers = {
     "batch": int,
 }
 PATIENCE: Readers = {"timeout": float, "total": float, "pause": float, "concurrency": int, "per_minute": float}
-REMOTE: Readers = {"max_tokens": int, "temperature": float, "prices": two_numbers}
+REMOTE: Readers = {"max_tokens": int, "temperature": float, "prices": two_numbers, "refused": names}
 LIKELIHOOD: Readers = {"threshold": float, "when": str, "stride": int, "shown": int, "reward": str}
 HEAD: Readers = {"reward": str, "chunk": int}
 

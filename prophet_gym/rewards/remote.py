@@ -5,36 +5,32 @@ complete, well-formed answer is a reply without text.
 """
 
 import base64
-import http.client
 import json
 import os
 import random
-import re
-import socket
-import ssl
-import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from torch import Tensor
 
-from prophet_gym.errors import require_count, require_number
+from prophet_gym.errors import require_count, require_number, unknown_option
+from prophet_gym.rewards._exchange import NETWORK_ERRORS, Address, Calls, Gate, Refused, post
+from prophet_gym.rewards._lock import Lock
+from prophet_gym.rewards._replies import hide, read_refusal, read_reply
 from prophet_gym.rewards.judgements import png
 from prophet_gym.rewards.vlm import Question, Reply
 
 KEY_VARIABLE = "PROPHET_VLM_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"
-MAX_BYTES = 8_000_000
-MOST_TOKENS = 10**9
-RETRIED = frozenset({408, 409, 425, 429})
-"""And every status from 500 on: the same request may succeed later. Other refusals stay refusals."""
+RENAMED = {"max_tokens": "max_completion_tokens"}
+"""Fields of a request that have another name on some endpoints: the limit of an answer is never left out."""
+DROPPABLE = frozenset({*RENAMED, "temperature", "seed", "n", "stream"})
+"""Fields of a request that an endpoint may refuse: they are renamed or left out there."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +68,12 @@ class RemoteVlm:
 
     The key comes from the environment variable `PROPHET_VLM_API_KEY`, for OpenAI's own host else from
     `OPENAI_API_KEY`; it is read when a request is made, sent to this host alone, and taken out of every message.
-    Redirects are not followed and proxies not used.
+    Redirects are not followed and proxies not used. A field of the request that the endpoint refuses (`max_tokens`, a
+    temperature, `seed`) is renamed or left out from then on, with one warning.
 
     Attributes:
         name: `model @ host`, for logs.
+        refused: Fields of a request that this endpoint does not take, as far as is known.
     """
 
     def __init__(
@@ -87,6 +85,7 @@ class RemoteVlm:
         max_tokens: int = 1024,
         temperature: float = 0.7,
         prices: tuple[float, float] | None = None,
+        refused: Sequence[str] = (),
     ) -> None:
         """Check the address; nothing is sent yet.
 
@@ -97,9 +96,12 @@ class RemoteVlm:
             max_tokens: The longest answer.
             temperature: Of sampling.
             prices: Per million tokens read and written; replies then say what they cost.
+            refused: Fields that this endpoint is known to refuse, of `max_tokens` (then sent as
+                `max_completion_tokens`), `temperature`, `seed`, `n` and `stream` (then left out).
 
         Raises:
             ValueError: The address is none, or holds a key; a number makes no sense.
+            UnknownOptionError: There is no such field.
         """
         parts = urlsplit(url)
         odd = parts.username or parts.query or parts.fragment or any(letter.isspace() for letter in url)
@@ -119,11 +121,21 @@ class RemoteVlm:
         self.max_tokens = require_count("max_tokens", max_tokens)
         self.temperature = require_number("temperature", temperature, least=0)
         self.prices = None if prices is None else _prices(prices)
-        self._gate = _Gate(self.patience.per_minute)
+        self.refused = _known_fields(refused)
+        self._gate = Gate(self.patience.per_minute)
+        self._lock = Lock()
+        self._learnt: dict[str, str] = {}
         self._warned: set[str] = set()
 
+    @property
+    def address(self) -> Address:
+        """Where requests go."""
+        return Address(self.host, self.port, self.secure, self.path)
+
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
-        """One reply per question, in order; never raises for what the server does.
+        """Return one reply per question, in order; never raises for what the server does.
+
+        A Ctrl-C ends it at once, with all requests that are under way.
 
         Raises:
             ValueError: The key in the environment is none.
@@ -136,105 +148,81 @@ class RemoteVlm:
             for part in question.parts:
                 if isinstance(part, Tensor) and id(part) not in pictures:
                     pictures[id(part)] = data_url(part)
-        with ThreadPoolExecutor(min(self.patience.concurrency, len(questions))) as pool:
-            replies = list(pool.map(lambda question: self._ask(question, pictures), questions))
+        calls = Calls()
+        replies = calls.run(lambda question: self._ask(question, pictures, calls), questions, self.patience.concurrency)
+        self._warn_of_fields()
         self._warn(replies)
         return replies
 
-    def _ask(self, question: Question, pictures: Mapping[int, str]) -> Reply:
+    def _ask(self, question: Question, pictures: Mapping[int, str], calls: Calls) -> Reply:
         began = time.monotonic()
         deadline = began + self.patience.total
         random_pause = random.Random(question.seed)
-        body = json.dumps(self._request(question, pictures)).encode()
-        problem, attempts = "no time left for a request", 0
-        while attempts <= self.patience.retries and self._gate.wait(deadline):
+        problem, attempts, failures = "no time left for a request", 0, 0
+        while failures <= self.patience.retries and self._gate.wait(deadline, calls.over):
             attempts += 1
             try:
-                reply = self._post(body, min(self.patience.timeout, deadline - time.monotonic()))
+                reply = self._post(question, pictures, deadline, calls)
                 return replace(reply, seconds=time.monotonic() - began, attempts=attempts)
-            except _Refused as refusal:
+            except Refused as refusal:
                 problem = refusal.problem
+                if self._learn(refusal):
+                    continue  # the same question without the field: neither a retry nor a reason to wait
+                failures += 1
                 if not refusal.again:
                     break
-                pause = self.patience.pause * 2 ** (attempts - 1) * (1 + random_pause.random() / 2)
+                pause = self.patience.pause * 2 ** (failures - 1) * (1 + random_pause.random() / 2)
                 pause = max(pause, refusal.wait)
-            if attempts > self.patience.retries or time.monotonic() + pause >= deadline:
+            if failures > self.patience.retries or time.monotonic() + pause >= deadline or calls.over.wait(pause):
                 break
-            time.sleep(pause)
         return Reply(None, problem=problem, seconds=time.monotonic() - began, attempts=attempts)
 
-    def _request(self, question: Question, pictures: Mapping[int, str]) -> dict[str, Any]:
+    def _request(self, question: Question, pictures: Mapping[int, str], refused: frozenset[str]) -> dict[str, Any]:
         content = [
             {"type": "image_url", "image_url": {"url": pictures[id(part)]}}
             if isinstance(part, Tensor)
             else {"type": "text", "text": part}
             for part in question.parts
         ]
-        return {
-            "model": self.model,
-            "messages": [{"role": "user", "content": content}],
+        wanted = {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "seed": question.seed,
             "n": 1,
             "stream": False,
         }
+        taken = {RENAMED[name] if name in refused else name: wanted[name] for name in RENAMED}
+        taken |= {name: value for name, value in wanted.items() if name not in RENAMED and name not in refused}
+        return {"model": self.model, "messages": [{"role": "user", "content": content}], **taken}
 
-    def _post(self, body: bytes, timeout: float) -> Reply:
+    def _post(self, question: Question, pictures: Mapping[int, str], deadline: float, calls: Calls) -> Reply:
+        refused = self.refused
+        body = json.dumps(self._request(question, pictures, refused)).encode()
         key = self._key()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
+        timeout = min(self.patience.timeout, max(0.001, deadline - time.monotonic()))
         try:
-            status, wait, kind, data = self._exchange(body, headers, timeout)
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-            text = f"{type(error).__name__}: {_one_line(str(error))}"
-            raise _Refused(text.replace(key, "***") if key else text) from error
-        if key:
-            data = data.replace(key.encode(), b"***")
-        if status != http.client.OK:
-            again = status in RETRIED or status >= http.client.INTERNAL_SERVER_ERROR
-            raise _Refused(f"status {status}: {_one_line(data.decode(errors='replace'))}", again=again, wait=wait)
-        return self._priced(read_reply(data, streamed="event-stream" in kind.lower()))
+            response = post(self.address, body, headers, timeout, calls)
+        except NETWORK_ERRORS as error:
+            said = " ".join(hide(str(error), key).split())[:200]
+            raise Refused(f"{type(error).__name__}: {said}, from {self.address}") from error
+        if response.status != 200:
+            refusal = read_refusal(response.status, response.body, key, self.address, DROPPABLE - refused)
+            refusal.wait = response.wait
+            raise refusal
+        return self._priced(read_reply(response.body, key, streamed=response.streamed))
 
-    def _exchange(self, body: bytes, headers: Mapping[str, str], timeout: float) -> tuple[int, float, str, bytes]:
-        """Status, seconds to wait, content type, body; a watchdog ends what takes longer, however it trickles."""
-        if self.secure:
-            context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
-        else:
-            connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
-        late = threading.Event()
-        end = time.monotonic() + timeout
-        watchdog: threading.Timer | None = None
-        try:
-            connection.connect()
-            # the connection forgets its socket when the answer has no length, so it is kept here
-            watchdog = threading.Timer(end - time.monotonic(), _hang_up, (connection.sock, late))
-            watchdog.daemon = True
-            watchdog.start()
-            connection.request("POST", self.path, body=body, headers=dict(headers))
-            response = connection.getresponse()
-            data = response.read(MAX_BYTES + 1)
-            if len(data) > MAX_BYTES:
-                raise _Refused(f"more than {MAX_BYTES} bytes", again=False)
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-            # a socket that the watchdog closed fails in any of these ways, or looks like a short answer
-            if late.is_set():
-                raise _Refused(f"no complete answer within {timeout:.1f} s") from error
-            raise
-        finally:
-            if watchdog is not None:
-                watchdog.cancel()
-            connection.close()
-        if late.is_set():
-            raise _Refused(f"no complete answer within {timeout:.1f} s")
-        return (
-            response.status,
-            _seconds(response.headers.get("Retry-After")),
-            response.headers.get("Content-Type", ""),
-            data,
-        )
+    def _learn(self, refusal: Refused) -> bool:
+        """Whether a field was refused that can be renamed or left out; so it will be from now on."""
+        if refusal.field is None:
+            return False
+        with self._lock:  # others may have learnt it while this question was under way
+            if refusal.field not in self.refused:
+                self.refused |= {refusal.field}
+                self._learnt[refusal.field] = refusal.problem
+        return True
 
     def _key(self) -> str | None:
         key = os.environ.get(KEY_VARIABLE)
@@ -251,6 +239,19 @@ class RemoteVlm:
         per_read, per_written = self.prices
         return replace(reply, cost=(reply.prompt_tokens * per_read + reply.answer_tokens * per_written) / 1e6)
 
+    def _warn_of_fields(self) -> None:
+        with self._lock:
+            learnt, self._learnt = self._learnt, {}
+        if learnt:
+            done = [f"{name} is sent as {RENAMED[name]}" for name in sorted(learnt) if name in RENAMED]
+            done += [f"{name} is left out" for name in sorted(learnt) if name not in RENAMED]
+            warnings.warn(
+                f"{self.name} refuses what it was sent ({'; '.join(learnt.values())}), so from now on "
+                f"{', '.join(done)}. To say so beforehand: the option refused={','.join(sorted(self.refused))}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
     def _warn(self, replies: Sequence[Reply]) -> None:
         for problem in {reply.problem for reply in replies if reply.text is None}:
             kind = problem.split(":")[0]
@@ -264,93 +265,17 @@ class RemoteVlm:
                 )
 
 
-class _Refused(Exception):  # noqa: N818 (a way out of a request, not an error of the caller's)
-    def __init__(self, problem: str, *, again: bool = True, wait: float = 0.0) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.again = again
-        self.wait = wait
-
-
-class _Gate:
-    """Lets requests through one by one, evenly spaced, where a rate is given."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self.gap = 60.0 / per_minute if per_minute else 0.0
-        self._lock = threading.Lock()
-        self._next = 0.0
-
-    def wait(self, deadline: float) -> bool:
-        """Wait for a turn; False where it would come too late."""
-        with self._lock:
-            turn = max(time.monotonic(), self._next)
-            if turn >= deadline:
-                return False
-            self._next = turn + self.gap
-        time.sleep(max(0.0, turn - time.monotonic()))
-        return True
-
-
-def read_reply(data: bytes, *, streamed: bool) -> Reply:
-    """Read the body of an answer, whole or as a stream of events.
-
-    Raises:
-        _Refused: It is not one complete answer.
-    """
-    try:
-        message = _join_events(data) if streamed else json.loads(data)
-        choices = message["choices"]
-        if not isinstance(choices, list) or len(choices) != 1:
-            raise _Refused(f"one choice was asked for, got {len(choices)}")
-        text = choices[0]["message"]["content"]
-        if message.get("error"):
-            raise _Refused(f"an error beside the answer: {_one_line(str(message['error']))}")
-        usage = message.get("usage") or {}
-        read = _tokens(usage, "prompt_tokens")
-        written = _tokens(usage, "completion_tokens")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        end = _one_line(data[-80:].decode(errors="replace"))
-        raise _Refused(f"no well-formed answer ({type(error).__name__}): it ends in {end!r}") from error
-    if not isinstance(text, str):
-        raise _Refused(f"the answer must be a text, got {type(text).__name__}")
-    return Reply(text, prompt_tokens=read, answer_tokens=written)
-
-
 def data_url(frame: Tensor) -> str:
     """A frame (uint8 `h w 3`) as a PNG inside an address."""
     return f"data:image/png;base64,{base64.b64encode(png(frame.numpy())).decode()}"
 
 
-def _join_events(data: bytes) -> dict[str, Any]:
-    """One message from the events of a stream; ValueError if its end is missing."""
-    # not splitlines, which also ends lines where a text in another script may go on
-    lines = re.split(r"\r\n|\n|\r", data.decode())
-    events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
-    if not events or events[-1] != "[DONE]":
-        raise ValueError("the stream has no end")
-    texts: dict[int, str] = {}
-    usage: dict[str, Any] = {}
-    error: Any = None
-    for event in map(json.loads, events[:-1]):
-        usage, error = event.get("usage") or usage, event.get("error") or error
-        for choice in event.get("choices", []):
-            said = choice["delta"].get("content") or ""
-            texts[choice.get("index", 0)] = texts.get(choice.get("index", 0), "") + said
-    choices = [{"message": {"content": text}} for text in texts.values()]
-    return {"choices": choices, "usage": usage, "error": error}
-
-
-def _hang_up(sock: socket.socket, late: threading.Event) -> None:
-    late.set()
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _tokens(usage: Mapping[str, Any], name: str) -> int:
-    count = require_count(name, usage.get(name) or 0, 0)
-    if count > MOST_TOKENS:
-        raise ValueError(f"{name} must be at most {MOST_TOKENS}")
-    return count
+def _known_fields(given: Sequence[str]) -> frozenset[str]:
+    names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if name not in DROPPABLE:
+            raise unknown_option("field of a request that an endpoint may refuse", name, DROPPABLE)
+    return frozenset(names)
 
 
 def _prices(given: tuple[float, float]) -> tuple[float, float]:
@@ -360,14 +285,3 @@ def _prices(given: tuple[float, float]) -> tuple[float, float]:
         raise ValueError(f"prices must be two, per million tokens read and written, got {given!r}") from error
     of_reading = require_number("the price of reading", read, least=0)
     return of_reading, require_number("the price of writing", written, least=0)
-
-
-def _seconds(wanted: str | None) -> float:
-    try:
-        return max(0.0, float(wanted or 0))
-    except ValueError:
-        return 0.0
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]

@@ -5,6 +5,7 @@ What answers is an object passed in: `LocalVlm` (weights on this machine) or `Re
 
 import hashlib
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from prophet_gym.errors import require_count
+from prophet_gym.rewards._videos import require_frames, require_videos
 from prophet_gym.rewards.judgements import Judgement, JudgementLog
 from prophet_gym.rewards.prompt import Prompt
 from prophet_gym.rewards.voting import Votes, parse_answer
@@ -31,10 +33,18 @@ class Question:
     Attributes:
         parts: Texts and frames (uint8 `h w 3`).
         seed: Of the answer's randomness.
+
+    Raises:
+        ValueError: A part is neither.
     """
 
     parts: tuple[str | Tensor, ...]
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for number, part in enumerate(self.parts):
+            if not isinstance(part, str):
+                require_frames(f"part {number} of a question, where it is no text,", part, "(height, width, 3)")
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Reply:
         prompt_tokens: Read by the model.
         answer_tokens: Written by it.
         cost: In the currency of the price list; None where there is none.
+        finish: Why the model stopped, where that is known: `stop`, or `length` if it was cut off.
     """
 
     text: str | None
@@ -58,6 +69,7 @@ class Reply:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     cost: float | None = None
+    finish: str = ""
 
 
 @runtime_checkable
@@ -79,7 +91,8 @@ class VlmReward:
     r"""Rewards a video with 1.0 where a vision-language model's answers have a majority for success.
 
     Zero-shot, as the paper judges BRIDGE and its real robot: frames labelled with their step, thinking aloud, five
-    samples, majority. Answers that cannot be read, ties, and questions that nobody answered leave the row unjudged.
+    samples, majority. Answers that cannot be read, ties, and questions that nobody answered leave the row unjudged;
+    where no sample of a question can be read, the first time is warned of.
 
     Differences from the paper: sampling stops as soon as the majority is known; at most `shown` frames are shown,
     evenly spread; the prompt is our own.
@@ -133,9 +146,15 @@ class VlmReward:
         self.max_frames = max(self.shown, REQUESTED_FRAMES)
         self.log = log
         self.counts: Counter[str] = Counter()
+        self._warned = False
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Ask about each video until its votes are decided; a video without frames is not asked about."""
+        """Ask about each video until its votes are decided; a video without frames is not asked about.
+
+        Raises:
+            ValueError: A video is not uint8 `(frames, h, w, 3)`.
+        """
+        require_videos(videos, instructions)
         began = time.monotonic()
         cases = [self._open(video, text) for video, text in zip(videos, instructions, strict=True)]
         while waiting := [case for case in cases if len(case.shown) and case.votes.to_ask]:
@@ -147,11 +166,12 @@ class VlmReward:
         self._count(cases)
         if self.log is not None:
             self.log.write([case.judgement(self.model.name, time.monotonic() - began) for case in cases])
+        self._warn(cases)
         shares = [case.votes.share for case in cases]
         return Verdict(
-            reward=torch.tensor([1.0 if verdict else 0.0 for verdict in verdicts]),
+            reward=torch.tensor([1.0 if verdict else 0.0 for verdict in verdicts], dtype=torch.float32),
             valid=torch.tensor([verdict is not None for verdict in verdicts], dtype=torch.bool),
-            probability=torch.tensor([0.0 if share is None else share for share in shares]),
+            probability=torch.tensor([0.0 if share is None else share for share in shares], dtype=torch.float32),
         )
 
     def _open(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> "_Case":
@@ -170,9 +190,24 @@ class VlmReward:
         for case in cases:
             self.counts["judged" if case.votes.verdict is not None else "no_verdict"] += 1
             self.counts["unanswered"] += sum(reply.text is None for reply in case.replies)
-            self.counts["unparsable"] += sum(
-                reply.text is not None and parse_answer(reply.text) is None for reply in case.replies
-            )
+            self.counts["unparsable"] += len(case.unreadable)
+
+    def _warn(self, cases: Sequence["_Case"]) -> None:
+        mute = [case for case in cases if case.unreadable and not case.votes.success + case.votes.failure]
+        if self._warned or not mute:
+            return
+        self._warned = True
+        case, reply = mute[0], mute[0].unreadable[0]
+        end = " ".join((reply.text or "")[-400:].split())[-120:]
+        stopped = f" (finish_reason {reply.finish!r})" if reply.finish else ""
+        warnings.warn(
+            f"no answer of {self.model.name} about {case.instruction!r} can be read, of {len(case.replies)} samples; "
+            f"one ends in {end!r}{stopped}. Such videos are not scored; from now on they are counted, not reported: "
+            r"see `counts`. An answer must end in \box{Success} or \box{Failure}: ask for it in the prompt, and leave "
+            "room for it (max_tokens, max_new_tokens)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(eq=False)
@@ -185,17 +220,27 @@ class _Case:
     parts: tuple[str | Tensor, ...]
     votes: Votes
     replies: list[Reply] = field(default_factory=list)
+    answers: list[bool | None] = field(default_factory=list)
+
+    @property
+    def unreadable(self) -> list[Reply]:
+        """Replies with a text that says neither."""
+        pairs = zip(self.replies, self.answers, strict=True)
+        return [reply for reply, answer in pairs if reply.text is not None and answer is None]
 
     def question(self, number: int) -> Question:
         return Question(self.parts, content_seed(self.parts, len(self.replies) + number))
 
     def take(self, reply: Reply) -> None:
+        answer = None if reply.text is None else parse_answer(reply.text)
         self.replies.append(reply)
-        self.votes = self.votes.add([None if reply.text is None else parse_answer(reply.text)])
+        self.answers.append(answer)
+        self.votes = self.votes.add([answer])
 
     def judgement(self, model: str, seconds: float) -> Judgement:
-        answers = [None if reply.text is None else parse_answer(reply.text) for reply in self.replies]
-        return Judgement(model, self.instruction, self.steps, self.shown, self.replies, answers, self.votes, seconds)
+        return Judgement(
+            model, self.instruction, self.steps, self.shown, self.replies, self.answers, self.votes, seconds
+        )
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -1,5 +1,9 @@
-"""A tiny Qwen2.5-VL, randomly initialised, stored as the real ones are: weights, tokenizer, image processor."""
+"""A tiny Qwen2.5-VL, randomly initialised, stored as the real ones are; an HTTP server that does what it is told."""
 
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,62 @@ def save_tiny_qwen(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_qwen(tmp_path_factory) -> Path:
     return save_tiny_qwen(tmp_path_factory.mktemp("tiny_qwen"))
+
+
+class Server(ThreadingHTTPServer):
+    """Runs one action per request from its script, the last one for ever; remembers what it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script = []
+        self.requests = []
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.requests.append((self.path, dict(self.headers), self.body, time.monotonic()))
+            script = self.server.script
+            action = script.pop(0) if len(script) > 1 else script[0]
+        action(self)
+
+    def send(self, body: bytes, status: int = 200, **headers):
+        self.send_response(status)
+        for name, value in ({"Content_Type": "application/json", "Content_Length": len(body)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def trickle(self, data: bytes, pause: float):
+        for i in range(len(data)):
+            if self.server.over.wait(pause):
+                return
+            self.wfile.write(data[i : i + 1])
+            self.wfile.flush()
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield running
+        running.over.set()
+        running.shutdown()

@@ -1,6 +1,8 @@
 """Voting over a model's answers, on a scripted model that writes down what it was asked."""
 
 import json
+import warnings
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -61,10 +63,31 @@ def test_each_video_is_asked_about_until_it_is_decided():
 )
 def test_what_is_not_decided_is_no_failure(script):
     judge = VlmReward(Scripted(a=list(script)), prompt=PROMPT, samples=4, retries=2)
-    verdict = judge.score([clip(3)], ["a"])
+    with pytest.warns(RuntimeWarning, match="can be read") if script[0] is ODD else nullcontext():
+        verdict = judge.score([clip(3)], ["a"])
     assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0], [False])
     assert not verdict.success.any()
     assert judge.counts["no_verdict"] == 1
+
+
+def test_answers_none_of_which_can_be_read_are_warned_of_once():
+    long = "I see a can. " * 50 + "So my answer is: it is in!"
+    model = Scripted(a=[long] * 4, b=[YES, ODD, SILENT, YES], c=[ODD] * 4)
+    judge = VlmReward(model, prompt=PROMPT, samples=3, retries=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one that can be read is enough
+        judge.score([clip(1)], ["b"])
+    with pytest.warns(RuntimeWarning) as caught:
+        judge.score([clip(3)], ["a"])
+    (warning,) = [str(each.message) for each in caught]
+    assert "no answer of scripted about 'a' can be read, of 4 samples" in warning
+    assert "So my answer is: it is in!'" in warning
+    assert r"must end in \box{Success} or \box{Failure}" in warning
+    assert len(warning) < 700
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge.score([clip(3)], ["c"])  # said once, counted for ever
+    assert judge.counts["unparsable"] == 9
 
 
 def test_a_video_without_frames_is_not_asked_about():

@@ -1,0 +1,337 @@
+"""Endpoints as they are: fields they refuse, replies without an answer, keys they echo, a Ctrl-C in the middle."""
+
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from email.utils import formatdate
+
+import pytest
+import torch
+
+from prophet_gym.errors import UnknownOptionError
+from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward, make_judge
+from prophet_gym.rewards._exchange import seconds_to_wait
+from prophet_gym.rewards._replies import hide
+from prophet_gym.rewards.judgements import JudgementLog
+from prophet_gym.rewards.remote import Patience
+
+YES = r"It is in. \box{Success}"
+KEY = "sk-proj-Ab_9/x&y+z=="
+FAST = Patience(timeout=2.0, total=8.0, retries=2, pause=0.01)
+
+
+def message(text, finish="stop", **said) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **said}, "finish_reason": finish}
+    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 20}}).encode()
+
+
+def says(body: bytes, status: int = 200, **headers):
+    return lambda handler: handler.send(body, status, **headers)
+
+
+def openai_error(text: str, param: str | None, code: str | None) -> bytes:
+    return json.dumps(
+        {"error": {"message": text, "type": "invalid_request_error", "param": param, "code": code}}
+    ).encode()
+
+
+def question(text: str = "Done?", seed: int = 11) -> Question:
+    return Question((torch.full((4, 6, 3), 7, dtype=torch.uint8), text), seed=seed)
+
+
+def newer_openai(handler):
+    """Refuses fields one after the other, as the reasoning models of OpenAI do, in their words."""
+    body = handler.body
+    if "max_tokens" in body:
+        text = (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        )
+        handler.send(openai_error(text, "max_tokens", "unsupported_parameter"), 400)
+    elif body.get("temperature", 1) != 1:
+        text = "Unsupported value: 'temperature' does not support 0.7 with this model. "
+        text += "Only the default (1) value is supported."
+        handler.send(openai_error(text, "temperature", "unsupported_value"), 400)
+    elif "seed" in body:
+        handler.send(openai_error("Unknown parameter: 'seed'.", "seed", "unknown_parameter"), 400)
+    else:
+        handler.send(message(YES))
+
+
+def test_refused_fields_are_renamed_or_left_out_remembered_and_said(server):
+    server.script = [newer_openai]
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, retries=0, concurrency=1), max_tokens=77)
+    with pytest.warns(RuntimeWarning) as caught:
+        replies = model.answer([question(), question("And now?")])
+    assert [reply.text for reply in replies] == [YES, YES]
+    assert [reply.attempts for reply in replies] == [4, 1]
+    (warning,) = [str(each.message) for each in caught]
+    assert "max_tokens is sent as max_completion_tokens, seed is left out, temperature is left out" in warning
+    assert "refused=max_tokens,seed,temperature" in warning
+    last = server.requests[-1][2]
+    assert last["max_completion_tokens"] == 77
+    assert not {"max_tokens", "temperature", "seed"} & set(last)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.answer([question()])[0].attempts == 1
+
+
+def test_many_at_once_learn_it_together(server):
+    server.script = [newer_openai]
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=10.0, retries=0, concurrency=8))
+    with pytest.warns(RuntimeWarning) as caught:
+        replies = model.answer([question(seed=number) for number in range(16)])
+    assert [reply.text for reply in replies] == [YES] * 16
+    assert len(caught) == 1
+
+
+def test_fields_can_be_left_out_beforehand(server):
+    server.script = [newer_openai]
+    judge = make_judge(f"vlm:{server.url}?samples=1&refused=max_tokens,temperature,seed#m")
+    assert judge.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], ["x"]).reward.tolist() == [1.0]
+    assert len(server.requests) == 1
+    with pytest.raises(UnknownOptionError, match=r"'top_p'.*Known: max_tokens, n, seed, stream, temperature"):
+        RemoteVlm(server.url, "m", refused=["top_p"])
+    with pytest.raises(UnknownOptionError, match="Did you mean 'seed'"):
+        make_judge(f"vlm:{server.url}?refused=seeds#m")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (openai_error("Unrecognized request argument supplied: seed", None, None), "seed"),
+        (b'{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}',
+         "seed"),
+        (b'{"message": "temperature is not supported by this model"}', "temperature"),
+        (b'{"error": "the parameter `n` is not allowed"}', "n"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [400, 422])
+def test_others_refuse_in_other_words(server, body, field, status):
+    server.script = [
+        lambda handler: handler.send(body, status) if field in handler.body else handler.send(message(YES))
+    ]
+    with pytest.warns(RuntimeWarning, match=f"{field} is left out"):
+        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == YES
+
+
+@pytest.mark.parametrize(
+    ("text", "param", "status"),
+    [
+        ("max_tokens is too large: 9000. This model has room for at most 4096 completion tokens", "max_tokens", 400),
+        ("Unsupported parameter: 'seed'", "seed", 401),
+        ("we are not able to support that many users in this season", None, 400),
+    ],
+)
+def test_other_refusals_stay_refusals(server, text, param, status):
+    server.script = [says(openai_error(text, param, None), status)]
+    model = RemoteVlm(server.url, "m", patience=FAST)
+    with pytest.warns(RuntimeWarning, match="left a question unanswered") as caught:
+        reply = model.answer([question()])[0]
+    assert (reply.text, len(server.requests), model.refused) == (None, 1, frozenset())
+    assert text in reply.problem
+    assert len(caught) == 1
+
+
+def test_an_endpoint_that_refuses_everything_is_given_up(server):
+    def never_content(handler):
+        field = next((name for name in handler.body if name not in ("model", "messages")), "messages")
+        handler.send(openai_error(f"Unknown parameter: '{field}'.", field, "unknown_parameter"), 400)
+
+    server.script = [never_content]
+    with pytest.warns(RuntimeWarning, match="max_completion_tokens"):
+        reply = RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0]
+    assert reply.text is None
+    assert len(server.requests) <= 6
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            message(None, "length", reasoning_content="hm " * 100),
+            ["reasoning only", "300 char", "'length'", "max_tokens"],
+        ),
+        (message("", "stop", reasoning="hm"), ["reasoning only", "'stop'"]),
+        (message(" \n", "stop"), ["an empty answer", "'stop'"]),
+        (message(None, "content_filter"), ["an empty answer", "'content_filter'"]),
+        (message(None, "stop", refusal="I'm sorry, I cannot"), ["the model refused: I'm sorry, I cannot"]),
+        (message(None, "tool_calls", tool_calls=[{"id": "1"}]), ["tool calls only"]),
+        (message([{"text": YES}]), ["the answer must be a text, got list"]),
+    ],
+)
+def test_a_whole_reply_without_an_answer_is_named_and_paid_for_once(server, body, said):
+    server.script = [says(body)]
+    with pytest.warns(RuntimeWarning, match="left a question unanswered"):
+        reply = RemoteVlm(server.url, "m", patience=FAST, prices=(1.0, 1.0)).answer([question()])[0]
+    assert (reply.text, len(server.requests), reply.answer_tokens) == (None, 1, 20)
+    assert reply.cost == pytest.approx(120e-6)
+    for part in said:
+        assert part in reply.problem
+
+
+def test_a_stream_of_reasoning_alone_is_named(server):
+    deltas = [{"reasoning_content": "hm "}, {"reasoning_content": "hm", "content": None}, {}]
+    lines = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    lines[-1]["choices"][0]["finish_reason"] = "length"
+    body = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
+    server.script = [says(body.encode(), Content_Type="text/event-stream")]
+    with pytest.warns(RuntimeWarning, match="reasoning only: 5 characters of it and no answer, finish_reason 'length'"):
+        RemoteVlm(server.url, "m", patience=FAST).answer([question()])
+    assert len(server.requests) == 1
+
+
+def test_an_answer_that_was_cut_off_says_so(server):
+    server.script = [says(message("The can is", "length"))]
+    judge = VlmReward(RemoteVlm(server.url, "m", patience=FAST), samples=1, retries=0, prompt=Prompt("$instruction"))
+    with pytest.warns(RuntimeWarning, match=r"ends in 'The can is' \(finish_reason 'length'\)"):
+        judge.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], ["x"])
+
+
+@pytest.mark.parametrize(
+    ("body", "requests"),
+    [
+        (openai_error("The model is overloaded", None, None), 3),
+        (b'{"error": {"message": "The model is overloaded", "code": 502}}', 3),
+        (b'{"error": {"message": "The model is overloaded", "code": 402}, "choices": []}', 1),
+        (b'{"error": "The model is overloaded"}', 3),
+    ],
+)
+def test_an_error_with_status_200_is_shown(server, body, requests):
+    server.script = [says(body)]
+    with pytest.warns(RuntimeWarning, match="an error in place of an answer: The model is overloaded"):
+        RemoteVlm(server.url, "m", patience=FAST).answer([question()])
+    assert len(server.requests) == requests
+
+
+def test_a_wrong_base_address_is_named(server):
+    server.script = [says(openai_error("Not Found", None, None), 404)]
+    url = server.url.removesuffix("/v1")
+    with pytest.warns(RuntimeWarning) as caught:
+        RemoteVlm(url, "m", patience=FAST).answer([question()])
+    (warning,) = [str(each.message) for each in caught]
+    assert f"status 404 from {url}/chat/completions: Not Found; most addresses end in /v1" in warning
+    server.script = [says(b"", 302, Location="http://127.0.0.1:9/v1")]
+    with pytest.warns(RuntimeWarning, match="redirects are not followed"):
+        RemoteVlm(server.url, "m", patience=FAST).answer([question()])
+
+
+ECHOES = {
+    "escaped": "".join(f"\\u{ord(letter):04x}" for letter in KEY),
+    "escaped in part": KEY.replace("-", "\\u002D"),
+    "slashes": KEY.replace("/", "\\/"),
+    "twice": KEY.replace("-", "\\\\u002d"),
+    "address": KEY.replace("/", "%2F").replace("&", "%26"),
+    "html": KEY.replace("&", "&amp;"),
+    "html numbers": "".join(f"&#{ord(letter)};" for letter in KEY),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("echo", [KEY, *ECHOES.values()], ids=["plain", *ECHOES])
+def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, tmp_path, echo, encoding):
+    monkeypatch.setenv("PROPHET_VLM_API_KEY", KEY)
+    text = f'{{"error": {{"message": "bad key {echo}, again {echo}"}}}}'
+    answer = f'{{"choices": [{{"message": {{"content": "your key is {echo}"}}}}]}}'
+    bodies = [text, f"<html>{echo}</html>", f'{{"error": "{echo[: len(echo) // 2 + 1]}', answer]
+    server.script = [
+        *[says(body.encode(encoding), status) for body in bodies[:3] for status in (200, 401)],
+        says(bodies[3].encode(encoding)),
+    ]
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=2.0, retries=0, concurrency=1))
+    log = JudgementLog(tmp_path / "log.jsonl", pictures=False)
+    judge = VlmReward(model, samples=7, retries=0, prompt=Prompt("$instruction"), log=log)
+    with pytest.warns(RuntimeWarning) as caught:
+        judge.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"])
+    seen = log.path.read_text(encoding="utf-8") + "".join(str(each.message) for each in caught)
+    assert "***" in seen
+    for letters in (KEY[: len(KEY) // 2], echo[: len(echo) // 2]):
+        assert letters not in seen.replace("\x00", "")
+
+
+def test_a_key_made_of_escapes_is_hidden_too():
+    for key in ("x78%25amp;", "u0075\\u0075", "&amp;%2525", "aaaaaaab"):
+        assert hide(f"It is {key}, not {key[:3]}", key) == f"It is ***, not {key[:3]}"
+    assert hide("aaaaaaaaab", "aaaaaaab") == "aa***"
+    assert hide("nothing", None) == "nothing"
+
+
+def test_hiding_takes_time_in_proportion():
+    began = time.process_time()
+    for piece in ("\\", "s", "sk-", KEY[:-1], "&#", "%25", "\0"):
+        hide(piece * (2_000_000 // len(piece)), KEY)
+    assert time.process_time() - began < 60
+
+
+def test_retry_after_may_be_a_date(server):
+    in_a_while = [says(b"", 503, Retry_After=formatdate(time.time() + 2, usegmt=True)), says(message(YES))]
+    server.script = in_a_while
+    reply = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, pause=0.01)).answer([question()])[0]
+    assert reply.text == YES
+    (*_, first), (*_, second) = server.requests
+    assert second - first >= 0.9
+    server.script = [says(b"", 503, Retry_After=formatdate(time.time() + 3600, usegmt=True))]
+    with pytest.warns(RuntimeWarning, match="status 503"):
+        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "date", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:47 GMT", "Sun, 06 Nov 1994 08:49:17 GMT", 30.0),
+        ("Sunday, 06-Nov-94 08:49:47 GMT", "Sun, 06 Nov 1994 08:49:17 -0000", 30.0),
+        ("Sun, 06 Nov 1994 08:49:47 GMT", None, 0.0),
+        ("Sun, 06 Nov 1994 09:49:47 +0100", "Sun, 06 Nov 1994 08:49:17 GMT", 30.0),
+        ("nan", None, 0.0),
+        ("-5", None, 0.0),
+        ("soon", None, 0.0),
+        ("Sun, 99 Nov 1994 08:49:47 GMT", None, 0.0),
+        ("inf", None, float("inf")),
+        (None, None, 0.0),
+    ],
+)
+def test_what_retry_after_may_say(wanted, date, seconds):
+    assert seconds_to_wait(wanted, date) == seconds
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs the signals of POSIX")
+def test_ctrl_c_ends_all_requests_at_once(server):
+    hung_up, arrived = threading.Semaphore(0), iter(range(12))
+
+    def stalls(handler):
+        with server.lock:
+            last = next(arrived) == 3
+        if last:
+            os.kill(os.getpid(), signal.SIGINT)
+        if not handler.rfile.read(1):  # empty only when the other side hangs up
+            hung_up.release()
+        handler.close_connection = True
+
+    server.script = [stalls]
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=300.0, total=600.0, concurrency=4))
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        model.answer([question(str(number)) for number in range(12)])
+    assert time.monotonic() - began < 60  # not 300 s, and not three times over
+    assert all(hung_up.acquire(timeout=60) for _ in range(4))
+    assert len(server.requests) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs the signals of POSIX")
+def test_ctrl_c_ends_a_pause(server):
+    arrived = iter(range(12))
+
+    def refuses(handler):
+        handler.send(b"", 503, Retry_After="500")
+        with server.lock:
+            last = next(arrived) == 1
+        if last:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    server.script = [refuses]
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, total=1000.0)).answer([question(), question("b")])
+    assert time.monotonic() - began < 60
