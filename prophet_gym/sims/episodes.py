@@ -1,21 +1,27 @@
 """Episodes of the real simulator, one per row: in this process, or spread over worker processes."""
 
-import faulthandler
 import multiprocessing
+import os
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from prophet_gym.errors import SimulatorLostError
+from prophet_gym.errors import SimulatorLostError, require_count, require_number
 from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.sims.workers import describe_end, end_workers, start_workers
 
 # Simulations of tasks that no row has now are kept for the next change: building one takes seconds and 0.3 GB.
 _IDLE_SIMS = 3
+ANSWER_TIMEOUT = 600.0
+"""Seconds that a worker may take for one call: far more than loading a task takes on a busy machine."""
+CLOSED = "this env is closed: make a new one"
 
 
 @dataclass(frozen=True)
@@ -137,57 +143,73 @@ class LocalStages:
 
     def __init__(self, suite: str, look: str, size: int) -> None:
         self._stage = Stage(suite, look, size)
+        self._closed = False
 
     def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
         """Start episodes in some rows."""
+        self._require_open()
         return {row: self._stage.begin(row, scene) for row, scene in scenes.items()}
 
     def advance(
         self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
     ) -> dict[int, Advance]:
         """Run a chunk in some rows."""
+        self._require_open()
         options = {"every_frame": every_frame, "to_the_end": to_the_end}
         return {row: self._stage.advance(row, chunk, **options) for row, chunk in actions.items()}
 
     def close(self) -> None:
         """Free all simulations."""
+        self._closed = True
         self._stage.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise gym.error.ClosedEnvironmentError(CLOSED)
 
 
 def _work(connection: Connection, suite: str, look: str, size: int) -> None:
-    """Answer calls of a `Stage` until the other end closes; where native code crashes, say where on stderr."""
-    faulthandler.enable()
+    """Answer calls of a `Stage` until the other end closes."""
     stage = Stage(suite, look, size)
     while True:
         try:
-            name, arguments, options = connection.recv()
+            number, name, arguments, options = connection.recv()
         except EOFError:
             break
         try:
-            connection.send((getattr(stage, name)(*arguments, **options), None))
+            connection.send((number, getattr(stage, name)(*arguments, **options), None))
         except Exception as error:
             error.add_note(traceback.format_exc())
-            connection.send((None, error))
+            connection.send((number, None, error))
     stage.close()
 
 
 class WorkerStages:
     """Rows spread over processes: row i lives in process i modulo `workers`.
 
-    The processes are spawned, so a script that uses them guards its entry with `if __name__ == "__main__"`.
+    The processes are spawned, so a script that uses them guards its entry with `if __name__ == "__main__"`. Once one is
+    lost, so are the others: every later call says so.
     """
 
-    def __init__(self, suite: str, look: str, size: int, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connections: list[Connection] = []
-        self._processes = []
-        for _ in range(workers):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, suite, look, size), daemon=True)
-            process.start()
+    def __init__(self, suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT) -> None:
+        """Start the processes.
+
+        Args:
+            suite: As in `LiberoSim`, like `look` and `size`.
+            look: How it is drawn.
+            size: Of a frame, pixels.
+            workers: How many, at least 1.
+            timeout: Seconds that a process may take for one call of one row, loading its task included.
+        """
+        workers = require_count("workers", workers)
+        self._timeout = require_number("timeout", timeout, above=0)
+        self._pid, self._number, self._lost = os.getpid(), 0, ""
+        self._answered = [False] * workers
+        pipes = [multiprocessing.Pipe() for _ in range(workers)]
+        self._connections = [here for here, _ in pipes]
+        self._processes = start_workers(_work, [(there, suite, look, size) for _, there in pipes])
+        for _, there in pipes:
             there.close()
-            self._connections.append(here)
-            self._processes.append(process)
 
     def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
         """Start episodes in some rows."""
@@ -201,39 +223,77 @@ class WorkerStages:
         return self._call("advance", {row: (row, chunk) for row, chunk in actions.items()}, options)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes; in a fork of the process that started them, let them be."""
         for connection in self._connections:
             connection.close()
-        for process in self._processes:
-            process.join(timeout=10)
-            if process.is_alive():
-                process.terminate()
-        self._connections, self._processes = [], []
+        if os.getpid() == self._pid:
+            end_workers(self._processes, grace=0.0 if self._lost else 10.0)
+        self._connections, self._processes, self._lost = [], [], CLOSED
 
     def _call(self, name: str, arguments: Mapping[int, tuple], options: Mapping[str, Any]) -> dict[int, Any]:
+        if self._lost == CLOSED:
+            raise gym.error.ClosedEnvironmentError(CLOSED)
+        if os.getpid() != self._pid:
+            raise SimulatorLostError(
+                f"the simulator's processes answer to process {self._pid}, which started them, and this one is a fork "
+                'of it: make the env here, or start this process with context="spawn"'
+            )
+        # Answers that a Ctrl-C left unread have other numbers.
+        self._number += 1
+        answers = {}
         for row, values in arguments.items():
-            self._connection(row).send((name, values, options))
-        answers = {row: self._receive(row) for row in arguments}
+            if not self._lost:
+                self._send(row, _describe(name, *values), (self._number, name, values, options))
+        for row, values in arguments.items():
+            if not self._lost:
+                answers[row] = self._receive(row, _describe(name, *values))
+        if self._lost:
+            raise SimulatorLostError(self._lost)
         for _, error in answers.values():
             if error is not None:
                 raise error
         return {row: value for row, (value, _) in answers.items()}
 
-    def _receive(self, row: int) -> tuple[Any, Exception | None]:
+    def _send(self, row: int, request: str, message: tuple) -> None:
         try:
-            return self._connection(row).recv()
+            self._connections[self._worker(row)].send(message)
+        except ConnectionError:
+            self._give_up(row, request)
+
+    def _receive(self, row: int, request: str) -> tuple[Any, Exception | None] | None:
+        """The answer of a row; None, and `_lost` says why, where there is none."""
+        worker = self._worker(row)
+        deadline = time.monotonic() + self._timeout
+        try:
+            while self._connections[worker].poll(max(0.0, deadline - time.monotonic())):
+                number, value, error = self._connections[worker].recv()
+                self._answered[worker] = True
+                if number == self._number:
+                    return value, error
         except (EOFError, ConnectionError):
-            process = self._processes[row % len(self._processes)]
-            process.join(timeout=10)
-            return None, SimulatorLostError(
-                f"the process that simulates row {row} ended with exit code {process.exitcode} "
-                "(below 0: by that signal); close this env and make a new one"
-            )
+            return self._give_up(row, request)
+        self._lost = (
+            f"worker {worker} (process {self._processes[worker].pid}), which simulates row {row}, has not answered for "
+            f"{self._timeout:g} s; the last request was {request}. Close this env and make a new one"
+        )
+        return None
 
-    def _connection(self, row: int) -> Connection:
-        return self._connections[row % len(self._connections)]
+    def _give_up(self, row: int, request: str) -> None:
+        worker = self._worker(row)
+        end = describe_end(self._processes[worker], answered=self._answered[worker])
+        self._lost = (
+            f"the process that simulates row {row} {end}; it is worker {worker} and the last request was "
+            f"{request}. Close this env and make a new one"
+        )
+
+    def _worker(self, row: int) -> int:
+        return row % len(self._processes)
 
 
-def open_stages(suite: str, look: str, size: int, workers: int) -> Stages:
+def _describe(name: str, row: int, given: Scene | np.ndarray) -> str:
+    return f"{name} of row {row}: {given if isinstance(given, Scene) else f'{len(given)} actions'}"
+
+
+def open_stages(suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT) -> Stages:
     """Rows in this process (`workers=0`) or in worker processes."""
-    return WorkerStages(suite, look, size, workers) if workers else LocalStages(suite, look, size)
+    return WorkerStages(suite, look, size, workers, timeout) if workers else LocalStages(suite, look, size)

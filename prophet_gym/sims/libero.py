@@ -9,19 +9,19 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, UInt8
 
+from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import per_row_integers, reset_rows
 from prophet_gym.envs.single_env import OnlyRow
-from prophet_gym.errors import InvalidStartError, unknown_option
-from prophet_gym.sims.episodes import Advance, Opening, Scene, open_stages
+from prophet_gym.errors import InvalidStartError, require_count, require_number, unknown_option
+from prophet_gym.sims.episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
 from prophet_gym.sims.install import find_assets, prepare_libero
 from prophet_gym.sims.looks import assets_for
-from prophet_gym.sims.simulator import OFFICIAL_STATES, TASKS, check_task
+from prophet_gym.sims.simulator import ACTION_DIM, OFFICIAL_STATES, TASKS, check_task
 from prophet_gym.specs import InitialState
 
 RESET_OPTIONS = ("reset_mask", "start", "task")
 CHUNK = 8
-ACTION_DIM = 7
 # Placements of the start set `train` are numbered by their seed.
 TRAIN_SEEDS = 2**31
 
@@ -62,6 +62,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         render_mode: str | None = None,
         workers: int = 0,
         proprioception: bool = False,
+        worker_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         """Check that the simulator can run; simulations are built at the first reset.
 
@@ -80,6 +81,8 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             workers: Processes that rows are spread over; 0 simulates them here, one after the other.
             proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: the true one, where a
                 dream's is an estimate.
+            worker_timeout: Seconds that a worker may take for a row's step or reset (loading its task included) before
+                SimulatorLostError says which one does not answer.
 
         Raises:
             UnknownOptionError: A suite, look, start set or task that does not exist.
@@ -92,8 +95,10 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             raise unknown_option("start set", starts, START_SETS)
         if render not in FRAMES_WANTED:
             raise unknown_option("choice of frames", render, FRAMES_WANTED)
-        if not pool or chunk < 1 or workers < 0:
-            raise ValueError(f"tasks must not be empty, chunk >= 1, workers >= 0; got {pool}, {chunk}, {workers}")
+        workers = require_count("workers", workers, 0)
+        timeout = require_number("worker_timeout", worker_timeout, above=0)
+        if not pool or chunk < 1:
+            raise ValueError(f"tasks must not be empty, chunk >= 1; got {pool}, {chunk}")
         super().__init__(
             num_envs,
             gym.spaces.Box(-1.0, 1.0, (chunk, ACTION_DIM), dtype=np.float32),
@@ -111,7 +116,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
             self.observation_space = batch_space(self.single_observation_space, num_envs)
         prepare_libero(assets_for(look, find_assets()))
-        self._stages = open_stages(suite, look, size, min(workers, num_envs))
+        self._stages = open_stages(suite, look, size, min(workers, num_envs), timeout)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free all simulations and end the workers."""
@@ -130,10 +135,12 @@ class LiberoVectorEnv(EpisodeVectorEnv):
 
         Raises:
             ValueError: the row's episode has not ended.
+            InvalidActionError: an action is not seven finite numbers in [-1, 1].
         """
         if not self._started or not self._rows[row].ended:
             raise ValueError(f"row {row}'s episode has not ended: go on with step")
-        return self._stages.advance({row: actions}, every_frame=True, to_the_end=True)[row].frames
+        commands = require_actions(actions, gym.spaces.Box(-1.0, 1.0, (len(actions), ACTION_DIM), dtype=np.float32))
+        return self._stages.advance({row: commands}, every_frame=True, to_the_end=True)[row].frames
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
         given = dict(options or {})

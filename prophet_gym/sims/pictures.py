@@ -5,6 +5,7 @@
 
 import atexit
 import functools
+import os
 import weakref
 from typing import Any
 
@@ -12,15 +13,18 @@ import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
+from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims.install import choose_renderer
 
 # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
 _COLLISION_GROUP = 0
 _MAX_GEOMS = 2000
+_INHERITED: list[Any] = []
 
 
 def _open_gl_context(width: int, height: int) -> Any:
     """An OpenGL context of the chosen backend, whatever MuJoCo settled on when it was first imported."""
+    _require_own(_opener())
     backend = choose_renderer()
     if backend == "egl":
         from mujoco.egl import GLContext
@@ -29,6 +33,22 @@ def _open_gl_context(width: int, height: int) -> Any:
     else:
         from mujoco.gl_context import GLContext
     return GLContext(width, height)
+
+
+@functools.cache
+def _opener() -> int:
+    """The process that opened the first context; forks inherit the number."""
+    return os.getpid()
+
+
+def _require_own(opener: int) -> None:
+    """Raise SimulatorLostError in a fork: the driver's threads are not in it, and drawing would never end."""
+    if opener != os.getpid():
+        raise SimulatorLostError(
+            f"this process was forked from process {opener}, which had drawn LIBERO, and OpenGL does not survive a "
+            'fork: start it with context="spawn", as in AsyncVectorEnv(..., context="spawn"), or fork before the first '
+            "reset"
+        )
 
 
 @functools.cache
@@ -47,7 +67,7 @@ class Pictures:
     """
 
     def __init__(self, model: mujoco.MjModel, drawn: mujoco.MjModel, *, camera: str, size: int) -> None:
-        self._model, self._size = model, size
+        self._model, self._size, self._pid = model, size, os.getpid()
         self._gl: Any = _open_gl_context(size, size)
         self._gl.make_current()
         drawn.vis.quality.offsamples = 1
@@ -65,6 +85,7 @@ class Pictures:
 
     def draw(self, data: mujoco.MjData) -> UInt8[np.ndarray, "h w 3"]:
         """The picture of this moment, upright, RGB, a fresh array."""
+        _require_own(self._pid)
         self._gl.make_current()
         mujoco.mjv_updateScene(
             self._model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
@@ -75,7 +96,11 @@ class Pictures:
         return np.ascontiguousarray(pixels[::-1])
 
     def close(self) -> None:
-        """Free the OpenGL context; calling it twice is fine."""
+        """Free the OpenGL context, unless it belongs to the process that this one was forked from."""
+        if self._gl is not None and self._pid != os.getpid():
+            # Kept for ever: freeing it would ask a driver whose threads are gone.
+            _INHERITED.extend([self._gl, self._context])
+            self._gl = None
         if self._gl is not None:
             self._gl.make_current()
             self._context.free()

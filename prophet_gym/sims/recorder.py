@@ -1,12 +1,14 @@
 """Records scripted episodes of the real simulator: one at a time, or a folder of them on several processes."""
 
 import os
+import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -17,13 +19,17 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
+from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count
 from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
 from prophet_gym.sims.install import require_packages
 from prophet_gym.sims.looks import check_look, look_version
-from prophet_gym.sims.simulator import LiberoSim, check_task
+from prophet_gym.sims.simulator import LiberoSim, as_command, check_task
+from prophet_gym.sims.workers import describe_end, end_workers, require_main_guard, start_workers
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
+SILENCE = 1800.0
+"""Seconds without a finished episode after which the recording processes count as lost."""
 POLICY = "policy"
 """The mode of episodes that no script acted in."""
 Actor = Callable[[LiberoSim, np.random.Generator], Iterator[np.ndarray]]
@@ -126,9 +132,17 @@ def record_episode(
         after = MAX_STEPS if starts == "official" else int(rng.integers(16, 33))
         actions = _until_success(actor(sim, rng), after, log)
     for action in actions:
-        log.step(np.clip(action, -1.0, 1.0).astype(np.float32))
+        log.step(_as_executed(action, f"episode {index} of task {sim.task}, step {len(log.actions)}"))
     frames = np.stack(log.frames) if render else np.empty((0, sim.size, sim.size, 3), np.uint8)
     return log.episode(mode or POLICY, placement), frames
+
+
+def _as_executed(action: np.ndarray, where: str) -> np.ndarray:
+    """The action as the robot's controller takes it, clipped to [-1, 1], so that the recording says what was done."""
+    try:
+        return as_command(action).astype(np.float32)
+    except InvalidActionError as error:
+        raise InvalidActionError(f"{where}: {error}") from None
 
 
 def starts_officially(sim: LiberoSim) -> bool:
@@ -227,36 +241,34 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     Raises:
         UnknownOptionError: for an unknown suite or look, before anything is written.
         MissingAssetsError: when the simulator is not installed.
-        ValueError: when `folder` holds another recording.
-        RuntimeError: when a worker fails, with the worker's traceback.
+        ValueError: when `folder` holds another recording, or without workers.
+        RuntimeError: when a worker fails, with the worker's traceback; SimulatorLostError, which is one, when a worker
+            is gone, or when none has finished an episode for `SILENCE` seconds.
     """
     for task in plan.tasks:
         check_task(plan.suite, task)
     check_look(plan.look)
     require_packages()
+    require_main_guard()
+    workers = require_count("workers", workers)
     folder = Path(folder)
     same = ("suite", "look", "look_version", "size", "seed", "starts", "script_version", "mixture")
     claim_folder(folder, plan.meta(), same)
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
     shares = [share for share in _shares(jobs, plan.tasks, workers) if share]
-    context = get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=_work, args=(plan, folder, share, queue), daemon=True) for share in shares]
+    queue = get_context("spawn").Queue()
     with _SingleThreaded():
-        for process in processes:
-            process.start()
+        processes = start_workers(_work, [(plan, folder, share, queue) for share in shares]) if shares else []
     try:
         done = plan.episodes - len(jobs)
         with tqdm(
             total=plan.episodes, initial=done, desc=f"collect {plan.suite}", unit="episode", smoothing=0.05
         ) as bar:
-            for _ in jobs:
-                bar.set_postfix_str(_next_message(queue, processes))
+            for number, _ in enumerate(jobs):
+                bar.set_postfix_str(_next_message(queue, processes, heard=number > 0))
                 bar.update()
     finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        end_workers(processes)
     return len(jobs)
 
 
@@ -267,15 +279,22 @@ def _shares(jobs: Sequence[tuple[int, int]], tasks: Sequence[int], workers: int)
     return [list(jobs[worker::workers]) for worker in range(workers)]
 
 
-def _next_message(queue: Queue, processes: Sequence[Any]) -> str:
+def _next_message(queue: Queue, processes: Sequence[BaseProcess], *, heard: bool) -> str:
+    deadline = time.monotonic() + SILENCE
     while True:
         try:
             kind, text = queue.get(timeout=5.0)
         except Empty:
-            dead = [process.exitcode for process in processes if process.exitcode]
+            dead = [process for process in processes if process.exitcode]
             if dead:
-                raise RuntimeError(
-                    f"a recording process ended with exit code {dead[0]}; run again to continue"
+                raise SimulatorLostError(
+                    f"a recording process {describe_end(dead[0], answered=heard)}; run again to continue"
+                ) from None
+            if time.monotonic() > deadline:
+                alive = ", ".join(str(process.pid) for process in processes if process.is_alive())
+                raise SimulatorLostError(
+                    f"no recording process has finished an episode for {SILENCE:g} s; still there: {alive or 'none'}. "
+                    "Run again to continue"
                 ) from None
             continue
         if kind == "error":
@@ -285,11 +304,8 @@ def _next_message(queue: Queue, processes: Sequence[Any]) -> str:
 
 def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queue) -> None:
     sims: dict[int, LiberoSim] = {}
-    parent = os.getppid()
     try:
         for task, index in jobs:
-            if os.getppid() != parent:
-                return
             if task not in sims:
                 sims[task] = LiberoSim(plan.suite, task, look=plan.look, size=plan.size)
             episode, frames = record_episode(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from numpy.typing import ArrayLike
 
-from prophet_gym.errors import unknown_option
+from prophet_gym.errors import InvalidActionError, unknown_option
 from prophet_gym.sims.install import find_assets, prepare_libero
 from prophet_gym.sims.looks import assets_for, check_look, drawn_model
 
@@ -19,6 +20,7 @@ SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 TASKS = 10
 OFFICIAL_STATES = 50
 CAMERA = "agentview"
+ACTION_DIM = 7
 # LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
 WAIT_STEPS = 10
 ARM_NOISE = 0.02
@@ -33,6 +35,21 @@ def check_task(suite: str, task: int) -> None:
         raise unknown_option("suite", suite, SUITES)
     if not 0 <= task < TASKS:
         raise unknown_option("task", task, map(str, range(TASKS)))
+
+
+def as_command(action: ArrayLike) -> Float[np.ndarray, " 7"]:
+    """Return what the robot's controller makes of an action: each number clipped to [-1, 1].
+
+    Raises:
+        InvalidActionError: it is not seven finite numbers; robosuite would let NaN through to the joints.
+    """
+    try:
+        command = np.asarray(action, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidActionError(f"an action must be {ACTION_DIM} numbers, got {action!r}") from error
+    if command.shape != (ACTION_DIM,) or not np.isfinite(command).all():
+        raise InvalidActionError(f"an action must be {ACTION_DIM} finite numbers, got {command.tolist()}")
+    return np.clip(command, -1.0, 1.0)
 
 
 @contextlib.contextmanager
@@ -133,7 +150,7 @@ class LiberoSim:
             self._official = np.asarray(self._benchmark.get_task_init_states(self.task), dtype=np.float64)
         return self._official
 
-    def step(self, action: Float[np.ndarray, " 7"]) -> None:
+    def step(self, action: ArrayLike) -> None:
         """Run one control step of 1/20 s.
 
         Bit for bit what LIBERO's own `step` does at half its cost: observations nobody reads are not computed, and each
@@ -141,12 +158,15 @@ class LiberoSim:
 
         Args:
             action: six operational-space deltas in [-1, 1] (1 is 5 cm or 0.5 rad), then the gripper: -1 open, +1 close.
-                Values outside are clipped, as the robot does.
+                Values outside are clipped, as the robot's controller does.
+
+        Raises:
+            InvalidActionError: not seven finite numbers; nothing has moved.
         """
         import mujoco
 
+        command = as_command(action)
         domain, model, data = self._env.env, self.model, self.data
-        command = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         controller = domain.robots[0].controller
         # The controller asks for a full forward pass each time it looks at the arm.
         domain.sim.forward = lambda: mujoco.mj_step1(model, data)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from prophet_gym.sims import install
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 HEAVY = """
@@ -39,7 +41,7 @@ def run(code: str, timeout: float = 240) -> str:
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,3 +88,54 @@ envs.close()
 """
     )
     assert said == "(2, 8, 8, 3) 2\n"
+
+
+LIBERO = """
+import os
+import gymnasium as gym
+import prophet_gym
+
+
+def make():
+    return gym.make("LIBERO-Object-v0", tasks=[3], size=64, chunk=2)
+
+
+def fork():
+    envs = gym.vector.AsyncVectorEnv([make], context="fork")
+    observation, _ = envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    envs.close()
+    return observation["image"]
+"""
+needs_libero = pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
+
+
+@needs_libero
+@pytest.mark.libero
+@pytest.mark.slow
+def test_libero_runs_in_a_fork_and_after_its_parent_drew_says_why_it_cannot():
+    said = run(
+        LIBERO
+        + """
+image = fork()
+env = make()
+observation, _ = env.reset(seed=0)
+assert (observation["image"] == image[0]).all()
+env.step(env.action_space.sample())
+try:
+    fork()
+except Exception as error:
+    print(type(error).__name__, error)
+# A fork that inherits an env with pictures may close it.
+child = os.fork()
+if child == 0:
+    env.close()
+    os._exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+env.reset(seed=1)
+env.close()
+"""
+    )
+    assert "SimulatorLostError" in said
+    assert 'context="spawn"' in said
+    assert said.endswith("\n3\n")

@@ -1,0 +1,180 @@
+"""Worker processes: refused, ended and named as they should be; no simulator is needed for that."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+
+from prophet_gym.errors import SimulatorLostError
+from prophet_gym.sims.episodes import LocalStages, Scene, WorkerStages
+from prophet_gym.sims.recorder import Plan, collect
+from prophet_gym.sims.workers import end_workers, start_workers
+
+ROOT = Path(__file__).parents[2]
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows stops no process by a signal")
+
+
+def stages(timeout: float = 300.0) -> WorkerStages:
+    return WorkerStages("libero_object", "light", 64, workers=1, timeout=timeout)
+
+
+def gone(pid: int, seconds: float = 120.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_are_refused_where_they_are_started(workers, tmp_path):
+    plan = Plan(suite="libero_object", tasks=(3,), episodes=1, seed=0, look="light")
+    with pytest.raises(ValueError, match="workers must be an integer of at least 1, got"):
+        collect(plan, tmp_path / "recording", workers=workers)
+    assert not (tmp_path / "recording").exists()
+    with pytest.raises(ValueError, match="workers must be an integer of at least 1, got"):
+        WorkerStages("libero_object", "light", 64, workers)
+    with pytest.raises(ValueError, match="at least one worker process is needed"):
+        start_workers(time.sleep, [])
+
+
+SCRIPTS = {
+    "env": 'WorkerStages("libero_object", "light", 64, workers=1).begin({0: Scene(3, seed=0)})',
+    "recorder": 'collect(Plan("libero_object", (3,), 1, 0, "light"), sys.argv[1], workers=1)',
+}
+
+
+@pytest.mark.parametrize("call", SCRIPTS)
+def test_a_script_without_a_guard_is_told_of_it(call, tmp_path):
+    if call == "recorder":
+        pytest.importorskip("robosuite", reason="collect refuses sooner without the simulator")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom prophet_gym.sims.episodes import Scene, WorkerStages\n"
+        f"from prophet_gym.sims.recorder import Plan, collect\n{SCRIPTS[call]}\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script, tmp_path / "recording"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert "SimulatorLostError" in last
+    assert 'guard what it runs with `if __name__ == "__main__":`' in last
+
+
+@needs_signals
+def test_a_frozen_worker_is_named_with_what_it_was_asked():
+    with closing(stages(timeout=1.0)) as made:
+        process = made._processes[0]
+        os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(SimulatorLostError, match=rf"worker 0 \(process {process.pid}\).*row 2.*for 1 s.*seed=7"):
+            made.begin({2: Scene(3, seed=7)})
+        # What it answers later belongs to no later call.
+        os.kill(process.pid, signal.SIGCONT)
+        with pytest.raises(SimulatorLostError, match="for 1 s; the last request was begin of row 2"):
+            made.begin({0: Scene(3, seed=0)})
+        os.kill(process.pid, signal.SIGSTOP)
+    assert gone(process.pid)
+
+
+@needs_signals
+def test_a_lost_worker_is_named_with_what_it_was_asked():
+    with closing(stages()) as made:
+        made._processes[0].kill()
+        with pytest.raises(SimulatorLostError, match=r"row 0 ended with exit code -9 .*worker 0.*advance of row 0: 5"):
+            made.advance({0: np.zeros((5, 7))}, every_frame=True)
+
+
+def test_an_answer_that_was_left_unread_belongs_to_no_later_call():
+    with closing(stages()) as made:
+        # As after Ctrl-C between a request and its answer; the answers say what is wrong with each.
+        made._connections[0].send((0, "begin", (0, Scene(task=11, seed=0)), {}))
+        with pytest.raises(ValueError, match="task 12"):
+            made.begin({0: Scene(task=12, seed=0)})
+
+
+@pytest.mark.parametrize("make", [stages, lambda: LocalStages("libero_object", "light", 64)])
+def test_a_closed_simulator_says_so(make):
+    made = make()
+    made.close()
+    made.close()
+    with pytest.raises(gym.error.ClosedEnvironmentError, match="make a new one"):
+        made.begin({0: Scene(3, seed=0)})
+    with pytest.raises(gym.error.ClosedEnvironmentError, match="make a new one"):
+        made.advance({0: np.zeros((1, 7))}, every_frame=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_does_not_speak_to_its_parents_workers():
+    with closing(stages()) as made:
+        code = os.fork()
+        if code == 0:
+            try:
+                made.begin({0: Scene(3, seed=0)})
+            except SimulatorLostError as error:
+                made.close()
+                os._exit(7 if 'context="spawn"' in str(error) else 1)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(code, 0)[1]) == 7
+        assert made._processes[0].is_alive()
+
+
+ORPHAN = """
+import os, sys, time
+from pathlib import Path
+from prophet_gym.sims.workers import start_workers
+
+folder = Path(sys.argv[1])
+
+
+def work():
+    (folder / "worked").touch()
+
+
+if __name__ == "__main__":
+    start_workers(work, [()])
+    time.sleep(600)
+else:  # the worker imports this before it works; its parent is killed meanwhile
+    parent = os.getppid()
+    (folder / "draft").write_text(str(os.getpid()))
+    (folder / "draft").rename(folder / "pid")
+    while os.getppid() == parent:
+        time.sleep(0.05)
+"""
+
+
+@needs_signals
+def test_a_worker_whose_parent_was_killed_while_it_started_does_nothing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ORPHAN)
+    with subprocess.Popen([sys.executable, script, tmp_path], env=os.environ | {"PYTHONPATH": str(ROOT)}) as parent:
+        try:
+            deadline = time.monotonic() + 240
+            while not (tmp_path / "pid").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            parent.kill()
+    assert gone(int((tmp_path / "pid").read_text()))
+    assert not (tmp_path / "worked").exists()
+
+
+@needs_signals
+def test_a_stopped_worker_is_ended_too():
+    processes = start_workers(time.sleep, [(600,), (600,)])
+    os.kill(processes[0].pid, signal.SIGSTOP)
+    end_workers(processes)
+    assert not any(process.is_alive() for process in processes)
