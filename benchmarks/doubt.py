@@ -1,4 +1,4 @@
-"""How well a dream's doubt ranks its true error, on held-out episodes of the real simulator.
+"""How well a dream's doubt ranks its true error, on held-out episodes of the simulator.
 
     python benchmarks/doubt.py --json benchmarks/results/doubt.json
 

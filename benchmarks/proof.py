@@ -1,10 +1,10 @@
-"""The proof: a policy that is improved in the dream alone, and what that is worth in the real simulator.
+"""The proof: a policy that is improved in the dream alone, and what that is worth in LIBERO.
 
     python benchmarks/proof.py --size short --out outputs/proof_short
     python benchmarks/proof.py --size cpu --out outputs/proof_cpu
 
 docs/proof.md is the protocol. Stages: clone experts, choose a learning rate on `train` starts, learn in the dream, then
-evaluate every snapshot in the real simulator and in the dream on official states. A stage or run that is there already
+evaluate every snapshot in LIBERO and in the dream on official states. A stage or run that is there already
 is not repeated, one that was killed goes on, and a run whose points are all logged needs its weights no more; `--runs`
 and `--stage` split the work over machines. Weights lie in `--out`; what was logged, an object a line, in `--logs`.
 """
@@ -74,7 +74,7 @@ class Args:
     runs: tuple[str, ...] = ()
     """Only these, e.g. `fa-grpo-s0`; all if not given."""
     workers: int = 2
-    """Processes of the real simulator in evaluation; an arm that learns in it steps it in its own."""
+    """Processes of the simulator in evaluation; an arm that learns in it steps it in its own."""
     device: str = "cpu"
 
 
@@ -99,7 +99,7 @@ def runs_of(size: Size) -> dict[str, tuple[Arm, int]]:
 
 
 def cells_of(size: Size, run: str, update: int, world: str) -> list[dict[str, int]]:
-    """The official starts of a point: of all at the end, in reality as often as the runs of an arm have to share; of a
+    """The official starts of a point: of all at the end, in LIBERO as often as the runs of an arm have to share; of a
     part of the first states, which they share, on the way."""
     seeds = 1 if run == SFT else runs_of(size)[run][0].seeds
     last = run == SFT or update == size.updates
@@ -147,7 +147,7 @@ def clone(place: Place) -> None:
 
 
 def choose(place: Place) -> dict[str, Any]:
-    """The learning rate, by success on `train` starts of reality."""
+    """The learning rate, by success on `train` starts of LIBERO."""
     path, size = place.logs / CHOICE, place.size
     if path.is_file():
         return json.loads(path.read_text())
@@ -175,7 +175,7 @@ def begins_from(place: Place) -> Path:
 
 
 def try_rate(place: Place, weights: Path, rate: float) -> float:
-    """Success on `train` starts of reality after a few updates at this learning rate, with a seed of its own."""
+    """Success on `train` starts of LIBERO after a few updates at this learning rate, with a seed of its own."""
     name = f"rate-{rate:g}"
     learn(place, name, Arm("fa-grpo-forward"), 1000, weights, rate, place.size.rate_updates)
     success_on_train(place, name, place.size.rate_updates, DREAM)
@@ -183,7 +183,7 @@ def try_rate(place: Place, weights: Path, rate: float) -> float:
 
 
 def success_on_train(place: Place, run: str, update: int, world: str | None = None) -> float:
-    """In reality or the dream, from `train` starts that the recording has not; logged, and done once."""
+    """In LIBERO or the dream, from `train` starts that the recording has not; logged, and done once."""
     size = place.size
     world = world or size.reality
     known = [success for *key, success in tries(place) if key == [run, update, world]]
@@ -256,7 +256,7 @@ def judged_worse(env: VectorEnv, arm: Arm, seed: int) -> VectorEnv:
 
 
 def evaluate_run(place: Place, name: str) -> None:
-    """All snapshots of a run, in reality and in the dream, on official states."""
+    """All snapshots of a run, in LIBERO and in the dream, on official states."""
     for update, world in left_to_evaluate(place, name):
         weights = begins_from(place) if name == SFT else place.snapshot(name, update)
         if name != SFT and not weights.is_file():

@@ -4,8 +4,8 @@
     python benchmarks/proof_belief.py --recordings refreshed outputs/policy_dreaming \
         --json benchmarks/results/proof_belief.json
 
-In such a recording a policy acted on the dream's pictures and the real simulator executed its commands, until the judge
-of the dream saw success. A dream of commands that were given in reality says less: there the policy sees a failed grasp
+In such a recording a policy acted on the dream's pictures and the simulator executed its commands, until the judge
+of the dream saw success. A dream of commands that were given in LIBERO says less: there the policy sees a failed grasp
 and tries again, so nothing asks what the dream would have made of going on.
 """
 
@@ -33,10 +33,10 @@ class Args:
 
 
 def beliefs(folder: Path) -> dict[str, Any]:
-    """Real successes, and failures that the dream took for success, of a recording.
+    """Successes in LIBERO, and failures that the dream took for success, of a recording.
 
     Raises:
-        ValueError: the policy saw reality in it.
+        ValueError: the policy saw LIBERO in it.
     """
     episodes = [read_episode(path) for path in list_episodes(folder, evaluating=True)]
     about = ", ".join(json.loads((folder / META).read_text())["mixture"])

@@ -1,4 +1,4 @@
-"""Where a hand closes in reality, and where a dream's tracker believes that it does.
+"""Where a hand closes in LIBERO, and where a dream's tracker believes that it does.
 
     python benchmarks/proof_closing.py --recordings policy outputs/policy_clone experts outputs/demonstrations_cpu \
         --trackers bundled prophet_gym/checkpoints/libero_small refreshed outputs/proof_dream \

@@ -1,4 +1,4 @@
-"""Episodes of a proof's policies, in reality and in the dream, and what the dream's judge sees of the real ones."""
+"""Episodes of a proof's policies, in LIBERO and in the dream, and what the dream's judge sees of those in LIBERO."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -21,7 +21,7 @@ from prophrl_algos.evaluate import evaluate, noise_seed, ode_schedule
 
 P, R = ParamSpec("P"), TypeVar("R")
 OPEN = np.tile(np.array([0, 0, 0, 0, 0, 0, -1], np.float32), (24, 1))
-"""Commands after a real success: the hand opens and rests, while the judge looks on, as it did where it was trained."""
+"""Commands after a success in LIBERO: the hand opens and rests while the judge looks on, as where it was trained."""
 
 
 class Watched(VectorWrapper):
@@ -72,7 +72,7 @@ class Watched(VectorWrapper):
 def official_episodes(
     place: Place, weights: Path, world: str, cells: Sequence[Mapping[str, int]], *, seed: int
 ) -> list[dict[str, Any]]:
-    """Episodes in the order of the cells; in reality the judge of the dream watches some of them, frame by frame."""
+    """Episodes in the order of the cells; in LIBERO the judge of the dream watches some of them, frame by frame."""
     found: dict[int, dict[str, Any]] = {}
     for watched, wanted in parts_of(place.size, world, cells).items():
         asked = [cells[index] for index in wanted]
@@ -84,7 +84,7 @@ def official_episodes(
 
 
 def parts_of(size: Size, world: str, cells: Sequence[Mapping[str, int]]) -> dict[bool, list[int]]:
-    """Which episodes the judge watches: in reality the first of each of the first states; and which it does not."""
+    """Which episodes the judge watches: in LIBERO the first of each of the first states; and which it does not."""
     once = {(cell["task"], cell["start"]): index for index, cell in reversed(list(enumerate(cells)))}
     chosen = {index for (_, start), index in once.items() if start < size.watched_states and world != DREAM}
     return {watched: [i for i in range(len(cells)) if (i in chosen) == watched] for watched in (True, False)}
@@ -104,7 +104,7 @@ def seeds_of(size: Size, world: str, cells: Sequence[Mapping[str, int]], index: 
 
 
 def train_cells(size: Size, world: str, tasks: Sequence[int], starts: Sequence[int] = ()) -> list[dict[str, int]]:
-    """`train` starts that a proof chooses by: the dream's first ones, in reality placements that no recording has."""
+    """`train` starts that a proof chooses by: the dream's first ones, in LIBERO placements that no recording has."""
     first = 0 if world == DREAM else size.choose_first
     chosen = starts or range(size.choose_episodes)
     return [{"task": task, "start": first + start} for task in tasks for start in chosen]

@@ -33,7 +33,7 @@ class Args:
     """Of the policy in the log."""
     algo: tuple[str, ...] = ("fa-grpo", "fa-grpo-cps")
     noise: tuple[float, ...] = (0.0, 0.2, 0.5)
-    world: Literal["real", "dream"] = "real"
+    world: Literal["libero", "dream"] = "libero"
     tasks: tuple[int, ...] = ()
     """Those that the arms learn in if not given."""
     groups: int = 6
@@ -41,7 +41,7 @@ class Args:
     size: Literal["short", "cpu", "full"] = "cpu"
     seed: int = 77
     workers: int = 2
-    """Processes of the real simulator."""
+    """Processes of the simulator."""
 
 
 def explore(args: Args, algo: str, noise: float) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def explore(args: Args, algo: str, noise: float) -> dict[str, Any]:
     place = Place(SIZES[args.size], (), Path(), Path(), workers=args.workers)
     policy = read_policy(place, args.weights)
     algorithm = make_algorithm(algo, policy.spec)
-    options = {"workers": args.workers} if args.world == "real" else None
+    options = {"workers": args.workers} if args.world == "libero" else None
     rows = 2 * args.group_size
     env = make_env(WORLDS[args.world], rows, starts="train", tasks=args.tasks or place.size.tasks, options=options)
     schedule = FlowSchedule.uniform(policy.spec.num_steps, noise, kernel=algorithm.kernel, choose=algorithm.choose)

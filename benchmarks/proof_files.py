@@ -49,7 +49,7 @@ class Place:
         out: weights.
         logs: everything else.
         device: of policies and dreams.
-        workers: processes of the real simulator.
+        workers: processes of the simulator.
         dream: the checkpoint that dreams; the bundled one if empty.
     """
 

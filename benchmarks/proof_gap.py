@@ -1,13 +1,13 @@
-"""What a policy makes of dreamt pictures: the same moments of the same episodes, in reality and in a dream of them.
+"""What a policy makes of dreamt pictures: the same moments of the same episodes, in LIBERO and in a dream of them.
 
     prophrl record --weights SmallVLA-LIBERO-object-sft --task 0,3,5 --episodes 45 --seed 99 --out outputs/policy_val
     prophet redream --data outputs/policy_val --out outputs/policy_val_dreamt
-    python benchmarks/proof_gap.py --real outputs/policy_val --dreams bundled outputs/policy_val_dreamt \
+    python benchmarks/proof_gap.py --recording outputs/policy_val --dreams bundled outputs/policy_val_dreamt \
         --weights SmallVLA-LIBERO-object-sft --json benchmarks/results/proof_gap.json
 
 A dream follows the recorded commands, so where it is right the policy sees the same and does the same. By the dream's
 age: how far from the truth the policy thinks that gripper and target are, and how much its commands differ from those
-that the real picture makes it give, as a share of those.
+that the recorded picture makes it give, as a share of those.
 """
 
 from collections import defaultdict
@@ -34,9 +34,9 @@ AGES = ((0, 10), (10, 20), (20, 35))
 
 @dataclass(frozen=True)
 class Args:
-    """Compare what a policy sees in reality and in dreams."""
+    """Compare what a policy sees in LIBERO and in dreams."""
 
-    real: Path
+    recording: Path
     """A recording of `prophrl record`."""
     dreams: dict[str, Path]
     """Name -> dreams of it by `prophet redream`."""
@@ -110,7 +110,7 @@ def main(args: Args) -> None:
     env = make_env("Prophet-LIBERO-v0", 1, starts="train")
     policy = make_policy("small-k4", env, args.weights)
     assert isinstance(policy, SmallVLA)
-    found = {name: compare(policy, args.real, folder, args.episodes) for name, folder in args.dreams.items()}
+    found = {name: compare(policy, args.recording, folder, args.episodes) for name, folder in args.dreams.items()}
     write_json(args.json, {"machine": machine(), "episodes": args.episodes, "dreams": found})
     rows = [
         [name, age, str(group["moments"]), *(f"{group[key]:.2f}" for key in list(group)[1:])]

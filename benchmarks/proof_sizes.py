@@ -9,7 +9,7 @@ from prophet_gym.sims.start_frames import TRAIN_SEED
 
 DREAM = "Prophet-LIBERO-v0"
 REALITY = "LIBERO-Object-v0"
-WORLDS = {"real": REALITY, "dream": DREAM}
+WORLDS = {"libero": REALITY, "dream": DREAM}
 SFT = "sft"
 CLONED = "SmallVLA-LIBERO-object-sft"
 

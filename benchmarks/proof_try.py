@@ -1,4 +1,4 @@
-"""A policy on the `train` starts that a proof chooses by, in reality and in any dream: to find out what goes wrong.
+"""A policy on the `train` starts that a proof chooses by, in LIBERO and in any dream: to find out what goes wrong.
 
     python benchmarks/proof_try.py --name sft --weights outputs/proof_cpu/sft/snapshots/01500.safetensors \
         --dream outputs/refresh/checkpoint --log benchmarks/results/proof_cpu_round2/tries.jsonl
@@ -32,7 +32,7 @@ class Args:
     weights: Path
     log: Path
     update: int = 0
-    worlds: tuple[Literal["real", "dream"], ...] = ("real", "dream")
+    worlds: tuple[Literal["libero", "dream"], ...] = ("libero", "dream")
     dream: str = ""
     """The checkpoint that dreams; the bundled one if not given."""
     size: Literal["short", "cpu", "full"] = "cpu"
@@ -45,7 +45,7 @@ class Args:
     shuffle: Path | None = None
     """Weights that these were learnt from."""
     workers: int = 1
-    """Processes of the real simulator."""
+    """Processes of the simulator."""
 
 
 def shuffled(before: dict[str, Tensor], after: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:

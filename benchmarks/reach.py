@@ -1,11 +1,11 @@
-"""PPO of `examples/03_reach_with_sb3.py` over seeds: learning curves in the dream, then the real simulator.
+"""PPO of `examples/03_reach_with_sb3.py` over seeds: learning curves in the dream, then LIBERO.
 
     python benchmarks/reach.py --json benchmarks/results/reach.json
     python docs/reach.py                                              # draws docs/reach.png
 
 All is kept in `--out`; run again after a kill, it goes on from the newest update of the seed that was running. The
 policies, random actions and no action at all are scored from the same official starts with the same marks, in the dream
-and in the real simulator (left out where LIBERO is not installed), by the same judge, which sees frames alone, and by
+and in LIBERO (left out where LIBERO is not installed), by the same judge, which sees frames alone, and by
 the gripper's place, which is the true one in the simulator and the world model's own in the dream.
 """
 
@@ -55,7 +55,7 @@ class Args:
         update: chunk-steps between two updates.
         seeds: runs.
         episodes: scored, per world and policy; a multiple of ten tasks.
-        look: of the real simulator.
+        look: of the simulator.
         out: checkpoints, curves, scores.
         json: the report.
     """
@@ -264,7 +264,7 @@ def dream(world: Prophet, starts: list[InitialState]) -> tuple[VectorEnv, Callab
 
 
 def simulator(look: str, suite: str) -> tuple[VectorEnv, Callable[..., dict[str, Any]]] | None:
-    """The real simulator, one episode at a time; None where it is not installed."""
+    """The simulator, one episode at a time; None where it is not installed."""
     from prophet_gym.sims import install
     from prophet_gym.sims.libero import LiberoVectorEnv
 

@@ -1,4 +1,4 @@
-"""How well single real frames show where the gripper is: the eyes of the judge of `benchmarks/reach.py`.
+"""How well single recorded frames show where the gripper is: the eyes of the judge of `benchmarks/reach.py`.
 
     python benchmarks/reach_judge.py --json benchmarks/results/reach_judge.json
 

@@ -1,9 +1,9 @@
-"""Frames per second of the dream and of the real simulator, on one machine in one run.
+"""Frames per second of the dream and of the simulator, on one machine in one run.
 
     python benchmarks/small_env.py --json benchmarks/results/small_env.json
 
 Both are driven through their vector envs with the same random commands; a frame is one action (1/20 s of the scene).
-Every number is `rows * 8 / median time of a step`, after one step that is not counted. The real simulator is measured
+Every number is `rows * 8 / median time of a step`, after one step that is not counted. The simulator is measured
 on one core and on all (one process per row), drawing every frame or only the last of every chunk of eight.
 """
 
@@ -25,7 +25,7 @@ class Args:
     rows: tuple[int, ...] = (1, 4, 16)
     """Dreams at once."""
     looks: tuple[str, ...] = ("light", "plain")
-    """Looks of the real simulator; none skips it."""
+    """Looks of the simulator; none skips it."""
     seconds: float = 10.0
     """Time for each number."""
     device: str = "cpu"
@@ -81,12 +81,12 @@ def real(args: Args, look: str) -> dict[str, Any]:
             )  # fmt: skip
             found[name][str(workers)] = measure(envs, args.seconds, {"task": args.task})
             envs.close()
-            report(f"real, {look}", f"{name.replace('_', ' ')}, {workers} processes", found[name][str(workers)])
+            report(f"simulator, {look}", f"{name.replace('_', ' ')}, {workers} processes", found[name][str(workers)])
     return found
 
 
 def ratios(dreams: Mapping[str, Any], reals: Mapping[str, Any], rows: Sequence[int]) -> dict[str, float]:
-    """The dream's rate by the best rate of the real simulator, per look, drawing and number of rows."""
+    """The dream's rate by the best rate of the simulator, per look, drawing and number of rows."""
     found = {}
     for look, drawings in reals.items():
         for name, processes in drawings.items():
@@ -110,7 +110,7 @@ def main(args: Args) -> None:
     reals = {look: real(args, look) for look in args.looks}
     by = ratios(dreams, reals, args.rows)
     for name, ratio in by.items():
-        print(f"dream by real ({name}): {ratio:.2f}")
+        print(f"dream by simulator ({name}): {ratio:.2f}")
     write_json(
         args.json,
         {

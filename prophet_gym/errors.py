@@ -34,11 +34,11 @@ class MissingWeightsError(ProphetError, FileNotFoundError):
 
 
 class MissingAssetsError(ProphetError, FileNotFoundError):
-    """The files of the real simulator (meshes, textures, initial states) are not on this machine."""
+    """The files of the simulator (meshes, textures, initial states) are not on this machine."""
 
 
 class SimulatorLostError(ProphetError, RuntimeError):
-    """A process of the real simulator ended by itself; its episodes are lost, and a new env can be made."""
+    """A process of the simulator ended by itself; its episodes are lost, and a new env can be made."""
 
 
 class RewardCollapseError(ProphetError, RuntimeError):

@@ -197,7 +197,7 @@ def _starts_advice(robot: str) -> str:
         )
     if robot == BUNDLED_ROBOT:
         return (
-            "With the real simulator, `prophet starts --checkpoint FOLDER --suite SUITE` films them into "
+            "With the simulator, `prophet starts --checkpoint FOLDER --suite SUITE` films them into "
             "FOLDER/starts, and `--out DIR` elsewhere, for starts='DIR/train'"
         )
     return "Pass starts=PATH of a start set (envs.write_start_set)"

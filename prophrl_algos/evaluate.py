@@ -1,4 +1,4 @@
-"""How often a policy succeeds, with its interval and per task: in the dream or in the real simulator."""
+"""How often a policy succeeds, with its interval and per task: in the dream or in the simulator."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

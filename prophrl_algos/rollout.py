@@ -1,6 +1,6 @@
 """Groups of rollouts from a vector env: the same start and instruction G times, with the policy's noise fresh.
 
-Any VectorEnv with action chunks does, the dream and the real LIBERO alike, with autoreset DISABLED: ended rows cost
+Any VectorEnv with action chunks does, the dream and LIBERO alike, with autoreset DISABLED: ended rows cost
 nothing. What is stored is latents and raw observations, never contexts.
 """
 

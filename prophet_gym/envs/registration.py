@@ -1,4 +1,4 @@
-"""The Gymnasium ids: the dream (`Prophet-*`) and the real simulator (`LIBERO-*`) under one interface.
+"""The Gymnasium ids: the dream (`Prophet-*`) and the simulator (`LIBERO-*`) under one interface.
 
 `-vN` rises when the same seed and actions would give another result.
 """

@@ -80,7 +80,7 @@ class DegradedOracle(VectorWrapper):
     judge says, `info["true_success"]` is what was. Errors are drawn anew each time, from a generator that
     `reset(seed=)` restarts. Rows whose true reward was not valid stay as they are.
 
-    Use it where a reward of 1.0 is the truth: the real simulator, or toy envs.
+    Use it where a reward of 1.0 is the truth: the simulator, or toy envs.
     """
 
     def __init__(self, env: VectorEnv, *, recall: float, false_positive_rate: float, seed: int = 0) -> None:

@@ -1,1 +1,1 @@
-"""The waking world: real LIBERO behind the interface of the dream, its scripted experts and its recorder."""
+"""The waking world: LIBERO behind the interface of the dream, its scripted experts and its recorder."""

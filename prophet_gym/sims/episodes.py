@@ -1,4 +1,4 @@
-"""Episodes of the real simulator, one per row: in this process, or spread over worker processes."""
+"""Episodes of the simulator, one per row: in this process, or spread over worker processes."""
 
 import multiprocessing
 import os

@@ -112,7 +112,7 @@ def require_packages() -> None:
 
 
 def missing() -> str | None:
-    """Why the real simulator cannot run here, or None when it can: the reason a test gives for skipping."""
+    """Why the simulator cannot run here, or None when it can: the reason a test gives for skipping."""
     try:
         require_packages()
         find_assets()

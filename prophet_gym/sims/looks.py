@@ -1,4 +1,4 @@
-"""How the real simulator is drawn: `official`, `plain` (some files replaced) or `light` (plain with few faces).
+"""How the simulator is drawn: `official`, `plain` (some files replaced) or `light` (plain with few faces).
 
 A result always names the look it was made with. `plain` exists because the bundled weights were trained while 22 of
 LIBERO's files were not at hand; it is derived here from the official assets, so anyone can reproduce those results.

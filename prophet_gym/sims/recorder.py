@@ -1,4 +1,4 @@
-"""Records scripted episodes of the real simulator: one at a time, or a folder of them on several processes."""
+"""Records scripted episodes of the simulator: one at a time, or a folder of them on several processes."""
 
 import os
 import time

@@ -38,7 +38,7 @@ class Args(Arguments):
     Attributes:
         data: Folders of recordings.
         out: Folder for weights, config and metrics.
-        dreams: Recordings of dreams (`prophet redream`) to train on as well; the threshold is chosen by real episodes.
+        dreams: Recordings of dreams (`prophet redream`) to train on as well; recorded episodes choose the threshold.
         minutes: Time for the optimizer, reading not counted.
         steps: Most optimizer steps.
         batch: Frames per step.
