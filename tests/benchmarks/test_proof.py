@@ -300,7 +300,7 @@ def test_what_a_dream_took_for_success_is_what_ended_early_and_failed(benchmark,
     monkeypatch.setattr(belief, "MAX_STEPS", 9)
     ended = [(True, 5), (False, 4), (False, 9), (False, 6)]
     made = [type("Episode", (), {"success": [done], "actions": [0] * steps})() for done, steps in ended]
-    monkeypatch.setattr(belief, "list_episodes", lambda folder: range(4))
+    monkeypatch.setattr(belief, "list_episodes", lambda folder, *, evaluating: range(4))
     monkeypatch.setattr(belief, "read_episode", made.__getitem__)
     (tmp_path / META).write_text(json.dumps({"mixture": {"small-k4 in the dream of bundled": 1.0}}))
     found = belief.beliefs(tmp_path)
