@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium as gym
 import torch
 from gymnasium.vector import VectorEnv
-from safetensors.torch import load_file
 from torch import nn
 
 from prophet_gym.errors import MissingWeightsError, unknown_option
@@ -32,6 +31,7 @@ from prophrl_algos.groups import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla.load import BUNDLED, LoadOptions, load_policy
 from prophrl_algos.vla.small import SmallVLA
+from prophrl_algos.vla.weights import LoadsWeights, has_weights, load_strictly, read_pt, read_safetensors
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
 PRETRAINED = "policy"
@@ -120,7 +120,7 @@ def make_policy(
         loaded = load_policy(policy, (published or Published()).options(), device=device)
         assert isinstance(loaded, nn.Module)
         if weights is not None:
-            loaded.load_state_dict(read_weights(weights))
+            take_weights(loaded, weights)
         return loaded
     if policy in NUM_STEPS:
         made, weights = _small(env, weights, NUM_STEPS[policy])
@@ -129,7 +129,7 @@ def make_policy(
     if not isinstance(made, nn.Module):
         raise ValueError(f"a policy must be an nn.Module that obeys FlowPolicy, {policy} gave {type(made).__name__}")
     if weights is not None:
-        made.load_state_dict(read_weights(weights))
+        take_weights(made, weights)
     return made.to(device).eval()  # pyright: ignore[reportReturnType] checked against the protocol by the trainer
 
 
@@ -142,13 +142,37 @@ def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
     return folder / PRETRAINED
 
 
+def take_weights(policy: nn.Module, path: Path) -> None:
+    """Put the weights of `read_weights` into a policy; a published one takes them whatever was trained of it.
+
+    Raises:
+        CheckpointError: they are damaged, or of another policy; names the tensors.
+        MissingWeightsError: there are none.
+    """
+    state = read_weights(path)
+    if isinstance(policy, LoadsWeights):
+        policy.load_weights(state, source=path)
+    else:
+        load_strictly(policy, state, source=path)
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The policy's weights in a folder (best, else last, else cloned) or file of a run, or in a safetensors file."""
+    """Return a policy's weights: of a run (best, else last, else cloned), of a saved policy, or of a safetensors file.
+
+    Args:
+        path: A folder of a run or of `save_pretrained`, or one of their files.
+
+    Raises:
+        CheckpointError: they are damaged.
+        MissingWeightsError: there are none.
+    """
+    if path.is_dir() and has_weights([each.name for each in path.iterdir()]):
+        return read_safetensors(path)
     found = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if found is None:
         raise MissingWeightsError(f"{path} holds none of {', '.join(WEIGHTS)}; pass the folder of a run or its file")
     if found.suffix == ".safetensors":
-        return load_file(found)
+        return read_pt(found)
     state = load_checkpoint(found)
     return state["trainer"]["policy"] if "trainer" in state else state["policy"]
 

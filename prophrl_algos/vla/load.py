@@ -9,10 +9,11 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
+from prophet_gym._tensor_files import listed, shown
 from prophet_gym.errors import CheckpointError, unknown_option
 from prophet_gym.hub import fetch, parse_hub_name, resolve
 from prophrl_algos.flow.policy import FlowPolicy
-from prophrl_algos.vla.weights import read_json, tensor_names
+from prophrl_algos.vla.weights import WEIGHTS, instead, read_json, tensor_names
 
 ADAPTERS = ("pi05", "pi0", "smolvla", "vla_adapter", "openvla_oft", "small")
 """Modules of this package, asked in this order; each has `LAYOUT`, `recognises` and `load` (see `Adapter`)."""
@@ -20,6 +21,8 @@ BUNDLED = {name: Path(__file__).parent / name for name in ("SmallVLA-LIBERO-obje
 """Policies that are installed with the package, and where."""
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
 """What is fetched of a repository; never an optimiser's state, pictures or code."""
+
+_HEAD = "action_head--0_checkpoint.pt"
 
 _log = logging.getLogger(__name__)
 
@@ -150,11 +153,24 @@ def choose(source: str | Path) -> Choice:
         reason = asked(tensor_names(folder))
         if reason is not None:
             return Choice(name, reason, folder)
-    known = "; ".join(f"{name} ({_adapter(name).LAYOUT})" for name in reasons)
-    said = {name: config[name] for name in ("type", "model_type") if name in config}
-    raise CheckpointError(
-        f"{source} has no layout that is known. It holds {', '.join(files[:12]) or 'no files'}"
-        f"{' ...' if len(files) > 12 else ''}, config.json says {said or 'nothing'}. Known are: {known}"
+    raise _unknown_layout(source, files, config)
+
+
+def _unknown_layout(source: str | Path, files: list[str], config: Mapping[str, Any]) -> CheckpointError:
+    """The error for a folder that no adapter reads: what one lacks, where it nearly does; else what is known."""
+    for lacking in ((WEIGHTS,), (_HEAD,), (WEIGHTS, _HEAD)):
+        for name in _present():
+            if _adapter(name).recognises([*files, *lacking], config) is not None:
+                parts = " and no ".join("action_head--*.pt" if each == _HEAD else each for each in lacking)
+                return CheckpointError(
+                    f"{source} has no layout that is known: its config.json is that of {name}, but it holds no {parts}"
+                    f"{instead(files)}"
+                )
+    said = {name: shown(str(config[name])) for name in ("type", "model_type") if name in config}
+    known = "; ".join(f"{name} ({_adapter(name).LAYOUT})" for name in _present())
+    return CheckpointError(
+        f"{source} has no layout that is known. It holds {listed(files) or 'no files'}, config.json says "
+        f"{said or 'nothing'}. Known are: {known}"
     )
 
 

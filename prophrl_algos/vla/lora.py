@@ -1,9 +1,11 @@
 """Low-rank adapters on a policy's networks (peft)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from prophet_gym.errors import unknown_option
@@ -107,7 +109,9 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
         alpha_pattern={re.escape(name): part.alpha for part in targets.parts for name in found[part.pattern]},
     )
     if targets.parts:
-        inject_adapter_in_model(config, model, NAME)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same adapters every time, whatever was drawn before
+            inject_adapter_in_model(config, model, NAME)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -119,18 +123,20 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def let_train(network: nn.Module, train: str, *, targets: str, backbone: str, unread: re.Pattern[str]) -> list[str]:
+def let_train(
+    network: nn.Module, train: str, *, targets: LoraTargets, backbone: str, unread: re.Pattern[str]
+) -> list[str]:
     """Let what is trained require a gradient, in float32; its names.
 
     Args:
         network: of a published policy.
         train: `expert` (all but the backbone), `lora`, `full` or `none`.
-        targets: which layers take adapters, a name of `lora_targets`.
+        targets: which layers take adapters.
         backbone: what names of the pretrained model's weights begin with.
         unread: matches names, from their beginning, of weights on which no action depends.
     """
     if train == "lora":
-        add_lora(network, lora_targets(targets))
+        add_lora(network, targets)
     for name, weight in network.named_parameters():
         if train != "lora":
             weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(backbone))
@@ -139,6 +145,39 @@ def let_train(network: nn.Module, train: str, *, targets: str, backbone: str, un
         if weight.requires_grad:
             weight.data = weight.data.float()
     return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
+
+
+def cast_frozen(network: nn.Module, cast: Callable[[], object]) -> None:
+    """Change the precision of what is not trained; what is trained keeps every digit.
+
+    Args:
+        network: of which `cast` changes any part, in place.
+        cast: changes it.
+    """
+    trained = {name: weight.data for name, weight in network.named_parameters() if weight.requires_grad}
+    cast()
+    for name, weight in network.named_parameters():
+        if name in trained:
+            weight.data = trained[name]
+
+
+def targets_in(model: nn.Module) -> LoraTargets | None:
+    """Return what `add_lora` puts the same adapters into the same model with; None if it has none."""
+    if not has_lora(model):
+        return None
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    layers: dict[tuple[int, int], list[str]] = {}
+    whole = []
+    for name, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            whole.append(re.escape(name))
+        elif isinstance(module, BaseTunerLayer):
+            each: Any = module
+            layers.setdefault((each.r[NAME], each.lora_alpha[NAME]), []).append(re.escape(name))
+    parts = tuple(LoraPart("|".join(names), rank, alpha) for (rank, alpha), names in sorted(layers.items()))
+    return LoraTargets(parts, tuple(whole))
 
 
 def has_lora(model: nn.Module) -> bool:

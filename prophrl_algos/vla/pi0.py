@@ -17,11 +17,12 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import let_train
+from prophrl_algos.vla.lora import LoraTargets, cast_frozen, let_train, lora_targets
 from prophrl_algos.vla.prefix_cache import as_cache, cache_tensors
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla.published_files import load_saved, made_network, own_type
 from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales, transformers_scales
-from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed, without_init
+from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed
 from prophrl_algos.vla.words import PALIGEMMA, line, tokenizer_of
 
 LAYOUT = (
@@ -48,6 +49,8 @@ def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
     """Transformers and lerobot say it in `config.json`."""
     if not has_weights(files):
         return None
+    if config.get("model_type") == own_type("pi0"):
+        return "config.json says model_type prophrl-pi0, as prophrl writes it"
     if config.get("model_type") == "pi0":
         return "config.json says model_type pi0, as transformers writes it"
     return "config.json says type pi0, as lerobot writes it" if config.get("type") == "pi0" else None
@@ -70,14 +73,30 @@ class Pi0Policy(PublishedPolicy):
         manners: pictures, prompt, scales and signs.
     """
 
+    FAMILY = "pi0"
     before = (_PREFIX,)
 
-    def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
+    def __init__(
+        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+    ) -> None:
         """Take a network over, in place."""
-        super().__init__(network, spec, manners)
+        super().__init__(network, spec, manners, config)
         cast(Any, network).model.dit.embed_tokens = nn.Identity()
         # transformers 5.24 renamed the argument and the output; later ones do not know the old name.
         self._cache = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
+
+    @staticmethod
+    def make_network(config: Mapping[str, Any]) -> nn.Module:
+        """As `make_network`."""
+        return make_network(config)
+
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """As `choose_trained`."""
+        choose_trained(self.network, train, language=language, lora=lora)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of PaliGemma where it is not trained."""
+        cast_frozen(self.network, lambda: cast(Any, self.network).model.vlm.to(dtype))
 
     def prefix(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device
@@ -108,33 +127,37 @@ class Pi0Policy(PublishedPolicy):
         return found.logits.float()
 
 
-def choose_trained(network: nn.Module, train: str, *, language: bool = False) -> list[str]:
+def choose_trained(
+    network: nn.Module, train: str, *, language: bool = False, lora: LoraTargets | None = None
+) -> list[str]:
     """Let what is trained require a gradient; its names.
 
     Args:
         network: as in `Pi0Policy`.
         train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
         language: whether `lora` is put into PaliGemma's language model too.
+        lora: other layers for the adapters.
     """
     last = len(cast(Any, network).model.vlm.language_model.layers) - 1
     # Of the last layer only keys and values are read, and no word is predicted.
     unread = re.compile(
         rf"model\.vlm\.language_model\.(layers\.{last}\.(self_attn\.[qo]_proj|mlp|post_attention_lay)|norm\.)"
     )
-    return let_train(network, train, targets="pi0" if language else "pi0-expert", backbone=_PREFIX, unread=unread)
+    targets = lora or lora_targets("pi0" if language else "pi0-expert")
+    return let_train(network, train, targets=targets, backbone=_PREFIX, unread=unread)
 
 
 def load(folder: Path, options: LoadOptions) -> Pi0Policy:
     """A published checkpoint; see `LAYOUT`."""
     config = read_json(folder / "config.json")
+    if config.get("model_type") == own_type(Pi0Policy.FAMILY):
+        return load_saved(Pi0Policy, folder, config, options)
     how = convention(options.benchmark, "openpi")
     scales = _scales(folder, options, config)
     if scales.state is None:
         raise CheckpointError(f"pi0 reads the robot's state, and {folder} has no statistics of it")
-    with without_init():
-        network = make_network(config)
+    network: Any = made_network(Pi0Policy, config, folder)
     fill(network, read_safetensors(folder), source=folder)
-    network.model.vlm.to(options.dtype)
     sizes = network.config
     spec = FlowSpec(
         horizon=sizes.chunk_size,
@@ -154,8 +177,9 @@ def load(folder: Path, options: LoadOptions) -> Pi0Policy:
         max_tokens=int(config.get("tokenizer_max_length", 48)),
         without_state=options.without_state,
     )
-    policy = Pi0Policy(network, spec, manners)
-    choose_trained(network, options.train, language=options.language)
+    policy = Pi0Policy(network, spec, manners, config)
+    policy.let_train(options.train, language=options.language)
+    policy.cast(options.dtype)
     return policy.eval()
 
 

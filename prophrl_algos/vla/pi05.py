@@ -19,11 +19,12 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.conventions import Affine, convention
 from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import let_train
+from prophrl_algos.vla.lora import LoraTargets, cast_frozen, let_train, lora_targets
 from prophrl_algos.vla.prefix_cache import additive, as_cache, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla.published_files import load_saved, made_network, own_type
 from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales
-from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed, without_init
+from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed
 from prophrl_algos.vla.words import PALIGEMMA, line, task_and_state, tokenizer_of
 
 LAYOUT = (
@@ -46,7 +47,11 @@ _PREFIX = "paligemma_with_expert.paligemma."
 
 def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
     """Lerobot says it in `config.json`."""
-    if config.get("type") == "pi05" and has_weights(files):
+    if not has_weights(files):
+        return None
+    if config.get("model_type") == own_type("pi05"):
+        return "config.json says model_type prophrl-pi05, as prophrl writes it"
+    if config.get("type") == "pi05":
         return "config.json says type pi05, as lerobot writes it"
     return None
 
@@ -68,17 +73,35 @@ class Pi05Policy(PublishedPolicy):
         manners: pictures, prompt, scales and signs.
     """
 
+    FAMILY = "pi05"
     before = (_PREFIX,)
 
-    def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
+    def __init__(
+        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+    ) -> None:
         """Take a network over, in place."""
-        super().__init__(network, spec, manners)
+        super().__init__(network, spec, manners, config)
         both = cast(Any, network).paligemma_with_expert
         both.paligemma.lm_head = both.gemma_expert.lm_head = nn.Identity()
         # Both are given a mask of every pair of tokens, which only this implementation takes.
         both.paligemma.model.language_model.config._attn_implementation = "eager"
         both.gemma_expert.model.config._attn_implementation = "eager"
         self._wants_state = "state" in inspect.signature(cast(Any, network).denoise_step).parameters
+
+    @staticmethod
+    def make_network(config: Mapping[str, Any]) -> nn.Module:
+        """As `make_network`."""
+        return make_network(config, precision="float32")
+
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """As `choose_trained`."""
+        choose_trained(self.network, train, language=language, lora=lora)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of PaliGemma, and of an expert that is not trained, as the network's own code does."""
+        both = cast(Any, self.network).paligemma_with_expert
+        if dtype == torch.bfloat16:
+            cast_frozen(self.network, lambda: both.to_bfloat16_for_selected_params("bfloat16"))
 
     def prefix(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device
@@ -106,16 +129,20 @@ class Pi05Policy(PublishedPolicy):
         return cast(Any, self.network).denoise_step(**given).float()
 
 
-def choose_trained(network: nn.Module, train: str, *, language: bool = False) -> list[str]:
+def choose_trained(
+    network: nn.Module, train: str, *, language: bool = False, lora: LoraTargets | None = None
+) -> list[str]:
     """Let what is trained require a gradient, in float32; its names.
 
     Args:
         network: as in `Pi05Policy`.
         train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
         language: whether `lora` is put into PaliGemma's language model too.
+        lora: other layers for the adapters.
     """
     unread = _unread(len(cast(Any, network).paligemma_with_expert.paligemma.model.language_model.layers))
-    return let_train(network, train, targets="pi05" if language else "pi05-expert", backbone=_PREFIX, unread=unread)
+    targets = lora or lora_targets("pi05" if language else "pi05-expert")
+    return let_train(network, train, targets=targets, backbone=_PREFIX, unread=unread)
 
 
 def _unread(layers: int) -> re.Pattern[str]:
@@ -127,14 +154,13 @@ def _unread(layers: int) -> re.Pattern[str]:
 def load(folder: Path, options: LoadOptions) -> Pi05Policy:
     """A published checkpoint; see `LAYOUT`."""
     config = read_json(folder / "config.json")
+    if config.get("model_type") == own_type(Pi05Policy.FAMILY):
+        return load_saved(Pi05Policy, folder, config, options)
     ours = config if config.get("type") == "pi05" else {}
     how = convention(options.benchmark, "openpi")
     scales = _scales(folder, options, from_lerobot=bool(ours))
-    with without_init():
-        network = make_network(ours, precision="float32")
+    network = made_network(Pi05Policy, ours, folder)
     fill(network, read_safetensors(folder), source=folder)
-    if options.dtype == torch.bfloat16:
-        cast(Any, network).paligemma_with_expert.to_bfloat16_for_selected_params("bfloat16")
     horizon = int(ours.get("chunk_size", OPENPI_HORIZON))
     steps = options.exec_steps or min(how.exec_steps, horizon)
     width = int(ours.get("max_action_dim", 32))
@@ -151,8 +177,9 @@ def load(folder: Path, options: LoadOptions) -> Pi05Policy:
         max_tokens=int(ours.get("tokenizer_max_length", 200)),
         without_state=options.without_state,
     )
-    policy = Pi05Policy(network, spec, manners)
-    choose_trained(network, options.train, language=options.language)
+    policy = Pi05Policy(network, spec, manners, ours)
+    policy.let_train(options.train, language=options.language)
+    policy.cast(options.dtype)
     return policy.eval()
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Context, FlowSpec, Obs
+from prophrl_algos.vla.adapter_weights import fitted
 from prophrl_algos.vla.conventions import (
     Affine,
     Convention,
@@ -27,10 +28,11 @@ from prophrl_algos.vla.conventions import (
     policy_to_env,
     unnormalise,
 )
-from prophrl_algos.vla.lora import LoraTargets, add_lora
+from prophrl_algos.vla.lora import LoraTargets, add_lora, lora_targets
 from prophrl_algos.vla.prismatic_images import prepared
 from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, attention_bias, padded, prompt_tokens
 from prophrl_algos.vla.prismatic_vision import FusedVision, Projector, StateProjector, VitSize
+from prophrl_algos.vla.weights import load_strictly
 
 GRIPPER = 6
 Numbers = Mapping[str, Sequence[float] | Sequence[bool]]
@@ -209,6 +211,15 @@ class PrismaticPolicy(nn.Module):
         from prophrl_algos.vla.prismatic_files import save_prismatic
 
         save_prismatic(self, Path(folder))
+
+    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Take the weights of this family's `state_dict`, whatever was trained of them; see `fitted`.
+
+        Raises:
+            CheckpointError: they do not fit; names the tensors.
+        """
+        known = lora_targets(self.FAMILY).parts + (self.lora or LoraTargets(())).parts
+        load_strictly(self, fitted(state, self, LoraTargets(known)), source=source)
 
     def adapt(self, targets: LoraTargets) -> list[str]:
         """Freeze all but low-rank adapters and the small modules that `targets` names; what is trained now."""

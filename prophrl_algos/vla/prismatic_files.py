@@ -5,7 +5,6 @@ files of their training, statistics in `dataset_statistics.json`. A policy of ou
 (or shards of it) and `tokenizer.json`.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
+from prophrl_algos.vla.adapter_weights import fitted
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.load import LoadOptions
 from prophrl_algos.vla.lora import LoraPart, LoraTargets, lora_targets
 from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy, rescale_output
 from prophrl_algos.vla.prismatic_text import Tokenizer
 from prophrl_algos.vla.prismatic_vision import HEADS, VitSize, vit_size
+from prophrl_algos.vla.saved import read_saved, saving
 from prophrl_algos.vla.weights import load_strictly, read_json, read_pt, read_safetensors, renamed
 
 CONFIG = "config.json"
@@ -67,42 +68,41 @@ def load_prismatic(kind: type[Policy], folder: Path, options: LoadOptions) -> Po
 
 
 def save_prismatic(policy: PrismaticPolicy, folder: Path) -> None:
-    """Write a policy with its adapters, if it has any, and what they are taken off from."""
-    from huggingface_hub import save_torch_state_dict
-
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a policy with its adapters, if it has any; whole or not at all."""
     said = {
         "model_type": _own(type(policy)),
         "policy": asdict(policy.config),
         "lora": None if policy.lora is None else asdict(policy.lora),
     }
-    (folder / CONFIG).write_text(json.dumps(said, indent=2), encoding="utf-8")
-    policy.tokenizer.save(folder)
-    save_torch_state_dict(policy.state_dict(), folder)
+    with saving(folder, said, policy.state_dict()) as draft:
+        policy.tokenizer.save(draft)
 
 
 def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: LoadOptions) -> Policy:
-    said = dict(found["policy"])
-    eyes = {name: VitSize(**said.pop(name)) for name in ("first", "second")}
-    config = PrismaticConfig(**eyes, **said)
+    try:
+        said = dict(found["policy"])
+        eyes = {name: VitSize(**said.pop(name)) for name in ("first", "second")}
+        config = PrismaticConfig(**eyes, **said)
+        lora = found["lora"] and LoraTargets(
+            tuple(LoraPart(**part) for part in found["lora"]["parts"]), tuple(found["lora"]["whole"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is not what was saved: {type(error).__name__} {error}") from error
     if options.benchmark != config.benchmark:
         raise ValueError(f"{folder} acts in {config.benchmark!r}, not {options.benchmark!r}; say so in the options")
     if options.head != config.head:
         raise ValueError(
             f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; say so in the options"
         )
-    if found["lora"] is not None and options.train not in ("lora", "none"):
-        raise ValueError(f"{folder} has adapters; load it with train='lora' or 'none', not {options.train!r}")
     chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
     config = replace(config, **chosen, without_state=options.without_state)
-    policy = _empty(kind, config, _tokenizer(folder, options), options.dtype)
-    if found["lora"] is not None:
-        parts = tuple(LoraPart(**part) for part in found["lora"]["parts"])
-        policy.adapt(LoraTargets(parts, tuple(found["lora"]["whole"])))
-        _in_float32(policy)
-    load_strictly(policy, read_safetensors(folder), source=folder)
-    if policy.lora is None or options.train == "none":
-        choose_trained(policy, options.train)
+    state = read_saved(folder, found)
+    policy = _empty(kind, config, _tokenizer(folder, options), options)
+    if lora and options.train == "none":
+        policy.adapt(lora)
+    # What is trained is chosen first: it takes its weights in float32.
+    choose_trained(policy, options.train, lora=lora)
+    load_strictly(policy, fitted(state, policy, lora or LoraTargets(())), source=folder)
     return policy.eval()
 
 
@@ -137,7 +137,7 @@ def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], optio
         head="l1",
         settings=kind.published_settings(head),
     )
-    policy = _empty(kind, config, _tokenizer(folder, options), options.dtype)
+    policy = _empty(kind, config, _tokenizer(folder, options), options)
     load_strictly(policy, weights, source=folder)
     rescale_output(policy.action_head.get_submodule("fc2"), config.actions)
     if options.head == "flow":
@@ -189,10 +189,10 @@ def _one(folder: Path, pattern: str, *, needed: bool = True) -> Path | None:
     return found[0] if found else None
 
 
-def _empty(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> Policy:
-    """A policy with memory but no weights; what is trained with the head in float32."""
-    with _default(dtype), torch.device("meta"):
-        policy = kind(config, tokenizer)
+def _empty(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer, options: LoadOptions) -> Policy:
+    """A policy with memory but no weights; what is trained in float32."""
+    with _default(torch.float32 if options.train == "full" else options.dtype), torch.device("meta"):
+        policy = _made(kind, config, tokenizer)
     for part in _expert(policy):
         part.float()
     policy.to_empty(device="cpu")
@@ -212,14 +212,30 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def choose_trained(policy: PrismaticPolicy, train: str) -> None:
-    """Freeze what is not trained, and put what is into float32; `train` as in `LoadOptions`."""
+def _made(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer) -> Policy:
+    try:
+        return kind(config, tokenizer)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a damaged config makes the constructors of other libraries raise
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(f"the checkpoint's {CONFIG} describes no {kind.__name__}: {reason}") from error
+
+
+def choose_trained(policy: PrismaticPolicy, train: str, *, lora: LoraTargets | None = None) -> None:
+    """Freeze what is not trained, and put what is into float32.
+
+    Args:
+        policy: changed in place.
+        train: as in `LoadOptions`.
+        lora: the layers that take adapters; the family's if not given.
+    """
     policy.requires_grad_(requires_grad=train == "full")
     if train == "expert":
         for part in _expert(policy):
             part.requires_grad_(requires_grad=True)
     elif train == "lora":
-        policy.adapt(lora_targets(policy.FAMILY))
+        policy.adapt(lora or lora_targets(policy.FAMILY))
     _in_float32(policy)
 
 

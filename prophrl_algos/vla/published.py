@@ -6,7 +6,8 @@ are here, so that they are the same for all.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.vla.adapter_weights import fitted
 from prophrl_algos.vla.conventions import (
     Affine,
     Convention,
@@ -24,6 +26,8 @@ from prophrl_algos.vla.conventions import (
     policy_to_env,
     unnormalise,
 )
+from prophrl_algos.vla.lora import LoraTargets, lora_targets, targets_in
+from prophrl_algos.vla.weights import load_strictly
 from prophrl_algos.vla.words import Prompt, Tokenize, padded, trimmed
 
 
@@ -70,24 +74,64 @@ class Manners:
 
 
 class PublishedPolicy(nn.Module):
-    """Pictures, prompts, scales and signs around a network; subclasses add `prefix`, `velocity` and `before`."""
+    """Pictures, prompts, scales and signs around a network; subclasses add what is of their family."""
 
+    FAMILY: ClassVar[str]
+    """A name of `prophrl_algos.vla.lora.TARGETS`: all layers of the family that may have adapters."""
     before: tuple[str, ...]
     """What the names of weights begin with that the prefix is computed with."""
 
-    def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
+    def __init__(
+        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+    ) -> None:
         """Take a network over.
 
         Args:
             network: trained parameters require a gradient, the others do not.
             spec: the sizes; the action numbers are those of the convention.
             manners: what is around it.
+            config: what `make_network` made the network of, plain data; without it the policy cannot be saved.
         """
         super().__init__()
         numbers = manners.actions.scale.shape[0]
         if numbers != spec.action_dim:
             raise ValueError(f"the statistics are of {numbers} action numbers, the policy has {spec.action_dim}")
-        self.network, self.spec, self.manners = network, spec, manners
+        self.network, self.spec, self.manners, self.config = network, spec, manners, config
+
+    @staticmethod
+    def make_network(config: Mapping[str, Any]) -> nn.Module:
+        """Return the network of a config, in float32."""
+        raise NotImplementedError
+
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """Let what is trained require a gradient, in float32.
+
+        Args:
+            train: as in `LoadOptions`.
+            language: as in `LoadOptions`.
+            lora: the layers that take adapters; the family's if not given.
+        """
+        raise NotImplementedError
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of the pretrained part, where it is not trained."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the policy with its adapters, if it has any; `prophrl_algos.load_policy` reads it."""
+        from prophrl_algos.vla.published_files import save_published
+
+        save_published(self, Path(folder))
+
+    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Take the weights of this family's `state_dict`, whatever was trained of them; see `fitted`.
+
+        Raises:
+            CheckpointError: they do not fit; names the tensors.
+        """
+        own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+        known = lora_targets(self.FAMILY).parts + (targets_in(self.network) or LoraTargets(())).parts
+        load_strictly(self.network, fitted(own, self.network, LoraTargets(known)), source=source)
 
     def prefix(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device

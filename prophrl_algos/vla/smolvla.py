@@ -14,11 +14,12 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import let_train
+from prophrl_algos.vla.lora import LoraTargets, cast_frozen, let_train, lora_targets
 from prophrl_algos.vla.prefix_cache import as_cache, as_dict, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla.published_files import load_saved, made_network, own_type
 from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales
-from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed, without_init
+from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed
 from prophrl_algos.vla.words import line, tokenizer_of
 
 LAYOUT = "lerobot's config.json with type smolvla, model.safetensors and policy_*processor.json"
@@ -30,7 +31,11 @@ _WORD_HEAD = "vlm_with_expert.vlm.lm_head.weight"
 
 def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
     """Lerobot says it in `config.json`."""
-    if config.get("type") == "smolvla" and has_weights(files):
+    if not has_weights(files):
+        return None
+    if config.get("model_type") == own_type("smolvla"):
+        return "config.json says model_type prophrl-smolvla, as prophrl writes it"
+    if config.get("type") == "smolvla":
         return "config.json says type smolvla, as lerobot writes it"
     return None
 
@@ -44,15 +49,32 @@ class SmolVLAPolicy(PublishedPolicy):
         manners: pictures, prompt, scales and signs.
     """
 
+    FAMILY = "smolvla"
     before = (_VLM, "state_proj.")
 
-    def __init__(self, network: nn.Module, spec: FlowSpec, manners: Manners) -> None:
+    def __init__(
+        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+    ) -> None:
         """Take a network over, in place."""
-        super().__init__(network, spec, manners)
+        super().__init__(network, spec, manners, config)
         both = cast(Any, network).vlm_with_expert
         both.vlm.lm_head = nn.Identity()
         # lerobot up to 0.4 keeps a dict of layers and is told to fill it; later versions keep a DynamicCache.
         self._fills_dict = "fill_kv_cache" in inspect.signature(both.forward).parameters
+
+    @staticmethod
+    def make_network(config: Mapping[str, Any]) -> nn.Module:
+        """As `make_network`."""
+        return make_network(config)
+
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """As `choose_trained`; there are no layers of the language model to choose."""
+        del language
+        choose_trained(self.network, train, lora=lora)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of SmolVLM where it is not trained."""
+        cast_frozen(self.network, lambda: cast(Any, self.network).vlm_with_expert.vlm.to(dtype))
 
     def prefix(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device
@@ -83,12 +105,13 @@ class SmolVLAPolicy(PublishedPolicy):
         return found.float()
 
 
-def choose_trained(network: nn.Module, train: str) -> list[str]:
+def choose_trained(network: nn.Module, train: str, *, lora: LoraTargets | None = None) -> list[str]:
     """Let what is trained require a gradient, in float32; its names.
 
     Args:
         network: as in `SmolVLAPolicy`.
         train: `expert` (the action expert with its projections), `lora`, `full` or `none`.
+        lora: other layers for the adapters.
     """
     last = len(cast(Any, network).vlm_with_expert.vlm.model.text_model.layers) - 1
     # Of the last layer only keys and values are read, and no word is predicted.
@@ -96,12 +119,14 @@ def choose_trained(network: nn.Module, train: str) -> list[str]:
         rf"vlm_with_expert\.vlm\.(lm_head\.|model\.text_model\.(norm\.|layers\.{last}\."
         r"(self_attn\.[qo]_proj\.|mlp\.|post_attention_layernorm\.)))"
     )
-    return let_train(network, train, targets="smolvla", backbone=_VLM, unread=unread)
+    return let_train(network, train, targets=lora or lora_targets("smolvla"), backbone=_VLM, unread=unread)
 
 
 def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
     """A published checkpoint; see `LAYOUT`."""
     config = read_json(folder / "config.json")
+    if config.get("model_type") == own_type(SmolVLAPolicy.FAMILY):
+        return load_saved(SmolVLAPolicy, folder, config, options)
     how = convention(options.benchmark, "smolvla")
     if options.statistics is None:
         scales = lerobot_scales(folder)
@@ -111,10 +136,8 @@ def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
         raise CheckpointError(f"SmolVLA reads the robot's state, and {folder} has no statistics of it")
     if config.get("adapt_to_pi_aloha"):
         raise CheckpointError("this checkpoint speaks Aloha's joints, which no env here takes")
-    with without_init():
-        network = make_network(config)
+    network = made_network(SmolVLAPolicy, config, folder)
     fill(network, read_safetensors(folder), source=folder)
-    network.vlm_with_expert.vlm.to(options.dtype)
     horizon = int(config.get("chunk_size", 50))
     numbers = int(config["output_features"]["action"]["shape"][0])
     spec = FlowSpec(
@@ -135,8 +158,9 @@ def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
         max_tokens=int(config.get("tokenizer_max_length", 48)),
         without_state=options.without_state,
     )
-    policy = SmolVLAPolicy(network, spec, manners)
-    choose_trained(network, options.train)
+    policy = SmolVLAPolicy(network, spec, manners, config)
+    policy.let_train(options.train)
+    policy.cast(options.dtype)
     return policy.eval()
 
 

@@ -29,10 +29,11 @@ SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "
 
 def tiny_pi0(horizon: int = 4, exec_steps: int = 2, num_steps: int = 3, *, train: str = "expert") -> pi0.Pi0Policy:
     """Pi0 in transformers' classes; ImportError says what to install."""
+    config = pi0_config(horizon)
     network = pi0_network(horizon)
     pi0.choose_trained(network, train)
     how = manners(convention("libero", "openpi"), Pictures(28), line, VOCABULARY)
-    return pi0.Pi0Policy(network, _spec(horizon, exec_steps, num_steps), how).eval()
+    return pi0.Pi0Policy(network, _spec(horizon, exec_steps, num_steps), how, config).eval()
 
 
 def tiny_pi05(
@@ -47,25 +48,27 @@ def tiny_pi05(
         train: as in `LoadOptions`.
         discrete_state: whether the prompt names the state, as lerobot's does.
     """
+    config = {"chunk_size": horizon, **PI05_CONFIG}
     with pi05_sizes():
-        network = pi05.make_network({"chunk_size": horizon, **PI05_CONFIG}, precision="float32")
+        network = pi05.make_network(config, precision="float32")
     randomise(network)
     pi05.choose_trained(network, train)
     prompt = task_and_state if discrete_state else line
     how = manners(convention("libero", "openpi"), Pictures(28), prompt, 60, state=discrete_state)
-    return pi05.Pi05Policy(network, _spec(horizon, exec_steps, num_steps), how).eval()
+    return pi05.Pi05Policy(network, _spec(horizon, exec_steps, num_steps), how, config).eval()
 
 
 def tiny_smolvla(
     horizon: int = 4, exec_steps: int = 2, num_steps: int = 3, *, train: str = "expert"
 ) -> smolvla.SmolVLAPolicy:
     """SmolVLA in lerobot's classes; ImportError says what to install."""
+    config = {"chunk_size": horizon, **SMOLVLA_CONFIG}
     with smolvlm_sizes():
-        network = smolvla.make_network({"chunk_size": horizon, **SMOLVLA_CONFIG})
+        network = smolvla.make_network(config)
     randomise(network)
     smolvla.choose_trained(network, train)
     how = manners(convention("libero", "smolvla"), Pictures(32, centred=False), line, VOCABULARY)
-    return smolvla.SmolVLAPolicy(network, _spec(horizon, exec_steps, num_steps), how).eval()
+    return smolvla.SmolVLAPolicy(network, _spec(horizon, exec_steps, num_steps), how, config).eval()
 
 
 PI05_CONFIG = {"max_action_dim": WIDTH, "max_state_dim": WIDTH, "image_resolution": (28, 28)}

@@ -1,67 +1,104 @@
 """Weights of published checkpoints into a model, with every name accounted for."""
 
-import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar, runtime_checkable
 from unittest.mock import patch
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from prophet_gym import _files
+from prophet_gym._tensor_files import listed, read_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-SHOWN = 8
+Value = TypeVar("Value")
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What distributed training and torch.compile put before every name; the weights are the same without it."""
+_REMEDIES = (
+    (r"(.*/)?model-\d+-of-\d+\.safetensors", f"shards without their {INDEX}: fetch it too"),
+    (r"(.*/)?adapter_model\.\w+", "adapters without the weights that they adapt: merge them into these first "
+     "(peft's merge_and_unload, or OpenVLA-OFT's vla-scripts/merge_lora_weights_and_save.py)"),
+    (r"(.*/)?[\w-]+\.(fp16|bf16|fp32|non_ema|ema)\.safetensors", f"weights of one variant: rename it to {WEIGHTS}"),
+    (r"(.*/)?[\w-]+\.safetensors", f"weights under another name: if they are the policy's, rename it to {WEIGHTS}"),
+    (r"(.*/)?[\w.-]+\.(bin|pt|pth|ckpt)", f"weights of torch.save: write them again as {WEIGHTS}, "
+     "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"),
+)  # fmt: skip
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file.
+    """Return a JSON object; empty where there is no such file.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or a Git LFS pointer.
     """
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch or save it again") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} must hold an object, got a {type(found).__name__}")
-    return found
+    return _files.read_json(path, CheckpointError) if path.is_file() else {}
 
 
 def read_safetensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names; on the CPU.
+    """Return all tensors of `model.safetensors`, or of the shards that its index names; on the CPU.
 
     Raises:
         MissingWeightsError: there is neither, or a shard is missing.
-        CheckpointError: a file is damaged, or a tensor is in another shard than the index says.
+        CheckpointError: a file is damaged or has numbers that are not finite, a tensor is in another shard than the
+            index says, or there are both a whole file and shards.
     """
+    state: dict[str, Tensor] = {}
+    for path, expected in weight_files(folder).items():
+        read = read_tensors(path)
+        if expected is not None and set(read) != expected:
+            wrong = sorted(expected ^ set(read))
+            raise CheckpointError(f"{path} does not hold what the index says: {listed(wrong)} differ")
+        state |= read
+    return unwrapped(state)
+
+
+def weight_files(folder: Path) -> dict[Path, set[str] | None]:
+    """Return the files that hold a folder's weights, each with the names that the index says are in it.
+
+    Raises:
+        MissingWeightsError: as in `read_safetensors`.
+        CheckpointError: as in `read_safetensors`.
+    """
+    whole = folder / WEIGHTS
+    shards = sorted(path.name for path in folder.glob("*.safetensors") if _SHARD.fullmatch(path.name))
     index = read_json(folder / INDEX)
+    if whole.is_file():
+        if index or shards:
+            others = INDEX if index else listed(shards)
+            raise CheckpointError(
+                f"{folder} holds {WEIGHTS} and also {others}: one of them is of an earlier save; delete that one"
+            )
+        return {whole: None}
     if not index:
-        if not (folder / WEIGHTS).is_file():
-            raise MissingWeightsError(f"{folder} holds no {WEIGHTS} and no {INDEX}")
-        return _read(folder / WEIGHTS)
-    places: dict[str, str] = index.get("weight_map", {})
+        raise MissingWeightsError(f"{folder} holds no {WEIGHTS} and no {INDEX}{instead(_names(folder))}")
+    places = index.get("weight_map")
+    good = isinstance(places, dict) and all(isinstance(place, str) for place in places.values())
+    if not good or any(PurePosixPath(place).name != place for place in places.values()):
+        raise CheckpointError(f"{folder / INDEX} must have a weight_map of tensors to files in the same folder")
     missing = [name for name in sorted(set(places.values())) if not (folder / name).is_file()]
     if missing or not places:
-        raise MissingWeightsError(f"{folder / INDEX} names shards that are not there: {missing or 'none at all'}")
-    state: dict[str, Tensor] = {}
-    for shard in sorted(set(places.values())):
-        read = _read(folder / shard)
-        expected = {name for name, place in places.items() if place == shard}
-        if set(read) != expected:
-            raise CheckpointError(
-                f"{folder / shard} does not hold what the index says: {_listed(expected ^ set(read))} differ"
-            )
-        state |= read
-    return state
+        raise MissingWeightsError(
+            f"{folder / INDEX} names shards that are not there: {listed(missing) or 'none at all'}; fetch them"
+        )
+    return {
+        folder / shard: {name for name, place in places.items() if place == shard}
+        for shard in sorted(set(places.values()))
+    }
+
+
+@runtime_checkable
+class LoadsWeights(Protocol):
+    """A policy that takes weights of its family however they were trained, with adapters or without."""
+
+    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Take them; CheckpointError if they do not fit."""
+        ...
 
 
 def has_weights(files: Collection[str]) -> bool:
@@ -69,33 +106,61 @@ def has_weights(files: Collection[str]) -> bool:
     return WEIGHTS in files or INDEX in files
 
 
+def instead(files: Collection[str]) -> str:
+    """Return what weights there are under other names, and the remedy, to put behind an error; empty if none are.
+
+    Example:
+        >>> instead(["config.json", "pytorch_model.bin"])[:44]
+        '; it holds pytorch_model.bin, weights of tor'
+    """
+    found: dict[str, list[str]] = {}
+    for name in sorted(files):
+        remedy = next((remedy for pattern, remedy in _REMEDIES if re.fullmatch(pattern, name)), None)
+        if remedy is not None:
+            found.setdefault(remedy, []).append(name)
+    if found:
+        return "; it holds " + "; and ".join(f"{listed(names)}, {remedy}" for remedy, names in found.items())
+    return f"; it holds {listed(sorted(files))} alone: fetch the weights too (hf download)" if files else ""
+
+
 def tensor_names(folder: Path) -> list[str]:
-    """Names of the tensors that `read_safetensors` would read, without reading them; none where there is no file."""
-    places = read_json(folder / INDEX).get("weight_map")
-    if places:
-        return sorted(places)
-    if not (folder / WEIGHTS).is_file():
+    """Return the names of the tensors that `read_safetensors` would read, without reading them; none without a file."""
+    if not has_weights(_names(folder)):
         return []
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            return sorted(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged ({error}); fetch it again") from error
+    found: list[str] = []
+    for path, expected in weight_files(folder).items():
+        if expected is not None:
+            found += expected
+            continue
+        _files.refuse_pointer(path, CheckpointError)
+        try:
+            with safe_open(path, "pt") as file:
+                found += file.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
+    return sorted(unwrapped(dict.fromkeys(found, True)))
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:
-    """A state dict of a `.pt` file without the `module.` of distributed training; nothing is unpickled.
+    """Return the state dict of a `.pt` file without the prefixes of distributed training; nothing is unpickled.
 
     Raises:
-        CheckpointError: it is damaged, or holds more than tensors.
+        CheckpointError: it is damaged, holds more than tensors, or numbers that are not finite.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as plain tensors: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} must hold a state dict of tensors")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return unwrapped(read_tensors(path))
+
+
+def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a state dict without the prefixes that all of its names have from a wrapper around the model.
+
+    Example:
+        >>> unwrapped({"module._orig_mod.weight": 1})
+        {'weight': 1}
+    """
+    found = dict(state)
+    while prefix := next((each for each in _WRAPPERS if found and all(n.startswith(each) for n in found)), None):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
@@ -146,8 +211,10 @@ def load_strictly(
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
     if any(problems.values()):
-        said = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
-        raise CheckpointError(f"{source} does not fit a {type(model).__name__}: {said}")
+        said = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
+        raise CheckpointError(
+            f"{source} does not fit a {type(model).__name__}: {said}{_remedy(set(missing), unexpected)}"
+        )
     model.load_state_dict({name: state[name] for name in shared}, strict=False)
 
 
@@ -166,14 +233,22 @@ def without_init() -> Iterator[None]:
         yield
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
+def _remedy(missing: Collection[str], unexpected: Collection[str]) -> str:
+    """What to do where the names would fit without what they begin with."""
+    begins = {
+        prefix
+        for name in unexpected
+        for prefix in (name[: place.end()] for place in re.finditer(r"\.", name))
+        if name.removeprefix(prefix) in missing
+    }
+    if not begins:
+        return ""
+    prefix = min(begins, key=len)
+    return (
+        f"; names that begin with {prefix!r} would fit without it: save {{name.removeprefix({prefix!r}): tensor "
+        f"for name, tensor in state.items() if name.startswith({prefix!r})}} and load that"
+    )
 
 
-def _listed(names: Collection[str]) -> str:
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
-    return ", ".join(ordered[:SHOWN]) + rest
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

@@ -1,6 +1,7 @@
 """Instructions to tokens: the prompts that published policies were trained with."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,40 @@ def task_and_state(instruction: str, state: Float[Tensor, " s"] | None = None) -
     return f"Task: {_cleaned(instruction)}, State: {' '.join(map(str, bins.tolist()))};\nAction: "
 
 
+PROMPTS: Mapping[str, Prompt] = {"line": line, "task_and_state": task_and_state}
+"""Prompts by the name that a saved policy has them by."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceTokens:
+    """Texts to tokens by a Hugging Face tokenizer.
+
+    Attributes:
+        tokenizer: takes lists of texts.
+    """
+
+    tokenizer: Any
+
+    def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Return the numbers of the tokens of each text."""
+        return self.tokenizer(list(texts))["input_ids"]
+
+
+@dataclass(frozen=True)
+class Letters:
+    """The bytes of a text, after a 1, modulo a vocabulary.
+
+    Attributes:
+        vocabulary: how many tokens there are.
+    """
+
+    vocabulary: int
+
+    def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Return the numbers of the tokens of each text."""
+        return [[1, *(byte % self.vocabulary for byte in text.encode())] for text in texts]
+
+
 def pretrained_tokenizer(source: str | Path) -> Tokenize:
     """A Hugging Face tokenizer of a folder or a Hub repository.
 
@@ -55,7 +90,7 @@ def pretrained_tokenizer(source: str | Path) -> Tokenize:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise MissingWeightsError(
             f"could not get the tokenizer {source}: {str(error).splitlines()[0]} Give LoadOptions(tokenizer=...) a "
@@ -74,7 +109,7 @@ def tokenizer_of(given: Any, default: str | Path) -> Tokenize:
     if given is None or isinstance(given, str | Path):
         return pretrained_tokenizer(default if given is None else given)
     if hasattr(given, "convert_tokens_to_ids"):
-        return lambda texts: given(list(texts))["input_ids"]
+        return HuggingFaceTokens(given)
     return given
 
 
@@ -85,7 +120,7 @@ def letters(vocabulary: int) -> Tokenize:
         >>> letters(100)(["ab"])
         [[1, 97, 98]]
     """
-    return lambda texts: [[1, *(byte % vocabulary for byte in text.encode())] for text in texts]
+    return Letters(vocabulary)
 
 
 def padded(

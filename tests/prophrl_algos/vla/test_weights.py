@@ -72,10 +72,10 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(MissingWeightsError, match=r"holds no model.safetensors"):
         read_safetensors(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x08" * 20)
-    with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*model.safetensors: .*it is damaged or cut"):
         read_safetensors(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="must hold an object"):
+    with pytest.raises(CheckpointError, match="must be a JSON object, holds a list"):
         read_json(tmp_path / "config.json")
     assert read_json(tmp_path / "nothing.json") == {}
 
@@ -84,10 +84,10 @@ def test_pt_files_lose_the_prefix_of_distributed_training_and_run_no_code(tmp_pa
     torch.save({f"module.{name}": tensor for name, tensor in state().items()}, tmp_path / "head.pt")
     assert read_pt(tmp_path / "head.pt").keys() == state().keys()
     torch.save({"model": net()}, tmp_path / "whole.pt")
-    with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):
+    with pytest.raises(CheckpointError, match="holds objects other than tensors, which are never unpickled"):
         read_pt(tmp_path / "whole.pt")
     torch.save({"step": 3}, tmp_path / "meta.pt")
-    with pytest.raises(CheckpointError, match="must hold a state dict"):
+    with pytest.raises(CheckpointError, match=r"must hold tensors alone, got step \(int\)"):
         read_pt(tmp_path / "meta.pt")
 
 

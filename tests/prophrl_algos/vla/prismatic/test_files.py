@@ -173,7 +173,6 @@ def test_a_saved_policy_is_loaded_as_what_it_is_or_not_at_all(checkpoint, tmp_pa
     policy = load_policy(checkpoint("vla-adapter").write(), LoadOptions(train="lora", **FLOAT))
     policy.save_pretrained(tmp_path / "ours")
     for options, said in (
-        ({"train": "expert"}, "it with train='lora' or 'none'"),
         ({"train": "lora", "head": "l1"}, "has a head of the kind 'flow', not 'l1'"),
         ({"train": "lora", "benchmark": "bridge"}, "acts in 'libero', not 'bridge'"),
     ):

@@ -1,0 +1,102 @@
+"""Weights with low-rank adapters (peft's names) and without: each into a model with adapters or without."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prophet_gym.errors import CheckpointError
+from prophrl_algos.vla.lora import NAME, LoraTargets
+
+_DOWN, _UP = f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight"
+_TRAINED = f".modules_to_save.{NAME}."
+_BEFORE = ".original_module."
+_BASE = ".base_layer."
+
+
+def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets) -> dict[str, Tensor]:
+    """Return a state dict under the names of a model that has adapters or has none.
+
+    Adapters that the model has no place for are added to the weights that they adapt; the model's own adapters begin at
+    zero where the state dict has none. What the model computes is what the weights say in every case.
+
+    Args:
+        state: weights of the model before or after `add_lora`.
+        model: where they are to go; its adapters' first matrices are kept.
+        targets: what the adapters of the state dict were made from.
+
+    Raises:
+        CheckpointError: an adapter is of no layer, or of one that the targets do not name.
+    """
+    wanted = model.state_dict()
+    if not has_adapters(wanted):
+        return merged(state, targets)
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    if {name: tensor.shape for name, tensor in state.items()} == shapes:
+        return dict(state)
+    plain = merged(state, targets)
+    found = {}
+    for name, own in wanted.items():
+        if name.endswith(_UP):
+            found[name] = torch.zeros_like(own)
+        elif name.endswith(_DOWN):
+            found[name] = own
+        elif plain_name(name) in plain:
+            found[name] = plain[plain_name(name)]
+    known = {plain_name(name) for name in wanted}
+    # What the model does not know stays, so that it is named as unexpected.
+    return found | {name: tensor for name, tensor in plain.items() if name not in known}
+
+
+def merged(state: Mapping[str, Tensor], targets: LoraTargets) -> dict[str, Tensor]:
+    """Return the weights without adapters that compute the same; the sums are made in float32.
+
+    Raises:
+        CheckpointError: as in `fitted`.
+    """
+    found = {}
+    for name, tensor in state.items():
+        if _DOWN in name or _UP in name or _BEFORE in name:
+            continue
+        found[plain_name(name)] = tensor
+    for name in state:
+        if not name.endswith(_DOWN):
+            continue
+        layer = name.removesuffix(_DOWN)
+        up, weight = state.get(layer + _UP), found.get(f"{layer}.weight")
+        if up is None or weight is None:
+            raise CheckpointError(f"the adapter {name} has no {layer + _UP if up is None else layer + '.weight'}")
+        change = up.float() @ state[name].float()
+        if change.shape != weight.shape:
+            raise CheckpointError(
+                f"the adapter {name} changes {tuple(change.shape)} numbers of {layer}, which has {tuple(weight.shape)}"
+            )
+        found[f"{layer}.weight"] = weight.float() + _scaling(layer, targets, rank=len(state[name])) * change
+    return found
+
+
+def has_adapters(state: Mapping[str, object]) -> bool:
+    """Whether a state dict has adapters or copies of modules that are trained whole."""
+    return any(_DOWN in name or _TRAINED in name for name in state)
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a weight has in the model without adapters.
+
+    Example:
+        >>> plain_name("block.q_proj.base_layer.weight"), plain_name("head.modules_to_save.default.bias")
+        ('block.q_proj.weight', 'head.bias')
+    """
+    return name.replace(_BASE, ".").replace(_TRAINED, ".").replace(_BEFORE, ".")
+
+
+def _scaling(layer: str, targets: LoraTargets, rank: int) -> float:
+    for part in targets.parts:
+        if part.rank == rank and re.fullmatch(part.pattern, layer):
+            return part.alpha / part.rank
+    known = "; ".join(f"{part.rank} on {part.pattern[:80]}" for part in targets.parts)
+    raise CheckpointError(
+        f"there is an adapter of rank {rank} on {layer}, and known are only those of rank {known}: "
+        "load it into a policy with the same adapters"
+    )
