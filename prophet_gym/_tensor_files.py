@@ -4,10 +4,12 @@ Everything that reads weights reads them here, so that one check holds for all: 
 file cannot unpack to a large one, and damaged weights are refused before a model computes with them.
 """
 
+import hashlib
+import json
 import os
 import pickle
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,13 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym._atomic import atomic_file
+from prophet_gym._files import refuse_pointer
+from prophet_gym.errors import CheckpointError, MissingWeightsError, listed, shown
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MARK = "save"
 """Key of a safetensors header: all parts that one save wrote have the same value there."""
-SHOWN_NAMES = 10
-SHOWN_LETTERS = 100
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -37,6 +39,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise MissingWeightsError(f"no weights at {path}; give a .pt or .safetensors file")
+    refuse_pointer(path, CheckpointError)
     if path.suffix == ".safetensors":
         try:
             content: object = load_file(path)
@@ -86,6 +89,20 @@ def read_torch(path: str | os.PathLike, device: torch.device | str = "cpu") -> o
         raise _unreadable(path, error) from error
 
 
+def write_torch(content: object, path: Path) -> None:
+    """Write what `read_torch` reads: whole or not at all.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with atomic_file(path) as draft:
+        try:
+            with draft.open("wb") as file:
+                torch.save(content, file)
+        except RuntimeError as error:  # torch says of a full disk no more than that a position is unexpected
+            raise OSError(f"cannot write {path}: {shown(str(error))}; is the disk full?") from error
+
+
 def write_tensors(state: Mapping[str, Tensor], path: Path, mark: str | None = None) -> None:
     """Write a state dict as safetensors, in the format that diffusers and transformers load.
 
@@ -101,6 +118,7 @@ def write_tensors(state: Mapping[str, Tensor], path: Path, mark: str | None = No
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt"} | ({} if mark is None else {MARK: mark})
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata=metadata)
+    _order_metadata(path)
 
 
 def read_mark(path: Path) -> str | None:
@@ -114,6 +132,36 @@ def read_mark(path: Path) -> str | None:
             return (file.metadata() or {}).get(MARK)
     except Exception as error:  # whatever a damaged header makes the reader raise
         raise _unreadable(path, error) from error
+
+
+def mark_of(*parts: Mapping[str, Tensor] | str) -> str:
+    """Return the mark of a save: a sum over all that it writes, the same for the same content.
+
+    Args:
+        parts: state dicts, and the text of configs.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, str):
+            found.update(part.encode())
+            continue
+        for name, tensor in sorted(part.items()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def require_mark(path: Path, mark: str | None, source: Path) -> None:
+    """Raise CheckpointError unless a safetensors file, read before, is of the save that `source` names.
+
+    Raises:
+        CheckpointError: the two are of different saves: the folder is being saved to, or a save was killed.
+    """
+    if read_mark(path) != mark:
+        raise CheckpointError(
+            f"{path} and {source} are of two different saves: another process is saving there, or one was killed "
+            "while it did; save the checkpoint again"
+        )
 
 
 def require_plain(tensors: Mapping[str, Tensor], source: object) -> None:
@@ -133,25 +181,16 @@ def require_finite(tensors: Mapping[str, Tensor], source: object, *, why: str = 
         raise CheckpointError(f"{source} {why}: {listed(broken)} hold numbers that are not finite (NaN or infinity)")
 
 
-def listed(names: Collection[str]) -> str:
-    """Return the first names, each cut to a length that fits a message, and how many more there are.
-
-    Example:
-        >>> listed([f"block.{n}" for n in range(12)])
-        'block.0, block.1, block.2, block.3, block.4, block.5, block.6, block.7, block.8, block.9 and 2 more'
-    """
-    rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(shown(name) for name in _first(names, SHOWN_NAMES)) + rest
-
-
-def shown(text: str) -> str:
-    """Return text of a file as a message may show it: on one line, without control characters, cut where it is long."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: SHOWN_LETTERS + 1])
-    return plain if len(text) <= SHOWN_LETTERS else f"{plain[:SHOWN_LETTERS]}... ({len(text)} letters)"
-
-
-def _first(names: Iterable[str], count: int) -> list[str]:
-    return [name for name, _ in zip(names, range(count), strict=False)]
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors header, whose order is else another every time: same weights, same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size, "the same header in another order"
+        file.seek(8)
+        file.write(text)
 
 
 def _require_stored(path: Path) -> None:

@@ -1,9 +1,12 @@
 """The few exceptions a caller may catch, each also the builtin one would expect, and checks of plain arguments."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from itertools import islice
 from numbers import Integral, Real
+
+SHOWN_NAMES, SHOWN_LETTERS = 10, 100
 
 
 class ProphetError(Exception):
@@ -39,6 +42,10 @@ class MissingAssetsError(ProphetError, FileNotFoundError):
 
 class SimulatorLostError(ProphetError, RuntimeError):
     """A process of the simulator ended by itself; its episodes are lost, and a new env can be made."""
+
+
+class RunInUseError(ProphetError, RuntimeError):
+    """Another process trains in the same folder; the message names it."""
 
 
 class RewardCollapseError(ProphetError, RuntimeError):
@@ -99,3 +106,20 @@ def require_different(name: str, values: object, count: int) -> list[int]:
     if not whole or given != whole or len(set(whole)) < len(whole) or not set(whole) <= set(range(count)):
         raise ValueError(f"{name} must be different numbers in 0..{count - 1}, got {given!r}")
     return whole
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first names, each cut to a length that fits a message, and how many more there are.
+
+    Example:
+        >>> listed([f"block.{n}" for n in range(12)])
+        'block.0, block.1, block.2, block.3, block.4, block.5, block.6, block.7, block.8, block.9 and 2 more'
+    """
+    rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(shown(name) for name in islice(names, SHOWN_NAMES)) + rest
+
+
+def shown(text: str) -> str:
+    """Return text of a file as a message may show it: on one line, without control characters, cut where it is long."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: SHOWN_LETTERS + 1])
+    return plain if len(text) <= SHOWN_LETTERS else f"{plain[:SHOWN_LETTERS]}... ({len(text)} letters)"

@@ -1,13 +1,12 @@
 """Checkpoints that are whole or not there, and that a killed run goes on from."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prophet_gym._tensor_files import read_torch, require_finite
+from prophet_gym._tensor_files import read_torch, require_finite, write_torch
 from prophet_gym.errors import CheckpointError
 
 FORMAT = "prophrl-trainer-1"
@@ -15,18 +14,7 @@ FORMAT = "prophrl-trainer-1"
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain data as a file that is never half there: written beside it, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_torch({"format": FORMAT, **state}, path)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -4,13 +4,13 @@ import csv
 import io
 import json
 import math
-import os
 import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.errors import unknown_option
 from prophrl_algos.metrics import Metrics
 
@@ -49,7 +49,7 @@ class CsvLogger:
         writer = csv.DictWriter(text, names, restval="")
         writer.writeheader()
         writer.writerows(self._rows.values())
-        _write_whole(self.path, text.getvalue())
+        write_whole(self.path, text.getvalue())
 
     def close(self) -> None:
         """The file is whole already."""
@@ -69,17 +69,10 @@ class JsonLinesLogger:
         self._rows = {number: row for number, row in self._rows.items() if number < update}
         numbers = {name: _finite(float(f"{value:.{self.digits}g}")) for name, value in metrics.items()}
         self._rows[update] = json.dumps({"update": update, **numbers})
-        _write_whole(self.path, "".join(f"{row}\n" for row in self._rows.values()))
+        write_whole(self.path, "".join(f"{row}\n" for row in self._rows.values()))
 
     def close(self) -> None:
         """The file is whole already."""
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
 
 
 def _finite(value: float) -> float | None:
@@ -186,5 +179,5 @@ def run_name(folder: Path) -> str:
     """A name that no other folder's run has, kept in the folder: a run that was killed goes on under it."""
     path = folder / RUN_NAME
     if not path.is_file():
-        _write_whole(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
+        write_whole(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
     return path.read_text(encoding="utf-8")

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"_forks", "errors", "estimates"},
-    {"specs", "_files", "_tensor_files", "arguments"},
-    {"world_model"},
+    {"specs", "_files", "_atomic", "arguments"},
+    {"world_model", "_tensor_files"},
+    {"_configs"},
     {"hub"},
     {"embodiments", "rewards", "metrics", "envs"},
     {"data"},
@@ -30,6 +31,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym.hub",
     "prophet_gym._files",
     "prophet_gym._tensor_files",
+    "prophet_gym._atomic",
 }
 MAX_LINES = 400
 

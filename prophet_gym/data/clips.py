@@ -3,13 +3,13 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, Float32, Int64
 from torch import Tensor
 
+from prophet_gym._atomic import atomic_file
 from prophet_gym._files import read_npz
 from prophet_gym.data.recording import MAX_OPENING, Episode
 
@@ -64,9 +64,8 @@ class LatentEpisodes:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one uncompressed npz."""
-        draft = Path(f"{path}.part.npz")
-        np.savez(draft, latents=self.latents, commands=self.commands, gripper=self.gripper, starts=self.starts)
-        draft.replace(path)
+        with atomic_file(path) as draft:
+            np.savez(draft, latents=self.latents, commands=self.commands, gripper=self.gripper, starts=self.starts)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatentEpisodes":

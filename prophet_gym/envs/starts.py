@@ -3,9 +3,10 @@
 On disk a start set is a folder with `index.json` and WebP sheets of up to 100 frames, one or more per task.
 """
 
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -13,7 +14,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError, unknown_option
+from prophet_gym._atomic import is_draft, when_whole, write_whole
+from prophet_gym._files import read_json
+from prophet_gym.errors import (
+    CheckpointError,
+    InvalidStartError,
+    MissingWeightsError,
+    listed,
+    require_count,
+    shown,
+    unknown_option,
+)
 from prophet_gym.specs import InitialState
 
 INDEX_NAME = "index.json"
@@ -118,24 +129,46 @@ def write_start_set(directory: Path | str, states: Iterable[InitialState], *, qu
     for state in starts:
         require_frames(state, (size[0], size[1]))
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.webp"):
-        old.unlink()
     entries: dict[int, dict[str, object]] = {}
-    total = 0
+    sheets: dict[str, bytes] = {}
     for name, members in _sheets(starts).items():
-        cells = np.concatenate([starts[member].frames for member in members])
-        data = _encode_sheet(cells, quality)
-        (folder / name).write_bytes(data)
-        total += len(data)
+        data = _encode_sheet(np.concatenate([starts[member].frames for member in members]), quality)
+        chosen = _free_name(folder, name, data)
+        sheets[chosen] = data
         cell = 0
         for member in members:
-            entries[member] = _entry(starts[member], name, cell)
+            entries[member] = _entry(starts[member], chosen, cell)
             cell += len(starts[member].frames)
     ordered = [entries[member] for member in range(len(starts))]
-    text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": ordered}, indent=0)
-    (folder / INDEX_NAME).write_text(text + "\n", encoding="utf-8")
-    return total + len(text) + 1
+    text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": ordered}, indent=0) + "\n"
+    _write_files(folder, sheets, text)
+    return sum(map(len, sheets.values())) + len(text)
+
+
+def _free_name(folder: Path, name: str, data: bytes) -> str:
+    """A sheet's name, with a sum of its content where another sheet has it: until then an earlier index stays true."""
+    path = folder / name
+    if not path.exists() or (path.is_file() and path.read_bytes() == data):
+        return name
+    return f"{path.stem}-{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
+
+
+def _write_files(folder: Path, sheets: Mapping[str, bytes], index: str) -> None:
+    """Write sheets, then the index that names them, then remove those that it does not name."""
+    written: list[Path] = []
+    try:
+        for name, data in sheets.items():
+            if not (folder / name).exists():
+                written.append(folder / name)
+                write_whole(folder / name, data)
+        write_whole(folder / INDEX_NAME, index)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    for old in folder.glob("*.webp"):
+        if old.name not in sheets and not is_draft(old):
+            old.unlink(missing_ok=True)
 
 
 def read_start_set(directory: Path | str) -> StartSet:
@@ -151,15 +184,27 @@ def read_start_set(directory: Path | str) -> StartSet:
         sets = sorted(str(found.parent) for found in folder.glob(f"*/{INDEX_NAME}"))
         hint = f"; it holds {' and '.join(sets)}, give one of these" if sets else ""
         raise MissingWeightsError(f"a start set is a folder with {INDEX_NAME}, found none in {folder}{hint}")
+    return when_whole(folder, lambda: _read(folder))
+
+
+def _read(folder: Path) -> StartSet:
+    path = folder / INDEX_NAME
+    index = read_json(path, CheckpointError)
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
-            raise CheckpointError(f"{path} must have format {FORMAT!r}, got {index['format']!r}")
-        size = (index["height"], index["width"])
-        sheets = {name: _decode_sheet(folder / name, size) for name in {entry["sheet"] for entry in index["starts"]}}
+            raise CheckpointError(f"{path} must have format {FORMAT!r}, got {shown(repr(index['format']))}")
+        size = (require_count("height", index["height"]), require_count("width", index["width"]))
+        names = {entry["sheet"] for entry in index["starts"]}
+        outside = [name for name in names if name in ("", ".", "..") or Path(name).name != name]
+        if outside:
+            raise CheckpointError(f"{path} must name sheets in its own folder, got {listed(outside)}")
+        sheets = {name: _decode_sheet(folder / name, size) for name in names}
         return StartSet([_state(entry, sheets[entry["sheet"]]) for entry in index["starts"]])
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from error
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        said = shown(str(error))
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {said}); write it again") from error
 
 
 def _sheets(starts: StartSet) -> dict[str, list[int]]:
@@ -194,18 +239,20 @@ def _encode_sheet(cells: UInt8[np.ndarray, "n h w 3"], quality: int) -> bytes:
 
 
 def _decode_sheet(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w 3"]:
+    height, width = size
+    lines = [height * line for line in range(1, -(-SHEET_FRAMES // SHEET_COLUMNS) + 1)]
     try:
-        with Image.open(path) as sheet:
-            picture = np.asarray(sheet.convert("RGB"))
+        with Image.open(path, formats=["WEBP"]) as sheet:
+            # Before it is unpacked: a small file can be a large picture.
+            fits = sheet.size[0] == SHEET_COLUMNS * width and sheet.size[1] in lines
+            picture = np.asarray(sheet.convert("RGB")) if fits else None
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises, by the kind of damage
         raise CheckpointError(f"{path} is missing or damaged ({error}); write the start set again") from error
-    height, width = size
-    if picture.shape[0] % height or picture.shape[1] != SHEET_COLUMNS * width:
+    if picture is None:
         raise CheckpointError(
             f"{path} must hold frames of {size} in {SHEET_COLUMNS} columns; write the start set again"
         )
-    lines = picture.shape[0] // height
-    cells = picture.reshape(lines, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
+    cells = picture.reshape(-1, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(cells).reshape(-1, height, width, 3)
 
 

@@ -1,23 +1,27 @@
 """A checkpoint's folder: `prophet.json` and one diffusers folder per network, written whole or not at all."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
-from prophet_gym._tensor_files import read_tensors, write_tensors
-from prophet_gym.errors import CheckpointError
+from prophet_gym._configs import config_of, keys_of, require_shapes, require_sizes
+from prophet_gym._files import read_json
+from prophet_gym._tensor_files import (
+    MARK,
+    mark_of,
+    read_tensors,
+    require_finite,
+    require_mark,
+    write_tensors,
+)
+from prophet_gym.errors import CheckpointError, shown
 from prophet_gym.hub import CONFIG
 from prophet_gym.prophet.full import FullConfig, FullRecipe
 from prophet_gym.prophet.recipe import Recipe
@@ -32,10 +36,48 @@ def recipe_of(config: ProphetConfig | FullConfig) -> Recipe:
     return FullRecipe(config) if isinstance(config, FullConfig) else SmallRecipe(config)
 
 
-def write_config(config: ProphetConfig | FullConfig, folder: Path) -> None:
-    """Write `prophet.json`."""
+def save_parts(
+    parts: Mapping[str, tuple[Mapping[str, Tensor], ModelMixin]], config: ProphetConfig | FullConfig, folder: Path
+) -> None:
+    """Write a checkpoint's own files into an empty folder, each with the mark of this save.
+
+    Args:
+        parts: name -> what is stored, and the network whose config it has.
+        config: goes to `prophet.json`.
+        folder: from `atomic_directory`.
+
+    Raises:
+        CheckpointError: a number is not finite.
+    """
+    settings = [part.to_json_string() for _, part in parts.values()]
+    mark = mark_of(*(state for state, _ in parts.values()), *settings, json.dumps(asdict(config)))
+    for name, (state, part) in parts.items():
+        part.save_config(folder / name)
+        write_tensors(state, folder / name / SAFETENSORS_WEIGHTS_NAME, mark)
+    write_config(config, folder, mark)
+
+
+def stored(part: ModelMixin, *, half: bool) -> dict[str, Tensor]:
+    """Return a network's state as it is stored, in float16 if `half`.
+
+    Raises:
+        CheckpointError: a finite number is too large for that.
+    """
+    state = part.state_dict()
+    if not half:
+        return state
+    narrow = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    require_finite(state, f"the {type(part).__name__}", why="cannot be saved")
+    require_finite(narrow, f"the {type(part).__name__}", why="cannot be saved as float16, give half=False")
+    return narrow
+
+
+def write_config(config: ProphetConfig | FullConfig, folder: Path, mark: str | None = None) -> None:
+    """Write `prophet.json`, with the mark of the save that it is of."""
     header = {RECIPE: FullRecipe.name} if isinstance(config, FullConfig) else {}
-    (folder / CONFIG).write_text(json.dumps(header | asdict(config), indent=2) + "\n", encoding="utf-8")
+    footer = {} if mark is None else {MARK: mark}
+    text = json.dumps(header | asdict(config) | footer, indent=2, allow_nan=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def read_config(folder: Path) -> ProphetConfig | FullConfig:
@@ -44,6 +86,16 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
     Raises:
         CheckpointError: it is missing, no JSON, or has other keys.
     """
+    return _config_of(_header(folder)[0], folder)
+
+
+def read_save(folder: Path) -> str | None:
+    """Return the mark of the save that wrote `prophet.json`; None for a checkpoint of an earlier version."""
+    return _header(folder)[1]
+
+
+def _header(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """What `prophet.json` says, without the mark, and the mark."""
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")
     if not (folder / CONFIG).is_file():
@@ -51,54 +103,47 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
             f"no Prophet checkpoint at {folder}: {CONFIG} not found; give a folder that save_pretrained wrote, "
             'or weights="bundled"'
         )
+    try:
+        values = read_json(folder / CONFIG, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: {CONFIG} must be JSON with the keys {keys_of(ProphetConfig)}") from error
+    mark = values.pop(MARK, None)
+    if not isinstance(mark, str | None):
+        raise CheckpointError(f"{folder / CONFIG} must have a text as {MARK}, got {shown(repr(mark))}")
+    return values, mark
+
+
+def _config_of(values: dict[str, Any], folder: Path) -> ProphetConfig | FullConfig:
     kinds: dict[str, type[ProphetConfig | FullConfig]] = {SmallRecipe.name: ProphetConfig, FullRecipe.name: FullConfig}
     kind = ProphetConfig
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         name = values.pop(RECIPE, SmallRecipe.name)
-        if name not in kinds:
-            raise TypeError(f"{RECIPE} must be one of {', '.join(kinds)}, got {name!r}")
+        if not isinstance(name, str) or name not in kinds:
+            raise TypeError(f"{RECIPE} must be one of {', '.join(kinds)}, got {shown(repr(name))}")
         kind = kinds[name]
-        frozen = {key: _frozen(value) for key, value in values.items()}
-        hints = get_type_hints(kind)
-        problems = [f"{key} is unknown" for key in sorted(frozen.keys() - hints.keys())]
-        problems += [
-            f"{key}={value!r} is of another kind than its default"
-            for key, value in frozen.items()
-            if key in hints and not _is_of(value, hints[key])
-        ]
-        if problems:
-            raise TypeError("; ".join(problems))
-        return kind(**frozen)
+        return config_of(kind, values)
     except (TypeError, AttributeError, ValueError) as error:
-        known = ", ".join(field.name for field in fields(kind))
-        raise CheckpointError(f"{folder / CONFIG} must be JSON with the keys {known}: {error}") from error
+        raise CheckpointError(f"{folder / CONFIG} must be JSON with the keys {keys_of(kind)}: {error}") from error
 
 
-def save_part(part: ModelMixin, folder: Path, *, half: bool) -> None:
-    """Write one network as diffusers does: `config.json` and `diffusion_pytorch_model.safetensors`."""
-    part.save_config(folder)
-    state = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in part.state_dict().items()}
-    save_tensors(state, folder)
-
-
-def save_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors under the name that diffusers loads."""
-    write_tensors(state, folder / SAFETENSORS_WEIGHTS_NAME)
-
-
-def load_part(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def load_part(
+    kind: Any, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """Load one network straight to its device: built without memory, then filled from the mapped file.
 
     Raises:
-        CheckpointError: a file is missing, truncated or of another architecture.
+        CheckpointError: a file is missing, truncated, of another architecture, or has numbers that are not finite.
     """
     try:
         config = kind.load_config(folder, local_files_only=True)
+        state = read_tensors(folder / SAFETENSORS_WEIGHTS_NAME)
+        require_sizes(dict(config), state)
         with torch.device("meta"):
             part = kind.from_config(config)
-        part = nn.Module.to(part, dtype).to_empty(device=device)
-        part.load_state_dict(read_tensors(folder / SAFETENSORS_WEIGHTS_NAME), strict=True)
+        part = nn.Module.to(part, dtype)
+        require_shapes(part.state_dict(), state)  # before there is memory for what the config asks
+        part = part.to_empty(device=device)
+        part.load_state_dict(state, strict=True)
     except Exception as error:  # whatever a damaged config or file makes constructors and readers raise
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise CheckpointError(f"cannot load {folder}: {reason[:2000]}; fetch or save the checkpoint again") from error
@@ -107,39 +152,7 @@ def load_part(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dty
     return part
 
 
-@contextmanager
-def drafted(folder: str | os.PathLike) -> Iterator[Path]:
-    """Yield an empty folder whose content replaces that of `folder` at the end; after an error nothing has changed.
-
-    Files of other names in `folder` stay. `prophet.json` comes last, so that a checkpoint is there whole or not at all.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-saving-") as name:
-        draft = Path(name)
-        yield draft
-        folder.mkdir(exist_ok=True)
-        (folder / CONFIG).unlink(missing_ok=True)
-        for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
-            if path.is_dir():
-                shutil.rmtree(folder / path.name, ignore_errors=True)
-            path.replace(folder / path.name)
-
-
-def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is what a field is annotated as: bool, int, float, str, None or tuples of these."""
-    inner = get_args(hint)
-    if isinstance(hint, UnionType):
-        return any(_is_of(value, kind) for kind in inner)
-    if not inner:
-        return type(value) is hint or (hint is float and type(value) is int)
-    if not isinstance(value, tuple):
-        return False
-    if inner[-1] is Ellipsis:
-        return all(_is_of(entry, inner[0]) for entry in value)
-    return len(value) == len(inner) and all(map(_is_of, value, inner))
-
-
-def _frozen(value: Any) -> Any:
-    """Lists to tuples, as the frozen config holds them."""
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+def require_same_save(folder: Path, parts: Mapping[str, type], mark: str | None) -> None:
+    """Raise CheckpointError unless all parts, which must have been read before, are of the save with this mark."""
+    for name in parts:
+        require_mark(folder / name / SAFETENSORS_WEIGHTS_NAME, mark, folder / CONFIG)

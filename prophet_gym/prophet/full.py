@@ -15,7 +15,7 @@ from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.conditioning import Conditions, predict_velocity
 from prophet_gym.prophet.history import HistoryOrder
-from prophet_gym.prophet.recipe import Networks
+from prophet_gym.prophet.recipe import Networks, require_bounds
 from prophet_gym.prophet.sampling import sample_ab2
 from prophet_gym.prophet.schedule import karras_sigmas
 from prophet_gym.prophet.tools import action_video, plan, start_cameras, start_tools
@@ -75,6 +75,7 @@ class FullRecipe:
             raise ValueError(
                 f"steps={config.steps} must be at least 1 and history_frames={config.history_frames} at least 0"
             )
+        require_bounds(config.frame_size, (config.chunk, config.steps, config.history_frames))
         self.robot = get_embodiment(config.embodiment)
         if config.action_dim != self.robot.action_spec.dim:
             raise ValueError(

@@ -10,10 +10,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prophet_gym._atomic import atomic_directory, when_whole
 from prophet_gym.errors import CheckpointError
 from prophet_gym.hub import push_folder, resolve
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
-from prophet_gym.prophet.checkpoint import CONFIG, drafted, load_part, read_config, recipe_of, save_part, write_config
+from prophet_gym.prophet.checkpoint import (
+    CONFIG,
+    load_part,
+    read_config,
+    read_save,
+    recipe_of,
+    require_same_save,
+    save_parts,
+    stored,
+)
 from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.lora import load_lora, merge_lora
@@ -171,10 +181,9 @@ class Prophet(nn.Module):
             folder: target; parts of an earlier checkpoint there are replaced, other files kept.
             half: store weights as float16 (they are computed in float32 on a CPU); otherwise in their own dtype.
         """
-        with drafted(folder) as draft:
-            for name, part in self.networks.items():
-                save_part(part, draft / name, half=half)
-            write_config(self.config, draft)
+        parts = {name: (stored(part, half=half), part) for name, part in self.networks.items()}
+        with atomic_directory(folder, last=CONFIG) as draft:
+            save_parts(parts, self.config, draft)
 
     def push_to_hub(
         self, repo: str, *, revision: str | None = None, private: bool | None = None, half: bool = True
@@ -222,16 +231,36 @@ class Prophet(nn.Module):
             CheckpointError: the folder or a file of it is missing, truncated or of another architecture.
         """
         folder = _local_folder(source, revision, needs=CONFIG)
-        config = read_config(folder)
+        adapters = None if lora is None else _local_folder(lora, None)
+
+        def load() -> "Prophet":
+            return cls._load(folder, torch.device(device), dtype, adapters, offload_autoencoder=offload_autoencoder)
+
+        return when_whole(folder, load)
+
+    @classmethod
+    def _load(
+        cls,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        adapters: Path | None,
+        *,
+        offload_autoencoder: bool,
+    ) -> "Prophet":
+        # The mark first and the parts' own last: whatever is renamed in between is seen.
+        mark, config = read_save(folder), read_config(folder)
         if isinstance(config, ProphetConfig) and dtype != torch.float32:
             raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
         parts: dict[str, Any] = {"tracker": None}
-        for name, kind in _recipe_of_file(config, folder).parts.items():
+        kinds = _recipe_of_file(config, folder).parts
+        for name, kind in kinds.items():
             rests = offload_autoencoder and name == "autoencoder" and isinstance(config, FullConfig)
-            place = torch.device("cpu" if rests else device)
+            place = torch.device("cpu") if rests else device
             parts[name] = load_part(kind, folder / name, device=place, dtype=dtype)
-        if lora is not None:
-            load_lora(parts["transformer"], _local_folder(lora, None))
+        require_same_save(folder, kinds, mark)
+        if adapters is not None:
+            load_lora(parts["transformer"], adapters)
             merge_lora(parts["transformer"])
         return cls(**parts, config=config)
 

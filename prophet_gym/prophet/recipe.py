@@ -12,6 +12,17 @@ from prophet_gym.world_model import Chunk, State
 Networks = Mapping[str, Any]
 """The networks of a checkpoint by the name of their folder: `transformer`, `autoencoder`, perhaps `tracker`."""
 
+MOST_FRAMES, MOST_PIXELS = 4096, 4096
+"""Bounds of what a config may ask for: beyond them memory ends before a dream begins."""
+
+
+def require_bounds(frame_size: tuple[int, int], counts: Sequence[int]) -> None:
+    """Raise ValueError unless a config's frame size, and its counts of frames and steps, can be computed at all."""
+    if any(side < 8 or side > MOST_PIXELS or side % 8 for side in frame_size):
+        raise ValueError(f"frame_size={frame_size} must be multiples of 8, at most {MOST_PIXELS}")
+    if any(count > MOST_FRAMES for count in counts):
+        raise ValueError(f"counts of frames and steps must be at most {MOST_FRAMES}, got {max(counts)}")
+
 
 @runtime_checkable
 class Recipe(Protocol):

@@ -12,12 +12,13 @@ import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
-from prophet_gym._tensor_files import listed, read_tensors
+from prophet_gym._atomic import atomic_directory
+from prophet_gym._tensor_files import read_tensors
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
 from prophet_gym.hub import CONFIG, WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
-from prophet_gym.prophet.checkpoint import drafted, save_tensors, write_config
+from prophet_gym.prophet.checkpoint import save_parts
 from prophet_gym.prophet.convert import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
 from prophet_gym.prophet.full import FullConfig, FullRecipe
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
@@ -145,12 +146,11 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     with torch.device("meta"):
         empty = ProphetTransformer3DModel(**transformer)
     FullRecipe(config).check({"transformer": empty})
-    with drafted(target) as draft:
-        if vae is not None:
-            _copy_vae(vae, draft / "autoencoder")
-        empty.save_config(draft / "transformer")
-        save_tensors(state, draft / "transformer")
-        write_config(config, draft)
+    parts: dict[str, Any] = {"transformer": (state, empty)}
+    if vae is not None:
+        parts["autoencoder"] = _read_vae(vae)
+    with atomic_directory(target, last=CONFIG) as draft:
+        save_parts(parts, config, draft)
     return config
 
 
@@ -183,8 +183,8 @@ def full_config(transformer: Mapping[str, Any], how: Conversion) -> FullConfig:
     )
 
 
-def _copy_vae(source: Path, target: Path) -> None:
-    """Copy the Wan VAE, after a look at its architecture."""
+def _read_vae(source: Path) -> tuple[dict[str, Tensor], WanAutoencoder]:
+    """Return the weights of the Wan VAE and its network without weights, after a look at its architecture."""
     folder = source / "vae" if (source / "vae" / "config.json").is_file() else source
     if not (folder / "config.json").is_file():
         raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
@@ -198,5 +198,4 @@ def _copy_vae(source: Path, target: Path) -> None:
     if wrong or not empty.normalisation_fits():
         reason = f"{', '.join(wrong[:10])} do not fit" if wrong else "latents_mean and latents_std do not fit"
         raise CheckpointError(f"{folder} is no Wan VAE of its own config: {reason}")
-    empty.save_config(target)
-    save_tensors(weights, target)
+    return weights, empty

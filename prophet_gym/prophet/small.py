@@ -19,7 +19,7 @@ from prophet_gym.prophet.conditioning import (
     predict_velocity,
 )
 from prophet_gym.prophet.gripper import GripperTracker
-from prophet_gym.prophet.recipe import Networks
+from prophet_gym.prophet.recipe import Networks, require_bounds
 from prophet_gym.prophet.sampling import sample_euler
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.specs import InitialState
@@ -85,6 +85,19 @@ class SmallRecipe:
             )
         if config.past_frames < FRAMES_PER_LATENT or config.past_frames % FRAMES_PER_LATENT:
             raise ValueError(f"past_frames={config.past_frames} must be a multiple of {FRAMES_PER_LATENT}")
+        require_bounds(config.frame_size, (config.chunk, config.steps, config.past_frames))
+        if config.noise_scale < 0 or not 0 <= config.reader_trust <= 1:
+            raise ValueError(
+                f"noise_scale={config.noise_scale} must be at least 0 and reader_trust={config.reader_trust} in 0..1"
+            )
+        gates = [config.background[:2], *([] if config.stillness is None else [config.stillness])]
+        if any(threshold < 0 or softness <= 0 for threshold, softness in gates) or config.background[2] < 1:
+            raise ValueError(
+                f"background={config.background} and stillness={config.stillness} must have a threshold of at least 0, "
+                "a softness above 0 and a window of at least 1"
+            )
+        if [len(row) for row in config.camera] != [4, 4, 4]:
+            raise ValueError(f"camera must be three rows of four numbers, got rows of {[*map(len, config.camera)]}")
         if len(config.hold) != config.action_dim:
             raise ValueError(f"hold must have action_dim={config.action_dim} numbers, got {len(config.hold)}")
         self.config = config

@@ -1,14 +1,17 @@
 """A small network on disk: a folder with the config as JSON and the weights as safetensors."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 from torch import nn
 
+from prophet_gym._atomic import atomic_directory, when_whole
+from prophet_gym._configs import config_of, keys_of, require_shapes, require_sizes
+from prophet_gym._files import read_json
+from prophet_gym._tensor_files import MARK, mark_of, read_tensors, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 CONFIG_NAME = "config.json"
@@ -18,10 +21,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def save_network(directory: Path | str, network: nn.Module, config: Any) -> None:
     """Write a network and the dataclass that its constructor takes."""
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS_NAME)
+    state, values = network.state_dict(), asdict(config)
+    mark = mark_of(state, json.dumps(values))
+    with atomic_directory(directory, last=CONFIG_NAME) as draft:
+        write_tensors(state, draft / WEIGHTS_NAME, mark)
+        text = json.dumps(values | {MARK: mark}, indent=2, allow_nan=False)
+        (draft / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def load_network(directory: Path | str, kind: type[Network], config_kind: type, what: str) -> Network:
@@ -38,14 +43,26 @@ def load_network(directory: Path | str, kind: type[Network], config_kind: type, 
         CheckpointError: a file is damaged or the weights do not fit the config.
     """
     folder = Path(directory)
+    return when_whole(folder, lambda: _load(folder, kind, config_kind, what))
+
+
+def _load(folder: Path, kind: type[Network], config_kind: type, what: str) -> Network:
     if not all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)):
         raise MissingWeightsError(f"the {what} is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}")
     try:
-        given: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-        network = kind(config_kind(**given))
-        network.load_state_dict(load_file(folder / WEIGHTS_NAME))
-    except (SafetensorError, RuntimeError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        known = ", ".join(field.name for field in fields(config_kind))
-        raise CheckpointError(f"the {what} in {folder} is damaged ({error}); config keys: {known}") from error
+        given = read_json(folder / CONFIG_NAME, CheckpointError)
+        mark = given.pop(MARK, None)
+        config = config_of(config_kind, given)
+        state = read_tensors(folder / WEIGHTS_NAME)
+        require_sizes(given, state)
+        with torch.device("meta"):
+            require_shapes(kind(config).state_dict(), state)
+        network = kind(config)
+        network.load_state_dict(state)
+    except Exception as error:  # whatever a damaged config makes constructors raise
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        raise CheckpointError(
+            f"the {what} in {folder} is damaged ({reason[:2000]}); config keys: {keys_of(config_kind)}"
+        ) from error
+    require_mark(folder / WEIGHTS_NAME, mark, folder / CONFIG_NAME)
     return network.eval()

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym._atomic import atomic_directory
 from prophet_gym.errors import CheckpointError, MissingWeightsError, require_count, require_number, unknown_option
 from prophet_gym.rewards.local import LocalVlm
 from prophet_gym.rewards.prompt import WORDS, Prompt
@@ -120,14 +121,14 @@ class LikelihoodReward:
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write config and prompt, and the low-rank adapter if the model has one; the base model is only named."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
-        (folder / "prompt.txt").write_text(self.prompt.text, encoding="utf-8")
-        (folder / "criteria.json").write_text(json.dumps(dict(self.prompt.criteria), indent=2) + "\n", encoding="utf-8")
-        network: Any = self.model.model
-        if hasattr(network, "peft_config"):
-            network.save_pretrained(str(folder / ADAPTER_NAME))
+        with atomic_directory(directory, last=CONFIG_NAME) as draft:
+            (draft / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
+            (draft / "prompt.txt").write_text(self.prompt.text, encoding="utf-8")
+            criteria = json.dumps(dict(self.prompt.criteria), indent=2)
+            (draft / "criteria.json").write_text(criteria + "\n", encoding="utf-8")
+            network: Any = self.model.model
+            if hasattr(network, "peft_config"):
+                network.save_pretrained(str(draft / ADAPTER_NAME))
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, *, device: str = "cpu") -> "LikelihoodReward":

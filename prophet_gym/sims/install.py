@@ -5,9 +5,9 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.errors import MissingAssetsError
 
 PACKAGES = ("libero", "robosuite", "bddl", "mujoco")
@@ -43,11 +43,7 @@ def cache_dir() -> Path:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a second writer, sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    Path(name).replace(path)
+    write_whole(path, data)
 
 
 def _package_root() -> Path | None:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prophet_gym._tensor_files import read_torch, require_finite
+from prophet_gym._tensor_files import read_torch, require_finite, write_torch
 from prophet_gym.errors import CheckpointError
 from prophet_gym.train.events import open_events
 
@@ -78,10 +77,7 @@ def update_average(average: Sequence[Tensor], parameters: Sequence[Tensor], step
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:
     """Write `path` whole or not at all, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    torch.save(dict(state), draft)
-    os.replace(draft, path)
+    write_torch(dict(state), path)
 
 
 def on_device(model: Model, device: torch.device) -> Model:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
@@ -154,7 +155,7 @@ def main(args: Args) -> dict[str, object]:
         },
     }
     reader.save_pretrained(args.out)
-    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_whole(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 

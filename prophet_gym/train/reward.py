@@ -18,6 +18,7 @@ import tyro
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.arguments import (
     Arguments,
     Count,
@@ -135,7 +136,7 @@ def _train_vlm(args: Args) -> dict[str, Any]:
         "held_out": measure(judge, _ends(groups["test"], args.stride)),
     }
     judge.save_pretrained(args.out)
-    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_whole(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 import tyro
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.arguments import (
     Arguments,
     Count,
@@ -168,7 +169,7 @@ def _tracker(args: Args, base: Prophet | None) -> None:
     known = None if base is None else base.tracker
     tracker = train_tracker(data, camera, args.out, steps=args.tracker_steps, device=args.torch_device(), base=known)
     errors = tracker_errors(tracker, data, camera)
-    (args.out / "tracker_errors.json").write_text(json.dumps(errors, indent=2) + "\n", encoding="utf-8")
+    write_whole(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
 
 
 def _transformer(args: Args, base: Prophet | None) -> None:

@@ -45,8 +45,8 @@ class TrainingState:
             "data": self.loader.state_dict(),
         }
         save_whole(state, self.folder / f"step-{step:08d}.pt")
-        for path in [*list_states(self.folder)[:-keep], *self.folder.glob("*.part")]:
-            path.unlink()
+        for path in list_states(self.folder)[:-keep]:
+            path.unlink(missing_ok=True)
 
     def resume(self) -> int:
         """Go back to the newest state, if there is one; returns the steps done.

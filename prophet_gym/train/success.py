@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.arguments import Arguments, Count, Items, Minutes, OutFolder, Positive, Seed, Share
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig, hash_words, held, shrink
@@ -272,7 +273,7 @@ def main(args: Args) -> dict[str, object]:
     for name, parts in groups.items():
         metrics[name] = evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
     head.save_pretrained(args.out)
-    (args.out / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_whole(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 

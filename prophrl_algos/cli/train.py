@@ -71,19 +71,21 @@ MAY_CHANGE = (
 
 def main(args: Args) -> None:
     """Run the command."""
+    from prophet_gym.train.run_folder import claim, held
     from prophrl_algos.checkpoint import load_checkpoint
-    from prophrl_algos.cli.arguments import claim
     from prophrl_algos.loggers import make_logger
     from prophrl_algos.run import LAST, run
 
     trainer = make_trainer(args)
-    claim(args.out, args, LAST, free=MAY_CHANGE)
-    done = load_checkpoint(args.out / LAST)["trainer"]["done"] if (args.out / LAST).exists() else 0
-    updates = args.config.updates
-    names = usual_loggers() if args.loggers is None else args.loggers
-    loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names]
-    evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
-    run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
+    begun = (args.out / LAST).exists()
+    with held(args.out, main=trainer.processes.main):
+        claim(args.out, args, begun=begun, free=MAY_CHANGE)
+        done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
+        updates = args.config.updates
+        names = usual_loggers() if args.loggers is None else args.loggers
+        loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names]
+        evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
+        run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
     print(f"{args.out / LAST}: {trainer.done} updates")
 
 

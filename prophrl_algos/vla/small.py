@@ -12,6 +12,8 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prophet_gym._atomic import atomic_directory
+from prophet_gym._tensor_files import require_finite
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.networks import ActionHead, PlaceEncoder, TextEncoder
 from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors
@@ -231,6 +233,29 @@ class SmallVLA(
         Where demonstrations had points, the first places are where it thinks that those are.
         """
         return self._look(obs["image"], obs["text"])[1] * (self.cells - 1) / self.cells
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: dict[str, Any] | None = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Write config, weights and, where there is none yet, a card: whole or not at all.
+
+        Args:
+            save_directory: the folder.
+            config: see `PyTorchModelHubMixin`.
+            model_card_kwargs: likewise.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+        """
+        require_finite(self.state_dict(), "the policy", why="cannot be saved")
+        with atomic_directory(save_directory, last="config.json") as draft:
+            super().save_pretrained(draft, config=config, model_card_kwargs=model_card_kwargs)
+            if (Path(save_directory) / "README.md").exists():
+                (draft / "README.md").unlink(missing_ok=True)
 
     @property
     def cells(self) -> int:

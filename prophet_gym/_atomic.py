@@ -1,0 +1,214 @@
+"""Files and folders that are there whole or not at all, whatever ends the process or fills the disk."""
+
+import errno
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from prophet_gym.errors import CheckpointError, MissingWeightsError
+
+STALE_AFTER = 60.0
+"""Seconds without a change after which the draft of a process that has ended is removed."""
+ATTEMPTS, PAUSE = 20, 0.1
+"""How often, and after how many seconds, a folder is read again while it is saved to."""
+
+Loaded = TypeVar("Loaded")
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a draft to write that takes the place of `path` at the end; after an error `path` is as it was.
+
+    The draft's name is this process's own, so that two writers never share one, and it has the mode that the umask
+    gives, so that a shared cache stays readable to others. Drafts that killed processes left behind are removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
+    draft = path.with_name(f"{_prefix(path)}{_owner()}{path.suffix}")
+    try:
+        draft.touch()
+        mode = draft.stat().st_mode
+        yield draft
+        draft.chmod(mode)  # safetensors writes a file of its own, which nobody else may read
+        _flush(draft)
+        os.replace(draft, path)
+        _flush(path.parent)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike, content: bytes | str) -> None:
+    """Write a file, text as UTF-8, whole or not at all."""
+    with atomic_file(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
+    """Yield an empty folder whose entries take the place of those of `folder` at the end; after an error none has.
+
+    Entries of other names in `folder` stay. The entries are renamed one by one, `last` at the end: who reads two of
+    them while they are renamed, or after the process was killed between two renames, must compare what they say of the
+    save that they are of (`_tensor_files.MARK`).
+
+    Args:
+        folder: target, created if missing.
+        last: the entry that makes the folder what it is, e.g. `prophet.json`.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; give a folder to save to")
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    # Inside the folder, and so on its disk: the folder itself may be a mounted one.
+    _remove_stale(folder / last)
+    draft = folder / f"{_prefix(folder / last)}{_owner()}"
+    draft.mkdir()
+    try:
+        probe = draft / ".mode"
+        probe.touch()
+        mode = probe.stat().st_mode
+        probe.unlink()
+        yield draft
+        for path in sorted(draft.rglob("*")):
+            if path.is_file():
+                path.chmod(mode)
+            _flush(path)
+        _commit(draft, folder, last)
+        _flush(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        for each in missing:  # the innermost first; one that somebody else has written to stays
+            with suppress(OSError):
+                each.rmdir()
+        raise
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def when_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
+    """Return what `load` reads in a folder that another process may be saving to: it is called again while one does.
+
+    Args:
+        folder: that `atomic_directory` writes.
+        load: raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return load()
+        except (CheckpointError, MissingWeightsError):
+            # The save may have ended since, so a folder without drafts is read once more.
+            if attempt and not _is_written(folder):
+                raise
+        time.sleep(PAUSE if attempt else 0.0)
+    return load()
+
+
+def _is_written(folder: Path) -> bool:
+    return any(is_draft(path) for path in folder.iterdir()) if folder.is_dir() else False
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file or folder is one that a save has not finished."""
+    return path.name.startswith(".") and ".draft-" in path.name
+
+
+def _commit(draft: Path, folder: Path, last: str) -> None:
+    """Rename every entry of the draft into the folder; on an error all that was there before is put back."""
+    entries = sorted(draft.iterdir(), key=lambda path: (path.name == last, path.name))
+    earlier = draft / ".earlier"
+    earlier.mkdir()
+    moved: list[str] = []
+    new = {path.name for path in entries if not os.path.lexists(folder / path.name)}
+    try:
+        for path in entries:
+            target = folder / path.name
+            if target.is_dir() and not target.is_symlink():
+                # A folder cannot be replaced by a rename; a file is, without a moment in which there is none.
+                target.rename(earlier / path.name)
+            elif target.exists():
+                with suppress(OSError):  # no hard links there: then there is nothing to put back
+                    os.link(target, earlier / path.name)
+            moved.append(path.name)
+            os.replace(path, target)
+    except BaseException:
+        for name in reversed(moved):
+            with suppress(OSError):
+                if (earlier / name).exists():
+                    _remove(folder / name)
+                    (earlier / name).rename(folder / name)
+                elif name in new:
+                    _remove(folder / name)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:100]}.draft-"
+
+
+def _owner() -> str:
+    host = "".join(letter for letter in socket.gethostname() if letter.isalnum() or letter == "-")[:40]
+    return f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove drafts of `path` whose process has ended on this machine; of those elsewhere nothing is known."""
+    host = _owner().split(".")[0]
+    for draft in path.parent.glob("*.draft-*"):
+        if not draft.name.startswith(_prefix(path)):
+            continue
+        owner = draft.name.removeprefix(_prefix(path)).split(".")
+        if len(owner) < 3 or owner[0] != host or not owner[1].isdigit() or _lives(int(owner[1])):
+            continue
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime > STALE_AFTER:
+                _remove(draft)
+
+
+def _lives(process: int) -> bool:
+    if os.name == "nt":  # there a signal of 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Bring a file's content, or a folder's names, onto the disk: some disks say only now that they are full."""
+    if path.is_symlink():
+        return
+    if path.is_dir():
+        with suppress(OSError):  # not every system can, and the files themselves are there
+            _sync(path, os.O_RDONLY)
+        return
+    try:
+        _sync(path, os.O_RDWR)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EACCES):
+            raise
+
+
+def _sync(path: Path, mode: int) -> None:
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,93 @@
+"""Configs that somebody else may have written: a dataclass from JSON, every value of the kind that its field says."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from prophet_gym.errors import shown
+
+LARGEST = 4096
+"""No integer of a network's config is larger, unless a side of its tensors is."""
+
+Config = TypeVar("Config")
+
+
+def config_of(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Return the dataclass that JSON describes, its lists as tuples.
+
+    Raises:
+        TypeError: a key is unknown, or a value is not what its field is annotated as; a number must be finite.
+        ValueError: as the dataclass itself raises.
+    """
+    frozen = {key: _frozen(value) for key, value in values.items()}
+    hints = get_type_hints(kind)
+    problems = [f"{shown(key)} is unknown" for key in sorted(frozen.keys() - hints.keys())]
+    problems += [
+        f"{key}={shown(repr(value))} is of another kind than its default"
+        for key, value in frozen.items()
+        if key in hints and not _is_of(value, hints[key])
+    ]
+    if problems:
+        raise TypeError("; ".join(problems[:10]))
+    return kind(**frozen)
+
+
+def keys_of(kind: Any) -> str:
+    """Return the names of a dataclass's fields, for a message."""
+    return ", ".join(field.name for field in fields(kind))
+
+
+def require_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a config asks for more layers or larger ones than its file of weights could ever fill."""
+    most = max([LARGEST, len(state), *(side for value in state.values() for side in value.shape)])
+    for name, value in config.items():
+        if any(abs(number) > most for number in _integers(value)):
+            raise ValueError(f"{shown(name)} in config.json must be at most {most}, got {shown(repr(value))}")
+
+
+def require_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a tensor of a file has another shape than a network of its config."""
+    wrong = [
+        f"size mismatch for {shown(name)}: the file has {tuple(value.shape)}, its config.json asks for "
+        f"{tuple(expected[name].shape)}"
+        for name, value in state.items()
+        if name in expected and expected[name].shape != value.shape
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""))
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _integers(each)
+    elif isinstance(value, int):
+        yield value
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is what a field is annotated as: bool, int, float, str, None or tuples of these."""
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(known) and value == known for known in inner)
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        return any(_is_of(value, kind) for kind in inner)
+    if hint is float:
+        # NaN, and 1e999, are JSON to Python, and floats.
+        return type(value) in (int, float) and math.isfinite(value)
+    if not inner:
+        return type(value) is hint
+    if not isinstance(value, tuple):
+        return False
+    if inner[-1] is Ellipsis:
+        return all(_is_of(entry, inner[0]) for entry in value)
+    return len(value) == len(inner) and all(map(_is_of, value, inner))
+
+
+def _frozen(value: Any) -> Any:
+    """Lists to tuples, as a frozen config holds them."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value

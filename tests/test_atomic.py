@@ -1,0 +1,257 @@
+"""Saving over something leaves the old or the new, whole: on a full disk, in a killed process, under a reader."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym._atomic import atomic_directory, atomic_file, is_draft, write_whole
+from prophet_gym.envs.starts import StartSet, read_start_set, write_start_set
+from prophet_gym.errors import CheckpointError
+from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
+from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
+from prophet_gym.specs import InitialState
+from prophrl_algos.vla.small import SmallVLA
+
+FULL = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+"""
+PLAIN = "import torch; from pathlib import Path; torch.manual_seed(1); out = Path({out!r})\n"
+SAVES = {
+    "world model": "from prophet_gym.prophet.presets import tiny_prophet; tiny_prophet(seed=1).save_pretrained(out)",
+    "success head": "from prophet_gym.rewards.success_head import SuccessHead; SuccessHead().save_pretrained(out)",
+    "object reader": "from prophet_gym.object_reader import ObjectReader; ObjectReader().save_pretrained(out)",
+    "policy": "from prophrl_algos.vla.small import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
+    "starts": "from tests.test_atomic import noise; from prophet_gym.envs.starts import write_start_set; "
+    "write_start_set(out, noise(1), quality=101)",
+    "training state": "from prophet_gym.train.loop import save_whole; "
+    "save_whole({{'weights': torch.rand(100_000)}}, out / 'a.pt')",
+    "trainer": "from prophrl_algos.checkpoint import save_checkpoint; "
+    "save_checkpoint(out / 'last.pt', {{'policy': {{'weight': torch.rand(100_000)}}}})",
+}
+
+
+def noise(seed, tasks=3):
+    generator = np.random.default_rng(seed)
+    return StartSet(
+        InitialState(generator.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8), f"do {task}", "suite", task, index)
+        for task in range(tasks)
+        for index in range(3)
+    )
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def python(code, **options):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, **options)
+
+
+@pytest.fixture
+def sets(tmp_path):
+    write_start_set(tmp_path, noise(0))
+    return tmp_path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX")
+@pytest.mark.parametrize("what", SAVES)
+def test_a_full_disk_leaves_what_was_there(what, tmp_path):
+    earlier = {"world model": tiny_prophet, "success head": lambda: SuccessHead(SuccessHeadConfig(width=8))}
+    earlier |= {
+        "object reader": lambda: ObjectReader(ObjectReaderConfig(width=8)),
+        "policy": lambda: SmallVLA(width=64),
+    }
+    if what in earlier:
+        earlier[what]().save_pretrained(tmp_path)
+    elif what == "starts":
+        write_start_set(tmp_path, noise(0))
+    else:
+        torch.save({"weights": torch.zeros(3)}, tmp_path / ("a.pt" if what == "training state" else "last.pt"))
+    before = content(tmp_path)
+    code = PLAIN.format(out=str(tmp_path)) + FULL.format(size=20_000) + SAVES[what].format()
+    result = python(code, check=False)
+    assert result.returncode == 1, result.stderr
+    assert "File too large" in result.stderr  # and not that a position is unexpected
+    assert content(tmp_path) == before
+    assert [*tmp_path.iterdir()] == [path for path in tmp_path.iterdir() if not is_draft(path)]
+
+
+def test_after_an_error_a_new_folder_is_not_there(tmp_path):
+    def save():
+        with atomic_directory(tmp_path / "a" / "b", last="x") as draft:
+            (draft / "x").write_text("new")
+            raise OSError("stop")
+
+    with pytest.raises(OSError, match="stop"):
+        save()
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_error_between_two_renames_puts_all_back(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("old")
+    (tmp_path / "last").write_text("old")
+    (tmp_path / "other").write_text("kept")
+    before, rename = content(tmp_path), os.replace
+
+    def refuse(source, target):
+        if str(target).endswith("last"):
+            raise OSError("the disk is gone")
+        rename(source, target)
+
+    def save():
+        with atomic_directory(tmp_path, last="last") as draft:
+            for name in ("one", "two", "three"):
+                (draft / name).mkdir()
+                (draft / name / "file").write_text("new")
+            (draft / "last").write_text("new")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="the disk is gone"):
+        save()
+    monkeypatch.undo()
+    assert content(tmp_path) == before
+    save()
+    assert content(tmp_path) == {f"{name}/file": b"new" for name in ("one", "three", "two")} | {
+        "last": b"new",
+        "other": b"kept",
+    }
+
+
+def test_two_writers_never_share_a_draft(tmp_path):
+    with atomic_file(tmp_path / "a.json") as one, atomic_file(tmp_path / "a.json") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a.json").read_text() == "one"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_files_have_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o002)
+    try:
+        write_whole(tmp_path / "a", "text")
+        tiny_prophet().save_pretrained(tmp_path / "checkpoint")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o664}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_dir()} == {0o775}
+
+
+def test_drafts_of_processes_that_have_ended_are_removed(tmp_path):
+    code = f"""
+import os, signal
+from prophet_gym._atomic import atomic_file
+with atomic_file({str(tmp_path / "a")!r}) as draft:
+    draft.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert python(code, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (time.time() - 3600,) * 2)
+    with atomic_file(tmp_path / "a") as draft:  # whose own draft, and those of processes that live, stay
+        draft.write_text("whole")
+        write_whole(tmp_path / "a", "other")
+        assert draft.is_file()
+    assert content(tmp_path) == {"a": b"whole"}
+
+
+def test_a_set_written_over_another_is_never_a_mixture(sets):
+    index = json.loads((sets / "index.json").read_text())
+    write_start_set(sets, noise(1), quality=101)
+    for found, written in zip(read_start_set(sets), noise(1), strict=True):
+        np.testing.assert_array_equal(found.frames, written.frames)
+    named = {entry["sheet"] for entry in json.loads((sets / "index.json").read_text())["starts"]}
+    assert named == {path.name for path in sets.glob("*.webp")}
+    assert not named & {entry["sheet"] for entry in index["starts"]}  # so no reader of the old index gets new frames
+    write_start_set(sets, noise(0))
+    assert {path.name for path in sets.glob("*.webp")} == {entry["sheet"] for entry in index["starts"]}
+
+
+@pytest.mark.parametrize("name", ["../outside.webp", "/etc/hostname", "sub/x.webp", ".."])
+def test_an_index_names_sheets_in_its_own_folder(name, sets):
+    index = json.loads((sets / "index.json").read_text())
+    index["starts"][0]["sheet"] = name
+    (sets / "index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="must name sheets in its own folder"):
+        read_start_set(sets)
+
+
+def test_parts_of_two_saves_are_refused(tmp_path):
+    tiny_prophet().save_pretrained(tmp_path / "one")
+    tiny_prophet(seed=1).save_pretrained(tmp_path / "two")
+    for part in ("transformer", "autoencoder", "tracker"):
+        mixed = tmp_path / part
+        Prophet.from_pretrained(tmp_path / "one").save_pretrained(mixed)
+        (mixed / part).rename(mixed / "out")
+        (tmp_path / "two" / part).rename(mixed / part)
+        with pytest.raises(CheckpointError, match=f"{part}.* are of two different saves"):
+            Prophet.from_pretrained(mixed)
+    SuccessHead().save_pretrained(tmp_path / "head")
+    config = (tmp_path / "head" / "config.json").read_bytes()
+    SuccessHead(SuccessHeadConfig(threshold=0.9)).save_pretrained(tmp_path / "head")
+    (tmp_path / "head" / "config.json").write_bytes(config)
+    with pytest.raises(CheckpointError, match="are of two different saves"):
+        SuccessHead.from_pretrained(tmp_path / "head")
+
+
+def test_the_same_content_is_the_same_save(tmp_path):
+    for name in ("one", "two"):
+        tiny_prophet().save_pretrained(tmp_path / name)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_who_reads_while_it_is_saved_gets_one_save_whole(tmp_path):
+    whole = {total([p.half() for p in tiny_prophet(seed=seed).parameters()]) for seed in (0, 1)}
+    tiny_prophet(seed=0).save_pretrained(tmp_path)
+    code = f"""
+import time
+from prophet_gym.prophet.presets import tiny_prophet
+models = [tiny_prophet(seed=seed) for seed in (1, 0)]
+print("ready", flush=True)
+for number in range(10_000):
+    models[number % 2].save_pretrained({str(tmp_path)!r})
+    time.sleep(0.2)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+    try:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        found = {loaded(tmp_path) for _ in range(60)}
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    # On a machine that loads more slowly than the other process saves, it is told so.
+    assert found <= {*whole, None}
+    tiny_prophet().save_pretrained(tmp_path)  # the other process may have been killed between two renames
+    assert total(Prophet.from_pretrained(tmp_path).parameters()) in whole
+
+
+def loaded(folder):
+    try:
+        return total(Prophet.from_pretrained(folder).parameters())
+    except CheckpointError:
+        return None
+
+
+def total(parameters):
+    return float(sum(parameter.double().sum() for parameter in parameters))

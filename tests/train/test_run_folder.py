@@ -1,0 +1,103 @@
+"""One run at a time in a folder, with what it was begun with."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from prophet_gym.errors import CheckpointError, RunInUseError
+from prophet_gym.train.run_folder import ARGUMENTS, claim, held
+
+HOLD = """
+import sys
+from pathlib import Path
+from prophet_gym.train.run_folder import held
+with held(Path({out!r})):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@dataclass(frozen=True)
+class Args:
+    data: Path
+    out: Path
+    width: int = 96
+
+
+def holder(folder):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(out=str(folder))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def ended(process, how):
+    process.kill() if how == "killed" else process.communicate(b"\n")
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "done"])
+def test_a_second_run_is_refused_until_the_first_has_ended_however_it_ended(how, tmp_path):
+    process = holder(tmp_path)
+    try:
+        with pytest.raises(RunInUseError, match=rf"in use by another run \(process {process.pid} on "), held(tmp_path):
+            pass
+        with held(tmp_path, main=False):  # a process that trains with the first one
+            pass
+    finally:
+        ended(process, how)
+    with held(tmp_path):
+        assert json.loads((tmp_path / ".run.json").read_text())["process"] == os.getpid()
+
+
+def test_the_same_process_is_refused_too_and_an_error_frees_the_folder(tmp_path):
+    with held(tmp_path), pytest.raises(RunInUseError, match=f"process {os.getpid()}"), held(tmp_path):
+        pass
+    with pytest.raises(ZeroDivisionError), held(tmp_path):
+        _ = 1 / 0
+    with held(tmp_path):
+        pass
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(ValueError, match="is a file; give a folder"), held(tmp_path / "a"):
+        pass
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path):
+    claim(tmp_path, Args(Path("one"), tmp_path), begun=False, free=("out",))
+    claim(tmp_path, Args(Path("two"), tmp_path), begun=False, free=("out",))  # nothing has been made of the first yet
+    claim(tmp_path, Args(Path("two"), tmp_path / "elsewhere"), begun=True, free=("out",))
+    before = (tmp_path / ARGUMENTS).read_bytes()
+    with pytest.raises(ValueError, match=re.escape("data was two, is one, width was 96, is 64; use another folder")):
+        claim(tmp_path, Args(Path("one"), tmp_path, 64), begun=True, free=("out",))
+    assert (tmp_path / ARGUMENTS).read_bytes() == before
+
+
+def test_every_stage_has_its_own(tmp_path):
+    claim(tmp_path, {"width": 1}, begun=False, stage="one")
+    claim(tmp_path, {"width": 2}, begun=False, stage="two")
+    claim(tmp_path, {"width": 1}, begun=True, stage="one")
+    with pytest.raises(ValueError, match=r"of another run \(two\): width was 2, is 1"):
+        claim(tmp_path, {"width": 1}, begun=True, stage="two")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"one": 3}'])
+def test_damaged_arguments_are_named(content, tmp_path):
+    (tmp_path / ARGUMENTS).write_text(content)
+    with pytest.raises(CheckpointError, match=r"arguments\.json"):
+        claim(tmp_path, {"width": 1}, begun=True, stage="one")
