@@ -18,6 +18,8 @@ from prophet_gym.envs.registration import SUITE_IDS
 from prophet_gym.errors import require_count, unknown_option
 
 CONFIG = ("task", "task_ids", "episode_length")
+PRIVATE = "lerobot_"
+"""What the names of LeRobot's own reset options begin with; every env is given them, since LeRobot 0.6."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class LeRobotVectorEnv(VectorEnv):
 
     One action per step (a chunk runs with its last action). Observations are `pixels` with `image`, and `agent_pos`
     where the env has proprioception; `info["final_info"]["is_success"]` tells success at the end of an episode.
-    `envs` and `call` answer what LeRobot asks of single envs.
+    `envs`, `call` and `get_attr` answer what LeRobot asks of single envs.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -75,11 +77,26 @@ class LeRobotVectorEnv(VectorEnv):
         """`render`, or a fact of `RowFacts`, of every row; AttributeError for anything else."""
         if name == "render":
             return self._inner.render(*args, **kwargs) or ()
+        return self.get_attr(name)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return a fact of `RowFacts` of every sub-environment; AttributeError for anything else."""
         return tuple(getattr(row, name) for row in self.envs)
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:
-        """Start episodes."""
-        observation, infos = self._inner.reset(seed=seed, options=options)
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], dict]:
+        """Start episodes.
+
+        Args:
+            seed: One for all, or one each, as LeRobot gives them.
+            options: Those of the env; what LeRobot tells its own wrappers, such as `lerobot_new_rollout`, is left out.
+        """
+        own = {name: value for name, value in (options or {}).items() if not name.startswith(PRIVATE)}
+        observation, infos = self._inner.reset(seed=seed, options=own or None)
         self._read(infos)
         return _renamed(observation, dict), infos
 

@@ -64,6 +64,72 @@ def test_speaks_lerobots_names():
     assert np.stack(envs.call("render"))[0, 0, 0, 0] == CHUNK
 
 
+class Rollout:
+    """The calls that lerobot 0.6's `eval_policy` and `rollout` make of an env, and how they read the answers."""
+
+    def __init__(self, envs: LeRobotVectorEnv) -> None:
+        self.envs = envs
+        self.films: list[np.ndarray] = []
+        self.tasks: list[list[str]] = []
+
+    def film(self) -> None:
+        self.films.append(np.stack(self.envs.call("render")[:1]))
+
+    def run(self, seeds: list[int] | None) -> dict[str, np.ndarray]:
+        envs, rewards, successes, dones = self.envs, [], [], []
+        observation, _ = envs.reset(seed=seeds, options={"lerobot_new_rollout": True})
+        self.film()
+        done = np.array([False] * envs.num_envs)
+        limit = envs.call("_max_episode_steps")[0]
+        # 0.6 warns of an env that does not answer these.
+        assert len(envs.get_attr("task_description")) == len(envs.get_attr("task")) == envs.num_envs
+        while not done.all() and len(dones) < limit:
+            for picture in observation["pixels"].values():
+                assert (picture.ndim, picture.shape[-1], picture.dtype) == (4, 3, np.uint8)
+                assert min(picture.shape[1:3]) > 3, "pictures no larger than their channels are taken for channel first"
+            torch.from_numpy(observation["agent_pos"]).float()
+            self.tasks.append(list(envs.call("task_description")))
+            action = torch.zeros(envs.num_envs, 7).numpy()
+            observation, reward, terminated, truncated, info = envs.step(action)
+            self.film()
+            found = info["final_info"]["is_success"] if "final_info" in info else np.zeros(envs.num_envs, bool)
+            assert not isinstance(info.get("cost"), dict)
+            done = terminated | truncated | done
+            rewards.append(torch.from_numpy(reward))
+            successes.append(torch.tensor(found.tolist()))
+            dones.append(torch.from_numpy(done))
+        names = ("reward", "success", "done")
+        return {n: torch.stack(v, 1).numpy() for n, v in zip(names, (rewards, successes, dones), strict=True)}
+
+
+def test_the_calls_of_lerobot_06_are_answered():
+    envs = LeRobotVectorEnv(make(proprioception=True))
+    evaluation = Rollout(envs)
+    found = evaluation.run([0, 1])
+    assert found["done"][:, -1].all()
+    assert found["success"].shape == found["reward"].shape == (2, found["done"].shape[1])
+    succeeded = [any(text.endswith("1") for text in texts) for texts in zip(*evaluation.tasks, strict=True)]
+    assert any(succeeded)
+    assert found["success"].any(1).tolist() == succeeded
+    assert len(evaluation.films) == found["done"].shape[1] + 1
+    assert envs.unwrapped.metadata["render_fps"] == 20
+    evaluation.run([2, 3])
+    evaluation.run(None)
+    again = Rollout(LeRobotVectorEnv(make(proprioception=True))).run([0, 1])
+    np.testing.assert_array_equal(again["reward"], found["reward"])
+    envs.close()
+
+
+def test_options_of_the_env_still_reach_it_and_unknown_ones_are_refused():
+    envs = LeRobotVectorEnv(make())
+    envs.reset(seed=[0, 1], options={"lerobot_new_rollout": True, "task": 1})
+    assert envs.get_attr("task") == ("count task 1",) * 2
+    with pytest.raises(UnknownOptionError, match="new_rollout"):
+        envs.reset(options={"new_rollout": True})
+    with pytest.raises(AttributeError, match="success_key"):
+        envs.get_attr("success_key")
+
+
 def test_an_env_without_a_horizon_is_refused():
     with pytest.raises(ValueError, match="max_episode_steps"):
         LeRobotVectorEnv(make(max_episode_steps=None))
