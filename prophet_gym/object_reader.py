@@ -64,7 +64,8 @@ class ObjectReader(nn.Module):
 
     def forward(self, frames: UInt8[Tensor, "b h w 3"], words: Float[Tensor, "b d"]) -> Float[Tensor, "b 3"]:
         """Positions in standard deviations of the training data."""
-        hidden = self.early(shrink(frames, self.config.image_size))
+        dtype = self.heat.weight.dtype
+        hidden, words = self.early(shrink(frames, self.config.image_size).to(dtype)), words.to(dtype)
         scale, shift = self.task(words)[:, :, None, None].chunk(2, 1)
         hidden = self.late(hidden * (1 + scale) + shift)
         return self.out(soft_points(self.heat(hidden)))
@@ -75,7 +76,8 @@ class ObjectReader(nn.Module):
         device = self.heat.weight.device
         words = hash_words(instruction, self.config.words).to(device)
         parts = [self(part.to(device), words.expand(len(part), -1)).cpu() for part in frames.split(FRAMES_AT_ONCE)]
-        return torch.cat(parts) * torch.tensor(self.config.std) + torch.tensor(self.config.mean)
+        mean, std = (torch.tensor(each, dtype=torch.float32) for each in (self.config.mean, self.config.std))
+        return torch.cat(parts).float() * std + mean
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write config and weights."""

@@ -16,9 +16,7 @@ def require_videos(videos: Sequence[object], instructions: Sequence[object]) -> 
         ValueError: video 0 must be a uint8 tensor (frames, height, width, 3), RGB, got float32 (2, 3, 8, 8)
     """
     if len(videos) != len(instructions):
-        raise ValueError(
-            f"each video needs its instruction, got {len(videos)} videos, {len(instructions)} instructions"
-        )
+        raise ValueError(f"each video needs its instruction, got {len(videos)} and {len(instructions)}")
     for number, (video, instruction) in enumerate(zip(videos, instructions, strict=True)):
         require_frames(f"video {number}", video, "(frames, height, width, 3)")
         if not isinstance(instruction, str):

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym.errors import require_count
+from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards.success_head import SuccessHead
 from prophet_gym.world_model import Verdict
 
@@ -34,14 +36,18 @@ class RelativeReward:
             head: Gives the probabilities.
             chunk: Frames between two judgements.
         """
-        if chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
         self.head = head
-        self.chunk = chunk
-        self.max_frames = chunk + head.config.hold
+        self.chunk = require_count("chunk", chunk)
+        self.max_frames = self.chunk + head.config.hold
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Judge each video by its last chunk and the frames before it; one without frames is not judged."""
+        """Judge each video by its last chunk and the frames before it; one without frames is not judged.
+
+        Raises:
+            ValueError: A video is not uint8 `(frames, h, w, 3)`.
+            CheckpointError: The weights are damaged.
+        """
+        require_videos(videos, instructions)
         rows = [self._row(video, text) for video, text in zip(videos, instructions, strict=True)]
         gains, likely, done, valid = zip(*rows, strict=True) if rows else ((), (), (), ())
         return Verdict(

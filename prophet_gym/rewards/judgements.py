@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import threading
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from prophet_gym.rewards._lock import Lock
 from prophet_gym.rewards.voting import Votes
 
 COLUMNS = 8
@@ -64,6 +68,13 @@ class Judgement:
 class JudgementLog:
     """Appends judgements to a file; the frames of each lie beside it, in `NAME_frames/`, as one picture.
 
+    Lines and pictures are written whole or not at all. What cannot be written (the disk is full) is warned of once and
+    counted: a judgement was waited and paid for, and holds without its line.
+
+    Attributes:
+        path: The file.
+        lost: Judgements that could not be written.
+
     Example:
         >>> import tempfile
         >>> log = JudgementLog(Path(tempfile.mkdtemp()) / "judgements.jsonl")
@@ -81,15 +92,25 @@ class JudgementLog:
         except OSError as error:
             raise ValueError(f"a log must be a file that can be written, {self.path} cannot: {error}") from error
         self.pictures = pictures
-        self._lock = threading.Lock()
+        self.lost = 0
+        self._lock = Lock()
 
     def write(self, judgements: Sequence[Judgement]) -> None:
-        """Append one line each."""
-        lines = [
-            json.dumps(judgement.as_json(self._store(judgement.frames)), ensure_ascii=False) for judgement in judgements
-        ]
-        with self._lock, self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        """Append one line each; a RuntimeWarning, the first time, where that fails."""
+        for judgement in judgements:
+            try:
+                line = json.dumps(judgement.as_json(self._store(judgement.frames)), ensure_ascii=False)
+                with self._lock:
+                    append_whole(self.path, f"{line}\n".encode(errors="backslashreplace"))
+            except OSError as error:
+                self.lost += 1
+                if self.lost == 1:
+                    warnings.warn(
+                        f"a judgement could not be written to {self.path} ({error.strerror or error}); it holds all "
+                        "the same. Further ones that cannot be written are counted, not reported: see `lost`",
+                        RuntimeWarning,
+                        stacklevel=3,
+                    )
 
     def _store(self, frames: Sequence[Tensor]) -> str | None:
         if not self.pictures or not frames:
@@ -99,8 +120,27 @@ class JudgementLog:
         target = self.path.parent / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(picture)
+            draft = target.with_name(f".{target.stem}.{os.getpid()}.{threading.get_ident()}")
+            try:
+                draft.write_bytes(picture)
+                draft.replace(target)
+            finally:
+                draft.unlink(missing_ok=True)
         return name
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append to a file; after an OSError it is as it was, unless others have appended to it meanwhile."""
+    with path.open("ab", buffering=0) as file:
+        before, written = file.seek(0, os.SEEK_END), 0
+        try:
+            while written < len(data):
+                written += file.write(data[written:])
+        except OSError:
+            with suppress(OSError):
+                if file.seek(0, os.SEEK_END) == before + written:
+                    file.truncate(before)
+            raise
 
 
 def contact_sheet(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "y x 3"]:

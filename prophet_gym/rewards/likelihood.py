@@ -5,6 +5,7 @@ Token likelihoods as a reward need one forward pass, no sampling and no training
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from prophet_gym._atomic import atomic_directory
 from prophet_gym.errors import CheckpointError, MissingWeightsError, require_count, require_number, unknown_option
+from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards.local import LocalVlm
 from prophet_gym.rewards.prompt import WORDS, Prompt
 from prophet_gym.rewards.vlm import REQUESTED_FRAMES, Question, labelled_frames, spread
@@ -46,6 +48,8 @@ class LikelihoodConfig:
     reward: Literal["sparse", "progress"] = "sparse"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.base, str):
+            raise ValueError(f"base must be the name of a model, a text, got {self.base!r}")
         require_when(self.when)
         require_count("stride", self.stride)
         require_count("shown", self.shown)
@@ -58,7 +62,7 @@ class LikelihoodConfig:
 class LikelihoodReward:
     """Rewards a video by the probability of `Success` against `Failure` as the next word of a local model.
 
-    A video without frames is not judged, nor one of which the model says nothing finite.
+    A video without frames is not judged, nor one of which the model says nothing finite, which is warned of once.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class LikelihoodReward:
         self.when: Literal["chunk", "end"] = self.config.when
         self.stride = self.config.stride
         self.max_frames = max(self.config.shown, REQUESTED_FRAMES)
+        self._warned = False
 
     def question(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> Question:
         """What the model is asked about a video."""
@@ -87,18 +92,35 @@ class LikelihoodReward:
 
     @torch.no_grad()
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Judge each video."""
+        """Judge each video.
+
+        Raises:
+            ValueError: A video is not uint8 `(frames, h, w, 3)`.
+        """
+        require_videos(videos, instructions)
         seen = [row for row, video in enumerate(videos) if len(video)]
-        likely = torch.zeros(len(videos))
+        likely = torch.zeros(len(videos), dtype=torch.float32)
         valid = torch.zeros(len(videos), dtype=torch.bool)
         if seen:
             odds = self.log_odds([videos[row] for row in seen], [instructions[row] for row in seen])
             known = torch.isfinite(odds).cpu()
+            self._warn(int((~known).sum()), len(seen))
             likely[seen] = torch.where(known, torch.sigmoid(odds).cpu(), 0.0)
             valid[seen] = known
         done = valid & (likely >= self.config.threshold)
         reward = done.float() if self.config.reward == "sparse" else likely
         return Verdict(reward, valid, done, likely)
+
+    def _warn(self, unknown: int, count: int) -> None:
+        if unknown and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.model.name} gives no finite likelihood for {unknown} of {count} videos, so these are not "
+                "scored; from now on such videos are not reported. Its weights may be damaged, or its dtype too small: "
+                "try float32 or bfloat16",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def progress(self, video: UInt8[Tensor, "t h w 3"], instruction: str, moments: int = 8) -> Float[Tensor, " m"]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import Verdict
 
 
@@ -34,11 +35,11 @@ class OracleReward:
         self._truth[_key(video)] = done
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """1.0 where the task is done."""
-        del instructions
+        """Return 1.0 where the task is done."""
+        require_videos(videos, instructions)
         known = [self._truth.get(_key(video)) if len(video) else None for video in videos]
         return Verdict(
-            torch.tensor([float(bool(done)) for done in known]),
+            torch.tensor([float(bool(done)) for done in known], dtype=torch.float32),
             torch.tensor([done is not None for done in known], dtype=torch.bool),
         )
 

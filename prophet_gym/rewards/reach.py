@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prophet_gym.errors import require_number
+from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import Verdict
 
 FindGripper: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"]], Float[Tensor, "t 2"]]
@@ -63,11 +64,19 @@ class ReachReward:
         self.width = require_number("width, a distance in the picture,", width, above=0)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Judge the last frame of each video that has one; ValueError for an instruction without a mark."""
-        marks = torch.tensor([mark_of(text) for text in instructions]).reshape(-1, 2)
+        """Judge the last frame of each video that has one.
+
+        Raises:
+            ValueError: An instruction without a mark, a video that is not uint8 `(frames, h, w, 3)`, or a gripper that
+                was found nowhere.
+        """
+        require_videos(videos, instructions)
+        marks = torch.tensor([mark_of(text) for text in instructions], dtype=torch.float32).reshape(-1, 2)
         valid = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
-        reward = torch.zeros(len(videos))
+        reward = torch.zeros(len(videos), dtype=torch.float32)
         if valid.any():
-            places = self.find_gripper(torch.stack([video[-1] for video in videos if len(video)])).cpu()
-            reward[valid] = (1 - (places - marks[valid]).norm(dim=1) / self.width).clamp(max=BEST).float()
+            places = self.find_gripper(torch.stack([video[-1] for video in videos if len(video)])).cpu().float()
+            if not torch.isfinite(places).all():
+                raise ValueError(f"find_gripper must return finite places, 0..1 in the picture, got {places.tolist()}")
+            reward[valid] = (1 - (places - marks[valid]).norm(dim=1) / self.width).clamp(max=BEST)
         return Verdict(reward, valid)

@@ -14,10 +14,15 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prophet_gym.errors import CheckpointError, require_count, require_number
+from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards.folder import load_network, save_network
 from prophet_gym.world_model import Verdict
 
 FRAMES_AT_ONCE = 256
+GROUPS = 4
+"""Of the normalisation, which divide the channels."""
+LARGEST_IMAGE = 1024
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,14 @@ class SuccessHeadConfig:
 
     Attributes:
         image_size: Frames are averaged down to this height and width.
-        width: Channels of the first convolution; later ones are multiples of it.
+        width: Channels of the first convolution, a multiple of 4; later ones are multiples of it.
         words: Length of the hashed bag of words.
         threshold: A frame counts as done from this probability on.
         hold: Consecutive frames that must count as done.
         max_frames: Frames judged after each chunk: the chunk and `hold - 1` before it.
+
+    Raises:
+        ValueError: A value is not what it must be.
     """
 
     image_size: int = 64
@@ -40,10 +48,22 @@ class SuccessHeadConfig:
     hold: int = 3
     max_frames: int = 10
 
+    def __post_init__(self) -> None:
+        if require_count("image_size", self.image_size) > LARGEST_IMAGE:
+            raise ValueError(f"image_size must be at most {LARGEST_IMAGE}, got {self.image_size}")
+        if require_count("width", self.width) % GROUPS:
+            raise ValueError(f"width must be a multiple of {GROUPS}, got {self.width}")
+        require_count("words", self.words)
+        require_count("hold", self.hold)
+        if require_number("threshold, in 0..1,", self.threshold, least=0) > 1:
+            raise ValueError(f"threshold must be in 0..1, got {self.threshold}")
+        if require_count("max_frames", self.max_frames) < self.hold:
+            raise ValueError(f"max_frames must be at least hold, got {self.max_frames} and {self.hold}")
+
 
 def hash_words(instruction: str, size: int) -> Float[Tensor, " d"]:
     """A fixed bag of words: each word adds +1 or -1 at a place that its CRC-32 picks; scaled to length 1."""
-    bag = torch.zeros(size)
+    bag = torch.zeros(size, dtype=torch.float32)
     for word in instruction.lower().split():
         code = crc32(word.strip(".,;:!?\"'").encode())
         bag[code % size] += 1.0 if code >> 31 else -1.0
@@ -91,7 +111,8 @@ class SuccessHead(nn.Module):
 
     def forward(self, frames: UInt8[Tensor, "b h w 3"], words: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Success logits."""
-        pictures = shrink(frames, self.config.image_size)
+        weight = self.out.weight
+        pictures, words = shrink(frames, self.config.image_size).to(weight.dtype), words.to(weight.dtype)
         rows, _, height, width = pictures.shape
         down = torch.linspace(-1, 1, height).to(pictures).view(1, 1, height, 1).expand(rows, 1, height, width)
         across = torch.linspace(-1, 1, width).to(pictures).view(1, 1, 1, width).expand(rows, 1, height, width)
@@ -102,16 +123,31 @@ class SuccessHead(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, frames: UInt8[Tensor, "t h w 3"], instruction: str) -> Float[Tensor, " t"]:
-        """Success probability of each frame."""
+        """Success probability of each frame.
+
+        Raises:
+            CheckpointError: The weights are damaged: the network computes numbers that are not finite.
+        """
         device = self.out.weight.device
         words = hash_words(instruction, self.config.words).to(device)
-        parts = [
-            torch.sigmoid(self(part.to(device), words.expand(len(part), -1))) for part in frames.split(FRAMES_AT_ONCE)
-        ]
-        return torch.cat(parts).cpu()
+        parts = [self(part.to(device), words.expand(len(part), -1)) for part in frames.split(FRAMES_AT_ONCE)]
+        logits = torch.cat(parts).float().cpu()
+        if not torch.isfinite(logits).all():
+            # a NaN is below every threshold: it would be a failure, and be learnt from
+            raise CheckpointError(
+                "the success head computes numbers that are not finite, so its weights are damaged; load them again, "
+                "or train it anew with `prophet train-reward`"
+            )
+        return torch.sigmoid(logits)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """1.0 for each video in which `hold` consecutive frames reach the threshold; without frames, no verdict."""
+        """Return 1.0 for each video in which `hold` consecutive frames reach the threshold; without frames, no verdict.
+
+        Raises:
+            ValueError: A video is not uint8 `(frames, h, w, 3)`.
+            CheckpointError: The weights are damaged.
+        """
+        require_videos(videos, instructions)
         sure = [
             best_held(self.probabilities(video, text), self.config.hold) if len(video) else 0.0
             for video, text in zip(videos, instructions, strict=True)
@@ -151,6 +187,6 @@ def shrink(frames: UInt8[Tensor, "b h w 3"], size: int) -> Float[Tensor, "b 3 s 
 def _block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1),
-        nn.GroupNorm(4, outputs),
+        nn.GroupNorm(GROUPS, outputs),
         nn.SiLU(),
     )

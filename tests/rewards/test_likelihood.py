@@ -73,7 +73,9 @@ def test_a_model_that_says_nothing_finite_leaves_rows_unjudged(model, monkeypatc
     odds = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0], [1.0, 0.0]])
     monkeypatch.setattr(model, "word_logits", lambda *_: odds)
     judge = LikelihoodReward(model, LikelihoodConfig(reward="progress"), prompt=Prompt("$instruction?"))
-    verdict = judge.score(videos(1, 1, 1), ["a", "b", "c"])
+    with pytest.warns(RuntimeWarning, match="no finite likelihood for 2 of 3 videos"):
+        verdict = judge.score(videos(1, 1, 1), ["a", "b", "c"])
+    judge.score(videos(1, 1, 1), ["a", "b", "c"])  # said once
     assert verdict.valid.tolist() == [False, False, True]
     assert verdict.reward.tolist() == [0.0, 0.0, torch.sigmoid(torch.tensor(1.0)).item()]
     assert verdict.done.tolist() == [False, False, True]

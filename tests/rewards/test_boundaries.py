@@ -1,0 +1,175 @@
+"""What every reward model holds to: it takes uint8 videos alone, and gives finite float32, whatever happens."""
+
+import copy
+import pickle
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from prophet_gym.envs import ProphetEnv
+from prophet_gym.errors import CheckpointError
+from prophet_gym.object_reader import ObjectReader
+from prophet_gym.rewards import (
+    JudgementLog,
+    OracleReward,
+    Patience,
+    Prompt,
+    Question,
+    ReachReward,
+    RelativeReward,
+    RemoteVlm,
+    Reply,
+    SuccessHead,
+    SuccessHeadConfig,
+    VlmReward,
+    reach_instruction,
+)
+from prophet_gym.testing import CountingWorldModel, counting_starts
+
+
+class Bright:
+    """Answers by the brightness of the last frame."""
+
+    name = "bright"
+
+    def answer(self, questions):
+        return [Reply(rf"\box{{{'Success' if q.parts[-2].float().mean() > 99 else 'Failure'}}}") for q in questions]
+
+
+def head() -> SuccessHead:
+    torch.manual_seed(0)
+    return SuccessHead(SuccessHeadConfig(width=4, image_size=16, hold=1)).eval()
+
+
+MODELS = {
+    "head": head,
+    "relative": lambda: RelativeReward(head(), chunk=1),
+    "oracle": OracleReward,
+    "reach": lambda: ReachReward(lambda frames: torch.full((len(frames), 2), 0.5)),
+    "vlm": lambda: VlmReward(Bright(), samples=1, prompt=Prompt("$instruction")),
+}
+INSTRUCTION = reach_instruction((0.5, 0.5))
+WRONG = {
+    "float": torch.zeros(2, 8, 8, 3),
+    "int": torch.zeros(2, 8, 8, 3, dtype=torch.int64),
+    "channels first": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+    "RGBA": torch.zeros(2, 8, 8, 4, dtype=torch.uint8),
+    "one frame": torch.zeros(8, 8, 3, dtype=torch.uint8),
+    "gray": torch.zeros(2, 8, 8, dtype=torch.uint8),
+    "no pixels": torch.zeros(2, 0, 8, 3, dtype=torch.uint8),
+    "array": np.zeros((2, 8, 8, 3), np.uint8),
+    "None": None,
+}
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """As outside of tests: nothing checks what annotations say."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_no_video_is_refused_in_a_sentence(name, wrong, unchecked):
+    good = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"^video 1 must be a uint8 tensor \(frames, height, width, 3\), RGB, got "):
+        MODELS[name]().score([good, WRONG[wrong]], [INSTRUCTION] * 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_video_has_one_instruction(name, unchecked):
+    good = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="each video needs its instruction, got 1 and 2"):
+        MODELS[name]().score([good], [INSTRUCTION] * 2)
+    with pytest.raises(ValueError, match="instruction 0 must be a text, got NoneType"):
+        MODELS[name]().score([good], [None])
+
+
+@pytest.mark.parametrize("wrong", sorted(set(WRONG) - {"one frame"}))
+def test_a_question_is_of_texts_and_frames_alone(wrong, unchecked):
+    with pytest.raises(ValueError, match=r"part 1 .* must be a uint8 tensor \(height, width, 3\), RGB, got "):
+        Question(("Step 0:", WRONG[wrong]))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rewards_do_not_depend_on_the_default_dtype(name):
+    source = torch.Generator().manual_seed(0)
+    videos = [torch.randint(256, (3, 16, 16, 3), generator=source, dtype=torch.uint8) for _ in range(3)]
+
+    def score():
+        model = MODELS[name]()
+        if name == "oracle":
+            model.tell(videos[0], done=True)
+        return model.score(videos, [INSTRUCTION] * 3)
+
+    expected, earlier = score(), torch.get_default_dtype()
+    weights_first = MODELS[name]()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = score()
+        weights_first.score(videos, [INSTRUCTION] * 3)
+    finally:
+        torch.set_default_dtype(earlier)
+    assert found.reward.dtype == torch.float32
+    assert found.probability is None or found.probability.dtype == torch.float32
+    assert found.valid.tolist() == expected.valid.tolist()
+    if name not in ("head", "relative"):  # other weights are drawn there
+        assert torch.equal(found.reward, expected.reward)
+
+
+def test_saved_networks_load_under_another_default_dtype(tmp_path):
+    torch.manual_seed(0)
+    frames = torch.randint(256, (3, 64, 64, 3), dtype=torch.uint8)
+    judge, reader = SuccessHead().eval(), ObjectReader().eval()
+    judge.save_pretrained(tmp_path / "head")
+    reader.save_pretrained(tmp_path / "reader")
+    torch.set_default_dtype(torch.float64)
+    try:
+        likely = SuccessHead.from_pretrained(tmp_path / "head").probabilities(frames, "x")
+        places = ObjectReader.from_pretrained(tmp_path / "reader").positions(frames, "x")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.allclose(likely, judge.probabilities(frames, "x"), atol=1e-5)
+    assert torch.allclose(places, reader.positions(frames, "x"), atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("name", ["head", "relative"])
+def test_weights_that_compute_nothing_finite_are_not_failures(name, factor):
+    network = head()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= factor
+    model = network if name == "head" else RelativeReward(network, chunk=1)
+    with pytest.raises(CheckpointError, match="success head computes numbers that are not finite"):
+        model.score([torch.full((3, 16, 16, 3), 99, dtype=torch.uint8)], ["x"])
+
+
+def test_a_gripper_that_is_found_nowhere_is_an_error():
+    judge = ReachReward(lambda frames: torch.full((len(frames), 2), float("nan")))
+    with pytest.raises(ValueError, match="find_gripper must return finite places"):
+        judge.score([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], [INSTRUCTION])
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"]
+)
+def test_an_env_with_an_endpoint_and_a_log_is_copied(server, tmp_path, again):
+    server.script = [
+        lambda handler: handler.send(b'{"choices": [{"message": {"content": "It is in. \\\\box{Success}"}}]}')
+    ]
+    log = JudgementLog(tmp_path / "log.jsonl")
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, per_minute=60_000.0), refused=["seed"])
+    reward = VlmReward(model, samples=1, when="chunk", prompt=Prompt("$instruction"), log=log)
+    env = ProphetEnv(CountingWorldModel(), counting_starts(), reward_model=reward)
+    env.reset(seed=0)
+    twin = again(env)
+    for each in (env, twin):
+        _, paid, *_, info = each.step(np.zeros(each.action_space.shape, np.float32))
+        assert (paid, bool(info["reward_valid"])) == (1.0, True)
+    assert len(log.path.read_text(encoding="utf-8").splitlines()) == 2
+    copied = again(model)
+    assert (copied.refused, copied.patience, copied.name) == (model.refused, model.patience, model.name)
+    assert copied._lock is not model._lock
