@@ -1,0 +1,136 @@
+"""What README, cards and pages claim: in words that do not promise hardware, beside what tempers it."""
+
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from prophet_gym.sims.install import INSTALL
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("model_cards/*.md")),
+    *(page for page in sorted(ROOT.glob("docs/*.md")) if not page.name.startswith("proof")),
+]
+# A quaternion's part, tokens, columns and the paper's robots are real in every field.
+ALLOWED = re.compile(r"real part|real text|real action dims|BRIDGE/real|[\"'](real|reality)[\"']")
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """`blocks(name)`: a module of docs/blocks."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return lambda name: importlib.import_module(f"blocks.{name}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_simulator_is_not_called_real(page):
+    text = ALLOWED.sub("", page.read_text(encoding="utf-8"))
+    assert re.findall(r".*\breal(?:ity)?\b.*", text, re.IGNORECASE) == []
+
+
+def test_no_file_of_the_figures_is_named_after_reality():
+    assert [path.name for path in (ROOT / "docs").iterdir() if re.search(r"real(?!is)", path.name)] == []
+
+
+def test_the_readme_shows_what_costs_no_learning_beside_the_gains(blocks):
+    table = re.search(r"<!-- figures: proof-headline -->.*?<!-- /figures -->", README, re.DOTALL)
+    assert table is not None
+    lines = [line for line in table[0].splitlines() if line.startswith("|")]
+    arms = [line.split("|")[1].strip() for line in lines]
+    assert arms[2:5] == [
+        "cloned",
+        "no learning: cloned, from the centre of the noise",
+        "no learning: cloned from the experts alone",
+    ]
+    # The same gains as in the experiment's own table of controls.
+    controls = blocks("controls").proof_controls()
+    for line in lines[3:5]:
+        name, gain = line.split("|")[1].strip().removeprefix("no learning: "), line.split("|")[3].strip()
+        row = next(each for each in controls.splitlines() if each.startswith(f"| {name} |"))
+        assert gain in row
+    assert "fa-grpo" not in arms
+    assert "fa-grpo-cps+flowscale (the paper's scoring)" in arms
+
+
+def test_the_readme_says_that_the_dream_saves_no_time_today(blocks):
+    summary = json.loads((RESULTS / "proof_cpu" / "summary.json").read_text(encoding="utf-8"))
+    dream, libero = (
+        blocks("headline").env_seconds(summary, world) for world in ("Prophet-LIBERO-v0", "LIBERO-Object-v0")
+    )
+    assert dream > libero > 0
+    assert f"takes {dream:.1f} s of the env per 1,000 frames, the simulator {libero:.1f}" in README
+    # The page of the experiment has the same two figures.
+    price = blocks("proof").proof_price("cpu")
+    assert f" {dream:.2f} |" in price
+    assert f" {libero:.2f} |" in price
+
+
+def test_what_the_queue_saves_is_said_in_time(blocks):
+    refill = json.loads((RESULTS / "refill.json").read_text(encoding="utf-8"))
+    faster = refill["lockstep"]["seconds"] - refill["refill"]["seconds"]
+    table = blocks("dream").env_costs()
+    assert (
+        f"| time that the queue saves over lockstep, same episodes | {faster / refill['lockstep']['seconds']:.0%} |"
+        in table
+    )
+    assert "generated chunks" not in table
+    assert table in (ROOT / "docs" / "envs.md").read_text(encoding="utf-8")
+
+
+def test_few_shot_adapters_are_compared_with_training_from_scratch(blocks):
+    def of(psnr, margin):
+        return {
+            frames: {"conditions": {"dream": {"psnr": {"mean": value}}}, "margins": {"psnr_over_copy": margin}}
+            for frames, value in psnr.items()
+        }
+
+    margin = {"mean": 0.25, "low": -0.1, "high": 0.5}
+    said = blocks("dream").adapters_against(
+        of({"8": 28.0, "160": 23.11}, margin), of({"8": 27.0, "160": 23.12}, margin)
+    )
+    assert "+1.00 dB over 8 frames, -0.01 dB over 160 frames; so the two are equal over 160 frames." in said
+    assert said.endswith(
+        "Over 160 frames LoRA beats copying the last frame by 0.25 [-0.10, 0.50] dB, an interval that holds 0."
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/policies.md", "docs/weights.md", "model_cards/libero_small.md"])
+def test_what_was_never_run_says_so_where_it_is_offered(page):
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert re.search(r"never (been )?(run|ran|downloaded)", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "offer", ["`prophet convert SOURCE TARGET`", "`prophrl train --policy lerobot/", "`Prophet-BRIDGE-v0`"]
+)
+def test_an_offer_of_the_readme_that_was_never_run_says_so_in_its_line(offer):
+    assert "never run" in next(line for line in README.splitlines() if line.startswith(f"| {offer}"))
+
+
+def test_the_readme_installs_the_simulator_as_the_errors_say():
+    block = re.search(r"## The LIBERO simulator.*?```sh\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    commands = [shlex.split(line) for line in block[1].replace("\\\n", " ").splitlines()]
+    told = [shlex.split(command) for command in re.findall(r"`([^`]*)`", INSTALL)]
+    assert commands == told[1:]
+
+
+def test_links_of_the_readme_lead_into_the_repository_on_a_package_index():
+    pytest.importorskip("hatchling", reason="hatchling, which builds the package, is not installed")
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = module.absolute(README, "https://example.org/owner/project/")
+    assert "](https://example.org/owner/project/raw/HEAD/docs/demo.webp)" in text
+    assert "](https://example.org/owner/project/blob/HEAD/docs/envs.md)" in text
+    assert re.findall(r"\]\((?!https?://|#)[^)]*\)", text) == []
