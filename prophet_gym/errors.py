@@ -48,6 +48,10 @@ class RunInUseError(ProphetError, RuntimeError):
     """Another process trains in the same folder; the message names it."""
 
 
+class InvalidRewardError(ProphetError, ValueError):
+    """A reward model returned something that is no reward: a number that is not finite, or one for fewer videos."""
+
+
 class RewardCollapseError(ProphetError, RuntimeError):
     """A judge's verdicts on the current policy's videos are no longer to be trusted; training on them should end."""
 
@@ -101,9 +105,11 @@ def require_different(name: str, values: object, count: int) -> list[int]:
         >>> require_different("rows", (2, 0), 3)
         [2, 0]
     """
-    given = list(values) if isinstance(values, Iterable) else values
-    whole = [int(each) for each in given if isinstance(each, Integral)] if isinstance(given, list) else []
-    if not whole or given != whole or len(set(whole)) < len(whole) or not set(whole) <= set(range(count)):
+    given = list(values) if isinstance(values, Iterable) and not isinstance(values, bytes | bytearray) else values
+    numbers = [each for each in given if isinstance(each, Integral)] if isinstance(given, list) else []
+    whole = [int(each) for each in numbers if not isinstance(each, bool)]
+    good = isinstance(given, list) and whole and len(whole) == len(given) == len(set(whole))
+    if not good or not set(whole) <= set(range(count)):
         raise ValueError(f"{name} must be different numbers in 0..{count - 1}, got {given!r}")
     return whole
 

@@ -1,4 +1,4 @@
-"""Action chunks: checking them, and views of a chunked env: one action per step or per chunk, flat chunks."""
+"""Other forms of action for a chunked env: one action per step or per chunk, flat chunks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,37 +9,10 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
-from torch import Tensor
 
+from prophet_gym.envs.actions import require_actions
 from prophet_gym.envs.tensors import require_arrays
 from prophet_gym.errors import InvalidActionError, require_different
-
-
-def require_actions(actions: object, space: gym.Space) -> np.ndarray:
-    """The actions as a float32 array of their own; the space is a Box.
-
-    Raises:
-        InvalidActionError: If the shape is not the space's, or a number is not finite or out of bounds.
-    """
-    assert isinstance(space, gym.spaces.Box)
-    try:
-        given = actions.detach().cpu().float().numpy() if isinstance(actions, Tensor) else actions
-        array = np.array(given, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidActionError(f"actions must be numbers of shape {space.shape}, got {type(actions)}") from error
-    if array.shape != space.shape:
-        raise InvalidActionError(f"actions must have shape {space.shape}, got {array.shape}")
-    if not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise InvalidActionError(f"actions must be finite, got {array[tuple(where)]} at {where}")
-    outside = (array < space.low) | (array > space.high)
-    if outside.any():
-        where = tuple(np.argwhere(outside)[0].tolist())
-        raise InvalidActionError(
-            f"actions must lie within [{space.low[where]:g}, {space.high[where]:g}], "
-            f"got {array[where]:g} at {list(where)}; clip them to the action space first"
-        )
-    return array
 
 
 class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):

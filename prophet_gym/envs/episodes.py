@@ -1,19 +1,22 @@
 """Batched episodes of action chunks: autoreset, masks, flags and infos, written once for every world."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs.chunking import require_actions
+from prophet_gym.envs.actions import require_actions
 from prophet_gym.envs.options import row_seeds
+from prophet_gym.envs.plain import plain_spec
 from prophet_gym.envs.refill import Queue, Usage
 from prophet_gym.envs.rows import Row, picture
 from prophet_gym.errors import require_count, require_number, unknown_option
@@ -23,6 +26,8 @@ FPS = 20.0
 """Actions, and so frames, per second of LIBERO."""
 GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
 """Of the gripper's position, metres."""
+NOTHING_RUN = {"executed": 0, "reward_valid": False, "success": False, "live": False, "approximate": False}
+"""What `info` says of a step beside the episode's own entries, where no action was run."""
 
 Observation = dict[str, Any]
 """Arrays by name; tensors in the torch env."""
@@ -84,6 +89,7 @@ class EpisodeVectorEnv(VectorEnv):
         self._rows = [Row() for _ in range(num_envs)]
         self._queue: Queue | None = None
         self._started = False
+        self._spec: EnvSpec | None = None
 
     @abstractmethod
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, Any]:
@@ -100,6 +106,15 @@ class EpisodeVectorEnv(VectorEnv):
     @abstractmethod
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         """Run one chunk in the live rows: call each `Row.extend`; `actions` (num_envs, k, a) are checked."""
+
+    @property
+    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How `gym.make_vec` made the env, in plain data that JSON can carry; None where it did not."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = plain_spec(spec)
 
     @property
     def elapsed(self) -> tuple[int, ...]:
@@ -124,8 +139,8 @@ class EpisodeVectorEnv(VectorEnv):
 
     @np_random.setter
     def np_random(self, value: Sequence[np.random.Generator]) -> None:
-        if len(value) != self.num_envs:
-            raise ValueError(f"np_random needs one generator per row, num_envs={self.num_envs}, got {len(value)}")
+        if len(value) != self.num_envs or not all(isinstance(each, np.random.Generator) for each in value):
+            raise ValueError(f"np_random needs one Generator per row, num_envs={self.num_envs}, got {value!r}")
         for row, generator in zip(self._rows, value, strict=True):
             row.np_random, row.seed = generator, -1
 
@@ -151,38 +166,49 @@ class EpisodeVectorEnv(VectorEnv):
 
         With a queue, seeds belong to its entries instead: the j-th episode is the same whatever row it falls to.
         """
+        self._require_open("reset")
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options must be a dict or None, got {type(options).__name__}")
         queued = self._plan_queue(options)
         if queued is not None:
-            return self._reset_from(Queue(queued, row_seeds(seed, len(queued), "queued start, length")))
+            queue = Queue(queued, row_seeds(seed, len(queued), "queued start, length"))
+            with self._whole():
+                return self._reset_from(queue)
         plans = self._plan(options)
         if not self._started and len(plans) < self.num_envs:
             raise gym.error.ResetNeeded("the first reset must be of all rows; leave out options['reset_mask']")
         seeds = row_seeds(seed, self.num_envs)
-        self._seed({row: seeds[row] for row in plans})
-        if len(plans) == self.num_envs:
-            self.usage, self._queue = Usage(), None
-        self._start(plans)
-        self._started = True
-        return self._observe(), self._start_infos(list(plans))
+        with self._whole():
+            self._seed({row: seeds[row] for row in plans})
+            if len(plans) == self.num_envs:
+                self.usage, self._queue = Usage(), None
+            self._start(plans)
+            self._started = True
+            return self._observe(), self._start_infos(list(plans))
 
     def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Run one chunk per row.
+        """Run one chunk per row. After an error every row is as it was, so the step can be taken again.
 
         Args:
             actions: (num_envs, k, a), finite and within the action space, for every row.
 
         Raises:
-            InvalidActionError: before anything has changed.
+            InvalidActionError: The actions are no such array.
+            ClosedEnvironmentError: The env was closed.
         """
+        self._require_open("step")
         if not self._started:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(actions, self.action_space)
+        with self._whole():
+            return self._step(checked)
+
+    def _step(self, checked: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         live = [row for row in range(self.num_envs) if not self._rows[row].ended]
         over = [row for row in range(self.num_envs) if self._rows[row].ended]
         self.usage = self.usage.after(self.num_envs, len(live))
         outcomes = self._advance(live, checked) if live else {}
+        outcomes = {row: replace(outcome, info=NOTHING_RUN | outcome.info) for row, outcome in outcomes.items()}
         for row, outcome in outcomes.items():
             self._rows[row].ended = outcome.terminated or outcome.truncated
         again = self._restart(over) if self.autoreset_mode == AutoresetMode.NEXT_STEP else []
@@ -197,6 +223,7 @@ class EpisodeVectorEnv(VectorEnv):
 
     def render(self) -> tuple[Any, ...] | None:
         """Per row: the last frame, or the frames since the last `render` or `reset`."""
+        self._require_open("render")
         if self.render_mode is None:
             gym.logger.warn(f"render does nothing without a render mode; pass render_mode= one of {RENDER_MODES}")
             return None
@@ -206,14 +233,37 @@ class EpisodeVectorEnv(VectorEnv):
             return tuple(picture(row.image) for row in self._rows)
         rendered = tuple([picture(frame) for frame in row.unseen] for row in self._rows)
         for row in self._rows:
-            row.unseen = []
+            row.show()
         return rendered
+
+    def _require_open(self, call: str) -> None:
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError(f"{call} was called after close(); make the env again")
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Put everything back where an error comes from within: from a reward model, a world model, an interrupt."""
+        fields, rows = self._fields(), list(self._rows)
+        put_back = [row.keep() for row in rows]
+        try:
+            yield
+        except BaseException:
+            vars(self).update(fields)
+            self._rows[:] = rows
+            for each in put_back:
+                each()
+            raise
+
+    def _fields(self) -> dict[str, Any]:
+        """What `reset` and `step` replace, beside rows."""
+        queue = None if self._queue is None else self._queue.copy()
+        return {"usage": self.usage, "_queue": queue, "_started": self._started}
 
     def _start(self, plans: Mapping[int, Any]) -> None:
         self._begin(plans)
         if self.render_mode == "rgb_array_list":
             for row in plans:
-                self._rows[row].unseen = [self._rows[row].image]
+                self._rows[row].show(self._rows[row].image)
 
     def _restart(self, rows: Sequence[int]) -> list[int]:
         """Start the next episode in these rows; the rows that have one."""
@@ -251,8 +301,7 @@ class EpisodeVectorEnv(VectorEnv):
         return self.max_episode_steps is not None and self._rows[row].elapsed >= self.max_episode_steps
 
     def _absorbed(self, row: int) -> Outcome:
-        info = {"executed": 0, "reward_valid": False, "success": False, "live": False}
-        return Outcome(self._rows[row].start_info() | info)
+        return Outcome(self._rows[row].start_info() | NOTHING_RUN)
 
     def _collect(self, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
         """Infos of all rows; under SAME_STEP ended rows restart here and leave their last step behind."""

@@ -1,6 +1,7 @@
 """What `reset(seed=..., options=...)` may ask for, checked before anything changes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from prophet_gym.envs.starts import StartSet, require_frames
+from prophet_gym.envs.starts import StartSet, require_start
 from prophet_gym.errors import InvalidStartError, UnknownOptionError, unknown_option
 from prophet_gym.specs import InitialState
 
@@ -37,7 +38,7 @@ def plan_reset(
     if given.get("starts") is not None:
         if given.get("task") is not None or given.get("start") is not None:
             raise UnknownOptionError("options['starts'] says where to start; leave out 'task' and 'start'")
-        chosen = _per_row_starts(given["starts"], num_envs, frame_size)
+        chosen = _per_row_starts(given["starts"], num_envs, starts, frame_size)
         return {row: StartSet([chosen[row]]) for row in rows}
     tasks = per_row_integers("task", given.get("task"), num_envs)
     positions = per_row_integers("start", given.get("start"), num_envs)
@@ -45,7 +46,11 @@ def plan_reset(
 
 
 def plan_queue(
-    options: Mapping[str, Any] | None, num_envs: int, frame_size: tuple[int, int], autoreset_mode: AutoresetMode
+    options: Mapping[str, Any] | None,
+    starts: StartSet,
+    num_envs: int,
+    frame_size: tuple[int, int],
+    autoreset_mode: AutoresetMode,
 ) -> list[StartSet] | None:
     """Read `options["queue"]`: starts of which each is dreamt once, by the next row that is free.
 
@@ -56,7 +61,7 @@ def plan_queue(
     queue = None if options is None else options.get("queue")
     if options is None or queue is None:
         return None
-    others = sorted(name for name, value in options.items() if name != "queue" and value is not None)
+    others = sorted(str(name) for name, value in options.items() if name != "queue" and value is not None)
     if others:
         raise ValueError(f"options['queue'] says where every row starts; leave out {', '.join(others)}")
     if autoreset_mode == AutoresetMode.DISABLED:
@@ -64,7 +69,7 @@ def plan_queue(
     if not isinstance(queue, Sequence) or len(queue) < num_envs:
         given = len(queue) if isinstance(queue, Sequence) else type(queue)
         raise InvalidStartError(f"options['queue'] must hold a start for each of {num_envs} rows or more, got {given}")
-    return [StartSet([state]) for state in require_states("queue", queue, frame_size)]
+    return [StartSet([state]) for state in require_states("queue", queue, starts, frame_size)]
 
 
 def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "row, num_envs") -> list[int | None]:
@@ -77,7 +82,8 @@ def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "
         return [None] * count
     if isinstance(seed, Integral) and not isinstance(seed, bool):
         seed = [int(seed) + row for row in range(count)]
-    if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
+    text = isinstance(seed, str | bytes | bytearray | memoryview)
+    if text or not isinstance(seed, Sequence | np.ndarray) or (isinstance(seed, np.ndarray) and seed.ndim != 1):
         raise ValueError(f"a seed must be an integer, one per {each}={count}, or None, got {seed!r}")
     if len(seed) != count:
         raise ValueError(f"a list of seeds needs one entry per {each}={count}, got {len(seed)}")
@@ -87,14 +93,25 @@ def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "
     return [None if value is None else int(value) for value in seed]
 
 
-def require_states(option: str, states: Sequence[object], frame_size: tuple[int, int]) -> list[InitialState]:
-    """The same states; InvalidStartError if one is no InitialState, or of another size."""
+def require_states(
+    option: str, states: Sequence[object], starts: StartSet, frame_size: tuple[int, int]
+) -> list[InitialState]:
+    """The states, those that are not the env's own with frames of their own.
+
+    Raises:
+        InvalidStartError: If one is no InitialState, or of another size.
+    """
+    known = {id(state) for state in starts}
     checked: list[InitialState] = []
-    for state in states:
+    for place, state in enumerate(states):
         if not isinstance(state, InitialState):
             raise InvalidStartError(f"options[{option!r}] must hold InitialState only, got {type(state).__name__}")
-        require_frames(state, frame_size)
-        checked.append(state)
+        try:
+            found = require_start(state, frame_size)
+        except InvalidStartError as error:
+            raise InvalidStartError(f"options[{option!r}], entry {place}: {error}") from error
+        # The caller may write into frames of its own later; an episode must not change under its actions.
+        checked.append(found if id(state) in known else replace(found, frames=found.frames.copy()))
     return checked
 
 
@@ -102,12 +119,14 @@ def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
     """The rows of a `reset_mask`; all of them without one. ValueError if it is no mask or empty."""
     if mask is None:
         return tuple(range(num_envs))
-    array = np.asarray(mask.cpu().numpy() if isinstance(mask, Tensor) else mask)
-    if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any():
-        raise ValueError(
-            f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True, "
-            f"got {array.dtype} {array.shape} {array.tolist()}"
-        )
+    wanted = f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True"
+    try:
+        array = np.asarray(mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{wanted}, got {type(mask)} ({error})") from error
+    if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any() or np.ma.isMaskedArray(mask):
+        given = "a masked array" if np.ma.isMaskedArray(mask) else f"{array.dtype} {array.shape}"
+        raise ValueError(f"{wanted}, got {given} {str(array.tolist())[:200]}")
     return tuple(int(row) for row in np.flatnonzero(array))
 
 
@@ -115,20 +134,24 @@ def per_row_integers(name: str, value: object, num_envs: int) -> list[int | None
     """An integer for all rows, or one per row; None where nothing was asked. ValueError for anything else."""
     if value is None:
         return [None] * num_envs
+    wanted = f"options[{name!r}] must be an integer or {num_envs} integers"
     try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"options[{name!r}] must be an integer or {num_envs} integers, got {value!r}") from error
-    if not np.issubdtype(array.dtype, np.integer) or array.shape not in {(), (num_envs,)}:
-        raise ValueError(f"options[{name!r}] must be an integer or {num_envs} integers, got {value!r}")
+        array = np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{wanted}, got {value!r}") from error
+    parts = value if isinstance(value, list | tuple) else ()
+    plain = not np.ma.isMaskedArray(value) and not any(isinstance(part, bool | np.bool_) for part in parts)
+    if not np.issubdtype(array.dtype, np.integer) or array.shape not in {(), (num_envs,)} or not plain:
+        raise ValueError(f"{wanted}, got {value!r}")
     return [int(number) for number in np.broadcast_to(array, (num_envs,))]
 
 
-def _per_row_starts(value: object, num_envs: int, frame_size: tuple[int, int]) -> list[InitialState]:
+def _per_row_starts(value: object, num_envs: int, starts: StartSet, frame_size: tuple[int, int]) -> list[InitialState]:
     states = [value] * num_envs if isinstance(value, InitialState) else value
     if not isinstance(states, Sequence) or len(states) != num_envs:
-        raise InvalidStartError(f"options['starts'] must be an InitialState or {num_envs} of them, got {type(value)}")
-    return require_states("starts", states, frame_size)
+        given = f"{len(states)}" if isinstance(states, Sequence) else f"{type(value)}"
+        raise InvalidStartError(f"options['starts'] must be an InitialState or {num_envs} of them, got {given}")
+    return require_states("starts", states, starts, frame_size)
 
 
 def _candidates(starts: StartSet, task: int | None, position: int | None) -> StartSet:

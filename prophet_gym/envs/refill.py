@@ -57,6 +57,12 @@ class Queue:
         """How many wait."""
         return len(self._turns)
 
+    def copy(self) -> "Queue":
+        """Return a queue of the same episodes."""
+        queue = Queue((), ())
+        queue._turns.extend(self._turns)
+        return queue
+
     def fill(self, rows: Sequence[int]) -> dict[int, Turn]:
         """Give the next episodes to these rows; rows are left out once nothing waits."""
         return {row: self._turns.popleft() for row in rows[: len(self._turns)]}

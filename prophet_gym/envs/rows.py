@@ -1,9 +1,10 @@
 """One row of a batched dream: its episode, its randomness, and what its judge still needs to see."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel
+
+UNSEEN_FRAMES = 2_000
+"""Frames that wait for `render` at most, then the oldest go: 100 s of LIBERO, four of its longest episodes."""
 
 Frame: TypeAlias = UInt8[np.ndarray, "h w 3"] | UInt8[Tensor, "h w 3"]
 Clip: TypeAlias = UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
@@ -51,9 +55,33 @@ class Row:
         self.elapsed = 0
         self.ended = False
         self.queue_index: int | None = None
-        self.unseen: list[Frame] = []
+        self.unseen: deque[Frame] = deque(maxlen=UNSEEN_FRAMES)
+        self._dropped = False
         self._window: deque[Frame] = deque(maxlen=0)
         self._frames = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it; the generator by its state, since not every torch can copy one."""
+        return {**vars(self), "generator": self.generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.generator = torch.Generator()
+        self.generator.set_state(state["generator"])
+
+    def keep(self) -> Callable[[], None]:
+        """Return what puts the row back as it is now."""
+        fields = {name: value.copy() if isinstance(value, deque) else value for name, value in vars(self).items()}
+        noise = self.generator.get_state()
+        drawn = None if self.np_random is None else self.np_random.bit_generator.state
+
+        def put_back() -> None:
+            vars(self).update(fields)
+            self.generator.set_state(noise)
+            if self.np_random is not None:
+                self.np_random.bit_generator.state = drawn
+
+        return put_back
 
     def begin(
         self, start: InitialState, noise_seed: int, judge: RewardModel | None, image: Frame | None = None
@@ -66,7 +94,7 @@ class Row:
         self.queue_index = None
         self._frames = 0
         self._window = deque(maxlen=judge.max_frames if judge else 0)
-        self.unseen = []
+        self.show()
         self._see(start.frames[-1].copy() if image is None else image, judge, collect=False)
 
     def extend(self, frames: Clip, judge: RewardModel | None, *, collect: bool) -> None:
@@ -91,7 +119,11 @@ class Row:
         """Take back what `seen` gave; `render` goes on from the latest frame."""
         self._window = deque(window, maxlen=judge.max_frames if judge else 0)
         self._frames = frames
-        self.unseen = [self.image]
+        self.show(self.image)
+
+    def show(self, *frames: Frame) -> None:
+        """Let these frames, and no others, wait for `render`."""
+        self.unseen, self._dropped = deque(frames, maxlen=UNSEEN_FRAMES), False
 
     def start_info(self) -> dict[str, Any]:
         """Task and start of the episode."""
@@ -110,6 +142,12 @@ class Row:
         if judge and self._frames % judge.stride == 0:
             self._window.append(frame.clone() if isinstance(frame, Tensor) else frame.copy())
         if collect:
+            if len(self.unseen) == UNSEEN_FRAMES and not self._dropped:
+                self._dropped = True
+                gym.logger.warn(
+                    f"{UNSEEN_FRAMES} frames wait for render() and the oldest are dropped: call it after each step, or "
+                    "make the env without render_mode='rgb_array_list'"
+                )
             self.unseen.append(frame)
         self._frames += 1
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs.chunking import require_actions
+from prophet_gym.envs.actions import require_actions
 from prophet_gym.envs.episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, row_info
+from prophet_gym.envs.plain import plain_spec
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import ActionSpec, InitialState
@@ -28,6 +30,8 @@ class OnlyRow(gym.Env):
 
     def __init__(self, vector: EpisodeVectorEnv) -> None:
         self._vector = vector
+        self._spec: EnvSpec | None = None
+        self._max_episode_steps = vector.max_episode_steps
         self.metadata = {name: vector.metadata[name] for name in ("render_modes", "render_fps")}
         self.render_mode = vector.render_mode
         self.action_space = vector.single_action_space
@@ -37,9 +41,15 @@ class OnlyRow(gym.Env):
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; options as in the vector env. Errors in the arguments leave everything as it was."""
+        horizon = self._horizon()
         if self._np_random is not None:
             self._vector.np_random = (self._np_random,)
-        observations, infos = self._vector.reset(seed=None if seed is None else [seed], options=options)
+        try:
+            observations, infos = self._vector.reset(seed=None if seed is None else [seed], options=options)
+        except Exception:
+            self._keep_horizon()
+            raise
+        self._vector.max_episode_steps = horizon
         self._take_random()
         return _first(observations), row_info(infos, 0)
 
@@ -55,8 +65,39 @@ class OnlyRow(gym.Env):
         return None if rendered is None else rendered[0]
 
     def close(self) -> None:
-        """Forget the episode, and free what the world holds."""
+        """Forget the episode, and free what the world holds; a closed env raises ClosedEnvironmentError."""
         self._vector.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the env was closed."""
+        return self._vector.closed
+
+    @property
+    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How `gym.make` made the env, in plain data that JSON can carry; None where it did not."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = plain_spec(spec)
+
+    def _horizon(self) -> int | None:
+        """Chunks until this env truncates an episode by itself."""
+        return self._max_episode_steps
+
+    def _registered_horizon(self) -> int | None:
+        registered = None if self.spec is None else gym.registry.get(self.spec.id)
+        return None if registered is None else registered.max_episode_steps
+
+    def _keep_horizon(self) -> None:
+        """End the episode that goes on after a refused reset where its id says, until the next reset.
+
+        Gymnasium's TimeLimit has begun to count again before it asked this env.
+        """
+        horizon, ran = self._registered_horizon(), self._vector.elapsed[0]
+        if self._vector.max_episode_steps is None and horizon is not None and 0 < ran < horizon:
+            self._vector.max_episode_steps = horizon
 
     def _take_random(self) -> None:
         """Make the row's randomness the env's own, as Gymnasium's `reset` does."""
@@ -124,7 +165,6 @@ class ProphetEnv(OnlyRow):
                 fps=fps,
             )
         )
-        self._max_episode_steps = max_episode_steps
 
     @property
     def world_model(self) -> WorldModel:
@@ -145,9 +185,11 @@ class ProphetEnv(OnlyRow):
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; options `task`, `start`, `starts` as in the vector env."""
-        self._vector.max_episode_steps = self._horizon()
-        self._warn_if_unjudged()
-        return super().reset(seed=seed, options=options)
+        unjudged = self._unjudged()
+        result = super().reset(seed=seed, options=options)
+        if unjudged is not None:
+            gym.logger.warn(unjudged)
+        return result
 
     def get_state(self) -> bytes:
         """The episode as it stands, as safetensors bytes."""
@@ -158,8 +200,9 @@ class ProphetEnv(OnlyRow):
 
         A TimeLimit around this env counts on as it was: pass `max_episode_steps` here to have it saved and set.
         """
-        self._vector.max_episode_steps = self._horizon()
+        horizon = self._horizon()
         observations, infos = self._vector.set_state(state, seed=None if seed is None else [seed])
+        self._vector.max_episode_steps = horizon
         self._take_random()
         return _first(observations), row_info(infos, 0)
 
@@ -167,22 +210,23 @@ class ProphetEnv(OnlyRow):
         judge = self.reward_model
         if self._max_episode_steps is not None or judge is None or judge.when != "end":
             return self._max_episode_steps
-        registered = None if self.spec is None else gym.registry.get(self.spec.id)
-        if registered is None or registered.max_episode_steps is None:
-            raise ValueError("a judge with when='end' must know when an episode ends: pass max_episode_steps")
-        return registered.max_episode_steps
+        registered = self._registered_horizon()
+        if registered is None:
+            raise ValueError("a reward model with when='end' must know when an episode ends: pass max_episode_steps")
+        return registered
 
-    def _warn_if_unjudged(self) -> None:
-        """A TimeLimit of another length than the id's ends episodes before the judge is asked."""
+    def _unjudged(self) -> str | None:
+        """What to say where a TimeLimit of another length than the id's ended an episode before the judge was asked."""
         judge, ran = self.reward_model, self._vector.elapsed[0]
         if judge is None or judge.when != "end" or self._max_episode_steps is not None:
-            return
+            return None
         if ran and not self._vector.finished:
-            gym.logger.warn(
+            return (
                 f"an episode was left unjudged after {ran} chunks: this judge (when='end') is asked after the "
                 f"{self._vector.max_episode_steps} that the id is registered with. gym.make keeps max_episode_steps to "
                 "itself; give another horizon to gym.make_vec, to prophet_gym.factory.make_env or to ProphetEnv"
             )
+        return None
 
 
 def warn_in_worker() -> None:

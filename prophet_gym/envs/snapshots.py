@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from prophet_gym.envs.rows import Frame, Row, picture
-from prophet_gym.envs.starts import require_frames
+from prophet_gym.envs.starts import require_frames, require_start
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel, State
@@ -54,68 +54,106 @@ def pack_row(row: Row, state: State) -> bytes:
     return save(tensors, {"row": json.dumps(facts)})
 
 
-def unpack_row(
-    data: bytes, layout: Mapping[str, tuple[int, ...]], frame_size: tuple[int, int], judge: RewardModel | None
-) -> tuple[Row, State]:
-    """What `pack_row` packed.
+def unpack_row(data: object, like: State, frame_size: tuple[int, int], judge: RewardModel | None) -> tuple[Row, State]:
+    """Return what `pack_row` packed, checked whole.
 
     Args:
         data: From `pack_row`.
-        layout: Shape past the first axis of each tensor of the world model's state.
+        like: A state of the world model.
         frame_size: Height and width of a frame.
-        judge: Who will judge the row; must look back no further than the one that it was saved under.
+        judge: The reward model that scores the row; must look back no further than the one that it was saved under.
 
     Raises:
-        InvalidStartError: If these are other bytes, or if the row does not fit the world model or the judge.
+        InvalidStartError: If these are other bytes, or if the row does not fit the world model or the reward model.
     """
     tensors, facts = _read(data)
     try:
-        return _row(tensors, facts, layout, frame_size, judge)
-    except (KeyError, TypeError, RuntimeError) as error:
+        state = _state(tensors, like)
+        return _row(tensors, facts, frame_size, judge), state
+    except InvalidStartError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidStartError(f"the saved row is damaged ({type(error).__name__}: {error})") from error
 
 
-def _row(
-    tensors: Mapping[str, Tensor],
-    facts: Mapping[str, Any],
-    layout: Mapping[str, tuple[int, ...]],
-    frame_size: tuple[int, int],
-    judge: RewardModel | None,
-) -> tuple[Row, State]:
+def _state(tensors: Mapping[str, Tensor], like: State) -> State:
+    """The part of the world model; a number that is not finite would spread through the rest of the episode."""
     state = {name[len(STATE) :]: tensor for name, tensor in tensors.items() if name.startswith(STATE)}
-    given = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
-    if given != dict(layout):
-        raise InvalidStartError(f"the saved row must hold a state of {dict(layout)}, got {given}; is it of this model?")
-    start = InitialState(
-        frames=tensors["start.frames"].numpy(),
-        extra={name[len(EXTRA) :]: t.numpy() for name, t in tensors.items() if name.startswith(EXTRA)},
-        **facts["start"],
-    )
-    require_frames(start, frame_size)
+    wanted = {name: (1, *tensor.shape[1:]) for name, tensor in like.items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if given != wanted:
+        raise InvalidStartError(f"the saved row must hold a state of {wanted}, got {given}; is it of this model?")
+    for name, tensor in state.items():
+        dtype = like[name].dtype
+        if tensor.dtype != dtype and not (tensor.is_floating_point() and dtype.is_floating_point):
+            raise InvalidStartError(f"state[{name!r}] of the saved row must be {dtype}, got {tensor.dtype}")
+        if not torch.isfinite(tensor.to(dtype)).all():
+            raise InvalidStartError(f"state[{name!r}] of the saved row must be finite in {dtype}")
+    return state
+
+
+def _row(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, Any], frame_size: tuple[int, int], judge: RewardModel | None
+) -> Row:
+    require_frames(tensors["start.frames"].numpy(), frame_size)
+    extra = {name[len(EXTRA) :]: tensor.numpy() for name, tensor in tensors.items() if name.startswith(EXTRA)}
     row = Row()
-    row.start, row.image = start, tensors["image"].numpy()
-    row.elapsed, row.ended, row.queue_index = facts["elapsed"], facts["ended"], facts["queue_index"]
+    row.start = require_start(
+        InitialState(frames=tensors["start.frames"].numpy(), extra=extra, **_known(facts["start"], PLAIN)), frame_size
+    )
+    row.image = _frames("image", tensors["image"][None], frame_size)[0]
+    row.elapsed = _count("elapsed", facts["elapsed"])
+    row.ended = facts["ended"]
+    if not isinstance(row.ended, bool):
+        raise InvalidStartError(f"'ended' of the saved row must be true or false, got {row.ended!r}")
+    row.queue_index = None if facts["queue_index"] is None else _count("queue_index", facts["queue_index"])
     row.np_random = np.random.Generator(np.random.PCG64())
     row.np_random.bit_generator.state = facts["np_random"]
     row.generator.set_state(tensors["generator"])
-    row.recall(_window(tensors, facts["seen"], judge), facts["seen"], judge)
-    return row, state
+    seen = _count("seen", facts["seen"], 1)
+    row.recall(_window(tensors, seen, frame_size, judge), seen, judge)
+    return row
 
 
-def _window(tensors: Mapping[str, Tensor], seen: int, judge: RewardModel | None) -> list[Frame]:
+def _window(
+    tensors: Mapping[str, Tensor], seen: int, frame_size: tuple[int, int], judge: RewardModel | None
+) -> list[Frame]:
+    frames = list(_frames("window", tensors["window"], frame_size)) if "window" in tensors else []
     if judge is None:
         return []
-    frames = list(tensors["window"].numpy()) if "window" in tensors else []
     wanted = min(judge.max_frames, -(-seen // judge.stride))
     if len(frames) != wanted:
         raise InvalidStartError(
             f"the judge looks back at {wanted} frames of {seen} (stride {judge.stride}, at most {judge.max_frames}), "
             f"and the row was saved with {len(frames)}: set it in an env with the judge that it was saved under"
         )
-    return frames
+    return list(frames)
 
 
-def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _frames(name: str, frames: Tensor, size: tuple[int, int]) -> np.ndarray:
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != (*size, 3):
+        raise InvalidStartError(
+            f"{name!r} of the saved row must be uint8 frames of {(*size, 3)}, got {frames.dtype} {tuple(frames.shape)}"
+        )
+    return frames.numpy().copy()
+
+
+def _count(name: str, value: object, least: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+        raise InvalidStartError(f"{name!r} of the saved row must be an integer of at least {least}, got {value!r}")
+    return value
+
+
+def _known(facts: object, names: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(facts, dict) or set(facts) != set(names):
+        raise InvalidStartError(f"'start' of the saved row must hold {', '.join(names)}, got {str(facts)[:200]}")
+    return facts
+
+
+def _read(data: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InvalidStartError(f"a saved row must be the bytes of get_state, got {type(data).__name__}")
+    data = bytes(data)
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
@@ -123,6 +161,6 @@ def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if facts["format"] == FORMAT:
             return tensors, facts
         found = facts["format"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # deep JSON is a RecursionError
         raise InvalidStartError(f"a saved row must be the bytes of get_state, got others ({error})") from error
     raise InvalidStartError(f"a saved row must have format {FORMAT!r}, got {found!r}")

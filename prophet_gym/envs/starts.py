@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import overload
 
@@ -49,11 +51,9 @@ class StartSet(Sequence[InitialState]):
         """Raise InvalidStartError if there is no start, or one is none: frames uint8 `t h w 3` and a text."""
         if not isinstance(states, Iterable):
             raise InvalidStartError(f"a start set is made of InitialState, got {type(states).__name__}")
-        self._states = tuple(states)
+        self._states = tuple(require_start(state) for state in states)
         if not self._states:
             raise InvalidStartError("a start set needs at least one start, got none")
-        for state in self._states:
-            require_frames(state)
 
     @overload
     def __getitem__(self, index: int) -> InitialState: ...
@@ -99,20 +99,56 @@ class StartSet(Sequence[InitialState]):
         return self._states[int(rng.integers(len(self._states)))]
 
 
-def require_frames(state: InitialState, size: tuple[int, int] | None = None) -> None:
-    """Raise InvalidStartError unless it has a text and frames uint8 `t h w 3` with 1 <= t <= 4 (and of this size)."""
+def require_start(state: object, size: tuple[int, int] | None = None) -> InitialState:
+    """Return the start, its numbers as Python's own integers.
+
+    Args:
+        state: What must be an `InitialState`: frames uint8 (1 to 4, h, w, 3), texts, 64-bit integers, and an `extra`
+            of numbers by name.
+        size: Height and width that the frames must have.
+
+    Raises:
+        InvalidStartError: If it is anything else.
+    """
     if not isinstance(state, InitialState):
         raise InvalidStartError(f"a start must be an InitialState, got {type(state).__name__}")
-    if not isinstance(state.instruction, str):
-        raise InvalidStartError(f"the instruction of a start must be a text, got {state.instruction!r}")
-    frames = state.frames
+    for name in ("instruction", "suite", "start_set"):
+        if not isinstance(getattr(state, name), str):
+            raise InvalidStartError(f"the {name} of a start must be a text, got {getattr(state, name)!r}")
+    require_frames(state.frames, size)
+    numbers = {name: _integer(name, getattr(state, name)) for name in ("task", "index")}
+    if not isinstance(state.extra, Mapping):
+        raise InvalidStartError(f"the extra of a start must map names to arrays, got {type(state.extra).__name__}")
+    for name, value in state.extra.items():
+        if not isinstance(name, str) or not _is_numbers(value):
+            raise InvalidStartError(f"the extra of a start must map names to arrays of numbers, got {name!r}: {value}")
+    plain = all(type(getattr(state, name)) is int for name in numbers)
+    return state if plain else replace(state, **numbers)
+
+
+def require_frames(frames: object, size: tuple[int, int] | None = None) -> None:
+    """Raise InvalidStartError unless these are frames of a start: uint8 `t h w 3` with 1 <= t <= 4 (of this size)."""
     wanted = "uint8 (1 to 4, height, width, 3)" if size is None else f"uint8 (1 to 4, {size[0]}, {size[1]}, 3)"
     fits = isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim == 4
-    if not fits or frames.shape[3] != 3 or not 1 <= frames.shape[0] <= 4:
+    if not fits or frames.shape[3] != 3 or not 1 <= frames.shape[0] <= 4 or not frames.size:
         given = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
         raise InvalidStartError(f"the frames of a start must be {wanted}, got {given}")
     if size is not None and frames.shape[1:3] != size:
         raise InvalidStartError(f"the frames of a start must be {wanted}, got {frames.dtype} {frames.shape}")
+
+
+def _integer(name: str, value: object) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise InvalidStartError(f"the {name} of a start must be a 64-bit integer, got {value!r}")
+    return int(value)
+
+
+def _is_numbers(value: object) -> bool:
+    try:
+        dtype = np.asarray(value).dtype
+    except (TypeError, ValueError):
+        return False
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
 
 
 def write_start_set(directory: Path | str, states: Iterable[InitialState], *, quality: int = 95) -> int:
@@ -127,7 +163,7 @@ def write_start_set(directory: Path | str, states: Iterable[InitialState], *, qu
     starts = StartSet(states)
     size = starts[0].frames.shape[1:3]
     for state in starts:
-        require_frames(state, (size[0], size[1]))
+        require_start(state, (size[0], size[1]))
     folder = Path(directory)
     entries: dict[int, dict[str, object]] = {}
     sheets: dict[str, bytes] = {}

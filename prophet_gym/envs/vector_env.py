@@ -1,5 +1,6 @@
 """The dream behind Gymnasium: a batch of episodes that one world model dreams together, chunk by chunk."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,9 +11,11 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import UInt8
 
+from prophet_gym.envs.contracts import read_rewards, require_chunk, require_reward_model, require_world_model
 from prophet_gym.envs.doubt import require_threshold
 from prophet_gym.envs.episodes import FPS, GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
+from prophet_gym.envs.plain import require_flag
 from prophet_gym.envs.rows import Frame, Row, batch_frames
 from prophet_gym.envs.snapshots import pack_row, unpack_row
 from prophet_gym.envs.starts import StartSet, require_frames
@@ -95,8 +98,11 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             fps: Actions, and so frames, per second of the scene: how fast films are played.
 
         Raises:
-            ValueError: If the world model has no tracker, for `proprioception`.
+            ValueError: If world model or reward model are none, or if the world model has no tracker, for
+                `proprioception`.
+            InvalidStartError: If a start is none, or of another size than the world model's frames.
         """
+        world_model = require_world_model(world_model)
         super().__init__(
             num_envs,
             _action_space(world_model, action_spec),
@@ -107,15 +113,15 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             fps=fps,
         )
         self.world_model = world_model
-        self.reward_model = reward_model
+        self.reward_model = require_reward_model(reward_model)
         self.starts = starts if isinstance(starts, StartSet) else StartSet(starts)
         self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
         for start in self.starts:
-            require_frames(start, self._frame_size)
+            require_frames(start.frames, self._frame_size)
         self._state: State | None = None
-        self._reads_gripper = proprioception
+        self._reads_gripper = bool(proprioception)
         self.max_doubt = None if max_doubt is None else require_threshold("max_doubt", max_doubt)
-        if proprioception:
+        if require_flag("proprioception", proprioception):
             if not hasattr(world_model, "read_gripper"):
                 raise ValueError(
                     f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
@@ -135,6 +141,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             ResetNeeded: Before the first reset.
             ValueError: If there is no such row.
         """
+        self._require_open("get_state")
         if not self._started:
             raise gym.error.ResetNeeded("call reset before get_state")
         if require_count("row", row, 0) >= self.num_envs:
@@ -165,6 +172,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         Raises:
             InvalidStartError: If a state is none, or was saved under another world model or judge.
         """
+        self._require_open("set_state")
         chosen = list(range(self.num_envs)) if rows is None else require_different("rows", rows, self.num_envs)
         if not self._started and len(chosen) < self.num_envs:
             raise gym.error.ResetNeeded("the first set_state must be of all rows; leave out rows")
@@ -175,15 +183,26 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             raise ValueError(f"states must be one for all or one per row, {len(chosen)}, got {len(data)}")
         seeds = row_seeds(seed, len(chosen), "row to set, length")
         state = self._blank() if self._state is None else self._state
-        layout = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
-        found = [unpack_row(item, layout, self._frame_size, self.reward_model) for item in data]
-        self._state = state
-        self._place(chosen, [row for row, _ in found], merge_rows([state for _, state in found]))
-        self._seed(dict(zip(chosen, seeds, strict=True)))
-        for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
-            self._rows[row].generator.manual_seed(int(self._row_random(row).integers(NOISE_SEEDS)))
-        self._started = True
-        return self._observe(), self._start_infos(chosen)
+        found = [unpack_row(item, state, self._frame_size, self.reward_model) for item in data]
+        with self._whole():
+            self._state = state
+            self._place(chosen, [row for row, _ in found], merge_rows([state for _, state in found]))
+            self._seed(dict(zip(chosen, seeds, strict=True)))
+            for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
+                self._rows[row].generator.manual_seed(int(self._row_random(row).integers(NOISE_SEEDS)))
+            self._started = True
+            return self._observe(), self._start_infos(chosen)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ProphetVectorEnv":
+        """Copy the episodes; the models and the starts, which no env changes, are shared, as between any two envs."""
+        memo |= {id(shared): shared for shared in (self.world_model, self.reward_model, self.starts)}
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        return other
+
+    def _fields(self) -> dict[str, Any]:
+        return super()._fields() | {"_state": self._state}
 
     def _place(self, targets: Sequence[int], rows: Sequence[Row], state: State) -> None:
         assert self._state is not None
@@ -207,7 +226,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         return plan_reset(options, self.starts, self.num_envs, self._frame_size)
 
     def _plan_queue(self, options: Mapping[str, Any] | None) -> list[StartSet] | None:
-        return plan_queue(options, self.num_envs, self._frame_size, self.autoreset_mode)
+        return plan_queue(options, self.starts, self.num_envs, self._frame_size, self.autoreset_mode)
 
     def _begin(self, plans: Mapping[int, StartSet]) -> None:
         rows = list(plans)
@@ -244,6 +263,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         state = self._state if everyone else select_rows(self._state, live)
         generators = [self._rows[row].generator for row in live]
         chunk = self.world_model.rollout(state, torch.from_numpy(actions[list(live)]), generators=generators)
+        require_chunk(chunk, self.world_model, len(live))
         if chunk.doubt is None and self.max_doubt is not None:
             raise ValueError("max_doubt needs a world model that tells its doubt, and this one gave None; leave it out")
         self._state = chunk.state if everyone else scatter_rows(self._state, live, chunk.state)
@@ -287,8 +307,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             return {}
         videos = [torch.as_tensor(self._rows[row].video(judge)) for row in judged]
         verdict = judge.score(videos, [self._rows[row].start_info()["instruction"] for row in judged])
-        columns = (verdict.reward.tolist(), verdict.valid.tolist(), verdict.success.tolist())
-        return dict(zip(judged, zip(*columns, strict=True), strict=True))
+        return read_rewards(judge, verdict, judged)
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:

@@ -11,9 +11,18 @@ from torch import Tensor
 from prophet_gym.errors import require_count
 from prophet_gym.world_model import Verdict, require_when
 
+LARGEST = torch.finfo(torch.float32).max
+
 
 class FunctionReward:
-    """Rewards each video with what `function(video, instruction)` returns; None leaves the row unjudged.
+    """A reward model made of a function: each video is rewarded with what `function(video, instruction)` returns.
+
+    None leaves the video unscored. **A reward of 1.0 or more means that the task is done: the episode terminates.**
+    Keep a dense reward below 1.0, or return a `Verdict` with `done` from a reward model of your own.
+
+    The function is shown the latest frame alone, once a chunk, unless `max_frames` and `stride` ask for more: then the
+    last `max_frames` of frames 0, stride, 2 stride, ... of the episode (0 is the start frame) and of the latest, fewer
+    while the episode has had no more. The video is uint8 (t, h, w, 3), oldest first.
 
     Example:
         >>> brightness = FunctionReward(lambda video, instruction: float(video[-1].float().mean()) / 255)
@@ -56,4 +65,8 @@ class FunctionReward:
             raise ValueError(f"the function of a judge must return a number or None, got {result!r}") from error
         if number is not None and not math.isfinite(number):
             raise ValueError(f"the function of a judge must return a finite number or None, got {number}")
+        if number is not None and abs(number) > LARGEST:
+            raise ValueError(
+                f"the function of a judge must return a number that float32 can hold, or None, got {number}"
+            )
         return number

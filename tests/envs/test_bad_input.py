@@ -23,18 +23,41 @@ CASES = {
     "vector().reset(seed=True)": "a seed must be an integer, one per row",
     "vector().reset(seed={1: 2})": "a seed must be an integer, one per row",
     "vector().reset(seed=[1, 2, 0.5])": "a seed must be an integer of at least 0 or None, got 0.5",
+    "vector().reset(seed=b'abc')": "a seed must be an integer, one per row",
+    "vector().reset(seed=bytearray(b'abc'))": "a seed must be an integer, one per row",
+    "vector().reset(seed=np.zeros((3, 1), int))": "a seed must be an integer, one per row",
+    "vector(num_envs=1).reset(options={'task': [True]})": "options['task'] must be an integer or 1 integers",
+    "vector().reset(options={'task': [True, 0, 1]})": "options['task'] must be an integer or 3 integers",
+    "vector().reset(options={'reset_mask': [[True], [1, 2], 3]})": "options['reset_mask'] must be a bool array",
+    "vector().reset(options={'reset_mask': torch.ones(3, dtype=bool, device='meta')})": "options['reset_mask'] must be",
+    "vector().reset(options={'queue': [], 1: 2, 'a': 3})": "leave out 1, a",
+    "vector(reward_model=lambda *_: 1.0)": "wrap a function in prophet_gym.rewards.FunctionReward",
+    "vector(reward_model='success')": "reward_model must be a RewardModel, and 'success' has no when",
+    "vector(reward_model=FunctionReward)": "the class FunctionReward has no when",
+    "single(reward_model=judge(when='x'))": "when must be 'chunk' or 'end'",
+    "single(reward_model=judge(stride=0))": f"stride of the reward model {INTEGER} 1",
+    "ProphetEnv('bundled', counting_starts())": "world_model must be a WorldModel, and 'bundled' has no chunk",
+    "ProphetVectorEnv('bundled', counting_starts())": "goes to gym.make(id, weights=...)",
+    "ProphetVectorEnv(CountingWorldModel, counting_starts())": "and the class CountingWorldModel has no chunk",
+    "ProphetVectorEnv(CountingWorldModel(chunk=0), counting_starts())": f"chunk of the world model {INTEGER} 1, got 0",
+    "vector(proprioception='no')": "proprioception must be True or False, got 'no'",
     "vector().reset(options=[1])": "options must be a dict or None, got list",
     "vector().reset(options={'task': [[0], [1, 2], [2]]})": "options['task'] must be an integer or 3 integers",
     "vector().reset(options={'starts': InitialState(PICTURE, None)})": "the instruction of a start must be a text",
     "vector().reset(options={'starts': InitialState([[1]], 'x')})": "the frames of a start must be uint8",
     "single().reset(seed=[1])": "a seed must be an integer of at least 0 or None, got [1]",
     "single().reset(seed=1.5)": "a seed must be an integer of at least 0 or None, got 1.5",
+    "begun().step(None)": "actions must be real numbers of shape (3, 4, 7), got <class 'NoneType'>",
+    "begun().step({'action': 0})": "actions must be real numbers of shape (3, 4, 7), got <class 'dict'>",
     "begun().get_state('a')": f"row {INTEGER} 0, got 'a'",
     "begun().get_state(-1)": f"row {INTEGER} 0, got -1",
     "begun().get_state(1.5)": f"row {INTEGER} 0, got 1.5",
     "begun().get_state(3)": "row must be in 0..2, got 3",
     "begun().set_state(begun().get_state(), rows=0)": "rows must be different numbers in 0..2, got 0",
     "begun().set_state(begun().get_state(), rows=[0.5])": "rows must be different numbers in 0..2, got [0.5]",
+    "begun().set_state(begun().get_state(), rows=[False, True])": "numbers in 0..2, got [False, True]",
+    "begun().set_state(begun().get_state(), rows=b'ab')": "rows must be different numbers in 0..2, got b'ab'",
+    "begun().set_state([None] * 3)": "a saved row must be the bytes of get_state, got NoneType",
     "begun().set_state(begun().get_state(), rows=['a'])": "rows must be different numbers in 0..2, got ['a']",
     "begun().set_state(None)": "a saved row must be the bytes of get_state, got NoneType",
     "begun().set_state(begun().get_state(), seed='a')": "a seed must be an integer",
@@ -75,6 +98,7 @@ CASES = {
 
 SCRIPT = """
 import json, sys
+from types import SimpleNamespace
 import numpy as np, torch
 from prophet_gym.envs import *
 from prophet_gym.errors import *
@@ -88,6 +112,9 @@ PICTURE, REST = np.zeros((1, 8, 8, 3), np.uint8), (0,) * 7
 model = lambda: CountingWorldModel(chunk=4)
 single = lambda **kwargs: ProphetEnv(model(), counting_starts(), **kwargs)
 vector = lambda num_envs=3, starts=counting_starts(), **kwargs: ProphetVectorEnv(model(), starts, num_envs, **kwargs)
+
+def judge(**parts):
+    return SimpleNamespace(**{"when": "chunk", "stride": 1, "max_frames": 1, "score": max} | parts)
 
 def begun():
     envs = vector()

@@ -1,0 +1,65 @@
+"""Arguments as plain data: what `gym.make` may be given, and what a spec keeps so that JSON can carry it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON has it: texts, numbers, lists and dicts; anything that JSON cannot say stays as it is.
+
+    Paths, torch devices and dtypes become texts, NumPy's and torch's numbers and arrays Python's own, tuples lists.
+
+    Example:
+        >>> from pathlib import Path
+        >>> plain({"weights": Path("outputs/run"), "tasks": (np.int64(3), 4), "device": torch.device("cpu")})
+        {'weights': 'outputs/run', 'tasks': [3, 4], 'device': 'cpu'}
+    """
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist() if value.dtype.kind in "biufUS" else value
+    if isinstance(value, torch.Tensor):
+        return value.tolist() if not value.is_meta else value
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, torch.device | torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, Mapping):
+        return {plain(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def plain_spec(spec: EnvSpec | None) -> EnvSpec | None:
+    """Return the spec with plain arguments, so that `to_json` and `from_json` give the same env."""
+    return None if spec is None else replace(spec, kwargs=plain(spec.kwargs))
+
+
+def require_flag(name: str, value: object) -> bool:
+    """Return the value as a bool; ValueError unless it is True or False.
+
+    Example:
+        >>> require_flag("proprioception", "no")
+        Traceback (most recent call last):
+        ...
+        ValueError: proprioception must be True or False, got 'no'
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def require_text(name: str, value: object) -> str:
+    """Return the value, a text or a path, as a text; ValueError for anything else, or an empty one."""
+    text = plain(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"{name} must be a text or a path, got {value!r}")
+    return text
