@@ -8,11 +8,12 @@ asked for. Weights, judges and start sets are loaded once per process.
 import json
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from numbers import Integral
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
@@ -20,6 +21,7 @@ from prophet_gym.embodiments import Embodiment, get_embodiment
 from prophet_gym.envs.episodes import FPS
 from prophet_gym.envs.held_chunk import HeldChunk
 from prophet_gym.envs.jsonl_starts import read_jsonl_starts
+from prophet_gym.envs.plain import plain, require_flag, require_text
 from prophet_gym.envs.registration import SUITE_IDS
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
@@ -35,25 +37,31 @@ BUNDLED_ROBOT = "libero"
 START_SETS = ("train", "official")
 DTYPES = ("float32", "bfloat16", "float16")
 
+PathOrName: TypeAlias = str | PathLike[str]
+Tasks: TypeAlias = Sequence[SupportsIndex] | np.ndarray
+
 
 def make_env(
     *,
     suite: str | None = None,
     embodiment: str = "libero",
-    weights: str = "bundled",
-    reward: str | None = "auto",
-    device: str = "cpu",
-    dtype: str = "float32",
+    weights: PathOrName = "bundled",
+    reward: PathOrName | None = "auto",
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
     offload_autoencoder: bool = False,
-    starts: str = "train",
-    tasks: Sequence[int] | None = None,
-    chunk: int | None = None,
-    max_episode_steps: int | None = None,
+    starts: PathOrName = "train",
+    tasks: Tasks | None = None,
+    chunk: SupportsIndex | None = None,
+    max_episode_steps: SupportsIndex | None = None,
     render_mode: str | None = None,
     proprioception: bool = False,
-    max_doubt: float | None = None,
+    max_doubt: SupportsFloat | None = None,
 ) -> ProphetEnv:
-    """One dream.
+    """Build a single env from plain data.
+
+    A path may be a `Path`, a number NumPy's, a device or dtype torch's, a list a tuple or an array: all arguments are
+    turned into plain data, which the env's spec records and JSON can carry.
 
     Args:
         suite: Only starts of this suite; all of the start set if not given.
@@ -87,63 +95,63 @@ def make_env(
     """
     return ProphetEnv(
         **_parts(suite, embodiment, weights, reward, device, dtype, starts, tasks, chunk, offload=offload_autoencoder),
-        max_episode_steps=max_episode_steps,
-        render_mode=render_mode,
-        proprioception=proprioception,
-        max_doubt=max_doubt,
+        max_episode_steps=plain(max_episode_steps),
+        render_mode=plain(render_mode),
+        proprioception=require_flag("proprioception", proprioception),
+        max_doubt=plain(max_doubt),
     )
 
 
 def make_vector_env(
-    num_envs: int = 1,
+    num_envs: SupportsIndex = 1,
     *,
     suite: str | None = None,
     embodiment: str = "libero",
-    weights: str = "bundled",
-    reward: str | None = "auto",
-    device: str = "cpu",
-    dtype: str = "float32",
+    weights: PathOrName = "bundled",
+    reward: PathOrName | None = "auto",
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
     offload_autoencoder: bool = False,
-    starts: str = "train",
-    tasks: Sequence[int] | None = None,
-    chunk: int | None = None,
-    max_episode_steps: int | None = 30,
+    starts: PathOrName = "train",
+    tasks: Tasks | None = None,
+    chunk: SupportsIndex | None = None,
+    max_episode_steps: SupportsIndex | None = 30,
     render_mode: str | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     proprioception: bool = False,
-    max_doubt: float | None = None,
+    max_doubt: SupportsFloat | None = None,
 ) -> ProphetVectorEnv:
-    """Dreams in a batch; arguments as in `make_env` and `ProphetVectorEnv`."""
+    """Build a vector env from plain data; arguments as in `make_env` and `ProphetVectorEnv`."""
     return ProphetVectorEnv(
-        num_envs=num_envs,
+        num_envs=plain(num_envs),
         **_parts(suite, embodiment, weights, reward, device, dtype, starts, tasks, chunk, offload=offload_autoencoder),
-        max_episode_steps=max_episode_steps,
+        max_episode_steps=plain(max_episode_steps),
         autoreset_mode=autoreset_mode,
-        render_mode=render_mode,
-        proprioception=proprioception,
-        max_doubt=max_doubt,
+        render_mode=plain(render_mode),
+        proprioception=require_flag("proprioception", proprioception),
+        max_doubt=plain(max_doubt),
     )
 
 
 def _parts(
     suite: str | None,
     embodiment: str,
-    weights: str,
-    reward: str | None,
-    device: str,
-    dtype: str,
-    starts: str,
-    tasks: Sequence[int] | None,
-    chunk: int | None,
+    weights: PathOrName,
+    reward: PathOrName | None,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    starts: PathOrName,
+    tasks: Tasks | None,
+    chunk: SupportsIndex | None,
     *,
     offload: bool,
 ) -> dict[str, Any]:
     """What the single and the vector env are made of."""
-    robot = get_embodiment(embodiment)
+    robot = get_embodiment(require_text("embodiment", embodiment))
     weights = _weights_of(weights, robot)
-    pool = load_starts(weights, starts, suite, tasks)
+    pool = load_starts(weights, starts, plain(suite), tasks)
     world_model = load_world_model(weights, device, dtype, offload_autoencoder=offload)
-    shown = _for_policy(world_model, weights, robot, chunk)
+    shown = _for_policy(world_model, weights, robot, plain(chunk))
     return {
         "world_model": shown,
         "starts": pool,
@@ -153,9 +161,15 @@ def _parts(
     }
 
 
-def _weights_of(weights: str, robot: Embodiment) -> str:
-    if not isinstance(weights, str):
-        raise MissingWeightsError(f"weights must be a name or the path of a folder as text, got {weights!r}")
+def _text_of(weights: object) -> str:
+    text = plain(weights)
+    if not isinstance(text, str):
+        raise MissingWeightsError(f"weights must be a name or the path of a folder, got {weights!r}")
+    return text
+
+
+def _weights_of(weights: PathOrName, robot: Embodiment) -> str:
+    weights = _text_of(weights)
     if weights == "bundled" and robot.name != BUNDLED_ROBOT:
         raise MissingWeightsError(
             f"the bundled weights are of {BUNDLED_ROBOT}, not {robot.name}: pass {_published_weights(robot.name)}. "
@@ -203,14 +217,14 @@ def _starts_advice(robot: str) -> str:
     return "Pass starts=PATH of a start set (envs.write_start_set)"
 
 
-def checkpoint_folder(weights: str) -> Path:
+def checkpoint_folder(weights: PathOrName) -> Path:
     """The folder of a checkpoint, fetched from the Hub and converted if need be.
 
     Raises:
         MissingWeightsError: If there is none, or if `weights` is a released file that must be converted first.
         CheckpointError: If a file is not the one that the folder's manifest names.
     """
-    weights = published_file(weights, BUNDLED_ROBOT)
+    weights = published_file(_text_of(weights), BUNDLED_ROBOT)
     if weights == "bundled" and not (CHECKPOINTS / BUNDLED).is_dir():
         raise MissingWeightsError(
             f"the bundled weights are missing at {CHECKPOINTS / BUNDLED}; reinstall, or pass weights=PATH"
@@ -241,21 +255,30 @@ def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
 
 
 def load_world_model(
-    weights: str, device: str = "cpu", dtype: str = "float32", *, offload_autoencoder: bool = False
+    weights: PathOrName,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    *,
+    offload_autoencoder: bool = False,
 ) -> WorldModel:
     """The world model of a checkpoint, the same object for the same folder and options; errors as in `make_env`."""
-    if dtype not in DTYPES:
+    kind = plain(dtype)
+    if kind not in DTYPES:
         raise unknown_option("dtype", dtype, DTYPES)
+    offload_autoencoder = require_flag("offload_autoencoder", offload_autoencoder)
     folder = checkpoint_folder(weights).resolve()
-    return _world_model(folder, _device(device), dtype, offload_autoencoder=offload_autoencoder)
+    return _world_model(folder, _device(device), kind, offload_autoencoder=offload_autoencoder)
 
 
-def load_reward_model(weights: str, reward: str | None, device: str = "cpu", *, chunk: int = 8) -> RewardModel | None:
+def load_reward_model(
+    weights: PathOrName, reward: PathOrName | None, device: str | torch.device = "cpu", *, chunk: int = 8
+) -> RewardModel | None:
     """The judge that `reward` names, see `make_env` and `prophet_gym.rewards.named`; asked every `chunk` frames."""
     if reward is None:
         return None
     from prophet_gym.rewards.named import make_judge
 
+    reward = plain(reward)
     own = isinstance(reward, str) and reward.partition("?")[0] in ("auto", "success", "classifier")
     head = (checkpoint_folder(weights) / "success_head").resolve() if own else None
     if reward == "auto" and head is not None and not head.is_dir():
@@ -267,18 +290,21 @@ def load_reward_model(weights: str, reward: str | None, device: str = "cpu", *, 
     return make_judge("success" if reward == "auto" else reward, head, _device(device), chunk=chunk)
 
 
-def load_object_reader(weights: str) -> ObjectReader | None:
+def load_object_reader(weights: PathOrName) -> ObjectReader | None:
     """The instrument that reads object positions from frames, where the checkpoint has one."""
     folder = checkpoint_folder(weights) / "object_reader"
     return ObjectReader.from_pretrained(folder) if folder.is_dir() else None
 
 
-def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequence[int] | None = None) -> StartSet:
+def load_starts(
+    weights: PathOrName, starts: PathOrName, suite: str | None = None, tasks: Tasks | None = None
+) -> StartSet:
     """The start set that `starts` names, narrowed to suite and tasks; arguments and errors as in `make_env`."""
-    if not isinstance(starts, str | Path):
+    given, starts = starts, plain(starts)
+    if not isinstance(starts, str):
         raise ValueError(
             f"starts must be {' or '.join(map(repr, START_SETS))} or the path of a start set, got "
-            f"{type(starts).__name__}; one that exists already goes to ProphetEnv or ProphetVectorEnv"
+            f"{type(given).__name__}; one that exists already goes to ProphetEnv or ProphetVectorEnv"
         )
     if starts in START_SETS:
         folder = checkpoint_folder(weights)
@@ -295,10 +321,10 @@ def load_starts(weights: str, starts: str, suite: str | None = None, tasks: Sequ
         pool = pool.of_suite(suite)
     if tasks is None:
         return pool
-    numbers = isinstance(tasks, Sequence) and all(isinstance(task, Integral) for task in tasks)
-    if not numbers or not tasks:
+    numbers = plain(tasks)
+    if not isinstance(numbers, list) or not numbers or not all(type(task) is int for task in numbers):
         raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {tasks!r}")
-    return StartSet(state for task in tasks for state in pool.of_task(task))
+    return StartSet(state for task in numbers for state in pool.of_task(task))
 
 
 def _not_covered(weights: str, starts: str, suite: str | None, covered: Sequence[str]) -> str:
@@ -337,7 +363,7 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(suites))
 
 
-def _device(device: str) -> str:
+def _device(device: str | torch.device) -> str:
     try:
         name = str(torch.device(device))
     except (RuntimeError, TypeError) as error:

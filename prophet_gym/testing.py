@@ -4,7 +4,7 @@ The checks raise AssertionError with what must hold and what was found; they nee
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prophet_gym.envs.checks import assert_same, check_prophet_env
+from prophet_gym.envs.plain import plain
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.specs import InitialState
@@ -102,9 +103,11 @@ def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (
     )
 
 
-def counting_env(*, chunk: int = 8, size: tuple[int, int] = (8, 8), **arguments: Any) -> ProphetEnv:
-    """A `ProphetEnv` of the counting model from plain data, so that an id can name it as its entry point."""
-    return ProphetEnv(CountingWorldModel(chunk=chunk, frame_size=size), counting_starts(size=size), **arguments)
+def counting_env(*, chunk: SupportsIndex = 8, size: Sequence[SupportsIndex] = (8, 8), **arguments: Any) -> ProphetEnv:
+    """Build a `ProphetEnv` of the counting model from plain data, so that an id can name it as its entry point."""
+    height, width = plain(size)
+    model = CountingWorldModel(chunk=plain(chunk), frame_size=(height, width))
+    return ProphetEnv(model, counting_starts(size=(height, width)), **plain(arguments))
 
 
 def check_world_model(

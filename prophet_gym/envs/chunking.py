@@ -1,25 +1,30 @@
 """Other forms of action for a chunked env: one action per step or per chunk, flat chunks."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs.actions import require_actions
+from prophet_gym.envs.episodes import NOTHING_RUN, START_FACTS, require_open, row_info
 from prophet_gym.envs.tensors import require_arrays
+from prophet_gym.envs.wrapping import DeclaringVectorWrapper, PlainArguments
 from prophet_gym.errors import InvalidActionError, require_different
 
+Whole: TypeAlias = Sequence[SupportsIndex] | np.ndarray
+Real: TypeAlias = Sequence[SupportsFloat] | np.ndarray
 
-class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
+
+class OneActionPerStep(gym.Wrapper, PlainArguments):
     """One action per step, for libraries that know no chunks.
 
     Actions are collected; the k-th runs the chunk. Until then the last observation is held, the reward is 0,
-    and `info["pending"]` says how many actions wait. What the chunk earned comes with its last action.
+    and `info["pending"]` says how many actions wait; the rest of `info` has its usual entries, with `executed` 0, but
+    no frames. What the chunk earned comes with its last action.
 
     Example:
         >>> from prophet_gym.envs import ProphetEnv
@@ -32,7 +37,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
 
     def __init__(self, env: gym.Env) -> None:
         """Wrap an env whose action space is `Box` (k, a)."""
-        RecordConstructorArgs.__init__(self)
+        PlainArguments.__init__(self)
         super().__init__(env)
         space = _chunk_space("OneActionPerStep", env.action_space)
         self._chunk_shape = space.shape
@@ -40,26 +45,28 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         self.action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
         self._pending: list[np.ndarray] = []
         self._observation: dict[str, np.ndarray] | None = None
+        self._held_info: dict[str, Any] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reset the env and drop the actions that wait."""
         self._observation, info = self.env.reset(seed=seed, options=options)
-        self._pending = []
+        self._pending, self._held_info = [], waiting_info(info, ended=False)
         return self._held(), info | {"pending": 0}
 
     def step(self, action: ArrayLike) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Add one action (a,); run the chunk when it is full. InvalidActionError before anything has changed."""
+        require_open(self.unwrapped, "step")
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(action, self.action_space)
         if len(self._pending) + 1 < self._chunk_shape[0]:
             self._pending.append(checked)
-            return self._held(), 0.0, False, False, {"pending": len(self._pending)}
+            return self._held(), 0.0, False, False, self._held_info | {"pending": len(self._pending)}
         chunk = np.stack([*self._pending, checked])
         self._observation, reward, terminated, truncated, info = self.env.step(chunk)
-        self._pending = []
+        self._pending, self._held_info = [], waiting_info(info, ended=terminated or truncated)
         return self._held(), float(reward), terminated, truncated, info | {"pending": 0}
 
     def _held(self) -> dict[str, np.ndarray]:
@@ -67,7 +74,7 @@ class OneActionPerStep(gym.Wrapper, RecordConstructorArgs):
         return {name: value.copy() for name, value in self._observation.items()}
 
 
-class OneActionPerStepVector(VectorWrapper):
+class OneActionPerStepVector(DeclaringVectorWrapper):
     """One action per step for a vector env; rows share one clock, so all chunks run at the same step.
 
     It needs autoreset SAME_STEP: with NEXT_STEP a row that restarts would fall one action behind the others.
@@ -98,6 +105,7 @@ class OneActionPerStepVector(VectorWrapper):
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self._pending: list[np.ndarray] = []
         self._observation: dict[str, np.ndarray] | None = None
+        self._held_infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
@@ -110,24 +118,35 @@ class OneActionPerStepVector(VectorWrapper):
                 "actions wait; step until info['pending'] is 0 or reset all rows"
             )
         self._observation, infos = self.env.reset(seed=seed, options=options)
-        self._pending = []
+        self._hold(infos)
         return self._held(), infos | self._waiting()
 
     def step(
         self, actions: ArrayLike
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Add one action (num_envs, a) per row; run the chunks when they are full. Errors as in `OneActionPerStep`."""
+        require_open(self.unwrapped, "step")
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(actions, self.action_space)
         if len(self._pending) + 1 < self._steps:
             self._pending.append(checked)
             nothing = np.zeros(self.num_envs, np.bool_)
-            return self._held(), np.zeros(self.num_envs), nothing, nothing.copy(), self._waiting()
+            infos: dict[str, Any] = {}
+            for row, info in enumerate(self._held_infos):
+                infos = self._add_info(infos, info, row)
+            return self._held(), np.zeros(self.num_envs), nothing, nothing.copy(), infos | self._waiting()
         chunk = np.stack([*self._pending, checked], axis=1)
         self._observation, rewards, terminated, truncated, infos = self.env.step(chunk)
-        self._pending = []
+        self._hold(infos)
         return self._held(), rewards, terminated, truncated, infos | self._waiting()
+
+    def _hold(self, infos: dict[str, Any]) -> None:
+        """Keep what is said of the rows that were told of, while the next actions wait."""
+        self._pending = []
+        for row in range(self.num_envs):
+            if info := row_info(infos, row):
+                self._held_infos[row] = waiting_info(info, ended=info.get("live") is False)
 
     def _waiting(self) -> dict[str, np.ndarray]:
         return {"pending": np.full(self.num_envs, len(self._pending)), "_pending": np.ones(self.num_envs, np.bool_)}
@@ -137,7 +156,14 @@ class OneActionPerStepVector(VectorWrapper):
         return {name: value.copy() for name, value in self._observation.items()}
 
 
-class FlattenChunk(gym.ActionWrapper, RecordConstructorArgs):
+def waiting_info(info: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
+    """Return what `info` says while actions wait: the episode's own entries, and that nothing was run."""
+    known = {name: info[name] for name in START_FACTS if name in info}
+    doubted = {"doubted": False} if "doubted" in info else {}
+    return known | NOTHING_RUN | doubted | {"live": not ended and info.get("live") is not False}
+
+
+class FlattenChunk(gym.ActionWrapper, PlainArguments):
     """Chunks as one row of k * a numbers, for libraries that want flat actions.
 
     Example:
@@ -149,7 +175,7 @@ class FlattenChunk(gym.ActionWrapper, RecordConstructorArgs):
 
     def __init__(self, env: gym.Env) -> None:
         """Wrap an env whose action space is `Box` (k, a); ValueError for another one."""
-        RecordConstructorArgs.__init__(self)
+        PlainArguments.__init__(self)
         super().__init__(env)
         self._chunk = _chunk_space("FlattenChunk", env.action_space)
         self.action_space = gym.spaces.flatten_space(self._chunk)
@@ -159,7 +185,7 @@ class FlattenChunk(gym.ActionWrapper, RecordConstructorArgs):
         return require_actions(action, self.action_space).reshape(self._chunk.shape)
 
 
-class FlattenChunkVector(VectorActionWrapper):
+class FlattenChunkVector(DeclaringVectorWrapper, VectorActionWrapper):
     """`FlattenChunk` for a vector env."""
 
     def __init__(self, env: VectorEnv) -> None:
@@ -174,7 +200,7 @@ class FlattenChunkVector(VectorActionWrapper):
         return require_actions(actions, self.action_space).reshape(self.num_envs, *self._chunk.shape)
 
 
-class OneActionPerChunk(gym.ActionWrapper, RecordConstructorArgs):
+class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
     """One action, held for the whole chunk; some of its numbers are chosen, the others rest.
 
     Example:
@@ -186,7 +212,7 @@ class OneActionPerChunk(gym.ActionWrapper, RecordConstructorArgs):
         ((2,), [0.5, -0.5, 0.0, 0.0, 0.0, 0.0, -1.0])
     """
 
-    def __init__(self, env: gym.Env, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
+    def __init__(self, env: gym.Env, numbers: Whole, rest: Real) -> None:
         """Wrap an env whose action space is `Box` (k, a).
 
         Args:
@@ -197,7 +223,7 @@ class OneActionPerChunk(gym.ActionWrapper, RecordConstructorArgs):
         Raises:
             ValueError: For another action space, numbers that an action does not have, or a rest that is no action.
         """
-        RecordConstructorArgs.__init__(self, numbers=numbers, rest=rest)
+        PlainArguments.__init__(self, numbers=numbers, rest=rest)
         super().__init__(env)
         self._holding = _Holding("OneActionPerChunk", env.action_space, numbers, rest)
         self.action_space = self._holding.space
@@ -207,10 +233,10 @@ class OneActionPerChunk(gym.ActionWrapper, RecordConstructorArgs):
         return self._holding.chunks(require_actions(action, self.action_space))
 
 
-class OneActionPerChunkVector(VectorActionWrapper):
+class OneActionPerChunkVector(DeclaringVectorWrapper, VectorActionWrapper):
     """`OneActionPerChunk` for a vector env."""
 
-    def __init__(self, env: VectorEnv, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
+    def __init__(self, env: VectorEnv, numbers: Whole, rest: Real) -> None:
         """Wrap a vector env whose action space is `Box` (k, a) per row; as in `OneActionPerChunk`."""
         super().__init__(env)
         self._holding = _Holding("OneActionPerChunkVector", env.single_action_space, numbers, rest)
@@ -225,7 +251,7 @@ class OneActionPerChunkVector(VectorActionWrapper):
 class _Holding:
     """Chosen numbers to chunks."""
 
-    def __init__(self, wrapper: str, space: gym.Space, numbers: Sequence[int], rest: Sequence[float | int]) -> None:
+    def __init__(self, wrapper: str, space: gym.Space, numbers: Whole, rest: Real) -> None:
         chunk = _chunk_space(wrapper, space)
         self.steps, count = chunk.shape
         self.numbers = require_different("numbers", numbers, count)

@@ -1,13 +1,14 @@
 """Leaving a dream that can no longer be believed."""
 
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
-from gymnasium.utils import RecordConstructorArgs
+
+from prophet_gym.envs.wrapping import PlainArguments
 
 
-class TruncateOnDoubt(gym.Wrapper, RecordConstructorArgs):
+class TruncateOnDoubt(gym.Wrapper, PlainArguments):
     """Truncates the episode when `info["doubt"]` passes a threshold (or is NaN); `info["doubted"]` says whether it did.
 
     In a vector env the world must know, so that the row restarts as the autoreset mode says: pass `max_doubt=` to
@@ -24,16 +25,21 @@ class TruncateOnDoubt(gym.Wrapper, RecordConstructorArgs):
         ValueError: TruncateOnDoubt needs a world model that tells its doubt, and info has no 'doubt'
     """
 
-    def __init__(self, env: gym.Env, threshold: float) -> None:
+    def __init__(self, env: gym.Env, threshold: SupportsFloat) -> None:
         """Wrap an env.
 
         Args:
             env: Its steps must report `info["doubt"]`.
             threshold: The largest doubt that is gone along with, at least 0.
         """
-        RecordConstructorArgs.__init__(self, threshold=threshold)
+        PlainArguments.__init__(self, threshold=threshold)
         super().__init__(env)
         self._threshold = require_threshold("threshold", threshold)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the env."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, info | {"doubted": False}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the env; ValueError if it dreamt and does not say how unsure it is."""

@@ -26,6 +26,8 @@ FPS = 20.0
 """Actions, and so frames, per second of LIBERO."""
 GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
 """Of the gripper's position, metres."""
+START_FACTS = ("queue_index", "instruction", "suite", "task", "start", "start_set")
+"""Entries of `info` that are of the episode: the same at its every step."""
 NOTHING_RUN = {"executed": 0, "reward_valid": False, "success": False, "live": False, "approximate": False}
 """What `info` says of a step beside the episode's own entries, where no action was run."""
 
@@ -166,7 +168,7 @@ class EpisodeVectorEnv(VectorEnv):
 
         With a queue, seeds belong to its entries instead: the j-th episode is the same whatever row it falls to.
         """
-        self._require_open("reset")
+        require_open(self, "reset")
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options must be a dict or None, got {type(options).__name__}")
         queued = self._plan_queue(options)
@@ -196,7 +198,7 @@ class EpisodeVectorEnv(VectorEnv):
             InvalidActionError: The actions are no such array.
             ClosedEnvironmentError: The env was closed.
         """
-        self._require_open("step")
+        require_open(self, "step")
         if not self._started:
             raise gym.error.ResetNeeded("call reset before step")
         checked = require_actions(actions, self.action_space)
@@ -223,7 +225,7 @@ class EpisodeVectorEnv(VectorEnv):
 
     def render(self) -> tuple[Any, ...] | None:
         """Per row: the last frame, or the frames since the last `render` or `reset`."""
-        self._require_open("render")
+        require_open(self, "render")
         if self.render_mode is None:
             gym.logger.warn(f"render does nothing without a render mode; pass render_mode= one of {RENDER_MODES}")
             return None
@@ -235,10 +237,6 @@ class EpisodeVectorEnv(VectorEnv):
         for row in self._rows:
             row.show()
         return rendered
-
-    def _require_open(self, call: str) -> None:
-        if self.closed:
-            raise gym.error.ClosedEnvironmentError(f"{call} was called after close(); make the env again")
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -337,6 +335,12 @@ def _mode(given: AutoresetMode | str) -> AutoresetMode:
         return AutoresetMode(given)
     except ValueError as error:
         raise unknown_option("autoreset mode", given, [mode.value for mode in AutoresetMode]) from error
+
+
+def require_open(env: gym.Env | VectorEnv, call: str) -> None:
+    """Raise ClosedEnvironmentError if the env, where it can tell, was closed."""
+    if getattr(env, "closed", False):
+        raise gym.error.ClosedEnvironmentError(f"{call} was called after close(); make the env again")
 
 
 def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:

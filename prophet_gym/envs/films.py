@@ -1,12 +1,15 @@
 """Films with every frame of a chunk."""
 
+import os
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import RecordVideo
 
+from prophet_gym.envs.wrapping import PlainArguments
 
-class RecordEveryFrame(RecordVideo):
+
+class RecordEveryFrame(RecordVideo, PlainArguments):
     """Gymnasium's `RecordVideo` for `render_mode="rgb_array_list"`: the film has all frames since the last step.
 
     `RecordVideo` keeps one picture per step, the last one, so it suits `rgb_array`. Arguments are the same;
@@ -20,14 +23,15 @@ class RecordEveryFrame(RecordVideo):
         >>> env = RecordEveryFrame(env, tempfile.mkdtemp() + "/films", video_length=9)  # doctest: +SKIP
     """
 
-    def __init__(self, env: gym.Env, video_folder: str, **arguments: Any) -> None:
+    def __init__(self, env: gym.Env, video_folder: str | os.PathLike[str], **arguments: Any) -> None:
         """Wrap an env; ValueError for another render mode."""
         if env.render_mode != "rgb_array_list":
             raise ValueError(
                 f"RecordEveryFrame needs render_mode='rgb_array_list', got {env.render_mode!r}; "
                 "Gymnasium's RecordVideo films 'rgb_array'"
             )
-        super().__init__(env, video_folder, **arguments)
+        PlainArguments.__init__(self, video_folder=video_folder, **arguments)
+        super().__init__(env, os.fspath(video_folder), **arguments)
 
     def _capture_frame(self) -> None:
         """What `RecordVideo` calls after each reset and step; frames are also kept for `render`, as it does."""

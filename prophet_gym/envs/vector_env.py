@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from prophet_gym.envs.contracts import read_rewards, require_chunk, require_reward_model, require_world_model
 from prophet_gym.envs.doubt import require_threshold
-from prophet_gym.envs.episodes import FPS, GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs.episodes import FPS, GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome, require_open
 from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs.plain import require_flag
 from prophet_gym.envs.rows import Frame, Row, batch_frames
@@ -141,7 +141,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             ResetNeeded: Before the first reset.
             ValueError: If there is no such row.
         """
-        self._require_open("get_state")
+        require_open(self, "get_state")
         if not self._started:
             raise gym.error.ResetNeeded("call reset before get_state")
         if require_count("row", row, 0) >= self.num_envs:
@@ -172,7 +172,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         Raises:
             InvalidStartError: If a state is none, or was saved under another world model or judge.
         """
-        self._require_open("set_state")
+        require_open(self, "set_state")
         chosen = list(range(self.num_envs)) if rows is None else require_different("rows", rows, self.num_envs)
         if not self._started and len(chosen) < self.num_envs:
             raise gym.error.ResetNeeded("the first set_state must be of all rows; leave out rows")
@@ -312,6 +312,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:
     shape = (int(world_model.chunk), int(world_model.action_dim))
+    if action_spec is not None and not isinstance(action_spec, ActionSpec):
+        raise ValueError(f"action_spec must be an ActionSpec, or None for [-1, 1], got {action_spec!r}")
     if action_spec is not None and action_spec.dim != world_model.action_dim:
         raise ValueError(f"action_spec has {action_spec.dim} numbers, the world model's {world_model.action_dim}")
     if action_spec is None:

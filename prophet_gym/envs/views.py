@@ -4,24 +4,41 @@ import copy
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import Any, SupportsIndex
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from prophet_gym.envs.episodes import Observation, row_info
+from prophet_gym.envs.plain import plain
 from prophet_gym.envs.tensors import require_arrays
+from prophet_gym.envs.wrapping import DeclaringVectorWrapper, PlainArguments
 from prophet_gym.errors import require_count, unknown_option
 
 NEEDS_RESET = "call reset before step, and again where a view refused the episode"
 
 
 class View(ABC):
-    """What one row sees. It has a memory of its own; the wrappers copy it for every row."""
+    """What one row sees. It has a memory of its own; the wrappers copy it for every row.
+
+    A subclass passes its constructor's arguments on to `View.__init__` by name, so that an env that is seen through it
+    can be made again from its spec.
+    """
+
+    _arguments: dict[str, Any] | None = None
+
+    def __init__(self, **arguments: Any) -> None:
+        self._arguments = plain(arguments)
+
+    def description(self) -> dict[str, Any]:
+        """Return the view as plain data: its class, and the arguments that it was made with."""
+        kind = type(self)
+        return {"view": f"{kind.__module__}:{kind.__qualname__}", "arguments": self._arguments}
 
     @abstractmethod
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
@@ -44,7 +61,8 @@ class StackFrames(View):
         stride: Frames (actions) from one to the next, at least 1.
     """
 
-    def __init__(self, frames: int, stride: int = 1) -> None:
+    def __init__(self, frames: SupportsIndex, stride: SupportsIndex = 1) -> None:
+        super().__init__(frames=frames, stride=stride)
         self.frames = require_count("frames of StackFrames", frames)
         self.stride = require_count("stride of StackFrames", stride)
         self._seen: deque[np.ndarray] = deque(maxlen=(self.frames - 1) * self.stride + 1)
@@ -60,7 +78,7 @@ class StackFrames(View):
         """The start frame, as often as there is room."""
         del info
         assert self._seen.maxlen is not None
-        self._seen.extend([observation["image"]] * self._seen.maxlen)
+        self._seen.extend([np.array(observation["image"])] * self._seen.maxlen)
         return self._stacked(observation)
 
     def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
@@ -69,7 +87,8 @@ class StackFrames(View):
         if executed and "frames" not in info:
             raise ValueError("StackFrames needs info['frames']; make the env with every frame (render='step')")
         if executed:
-            self._seen.extend(info["frames"][:executed])
+            # Copies: the caller owns what it is given, and may write into it.
+            self._seen.extend(np.array(info["frames"][:executed]))
         return self._stacked(observation)
 
     def _stacked(self, observation: Observation) -> Observation:
@@ -84,16 +103,17 @@ class EmbedInstruction(View):
             `one_hot_table`.
     """
 
-    def __init__(self, table: Mapping[str, Float[np.ndarray, " d"]]) -> None:
+    def __init__(self, table: Mapping[str, ArrayLike]) -> None:
         if not isinstance(table, Mapping):
             raise ValueError(f"table must map instructions to embeddings (d,), got {type(table).__name__}")
         try:
-            rows = {text: np.asarray(row, np.float32) for text, row in table.items()}
+            rows = {text: np.array(row, np.float32) for text, row in table.items()}
         except (TypeError, ValueError) as error:
             raise ValueError(f"table must map instructions to embeddings (d,) of numbers: {error}") from error
         shapes = {row.shape for row in rows.values()}
         if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not all(np.isfinite(row).all() for row in rows.values()):
             raise ValueError(f"table must hold finite embeddings (d,) of one length, got shapes {sorted(shapes)}")
+        super().__init__(table=rows)
         self.table = rows
         self._now = next(iter(rows.values()))
 
@@ -127,7 +147,7 @@ def one_hot_table(instructions: Iterable[str]) -> dict[str, Float[np.ndarray, " 
     return dict(zip(different, np.eye(len(different), dtype=np.float32), strict=True))
 
 
-class Viewed(gym.Wrapper, RecordConstructorArgs):
+class Viewed(gym.Wrapper, PlainArguments):
     """An env seen through a view.
 
     Example:
@@ -140,11 +160,11 @@ class Viewed(gym.Wrapper, RecordConstructorArgs):
         [0, 2, 4]
     """
 
-    def __init__(self, env: gym.Env, view: View) -> None:
-        """Wrap an env whose observation is a Dict with an image."""
-        RecordConstructorArgs.__init__(self, view=view)
+    def __init__(self, env: gym.Env, view: View | Mapping[str, Any]) -> None:
+        """Wrap an env whose observation is a Dict with an image; the view may be its `description`."""
+        self._view = own_view(view)
+        PlainArguments.__init__(self, view=self._view.description())
         super().__init__(env)
-        self._view = _copied(view)
         self._begun = False
         self.observation_space = self._view.space(_parts(env.observation_space))
 
@@ -166,7 +186,7 @@ class Viewed(gym.Wrapper, RecordConstructorArgs):
         return self._view.extend(observation, info), float(reward), terminated, truncated, info
 
 
-class ViewedVector(VectorWrapper):
+class ViewedVector(DeclaringVectorWrapper):
     """A vector env seen through a view, a copy of it in every row.
 
     Example:
@@ -177,11 +197,11 @@ class ViewedVector(VectorWrapper):
         (5, 3, 8, 8, 3)
     """
 
-    def __init__(self, env: VectorEnv, view: View) -> None:
-        """Wrap a vector env whose observation is a Dict with an image, as arrays."""
+    def __init__(self, env: VectorEnv, view: View | Mapping[str, Any]) -> None:
+        """Wrap a vector env whose observation is a Dict with an image, as arrays; as in `Viewed`."""
         super().__init__(env)
         require_arrays("ViewedVector", env)
-        self._views = [_copied(view) for _ in range(env.num_envs)]
+        self._views = [own_view(view) for _ in range(env.num_envs)]
         self._seen: list[Observation] = [{} for _ in range(env.num_envs)]
         self._begun = [False] * env.num_envs
         self.single_observation_space = self._views[0].space(_parts(env.single_observation_space))
@@ -204,7 +224,9 @@ class ViewedVector(VectorWrapper):
         for row, view in enumerate(self._views):
             info = row_info(infos, row)
             if "final_obs" in info:
-                infos["final_obs"][row] = self._seen[row] = view.extend(info["final_obs"], info["final_info"])
+                final = view.extend(info["final_obs"], info["final_info"])
+                infos["final_obs"][row] = {name: np.array(value) for name, value in final.items()}
+                self._seen[row] = final
             if "executed" not in info:
                 self._begin(row, observation, info)
             elif "final_obs" not in info:
@@ -220,10 +242,24 @@ class ViewedVector(VectorWrapper):
         return {name: np.stack([row[name] for row in self._seen]) for name in self._seen[0]}
 
 
-def _copied(view: View) -> View:
-    if not isinstance(view, View):
+def own_view(view: object) -> View:
+    """Return a copy of a view, or the view that a `description` is of; ValueError for anything else."""
+    if isinstance(view, View):
+        return copy.deepcopy(view)
+    if not isinstance(view, Mapping) or set(view) != {"view", "arguments"} or not isinstance(view["view"], str):
         raise ValueError(f"what is seen must be a View, e.g. StackFrames(4), got {view!r}")
-    return copy.deepcopy(view)
+    module, _, name = view["view"].partition(":")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{view['view']!r} cannot be imported ({error}); install the package that has it") from error
+    if not isinstance(kind, type) or not issubclass(kind, View):
+        raise ValueError(f"{view['view']!r} must be a View")
+    if not isinstance(view["arguments"], Mapping):
+        raise ValueError(
+            f"{name} cannot be made again from a spec: its __init__ must pass its arguments to View.__init__ by name"
+        )
+    return kind(**view["arguments"])
 
 
 def _row(observation: Observation, row: int) -> Observation:

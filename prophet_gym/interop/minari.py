@@ -6,6 +6,7 @@ import gymnasium as gym
 from minari import DataCollector, StepData, StepDataCallback
 
 ABSENT: dict[str, Any] = {"reward_valid": False, "success": False, "executed": 0}
+"""What the first observation, of no step, is given."""
 KEPT = ("task", "start", *ABSENT)
 
 

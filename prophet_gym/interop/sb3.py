@@ -40,6 +40,8 @@ class Sb3VecEnv(VecEnv):
         self.envs = envs
         self._actions: np.ndarray | None = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+        # The base class keeps the render modes alone, and recorders read the pace of films from here.
+        self.metadata = dict(envs.metadata)
 
     def reset(self) -> VecEnvObs:
         """Start episodes, with the seeds and options that were set."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.envs import GymWrapper, default_info_dict_reader
 
@@ -13,10 +13,20 @@ FLAGS = ("reward_valid", "success")
 KNOWN_FLAGS = ("approximate", "live", *FLAGS)
 
 
+class _Named(VectorWrapper):
+    """Names the autoreset mode where TorchRL reads it, as an attribute; Gymnasium's wrappers carry metadata alone."""
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """The mode that the metadata name."""
+        return self.metadata["autoreset_mode"]
+
+
 def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | torch.device = "cpu") -> GymWrapper:
     """Wrap a vector env for TorchRL, which resets ended rows itself.
 
-    A plain `GymWrapper(env)` works too; this one adds what `info` says of every row to the tensordict.
+    A plain `GymWrapper(env)` of a `ProphetVectorEnv` works too; this one adds what `info` says of every row to the
+    tensordict, and takes an env in any wrappers, Gymnasium's too.
 
     Args:
         envs: With autoreset DISABLED.
@@ -41,7 +51,7 @@ def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | 
     for flag in flags:
         if flag not in KNOWN_FLAGS:
             raise unknown_option("flag of info", flag, KNOWN_FLAGS)
-    env = GymWrapper(envs, device=device)
+    env = GymWrapper(_Named(envs), device=device)
     spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in flags}
     env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))
     return env

@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import RecordEpisodeStatistics, RescaleAction
 
 from prophet_gym.envs import (
     EmbedInstruction,
     FlattenChunkVector,
+    OneActionPerChunkVector,
+    OneActionPerStepVector,
     ProphetTorchVectorEnv,
     ProphetVectorEnv,
     StackFrames,
@@ -137,3 +140,34 @@ def test_ppo_learns_from_images():
 def test_frame_stacks_are_observations_too():
     envs = Sb3VecEnv(ViewedVector(make(), StackFrames(2)))
     assert envs.observation_space["image"].contains(envs.reset()["image"][0])
+
+
+WRAPPED = {
+    "flat": FlattenChunkVector,
+    "one action per chunk": lambda envs: OneActionPerChunkVector(envs, (0,), (0, 0)),
+    "one action per step": OneActionPerStepVector,
+    "stacked": lambda envs: ViewedVector(envs, StackFrames(2)),
+    "Gymnasium's statistics": RecordEpisodeStatistics,
+    "Gymnasium's rescaling": lambda envs: RescaleAction(envs, np.float32(-2), np.float32(2)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_an_env_in_wrappers_keeps_what_it_declares(name):
+    inner = make(render_mode="rgb_array", fps=6.0)
+    wrapped = WRAPPED[name](inner)
+    envs = Sb3VecEnv(wrapped)
+    assert envs.metadata == wrapped.metadata
+    assert envs.metadata["render_fps"] == (6.0 if name == "one action per step" else 3.0)
+    assert envs.render_mode == "rgb_array"
+    assert envs.get_attr("fps") == [6.0] * 3
+    assert envs.get_attr("spec") == [inner.spec] * 3
+    envs.seed(0)
+    envs.reset()
+    ended = 0
+    for _ in range(3 * CHUNK):
+        _, _, dones, infos = envs.step(np.zeros((3, *envs.action_space.shape), np.float32))
+        assert all({"task", "start", "executed", "reward_valid", "success", "live"} <= set(info) for info in infos)
+        ended += int(dones.sum())
+    assert ended >= 3
+    assert envs.get_images()[0].shape == (8, 8, 3)

@@ -3,11 +3,20 @@
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers.vector import RecordEpisodeStatistics, RescaleAction
 
 import prophet_gym.testing
-from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
+from prophet_gym.envs import (
+    FlattenChunkVector,
+    OneActionPerChunkVector,
+    ProphetEnv,
+    ProphetVectorEnv,
+    StackFrames,
+    ViewedVector,
+)
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, counting_starts
 
@@ -45,6 +54,32 @@ def test_rows_are_reset_when_they_end_and_only_they():
             age = 0 if done[row, step] else age + 1
     assert success.any()
     assert not success.all()
+
+
+WRAPPED = {
+    "flat": FlattenChunkVector,
+    "one action": lambda envs: OneActionPerChunkVector(envs, (0, 1), (0,) * 7),
+    "stacked": lambda envs: ViewedVector(envs, StackFrames(2)),
+    "flat and stacked": lambda envs: FlattenChunkVector(ViewedVector(envs, StackFrames(2))),
+    "Gymnasium's statistics": RecordEpisodeStatistics,
+    "Gymnasium's rescaling": lambda envs: RescaleAction(envs, np.float32(-2), np.float32(2)),
+    "flat in Gymnasium's statistics": lambda envs: RecordEpisodeStatistics(FlattenChunkVector(envs)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_an_env_in_wrappers_is_rolled_out_too(name):
+    env = torchrl_env(WRAPPED[name](make()))
+    check_env_specs(env)
+    rollout = env.rollout(5, break_when_any_done=False)
+    assert rollout.shape == torch.Size([3, 5])
+    assert rollout["next", "done"].any(1).all()
+    assert torch.equal(rollout["next", "success"], rollout["next", "terminated"].squeeze(-1))
+
+
+@pytest.mark.parametrize("name", [name for name in WRAPPED if "Gymnasium" not in name])
+def test_torchrls_own_wrapper_takes_ours(name):
+    assert GymWrapper(WRAPPED[name](make())).rollout(2).shape[0] == 3
 
 
 def test_the_single_env_and_ids(monkeypatch):
