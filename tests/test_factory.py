@@ -1,12 +1,18 @@
 """Plain data in, live envs out: the ids, on a tiny untrained checkpoint."""
 
+import gc
+import json
+import threading
+import tracemalloc
 import warnings
 from pathlib import Path
 
 import gymnasium as gym
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
@@ -17,6 +23,7 @@ from prophet_gym.errors import CheckpointError, InvalidActionError, MissingWeigh
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
+from prophet_gym.testing import assert_same
 
 DREAM_IDS = ["Prophet-LIBERO-v0", *(f"Prophet-LIBERO-{name}-v0" for name in ("Object", "Spatial", "Goal", "10"))]
 REAL_IDS = [f"LIBERO-{name}-v0" for name in ("Object", "Spatial", "Goal", "10")]
@@ -120,6 +127,64 @@ def test_gripper_and_doubt_are_options_of_make(checkpoint, vector):
     assert np.all(info["doubt"] > 0)
 
 
+PLAIN = {
+    "tasks": (np.int64(1),),
+    "chunk": np.int64(8),
+    "max_doubt": np.float32(0.5),
+    "device": torch.device("cpu"),
+    "dtype": torch.float32,
+    "suite": np.str_("libero_object"),
+    "proprioception": np.bool_(True),
+    "render_mode": "rgb_array",
+}
+
+
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("tasks", [np.array([1]), range(1, 2), [np.int32(1)]], ids=["array", "range", "list"])
+def test_paths_and_numpys_numbers_are_taken_and_come_back_from_json(checkpoint, vector, tasks):
+    folder = Path(checkpoint)
+    options = PLAIN | {"weights": folder, "starts": folder / "starts" / "official", "tasks": tasks}
+    options["reward"] = folder / "success_head"
+    if vector:
+        options |= {"max_episode_steps": np.int64(2), "autoreset_mode": AutoresetMode.SAME_STEP}
+        env = gym.make_vec("Prophet-LIBERO-v0", num_envs=np.int64(2), **options)
+        again = gym.make_vec(EnvSpec.from_json(env.spec.to_json()))
+    else:
+        env = gym.make("Prophet-LIBERO-v0", **options)
+        again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert json.loads(env.spec.to_json())["kwargs"]["tasks"] == [1]
+    assert_same(again.reset(seed=0), env.reset(seed=0))
+    action = np.zeros(env.action_space.shape, np.float32)
+    for _ in range(2):
+        assert_same(again.step(action), env.step(action))
+
+
+def test_creating_many_envs_takes_nothing_that_is_not_given_back(checkpoint):
+    def make():
+        env = gym.make("Prophet-LIBERO-v0", weights=checkpoint)
+        envs = gym.make_vec("Prophet-LIBERO-v0", num_envs=2, weights=checkpoint)
+        envs.close()
+        env.close()
+
+    def held() -> tuple[int, int]:
+        handles = Path("/proc/self/fd")
+        return len(list(handles.iterdir())) if handles.is_dir() else 0, threading.active_count()
+
+    for _ in range(20):
+        make()
+    gc.collect()
+    before, objects = held(), len(gc.get_objects())
+    tracemalloc.start()
+    for _ in range(350):
+        make()
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held() == before
+    assert len(gc.get_objects()) - objects < 1000
+    assert grown < 1e6
+
+
 def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(factory, "CHECKPOINTS", tmp_path)
     save_checkpoint(tmp_path / "libero_small")
@@ -140,12 +205,19 @@ def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path
         ({"device": "gpu"}, UnknownOptionError, "unknown device 'gpu'"),
         ({"device": "cuda:99"}, UnknownOptionError, "unknown device on this machine 'cuda:99'"),
         ({"tasks": [7]}, UnknownOptionError, "unknown task 7. Known: 0, 1"),
+        ({"weights": 3}, MissingWeightsError, "weights must be a name or the path of a folder, got 3"),
+        ({"tasks": [True]}, ValueError, r"as in tasks=\[0, 3\], got \[True\]"),
+        ({"tasks": 1}, ValueError, r"as in tasks=\[0, 3\], got 1"),
+        ({"tasks": [0.5]}, ValueError, r"as in tasks=\[0, 3\], got \[0.5\]"),
+        ({"proprioception": "no"}, ValueError, "proprioception must be True or False, got 'no'"),
+        ({"dtype": "float64"}, UnknownOptionError, "unknown dtype 'float64'"),
         ({"tasks": []}, ValueError, r"as in tasks=\[0, 3\], got \[\]"),
         ({"max_doubt": -1.0}, ValueError, "max_doubt must be a number of at least 0, got -1.0"),
         ({"render_mode": "human"}, UnknownOptionError, "unknown render mode 'human'"),
     ],
 )
-def test_bad_arguments_of_make(checkpoint, kwargs, error, message):
+def test_bad_arguments_of_make(checkpoint, kwargs, error, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what users read, who have no such checks
     with pytest.raises(error, match=message):
         gym.make("Prophet-LIBERO-v0", **{"weights": checkpoint, **kwargs})
 

@@ -245,7 +245,8 @@ def test_a_threshold_and_a_film_folder_come_back_from_json(counting_id, tmp_path
     pytest.importorskip("moviepy")
     env = TruncateOnDoubt(gym.make(counting_id, render_mode="rgb_array_list"), np.float32(0.5))
     env = RecordEveryFrame(env, tmp_path / "films", video_length=np.int64(9))
-    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    with pytest.warns(UserWarning, match="Overwriting existing videos"):
+        again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.spec.additional_wrappers == env.spec.additional_wrappers
     assert again.spec.additional_wrappers[0].kwargs == {"threshold": 0.5}
 
