@@ -9,8 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
-from prophet_gym._tensor_files import listed, shown
-from prophet_gym.errors import CheckpointError, unknown_option
+from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
 from prophet_gym.hub import fetch, parse_hub_name, resolve
 from prophrl_algos.flow.policy import FlowPolicy
 from prophrl_algos.vla.weights import WEIGHTS, instead, read_json, tensor_names
