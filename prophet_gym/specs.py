@@ -111,15 +111,20 @@ def require_images(name: str, images: object, error: type[Exception] = ValueErro
     """
     if not isinstance(images, np.ndarray):
         raise error(f"{name} must be a NumPy array, uint8 (..., height, width, 3), RGB, got {type(images).__name__}")
-    shape = images.shape
-    if images.dtype == np.uint8 and len(shape) >= 3 and shape[-1] == 3 and min(shape[-3:]) > 0:
-        return images
+    require_image_type(name, images.dtype, images.shape, error)
+    return images
+
+
+def require_image_type(name: str, dtype: np.dtype, shape: tuple[int, ...], error: type[Exception] = ValueError) -> None:
+    """Raise `error` unless arrays of this type and shape are images, see `require_images`; for files not read yet."""
+    if dtype == np.uint8 and len(shape) >= 3 and shape[-1] == 3 and min(shape[-3:]) > 0:
+        return
     advice = []
     if len(shape) >= 3 and shape[-1] == 4:
         advice.append("drop the fourth channel")
     elif len(shape) >= 3 and shape[-1] != 3 and shape[-3] in (3, 4):
         advice.append("move the channels last")
-    if images.dtype.kind == "f":
+    if dtype.kind == "f":
         advice.append("scale them to 0..255 and round them to uint8")
     remedy = f"; {' and '.join(advice)}" if advice else ""
-    raise error(f"{name} must be uint8 (..., height, width, 3), RGB, got {images.dtype} {shape}{remedy}")
+    raise error(f"{name} must be uint8 (..., height, width, 3), RGB, got {dtype} {shape}{remedy}")

@@ -6,43 +6,27 @@ action is left out here.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym._files import read_json, read_json_lines
+from prophet_gym.data.lerobot_index import INFO, Entry, read_index, read_info, read_rows
 from prophet_gym.data.source import Orient, ReadFrames, SourceEpisode, as_stored
 from prophet_gym.data.tools import Calibration, ToolReading
-from prophet_gym.data.video import decode_frames
-from prophet_gym.errors import unknown_option
+from prophet_gym.data.video import WITHIN, decode_frames, frame_times
+from prophet_gym.errors import require_number, unknown_option
 
-try:
+if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import parquet
-except ImportError as error:
-    raise ImportError(
-        "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'", name=error.name
-    ) from error
-
-INFO = "meta/info.json"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of a data set's index: where an episode's rows and pictures lie."""
-
-    number: int
-    rows: int
-    instruction: str
-    data: Path
-    video: Path | None
-    offset: float
+TOLERANCE = 0.1
+"""How far, in frames, a row's time stamp may lie from where the stated rate has it."""
 
 
 class LeRobotSource:
@@ -57,11 +41,15 @@ class LeRobotSource:
             `columns_reversed`.
         tools: which features say where the tools are, and how.
         calibration: the camera's matrices, episodes by number.
+        episodes: the numbers of those to read; all if not given.
+        without: numbers of episodes to leave out.
+        tolerance: how far a row's time stamp may lie from where the stated rate has it, in frames; recordings of real
+            robots may need 0.3. At one half another row is as near.
 
     Raises:
         FileNotFoundError: a file of the index is missing.
         ValueError: the layout is another version, the index contradicts itself or a file is cut off.
-        UnknownOptionError: there is no such camera, action feature or state feature.
+        UnknownOptionError: there is no such camera, action feature, state feature or episode.
     """
 
     def __init__(
@@ -74,9 +62,15 @@ class LeRobotSource:
         orient: Orient = as_stored,
         tools: ToolReading | None = None,
         calibration: Calibration | None = None,
+        episodes: Sequence[int] | None = None,
+        without: Sequence[int] = (),
+        tolerance: float | int = TOLERANCE,
     ):
         self.root = Path(root)
-        info = _read_info(self.root)
+        self.tolerance = require_number("tolerance", tolerance, above=0)
+        if self.tolerance >= WITHIN:
+            raise ValueError(f"tolerance must be below {WITHIN} of a frame, got {tolerance}")
+        info = read_info(self.root)
         features = info["features"]
         cameras = {name: f for name, f in features.items() if f["dtype"] in ("video", "image")}
         if camera not in cameras:
@@ -92,10 +86,10 @@ class LeRobotSource:
         self.fps = float(info["fps"])
         self.robot = robot or str(info.get("robot_type") or "unknown")
         filmed = camera if cameras[camera]["dtype"] == "video" else None
-        index = _index_v3 if info["codebase_version"].startswith("v3") else _index_v2
-        self.entries = index(self.root, info, filmed)
+        self.entries, numbers = read_index(self.root, info, filmed, episodes, without)
+        self._places = {number: place for place, number in enumerate(numbers)}
         if calibration is not None:
-            calibration.require(len(self.entries))
+            calibration.require(len(numbers))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -117,130 +111,102 @@ class LeRobotSource:
         table = read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))
         if len(table) != entry.rows:
             raise ValueError(f"{name} must have {entry.rows} rows, has {len(table)} in {entry.data}; fetch it again")
-        _check_times(name, np.asarray(table["timestamp"].to_pylist(), np.float64).reshape(-1), self.fps)
-        column = lambda name: np.asarray(table[name].to_pylist(), np.float32).reshape(entry.rows, -1)  # noqa: E731
-        read = (
-            partial(_read_stored, entry, self.camera) if entry.video is None else partial(_read_video, entry, self.fps)
-        )
+        times = _column(table, "timestamp", name)[:, 0]
+        _check_times(name, times, self.fps, self.tolerance)
+        if entry.video is None:
+            read = partial(_read_stored, entry, self.camera)
+        else:
+            # As lerobot has it: a row shows the frame of its own time stamp.
+            read = partial(_read_video, entry, self.fps, float(times[0]) if len(times) else 0.0)
         return SourceEpisode(
             name=name,
-            actions=column(self.action)[: self.steps(index)],
+            actions=_column(table, self.action, name)[: self.steps(index)].astype(np.float32),
             instruction=entry.instruction,
             fps=self.fps,
             robot=self.robot,
             read=partial(_upright, read, self.orient),
-            tools=None if self.tools is None else self.tools.read(np.hstack([column(name) for name in self.states])),
-            camera=None if self.calibration is None else self.calibration.camera(index),
+            tools=None if self.tools is None else self.tools.read(self._states(table, name)),
+            camera=None if self.calibration is None else self.calibration.camera(self._places[entry.number]),
         )
+
+    def _states(self, table: "pa.Table", name: str) -> Float[np.ndarray, "f s"]:
+        return np.hstack([_column(table, column, name) for column in self.states])
+
+
+def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f n"]:
+    """A column's numbers, as many in each row.
+
+    Raises:
+        ValueError: it holds anything else.
+    """
+    try:
+        values = np.asarray(table[column].to_pylist())
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{column} of {name} must be as many numbers in each row ({error})") from error
+    wide = values.reshape(len(table), -1) if len(table) else np.zeros((0, 1))
+    if wide.dtype.kind not in "fiub" or not wide.shape[1]:
+        raise ValueError(
+            f"{column} of {name} must be as many numbers in each row, is {wide.dtype} {values.shape}; leave this "
+            "episode out"
+        )
+    # What float32 cannot hold would become infinite without a word.
+    if not (np.abs(wide.astype(np.float64)) <= np.finfo(np.float32).max).all():
+        raise ValueError(f"{column} of {name} must be finite numbers; leave this episode out")
+    return wide.astype(np.float64)
 
 
 def _upright(read: ReadFrames, orient: Orient, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     return orient(read(start, stop))
 
 
-def _read_video(entry: Entry, fps: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+def _read_video(entry: Entry, fps: float, begin: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     assert entry.video is not None
-    return decode_frames(entry.video, start, stop - start, fps=fps, offset=entry.offset)
+    if entry.film_ends is not None:
+        _require_length(entry.video, entry.film_ends, fps)
+    return decode_frames(entry.video, start, stop - start, fps=fps, offset=entry.offset + begin, until=entry.until)
+
+
+def _require_length(film: Path, ends: float, fps: float) -> None:
+    """Raise ValueError if a film of several episodes is too short: which of them lacks a frame, it does not say."""
+    times = frame_times(film)
+    if (ends - times[-1]) * fps > 1 + WITHIN:
+        raise ValueError(
+            f"{film} must last until {ends:.4f} s, where its last episode ends, and its last frame is shown at "
+            f"{times[-1]:.4f} s; there is no telling which episode lacks a frame: fetch or convert the data set again"
+        )
 
 
 def _read_stored(entry: Entry, camera: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     """Frames that lie in the rows themselves, as PNG or JPEG bytes."""
     cells = read_rows(entry.data, entry.number, [camera])[camera].slice(start, stop - start).to_pylist()
-    decoded = [cv2.imdecode(np.frombuffer(cell["bytes"] or b"\0", np.uint8), cv2.IMREAD_COLOR) for cell in cells]
-    whole = [cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in decoded if frame is not None]
-    if len(whole) < len(decoded):
-        raise ValueError(f"{entry.data} must hold its pictures as PNG or JPEG bytes in {camera}; save the set again")
-    return np.stack(whole)
-
-
-def read_rows(path: Path, episode: int, columns: list[str]) -> "pa.Table":
-    """Columns of one episode's rows.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is cut off, or lacks a column.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"the data set's index names {path}, which is not there; fetch the data set again")
-    try:
-        return parquet.read_table(path, columns=columns, filters=[("episode_index", "==", episode)], use_threads=False)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+    frames = [_decoded(cell) for cell in cells]
+    whole = [frame for frame in frames if frame is not None]
+    if len(whole) < len(frames) or len({frame.shape for frame in whole}) > 1:
         raise ValueError(
-            f"{path} must be a whole parquet file with {', '.join(columns)}; fetch it again ({error})"
-        ) from error
+            f"{entry.data} must hold pictures of one size as PNG or JPEG bytes in {camera} of episode {entry.number}; "
+            "save the set again"
+        )
+    return np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8)
 
 
-def _check_times(name: str, times: Float64[np.ndarray, " n"], fps: float) -> None:
+def _decoded(cell: Any) -> UInt8[np.ndarray, "h w 3"] | None:
+    """A cell's picture; None if it holds none."""
+    content = cell.get("bytes") if isinstance(cell, dict) else None
+    if not isinstance(content, bytes) or not content:
+        return None
+    try:
+        frame = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return None if frame is None else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _check_times(name: str, times: Float64[np.ndarray, " n"], fps: float, tolerance: float) -> None:
     late = np.abs(times - times[0] - np.arange(len(times)) / fps) if len(times) else np.zeros(1)
-    if late.max() > 0.1 / fps:
+    if late.max() > tolerance / fps:
         step = float(np.median(np.diff(times)))
         raise ValueError(
             f"{name} must have {fps:g} rows a second, as {INFO} states; its timestamps are {step:.4f} s apart and "
-            f"up to {late.max():.4f} s off; correct {INFO} or record the set again"
+            f"up to {late.max():.4f} s off, {late.max() * fps:.2g} of a frame; correct {INFO}, record the set again "
+            f"or allow more than tolerance={tolerance:g}"
         )
-
-
-def _read_info(root: Path) -> dict[str, Any]:
-    path = root / INFO
-    if not path.exists():
-        raise FileNotFoundError(f"{root} is no LeRobot data set (it has no {INFO}); give the folder that holds meta/")
-    info = read_json(path)
-    missing = [key for key in ("codebase_version", "fps", "features", "data_path") if not info.get(key)]
-    if missing:
-        raise ValueError(f"{path} must state codebase_version, fps, features, data_path; {', '.join(missing)} missing")
-    if not info["codebase_version"].startswith(("v2.", "v3.")):
-        raise ValueError(
-            f"{path} must be of layout v2 or v3, is {info['codebase_version']}; convert it with lerobot's own scripts"
-        )
-    return info
-
-
-def _index_v2(root: Path, info: Mapping[str, Any], filmed: str | None) -> list[Entry]:
-    path = root / "meta" / "episodes.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(f"layout {info['codebase_version']} needs {path}; fetch the data set again")
-    lines = read_json_lines(path)
-    entries = []
-    for line in sorted(lines, key=lambda line: line["episode_index"]):
-        number = line["episode_index"]
-        place = {"episode_chunk": number // info["chunks_size"], "episode_index": number}
-        video = None if filmed is None else root / info["video_path"].format(video_key=filmed, **place)
-        data = root / info["data_path"].format(**place)
-        entries.append(Entry(number, line["length"], "; ".join(line["tasks"]), data, video, 0.0))
-    return _counted(entries, info, path)
-
-
-def _index_v3(root: Path, info: Mapping[str, Any], filmed: str | None) -> list[Entry]:
-    folder = root / "meta" / "episodes"
-    paths = sorted(folder.glob("chunk-*/file-*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"layout {info['codebase_version']} needs {folder}; fetch the data set again")
-    columns = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
-    film = [f"videos/{filmed}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")] if filmed else []
-    entries = []
-    for path in paths:
-        try:
-            table = parquet.read_table(path, columns=columns + film, use_threads=False)
-        except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-            raise ValueError(f"{path} must be a whole parquet file; fetch it again ({error})") from error
-        absent = [name for name in columns + film if name not in table.column_names]
-        if absent:
-            raise ValueError(f"{path} must have the columns {', '.join(absent)}; convert the set with lerobot again")
-        for row in table.to_pylist():
-            number, rows, tasks, *place = (row[name] for name in columns)
-            data = root / info["data_path"].format(chunk_index=place[0], file_index=place[1])
-            video, offset = None, 0.0
-            if filmed:
-                chunk, file, offset = (row[name] for name in film)
-                video = root / info["video_path"].format(video_key=filmed, chunk_index=chunk, file_index=file)
-            entries.append(Entry(number, rows, "; ".join(tasks), data, video, float(offset)))
-    return _counted(sorted(entries, key=lambda entry: entry.number), info, folder)
-
-
-def _counted(entries: list[Entry], info: Mapping[str, Any], path: Path) -> list[Entry]:
-    stated = info.get("total_episodes", len(entries))
-    if len(entries) != stated:
-        raise ValueError(
-            f"{path} must list the {stated} episodes that {INFO} states, lists {len(entries)}; fetch it again"
-        )
-    return entries

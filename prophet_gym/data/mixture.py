@@ -13,11 +13,12 @@ from prophet_gym.errors import unknown_option
 
 ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
 HDF5_KINDS = ("libero", "libero_regenerated", "robomimic")
+CHOICE = ("episodes", "without")
 TOOLS = ("state", "numbers", "open", "closed", "calibration")
 OPTIONS = {
-    "recording": ("robot",),
-    "lerobot": ("camera", "action", "robot", "orient", *TOOLS),
-    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot", *TOOLS)),
+    "recording": ("robot", *CHOICE),
+    "lerobot": ("camera", "action", "robot", "orient", "tolerance", *CHOICE, *TOOLS),
+    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot", *CHOICE, *TOOLS)),
 }
 """What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`."""
 
@@ -30,7 +31,8 @@ def read_share(text: str, actions: Mapping[str, ToActions], plans: Mapping[str, 
             alone, `camera` for LeRobot sets; `weight` counts only if every data set of the mixture has one; `actions`
             is one of the names below. `state` names the columns that say where the tools are and `numbers` what they
             hold, both joined by +, `open` and `closed` the gripper's numbers (see `ToolReading`); `calibration` is a
-            file of camera matrices (see `Calibration`).
+            file of camera matrices (see `Calibration`). `episodes` names those to read and `without` those to leave
+            out, joined by +, as their reader calls them.
         actions: name -> how commands become the model's numbers; the first is the default.
         plans: name -> how they do where the tools' poses are known, see `Share.plan`; the same names, or some of them.
 
@@ -71,6 +73,12 @@ def _number(name: str, value: str) -> float:
         raise ValueError(f"{name} must be a number, got {value!r}") from error
 
 
+def _whole(name: str, value: str) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise ValueError(f"{name} must be numbers of episodes joined by +, got {value!r}")
+    return int(value)
+
+
 def _tools(words: dict[str, str]) -> dict[str, Any]:
     """Arguments of a reader from what was said of tools and camera."""
     found: dict[str, Any] = {}
@@ -98,9 +106,10 @@ def _kind(path: Path) -> str:
 
 
 def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> EpisodeSource:
+    chosen: dict[str, Any] = {name: given[name].split("+") for name in CHOICE if name in given}
     if kind == "recording":
-        return RecordingSource(path, robot=given.get("robot", "libero"))
-    words = {name: value for name, value in given.items() if name not in TOOLS}
+        return RecordingSource(path, robot=given.get("robot", "libero"), **chosen)
+    words = {name: value for name, value in given.items() if name not in (*TOOLS, *CHOICE)}
     rest: dict[str, Any] = _tools({name: value for name, value in given.items() if name in TOOLS})
     if kind == "lerobot":
         from prophet_gym.data.lerobot import LeRobotSource
@@ -110,11 +119,14 @@ def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> Episo
         orient = given.get("orient", "as_stored")
         if orient not in ORIENT:
             raise unknown_option("orient", orient, ORIENT)
-        rest |= {name: value for name, value in words.items() if name not in ("camera", "orient")}
+        rest |= {name: value for name, value in words.items() if name not in ("camera", "orient", "tolerance")}
+        rest |= {name: [_whole(name, number) for number in numbers] for name, numbers in chosen.items()}
+        if "tolerance" in words:
+            rest["tolerance"] = _number("tolerance", words["tolerance"])
         return LeRobotSource(path, given["camera"], orient=ORIENT[orient], **rest)
     from prophet_gym.data.hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
 
     layout = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}[kind]
     fps = _number("fps", given["fps"]) if "fps" in given else None
-    rest |= {name: value for name, value in words.items() if name != "fps"}
+    rest |= {name: value for name, value in words.items() if name != "fps"} | chosen
     return Hdf5Source(path, layout, fps=fps, **rest)

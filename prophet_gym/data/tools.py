@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
+from prophet_gym._files import refuse_pointer
 from prophet_gym.embodiments.kinematics import (
     ARMS,
     euler_to_matrix,
@@ -116,7 +117,14 @@ class Calibration:
         """
         if not Path(path).expanduser().is_file():
             raise FileNotFoundError(f"no camera matrices at {path}; write them with numpy.save")
-        matrices = np.load(Path(path).expanduser(), allow_pickle=False)
+        refuse_pointer(Path(path).expanduser())
+        # numpy's own errors name neither the file nor what is wrong with it.
+        try:
+            matrices = np.load(Path(path).expanduser(), allow_pickle=False)
+        except Exception as error:
+            raise ValueError(f"{path} must be a whole file of numpy.save ({error}); write it again") from error
+        if not isinstance(matrices, np.ndarray):
+            raise ValueError(f"{path} must hold one array of camera matrices, holds several; write it with numpy.save")
         if matrices.shape[-2:] != (3, 4) or matrices.ndim > 3 or matrices.dtype.kind != "f":
             raise ValueError(f"{path} must hold camera matrices, (3, 4) or (episodes, 3, 4), holds {matrices.shape}")
         return cls(matrices)

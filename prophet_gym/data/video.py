@@ -1,55 +1,131 @@
-"""A few frames out of a long video: any codec of a published data set, AV1 too, decoded by ffmpeg."""
+"""A few frames out of a long film: any codec of a published data set, AV1 too, decoded by ffmpeg."""
 
 import re
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
-_RATE = re.compile(r"Video:.*?([\d.]+) fps")
+from prophet_gym._files import refuse_pointer
+
+_TICK = re.compile(rb"#tb 0: (\d+)/(\d+)")
 _HEADER = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
+BEGIN = 0.25
+"""How far an episode's first frame may lie from where its data set says, in frames; halfway, the next one is meant."""
+WITHIN = 0.5
+"""How far any further frame may lie from its time; beyond, another frame is the one of that time."""
 
 
-def decode_frames(
-    path: Path, start: int, count: int, *, fps: float | int, offset: float = 0.0
-) -> UInt8[np.ndarray, "f h w 3"]:
-    """Decodes `count` frames, fewer where the video ends, RGB.
-
-    Args:
-        path: the video.
-        start: the first frame, counted from `offset`.
-        count: how many.
-        fps: frames a second that the data set claims.
-        offset: seconds at which the episode begins in a video of several.
+def frame_times(path: Path) -> Float64[np.ndarray, " n"]:
+    """Return when each frame of a film is shown, in seconds from its start and in order.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, or has another frame rate.
+        ValueError: it is no film.
     """
-    import imageio_ffmpeg
-
     if not path.exists():
         raise FileNotFoundError(f"no video at {path}; fetch the data set again, with its videos")
-    # Half a frame early: the seek keeps the first frame that is not before it.
-    seconds = offset + (start - 0.5) / fps
-    seek = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
-    source = ["-nostdin", "-hide_banner", "-nostats", "-threads", "1", *seek, "-i", str(path), "-map", "0:v:0"]
-    target = ["-fps_mode", "passthrough", "-frames:v", str(count), "-f", "image2pipe", "-c:v", "ppm"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), *source, *target, "-pix_fmt", "rgb24", "-"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    words = done.stderr.decode(errors="replace")
-    if done.returncode:
-        raise ValueError(f"{path} must be a video that ffmpeg can decode; fetch it again ({words.strip()[-300:]})")
-    _check_rate(path, words, fps)
-    return _pictures(done.stdout)
+    stat = path.stat()
+    return _times_of_version(path, stat.st_size, stat.st_mtime_ns)
 
 
-def _check_rate(path: Path, words: str, fps: float | int) -> None:
-    found = _RATE.search(words)
-    if found and abs(float(found[1]) - fps) > 0.01 * fps:
+@lru_cache(maxsize=1024)
+def _times_of_version(path: Path, size: int, changed: int) -> Float64[np.ndarray, " n"]:  # noqa: ARG001 (cache key)
+    refuse_pointer(path)
+    # Packets are copied, not decoded; each says when the frame in it is shown.
+    listing = _ffmpeg(
+        path, ["-loglevel", "error", "-i", str(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-"]
+    )
+    tick = _TICK.search(listing)
+    shown = [int(line.split(b",")[2]) for line in listing.split(b"\n") if line and not line.startswith(b"#")]
+    if tick is None or not shown:
+        raise ValueError(f"{path} must be a video that ffmpeg can decode, and has no frame; fetch it again")
+    # What lies before the start is decoded for the frames after it, and never shown.
+    times = np.sort([stamp for stamp in shown if stamp >= 0]) * (int(tick[1]) / int(tick[2]))
+    times.flags.writeable = False
+    return times
+
+
+def decode_frames(
+    path: Path, start: int, count: int, *, fps: float | int, offset: float = 0.0, until: float | None = None
+) -> UInt8[np.ndarray, "f h w 3"]:
+    """Decodes `count` frames, fewer where the film ends, RGB.
+
+    Frame i of an episode is the i-th of the film after the one that is shown at `offset`. The frames' own time stamps
+    decide: where they and the stated rate disagree by more than half a frame there is no telling which frame is meant.
+
+    Args:
+        path: the film.
+        start: the first frame, counted from `offset`.
+        count: how many.
+        fps: frames a second that the data set claims.
+        offset: seconds at which the episode begins in a film of several.
+        until: seconds at which it ends.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be decoded, has another frame rate, or a frame is not where the data set says.
+    """
+    times = frame_times(path)
+    _require_rate(path, times, fps)
+    first = int(np.abs(times - offset).argmin())
+    if abs(times[first] - offset) * fps > BEGIN:
         raise ValueError(
-            f"{path} must have the {fps:g} frames a second that its data set states, has {found[1]}; "
+            f"{path} must show a frame at {offset:.4f} s, where the data set says that an episode begins; the nearest, "
+            f"frame {first}, is shown at {times[first]:.4f} s; correct the episode's from_timestamp"
+        )
+    wanted = times[first + start : first + start + count]
+    if not len(wanted):
+        return np.empty((0, 1, 1, 3), np.uint8)
+    frames = start + np.arange(len(wanted))
+    late = np.abs(wanted - times[first] - frames / fps) * fps
+    if late.max() > WITHIN:
+        bad = int(np.flatnonzero(late > WITHIN)[0])
+        raise ValueError(
+            f"frame {frames[bad]} of the episode, frame {first + frames[bad]} of {path}, must be shown "
+            f"{frames[bad] / fps:.3f} s after its first at {fps:g} frames a second, is shown after "
+            f"{wanted[bad] - times[first]:.3f} s; correct the stated rate or encode the video again"
+        )
+    if until is not None and (wanted[-1] - until) * fps > -WITHIN:
+        raise ValueError(
+            f"frame {frames[-1]} of the episode must lie before {until:.3f} s in {path}, where the episode ends, and "
+            f"lies at {wanted[-1]:.3f} s; leave this episode out or convert the data set again"
+        )
+    # Between two frames, so that no rounding of the seek decides; and no further than the last one wanted.
+    begin = max(float(wanted[0]) - WITHIN / fps, 0.0)
+    length = float(wanted[-1]) + WITHIN / fps - begin
+    seek = ["-ss", f"{begin:.6f}"] if begin else []
+    source = ["-xerror", *seek, "-t", f"{length:.6f}", "-i", str(path), "-map", "0:v:0"]
+    target = ["-fps_mode", "passthrough", "-frames:v", str(len(wanted)), "-f", "image2pipe", "-c:v", "ppm"]
+    found = _pictures(_ffmpeg(path, ["-loglevel", "error", *source, *target, "-pix_fmt", "rgb24", "-"]))
+    if len(found) != len(wanted):
+        raise ValueError(
+            f"{path} must hold the frames {first + frames[0]}..{first + frames[-1]}, of which {len(found)} could be "
+            "decoded; fetch it again"
+        )
+    return found
+
+
+def _ffmpeg(path: Path, arguments: list[str]) -> bytes:
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-threads", "1", *arguments]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip()[-300:]
+        raise ValueError(f"{path} must be a video that ffmpeg can decode; fetch it again ({words})")
+    return done.stdout
+
+
+def _require_rate(path: Path, times: Float64[np.ndarray, " n"], fps: float | int) -> None:
+    # The median, since a frame that is missing says nothing of the rate.
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+    rate = 1 / step if step else np.inf
+    if abs(rate - fps) > 0.01 * fps:
+        raise ValueError(
+            f"{path} must have the {fps:g} frames a second that its data set states, has {rate:.4g}; "
             "correct the stated rate or encode the video again"
         )
 

@@ -117,9 +117,10 @@ def commands_to_actions(
     Motion is multiplied by 0.05, the gripper -1 (open) .. 1 (close) becomes 1 .. 0, the second arm is zeros.
 
     Args:
-        commands: LIBERO's.
+        commands: LIBERO's; what lies outside -1..1 is cut to it, as robosuite's controller cuts it.
         start: not read: these actions do not depend on the pose.
     """
+    commands = _executed(commands)
     actions = np.zeros((len(commands), ACTION_NUMBERS), dtype=np.float32)
     actions[:, :6] = commands[:, :6] * PROPHET_SCALE
     actions[:, 6] = GRIPPER.openness(commands[:, 6])
@@ -132,6 +133,7 @@ def path(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
     That is its speed under constant commands; how it speeds up, slows down and meets things is left out.
     """
     require_arms(start, 1)
+    commands = _executed(commands)
     numbers = SHARE_REACHED * commands[:, :6].astype(np.float64)
     turns = rotation_vector_to_matrix(RADIANS_PER_COMMAND * numbers[:, 3:])
     rotations = [euler_to_matrix(start.euler_xyz.astype(np.float64))]
@@ -141,6 +143,11 @@ def path(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
     positions = start.position + np.concatenate([np.zeros((1, 1, 3)), moves])
     openness = np.concatenate([start.openness[None].astype(np.float64), GRIPPER.openness(commands[:, 6:])])
     return positions, matrix_to_euler(np.stack(rotations)), openness
+
+
+def _executed(commands: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 7"]:
+    """What the controller does of commands (robosuite 1.4, `Controller.scale_action`; grippers clip alike)."""
+    return np.clip(commands, np.asarray(ACTION_SPEC.low, commands.dtype), np.asarray(ACTION_SPEC.high, commands.dtype))
 
 
 EMBODIMENT = Embodiment(

@@ -55,6 +55,16 @@ def test_what_is_wrong_is_said(options, message, libero_file):
         read_share(f"{libero_file()}{options}", WAYS)
 
 
+def test_episodes_can_be_chosen_in_words(lerobot, libero_file):
+    root = lerobot("v2")
+    share = read_share(f"{root},camera={CAMERA},without=0+2,tolerance=0.3", WAYS)
+    assert (len(share.source), share.source.tolerance) == (1, 0.3)
+    share = read_share(f"{libero_file()},kind=libero,episodes=demo_2+demo_0", WAYS)
+    assert [share.source.episode(index).name.split()[0] for index in range(2)] == ["demo_0", "demo_2"]
+    with pytest.raises(ValueError, match=r"without must be numbers of episodes joined by \+, got 'one'"):
+        read_share(f"{root},camera={CAMERA},without=one", WAYS)
+
+
 def test_cameras_and_paths_must_be_given(lerobot, tmp_path):
     with pytest.raises(ValueError, match="say which camera to read"):
         read_share(str(lerobot("v2")), WAYS)

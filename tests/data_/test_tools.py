@@ -68,3 +68,12 @@ def test_poses_that_do_not_fit_their_frames_are_refused():
     for tools in (np.zeros((3, 1, 7), np.float32), np.full((4, 1, 7), np.nan, np.float32)):
         with pytest.raises(ValueError, match="finite numbers where the tools are at each of its 4 frames"):
             SourceEpisode("episode", actions, "wait", 20.0, "one", lambda a, b: None, tools)
+
+
+def test_damaged_matrices_are_named(tmp_path):
+    path = tmp_path / "cameras.npy"
+    np.save(path, np.eye(3, 4))
+    for content in (b"", b"x", path.read_bytes()[:-20]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cameras\.npy must be a whole file of numpy\.save"):
+            Calibration.load(path)

@@ -146,6 +146,14 @@ def test_liberos_actions_do_not_depend_on_the_start():
     )
 
 
+def test_liberos_commands_outside_its_bounds_are_cut_as_its_controller_cuts_them():
+    beyond = np.array([[1.5, -2.0, 0.5, 3.0, -1.0, 0.0, 4.0]], np.float32)
+    within = np.array([[1.0, -1.0, 0.5, 1.0, -1.0, 0.0, 1.0]], np.float32)
+    np.testing.assert_array_equal(libero.commands_to_actions(beyond), libero.commands_to_actions(within))
+    for found, right in zip(libero.path(beyond, still(1)), libero.path(within, still(1)), strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
 def test_golden_poses_come_back_from_their_actions(golden):
     euler = golden["euler_xyz"]
     start = ToolPose(golden["positions"][0], euler[0], golden["gripper"][0])

@@ -1,0 +1,306 @@
+"""The index of a LeRobot data set, layouts v2 and v3: which episodes there are, and where their rows and films lie.
+
+Everything in it is checked before anything is done with it, and what is wrong is named by file, episode and column.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from string import Formatter
+from typing import Any
+
+from prophet_gym._files import read_json, read_json_lines, refuse_pointer
+from prophet_gym.data.source import choose
+from prophet_gym.data.video import WITHIN
+
+try:
+    import pyarrow as pa
+    from pyarrow import parquet
+except ImportError as error:
+    raise ImportError(
+        "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'", name=error.name
+    ) from error
+
+INFO = "meta/info.json"
+_DIGITS = re.compile(r"(0?\d{1,2}d?)?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a data set's index: where an episode's rows and pictures lie.
+
+    Attributes:
+        number: of the episode.
+        rows: how many it has.
+        instruction: its task in words; several are joined.
+        data: the parquet file of its rows.
+        video: its film, maybe one of several episodes; None where its pictures lie in the rows.
+        offset: seconds at which it begins in the film.
+        until: and ends, where the index says so.
+        film_ends: seconds at which the last episode of the film ends, likewise.
+    """
+
+    number: int
+    rows: int
+    instruction: str
+    data: Path
+    video: Path | None
+    offset: float = 0.0
+    until: float | None = None
+    film_ends: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of an index file, and what messages call it."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def whole(self, column: str, least: int = 0) -> int:
+        """Return a whole number; pandas writes those of a column that had a gap as floats."""
+        value = self.values.get(column)
+        number = int(value) if isinstance(value, float) and value.is_integer() else value
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 2**53:
+            raise ValueError(f"{column} of {self.where} must be a whole number of at least {least}, is {value!r}")
+        return number
+
+    def seconds(self, column: str) -> float:
+        """Return a finite number of at least 0."""
+        value = self.values.get(column)
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        if not real or not math.isfinite(value) or value < 0:
+            raise ValueError(f"{column} of {self.where} must be a number of seconds from 0 up, is {value!r}")
+        return float(value)
+
+    def tasks(self) -> str:
+        """Return the tasks in words: a text is one task, several are joined."""
+        value = self.values.get("tasks")
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"tasks of {self.where} must be a text or a list of texts, is {value!r}")
+        return "; ".join(texts)
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """Read what a data set says of itself.
+
+    Raises:
+        FileNotFoundError: it is no LeRobot data set.
+        ValueError: it is of another layout, damaged, or does not say what is needed.
+    """
+    path = root / INFO
+    if not path.exists():
+        raise FileNotFoundError(f"{root} is no LeRobot data set (it has no {INFO}); give the folder that holds meta/")
+    info = read_json(path)
+    missing = [key for key in ("codebase_version", "fps", "features", "data_path") if not info.get(key)]
+    if missing:
+        raise ValueError(f"{path} must state codebase_version, fps, features, data_path; {', '.join(missing)} missing")
+    if not str(info["codebase_version"]).startswith(("v2.", "v3.")):
+        raise ValueError(
+            f"{path} must be of layout v2 or v3, is {info['codebase_version']}; convert it with lerobot's own scripts"
+        )
+    fps, features = info["fps"], info["features"]
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
+        raise ValueError(f"fps of {path} must be a number above 0, is {fps!r}")
+    kinds = [each.get("dtype") for each in features.values() if isinstance(each, dict)] if _is_map(features) else []
+    if not kinds or len(kinds) < len(features) or not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError(f"features of {path} must map names to features that each state their dtype")
+    return info
+
+
+def read_index(
+    root: Path,
+    info: Mapping[str, Any],
+    filmed: str | None,
+    episodes: Sequence[int] | None = None,
+    without: Sequence[int] = (),
+) -> tuple[list[Entry], list[int]]:
+    """Read where the episodes lie.
+
+    Args:
+        root: the data set's folder.
+        info: of `read_info`.
+        filmed: the camera whose films are read; None where the pictures lie in the rows.
+        episodes: only these; all if not given.
+        without: but not these: nothing of them is read, so one that is damaged does no harm.
+
+    Returns:
+        the episodes to read, by number, and the numbers of all.
+
+    Raises:
+        FileNotFoundError: a file of the index is missing.
+        UnknownOptionError: there is no such episode.
+        ValueError: the index is damaged or contradicts itself.
+    """
+    third = str(info["codebase_version"]).startswith("v3")
+    lines, path = (_lines_v3 if third else _lines_v2)(root, info, filmed)
+    found: dict[int, Line] = {}
+    for line in lines:
+        number = line.whole("episode_index")
+        if number in found:
+            raise ValueError(f"{path} must list every episode once, lists episode {number} twice")
+        found[number] = replace(line, where=f"episode {number} in {line.where}")
+    numbers = sorted(found)
+    stated = Line(info, str(root / INFO)).whole("total_episodes") if "total_episodes" in info else len(numbers)
+    if len(numbers) != stated:
+        raise ValueError(
+            f"{path} must list the {stated} episodes that {INFO} states, lists {len(numbers)}; fetch it again"
+        )
+    kept = choose(str(root), numbers, episodes, without)
+    read = _entry_v3 if third else _entry_v2
+    entries = [read(root, info, found[number], filmed) for number in kept]
+    if third and filmed:
+        _require_apart(entries, float(info["fps"]))
+        ends = _film_ends(root, info, found.values(), filmed)
+        entries = [replace(entry, film_ends=ends[entry.video]) for entry in entries if entry.video is not None]
+    return entries, numbers
+
+
+def _lines_v2(root: Path, info: Mapping[str, Any], filmed: str | None) -> tuple[list[Line], Path]:  # noqa: ARG001
+    path = root / "meta" / "episodes.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"layout {info['codebase_version']} needs {path}; fetch the data set again")
+    return [Line(values, str(path)) for values in read_json_lines(path)], path
+
+
+def _entry_v2(root: Path, info: Mapping[str, Any], line: Line, filmed: str | None) -> Entry:
+    number = line.whole("episode_index")
+    place = {"episode_index": number}
+    if "episode_chunk" in _fields(info, "data_path") | (_fields(info, "video_path") if filmed else set()):
+        place["episode_chunk"] = number // Line(info, str(root / INFO)).whole("chunks_size", least=1)
+    video = None if filmed is None else _place(root, info, "video_path", {"video_key": filmed, **place})
+    return Entry(number, line.whole("length"), line.tasks(), _place(root, info, "data_path", place), video)
+
+
+def _lines_v3(root: Path, info: Mapping[str, Any], filmed: str | None) -> tuple[list[Line], Path]:
+    folder = root / "meta" / "episodes"
+    paths = sorted(folder.glob("chunk-*/file-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"layout {info['codebase_version']} needs {folder}; fetch the data set again")
+    needed = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
+    film = [f"videos/{filmed}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")] if filmed else []
+    lines = []
+    for path in paths:
+        refuse_pointer(path)
+        # A damaged file may fail in any of arrow's ways, also where its columns become Python's numbers.
+        try:
+            names = parquet.read_schema(path).names
+            absent = [name for name in needed + film if name not in names]
+            extra = [name for name in [f"videos/{filmed}/to_timestamp"] if name in names]
+            columns = [] if absent else needed + film + extra
+            rows = parquet.read_table(path, columns=columns, use_threads=False).to_pylist()
+        except Exception as error:
+            raise ValueError(f"{path} must be a whole parquet file; fetch it again ({_first(error)})") from error
+        if absent:
+            raise ValueError(f"{path} must have the columns {', '.join(absent)}; convert the set with lerobot again")
+        lines += [Line(row, str(path)) for row in rows]
+    return lines, folder
+
+
+def _entry_v3(root: Path, info: Mapping[str, Any], line: Line, filmed: str | None) -> Entry:
+    place = {"chunk_index": line.whole("data/chunk_index"), "file_index": line.whole("data/file_index")}
+    entry = Entry(
+        number=line.whole("episode_index"),
+        rows=line.whole("length"),
+        instruction=line.tasks(),
+        data=_place(root, info, "data_path", place),
+        video=None,
+    )
+    if filmed is None:
+        return entry
+    own = f"videos/{filmed}/"
+    place = {"chunk_index": line.whole(f"{own}chunk_index"), "file_index": line.whole(f"{own}file_index")}
+    offset = line.seconds(f"{own}from_timestamp")
+    stated = f"{own}to_timestamp" in line.values
+    until = line.seconds(f"{own}to_timestamp") if stated else offset + entry.rows / info["fps"]
+    if (until - offset) * info["fps"] < entry.rows - WITHIN:
+        raise ValueError(
+            f"{line.where} must have a frame for each of its {entry.rows} rows; from_timestamp {offset:.4f} s and "
+            f"to_timestamp {until:.4f} s of {filmed} leave room for {(until - offset) * info['fps']:.3g}; leave this "
+            "episode out or convert the data set again"
+        )
+    video = _place(root, info, "video_path", {"video_key": filmed, **place})
+    return replace(entry, video=video, offset=offset, until=until)
+
+
+def _require_apart(entries: Iterable[Entry], fps: float) -> None:
+    """Raise ValueError where two episodes would be given the same frames."""
+    for one, other in pairwise(sorted(entries, key=lambda entry: (str(entry.video), entry.offset))):
+        if one.video == other.video and (other.offset - one.offset) * fps < one.rows - WITHIN:
+            raise ValueError(
+                f"episode {one.number} has {one.rows} rows, so its frames in {one.video} run from {one.offset:.4f} s "
+                f"into those of episode {other.number}, which begins at {other.offset:.4f} s; leave one of the two out "
+                "or convert the data set again"
+            )
+
+
+def _film_ends(root: Path, info: Mapping[str, Any], lines: Iterable[Line], filmed: str) -> dict[Path, float]:
+    """When the last episode of each film ends; those that are not read count too, unless they are damaged."""
+    ends: dict[Path, float] = {}
+    for line in lines:
+        try:
+            entry = _entry_v3(root, info, line, filmed)
+        except ValueError:
+            continue
+        assert entry.video is not None
+        ends[entry.video] = max(ends.get(entry.video, 0.0), entry.offset + entry.rows / info["fps"])
+    return ends
+
+
+def _fields(info: Mapping[str, Any], key: str) -> set[str]:
+    """What a pattern of paths has to be filled with."""
+    pattern = info.get(key)
+    try:
+        parts = list(Formatter().parse(pattern))  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{key} of {INFO} must be a pattern of paths, is {pattern!r}") from error
+    # A specification may ask for any number of letters, and a field for any attribute of a value.
+    if not all(name is None or (not how and _DIGITS.fullmatch(spec or "")) for _, name, spec, how in parts):
+        raise ValueError(f"{key} of {INFO} must be a pattern of paths with fields such as {{name:03d}}, is {pattern!r}")
+    return {name for _, name, _, _ in parts if name is not None}
+
+
+def _place(root: Path, info: Mapping[str, Any], key: str, values: Mapping[str, int | str]) -> Path:
+    """Fill a pattern of paths; ValueError if it has other fields or leads out of the data set."""
+    odd = sorted(_fields(info, key) - set(values))
+    if odd:
+        raise ValueError(f"{key} of {root / INFO} may name {', '.join(values)}, names {', '.join(odd) or 'nothing'}")
+    try:
+        filled = info[key].format(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{key} of {root / INFO} must be a pattern of paths, is {info[key]!r} ({error})") from error
+    path = PurePosixPath(filled)
+    if path.is_absolute() or ".." in path.parts or "\0" in filled or max(map(len, path.parts), default=256) > 255:
+        raise ValueError(f"{key} of {root / INFO} must lead to a file inside the data set, leads to {filled[:100]!r}")
+    return root / path
+
+
+def _is_map(value: object) -> bool:
+    return isinstance(value, dict) and bool(value)
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).strip().split("\n")), "") or type(error).__name__
+
+
+def read_rows(path: Path, episode: int, columns: Iterable[str]) -> "pa.Table":
+    """Columns of one episode's rows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is cut off, or lacks a column.
+    """
+    names = list(columns)
+    if not path.exists():
+        raise FileNotFoundError(f"the data set's index names {path}, which is not there; fetch the data set again")
+    refuse_pointer(path)
+    try:
+        return parquet.read_table(path, columns=names, filters=[("episode_index", "==", episode)], use_threads=False)
+    except Exception as error:
+        raise ValueError(
+            f"{path} must be a whole parquet file with {', '.join(names)}; fetch it again ({_first(error)})"
+        ) from error
