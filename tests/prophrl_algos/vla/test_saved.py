@@ -4,14 +4,21 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.rewards import FunctionReward
+from prophet_gym.specs import InitialState
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.cli.common import take_weights
+from prophrl_algos.groups import BeginFromStarts
 from prophrl_algos.sft import SftConfig, sft
+from prophrl_algos.trainer import Trainer, TrainerConfig
 from prophrl_algos.vla import tiny_prismatic, tiny_published
 from prophrl_algos.vla.load import choose
 from prophrl_algos.vla.lora import LoraPart, LoraTargets, has_lora
@@ -23,19 +30,19 @@ MODES = ["expert", "lora", "full", "none"]
 TEXTS = ("pick up the milk", "stop", "put the red bowl on it")
 
 
-def pi0(train):
+def pi0(train, **sizes):
     pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-    return tiny_published.tiny_pi0(train=train), nullcontext
+    return tiny_published.tiny_pi0(train=train, **sizes), nullcontext
 
 
-def pi05(train):
+def pi05(train, **sizes):
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    return tiny_published.tiny_pi05(train=train), tiny_published.pi05_sizes
+    return tiny_published.tiny_pi05(train=train, **sizes), tiny_published.pi05_sizes
 
 
-def smolvla(train):
+def smolvla(train, **sizes):
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    return tiny_published.tiny_smolvla(train=train), tiny_published.smolvlm_sizes
+    return tiny_published.tiny_smolvla(train=train, **sizes), tiny_published.smolvlm_sizes
 
 
 def vla_adapter(train):
@@ -229,3 +236,55 @@ def test_a_save_replaces_an_earlier_one_in_shards(tmp_path):
     policy.save_pretrained(folder)
     assert sorted(path.name for path in folder.glob("*.safetensors")) == ["model.safetensors"]
     assert_same_weights(weights_of(load_policy(folder, FLOAT)), weights_of(policy))
+
+
+@pytest.mark.parametrize("train", ["lora", "expert", "full"])
+def test_learning_begins_at_the_cloned_policy_also_after_a_resume(made, train, tmp_path, seen):
+    if made in (pi0, pi05, smolvla):
+        policy, sizes = made(train, horizon=8, exec_steps=8)
+    else:
+        policy, sizes = made(train)
+    cloned = stirred(policy)
+    cloned.save_pretrained(tmp_path / "ours")
+
+    def trainer():
+        with sizes():
+            begun = load_policy(tmp_path / "ours", replace(FLOAT, train=train, num_steps=2))
+        return learning(begun)
+
+    first = trainer()
+    metrics = until_taught(first)
+    assert metrics["kl"] == 0.0
+    assert (metrics["ratio_min"], metrics["ratio_max"]) == pytest.approx((1.0, 1.0), abs=1e-4)
+    state = first.state_dict()
+    stirred(cloned, seed=9).save_pretrained(tmp_path / "ours")  # what it was cloned to has changed since
+    resumed = trainer()
+    resumed.load_state_dict(state)
+    after, expected = until_taught(resumed), until_taught(first)
+    assert after["kl"] == expected["kl"] > 0
+
+
+def learning(policy):
+    """A trainer in a tiny dream that pays half of its rollouts."""
+    starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=3)]
+    pays = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
+    env = ProphetVectorEnv(
+        tiny_prophet(), starts, 4, reward_model=pays, max_episode_steps=1, autoreset_mode="Disabled"
+    )  # fmt: skip
+    learnt = [weight for weight in policy.parameters() if weight.requires_grad]
+    return Trainer(
+        policy,
+        torch.optim.AdamW(learnt, lr=1e-2, betas=(0.9, 0.95)),
+        env,
+        TrainerConfig(groups=1, group_size=4, updates=12, beta=0.01),
+        begin=BeginFromStarts(starts),
+    )
+
+
+def until_taught(trainer):
+    """The numbers of the next update whose rollouts had unequal returns."""
+    while trainer.done < 12:
+        metrics = trainer.iterate()
+        if metrics["optimizer_steps"]:
+            return metrics
+    raise AssertionError("no group of twelve updates had unequal returns")
