@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from prophet_gym.data.recording import claim_folder, episode_path, list_episodes, read_episode
-from prophet_gym.errors import UnknownOptionError
+from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.sims import install, recorder
 from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode, starts_officially
 
@@ -122,6 +122,19 @@ class TestWithLibero:
         (tmp_path / f"task_{TASK:02d}").write_text("in the way")
         with pytest.raises(RuntimeError, match="FileExistsError"):
             collect(plan(1), tmp_path)
+
+    def test_a_recording_holds_the_actions_that_the_robot_executed(self, sim):
+        wild = np.random.default_rng(0).normal(0, 2, (6, 7))
+        episode, _ = record_episode(sim, 0, 5, render=False, actor=lambda sim, rng: iter(wild))
+        np.testing.assert_array_equal(episode.actions, np.clip(wild, -1, 1).astype(np.float32))
+        assert (episode.mode, len(episode)) == ("policy", 6)
+
+    def test_an_actor_that_gives_no_action_is_named_with_episode_and_step(self, sim):
+        broken = [np.zeros(7), np.full(7, np.nan)]
+        with pytest.raises(
+            InvalidActionError, match=rf"episode 4 of task {TASK}, step 1: .* finite numbers, got \[nan"
+        ):
+            record_episode(sim, 4, 5, render=False, actor=lambda sim, rng: iter(broken))
 
     def test_official_states_are_recognised(self, sim):
         sim.reset(official=7)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from prophet_gym.embodiments.libero import camera
-from prophet_gym.errors import UnknownOptionError
+from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.sims import install
 from prophet_gym.sims.simulator import WAIT_ACTION, LiberoSim
 
@@ -67,6 +67,31 @@ def test_a_step_is_bit_for_bit_that_of_libero(light):
     for action in actions:
         light.step(action)
     np.testing.assert_array_equal(light.data.qpos, expected)
+
+
+def test_an_action_outside_the_bounds_is_clipped_as_liberos_controller_does(light):
+    light.reset(seed=2)
+    start = light.get_state()
+    actions = 3 * push(12)
+    for action in actions:
+        light._env.step(action)
+    expected = light.data.qpos.copy()
+    for taken in (actions, np.clip(actions, -1, 1)):
+        light.set_state(start)
+        for action in taken:
+            light.step(action)
+        np.testing.assert_array_equal(light.data.qpos, expected)
+
+
+@pytest.mark.parametrize(
+    "action", [np.full(7, np.nan), [0, 0, np.inf, 0, 0, 0, 1], np.zeros(6), np.zeros((1, 7)), "up"]
+)
+def test_what_is_no_action_is_refused_and_nothing_moves(light, action):
+    light.reset(seed=2)
+    before = light.get_state()
+    with pytest.raises(InvalidActionError, match=r"7 (finite )?numbers"):
+        light.step(action)
+    np.testing.assert_array_equal(light.get_state(), before)
 
 
 def test_a_seed_gives_its_placement_whatever_came_before(light):
