@@ -5,8 +5,8 @@
 
 The same episodes (their lengths drawn from a seed) are dreamt twice: in lockstep (a batch of rows begins together and
 waits for its slowest row, as a vector env without absorbing rows dreams all of them) and with a queue that refills
-ended rows. The useful fraction is live chunks by rows times steps: of slots, not of what is generated, since an ended
-row generates nothing; so the seconds differ by less than the fractions. The env's own share of a step is the time outside
+ended rows. The useful fraction is live chunks by rows times steps: of slots, not of what is generated: an ended
+row generates nothing, so the seconds differ by less than the fractions. The env's own share of a step is time outside
 `encode`, `rollout` and `score`, measured with the checkpoint's own judge, with every row restarting at times.
 """
 
