@@ -59,7 +59,8 @@ class RewardCollapseError(ProphetError, RuntimeError):
 def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOptionError:
     """The error for a name that does not exist: lists the known ones and the closest match."""
     names = sorted(known)
-    close = get_close_matches(given, names, n=1) if isinstance(given, str) else []
+    others = [name for name in names if name != given]  # a name may be known in another sense, as a placeholder
+    close = get_close_matches(given, others, n=1) if isinstance(given, str) else []
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")
 

@@ -55,10 +55,10 @@ def main(args: Args) -> None:
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
     from prophet_gym.factory import load_reward_model, load_world_model
 
-    world_model = load_world_model(args.checkpoint, args.device)
-    judge = load_reward_model(args.checkpoint, args.reward, args.device)
+    judge = None if args.reward == "None" else load_reward_model(args.checkpoint, args.reward, args.device)
     if judge is None:
-        raise ValueError("calibration needs a judge, got reward=None")
+        raise ValueError(f"calibration needs a reward model to compare with the truth, got --reward {args.reward}")
+    world_model = load_world_model(args.checkpoint, args.device)
     recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
     paths = list_episodes(args.data, evaluating=True)[: args.episodes] if args.data else record_official(recording)
     if not paths:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.rewards._lock import Lock
 from prophet_gym.rewards.voting import Votes
 
@@ -119,13 +119,7 @@ class JudgementLog:
         name = f"{self.path.stem}_frames/{hashlib.sha256(picture).hexdigest()[:16]}.png"
         target = self.path.parent / name
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft = target.with_name(f".{target.stem}.{os.getpid()}.{threading.get_ident()}")
-            try:
-                draft.write_bytes(picture)
-                draft.replace(target)
-            finally:
-                draft.unlink(missing_ok=True)
+            write_whole(target, picture)
         return name
 
 

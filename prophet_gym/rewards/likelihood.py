@@ -7,7 +7,7 @@ Token likelihoods as a reward need one forward pass, no sampling and no training
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prophet_gym._atomic import atomic_directory
+from prophet_gym._configs import config_of, keys_of
+from prophet_gym._files import read_json
 from prophet_gym.errors import CheckpointError, MissingWeightsError, require_count, require_number, unknown_option
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards.local import LocalVlm
@@ -158,16 +160,27 @@ class LikelihoodReward:
 
         Raises:
             MissingWeightsError: The folder or the base model is missing.
-            CheckpointError: The config is damaged.
+            CheckpointError: The config, the prompt or the weights are damaged.
         """
         folder = Path(directory)
         if not (folder / CONFIG_NAME).is_file():
             raise MissingWeightsError(f"a trained vision-language judge is a folder with {CONFIG_NAME}: {folder}")
+        given = read_json(folder / CONFIG_NAME, CheckpointError)
         try:
-            config = LikelihoodConfig(**json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))
+            config = config_of(LikelihoodConfig, given)
         except (ValueError, TypeError) as error:
-            known = ", ".join(field.name for field in fields(LikelihoodConfig))
+            known = keys_of(LikelihoodConfig)
             raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); keys: {known}") from error
+        prompt = _read_prompt(folder / "prompt.txt")
         adapter = folder / ADAPTER_NAME
         model = LocalVlm.from_pretrained(config.base, device=device, adapter=adapter if adapter.is_dir() else None)
-        return cls(model, config, prompt=Prompt.read(folder / "prompt.txt"))
+        return cls(model, config, prompt=prompt)
+
+
+def _read_prompt(path: Path) -> Prompt:
+    if not path.is_file():
+        raise CheckpointError(f"a trained vision-language judge has its question beside its config: {path} is missing")
+    try:
+        return Prompt.read(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -7,7 +7,7 @@ image processor, the tokenizer and its chat template are used by themselves.
 import inspect
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophet_gym.errors import MissingWeightsError, require_count, require_number, unknown_option
+from prophet_gym._tensor_files import require_finite
+from prophet_gym.errors import (
+    CheckpointError,
+    MissingWeightsError,
+    listed,
+    require_count,
+    require_number,
+    shown,
+    unknown_option,
+)
 from prophet_gym.rewards.vlm import Question, Reply
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -153,6 +162,7 @@ class LocalVlm:
         Raises:
             ModuleNotFoundError: transformers, or what `bits` and `adapter` need, is not installed.
             MissingWeightsError: There is no such model.
+            CheckpointError: Its weights or the adapter's are damaged, or do not belong to its config.
         """
         if dtype not in DTYPES:
             raise unknown_option("dtype", dtype, DTYPES)
@@ -160,7 +170,7 @@ class LocalVlm:
             raise ValueError(f"bits must be 4, 8 or None, got {bits}")
         _sampling(max_new_tokens, temperature, batch)
         try:
-            from transformers import AutoModelForImageTextToText
+            import transformers  # noqa: F401
         except ImportError as error:
             raise ModuleNotFoundError(
                 "a vision-language model on this machine needs transformers: pip install 'prophet-gym[vlm]'"
@@ -173,21 +183,12 @@ class LocalVlm:
                 load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_compute_dtype=torch.bfloat16
             )
             options["device_map"] = {"": device}
-        try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(name, revision=revision, **options)
-            inputs = inputs_of(name, revision, model.config)
-        except (OSError, ValueError) as error:
-            raise MissingWeightsError(
-                f"could not load the vision-language model {name!r}: {str(error).strip().splitlines()[0]} Give a Hub "
-                "id, or a folder with config, weights, tokenizer and image processor"
-            ) from error
+        model, inputs = _load(name, revision, options)
         if adapter is not None:
-            from peft import PeftModel
-
-            with peft_is_behind():
-                model = PeftModel.from_pretrained(model, str(adapter))
+            model = _with_adapter(model, Path(adapter))
         if bits is None:
             nn.Module.to(model, device)
+        require_finite(dict(model.named_parameters()), f"the vision-language model {name!r}")
         return cls(model.eval(), inputs, name=name, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
 
     @property
@@ -283,16 +284,58 @@ def _sampling(max_new_tokens: int, temperature: float, batch: int) -> tuple[int,
     )
 
 
+def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Any, Inputs]:
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, trust_remote_code=False, output_loading_info=True, **options
+        )
+        inputs = inputs_of(name, revision, model.config)
+    except ImportError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MissingWeightsError(
+            f"could not load the vision-language model {name!r}: {_first_line(error)} Give a Hub id, or a folder with "
+            "config, weights, tokenizer and image processor"
+        ) from error
+    except Exception as error:  # whatever damaged files make the readers raise
+        raise CheckpointError(
+            f"could not load the vision-language model {name!r}, whose files are damaged: {_first_line(error)}"
+        ) from error
+    # transformers draws at random what a file lacks, and a model of random weights answers all the same
+    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if lacking:
+        raise CheckpointError(f"the weights of {name!r} lack {listed(lacking)}; fetch or save them again")
+    return model, inputs
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        with peft_is_behind():
+            # an adapter that lacks weights would be the base model in silence
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # whatever damaged files make the readers raise
+        raise CheckpointError(f"the adapter in {folder} is damaged: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
 def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:
     """What builds the inputs of a stored model."""
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-    image_processor: Any = AutoImageProcessor.from_pretrained(name, revision=revision)
+    image_processor: Any = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     token = getattr(config, "image_token_id", None)
     if hasattr(image_processor, "merge_size") and token is not None:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         return PatchInputs(image_processor, tokenizer, tokenizer.convert_ids_to_tokens(token))
-    return ProcessorInputs(AutoProcessor.from_pretrained(name, revision=revision))
+    return ProcessorInputs(AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False))
 
 
 def chat(question: Question, tokenizer: Any) -> list[dict[str, Any]]:

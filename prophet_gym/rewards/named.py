@@ -104,6 +104,8 @@ def _judge(name: str, head: Path | None, device: str, chunk: int) -> RewardModel
             "a dream has no oracle: nobody knows what would really have happened. The truth is the reward of the "
             "LIBERO-* ids; `prophet calibrate` compares judges with it, prophet_gym.rewards.OracleReward takes labels"
         )
+    if base == "None":
+        raise UnknownOptionError("the text 'None' names no reward; where none is wanted, give None itself: reward=None")
     if base in ("success", "classifier"):
         if head is None or not head.is_dir():
             raise MissingWeightsError(

@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Template
 
-from prophet_gym.errors import CheckpointError
+from prophet_gym._files import read_json, read_text
+from prophet_gym.errors import CheckpointError, shown
 
 PROMPTS = Path(__file__).parent / "prompts"
 CRITERIA_NAME = "criteria.json"
@@ -82,11 +83,7 @@ class Prompt:
             known = ", ".join(sorted(p.stem for p in PROMPTS.glob("*.txt")))
             raise FileNotFoundError(f"a prompt must be a text file or one of {known}, got {str(path)!r}")
         beside = file.parent / CRITERIA_NAME
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"a prompt must be text in UTF-8, {file} is not: {error}") from error
-        return cls(text, _read_criteria(beside) if beside.is_file() else {})
+        return cls(read_text(file, CheckpointError), _read_criteria(beside) if beside.is_file() else {})
 
 
 def quote(instruction: str) -> str:
@@ -109,10 +106,9 @@ def _utf16(letter: str) -> list[int]:
 
 
 def _read_criteria(path: Path) -> dict[str, str]:
-    try:
-        criteria = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error})") from error
-    if not isinstance(criteria, dict) or not all(isinstance(text, str) for text in criteria.values()):
-        raise CheckpointError(f"{path} must map patterns of instructions to texts")
+    criteria = read_json(path, CheckpointError)
+    wrong = next((pattern for pattern, text in criteria.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        got = type(criteria[wrong]).__name__
+        raise CheckpointError(f"{path} must map patterns of instructions to texts, got a {got} for {shown(wrong)}")
     return criteria

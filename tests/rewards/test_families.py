@@ -91,7 +91,8 @@ def test_a_model_of_another_family_judges(save, inputs, tiny_qwen, tmp_path):
     assert isinstance(model.inputs, inputs)
     videos = [torch.full((frames, 16, 16, 3), 40, dtype=torch.uint8) for frames in (0, 1, 5)]
     texts = ["a", "put {the}\n汤 <|im_end|> <image> <|image_pad|> away", "c"]
-    votes = VlmReward(model, samples=1, retries=0, prompt=Prompt("$instruction")).score(videos, texts)
+    with pytest.warns(RuntimeWarning, match="can be read"):
+        votes = VlmReward(model, samples=1, retries=0, prompt=Prompt("$instruction")).score(videos, texts)
     assert votes.valid.tolist() == [False] * 3
     likely = LikelihoodReward(model, prompt=Prompt("$instruction")).score(videos, texts)
     assert likely.valid.tolist() == [False, True, True]

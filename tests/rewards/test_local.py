@@ -1,13 +1,15 @@
 """The local model: the real classes of transformers, tiny and untrained, through the code that runs the large ones."""
 
+import shutil
 from contextlib import nullcontext
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers", reason="needs the extra vlm")
 
-from prophet_gym.errors import MissingWeightsError
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import LocalVlm, Prompt, Question, VlmReward
 from prophet_gym.rewards.local import RowNoise, harmless
 from prophet_gym.testing import check_reward_model
@@ -110,3 +112,38 @@ def test_the_judge_keeps_the_contract_on_a_model_that_answers(model, monkeypatch
 def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(MissingWeightsError, match="could not load the vision-language model"):
         LocalVlm.from_pretrained(str(tmp_path))
+
+
+def changed(source, folder, change):
+    """A copy of a stored model, its weights changed."""
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+def test_damaged_weights_are_refused(tiny_qwen, tmp_path):
+    name = sorted(load_file(tiny_qwen / "model.safetensors"))[-1]
+
+    def breaks(weights):
+        weights[name] = weights[name] * float("nan")
+
+    with pytest.raises(CheckpointError, match="not finite"):
+        LocalVlm.from_pretrained(changed(tiny_qwen, tmp_path / "nan", breaks))
+    with pytest.raises(CheckpointError, match=r"lack .*; fetch or save them again"):
+        LocalVlm.from_pretrained(changed(tiny_qwen, tmp_path / "less", lambda weights: weights.pop(name)))
+    (tmp_path / "less" / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    with pytest.raises((CheckpointError, MissingWeightsError), match="could not load the vision-language model"):
+        LocalVlm.from_pretrained(str(tmp_path / "less"))
+
+
+def test_a_damaged_adapter_is_refused(tiny_qwen, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra train")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"]}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=f"the adapter in {tmp_path} is damaged"):
+        LocalVlm.from_pretrained(str(tiny_qwen), adapter=tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=f"the adapter in {tmp_path} is damaged: Found missing adapter keys"):
+        LocalVlm.from_pretrained(str(tiny_qwen), adapter=tmp_path)

@@ -72,6 +72,8 @@ def test_models_on_this_machine(tiny_qwen):
     [
         ("sucess", "Did you mean 'success'"),
         ("oracle", "a dream has no oracle"),
+        ("None", r"^the text 'None' names no reward; where none is wanted, give None itself: reward=None$"),
+        ("vlm:MODEL?x=1", "unknown option of this reward 'x'"),
         ("vlm:http://host/v1", "needs the name of a model"),
         ("vlm:http://host/v1?sample=3#m", "Did you mean 'samples'"),
         ("vlm:http://host/v1?samples=many#m", "must be int, got 'many'"),

@@ -72,10 +72,13 @@ def test_a_prompt_of_ones_own(tmp_path):
     (tmp_path / "criteria.json").write_text(json.dumps({"öffne *": "Sie steht offen."}), encoding="utf-8")
     assert Prompt.read(file).fill("Öffne die Tür") == 'Fertig? "Öffne die Tür": Sie steht offen. ($1)'
     (tmp_path / "criteria.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="must map patterns"):
+    with pytest.raises(CheckpointError, match="must be a JSON object, holds a list"):
+        Prompt.read(file)
+    (tmp_path / "criteria.json").write_text('{"*": 3}')
+    with pytest.raises(CheckpointError, match=r"must map patterns of instructions to texts, got a int for \*"):
         Prompt.read(file)
     (tmp_path / "criteria.json").write_text("{")
-    with pytest.raises(CheckpointError, match="is not JSON"):
+    with pytest.raises(CheckpointError, match="must be whole JSON"):
         Prompt.read(file)
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import FunctionReward, SuccessHead, SuccessHeadConfig
@@ -106,6 +108,42 @@ def test_missing_and_damaged_files(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 10)
     with pytest.raises(CheckpointError, match="damaged"):
+        SuccessHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("threshold", {}),
+        ("threshold", 1.5),
+        ("threshold", float("nan")),
+        ("threshold", "0.5"),
+        ("hold", 0),
+        ("hold", 1.0),
+        ("hold", True),
+        ("max_frames", 2),
+        ("width", 6),
+        ("width", 10**9),
+        ("words", -1),
+        ("image_size", 10**6),
+        ("image_size", None),
+    ],
+)
+def test_a_config_that_makes_no_sense(tmp_path, key, value):
+    SuccessHead().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError, match=rf"the success head in .* is damaged \(.*{key}"):
+        SuccessHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite(tmp_path, number):
+    SuccessHead().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["out.bias"][0] = number
+    save_file(weights, tmp_path / "model.safetensors", metadata=safe_open(tmp_path / "model.safetensors", "pt").metadata())
+    with pytest.raises(CheckpointError, match=r"out\.bias hold numbers that are not finite"):
         SuccessHead.from_pretrained(tmp_path)
 
 
