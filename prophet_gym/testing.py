@@ -15,6 +15,7 @@ from prophet_gym.envs.checks import assert_same, check_prophet_env
 from prophet_gym.envs.plain import plain
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import StartSet
+from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import (
     Chunk,
@@ -188,7 +189,10 @@ def check_reward_model(
     texts = [f"pick up object {row}" for row in range(len(videos))] if instructions is None else list(instructions)
     assert len(videos) == len(texts) >= 2, f"needs two or more videos, one text each: {len(videos)}, {len(texts)}"
     arguments = {f"videos[{row}]": video for row, video in enumerate(videos)}
-    verdict = _unchanged("score", arguments, lambda: judge.score(videos, texts))
+    try:
+        verdict = _unchanged("score", arguments, lambda: judge.score(videos, texts))
+    except InvalidRewardError as error:
+        raise AssertionError(str(error)) from error
     rows = len(videos)
     _require_form("reward", verdict.reward, (rows,), torch.float32)
     _require_form("valid", verdict.valid, (rows,), torch.bool)

@@ -13,11 +13,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from prophet_gym._forks import compute_forks_on_one_thread
+from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 
 # Whatever dreams or scores comes by here, before it computes anything.
 compute_forks_on_one_thread()
 
+LARGEST_REWARD = torch.finfo(torch.float32).max
 State = Mapping[str, Tensor]
 """What a world model carries from chunk to chunk: named tensors whose first axis is the batch row.
 
@@ -93,6 +95,16 @@ class Verdict:
         valid: Whether the row was judged.
         done: Whether the task is done; where a judge does not say, a reward of at least 1.0 means so.
         probability: How likely it is that the task is done, where a judge can tell; calibration reads it.
+
+    Raises:
+        InvalidRewardError: A part is no tensor with one entry for each video, a reward is no finite number that float32
+            can hold, or the probability of a video that was judged is not in 0..1.
+
+    Example:
+        >>> Verdict(torch.tensor([0.0, float("nan")]), torch.tensor([True, True]))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        prophet_gym.errors.InvalidRewardError: a reward must be a finite number in float32, got nan for video 1 of 2...
     """
 
     reward: Float[Tensor, " b"]
@@ -100,10 +112,45 @@ class Verdict:
     done: Bool[Tensor, " b"] | None = None
     probability: Float[Tensor, " b"] | None = None
 
+    def __post_init__(self) -> None:
+        count = _entries("reward", self.reward, None, floating=True)
+        _entries("valid", self.valid, count, floating=False)
+        if self.done is not None:
+            _entries("done", self.done, count, floating=False)
+        reward = self.reward.detach().cpu().double()
+        _refuse(
+            "a reward must be a finite number in float32",
+            reward,
+            reward.abs() <= LARGEST_REWARD,
+            "; say valid=False, with a reward of 0, where there is none",
+        )
+        if self.probability is not None:
+            _entries("probability", self.probability, count, floating=True)
+            likely = self.probability.detach().cpu().double()
+            possible = (likely >= 0) & (likely <= 1) | ~self.valid.detach().cpu()
+            _refuse("a probability must be in 0..1", likely, possible, "")
+
     @property
     def success(self) -> Bool[Tensor, " b"]:
         """Rows that were judged, and judged to be done."""
         return self.valid & (self.reward >= 1.0 if self.done is None else self.done)
+
+
+def _entries(name: str, part: object, count: int | None, *, floating: bool) -> int:
+    """How many entries a part of a verdict has; InvalidRewardError unless it is such a tensor."""
+    good = isinstance(part, Tensor) and part.ndim == 1 and count in (None, len(part))
+    if not (good and (part.is_floating_point() if floating else part.dtype == torch.bool)):
+        given = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+        wanted = f"({'videos' if count is None else count},)"
+        kind = "floating-point" if floating else "bool"
+        raise InvalidRewardError(f"{name} must be a {kind} tensor {wanted}, one entry for each video, got {given}")
+    return len(part)
+
+
+def _refuse(what: str, values: Tensor, good: Tensor, advice: str) -> None:
+    if not good.all():
+        place = int((~good).nonzero()[0])
+        raise InvalidRewardError(f"{what}, got {values[place]:g} for video {place} of {len(values)}{advice}")
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from prophet_gym.envs.plain import require_flag
 from prophet_gym.envs.rows import Frame, Row, batch_frames
 from prophet_gym.envs.snapshots import pack_row, unpack_row
 from prophet_gym.envs.starts import StartSet, require_frames
-from prophet_gym.errors import InvalidStartError, require_count, require_different
+from prophet_gym.errors import InvalidRewardError, InvalidStartError, require_count, require_different
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import (
     Chunk,
@@ -306,7 +306,13 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         if not judged:
             return {}
         videos = [torch.as_tensor(self._rows[row].video(judge)) for row in judged]
-        verdict = judge.score(videos, [self._rows[row].start_info()["instruction"] for row in judged])
+        try:
+            verdict = judge.score(videos, [self._rows[row].start_info()["instruction"] for row in judged])
+        except InvalidRewardError as error:  # it knows its videos by their number alone
+            kind = type(judge).__name__
+            raise InvalidRewardError(
+                f"this {kind} scored the sub-environments {judged}: {error}; the step was not taken"
+            ) from error
         return read_rewards(judge, verdict, judged)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from prophet_gym.errors import require_count
+from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import Verdict, require_when
 
 LARGEST = torch.finfo(torch.float32).max
@@ -49,6 +50,7 @@ class FunctionReward:
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
         """Call the function on each video that has frames; ValueError where it returns no finite number."""
+        require_videos(videos, instructions)
         results = [
             self._result(video, text) if len(video) else None for video, text in zip(videos, instructions, strict=True)
         ]

@@ -33,3 +33,8 @@ def test_real_episodes_alone(checkpoint, recording, tmp_path):
     assert "dream" not in json.loads(out.read_text())
     with pytest.raises(ValueError, match="at least 1"):
         main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, episodes=0, out=out))
+
+
+def test_without_a_reward_model_nothing_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="needs a reward model to compare with the truth, got --reward None"):
+        main(Args(str(tmp_path / "no checkpoint"), reward="None", out=tmp_path / "card.json"))

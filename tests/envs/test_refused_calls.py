@@ -100,10 +100,14 @@ def test_a_world_model_that_fails_loses_no_episode_of_a_queue():
 @pytest.mark.parametrize(
     ("rewards", "valid", "message"),
     [
-        ([0.0, float("nan"), 0.0], None, "this Answering returned nan for sub-environment 1"),
-        ([0.0, 0.0, float("inf")], None, "finite number in float32, .* returned inf for sub-environment 2"),
-        (torch.tensor([1e300, 0, 0], dtype=torch.float64), None, "returned 1e\\+300 for sub-environment 0"),
-        ([float("nan"), 0.0, 0.0], [False, True, True], "returned nan for sub-environment 0"),
+        (
+            [0.0, float("nan"), 0.0],
+            None,
+            r"this Answering scored the sub-environments \[0, 1, 2\]: .*got nan for video 1 of 3",
+        ),
+        ([0.0, 0.0, float("inf")], None, "finite number in float32, got inf for video 2 of 3"),
+        (torch.tensor([1e300, 0, 0], dtype=torch.float64), None, "got 1e\\+300 for video 0 of 3"),
+        ([float("nan"), 0.0, 0.0], [False, True, True], "got nan for video 0 of 3"),
         ([0.5, 0.0, 0.0], [False, True, True], "not scored .* must be 0, .* 0.5 for sub-environment 0"),
         ([0.5, 0.0], None, "one reward for each of the 3 videos"),
     ],

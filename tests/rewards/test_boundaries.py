@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from prophet_gym.envs import ProphetEnv
-from prophet_gym.errors import CheckpointError
+from prophet_gym.errors import CheckpointError, InvalidRewardError
 from prophet_gym.object_reader import ObjectReader
 from prophet_gym.rewards import (
+    FunctionReward,
     JudgementLog,
     OracleReward,
     Patience,
@@ -27,6 +28,7 @@ from prophet_gym.rewards import (
     reach_instruction,
 )
 from prophet_gym.testing import CountingWorldModel, counting_starts
+from prophet_gym.world_model import Verdict
 
 
 class Bright:
@@ -47,6 +49,7 @@ MODELS = {
     "head": head,
     "relative": lambda: RelativeReward(head(), chunk=1),
     "oracle": OracleReward,
+    "function": lambda: FunctionReward(lambda video, instruction: 0.5),
     "reach": lambda: ReachReward(lambda frames: torch.full((len(frames), 2), 0.5)),
     "vlm": lambda: VlmReward(Bright(), samples=1, prompt=Prompt("$instruction")),
 }
@@ -173,3 +176,36 @@ def test_an_env_with_an_endpoint_and_a_log_is_copied(server, tmp_path, again):
     copied = again(model)
     assert (copied.refused, copied.patience, copied.name) == (model.refused, model.patience, model.name)
     assert copied._lock is not model._lock
+
+
+YES, NO = torch.tensor([True, True]), torch.tensor([False, True])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (([0.0, float("nan")], YES), "a reward must be a finite number in float32, got nan for video 1 of 2"),
+        (([float("-inf"), 0.0], YES), "got -inf for video 0 of 2"),
+        (([float("nan"), 0.0], NO), "got nan for video 0 of 2; say valid=False, with a reward of 0"),
+        ((torch.tensor([0.0, 1e300], dtype=torch.float64), YES), r"got 1e\+300 for video 1"),
+        (([1, 0], YES), r"reward must be a floating-point tensor \(videos,\), .* got torch.int64 \(2,\)"),
+        ((torch.zeros(2, 1), YES), r"reward must be .* got torch.float32 \(2, 1\)"),
+        (([0.0, 1.0], torch.ones(2)), r"valid must be a bool tensor \(2,\), .* got torch.float32 \(2,\)"),
+        (([0.0, 1.0], torch.ones(3, dtype=torch.bool)), r"valid must be .* got torch.bool \(3,\)"),
+        (([0.0, 1.0], YES, torch.ones(1, dtype=torch.bool)), r"done must be a bool tensor \(2,\)"),
+        (([0.0, 1.0], YES, None, torch.tensor([0.5, 1.5])), "a probability must be in 0..1, got 1.5 for video 1"),
+        (
+            ([0.0, 1.0], YES, None, torch.tensor([float("nan"), 0.5])),
+            "a probability must be in 0..1, got nan for video 0",
+        ),
+    ],
+)
+def test_a_verdict_holds_finite_numbers_for_every_video(parts, message, unchecked):
+    reward, *others = parts
+    with pytest.raises(InvalidRewardError, match=message):
+        Verdict(torch.as_tensor(reward), *others)
+
+
+def test_what_is_not_judged_has_no_probability(unchecked):
+    verdict = Verdict(torch.tensor([0.0, 1.0]), NO, probability=torch.tensor([float("nan"), 1.0]))
+    assert verdict.success.tolist() == [False, True]

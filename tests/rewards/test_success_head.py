@@ -142,7 +142,9 @@ def test_weights_that_are_not_finite(tmp_path, number):
     SuccessHead().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights["out.bias"][0] = number
-    save_file(weights, tmp_path / "model.safetensors", metadata=safe_open(tmp_path / "model.safetensors", "pt").metadata())
+    save_file(
+        weights, tmp_path / "model.safetensors", metadata=safe_open(tmp_path / "model.safetensors", "pt").metadata()
+    )
     with pytest.raises(CheckpointError, match=r"out\.bias hold numbers that are not finite"):
         SuccessHead.from_pretrained(tmp_path)
 
