@@ -49,13 +49,13 @@ def make_env(
     reward: PathOrName | None = "auto",
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
-    offload_autoencoder: bool = False,
+    offload_autoencoder: bool | np.bool_ = False,
     starts: PathOrName = "train",
     tasks: Tasks | None = None,
     chunk: SupportsIndex | None = None,
     max_episode_steps: SupportsIndex | None = None,
     render_mode: str | None = None,
-    proprioception: bool = False,
+    proprioception: bool | np.bool_ = False,
     max_doubt: SupportsFloat | None = None,
 ) -> ProphetEnv:
     """Build a single env from plain data.
@@ -111,14 +111,14 @@ def make_vector_env(
     reward: PathOrName | None = "auto",
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
-    offload_autoencoder: bool = False,
+    offload_autoencoder: bool | np.bool_ = False,
     starts: PathOrName = "train",
     tasks: Tasks | None = None,
     chunk: SupportsIndex | None = None,
     max_episode_steps: SupportsIndex | None = 30,
     render_mode: str | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-    proprioception: bool = False,
+    proprioception: bool | np.bool_ = False,
     max_doubt: SupportsFloat | None = None,
 ) -> ProphetVectorEnv:
     """Build a vector env from plain data; arguments as in `make_env` and `ProphetVectorEnv`."""
@@ -144,7 +144,7 @@ def _parts(
     tasks: Tasks | None,
     chunk: SupportsIndex | None,
     *,
-    offload: bool,
+    offload: bool | np.bool_,
 ) -> dict[str, Any]:
     """What the single and the vector env are made of."""
     robot = get_embodiment(require_text("embodiment", embodiment))
@@ -259,7 +259,7 @@ def load_world_model(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     *,
-    offload_autoencoder: bool = False,
+    offload_autoencoder: bool | np.bool_ = False,
 ) -> WorldModel:
     """The world model of a checkpoint, the same object for the same folder and options; errors as in `make_env`."""
     kind = plain(dtype)

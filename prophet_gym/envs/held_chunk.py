@@ -58,6 +58,11 @@ class HeldChunk:
         self.frame_size, self.action_dim = world_model.frame_size, world_model.action_dim
         self._cut: Callable[[State, Chunk, int], State] = cut
 
+    @property
+    def read_gripper(self) -> Callable[[State], Float[Tensor, "b 3"]]:
+        """As the world model; AttributeError, as there, where it tracks no gripper."""
+        return getattr(self.world_model, "read_gripper")  # noqa: B009 not every world model has it
+
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
         """As the world model."""
         return self.world_model.encode(frames)

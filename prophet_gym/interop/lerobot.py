@@ -57,6 +57,7 @@ class LeRobotVectorEnv(VectorEnv):
             raise ValueError("LeRobot runs episodes to their horizon: pass max_episode_steps (in chunks)")
         self.num_envs = envs.num_envs
         self.render_mode = envs.render_mode
+        self.spec = envs.spec
         self.metadata = {**envs.metadata, "render_fps": getattr(envs.unwrapped, "fps", FPS)}
         self.single_action_space, self.action_space = self._inner.single_action_space, self._inner.action_space
         space = envs.single_observation_space

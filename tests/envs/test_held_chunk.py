@@ -105,3 +105,16 @@ def test_starts_reach_the_inner_model():
     env.reset(seed=0)
     frames = env.step(np.zeros((2, 7), np.float32))[4]["frames"]
     assert frames[:, 0, 0, 0].tolist() == [8 + 2 + 1, 8 + 2 + 2]
+
+
+def test_a_gripper_that_the_longer_model_tracks_is_tracked():
+    class Tracking(Cuttable):
+        def read_gripper(self, state):
+            return state["raised"].float() / 100
+
+    env = ProphetEnv(HeldChunk(Tracking(chunk=8), 3, hold=HOLD), counting_starts(), proprioception=True)
+    env.reset(seed=0)
+    position = env.step(np.zeros((3, 7), np.float32))[0]["gripper_position"]
+    assert position[0] == pytest.approx(0.03)
+    with pytest.raises(ValueError, match="HeldChunk does not; leave it out"):
+        ProphetEnv(HeldChunk(Cuttable(chunk=8), 3, hold=HOLD), counting_starts(), proprioception=True)

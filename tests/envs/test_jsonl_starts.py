@@ -77,5 +77,5 @@ def test_no_manifest_and_no_text(tmp_path):
     with pytest.raises(MissingWeightsError, match="no start set at"):
         read_jsonl_starts(tmp_path / "none.jsonl")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CheckpointError, match="must be a text in UTF-8"):
+    with pytest.raises(CheckpointError, match="is no text"):
         read_jsonl_starts(tmp_path / "binary.jsonl")
