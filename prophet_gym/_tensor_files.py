@@ -24,6 +24,8 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError, listed, sho
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MARK = "save"
 """Key of a safetensors header: all parts that one save wrote have the same value there."""
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""What files of torch before 1.6 begin with: a pickle of torch.serialization.MAGIC_NUMBER."""
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -74,6 +76,7 @@ def read_torch(path: str | os.PathLike, device: torch.device | str = "cpu") -> o
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    refuse_pointer(path, CheckpointError)
     try:
         _require_stored(path)
         return torch.load(path, map_location=device, mmap=torch.device(device).type == "cpu", weights_only=True)
@@ -194,6 +197,13 @@ def _order_metadata(path: Path) -> None:
 
 
 def _require_stored(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_LEGACY))
+    if start == _LEGACY:
+        raise CheckpointError(
+            f"{path} is in the format of torch before 1.6, which cannot be checked: write it again, "
+            "torch.save(torch.load(FILE, weights_only=True), FILE)"
+        )
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)

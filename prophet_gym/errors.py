@@ -40,6 +40,10 @@ class MissingAssetsError(ProphetError, FileNotFoundError):
     """The files of the simulator (meshes, textures, initial states) are not on this machine."""
 
 
+class CacheError(ProphetError, OSError):
+    """The folder for files that can be made again cannot be written; the message names the variable that moves it."""
+
+
 class SimulatorLostError(ProphetError, RuntimeError):
     """A process of the simulator ended by itself; its episodes are lost, and a new env can be made."""
 

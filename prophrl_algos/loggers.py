@@ -4,15 +4,27 @@ import csv
 import io
 import json
 import math
+import sys
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prophet_gym._atomic import write_whole
 from prophet_gym.errors import unknown_option
 from prophrl_algos.metrics import Metrics
+
+
+@runtime_checkable
+class ShowsProgress(Protocol):
+    """A logger that also shows how far an update has come."""
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Take a stage's progress, see `prophrl_algos.progress`."""
+        ...
 
 
 @runtime_checkable
@@ -119,21 +131,50 @@ class RunLogger:
 
 
 class TerminalLogger:
-    """A line that lives: progress, time left and the numbers that tell whether it learns."""
+    """A line that lives: progress, time left and the numbers that tell whether it learns.
+
+    Between two updates it says what is being done, and from the time that the first parts of it took, how long the rest
+    will take.
+    """
 
     SHOWN = ("return", "success", "ratio_max", "clipped_high", "kl", "evaluation/success")
 
-    def __init__(self, updates: int, done: int = 0) -> None:
-        """Show `done` of `updates`."""
+    def __init__(self, updates: int, done: int = 0, *, every: float | int | None = None) -> None:
+        """Show `done` of `updates`.
+
+        Args:
+            updates: of the run.
+            done: before this process.
+            every: seconds between two redraws inside an update; 1 on a terminal and 30 in a file if not given.
+        """
         from tqdm import tqdm
 
         self._bar = tqdm(total=updates, initial=done, unit="update", dynamic_ncols=True)
         self._shown: dict[str, str] = {}
+        self._every = (1.0 if sys.stderr.isatty() else 30.0) if every is None else every
+        self._drawn = time.monotonic()
+        self._stage, self._began, self._first = "", 0.0, 0
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Say what is being done, and how long it will take at the pace so far."""
+        now = time.monotonic()
+        kind = stage.partition(",")[0]
+        if kind != self._stage or done <= self._first:
+            self._stage, self._began, self._first = kind, now, done
+        if now - self._drawn < self._every:
+            return
+        self._drawn = now
+        text = f"update {int(self._bar.n) + 1}: {stage} {done}" + ("" if total is None else f" of {total}")
+        if total is not None and done > self._first:
+            left = (now - self._began) / (done - self._first) * (total - done)
+            text += f", {self._bar.format_interval(left)} left at most"
+        self._bar.set_description_str(text)
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Move on."""
         self._shown |= {name: f"{metrics[name]:.3g}" for name in self.SHOWN if name in metrics}
         self._bar.set_postfix(self._shown, refresh=False)
+        self._bar.set_description_str("", refresh=False)
         self._bar.update(update + 1 - self._bar.n)
 
     def close(self) -> None:
@@ -143,6 +184,22 @@ class TerminalLogger:
 
 PROJECT, RUN_NAME = "prophrl", "run_name"
 LOGGERS = ("csv", "jsonl", "tensorboard", "wandb", "trackio", "terminal")
+PACKAGES = ("tensorboard", "wandb", "trackio")
+"""Loggers that need the package of their name."""
+
+
+def require_loggers(names: Iterable[str]) -> None:
+    """Raise what `make_logger` would raise for one of these names, and make none.
+
+    Raises:
+        UnknownOptionError: there is no such logger.
+        ModuleNotFoundError: its library is not installed.
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown_option("logger", name, LOGGERS)
+        if name in PACKAGES and find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:

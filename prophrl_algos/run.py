@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
-from prophrl_algos.loggers import Logger
+from prophrl_algos.loggers import Logger, ShowsProgress
 from prophrl_algos.metrics import Metrics
+from prophrl_algos.progress import Progress
 from prophrl_algos.trainer import Trainer
 
 LAST, BEST = "last.pt", "best.pt"
@@ -32,7 +34,8 @@ def run(
     Args:
         trainer: fresh, with the arguments of the run that is to be gone on with, if there is one.
         folder: of this run alone.
-        loggers: take the numbers of every update; evaluations as `evaluation/...`.
+        loggers: take the numbers of every update; evaluations as `evaluation/...`. Those that show progress
+            (`ShowsProgress`) are told it from inside an update.
         evaluate: gives at least `success`; called after every `evaluate_every` updates and the last one.
         evaluate_every: updates.
         save_every: updates.
@@ -41,6 +44,9 @@ def run(
         raise ValueError(f"evaluate_every and save_every must be at least 1, got {evaluate_every} and {save_every}")
     best = resume(trainer, folder)
     updates, main = trainer.config.updates, trainer.processes.main
+    show = [logger.progress for logger in loggers if isinstance(logger, ShowsProgress)]
+    if show and main:
+        trainer.progress = partial(_show, show)
     try:
         while trainer.done < updates:
             metrics = trainer.iterate()
@@ -55,6 +61,11 @@ def run(
     finally:
         for logger in loggers:
             logger.close()
+
+
+def _show(loggers: Sequence[Progress], stage: str, done: int, total: int | None) -> None:
+    for logger in loggers:
+        logger(stage, done, total)
 
 
 def resume(trainer: Trainer, folder: Path) -> float:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prophet_gym.specs import require_images
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 
 TIME_FREQUENCIES = (1.0, 2.0, 4.0)
@@ -52,12 +53,13 @@ class TinyFlowPolicy(nn.Module):
                 layer.bias.zero_()
 
     def prepare(self, env_obs: Mapping[str, np.ndarray], instructions: Sequence[str]) -> Obs:
-        """Images as they are, and how often each bin of letters occurs."""
+        """Images as they are, and how often each bin of letters occurs; ValueError if they are not uint8 RGB."""
+        images = require_images("observation['image']", env_obs["image"])
         counts = torch.zeros(len(instructions), self.letters, dtype=torch.int64)
         for row, text in enumerate(instructions):
             for byte in text.encode():
                 counts[row, byte % self.letters] += 1
-        return {"image": torch.from_numpy(np.ascontiguousarray(env_obs["image"])), "letters": counts}
+        return {"image": torch.from_numpy(np.ascontiguousarray(images)), "letters": counts}
 
     def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
         """One vector per row."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prophet_gym.errors import CheckpointError
+from prophet_gym.errors import CheckpointError, listed
 from prophet_gym.prophet.action_frames import PooledActionFrames
 from prophet_gym.prophet.action_stream import ActionStream, zero_init
 from prophet_gym.prophet.history import HistoryMemory
@@ -22,6 +22,12 @@ PATCH = (1, 2, 2)
 SMALLEST_HEAD = 12
 """The rotary table splits a head in three, and needs two frequencies for height and for width."""
 
+OWN_STREAM = "action_embedder.to_embedding.linear_1.weight"
+"""Of a transformer in our layout; a released one has it under another name."""
+AVERAGED = "net_ema."
+"""Begins the names of the average of the weights, which training keeps beside them."""
+
+_WRAPPERS = ("module.", "_orig_mod.")
 _DROPPED = re.compile(r"(^|\.)(accum_\w+|pos_embedder\..*|.*_extra_state)$")
 _PROPHET_STREAM = re.compile(r"(^|\.)action_embedder_B_D_\w+\.fc1\.weight$")
 _RENAMES = (
@@ -59,6 +65,37 @@ def is_counter(key: str) -> bool:
     return _DROPPED.search(key) is not None
 
 
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the released weights without what training and compiling put before every name.
+
+    Raises:
+        CheckpointError: it is a transformer in our layout already, there are two sets of weights, or adapters.
+    """
+    found = dict(state)
+    while prefix := next((each for each in _WRAPPERS if found and all(k.startswith(each) for k in found)), None):
+        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    averaged = {key: value for key, value in found.items() if key.startswith(AVERAGED)}
+    if averaged and len(averaged) < len(found):
+        raise CheckpointError(
+            f"the file holds two sets of weights, of training and their average ({listed(sorted(averaged))}): choose "
+            f"one and save it alone, {{k: v for k, v in state.items() if k.startswith({AVERAGED!r})}} for the average"
+        )
+    if averaged:
+        found = {key.removeprefix(AVERAGED): value for key, value in found.items()}
+    adapters = sorted(key for key in found if ".lora_A." in key or ".lora_B." in key)
+    if adapters:
+        raise CheckpointError(
+            f"the file holds low-rank adapters ({listed(adapters)}): add them to the weights first, with peft's "
+            "merge_and_unload() or with `prophet merge`, and save the result"
+        )
+    if OWN_STREAM in found:
+        raise CheckpointError(
+            f"the file is a transformer in the layout of this library already (it has {OWN_STREAM}): there is nothing "
+            "to convert; use the folder of its prophet.json, as in weights=FOLDER"
+        )
+    return found
+
+
 def rename(key: str) -> str:
     """Return our name of a released tensor."""
     for pattern, replacement in _RENAMES:
@@ -80,8 +117,9 @@ def convert_transformer(
         The config that `ProphetTransformer3DModel.from_config` takes, and a state dict for `load_state_dict`.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of the wrong shape; the message names all of them.
+        CheckpointError: tensors are missing, unexpected or of the wrong shape; the message names the first ten of each.
     """
+    state_dict = unwrapped(state_dict)
     if action_dim is None:
         action_dim = PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
     converted = _renamed(state_dict)
@@ -126,6 +164,7 @@ def convert_cosmos(state_dict: dict[str, Tensor], new: NewParts) -> tuple[dict[s
     Raises:
         CheckpointError: as `convert_transformer`.
     """
+    state_dict = unwrapped(state_dict)
     converted = _renamed(state_dict)
     dim, like = _shape(converted, "patch_embed.proj.weight", 2)[0], next(iter(converted.values()))
     channels = _shape(converted, "proj_out.weight", 2)[0] // (PATCH[0] * PATCH[1] * PATCH[2])
@@ -221,18 +260,20 @@ def infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]
 
 
 def require_layout(config: dict[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError, naming every tensor, unless `state` is what a transformer of `config` loads."""
+    """Raise CheckpointError, naming ten tensors of a kind, unless `state` is what a transformer of `config` loads."""
     with torch.device("meta"):
         expected = ProphetTransformer3DModel(**config).state_dict()
-    problems = [f"missing {k} {tuple(v.shape)}" for k, v in expected.items() if k not in state]
-    problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in expected]
-    problems += [
+    missing = [f"{k} {tuple(v.shape)}" for k, v in expected.items() if k not in state]
+    unexpected = [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected]
+    wrong = [
         f"{k} has shape {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
         for k, v in state.items()
         if k in expected and v.shape != expected[k].shape
     ]
-    if problems:
-        raise CheckpointError("not a Prophet transformer in the released layout: " + "; ".join(problems))
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
+    if any(problems.values()):
+        said = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
+        raise CheckpointError(f"not a Prophet transformer in the released layout: {said}")
 
 
 def _renamed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -49,9 +49,24 @@ def read_released(path: str | os.PathLike) -> dict[str, Tensor]:
     uneven = [key for key, value in tensors.items() if not value.is_contiguous()]
     if uneven:
         raise CheckpointError(f"{path} must hold plain contiguous tensors, which {listed(uneven)} are not")
+    shared = _shared(tensors)
+    if shared:
+        raise CheckpointError(
+            f"{path} has tensors that share memory ({listed(shared)}), so that one change would be two: save each by "
+            "itself, torch.save({name: tensor.clone() for name, tensor in state.items()}, FILE)"
+        )
     if sum(value.numel() * value.element_size() for value in tensors.values()) > Path(path).stat().st_size:
         raise CheckpointError(f"the tensors of {path} claim more bytes than the file has")
     return tensors
+
+
+def _shared(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that begin at the same number of the same memory as another one."""
+    names: dict[tuple[int, int], list[str]] = {}
+    for name, value in tensors.items():
+        if value.numel():
+            names.setdefault((value.untyped_storage().data_ptr(), value.storage_offset()), []).append(name)
+    return [name for together in names.values() if len(together) > 1 for name in together]
 
 
 def _guarded(path: Path, load: Callable[[], Content]) -> Content:

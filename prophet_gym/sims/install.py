@@ -1,14 +1,20 @@
 """Find LIBERO's assets and import `libero` without a question on stdin, a download or a write to site-packages."""
 
 import ctypes.util
+import errno
 import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from prophet_gym._atomic import write_whole
-from prophet_gym.errors import MissingAssetsError
+from prophet_gym.errors import CacheError, MissingAssetsError, ProphetError
 
 PACKAGES = ("libero", "robosuite", "bddl", "mujoco")
 """What must be importable."""
@@ -24,6 +30,14 @@ INSTALL = (
     f"`{_SIMULATOR}`"
 )
 """How a user gets the simulator; every error about a part of it that is missing ends with this."""
+LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+"""What draws without a screen, the faster one first: values of `MUJOCO_GL`, and the library of each."""
+RENDERER_ADVICE = {
+    "egl": "`apt-get install libegl1 libgl1-mesa-dri`",
+    "osmesa": "`apt-get install libosmesa6`",
+}
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+CACHE_VARIABLE = "PROPHET_CACHE"
 ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
 # Folders that every LIBERO asset tree holds, official or with stand-ins.
 _MARKS = ("scenes", "textures", "stable_hope_objects", "articulated_objects")
@@ -35,15 +49,10 @@ _ADVICE = (
 
 def cache_dir() -> Path:
     """Folder for files that can be made again: `$PROPHET_CACHE`, else `prophet_gym` in the user's cache folder."""
-    if chosen := os.environ.get("PROPHET_CACHE"):
+    if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "prophet_gym"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a second writer, sees all of it or nothing."""
-    write_whole(path, data)
 
 
 def _package_root() -> Path | None:
@@ -113,7 +122,7 @@ def missing() -> str | None:
         require_packages()
         find_assets()
         choose_renderer()
-    except MissingAssetsError as error:
+    except (MissingAssetsError, ValueError) as error:
         return str(error)
     return None
 
@@ -123,31 +132,112 @@ def choose_renderer() -> str:
 
     Raises:
         MissingAssetsError: neither library is installed.
+        ValueError: `MUJOCO_GL` and `PYOPENGL_PLATFORM` disagree.
     """
-    backend = os.environ.get("MUJOCO_GL")
+    backend = os.environ.get("MUJOCO_GL", "").lower().strip()
+    platform = os.environ.get("PYOPENGL_PLATFORM", "").lower().strip()
     if not backend and sys.platform == "linux":
-        libraries = {"egl": "EGL", "osmesa": "OSMesa"}
-        backend = next((name for name, library in libraries.items() if ctypes.util.find_library(library)), None)
-        if backend is None:
-            raise MissingAssetsError(
-                "rendering needs libEGL or libOSMesa and neither was found; install one, for example "
-                "`apt-get install libegl1 libgl1-mesa-dri` or `apt-get install libosmesa6`"
-            )
+        # What PyOpenGL was told binds it: both load the same library.
+        wanted = [platform] if platform in LIBRARIES else list(LIBRARIES)
+        backend = next((name for name in wanted if ctypes.util.find_library(LIBRARIES[name])), "")
+        if not backend:
+            libraries = " or ".join(f"lib{LIBRARIES[name]}" for name in wanted)
+            advice = " or ".join(RENDERER_ADVICE[name] for name in wanted)
+            left = f"; PYOPENGL_PLATFORM={platform} asks for it, so unset it or" if platform in LIBRARIES else ":"
+            raise MissingAssetsError(f"rendering needs {libraries}, not found here{left} install it, e.g. {advice}")
         os.environ["MUJOCO_GL"] = backend
-    if backend in ("egl", "osmesa"):
-        os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    if backend in LIBRARIES:
+        if platform not in ("", backend):
+            raise ValueError(
+                f"MUJOCO_GL={backend} and PYOPENGL_PLATFORM={platform} disagree: set both to the same, or unset "
+                "PYOPENGL_PLATFORM"
+            )
+        os.environ["PYOPENGL_PLATFORM"] = backend
     return backend or "glfw"
+
+
+def load_renderer() -> ModuleType:
+    """Import MuJoCo's module with the `GLContext` of the chosen renderer.
+
+    Raises:
+        MissingAssetsError: its library cannot be loaded; says what to install.
+    """
+    backend = choose_renderer()
+    if backend not in LIBRARIES:
+        return import_module("mujoco.gl_context")
+    try:
+        return import_module(f"mujoco.{backend}")
+    except Exception as error:
+        # PyOpenGL finds a missing library as a missing attribute.
+        other = next(name for name in LIBRARIES if name != backend)
+        raise MissingAssetsError(
+            f"MUJOCO_GL={backend} asks for lib{LIBRARIES[backend]}, which cannot be loaded ({type(error).__name__}: "
+            f"{error}): install it, for example {RENDERER_ADVICE[backend]}, or set MUJOCO_GL={other}"
+        ) from error
+
+
+def _prepare_robosuite() -> None:
+    """Load robosuite's settings before robosuite does, and keep it from files that others own."""
+    if "robosuite" in sys.modules:
+        return
+    # robosuite advises on every import to write a file of private settings into site-packages.
+    logging.getLogger("robosuite_logs").addFilter(lambda record: "macro" not in record.getMessage())
+    found = importlib.util.find_spec("robosuite")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    path = Path(next(iter(found.submodule_search_locations))) / "macros.py"
+    spec = importlib.util.spec_from_file_location("robosuite.macros", path)
+    assert spec is not None
+    assert spec.loader is not None
+    settings: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(settings)
+    # The log would be /tmp/robosuite.log for every user of the machine: the second one may not write it.
+    settings.FILE_LOGGING_LEVEL = None
+    settings.CACHE_NUMBA = _keep_compiled_functions()
+    sys.modules["robosuite.macros"] = settings
+
+
+def _keep_compiled_functions() -> bool:
+    """Whether numba can keep what it compiles: in our cache, since package and home folders may be read-only."""
+    if not os.environ.get("NUMBA_CACHE_DIR"):
+        folder = cache_dir() / "numba"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False
+        if not os.access(folder, os.W_OK):
+            return False
+        os.environ["NUMBA_CACHE_DIR"] = str(folder)
+        if numba := sys.modules.get("numba"):
+            numba.config.reload_config()
+    return True
+
+
+@contextmanager
+def keeping(path: Path) -> Iterator[None]:
+    """Raise CacheError, which names the variable that moves the cache, where `path` in it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ProphetError) or error.errno not in _UNWRITABLE:
+            raise
+        raise CacheError(
+            f"{path} cannot be written ({error.strerror or error}): set {CACHE_VARIABLE} to a folder that can be, "
+            f"with space in it (now {os.environ.get(CACHE_VARIABLE) or f'not set, which means {cache_dir()}'})"
+        ) from error
 
 
 def prepare_libero(assets: Path | None = None) -> Path:
     """Make `import libero` work silently with the given assets (default: `find_assets()`) and return their folder.
 
     Raises:
-        MissingAssetsError: the simulator's packages or the assets are missing.
+        MissingAssetsError: the simulator's packages, the assets or the renderer are missing.
+        ValueError: the variables that choose the renderer disagree.
+        CacheError: the cache cannot be written.
     """
     require_packages()
     folder = assets or find_assets()
-    choose_renderer()
+    load_renderer()
     root = _package_root()
     assert root is not None
     paths = {
@@ -161,10 +251,10 @@ def prepare_libero(assets: Path | None = None) -> Path:
     text = "".join(f"{key}: {str(value)!r}\n" for key, value in paths.items()).encode()
     if "libero.libero" not in sys.modules:
         if not config.exists() or config.read_bytes() != text:
-            write_atomically(config, text)
+            with keeping(config):
+                write_whole(config, text)
         os.environ["LIBERO_CONFIG_PATH"] = str(config.parent)
-    # robosuite advises on every import to write a file of private settings into site-packages.
-    logging.getLogger("robosuite_logs").addFilter(lambda record: "macro" not in record.getMessage())
+    _prepare_robosuite()
     import libero.libero as package
 
     # The package prefers a folder inside site-packages, then a download; its own cache variable comes before both.

@@ -7,16 +7,17 @@ LIBERO's files were not at hand; it is derived here from the official assets, so
 
 import hashlib
 import os
+import secrets
 import shutil
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prophet_gym._atomic import write_whole
 from prophet_gym.errors import MissingAssetsError, unknown_option
-from prophet_gym.sims.install import ASSETS_VARIABLE, INSTALL, cache_dir, write_atomically
+from prophet_gym.sims.install import ASSETS_VARIABLE, INSTALL, cache_dir, keeping
 
 LOOKS = ("official", "plain", "light")
 
@@ -135,20 +136,25 @@ def derive_plain(official: Path, target: Path) -> None:
     import imageio.v3 as iio
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".plain"))
-    shutil.copytree(official, work, copy_function=os.symlink, dirs_exist_ok=True)
-    replaced = {name: _stand_in_mesh(official, name) for name in STAND_IN_MESHES}
-    replaced |= {name: _stand_in_texture(colour) for name, colour in STAND_IN_TEXTURES.items()}
-    for name, source in CONVERTED_TEXTURES.items():
-        if (official / source).exists():
-            replaced[name] = iio.imwrite("<bytes>", iio.imread(official / source), extension=".png")
-    for name, data in replaced.items():
-        write_atomically(work / name, data)
+    # Not `mkdtemp`: nobody else could read what is in a shared cache.
+    work = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
-        work.rename(target)
-    except OSError:
-        # Another process was first: its folder has the same contents.
-        shutil.rmtree(work)
+        shutil.copytree(official, work, copy_function=os.symlink)
+        replaced = {name: _stand_in_mesh(official, name) for name in STAND_IN_MESHES}
+        replaced |= {name: _stand_in_texture(colour) for name, colour in STAND_IN_TEXTURES.items()}
+        for name, source in CONVERTED_TEXTURES.items():
+            if (official / source).exists():
+                replaced[name] = iio.imwrite("<bytes>", iio.imread(official / source), extension=".png")
+        for name, data in replaced.items():
+            write_whole(work / name, data)
+        try:
+            work.rename(target)
+        except OSError:
+            # Another process was first: its folder has the same contents.
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def assets_for(look: str, found: Path) -> Path:
@@ -171,7 +177,8 @@ def assets_for(look: str, found: Path) -> Path:
     name = hashlib.sha256(str(found).encode()).hexdigest()[:12]
     target = cache_dir() / f"plain_assets_{name}"
     if not target.exists():
-        derive_plain(found, target)
+        with keeping(target):
+            derive_plain(found, target)
     return target
 
 

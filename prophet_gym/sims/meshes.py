@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
-from prophet_gym.sims.install import cache_dir, write_atomically
+from prophet_gym._atomic import write_whole
+from prophet_gym.sims.install import cache_dir, keeping
 
 # Part of every cache key: rises when the decimation gives other meshes.
 VERSION = 3
@@ -285,7 +286,8 @@ def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -
     paths = {index: folder / f"{_key(meshes[index], budgets[index])}.npz" for index in large}
     absent = [index for index in large if not paths[index].exists()]
     for index in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
-        write_atomically(paths[index], _dump(light_mesh(meshes[index], budgets[index])))
+        with keeping(paths[index]):
+            write_whole(paths[index], _dump(light_mesh(meshes[index], budgets[index])))
     for index in large:
         write_mesh(light, index, _load(paths[index].read_bytes()))
     _shrink_textures(light, texture)

@@ -13,8 +13,8 @@ import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
-from prophet_gym.errors import SimulatorLostError
-from prophet_gym.sims.install import choose_renderer
+from prophet_gym.errors import MissingAssetsError, SimulatorLostError
+from prophet_gym.sims.install import LIBRARIES, RENDERER_ADVICE, choose_renderer, load_renderer
 
 # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
 _COLLISION_GROUP = 0
@@ -25,14 +25,15 @@ _INHERITED: list[Any] = []
 def _open_gl_context(width: int, height: int) -> Any:
     """An OpenGL context of the chosen backend, whatever MuJoCo settled on when it was first imported."""
     _require_own(_opener())
-    backend = choose_renderer()
-    if backend == "egl":
-        from mujoco.egl import GLContext
-    elif backend == "osmesa":
-        from mujoco.osmesa import GLContext
-    else:
-        from mujoco.gl_context import GLContext
-    return GLContext(width, height)
+    module: Any = load_renderer()
+    try:
+        return module.GLContext(width, height)
+    except Exception as error:
+        raise MissingAssetsError(
+            f"MUJOCO_GL={choose_renderer()} finds nothing to draw with ({type(error).__name__}: {error}): install a "
+            f"driver, for example {' or '.join(RENDERER_ADVICE.values())}, or set MUJOCO_GL to one of "
+            f"{', '.join(LIBRARIES)}"
+        ) from error
 
 
 @functools.cache

@@ -5,6 +5,7 @@
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +88,8 @@ class LiberoSim:
         from libero.libero import benchmark
         from libero.libero.envs.env_wrapper import ControlEnv
 
+        # Its settings were loaded before the package, which does not know them as its attribute then.
+        sys.modules["robosuite"].macros = sys.modules["robosuite.macros"]  # pyright: ignore
         self.suite, self.task, self.look, self.size = suite, task, look, size
         self._benchmark = _quiet(benchmark.get_benchmark(suite))
         self.instruction: str = self._benchmark.get_task(task).language

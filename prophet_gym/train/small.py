@@ -22,8 +22,8 @@ from prophet_gym.arguments import (
     DeviceOrAuto,
     Items,
     Minutes,
+    NotNegative,
     OutFolder,
-    Positive,
     Share,
 )
 from prophet_gym.data.clips import LatentEpisodes
@@ -79,7 +79,7 @@ class Args(Arguments):
     steps: Count = 8_000
     minutes: Minutes = math.inf
     rows: Items = 16
-    learning_rate: Positive = 1e-3
+    learning_rate: NotNegative = 1e-3
     chunks: Count = 4
     single_until: Share = 0.6
     layers: Items = 6

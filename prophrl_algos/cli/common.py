@@ -1,6 +1,7 @@
 """What the subcommands share: policies, environments and their starts."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from prophrl_algos.algorithms import (
     reinflow,
 )
 from prophrl_algos.checkpoint import load_checkpoint
-from prophrl_algos.cli.published import Published, is_published
+from prophrl_algos.cli.published import OWN, Published, is_published
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
 from prophrl_algos.groups import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy
@@ -37,6 +38,7 @@ WEIGHTS = ("best.pt", "last.pt", "sft.pt")
 PRETRAINED = "policy"
 """The folder inside a run's that a policy's own `save_pretrained` writes."""
 CONFIG = "config.json"
+_log = logging.getLogger(__name__)
 NUM_STEPS = {"small": 10, "small-k4": 4}
 """Names of the small VLA, each with its denoising steps; weights serve all of them."""
 
@@ -133,6 +135,16 @@ def make_policy(
     return made.to(device).eval()  # pyright: ignore[reportReturnType] checked against the protocol by the trainer
 
 
+def warn_untrained(policy: str, weights: Path | None) -> None:
+    """Say so where a policy of this package begins with drawn weights, which is rarely what was meant."""
+    if policy in OWN and weights is None:
+        _log.warning(
+            "--policy %s without --weights is untrained: give weights of `prophrl sft`, or %s",
+            policy,
+            ", ".join(BUNDLED),
+        )
+
+
 def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
     """Write `folder/policy` where the policy has a `save_pretrained` of its own; where it was written."""
     save = getattr(policy, "save_pretrained", None)
@@ -196,7 +208,7 @@ def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallV
 
 def _imported_policy(name: str) -> Callable[[VectorEnv], Any]:
     if ":" not in name:
-        raise unknown_option("policy", name, ["tiny", *NUM_STEPS, "package.module:function"])
+        raise unknown_option("policy", name, [*OWN, "package.module:function"])
     return _imported("policy", name)
 
 

@@ -41,15 +41,26 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
+    from tqdm import tqdm
+
     from prophet_gym.cli.report import machine, write_json
-    from prophrl_algos.cli.common import make_env, make_policy
+    from prophrl_algos.cli.common import make_env, make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate, ode_schedule
 
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
     env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device, dream=args.dream)
     policy = make_policy(args.policy, env, args.weights, args.device, args.published)
-    found = evaluate(policy, env, cells, seed=args.seed, schedule=ode_schedule(policy, args.initial_noise))
+    warn_untrained(args.policy, args.weights)
+    with tqdm(total=len(cells), desc="evaluate", unit="episode") as bar:
+        found = evaluate(
+            policy,
+            env,
+            cells,
+            seed=args.seed,
+            schedule=ode_schedule(policy, args.initial_noise),
+            progress=lambda _stage, done, _total: bar.update(done - bar.n),
+        )
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
         low, high = part.interval

@@ -4,12 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from prophet_gym.arguments import Arguments, Items
+
 if TYPE_CHECKING:
     from prophrl_algos.vla.load import LoadOptions
 
 
+OWN = ("tiny", "small", "small-k4")
+"""Policies that are made here, by name; a folder of such a name is `./NAME`."""
+
+
 @dataclass(frozen=True)
-class Published:
+class Published(Arguments):
     """How a published policy is used; for others none of it is read."""
 
     benchmark: str = "libero"
@@ -20,9 +26,9 @@ class Published:
     """Adapters in the language model too, where the family leaves that open."""
     head: Literal["flow", "l1"] = "flow"
     """`l1`: VLA-Adapter and OpenVLA-OFT with the head they were published with."""
-    num_steps: int | None = None
+    num_steps: Items | None = None
     """K, denoising steps; the checkpoint's if not given."""
-    exec_steps: int | None = None
+    exec_steps: Items | None = None
     """Actions of a chunk that are executed; the benchmark's usual if not given."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of what is not trained."""
@@ -57,7 +63,7 @@ class Published:
 
 
 def is_published(policy: str) -> bool:
-    """Whether a policy is named by a folder, a repository or a bundled name, and not by a function."""
+    """Whether a policy is named by a folder, a repository or a bundled name, and not by one of ours or a function."""
     from prophrl_algos.vla.load import BUNDLED
 
-    return policy in BUNDLED or Path(policy).is_dir() or ("/" in policy and ":" not in policy)
+    return policy not in OWN and (policy in BUNDLED or Path(policy).is_dir() or ("/" in policy and ":" not in policy))

@@ -73,18 +73,19 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.train.run_folder import claim, held
     from prophrl_algos.checkpoint import load_checkpoint
-    from prophrl_algos.loggers import make_logger
+    from prophrl_algos.loggers import make_logger, require_loggers
     from prophrl_algos.run import LAST, run
 
+    names = usual_loggers() if args.loggers is None else args.loggers
+    require_loggers(names)
     trainer = make_trainer(args)
+    evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
     begun = (args.out / LAST).exists()
     with held(args.out, main=trainer.processes.main):
         claim(args.out, args, begun=begun, free=MAY_CHANGE)
         done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
         updates = args.config.updates
-        names = usual_loggers() if args.loggers is None else args.loggers
         loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names]
-        evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
         run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
     print(f"{args.out / LAST}: {trainer.done} updates")
 
@@ -104,7 +105,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     import torch
     from torch import nn
 
-    from prophrl_algos.cli.common import begin_of, make_algorithm, make_env, make_policy
+    from prophrl_algos.cli.common import begin_of, make_algorithm, make_env, make_policy, warn_untrained
     from prophrl_algos.ema import Ema
     from prophrl_algos.groups import KeepWithin, keep_all
 
@@ -112,6 +113,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
     env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device, dream=args.dream))
     policy = make_policy(args.policy, env, args.weights, args.device, args.published)
+    warn_untrained(args.policy, args.weights)
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)
     learnt = [weight for weight in policy.parameters() if weight.requires_grad]
@@ -139,4 +141,16 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
 
     rows = min(args.evaluate_episodes, 16)
     env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device, dream=args.dream)
-    return lambda: evaluate(trainer.policy, env, args.evaluate_episodes, seed=10**6).metrics()
+
+    def measure() -> Metrics:
+        tell = trainer.progress
+        found = evaluate(
+            trainer.policy,
+            env,
+            args.evaluate_episodes,
+            seed=10**6,
+            progress=lambda stage, done, total: tell(f"evaluation, {stage}", done, total),
+        )
+        return found.metrics()
+
+    return measure

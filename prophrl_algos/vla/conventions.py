@@ -251,12 +251,13 @@ class Affine(NamedTuple):
     scale: Float[Tensor, " a"]
 
 
-_STATISTICS: Mapping[Scaling, tuple[str, ...]] = {
+STATISTICS: Mapping[Scaling, tuple[str, ...]] = {
     "quantile": ("q01", "q99"),
     "mean std": ("mean", "std"),
     "min max": ("min", "max"),
     "identity": (),
 }
+"""What each way of scaling is made of."""
 
 
 def affine(
@@ -273,9 +274,7 @@ def affine(
     Raises:
         ValueError: statistics that the scaling needs are not there.
     """
-    names = {"quantile": ("q01", "q99"), "min max": ("min", "max"), "mean std": ("mean", "std"), "identity": ()}[
-        scaling
-    ]
+    names = STATISTICS[scaling]
     missing = [name for name in names if name not in statistics]
     if missing:
         raise ValueError(f"{scaling!r} scaling needs {' and '.join(names)}, the statistics have {sorted(statistics)}")

@@ -9,8 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
-from prophet_gym._tensor_files import listed, shown
-from prophet_gym.errors import CheckpointError, unknown_option
+from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
 from prophet_gym.hub import fetch, parse_hub_name, resolve
 from prophrl_algos.flow.policy import FlowPolicy
 from prophrl_algos.vla.weights import WEIGHTS, instead, read_json, tensor_names
@@ -133,10 +132,10 @@ def load_policy(
 def choose(source: str | Path) -> Choice:
     """Which adapter reads a source, without reading its weights; as `load_policy`."""
     path = Path(source).expanduser()
-    if path.is_dir():
-        folder = resolve(str(path), {})
-    elif str(source) in BUNDLED:
+    if str(source) in BUNDLED:  # before a folder of that name, as for a world model; such a folder is ./NAME
         folder = resolve(str(source), BUNDLED)
+    elif path.is_dir():
+        folder = resolve(str(path), {})
     elif path.exists():
         raise CheckpointError(f"{path} is a file; give the folder that it lies in")
     elif str(source).startswith(("/", ".", "~")) or "/" not in str(source):

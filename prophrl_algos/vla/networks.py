@@ -174,7 +174,7 @@ def _norm(x: Tensor) -> Tensor:
 
 def _time_features(t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
     half = TIME_WIDTH // 2
-    rates = torch.exp(torch.arange(half, device=t.device) * (math.log(200.0) / (half - 1)))
+    rates = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (math.log(200.0) / (half - 1)))
     angles = t[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
 
@@ -182,6 +182,6 @@ def _time_features(t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
 def _coordinates(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
     """Across and down, from -1 to 1."""
     rows, _, height, width = like.shape
-    across = torch.linspace(-1, 1, width, device=like.device).expand(rows, 1, height, width)
-    down = torch.linspace(-1, 1, height, device=like.device)[:, None].expand(rows, 1, height, width)
+    across = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype).expand(rows, 1, height, width)
+    down = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)[:, None].expand(rows, 1, height, width)
     return torch.cat([across, down], 1)

@@ -21,7 +21,14 @@ from prophrl_algos.vla.lora import LoraTargets, cast_frozen, let_train, lora_tar
 from prophrl_algos.vla.prefix_cache import as_cache, cache_tensors
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.published_files import load_saved, made_network, own_type
-from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales, transformers_scales
+from prophrl_algos.vla.statistics import (
+    Scales,
+    cut,
+    lerobot_scales,
+    openpi_scales,
+    transformers_scales,
+    without_padding,
+)
 from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed
 from prophrl_algos.vla.words import PALIGEMMA, line, tokenizer_of
 
@@ -169,8 +176,8 @@ def load(folder: Path, options: LoadOptions) -> Pi0Policy:
     manners = Manners(
         convention=how,
         pictures=Pictures(sizes.vlm_config.vision_config.image_size, antialias="type" not in config),
-        actions=cut(scales.actions, ACTION_NUMBERS),
-        state=scales.state,
+        actions=cut(scales.actions, ACTION_NUMBERS, "actions", folder),
+        state=without_padding(scales.state, sizes.max_state_dim),
         state_columns=sizes.max_state_dim,
         tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
         prompt=line,

@@ -23,7 +23,7 @@ from prophrl_algos.vla.lora import LoraTargets, cast_frozen, let_train, lora_tar
 from prophrl_algos.vla.prefix_cache import additive, as_cache, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.published_files import load_saved, made_network, own_type
-from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales
+from prophrl_algos.vla.statistics import Scales, cut, lerobot_scales, openpi_scales, without_padding
 from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed
 from prophrl_algos.vla.words import PALIGEMMA, line, task_and_state, tokenizer_of
 
@@ -166,12 +166,13 @@ def load(folder: Path, options: LoadOptions) -> Pi05Policy:
     width = int(ours.get("max_action_dim", 32))
     count = options.num_steps or int(ours.get("num_inference_steps", 10))
     spec = FlowSpec(horizon, width, ACTION_NUMBERS, steps, count)
+    state = _state(scales, ours)
     manners = Manners(
         convention=how,
         pictures=Pictures(int(ours.get("image_resolution", (224, 224))[0]), antialias=not ours),
-        actions=cut(scales.actions, ACTION_NUMBERS),
-        state=_state(scales, ours),
-        state_columns=_state_columns(scales, ours),
+        actions=cut(scales.actions, ACTION_NUMBERS, "actions", folder),
+        state=state,
+        state_columns=_state_columns(state, ours),
         tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
         prompt=task_and_state if ours else line,
         max_tokens=int(ours.get("tokenizer_max_length", 200)),
@@ -259,11 +260,11 @@ def _state(scales: Scales, config: Mapping[str, Any]) -> Affine | None:
         raise CheckpointError("this checkpoint predicts actions relative to the state, which no env here takes")
     if config and scales.state is None:
         raise CheckpointError("this checkpoint's prompt names the state, and its processor has no statistics of it")
-    return scales.state if config else None
+    return without_padding(scales.state, int(config.get("max_state_dim", 32))) if config and scales.state else None
 
 
-def _state_columns(scales: Scales, config: Mapping[str, Any]) -> int:
+def _state_columns(state: Affine | None, config: Mapping[str, Any]) -> int:
     """Lerobot up to 0.4 padded the state to 32 numbers in the prompt; configs that know relative actions are later."""
-    if not config or scales.state is None:
+    if state is None:
         return 0
-    return len(scales.state.scale) if "use_relative_actions" in config else int(config.get("max_state_dim", 32))
+    return len(state.scale) if "use_relative_actions" in config else int(config.get("max_state_dim", 32))

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from prophrl_algos.vla.conventions import (
     unnormalise,
 )
 from prophrl_algos.vla.lora import LoraTargets, add_lora, lora_targets
+from prophrl_algos.vla.observations import shown_images, shown_state
 from prophrl_algos.vla.prismatic_images import prepared
 from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, attention_bias, padded, prompt_tokens
 from prophrl_algos.vla.prismatic_vision import FusedVision, Projector, StateProjector, VitSize
@@ -159,13 +159,14 @@ class PrismaticPolicy(nn.Module):
         """Pictures as the vision backbones see them (uint8), tokens, and the normalised state.
 
         Raises:
-            ValueError: an instruction is too long, or a state is missing or has another size.
+            ValueError: an instruction is too long, images are not uint8 `(rows, h, w, 3)`, or a state is missing or has
+                another size.
         """
-        views = [name for name in self.convention.views if name in env_obs]
-        if "image" not in views:
-            raise ValueError(f"an observation must have an `image`, got {sorted(env_obs)}")
+        first, *others = self.convention.views
+        views = [first, *(name for name in others if name in env_obs)]
         size = self.vision_backbone.image_size
-        shown = [policy_picture(_tensor(env_obs[name]), self.convention.picture) for name in views]
+        images = [shown_images(env_obs, name, len(instructions)) for name in views]
+        shown = [policy_picture(each, self.convention.picture) for each in images]
         tokens, mask = prompt_tokens(self.tokenizer, self.PROMPT, instructions)
         obs = {
             "image": torch.stack([prepared(each.numpy(), size) for each in shown], 1),
@@ -234,16 +235,9 @@ class PrismaticPolicy(nn.Module):
 
     def _state(self, env_obs: Mapping[str, Any], rows: int, scale: Affine) -> Float[Tensor, "b s"]:
         numbers = len(scale.offset)
-        if "state" not in env_obs:
-            if self.config.without_state == "mean":
-                return torch.zeros(rows, numbers)
-            raise ValueError(
-                f"this policy reads the robot's state, {numbers} numbers, and the observation has only "
-                f"{sorted(env_obs)}; load it with without_state='mean' to act without"
-            )
-        state = _tensor(env_obs["state"]).float()
-        if state.shape != (rows, numbers):
-            raise ValueError(f"`state` must be ({rows}, {numbers}), got {tuple(state.shape)}")
+        state = shown_state(env_obs, rows, numbers, self.config.without_state)
+        if state is None:
+            return torch.zeros(rows, numbers)
         return normalise(state, scale).clamp(-1, 1)
 
     def pieces(self, obs: Obs) -> tuple[list[Tensor], list[Tensor]]:
@@ -271,11 +265,6 @@ class PrismaticPolicy(nn.Module):
             inputs_embeds=embeddings.to(dtype), attention_mask=bias, use_cache=False, output_hidden_states=every_layer
         )
         return found.hidden_states[1:] if every_layer else [found.last_hidden_state], lengths
-
-
-def _tensor(value: Any) -> Tensor:
-    """What an env shows, as arrays or on its device, on the CPU."""
-    return value.cpu() if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
 
 
 def scaling(numbers: Numbers, how: Convention, gripper: int | None = None) -> Affine:

@@ -24,6 +24,7 @@ from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy, rescal
 from prophrl_algos.vla.prismatic_text import Tokenizer
 from prophrl_algos.vla.prismatic_vision import HEADS, VitSize, vit_size
 from prophrl_algos.vla.saved import read_saved, saving
+from prophrl_algos.vla.statistics import sound, tensors
 from prophrl_algos.vla.weights import load_strictly, read_json, read_pt, read_safetensors, renamed
 
 CONFIG = "config.json"
@@ -83,9 +84,14 @@ def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: 
         said = dict(found["policy"])
         eyes = {name: VitSize(**said.pop(name)) for name in ("first", "second")}
         config = PrismaticConfig(**eyes, **said)
+        _sound(config.actions, "actions", folder / CONFIG)
+        if config.states is not None:
+            _sound(config.states, "states", folder / CONFIG)
         lora = found["lora"] and LoraTargets(
             tuple(LoraPart(**part) for part in found["lora"]["parts"]), tuple(found["lora"]["whole"])
         )
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} is not what was saved: {type(error).__name__} {error}") from error
     if options.benchmark != config.benchmark:
@@ -122,6 +128,12 @@ def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], optio
     if state_file is not None:
         weights |= {f"proprio_projector.{name}": tensor for name, tensor in read_pt(state_file).items()}
     numbers = _statistics(folder, found, options)
+    lacking = [name for name in ("action", *(["proprio"] if state_file else [])) if name not in numbers]
+    if lacking:
+        raise CheckpointError(
+            f"the statistics of {folder} have none of {' and '.join(lacking)}: give others with "
+            "LoadOptions(statistics=...)"
+        )
     how = convention(options.benchmark, "prismatic")
     config = PrismaticConfig(
         text=found["text_config"],
@@ -177,7 +189,26 @@ def _statistics(folder: Path, config: Mapping[str, Any], options: LoadOptions) -
     names = list(sets) if options.unnorm_key is None else [options.unnorm_key]
     if len(names) != 1 or names[0] not in sets:
         raise unknown_option("data set of the statistics (option `unnorm_key`)", options.unnorm_key, sets)
-    return sets[names[0]]
+    found = sets[names[0]]
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{file}: statistics of {names[0]!r} must be an object, got {found!r:.80}")
+    return {feature: _sound(found.get(feature), feature, file) for feature in ("action", "proprio") if feature in found}
+
+
+def _sound(numbers: Any, feature: str, source: Path) -> Mapping[str, Any]:
+    """The statistics of a feature that are read, as plain lists; CheckpointError if they make no sense."""
+    given = numbers if isinstance(numbers, Mapping) else {}
+    read = tensors({name: given.get(name) for name in ("q01", "q99")}, feature, source)
+    sound(read, "quantile", feature, source)
+    plain: dict[str, Any] = {name: value.tolist() for name, value in read.items()}
+    if given.get("mask") is None:
+        return plain
+    mask = given["mask"]
+    if not isinstance(mask, list) or len(mask) != len(plain["q01"]) or not all(isinstance(e, bool) for e in mask):
+        raise CheckpointError(
+            f"{source}: mask of {feature!r} must be {len(plain['q01'])} times true or false, got {mask}"
+        )
+    return plain | {"mask": mask}
 
 
 def _one(folder: Path, pattern: str, *, needed: bool = True) -> Path | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -27,6 +26,7 @@ from prophrl_algos.vla.conventions import (
     unnormalise,
 )
 from prophrl_algos.vla.lora import LoraTargets, lora_targets, targets_in
+from prophrl_algos.vla.observations import shown_images, shown_state
 from prophrl_algos.vla.weights import load_strictly
 from prophrl_algos.vla.words import Prompt, Tokenize, padded, trimmed
 
@@ -154,15 +154,14 @@ class PublishedPolicy(nn.Module):
         A view that the env does not have is left out, which is what masking it does.
 
         Raises:
-            ValueError: the first view is missing, a prompt is too long, or a state is needed and missing.
+            ValueError: the first view is missing, images are not uint8 `(rows, h, w, 3)`, a prompt is too long, or a
+                state is needed and missing.
         """
         manners = self.manners
         first, *others = manners.convention.views
-        if first not in env_obs:
-            raise ValueError(f"an observation must have {first!r}, got {sorted(env_obs)}")
         obs: dict[str, Tensor] = {}
         for view in (first, *(name for name in others if name in env_obs)):
-            frames = torch.as_tensor(np.ascontiguousarray(np.asarray(env_obs[view])))
+            frames = shown_images(env_obs, view, len(instructions))
             obs[view] = policy_picture(frames, manners.convention.picture).contiguous()
         state = self._state(env_obs, len(instructions))
         rows = [None] * len(instructions) if state is None else state.unbind(0)
@@ -207,17 +206,9 @@ class PublishedPolicy(nn.Module):
         if manners.state is None:
             return None
         numbers = len(manners.state.scale)
-        if "state" not in env_obs and manners.without_state == "refuse":
-            raise ValueError(
-                f"this policy reads the robot's state ({numbers} numbers), and the observation has none, only "
-                f"{sorted(env_obs)}: load it with LoadOptions(without_state='mean') to act on pictures alone, or take "
-                "an env that gives 'state'"
-            )
-        if "state" not in env_obs:
+        given = shown_state(env_obs, rows, numbers, manners.without_state)
+        if given is None:
             return torch.zeros(rows, manners.state_columns)
-        given = torch.as_tensor(np.asarray(env_obs["state"])).float()
-        if given.shape != (rows, numbers):
-            raise ValueError(f"'state' must be ({rows}, {numbers}), got {tuple(given.shape)}")
         return F.pad(normalise(given, manners.state), (0, manners.state_columns - numbers))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
@@ -16,6 +15,7 @@ from prophet_gym._atomic import atomic_directory
 from prophet_gym._tensor_files import require_finite
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.networks import ActionHead, PlaceEncoder, TextEncoder
+from prophrl_algos.vla.observations import shown_images
 from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class SmallVLA(
         """Pictures at the policy's own size, and the bytes of the instructions.
 
         Raises:
-            ValueError: an instruction is too long.
+            ValueError: an instruction is too long, or images are not uint8 `(rows, h, w, 3)`.
         """
         text = torch.zeros(len(instructions), self.max_bytes + 1, dtype=torch.uint8)
         for row, instruction in enumerate(instructions):
@@ -176,7 +176,7 @@ class SmallVLA(
                     f"{instruction[:60]!r}...; shorten it, or make the policy with more"
                 )
             text[row, : len(letters) + 1] = torch.tensor([START, *letters], dtype=torch.uint8)
-        return {"image": shrunk(torch.as_tensor(np.asarray(env_obs["image"])), self.image_size), "text": text}
+        return {"image": shrunk(shown_images(env_obs, "image", len(instructions)), self.image_size), "text": text}
 
     def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
         """Keys and values of every layer of the action head."""

@@ -18,7 +18,7 @@ from prophrl_algos.vla.lora import LoraTargets, cast_frozen, let_train, lora_tar
 from prophrl_algos.vla.prefix_cache import as_cache, as_dict, cache_tensors, may_attend
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.published_files import load_saved, made_network, own_type
-from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales
+from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales, without_padding
 from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed
 from prophrl_algos.vla.words import line, tokenizer_of
 
@@ -150,8 +150,8 @@ def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
     manners = Manners(
         convention=how,
         pictures=Pictures(int(config.get("resize_imgs_with_padding", (512, 512))[0]), centred=False),
-        actions=cut(scales.actions, numbers),
-        state=scales.state,
+        actions=cut(scales.actions, numbers, "actions", folder),
+        state=without_padding(scales.state, int(config.get("max_state_dim", 32))),
         state_columns=int(config.get("max_state_dim", 32)),
         tokenize=tokenizer_of(options.tokenizer, config.get("vlm_model_name", SMOLVLM)),
         prompt=line,

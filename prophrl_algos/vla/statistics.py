@@ -4,14 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from jaxtyping import Bool
 from torch import Tensor
 
-from prophet_gym.errors import CheckpointError, unknown_option
-from prophrl_algos.vla.conventions import Affine, Scaling, affine
+from prophet_gym._tensor_files import read_tensors
+from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
+from prophrl_algos.vla.conventions import STATISTICS, Affine, Scaling, affine
 from prophrl_algos.vla.weights import read_json
 
 PREPROCESSOR = "policy_preprocessor.json"
@@ -24,6 +25,10 @@ _MODES: Mapping[str, Scaling] = {
     "MIN_MAX": "min max",
     "IDENTITY": "identity",
 }
+
+_AGAIN = "compute them again on the data set, or give LoadOptions(statistics=...) others"
+_STILL = 1e-5
+"""A number with an offset and a scale within this is padding: openpi's histograms leave 1e-10, and eps is 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,17 @@ def openpi_scales(
         what = f"several {NORM_STATS} ({', '.join(names)}): say which" if found else f"no {NORM_STATS}: give one"
         how = "unnorm_key='...'" if found else "statistics=Path(...)"
         raise CheckpointError(f"{folder} holds {what} with LoadOptions({how})")
+    if not found[0].is_file():
+        raise CheckpointError(f"there is no file of statistics at {found[0]}")
     read = read_json(found[0])
     groups = read.get("norm_stats", read)
     if not isinstance(groups, dict) or "actions" not in groups:
         raise CheckpointError(f"{found[0]} must hold the statistics of 'actions', it has {sorted(groups)}")
-    scaled = {name: affine(scaling, _tensors(groups[name]), eps=eps) for name in ("actions", "state") if name in groups}
+    scaled = {
+        name: affine(scaling, sound(tensors(groups[name], name, found[0]), scaling, name, found[0]), eps=eps)
+        for name in ("actions", "state")
+        if groups.get(name) is not None
+    }
     return Scales(scaled["actions"], scaled.get("state"))
 
 
@@ -100,40 +111,129 @@ def transformers_scales(folder: Path) -> Scales:
                 f"{folder / PROCESSOR} has no {name}_mean and {name}_std: give LoadOptions(statistics=...) a "
                 f"{NORM_STATS} of yours"
             )
-        found[name] = affine("mean std", _tensors({"mean": mean, "std": std}), eps=1e-8)
+        given = tensors({"mean": mean, "std": std}, name, folder / PROCESSOR)
+        found[name] = affine("mean std", sound(given, "mean std", name, folder / PROCESSOR), eps=1e-8)
     return Scales(found["actions"], found["state"])
 
 
-def cut(scale: Affine, numbers: int) -> Affine:
-    """The first numbers of a scale; some files hold those of the padding as well.
+def sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: str, source: Path) -> Mapping[str, Tensor]:
+    """Return statistics that a scale can be made of.
+
+    Args:
+        statistics: of one feature.
+        scaling: which of them are read.
+        feature: named in errors.
+        source: the file, named in errors.
 
     Raises:
-        CheckpointError: it has fewer.
+        CheckpointError: some are missing, not finite, negative deviations, or a lower bound is above the upper one.
+    """
+    needed = STATISTICS[scaling]
+    missing = [name for name in needed if name not in statistics]
+    if missing or not statistics:
+        raise CheckpointError(
+            f"{source} must hold {' and '.join(needed) or 'statistics'} of {feature!r} for {scaling!r} scaling, it "
+            f"holds {listed(sorted(statistics)) or 'none'}: compute them on the data set (openpi's "
+            f"compute_norm_stats.py), or give LoadOptions(statistics=...) a {NORM_STATS} that has them"
+        )
+    read = [statistics[name].double() for name in needed or sorted(statistics)[:1]]
+    if any(each.ndim != 1 or len(each) != len(read[0]) or not len(each) for each in read):
+        sizes = {name: tuple(statistics[name].shape) for name in needed}
+        raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
+    for name, each in zip(needed, read, strict=False):
+        for place in torch.nonzero(~each.isfinite())[:, 0].tolist():
+            raise CheckpointError(
+                f"{source}: {name} of {feature!r} must be finite, number {place} of it is {each[place]:g}; {_AGAIN}"
+            )
+    if scaling == "mean std":
+        for place in torch.nonzero(read[1] < 0)[:, 0].tolist():
+            raise CheckpointError(
+                f"{source}: std of {feature!r} must be at least 0, number {place} of it is {read[1][place]:g}; {_AGAIN}"
+            )
+    elif needed:
+        for place in torch.nonzero(read[0] > read[1])[:, 0].tolist():
+            raise CheckpointError(
+                f"{source}: {needed[0]} of {feature!r} must be at most {needed[1]}, number {place} of it is "
+                f"{read[0][place]:g} and {read[1][place]:g}; {_AGAIN}"
+            )
+    return statistics
+
+
+def cut(scale: Affine, numbers: int, feature: str, source: Path) -> Affine:
+    """Return the first numbers of a scale; the rest must be padding, which some files have statistics of as well.
+
+    Raises:
+        CheckpointError: it has fewer, or something else than padding would be cut off.
     """
     if len(scale.scale) < numbers:
-        raise CheckpointError(f"the statistics are of {len(scale.scale)} action numbers, {numbers} are needed")
+        raise CheckpointError(
+            f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}, and {numbers} are needed"
+        )
+    for place in range(numbers, len(scale.scale)):
+        if not _is_padding(scale)[place]:
+            raise CheckpointError(
+                f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}, {numbers} are needed, and "
+                f"number {place} is no padding: offset {scale.offset[place]:g}, scale {scale.scale[place]:g}; it is of "
+                "another robot, or give LoadOptions(statistics=...) those of this one"
+            )
     return Affine(scale.offset[:numbers], scale.scale[:numbers])
+
+
+def without_padding(scale: Affine, width: int) -> Affine:
+    """Return a scale without the padding behind it, where it is as wide as what it is padded to.
+
+    Args:
+        scale: of a robot's state, whose size the file alone says.
+        width: to which the network pads it.
+    """
+    real = torch.nonzero(~_is_padding(scale))[:, 0]
+    if len(scale.scale) != width or not len(real):
+        return scale
+    return Affine(scale.offset[: int(real[-1]) + 1], scale.scale[: int(real[-1]) + 1])
+
+
+def _is_padding(scale: Affine) -> Bool[Tensor, " a"]:
+    """Which numbers were always 0; all of them where nothing is scaled, so that it cannot be told."""
+    nothing = bool((scale.offset == 0).all() and (scale.scale == 1).all())
+    return (scale.offset.abs() <= _STILL) & (scale.scale.abs() <= _STILL) | torch.tensor(nothing)
 
 
 def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Affine | None:
     spec = read_json(folder / file)
-    steps = [each for each in spec.get("steps", []) if each.get("registry_name") == step]
+    given = spec.get("steps", [])
+    listed_steps = isinstance(given, list) and all(isinstance(each, dict) for each in given)
+    steps = [each for each in given if each.get("registry_name") == step] if listed_steps else []
     if len(steps) != 1:
         raise CheckpointError(f"{folder / file} must have one step {step!r}, got {len(steps)}")
     config = steps[0].get("config", {})
+    if not isinstance(config, dict) or not isinstance(config.get("norm_map", {}), dict):
+        raise CheckpointError(f"{folder / file}: config and norm_map of {step!r} must be objects, got {config!r:.80}")
     mode = config.get("norm_map", {}).get(kind, "IDENTITY")
-    if mode not in _MODES:
+    if not isinstance(mode, str) or mode not in _MODES:
         raise CheckpointError(f"{folder / file} scales {kind} by {mode!r}; known are {', '.join(_MODES)}")
-    if "state_file" not in steps[0]:
+    state_file = steps[0].get("state_file")
+    if state_file is None:
         return None
-    stored = load_file(folder / cast(str, steps[0]["state_file"]))
+    if not isinstance(state_file, str) or Path(state_file).name != state_file:
+        raise CheckpointError(
+            f"{folder / file}: state_file of {step!r} must be a file beside it, got {state_file!r:.80}"
+        )
+    stored = read_tensors(folder / state_file)
     prefix = f"{feature}."
     found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
-    return affine(_MODES[mode], found, eps=float(config.get("eps", 1e-8))) if found else None
+    if not found:
+        return None
+    eps = config.get("eps", 1e-8)
+    if not isinstance(eps, int | float) or not 0 <= eps < 1:
+        raise CheckpointError(f"{folder / file}: eps must be a number from 0 to 1, got {eps!r}")
+    return affine(_MODES[mode], sound(found, _MODES[mode], feature, folder / state_file), eps=eps)
 
 
-def _tensors(statistics: Any) -> dict[str, Tensor]:
+def tensors(statistics: Any, feature: str, source: Path) -> dict[str, Tensor]:
+    """Return lists of numbers as tensors, absent ones left out; CheckpointError if they are none."""
     try:
-        return {name: torch.tensor(values) for name, values in dict(statistics).items() if values is not None}
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"statistics must be lists of numbers, got {json.dumps(statistics)[:80]}") from error
+        given = {name: values for name, values in dict(statistics).items() if values is not None}
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in given.items()}
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        said = shown(json.dumps(statistics, default=str))
+        raise CheckpointError(f"{source}: statistics of {feature!r} must be lists of numbers, got {said}") from error

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from prophet_gym import _files
-from prophet_gym._tensor_files import listed, read_tensors
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym._tensor_files import read_tensors
+from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

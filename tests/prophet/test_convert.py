@@ -81,6 +81,41 @@ def test_the_layout_says_how_many_numbers_an_action_has(golden_state):
         convert_transformer(golden_state, action_dim=9)
 
 
+@pytest.mark.parametrize("prefixes", [("module.",), ("_orig_mod.", "module."), ("net_ema.",)])
+def test_what_wrappers_put_before_every_name_is_left_out(golden_state, prefixes):
+    config, state = convert_transformer(golden_state)
+    if prefixes == ("net_ema.",):
+        wrapped = {name.replace("net.", "net_ema.", 1): value for name, value in golden_state.items()}
+    else:
+        wrapped = {f"{''.join(prefixes)}{name}": value for name, value in golden_state.items()}
+    again, found = convert_transformer(wrapped)
+    assert again == config
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("convert", [convert_transformer, lambda state: convert_cosmos(state, NewParts())])
+def test_what_needs_no_conversion_or_a_choice_is_refused(golden_state, convert):
+    _, ours = convert_transformer(golden_state)
+    with pytest.raises(CheckpointError, match=r"in the layout of this library already .* use the folder of"):
+        convert(ours)
+    average = {name.replace("net.", "net_ema.", 1): value for name, value in golden_state.items()}
+    with pytest.raises(CheckpointError, match=r"two sets of weights.* and \d+ more\): choose one") as error:
+        convert({**golden_state, **average})
+    assert str(error.value).count("net_ema.") <= 12
+    with pytest.raises(CheckpointError, match=r"low-rank adapters \(base_model.*merge_and_unload"):
+        convert(
+            {f"base_model.model.{name.replace('.weight', '.lora_A.weight')}": v for name, v in golden_state.items()}
+        )
+
+
+def test_at_most_ten_tensors_are_named(golden_state):
+    strange = {f"net.strange.{number}": torch.zeros(1) for number in range(500)}
+    with pytest.raises(CheckpointError, match=r"500 unexpected: .* and 490 more") as error:
+        convert_transformer({**golden_state, **strange})
+    assert len(str(error.value)) < 1000
+
+
 def without(name):
     return lambda state: state.pop(name)
 
@@ -93,7 +128,7 @@ def put(name, *shape):
     ("damage", "message"),
     [
         (without("net.x_embedder.proj.1.weight"), r"lacks patch_embed\.proj\.weight"),
-        (without("net.blocks.1.self_attn.q_proj.weight"), r"missing transformer_blocks\.1\.attn1\.to_q"),
+        (without("net.blocks.1.self_attn.q_proj.weight"), r"1 missing: transformer_blocks\.1\.attn1\.to_q"),
         (put("net.blocks.7.self_attn.q_proj.weight", 64, 64), "3 blocks must be numbered from 0 without a gap, got"),
         (put("net.blocks.99999999999.mlp.layer1.weight", 1, 1), "got also 99999999999"),
         (put("net.blocks.x.mlp.layer1.weight", 1, 1), "got also x"),

@@ -84,6 +84,10 @@ def pack(path, state):
             archive.writestr(name, content)
 
 
+def tie(path, state):
+    torch.save({**state, "net.tied": state["net.blocks.0.self_attn.q_proj.weight"]}, path)
+
+
 def save(changes):
     return lambda path, state: torch.save({**state, **changes}, path)
 
@@ -109,7 +113,16 @@ def save(changes):
             save({"net.mem_to_k.weight": torch.full((24, 24), torch.nan)}),
             r"mem_to_k\.weight hold numbers that are not fin",
         ),
-        (save({"net.surprise": torch.zeros(2)}), r"unexpected surprise \(2,\)"),
+        (save({"net.surprise": torch.zeros(2)}), r"1 unexpected: surprise \(2,\)"),
+        (tie, r"share memory \(net\.blocks\.0\.self_attn\.q_proj\.weight, net\.tied\).*tensor\.clone\(\)"),
+        (
+            lambda path, state: torch.save(state, path, _use_new_zipfile_serialization=False),
+            r"format of torch before 1\.6.*torch\.load\(FILE, weights_only=True\)",
+        ),
+        (
+            lambda path, state: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+            "Git LFS pointer",
+        ),
         (lambda path, state: torch.save({"encoder.conv1.weight": torch.zeros(2)}, path), "not a Prophet transformer"),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.errors import InvalidStartError, UnknownOptionError
 from prophet_gym.specs import InitialState
 from prophrl_algos.evaluate import EpisodeResult, Evaluation, evaluate, wilson
 from prophrl_algos.flow.schedule import FlowSchedule
@@ -90,3 +91,15 @@ def test_no_weights_change(dream, tiny):
     before = [weight.clone() for weight in policy.parameters()]
     evaluate(policy, dream(2), 2)
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
+def test_everything_is_checked_before_anything_is_run(dream, tiny):
+    env = dream(2)
+    # The last cell, of another wave, is past the end of its task's starts.
+    cells = [{"task": 0, "start": start} for start in range(3)] + [{"task": 0, "start": 1000}]
+    with pytest.raises(InvalidStartError, match=r"options\['start'\] must be in 0\.\.\d+ for task 0, got 1000"):
+        evaluate(tiny(), env, cells)
+    assert env.world_model.rows_dreamt == []
+    with pytest.raises(UnknownOptionError, match="unknown task 7"):
+        evaluate(tiny(), env, [{"task": 0, "start": 0}] * 2 + [{"task": 7, "start": 0}])
+    assert env.world_model.rows_dreamt == []

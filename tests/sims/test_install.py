@@ -64,14 +64,6 @@ def test_the_cache_follows_its_variables(tmp_path, monkeypatch):
     assert install.cache_dir() == tmp_path / "mine"
 
 
-def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
-    path = tmp_path / "deep" / "file.bin"
-    install.write_atomically(path, b"first, and longer")
-    install.write_atomically(path, b"second")
-    assert path.read_bytes() == b"second"
-    assert list(path.parent.iterdir()) == [path]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the choice between egl and osmesa is made on Linux")
 @pytest.mark.parametrize(("installed", "chosen"), [({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa"), (set(), None)])
 def test_the_renderer_is_what_is_installed(installed, chosen, monkeypatch):
@@ -90,8 +82,91 @@ def test_the_users_choice_of_a_renderer_stays(monkeypatch):
     assert install.choose_renderer() == "osmesa"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the choice between egl and osmesa is made on Linux")
+def test_a_platform_left_behind_is_followed_or_named(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"PYOPENGL_PLATFORM": "osmesa"})
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: name)
+    assert install.choose_renderer() == "osmesa"
+    monkeypatch.setattr(os, "environ", {"PYOPENGL_PLATFORM": "osmesa"})
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: name if name == "EGL" else None)
+    with pytest.raises(
+        MissingAssetsError, match=r"libOSMesa, not found.*PYOPENGL_PLATFORM=osmesa.*unset it or install"
+    ):
+        install.choose_renderer()
+    assert os.environ == {"PYOPENGL_PLATFORM": "osmesa"}
+
+
+@pytest.mark.parametrize(("gl", "platform"), [("egl", "osmesa"), ("osmesa", "egl"), ("EGL", "glx")])
+def test_variables_that_disagree_are_both_named(gl, platform, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"MUJOCO_GL": gl, "PYOPENGL_PLATFORM": platform})
+    with pytest.raises(ValueError, match=f"MUJOCO_GL={gl.lower()} and PYOPENGL_PLATFORM={platform} disagree"):
+        install.choose_renderer()
+
+
+needs_libero = pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
+
+
+def python(code: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+@needs_libero
 @pytest.mark.libero
-@pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
+@pytest.mark.skipif(sys.platform != "linux", reason="OSMesa is chosen on Linux")
+@pytest.mark.skipif(ctypes.util.find_library("OSMesa") is not None, reason="libOSMesa is here")
+def test_a_renderer_without_its_library_says_what_to_install(tmp_path):
+    code = "from prophet_gym.sims.install import prepare_libero; prepare_libero()"
+    said = python(code, MUJOCO_GL="osmesa", PROPHET_CACHE=str(tmp_path)).stderr.splitlines()[-1]
+    assert "MissingAssetsError: MUJOCO_GL=osmesa asks for libOSMesa" in said
+    assert "apt-get install libosmesa6" in said
+
+
+@needs_libero
+@pytest.mark.libero
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(tmp_path):
+    (tmp_path / "file").touch()
+    code = "from prophet_gym.sims.install import prepare_libero; prepare_libero()"
+    said = python(code, PROPHET_CACHE=str(tmp_path / "file" / "cache")).stderr.splitlines()[-1]
+    assert "CacheError" in said
+    assert "set PROPHET_CACHE to a folder that can be" in said
+
+
+@needs_libero
+@pytest.mark.libero
+def test_the_cache_is_the_only_folder_that_is_written_to(tmp_path):
+    (tmp_path / "file").touch()
+    code = """
+import logging
+import numpy as np
+from prophet_gym.sims.install import prepare_libero
+
+prepare_libero()
+import robosuite
+from robosuite.utils.transform_utils import mat2quat
+
+assert mat2quat(np.eye(3)).tolist() == [0, 0, 0, 1]
+handlers = logging.getLogger("robosuite_logs").handlers
+print([handler.baseFilename for handler in handlers if isinstance(handler, logging.FileHandler)])
+"""
+    # No folder can be made under a file: as in a home that is read-only, and for root too.
+    home = str(tmp_path / "file" / "home")
+    ended = python(code, HOME=home, XDG_CACHE_HOME=home, PROPHET_CACHE=str(tmp_path / "cache"))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "[]\n"
+    assert list((tmp_path / "cache" / "numba").rglob("*mat2quat*.nbi"))
+
+
+@pytest.mark.libero
+@needs_libero
 def test_libero_is_imported_in_silence_with_nothing_on_stdin(tmp_path):
     code = (
         "from prophet_gym.sims.install import prepare_libero, find_assets; prepare_libero()\n"

@@ -117,6 +117,6 @@ def test_what_cannot_be_trained_is_refused_in_one_line(base, toy_recording, tmp_
         main(arguments(tmp_path / "small", toy_recording, tmp_path / "out"))
     with pytest.raises(ValueError, match="reads 14 numbers an action, data set 0, a RecordingSource, gives 7"):
         main(arguments(base, f"{toy_recording},actions=given", tmp_path / "out"))
-    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="accumulate must be an integer of at least 1, got 0"):
         main(arguments(base, toy_recording, tmp_path / "out", accumulate=0))
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """Every tensor of a checkpoint is accounted for, or named."""
 
 import json
+import zipfile
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
-from prophrl_algos.vla.weights import load_strictly, read_json, read_pt, read_safetensors, renamed, without_init
+from prophrl_algos.vla.weights import (
+    load_strictly,
+    read_json,
+    read_pt,
+    read_safetensors,
+    renamed,
+    tensor_names,
+    without_init,
+)
 
 
 def state():
@@ -66,6 +75,91 @@ def test_shards_are_read_as_the_index_says(tmp_path):
     index.write_text(json.dumps({"weight_map": places | {"2.bias": "model-3.safetensors"}}))
     with pytest.raises(MissingWeightsError, match=r"model-3.safetensors"):
         read_safetensors(tmp_path)
+
+
+def test_a_whole_file_beside_shards_is_one_save_too_many(tmp_path):
+    whole = state()
+    save_file(whole, tmp_path / "model.safetensors")
+    save_file(whole, tmp_path / "model-00001-of-00001.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors and also model-00001-of-00001.*delete that one"):
+        read_safetensors(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(whole, "model-00001-of-00001.safetensors")}))
+    with pytest.raises(
+        CheckpointError, match=r"and also model\.safetensors\.index\.json: one of them is of an earlier"
+    ):
+        read_safetensors(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert read_safetensors(tmp_path).keys() == whole.keys()
+    for places in ({"0.bias": 3}, {"0.bias": "../x"}, ["0.bias"]):
+        index.write_text(json.dumps({"weight_map": places}))
+        with pytest.raises(CheckpointError, match="must have a weight_map of tensors to files in the same folder"):
+            read_safetensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pytorch_model.bin", r"it holds pytorch_model\.bin, weights of torch\.save: write them again"),
+        ("model.fp16.safetensors", r"it holds model\.fp16\.safetensors, weights of one variant: rename it"),
+        ("diffusion_pytorch_model.safetensors", "weights under another name: if they are the policy's"),
+        ("model-00001-of-00002.safetensors", r"shards without their model\.safetensors\.index\.json: fetch it"),
+        ("lora_adapter/adapter_model.safetensors", "adapters without the weights that they adapt: merge them"),
+        ("config.json", r"it holds config\.json alone: fetch the weights too"),
+    ],
+)
+def test_weights_under_other_names_are_named_with_what_to_do(tmp_path, name, said):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(MissingWeightsError, match=rf"holds no model\.safetensors and no .*{said}"):
+        read_safetensors(tmp_path)
+
+
+def test_wrappers_before_every_name_are_left_out_and_other_beginnings_named(tmp_path):
+    model = net()
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
+        save_file({f"{prefix}{name}": tensor for name, tensor in state().items()}, tmp_path / "model.safetensors")
+        load_strictly(model, read_safetensors(tmp_path))
+        assert tensor_names(tmp_path) == sorted(state())
+    for prefix in ("net_ema.", "base_model.model."):
+        given = {f"{prefix}{name}": tensor for name, tensor in state().items()}
+        with pytest.raises(CheckpointError, match=rf"names that begin with '{prefix}' would fit without it: save"):
+            load_strictly(model, given)
+    with pytest.raises(CheckpointError, match=r"300 unexpected: (\w+, ){9}\w+ and 290 more") as error:
+        load_strictly(model, state() | {f"more{number}": torch.zeros(1) for number in range(300)})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, bad):
+    broken = state() | {"1.bias": torch.full((1,), bad)}
+    save_file(broken, tmp_path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors is damaged: 1\.bias hold numbers that are not finite"
+    ):
+        read_safetensors(tmp_path)
+    torch.save(broken, tmp_path / "head.pt")
+    with pytest.raises(CheckpointError, match=r"head\.pt is damaged: 1\.bias"):
+        read_pt(tmp_path / "head.pt")
+
+
+def test_a_head_that_unpacks_to_more_than_its_file_or_was_not_fetched_is_refused(tmp_path):
+    path = tmp_path / "action_head--1_checkpoint.pt"
+    torch.save({"weight": torch.zeros(2**22)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert path.stat().st_size < 2**16
+    with pytest.raises(CheckpointError, match="unpacks to more than its own size"):
+        read_pt(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match=r"action_head--1_checkpoint\.pt is a Git LFS pointer.*git lfs pull"):
+        read_pt(path)
+    torch.save(state(), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"format of torch before 1\.6"):
+        read_pt(path)
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -1,0 +1,64 @@
+"""What an env shows, checked before a policy reads it: images and the robot's state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from prophet_gym.specs import require_images
+
+
+def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tensor, "b h w 3"]:
+    """Return the images of a view, on the CPU.
+
+    Args:
+        env_obs: what the env shows, arrays or tensors on any device.
+        view: the name of the images.
+        rows: how many instructions there are.
+
+    Raises:
+        ValueError: they are missing, are not uint8 `(rows, height, width, 3)`, or there are more or fewer of them.
+    """
+    if view not in env_obs:
+        raise ValueError(f"an observation must have {view!r}, got {sorted(env_obs)}")
+    name = f"observation[{view!r}]"
+    images = require_images(name, _array(env_obs[view]))
+    if images.ndim != 4 or len(images) != rows:
+        raise ValueError(f"{name} must hold one image for each of {rows} instructions, got {images.shape}")
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: str) -> Float[Tensor, "b s"] | None:
+    """Return the robot's state, on the CPU; None where there is none and the policy takes the middle of its training.
+
+    Args:
+        env_obs: what the env shows.
+        rows: how many instructions there are.
+        numbers: of a state.
+        without: as `without_state` of `prophrl_algos.vla.load.LoadOptions`.
+
+    Raises:
+        ValueError: it is missing, of another size, or not finite.
+    """
+    if "state" not in env_obs:
+        if without == "mean":
+            return None
+        raise ValueError(
+            f"this policy reads the robot's state ({numbers} numbers), and the observation has none, only "
+            f"{sorted(env_obs)}: load it with LoadOptions(without_state='mean') to act on pictures alone, or take "
+            "an env that gives 'state'"
+        )
+    given = _array(env_obs["state"])
+    if given.dtype.kind not in "fiub" or given.shape != (rows, numbers):
+        raise ValueError(f"observation['state'] must be ({rows}, {numbers}) numbers, got {given.dtype} {given.shape}")
+    if not np.isfinite(given).all():
+        row, number = np.argwhere(~np.isfinite(given))[0]
+        raise ValueError(f"observation['state'] must be finite, number {number} of row {row} is {given[row, number]}")
+    return torch.from_numpy(np.ascontiguousarray(given)).float()
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
