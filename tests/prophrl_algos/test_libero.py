@@ -72,8 +72,15 @@ def test_a_policy_is_recorded_as_scripts_are(monkeypatch):
     assert not np.array_equal(episode.actions, scripted.actions)
 
 
-@pytest.mark.parametrize("changes", [{"episodes": 0}, {"workers": 0}, {"noise_level": -1.0}])
-def test_nothing_to_record_is_refused_before_anything_is_written(changes, tmp_path):
-    with pytest.raises(ValueError, match="must be at least 1 and noise_level at least 0"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episodes": 0}, "episodes must be an integer of at least 1, got 0"),
+        ({"workers": 0}, "workers must be an integer of at least 1, got 0"),
+        ({"noise_level": -1.0}, "noise_level must be a finite number of at least 0, got -1.0"),
+    ],
+)
+def test_nothing_to_record_is_refused_before_anything_is_written(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
         record.main(record.Args(tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
