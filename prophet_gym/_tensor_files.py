@@ -23,7 +23,7 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError, listed, sho
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MARK = "save"
-"""Key of a safetensors header: all parts that one save wrote have the same value there."""
+"""Key of a safetensors header, and of the JSON file beside that says which weights belong to it: a sum of both."""
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """What files of torch before 1.6 begin with: a pickle of torch.serialization.MAGIC_NUMBER."""
 
@@ -138,7 +138,7 @@ def read_mark(path: Path) -> str | None:
 
 
 def mark_of(*parts: Mapping[str, Tensor] | str) -> str:
-    """Return the mark of a save: a sum over all that it writes, the same for the same content.
+    """Return a mark of what a save writes: a sum over it, the same for the same content.
 
     Args:
         parts: state dicts, and the text of configs.

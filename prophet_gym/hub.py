@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym._atomic import is_draft, write_whole
+from prophet_gym._files import read_json
+from prophet_gym.errors import SHOWN_NAMES, CheckpointError, MissingWeightsError, listed, shown
 
 CONFIG = "prophet.json"
 """The file that makes a folder a checkpoint."""
 MANIFEST = "manifest.json"
 """Beside the files of a checkpoint: each file's name -> its sha-256."""
+ASIDE = ".run."
+"""How the files begin that a training keeps in its folder for itself."""
 PUBLISHED = "Fleurrr/Prophet-World-Model"
 PUBLISHED_FILES = {"libero": "prophet-libero.pt", "bridge": "prophet-bridge.pt"}
 """What the authors of ProphRL released: robot -> file."""
@@ -165,7 +169,7 @@ def verified(path: Path) -> Path:
 def write_manifest(folder: Path) -> None:
     """Write the sha-256 of every file under `folder` beside them."""
     hashes = {name: _hash(folder / name) for name in sorted(_names(folder) - {MANIFEST})}
-    (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / MANIFEST, json.dumps(hashes, indent=2) + "\n")
 
 
 def push_folder(folder: Path, repo: str, *, revision: str | None = None, private: bool | None = None) -> str:
@@ -185,14 +189,22 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision)
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=folder, revision=revision, ignore_patterns=[f"{ASIDE}*", f"**/{ASIDE}*"]
+        )
     except Exception as error:
         raise MissingWeightsError(f"cannot write to the Hub repository {repo}: {_first_line(error)}") from error
     return str(commit.commit_url)
 
 
 def _names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """All files, but for locks and drafts of a run."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {path.as_posix() for path in found if not any(map(_is_aside, path.parts))}
+
+
+def _is_aside(part: str) -> bool:
+    return part.startswith(ASIDE) or is_draft(Path(part))
 
 
 def _require_hashes(folder: Path, only: set[str] | None) -> None:
@@ -200,17 +212,30 @@ def _require_hashes(folder: Path, only: set[str] | None) -> None:
     if not manifest.is_file():
         return
     try:
-        hashes = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{manifest} is damaged ({error}); fetch or save the checkpoint again") from error
-    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+        hashes = read_json(manifest, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"the manifest is damaged, it must map file names to sha-256 sums: {error}") from error
+    if not all(isinstance(value, str) for value in hashes.values()):
         raise CheckpointError(f"{manifest} must map file names to sha-256 sums")
+    outside = [name for name in hashes if not _is_inside(name)]
+    if outside:
+        raise CheckpointError(f"{manifest} must name files of its own folder, got {listed(outside)}")
     chosen = {name: value for name, value in hashes.items() if only is None or name in only}
     missing = [name for name in chosen if not (folder / name).is_file()]
     changed = [name for name, value in chosen.items() if name not in missing and _hash(folder / name) != value.lower()]
     if missing or changed:
-        problems = [f"{name} is missing" for name in missing] + [f"{name} has another sha-256" for name in changed]
-        raise CheckpointError(f"{folder} is not what {MANIFEST} names: {'; '.join(problems)}; fetch it again")
+        problems = [f"{shown(name)} is missing" for name in missing]
+        problems += [f"{shown(name)} has another sha-256" for name in changed]
+        rest = f" and {len(problems) - SHOWN_NAMES} more" if len(problems) > SHOWN_NAMES else ""
+        said = "; ".join(problems[:SHOWN_NAMES]) + rest
+        raise CheckpointError(f"{folder} is not what {MANIFEST} names: {said}; fetch it again")
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file's name stays in its folder, as everything that `write_manifest` writes does."""
+    return all(part not in ("", ".", "..") and len(part.encode()) < 256 for part in name.split("/")) and not set(
+        name
+    ) & {"\\", ":", "\0"}
 
 
 def _hash(path: Path) -> str:

@@ -125,6 +125,35 @@ def test_local_folders_are_checked_too(tmp_path, damage, message):
         resolve(str(tmp_path), {})
 
 
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a//b", "a\\b", "", ".", "C:/x"])
+def test_a_manifest_names_files_of_its_own_folder(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "x").write_bytes(b"1")
+    (tmp_path / "folder" / MANIFEST).write_text(json.dumps({name: "0" * 64}))
+    with pytest.raises(CheckpointError, match=r"manifest\.json must name files of its own folder"):
+        resolve(str(tmp_path / "folder"), {})
+
+
+def test_long_names_of_a_manifest_are_cut(tmp_path):
+    (tmp_path / MANIFEST).write_text(json.dumps({f"{n}" + "x" * 10_000: "0" * 64 for n in range(50)}))
+    with pytest.raises(CheckpointError, match="and 40 more") as error:
+        resolve(str(tmp_path), {})
+    assert len(str(error.value)) < 2500
+    (tmp_path / MANIFEST).write_text(json.dumps({f"{n}" + "x" * 200: "0" * 64 for n in range(50)}))
+    with pytest.raises(CheckpointError, match=r"is missing.* and 40 more") as error:
+        resolve(str(tmp_path), {})
+    assert len(str(error.value)) < 2500
+
+
+def test_locks_and_drafts_are_no_part_of_a_checkpoint(tmp_path):
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "weights").write_bytes(b"1")
+    (tmp_path / "head" / ".run.lock").touch()
+    (tmp_path / ".weights.draft-host.1.abc").touch()
+    write_manifest(tmp_path)
+    assert set(json.loads((tmp_path / MANIFEST).read_text())) == {"head/weights"}
+
+
 def test_a_part_of_a_repository_is_checked_as_far_as_it_is_there(offline_cache):
     write_manifest(offline_cache)
     (offline_cache / "prophet.json").unlink()

@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
+from prophet_gym._atomic import atomic_directory
 from prophet_gym._configs import config_of, keys_of, require_shapes, require_sizes
 from prophet_gym._files import read_json
 from prophet_gym._tensor_files import (
@@ -49,12 +50,18 @@ def save_parts(
     Raises:
         CheckpointError: a number is not finite.
     """
-    settings = [part.to_json_string() for _, part in parts.values()]
-    mark = mark_of(*(state for state, _ in parts.values()), *settings, json.dumps(asdict(config)))
+    marks = {name: mark_of(state, part.to_json_string()) for name, (state, part) in parts.items()}
     for name, (state, part) in parts.items():
         part.save_config(folder / name)
-        write_tensors(state, folder / name / SAFETENSORS_WEIGHTS_NAME, mark)
-    write_config(config, folder, mark)
+        write_tensors(state, folder / name / SAFETENSORS_WEIGHTS_NAME, marks[name])
+    write_config(config, folder, marks)
+
+
+def save_network(part: ModelMixin, folder: Path) -> None:
+    """Write one network as diffusers does, in its own dtype: whole or not at all."""
+    with atomic_directory(folder, last="config.json") as draft:
+        part.save_config(draft)
+        write_tensors(stored(part, half=False), draft / SAFETENSORS_WEIGHTS_NAME)
 
 
 def stored(part: ModelMixin, *, half: bool) -> dict[str, Tensor]:
@@ -72,10 +79,10 @@ def stored(part: ModelMixin, *, half: bool) -> dict[str, Tensor]:
     return narrow
 
 
-def write_config(config: ProphetConfig | FullConfig, folder: Path, mark: str | None = None) -> None:
-    """Write `prophet.json`, with the mark of the save that it is of."""
+def write_config(config: ProphetConfig | FullConfig, folder: Path, marks: Mapping[str, str] | None = None) -> None:
+    """Write `prophet.json`, with the mark of each part that belongs to it."""
     header = {RECIPE: FullRecipe.name} if isinstance(config, FullConfig) else {}
-    footer = {} if mark is None else {MARK: mark}
+    footer = {} if marks is None else {MARK: dict(marks)}
     text = json.dumps(header | asdict(config) | footer, indent=2, allow_nan=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -89,13 +96,13 @@ def read_config(folder: Path) -> ProphetConfig | FullConfig:
     return _config_of(_header(folder)[0], folder)
 
 
-def read_save(folder: Path) -> str | None:
-    """Return the mark of the save that wrote `prophet.json`; None for a checkpoint of an earlier version."""
+def read_marks(folder: Path) -> dict[str, str] | None:
+    """Return the marks of the parts that belong to `prophet.json`; None for a checkpoint of an earlier version."""
     return _header(folder)[1]
 
 
-def _header(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """What `prophet.json` says, without the mark, and the mark."""
+def _header(folder: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """What `prophet.json` says, without the marks of the parts, and these."""
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")
     if not (folder / CONFIG).is_file():
@@ -107,10 +114,10 @@ def _header(folder: Path) -> tuple[dict[str, Any], str | None]:
         values = read_json(folder / CONFIG, CheckpointError)
     except CheckpointError as error:
         raise CheckpointError(f"{error}: {CONFIG} must be JSON with the keys {keys_of(ProphetConfig)}") from error
-    mark = values.pop(MARK, None)
-    if not isinstance(mark, str | None):
-        raise CheckpointError(f"{folder / CONFIG} must have a text as {MARK}, got {shown(repr(mark))}")
-    return values, mark
+    marks = values.pop(MARK, None)
+    if marks is not None and not (isinstance(marks, dict) and all(isinstance(mark, str) for mark in marks.values())):
+        raise CheckpointError(f"{folder / CONFIG} must have the parts' marks as {MARK}, got {shown(repr(marks))}")
+    return values, marks
 
 
 def _config_of(values: dict[str, Any], folder: Path) -> ProphetConfig | FullConfig:
@@ -128,7 +135,7 @@ def _config_of(values: dict[str, Any], folder: Path) -> ProphetConfig | FullConf
 
 def load_part(
     kind: Any, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> nn.Module:
+) -> Any:
     """Load one network straight to its device: built without memory, then filled from the mapped file.
 
     Raises:
@@ -152,7 +159,7 @@ def load_part(
     return part
 
 
-def require_same_save(folder: Path, parts: Mapping[str, type], mark: str | None) -> None:
-    """Raise CheckpointError unless all parts, which must have been read before, are of the save with this mark."""
+def require_same_save(folder: Path, parts: Mapping[str, type], marks: Mapping[str, str] | None) -> None:
+    """Raise CheckpointError unless all parts, which must have been read before, are those with these marks."""
     for name in parts:
-        require_mark(folder / name / SAFETENSORS_WEIGHTS_NAME, mark, folder / CONFIG)
+        require_mark(folder / name / SAFETENSORS_WEIGHTS_NAME, (marks or {}).get(name), folder / CONFIG)

@@ -18,12 +18,13 @@ from prophet_gym.prophet.checkpoint import (
     CONFIG,
     load_part,
     read_config,
-    read_save,
+    read_marks,
     recipe_of,
     require_same_save,
     save_parts,
     stored,
 )
+from prophet_gym.prophet.companions import CARD, card, carry_companions, is_ours
 from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.lora import load_lora, merge_lora
@@ -57,6 +58,9 @@ class Prophet(nn.Module):
         >>> chunk.frames.shape
         torch.Size([1, 8, 64, 64, 3])
     """
+
+    source: Path | None = None
+    """Folder of the checkpoint that the model was loaded from, whose companions a save takes along."""
 
     def __init__(
         self,
@@ -177,13 +181,24 @@ class Prophet(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike, *, half: bool = True) -> None:
         """Write the checkpoint: `prophet.json` and one diffusers folder per network; whole or not at all.
 
+        A model that `from_pretrained` loaded takes along what its checkpoint had beside the networks, so that
+        `gym.make(weights=folder)` works: starts, success head and object reader. A card says what is whose.
+
         Args:
             folder: target; parts of an earlier checkpoint there are replaced, other files kept.
             half: store weights as float16 (they are computed in float32 on a CPU); otherwise in their own dtype.
         """
+        self._save(Path(folder), half=half, repo=None)
+
+    def _save(self, target: Path, *, half: bool, repo: str | None) -> None:
         parts = {name: (stored(part, half=half), part) for name, part in self.networks.items()}
-        with atomic_directory(folder, last=CONFIG) as draft:
+        with atomic_directory(target, last=CONFIG) as draft:
             save_parts(parts, self.config, draft)
+            carried = carry_companions(self.source, target, draft)
+            if is_ours(target / CARD):
+                scene = (self.config.suite, self.config.look)
+                text = card(repo or "path/to/this/folder", target, source=self.source, carried=carried, scene=scene)
+                (draft / CARD).write_text(text, encoding="utf-8")
 
     def push_to_hub(
         self, repo: str, *, revision: str | None = None, private: bool | None = None, half: bool = True
@@ -200,7 +215,7 @@ class Prophet(nn.Module):
             MissingWeightsError: the Hub cannot be reached or does not let this account write there.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, half=half)
+            self._save(Path(folder), half=half, repo=repo)
             return push_folder(Path(folder), repo, revision=revision, private=private)
 
     @classmethod
@@ -248,8 +263,8 @@ class Prophet(nn.Module):
         *,
         offload_autoencoder: bool,
     ) -> "Prophet":
-        # The mark first and the parts' own last: whatever is renamed in between is seen.
-        mark, config = read_save(folder), read_config(folder)
+        # The marks first and the parts' own last: whatever is renamed in between is seen.
+        marks, config = read_marks(folder), read_config(folder)
         if isinstance(config, ProphetConfig) and dtype != torch.float32:
             raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
         parts: dict[str, Any] = {"tracker": None}
@@ -258,11 +273,13 @@ class Prophet(nn.Module):
             rests = offload_autoencoder and name == "autoencoder" and isinstance(config, FullConfig)
             place = torch.device("cpu") if rests else device
             parts[name] = load_part(kind, folder / name, device=place, dtype=dtype)
-        require_same_save(folder, kinds, mark)
+        require_same_save(folder, kinds, marks)
         if adapters is not None:
             load_lora(parts["transformer"], adapters)
             merge_lora(parts["transformer"])
-        return cls(**parts, config=config)
+        prophet = cls(**parts, config=config)
+        prophet.source = folder
+        return prophet
 
     def _checked(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         if tuple(frames.shape[2:4]) != self.frame_size:

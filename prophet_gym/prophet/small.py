@@ -25,6 +25,8 @@ from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
+LARGEST_NUMBER = 1e4
+"""What a config may hold: a dream of larger numbers is soon none."""
 AT_SOURCE = 1e5
 """Noise level that stands for flow time 1, the largest that training draws (reference.md: "Training objective")."""
 
@@ -98,6 +100,11 @@ class SmallRecipe:
             )
         if [len(row) for row in config.camera] != [4, 4, 4]:
             raise ValueError(f"camera must be three rows of four numbers, got rows of {[*map(len, config.camera)]}")
+        numbers = [*config.hold, *sum(config.camera, ()), *config.background, *(config.stillness or ())]
+        if any(abs(number) > LARGEST_NUMBER for number in [*numbers, config.noise_scale]):
+            raise ValueError(
+                f"hold, camera, background, stillness and noise_scale must be at most {LARGEST_NUMBER:g} in size"
+            )
         if len(config.hold) != config.action_dim:
             raise ValueError(f"hold must have action_dim={config.action_dim} numbers, got {len(config.hold)}")
         self.config = config

@@ -4,7 +4,7 @@ The transformer learns through low-rank adapters; the gripper tracker, which is 
 the decoder is trained on. Every stage resumes; the result is `OUT/checkpoint`, the adapters alone `OUT/lora`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +14,15 @@ from prophet_gym.arguments import Arguments, Count, CountOrNone, Device, Items, 
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet.checkpoint import save_network
 from prophet_gym.prophet.lora import add_lora, merge_lora, save_lora
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
 from prophet_gym.train.dynamics import train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device
+from prophet_gym.train.result import write_checkpoint
+from prophet_gym.train.run_folder import claim, counted, held
 from prophet_gym.train.small import load_base
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints" / "libero_small"
@@ -62,8 +65,24 @@ class Args(Arguments):
     device: Device = "cpu"
 
 
+MAY_CHANGE = ("out", "device", "steps", "tracker_steps", "decoder_steps")
+"""Arguments that a run may be gone on with otherwise."""
+
+
 def main(args: Args) -> None:
-    """Run all stages; those that are done already are skipped."""
+    """Run all stages; those that are done already are skipped.
+
+    Raises:
+        ValueError: no recordings, or a folder of another run.
+        RunInUseError: another process trains there.
+    """
+    with held(args.out):
+        settings = {**asdict(args), "episodes of data": counted([args.data])}
+        claim(args.out, settings, begun=(args.out / "latents.npz").exists(), free=MAY_CHANGE)
+        _run(args)
+
+
+def _run(args: Args) -> None:
     paths = [path for path in list_episodes(args.data)[: args.episodes] if not is_held_out(path, args.held_out)]
     if not paths:
         raise ValueError(
@@ -74,14 +93,13 @@ def main(args: Args) -> None:
     assert isinstance(base.config, ProphetConfig)
     assert isinstance(base.autoencoder, FrameAutoencoder)
     recorded = read_episode(paths[0])
-    args.out.mkdir(parents=True, exist_ok=True)
 
     latents = args.out / "latents.npz"
     if not latents.exists():
         encode_episodes(paths, on_device(base.autoencoder, device)).save(latents)
     data = LatentEpisodes.load(latents)
     if not (args.out / "autoencoder").exists():
-        base.autoencoder.save_pretrained(args.out / "autoencoder")
+        save_network(base.autoencoder, args.out / "autoencoder")
     autoencoder = tune_decoder(paths, args.out, steps=args.decoder_steps, device=device)
     seen_by = torch.from_numpy(recorded.camera).float()
     tracker = train_tracker(data, seen_by, args.out, steps=args.tracker_steps, device=device)
@@ -111,9 +129,10 @@ def main(args: Args) -> None:
         merge_lora(average)
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
     config = replace(base.config, camera=camera, suite=recorded.suite, look=recorded.look)
-    checkpoint = args.out / "checkpoint"
-    Prophet(average, autoencoder, tracker, config).to("cpu").save_pretrained(checkpoint)
-    print(f"wrote {checkpoint}; score it with `prophet evaluate --checkpoint {checkpoint} --data DIR`")
+    prophet = Prophet(average, autoencoder, tracker, config).to("cpu")
+    if (base.config.suite, base.config.look) == (config.suite, config.look):
+        prophet.source = base.source  # the same scene, so its starts and its success head are true of it
+    write_checkpoint(prophet, args.out / "checkpoint", paths)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import Episode, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder, to_pixels
+from prophet_gym.prophet.checkpoint import load_part, save_network
 from prophet_gym.train.loop import LoopConfig, Step, on_device, train_loop
 
 CROP = 64
@@ -133,7 +134,7 @@ def train_autoencoder(
     mean, std = measure_latents(average, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
     result = FrameAutoencoder(**{**small_config(average), "latents_mean": mean, "latents_std": std})
     result.load_state_dict(average.state_dict())
-    result.save_pretrained(folder / "autoencoder")
+    save_network(result, folder / "autoencoder")
     return result
 
 
@@ -150,11 +151,11 @@ def tune_decoder(
         rows: crops per step.
     """
     footage = load_footage(paths, stride=3)
-    model = on_device(FrameAutoencoder.from_pretrained(folder / "autoencoder"), device).train()
+    model = on_device(load_part(FrameAutoencoder, folder / "autoencoder"), device).train()
     model.encoder.requires_grad_(requires_grad=False)
     config = LoopConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
     average = train_loop(model, crop_step(model, footage, rows, device), config, folder, name="decoder")
-    average.save_pretrained(folder / "autoencoder")
+    save_network(average, folder / "autoencoder")
     return average
 
 

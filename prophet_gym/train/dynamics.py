@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.prophet.autoencoder import unstack_frames
+from prophet_gym.prophet.checkpoint import save_network
 from prophet_gym.prophet.gripper import GripperTracker, tracker_loss
 from prophet_gym.prophet.training import flow_loss, sample_times
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
@@ -49,7 +50,7 @@ def train_tracker(
 
     config = LoopConfig(steps=steps, learning_rate=1e-3)
     average = train_loop(tracker, step, config, folder, name="tracker")
-    average.save_pretrained(folder / "tracker")
+    save_network(average, folder / "tracker")
     return average
 
 

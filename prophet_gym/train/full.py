@@ -76,7 +76,9 @@ def drawing(prophet: Prophet) -> Prophet:
         CheckpointError: its transformer has no action-frame conditioner.
     """
     config = replace(config_of(prophet), draw_tools=True)
-    return Prophet(prophet.transformer, prophet.autoencoder, prophet.tracker, config)
+    drawn = Prophet(prophet.transformer, prophet.autoencoder, prophet.tracker, config)
+    drawn.source = prophet.source
+    return drawn
 
 
 def clip_shape(config: FullConfig, chunks: int) -> ClipShape:

@@ -105,7 +105,7 @@ def train_loop(
 
     Raises:
         FloatingPointError: the loss is not finite; nothing of that step is saved.
-        ValueError: no time at all.
+        ValueError: no time at all, or fewer steps than were taken already.
     """
     if minutes <= 0:
         raise ValueError(f"minutes={minutes} must be above 0")
@@ -114,6 +114,11 @@ def train_loop(
     average = copy.deepcopy(model).requires_grad_(requires_grad=False)
     path = folder / f"{name}.pt"
     done, spent = _resume(path, model, average, optimizer, device)
+    if done > config.steps:
+        raise ValueError(
+            f"{path} has {done} steps already, and {config.steps} are asked for: ask for as many or more, or use "
+            "another folder"
+        )
     saved, smooth = time.monotonic(), math.nan
     began, unsaved = saved - spent, 0
     with (

@@ -19,6 +19,7 @@ from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutF
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import hash_words
+from prophet_gym.train.run_folder import held
 
 METRICS_NAME = "metrics.json"
 
@@ -136,18 +137,28 @@ def reading_error(reader: ObjectReader, pictures: Pictures) -> dict[str, int | f
 
 
 def main(args: Args) -> dict[str, object]:
-    """Read, train, measure on held-out episodes, write."""
+    """Read, train, measure on held-out episodes, write.
+
+    Raises:
+        ValueError: too few episodes.
+        RunInUseError: another process trains in the folder.
+    """
+    with held(args.out):
+        return _run(args)
+
+
+def _run(args: Args) -> dict[str, object]:
     paths = list_episodes(args.data)
     kept = [path for path in paths if not is_held_out(path, args.held_out)]
-    held = [path for path in paths if is_held_out(path, args.held_out)]
-    if not kept or not held:
+    left = [path for path in paths if is_held_out(path, args.held_out)]
+    if not kept or not left:
         raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
     reader = train_object_reader(read_pictures(kept, args.stride), args)
     metrics = {
         "train_episodes": len(kept),
-        "held_out_episodes": len(held),
+        "held_out_episodes": len(left),
         "parameters": sum(parameter.numel() for parameter in reader.parameters()),
-        "held_out": reading_error(reader, read_pictures(held, args.stride)),
+        "held_out": reading_error(reader, read_pictures(left, args.stride)),
         "args": {
             k: str(v) if isinstance(v, Path) else v
             for k, v in asdict(replace(args, data=Path(args.data.name))).items()

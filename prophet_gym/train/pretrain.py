@@ -15,11 +15,14 @@ from prophet_gym.arguments import Arguments, Count, CountOrNone, Items, NotNegat
 from prophet_gym.data.mixture import read_share
 from prophet_gym.data.pixel_clips import ClipDataset, ToActions, ToPlan, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
+from prophet_gym.prophet.companions import next_commands
 from prophet_gym.prophet.lora import save_lora
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.train.full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
 from prophet_gym.train.loop import LoopConfig
 from prophet_gym.train.plans import commands_to_numbers, commands_to_plan, poses_to_plan, poses_unknown
+from prophet_gym.train.run_folder import claim, held
+from prophet_gym.train.states import list_states
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,12 @@ class Args(Arguments):
     cpu: bool = False
 
 
+MAY_CHANGE = (
+    "out", "steps", "rows", "accumulate", "precision", "gradient_checkpointing", "workers", "save_every", "keep", "cpu",
+)  # fmt: skip
+"""Arguments that a run may be gone on with otherwise."""
+
+
 def main(args: Args) -> None:
     """Run the steps that are left and write the result."""
     from accelerate import Accelerator
@@ -98,9 +107,11 @@ def main(args: Args) -> None:
     choose_trained(prophet, lora_rank=args.lora_rank, seed=args.seed)
     if args.gradient_checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
-    train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
-    if accelerator.is_main_process:
-        write_result(prophet, args)
+    with held(args.out, main=accelerator.is_main_process):
+        claim(args.out, args, begun=bool(list_states(args.out / "states")), free=MAY_CHANGE)
+        train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
+        if accelerator.is_main_process:
+            write_result(prophet, args)
     accelerator.end_training()
 
 
@@ -146,7 +157,7 @@ def write_result(prophet: Prophet, args: Args) -> None:
     """Write the averaged weights as a checkpoint in float32, or the adapters alone."""
     if not args.lora_rank:
         prophet.save_pretrained(args.out / "checkpoint", half=False)
-        print(f"wrote {args.out / 'checkpoint'}")
+        print(next_commands(args.out / "checkpoint", "DIR"))
         return
     folder = args.out / "lora"
     save_lora(prophet.transformer, folder)

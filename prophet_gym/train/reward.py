@@ -35,6 +35,7 @@ from prophet_gym.data.recording import refuse_official
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train import success
+from prophet_gym.train.run_folder import held
 from prophet_gym.train.success import METRICS_NAME, LabelledVideo, list_all, precision_recall, read_videos, split_of
 
 TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
@@ -104,8 +105,10 @@ def main(args: Args) -> dict[str, Any]:
         rate: dict[str, Any] = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
         names = ("data", "out", "dreams", "minutes", "steps", "batch", "held_out", "max_episodes", "image_size", "seed")
         given: dict[str, Any] = rate | {name: getattr(args, name) for name in names}
-        return success.main(success.Args(**given))
-    return _train_vlm(args)
+        with held(args.out):
+            return success.main(success.Args(**given))
+    with held(args.out):
+        return _train_vlm(args)
 
 
 def _train_vlm(args: Args) -> dict[str, Any]:

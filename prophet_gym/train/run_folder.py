@@ -4,16 +4,18 @@ import json
 import os
 import socket
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from filelock import FileLock, Timeout
 
 from prophet_gym._atomic import write_whole
 from prophet_gym._files import read_json
+from prophet_gym.data.recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError, shown
 
 ARGUMENTS = "arguments.json"
@@ -93,6 +95,16 @@ def claim(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), s
         return
     entries = asked if stage is None else {**stored, stage: asked}
     write_whole(path, json.dumps(entries, indent=2) + "\n")
+
+
+def counted(folders: Sequence[Path]) -> dict[str, str]:
+    """Return how many episodes recordings have, with a sum of their names and sizes: whether they are as they were."""
+    found = {}
+    for folder in folders:
+        paths = list_episodes(folder)
+        lines = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
+        found[str(folder)] = f"{len(paths)} ({crc32(chr(10).join(lines).encode()):08x})"
+    return found
 
 
 def _holder(folder: Path) -> str:

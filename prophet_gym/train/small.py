@@ -6,10 +6,9 @@ Stages, each resumable: autoencoder, decoder, latents, tracker, transformer. The
 
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -29,6 +28,7 @@ from prophet_gym.arguments import (
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet.checkpoint import load_part, save_network
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
@@ -36,9 +36,9 @@ from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device, read_stage
+from prophet_gym.train.result import write_checkpoint
+from prophet_gym.train.run_folder import claim, counted, held
 
-KEPT = ("success_head", "object_reader", "starts")
-"""Parts of a checkpoint beside the world model that stay true of the same scene."""
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
 
 
@@ -95,8 +95,15 @@ def main(args: Args) -> None:
     """Run the stages asked for.
 
     Raises:
-        ValueError: no recordings where they are needed, or a base that does not fit.
+        ValueError: no recordings where they are needed, a base that does not fit, or a folder of another run.
+        RunInUseError: another process trains there.
     """
+    with held(args.out):
+        _claim(args)
+        _run(args)
+
+
+def _run(args: Args) -> None:
     base = None if args.base is None else load_base(args.base)
     if base is not None:
         _keep(base, args.out)
@@ -112,6 +119,28 @@ def main(args: Args) -> None:
     }
     for name in chosen_stages(args):
         stages[name]()
+
+
+def _claim(args: Args) -> None:
+    """Check that every stage to come goes on with what it was begun with, before anything is computed."""
+    chosen = chosen_stages(args)
+    recorded = {"data": args.data, "held_out": args.held_out, "episodes": counted(args.data)}
+    network = {} if args.base is not None else {"layers": args.layers, "width": args.width}
+    steps = {"rows": args.rows, "chunks": args.chunks, "single_until": args.single_until}
+    asked: dict[str, dict[str, Any]] = {
+        "autoencoder": recorded,
+        "decoder": recorded,
+        "latents": {**recorded, "base": args.base},
+        "tracker": {"base": args.base},
+        "transformer": {"base": args.base, **network, **steps, "learning_rate": args.learning_rate},
+    }
+    done = {stage: (args.out / f"{stage}.pt").exists() for stage in asked}
+    # Latents may be made anew as long as nothing was trained on them; left as they are, they must be of this data.
+    encoded = (args.out / "latents.npz").exists()
+    done["latents"] = encoded and ("latents" not in chosen or done["tracker"] or done["transformer"])
+    for stage, settings in asked.items():
+        if stage in chosen or (stage == "latents" and encoded and args.data):
+            claim(args.out, settings, begun=done[stage], stage=stage)
 
 
 def chosen_stages(args: Args) -> tuple[Stage, ...]:
@@ -146,7 +175,7 @@ def _keep(base: Prophet, out: Path) -> None:
     """Put the base's autoencoder and tracker where those of earlier stages lie."""
     for name in ("autoencoder", "tracker"):
         if not (out / name).exists():
-            base.networks[name].save_pretrained(out / name)
+            save_network(base.networks[name], out / name)
 
 
 def _episodes(args: Args) -> list[Path]:
@@ -160,7 +189,7 @@ def _train(args: Args) -> list[Path]:
 
 
 def _latents(args: Args) -> None:
-    autoencoder = on_device(FrameAutoencoder.from_pretrained(args.out / "autoencoder"), args.torch_device())
+    autoencoder = on_device(load_part(FrameAutoencoder, args.out / "autoencoder").eval(), args.torch_device())
     encode_episodes(_train(args), autoencoder).save(args.out / "latents.npz")
 
 
@@ -177,7 +206,7 @@ def _transformer(args: Args, base: Prophet | None) -> None:
     torch.manual_seed(0)
     average = train_transformer(
         on_device(_untrained(args, base), args.torch_device()).train().requires_grad_(requires_grad=True),
-        GripperTracker.from_pretrained(args.out / "tracker"),
+        load_part(GripperTracker, args.out / "tracker").eval(),
         LatentEpisodes.load(args.out / "latents.npz"),
         torch.tensor(config.camera),
         args.out,
@@ -188,7 +217,7 @@ def _transformer(args: Args, base: Prophet | None) -> None:
         noise_scale=config.noise_scale,
         minutes=args.minutes,
     )
-    average.save_pretrained(args.out / "transformer")
+    save_network(average, args.out / "transformer")
 
 
 def _untrained(args: Args, base: Prophet | None) -> ProphetTransformer3DModel:
@@ -207,11 +236,9 @@ def _config(args: Args, base: Prophet | None) -> ProphetConfig:
 
 
 def _checkpoint(args: Args, base: Prophet | None) -> None:
-    folder = args.out / "checkpoint"
-    assemble(args, base).save_pretrained(folder)
-    for part in () if args.base is None else [args.base / name for name in KEPT]:
-        if part.is_dir() and not (folder / part.name).exists():
-            shutil.copytree(part, folder / part.name)
+    prophet = assemble(args, base)
+    prophet.source = args.base
+    write_checkpoint(prophet, args.out / "checkpoint", _train(args) if args.data else [])
 
 
 def assemble(args: Args, base: Prophet | None = None) -> Prophet:
@@ -225,8 +252,8 @@ def assemble(args: Args, base: Prophet | None = None) -> Prophet:
     transformer.load_state_dict(read_stage(args.out / "transformer.pt")["average"])
     return Prophet(
         on_device(transformer, torch.device("cpu")),
-        FrameAutoencoder.from_pretrained(args.out / "autoencoder"),
-        GripperTracker.from_pretrained(args.out / "tracker"),
+        load_part(FrameAutoencoder, args.out / "autoencoder").eval(),
+        load_part(GripperTracker, args.out / "tracker").eval(),
         _config(args, base),
     )
 

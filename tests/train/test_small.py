@@ -1,23 +1,36 @@
 """The whole recipe on a toy recording: every stage runs, is resumed, and ends in a checkpoint that dreams."""
 
+import os
 import shutil
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from prophet_gym.data.clips import LatentEpisodes
 from prophet_gym.data.recording import episode_path, write_episode
+from prophet_gym.errors import RunInUseError
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.model import Prophet
+from prophet_gym.rewards.success_head import SuccessHead
 from prophet_gym.train.autoencoder import load_footage, tune_decoder
+from prophet_gym.train.run_folder import held
 from prophet_gym.train.small import Args, main
 
 
 def recipe(data, folder, **changes):
-    sizes = {"autoencoder_steps": 2, "decoder_steps": 2, "tracker_steps": 2, "steps": 2, "rows": 4, "layers": 1}
-    return Args(data=(data,), out=folder / "out", held_out=4, width=96, device="cpu", **{**sizes, **changes})
+    sizes = {
+        "autoencoder_steps": 2,
+        "decoder_steps": 2,
+        "tracker_steps": 2,
+        "steps": 2,
+        "rows": 4,
+        "layers": 1,
+        "held_out": 4,
+    }
+    return Args(data=(data,), out=folder / "out", width=96, device="cpu", **{**sizes, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +104,7 @@ def further(folder, out, **changes):
 
 
 def test_a_checkpoint_is_trained_on_from_latents_alone(folder, tmp_path):
-    base, same = further(folder, tmp_path / "same", learning_rate=0.0)
+    base, same = further(folder, tmp_path / "same", learning_rate=1e-30)
     assert same.config == base.config
     assert (tmp_path / "same" / "checkpoint" / "success_head" / "config.json").is_file()
     for name, value in base.state_dict().items():
@@ -107,3 +120,73 @@ def test_a_base_keeps_its_autoencoder_and_its_absence_needs_recordings(folder, t
         main(Args(out=tmp_path, base=folder / "out" / "checkpoint", stage="autoencoder"))
     with pytest.raises(ValueError, match="give --data"):
         main(Args(out=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layers": 2}, r"\(transformer\): layers was 1, is 2"),
+        ({"rows": 8}, r"\(transformer\): rows was 4, is 8"),
+        ({"held_out": 3}, r"\(autoencoder\): held_out was 4, is 3"),
+        ({"steps": 1}, r"transformer\.pt has [23] steps already, and 1 are asked for"),
+    ],
+)
+def test_other_settings_in_a_used_folder_are_refused_and_change_nothing(toy_recording, folder, changes, said):
+    before = {path: path.read_bytes() for path in (folder / "out").glob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=said):
+        main(recipe(toy_recording, folder, **{"stage": "transformer" if "steps" in changes else "all", **changes}))
+    after = {path: path.read_bytes() for path in (folder / "out").glob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    assert [path.name for path in before if before[path] != after[path]] == []
+
+
+def test_other_recordings_in_a_used_folder_are_refused(toys, toy_recording, folder, tmp_path):
+    other = toys.write(tmp_path / "other", 4, shade=90)
+    with pytest.raises(ValueError, match=rf"data was \['{toy_recording}'\], is \['{other}'\]"):
+        main(recipe(other, folder))
+    grown = shutil.copytree(toy_recording, tmp_path / "grown")
+    main(recipe(grown, tmp_path, stage="autoencoder"))
+    episode, frames = toys.episode(8)
+    write_episode(episode_path(grown, 0, 8), episode, frames)
+    with pytest.raises(ValueError, match=r"episodes was .*'4 \(.*, is .*'5 \("):
+        main(recipe(grown, tmp_path, stage="autoencoder"))
+
+
+def test_a_run_is_refused_while_another_is_there(toy_recording, folder):
+    with held(folder / "out"), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
+        main(recipe(toy_recording, folder))
+
+
+def scored(weights):
+    """The rewards of an episode of the env that these weights make, and whether each was scored."""
+    env = gym.make("Prophet-LIBERO-v0", weights=str(weights), max_episode_steps=2)
+    _, info = env.reset(seed=0)
+    assert info["instruction"] == "push the square"
+    steps = [env.step(env.action_space.sample()) for _ in range(2)]
+    env.close()
+    return [(reward, bool(step_info["reward_valid"])) for _, reward, _, _, step_info in steps]
+
+
+def test_what_was_trained_makes_an_env_whose_episodes_are_scored(toy_recording, folder, tmp_path, capsys):
+    trained = shutil.copytree(
+        folder / "out" / "checkpoint", tmp_path / "trained", ignore=shutil.ignore_patterns("success_head")
+    )
+    with pytest.warns(UserWarning, match="no success head"):
+        assert [valid for _, valid in scored(trained)] == [False, False]
+    assert "no `success_head`" in (trained / "README.md").read_text()
+    SuccessHead().save_pretrained(trained / "success_head")
+    assert [valid for _, valid in scored(trained)] == [True, True]
+
+    loaded = Prophet.from_pretrained(trained)
+    loaded.save_pretrained(tmp_path / "saved")
+    assert "Taken over from it: `success_head`, `starts`" in (tmp_path / "saved" / "README.md").read_text()
+    assert scored(tmp_path / "saved") == scored(trained)
+
+    capsys.readouterr()
+    out = tmp_path / "further"
+    main(recipe(toy_recording, tmp_path / "further", base=trained, single_until=1.0))
+    assert [valid for _, valid in scored(out / "out" / "checkpoint")] == [True, True]
+    printed = capsys.readouterr().out
+    assert f'gym.make("Prophet-LIBERO-v0", weights="{out / "out" / "checkpoint"}")' in printed
+    assert f"prophet evaluate --checkpoint {out / 'out' / 'checkpoint'} --data {toy_recording}" in printed
+    assert "train-reward" not in printed

@@ -1,0 +1,108 @@
+"""What an env needs of a checkpoint beside its networks: starts, success head; and its object reader and card."""
+
+import shutil
+from pathlib import Path
+
+from prophet_gym._atomic import is_draft
+
+COMPANIONS = ("success_head", "object_reader", "starts")
+"""Folders that stay true of the same scene while the world model is trained on."""
+CARD = "README.md"
+MARKER = "<!-- written by prophet-gym: remove this line to keep what you write here -->"
+
+_CARD = """---
+library_name: prophet-gym
+tags:
+- robotics
+- world-model
+- reinforcement-learning
+---
+# A Prophet world model
+{marker}
+
+A learned robot simulator behind Gymnasium: frames and actions in, the frames that follow out.
+Scene: suite `{suite}`, look `{look}`.
+
+```python
+import gymnasium as gym
+import prophet_gym
+
+env = gym.make("Prophet-LIBERO-v0", weights="{weights}")
+```
+
+{origin}
+{parts}
+"""
+
+
+def carry_companions(source: Path | None, target: Path, draft: Path) -> list[str]:
+    """Copy the companions of the checkpoint that a model came from beside the model that is saved.
+
+    Args:
+        source: folder of that checkpoint; None for a model that came from nowhere.
+        target: where the model is saved; a companion that it has already is kept.
+        draft: the folder that is being written for it.
+
+    Returns:
+        The names of those that were copied.
+    """
+    if source is None or source.resolve() == target.resolve():
+        return []
+    names = [name for name in COMPANIONS if (source / name).is_dir() and not (target / name).exists()]
+    for name in names:
+        shutil.copytree(source / name, draft / name, ignore=lambda _folder, found: [n for n in found if _is_aside(n)])
+    return names
+
+
+def card(weights: str, target: Path, *, source: Path | None, carried: list[str], scene: tuple[str, str]) -> str:
+    """Return the text of a checkpoint's model card: where it comes from, what it has, and how to use it.
+
+    Args:
+        weights: what it is called by, its repository on the Hub or a path.
+        target: its folder.
+        source: folder of the checkpoint that it began as.
+        carried: companions that are that checkpoint's.
+        scene: suite and look.
+    """
+    if source is None:
+        origin = "It was trained anew: nothing that was measured for another checkpoint holds for it."
+    else:
+        origin = (
+            f"It began as the checkpoint `{source.name}`. What was measured for that one holds here only if the "
+            "weights were not trained further: measure again with `prophet evaluate` and `prophet calibrate`."
+        )
+    own = sorted(name for name in COMPANIONS if (target / name).is_dir() and name not in carried)
+    parts = [f"Taken over from it: {', '.join(f'`{name}`' for name in carried)}."] if carried else []
+    parts += [f"Its own: {', '.join(f'`{name}`' for name in own)}."] if own else []
+    missing = [name for name in ("starts", "success_head") if name not in (*carried, *own)]
+    advice = {"starts": "`prophet starts` or `starts=PATH`", "success_head": "`prophet train-reward` or `reward=...`"}
+    parts += [f"It has no `{name}`: {advice[name]}." for name in missing]
+    suite, look = scene
+    return _CARD.format(marker=MARKER, suite=suite, look=look, weights=weights, origin=origin, parts="\n".join(parts))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a card is missing, or one that a save wrote, and so may be written again."""
+    return not path.is_file() or MARKER in path.read_text(encoding="utf-8", errors="replace")
+
+
+def next_commands(folder: Path, data: Path | str) -> str:
+    """Return what to do with a checkpoint that a training has written."""
+    lines = [
+        f"wrote {folder}",
+        f'  gym.make("Prophet-LIBERO-v0", weights="{folder}")',
+        f"  prophet evaluate --checkpoint {folder} --data {data}",
+    ]
+    if not (folder / "starts").is_dir():
+        lines.append(f"it has no starts yet:\n  prophet starts --checkpoint {folder}")
+    if not (folder / "success_head").is_dir():
+        lines.append(
+            "it has no reward model yet (every reward is 0 and not scored):\n"
+            f"  prophet train-reward --data {data} --out {folder / 'success_head'}"
+        )
+    return "\n".join(lines)
+
+
+def _is_aside(name: str) -> bool:
+    """Whether a file is a lock or a draft rather than a part of what a folder holds."""
+    return name.startswith(".run.") or is_draft(Path(name))
