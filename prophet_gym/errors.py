@@ -66,6 +66,8 @@ def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOpt
     others = [name for name in names if name != given]  # a name may be known in another sense, as a placeholder
     close = get_close_matches(given, others, n=1) if isinstance(given, str) else []
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    if isinstance(given, str) and len(given) > SHOWN_LETTERS:
+        given = shown(given)
     return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from prophet_gym._forks import compute_forks_on_one_thread
-from prophet_gym.errors import InvalidRewardError
+from prophet_gym.errors import InvalidRewardError, shown
 from prophet_gym.specs import InitialState
 
 # Whatever dreams or scores comes by here, before it computes anything.
@@ -176,7 +176,7 @@ def require_when(when: object) -> Literal["chunk", "end"]:
     """When a judge is asked; ValueError for anything but `chunk` and `end`."""
     if when in ("chunk", "end"):
         return when  # pyright: ignore[reportReturnType]
-    raise ValueError(f"when must be 'chunk' or 'end', got {when!r}")
+    raise ValueError(f"when must be 'chunk' or 'end', got {shown(repr(when))}")
 
 
 def batch_size(state: State) -> int:

@@ -18,8 +18,6 @@ FIRST_LETTERS = 4
 """Of the key; where a text breaks off after so many of them, they are taken for the beginning of the key."""
 MOST_PER_LETTER = 16
 """As long as one letter of the key may be where it is escaped."""
-_BROKEN = re.compile(r"(?:[\\%&][\\%&#\w]{0,15}|\ufffd)?\Z")
-"""The end of a text, or a letter whose escape was cut off there."""
 _REFUSES = re.compile(
     r"unsupported|(?:not|n't) (?:\w+ ){0,3}?(?:support|permit|allow|accept|recogni|valid)|unknown|unrecogni[sz]ed|"
     r"unexpected|extra|deprecated|forbidden|instead|only the default",
@@ -152,7 +150,7 @@ def hide(text: str, key: str | None) -> str:
             if step is None:
                 break
             end = step.end()
-        if _BROKEN.match(text, end):
+        if len(text) - end <= MOST_PER_LETTER:  # what is left may be a letter whose escape was cut off
             return f"{text[: found.start()]}***"
     return text
 
@@ -166,7 +164,7 @@ def _written(key: str) -> tuple[re.Pattern[str], re.Pattern[str], list[re.Patter
         letters.append(
             # with backslashes; in JSON; in addresses; in HTML. The zeros are what UTF-16 leaves, read as UTF-8
             rf"(?:\\{{0,8}}(?:{plain})|\\{{1,8}}(?:u00|x){code}|%(?:25){{0,3}}{code}|&#0{{0,5}}{ord(letter)};"
-            rf"|&#x0{{0,5}}{code};)\0{{0,3}}"
+            rf"|&#x0{{0,5}}{code};)(?:\0|\\x00){{0,3}}"
         )
     first, rest = letters[:FIRST_LETTERS], letters[FIRST_LETTERS:]
     compiled = [re.compile(pattern, re.IGNORECASE) for pattern in ("".join(letters), "".join(first), *rest)]

@@ -10,13 +10,14 @@
 Options follow a question mark, joined by `&`, as in an address.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, unknown_option
+from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, shown, unknown_option
 from prophet_gym.rewards.classifier import RelativeReward
 from prophet_gym.rewards.judgements import JudgementLog
 from prophet_gym.rewards.likelihood import CONFIG_NAME, LikelihoodConfig, LikelihoodReward
@@ -114,7 +115,7 @@ def _judge(name: str, head: Path | None, device: str, chunk: int) -> RewardModel
             )
         return _head(head, options, device, chunk)
     path = Path(base).expanduser()
-    if not path.is_dir():
+    if not os.path.isdir(path):  # not path.is_dir(), which raises for a name too long for any folder
         raise unknown_option("reward", name, FORMS)
     if (path / CONFIG_NAME).is_file():
         read(options, {})
@@ -194,5 +195,5 @@ def read(options: Mapping[str, str], readers: Readers) -> dict[str, Any]:
             values[name] = readers[name](text)
         except ValueError as error:
             kind = readers[name].__name__.replace("_", " ")
-            raise ValueError(f"the option {name} of a reward must be {kind}, got {text!r}") from error
+            raise ValueError(f"the option {name} of a reward must be {kind}, got {shown(text)!r}") from error
     return values

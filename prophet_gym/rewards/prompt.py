@@ -1,6 +1,7 @@
 """The question that a vision-language model is asked: plain files that a user can read and replace."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,10 +79,11 @@ class Prompt:
             CheckpointError: The file is no text, or the criteria are not a JSON object of texts.
         """
         given = Path(path).expanduser()
-        file = given if given.is_file() else PROMPTS / f"{path}.txt"
-        if not file.is_file():
+        # not Path.is_file, which raises for a name too long for any file
+        file = given if os.path.isfile(given) else PROMPTS / f"{path}.txt"
+        if not os.path.isfile(file):
             known = ", ".join(sorted(p.stem for p in PROMPTS.glob("*.txt")))
-            raise FileNotFoundError(f"a prompt must be a text file or one of {known}, got {str(path)!r}")
+            raise FileNotFoundError(f"a prompt must be a text file or one of {known}, got {shown(str(path))!r}")
         beside = file.parent / CRITERIA_NAME
         return cls(read_text(file, CheckpointError), _read_criteria(beside) if beside.is_file() else {})
 
