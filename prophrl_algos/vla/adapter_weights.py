@@ -15,7 +15,7 @@ _BEFORE = ".original_module."
 _BASE = ".base_layer."
 
 
-def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets) -> dict[str, Tensor]:
+def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
     """Return a state dict under the names of a model that has adapters or has none.
 
     Adapters that the model has no place for are added to the weights that they adapt; the model's own adapters begin at
@@ -25,17 +25,18 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets) 
         state: weights of the model before or after `add_lora`.
         model: where they are to go; its adapters' first matrices are kept.
         targets: what the adapters of the state dict were made from.
+        source: named in errors.
 
     Raises:
         CheckpointError: an adapter is of no layer, or of one that the targets do not name.
     """
     wanted = model.state_dict()
     if not has_adapters(wanted):
-        return merged(state, targets)
+        return merged(state, targets, source=source)
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
     if {name: tensor.shape for name, tensor in state.items()} == shapes:
         return dict(state)
-    plain = merged(state, targets)
+    plain = merged(state, targets, source=source)
     found = {}
     for name, own in wanted.items():
         if name.endswith(_UP):
@@ -49,7 +50,7 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets) 
     return found | {name: tensor for name, tensor in plain.items() if name not in known}
 
 
-def merged(state: Mapping[str, Tensor], targets: LoraTargets) -> dict[str, Tensor]:
+def merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
     """Return the weights without adapters that compute the same; the sums are made in float32.
 
     Raises:
@@ -66,13 +67,20 @@ def merged(state: Mapping[str, Tensor], targets: LoraTargets) -> dict[str, Tenso
         layer = name.removesuffix(_DOWN)
         up, weight = state.get(layer + _UP), found.get(f"{layer}.weight")
         if up is None or weight is None:
-            raise CheckpointError(f"the adapter {name} has no {layer + _UP if up is None else layer + '.weight'}")
+            raise CheckpointError(
+                f"{source}: the adapter {name} has no {layer + _UP if up is None else layer + '.weight'}"
+            )
+        if up.ndim != 2 or state[name].ndim != 2 or up.shape[1] != len(state[name]):
+            sizes = f"{tuple(up.shape)} and {tuple(state[name].shape)}"
+            raise CheckpointError(f"{source}: the two matrices of the adapter {name} do not fit each other: {sizes}")
         change = up.float() @ state[name].float()
         if change.shape != weight.shape:
             raise CheckpointError(
-                f"the adapter {name} changes {tuple(change.shape)} numbers of {layer}, which has {tuple(weight.shape)}"
+                f"{source}: the adapter {name} changes {tuple(change.shape)} numbers of {layer}, which has "
+                f"{tuple(weight.shape)}"
             )
-        found[f"{layer}.weight"] = weight.float() + _scaling(layer, targets, rank=len(state[name])) * change
+        scaling = _scaling(layer, targets, len(state[name]), source)
+        found[f"{layer}.weight"] = weight.float() + scaling * change
     return found
 
 
@@ -91,12 +99,12 @@ def plain_name(name: str) -> str:
     return name.replace(_BASE, ".").replace(_TRAINED, ".").replace(_BEFORE, ".")
 
 
-def _scaling(layer: str, targets: LoraTargets, rank: int) -> float:
+def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> float:
     for part in targets.parts:
         if part.rank == rank and re.fullmatch(part.pattern, layer):
             return part.alpha / part.rank
     known = "; ".join(f"{part.rank} on {part.pattern[:80]}" for part in targets.parts)
     raise CheckpointError(
-        f"there is an adapter of rank {rank} on {layer}, and known are only those of rank {known}: "
+        f"{source}: there is an adapter of rank {rank} on {layer}, and known are only those of rank {known}: "
         "load it into a policy with the same adapters"
     )

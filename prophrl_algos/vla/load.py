@@ -1,7 +1,8 @@
 """A published policy by the name of its repository: which adapter reads it, and why."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
-from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
+from prophet_gym.errors import CheckpointError, ProphetError, listed, shown, unknown_option
 from prophet_gym.hub import fetch, parse_hub_name, resolve
 from prophrl_algos.flow.policy import FlowPolicy
 from prophrl_algos.vla.weights import WEIGHTS, instead, read_json, tensor_names
@@ -125,8 +126,26 @@ def load_policy(
     """
     choice = choose(source)
     _log.info("%s", choice)
-    policy = cast(Any, _adapter(choice.adapter).load(choice.folder, LoadOptions() if options is None else options))
+    with _reading(choice.folder, choice.adapter):
+        policy = cast(Any, _adapter(choice.adapter).load(choice.folder, LoadOptions() if options is None else options))
     return policy.to(device).eval()
+
+
+@contextmanager
+def _reading(folder: Path, adapter: str) -> Iterator[None]:
+    """Errors of a damaged config or file, from whatever library reads it, become one that names the folder."""
+    try:
+        yield
+    except (ProphetError, ImportError, NotImplementedError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(folder) in str(error):
+            raise
+        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
+        if not isinstance(error, ValueError):
+            kind = type(error).__name__
+            reason = f"{kind}, {reason}; its config.json or another of its files is damaged: fetch or save it again"
+        raise CheckpointError(f"{folder} cannot be read as {adapter}: {reason}") from error
 
 
 def choose(source: str | Path) -> Choice:

@@ -220,7 +220,7 @@ class PrismaticPolicy(nn.Module):
             CheckpointError: they do not fit; names the tensors.
         """
         known = lora_targets(self.FAMILY).parts + (self.lora or LoraTargets(())).parts
-        load_strictly(self, fitted(state, self, LoraTargets(known)), source=source)
+        load_strictly(self, fitted(state, self, LoraTargets(known), source=source), source=source)
 
     def adapt(self, targets: LoraTargets) -> list[str]:
         """Freeze all but low-rank adapters and the small modules that `targets` names; what is trained now."""

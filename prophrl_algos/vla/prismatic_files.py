@@ -25,7 +25,7 @@ from prophrl_algos.vla.prismatic_text import Tokenizer
 from prophrl_algos.vla.prismatic_vision import HEADS, VitSize, vit_size
 from prophrl_algos.vla.saved import read_saved, saving
 from prophrl_algos.vla.statistics import sound, tensors
-from prophrl_algos.vla.weights import load_strictly, read_json, read_pt, read_safetensors, renamed
+from prophrl_algos.vla.weights import load_strictly, read_json, read_pt, read_safetensors, renamed, require_sizes
 
 CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"
@@ -46,7 +46,8 @@ def recognised(
     if config.get("model_type") == _own(kind):
         return f"{CONFIG} says model_type {_own(kind)!r}"
     heads = [name for name in files if Path(name).match(HEAD) and "/" not in name]
-    text = config.get("text_config", {}).get("model_type")
+    said = config.get("text_config")
+    text = said.get("model_type") if isinstance(said, Mapping) else None
     if config.get("model_type") == "openvla" and text == language and heads:
         return f"{CONFIG} says openvla on {language}, and there is {heads[0]}"
     return None
@@ -61,6 +62,7 @@ def load_prismatic(kind: type[Policy], folder: Path, options: LoadOptions) -> Po
         ValueError: the options do not fit the checkpoint.
     """
     found = read_json(folder / CONFIG)
+    require_sizes(found, folder / CONFIG)
     if found.get("model_type") == _own(kind):
         return _saved(kind, folder, found, options)
     policy = _published(kind, folder, found, options)
@@ -108,7 +110,7 @@ def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: 
         policy.adapt(lora)
     # What is trained is chosen first: it takes its weights in float32.
     choose_trained(policy, options.train, lora=lora)
-    load_strictly(policy, fitted(state, policy, lora or LoraTargets(())), source=folder)
+    load_strictly(policy, fitted(state, policy, lora or LoraTargets(()), source=folder), source=folder)
     return policy.eval()
 
 

@@ -131,7 +131,7 @@ class PublishedPolicy(nn.Module):
         """
         own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
         known = lora_targets(self.FAMILY).parts + (targets_in(self.network) or LoraTargets(())).parts
-        load_strictly(self.network, fitted(own, self.network, LoraTargets(known)), source=source)
+        load_strictly(self.network, fitted(own, self.network, LoraTargets(known), source=source), source=source)
 
     def prefix(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device

@@ -20,7 +20,7 @@ from prophrl_algos.vla.load import LoadOptions
 from prophrl_algos.vla.lora import LoraPart, LoraTargets, add_lora, targets_in
 from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
 from prophrl_algos.vla.saved import read_saved, saving
-from prophrl_algos.vla.weights import load_strictly, without_init
+from prophrl_algos.vla.weights import load_strictly, require_sizes, without_init
 from prophrl_algos.vla.words import PROMPTS, HuggingFaceTokens, Letters, Tokenize, pretrained_tokenizer, tokenizer_of
 
 CONFIG = "config.json"
@@ -84,6 +84,7 @@ def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], option
             f"{folder} acts in {said.get('benchmark')!r}, not {options.benchmark!r}; say so with "
             f"LoadOptions(benchmark=...)"
         )
+    require_sizes(said, folder / CONFIG)
     state = read_saved(folder, said)
     try:
         spec, manners = _parts(said)
@@ -98,13 +99,14 @@ def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], option
         add_lora(policy.network, lora)
     policy.let_train(options.train, language=options.language, lora=lora)
     own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-    load_strictly(policy.network, fitted(own, policy.network, lora or LoraTargets(())), source=folder)
+    load_strictly(policy.network, fitted(own, policy.network, lora or LoraTargets(()), source=folder), source=folder)
     policy.cast(options.dtype)
     return policy.eval()
 
 
 def made_network(kind: type[PublishedPolicy], config: Any, folder: Path) -> nn.Module:
     """Return the network of a config, with memory but no weights; CheckpointError where there can be none."""
+    require_sizes(config, folder / CONFIG)
     try:
         with without_init():
             return kind.make_network(config)

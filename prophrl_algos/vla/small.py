@@ -16,7 +16,7 @@ from prophet_gym._tensor_files import require_finite
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.networks import ActionHead, PlaceEncoder, TextEncoder
 from prophrl_algos.vla.observations import shown_images
-from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors
+from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors, require_sizes
 
 if TYPE_CHECKING:
     from prophrl_algos.vla.load import LoadOptions
@@ -49,6 +49,7 @@ def load(folder: Path, options: "LoadOptions") -> "SmallVLA":
     if options.train == "lora":
         raise ValueError("a SmallVLA has no adapters: pass train='full', 'expert' (its action head) or 'none'")
     config = dict(read_json(folder / "config.json"))
+    require_sizes(config, folder / "config.json")
     if options.num_steps is not None:
         config["num_steps"] = options.num_steps
     policy = SmallVLA(**config)

@@ -18,6 +18,11 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 Value = TypeVar("Value")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_SIZES = (
+    (r"(layers|depth|steps|heads|draws|registers)$", 2**12),
+    (r"(size|dim|width|hidden|horizon|columns|tokens|grid|projection_dim|rank)$", 2**20),
+)
+"""Names of numbers in configs, and what they are at most in any network that is known, with much room."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """What distributed training and torch.compile put before every name; the weights are the same without it."""
 _REMEDIES = (
@@ -38,6 +43,26 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it is damaged, or a Git LFS pointer.
     """
     return _files.read_json(path, CheckpointError) if path.is_file() else {}
+
+
+def require_sizes(config: object, source: Path, *path: str) -> None:
+    """Raise CheckpointError if a config asks for a network that no machine holds, which would take for ever to make.
+
+    Args:
+        config: plain data; every number of layers, steps, heads or a width in it is looked at.
+        source: the file, named in errors.
+        path: of the keys that lead to it.
+    """
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            require_sizes(value, source, *path, str(key))
+    elif isinstance(config, list):
+        for place, value in enumerate(config):
+            require_sizes(value, source, *path, str(place))
+    elif isinstance(config, int | float) and path:
+        most = next((most for pattern, most in _SIZES if re.search(pattern, path[-1])), None)
+        if most is not None and not abs(config) <= most:
+            raise CheckpointError(f"{source}: {'.'.join(path)} must be at most {most}, got {config!r}: it is damaged")
 
 
 def read_safetensors(folder: Path) -> dict[str, Tensor]:

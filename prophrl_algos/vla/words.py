@@ -92,8 +92,9 @@ def pretrained_tokenizer(source: str | Path) -> Tokenize:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MissingWeightsError(
-            f"could not get the tokenizer {source}: {str(error).splitlines()[0]} Give LoadOptions(tokenizer=...) a "
+            f"could not get the tokenizer {source}: {reason} Give LoadOptions(tokenizer=...) a "
             "folder that holds it, or accept its licence on the Hub and log in (hf auth login)"
         ) from error
     return tokenizer_of(tokenizer, source)

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
@@ -26,6 +28,44 @@ def test_a_folder_that_is_not_there_and_a_file_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
         choose(tmp_path / "model.safetensors")
+
+
+OFT = {"model_type": "openvla", "text_config": {"model_type": "llama"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "said"),
+    [
+        ({"type": "pi05"}, [], r"that of pi05, but it holds no model\.safetensors; it holds config\.json alone: fetch"),
+        (
+            {"model_type": "pi0"},
+            ["pytorch_model.bin"],
+            r"that of pi0, .*; it holds pytorch_model\.bin, weights of",
+        ),
+        ({"type": "smolvla"}, ["model.fp16.safetensors"], r"that of smolvla, .*weights of one variant: rename it"),
+        ({"type": "pi0"}, ["model-00001-of-00003.safetensors"], r"that of pi0, .*shards without their"),
+        (OFT, ["model.safetensors"], r"that of openvla_oft, but it holds no action_head--\*\.pt"),
+        (
+            OFT,
+            ["lora_adapter/adapter_model.safetensors"],
+            r"that of openvla_oft, .*no action_head--\*\.pt; .*merge_lora",
+        ),
+    ],
+)
+def test_a_folder_that_lacks_something_says_what_and_what_is_there_instead(tmp_path, config, files, said):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_file({"w": torch.zeros(1)}, tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"no layout that is known: its config\.json is {said}"):
+        choose(tmp_path)
+
+
+def test_ten_names_at_most_are_listed(tmp_path):
+    for number in range(300):
+        (tmp_path / f"{number:03d}.txt").write_text("")
+    with pytest.raises(CheckpointError, match=r"It holds 000\.txt, .*009\.txt and 290 more, config"):
+        choose(tmp_path)
 
 
 @pytest.mark.parametrize(
