@@ -278,16 +278,16 @@ def load_reward_model(
         return None
     from prophet_gym.rewards.named import make_judge
 
-    reward = plain(reward)
-    own = isinstance(reward, str) and reward.partition("?")[0] in ("auto", "success", "classifier")
+    name: Any = plain(reward)
+    own = isinstance(name, str) and name.partition("?")[0] in ("auto", "success", "classifier")
     head = (checkpoint_folder(weights) / "success_head").resolve() if own else None
-    if reward == "auto" and head is not None and not head.is_dir():
+    if name == "auto" and head is not None and not head.is_dir():
         gym.logger.warn(
             f"weights={weights!r} have no success head, so nothing judges the dream: every reward is 0 and unjudged. "
             "Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or reward=None"
         )
         return None
-    return make_judge("success" if reward == "auto" else reward, head, _device(device), chunk=chunk)
+    return make_judge("success" if name == "auto" else name, head, _device(device), chunk=chunk)
 
 
 def load_object_reader(weights: PathOrName) -> ObjectReader | None:
@@ -311,7 +311,7 @@ def load_starts(
         path = folder / "starts" / starts
         covered = _covered_suites(folder)
         if not (path / INDEX_NAME).is_file() or (suite is not None and suite not in covered):
-            raise MissingWeightsError(_not_covered(weights, starts, suite, covered))
+            raise MissingWeightsError(_not_covered(_text_of(weights), starts, suite, covered))
     else:
         path = Path(starts).expanduser()
         if not path.exists():

@@ -71,7 +71,7 @@ class EpisodeVectorEnv(VectorEnv):
         num_envs = require_count("num_envs", num_envs)
         if max_episode_steps is not None:
             max_episode_steps = require_count("max_episode_steps counts chunks and", max_episode_steps)
-        if render_mode is not None and render_mode not in RENDER_MODES:
+        if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
             raise unknown_option("render mode", render_mode, RENDER_MODES)
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps

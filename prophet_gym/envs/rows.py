@@ -73,13 +73,14 @@ class Row:
         """Return what puts the row back as it is now."""
         fields = {name: value.copy() if isinstance(value, deque) else value for name, value in vars(self).items()}
         noise = self.generator.get_state()
-        drawn = None if self.np_random is None else self.np_random.bit_generator.state
+        random = self.np_random
+        drawn = {} if random is None else random.bit_generator.state
 
         def put_back() -> None:
             vars(self).update(fields)
             self.generator.set_state(noise)
-            if self.np_random is not None:
-                self.np_random.bit_generator.state = drawn
+            if random is not None:
+                random.bit_generator.state = drawn
 
         return put_back
 

@@ -129,16 +129,15 @@ def require_start(state: object, size: tuple[int, int] | None = None) -> Initial
 def require_frames(frames: object, size: tuple[int, int] | None = None) -> None:
     """Raise InvalidStartError unless these are frames of a start: uint8 `t h w 3` with 1 <= t <= 4 (of this size)."""
     wanted = "uint8 (1 to 4, height, width, 3)" if size is None else f"uint8 (1 to 4, {size[0]}, {size[1]}, 3)"
-    fits = isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim == 4
-    if not fits or frames.shape[3] != 3 or not 1 <= frames.shape[0] <= 4 or not frames.size:
-        given = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
-        raise InvalidStartError(f"the frames of a start must be {wanted}, got {given}")
-    if size is not None and frames.shape[1:3] != size:
+    if not isinstance(frames, np.ndarray):
+        raise InvalidStartError(f"the frames of a start must be {wanted}, got {type(frames).__name__}")
+    fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and 1 <= frames.shape[0] <= 4
+    if not fits or not frames.size or (size is not None and frames.shape[1:3] != size):
         raise InvalidStartError(f"the frames of a start must be {wanted}, got {frames.dtype} {frames.shape}")
 
 
 def _integer(name: str, value: object) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not -(2**63) <= int(value) < 2**63:
         raise InvalidStartError(f"the {name} of a start must be a 64-bit integer, got {value!r}")
     return int(value)
 

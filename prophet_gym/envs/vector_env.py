@@ -119,9 +119,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         for start in self.starts:
             require_frames(start.frames, self._frame_size)
         self._state: State | None = None
-        self._reads_gripper = bool(proprioception)
+        self._reads_gripper = require_flag("proprioception", proprioception)
         self.max_doubt = None if max_doubt is None else require_threshold("max_doubt", max_doubt)
-        if require_flag("proprioception", proprioception):
+        if self._reads_gripper:
             if not hasattr(world_model, "read_gripper"):
                 raise ValueError(
                     f"proprioception needs a world model that tracks the gripper (read_gripper), and this "

@@ -1,5 +1,9 @@
 """A call that fails, for whatever reason, leaves the env as it was: against a twin that was never asked."""
 
+import gc
+import threading
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -223,6 +227,26 @@ def test_a_refused_reset_does_not_prolong_an_episode_of_make():
         assert [env.step(zeros)[3] for _ in range(3)] == [False, False, True]
     finally:
         del gym.registry["CountingRefused-v0"]
+
+
+def test_seven_hundred_envs_take_nothing_that_is_not_given_back():
+    def held() -> tuple[int, int, int]:
+        handles = Path("/proc/self/fd")
+        gc.collect()
+        return len(list(handles.iterdir())) if handles.is_dir() else 0, threading.active_count(), len(gc.get_objects())
+
+    def dream(number: int) -> None:
+        for count in range(number):
+            envs = make(2, render_mode="rgb_array_list", reward_model=FunctionReward(lambda *_: 0.5))
+            envs.reset(seed=count)
+            envs.step(actions(count, 2))
+            envs.close()
+
+    dream(20)
+    handles, threads, objects = held()
+    dream(700)
+    assert held()[:2] == (handles, threads)
+    assert held()[2] - objects < 100
 
 
 def test_frames_that_nobody_renders_do_not_pile_up(monkeypatch):

@@ -1,14 +1,17 @@
 """Branch and replay: a row that was saved goes on as if nothing had been between."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
 from prophet_gym.errors import InvalidStartError
@@ -16,6 +19,7 @@ from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
+from prophet_gym.world_model import Chunk
 
 CHUNK = 2
 
@@ -218,3 +222,72 @@ def test_nothing_to_save_or_go_on_from_before_reset():
     envs.reset()
     with pytest.raises(ValueError, match=r"row must be in 0\.\.2, got 3"):
         envs.get_state(3)
+
+
+class Levelled(CountingWorldModel):
+    """A counting model with numbers in its state that could be anything."""
+
+    def encode(self, frames):
+        return {**super().encode(frames), "level": torch.zeros(len(frames), 2)}
+
+    def rollout(self, state, actions, *, generators):
+        chunk = super().rollout(state, actions, generators=generators)
+        return Chunk({**chunk.state, "level": state["level"] + 1}, chunk.frames)
+
+
+def edited(
+    data: bytes, *, facts: dict[str, Any] | None = None, start: dict[str, Any] | None = None, **tensors
+) -> bytes:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    told = json.loads(header["__metadata__"]["row"])
+    told |= facts or {}
+    told["start"] |= start or {}
+    return save(
+        load(data) | {name.replace("__", "."): value for name, value in tensors.items()}, {"row": json.dumps(told)}
+    )
+
+
+WRONG = {
+    "an image of another size": (
+        {"image": torch.zeros(4, 4, 3, dtype=torch.uint8)},
+        "'image' .* must be uint8 frames of",
+    ),
+    "an image of floats": ({"image": torch.zeros(8, 8, 3)}, "'image' .* must be uint8 frames of"),
+    "a flat image": ({"image": torch.zeros(8, 8, dtype=torch.uint8)}, "'image' .* must be uint8 frames of"),
+    "start frames of another size": (
+        {"start__frames": torch.zeros(1, 4, 4, 3, dtype=torch.uint8)},
+        "frames of a start must be",
+    ),
+    "a window of floats": ({"window": torch.zeros(1, 8, 8, 3)}, "'window' .* must be uint8 frames of"),
+    "a state that is not a number": ({"state__level": torch.full((1, 2), torch.nan)}, "'level'. .* must be finite"),
+    "a state without bound": ({"state__level": torch.full((1, 2), torch.inf)}, "'level'. .* must be finite"),
+    "a state of two rows": ({"state__level": torch.zeros(2, 2)}, "is it of this model"),
+    "a state of other numbers": ({"state__raised": torch.zeros(1, 3)}, "'raised'. .* must be torch.int64"),
+    "noise of another generator": ({"generator": torch.zeros(3, dtype=torch.uint8)}, "the saved row is damaged"),
+    "a text for a count": ({"facts": {"elapsed": "3"}}, "'elapsed' .* integer of at least 0, got '3'"),
+    "a fraction of a count": ({"facts": {"elapsed": 0.5}}, "'elapsed' .* integer of at least 0, got 0.5"),
+    "a negative count": ({"facts": {"elapsed": -1}}, "'elapsed' .* integer of at least 0, got -1"),
+    "a count past 64 bits": ({"facts": {"seen": 2**63}}, "'seen' .* integer of at least 1, got 9223372036854775808"),
+    "no frame seen": ({"facts": {"seen": 0}}, "'seen' .* integer of at least 1, got 0"),
+    "a number for a flag": ({"facts": {"ended": 1}}, "'ended' .* true or false, got 1"),
+    "a flag for a place": ({"facts": {"queue_index": True}}, "'queue_index' .* integer of at least 0, got True"),
+    "no state of randomness": ({"facts": {"np_random": {"bit_generator": "PCG64"}}}, "the saved row is damaged"),
+    "other randomness": ({"facts": {"np_random": {"bit_generator": "MT19937"}}}, "the saved row is damaged"),
+    "a task past 64 bits": ({"start": {"task": 2**63}}, "the task of a start must be a 64-bit integer"),
+    "a start of none": ({"start": {"index": None}}, "the index of a start must be a 64-bit integer|damaged"),
+    "a fact too many": ({"start": {"more": 1}}, "'start' of the saved row must hold"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_snapshot_is_checked_whole_before_anything_changes(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what users read, who have no such checks
+    change, message = WRONG[name]
+    envs, twin = (make(2, world_model=Levelled(chunk=CHUNK), reward_model=judge(max_frames=4)) for _ in range(2))
+    for each in (envs, twin):
+        each.reset(seed=0)
+    with pytest.raises(InvalidStartError, match=message):
+        envs.set_state([envs.get_state(0), edited(envs.get_state(1), **change)])
+    assert_same([envs.step(still(envs)) for _ in range(3)], [twin.step(still(twin)) for _ in range(3)])
+    envs.set_state([edited(twin.get_state(0)), twin.get_state(1)])
+    assert_same(envs.step(still(envs)), twin.step(still(twin)))
