@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from prophet_gym._atomic import atomic_directory
 from prophet_gym._tensor_files import read_tensors, write_tensors
-from prophet_gym.errors import CheckpointError
+from prophet_gym.errors import CheckpointError, require_count, shown
 
 TARGETS = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
 """The paper's choice: q, k, v, output and both MLP layers of every block."""
-WEIGHTS_NAME = "adapter_model.safetensors"
+WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float | None = None) -> None:
@@ -37,9 +38,10 @@ def save_lora(model: nn.Module, folder: Path) -> None:
     from peft.utils import get_peft_model_state_dict
 
     state = {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()}
-    write_tensors(state, folder / WEIGHTS_NAME)
     configs: Any = model.peft_config
-    configs["default"].save_pretrained(str(folder))
+    with atomic_directory(folder, last=CONFIG_NAME) as draft:
+        write_tensors(state, draft / WEIGHTS_NAME)
+        configs["default"].save_pretrained(str(draft))
 
 
 def load_lora(model: nn.Module, folder: Path) -> None:
@@ -56,13 +58,23 @@ def load_lora(model: nn.Module, folder: Path) -> None:
             f"no adapter at {folder}: {WEIGHTS_NAME} not found; `prophet adapt` and `prophet pretrain` write one to "
             "OUT/lora"
         )
-    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model)
     state = read_tensors(folder / WEIGHTS_NAME)
-    expected = {name for name in model.state_dict() if "lora_" in name}
-    given = {name.replace(".weight", ".default.weight") for name in state}
-    if expected != given:
-        odd = sorted(expected ^ given)
-        raise CheckpointError(f"the adapter at {folder} is for another model: {len(odd)} tensors differ, e.g. {odd[0]}")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        rank = require_count("r", config.r)
+        if rank > max(min(value.shape) for value in state.values()):
+            raise ValueError(f"r={rank}, and no tensor of {WEIGHTS_NAME} is of that rank")
+        inject_adapter_in_model(config, model)
+    except Exception as error:  # whatever a damaged config makes peft raise
+        said = shown(str(error).strip().split("\n")[0]) or type(error).__name__
+        raise CheckpointError(f"the adapter at {folder} has a damaged {CONFIG_NAME}: {said}; save it again") from error
+    own = {name: value.shape for name, value in model.state_dict().items() if "lora_" in name}
+    given = {name.replace(".weight", ".default.weight"): value.shape for name, value in state.items()}
+    if own != given:
+        odd = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+        raise CheckpointError(
+            f"the adapter at {folder} is for another model: {len(odd)} tensors differ, e.g. {shown(odd[0])}"
+        )
     set_peft_model_state_dict(model, state)
 
 

@@ -1,8 +1,13 @@
 """Adapters leave the first output alone, learn, travel alone, merge; and `prophet adapt` makes a checkpoint of them."""
 
+import json
+from dataclasses import replace
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
@@ -82,6 +87,41 @@ def test_adapters_of_another_model_and_wrong_ranks_are_refused(tmp_path):
         add_lora(awake(), 0)
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "damaged adapter_config.json"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "damaged adapter_config.json"),
+        (lambda folder: rewrite(folder, r=10**9), "damaged adapter_config.json: r=1000000000"),
+        (lambda folder: rewrite(folder, r="four"), "damaged adapter_config.json: r must be an integer"),
+        (lambda folder: rewrite(folder, r=2), "for another model"),
+        (lambda folder: rewrite(folder, target_modules="nothing"), "damaged adapter_config.json"),
+        (lambda folder: cut_in_half(folder / "adapter_model.safetensors"), "cannot read .*it is damaged or cut"),
+        (lambda folder: poison(folder / "adapter_model.safetensors"), "hold numbers that are not finite"),
+    ],
+)
+def test_damaged_adapters_are_named_in_one_line(damage, said, tmp_path):
+    save_lora(trained(awake()), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_lora(awake(), tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def rewrite(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def poison(path):
+    save_file({name: value * torch.nan for name, value in load_file(path).items()}, path)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, toys):
     folder = tmp_path_factory.mktemp("base")
@@ -104,6 +144,12 @@ def test_adaptation_makes_a_checkpoint_for_the_new_scene(rank, base, toys, toy_r
     assert (tmp_path / "out" / "lora" / "adapter_model.safetensors").exists() is bool(rank)
     state = prophet.encode(torch.from_numpy(toys.episode(0)[1][None, :1]))
     chunk = prophet.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator().manual_seed(0)])
+    with pytest.warns(UserWarning, match="no success head"):  # the base's, of another scene, would judge it wrongly
+        env = gym.make("Prophet-LIBERO-v0", weights=str(tmp_path / "out" / "checkpoint"))
+    assert env.reset(seed=0)[1]["instruction"] == "push the square"
+    env.close()
+    with pytest.raises(ValueError, match=r"learning_rate was 0\.001, is 0\.1; use another folder"):
+        main(replace(args, learning_rate=0.1))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.pt")}
     main(args)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.pt")}

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from prophet_gym.errors import CheckpointError, RunInUseError
+from prophet_gym.prophet.presets import tiny_full_prophet
+from prophet_gym.train import adapt, objects, pretrain, reward, small
 from prophet_gym.train.run_folder import ARGUMENTS, claim, held
 
 HOLD = """
 import sys
 from pathlib import Path
+from prophet_gym.prophet.presets import tiny_full_prophet
+from prophet_gym.train import adapt, objects, pretrain, reward, small
 from prophet_gym.train.run_folder import held
 with held(Path({out!r})):
     print("held", flush=True)
@@ -101,3 +105,26 @@ def test_damaged_arguments_are_named(content, tmp_path):
     (tmp_path / ARGUMENTS).write_text(content)
     with pytest.raises(CheckpointError, match=r"arguments\.json"):
         claim(tmp_path, {"width": 1}, begun=True, stage="one")
+
+
+@pytest.mark.parametrize("command", ["train", "adapt", "pretrain", "train-reward", "objects"])
+def test_every_training_command_holds_its_folder(command, toy_recording, tmp_path):
+    data, out = toy_recording, tmp_path / "out"
+    if command == "pretrain":
+        pytest.importorskip("accelerate")
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        tiny_full_prophet().save_pretrained(tmp_path / "base", half=False)
+    begun = {
+        "train": lambda: small.main(small.Args(data=(data,), out=out, device="cpu")),
+        "adapt": lambda: adapt.main(adapt.Args(data=data, out=out)),
+        "pretrain": lambda: pretrain.main(
+            pretrain.Args(str(tmp_path / "base"), (str(data),), out, cpu=True, workers=0)
+        ),
+        "train-reward": lambda: reward.main(reward.Args(data=(data,), out=out)),
+        "objects": lambda: objects.main(objects.Args(data=data, out=out)),
+    }
+    with held(out), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
+        begun[command]()
+    assert {path.name for path in out.iterdir()} <= {".run.lock"}
