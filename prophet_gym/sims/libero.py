@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from prophet_gym.envs.chunking import require_actions
 from prophet_gym.envs.episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import per_row_integers, reset_rows
+from prophet_gym.envs.plain import plain, require_flag
 from prophet_gym.envs.single_env import OnlyRow
 from prophet_gym.errors import InvalidStartError, require_count, require_number, unknown_option
 from prophet_gym.sims.episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
@@ -53,7 +54,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         *,
         look: str = "light",
         starts: str = "train",
-        tasks: Sequence[int] | None = None,
+        tasks: Sequence[int] | np.ndarray | None = None,
         size: int = 128,
         chunk: int = CHUNK,
         render: str = "step",
@@ -88,7 +89,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             UnknownOptionError: A suite, look, start set or task that does not exist.
             MissingAssetsError: LIBERO or its assets are missing.
         """
-        pool = tuple(range(TASKS)) if tasks is None else tuple(tasks)
+        pool = tuple(range(TASKS)) if tasks is None else _task_numbers(tasks)
         for task in pool:
             check_task(suite, task)
         if starts not in START_SETS:
@@ -97,8 +98,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             raise unknown_option("choice of frames", render, FRAMES_WANTED)
         workers = require_count("workers", workers, 0)
         timeout = require_number("worker_timeout", worker_timeout, above=0)
-        if not pool or chunk < 1:
-            raise ValueError(f"tasks must not be empty, chunk >= 1; got {pool}, {chunk}")
+        chunk, size = require_count("chunk", chunk), require_count("size", size)
         super().__init__(
             num_envs,
             gym.spaces.Box(-1.0, 1.0, (chunk, ACTION_DIM), dtype=np.float32),
@@ -110,8 +110,8 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         self.suite, self.look, self.start_set, self.tasks = suite, look, starts, pool
         self._every_frame = render == "step"
         self._grippers = np.zeros((num_envs, 3), np.float32)
-        self._tells_gripper = proprioception
-        if proprioception:
+        self._tells_gripper = require_flag("proprioception", proprioception)
+        if self._tells_gripper:
             image = gym.spaces.Box(0, 255, (size, size, 3), dtype=np.uint8)
             self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
             self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -209,6 +209,13 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         return Outcome(info, float(result.success), result.success, self._at_horizon(row))
 
 
+def _task_numbers(tasks: object) -> tuple[int, ...]:
+    numbers = plain(tasks)
+    if not isinstance(numbers, list) or not numbers or not all(type(task) is int for task in numbers):
+        raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {tasks!r}")
+    return tuple(numbers)
+
+
 class LiberoEnv(OnlyRow):
     """One LIBERO episode at a time, one action chunk per step: the vector env of one, with its arguments.
 
@@ -228,7 +235,7 @@ class LiberoEnv(OnlyRow):
         *,
         look: str = "light",
         starts: str = "train",
-        tasks: Sequence[int] | None = None,
+        tasks: Sequence[int] | np.ndarray | None = None,
         size: int = 128,
         chunk: int = CHUNK,
         render: str = "step",
