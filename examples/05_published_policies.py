@@ -40,7 +40,7 @@ class Args:
     source: str | None = None
     """A folder or a Hub repository of a published policy."""
     train: Literal["expert", "lora", "full"] = "lora"
-    """What is trained; with adapters the policy is its own reference."""
+    """What is trained of the policy."""
     out: Path = Path("outputs/published.pt")
     """Weights after the last update; none are written with --tiny."""
     task: int = 3

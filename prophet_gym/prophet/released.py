@@ -65,7 +65,7 @@ def _shared(tensors: Mapping[str, Tensor]) -> list[str]:
     names: dict[tuple[int, int], list[str]] = {}
     for name, value in tensors.items():
         if value.numel():
-            names.setdefault((value.untyped_storage().data_ptr(), value.storage_offset()), []).append(name)
+            names.setdefault((value.untyped_storage().data_ptr(), int(value.storage_offset())), []).append(name)
     return [name for together in names.values() if len(together) > 1 for name in together]
 
 

@@ -29,13 +29,16 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, 
 
     Raises:
         CheckpointError: an adapter is of no layer, or of one that the targets do not name.
+        ValueError: adapters would be added to weights in half precision, which rounds away what was learnt.
     """
     wanted = model.state_dict()
     if not has_adapters(wanted):
+        _require_precision(state, wanted, source)
         return merged(state, targets, source=source)
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
     if {name: tensor.shape for name, tensor in state.items()} == shapes:
         return dict(state)
+    _require_precision(state, wanted, source)
     plain = merged(state, targets, source=source)
     found = {}
     for name, own in wanted.items():
@@ -97,6 +100,18 @@ def plain_name(name: str) -> str:
         ('block.q_proj.weight', 'head.bias')
     """
     return name.replace(_BASE, ".").replace(_TRAINED, ".").replace(_BEFORE, ".")
+
+
+def _require_precision(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object) -> None:
+    places = {plain_name(name): tensor for name, tensor in wanted.items() if _TRAINED not in name}
+    for name in state:
+        into = places.get(name.removesuffix(_DOWN) + ".weight") if name.endswith(_DOWN) else None
+        if into is not None and into.dtype != torch.float32:
+            raise ValueError(
+                f"{source} has adapters on {name.removesuffix(_DOWN)}, whose weights are {str(into.dtype)[6:]} here, "
+                "so that adding them would round away what was learnt: load the policy with train='lora' or 'none', "
+                "or with dtype=torch.float32"
+            )
 
 
 def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> float:

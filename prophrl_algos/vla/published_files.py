@@ -94,13 +94,13 @@ def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], option
     chosen = {name: value for name in ("num_steps", "exec_steps") if (value := getattr(options, name)) is not None}
     manners = replace(manners, tokenize=_tokenize(folder, said, options), without_state=options.without_state)
     policy = kind(made_network(kind, said["network"], folder), replace(spec, **chosen), manners, said["network"])
-    # What is trained is chosen first: it takes its weights in float32, the rest is cast afterwards.
+    # What is trained is chosen first: it takes its weights in float32, the rest in the precision asked for.
     if lora is not None and options.train == "none":
         add_lora(policy.network, lora)
     policy.let_train(options.train, language=options.language, lora=lora)
+    policy.cast(options.dtype)
     own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
     load_strictly(policy.network, fitted(own, policy.network, lora or LoraTargets(()), source=folder), source=folder)
-    policy.cast(options.dtype)
     return policy.eval()
 
 

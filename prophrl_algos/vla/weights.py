@@ -103,8 +103,8 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     if not index:
         raise MissingWeightsError(f"{folder} holds no {WEIGHTS} and no {INDEX}{instead(_names(folder))}")
     places = index.get("weight_map")
-    good = isinstance(places, dict) and all(isinstance(place, str) for place in places.values())
-    if not good or any(PurePosixPath(place).name != place for place in places.values()):
+    named = list(places.values()) if isinstance(places, dict) else [None]
+    if not isinstance(places, dict) or not all(isinstance(e, str) and PurePosixPath(e).name == e for e in named):
         raise CheckpointError(f"{folder / INDEX} must have a weight_map of tensors to files in the same folder")
     missing = [name for name in sorted(set(places.values())) if not (folder / name).is_file()]
     if missing or not places:

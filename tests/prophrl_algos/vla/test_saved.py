@@ -141,6 +141,20 @@ def test_it_is_trained_on_in_another_way(made, before, after, tmp_path, seen):
         torch.testing.assert_close(says(into, seen), said, atol=1e-5, rtol=1e-5)
 
 
+def test_adapters_are_not_rounded_away_in_half_precision(tmp_path, seen):
+    policy = stirred(tiny_prismatic.tiny_vla_adapter(train="lora"))
+    policy.save_pretrained(tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"ours has adapters on language_model\..*, whose weights are bfloat16 here"):
+        load_policy(tmp_path / "ours", LoadOptions(train="expert"))
+    load_policy(tmp_path / "ours", LoadOptions(train="full"))  # trained, and so in float32
+    load_policy(tmp_path / "ours", LoadOptions(train="lora"))
+    # Pi0's adapters are in the expert, which is trained here.
+    other = stirred(tiny_published.tiny_pi0(train="lora"))
+    other.save_pretrained(tmp_path / "pi0")
+    again = load_policy(tmp_path / "pi0", LoadOptions(train="expert", without_state="mean"))
+    assert {weight.dtype for weight in again.network.model.dit.parameters()} == {torch.float32}
+
+
 def test_it_is_cloned_and_saved_and_cloned_on(made, tmp_path, seen):
     policy, sizes = made("lora")
     obs = policy.prepare(*seen)
