@@ -147,7 +147,7 @@ class Hdf5Source:
             fps=fps,
             robot=robot,
             read=partial(_read, demo, self.layout),
-            tools=None if self.tools is None or states is None else self.tools.read(states),
+            tools=None if self.tools is None or states is None else self.tools.read(states, name),
             camera=None if self.calibration is None else self.calibration.camera(demo.place),
         )
 

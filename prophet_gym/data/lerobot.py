@@ -125,7 +125,7 @@ class LeRobotSource:
             fps=self.fps,
             robot=self.robot,
             read=partial(_upright, read, self.orient),
-            tools=None if self.tools is None else self.tools.read(self._states(table, name)),
+            tools=None if self.tools is None else self.tools.read(self._states(table, name), name),
             camera=None if self.calibration is None else self.calibration.camera(self._places[entry.number]),
         )
 

@@ -71,10 +71,9 @@ class Line:
     def seconds(self, column: str) -> float:
         """Return a finite number of at least 0."""
         value = self.values.get(column)
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not real or not math.isfinite(value) or value < 0:
-            raise ValueError(f"{column} of {self.where} must be a number of seconds from 0 up, is {value!r}")
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+            return float(value)
+        raise ValueError(f"{column} of {self.where} must be a number of seconds from 0 up, is {value!r}")
 
     def tasks(self) -> str:
         """Return the tasks in words: a text is one task, several are joined."""

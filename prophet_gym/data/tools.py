@@ -64,8 +64,12 @@ class ToolReading:
         if self.open == self.closed:
             raise ValueError(f"the gripper's numbers when open and closed must differ, both are {self.open}")
 
-    def read(self, states: Float[np.ndarray, "f s"]) -> Float32[np.ndarray, "f arms 7"]:
+    def read(self, states: Float[np.ndarray, "f s"], where: str = "") -> Float32[np.ndarray, "f arms 7"]:
         """Position (metres), Euler angles x, y, z (radians) and openness (1 open .. 0 closed) of each tool.
+
+        Args:
+            states: one line of numbers a frame.
+            where: whose they are, for the message.
 
         Raises:
             ValueError: the states have another width than the numbers.
@@ -73,8 +77,8 @@ class ToolReading:
         widths = [WIDTHS[name] for name in self.numbers]
         if states.shape[1] != sum(widths):
             raise ValueError(
-                f"{'+'.join(self.numbers)} are {sum(widths)} numbers, but {'+'.join(self.columns)} hold "
-                f"{states.shape[1]}; name the others skip"
+                f"{'+'.join(self.numbers)} are {sum(widths)} numbers, but {'+'.join(self.columns)}"
+                f"{where and f' of {where}'} hold {states.shape[1]}; name the others skip"
             )
         places = zip(self.numbers, accumulate([0, *widths[:-1]]), widths, strict=True)
         parts = [(name, states[:, first : first + width].astype(np.float64)) for name, first, width in places]
