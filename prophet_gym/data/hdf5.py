@@ -230,8 +230,9 @@ def _steps(path: Path, key: str, layout: Layout) -> int:
     """Usable steps of a demonstration, after checking that pictures and actions are there and as many."""
     name = f"{key} of {path}"
     with _open(path) as stored:
-        demo = stored["data"][key]
-        if not isinstance(demo, h5py.Group) or not isinstance(demo.get("actions"), h5py.Dataset):
+        demo: Any = stored["data"][key]
+        group = isinstance(demo, h5py.Group)
+        if not group or not isinstance(demo.get("actions"), h5py.Dataset):
             raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{key!r}]")
         if not isinstance(demo.get("obs"), h5py.Group):
             raise ValueError(

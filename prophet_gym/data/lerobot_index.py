@@ -25,6 +25,7 @@ except ImportError as error:
     ) from error
 
 INFO = "meta/info.json"
+MAX_FPS = 1e6
 _DIGITS = re.compile(r"(0?\d{1,2}d?)?")
 
 
@@ -103,8 +104,8 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{path} must be of layout v2 or v3, is {info['codebase_version']}; convert it with lerobot's own scripts"
         )
     fps, features = info["fps"], info["features"]
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
-        raise ValueError(f"fps of {path} must be a number above 0, is {fps!r}")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < MAX_FPS:
+        raise ValueError(f"fps of {path} must be a number above 0 and below {MAX_FPS:g}, is {fps!r}")
     kinds = [each.get("dtype") for each in features.values() if isinstance(each, dict)] if _is_map(features) else []
     if not kinds or len(kinds) < len(features) or not all(isinstance(kind, str) for kind in kinds):
         raise ValueError(f"features of {path} must map names to features that each state their dtype")
