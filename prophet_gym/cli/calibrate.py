@@ -42,6 +42,8 @@ class Args(Arguments):
     """Processes that record."""
     out: OutFile = Path("calibration.json")
     """The card; beside it `NAME.svg`, the reliability plot."""
+    without: tuple[str, ...] = ()
+    """Episodes of `data` to leave out, e.g. `task_03/episode_00007`."""
 
 
 def main(args: Args) -> None:
@@ -60,7 +62,11 @@ def main(args: Args) -> None:
         raise ValueError(f"calibration needs a reward model to compare with the truth, got --reward {args.reward}")
     world_model = load_world_model(args.checkpoint, args.device)
     recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
-    paths = list_episodes(args.data, evaluating=True)[: args.episodes] if args.data else record_official(recording)
+    paths = (
+        list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
+        if args.data
+        else record_official(recording)
+    )
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
     meta = read_meta(paths[0].parents[1], needs=("suite", "look"))

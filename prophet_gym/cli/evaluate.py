@@ -44,6 +44,8 @@ class Args(Arguments):
     """Processes that record."""
     json: OutFile | None = None
     """Also write the numbers to this file."""
+    without: tuple[str, ...] = ()
+    """Episodes of `data` to leave out, e.g. `task_03/episode_00007`."""
 
 
 def main(args: Args) -> None:
@@ -54,7 +56,11 @@ def main(args: Args) -> None:
     from prophet_gym.factory import load_object_reader, load_world_model
 
     world_model = load_world_model(args.checkpoint, args.device)
-    paths = list_episodes(args.data, evaluating=True)[: args.episodes] if args.data else record_official(args)
+    paths = (
+        list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
+        if args.data
+        else record_official(args)
+    )
     if not paths:
         raise ValueError(f"{args.data} holds no complete episode; make some with `prophet collect --out {args.data}`")
     episodes = [read_episode(path) for path in paths]

@@ -30,8 +30,8 @@ from prophet_gym.embodiments.kinematics import matrix_to_euler, quaternion_to_ma
 
 __all__ = [
     "FRAMES_PER_SECOND", "MAX_OPENING", "META", "Episode", "RecordingSource", "claim_folder", "episode_path",
-    "is_held_out", "list_episodes", "read_episode", "read_meta", "read_video", "refuse_official", "write_episode",
-    "write_video",
+    "is_held_out", "list_episodes", "list_recordings", "read_episode", "read_meta", "read_video", "refuse_official",
+    "write_episode", "write_video",
 ]  # fmt: skip
 
 META = "meta.json"
@@ -97,6 +97,36 @@ def list_episodes(
     kept = [whole[name] for name in choose(str(folder), list(whole), episodes, without)]
     of_task = [path for path in kept if task is None or path.parent.name == f"task_{task:02d}"]
     return sorted(of_task, key=lambda path: (path.name, path.parent.name))
+
+
+def list_recordings(
+    folders: Sequence[str | os.PathLike],
+    *,
+    task: int | None = None,
+    most: int | None = None,
+    without: Sequence[str] = (),
+) -> list[list[Path]]:
+    """The episodes of several recordings to fit something to, see `list_episodes`.
+
+    Args:
+        folders: the recordings.
+        task: one task's episodes; all if not given.
+        most: of each recording at most so many; all if not given.
+        without: episodes to leave out of each recording that has them, and one must.
+
+    Raises:
+        FileNotFoundError: a folder is no recording.
+        UnknownOptionError: none of the recordings has such an episode.
+        ValueError: one starts from official initial states.
+    """
+    every = [list_episodes(folder) for folder in folders]
+    names = {f"{path.parent.name}/{path.stem}" for paths in every for path in paths}
+    choose(", ".join(map(str, folders)), sorted(names), without=without)
+    kept = []
+    for paths in every:
+        left = [path for path in paths if f"{path.parent.name}/{path.stem}" not in without]
+        kept.append([path for path in left if task is None or path.parent.name == f"task_{task:02d}"][:most])
+    return kept
 
 
 class RecordingSource:

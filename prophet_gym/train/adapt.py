@@ -46,6 +46,7 @@ class Args(Arguments):
         tracker_steps: optimiser steps of the tracker.
         decoder_steps: optimiser steps of the decoder.
         held_out: one episode in so many is kept from training.
+        without: episodes to leave out, e.g. `task_03/episode_00007`.
         device: cpu or cuda.
     """
 
@@ -62,6 +63,7 @@ class Args(Arguments):
     tracker_steps: CountOrNone = 2000
     decoder_steps: CountOrNone = 1500
     held_out: Count = 10
+    without: tuple[str, ...] = ()
     device: Device = "cpu"
 
 
@@ -83,7 +85,8 @@ def main(args: Args) -> None:
 
 
 def _run(args: Args) -> None:
-    paths = [path for path in list_episodes(args.data)[: args.episodes] if not is_held_out(path, args.held_out)]
+    listed = list_episodes(args.data, without=args.without)[: args.episodes]
+    paths = [path for path in listed if not is_held_out(path, args.held_out)]
     if not paths:
         raise ValueError(
             f"{args.data} has no episode to train on; record some with `prophet collect --out {args.data}`"

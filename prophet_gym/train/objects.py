@@ -38,6 +38,7 @@ class Args(Arguments):
         learning_rate: peak of a cosine schedule.
         stride: every so many frames are read.
         held_out: one episode in so many is kept for the error that is reported.
+        without: episodes to leave out, e.g. `task_03/episode_00007`.
         seed: of weights and batches.
         device: cpu or cuda.
     """
@@ -51,6 +52,7 @@ class Args(Arguments):
     learning_rate: Positive = 2e-3
     stride: Count = 4
     held_out: Count = 10
+    without: tuple[str, ...] = ()
     seed: Seed = 0
     device: Device = "cpu"
 
@@ -148,7 +150,7 @@ def main(args: Args) -> dict[str, object]:
 
 
 def _run(args: Args) -> dict[str, object]:
-    paths = list_episodes(args.data)
+    paths = list_episodes(args.data, without=args.without)
     kept = [path for path in paths if not is_held_out(path, args.held_out)]
     left = [path for path in paths if is_held_out(path, args.held_out)]
     if not kept or not left:

@@ -31,12 +31,12 @@ from prophet_gym.arguments import (
     Seed,
     Share,
 )
-from prophet_gym.data.recording import refuse_official
+from prophet_gym.data.recording import list_recordings, refuse_official
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train import success
 from prophet_gym.train.run_folder import held
-from prophet_gym.train.success import METRICS_NAME, LabelledVideo, list_all, precision_recall, read_videos, split_of
+from prophet_gym.train.success import METRICS_NAME, LabelledVideo, precision_recall, read_videos, split_of
 
 TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the picture encoder stays as it is."""
@@ -58,6 +58,7 @@ class Args(Arguments):
         learning_rate: Peak; the backbone's own choice if not given.
         held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
         max_episodes: Read at most so many episodes of each recording.
+        without: Episodes to leave out, e.g. `task_03/episode_00007`.
         image_size: Pictures are averaged down to this (head).
         model: A Hub id or folder (vlm).
         lora_rank: Of the adapters (vlm).
@@ -78,6 +79,7 @@ class Args(Arguments):
     learning_rate: Positive | None = None
     held_out: Share = 0.2
     max_episodes: Count = 600
+    without: tuple[str, ...] = ()
     image_size: Items = 64
     model: str = DEFAULT_MODEL
     lora_rank: CountOrNone = 16
@@ -103,7 +105,10 @@ def main(args: Args) -> dict[str, Any]:
         refuse_official(folder)
     if args.backbone == "head":
         rate: dict[str, Any] = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
-        names = ("data", "out", "dreams", "minutes", "steps", "batch", "held_out", "max_episodes", "image_size", "seed")
+        names = (
+            "data", "out", "dreams", "minutes", "steps", "batch", "held_out", "max_episodes", "image_size", "seed",
+            "without",
+        )  # fmt: skip
         given: dict[str, Any] = rate | {name: getattr(args, name) for name in names}
         with held(args.out):
             return success.main(success.Args(**given))
@@ -268,8 +273,11 @@ def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:
 
 
 def _videos(args: Args, group: str) -> list[LabelledVideo]:
-    paths = list_all([*args.data, *(args.dreams if group == "train" else ())], args.max_episodes)
-    mine = [path for path in paths if split_of(f"{path.parent.name}/{path.stem}", args.held_out) == group]
+    every = list_recordings([*args.data, *args.dreams], most=args.max_episodes, without=args.without)
+    used = every if group == "train" else every[: len(args.data)]
+    mine = [
+        path for paths in used for path in paths if split_of(f"{path.parent.name}/{path.stem}", args.held_out) == group
+    ]
     return read_videos(mine, size=None, all_frames=True)
 
 

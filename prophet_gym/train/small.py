@@ -26,7 +26,7 @@ from prophet_gym.arguments import (
     Share,
 )
 from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
+from prophet_gym.data.recording import is_held_out, list_recordings, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.checkpoint import load_part, save_network
 from prophet_gym.prophet.gripper import GripperTracker
@@ -65,6 +65,7 @@ class Args(Arguments):
         single_until: share of the steps before dreams begin.
         layers: blocks of the transformer, where it begins anew.
         width: width of the transformer, likewise.
+        without: episodes to leave out, e.g. `task_03/episode_00007`.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
@@ -84,6 +85,7 @@ class Args(Arguments):
     single_until: Share = 0.6
     layers: Items = 6
     width: Items = 192
+    without: tuple[str, ...] = ()
     device: DeviceOrAuto = "auto"
 
     def torch_device(self) -> torch.device:
@@ -181,11 +183,17 @@ def _keep(base: Prophet, out: Path) -> None:
 def _episodes(args: Args) -> list[Path]:
     if not args.data:
         raise ValueError("this stage reads recordings: give --data, a folder that `prophet collect` wrote")
-    return [path for folder in args.data for path in list_episodes(folder)]
+    return [path for paths in list_recordings(args.data, without=args.without) for path in paths]
 
 
 def _train(args: Args) -> list[Path]:
-    return [path for path in _episodes(args) if not is_held_out(path, args.held_out)]
+    paths = [path for path in _episodes(args) if not is_held_out(path, args.held_out)]
+    if not paths:
+        raise ValueError(
+            f"{', '.join(map(str, args.data))} has no episode to train on beside those held out (one in "
+            f"{args.held_out}) and left out; record more with `prophet collect`"
+        )
+    return paths
 
 
 def _latents(args: Args) -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from prophet_gym._atomic import write_whole
 from prophet_gym.arguments import Arguments, Count, Items, Minutes, OutFolder, Positive, Seed, Share
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data.recording import list_recordings, read_episode
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig, hash_words, held, shrink
 
 METRICS_NAME = "metrics.json"
@@ -47,6 +47,7 @@ class Args(Arguments):
         held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
         recall: Share of the successful episodes that the threshold must find.
         max_episodes: Read at most so many episodes of each recording.
+        without: Episodes to leave out, e.g. `task_03/episode_00007`.
         image_size: Pictures are averaged down to this.
         width: Channels of the first convolution.
         seed: Seed of weights and batches.
@@ -62,6 +63,7 @@ class Args(Arguments):
     held_out: Share = 0.2
     recall: Share = 0.95
     max_episodes: Count = 600
+    without: tuple[str, ...] = ()
     image_size: Items = 64
     width: Items = 16
     seed: Seed = 0
@@ -73,11 +75,6 @@ def split_of(name: str, held_out: float) -> str:
     if place < held_out / 2:
         return "test"
     return "tune" if place < held_out else "train"
-
-
-def list_all(folders: Sequence[Path], most: int) -> list[Path]:
-    """At most so many episodes of each recording."""
-    return [path for folder in folders for path in list_episodes(folder)[:most]]
 
 
 def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
@@ -244,7 +241,9 @@ def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) ->
 def main(args: Args) -> dict[str, object]:
     """Read, train, choose a threshold, evaluate on episodes that neither saw, write."""
     recordings = {"held_out": args.data} | ({"held_out_dreams": args.dreams} if args.dreams else {})
-    groups = {name: split(list_all(folders, args.max_episodes), args.held_out) for name, folders in recordings.items()}
+    every = list_recordings([*args.data, *args.dreams], most=args.max_episodes, without=args.without)
+    listed = {"held_out": every[: len(args.data)], "held_out_dreams": every[len(args.data) :]}
+    groups = {name: split([path for paths in listed[name] for path in paths], args.held_out) for name in recordings}
     for name, parts in groups.items():
         if not all(parts.values()):
             sizes = {part: len(paths) for part, paths in parts.items()}

@@ -88,6 +88,7 @@ def read_demonstrations(
     tasks: Sequence[int] = (),
     modes: Sequence[str] = ("expert",),
     failing: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Demonstrations:
     """The successful episodes of recordings, and failures where they are asked for, each decoded and prepared once.
 
@@ -98,6 +99,7 @@ def read_demonstrations(
         tasks: only these; all if not given.
         modes: only episodes of these scripts; all if not given.
         failing: of these scripts also episodes that fail, e.g. `other`, which picks up the wrong thing.
+        without: episodes to leave out, e.g. `task_03/episode_00007`.
 
     Raises:
         FileNotFoundError: a folder is no recording, or an episode has no dream.
@@ -105,14 +107,15 @@ def read_demonstrations(
             each recording, or the policy has no use for them.
         UnknownOptionError: no episode has such a mode.
     """
-    from prophet_gym.data.recording import list_episodes, read_episode, refuse_official
+    from prophet_gym.data.recording import list_recordings, read_episode, refuse_official
 
     refuse_dreams(policy, folders, dreams)
+    listed = [list_recordings(folders, task=task, without=without) for task in tasks or (None,)]
     paths = [
         (path, dream and dream / path.relative_to(folder))
-        for folder, dream in zip_longest(folders, dreams)
-        for task in tasks or (None,)
-        for path in list_episodes(folder, task)
+        for number, (folder, dream) in enumerate(zip_longest(folders, dreams))
+        for of_task in listed
+        for path in of_task[number]
     ]
     for folder in dreams:
         refuse_official(folder)

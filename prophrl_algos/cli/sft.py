@@ -34,6 +34,8 @@ class Args(Arguments):
     """Only episodes of these scripts (expert, noisy, offset ...), those that succeed; all scripts if empty."""
     failing: tuple[str, ...] = ()
     """Of these scripts also episodes that fail, e.g. `other`, which picks up the wrong thing."""
+    without: tuple[str, ...] = ()
+    """Episodes to leave out, e.g. `task_03/episode_00007`."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
     device: Device = "cpu"
@@ -51,7 +53,13 @@ def main(args: Args) -> None:
     policy = make_policy(args.policy, env, None, args.device, args.published)
     env.close()
     demonstrations = read_demonstrations(
-        policy, args.data, dreams=args.dreams, tasks=args.tasks, modes=args.modes, failing=args.failing
+        policy,
+        args.data,
+        dreams=args.dreams,
+        tasks=args.tasks,
+        modes=args.modes,
+        failing=args.failing,
+        without=args.without,
     )
     if isinstance(policy, FitsActions):
         policy.fit_actions(demonstrations.all_actions())
