@@ -91,6 +91,7 @@ envs.close()
 
 
 LIBERO = """
+import gc
 import os
 import gymnasium as gym
 import prophet_gym
@@ -126,10 +127,14 @@ try:
     fork()
 except Exception as error:
     print(type(error).__name__, error)
-# A fork that inherits an env with pictures may close it.
+# A fork that inherits an env with pictures may close it, or lose it.
+other = make()
+other.reset(seed=0)
 child = os.fork()
 if child == 0:
     env.close()
+    del other
+    gc.collect()
     os._exit(3)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 env.reset(seed=1)

@@ -19,6 +19,7 @@ from prophet_gym.sims.install import LIBRARIES, RENDERER_ADVICE, choose_renderer
 # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
 _COLLISION_GROUP = 0
 _MAX_GEOMS = 2000
+# Contexts that a fork inherits are kept for ever: freeing one would ask a driver whose threads are gone.
 _INHERITED: list[Any] = []
 
 
@@ -57,6 +58,8 @@ def _open_pictures() -> "weakref.WeakSet[Pictures]":
     """What is still open, closed when the interpreter ends: before the OpenGL library, which was loaded earlier."""
     pictures: weakref.WeakSet[Pictures] = weakref.WeakSet()
     atexit.register(lambda: [each.close() for each in list(pictures)])
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _INHERITED.extend([each.__dict__.copy() for each in list(pictures)]))
     return pictures
 
 
@@ -98,12 +101,8 @@ class Pictures:
 
     def close(self) -> None:
         """Free the OpenGL context, unless it belongs to the process that this one was forked from."""
-        if self._gl is not None and self._pid != os.getpid():
-            # Kept for ever: freeing it would ask a driver whose threads are gone.
-            _INHERITED.extend([self._gl, self._context])
-            self._gl = None
-        if self._gl is not None:
+        if self._gl is not None and self._pid == os.getpid():
             self._gl.make_current()
             self._context.free()
             self._gl.free()
-            self._gl = None
+        self._gl = None

@@ -1,5 +1,6 @@
 """Worker processes: refused, ended and named as they should be; no simulator is needed for that."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from prophet_gym.errors import SimulatorLostError
+from prophet_gym.sims import recorder
 from prophet_gym.sims.episodes import LocalStages, Scene, WorkerStages
 from prophet_gym.sims.recorder import Plan, collect
 from prophet_gym.sims.workers import end_workers, start_workers
@@ -170,6 +172,18 @@ def test_a_worker_whose_parent_was_killed_while_it_started_does_nothing(tmp_path
             parent.kill()
     assert gone(int((tmp_path / "pid").read_text()))
     assert not (tmp_path / "worked").exists()
+
+
+@needs_signals
+def test_a_recording_whose_workers_are_silent_ends(monkeypatch):
+    monkeypatch.setattr(recorder, "SILENCE", 0.1)
+    processes = start_workers(time.sleep, [(600,)])
+    os.kill(processes[0].pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(SimulatorLostError, match=rf"for 0.1 s; still there: {processes[0].pid}\. Run again"):
+            recorder._next_message(multiprocessing.get_context("spawn").Queue(), processes, heard=True)
+    finally:
+        end_workers(processes)
 
 
 @needs_signals
