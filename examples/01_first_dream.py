@@ -3,9 +3,9 @@
     python examples/01_first_dream.py
     python examples/01_first_dream.py --tiny     # an untrained model, in a second: only shows that it runs
 
-Expected output (the instruction depends on the start that the seed draws):
+Expected output (the instruction is the task's, here that of --task 3):
 
-    pick up the cream cheese and place it in the basket
+    pick up the bbq sauce and place it in the basket
     15 chunks, 120 frames dreamt
     wrote outputs/first_dream.mp4
 """

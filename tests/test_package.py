@@ -1,7 +1,10 @@
 """What is installed: dependencies, commands, and how much the bundled checkpoint weighs."""
 
 import re
-from importlib.metadata import entry_points, requires
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points, requires, version
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,31 @@ def test_both_commands_are_installed():
     scripts = {script.name: script for script in entry_points(group="console_scripts")}
     assert callable(scripts["prophet"].load())
     assert callable(scripts["prophrl"].load())
+
+
+@pytest.mark.parametrize("package", ["prophet_gym", "prophrl_algos"])
+def test_a_package_tells_its_version_and_that_it_is_typed(package):
+    module = import_module(package)
+    assert module.__version__ == version("prophet-gym")
+    assert "__version__" in dir(module)
+    assert (Path(module.__file__).parent / "py.typed").is_file()
+    with pytest.raises(AttributeError, match="no_such_name"):
+        module.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize(("module", "name"), [("prophet_gym.envs", "ProphetEnv"), ("prophrl_algos", "load_policy")])
+def test_what_a_lazy_module_offers_can_be_completed(module, name):
+    code = (
+        f"import sys, {module} as m; print({name!r} in dir(m), set(m.__all__) <= set(dir(m)), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "False"]
+
+
+@pytest.mark.parametrize(("package", "program"), [("prophet_gym", "prophet"), ("prophrl_algos", "prophrl")])
+def test_a_program_is_its_package_too(package, program):
+    done = subprocess.run([sys.executable, "-m", package], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {program} COMMAND")
 
 
 @pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="no checkpoint is bundled")

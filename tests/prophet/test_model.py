@@ -1,6 +1,7 @@
 """Prophet as a world model: purity, rows apart, what reaches the dream, save and load."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -160,6 +161,20 @@ def test_background_is_kept_where_nothing_changed():
     frames = keep_background(decoded, reference, decoded_reference, threshold=10.0, softness=1.0, window=1)
     assert (frames[0, 0, :, :4] == 100).all()
     assert (frames[0, 0, :, 4:] == 200).all()
+
+
+@pytest.mark.parametrize("softness", [0.5, 2.0, 8.0])
+def test_the_real_background_fades_over_the_softness(softness):
+    """By hand: a change of c grey levels shows the share 1 / (1 + exp((threshold - c) / softness)) of the decoded."""
+    reference = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
+    before = torch.full((1, 4, 4, 3), 20, dtype=torch.uint8)
+    for change in (4, 10, 13):
+        frames = keep_background(
+            (before + change)[:, None], reference, before, threshold=10.0, softness=softness, window=1
+        )
+        share = 1 / (1 + math.exp((10 - change) / softness))
+        expected = 100 + share * (20 + change - 100)
+        assert (frames.float() - expected).abs().max() <= 0.5
 
 
 def test_latents_that_hardly_change_stay_and_others_pass():
