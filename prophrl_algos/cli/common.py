@@ -218,5 +218,5 @@ def _imported(kind: str, name: str) -> Callable[[Any], Any]:
         sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
