@@ -38,3 +38,10 @@ def test_real_episodes_alone(checkpoint, recording, tmp_path):
 def test_without_a_reward_model_nothing_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="needs a reward model to compare with the truth, got --reward None"):
         main(Args(str(tmp_path / "no checkpoint"), reward="None", out=tmp_path / "card.json"))
+
+
+def test_no_reward_model_at_all_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="compares a reward model with the truth: give one"):
+        main(Args(reward="None", out=tmp_path / "card.json"))
+    with pytest.raises(ValueError, match="workers must be an integer of at least 1, got 0"):
+        Args(workers=0)
