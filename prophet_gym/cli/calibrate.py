@@ -60,8 +60,6 @@ def main(args: Args) -> None:
     judge = None if args.reward == "None" else load_reward_model(args.checkpoint, args.reward, args.device)
     if judge is None:
         raise ValueError(f"calibration needs a reward model to compare with the truth, got --reward {args.reward}")
-    if args.reward == "None":
-        raise ValueError("calibration compares a reward model with the truth: give one, such as --reward classifier")
     world_model = load_world_model(args.checkpoint, args.device)
     recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
     paths = (

@@ -41,7 +41,7 @@ def test_without_a_reward_model_nothing_is_loaded(tmp_path):
 
 
 def test_no_reward_model_at_all_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(ValueError, match="compares a reward model with the truth: give one"):
+    with pytest.raises(ValueError, match=r"calibration needs a reward model .* got --reward None"):
         main(Args(reward="None", out=tmp_path / "card.json"))
     with pytest.raises(ValueError, match="workers must be an integer of at least 1, got 0"):
         Args(workers=0)
