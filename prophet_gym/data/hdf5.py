@@ -226,15 +226,18 @@ def _keys(path: Path, stored: Any, split: str | None) -> list[str]:
     return sorted(names, key=lambda name: (int(re.sub(r"[^0-9]", "", name)[:18] or 0), name))
 
 
+def _is_group(node: Any) -> bool:
+    return isinstance(node, h5py.Group)
+
+
 def _steps(path: Path, key: str, layout: Layout) -> int:
     """Usable steps of a demonstration, after checking that pictures and actions are there and as many."""
     name = f"{key} of {path}"
     with _open(path) as stored:
         demo: Any = stored["data"][key]
-        group = isinstance(demo, h5py.Group)
-        if not group or not isinstance(demo.get("actions"), h5py.Dataset):
+        if not _is_group(demo) or not isinstance(demo.get("actions"), h5py.Dataset):
             raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{key!r}]")
-        if not isinstance(demo.get("obs"), h5py.Group):
+        if not _is_group(demo.get("obs")):
             raise ValueError(
                 f"{name} has no pictures (no group obs): the file holds the simulator's states alone; make pictures of "
                 "them with robomimic's dataset_states_to_obs.py"
