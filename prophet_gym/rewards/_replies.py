@@ -55,7 +55,7 @@ def read_reply(body: bytes, key: str | None, *, streamed: bool) -> Reply:
         raise Refused(f"no well-formed answer ({type(error).__name__}): it ends in {end!r}") from error
     try:
         read, written = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise Refused(f"no well-formed usage: {_one_line(str(error))}", again=False) from error
     return Reply(None if problem else text, problem=problem, finish=finish, prompt_tokens=read, answer_tokens=written)
 
@@ -227,7 +227,9 @@ def _join_events(body: bytes) -> dict[str, Any]:
     return {"choices": choices, "usage": usage, "error": error}
 
 
-def _tokens(usage: Mapping[str, Any], name: str) -> int:
+def _tokens(usage: Any, name: str) -> int:
+    if not isinstance(usage, Mapping):
+        raise ValueError(f"it must be a JSON object, got {type(usage).__name__}")
     count = require_count(name, usage.get(name) or 0, 0)
     if count > MOST_TOKENS:
         raise ValueError(f"{name} must be at most {MOST_TOKENS}")

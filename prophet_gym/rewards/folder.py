@@ -52,6 +52,8 @@ def _load(folder: Path, kind: type[Network], config_kind: type, what: str) -> Ne
     try:
         given = read_json(folder / CONFIG_NAME, CheckpointError)
         mark = given.pop(MARK, None)
+        if not isinstance(mark, str | None):
+            raise TypeError(f"{MARK} must be a text, got {type(mark).__name__}")
         config = config_of(config_kind, given)
         state = read_tensors(folder / WEIGHTS_NAME)
         require_sizes(given, state)
