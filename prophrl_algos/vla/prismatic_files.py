@@ -105,7 +105,7 @@ def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: 
     chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
     config = replace(config, **chosen, without_state=options.without_state)
     state = read_saved(folder, found)
-    policy = _empty(kind, config, _tokenizer(folder, options), options)
+    policy = _empty(kind, config, folder, options)
     if lora and options.train == "none":
         policy.adapt(lora)
     # What is trained is chosen first: it takes its weights in float32.
@@ -151,7 +151,7 @@ def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], optio
         head="l1",
         settings=kind.published_settings(head),
     )
-    policy = _empty(kind, config, _tokenizer(folder, options), options)
+    policy = _empty(kind, config, folder, options)
     load_strictly(policy, weights, source=folder)
     rescale_output(policy.action_head.get_submodule("fc2"), config.actions)
     if options.head == "flow":
@@ -222,10 +222,11 @@ def _one(folder: Path, pattern: str, *, needed: bool = True) -> Path | None:
     return found[0] if found else None
 
 
-def _empty(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer, options: LoadOptions) -> Policy:
+def _empty(kind: type[Policy], config: PrismaticConfig, folder: Path, options: LoadOptions) -> Policy:
     """A policy with memory but no weights; what is trained in float32."""
+    tokenizer = _tokenizer(folder, options)
     with _default(torch.float32 if options.train == "full" else options.dtype), torch.device("meta"):
-        policy = _made(kind, config, tokenizer)
+        policy = _made(kind, config, tokenizer, folder)
     for part in _expert(policy):
         part.float()
     policy.to_empty(device="cpu")
@@ -245,14 +246,14 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _made(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer) -> Policy:
+def _made(kind: type[Policy], config: PrismaticConfig, tokenizer: Tokenizer, folder: Path) -> Policy:
     try:
         return kind(config, tokenizer)
     except ImportError:
         raise
     except Exception as error:  # whatever a damaged config makes the constructors of other libraries raise
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise CheckpointError(f"the checkpoint's {CONFIG} describes no {kind.__name__}: {reason}") from error
+        raise CheckpointError(f"{folder / CONFIG} describes no {kind.__name__}: {reason}") from error
 
 
 def choose_trained(policy: PrismaticPolicy, train: str, *, lora: LoraTargets | None = None) -> None:

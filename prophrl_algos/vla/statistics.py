@@ -87,7 +87,8 @@ def openpi_scales(
     read = read_json(found[0])
     groups = read.get("norm_stats", read)
     if not isinstance(groups, dict) or "actions" not in groups:
-        raise CheckpointError(f"{found[0]} must hold the statistics of 'actions', it has {sorted(groups)}")
+        has = listed(sorted(groups)) if isinstance(groups, dict) else shown(repr(groups))
+        raise CheckpointError(f"{found[0]} must hold the statistics of 'actions', it has {has}")
     scaled = {
         name: affine(scaling, sound(tensors(groups[name], name, found[0]), scaling, name, found[0]), eps=eps)
         for name in ("actions", "state")

@@ -110,7 +110,11 @@ def small_words(folder):
     return folder
 
 
-@pytest.mark.parametrize("write", [pi0, pi05, smolvla], ids=lambda write: write.__name__)
+@pytest.mark.parametrize(
+    "write",
+    [pi0, *(pytest.param(each, marks=pytest.mark.vla) for each in (pi05, smolvla))],
+    ids=lambda write: write.__name__,
+)
 def test_the_documented_commands_clone_and_then_learn(write, tmp_path, record, monkeypatch):
     if write is not pi0:
         monkeypatch.setattr(tiny, "VOCABULARY", WORDS)

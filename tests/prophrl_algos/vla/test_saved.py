@@ -53,7 +53,10 @@ def openvla_oft(train):
     return tiny_prismatic.tiny_openvla_oft(train=train), nullcontext
 
 
-@pytest.fixture(params=[pi0, pi05, smolvla, vla_adapter, openvla_oft], ids=lambda made: made.__name__)
+FAMILIES = [pi0, vla_adapter, openvla_oft, *(pytest.param(each, marks=pytest.mark.vla) for each in (pi05, smolvla))]
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda made: made.__name__)
 def made(request):
     return request.param
 
@@ -149,7 +152,7 @@ def test_adapters_are_not_rounded_away_in_half_precision(tmp_path, seen):
     load_policy(tmp_path / "ours", LoadOptions(train="full"))  # trained, and so in float32
     load_policy(tmp_path / "ours", LoadOptions(train="lora"))
     # Pi0's adapters are in the expert, which is trained here.
-    other = stirred(tiny_published.tiny_pi0(train="lora"))
+    other = stirred(pi0("lora")[0])
     other.save_pretrained(tmp_path / "pi0")
     again = load_policy(tmp_path / "pi0", LoadOptions(train="expert", without_state="mean"))
     assert {weight.dtype for weight in again.network.model.dit.parameters()} == {torch.float32}
@@ -171,7 +174,7 @@ def test_it_is_cloned_and_saved_and_cloned_on(made, tmp_path, seen):
 
 
 def test_adapters_of_ones_own_come_back(tmp_path, seen):
-    policy = tiny_published.tiny_pi0(train="none")
+    policy = pi0("none")[0]
     targets = LoraTargets((LoraPart(r"model\.dit\..*\.q_proj", 2, 8),), ("action_out_proj",))
     policy.let_train("lora", lora=targets)
     stirred(policy).save_pretrained(tmp_path / "ours")
@@ -183,11 +186,11 @@ def test_adapters_of_ones_own_come_back(tmp_path, seen):
     with pytest.raises(CheckpointError, match=r"has no .*lora_B"):
         merged.load_weights(wrong, source="there")
     with pytest.raises(CheckpointError, match=r"adapter of rank 2 on model\.dit\.layers\.0\.self_attn\.q_proj"):
-        tiny_published.tiny_pi0().load_weights(policy.state_dict(), source="there")
+        pi0("expert")[0].load_weights(policy.state_dict(), source="there")
 
 
 def test_options_and_files_that_do_not_fit_are_named(tmp_path):
-    policy = tiny_published.tiny_pi0(train="lora")
+    policy = pi0("lora")[0]
     folder = tmp_path / "ours"
     policy.save_pretrained(folder)
     with pytest.raises(ValueError, match="acts in 'libero', not 'bridge'"):
@@ -236,7 +239,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(made, tmp_path
 
 
 def test_a_save_replaces_an_earlier_one_in_shards(tmp_path):
-    policy = tiny_published.tiny_pi0()
+    policy = pi0("expert")[0]
     folder = tmp_path / "ours"
     policy.save_pretrained(folder)
     state = load_file(folder / "model.safetensors")
