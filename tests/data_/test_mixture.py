@@ -124,7 +124,7 @@ def test_what_is_wrong_of_the_tools_is_said(options, message, libero_file):
 
 def test_states_and_cameras_must_fit_the_data(libero_file, lerobot, tmp_path):
     share = read_share(f"{libero_file()},kind=libero,state=ee_states,numbers=xyz+euler+gripper", WAYS)
-    with pytest.raises(ValueError, match=r"are 7 numbers, but ee_states of demo_0 of .*hdf5 hold 6; name the others skip"):
+    with pytest.raises(ValueError, match=r"are 7 numbers, but ee_states of demo_0 of .* hold 6; name the others skip"):
         share.source.episode(0)
     with pytest.raises(ValueError, match=r"unknown state feature 'observation\.state'"):
         read_share(f"{lerobot('v3')},camera={CAMERA},state=observation.state,numbers=xyz+euler+gripper", WAYS)
