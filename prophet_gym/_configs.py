@@ -78,7 +78,7 @@ def _is_of(value: Any, hint: Any) -> bool:
         return any(_is_of(value, kind) for kind in inner)
     if hint is float:
         # NaN, and 1e999, are JSON to Python, and floats.
-        return type(value) in (int, float) and math.isfinite(value)
+        return (type(value) is int and abs(value) < 2**53) or (type(value) is float and math.isfinite(value))
     if not inner:
         return type(value) is hint
     if not isinstance(value, tuple):

@@ -277,7 +277,10 @@ class Prophet(nn.Module):
         if adapters is not None:
             load_lora(parts["transformer"], adapters)
             merge_lora(parts["transformer"])
-        prophet = cls(**parts, config=config)
+        try:
+            prophet = cls(**parts, config=config)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
         prophet.source = folder
         return prophet
 

@@ -24,6 +24,15 @@ def require_bounds(frame_size: tuple[int, int], counts: Sequence[int]) -> None:
         raise ValueError(f"counts of frames and steps must be at most {MOST_FRAMES}, got {max(counts)}")
 
 
+def statistics_fit(mean: Any, std: Any, count: int) -> bool:
+    """Whether a mean and a standard deviation of a network's config are finite numbers, one for each of so many."""
+    if not all(isinstance(numbers, list | tuple) and len(numbers) == count for numbers in (mean, std)):
+        return False
+    numbers = [*mean, *std]
+    plain = all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= MOST_PIXELS for n in numbers)
+    return plain and min(std) > 0
+
+
 @runtime_checkable
 class Recipe(Protocol):
     """What `Prophet` leaves to its recipe. It holds numbers, never weights; its arguments are checked already.

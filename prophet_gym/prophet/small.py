@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,12 +19,16 @@ from prophet_gym.prophet.conditioning import (
     predict_velocity,
 )
 from prophet_gym.prophet.gripper import GripperTracker
-from prophet_gym.prophet.recipe import Networks, require_bounds
+from prophet_gym.prophet.recipe import Networks, require_bounds, statistics_fit
 from prophet_gym.prophet.sampling import sample_euler
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
+CELL = 8
+"""Pixels of a latent's side."""
+GRIPPER_NUMBERS = 4
+"""Position and opening."""
 LARGEST_NUMBER = 1e4
 """What a config may hold: a dream of larger numbers is soon none."""
 AT_SOURCE = 1e5
@@ -117,6 +121,30 @@ class SmallRecipe:
                 f"the transformer reads {own} numbers a frame, which must be {self.config.action_dim} of the command "
                 f"and {GRIPPER_FEATURES} of the gripper: prophet.json and the weights are of two checkpoints"
             )
+        problems = [
+            f"{name} must have {kind}_mean and {kind}_std, finite numbers, one for each of {count}"
+            for name, kind, count in (("tracker", "gripper", GRIPPER_NUMBERS), ("autoencoder", "latents", None))
+            if name in networks and not _normalised(networks[name].config, kind, count)
+        ]
+        sides = (1 + self.config.chunk // FRAMES_PER_LATENT, *(side // CELL for side in self.config.frame_size))
+        table = networks["transformer"].config
+        if any(side > most for side, most in zip(sides, table["max_size"], strict=True)):
+            problems.append(f"a chunk has latents of {sides}, but the transformer's table ends at {table['max_size']}")
+        if not statistics_fit(table["rope_scale"], table["rope_scale"], 3):
+            problems.append(f"the transformer's rope_scale must be three numbers above 0, got {table['rope_scale']}")
+        if "tracker" in networks:
+            tracker = networks["tracker"].config
+            has = {
+                "chunk": tracker["chunk"],
+                "action_dim": tracker["action_dim"],
+                "latent_size": [*tracker["latent_size"]],
+            }
+            due = {"chunk": self.config.chunk, "action_dim": self.config.action_dim, "latent_size": [*sides[1:]]}
+            problems += [
+                f"the tracker's {name} is {has[name]}, not {due[name]}" for name in due if has[name] != due[name]
+            ]
+        if problems:
+            raise CheckpointError(f"prophet.json and the networks do not fit: {'; '.join(problems)}")
 
     def begin(
         self,
@@ -205,6 +233,14 @@ class SmallRecipe:
         threshold, softness = self.config.stillness
         last = unstack_frames(inputs.given)[:, -1]
         return keep_still(latents, last, threshold=threshold, softness=softness)
+
+
+def _normalised(config: Any, kind: str, count: int | None) -> bool:
+    """Whether a network's config has a mean and a deviation as it must; those of latents may be left out."""
+    mean, std = config[f"{kind}_mean"], config[f"{kind}_std"]
+    if count is None and mean is None and std is None:
+        return True
+    return statistics_fit(mean, std, config["latent_channels"] if count is None else count)
 
 
 def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -6,6 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, to_frames, to_pixels
+from prophet_gym.prophet.recipe import statistics_fit
 
 SPATIAL_COMPRESSION = 8
 
@@ -53,9 +54,7 @@ class WanAutoencoder(AutoencoderKLWan):
 
     def normalisation_fits(self) -> bool:
         """Whether the config has a mean and a standard deviation for every latent channel."""
-        means, stds = (self.config[name] for name in ("latents_mean", "latents_std"))
-        fits = (isinstance(n, list | tuple) and len(n) == self.config["z_dim"] for n in (means, stds))
-        return all(fits) and all(isinstance(n, int | float) for n in (*means, *stds)) and min(stds) > 0
+        return statistics_fit(self.config["latents_mean"], self.config["latents_std"], self.config["z_dim"])
 
     def _normalisation(self) -> tuple[Tensor, Tensor]:
         device = self.device
