@@ -5,7 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def held(folder: Path, *, main: bool = True) -> Iterator[None]:
         return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the run")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -54,12 +55,20 @@ def held(folder: Path, *, main: bool = True) -> Iterator[None]:
         )
         yield
         return
+    refused = True
     try:
         write_whole(folder / HOLDER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
         yield
+        refused = False
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
+        if refused and made and os.listdir(folder) == [LOCK]:  # nothing was written: as if it had not been begun
+            (folder / LOCK).unlink()
         lock.release()
+        if refused:
+            with suppress(OSError):  # what is not empty stays
+                for path in made:
+                    path.rmdir()
 
 
 def claim(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), stage: str | None = None) -> None:

@@ -117,6 +117,9 @@ def read_demonstrations(
         for of_task in listed
         for path in of_task[number]
     ]
+    for _, twin in paths:
+        if twin is not None:
+            require_dream(twin)
     for folder in dreams:
         refuse_official(folder)
     episodes = [(read_episode(path), twin) for path, twin in paths]
@@ -161,12 +164,17 @@ def read_dream(path: Path) -> "Episode":
     """
     from prophet_gym.data.recording import read_episode
 
+    require_dream(path)
+    return read_episode(path)
+
+
+def require_dream(path: Path) -> None:
+    """Raise FileNotFoundError where an episode has no dream at this path."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: each episode of a recording must have its dream; make them with `prophet redream "
             f"--data RECORDING --out {path.parents[1]} --episodes N` for all N of them"
         )
-    return read_episode(path)
 
 
 def refuse_dreams(policy: FlowPolicy, folders: Sequence[Path], dreams: Sequence[Path]) -> None:

@@ -139,7 +139,9 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.cli.collect import parse_tasks
     from prophet_gym.sims.recorder import Plan, collect
+    from prophrl_algos.cli.common import warn_untrained
 
+    warn_untrained(args.policy, args.weights)
     actor = PolicyActor(args.policy, args.weights, args.noise_level, args.published, args.dream)
     _policy(actor)
     plan = Plan(

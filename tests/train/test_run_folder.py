@@ -128,3 +128,19 @@ def test_every_training_command_holds_its_folder(command, toy_recording, tmp_pat
     with held(out), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
         begun[command]()
     assert {path.name for path in out.iterdir()} <= {".run.lock"}
+
+
+def fail_in(folder, *, writing):
+    with held(folder):
+        assert folder.is_dir()
+        if writing:
+            (folder / "state").write_text("kept")
+        raise ValueError("nothing to train on")
+
+
+@pytest.mark.parametrize("writing", [False, True])
+def test_a_run_that_is_refused_before_it_writes_leaves_no_folder(writing, tmp_path):
+    with pytest.raises(ValueError, match="nothing to train on"):
+        fail_in(tmp_path / "new" / "run", writing=writing)
+    assert [path.name for path in tmp_path.rglob("state")] == ["state"] * writing
+    assert (tmp_path / "new").exists() == writing
