@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
 
 FRAMES_PER_LATENT = 4
 """Temporal compression of the Wan VAE; the small autoencoder stacks as many frames in channels."""
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv_2(F.silu(self.conv_1(F.silu(x))))
 
 
-class FrameAutoencoder(ModelMixin, ConfigMixin):
+class FrameAutoencoder(LightModelMixin, ConfigMixin):
     """A per-frame 2-D autoencoder: 8x8 pixels become one latent cell.
 
     Args:

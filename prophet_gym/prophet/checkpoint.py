@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from prophet_gym._atomic import atomic_directory
@@ -24,6 +22,7 @@ from prophet_gym._tensor_files import (
 )
 from prophet_gym.errors import CheckpointError, shown
 from prophet_gym.hub import CONFIG
+from prophet_gym.prophet._diffusers import SAFETENSORS_WEIGHTS_NAME, ModelMixin
 from prophet_gym.prophet.full import FullConfig, FullRecipe
 from prophet_gym.prophet.recipe import Recipe
 from prophet_gym.prophet.small import ProphetConfig, SmallRecipe

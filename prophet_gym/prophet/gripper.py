@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
 from prophet_gym.prophet.autoencoder import ResidualBlock
 
 
-class GripperTracker(ModelMixin, ConfigMixin):
+class GripperTracker(LightModelMixin, ConfigMixin):
     """Two small networks: a reader (latents of a frame -> gripper) and a path (gripper, commands -> its next places).
 
     The gripper is four numbers: position in world metres and openness (1 open .. 0 closed). A controller lags its

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from prophet_gym._atomic import atomic_directory
@@ -17,6 +16,7 @@ from prophet_gym._tensor_files import read_tensors
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
 from prophet_gym.hub import CONFIG, WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
+from prophet_gym.prophet._diffusers import SAFETENSORS_WEIGHTS_NAME
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.checkpoint import save_parts
 from prophet_gym.prophet.convert import NewParts, convert_cosmos, convert_transformer, is_counter, without_text

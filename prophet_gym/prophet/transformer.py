@@ -4,21 +4,22 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.transformers.transformer_cosmos import (
-    CosmosAdaLayerNorm,
-    CosmosEmbedding,
-    CosmosPatchEmbed,
-    CosmosRotaryPosEmbed,
-    CosmosTransformerBlock,
-)
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from prophet_gym.prophet._diffusers import (
+    ConfigMixin,
+    CosmosAdaLayerNorm,
+    CosmosEmbedding,
+    CosmosPatchEmbed,
+    CosmosRotaryPosEmbed,
+    CosmosTransformerBlock,
+    LightModelMixin,
+    apply_rotary_emb,
+    register_to_config,
+)
 from prophet_gym.prophet.action_frames import PooledActionFrames
 from prophet_gym.prophet.action_stream import ActionStream
 from prophet_gym.prophet.history import HistoryMemory, HistoryOrder
@@ -26,7 +27,7 @@ from prophet_gym.prophet.history import HistoryMemory, HistoryOrder
 Memory = tuple[Tensor, Tensor]
 
 
-class ProphetTransformer3DModel(ModelMixin, ConfigMixin):
+class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
     """Predict the flow of a chunk's latents from noisy latents, actions and memory (reference.md section 1).
 
     diffusers' Cosmos blocks, driven with one AdaLN modulation per latent frame (not per token), a history memory

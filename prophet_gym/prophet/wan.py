@@ -1,17 +1,17 @@
 """Frames <-> latents with the published Wan 2.1 VAE: the full Prophet's autoencoder."""
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym.prophet._diffusers import AutoencoderKLWan, LightModelMixin
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, to_frames, to_pixels
 from prophet_gym.prophet.recipe import statistics_fit
 
 SPATIAL_COMPRESSION = 8
 
 
-class WanAutoencoder(AutoencoderKLWan):
+class WanAutoencoder(LightModelMixin, AutoencoderKLWan):
     """diffusers' Wan VAE between uint8 videos and normalised latents: 1 + 4n frames become 1 + n latent frames.
 
     It is causal: a latent frame depends on its own and earlier frames alone, the first one on the first frame. The
