@@ -1,4 +1,4 @@
-# make demo     dream a real LIBERO scene: outputs/demo.mp4, outputs/demo.png
+# make demo     dream a LIBERO scene: outputs/demo.mp4, outputs/demo.png
 # make test     install everything and run the tests
 # make test-vla the tests that need lerobot, openpi's port or timm, on the releases that they run on, in .venv-vla
 # make test-latest   the tests on the newest releases that pyproject.toml allows, in .venv-latest: lists what broke
@@ -6,7 +6,7 @@
 # make lint     ruff, format check, pyright
 # make install  the package alone, in .venv
 # make lock     resolve requirements/*.in to the newest releases: what all of the above install, but for test-latest
-# make train    record the real simulator and train the small Prophet (hours)
+# make train    record LIBERO and train the small Prophet (hours)
 # make proof    learn in the dream, test in the simulator: the short version, one task (docs/proof.md says how long)
 # make proof-cpu, make proof-full   the whole experiment: docs/proof.md
 # make figures  put the measured numbers into README.md and the model cards
