@@ -94,6 +94,7 @@ def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], option
     chosen = {name: value for name in ("num_steps", "exec_steps") if (value := getattr(options, name)) is not None}
     manners = replace(manners, tokenize=_tokenize(folder, said, options), without_state=options.without_state)
     policy = kind(made_network(kind, said["network"], folder), replace(spec, **chosen), manners, said["network"])
+    _require_agreement(policy, folder)
     # What is trained is chosen first: it takes its weights in float32, the rest in the precision asked for.
     if lora is not None and options.train == "none":
         add_lora(policy.network, lora)
@@ -102,6 +103,18 @@ def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], option
     own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
     load_strictly(policy.network, fitted(own, policy.network, lora or LoraTargets(()), source=folder), source=folder)
     return policy.eval()
+
+
+def _require_agreement(policy: PublishedPolicy, folder: Path) -> None:
+    """Raise CheckpointError unless the sizes beside a network are its own."""
+    spec, manners, own = policy.spec, policy.manners, getattr(policy.network, "config", None)
+    sizes = {"chunk_size": spec.horizon, "max_action_dim": spec.latent_dim}
+    if manners.state is not None and manners.prompt is PROMPTS["line"]:  # the network reads it, not the prompt
+        sizes["max_state_dim"] = manners.state_columns
+    wrong = [name for name, size in sizes.items() if getattr(own, name, size) != size]
+    if wrong:
+        said = ", ".join(f"{name} is {getattr(own, name)} in the network and {sizes[name]} beside it" for name in wrong)
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {said}")
 
 
 def made_network(kind: type[PublishedPolicy], config: Any, folder: Path) -> nn.Module:

@@ -206,6 +206,8 @@ def test_options_and_files_that_do_not_fit_are_named(tmp_path):
         ({"actions": {"offset": [0.0] * 7, "scale": [0.0] * 7}}, "finite offsets as scales that are not 0"),
         ({"prompt": "poem"}, "is not what was saved: KeyError 'poem'"),
         ({"network": {"model_type": "pi0", "vlm_config": 3}}, "describes no network of pi0"),
+        ({"network": {**config["network"], "chunk_size": 3}}, "chunk_size is 3 in the network and 4 beside it"),
+        ({"state_columns": 9}, "max_state_dim is 8 in the network and 9 beside it"),
         ({"save": "another"}, "model.safetensors of another save than its config.json"),
     ):
         (folder / "config.json").write_text(json.dumps({**config, **change}))
