@@ -80,8 +80,8 @@ def main(args: Args) -> None:
     require_loggers(names)
     trainer = make_trainer(args)
     evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
-    begun = (args.out / LAST).exists()
     with held(args.out, main=trainer.processes.main):
+        begun = (args.out / LAST).exists()
         claim(args.out, args, begun=begun, free=MAY_CHANGE)
         done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
         updates = args.config.updates

@@ -14,6 +14,8 @@ from prophet_gym.errors import CheckpointError, RunInUseError
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train import adapt, objects, pretrain, reward, small
 from prophet_gym.train.run_folder import ARGUMENTS, claim, held
+from prophrl_algos.cli import train as policy_training
+from prophrl_algos.trainer import TrainerConfig
 
 HOLD = """
 import sys
@@ -144,3 +146,12 @@ def test_a_run_that_is_refused_before_it_writes_leaves_no_folder(writing, tmp_pa
         fail_in(tmp_path / "new" / "run", writing=writing)
     assert [path.name for path in tmp_path.rglob("state")] == ["state"] * writing
     assert (tmp_path / "new").exists() == writing
+
+
+def test_a_policy_is_trained_by_one_run_in_a_folder(tmp_path):
+    args = policy_training.Args(
+        policy="tiny", out=tmp_path, config=TrainerConfig(groups=1, group_size=2), loggers=("csv",)
+    )
+    with held(tmp_path), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
+        policy_training.main(args)
+    assert {path.name for path in tmp_path.iterdir()} <= {".run.lock"}
