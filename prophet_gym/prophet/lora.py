@@ -60,7 +60,7 @@ def load_lora(model: nn.Module, folder: Path) -> None:
         )
     state = read_tensors(folder / WEIGHTS_NAME)
     try:
-        config = LoraConfig.from_pretrained(str(folder))
+        config: Any = LoraConfig.from_pretrained(str(folder))
         rank = require_count("r", config.r)
         if rank > max(min(value.shape) for value in state.values()):
             raise ValueError(f"r={rank}, and no tensor of {WEIGHTS_NAME} is of that rank")
