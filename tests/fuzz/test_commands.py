@@ -89,7 +89,7 @@ def words_of(generator, command: str, options: dict[str, Any]) -> list[str]:
             words += [option]
         elif kind < 0.1:
             words += ["--frobnicate", value]
-        elif option in words and kind < 0.7:
+        elif option in words[:-1] and kind < 0.7:
             words[words.index(option) + 1] = value
         else:
             words += [option, *[value] * int(generator.integers(1, 3))]
