@@ -27,6 +27,8 @@ _MODES: Mapping[str, Scaling] = {
 }
 
 _AGAIN = "compute them again on the data set, or give LoadOptions(statistics=...) others"
+_LARGEST = 1e37
+"""Sums of numbers below it are finite in float32."""
 _STILL = 1e-5
 """A number with an offset and a scale within this is padding: openpi's histograms leave 1e-10, and eps is 1e-6."""
 
@@ -86,7 +88,7 @@ def openpi_scales(
         raise CheckpointError(f"there is no file of statistics at {found[0]}")
     read = read_json(found[0])
     groups = read.get("norm_stats", read)
-    if not isinstance(groups, dict) or "actions" not in groups:
+    if not isinstance(groups, dict) or groups.get("actions") is None:
         has = listed(sorted(groups)) if isinstance(groups, dict) else shown(repr(groups))
         raise CheckpointError(f"{found[0]} must hold the statistics of 'actions', it has {has}")
     scaled = {
@@ -142,7 +144,7 @@ def sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: str, sour
         sizes = {name: tuple(statistics[name].shape) for name in needed}
         raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
     for name, each in zip(needed, read, strict=False):
-        for place in torch.nonzero(~each.isfinite())[:, 0].tolist():
+        for place in torch.nonzero(~(each.abs() < _LARGEST))[:, 0].tolist():
             raise CheckpointError(
                 f"{source}: {name} of {feature!r} must be finite, number {place} of it is {each[place]:g}; {_AGAIN}"
             )

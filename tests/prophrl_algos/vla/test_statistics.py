@@ -41,6 +41,7 @@ def lerobot(folder, actions, state=GOOD, mode="QUANTILES"):
     ("wrong", "said"),
     [
         (changed("q01", 2, float("nan")), "q01 of 'actions?' must be finite, number 2 of it is nan"),
+        (changed("q99", 5, 1e300), "q99 of 'actions?' must be finite, number 5 of it is 1e.300"),
         (changed("q99", 6, float("inf")), "q99 of 'actions?' must be finite, number 6 of it is inf"),
         (changed("q01", 4, 0.5), "q01 of 'actions?' must be at most q99, number 4 of it is 0.5 and 0.1"),
     ],
@@ -83,7 +84,9 @@ def test_lists_of_unequal_length_are_refused(tmp_path, wrong):
         openpi(tmp_path, wrong)
 
 
-@pytest.mark.parametrize("wrong", ["text", [1, 2], {"q01": ["a"], "q99": ["b"]}, {"q01": [[1], [2, 3]], "q99": [1]}])
+@pytest.mark.parametrize(
+    "wrong", [None, "text", [1, 2], {"q01": ["a"], "q99": ["b"]}, {"q01": [[1], [2, 3]], "q99": [1]}]
+)
 def test_what_is_no_list_of_numbers_is_refused(tmp_path, wrong):
     with pytest.raises(CheckpointError, match=r"norm_stats\.json"):
         openpi(tmp_path, wrong)
