@@ -133,7 +133,7 @@ def complaint(message: Any) -> str:
 
 
 def hide(text: str, key: str | None) -> str:
-    r"""Return the text with `***` for the key, also where it is escaped or broken off at the end.
+    r"""Return the text with `***` for the key and for half of it, also where it is escaped or broken off at the end.
 
     Example:
         >>> hide(r"bad key sk\u002dsecret or sk%2dsecret or &#115;k-secret, I mean sk-sec", "sk-secret")
@@ -142,17 +142,22 @@ def hide(text: str, key: str | None) -> str:
     if not key:
         return text
     whole, first, rest = _written(key)
-    text = whole.sub("***", text)
-    for found in first.finditer(text, max(0, len(text) - MOST_PER_LETTER * len(key))):
-        end = found.end()
+    # UTF-16 that is read as UTF-8 has zeros between all letters, those of an escape too
+    text = whole.sub("***", text.replace("\0", ""))
+    parts, begin, last = [], 0, len(text.rstrip()) - MOST_PER_LETTER
+    for found in first.finditer(text):
+        end, letters = found.end(), FIRST_LETTERS
         for letter in rest:
             step = letter.match(text, end)
             if step is None:
                 break
-            end = step.end()
-        if len(text) - end <= MOST_PER_LETTER:  # what is left may be a letter whose escape was cut off
-            return f"{text[: found.start()]}***"
-    return text
+            end, letters = step.end(), letters + 1
+        if end >= last:  # what is left may be a letter whose escape was cut off
+            return "".join([*parts, text[begin : found.start()], "***"])
+        if 2 * letters >= len(key):
+            parts += [text[begin : found.start()], "***"]
+            begin = end
+    return "".join([*parts, text[begin:]])
 
 
 @lru_cache(maxsize=4)
@@ -160,11 +165,12 @@ def _written(key: str) -> tuple[re.Pattern[str], re.Pattern[str], list[re.Patter
     """How the key may be written: all of it, its first letters, and each of the others."""
     letters = []
     for letter in key:
-        code, plain = f"{ord(letter):02x}", "|".join({re.escape(letter), re.escape(html.escape(letter))})
+        code, plain, named = f"{ord(letter):02x}", re.escape(letter), re.escape(html.escape(letter))
         letters.append(
-            # with backslashes; in JSON; in addresses; in HTML. The zeros are what UTF-16 leaves, read as UTF-8
-            rf"(?:\\{{0,8}}(?:{plain})|\\{{1,8}}(?:u00|x){code}|%(?:25){{0,3}}{code}|&#0{{0,5}}{ord(letter)};"
-            rf"|&#x0{{0,5}}{code};)(?:\0|\\x00){{0,3}}"
+            # in JSON; in addresses; in HTML; with backslashes, last, since `\u` may also be the letter u. The zeros are
+            # what UTF-16 leaves, read as UTF-8
+            rf"(?:\\{{1,8}}(?:u00|x){code}|%(?:25){{0,3}}{code}|&#0{{0,5}}{ord(letter)};|&#x0{{0,5}}{code};"
+            rf"|\\{{0,8}}(?:{named}|{plain}))(?:\0|\\x00){{0,3}}"
         )
     first, rest = letters[:FIRST_LETTERS], letters[FIRST_LETTERS:]
     compiled = [re.compile(pattern, re.IGNORECASE) for pattern in ("".join(letters), "".join(first), *rest)]

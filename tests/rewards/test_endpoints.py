@@ -254,6 +254,10 @@ def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, tmp_path, ech
 def test_a_key_made_of_escapes_is_hidden_too():
     for key in ("x78%25amp;", "u0075\\u0075", "&amp;%2525", "aaaaaaab"):
         assert hide(f"It is {key}, not {key[:3]}", key) == f"It is ***, not {key[:3]}"
+    key = "sk-Fuzz_x07%u"
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in key)
+    assert hide(f"It is {escaped[:-6]}", key) == "It is ***"
+    assert hide(f"It is {escaped[:-12]}, and so on and so on", key) == "It is ***, and so on and so on"
     assert hide("aaaaaaaaab", "aaaaaaab") == "aa***"
     assert hide("nothing", None) == "nothing"
 
@@ -335,3 +339,9 @@ def test_ctrl_c_ends_a_pause(server):
     with pytest.raises(KeyboardInterrupt):
         RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, total=1000.0)).answer([question(), question("b")])
     assert time.monotonic() - began < 60
+
+
+def test_zeros_inside_of_escapes_hide_no_key():
+    escaped = KEY.replace("-", "\\u002d")
+    assert hide("bad key " + "\0".join(escaped) + "\0, yes", KEY) == "bad key ***, yes"
+    assert hide("bad key " + "\0".join(escaped)[:40], KEY) == "bad key ***"
