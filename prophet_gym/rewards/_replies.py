@@ -165,12 +165,12 @@ def _written(key: str) -> tuple[re.Pattern[str], re.Pattern[str], list[re.Patter
     """How the key may be written: all of it, its first letters, and each of the others."""
     letters = []
     for letter in key:
-        code, plain, named = f"{ord(letter):02x}", re.escape(letter), re.escape(html.escape(letter))
+        code, plain = f"{ord(letter):02x}", "|".join(dict.fromkeys((re.escape(html.escape(letter)), re.escape(letter))))
         letters.append(
             # in JSON; in addresses; in HTML; with backslashes, last, since `\u` may also be the letter u. The zeros are
             # what UTF-16 leaves, read as UTF-8
             rf"(?:\\{{1,8}}(?:u00|x){code}|%(?:25){{0,3}}{code}|&#0{{0,5}}{ord(letter)};|&#x0{{0,5}}{code};"
-            rf"|\\{{0,8}}(?:{named}|{plain}))(?:\0|\\x00){{0,3}}"
+            rf"|\\{{0,8}}(?:{plain}))(?:\0|\\x00){{0,3}}"
         )
     first, rest = letters[:FIRST_LETTERS], letters[FIRST_LETTERS:]
     compiled = [re.compile(pattern, re.IGNORECASE) for pattern in ("".join(letters), "".join(first), *rest)]
