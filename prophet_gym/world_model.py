@@ -138,8 +138,12 @@ class Verdict:
 
 def _entries(name: str, part: object, count: int | None, *, floating: bool) -> int:
     """How many entries a part of a verdict has; InvalidRewardError unless it is such a tensor."""
-    good = isinstance(part, Tensor) and part.ndim == 1 and count in (None, len(part))
-    if not (good and (part.is_floating_point() if floating else part.dtype == torch.bool)):
+    if not (
+        isinstance(part, Tensor)
+        and part.ndim == 1
+        and count in (None, len(part))
+        and (part.is_floating_point() if floating else part.dtype == torch.bool)
+    ):
         given = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
         wanted = f"({'videos' if count is None else count},)"
         kind = "floating-point" if floating else "bool"

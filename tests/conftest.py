@@ -12,6 +12,16 @@ collect_ignore = ["stand_ins"]
 GOLDEN = Path(__file__).parent / "data" / "prophet_dit.safetensors"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Let no test be skipped that only `make test-vla` runs."""
+    report = yield
+    if report.skipped and item.get_closest_marker("vla"):
+        report.outcome = "failed"
+        report.longrepr = f"marked vla and skipped: {report.longrepr[-1]}"
+    return report
+
+
 @pytest.fixture(scope="session")
 def golden_state():
     """The golden network in the released layout."""

@@ -173,6 +173,7 @@ def post(address: Address, body: bytes, headers: Mapping[str, str], timeout: flo
         connection.connect()
         # the connection forgets its socket when the answer has no length, so it is kept here
         sock = connection.sock
+        assert sock is not None
         calls.opened(sock)
         watchdog = threading.Timer(end - time.monotonic(), _end, (sock, late))
         watchdog.daemon = True

@@ -288,9 +288,10 @@ def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[
     from transformers import AutoModelForImageTextToText
 
     try:
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, revision=revision, trust_remote_code=False, output_loading_info=True, **options
         )
+        model, found = loaded
         inputs = inputs_of(name, revision, model.config)
     except ImportError:
         raise

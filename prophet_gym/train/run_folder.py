@@ -62,8 +62,10 @@ def held(folder: Path, *, main: bool = True) -> Iterator[None]:
         refused = False
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
-        if refused and made and os.listdir(folder) == [LOCK]:  # nothing was written: as if it had not been begun
-            (folder / LOCK).unlink()
+        if refused and made and set(os.listdir(folder)) <= {LOCK, ARGUMENTS}:
+            # nothing was made yet: leave things as if the run had not been begun
+            for name in (ARGUMENTS, LOCK):
+                (folder / name).unlink(missing_ok=True)
         lock.release()
         if refused:
             with suppress(OSError):  # what is not empty stays
