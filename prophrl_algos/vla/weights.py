@@ -19,10 +19,13 @@ INDEX = "model.safetensors.index.json"
 Value = TypeVar("Value")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _SIZES = (
-    (r"(layers|depth|steps|heads|draws|registers)$", 2**12),
+    (r"(layers|depth|(num|inference|exec|action|obs)_steps|heads|draws|registers)$", 2**12),
     (r"(size|dim|width|hidden|horizon|columns|tokens|grid|projection_dim|rank)$", 2**20),
 )
-"""Names of numbers in configs, and what they are at most in any network that is known, with much room."""
+"""Names of numbers in configs, and what they are at most in any network that is known, with much room.
+
+Steps of a training, such as lerobot's `scheduler_decay_steps`, stand in the same configs and are no size.
+"""
 _WRAPPERS = ("module.", "_orig_mod.")
 """What distributed training and torch.compile put before every name; the weights are the same without it."""
 _REMEDIES = (

@@ -2,6 +2,9 @@
 
 import json
 import zipfile
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from prophrl_algos.vla.weights import (
     read_pt,
     read_safetensors,
     renamed,
+    require_sizes,
     tensor_names,
     without_init,
 )
@@ -199,3 +203,21 @@ def test_layers_can_be_made_without_drawing_weights():
     assert torch.equal(torch.get_rng_state(), before)
     nn.Linear(3, 4)
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_config_of_a_network_that_no_machine_holds_is_refused_and_numbers_of_its_training_are_not():
+    training = {"scheduler_warmup_steps": 10_000, "scheduler_decay_steps": 30_000, "num_inference_steps": 10}
+    require_sizes({**training, "chunk_size": 50, "text_config": {"vocab_size": 257_152}}, Path("config.json"))
+    with pytest.raises(CheckpointError, match=r"config\.json: text_config\.num_hidden_layers must be at most 4096"):
+        require_sizes({**training, "text_config": {"num_hidden_layers": 10**9}}, Path("config.json"))
+    with pytest.raises(CheckpointError, match=r"config\.json: num_steps must be at most 4096"):
+        require_sizes({"num_steps": 10**9}, Path("config.json"))
+
+
+@pytest.mark.vla
+@pytest.mark.parametrize("family", ["pi0.configuration_pi0:PI0Config", "pi05.configuration_pi05:PI05Config",
+                                    "smolvla.configuration_smolvla:SmolVLAConfig"])  # fmt: skip
+def test_the_configs_that_lerobot_writes_are_of_networks_that_a_machine_holds(family):
+    module, name = family.split(":")
+    config = getattr(import_module(f"lerobot.policies.{module}"), name)()
+    require_sizes(json.loads(json.dumps(asdict(config), default=str)), Path("config.json"))
