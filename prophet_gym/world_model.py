@@ -20,6 +20,7 @@ from prophet_gym.specs import InitialState
 compute_forks_on_one_thread()
 
 LARGEST_REWARD = torch.finfo(torch.float32).max
+"""A larger one would be infinite to whoever learns from it."""
 State = Mapping[str, Tensor]
 """What a world model carries from chunk to chunk: named tensors whose first axis is the batch row.
 

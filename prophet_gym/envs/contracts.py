@@ -1,15 +1,12 @@
 """What an env asks of the world model and the reward model that it is given, and of what they return."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from prophet_gym.errors import InvalidRewardError, require_count
 from prophet_gym.world_model import Chunk, RewardModel, Verdict, WorldModel, require_when
-
-LARGEST = torch.finfo(torch.float32).max
 
 
 def require_world_model(model: object) -> WorldModel:
@@ -57,7 +54,7 @@ def require_chunk(chunk: Chunk, model: WorldModel, rows: int) -> Chunk:
     return chunk
 
 
-def read_rewards(model: RewardModel, verdict: Verdict, rows: Sequence[int]) -> dict[int, tuple[float, bool, bool]]:
+def read_rewards(model: RewardModel, verdict: object, rows: Sequence[int]) -> dict[int, tuple[float, bool, bool]]:
     """Return reward, validity and success of each scored sub-environment.
 
     Args:
@@ -66,33 +63,29 @@ def read_rewards(model: RewardModel, verdict: Verdict, rows: Sequence[int]) -> d
         rows: The sub-environments.
 
     Raises:
-        InvalidRewardError: If it speaks of another number of them, if a reward is not finite, or if one that was not
-            scored has a reward.
+        InvalidRewardError: If it is no Verdict, if it speaks of another number of them, or if one that was not scored
+            has a reward.
     """
-    rewards, valid, success = (_column(model, part, rows) for part in (verdict.reward, verdict.valid, verdict.success))
-    for row, reward, scored in zip(rows, rewards, valid, strict=True):
-        if not abs(reward) <= LARGEST:
-            raise InvalidRewardError(
-                f"a reward must be a finite number in float32, and {_named(model)} returned {reward} for "
-                f"sub-environment {row}; the step was not taken: return valid=False where there is no reward"
-            )
+    if not isinstance(verdict, Verdict):
+        raise InvalidRewardError(
+            f"score of {_named(model)} must return a Verdict (prophet_gym.world_model), got {type(verdict).__name__}; "
+            "the step was not taken"
+        )
+    # A Verdict has checked its own parts: as many of each, and finite rewards.
+    if len(verdict.reward) != len(rows):
+        raise InvalidRewardError(
+            f"{_named(model)} must return one reward for each of the {len(rows)} videos, a tensor ({len(rows)},), got "
+            f"{tuple(verdict.reward.shape)}; the step was not taken"
+        )
+    columns = (verdict.reward.tolist(), verdict.valid.tolist(), verdict.success.tolist())
+    found = dict(zip(rows, zip(*columns, strict=True), strict=True))
+    for row, (reward, scored, _) in found.items():
         if reward and not scored:
             raise InvalidRewardError(
                 f"the reward of a video that was not scored (valid=False) must be 0, and {_named(model)} returned "
                 f"{reward} for sub-environment {row}; the step was not taken"
             )
-    return {row: (r, bool(v), bool(s)) for row, r, v, s in zip(rows, rewards, valid, success, strict=True)}
-
-
-def _column(model: RewardModel, part: object, rows: Sequence[int]) -> list[Any]:
-    values = part.tolist() if isinstance(part, Tensor) else None
-    if not isinstance(values, list) or len(values) != len(rows) or any(isinstance(each, list) for each in values):
-        given = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
-        raise InvalidRewardError(
-            f"{_named(model)} must return one reward for each of the {len(rows)} videos, a tensor ({len(rows)},), got "
-            f"{given}; the step was not taken"
-        )
-    return values
+    return found
 
 
 def _named(thing: object) -> str:

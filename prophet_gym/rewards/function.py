@@ -10,9 +10,7 @@ from torch import Tensor
 
 from prophet_gym.errors import require_count
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.world_model import Verdict, require_when
-
-LARGEST = torch.finfo(torch.float32).max
+from prophet_gym.world_model import LARGEST_REWARD, Verdict, require_when
 
 
 class FunctionReward:
@@ -67,7 +65,7 @@ class FunctionReward:
             raise ValueError(f"the function of a judge must return a number or None, got {result!r}") from error
         if number is not None and not math.isfinite(number):
             raise ValueError(f"the function of a judge must return a finite number or None, got {number}")
-        if number is not None and abs(number) > LARGEST:
+        if number is not None and abs(number) > LARGEST_REWARD:
             raise ValueError(
                 f"the function of a judge must return a number that float32 can hold, or None, got {number}"
             )

@@ -126,6 +126,20 @@ def test_a_reward_that_is_none_is_refused_by_name_and_the_step_is_not_taken(kind
     assert [envs.get_state(row) for row in range(3)] == [twin.get_state(row) for row in range(3)]
 
 
+@pytest.mark.parametrize("answer", [None, torch.zeros(3), [0.0, 0.0, 0.0]])
+def test_an_answer_that_is_no_verdict_is_refused_and_the_step_is_not_taken(answer):
+    class Mute(Answering):
+        def score(self, videos, instructions):
+            return answer
+
+    envs = make(reward_model=Mute([0.0] * 3))
+    envs.reset(seed=0)
+    before = [envs.get_state(row) for row in range(3)]
+    with pytest.raises(InvalidRewardError, match="score of this Mute must return a Verdict"):
+        envs.step(actions(0))
+    assert [envs.get_state(row) for row in range(3)] == before
+
+
 def test_a_function_that_returns_more_than_float32_holds_is_refused():
     env = ProphetEnv(CountingWorldModel(chunk=CHUNK), counting_starts(), reward_model=FunctionReward(lambda *_: 1e300))
     env.reset(seed=0)
