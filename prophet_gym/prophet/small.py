@@ -122,9 +122,9 @@ class SmallRecipe:
                 f"and {GRIPPER_FEATURES} of the gripper: prophet.json and the weights are of two checkpoints"
             )
         problems = [
-            f"{name} must have {kind}_mean and {kind}_std, finite numbers, one for each of {count}"
-            for name, kind, count in (("tracker", "gripper", GRIPPER_NUMBERS), ("autoencoder", "latents", None))
-            if name in networks and not _normalised(networks[name].config, kind, count)
+            f"the {name} must have {kind}_mean and {kind}_std, finite numbers, one for each of {count}"
+            for name, kind, count in _scales(networks)
+            if not _normalised(networks[name].config, kind, count)
         ]
         sides = (1 + self.config.chunk // FRAMES_PER_LATENT, *(side // CELL for side in self.config.frame_size))
         table = networks["transformer"].config
@@ -235,12 +235,16 @@ class SmallRecipe:
         return keep_still(latents, last, threshold=threshold, softness=softness)
 
 
-def _normalised(config: Any, kind: str, count: int | None) -> bool:
+def _scales(networks: Networks) -> list[tuple[str, str, int]]:
+    """Networks with a mean and a deviation, what these are of, and of how many numbers."""
+    found = [("autoencoder", "latents", networks["autoencoder"].config["latent_channels"])]
+    return [("tracker", "gripper", GRIPPER_NUMBERS), *found] if "tracker" in networks else found
+
+
+def _normalised(config: Any, kind: str, count: int) -> bool:
     """Whether a network's config has a mean and a deviation as it must; those of latents may be left out."""
     mean, std = config[f"{kind}_mean"], config[f"{kind}_std"]
-    if count is None and mean is None and std is None:
-        return True
-    return statistics_fit(mean, std, config["latent_channels"] if count is None else count)
+    return (kind == "latents" and mean is None and std is None) or statistics_fit(mean, std, count)
 
 
 def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -94,3 +94,13 @@ def test_a_networks_config_that_cannot_be_its_own_is_one_line(folders, tmp_path,
         Prophet.from_pretrained(tmp_path)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_statistics_of_another_size_are_named_with_how_many_there_must_be(folders, tmp_path):
+    shutil.copytree(folders["small"], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "autoencoder" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"latents_mean": [0.0], "latents_std": [1.0]}))
+    wanted = f"latents_mean and latents_std, finite numbers, one for each of {config['latent_channels']}"
+    with pytest.raises(CheckpointError, match=wanted):
+        Prophet.from_pretrained(tmp_path)
