@@ -18,6 +18,8 @@ MANIFEST = "manifest.json"
 """Beside the files of a checkpoint: each file's name -> its sha-256."""
 ASIDE = ".run."
 """How the files begin that a training keeps in its folder for itself."""
+ASIDE_PATTERNS = [f"{start}{name}" for name in (f"{ASIDE}*", ".*.draft-*") for start in ("", "**/")]
+"""The same, and drafts, as the Hub's client matches them."""
 PUBLISHED = "Fleurrr/Prophet-World-Model"
 PUBLISHED_FILES = {"libero": "prophet-libero.pt", "bridge": "prophet-bridge.pt"}
 """What the authors of ProphRL released: robot -> file."""
@@ -189,9 +191,7 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo, folder_path=folder, revision=revision, ignore_patterns=[f"{ASIDE}*", f"**/{ASIDE}*"]
-        )
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, ignore_patterns=ASIDE_PATTERNS)
     except Exception as error:
         raise MissingWeightsError(f"cannot write to the Hub repository {repo}: {_first_line(error)}") from error
     return str(commit.commit_url)
@@ -200,10 +200,11 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
 def _names(folder: Path) -> set[str]:
     """All files, but for locks and drafts of a run."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return {path.as_posix() for path in found if not any(map(_is_aside, path.parts))}
+    return {path.as_posix() for path in found if not any(map(is_aside, path.parts))}
 
 
-def _is_aside(part: str) -> bool:
+def is_aside(part: str) -> bool:
+    """Whether a file's or folder's name is that of a lock or a draft rather than a part of what a folder holds."""
     return part.startswith(ASIDE) or is_draft(Path(part))
 
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from prophet_gym._atomic import is_draft
+from prophet_gym.hub import is_aside
 
 COMPANIONS = ("success_head", "object_reader", "starts")
 """Folders that stay true of the same scene while the world model is trained on."""
@@ -50,7 +50,7 @@ def carry_companions(source: Path | None, target: Path, draft: Path) -> list[str
         return []
     names = [name for name in COMPANIONS if (source / name).is_dir() and not (target / name).exists()]
     for name in names:
-        shutil.copytree(source / name, draft / name, ignore=lambda _folder, found: [n for n in found if _is_aside(n)])
+        shutil.copytree(source / name, draft / name, ignore=lambda _folder, found: [n for n in found if is_aside(n)])
     return names
 
 
@@ -65,7 +65,7 @@ def card(weights: str, target: Path, *, source: Path | None, carried: list[str],
         scene: suite and look.
     """
     if source is None:
-        origin = "It was trained anew: nothing that was measured for another checkpoint holds for it."
+        origin = "It was trained from scratch: nothing that was measured for another checkpoint holds for it."
     else:
         origin = (
             f"It began as the checkpoint `{source.name}`. What was measured for that one holds here only if the "
@@ -101,8 +101,3 @@ def next_commands(folder: Path, data: Path | str) -> str:
             f"  prophet train-reward --data {data} --out {folder / 'success_head'}"
         )
     return "\n".join(lines)
-
-
-def _is_aside(name: str) -> bool:
-    """Whether a file is a lock or a draft rather than a part of what a folder holds."""
-    return name.startswith(".run.") or is_draft(Path(name))
