@@ -5,7 +5,6 @@ A checkpoint is a folder: the world model's config and weights, `starts/train/` 
 asked for. Weights, judges and start sets are loaded once per process.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from os import PathLike
@@ -17,11 +16,12 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from prophet_gym._files import read_json
 from prophet_gym.embodiments import Embodiment, get_embodiment
 from prophet_gym.envs.episodes import FPS
 from prophet_gym.envs.held_chunk import HeldChunk
 from prophet_gym.envs.jsonl_starts import read_jsonl_starts
-from prophet_gym.envs.plain import plain, require_flag, require_text
+from prophet_gym.envs.plain import plain, require_flag, require_tasks, require_text
 from prophet_gym.envs.registration import SUITE_IDS
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
@@ -321,10 +321,7 @@ def load_starts(
         pool = pool.of_suite(suite)
     if tasks is None:
         return pool
-    numbers = plain(tasks)
-    if not isinstance(numbers, list) or not numbers or not all(type(task) is int for task in numbers):
-        raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {tasks!r}")
-    return StartSet(state for task in numbers for state in pool.of_task(task))
+    return StartSet(state for task in require_tasks(tasks) for state in pool.of_task(task))
 
 
 def _not_covered(weights: str, starts: str, suite: str | None, covered: Sequence[str]) -> str:
@@ -356,9 +353,10 @@ def _robot_of_folder(folder: Path) -> str:
 def _covered_suites(folder: Path) -> tuple[str, ...]:
     suites: set[str] = set()
     for path in sorted((folder / "starts").glob(f"*/{INDEX_NAME}")):
+        index = read_json(path, CheckpointError)
         try:
-            suites |= {entry["suite"] for entry in json.loads(path.read_text(encoding="utf-8"))["starts"]}
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            suites |= {str(entry["suite"]) for entry in index["starts"]}
+        except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); write the start set again") from error
     return tuple(sorted(suites))
 

@@ -63,3 +63,11 @@ def require_text(name: str, value: object) -> str:
     if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"{name} must be a text or a path, got {value!r}")
     return text
+
+
+def require_tasks(tasks: object) -> list[int]:
+    """Return task numbers as Python's own; ValueError for anything but at least one integer."""
+    numbers = plain(tasks)
+    if not isinstance(numbers, list) or not numbers or not all(type(task) is int for task in numbers):
+        raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {tasks!r}")
+    return numbers

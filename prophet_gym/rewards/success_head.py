@@ -136,7 +136,7 @@ class SuccessHead(nn.Module):
             # a NaN is below every threshold: it would be a failure, and be learnt from
             raise CheckpointError(
                 "the success head computes numbers that are not finite, so its weights are damaged; load them again, "
-                "or train it anew with `prophet train-reward`"
+                "or train it again with `prophet train-reward`"
             )
         return torch.sigmoid(logits)
 

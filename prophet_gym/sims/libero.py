@@ -9,10 +9,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, UInt8
 
-from prophet_gym.envs.chunking import require_actions
+from prophet_gym.envs.actions import require_actions
 from prophet_gym.envs.episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs.options import per_row_integers, reset_rows
-from prophet_gym.envs.plain import plain, require_flag
+from prophet_gym.envs.plain import require_flag, require_tasks
 from prophet_gym.envs.single_env import OnlyRow
 from prophet_gym.errors import InvalidStartError, require_count, require_number, unknown_option
 from prophet_gym.sims.episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
@@ -89,7 +89,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             UnknownOptionError: A suite, look, start set or task that does not exist.
             MissingAssetsError: LIBERO or its assets are missing.
         """
-        pool = tuple(range(TASKS)) if tasks is None else _task_numbers(tasks)
+        pool = tuple(range(TASKS)) if tasks is None else tuple(require_tasks(tasks))
         for task in pool:
             check_task(suite, task)
         if starts not in START_SETS:
@@ -207,13 +207,6 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         if self._every_frame:
             info["frames"] = result.frames
         return Outcome(info, float(result.success), result.success, self._at_horizon(row))
-
-
-def _task_numbers(tasks: object) -> tuple[int, ...]:
-    numbers = plain(tasks)
-    if not isinstance(numbers, list) or not numbers or not all(type(task) is int for task in numbers):
-        raise ValueError(f"tasks must be task numbers, as in tasks=[0, 3], got {tasks!r}")
-    return tuple(numbers)
 
 
 class LiberoEnv(OnlyRow):
