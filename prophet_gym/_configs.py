@@ -89,5 +89,5 @@ def _is_of(value: Any, hint: Any) -> bool:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists to tuples, as a frozen config holds them."""
+    """Turn lists into tuples, as a frozen config holds them."""
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value

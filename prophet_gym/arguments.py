@@ -198,7 +198,7 @@ def _hints(made: type) -> dict[str, Any]:
 
 
 def _checks(hint: Any, value: Any) -> Iterator[tuple[Check, Any]]:
-    """The checks that a type asks for, each with the part of the value that it is about."""
+    """Yield the checks that a type asks for, each with the part of the value that it is about."""
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *metadata = get_args(hint)

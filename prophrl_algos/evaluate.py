@@ -215,7 +215,7 @@ def _reset(
 
 
 def _padded(env: VectorEnv, cells: Mapping[int, Mapping[str, int]]) -> list[int]:
-    """The number of each row's episode; rows that are not needed have the first one's."""
+    """Return the number of each row's episode; rows that are not needed have the first one's."""
     numbers = list(cells)
     return numbers + [numbers[0]] * (env.num_envs - len(numbers))
 

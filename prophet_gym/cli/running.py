@@ -40,7 +40,7 @@ class Command:
 
 
 def find(program: str, name: str, commands: Mapping[str, Command], overview: Callable[[], str]) -> Command:
-    """The command of a name; for another one exit with status 2 and what there is."""
+    """Return the command of a name; for any other name say what there is and exit with status 2."""
     if name in commands:
         return commands[name]
     near = get_close_matches(name, commands, n=1)
@@ -104,7 +104,7 @@ def require_one_process(title: str) -> None:
 
 
 def said(error: BaseException) -> str:
-    """What an error says, in at most `LINES` lines."""
+    """Return what an error says, in at most `LINES` lines."""
     if isinstance(error, MemoryError):
         return f"not enough memory ({str(error) or 'none was left'}); ask for fewer rows or smaller batches"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -113,7 +113,7 @@ def said(error: BaseException) -> str:
 
 
 def extra_of(package: str) -> str | None:
-    """The optional extra of prophet-gym that brings a package; None where none does."""
+    """Return the optional extra of prophet-gym that brings a package; None if there is none."""
     for requirement in requires("prophet-gym") or ():
         found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
         if found and found[1].replace("-", "_") == package and found[2] != "dev":

@@ -165,7 +165,7 @@ def _states(demo: Any, tools: ToolReading, name: str) -> Float[np.ndarray, "f s"
 
 
 def _numbers(group: Any, key: str, name: str) -> Float64[np.ndarray, "n a"]:
-    """An array of finite numbers, one line of them a step."""
+    """Return an array of finite numbers, one line of them a step."""
     stored = group[key]
     shape, kind = stored.shape, stored.dtype.kind
     if kind not in "fiu" or not 1 <= len(shape) <= 2 or 0 in shape[1:]:
@@ -293,7 +293,7 @@ def _facts(
 
 
 def _text(path: Path, attrs: Mapping[str, Any], name: str) -> str | None:
-    """An attribute's text, which some writers store as bytes."""
+    """Return an attribute's text, which some writers store as bytes."""
     value = attrs.get(name)
     try:
         value = value.decode() if isinstance(value, bytes) else value
@@ -305,7 +305,7 @@ def _text(path: Path, attrs: Mapping[str, Any], name: str) -> str | None:
 
 
 def _object(path: Path, attrs: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An attribute that holds a JSON object; empty where there is none, or null."""
+    """Return the JSON object that an attribute holds; an empty one if it is missing or null."""
     text = _text(path, attrs, name)
     try:
         value = json.loads(text or "null")

@@ -134,7 +134,7 @@ class LeRobotSource:
 
 
 def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f n"]:
-    """A column's numbers, as many in each row.
+    """Return a column's numbers, as many in each row.
 
     Raises:
         ValueError: it holds anything else.
@@ -190,7 +190,7 @@ def _read_stored(entry: Entry, camera: str, start: int, stop: int) -> UInt8[np.n
 
 
 def _decoded(cell: Any) -> UInt8[np.ndarray, "h w 3"] | None:
-    """A cell's picture; None if it holds none."""
+    """Return a cell's image; None if it holds no image."""
     content = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(content, bytes) or not content:
         return None

@@ -252,7 +252,7 @@ def _film_ends(root: Path, info: Mapping[str, Any], lines: Iterable[Line], filme
 
 
 def _fields(info: Mapping[str, Any], key: str) -> set[str]:
-    """What a pattern of paths has to be filled with."""
+    """Return the names of what a pattern of paths is filled with."""
     pattern = info.get(key)
     try:
         parts = list(Formatter().parse(pattern))  # type: ignore[arg-type]

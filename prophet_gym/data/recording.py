@@ -73,7 +73,7 @@ def list_episodes(
     episodes: Sequence[str] | None = None,
     without: Sequence[str] = (),
 ) -> list[Path]:
-    """The whole episodes (their npz) of a recording, by index, then task, so that any prefix is balanced over tasks.
+    """List the whole episodes (their npz) of a recording, by index, then task: any prefix is balanced over tasks.
 
     Args:
         folder: the recording.
@@ -106,7 +106,7 @@ def list_recordings(
     most: int | None = None,
     without: Sequence[str] = (),
 ) -> list[list[Path]]:
-    """The episodes of several recordings to fit something to, see `list_episodes`.
+    """List the episodes of several recordings to fit something to, see `list_episodes`.
 
     Args:
         folders: the recordings.

@@ -146,7 +146,7 @@ def path(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
 
 
 def _executed(commands: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 7"]:
-    """What the controller does of commands (robosuite 1.4, `Controller.scale_action`; grippers clip alike)."""
+    """Return what the controller makes of commands (robosuite 1.4, `Controller.scale_action`; grippers clip alike)."""
     return np.clip(commands, np.asarray(ACTION_SPEC.low, commands.dtype), np.asarray(ACTION_SPEC.high, commands.dtype))
 
 

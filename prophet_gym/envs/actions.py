@@ -41,7 +41,7 @@ def require_actions(actions: object, space: gym.Space) -> np.ndarray:
 
 
 def _apart(low: float, high: float, value: float) -> tuple[str, str, str]:
-    """The three with as many digits as tell the value from the bounds."""
+    """Write the three with as many digits as tell the value from the bounds."""
     for digits in (6, 9, 17):
         texts = (f"{low:.{digits}g}", f"{high:.{digits}g}", f"{value:.{digits}g}")
         if texts[2] not in texts[:2]:
@@ -50,7 +50,7 @@ def _apart(low: float, high: float, value: float) -> tuple[str, str, str]:
 
 
 def _numbers(actions: object, space: gym.spaces.Box) -> np.ndarray:
-    """The actions as an array of real numbers, in float64 so that nothing is lost before it is checked."""
+    """Return the actions as an array of real numbers, in float64 so that nothing is lost before it is checked."""
     try:
         array = np.asarray(_tensor_numbers(actions) if isinstance(actions, Tensor) else actions)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -74,7 +74,7 @@ def _is_masked(actions: object) -> bool:
 
 
 def _kind(actions: object, array: np.ndarray | None = None) -> str:
-    """What was given, in words."""
+    """Say in words what was given."""
     if isinstance(actions, Tensor):
         device = "meta tensor" if actions.is_meta else "tensor"
         return f"a {device} of {actions.dtype}"

@@ -253,7 +253,7 @@ class EpisodeVectorEnv(VectorEnv):
             raise
 
     def _fields(self) -> dict[str, Any]:
-        """What `reset` and `step` replace, beside rows."""
+        """Return what `reset` and `step` replace, beside rows."""
         queue = None if self._queue is None else self._queue.copy()
         return {"usage": self.usage, "_queue": queue, "_started": self._started}
 

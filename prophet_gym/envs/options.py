@@ -96,7 +96,7 @@ def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "
 def require_states(
     option: str, states: Sequence[object], starts: StartSet, frame_size: tuple[int, int]
 ) -> list[InitialState]:
-    """The states, those that are not the env's own with frames of their own.
+    """Return the states, those that are not the env's own with frames of their own.
 
     Raises:
         InvalidStartError: If one is no InitialState, or of another size.

@@ -216,7 +216,7 @@ class ProphetEnv(OnlyRow):
         return registered
 
     def _unjudged(self) -> str | None:
-        """What to say where a TimeLimit of another length than the id's ended an episode before the judge was asked."""
+        """Return the warning for an episode that another TimeLimit than the id's ended before the judge was asked."""
         judge, ran = self.reward_model, self._vector.elapsed[0]
         if judge is None or judge.when != "end" or self._max_episode_steps is not None:
             return None

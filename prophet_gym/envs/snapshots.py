@@ -77,7 +77,7 @@ def unpack_row(data: object, like: State, frame_size: tuple[int, int], judge: Re
 
 
 def _state(tensors: Mapping[str, Tensor], like: State) -> State:
-    """The part of the world model; a number that is not finite would spread through the rest of the episode."""
+    """Return the part of the world model; a number that is not finite would spread through the rest of the episode."""
     state = {name[len(STATE) :]: tensor for name, tensor in tensors.items() if name.startswith(STATE)}
     wanted = {name: (1, *tensor.shape[1:]) for name, tensor in like.items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}

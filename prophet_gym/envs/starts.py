@@ -181,7 +181,7 @@ def write_start_set(directory: Path | str, states: Iterable[InitialState], *, qu
 
 
 def _free_name(folder: Path, name: str, data: bytes) -> str:
-    """A sheet's name, with a sum of its content where another sheet has it: until then an earlier index stays true."""
+    """Return a sheet's name, with a sum of its content where another sheet has it, which an earlier index may name."""
     path = folder / name
     if not path.exists() or (path.is_file() and path.read_bytes() == data):
         return name

@@ -116,7 +116,8 @@ class LightModelMixin(ModelMixin):
         """Move or convert the weights, as `torch.nn.Module.to` does."""
         if _HOOKS in sys.modules or getattr(self, "hf_quantizer", None) is not None:
             return super().to(*args, **kwargs)
-        return nn.Module.to(self, *args, **kwargs)
+        nn.Module.to(self, *args, **kwargs)
+        return self
 
 
 __all__ = [

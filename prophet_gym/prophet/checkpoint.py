@@ -101,7 +101,7 @@ def read_marks(folder: Path) -> dict[str, str] | None:
 
 
 def _header(folder: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """What `prophet.json` says, without the marks of the parts, and these."""
+    """Read what `prophet.json` says, apart from the marks of the parts, and these marks."""
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")
     if not (folder / CONFIG).is_file():

@@ -243,7 +243,7 @@ def _tokens(usage: Any, name: str) -> int:
 
 
 def _text(body: bytes) -> str:
-    """The body as text in the encoding that it seems to have."""
+    """Decode the body in the encoding that it seems to have."""
     return body.decode(json.detect_encoding(body), errors="replace")
 
 

@@ -261,7 +261,7 @@ class WorkerStages:
             self._give_up(row, request)
 
     def _receive(self, row: int, request: str) -> tuple[Any, Exception | None] | None:
-        """The answer of a row; None, and `_lost` says why, where there is none."""
+        """Return the answer of a row; None, and `_lost` says why, if it never comes."""
         worker = self._worker(row)
         deadline = time.monotonic() + self._timeout
         try:

@@ -39,7 +39,7 @@ def _open_gl_context(width: int, height: int) -> Any:
 
 @functools.cache
 def _opener() -> int:
-    """The process that opened the first context; forks inherit the number."""
+    """Return the process that opened the first context; forks inherit the number."""
     return os.getpid()
 
 

@@ -138,7 +138,7 @@ def record_episode(
 
 
 def _as_executed(action: np.ndarray, where: str) -> np.ndarray:
-    """The action as the robot's controller takes it, clipped to [-1, 1], so that the recording says what was done."""
+    """Return the action as the robot's controller takes it, clipped to [-1, 1]: the recording says what was done."""
     try:
         return as_command(action).astype(np.float32)
     except InvalidActionError as error:

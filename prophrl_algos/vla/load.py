@@ -175,7 +175,7 @@ def choose(source: str | Path) -> Choice:
 
 
 def _unknown_layout(source: str | Path, files: list[str], config: Mapping[str, Any]) -> CheckpointError:
-    """The error for a folder that no adapter reads: what one lacks, where it nearly does; else what is known."""
+    """Make the error for a folder that no adapter reads: what one lacks, where it nearly does; else what is known."""
     for lacking in ((WEIGHTS,), (_HEAD,), (WEIGHTS, _HEAD)):
         for name in _present():
             if _adapter(name).recognises([*files, *lacking], config) is not None:

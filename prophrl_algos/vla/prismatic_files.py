@@ -198,7 +198,7 @@ def _statistics(folder: Path, config: Mapping[str, Any], options: LoadOptions) -
 
 
 def _sound(numbers: Any, feature: str, source: Path) -> Mapping[str, Any]:
-    """The statistics of a feature that are read, as plain lists; CheckpointError if they make no sense."""
+    """Return the statistics of a feature that are read, as plain lists; CheckpointError if they make no sense."""
     given = numbers if isinstance(numbers, Mapping) else {}
     read = tensors({name: given.get(name) for name in ("q01", "q99")}, feature, source)
     sound(read, "quantile", feature, source)
@@ -223,7 +223,7 @@ def _one(folder: Path, pattern: str, *, needed: bool = True) -> Path | None:
 
 
 def _empty(kind: type[Policy], config: PrismaticConfig, folder: Path, options: LoadOptions) -> Policy:
-    """A policy with memory but no weights; what is trained in float32."""
+    """Make a policy with memory but no weights; what is trained in float32."""
     tokenizer = _tokenizer(folder, options)
     with _default(torch.float32 if options.train == "full" else options.dtype), torch.device("meta"):
         policy = _made(kind, config, tokenizer, folder)

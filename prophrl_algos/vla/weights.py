@@ -262,7 +262,7 @@ def without_init() -> Iterator[None]:
 
 
 def _remedy(missing: Collection[str], unexpected: Collection[str]) -> str:
-    """What to do where the names would fit without what they begin with."""
+    """Say what to do where the names would fit without what they begin with."""
     begins = {
         prefix
         for name in unexpected
