@@ -15,8 +15,8 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 STALE_AFTER = 60.0
 """Seconds without a change after which the draft of a process that has ended is removed."""
-ATTEMPTS, PAUSE = 20, 0.1
-"""How often, and after how many seconds, a folder is read again while it is saved to."""
+PATIENCE, PAUSE = 10.0, 0.1
+"""For how long, and after how many seconds each time, a folder is read again while it is saved to."""
 
 Loaded = TypeVar("Loaded")
 
@@ -100,15 +100,17 @@ def when_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
         folder: that `atomic_directory` writes.
         load: raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
     """
-    for attempt in range(ATTEMPTS):
+    # Not so many attempts: a draft may stay for ever, of a process that was killed elsewhere, and loading may be slow.
+    began, attempt = time.monotonic(), 0
+    while True:
         try:
             return load()
         except (CheckpointError, MissingWeightsError):
             # The save may have ended since, so a folder without drafts is read once more.
-            if attempt and not _is_written(folder):
+            if attempt and (not _is_written(folder) or time.monotonic() - began > PATIENCE):
                 raise
         time.sleep(PAUSE if attempt else 0.0)
-    return load()
+        attempt += 1
 
 
 def _is_written(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym import _atomic
 from prophet_gym._atomic import atomic_directory, atomic_file, is_draft, write_whole
 from prophet_gym.envs.starts import StartSet, read_start_set, write_start_set
 from prophet_gym.errors import CheckpointError
@@ -255,3 +256,17 @@ def loaded(folder):
 
 def total(parameters):
     return float(sum(parameter.double().sum() for parameter in parameters))
+
+
+def test_a_draft_that_a_killed_process_left_does_not_let_damage_be_read_for_ever(tmp_path, monkeypatch):
+    (tmp_path / ".prophet.json.draft-elsewhere.1.ab").mkdir()
+    monkeypatch.setattr(_atomic, "PATIENCE", 0.0)
+    reads = []
+
+    def load():
+        reads.append(len(reads))
+        raise CheckpointError("damaged")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        _atomic.when_whole(tmp_path, load)
+    assert len(reads) == 2
