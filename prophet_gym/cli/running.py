@@ -66,7 +66,7 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
         module = import_module(command.module)
         args: Any = tyro.cli(module.Args, prog=title, args=words)
         if not command.processes:
-            require_one_process(title)
+            require_one_process()
         module.main(args)
     except KeyboardInterrupt:
         _leave(title, f"interrupted; {AGAIN if command.resumes else 'what was not written yet is lost'}", INTERRUPTED)
@@ -93,12 +93,12 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
         _leave(title, f"the device's memory is full; ask for fewer rows or smaller batches ({said(error)})", 1, error)
 
 
-def require_one_process(title: str) -> None:
+def require_one_process() -> None:
     """Refuse to be started by torchrun, where each process would do all of it and write the same files."""
     world = os.environ.get("WORLD_SIZE", "1")
     if world != "1":
         raise ValueError(
-            f"{title} runs in one process, but WORLD_SIZE={world} says that several were started (torchrun, accelerate "
+            f"it runs in one process, but WORLD_SIZE={world} says that several were started (torchrun, accelerate "
             "launch): each would do the same and write the same files. Start it alone, or unset WORLD_SIZE"
         )
 

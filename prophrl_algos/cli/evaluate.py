@@ -59,7 +59,8 @@ def main(args: Args) -> None:
             cells,
             seed=args.seed,
             schedule=ode_schedule(policy, args.initial_noise),
-            progress=lambda _stage, done, _total: bar.update(done - bar.n),
+            # Told after every chunk, and an update by 0 would draw the bar again: a line of a log each time.
+            progress=lambda _stage, done, _total: bar.update(done - bar.n) if done > bar.n else None,
         )
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
