@@ -1,5 +1,6 @@
 """The lock covers what pyproject.toml asks for, names every file by its hash, and is one list for all targets."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -54,3 +55,16 @@ def test_a_demo_is_made_with_what_the_tests_ran_on():
         for release, requirements in locked(name).items():
             used, tried = (set().union(*map(versions, each)) for each in (requirements, tested[release]))
             assert used <= tried, release
+
+
+def test_what_is_installed_is_compared_with_the_release_for_this_python():
+    path = ROOT / "requirements" / "newer.py"
+    spec = importlib.util.spec_from_file_location("newer", path)
+    newer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(newer)
+    lock = (
+        "numpy==2.4.6 ; python_full_version < '3.5' \\\n    --hash=sha256:00\n"
+        "numpy==2.5.5 ; python_full_version >= '3.5' \\\n    --hash=sha256:00\npip==1.0 \\\n    --hash=sha256:00\n"
+    )
+    assert list(newer.differences(lock, {"numpy": "2.5.5", "pip": "1.0"}.__getitem__)) == []
+    assert list(newer.differences(lock, {"numpy": "2.6", "pip": "1.0"}.__getitem__)) == ["numpy 2.5.5 -> 2.6"]
