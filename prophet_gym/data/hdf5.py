@@ -118,7 +118,7 @@ class Hdf5Source:
         if calibration is not None:
             calibration.require(len(listed))
         places = {name: place for place, name in enumerate(listed)}
-        self.demos = [Demo(*listed[name], _steps(*listed[name], layout), places[name]) for name in kept]
+        self.demos = [Demo(*listed[name], _steps(*listed[name], layout, name), places[name]) for name in kept]
 
     def __len__(self) -> int:
         return len(self.demos)
@@ -230,13 +230,16 @@ def _is_group(node: Any) -> bool:
     return isinstance(node, h5py.Group)
 
 
-def _steps(path: Path, key: str, layout: Layout) -> int:
-    """Usable steps of a demonstration, after checking that pictures and actions are there and as many."""
+def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
+    """Count the usable steps of a demonstration, after checking that pictures and actions are there and as many.
+
+    `called` is what a caller calls it, to leave it out.
+    """
     name = f"{key} of {path}"
     with _open(path) as stored:
         demo: Any = stored["data"][key]
         if not _is_group(demo) or not isinstance(demo.get("actions"), h5py.Dataset):
-            raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{key!r}]")
+            raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{called!r}]")
         if not _is_group(demo.get("obs")):
             raise ValueError(
                 f"{name} has no pictures (no group obs): the file holds the simulator's states alone; make pictures of "

@@ -157,3 +157,14 @@ def test_a_pointer_file_is_named(libero_file):
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match=r"hdf5 is a Git LFS pointer.*git lfs pull"):
         Hdf5Source(path)
+
+
+def test_in_a_folder_what_is_to_be_left_out_is_named_with_its_file(libero_file):
+    path = libero_file()
+    with h5py.File(path, "a") as file:
+        without_actions(file)
+    with pytest.raises(ValueError, match="leave it out") as raised:
+        Hdf5Source(path.parent)
+    name = f"{path.name}/demo_1"
+    assert f"without=[{name!r}]" in str(raised.value)
+    assert len(Hdf5Source(path.parent, without=[name])) == 2
