@@ -224,6 +224,7 @@ def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Aff
     stored = read_tensors(folder / state_file)
     prefix = f"{feature}."
     found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+    found.pop("count", None)  # how many frames there were: one number, whatever the feature's size
     if not found:
         return None
     eps = config.get("eps", 1e-8)

@@ -156,3 +156,9 @@ def test_cut_off_and_unfetched_files_are_named(tmp_path):
         with pytest.raises(CheckpointError, match=rf"{each.name} is a Git LFS pointer.*git lfs pull"):
             lerobot_scales(tmp_path)
         file.write_bytes(whole)
+
+
+def test_what_is_not_scaled_is_as_wide_as_its_statistics_and_not_as_their_count(tmp_path):
+    counted = {"count": [1000], **GOOD}
+    scales = lerobot(tmp_path, counted, counted, mode="IDENTITY")
+    assert scales.actions.scale.tolist() == scales.state.scale.tolist() == [1.0] * 7
