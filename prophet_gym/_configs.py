@@ -1,7 +1,7 @@
 """Configs that somebody else may have written: a dataclass from JSON, every value of the kind that its field says."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -41,11 +41,26 @@ def keys_of(kind: Any) -> str:
     return ", ".join(field.name for field in fields(kind))
 
 
+def require_kinds(network: type, config: Mapping[str, Any]) -> None:
+    """Raise ValueError if a value of a network's config is not what its constructor is annotated with."""
+    hints = get_type_hints(network.__init__)
+    wrong = [
+        f"{shown(name)} in config.json must be {_kind(hints[name])}, got {shown(repr(value))}"
+        for name, value in config.items()
+        if name in hints and not _is_of(_frozen(value), hints[name])
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong[:10]))
+
+
 def require_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a config asks for more layers or larger ones than its file of weights could ever fill."""
+    """Raise ValueError if a config's numbers are not finite, or larger than its file of weights could ever fill."""
     most = max([LARGEST, len(state), *(side for value in state.values() for side in value.shape)])
     for name, value in config.items():
-        if any(abs(number) > most for number in _integers(value)):
+        numbers = list(_numbers(value))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"{shown(name)} in config.json must be finite, got {shown(repr(value))}")
+        if any(isinstance(number, int) and abs(number) > most for number in numbers):
             raise ValueError(f"{shown(name)} in config.json must be at most {most}, got {shown(repr(value))}")
 
 
@@ -61,11 +76,15 @@ def require_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
         raise ValueError("; ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""))
 
 
-def _integers(value: Any) -> Iterator[int]:
+def _kind(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
     if isinstance(value, list | tuple):
         for each in value:
-            yield from _integers(each)
-    elif isinstance(value, int):
+            yield from _numbers(each)
+    elif isinstance(value, int | float):
         yield value
 
 
@@ -79,11 +98,13 @@ def _is_of(value: Any, hint: Any) -> bool:
     if hint is float:
         # NaN, and 1e999, are JSON to Python, and floats.
         return (type(value) is int and abs(value) < 2**53) or (type(value) is float and math.isfinite(value))
+    if hint is Any:
+        return True
     if not inner:
         return type(value) is hint
     if not isinstance(value, tuple):
         return False
-    if inner[-1] is Ellipsis:
+    if inner[-1] is Ellipsis or get_origin(hint) in (list, Sequence):
         return all(_is_of(entry, inner[0]) for entry in value)
     return len(value) == len(inner) and all(map(_is_of, value, inner))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym._atomic import atomic_directory
-from prophet_gym._configs import config_of, keys_of, require_shapes, require_sizes
+from prophet_gym._configs import config_of, keys_of, require_kinds, require_shapes, require_sizes
 from prophet_gym._files import read_json
 from prophet_gym._tensor_files import (
     MARK,
@@ -143,6 +143,7 @@ def load_part(
     try:
         config = kind.load_config(folder, local_files_only=True)
         state = read_tensors(folder / SAFETENSORS_WEIGHTS_NAME)
+        require_kinds(kind, config)
         require_sizes(dict(config), state)
         with torch.device("meta"):
             part = kind.from_config(config)

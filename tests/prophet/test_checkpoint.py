@@ -83,7 +83,7 @@ def test_what_is_no_config_is_refused(tmp_path, content):
         ("transformer", {"max_size": [1, 2, 2]}, "latents of (2, 4, 4), but the transformer's table ends at [1, 2, 2]"),
         ("autoencoder", {"dim_mult": []}, "cannot load"),
         ("autoencoder", {"latents_mean": [0.0]}, "latents_mean and latents_std for every channel"),
-        ("autoencoder", {"latents_std": "x"}, "latents_mean and latents_std for every channel"),
+        ("autoencoder", {"latents_std": "x"}, "latents_std in config.json must be list[float], got"),
     ],
 )
 def test_a_networks_config_that_cannot_be_its_own_is_one_line(folders, tmp_path, part, changes, said):
@@ -104,3 +104,20 @@ def test_statistics_of_another_size_are_named_with_how_many_there_must_be(folder
     wanted = f"latents_mean and latents_std, finite numbers, one for each of {config['latent_channels']}"
     with pytest.raises(CheckpointError, match=wanted):
         Prophet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("max_size", [float("nan"), 8, 8], r"max_size.*must be .*Sequence\[int\]"),
+        ("rope_scale", [1.0, float("inf"), 1.0], r"rope_scale.*must be .*Sequence\[float\]"),
+        ("patch_size", [1, "2", 2], r"patch_size.*must be .*Sequence\[int\]"),
+        ("num_layers", 10**9, "num_layers.*must be at most"),
+    ],
+)
+def test_a_networks_config_is_checked_before_anything_is_built(tmp_path, key, value, said):
+    tiny_prophet().save_pretrained(tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError, match=said):
+        Prophet.from_pretrained(tmp_path / "checkpoint")
