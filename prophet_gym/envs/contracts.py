@@ -63,8 +63,8 @@ def read_rewards(model: RewardModel, verdict: object, rows: Sequence[int]) -> di
         rows: The sub-environments.
 
     Raises:
-        InvalidRewardError: If it is no Verdict, if it speaks of another number of them, or if one that was not scored
-            has a reward.
+        InvalidRewardError: If it is not a Verdict, if it speaks of another number of them, or if one that was not
+            scored has a reward.
     """
     if not isinstance(verdict, Verdict):
         raise InvalidRewardError(

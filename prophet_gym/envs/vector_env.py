@@ -98,9 +98,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             fps: Actions, and so frames, per second of the scene: how fast films are played.
 
         Raises:
-            ValueError: If world model or reward model are none, or if the world model has no tracker, for
-                `proprioception`.
-            InvalidStartError: If a start is none, or of another size than the world model's frames.
+            ValueError: If `world_model` is not a WorldModel or `reward_model` not a RewardModel, or if the world model
+                has no tracker, for `proprioception`.
+            InvalidStartError: If a start is not an InitialState, or of another size than the world model's frames.
         """
         world_model = require_world_model(world_model)
         super().__init__(

@@ -1,6 +1,7 @@
 """What an env needs of a checkpoint beside its networks: starts, success head; and its object reader and card."""
 
 import shutil
+from filecmp import cmpfiles
 from pathlib import Path
 
 from prophet_gym.hub import is_aside
@@ -44,14 +45,27 @@ def carry_companions(source: Path | None, target: Path, draft: Path) -> list[str
         draft: the folder that is being written for it.
 
     Returns:
-        The names of those that were copied.
+        The names of those that are that checkpoint's: copied now, or by an earlier save.
     """
     if source is None or source.resolve() == target.resolve():
         return []
     names = [name for name in COMPANIONS if (source / name).is_dir() and not (target / name).exists()]
     for name in names:
         shutil.copytree(source / name, draft / name, ignore=lambda _folder, found: [n for n in found if is_aside(n)])
-    return names
+    return names + [name for name in COMPANIONS if name not in names and _same(source / name, target / name)]
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files, apart from locks and drafts."""
+    found = [
+        {
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and not is_aside(path.name)
+        }
+        for folder in (one, other)
+    ]
+    return bool(found[0]) and found[0] == found[1] and not any(cmpfiles(one, other, found[0], shallow=False)[1:])
 
 
 def card(weights: str, target: Path, *, source: Path | None, carried: list[str], scene: tuple[str, str]) -> str:
