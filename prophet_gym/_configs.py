@@ -1,7 +1,7 @@
 """Configs that somebody else may have written: a dataclass from JSON, every value of the kind that its field says."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -104,7 +104,8 @@ def _is_of(value: Any, hint: Any) -> bool:
         return type(value) is hint
     if not isinstance(value, tuple):
         return False
-    if inner[-1] is Ellipsis or get_origin(hint) in (list, Sequence):
+    # tuple[int] is one number to Python, and any number of them in annotations of older diffusers.
+    if len(inner) == 1 or inner[-1] is Ellipsis:
         return all(_is_of(entry, inner[0]) for entry in value)
     return len(value) == len(inner) and all(map(_is_of, value, inner))
 

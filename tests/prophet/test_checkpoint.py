@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from prophet_gym._configs import require_kinds
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.checkpoint import read_config, write_config
 from prophet_gym.prophet.model import FullConfig, Prophet, ProphetConfig
@@ -121,3 +122,15 @@ def test_a_networks_config_is_checked_before_anything_is_built(tmp_path, key, va
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(CheckpointError, match=said):
         Prophet.from_pretrained(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("hint", [list[int], tuple[int], tuple[int, ...]])
+def test_several_numbers_are_several_however_a_constructor_is_annotated(hint):
+    class Network:
+        def __init__(self, widths, rate: float = 0.0):
+            pass
+
+    Network.__init__.__annotations__["widths"] = hint
+    require_kinds(Network, {"widths": [1, 2, 4, 4], "rate": 1, "_class_name": "Network"})
+    with pytest.raises(ValueError, match=r"widths in config.json must be .*, got \[1, '2'\]"):
+        require_kinds(Network, {"widths": [1, "2"]})
