@@ -32,6 +32,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym._files",
     "prophet_gym._tensor_files",
     "prophet_gym._atomic",
+    "prophet_gym._configs",
 }
 MAX_LINES = 400
 

@@ -12,7 +12,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym._atomic import atomic_directory
+from prophet_gym._configs import require_kinds
 from prophet_gym._tensor_files import require_finite
+from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla.networks import ActionHead, PlaceEncoder, TextEncoder
 from prophrl_algos.vla.observations import shown_images
@@ -43,12 +45,16 @@ def load(folder: Path, options: "LoadOptions") -> "SmallVLA":
     """A policy that `save_pretrained` wrote.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of another shape.
+        CheckpointError: the config does not fit the class, or tensors are missing, unexpected or of another shape.
         ValueError: it has no adapters (`train="lora"`), or fewer actions would be executed than a chunk has.
     """
     if options.train == "lora":
         raise ValueError("a SmallVLA has no adapters: pass train='full', 'expert' (its action head) or 'none'")
     config = dict(read_json(folder / "config.json"))
+    try:
+        require_kinds(SmallVLA, config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     require_sizes(config, folder / "config.json")
     if options.num_steps is not None:
         config["num_steps"] = options.num_steps

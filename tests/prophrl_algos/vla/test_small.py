@@ -1,5 +1,7 @@
 """The small VLA obeys the contract, listens to the instruction, looks at the picture, and survives a round trip."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -257,3 +259,12 @@ def test_the_bundled_policy_tells_instructions_apart():
     assert first.shape == (8, 7)
     assert (first - second).abs().max() > 0.01
     assert sum(path.stat().st_size for path in BUNDLED[CLONED].iterdir()) < 10e6
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_bytes", True), ("jitter", float("nan")), ("signs", ["6"])])
+def test_a_config_of_other_kinds_is_refused(tmp_path, key, value):
+    SmallVLA(width=16, places=4, layers=1, heads=2).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError, match=rf"{key} in config\.json must be"):
+        load_policy(tmp_path, LoadOptions())
