@@ -9,9 +9,12 @@ def __getattr__(name: str) -> str:
     """Return the installed version as `__version__`, read when it is asked for."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("prophet-gym")
+    try:
+        return version("prophet-gym")
+    except PackageNotFoundError as error:  # a folder on the path, which nobody installed
+        raise AttributeError(f"module {__name__!r} is not installed, so it has no {name!r}") from error
 
 
 def __dir__() -> list[str]:

@@ -17,9 +17,9 @@ def __getattr__(name: str) -> Any:
 
         return getattr(load, name)
     if name == "__version__":
-        from importlib.metadata import version
+        import prophet_gym
 
-        return version("prophet-gym")
+        return prophet_gym.__version__
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -22,9 +22,10 @@ class Reference:
     Example:
         >>> policy = nn.Linear(1, 1, bias=False)
         >>> reference = Reference(policy, list(policy.parameters()))
-        >>> before, _ = float(policy.weight), policy.weight.data.add_(1)
+        >>> before = policy.weight.detach().clone()
+        >>> _ = policy.weight.data.add_(1)
         >>> with reference.applied():
-        ...     float(policy.weight) == before
+        ...     torch.equal(policy.weight, before)
         True
     """
 

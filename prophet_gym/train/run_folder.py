@@ -88,7 +88,7 @@ def claim(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), s
         CheckpointError: what it was begun with cannot be read.
     """
     given = args if isinstance(args, Mapping) else asdict(args)
-    asked = json.loads(json.dumps({name: value for name, value in given.items() if name not in free}, default=str))
+    asked = json.loads(json.dumps({name: value for name, value in given.items() if name not in free}, default=_written))
     path = folder / ARGUMENTS
     stored = read_json(path, CheckpointError) if path.is_file() else {}
     earlier = stored if stage is None else stored.get(stage, {})
@@ -114,8 +114,13 @@ def counted(folders: Sequence[Path]) -> dict[str, str]:
     for folder in folders:
         paths = list_episodes(folder)
         lines = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
-        found[str(folder)] = f"{len(paths)} ({crc32(chr(10).join(lines).encode()):08x})"
+        found[str(folder.resolve())] = f"{len(paths)} ({crc32(chr(10).join(lines).encode()):08x})"
     return found
+
+
+def _written(value: object) -> str:
+    # However a path was spelled, and from wherever: it is the same run.
+    return str(value.resolve() if isinstance(value, Path) else value)
 
 
 def _holder(folder: Path) -> str:

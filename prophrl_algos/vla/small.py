@@ -85,6 +85,7 @@ class SmallVLA(
     `SmallVLA.from_pretrained(folder, num_steps=4)`.
 
     Example:
+        >>> import numpy as np
         >>> policy = SmallVLA(num_steps=4).eval()
         >>> obs = policy.prepare({"image": np.zeros((2, 128, 128, 3), np.uint8)}, ["pick up the milk", "stop"])
         >>> policy.velocity(policy.encode(obs, grad=False), torch.zeros(2, 8, 7), torch.ones(2)).shape

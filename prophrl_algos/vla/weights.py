@@ -64,8 +64,12 @@ def require_sizes(config: object, source: Path, *path: str) -> None:
             require_sizes(value, source, *path, str(place))
     elif isinstance(config, int | float) and path:
         most = next((most for pattern, most in _SIZES if re.search(pattern, path[-1])), None)
-        if most is not None and not abs(config) <= most:
-            raise CheckpointError(f"{source}: {'.'.join(path)} must be at most {most}, got {config!r}: it is damaged")
+        # -1 and 0 stand for "all" or "none" of something in published configs; of heads there is one at least
+        least = 1 if path[-1].endswith("heads") else -1
+        if most is not None and not least <= config <= most:
+            raise CheckpointError(
+                f"{source}: {'.'.join(path)} must be from {least} to {most}, got {config!r}: it is damaged"
+            )
 
 
 def read_safetensors(folder: Path) -> dict[str, Tensor]:

@@ -106,8 +106,12 @@ def test_variables_that_disagree_are_both_named(gl, platform, monkeypatch):
 needs_libero = pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 
 
+# what an earlier test in this process may have settled
+SETTLED = ("MUJOCO_GL", "NUMBA_CACHE_DIR", "PYOPENGL_PLATFORM")
+
+
 def python(code: str, **variables: str) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    environment = {name: value for name, value in os.environ.items() if name not in SETTLED}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         env=environment | variables,

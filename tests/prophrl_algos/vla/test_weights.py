@@ -208,10 +208,12 @@ def test_layers_can_be_made_without_drawing_weights():
 def test_a_config_of_a_network_that_no_machine_holds_is_refused_and_numbers_of_its_training_are_not():
     training = {"scheduler_warmup_steps": 10_000, "scheduler_decay_steps": 30_000, "num_inference_steps": 10}
     require_sizes({**training, "chunk_size": 50, "text_config": {"vocab_size": 257_152}}, Path("config.json"))
-    with pytest.raises(CheckpointError, match=r"config\.json: text_config\.num_hidden_layers must be at most 4096"):
+    with pytest.raises(CheckpointError, match=r"config\.json: text_config\.num_hidden_layers must be from -1 to 4096"):
         require_sizes({**training, "text_config": {"num_hidden_layers": 10**9}}, Path("config.json"))
-    with pytest.raises(CheckpointError, match=r"config\.json: num_steps must be at most 4096"):
+    with pytest.raises(CheckpointError, match=r"config\.json: num_steps must be from -1 to 4096"):
         require_sizes({"num_steps": 10**9}, Path("config.json"))
+    with pytest.raises(CheckpointError, match=r"config\.json: num_attention_heads must be from 1 to 4096, got -1"):
+        require_sizes({"num_expert_layers": -1, "num_attention_heads": -1}, Path("config.json"))
 
 
 @pytest.mark.vla
