@@ -219,7 +219,7 @@ tags:
 
 # LIBERO in a dream
 
-A learned simulator ([Prophet Gym](https://pypi.org/project/prophet-gym)) as a LeRobot environment, weights `{weights}`.
+A learned simulator (Prophet Gym, `pip install prophet-gym`) as a LeRobot environment, weights `{weights}`.
 One action per step; eight of them run as one chunk. Observations are `pixels` with `image`; the instruction is in
 `task_description`; success is a classifier's judgement of dreamt frames.
 
