@@ -1,6 +1,7 @@
 """Shapes and types of both packages are checked while tests run; state dicts in the released layout."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ install_import_hook(["prophet_gym", "prophrl_algos"], "beartype.beartype")
 
 collect_ignore = ["stand_ins"]
 GOLDEN = Path(__file__).parent / "data" / "prophet_dit.safetensors"
+
+
+def pytest_configure():
+    """Take interrupts, which a shell that begins the tests in the background has them ignore."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
