@@ -1,9 +1,9 @@
 """Import the parts of diffusers that Prophet is made of, without what diffusers loads beside them.
 
 Imported as they stand, they bring peft, torch._dynamo, transformers' image processors and all other transformers of
-diffusers: most of the CPU time from `import` to the first step. While they are imported here, stand-ins take the place
-of those modules. Afterwards every name of diffusers means what it always does, for us and for everyone else in the
-process: the modules that were loaded on stand-ins are copies of our own, of which we use the layers alone.
+diffusers: a large part of the CPU time from `import` to the first step. While they are imported here, stand-ins take
+the place of those modules. Afterwards every name of diffusers means what it always does, for us and for everyone else
+in the process: the modules that were loaded on stand-ins are copies of our own, of which we use the layers alone.
 """
 
 import importlib
