@@ -19,6 +19,18 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """Skip the simulator's own examples where it cannot run, and say why."""
+    modules = ("prophet_gym.sims.libero.", "prophet_gym.sims.simulator.")
+    examples = [item for item in items if isinstance(item, pytest.DoctestItem) and item.name.startswith(modules)]
+    if examples:
+        from prophet_gym.sims.install import missing
+
+        if why := missing():
+            for item in examples:
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     """Let no test be skipped that only `make test-vla` runs."""

@@ -42,9 +42,9 @@ class LiberoVectorEnv(EpisodeVectorEnv):
     placement), each an integer or one per row, and `reset_mask`. What is not given is drawn at random by the seed.
 
     Example:
-        >>> envs = LiberoVectorEnv("libero_object", num_envs=2)                        # doctest: +SKIP
-        >>> observation, info = envs.reset(seed=0, options={"task": 3})                # doctest: +SKIP
-        >>> observation, reward, *_ = envs.step(np.zeros((2, 8, 7), np.float32))       # doctest: +SKIP
+        >>> envs = LiberoVectorEnv("libero_object", num_envs=2)
+        >>> observation, info = envs.reset(seed=0, options={"task": 3})
+        >>> observation, reward, *_ = envs.step(np.zeros((2, 8, 7), np.float32))
     """
 
     def __init__(
@@ -216,9 +216,9 @@ class LiberoEnv(OnlyRow):
     episode absorbs: nothing changes until `reset`.
 
     Example:
-        >>> env = LiberoEnv("libero_object")                                            # doctest: +SKIP
-        >>> observation, info = env.reset(seed=0, options={"task": 3})                  # doctest: +SKIP
-        >>> info["instruction"]                                                         # doctest: +SKIP
+        >>> env = LiberoEnv("libero_object")
+        >>> observation, info = env.reset(seed=0, options={"task": 3})
+        >>> info["instruction"]
         'pick up the bbq sauce and place it in the basket'
     """
 

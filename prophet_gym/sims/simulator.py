@@ -74,10 +74,10 @@ class LiberoSim:
     """One task of one suite: physics at 20 Hz, agentview frames on demand, the suite's own success predicate.
 
     Example:
-        >>> sim = LiberoSim("libero_object", 3)                          # doctest: +SKIP
-        >>> sim.reset(seed=0)                                            # doctest: +SKIP
-        >>> sim.step(np.array([0, 0, -1, 0, 0, 0, -1.0]))                # doctest: +SKIP
-        >>> sim.render().shape                                           # doctest: +SKIP
+        >>> sim = LiberoSim("libero_object", 3)
+        >>> sim.reset(seed=0)
+        >>> sim.step(np.array([0, 0, -1, 0, 0, 0, -1.0]))
+        >>> sim.render().shape
         (128, 128, 3)
     """
 
