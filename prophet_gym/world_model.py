@@ -1,7 +1,8 @@
-"""The contracts of the dream: what a world model and a reward model must do, and the state between two chunks.
+"""The contracts of a dream: world models, what they may do besides, reward models, and the state between two chunks.
 
-Anything that satisfies `WorldModel` runs in the environments; nothing else is asked of it.
-`prophet_gym.testing` ships the checks.
+Anything that satisfies `WorldModel` runs in the environments. What only some world models can do is a protocol of its
+own (`TracksGripper`, `Resumes`, `Reconstructs`, `CutsChunks`, `EncodesInitialStates`); ask with `isinstance`, which
+also tells a type checker what may be called. `prophet_gym.testing` ships the checks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,29 +17,28 @@ from prophet_gym._forks import compute_forks_on_one_thread
 from prophet_gym.errors import InvalidRewardError, shown
 from prophet_gym.specs import InitialState
 
-# Whatever dreams or scores comes by here, before it computes anything.
+# Every world model and reward model imports this module before it computes anything, so a later fork is safe.
 compute_forks_on_one_thread()
 
 LARGEST_REWARD = torch.finfo(torch.float32).max
-"""A larger one would be infinite to whoever learns from it."""
+"""The largest reward that float32 holds; a larger one would be infinite to a learner."""
 State = Mapping[str, Tensor]
-"""What a world model carries from chunk to chunk: named tensors whose first axis is the batch row.
+"""What a world model carries from chunk to chunk: named tensors whose first axis is the batch.
 
-Row i of every tensor belongs to row i of the batch and shapes past the first axis do not change during
-an episode, so rows can be selected, merged and reset without knowing what the tensors mean.
+Entry i of every tensor belongs to batch element i, and shapes past the first axis do not change during an episode, so
+elements can be selected, merged and reset without knowing what the tensors mean.
 """
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one `rollout` returns.
+    """Hold what one `rollout` returns.
 
     Attributes:
         state: The state after the chunk.
         frames: The frame after each of the k actions.
-        doubt: How unsure the model is of this chunk (larger is less sure), None where it cannot tell.
-        approximate: Whether the model was asked for something else than what it was trained to dream, as by
-            `envs.HeldChunk`.
+        doubt: How unsure the model is of this chunk, larger where it is less sure; None where it cannot tell.
+        approximate: Whether the model was asked for something it was not trained to dream, as by `envs.HeldChunk`.
     """
 
     state: State
@@ -49,15 +49,15 @@ class Chunk:
 
 @runtime_checkable
 class WorldModel(Protocol):
-    """A learned simulator.
+    """Simulate a robot: frames and actions in, the following frames out.
 
-    Row i of every output depends on row i of the inputs only. No call mutates its arguments.
+    Element i of every output depends on element i of the inputs only. No call mutates its arguments.
     Inputs arrive on the CPU; the model moves them itself. Outputs may lie on any device.
 
     Attributes:
         chunk: Actions (and frames) per rollout.
         frame_size: Height and width of a frame in pixels.
-        action_dim: Numbers per action.
+        action_dim: Dimensions of an action.
     """
 
     chunk: int
@@ -65,41 +65,77 @@ class WorldModel(Protocol):
     action_dim: int
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
-        """The state after having seen 1 to 4 real frames, oldest first."""
+        """Return the state after 1 to 4 real frames, oldest first."""
         ...
 
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
-        """Dream one chunk; all noise of row i comes from `generators[i]` (a CPU generator, which advances)."""
+        """Dream one chunk; all noise of element i comes from `generators[i]` (a CPU generator, which advances)."""
         ...
 
 
 @runtime_checkable
-class StartReader(Protocol):
-    """What a world model may have beside `WorldModel`: it reads more of a start than its frames."""
+class EncodesInitialStates(Protocol):
+    """A world model that reads more of an initial state than its frames, as poses of the tools."""
 
     def encode_starts(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
-        """As `encode`; row i starts at `starts[i]`, whose frames are `frames[i]`."""
+        """Return the state as `encode` does; element i begins at `starts[i]`, whose frames are `frames[i]`."""
+        ...
+
+
+@runtime_checkable
+class TracksGripper(Protocol):
+    """A world model that knows where the gripper is in its own dream."""
+
+    def read_gripper(self, state: State) -> Float[Tensor, "b 3"]:
+        """Return the gripper's position in world metres at the newest frame of a state."""
+        ...
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """A world model that begins in the middle of an episode, where the arm is already moving."""
+
+    def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
+        """Return the state after any number of real frames; `past_actions`, one chunk, led to the newest of them."""
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A world model that can show real frames as its dreams would: the best that any dream of it can look."""
+
+    def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return real frames after the autoencoder."""
+        ...
+
+
+@runtime_checkable
+class CutsChunks(Protocol):
+    """A world model whose state can be cut inside a chunk, which `envs.HeldChunk` needs."""
+
+    def cut(self, state: State, chunk: Chunk, steps: int) -> State:
+        """Return the state after the first `steps` frames of a chunk that was dreamt from `state`."""
         ...
 
 
 def encode_starts(model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
-    """The state at these starts, from all that the model reads of them."""
-    return model.encode_starts(frames, starts) if isinstance(model, StartReader) else model.encode(frames)
+    """Return the state at these initial states, from all that the model reads of them."""
+    return model.encode_starts(frames, starts) if isinstance(model, EncodesInitialStates) else model.encode(frames)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of each row. An unjudged row is no failure: reward 0.0 and valid False.
+    """Hold what a reward model says of each video. A video that was not scored has reward 0.0 and valid False.
 
     Attributes:
-        reward: What the row is paid.
-        valid: Whether the row was judged.
-        done: Whether the task is done; where a judge does not say, a reward of at least 1.0 means so.
-        probability: How likely it is that the task is done, where a judge can tell; calibration reads it.
+        reward: Finite in float32.
+        valid: Whether the video was scored. A video that was not is no failure.
+        done: Whether the task is done; where a reward model does not say, a reward of at least 1.0 means so.
+        probability: Probability that the task is done, where a reward model gives one; calibration reads it.
 
     Raises:
         InvalidRewardError: A part is no tensor with one entry for each video, a reward is no finite number that float32
-            can hold, or the probability of a video that was judged is not in 0..1.
+            can hold, or the probability of a scored video is not in 0..1.
 
     Example:
         >>> Verdict(torch.tensor([0.0, float("nan")]), torch.tensor([True, True]))  # doctest: +ELLIPSIS
@@ -133,12 +169,12 @@ class Verdict:
 
     @property
     def success(self) -> Bool[Tensor, " b"]:
-        """Rows that were judged, and judged to be done."""
+        """Whether each video was scored, and its task found done."""
         return self.valid & (self.reward >= 1.0 if self.done is None else self.done)
 
 
 def _entries(name: str, part: object, count: int | None, *, floating: bool) -> int:
-    """How many entries a part of a verdict has; InvalidRewardError unless it is such a tensor."""
+    """Return the number of entries of a part; raise InvalidRewardError unless it is a vector of `count` entries."""
     if not (
         isinstance(part, Tensor)
         and part.ndim == 1
@@ -160,12 +196,12 @@ def _refuse(what: str, values: Tensor, good: Tensor, advice: str) -> None:
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """A judge of videos. It says what it needs, so that the env stores no more.
+    """Score videos. A reward model says what it needs, so that the env stores no more.
 
     Attributes:
-        when: `chunk`: asked after every chunk; `end`: asked once, when the episode's horizon is reached.
-        stride: It wants frames 0, stride, 2 stride, ... of the episode (0 is the start frame), and the latest.
-        max_frames: It wants the last `max_frames` of these.
+        when: `chunk` to be asked after every chunk, `end` to be asked once, when the episode's horizon is reached.
+        stride: The env shows frames 0, stride, 2 stride, ... of the episode (0 is the initial one), and the latest.
+        max_frames: It shows the last `max_frames` of these.
     """
 
     when: Literal["chunk", "end"]
@@ -173,22 +209,22 @@ class RewardModel(Protocol):
     max_frames: int
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Judge each video (lengths may differ) against its instruction."""
+        """Score each video (lengths may differ) against its instruction."""
         ...
 
 
 def require_when(when: object) -> Literal["chunk", "end"]:
-    """When a judge is asked; ValueError for anything but `chunk` and `end`."""
+    """Return `when`; raise ValueError unless it is `chunk` or `end`."""
     if when in ("chunk", "end"):
         return when  # pyright: ignore[reportReturnType]
     raise ValueError(f"when must be 'chunk' or 'end', got {shown(repr(when))}")
 
 
 def batch_size(state: State) -> int:
-    """Rows in a state.
+    """Return the number of batch elements of a state.
 
     Raises:
-        ValueError: If the state is empty or its tensors disagree.
+        ValueError: The state is empty, or its tensors disagree.
     """
     sizes = {name: tensor.shape[0] for name, tensor in state.items()}
     if len(set(sizes.values())) != 1:
@@ -201,15 +237,15 @@ def _rows_tensor(rows: Sequence[int] | Int[Tensor, " r"], device: torch.device) 
 
 
 def select_rows(state: State, rows: Sequence[int] | Int[Tensor, " r"]) -> State:
-    """The given rows, in the given order (a row may be named more than once). A copy."""
+    """Return a copy of the given elements in the given order; one may be named more than once."""
     return {name: tensor.index_select(0, _rows_tensor(rows, tensor.device)) for name, tensor in state.items()}
 
 
 def merge_rows(states: Sequence[State]) -> State:
-    """One state with the rows of all of them, one after the other.
+    """Join states one after the other along the batch axis.
 
     Raises:
-        ValueError: If there is none, or if their names differ.
+        ValueError: There is none, or their names differ.
     """
     if not states:
         raise ValueError("merge_rows needs at least one state, got none")
@@ -220,10 +256,10 @@ def merge_rows(states: Sequence[State]) -> State:
 
 
 def scatter_rows(state: State, rows: Sequence[int] | Int[Tensor, " r"], part: State) -> State:
-    """A copy of `state` in which row `rows[i]` is row i of `part`.
+    """Return a copy of `state` in which element `rows[i]` is element i of `part`.
 
     Raises:
-        ValueError: If names or shapes past the first axis differ.
+        ValueError: Names, or shapes past the first axis, differ.
     """
     _require_same_layout(state, part)
     return {
