@@ -13,7 +13,7 @@ import prophet_gym
 
 CORE = {
     "torch", "diffusers", "gymnasium", "numpy", "safetensors", "huggingface-hub", "imageio", "imageio-ffmpeg",
-    "opencv-python-headless", "pillow", "jaxtyping", "tyro", "tqdm", "filelock",
+    "opencv-python-headless", "pillow", "jaxtyping", "tyro", "tqdm", "filelock", "accelerate", "scipy",
 }  # fmt: skip
 CHECKPOINT = Path(prophet_gym.__file__).parent / "checkpoints" / "libero_small"
 
