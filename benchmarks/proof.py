@@ -53,7 +53,7 @@ from prophrl_algos.metrics import Metrics
 from prophrl_algos.run import run as run_trainer
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import TrainerConfig
-from prophrl_algos.vla.load import BUNDLED
+from prophrl_algos.vla._load import BUNDLED
 
 Stage = Literal["all", "sft", "choose", "learn", "evaluate"]
 

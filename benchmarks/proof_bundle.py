@@ -12,7 +12,7 @@ from proof_files import Place, read_policy
 from proof_sizes import CLONED, SIZES
 
 from prophrl_algos.vla import SmallVLA
-from prophrl_algos.vla.load import BUNDLED
+from prophrl_algos.vla._load import BUNDLED
 
 Name = Literal["short", "cpu", "full"]
 

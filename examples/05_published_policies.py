@@ -82,7 +82,8 @@ def make_policy(args: Args) -> Any:
     if args.source is not None:
         options = LoadOptions(train=args.train, exec_steps=8, num_steps=4, without_state="mean")
         return load_policy(args.source, options, device=args.device)
-    from prophrl_algos.vla import tiny_prismatic, tiny_published
+    from prophrl_algos.vla import _tiny_prismatic as tiny_prismatic
+    from prophrl_algos.vla import _tiny_published as tiny_published
 
     of_pi: dict[str, Any] = {
         "pi0": tiny_published.tiny_pi0,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prophrl_algos.vla.load import LoadOptions, load_policy
+    from prophrl_algos.vla._load import LoadOptions, load_policy
 
     __version__: str
 
@@ -13,7 +13,7 @@ __all__ = ["LoadOptions", "load_policy"]
 def __getattr__(name: str) -> Any:
     """Return the loader, which needs torch, or the installed `__version__`, only once it is asked for."""
     if name in __all__:
-        from prophrl_algos.vla import load
+        from prophrl_algos.vla import _load as load
 
         return getattr(load, name)
     if name == "__version__":

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec, device_of
-from prophrl_algos.vla import pi0, smolvla
+from prophrl_algos.vla import smolvla
+from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla._tokenization import letters, line
 from prophrl_algos.vla.conventions import Affine, convention
-from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
-from prophrl_algos.vla.prismatic_vision import VitSize
-from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
-from prophrl_algos.vla.words import letters, line
+from prophrl_algos.vla.pi import _pi0 as pi0
+from prophrl_algos.vla.prismatic._policy import PrismaticConfig, PrismaticPolicy
+from prophrl_algos.vla.prismatic._vision import VitSize
 
 META = torch.device("meta")
 ACTIONS, STATE, PADDED = 7, 8, 32
@@ -134,7 +135,7 @@ def full_smolvla(train: str, *, language: bool, device: torch.device = META) -> 
 
 def full_vla_adapter(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """VLA-Adapter's Pro release with its flow head."""
-    from prophrl_algos.vla.vla_adapter import VLAAdapter
+    from prophrl_algos.vla.prismatic._vla_adapter import VLAAdapter
 
     del language
     return _prismatic(VLAAdapter, QWEN, {"pro": True}, train, device)
@@ -142,7 +143,7 @@ def full_vla_adapter(train: str, *, language: bool, device: torch.device = META)
 
 def full_openvla_oft(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """OpenVLA-OFT with its flow head."""
-    from prophrl_algos.vla.openvla_oft import OpenVLAOFT
+    from prophrl_algos.vla.prismatic._openvla_oft import OpenVLAOFT
 
     del language
     return _prismatic(OpenVLAOFT, LLAMA, {}, train, device)
@@ -182,9 +183,9 @@ def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
 def _prismatic(
     kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str, device: torch.device
 ) -> FullSize:
-    from prophrl_algos.vla.prismatic_files import choose_trained
-    from prophrl_algos.vla.tiny_prismatic import ACTIONS as ACTION_NUMBERS
-    from prophrl_algos.vla.tiny_prismatic import STATES, TOKENS, byte_tokenizer
+    from prophrl_algos.vla._tiny_prismatic import ACTIONS as ACTION_NUMBERS
+    from prophrl_algos.vla._tiny_prismatic import STATES, TOKENS, byte_tokenizer
+    from prophrl_algos.vla.prismatic._files import choose_trained
 
     config = PrismaticConfig(
         text={**TOKENS, **text},

@@ -21,7 +21,7 @@ from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
-from prophrl_algos.vla.small import SmallVLA
+from prophrl_algos.vla import SmallVLA
 
 FULL = """
 import resource, signal
@@ -33,7 +33,7 @@ SAVES = {
     "world model": "from prophet_gym.prophet.presets import tiny_prophet; tiny_prophet(seed=1).save_pretrained(out)",
     "success head": "from prophet_gym.rewards.success_head import SuccessHead; SuccessHead().save_pretrained(out)",
     "object reader": "from prophet_gym.object_reader import ObjectReader; ObjectReader().save_pretrained(out)",
-    "policy": "from prophrl_algos.vla.small import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
+    "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
     "starts": "from tests.test_atomic import noise; from prophet_gym.envs.starts import write_start_set; "
     "write_start_set(out, noise(1), quality=101)",
     "training state": "from prophet_gym.train.loop import save_whole; "

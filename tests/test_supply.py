@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prophet_gym.errors import MissingWeightsError
-from prophrl_algos.vla.words import pretrained_tokenizer
+from prophrl_algos.vla._tokenization import pretrained_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(

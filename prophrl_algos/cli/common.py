@@ -30,9 +30,9 @@ from prophrl_algos.cli.published import OWN, Published, is_published
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
 from prophrl_algos.groups import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.vla.load import BUNDLED, LoadOptions, load_policy
-from prophrl_algos.vla.small import SmallVLA
-from prophrl_algos.vla.weights import LoadsWeights, has_weights, load_strictly, read_pt, read_safetensors
+from prophrl_algos.vla import SmallVLA
+from prophrl_algos.vla._load import BUNDLED, LoadOptions, load_policy
+from prophrl_algos.vla.io._weights import LoadsWeights, has_weights, load_strictly, read_pt, read_safetensors
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
 PRETRAINED = "policy"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from prophet_gym.arguments import Arguments, Items
 
 if TYPE_CHECKING:
-    from prophrl_algos.vla.load import LoadOptions
+    from prophrl_algos.vla._load import LoadOptions
 
 
 OWN = ("tiny", "small", "small-k4")
@@ -45,7 +45,7 @@ class Published(Arguments):
         """For `load_policy`."""
         import torch
 
-        from prophrl_algos.vla.load import LoadOptions
+        from prophrl_algos.vla._load import LoadOptions
 
         return LoadOptions(
             benchmark=self.benchmark,
@@ -64,6 +64,6 @@ class Published(Arguments):
 
 def is_published(policy: str) -> bool:
     """Whether a policy is named by a folder, a repository or a bundled name, and not by one of ours or a function."""
-    from prophrl_algos.vla.load import BUNDLED
+    from prophrl_algos.vla._load import BUNDLED
 
     return policy not in OWN and (policy in BUNDLED or Path(policy).is_dir() or ("/" in policy and ":" not in policy))

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.vla._load import LoadOptions
+from prophrl_algos.vla._lora import LoraTargets, cast_frozen, let_train, lora_targets
+from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla._prefix_cache import as_cache, as_dict, cache_tensors, may_attend
+from prophrl_algos.vla._tokenization import line, tokenizer_of
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import LoraTargets, cast_frozen, let_train, lora_targets
-from prophrl_algos.vla.prefix_cache import as_cache, as_dict, cache_tensors, may_attend
-from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
-from prophrl_algos.vla.published_files import load_saved, made_network, own_type
-from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales, without_padding
-from prophrl_algos.vla.weights import has_weights, load_strictly, read_json, read_safetensors, renamed
-from prophrl_algos.vla.words import line, tokenizer_of
+from prophrl_algos.vla.io._policies import load_saved, made_network, own_type
+from prophrl_algos.vla.io._statistics import cut, lerobot_scales, openpi_scales, without_padding
+from prophrl_algos.vla.io._weights import has_weights, load_strictly, read_json, read_safetensors, renamed
 
 LAYOUT = "lerobot's config.json with type smolvla, model.safetensors and policy_*processor.json"
 SMOLVLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"

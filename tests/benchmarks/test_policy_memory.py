@@ -9,7 +9,8 @@ import torch
 
 from prophrl_algos import full_sizes
 from prophrl_algos.plan import Workload, make_plan, measured, scored
-from prophrl_algos.vla import tiny_prismatic, tiny_published
+from prophrl_algos.vla import _tiny_prismatic as tiny_prismatic
+from prophrl_algos.vla import _tiny_published as tiny_published
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "policy_memory.py"

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import ProphetError
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.vla import tiny_published
-from prophrl_algos.vla.small import SmallVLA
-from prophrl_algos.vla.statistics import openpi_scales
-from prophrl_algos.vla.tiny_prismatic import tiny_vla_adapter
-from prophrl_algos.vla.weights import read_pt
+from prophrl_algos.vla import SmallVLA
+from prophrl_algos.vla import _tiny_published as tiny_published
+from prophrl_algos.vla._tiny_prismatic import tiny_vla_adapter
+from prophrl_algos.vla.io._statistics import openpi_scales
+from prophrl_algos.vla.io._weights import read_pt
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")

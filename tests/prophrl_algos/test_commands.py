@@ -10,7 +10,7 @@ from prophrl_algos.cli.common import make_policy, warn_untrained
 from prophrl_algos.cli.published import OWN, is_published
 from prophrl_algos.loggers import LOGGERS, require_loggers
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.vla.load import BUNDLED, choose
+from prophrl_algos.vla._load import BUNDLED, choose
 
 bundled = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 

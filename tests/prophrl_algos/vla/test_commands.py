@@ -15,8 +15,8 @@ from prophet_gym.factory import bundled_checkpoints
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.cli import main
-from prophrl_algos.vla import tiny_published as tiny
-from prophrl_algos.vla.tiny_prismatic import byte_tokenizer
+from prophrl_algos.vla import _tiny_published as tiny
+from prophrl_algos.vla._tiny_prismatic import byte_tokenizer
 
 pytest.importorskip("peft")
 pytestmark = [
@@ -40,7 +40,7 @@ def commands():
 def pi0(folder):
     """As transformers writes it."""
     pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-    from prophrl_algos.vla.pi0 import make_network
+    from prophrl_algos.vla.pi._pi0 import make_network
 
     config = tiny.pi0_config(8)
     config["vlm_config"]["text_config"]["vocab_size"] = config["vlm_config"]["image_token_id"] = WORDS
@@ -70,7 +70,7 @@ def smolvla(folder):
 def pi05(folder):
     """As lerobot writes it."""
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    from prophrl_algos.vla.pi05 import make_network
+    from prophrl_algos.vla.pi._pi05 import make_network
 
     config = {"chunk_size": 8, "n_action_steps": 8, "num_inference_steps": 2, **tiny.PI05_CONFIG}
     with tiny.pi05_sizes():

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.vla.load import choose
+from prophrl_algos.vla._load import choose
 
 
 def test_an_unknown_layout_lists_what_there_is_and_what_is_known(tmp_path):

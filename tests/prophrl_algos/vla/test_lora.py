@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from prophrl_algos.vla.lora import LoraPart, LoraTargets, add_lora, has_lora, lora_targets
+from prophrl_algos.vla._lora import LoraPart, LoraTargets, add_lora, has_lora, lora_targets
 
 pytest.importorskip("peft")
 TARGETS = LoraTargets((LoraPart(r".*\.q_proj", 2, 4), LoraPart(r".*\.k_proj", 3, 3)), (r"(.*\.)?head",))

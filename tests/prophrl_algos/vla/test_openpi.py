@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.testing import check_flow_policy
-from prophrl_algos.vla import pi05
-from prophrl_algos.vla import tiny_published as tiny
+from prophrl_algos.vla import _tiny_published as tiny
+from prophrl_algos.vla._policy import Pictures
+from prophrl_algos.vla._tokenization import line
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.published import Pictures
-from prophrl_algos.vla.words import line
+from prophrl_algos.vla.pi import _pi05 as pi05
 
 GOLDEN = Path(__file__).parents[2] / "data" / "pi0_lerobot.safetensors"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -67,7 +67,7 @@ def test_openpis_network_and_lerobots_say_the_same(openpi_network, seen):
 def test_pi0_of_transformers_says_what_lerobots_network_says():
     """The file holds weights, inputs and velocities of lerobot 0.4.4's PI0Pytorch on openpi's transformers 4.53.2."""
     pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-    from prophrl_algos.vla import pi0
+    from prophrl_algos.vla.pi import _pi0 as pi0
 
     stored = load_file(GOLDEN)
     network = pi0.make_network(tiny.pi0_config(4, heads=8, head_dim=4))

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.vla import tiny_published as tiny
-from prophrl_algos.vla.load import choose
-from prophrl_algos.vla.words import letters, tokenizer_of
+from prophrl_algos.vla import _tiny_published as tiny
+from prophrl_algos.vla._load import choose
+from prophrl_algos.vla._tokenization import letters, tokenizer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 FEATURES = {"observation.images.image": "VISUAL", "observation.images.image2": "VISUAL", "observation.state": "STATE"}
@@ -81,7 +81,7 @@ def assert_same(network, state):
 
 @contextmanager
 def of_tiny_pi05(monkeypatch):
-    from prophrl_algos.vla import pi05
+    from prophrl_algos.vla.pi import _pi05 as pi05
 
     with tiny.pi05_sizes():
         network = pi05.make_network({"chunk_size": 4, **tiny.PI05_CONFIG}, precision="float32")
@@ -124,7 +124,7 @@ def test_pi05_of_a_later_lerobot_names_the_state_unpadded(tmp_path, monkeypatch)
 @pytest.mark.parametrize("where", ["physical-intelligence/libero", "assets/physical-intelligence/libero"])
 def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
     with of_tiny_pi05(monkeypatch) as (network, _):
-        from prophrl_algos.vla import pi05
+        from prophrl_algos.vla.pi import _pi05 as pi05
 
         network = pi05.make_network({}, precision="float32")
         tiny.randomise(network)
@@ -143,7 +143,7 @@ def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
 @pytest.mark.vla
 def test_pi05_of_prophrl_has_no_statistics_and_says_so(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch):
-        from prophrl_algos.vla import pi05
+        from prophrl_algos.vla.pi import _pi05 as pi05
 
         write_state(tmp_path, pi05.make_network({}, precision="float32").state_dict())
         (tmp_path / "optimizer.pt").write_bytes(b"")
@@ -254,7 +254,7 @@ def test_pi0_of_lerobot(tmp_path, monkeypatch):
     named = in_lerobots_names(state)
     write_state(tmp_path, {f"model.{name}": tensor for name, tensor in named.items()})
     write_lerobot(tmp_path, "pi0", "MEAN_STD", chunk_size=4)
-    monkeypatch.setattr("prophrl_algos.vla.pi0.make_network", lambda config: fresh)
+    monkeypatch.setattr("prophrl_algos.vla.pi._pi0.make_network", lambda config: fresh)
     assert "as lerobot writes it" in choose(tmp_path).reason
     policy = load_policy(tmp_path, OPTIONS)
     assert_same(policy.network, state)
@@ -270,7 +270,7 @@ def test_pi0_of_openpi_with_a_tied_embedding(tmp_path, monkeypatch):
     write_state(tmp_path, named)
     write_norm_stats(tmp_path / "assets" / "one" / "libero" / "norm_stats.json")
     write_norm_stats(tmp_path / "assets" / "one" / "droid" / "norm_stats.json")
-    monkeypatch.setattr("prophrl_algos.vla.pi0.make_network", lambda config: fresh)
+    monkeypatch.setattr("prophrl_algos.vla.pi._pi0.make_network", lambda config: fresh)
     assert "as openpi writes pi0" in choose(tmp_path).reason
     with pytest.raises(CheckpointError, match=r"several norm_stats.json .*unnorm_key="):
         load_policy(tmp_path, OPTIONS)
@@ -325,7 +325,7 @@ def test_a_tokenizer_may_be_given_as_hugging_face_makes_them():
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    from prophrl_algos.vla.tiny_prismatic import byte_tokenizer
+    from prophrl_algos.vla._tiny_prismatic import byte_tokenizer
 
     backend = Tokenizer.from_str(byte_tokenizer("<s>").text)
     with_start = PreTrainedTokenizerFast(tokenizer_object=backend)

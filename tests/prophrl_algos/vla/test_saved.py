@@ -19,9 +19,10 @@ from prophrl_algos.cli.common import take_weights
 from prophrl_algos.groups import BeginFromStarts
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
-from prophrl_algos.vla import tiny_prismatic, tiny_published
-from prophrl_algos.vla.load import choose
-from prophrl_algos.vla.lora import LoraPart, LoraTargets, has_lora
+from prophrl_algos.vla import _tiny_prismatic as tiny_prismatic
+from prophrl_algos.vla import _tiny_published as tiny_published
+from prophrl_algos.vla._load import choose
+from prophrl_algos.vla._lora import LoraPart, LoraTargets, has_lora
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -12,8 +12,8 @@ from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import SmallVLA
-from prophrl_algos.vla.load import BUNDLED, LoadOptions, choose, load_policy
-from prophrl_algos.vla.small import difference, pointing_error, shrunk, softened, varied
+from prophrl_algos.vla._load import BUNDLED, LoadOptions, choose, load_policy
+from prophrl_algos.vla.small._policy import difference, pointing_error, shrunk, softened, varied
 
 SIZES = {"image_size": 16, "places": 4, "width": 16, "layers": 1, "horizon": 2, "action_dim": 3, "signs": ()}
 CLONED = "SmallVLA-LIBERO-object-sft"

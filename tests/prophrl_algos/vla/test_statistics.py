@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.vla.statistics import cut, lerobot_scales, openpi_scales, transformers_scales, without_padding
+from prophrl_algos.vla.io._statistics import cut, lerobot_scales, openpi_scales, transformers_scales, without_padding
 
 Q01, Q99 = [-0.9, -0.8, -0.7, -0.1, -0.2, -0.3, -1.0], [0.9, 0.7, 0.8, 0.2, 0.1, 0.3, 1.0]
 MEAN, STD = [0.0, 0.1, -0.1, 0.0, 0.0, 0.0, 0.2], [0.3, 0.3, 0.3, 0.1, 0.1, 0.1, 0.9]

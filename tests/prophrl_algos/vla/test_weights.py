@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
-from prophrl_algos.vla.weights import (
+from prophrl_algos.vla.io._weights import (
     load_strictly,
     read_json,
     read_pt,

@@ -12,8 +12,8 @@ from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli import main
 from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.published import Published, is_published
-from prophrl_algos.vla.load import choose
-from prophrl_algos.vla.lora import has_lora
+from prophrl_algos.vla._load import choose
+from prophrl_algos.vla._lora import has_lora
 
 BOTH = ["vla-adapter", "openvla-oft"]
 FLOAT = {"dtype": torch.float32}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from prophrl_algos.vla.bridge import rotated
-from prophrl_algos.vla.flow_heads import TimeEmbedding, flow_targets, gaussian_velocity
+from prophrl_algos.vla.prismatic._bridge import rotated
+from prophrl_algos.vla.prismatic._flow_heads import TimeEmbedding, flow_targets, gaussian_velocity
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.7])

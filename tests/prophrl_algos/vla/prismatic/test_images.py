@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prophrl_algos.vla.prismatic_images import centre_crop, jpeg, lanczos, lanczos_weights, prepared
+from prophrl_algos.vla.prismatic._images import centre_crop, jpeg, lanczos, lanczos_weights, prepared
 
 
 def noise(size, seed=0):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
-from prophrl_algos.vla.flow_heads import gaussian_velocity
-from prophrl_algos.vla.prismatic_images import prepared
-from prophrl_algos.vla.prismatic_vision import COLOURS, VisionTransformer, vit_size
+from prophrl_algos.vla.prismatic._flow_heads import gaussian_velocity
+from prophrl_algos.vla.prismatic._images import prepared
+from prophrl_algos.vla.prismatic._vision import COLOURS, VisionTransformer, vit_size
 
 TEXTS = ["Pick up the milk", "put the bowl on the plate and open the drawer"]
 PROMPTS = {

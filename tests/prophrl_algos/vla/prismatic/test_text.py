@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from prophet_gym.errors import MissingWeightsError
-from prophrl_algos.vla import openvla_oft, vla_adapter
-from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, attention_bias, padded, prompt_tokens, windows
+from prophrl_algos.vla.prismatic import _openvla_oft as openvla_oft
+from prophrl_algos.vla.prismatic import _vla_adapter as vla_adapter
+from prophrl_algos.vla.prismatic._sequence import Prompt, Tokenizer, attention_bias, padded, prompt_tokens, windows
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prophrl_algos.vla.prismatic_vision import COLOURS, FusedVision, VisionTransformer, VitSize, vit_size
+from prophrl_algos.vla.prismatic._vision import COLOURS, FusedVision, VisionTransformer, VitSize, vit_size
 
 DINO = VitSize(width=32, depth=2, heads=4, hidden=64, grid=3, registers=4, dino=True)
 OLD, NEW = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")

@@ -13,10 +13,17 @@ import torch
 from prophet_gym.errors import CheckpointError, ProphetError, listed, shown, unknown_option
 from prophet_gym.hub import fetch, parse_hub_name, resolve
 from prophrl_algos.flow.policy import FlowPolicy
-from prophrl_algos.vla.weights import WEIGHTS, instead, read_json, tensor_names
+from prophrl_algos.vla.io._weights import WEIGHTS, instead, read_json, tensor_names
 
-ADAPTERS = ("pi05", "pi0", "smolvla", "vla_adapter", "openvla_oft", "small")
-"""Modules of this package, asked in this order; each has `LAYOUT`, `recognises` and `load` (see `Adapter`)."""
+ADAPTERS = {
+    "pi05": "pi._pi05",
+    "pi0": "pi._pi0",
+    "smolvla": "smolvla",
+    "vla_adapter": "prismatic._vla_adapter",
+    "openvla_oft": "prismatic._openvla_oft",
+    "small": "small._policy",
+}
+"""Modules of this package by family, asked in this order; each is an `Adapter`."""
 BUNDLED = {name: Path(__file__).parent / name for name in ("SmallVLA-LIBERO-object-sft",)}
 """Policies that are installed with the package, and where."""
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
@@ -163,7 +170,7 @@ def choose(source: str | Path) -> Choice:
         folder = fetch(parse_hub_name(str(source)), only=WANTED)
     files = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
     config = read_json(folder / "config.json")
-    reasons = {name: _adapter(name).recognises(files, config) for name in _present()}
+    reasons = {name: _adapter(name).recognises(files, config) for name in ADAPTERS}
     for name, reason in reasons.items():
         if reason is not None:
             return Choice(name, reason, folder)
@@ -177,7 +184,7 @@ def choose(source: str | Path) -> Choice:
 def _unknown_layout(source: str | Path, files: list[str], config: Mapping[str, Any]) -> CheckpointError:
     """Make the error for a folder that no adapter reads: what one lacks, where it nearly does; else what is known."""
     for lacking in ((WEIGHTS,), (_HEAD,), (WEIGHTS, _HEAD)):
-        for name in _present():
+        for name in ADAPTERS:
             if _adapter(name).recognises([*files, *lacking], config) is not None:
                 parts = " and no ".join("action_head--*.pt" if each == _HEAD else each for each in lacking)
                 return CheckpointError(
@@ -185,23 +192,18 @@ def _unknown_layout(source: str | Path, files: list[str], config: Mapping[str, A
                     f"{instead(files)}"
                 )
     said = {name: shown(str(config[name])) for name in ("type", "model_type") if name in config}
-    known = "; ".join(f"{name} ({_adapter(name).LAYOUT})" for name in _present())
+    known = "; ".join(f"{name} ({_adapter(name).LAYOUT})" for name in ADAPTERS)
     return CheckpointError(
         f"{source} has no layout that is known. It holds {listed(files) or 'no files'}, config.json says "
         f"{said or 'nothing'}. Known are: {known}"
     )
 
 
-def _present() -> list[str]:
-    folder = Path(__file__).parent
-    return [name for name in ADAPTERS if (folder / f"{name}.py").is_file()]
-
-
 def _asked_by_tensors() -> list[tuple[str, Callable[[Collection[str]], str | None]]]:
     """Some layouts have no `config.json`: their adapters have `recognises_tensors`, of the names of the tensors."""
-    found = [(name, getattr(_adapter(name), "recognises_tensors", None)) for name in _present()]
+    found = [(name, getattr(_adapter(name), "recognises_tensors", None)) for name in ADAPTERS]
     return [(name, asked) for name, asked in found if asked is not None]
 
 
 def _adapter(name: str) -> Adapter:
-    return cast(Adapter, import_module(f"prophrl_algos.vla.{name}"))
+    return cast(Adapter, import_module(f"prophrl_algos.vla.{ADAPTERS[name]}"))

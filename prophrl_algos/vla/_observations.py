@@ -38,7 +38,7 @@ def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: st
         env_obs: what the env shows.
         rows: how many instructions there are.
         numbers: of a state.
-        without: as `without_state` of `prophrl_algos.vla.load.LoadOptions`.
+        without: as `without_state` of `prophrl_algos.vla._load.LoadOptions`.
 
     Raises:
         ValueError: it is missing, of another size, or not finite.

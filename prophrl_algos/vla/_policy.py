@@ -15,7 +15,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
-from prophrl_algos.vla.adapter_weights import fitted
+from prophrl_algos.vla._lora import LoraTargets, lora_targets, targets_in
+from prophrl_algos.vla._merge import fitted
+from prophrl_algos.vla._observations import shown_images, shown_state
+from prophrl_algos.vla._tokenization import Prompt, Tokenize, padded, trimmed
 from prophrl_algos.vla.conventions import (
     Affine,
     Convention,
@@ -25,10 +28,7 @@ from prophrl_algos.vla.conventions import (
     policy_to_env,
     unnormalise,
 )
-from prophrl_algos.vla.lora import LoraTargets, lora_targets, targets_in
-from prophrl_algos.vla.observations import shown_images, shown_state
-from prophrl_algos.vla.weights import load_strictly
-from prophrl_algos.vla.words import Prompt, Tokenize, padded, trimmed
+from prophrl_algos.vla.io._weights import load_strictly
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class PublishedPolicy(nn.Module):
     """Pictures, prompts, scales and signs around a network; subclasses add what is of their family."""
 
     FAMILY: ClassVar[str]
-    """A name of `prophrl_algos.vla.lora.TARGETS`: all layers of the family that may have adapters."""
+    """A name of `prophrl_algos.vla._lora.TARGETS`: all layers of the family that may have adapters."""
     before: tuple[str, ...]
     """What the names of weights begin with that the prefix is computed with."""
 
@@ -119,7 +119,7 @@ class PublishedPolicy(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy with its adapters, if it has any; `prophrl_algos.load_policy` reads it."""
-        from prophrl_algos.vla.published_files import save_published
+        from prophrl_algos.vla.io._policies import save_published
 
         save_published(self, Path(folder))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.vla.lora import NAME, LoraTargets
+from prophrl_algos.vla._lora import NAME, LoraTargets
 
 _DOWN, _UP = f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight"
 _TRAINED = f".modules_to_save.{NAME}."

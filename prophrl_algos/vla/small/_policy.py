@@ -16,12 +16,12 @@ from prophet_gym._configs import require_kinds
 from prophet_gym._tensor_files import require_finite
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
-from prophrl_algos.vla.networks import ActionHead, PlaceEncoder, TextEncoder
-from prophrl_algos.vla.observations import shown_images
-from prophrl_algos.vla.weights import load_strictly, read_json, read_safetensors, require_sizes
+from prophrl_algos.vla._observations import shown_images
+from prophrl_algos.vla.io._weights import load_strictly, read_json, read_safetensors, require_sizes
+from prophrl_algos.vla.small._networks import ActionHead, PlaceEncoder, TextEncoder
 
 if TYPE_CHECKING:
-    from prophrl_algos.vla.load import LoadOptions
+    from prophrl_algos.vla._load import LoadOptions
 
 LAYOUT = "config.json with `places` and `max_bytes`, model.safetensors: what SmallVLA.save_pretrained writes"
 START = 1

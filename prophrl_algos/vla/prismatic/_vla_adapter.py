@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Obs
-from prophrl_algos.vla.bridge import BridgeFlowHead, BridgeL1Head, BridgeStates
-from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
-from prophrl_algos.vla.prismatic_files import load_prismatic, recognised
-from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, windows
+from prophrl_algos.vla._load import LoadOptions
+from prophrl_algos.vla.prismatic._bridge import BridgeFlowHead, BridgeL1Head, BridgeStates
+from prophrl_algos.vla.prismatic._files import load_prismatic, recognised
+from prophrl_algos.vla.prismatic._policy import PrismaticConfig, PrismaticPolicy
+from prophrl_algos.vla.prismatic._sequence import Prompt, Tokenizer, windows
 
 QUERIES = 64
 PROMPT = Prompt(
@@ -81,10 +81,10 @@ LAYOUT = "VLA-Adapter as published: config.json with a Qwen2 text_config, model.
 
 
 def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
-    """As in `prophrl_algos.vla.load.Adapter`."""
+    """As in `prophrl_algos.vla._load.Adapter`."""
     return recognised(VLAAdapter, "qwen2", files, config)
 
 
 def load(folder: Path, options: LoadOptions) -> VLAAdapter:
-    """As in `prophrl_algos.vla.load.Adapter`; a flow head begins as the published one."""
+    """As in `prophrl_algos.vla._load.Adapter`; a flow head begins as the published one."""
     return load_prismatic(VLAAdapter, folder, options)

@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prophrl_algos.vla.flow_heads import SPREAD, SharedContext, TimeEmbedding, flow_targets, gaussian_velocity
+from prophrl_algos.vla.prismatic._flow_heads import (
+    SPREAD,
+    SharedContext,
+    TimeEmbedding,
+    flow_targets,
+    gaussian_velocity,
+)
 
 HEADS = 8
 ROPE_BASE = 10000.0

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.vla import pi0, pi05, smolvla
+from prophrl_algos.vla import smolvla
+from prophrl_algos.vla._policy import Manners, Pictures
+from prophrl_algos.vla._tokenization import Prompt, letters, line, task_and_state
 from prophrl_algos.vla.conventions import Affine, Convention, convention
-from prophrl_algos.vla.published import Manners, Pictures
-from prophrl_algos.vla.words import Prompt, letters, line, task_and_state
+from prophrl_algos.vla.pi import _pi0 as pi0
+from prophrl_algos.vla.pi import _pi05 as pi05
 
 VOCABULARY = 64
 NUMBERS = 7

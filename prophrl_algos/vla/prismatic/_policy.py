@@ -15,7 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Context, FlowSpec, Obs
-from prophrl_algos.vla.adapter_weights import fitted
+from prophrl_algos.vla._lora import LoraTargets, add_lora, lora_targets
+from prophrl_algos.vla._merge import fitted
+from prophrl_algos.vla._observations import shown_images, shown_state
 from prophrl_algos.vla.conventions import (
     Affine,
     Convention,
@@ -27,12 +29,10 @@ from prophrl_algos.vla.conventions import (
     policy_to_env,
     unnormalise,
 )
-from prophrl_algos.vla.lora import LoraTargets, add_lora, lora_targets
-from prophrl_algos.vla.observations import shown_images, shown_state
-from prophrl_algos.vla.prismatic_images import prepared
-from prophrl_algos.vla.prismatic_text import Prompt, Tokenizer, attention_bias, padded, prompt_tokens
-from prophrl_algos.vla.prismatic_vision import FusedVision, Projector, StateProjector, VitSize
-from prophrl_algos.vla.weights import load_strictly
+from prophrl_algos.vla.io._weights import load_strictly
+from prophrl_algos.vla.prismatic._images import prepared
+from prophrl_algos.vla.prismatic._sequence import Prompt, Tokenizer, attention_bias, padded, prompt_tokens
+from prophrl_algos.vla.prismatic._vision import FusedVision, Projector, StateProjector, VitSize
 
 GRIPPER = 6
 Numbers = Mapping[str, Sequence[float] | Sequence[bool]]
@@ -52,7 +52,7 @@ class PrismaticConfig:
         horizon: actions of a chunk.
         exec_steps: of them that are executed.
         num_steps: K, denoising steps.
-        without_state: as in `prophrl_algos.vla.load.LoadOptions`.
+        without_state: as in `prophrl_algos.vla._load.LoadOptions`.
         head: `l1`, as published, or `flow`.
         settings: of the head, by name.
     """
@@ -209,7 +209,7 @@ class PrismaticPolicy(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy; `prophrl_algos.load_policy` reads it."""
-        from prophrl_algos.vla.prismatic_files import save_prismatic
+        from prophrl_algos.vla.prismatic._files import save_prismatic
 
         save_prismatic(self, Path(folder))
 

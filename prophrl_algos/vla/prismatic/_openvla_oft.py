@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Obs, TensorContext
-from prophrl_algos.vla.flow_heads import SPREAD, flow_targets, gaussian_velocity
-from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.networks import ActionHead
-from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy
-from prophrl_algos.vla.prismatic_files import load_prismatic, recognised
-from prophrl_algos.vla.prismatic_text import Prompt, windows
+from prophrl_algos.vla._load import LoadOptions
+from prophrl_algos.vla.prismatic._files import load_prismatic, recognised
+from prophrl_algos.vla.prismatic._flow_heads import SPREAD, flow_targets, gaussian_velocity
+from prophrl_algos.vla.prismatic._policy import PrismaticConfig, PrismaticPolicy
+from prophrl_algos.vla.prismatic._sequence import Prompt, windows
+from prophrl_algos.vla.small._networks import ActionHead
 
 L1_BLOCKS = 2
 # Llama's tokenizer puts 29871, an empty token, before the action tokens; 2 ends a text.
@@ -178,12 +178,12 @@ LAYOUT = "OpenVLA-OFT as published: config.json with a Llama text_config, safete
 
 
 def recognises(files: Collection[str], config: Mapping[str, Any]) -> str | None:
-    """As in `prophrl_algos.vla.load.Adapter`."""
+    """As in `prophrl_algos.vla._load.Adapter`."""
     return recognised(OpenVLAOFT, "llama", files, config)
 
 
 def load(folder: Path, options: LoadOptions) -> OpenVLAOFT:
-    """As in `prophrl_algos.vla.load.Adapter`; a flow head begins as the published one."""
+    """As in `prophrl_algos.vla._load.Adapter`; a flow head begins as the published one."""
     return load_prismatic(OpenVLAOFT, folder, options)
 
 

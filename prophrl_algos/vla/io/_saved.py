@@ -12,7 +12,7 @@ from torch import Tensor
 from prophet_gym._atomic import atomic_directory
 from prophet_gym._tensor_files import MARK, read_mark, require_finite
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.vla.weights import read_safetensors, weight_files
+from prophrl_algos.vla.io._weights import read_safetensors, weight_files
 
 CONFIG = "config.json"
 

@@ -5,12 +5,12 @@ Each has the layers, masks and windows of the real one, and learns nothing worth
 
 import torch
 
-from prophrl_algos.vla.openvla_oft import OpenVLAOFT
-from prophrl_algos.vla.prismatic import Numbers, PrismaticConfig
-from prophrl_algos.vla.prismatic_files import choose_trained
-from prophrl_algos.vla.prismatic_text import Tokenizer
-from prophrl_algos.vla.prismatic_vision import VitSize
-from prophrl_algos.vla.vla_adapter import VLAAdapter
+from prophrl_algos.vla.prismatic._files import choose_trained
+from prophrl_algos.vla.prismatic._openvla_oft import OpenVLAOFT
+from prophrl_algos.vla.prismatic._policy import Numbers, PrismaticConfig
+from prophrl_algos.vla.prismatic._sequence import Tokenizer
+from prophrl_algos.vla.prismatic._vision import VitSize
+from prophrl_algos.vla.prismatic._vla_adapter import VLAAdapter
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 QWEN2 = SIZES | {"model_type": "qwen2", "num_key_value_heads": 2, "vocab_size": 512, "tie_word_embeddings": True}

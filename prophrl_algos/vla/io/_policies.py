@@ -14,14 +14,21 @@ from torch import nn
 
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.vla.adapter_weights import fitted
+from prophrl_algos.vla._load import LoadOptions
+from prophrl_algos.vla._lora import LoraPart, LoraTargets, add_lora, targets_in
+from prophrl_algos.vla._merge import fitted
+from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla._tokenization import (
+    PROMPTS,
+    HuggingFaceTokens,
+    Letters,
+    Tokenize,
+    pretrained_tokenizer,
+    tokenizer_of,
+)
 from prophrl_algos.vla.conventions import Affine, convention
-from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import LoraPart, LoraTargets, add_lora, targets_in
-from prophrl_algos.vla.published import Manners, Pictures, PublishedPolicy
-from prophrl_algos.vla.saved import read_saved, saving
-from prophrl_algos.vla.weights import load_strictly, require_sizes, without_init
-from prophrl_algos.vla.words import PROMPTS, HuggingFaceTokens, Letters, Tokenize, pretrained_tokenizer, tokenizer_of
+from prophrl_algos.vla.io._saved import read_saved, saving
+from prophrl_algos.vla.io._weights import load_strictly, require_sizes, without_init
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"

@@ -13,7 +13,7 @@ from torch import Tensor
 from prophet_gym._tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
 from prophrl_algos.vla.conventions import STATISTICS, Affine, Scaling, affine
-from prophrl_algos.vla.weights import read_json
+from prophrl_algos.vla.io._weights import read_json
 
 PREPROCESSOR = "policy_preprocessor.json"
 POSTPROCESSOR = "policy_postprocessor.json"

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
-from prophrl_algos.vla.adapter_weights import fitted
+from prophrl_algos.vla._load import LoadOptions
+from prophrl_algos.vla._lora import LoraPart, LoraTargets, lora_targets
+from prophrl_algos.vla._merge import fitted
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.load import LoadOptions
-from prophrl_algos.vla.lora import LoraPart, LoraTargets, lora_targets
-from prophrl_algos.vla.prismatic import PrismaticConfig, PrismaticPolicy, rescale_output
-from prophrl_algos.vla.prismatic_text import Tokenizer
-from prophrl_algos.vla.prismatic_vision import HEADS, VitSize, vit_size
-from prophrl_algos.vla.saved import read_saved, saving
-from prophrl_algos.vla.statistics import sound, tensors
-from prophrl_algos.vla.weights import load_strictly, read_json, read_pt, read_safetensors, renamed, require_sizes
+from prophrl_algos.vla.io._saved import read_saved, saving
+from prophrl_algos.vla.io._statistics import sound, tensors
+from prophrl_algos.vla.io._weights import load_strictly, read_json, read_pt, read_safetensors, renamed, require_sizes
+from prophrl_algos.vla.prismatic._policy import PrismaticConfig, PrismaticPolicy, rescale_output
+from prophrl_algos.vla.prismatic._sequence import Tokenizer
+from prophrl_algos.vla.prismatic._vision import HEADS, VitSize, vit_size
 
 CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"

@@ -1,0 +1,1 @@
+"""Pi0 and Pi0.5 as flow policies."""

@@ -1,0 +1,1 @@
+"""VLA-Adapter and OpenVLA-OFT as flow policies."""
