@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym._files import read_json
+from prophet_gym._io.files import read_json
 from prophet_gym.embodiments import Embodiment, get_embodiment
 from prophet_gym.envs.episodes import FPS
 from prophet_gym.envs.held_chunk import HeldChunk
@@ -28,7 +28,7 @@ from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
 from prophet_gym.hub import CONFIG, PUBLISHED, PUBLISHED_FILES, published_file, resolve
-from prophet_gym.object_reader import ObjectReader
+from prophet_gym.rewards.object_reader import ObjectReader
 from prophet_gym.world_model import RewardModel, WorldModel
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from prophet_gym._atomic import is_draft, write_whole
-from prophet_gym._files import read_json
+from prophet_gym._io.atomic import is_draft, write_whole
+from prophet_gym._io.files import read_json
 from prophet_gym.errors import SHOWN_NAMES, CheckpointError, MissingWeightsError, listed, shown
 
 CONFIG = "prophet.json"

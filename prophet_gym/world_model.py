@@ -5,6 +5,7 @@ own (`TracksGripper`, `Resumes`, `Reconstructs`, `CutsChunks`, `EncodesInitialSt
 also tells a type checker what may be called. `prophet_gym.testing` ships the checks.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -13,12 +14,19 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from prophet_gym._forks import compute_forks_on_one_thread
 from prophet_gym.errors import InvalidRewardError, shown
 from prophet_gym.specs import InitialState
 
+
+def _use_one_thread() -> None:
+    # torch's OpenMP pool waits in a fork for threads that are not there: its first parallel loop would never end. One
+    # thread needs no pool, and it is what `AsyncVectorEnv` wants of each of its processes.
+    torch.set_num_threads(1)
+
+
 # Every world model and reward model imports this module before it computes anything, so a later fork is safe.
-compute_forks_on_one_thread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 LARGEST_REWARD = torch.finfo(torch.float32).max
 """The largest reward that float32 holds; a larger one would be infinite to a learner."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from prophet_gym._tensor_files import read_torch, require_finite, write_torch
+from prophet_gym._io.tensor_files import read_torch, require_finite, write_torch
 from prophet_gym.errors import CheckpointError
 
 FORMAT = "prophrl-trainer-1"

@@ -11,12 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
 
-from prophet_gym import _atomic
-from prophet_gym._atomic import atomic_directory, atomic_file, is_draft, write_whole
+from prophet_gym._io import atomic
+from prophet_gym._io.atomic import atomic_directory, atomic_file, is_draft, write_whole
 from prophet_gym.envs.starts import StartSet, read_start_set, write_start_set
 from prophet_gym.errors import CheckpointError
-from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
@@ -158,7 +158,7 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path):
 def test_drafts_of_processes_that_have_ended_are_removed(tmp_path):
     code = f"""
 import os, signal
-from prophet_gym._atomic import atomic_file
+from prophet_gym._io.atomic import atomic_file
 with atomic_file({str(tmp_path / "a")!r}) as draft:
     draft.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -260,7 +260,7 @@ def total(parameters):
 
 def test_a_draft_that_a_killed_process_left_does_not_let_damage_be_read_for_ever(tmp_path, monkeypatch):
     (tmp_path / ".prophet.json.draft-elsewhere.1.ab").mkdir()
-    monkeypatch.setattr(_atomic, "PATIENCE", 0.0)
+    monkeypatch.setattr(atomic, "PATIENCE", 0.0)
     reads = []
 
     def load():
@@ -268,5 +268,5 @@ def test_a_draft_that_a_killed_process_left_does_not_let_damage_be_read_for_ever
         raise CheckpointError("damaged")
 
     with pytest.raises(CheckpointError, match="damaged"):
-        _atomic.when_whole(tmp_path, load)
+        atomic.when_whole(tmp_path, load)
     assert len(reads) == 2

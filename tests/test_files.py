@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prophet_gym._files import read_json, read_json_lines, read_text, refuse_pointer
+from prophet_gym._io.files import read_json, read_json_lines, read_text, refuse_pointer
 from prophet_gym.errors import CheckpointError
 from prophet_gym.specs import require_images
 

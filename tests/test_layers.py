@@ -9,14 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"_forks", "errors", "estimates"},
-    {"specs", "_files", "_atomic", "arguments"},
-    {"world_model", "_tensor_files"},
-    {"_configs"},
+    {"errors", "estimates"},
+    {"specs", "_io", "arguments"},
+    {"world_model"},
     {"hub"},
     {"embodiments", "rewards", "metrics", "envs"},
     {"data"},
-    {"prophet", "sims", "testing", "object_reader"},
+    {"prophet", "sims", "testing"},
+    {"checkpoint"},
     {"calibration", "train", "evaluation", "interop"},
     {"factory"},
     {"cli"},
@@ -29,10 +29,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym.world_model",
     "prophet_gym.errors",
     "prophet_gym.hub",
-    "prophet_gym._files",
-    "prophet_gym._tensor_files",
-    "prophet_gym._atomic",
-    "prophet_gym._configs",
+    "prophet_gym._io",
 }
 MAX_LINES = 400
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prophet_gym._tensor_files import read_mark, read_tensors, read_torch, write_tensors
+from prophet_gym._io.tensor_files import read_mark, read_tensors, read_torch, write_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3), "half": torch.ones(2, dtype=torch.float16)}
@@ -79,7 +79,7 @@ def test_a_pickle_is_refused_without_advice_to_run_it(read, tmp_path):
         read(tmp_path / "a.pt")
     assert "weights_only" not in str(error.value)
     assert not (tmp_path / "ran").exists()
-    code = f"from prophet_gym._tensor_files import {read.__name__} as read; read({str(tmp_path / 'a.pt')!r})"
+    code = f"from prophet_gym._io.tensor_files import {read.__name__} as read; read({str(tmp_path / 'a.pt')!r})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "never unpickled" in shown.stderr  # and the traceback of one who does not catch it
     assert "weights_only=False" not in shown.stderr

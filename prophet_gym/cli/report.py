@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.estimates import Estimate, bootstrap
 from prophet_gym.evaluation import GRIPPER, METRICS, OBJECT, Scores
 

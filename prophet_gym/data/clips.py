@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Float16, Float32, Int64
 from torch import Tensor
 
-from prophet_gym._atomic import atomic_file
-from prophet_gym._files import read_npz
+from prophet_gym._io.atomic import atomic_file
+from prophet_gym._io.files import read_npz
 from prophet_gym.data.recording import MAX_OPENING, Episode
 
 HOLD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
-from prophet_gym._files import read_npz
+from prophet_gym._io.files import read_npz
 from prophet_gym.specs import require_images
 
 FRAMES_PER_SECOND = 20

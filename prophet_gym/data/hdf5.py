@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym._files import refuse_pointer
+from prophet_gym._io.files import refuse_pointer
 from prophet_gym.data.source import Orient, SourceEpisode, as_stored, choose, rows_reversed
 from prophet_gym.data.tools import Calibration, ToolReading
 from prophet_gym.errors import ProphetError, require_number, unknown_option

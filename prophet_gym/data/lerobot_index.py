@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
 
-from prophet_gym._files import read_json, read_json_lines, refuse_pointer
+from prophet_gym._io.files import read_json, read_json_lines, refuse_pointer
 from prophet_gym.data.source import choose
 from prophet_gym.data.video import WITHIN
 

@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import UInt8
 
-from prophet_gym._files import read_json
+from prophet_gym._io.files import read_json
 from prophet_gym.data.episode import (
     FRAMES_PER_SECOND,
     MAX_OPENING,

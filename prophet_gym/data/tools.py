@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
-from prophet_gym._files import refuse_pointer
+from prophet_gym._io.files import refuse_pointer
 from prophet_gym.embodiments.kinematics import (
     ARMS,
     euler_to_matrix,

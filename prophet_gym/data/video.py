@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from prophet_gym._files import refuse_pointer
+from prophet_gym._io.files import refuse_pointer
 
 _TICK = re.compile(rb"#tb 0: (\d+)/(\d+)")
 _HEADER = re.compile(rb"P6\n(\d+) (\d+)\n255\n")

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import UInt8
 
-from prophet_gym._files import read_text
+from prophet_gym._io.files import read_text
 from prophet_gym.envs.starts import StartSet
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.specs import InitialState

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from prophet_gym._atomic import is_draft, when_whole, write_whole
-from prophet_gym._files import read_json
+from prophet_gym._io.atomic import is_draft, when_whole, write_whole
+from prophet_gym._io.files import read_json
 from prophet_gym.errors import (
     CheckpointError,
     InvalidStartError,

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prophet_gym._atomic import atomic_directory
-from prophet_gym._configs import config_of, keys_of, require_kinds, require_shapes, require_sizes
-from prophet_gym._files import read_json
-from prophet_gym._tensor_files import (
+from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.configs import config_of, keys_of, require_kinds, require_shapes, require_sizes
+from prophet_gym._io.files import read_json
+from prophet_gym._io.tensor_files import (
     MARK,
     mark_of,
     read_tensors,

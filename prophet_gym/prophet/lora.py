@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prophet_gym._atomic import atomic_directory
-from prophet_gym._tensor_files import read_tensors, write_tensors
+from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.tensor_files import read_tensors, write_tensors
 from prophet_gym.errors import CheckpointError, require_count, shown
 
 TARGETS = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from prophet_gym._atomic import atomic_directory, when_whole
+from prophet_gym._io.atomic import atomic_directory, when_whole
 from prophet_gym.errors import CheckpointError
 from prophet_gym.hub import push_folder, resolve
 from prophet_gym.prophet.autoencoder import FrameAutoencoder

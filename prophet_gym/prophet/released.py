@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from prophet_gym._atomic import atomic_directory
-from prophet_gym._tensor_files import read_tensors
+from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
 from prophet_gym.hub import CONFIG, WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from prophet_gym._atomic import atomic_directory, when_whole
-from prophet_gym._configs import config_of, keys_of, require_shapes, require_sizes
-from prophet_gym._files import read_json
-from prophet_gym._tensor_files import MARK, mark_of, read_tensors, require_mark, write_tensors
+from prophet_gym._io.atomic import atomic_directory, when_whole
+from prophet_gym._io.configs import config_of, keys_of, require_shapes, require_sizes
+from prophet_gym._io.files import read_json
+from prophet_gym._io.tensor_files import MARK, mark_of, read_tensors, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 CONFIG_NAME = "config.json"

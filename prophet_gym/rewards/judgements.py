@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.rewards._lock import Lock
 from prophet_gym.rewards.voting import Votes
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophet_gym._tensor_files import require_finite
+from prophet_gym._io.tensor_files import require_finite
 from prophet_gym.errors import (
     CheckpointError,
     MissingWeightsError,

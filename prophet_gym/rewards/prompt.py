@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Template
 
-from prophet_gym._files import read_json, read_text
+from prophet_gym._io.files import read_json, read_text
 from prophet_gym.errors import CheckpointError, shown
 
 PROMPTS = Path(__file__).parent / "prompts"

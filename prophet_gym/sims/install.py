@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.errors import CacheError, MissingAssetsError, ProphetError
 
 PACKAGES = ("libero", "robosuite", "bddl", "mujoco")

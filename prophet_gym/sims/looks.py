@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.errors import MissingAssetsError, unknown_option
 from prophet_gym.sims.install import ASSETS_VARIABLE, INSTALL, cache_dir, keeping
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.sims.install import cache_dir, keeping
 
 # Part of every cache key: rises when the decimation gives other meshes.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prophet_gym._tensor_files import read_torch, require_finite, write_torch
+from prophet_gym._io.tensor_files import read_torch, require_finite, write_torch
 from prophet_gym.errors import CheckpointError
 from prophet_gym.train.events import open_events
 

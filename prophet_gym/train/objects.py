@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
-from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
+from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import hash_words
 from prophet_gym.train.run_folder import held
 

@@ -18,7 +18,7 @@ import tyro
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.arguments import (
     Arguments,
     Count,

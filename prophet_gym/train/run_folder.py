@@ -13,8 +13,8 @@ from zlib import crc32
 
 from filelock import FileLock, Timeout
 
-from prophet_gym._atomic import write_whole
-from prophet_gym._files import read_json
+from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.files import read_json
 from prophet_gym.data.recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError, shown
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.arguments import (
     Arguments,
     Count,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prophet_gym._tensor_files import read_torch, require_finite
+from prophet_gym._io.tensor_files import read_torch, require_finite
 from prophet_gym.data.pixel_clips import ClipLoader
 from prophet_gym.errors import CheckpointError
 from prophet_gym.train.loop import save_whole

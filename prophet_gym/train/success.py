@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._atomic import write_whole
+from prophet_gym._io.atomic import write_whole
 from prophet_gym.arguments import Arguments, Count, Items, Minutes, OutFolder, Positive, Seed, Share
 from prophet_gym.data.recording import list_recordings, read_episode
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig, hash_words, held, shrink

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prophet_gym import _atomic
+from prophet_gym._io import atomic
 from prophet_gym.envs.starts import INDEX_NAME, read_start_set, write_start_set
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.hub import verified, write_manifest
@@ -171,7 +171,7 @@ def test_a_damaged_file_is_used_whole_or_refused_with_its_name(kind, originals, 
 KILLED = """
 import os, signal, sys
 import numpy as np
-from prophet_gym import _atomic
+from prophet_gym._io import atomic
 from prophet_gym.envs.starts import write_start_set
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.specs import InitialState
@@ -186,7 +186,7 @@ def starts(shade):
 def save(folder, number):
     tiny_prophet(seed=number).save_pretrained(folder + "/model")
     write_start_set(folder + "/starts", starts(50 + 100 * number), quality=101)
-    save_checkpoint(_atomic.Path(folder) / "trainer.pt", {"policy": {"weight": torch.full((64,), float(number))}})
+    save_checkpoint(atomic.Path(folder) / "trainer.pt", {"policy": {"weight": torch.full((64,), float(number))}})
 """
 CHILDREN = """
 # Python reports these calls to an audit hook before they are made: a save is killed between two of them.
@@ -216,7 +216,7 @@ for line in sys.stdin:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed between two calls")
 def test_a_killed_save_leaves_the_old_or_the_new_or_says_what_to_do(cases, tmp_path, monkeypatch):
     """Whatever the moment: each part is of one save, and a folder that was caught between two renames is refused."""
-    monkeypatch.setattr(_atomic, "PAUSE", 0.0)  # nobody will finish these saves
+    monkeypatch.setattr(atomic, "PAUSE", 0.0)  # nobody will finish these saves
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     whole = [total(tiny_prophet(seed=number).half()) for number in (0, 1)]
     command = [sys.executable, "-c", KILLED + CHILDREN]

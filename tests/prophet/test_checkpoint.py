@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from prophet_gym._configs import require_kinds
+from prophet_gym._io.configs import require_kinds
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.checkpoint import read_config, write_config
 from prophet_gym.prophet.model import FullConfig, Prophet, ProphetConfig

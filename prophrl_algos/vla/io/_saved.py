@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from prophet_gym._atomic import atomic_directory
-from prophet_gym._tensor_files import MARK, read_mark, require_finite
+from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.tensor_files import MARK, read_mark, require_finite
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.vla.io._weights import read_safetensors, weight_files
 

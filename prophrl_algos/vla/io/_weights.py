@@ -10,8 +10,8 @@ from unittest.mock import patch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from prophet_gym import _files
-from prophet_gym._tensor_files import read_tensors
+from prophet_gym._io import files as text_files
+from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
 
 WEIGHTS = "model.safetensors"
@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged, or a Git LFS pointer.
     """
-    return _files.read_json(path, CheckpointError) if path.is_file() else {}
+    return text_files.read_json(path, CheckpointError) if path.is_file() else {}
 
 
 def require_sizes(config: object, source: Path, *path: str) -> None:
@@ -164,7 +164,7 @@ def tensor_names(folder: Path) -> list[str]:
         if expected is not None:
             found += expected
             continue
-        _files.refuse_pointer(path, CheckpointError)
+        text_files.refuse_pointer(path, CheckpointError)
         try:
             with safe_open(path, "pt") as file:
                 found += file.keys()

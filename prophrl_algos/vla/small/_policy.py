@@ -11,9 +11,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from prophet_gym._atomic import atomic_directory
-from prophet_gym._configs import require_kinds
-from prophet_gym._tensor_files import require_finite
+from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.configs import require_kinds
+from prophet_gym._io.tensor_files import require_finite
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._observations import shown_images

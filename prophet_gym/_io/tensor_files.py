@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prophet_gym._atomic import atomic_file
-from prophet_gym._files import refuse_pointer
+from prophet_gym._io.atomic import atomic_file
+from prophet_gym._io.files import refuse_pointer
 from prophet_gym.errors import CheckpointError, MissingWeightsError, listed, shown
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")

@@ -57,7 +57,7 @@ def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
 
     Entries of other names in `folder` stay. The entries are renamed one by one, `last` at the end: who reads two of
     them while they are renamed, or after the process was killed between two renames, must compare what they say of the
-    save that they are of (`_tensor_files.MARK`).
+    save that they are of (`tensor_files.MARK`).
 
     Args:
         folder: target, created if missing.
