@@ -1,6 +1,6 @@
 """A learned robot simulator behind Gymnasium: importing it registers the ids and loads nothing heavy."""
 
-from prophet_gym.envs.registration import register_ids
+from prophet_gym._registration import register_ids
 
 register_ids()
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
-from prophet_gym.envs.rows import Row
+from prophet_gym.envs._sub_env import Row
 from prophet_gym.estimates import RESAMPLES, Estimate, wilson
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel

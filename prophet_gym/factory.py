@@ -17,14 +17,14 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from prophet_gym._io.files import read_json
+from prophet_gym._registration import SUITE_IDS
 from prophet_gym.embodiments import Embodiment, get_embodiment
-from prophet_gym.envs.episodes import FPS
-from prophet_gym.envs.held_chunk import HeldChunk
-from prophet_gym.envs.jsonl_starts import read_jsonl_starts
-from prophet_gym.envs.plain import plain, require_flag, require_tasks, require_text
-from prophet_gym.envs.registration import SUITE_IDS
+from prophet_gym.envs._episodes import FPS
+from prophet_gym.envs._plain import plain, require_flag, require_tasks, require_text
+from prophet_gym.envs.initial_states import INDEX_NAME, StartSet, read_start_set
+from prophet_gym.envs.initial_states._jsonl import read_jsonl_starts
+from prophet_gym.envs.shortened_chunk import HeldChunk
 from prophet_gym.envs.single_env import ProphetEnv
-from prophet_gym.envs.starts import INDEX_NAME, StartSet, read_start_set
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
 from prophet_gym.hub import CONFIG, PUBLISHED, PUBLISHED_FILES, published_file, resolve

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prophet_gym.envs.checks import assert_same, check_prophet_env
-from prophet_gym.envs.plain import plain
+from prophet_gym.envs._env_checks import assert_same, check_prophet_env
+from prophet_gym.envs._plain import plain
+from prophet_gym.envs.initial_states import StartSet
 from prophet_gym.envs.single_env import ProphetEnv
-from prophet_gym.envs.starts import StartSet
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import (

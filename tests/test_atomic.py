@@ -15,7 +15,7 @@ from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
 
 from prophet_gym._io import atomic
 from prophet_gym._io.atomic import atomic_directory, atomic_file, is_draft, write_whole
-from prophet_gym.envs.starts import StartSet, read_start_set, write_start_set
+from prophet_gym.envs.initial_states import StartSet, read_start_set, write_start_set
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
@@ -34,7 +34,7 @@ SAVES = {
     "success head": "from prophet_gym.rewards.success_head import SuccessHead; SuccessHead().save_pretrained(out)",
     "object reader": "from prophet_gym.object_reader import ObjectReader; ObjectReader().save_pretrained(out)",
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
-    "starts": "from tests.test_atomic import noise; from prophet_gym.envs.starts import write_start_set; "
+    "starts": "from tests.test_atomic import noise; from prophet_gym.envs.initial_states import write_start_set; "
     "write_start_set(out, noise(1), quality=101)",
     "training state": "from prophet_gym.train.loop import save_whole; "
     "save_whole({{'weights': torch.rand(100_000)}}, out / 'a.pt')",

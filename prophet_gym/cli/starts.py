@@ -41,7 +41,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym.envs.starts import write_start_set
+    from prophet_gym.envs.initial_states import write_start_set
     from prophet_gym.sims.start_frames import film_starts
     from prophet_gym.specs import InitialState
 

@@ -9,10 +9,10 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs.actions import require_actions
-from prophet_gym.envs.episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, row_info
-from prophet_gym.envs.plain import plain_spec
-from prophet_gym.envs.starts import StartSet
+from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, row_info
+from prophet_gym.envs._plain import plain_spec
+from prophet_gym.envs._require import require_actions
+from prophet_gym.envs.initial_states import StartSet
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import RewardModel, WorldModel

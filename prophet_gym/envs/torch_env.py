@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from prophet_gym.envs.rows import Frame, Row, stack
+from prophet_gym.envs._sub_env import Frame, Row, stack
 from prophet_gym.envs.vector_env import Clips, ProphetVectorEnv
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State, select_rows

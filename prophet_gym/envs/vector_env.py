@@ -11,14 +11,19 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import UInt8
 
-from prophet_gym.envs.contracts import read_rewards, require_chunk, require_reward_model, require_world_model
-from prophet_gym.envs.doubt import require_threshold
-from prophet_gym.envs.episodes import FPS, GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome, require_open
-from prophet_gym.envs.options import plan_queue, plan_reset, row_seeds
-from prophet_gym.envs.plain import require_flag
-from prophet_gym.envs.rows import Frame, Row, batch_frames
-from prophet_gym.envs.snapshots import pack_row, unpack_row
-from prophet_gym.envs.starts import StartSet, require_frames
+from prophet_gym.envs._episodes import FPS, GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome, require_open
+from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
+from prophet_gym.envs._plain import require_flag
+from prophet_gym.envs._require import (
+    read_rewards,
+    require_chunk,
+    require_reward_model,
+    require_threshold,
+    require_world_model,
+)
+from prophet_gym.envs._snapshots import pack_row, unpack_row
+from prophet_gym.envs._sub_env import Frame, Row, batch_frames
+from prophet_gym.envs.initial_states import StartSet, require_frames
 from prophet_gym.errors import InvalidRewardError, InvalidStartError, require_count, require_different
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import (

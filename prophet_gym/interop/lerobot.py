@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs.chunking import OneActionPerStepVector
-from prophet_gym.envs.episodes import FPS
-from prophet_gym.envs.registration import SUITE_IDS
+from prophet_gym._registration import SUITE_IDS
+from prophet_gym.envs._episodes import FPS
+from prophet_gym.envs.wrappers.chunks import OneActionPerStepVector
 from prophet_gym.errors import require_count, unknown_option
 
 CONFIG = ("task", "task_ids", "episode_length")

@@ -9,8 +9,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from prophet_gym.envs.episodes import row_info
-from prophet_gym.envs.tensors import require_arrays
+from prophet_gym.envs._episodes import row_info
+from prophet_gym.envs.wrappers._common import require_arrays
 
 
 class Sb3VecEnv(VecEnv):

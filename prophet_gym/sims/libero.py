@@ -9,10 +9,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, UInt8
 
-from prophet_gym.envs.actions import require_actions
-from prophet_gym.envs.episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
-from prophet_gym.envs.options import per_row_integers, reset_rows
-from prophet_gym.envs.plain import require_flag, require_tasks
+from prophet_gym.envs._episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs._options import per_row_integers, reset_rows
+from prophet_gym.envs._plain import require_flag, require_tasks
+from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.single_env import OnlyRow
 from prophet_gym.errors import InvalidStartError, require_count, require_number, unknown_option
 from prophet_gym.sims.episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prophet_gym.data.recording import read_episode
-from prophet_gym.envs.starts import INDEX_NAME, write_start_set
+from prophet_gym.envs.initial_states import INDEX_NAME, write_start_set
 from prophet_gym.prophet.companions import next_commands
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.specs import InitialState

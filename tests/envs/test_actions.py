@@ -10,7 +10,7 @@ from gymnasium.wrappers import RescaleAction
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
-from prophet_gym.envs.actions import require_actions
+from prophet_gym.envs._require import require_actions
 from prophet_gym.errors import InvalidActionError
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
 

@@ -71,7 +71,7 @@ CASES = {
     "OneActionPerChunk(single(), (0.5,), REST)": "numbers must be different numbers in 0..6, got [0.5]",
     "OneActionPerChunk(single(), 'a', REST)": "numbers must be different numbers in 0..6, got ['a']",
     "OneActionPerStepVector(vector(autoreset_mode='SameStep')).reset(options=[1])": "options must be a dict or None",
-    "TruncateOnDoubt(single(), None)": "threshold must be a number of at least 0, got None",
+    "single(max_doubt='a')": "max_doubt must be a number of at least 0, got 'a'",
     "HeldChunk(model(), 2.5, hold=None)": f"chunk {INTEGER} 1, got 2.5",
     "FunctionReward(5)": "function must be one of a video and an instruction, got 5",
     "FunctionReward(max, stride=1.5)": f"stride {INTEGER} 1, got 1.5",

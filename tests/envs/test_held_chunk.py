@@ -6,7 +6,7 @@ import torch
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs import HeldChunk, ProphetEnv, ProphetVectorEnv
-from prophet_gym.envs.starts import StartSet
+from prophet_gym.envs.initial_states import StartSet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
 from prophet_gym.testing import CountingWorldModel, check_world_model, counting_starts
 from prophet_gym.world_model import Chunk, State

@@ -11,7 +11,6 @@ from prophet_gym.envs import (
     OneActionPerStep,
     ProphetEnv,
     ProphetVectorEnv,
-    TruncateOnDoubt,
     row_info,
 )
 from prophet_gym.rewards import FunctionReward
@@ -46,15 +45,15 @@ class Outspoken(CountingWorldModel):
 
 class TestDoubt:
     def test_a_single_episode_is_truncated(self):
-        env = TruncateOnDoubt(single(Outspoken(chunk=CHUNK)), 0.5)
+        env = single(Outspoken(chunk=CHUNK), max_doubt=0.5)
         env.reset(seed=0)
         actions = still(env)
         actions[0, 0] = 0.5
         *_, truncated, info = env.step(actions)
-        assert (truncated, info["doubted"]) == (False, False)
+        assert (truncated, info["doubt"]) == (False, 0.5)
         actions[0, 0] = 0.75
         *_, truncated, info = env.step(actions)
-        assert (truncated, info["doubted"], info["doubt"]) == (True, True, 0.75)
+        assert (truncated, info["doubt"]) == (True, 0.75)
 
     def test_a_doubt_that_is_no_number_is_no_certainty(self):
         class Lost(CountingWorldModel):
@@ -62,7 +61,7 @@ class TestDoubt:
                 chunk = super().rollout(state, actions, generators=generators)
                 return Chunk(chunk.state, chunk.frames, torch.full((len(actions),), torch.nan))
 
-        env = TruncateOnDoubt(single(Lost(chunk=CHUNK)), 0.5)
+        env = single(Lost(chunk=CHUNK), max_doubt=0.5)
         envs = vector(model=Lost(chunk=CHUNK), max_doubt=0.5)
         env.reset(seed=0), envs.reset(seed=0)
         assert env.step(still(env))[3]
@@ -90,16 +89,16 @@ class TestDoubt:
         assert envs.step(still(envs))[2].tolist() == [True, False, True]
 
     def test_actions_that_wait_and_ended_episodes_have_none(self):
-        env = TruncateOnDoubt(OneActionPerStep(single(Outspoken(chunk=CHUNK), max_episode_steps=1)), 0.5)
+        env = OneActionPerStep(single(Outspoken(chunk=CHUNK), max_episode_steps=1, max_doubt=0.5))
         env.reset(seed=0)
         steps = [env.step(np.zeros(7, np.float32))[3:] for _ in range(2 * CHUNK)]
         assert [truncated for truncated, _ in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
-        assert not any(info["doubted"] for _, info in steps)
+        assert ["doubt" in info for _, info in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
 
     def test_bad_thresholds_and_models_without_doubt(self):
         for bad in (-1.0, float("nan")):
             with pytest.raises(ValueError, match="at least 0"):
-                TruncateOnDoubt(single(), bad)
+                single(max_doubt=bad)
             with pytest.raises(ValueError, match="at least 0"):
                 vector(max_doubt=bad)
         envs = vector(max_doubt=0.5)

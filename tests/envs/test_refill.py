@@ -7,7 +7,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from prophet_gym.envs import ProphetVectorEnv, row_info
-from prophet_gym.envs.refill import Usage
+from prophet_gym.envs._sub_env import Usage
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts

@@ -264,7 +264,7 @@ def test_seven_hundred_envs_take_nothing_that_is_not_given_back():
 
 
 def test_frames_that_nobody_renders_do_not_pile_up(monkeypatch):
-    monkeypatch.setattr("prophet_gym.envs.rows.UNSEEN_FRAMES", 10)
+    monkeypatch.setattr("prophet_gym.envs._sub_env.UNSEEN_FRAMES", 10)
     env = ProphetEnv(CountingWorldModel(chunk=4), counting_starts(), render_mode="rgb_array_list")
     env.reset(seed=0)
     zeros = np.zeros((4, 7), np.float32)

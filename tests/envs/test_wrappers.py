@@ -24,7 +24,6 @@ from prophet_gym.envs import (
     ProphetVectorEnv,
     RecordEveryFrame,
     StackFrames,
-    TruncateOnDoubt,
     View,
     Viewed,
     ViewedVector,
@@ -84,9 +83,6 @@ SINGLE: dict[str, Callable[[gym.Env], gym.Env]] = {
     "OneActionPerStep": OneActionPerStep,
     "StackFrames": lambda env: Viewed(env, StackFrames(np.int64(2))),
     "EmbedInstruction": lambda env: Viewed(env, EmbedInstruction(TABLE)),
-    "TruncateOnDoubt": lambda env: TruncateOnDoubt(env, np.float32(0.5)),
-    "doubt of single actions": lambda env: TruncateOnDoubt(OneActionPerStep(env), 0.5),
-    "single actions of doubt": lambda env: OneActionPerStep(TruncateOnDoubt(env, 0.5)),
     "all": lambda env: OneActionPerStep(Viewed(Viewed(env, StackFrames(2, 2)), EmbedInstruction(TABLE))),
 }
 
@@ -241,14 +237,15 @@ def test_a_spec_with_our_wrappers_comes_back_from_json(counting_id, name):
     assert gym.make(EnvSpec.from_json(again.spec.to_json())).spec == again.spec
 
 
-def test_a_threshold_and_a_film_folder_come_back_from_json(counting_id, tmp_path):
+def test_a_video_folder_comes_back_from_json(counting_id, tmp_path):
     pytest.importorskip("moviepy")
-    env = TruncateOnDoubt(gym.make(counting_id, render_mode="rgb_array_list"), np.float32(0.5))
-    env = RecordEveryFrame(env, tmp_path / "films", video_length=np.int64(9))
+    env = RecordEveryFrame(
+        gym.make(counting_id, render_mode="rgb_array_list"), tmp_path / "films", video_length=np.int64(9)
+    )
     with pytest.warns(UserWarning, match="Overwriting existing videos"):
         again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.spec.additional_wrappers == env.spec.additional_wrappers
-    assert again.spec.additional_wrappers[0].kwargs == {"threshold": 0.5}
+    assert again.spec.additional_wrappers[0].kwargs == {"video_folder": str(tmp_path / "films"), "video_length": 9}
 
 
 class Inverted(View):
@@ -272,7 +269,7 @@ def test_a_view_that_cannot_be_made_again_says_so(counting_id):
     with pytest.raises(ValueError, match=r"Inverted cannot be made again from a spec: .* to View.__init__ by name"):
         gym.make(spec)
     for bad, message in (
-        ({"view": "prophet_gym.envs.views:Nothing", "arguments": {}}, "cannot be imported"),
+        ({"view": "prophet_gym.envs.wrappers.views:Nothing", "arguments": {}}, "cannot be imported"),
         ({"view": "os:getcwd", "arguments": {}}, "'os:getcwd' must be a View"),
         ({"view": 3, "arguments": {}}, "must be a View, e.g."),
     ):

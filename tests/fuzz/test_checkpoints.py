@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prophet_gym._io import atomic
-from prophet_gym.envs.starts import INDEX_NAME, read_start_set, write_start_set
+from prophet_gym.envs.initial_states import INDEX_NAME, read_start_set, write_start_set
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.hub import verified, write_manifest
 from prophet_gym.prophet.model import Prophet
@@ -172,7 +172,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from prophet_gym._io import atomic
-from prophet_gym.envs.starts import write_start_set
+from prophet_gym.envs.initial_states import write_start_set
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.specs import InitialState
 from prophrl_algos.checkpoint import save_checkpoint

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
-from prophet_gym.envs.snapshots import unpack_row
+from prophet_gym.envs._snapshots import unpack_row
 from prophet_gym.errors import ProphetError
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts

@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import prophet_gym  # noqa: F401 registers the ids
-from prophet_gym.envs.episodes import row_info
+from prophet_gym.envs._episodes import row_info
 from prophet_gym.errors import (
     InvalidActionError,
     InvalidStartError,

@@ -9,10 +9,9 @@ from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs.actions import require_actions
-from prophet_gym.envs.episodes import NOTHING_RUN, START_FACTS, require_open, row_info
-from prophet_gym.envs.tensors import require_arrays
-from prophet_gym.envs.wrapping import DeclaringVectorWrapper, PlainArguments
+from prophet_gym.envs._episodes import NOTHING_RUN, START_FACTS, require_open, row_info
+from prophet_gym.envs._require import require_actions
+from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, require_arrays
 from prophet_gym.errors import InvalidActionError, require_different
 
 Whole: TypeAlias = Sequence[SupportsIndex] | np.ndarray
@@ -159,8 +158,7 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
 def waiting_info(info: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
     """Return what `info` says while actions wait: the episode's own entries, and that nothing was run."""
     known = {name: info[name] for name in START_FACTS if name in info}
-    doubted = {"doubted": False} if "doubted" in info else {}
-    return known | NOTHING_RUN | doubted | {"live": not ended and info.get("live") is not False}
+    return known | NOTHING_RUN | {"live": not ended and info.get("live") is not False}
 
 
 class FlattenChunk(gym.ActionWrapper, PlainArguments):

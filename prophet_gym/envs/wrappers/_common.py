@@ -6,7 +6,7 @@ from typing import Any
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from prophet_gym.envs.plain import plain
+from prophet_gym.envs._plain import plain
 
 
 class PlainArguments(RecordConstructorArgs):
@@ -35,3 +35,12 @@ class DeclaringVectorWrapper(VectorWrapper):
                 f"call it on unwrapped, and reset afterwards"
             )
         return value
+
+
+def require_arrays(user: str, envs: VectorEnv) -> None:
+    """Raise ValueError if the env, or the one that it wraps, gives tensors (`gives_tensors`)."""
+    if getattr(envs.unwrapped, "gives_tensors", False):
+        raise ValueError(
+            f"{user} works on arrays, and {type(envs.unwrapped).__name__} gives tensors: put it around a "
+            "ProphetVectorEnv, whose dreams are the same"
+        )

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from prophet_gym.envs.episodes import row_info
+from prophet_gym.envs._episodes import row_info
 
 STEPS = 3
 LONGEST = 400

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import RecordVideo
 
-from prophet_gym.envs.wrapping import PlainArguments
+from prophet_gym.envs.wrappers._common import PlainArguments
 
 
 class RecordEveryFrame(RecordVideo, PlainArguments):

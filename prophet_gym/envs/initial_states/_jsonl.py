@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from prophet_gym._io.files import read_text
-from prophet_gym.envs.starts import StartSet
+from prophet_gym.envs.initial_states import StartSet
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.specs import InitialState
 

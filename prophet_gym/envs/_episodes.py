@@ -14,11 +14,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs.actions import require_actions
-from prophet_gym.envs.options import row_seeds
-from prophet_gym.envs.plain import plain_spec
-from prophet_gym.envs.refill import Queue, Usage
-from prophet_gym.envs.rows import Row, picture
+from prophet_gym.envs._options import row_seeds
+from prophet_gym.envs._plain import plain_spec
+from prophet_gym.envs._require import require_actions
+from prophet_gym.envs._sub_env import Queue, Row, Usage, picture
 from prophet_gym.errors import require_count, require_number, unknown_option
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")

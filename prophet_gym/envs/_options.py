@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from prophet_gym.envs.starts import StartSet, require_start
+from prophet_gym.envs.initial_states import StartSet, require_start
 from prophet_gym.errors import InvalidStartError, UnknownOptionError, unknown_option
 from prophet_gym.specs import InitialState
 

@@ -1,0 +1,1 @@
+"""Wrappers for environments of action chunks; `prophet_gym.envs` exports them."""
