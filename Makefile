@@ -7,8 +7,8 @@
 # make install  the package alone, in .venv
 # make lock     resolve requirements/*.in to the newest releases: what all of the above install, but for test-latest
 # make train    record LIBERO and train the small Prophet (hours)
-# make proof    learn in the dream, test in the simulator: the short version, one task (docs/proof.md says how long)
-# make proof-cpu, make proof-full   the whole experiment: docs/proof.md
+# make reinforce    learn in the dream, test in LIBERO: the short version, one task (experiments/reinforce_in_dream)
+# make reinforce-cpu, make reinforce-full   the whole experiment
 # make figures  put the measured numbers into README.md and the model cards
 # make clean    remove the environments and caches; recordings and training under outputs/ stay
 #
@@ -36,7 +36,7 @@ TORCH_BUILD = UV_HTTP_RETRIES=0 $(1)/bin/uv pip install -q --python $(1)/bin/pyt
 PACKAGE = $(call PIP,$(1)) --no-deps --no-build-isolation -e .
 PYTEST = OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: install demo test test-vla test-latest fuzz lint lock train proof proof-cpu proof-full figures clean
+.PHONY: install demo test test-vla test-latest fuzz lint lock train reinforce reinforce-cpu reinforce-full figures clean
 .DELETE_ON_ERROR:
 
 install: $(CORE)
@@ -127,20 +127,21 @@ EXPERTS_full := 375
 SLIPS_cpu := 100
 SLIPS_full := 250
 SHOW = $(BIN)/prophet collect --suite libero_object --task $(TASKS_$*)
-PROVE = $(BIN)/python benchmarks/proof.py --size $(1) --out outputs/proof_$(1) --device $(DEVICE) $(2) \
-	&& $(BIN)/python benchmarks/proof_report.py --logs outputs/proof_$(1)/logs \
-	&& $(BIN)/python docs/proof.py outputs/proof_$(1)/logs
+EXPERIMENT = $(BIN)/python -m experiments.reinforce_in_dream
+REINFORCE = $(EXPERIMENT).run --size $(1) --out outputs/reinforce_$(1) --device $(DEVICE) $(2) \
+	&& $(EXPERIMENT).report --logs outputs/reinforce_$(1)/logs \
+	&& $(EXPERIMENT).plot outputs/reinforce_$(1)/logs
 
-proof: $(FULL)
-	$(call PROVE,short)
+reinforce: $(FULL)
+	$(call REINFORCE,short)
 
-proof-cpu proof-full: proof-%: $(FULL)
+reinforce-cpu reinforce-full: reinforce-%: $(FULL)
 	$(SHOW) --episodes $(EXPERTS_$*) --mode expert --seed 11 --out outputs/demonstrations_$*
 	$(SHOW) --episodes $(SLIPS_$*) --mode slip --seed 12 --out outputs/slips_$*
-	$(call PROVE,$*,--data outputs/demonstrations_$* outputs/slips_$*)
+	$(call REINFORCE,$*,--data outputs/demonstrations_$* outputs/slips_$*)
 
 figures: $(CORE)
-	$(BIN)/python docs/figures.py
+	$(BIN)/python -m docs.figures
 
 clean:
 	rm -rf .venv .venv-vla .venv-latest .pytest_cache .ruff_cache build dist outputs/demo.mp4 outputs/demo.png

@@ -1,17 +1,17 @@
-"""Puts measured numbers into the documents: `python docs/figures.py` (or `make figures`); `--check` only compares.
+"""Puts measured numbers into the documents: `python -m docs.figures` (or `make figures`); `--check` only compares.
 
 A document holds a block between `<!-- figures: NAME -->` and `<!-- /figures -->`; what stands there is made from the
-JSON files of `benchmarks/results/`, the bundled checkpoint and the robots' files, never typed.
+result files of benchmarks and experiments, the bundled checkpoint and the robots' files, never typed.
 """
 
 import argparse
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
 
-from blocks import controls, dream, headline, judges, learning, policies, proof, rounds
-from blocks.common import ROOT
+from docs.blocks import dream, judges, learning, policies
+from docs.blocks.common import ROOT
+from experiments.reinforce_in_dream import figures as reinforce
 
 DOCUMENTS = (
     ROOT / "README.md",
@@ -24,8 +24,7 @@ DOCUMENTS = (
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "libraries.md",
     ROOT / "docs" / "rewards.md",
-    ROOT / "docs" / "proof.md",
-    ROOT / "docs" / "proof_rounds.md",
+    ROOT / "experiments" / "reinforce_in_dream" / "README.md",
     ROOT / "docs" / "policies.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
@@ -51,58 +50,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
-    "cloned-policy": rounds.cloned_policy,
-    "proof-gap": rounds.proof_gap,
-    "proof-round-1": partial(rounds.proof_round, "proof_cpu_round1"),
-    "proof-round-2": partial(rounds.proof_round, "proof_cpu_round2"),
-    "proof-round-2-more": partial(rounds.proof_round, "proof_cpu_round2", "more.jsonl"),
-    "proof-round-3": partial(rounds.proof_round, "proof_cpu_round3"),
-    "proof-round-4": partial(rounds.proof_round, "proof_cpu_round4"),
-    "proof-round-6": partial(rounds.proof_round, "proof_cpu_round6"),
-    "proof-tasks-5": partial(rounds.per_task, "proof_cpu_round5/tries.jsonl", "cloned from reality alone, 1500 steps"),
-    "proof-explore-6-real": partial(rounds.proof_explore, "round 6, cloned", "round 6, after 10 updates"),
-    "proof-round-9": partial(rounds.proof_round, "proof_cpu_round9"),
-    "proof-rollouts-9-path": partial(rounds.rollouts, "proof_cpu_round9/learning_real_path.jsonl"),
-    "proof-rollouts-9-real": partial(rounds.rollouts, "proof_cpu_round9/learning_real_forward.jsonl"),
-    "proof-rollouts-9-dream": partial(rounds.rollouts, "proof_cpu_round9/learning_dream_forward.jsonl"),
-    "proof-rollouts-9-nft": partial(rounds.rollouts, "proof_cpu_round9/learning_real_nft.jsonl"),
-    "proof-rollouts-9-nft-alike": partial(rounds.rollouts, "proof_cpu_round9/learning_real_nft_alike.jsonl"),
-    "proof-paired-9": partial(rounds.paired, "proof_cpu_round9/tries.jsonl", "cloned for 3500 steps"),
-    "proof-round-10": partial(rounds.proof_round, "proof_cpu_round10"),
-    "proof-rollouts-10": partial(rounds.rollouts, "proof_cpu_round10/learning_dream.jsonl"),
-    "proof-paired-10": partial(rounds.paired, "proof_cpu_round10/tries.jsonl", "cloned from experts alone, 3500 steps"),
-    "proof-closing": rounds.proof_closing,
-    "proof-belief-11": partial(rounds.proof_belief, "proof_cpu_round11/belief.json"),
-    "proof-round-11": partial(rounds.proof_round, "proof_cpu_round11"),
-    "proof-paired-11": partial(rounds.paired, "proof_cpu_round11/tries.jsonl", "cloned for 2200 steps"),
-    "proof-rollouts-11-real": partial(rounds.rollouts, "proof_cpu_round11/learning_real.jsonl"),
-    "proof-rollouts-11-mixed": partial(rounds.rollouts, "proof_cpu_round11/learning_real_mixed.jsonl"),
-    "proof-rollouts-11-dream": partial(rounds.rollouts, "proof_cpu_round11/learning_dream_refreshed.jsonl"),
-    "proof-rollouts-11-successes": partial(rounds.rollouts, "proof_cpu_round11/learning_dream_successes.jsonl"),
-    "proof-round-12": partial(rounds.proof_round, "proof_cpu_round12"),
-    "proof-paired-12": partial(
-        rounds.paired, "proof_cpu_round12/tries.jsonl", "cloned from experts and slips, 5000 steps"
-    ),
-    "proof-faults-12": rounds.proof_faults,
-    "proof-rollouts-12": partial(rounds.rollouts, "proof_cpu_round12/learning_dream.jsonl"),
-    "proof-arms-8": partial(proof.ends, "proof_cpu_round8"),
-    "proof-rollouts-7": partial(rounds.rollouts, "proof_cpu_round7/learning_flow-grpo.jsonl"),
-    "proof-rollouts-6": partial(rounds.rollouts, "proof_cpu_round6/learning_0.5.jsonl"),
-    "proof-round-5": partial(rounds.proof_round, "proof_cpu_round5"),
-    "proof-belief": rounds.proof_belief,
-    "proof-explore": partial(rounds.proof_explore, "cloned, 36/60"),
-    "proof-explore-6": partial(rounds.proof_explore, "round 6"),
-    "proof-same-commands": rounds.same_commands,
     "reach": learning.reach,
     "reach-headline": learning.reach_headline,
     "reach-judge": learning.reach_judge,
-    **{f"proof-{size}": partial(proof.proof, size) for size in ("short", "cpu", "full", "reward")},
-    "forward-settings": proof.forward_settings,
-    "proof-controls": controls.proof_controls,
-    "proof-headline": partial(headline.headline, "cpu"),
-    "price": partial(headline.price, "cpu"),
-    "proof-price": partial(proof.proof_price, "cpu"),
-    **{f"proof-settings-{size}": partial(proof.proof_settings, size) for size in ("short", "cpu", "full", "reward")},
+    **reinforce.BLOCKS,
     "evaluation": lambda: dream.evaluation(
         "evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"
     ),

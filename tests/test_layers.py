@@ -89,7 +89,7 @@ def test_the_algorithms_see_only_the_contracts(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for folder in ("prophet_gym", "prophrl_algos", "tests") for path in files(folder)],
+    [path for folder in ("prophet_gym", "prophrl_algos", "tests", "experiments") for path in files(folder)],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_files_are_short(path):

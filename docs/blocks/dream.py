@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
+from docs.blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
 from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
 from prophet_gym.embodiments import EMBODIMENTS
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from blocks.common import CHECKPOINT, load, markdown_table, where
+from docs.blocks.common import CHECKPOINT, load, markdown_table, where
 from prophet_gym.calibration import CARD_NAME, RATES, SOURCES, grouped, summary
 from prophet_gym.cli.report import interval
 

@@ -1,6 +1,6 @@
 """Algorithms and the proof: blocks of figures."""
 
-from blocks.common import ROOT, load, markdown_table, where
+from docs.blocks.common import ROOT, load, markdown_table, where
 from prophet_gym.cli.report import interval
 
 

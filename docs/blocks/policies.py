@@ -1,6 +1,6 @@
 """Memory of published policies: a block of figures."""
 
-from blocks.common import load, markdown_table
+from docs.blocks.common import load, markdown_table
 
 POLICIES = ("pi05", "pi0", "smolvla", "vla-adapter", "openvla-oft")
 WAYS = ("expert", "lora")

@@ -10,7 +10,7 @@ from prophrl_algos.cli.published import Published
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Run a policy without noise and count its successes, per task, with Wilson's 95% intervals."""
+    """Run a policy, without noise if not asked, and count its successes, per task, with Wilson's 95% intervals."""
 
     policy: str
     """What acts: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub
@@ -31,6 +31,8 @@ class Args(Arguments):
     """Episodes at once."""
     initial_noise: NotNegative = 1.0
     """Factor on the noise that each chunk is denoised from; 0 for its centre, the same every time."""
+    noise_level: NotNegative = 0.0
+    """a of the SDE that chunks are sampled with, as while a policy learns or is recorded; 0 acts without noise."""
     published: Published = field(default_factory=Published)
     """How a published policy is used."""
     device: Device = "cpu"
@@ -46,19 +48,23 @@ def main(args: Args) -> None:
     from prophet_gym.cli.report import machine, write_json
     from prophrl_algos.cli.common import make_env, make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate, ode_schedule
+    from prophrl_algos.flow.schedule import FlowSchedule
 
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
     env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device, dream=args.dream)
     policy = make_policy(args.policy, env, args.weights, args.device, args.published)
     warn_untrained(args.policy, args.weights)
+    schedule = ode_schedule(policy, args.initial_noise)
+    if args.noise_level:
+        schedule = FlowSchedule.uniform(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
     with tqdm(total=len(cells), desc="evaluate", unit="episode") as bar:
         found = evaluate(
             policy,
             env,
             cells,
             seed=args.seed,
-            schedule=ode_schedule(policy, args.initial_noise),
+            schedule=schedule,
             # Told after every chunk, and an update by 0 would draw the bar again: a line of a log each time.
             progress=lambda _stage, done, _total: bar.update(done - bar.n) if done > bar.n else None,
         )
@@ -74,6 +80,7 @@ def main(args: Args) -> None:
             "env": args.env,
             "starts": args.starts,
             "initial_noise": args.initial_noise,
+            "noise_level": args.noise_level,
             "metrics": found.metrics(),
             "episodes": [
                 {"task": cell["task"], "start": cell["start"], "success": e.success, "valid": e.valid,

@@ -1,6 +1,5 @@
 """What README, cards and pages claim: in words that do not promise hardware, beside what tempers it."""
 
-import importlib
 import importlib.util
 import json
 import re
@@ -9,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from docs.blocks import dream as dream_blocks
+from experiments.reinforce_in_dream import controls, figures, headline
+from experiments.reinforce_in_dream.files import read_summary
 from prophet_gym.sims.install import INSTALL
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +19,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob("model_cards/*.md")),
-    *(page for page in sorted(ROOT.glob("docs/*.md")) if not page.name.startswith("proof")),
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("experiments/**/*.md")),
+    *sorted(ROOT.glob("benchmarks/**/*.md")),
 ]
 # Hardware may be called real, and so may numbers; what the simulator shows may not.
 SIMULATED = (
@@ -26,24 +30,19 @@ SIMULATED = (
 CALLED_REAL = re.compile(rf".*(?:\breality\b|\breal\s+(?:\w+\s+)?(?:{SIMULATED})|\|\s*real\s*[:|]).*", re.IGNORECASE)
 
 
-@pytest.fixture
-def blocks(monkeypatch):
-    """`blocks(name)`: a module of docs/blocks."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return lambda name: importlib.import_module(f"blocks.{name}")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_simulator_is_not_called_real(page):
     assert CALLED_REAL.findall(page.read_text(encoding="utf-8")) == []
 
 
 def test_no_file_of_the_figures_is_named_after_reality():
-    assert [path.name for path in (ROOT / "docs").iterdir() if re.search(r"real(?!is)", path.name)] == []
+    folders = [ROOT / name for name in ("docs", "benchmarks", "experiments")]
+    named = [path for folder in folders for path in folder.rglob("*") if re.search(r"real(?!is)", path.name)]
+    assert named == []
 
 
-def test_the_readme_shows_what_costs_no_learning_beside_the_gains(blocks):
-    table = re.search(r"<!-- figures: proof-headline -->.*?<!-- /figures -->", README, re.DOTALL)
+def test_the_readme_shows_what_costs_no_learning_beside_the_gains():
+    table = re.search(r"<!-- figures: reinforce-headline -->.*?<!-- /figures -->", README, re.DOTALL)
     assert table is not None
     lines = [line for line in table[0].splitlines() if line.startswith("|")]
     arms = [line.split("|")[1].strip() for line in lines]
@@ -53,32 +52,31 @@ def test_the_readme_shows_what_costs_no_learning_beside_the_gains(blocks):
         "no learning: cloned from the experts alone",
     ]
     # The same gains as in the experiment's own table of controls.
-    controls = blocks("controls").proof_controls()
+    table_of_controls = controls.table()
     for line in lines[3:5]:
         name, gain = line.split("|")[1].strip().removeprefix("no learning: "), line.split("|")[3].strip()
-        row = next(each for each in controls.splitlines() if each.startswith(f"| {name} |"))
+        row = next(each for each in table_of_controls.splitlines() if each.startswith(f"| {name} |"))
         assert gain in row
     assert "fa-grpo" not in arms
     assert "fa-grpo-cps+flowscale (the paper's scoring)" in arms
 
 
-def test_the_readme_says_that_the_dream_saves_no_time_today(blocks):
-    summary = json.loads((RESULTS / "proof_cpu" / "summary.json").read_text(encoding="utf-8"))
-    dream, libero = (
-        blocks("headline").env_seconds(summary, world) for world in ("Prophet-LIBERO-v0", "LIBERO-Object-v0")
-    )
+def test_the_readme_says_that_the_dream_saves_no_time_today():
+    summary = read_summary("cpu")
+    assert summary is not None
+    dream, libero = (headline.env_seconds(summary, world) for world in ("Prophet-LIBERO-v0", "LIBERO-Object-v0"))
     assert dream > libero > 0
     assert f"takes {dream:.1f} s of the env per 1,000 frames, the simulator {libero:.1f}" in README
     # The page of the experiment has the same two figures.
-    price = blocks("proof").proof_price("cpu")
+    price = figures.price("cpu")
     assert f" {dream:.2f} |" in price
     assert f" {libero:.2f} |" in price
 
 
-def test_what_the_queue_saves_is_said_in_time(blocks):
+def test_what_the_queue_saves_is_said_in_time():
     refill = json.loads((RESULTS / "refill.json").read_text(encoding="utf-8"))
     faster = refill["lockstep"]["seconds"] - refill["refill"]["seconds"]
-    table = blocks("dream").env_costs()
+    table = dream_blocks.env_costs()
     assert (
         f"| time that the queue saves over lockstep, same episodes | {faster / refill['lockstep']['seconds']:.0%} |"
         in table
@@ -87,7 +85,7 @@ def test_what_the_queue_saves_is_said_in_time(blocks):
     assert table in (ROOT / "docs" / "envs.md").read_text(encoding="utf-8")
 
 
-def test_few_shot_adapters_are_compared_with_training_from_scratch(blocks):
+def test_few_shot_adapters_are_compared_with_training_from_scratch():
     def of(psnr, margin):
         return {
             frames: {"conditions": {"dream": {"psnr": {"mean": value}}}, "margins": {"psnr_over_copy": margin}}
@@ -95,7 +93,7 @@ def test_few_shot_adapters_are_compared_with_training_from_scratch(blocks):
         }
 
     margin = {"mean": 0.25, "low": -0.1, "high": 0.5}
-    said = blocks("dream").adapters_against(
+    said = dream_blocks.adapters_against(
         of({"8": 28.0, "160": 23.11}, margin), of({"8": 27.0, "160": 23.12}, margin)
     )
     assert "+1.00 dB over 8 frames, -0.01 dB over 160 frames; so the two are equal over 160 frames." in said

@@ -9,6 +9,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+from docs import figures
 from prophet_gym.embodiments.start_poses import start_pose
 from prophet_gym.factory import bundled_checkpoints
 
@@ -26,25 +27,19 @@ def script(name: str):
     return module
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return script("figures")
-
-
-def test_figures_are_those_of_the_result_files(figures):
+def test_figures_are_those_of_the_result_files():
     for document in figures.DOCUMENTS:
         text = document.read_text()
         assert figures.BLOCK.search(text), document
         assert figures.filled(text) == text, f"{document} is out of date: run `make figures`"
 
 
-def test_an_unknown_block_is_refused(figures):
+def test_an_unknown_block_is_refused():
     with pytest.raises(ValueError, match="no figures named 'sped'"):
         figures.filled("<!-- figures: sped -->\n<!-- /figures -->")
 
 
-def test_a_block_is_replaced_by_what_was_measured(figures, monkeypatch):
+def test_a_block_is_replaced_by_what_was_measured(monkeypatch):
     monkeypatch.setitem(figures.BLOCKS, "speed", lambda: "7 frames/s")
     text = "a\n<!-- figures: speed -->\nold\n<!-- /figures -->\nb"
     assert figures.filled(text) == "a\n<!-- figures: speed -->\n7 frames/s\n<!-- /figures -->\nb"
@@ -73,7 +68,9 @@ def test_the_picture_of_action_frames_is_what_is_drawn():
 
 
 def test_links_lead_to_files_that_exist():
-    for document in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("model_cards/*.md")]:
+    folders = ("docs", "model_cards", "benchmarks", "experiments")
+    documents = [ROOT / "README.md", *(page for folder in folders for page in ROOT.glob(f"{folder}/**/*.md"))]
+    for document in documents:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
 

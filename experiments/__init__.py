@@ -1,0 +1,1 @@
+"""Research with an address of its own: one folder an experiment."""
