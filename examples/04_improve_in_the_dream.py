@@ -3,7 +3,8 @@
     python examples/04_improve_in_the_dream.py            # some 20 minutes on two cores
     python examples/04_improve_in_the_dream.py --tiny     # untrained models, in seconds: only shows that it runs
 
-The settings are those of experiments/reinforce_in_dream. Success in the dream is not the test; that is LIBERO, the simulator:
+The settings are those of experiments/reinforce_in_dream. Success in the dream is not the test; that is LIBERO, the
+simulator:
 
     prophrl evaluate --policy small-k4 --weights outputs/improved --env LIBERO-Object-v0 --tasks 3 --episodes 50
 

@@ -11,7 +11,9 @@ from prophrl_algos.vla._tokenization import pretrained_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
-    path for name in ("prophet_gym", "prophrl_algos", "benchmarks", "experiments") for path in (ROOT / name).rglob("*.py")
+    path
+    for name in ("prophet_gym", "prophrl_algos", "benchmarks", "experiments")
+    for path in (ROOT / name).rglob("*.py")
 )
 
 

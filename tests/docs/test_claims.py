@@ -93,9 +93,7 @@ def test_few_shot_adapters_are_compared_with_training_from_scratch():
         }
 
     margin = {"mean": 0.25, "low": -0.1, "high": 0.5}
-    said = dream_blocks.adapters_against(
-        of({"8": 28.0, "160": 23.11}, margin), of({"8": 27.0, "160": 23.12}, margin)
-    )
+    said = dream_blocks.adapters_against(of({"8": 28.0, "160": 23.11}, margin), of({"8": 27.0, "160": 23.12}, margin))
     assert "+1.00 dB over 8 frames, -0.01 dB over 160 frames; so the two are equal over 160 frames." in said
     assert said.endswith(
         "Over 160 frames LoRA beats copying the last frame by 0.25 [-0.10, 0.50] dB, an interval that holds 0."

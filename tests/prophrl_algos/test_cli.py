@@ -129,7 +129,10 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     assert "pick up the" in printed
     found = json.loads(report.read_text())
     assert [(e["task"], e["start"]) for e in found["episodes"]] == [(3, 0), (3, 1)]
-    assert (found["starts"], found["initial_noise"]) == ("official", 0)
+    assert (found["starts"], found["initial_noise"], found["noise_level"]) == ("official", 0, 0)
+    main(["evaluate", *words, "--noise-level", "0.2", "--json", str(report)])
+    assert json.loads(report.read_text())["noise_level"] == 0.2
+    capsys.readouterr()
     for command in ("train", "evaluate"):
         with pytest.raises(SystemExit):
             main([command, *POLICY, "--dream", str(tmp_path / "nowhere"), "--tasks", "3"])
