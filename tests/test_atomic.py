@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from prophet_gym.object_reader import ObjectReader, ObjectReaderConfig
 
 from prophet_gym._io import atomic
 from prophet_gym._io.atomic import atomic_directory, atomic_file, is_draft, write_whole
@@ -19,6 +18,7 @@ from prophet_gym.envs.initial_states import StartSet, read_start_set, write_star
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
 from prophrl_algos.vla import SmallVLA
@@ -32,7 +32,7 @@ PLAIN = "import torch; from pathlib import Path; torch.manual_seed(1); out = Pat
 SAVES = {
     "world model": "from prophet_gym.prophet.presets import tiny_prophet; tiny_prophet(seed=1).save_pretrained(out)",
     "success head": "from prophet_gym.rewards.success_head import SuccessHead; SuccessHead().save_pretrained(out)",
-    "object reader": "from prophet_gym.object_reader import ObjectReader; ObjectReader().save_pretrained(out)",
+    "object reader": "from prophet_gym.rewards.object_reader import ObjectReader; ObjectReader().save_pretrained(out)",
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
     "starts": "from tests.test_atomic import noise; from prophet_gym.envs.initial_states import write_start_set; "
     "write_start_set(out, noise(1), quality=101)",
