@@ -19,12 +19,12 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.evaluate import Args as EvaluateArgs
 from prophet_gym.cli.evaluate import record_official
 from prophet_gym.cli.report import as_json, machine, write_json
 from prophet_gym.data.recording import Episode, list_episodes, read_episode
 from prophet_gym.estimates import Estimate
-from prophet_gym.factory import load_world_model
 from prophet_gym.train.success import auroc
 from prophet_gym.world_model import WorldModel
 
@@ -56,7 +56,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Dream, correlate, report."""
-    world_model = load_world_model(args.checkpoint)
+    world_model = Checkpoint.named(args.checkpoint).world_model()
     recorded = EvaluateArgs(checkpoint=args.checkpoint, episodes=args.episodes)
     given = [] if args.data is None else list_episodes(args.data, evaluating=True)
     paths = record_official(recorded) if args.data is None else given[: args.episodes]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import tyro
 
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.report import machine, table, write_json
-from prophet_gym.factory import load_reward_model, load_starts, load_world_model
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class Args:
 
 
 def main(args: Args) -> None:
-    world_model = load_world_model(args.checkpoint, args.device)
-    judge = load_reward_model(args.checkpoint, args.reward, args.device)
+    checkpoint = Checkpoint.named(args.checkpoint)
+    world_model = checkpoint.world_model(args.device)
+    judge = checkpoint.reward_model(args.reward, args.device)
     if judge is None or judge.when != "chunk":
         raise ValueError(f"the judge must be asked after every chunk, {args.reward!r} is not")
-    starts = load_starts(args.checkpoint, "train")
+    starts = checkpoint.initial_states("train")
     chosen = [starts[row % len(starts)] for row in range(args.rows)]
     frames = torch.from_numpy(np.stack([start.frames[-1:] for start in chosen]))
     texts = [start.instruction for start in chosen]

@@ -28,10 +28,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.report import as_json, machine, write_json
 from prophet_gym.envs import OneActionPerChunkVector, ProphetVectorEnv, StartSet
 from prophet_gym.estimates import bootstrap
-from prophet_gym.factory import load_starts, load_world_model
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.rewards import ReachReward, mark_of
 from prophet_gym.specs import InitialState
@@ -174,7 +174,7 @@ def train(venv: VecMonitor, folder: Path, seed: int, chunk_steps: int, update: i
 
 def scored_starts(checkpoint: str, episodes: int) -> list[InitialState]:
     """Official starts, as many of every task, by task, with marks."""
-    starts = load_starts(checkpoint, "official")
+    starts = Checkpoint.named(checkpoint).initial_states("official")
     each, rest = divmod(episodes, len(starts.tasks))
     if rest or not each:
         raise ValueError(f"episodes={episodes} must be a multiple of {len(starts.tasks)} tasks")
@@ -345,9 +345,10 @@ def score(
 
 def main(args: Args) -> None:
     claim(args)
-    world = load_world_model(args.checkpoint)
+    checkpoint = Checkpoint.named(args.checkpoint)
+    world = checkpoint.world_model()
     assert isinstance(world, Prophet)
-    train_starts, test_starts = load_starts(args.checkpoint, "train"), scored_starts(args.checkpoint, args.episodes)
+    train_starts, test_starts = checkpoint.initial_states("train"), scored_starts(args.checkpoint, args.episodes)
     folders = [args.out / f"seed_{seed}" for seed in range(args.seeds)]
     models = []
     for seed, folder in enumerate(folders):

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import tyro
 
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.evaluate import Args as EvaluateArgs
 from prophet_gym.cli.evaluate import record_official
 from prophet_gym.cli.report import as_json, machine, write_json
 from prophet_gym.data.recording import Episode, list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
-from prophet_gym.factory import load_world_model
 from prophet_gym.prophet.action_frames import project
 from prophet_gym.prophet.model import Prophet
 
@@ -70,7 +70,7 @@ def compare(episodes: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[s
 
 
 def main(args: Args) -> None:
-    world = load_world_model(args.checkpoint)
+    world = Checkpoint.named(args.checkpoint).world_model()
     assert isinstance(world, Prophet)
     held_out = EvaluateArgs(checkpoint=args.checkpoint, episodes=args.episodes)
     paths = record_official(held_out) if args.data is None else list_episodes(args.data, evaluating=True)

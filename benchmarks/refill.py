@@ -154,11 +154,11 @@ def load(args: Args) -> tuple[WorldModel, RewardModel | None, StartSet]:
         from prophet_gym.specs import InitialState
 
         return tiny_prophet(), None, StartSet([InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "nothing")])
-    from prophet_gym.factory import checkpoint_folder, load_reward_model, load_starts, load_world_model
+    from prophet_gym.checkpoint import Checkpoint
 
-    reward = "success" if (checkpoint_folder(args.checkpoint) / "success_head").is_dir() else None
-    model = load_world_model(args.checkpoint, args.device)
-    return model, load_reward_model(args.checkpoint, reward), load_starts(args.checkpoint, "train")
+    checkpoint = Checkpoint.named(args.checkpoint)
+    reward = "success" if (checkpoint.folder / "success_head").is_dir() else None
+    return checkpoint.world_model(args.device), checkpoint.reward_model(reward), checkpoint.initial_states("train")
 
 
 def measure(args: Args) -> dict[str, Any]:

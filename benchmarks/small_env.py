@@ -55,9 +55,10 @@ def measure(envs: Any, seconds: float, reset: Mapping[str, Any]) -> dict[str, fl
 
 
 def dream(args: Args) -> dict[str, Any]:
-    from prophet_gym.factory import checkpoint_folder, make_vector_env
+    from prophet_gym.checkpoint import Checkpoint
+    from prophet_gym.factory import make_vector_env
 
-    reward = "success" if (checkpoint_folder(args.checkpoint) / "success_head").is_dir() else None
+    reward = "success" if (Checkpoint.named(args.checkpoint).folder / "success_head").is_dir() else None
     found: dict[str, Any] = {"judge": reward}
     for rows in args.rows:
         envs = make_vector_env(rows, weights=args.checkpoint, reward=reward, device=args.device, max_episode_steps=None)

@@ -45,9 +45,10 @@ def load(checkpoint: str) -> tuple[WorldModel, StartSet]:
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (8, 2, 64, 64, 3), dtype=np.uint8)
         return tiny_prophet(), StartSet(InitialState(clip, "lift", index=index) for index, clip in enumerate(frames))
-    from prophet_gym.factory import load_starts, load_world_model
+    from prophet_gym.checkpoint import Checkpoint
 
-    return load_world_model(checkpoint), load_starts(checkpoint, "train")
+    found = Checkpoint.named(checkpoint)
+    return found.world_model(), found.initial_states("train")
 
 
 def megabytes() -> float:

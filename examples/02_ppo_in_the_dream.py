@@ -49,15 +49,16 @@ judge = FunctionReward(lambda video, _: float(video[-1, 48:80, 48:80].float().me
 
 def make(args: Args) -> gym.vector.VectorEnv:
     """A dream whose ended rows restart in the same step, so that no row ever waits."""
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.envs import ProphetVectorEnv
-    from prophet_gym.factory import load_starts, load_world_model
     from prophet_gym.prophet.presets import tiny_prophet
     from prophet_gym.specs import InitialState
 
     if args.tiny:
         world, starts = tiny_prophet(), [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "brighter")]
     else:
-        world, starts = load_world_model("bundled"), load_starts("bundled", "train")
+        checkpoint = Checkpoint.named("bundled")
+        world, starts = checkpoint.world_model(), checkpoint.initial_states("train")
     return ProphetVectorEnv(
         world, starts, args.rows, reward_model=judge, max_episode_steps=8, autoreset_mode="SameStep"
     )

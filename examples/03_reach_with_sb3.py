@@ -132,14 +132,15 @@ class Report(BaseCallback):
 
 def main(args: Args) -> None:
     """Run the example."""
-    from prophet_gym.factory import load_starts, load_world_model
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.prophet.presets import tiny_prophet
 
     if args.tiny:
         args = replace(args, rows=4, chunk_steps=64)
         world, starts = tiny_prophet(), [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "")]
     else:
-        world, starts = load_world_model("bundled"), load_starts("bundled", "train")
+        checkpoint = Checkpoint.named("bundled")
+        world, starts = checkpoint.world_model(), checkpoint.initial_states("train")
     assert isinstance(world, Prophet)
     venv = make(world, with_marks(starts, args.seed, 4), args.rows)
     print(f"{args.rows} rows, {args.chunk_steps} chunk-steps")

@@ -12,8 +12,6 @@ from prophet_gym._io.atomic import is_draft, write_whole
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import SHOWN_NAMES, CheckpointError, MissingWeightsError, listed, shown
 
-CONFIG = "prophet.json"
-"""The file that makes a folder a checkpoint."""
 MANIFEST = "manifest.json"
 """Beside the files of a checkpoint: each file's name -> its sha-256."""
 ASIDE = ".run."

@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import prophet_gym  # noqa: F401 registers the ids
-from prophet_gym import factory
+from prophet_gym import checkpoint as checkpoints
 from prophet_gym.envs import ProphetVectorEnv, row_info, write_start_set
 from prophet_gym.errors import CheckpointError, InvalidActionError, MissingWeightsError, UnknownOptionError
 from prophet_gym.prophet.presets import tiny_prophet
@@ -92,7 +92,7 @@ def test_weights_are_loaded_once(checkpoint):
 
 
 def test_the_judge_is_on_the_device_that_was_asked_for(checkpoint):
-    judges = [factory.load_reward_model(checkpoint, "success", device) for device in ("meta", "cpu")]
+    judges = [checkpoints.Checkpoint.named(checkpoint).reward_model("success", device) for device in ("meta", "cpu")]
     assert [next(judge.parameters()).device.type for judge in judges] == ["meta", "cpu"]
 
 
@@ -181,7 +181,7 @@ def test_creating_many_envs_takes_nothing_that_is_not_given_back(checkpoint):
 
 
 def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(factory, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
     save_checkpoint(tmp_path / "libero_small")
     save_checkpoint(tmp_path / "goal_small", suite="libero_goal")
     with pytest.raises(MissingWeightsError, match=r"cover libero_object, not libero_goal: pass weights='goal_small'"):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
 from prophet_gym.envs import read_start_set
-from prophet_gym.factory import load_object_reader, load_reward_model, load_world_model, make_vector_env
+from prophet_gym.factory import make_vector_env
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 
@@ -43,7 +44,7 @@ def square(frames, size):
 
 @pytest.mark.parametrize("name", ["small", "full"])
 def test_a_checkpoint_loads_and_dreams_the_same(name, expected):
-    model = load_world_model(OLD / name)
+    model = Checkpoint.named(OLD / name).world_model()
     state = model.encode(square(1, model.frame_size)[None])
     chunk = model.rollout(state, torch.full((1, model.chunk, 7), 0.5), generators=[torch.Generator().manual_seed(0)])
     same_image(chunk.frames[0, -1].numpy(), expected[name])
@@ -52,7 +53,8 @@ def test_a_checkpoint_loads_and_dreams_the_same(name, expected):
 def test_success_head_and_object_reader_say_the_same(expected):
     episode = read_episode(list_episodes(OLD / "recording")[0])
     first = torch.from_numpy(np.repeat(square(1, (64, 64)).numpy(), 3, axis=0))
-    head, reader = load_reward_model(OLD / "small", "success"), load_object_reader(OLD / "small")
+    checkpoint = Checkpoint.named(OLD / "small")
+    head, reader = checkpoint.reward_model("success"), checkpoint.object_reader()
     found = head.probabilities(first, episode.instruction).numpy()
     np.testing.assert_allclose(found[0], expected["probabilities"][0], atol=1e-5)
     np.testing.assert_allclose(

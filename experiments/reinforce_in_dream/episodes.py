@@ -12,8 +12,8 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from experiments.reinforce_in_dream.files import Place, read_policy
 from experiments.reinforce_in_dream.protocol import DREAM, Size
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.errors import SimulatorLostError
-from prophet_gym.factory import load_reward_model
 from prophet_gym.sims.libero import LiberoVectorEnv
 from prophet_gym.world_model import RewardModel
 from prophrl_algos.cli.common import make_env
@@ -152,7 +152,7 @@ def episodes_of(
     num_envs, dream = min(size.num_envs, len(cells)), "" if simulated else place.dream
     tasks = sorted({cell["task"] for cell in cells})
     env = make_env(world, num_envs, starts=starts, tasks=tasks, device=place.device, dream=dream, options=options)
-    reward_model = load_reward_model(place.dream or "bundled", "success") if scored else None
+    reward_model = Checkpoint.named(place.dream or "bundled").reward_model("success") if scored else None
     scoring = None if reward_model is None else Scored(env, reward_model)
     policy = read_policy(place, weights)
     with closing(env):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, Size
-from prophet_gym import factory
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.report import machine, write_json
 from prophrl_algos.cli.common import make_env, make_policy
 from prophrl_algos.flow.policy import FlowPolicy
@@ -139,7 +139,7 @@ def claim(place: Place) -> None:
 def files_of(size: Size, dream: str = "") -> dict[str, str]:
     """Return a short SHA-256 of every file that a run begins with, since bundled ones are replaced at times."""
     folders = [
-        factory.checkpoint_folder(dream or "bundled"),
+        Checkpoint.named(dream or "bundled").folder,
         *(BUNDLED[name] for name in [size.cloned] if name in BUNDLED),
     ]
     files = [path for folder in folders for path in folder.rglob("*.safetensors")]

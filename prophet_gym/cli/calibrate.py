@@ -51,16 +51,17 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     from prophet_gym.calibration import RATES, SOURCES, calibrate, grouped, judge_videos, summary
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
     from prophet_gym.cli.report import machine, table, write_json
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
-    from prophet_gym.factory import load_reward_model, load_world_model
 
-    judge = None if args.reward == "None" else load_reward_model(args.checkpoint, args.reward, args.device)
+    checkpoint = Checkpoint.named(args.checkpoint)
+    judge = None if args.reward == "None" else checkpoint.reward_model(args.reward, args.device)
     if judge is None:
         raise ValueError(f"calibration needs a reward model to compare with the truth, got --reward {args.reward}")
-    world_model = load_world_model(args.checkpoint, args.device)
+    world_model = checkpoint.world_model(args.device)
     recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
     paths = (
         list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]

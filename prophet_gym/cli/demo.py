@@ -68,12 +68,12 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.film import write_film, write_moving_picture
     from prophet_gym.cli.report import machine, table, write_json
     from prophet_gym.data.recording import FRAMES_PER_SECOND
-    from prophet_gym.factory import load_world_model
 
-    world_model = load_world_model(args.checkpoint, args.device)
+    world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
     scenes = [
         dream_scene(world_model, episode, other_actions, args.steps, args.seed)
         for episode, other_actions in tqdm(demo_episodes(args), desc="dream", unit="episode")
@@ -101,11 +101,11 @@ def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
     Raises:
         ValueError: fewer than two episodes are recorded, or none of a task that was asked for.
     """
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.collect import parse_tasks
     from prophet_gym.data.recording import read_episode
-    from prophet_gym.factory import checkpoint_folder
 
-    folder = args.data or checkpoint_folder(args.checkpoint) / "demo"
+    folder = args.data or Checkpoint.named(args.checkpoint).folder / "demo"
     found = [read_episode(path) for path in sorted(folder.glob("**/episode_*.npz"))]
     if len(found) < 2:
         raise ValueError(

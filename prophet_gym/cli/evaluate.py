@@ -50,12 +50,13 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_json
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
-    from prophet_gym.factory import load_object_reader, load_world_model
 
-    world_model = load_world_model(args.checkpoint, args.device)
+    checkpoint = Checkpoint.named(args.checkpoint)
+    world_model = checkpoint.world_model(args.device)
     paths = (
         list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
         if args.data
@@ -66,8 +67,7 @@ def main(args: Args) -> None:
     episodes = [read_episode(path) for path in paths]
     meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
     # It knows the scene it was trained in, which is the checkpoint's.
-    own_suite = getattr(getattr(world_model, "config", None), "suite", None) == meta["suite"]
-    object_reader = load_object_reader(args.checkpoint) if own_suite else None
+    object_reader = checkpoint.object_reader() if checkpoint.config.get("suite") == meta["suite"] else None
     began = time.perf_counter()
     scores = evaluate_open_loop(
         world_model,
@@ -114,9 +114,9 @@ def record_official(args: Args) -> list[Path]:
     Raises:
         MissingAssetsError: if the simulator cannot run here.
     """
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data.recording import episode_path
     from prophet_gym.errors import MissingAssetsError
-    from prophet_gym.factory import load_starts, load_world_model
     from prophet_gym.sims.install import cache_dir, missing
 
     reason = missing()
@@ -124,10 +124,10 @@ def record_official(args: Args) -> list[Path]:
         raise MissingAssetsError(f"cannot record held-out episodes: {reason}. Or give recorded ones with --data")
     from prophet_gym.sims.recorder import Plan, collect
 
-    starts = load_starts(args.checkpoint, "official")
+    checkpoint = Checkpoint.named(args.checkpoint)
+    starts = checkpoint.initial_states("official")
     suite = starts.suites[0]
-    config = getattr(load_world_model(args.checkpoint, args.device), "config", None)
-    look = args.look or getattr(config, "look", "light")
+    look = args.look or checkpoint.config.get("look", "light")
     plan = Plan(suite, starts.tasks, args.episodes, seed=0, look=look, starts="official")
     version = f"v{plan.meta()['script_version']}.{plan.meta()['look_version']}"
     folder = cache_dir() / "recordings" / f"{suite}_{look}_official_{version}"

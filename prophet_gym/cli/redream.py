@@ -36,11 +36,11 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
+    from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.calibrate import dreamt_frames
     from prophet_gym.data.recording import claim_folder, list_episodes, read_episode, read_meta, write_episode
-    from prophet_gym.factory import load_world_model
 
-    world_model = load_world_model(args.checkpoint, args.device)
+    world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
     paths = list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
     meta = read_meta(args.data) | {
         "dreamt_by": args.checkpoint,

@@ -65,16 +65,15 @@ def resolved(args: Args) -> tuple[Path, str, int]:
     Raises:
         ValueError: neither a folder nor a checkpoint's folder was given, or the checkpoint's frames are not square.
     """
-    from prophet_gym.factory import checkpoint_folder
-    from prophet_gym.prophet.checkpoint import read_config
+    from prophet_gym.checkpoint import Checkpoint
 
     look, size, out = args.look or "light", args.size or 128, args.out
     if args.checkpoint is not None:
-        config = read_config(checkpoint_folder(args.checkpoint))
-        height, width = config.frame_size
+        config = Checkpoint.named(args.checkpoint).config
+        height, width = config["frame_size"]
         if height != width and args.size is None:
             raise ValueError(f"the simulator films squares, and {args.checkpoint} dreams {height}x{width}; give --size")
-        look, size = args.look or config.look, args.size or height
+        look, size = args.look or config["look"], args.size or height
         if out is None and Path(args.checkpoint).expanduser().is_dir():
             out = Path(args.checkpoint).expanduser() / "starts"
     if out is None:

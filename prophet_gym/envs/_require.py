@@ -92,7 +92,7 @@ def require_world_model(model: object) -> WorldModel:
     if missing or isinstance(model, type):
         raise ValueError(
             f"world_model must be a WorldModel, and {_named(model)} has no {', '.join(missing) or 'instance'}: a name "
-            "goes to gym.make(id, weights=...), or to prophet_gym.factory.load_world_model, which returns the model"
+            "goes to gym.make(id, weights=...), or to prophet_gym.checkpoint.Checkpoint.named(...).world_model()"
         )
     require_count("chunk of the world model", getattr(model, "chunk"))  # noqa: B009 the protocol is not known yet
     require_count("action_dim of the world model", getattr(model, "action_dim"))  # noqa: B009

@@ -1,6 +1,5 @@
 """A checkpoint's folder: `prophet.json` and one diffusers folder per network, written whole or not at all."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.configs import config_of, keys_of, require_kinds, require_shapes, require_sizes
-from prophet_gym._io.files import read_json
+from prophet_gym._io.header import CLASS, CONFIG, read_header, write_header
 from prophet_gym._io.tensor_files import (
-    MARK,
     mark_of,
     read_tensors,
     require_finite,
@@ -21,14 +19,10 @@ from prophet_gym._io.tensor_files import (
     write_tensors,
 )
 from prophet_gym.errors import CheckpointError, shown
-from prophet_gym.hub import CONFIG
 from prophet_gym.prophet._diffusers import SAFETENSORS_WEIGHTS_NAME, ModelMixin
 from prophet_gym.prophet.full import FullConfig, FullRecipe
 from prophet_gym.prophet.recipe import Recipe
 from prophet_gym.prophet.small import ProphetConfig, SmallRecipe
-
-RECIPE = "recipe"
-"""Key of `prophet.json` that names the recipe; a checkpoint without it is a small one."""
 
 
 def recipe_of(config: ProphetConfig | FullConfig) -> Recipe:
@@ -80,54 +74,23 @@ def stored(part: ModelMixin, *, half: bool) -> dict[str, Tensor]:
 
 def write_config(config: ProphetConfig | FullConfig, folder: Path, marks: Mapping[str, str] | None = None) -> None:
     """Write `prophet.json`, with the mark of each part that belongs to it."""
-    header = {RECIPE: FullRecipe.name} if isinstance(config, FullConfig) else {}
-    footer = {} if marks is None else {MARK: dict(marks)}
-    text = json.dumps(header | asdict(config) | footer, indent=2, allow_nan=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    name = "FullProphet" if isinstance(config, FullConfig) else "SmallProphet"
+    write_header(folder, name, asdict(config), marks or {})
 
 
 def read_config(folder: Path) -> ProphetConfig | FullConfig:
-    """Read `prophet.json`.
+    """Read the config of `prophet.json`.
 
     Raises:
         CheckpointError: it is missing, no JSON, or has other keys.
     """
-    return _config_of(_header(folder)[0], folder)
-
-
-def read_marks(folder: Path) -> dict[str, str] | None:
-    """Return the marks of the parts that belong to `prophet.json`; None for a checkpoint of an earlier version."""
-    return _header(folder)[1]
-
-
-def _header(folder: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """Read what `prophet.json` says, apart from the marks of the parts, and these marks."""
-    if folder.is_file():
-        raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(
-            f"no Prophet checkpoint at {folder}: {CONFIG} not found; give a folder that save_pretrained wrote, "
-            'or weights="bundled"'
-        )
+    header = read_header(folder)
+    kinds: dict[str, type[ProphetConfig | FullConfig]] = {"SmallProphet": ProphetConfig, "FullProphet": FullConfig}
+    kind = kinds.get(header.class_name, ProphetConfig)
     try:
-        values = read_json(folder / CONFIG, CheckpointError)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}: {CONFIG} must be JSON with the keys {keys_of(ProphetConfig)}") from error
-    marks = values.pop(MARK, None)
-    if marks is not None and not (isinstance(marks, dict) and all(isinstance(mark, str) for mark in marks.values())):
-        raise CheckpointError(f"{folder / CONFIG} must have the parts' marks as {MARK}, got {shown(repr(marks))}")
-    return values, marks
-
-
-def _config_of(values: dict[str, Any], folder: Path) -> ProphetConfig | FullConfig:
-    kinds: dict[str, type[ProphetConfig | FullConfig]] = {SmallRecipe.name: ProphetConfig, FullRecipe.name: FullConfig}
-    kind = ProphetConfig
-    try:
-        name = values.pop(RECIPE, SmallRecipe.name)
-        if not isinstance(name, str) or name not in kinds:
-            raise TypeError(f"{RECIPE} must be one of {', '.join(kinds)}, got {shown(repr(name))}")
-        kind = kinds[name]
-        return config_of(kind, values)
+        if header.class_name not in kinds:
+            raise TypeError(f"{CLASS} must be one of {', '.join(kinds)}, got {shown(repr(header.class_name))}")
+        return config_of(kind, header.config)
     except (TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} must be JSON with the keys {keys_of(kind)}: {error}") from error
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym._io.atomic import atomic_directory, when_whole
+from prophet_gym._io.header import read_header
 from prophet_gym.errors import CheckpointError
 from prophet_gym.hub import push_folder, resolve
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
@@ -18,7 +19,6 @@ from prophet_gym.prophet.checkpoint import (
     CONFIG,
     load_part,
     read_config,
-    read_marks,
     recipe_of,
     require_same_save,
     save_parts,
@@ -264,7 +264,7 @@ class Prophet(nn.Module):
         offload_autoencoder: bool,
     ) -> "Prophet":
         # The marks first and the parts' own last: whatever is renamed in between is seen.
-        marks, config = read_marks(folder), read_config(folder)
+        marks, config = read_header(folder).marks, read_config(folder)
         if isinstance(config, ProphetConfig) and dtype != torch.float32:
             raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
         parts: dict[str, Any] = {"tracker": None}

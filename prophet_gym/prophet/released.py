@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.header import CONFIG
 from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
-from prophet_gym.hub import CONFIG, WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
+from prophet_gym.hub import WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
 from prophet_gym.prophet._diffusers import SAFETENSORS_WEIGHTS_NAME
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.checkpoint import save_parts

@@ -106,9 +106,10 @@ class Dreamer:
     ) -> None:  # fmt: skip
         import torch
 
-        from prophet_gym.factory import load_reward_model, load_world_model
+        from prophet_gym.checkpoint import Checkpoint
 
-        self.world_model, self.judge = load_world_model(checkpoint), load_reward_model(checkpoint, "auto")
+        found = Checkpoint.named(checkpoint)
+        self.world_model, self.judge = found.world_model(), found.reward_model()
         self.picture, self.instruction, self.success = picture, instruction, False
         self._state = self.world_model.encode(torch.from_numpy(picture[None, None]))
         self._film = torch.from_numpy(picture[None])

@@ -20,7 +20,7 @@ import warnings
 import torch
 
 from prophet_gym.cli.main import main
-from prophet_gym.factory import load_starts
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.prophet.model import Prophet
 
@@ -36,7 +36,7 @@ dream = Prophet.from_pretrained(out + "/checkpoint")
 state = dream.encode(torch.zeros(1, 1, 64, 64, 3, dtype=torch.uint8))
 frames = dream.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator().manual_seed(0)]).frames
 assert frames.shape == (1, 8, 64, 64, 3)
-assert len(load_starts("bundled", "train")) > 0
+assert len(Checkpoint.named("bundled").initial_states("train")) > 0
 """
 
 

@@ -6,17 +6,17 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli.demo import DREAM, LIBERO, OTHER, Args, demo_episodes, dream_scene
 from prophet_gym.cli.film import GAP, STRIP, side_by_side, write_moving_picture
 from prophet_gym.cli.main import main
 from prophet_gym.data.recording import list_episodes, read_episode, read_video
-from prophet_gym.factory import bundled_checkpoints, load_world_model
 
 
 @pytest.fixture(scope="module")
 def scene(checkpoint, recording):
     first, second = map(read_episode, list_episodes(recording, evaluating=True))
-    return dream_scene(load_world_model(str(checkpoint)), first, second.actions, 240, seed=0), first
+    return dream_scene(Checkpoint.named(checkpoint).world_model(), first, second.actions, 240, seed=0), first
 
 
 def test_a_scene_shows_the_recording_and_two_dreams_from_its_first_frame(scene):
@@ -30,7 +30,7 @@ def test_a_scene_shows_the_recording_and_two_dreams_from_its_first_frame(scene):
 
 def test_the_second_dream_depends_on_the_actions_alone(scene, checkpoint):
     scene, episode = scene
-    again = dream_scene(load_world_model(str(checkpoint)), episode, episode.actions, 16, seed=0)
+    again = dream_scene(Checkpoint.named(checkpoint).world_model(), episode, episode.actions, 16, seed=0)
     np.testing.assert_array_equal(again.films[DREAM], again.films[OTHER])
     np.testing.assert_allclose(again.films[DREAM].astype(int), scene.films[DREAM], atol=2)
 

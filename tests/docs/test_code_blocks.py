@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.checkpoint import bundled_checkpoints
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from docs import figures
+from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.embodiments.start_poses import start_pose
-from prophet_gym.factory import bundled_checkpoints
 
 ROOT = Path(__file__).parents[2]
 

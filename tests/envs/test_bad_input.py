@@ -92,8 +92,8 @@ CASES = {
     "PrecisionMonitor().update(1, np.ones(2, bool), np.ones(1, bool))": "got 2 verdicts and 1 truths",
     "make_judge(5)": "a reward is named by a text",
     "make_judge(FunctionReward(max))": "goes to ProphetEnv or ProphetVectorEnv as reward_model=",
-    "load_starts('bundled', counting_starts())": "or the path of a start set, got StartSet",
-    "load_starts('bundled', 'train', tasks=['3'])": "tasks must be task numbers, as in tasks=[0, 3], got ['3']",
+    "Checkpoint.named().initial_states(counting_starts())": "or the path of a start set, got StartSet",
+    "Checkpoint.named().initial_states('train', tasks=['3'])": "must be task numbers, as in tasks=[0, 3], got ['3']",
 }
 
 SCRIPT = """
@@ -102,7 +102,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from prophet_gym.envs import *
 from prophet_gym.errors import *
-from prophet_gym.factory import load_starts
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.rewards import *
 from prophet_gym.rewards.monitor import PrecisionMonitor
 from prophet_gym.specs import InitialState

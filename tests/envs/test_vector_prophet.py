@@ -7,8 +7,8 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
-from prophet_gym.factory import bundled_checkpoints, load_world_model
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
@@ -78,4 +78,4 @@ def test_equals_single_envs_whose_episodes_end_at_different_times(kind, mode):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.skipif("libero_small" not in bundled_checkpoints(), reason="no checkpoint is bundled")
 def test_the_bound_holds_on_a_gpu():
-    check_world_model(load_world_model("bundled", "cuda"), tolerance=2)
+    check_world_model(Checkpoint.named("bundled").world_model("cuda"), tolerance=2)

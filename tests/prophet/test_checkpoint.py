@@ -37,7 +37,7 @@ def test_a_config_is_read_as_it_was_written(config, tmp_path):
         ("full", {"frame_size": 32}, "frame_size=32"),
         ("full", {"frame_size": [32, 32, 3]}, "frame_size="),
         ("full", {"draw_tools": 1}, "draw_tools=1"),
-        ("full", {"recipe": "huge"}, "recipe must be one of small, full, got 'huge'"),
+        ("full", {"class": "huge"}, "class must be one of SmallProphet, FullProphet, got 'huge'"),
         ("full", {"action_scale": [1.0]}, "action_scale is unknown"),
         ("full", {"embodiment": "libro"}, "unknown embodiment 'libro'. Did you mean 'libero'"),
         ("full", {"steps": 0}, "steps=0 must be at least 1"),
@@ -53,7 +53,7 @@ def test_a_config_is_read_as_it_was_written(config, tmp_path):
         ("small", {"past_frames": 3}, "past_frames=3 must be a multiple of 4"),
         ("small", {"hold": [0.0]}, "hold must have action_dim=7 numbers"),
         ("small", {"action_dim": 6, "hold": [0.0] * 6}, "must be 6 of the command and 4 of the gripper"),
-        ("small", {"recipe": "full"}, "reader_trust is unknown"),
+        ("small", {"class": "FullProphet"}, "reader_trust is unknown"),
     ],
 )
 def test_a_wrong_number_is_named(folders, tmp_path, kind, changes, said):
@@ -71,7 +71,7 @@ def test_a_wrong_number_is_named(folders, tmp_path, kind, changes, said):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe{}", b'{"chunk": [[]]}'])
 def test_what_is_no_config_is_refused(tmp_path, content):
     (tmp_path / "prophet.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"prophet\.json must be JSON with the keys chunk"):
+    with pytest.raises(CheckpointError, match=r"prophet\.json must be JSON with the (keys chunk|config)"):
         Prophet.from_pretrained(tmp_path)
 
 

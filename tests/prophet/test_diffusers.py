@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.checkpoint import bundled_checkpoints
 
 STEP = """
 import sys

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.factory import CHECKPOINTS, bundled_checkpoints
+from prophet_gym.checkpoint import CHECKPOINTS, bundled_checkpoints
 from prophet_gym.world_model import Verdict
 from prophrl_algos.algorithms import FA_GRPO
 from prophrl_algos.cli import ALGORITHMS, common, main, train

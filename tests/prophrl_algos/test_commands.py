@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.checkpoint import bundled_checkpoints
 from prophrl_algos.cli import ALGORITHMS, main
 from prophrl_algos.cli.common import make_policy, warn_untrained
 from prophrl_algos.cli.published import OWN, is_published

@@ -10,7 +10,7 @@ import torch
 
 from experiments.reinforce_in_dream import controls, episodes, figures, files, film, headline, plot, protocol, report
 from experiments.reinforce_in_dream import run as experiment
-from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.checkpoint import bundled_checkpoints
 from prophrl_algos.cli.common import make_policy
 
 STAND_IN = "Prophet-LIBERO-Object-v0"

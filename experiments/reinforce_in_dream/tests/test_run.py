@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from experiments.reinforce_in_dream import bundle, episodes, files, protocol, report
 from experiments.reinforce_in_dream import run as experiment
+from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.errors import SimulatorLostError
-from prophet_gym.factory import bundled_checkpoints
 from prophet_gym.world_model import Verdict
 from prophrl_algos.cli.common import make_policy
 

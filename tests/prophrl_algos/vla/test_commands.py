@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.checkpoint import bundled_checkpoints
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.cli import main

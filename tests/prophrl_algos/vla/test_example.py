@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prophet_gym.factory import bundled_checkpoints
+from prophet_gym.checkpoint import bundled_checkpoints
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "05_published_policies.py"
 POLICIES = [

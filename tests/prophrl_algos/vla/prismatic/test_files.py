@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
-from prophet_gym.factory import bundled_checkpoints
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli import main

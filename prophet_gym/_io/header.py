@@ -1,0 +1,69 @@
+"""`prophet.json`: the class of a checkpoint's world model, its config, and the marks of the parts that belong to it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prophet_gym._io.files import read_json
+from prophet_gym._io.tensor_files import MARK
+from prophet_gym.errors import CheckpointError, shown
+
+CONFIG = "prophet.json"
+"""The file that makes a folder a checkpoint."""
+CLASS = "class"
+"""Key of the name that a world model's class is registered under, see `prophet_gym.checkpoint.register_world_model`."""
+
+# What commit f4e30db and earlier wrote: the small Prophet was named by no key at all.
+_OLD_CLASS = "recipe"
+_OLD_CLASSES = {"small": "SmallProphet", "full": "FullProphet"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """Hold what `prophet.json` says.
+
+    Attributes:
+        class_name: Of the world model.
+        config: The rest, as that class wrote it. Commands read `embodiment`, `suite`, `look` and `frame_size` of it.
+        marks: The mark of the save of each part; None for a checkpoint of a version that wrote none.
+    """
+
+    class_name: str
+    config: dict[str, Any]
+    marks: dict[str, str] | None
+
+
+def read_header(folder: Path) -> Header:
+    """Read `prophet.json`.
+
+    Raises:
+        CheckpointError: It is missing, no JSON object, or names its class or marks as no text.
+    """
+    path = folder / CONFIG
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")
+    if not path.is_file():
+        raise CheckpointError(
+            f"no Prophet checkpoint at {folder}: {CONFIG} not found; give a folder that save_pretrained wrote, "
+            'or weights="bundled"'
+        )
+    try:
+        values = read_json(path, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: {CONFIG} must be JSON with the config of a world model") from error
+    marks = values.pop(MARK, None)
+    if marks is not None and not (isinstance(marks, dict) and all(isinstance(mark, str) for mark in marks.values())):
+        raise CheckpointError(f"{path} must have the parts' marks as {MARK}, got {shown(repr(marks))}")
+    old = values.pop(_OLD_CLASS, "small")
+    name = values.pop(CLASS, _OLD_CLASSES.get(old, old) if isinstance(old, str) else old)
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: {CLASS} must be a text, the name of a world model, got {shown(repr(name))}")
+    return Header(name, values, marks)
+
+
+def write_header(folder: Path, class_name: str, config: Mapping[str, Any], marks: Mapping[str, str]) -> None:
+    """Write `prophet.json` into a folder, which should be one of `atomic_directory`."""
+    text = json.dumps({CLASS: class_name, **config, MARK: dict(marks)}, indent=2, allow_nan=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,358 @@
+"""A checkpoint: a name resolved once into a folder, and everything that an env or a command loads from that folder.
+
+A checkpoint is a folder. `prophet.json` names the class of its world model; beside it lie the weights and, where there
+are any, `starts/train/`, `starts/official/`, `success_head/` and `object_reader/`. Released files are converted into
+such a folder when they are first asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from os import PathLike
+from pathlib import Path
+from typing import Any, SupportsIndex, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from prophet_gym._io.files import read_json
+from prophet_gym._io.header import CLASS, CONFIG, read_header
+from prophet_gym._registration import SUITE_IDS
+from prophet_gym.envs._plain import plain, require_flag, require_tasks
+from prophet_gym.envs._require import require_world_model
+from prophet_gym.envs.initial_states import INDEX_NAME, StartSet, read_start_set
+from prophet_gym.envs.initial_states._jsonl import read_jsonl_starts
+from prophet_gym.errors import CheckpointError, MissingWeightsError, shown, unknown_option
+from prophet_gym.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
+from prophet_gym.rewards.object_reader import ObjectReader
+from prophet_gym.world_model import RewardModel, WorldModel
+
+__all__ = ["Checkpoint", "bundled_checkpoints", "register_world_model"]
+
+PathOrName: TypeAlias = str | PathLike[str]
+Tasks: TypeAlias = Sequence[SupportsIndex] | np.ndarray
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+_BUNDLED = "libero_small"
+_DEFAULT_ROBOT = "libero"
+_SPLITS = ("train", "official")
+_DTYPES = ("float32", "bfloat16", "float16")
+_ENTRY_POINTS = "prophet_gym.world_models"
+
+_WORLD_MODELS = {
+    "SmallProphet": "prophet_gym.prophet.model:Prophet",
+    "FullProphet": "prophet_gym.prophet.model:Prophet",
+}
+
+
+def register_world_model(name: str, location: str) -> None:
+    """Let checkpoints whose `prophet.json` has this class be loaded by `weights=`.
+
+    An installed package can do the same with an entry point of the group `prophet_gym.world_models`. Nothing is ever
+    imported because a checkpoint's folder says so: only classes that were registered are.
+
+    Args:
+        name: What `prophet.json` has as `class`.
+        location: Where the class is, as `module:Class`. It is a `WorldModel` with a class method
+            `from_pretrained(folder, *, device, dtype)`: a `Path`, a text and a dtype of torch's.
+
+    Raises:
+        ValueError: The name means another class already, or the location is not of this form.
+    """
+    module, colon, attribute = location.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"a world model's class is given as 'module:Class', got {location!r}")
+    if _WORLD_MODELS.setdefault(name, location) != location:
+        raise ValueError(f"{name!r} is registered already, as {_WORLD_MODELS[name]}")
+
+
+def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
+    """Return the checkpoints that are installed with the package, and the suites that each covers."""
+    if not CHECKPOINTS.is_dir():
+        return {}
+    folders = sorted(path for path in CHECKPOINTS.iterdir() if path.is_dir())
+    return {folder.name: _covered_suites(folder) for folder in folders if (folder / "starts").is_dir()}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that holds a world model, and what belongs to it.
+
+    `Checkpoint.named` finds or fetches it. What the methods load is loaded once per process: the same object comes back
+    for the same folder and options.
+
+    Attributes:
+        name: What it was asked for by, for messages.
+        folder: Where it lies.
+        config: What `prophet.json` says beside the class, as plain data.
+        class_name: The registered name of its world model's class.
+
+    Example:
+        >>> checkpoint = Checkpoint.named("bundled")
+        >>> checkpoint.robot, checkpoint.suites, checkpoint.world_model().frame_size
+        ('libero', ('libero_object',), (128, 128))
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    class_name: str
+
+    @classmethod
+    def named(cls, weights: PathOrName = "bundled", robot: str | None = None) -> "Checkpoint":
+        """Find the checkpoint that a name stands for; fetch it from the Hub and convert it where need be.
+
+        Args:
+            weights: `bundled`, the name of another bundled checkpoint, the path of a checkpoint's folder, a Hub
+                repository that holds one (`owner/repo` or `owner/repo@revision`), or what the authors of ProphRL
+                released (`Fleurrr/Prophet-World-Model`, or one of its files as `owner/repo:file.pt`).
+            robot: The embodiment that the checkpoint must be of; any if not given.
+
+        Raises:
+            MissingWeightsError: There is none of that name, it is of another robot, or it is a file to convert first.
+            CheckpointError: Its `prophet.json` is damaged, or a file is not the one that its manifest names.
+        """
+        name = plain(weights)
+        if not isinstance(name, str):
+            raise MissingWeightsError(f"weights must be a name or the path of a folder, got {weights!r}")
+        if name == "bundled" and robot not in (None, _DEFAULT_ROBOT):
+            raise MissingWeightsError(
+                f"the bundled weights are of {_DEFAULT_ROBOT}, not {robot}: pass {_published_weights(str(robot))}. "
+                f"{_starts_advice(str(robot))}"
+            )
+        name = published_file(name, robot or _DEFAULT_ROBOT)
+        folder = _folder_of(name).resolve()
+        header = read_header(folder)
+        found = cls(name, folder, header.config, header.class_name)
+        if robot not in (None, found.robot):
+            raise MissingWeightsError(
+                f"weights={name!r} are of {found.robot}, not {robot}: pass {_published_weights(str(robot))}"
+            )
+        return found
+
+    @property
+    def robot(self) -> str:
+        """Return the name of the embodiment whose actions it takes."""
+        return str(self.config.get("embodiment", _DEFAULT_ROBOT))
+
+    @cached_property
+    def suites(self) -> tuple[str, ...]:
+        """Return the suites that its own initial states cover."""
+        return _covered_suites(self.folder)
+
+    def world_model(
+        self,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "float32",
+        *,
+        offload: bool | np.bool_ = False,
+    ) -> WorldModel:
+        """Load the world model.
+
+        Args:
+            device: Where it runs, e.g. `cpu` or `cuda`.
+            dtype: What it computes in: `float32`, `bfloat16` or `float16`.
+            offload: Keep on the CPU what is idle while the rest computes, as the full Prophet's VAE.
+
+        Raises:
+            CheckpointError: Its class is not registered, or the weights are damaged.
+            UnknownOptionError: There is no such device or dtype.
+        """
+        kind = plain(dtype)
+        if kind not in _DTYPES:
+            raise unknown_option("dtype", dtype, _DTYPES)
+        offload = require_flag("offload_autoencoder", offload)
+        return _world_model(self.folder, self.class_name, _device(device), kind, offload=offload)
+
+    def initial_states(
+        self, split: PathOrName = "train", suite: str | None = None, tasks: Tasks | None = None
+    ) -> StartSet:
+        """Read initial states, narrowed to a suite and to tasks.
+
+        Args:
+            split: `train`, `official` (evaluation and demo only), or a path: a folder of initial states, or a `.jsonl`
+                file in the format of `Fleurrr/Bridge-RL-Data`.
+            suite: Only those of this suite.
+            tasks: Only those of these tasks.
+
+        Raises:
+            MissingWeightsError: The checkpoint has none of that split or suite; names what has.
+            UnknownOptionError: There is no such path, suite or task.
+        """
+        given, split = split, plain(split)
+        if not isinstance(split, str):
+            raise ValueError(
+                f"starts must be {' or '.join(map(repr, _SPLITS))} or the path of a start set, got "
+                f"{type(given).__name__}; one that exists already goes to ProphetEnv or ProphetVectorEnv"
+            )
+        if split in _SPLITS:
+            path = self.folder / "starts" / split
+            if not (path / INDEX_NAME).is_file() or (suite is not None and suite not in self.suites):
+                raise MissingWeightsError(self._not_covered(split, suite))
+        else:
+            path = Path(split).expanduser()
+            if not path.exists():
+                raise unknown_option("start set", split, [*_SPLITS, "the path of a start set"])
+        pool = _initial_states(path.resolve())
+        if suite is not None:
+            pool = pool.of_suite(suite)
+        if tasks is None:
+            return pool
+        return StartSet(state for task in require_tasks(tasks) for state in pool.of_task(task))
+
+    def reward_model(
+        self, name: PathOrName | None = "auto", device: str | torch.device = "cpu", *, chunk: int = 8
+    ) -> RewardModel | None:
+        """Load the reward model that a name stands for.
+
+        Args:
+            name: `auto` (the checkpoint's success head; None, with a warning, where it has none), None, or a name of
+                `prophet_gym.rewards.named`.
+            device: Where it runs.
+            chunk: Frames between two scores.
+
+        Raises:
+            UnknownOptionError: There is no reward of that name.
+            MissingWeightsError: Its weights are not there.
+        """
+        if name is None:
+            return None
+        from prophet_gym.rewards.named import make_judge
+
+        text: Any = plain(name)
+        own = isinstance(text, str) and text.partition("?")[0] in ("auto", "success", "classifier")
+        head = self.folder / "success_head" if own else None
+        if text == "auto" and head is not None and not head.is_dir():
+            gym.logger.warn(
+                f"weights={self.name!r} have no success head, so nothing judges the dream: every reward is 0 and "
+                "unjudged. Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or "
+                "reward=None"
+            )
+            return None
+        return make_judge("success" if text == "auto" else text, head, _device(device), chunk=chunk)
+
+    def object_reader(self) -> ObjectReader | None:
+        """Load the instrument that reads object positions off frames; None where the checkpoint has none."""
+        folder = self.folder / "object_reader"
+        return ObjectReader.from_pretrained(folder) if folder.is_dir() else None
+
+    def _not_covered(self, split: str, suite: str | None) -> str:
+        if not self.suites or suite in self.suites or suite is None:
+            return (
+                f"weights={self.name!r} have no starts of their own named {split!r}: pass starts=PATH of a start set. "
+                f"{_starts_advice(self.robot)}"
+            )
+        bundled = bundled_checkpoints()
+        able = [name for name, suites in bundled.items() if suite in suites]
+        ids = {name: [f"Prophet-LIBERO-{s.name}-v0" for s in SUITE_IDS if s.suite in bundled[name]] for name in bundled}
+        bundle = "; ".join(f"{name} covers {', '.join(bundled[name])} ({', '.join(ids[name])})" for name in bundled)
+        other = f"no bundled weights do, pass {_published_weights(self.robot)}, with starts"
+        return (
+            f"weights={self.name!r} cover {', '.join(self.suites)}, not {suite}: "
+            f"{f'pass weights={able[0]!r}' if able else other}. Bundled: {bundle or 'none'}. "
+            "Released and converted weights have no starts of their own: pass starts=PATH. "
+            f"{_starts_advice(self.robot)}"
+        )
+
+
+def _folder_of(name: str) -> Path:
+    """Return the folder of a checkpoint, fetched and converted where need be."""
+    bundled = {each: CHECKPOINTS / each for each in bundled_checkpoints()} | {"bundled": CHECKPOINTS / _BUNDLED}
+    if name == "bundled" and not bundled[name].is_dir():
+        raise MissingWeightsError(
+            f"the bundled weights are missing at {bundled[name]}; reinstall, or pass weights=PATH"
+        )
+    found = resolve(name, bundled, needs=CONFIG)
+    if found.is_file():
+        robots = {file: robot for robot, file in PUBLISHED_FILES.items()}
+        if found.name in robots:
+            from prophet_gym.prophet.released import converted
+            from prophet_gym.sims.install import cache_dir
+
+            return converted(found, robots[found.name], cache_dir())
+        raise MissingWeightsError(
+            f"weights={name!r} is a file, not a checkpoint folder: convert it first with "
+            f"`prophet convert {name} FOLDER`, then pass weights=FOLDER"
+        )
+    if not (found / CONFIG).is_file():
+        files = [path.name for path in sorted(found.iterdir()) if path.suffix in (".pt", ".safetensors")]
+        hint = f"; it holds {', '.join(files[:10])}: name one, as in {name}:{files[0]}" if files else ""
+        raise MissingWeightsError(f"weights={name!r} is no checkpoint: there is no {CONFIG} in {found}{hint}")
+    return found
+
+
+def _covered_suites(folder: Path) -> tuple[str, ...]:
+    suites: set[str] = set()
+    for path in sorted((folder / "starts").glob(f"*/{INDEX_NAME}")):
+        index = read_json(path, CheckpointError)
+        try:
+            suites |= {str(entry["suite"]) for entry in index["starts"]}
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); write the start set again") from error
+    return tuple(sorted(suites))
+
+
+def _class_of(name: str, folder: Path) -> Any:
+    # Our own names come last: no installed package can take the place of a class that it did not write.
+    known = {entry.name: entry.value for entry in entry_points(group=_ENTRY_POINTS)} | _WORLD_MODELS
+    if name not in known:
+        raise CheckpointError(
+            f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(known))}, got {shown(repr(name))}; install "
+            "the package that has this world model, or call prophet_gym.checkpoint.register_world_model"
+        )
+    module, _, attribute = known[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@lru_cache(maxsize=4)
+def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offload: bool) -> WorldModel:
+    # Only a class that can be offloaded is asked to, so a class of another package need not know the option.
+    options = {"offload_autoencoder": True} if offload else {}
+    kind = _class_of(class_name, folder)
+    return require_world_model(kind.from_pretrained(folder, device=device, dtype=getattr(torch, dtype), **options))
+
+
+@cache
+def _initial_states(path: Path) -> StartSet:
+    return read_jsonl_starts(path) if path.is_file() else read_start_set(path)
+
+
+def _device(device: str | torch.device) -> str:
+    """Return the device as a text; raise UnknownOptionError unless this machine has it."""
+    try:
+        name = str(torch.device(device))
+    except (RuntimeError, TypeError) as error:
+        raise unknown_option("device", device, ["cpu", "cuda", "mps"]) from error
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
+        raise unknown_option("device on this machine", device, ["cpu", *here]) from error
+    return name
+
+
+def _published_weights(robot: str) -> str:
+    file = PUBLISHED_FILES.get(robot)
+    if file is None:
+        return f"weights=PATH of some trained on {robot} (`prophet convert --embodiment {robot}`)"
+    return (
+        f"weights='{PUBLISHED}', whose {file} is fetched and converted once, or weights=FOLDER after "
+        f"`prophet convert {PUBLISHED}:{file} FOLDER`"
+    )
+
+
+def _starts_advice(robot: str) -> str:
+    if robot == "bridge":
+        return (
+            "Starts are published: `hf download Fleurrr/Bridge-RL-Data --repo-type dataset --local-dir DIR`, then "
+            "starts='DIR/dataset.jsonl'"
+        )
+    if robot == _DEFAULT_ROBOT:
+        return (
+            "With the simulator, `prophet starts --checkpoint FOLDER --suite SUITE` films them into "
+            "FOLDER/starts, and `--out DIR` elsewhere, for starts='DIR/train'"
+        )
+    return "Pass starts=PATH of a start set (envs.write_start_set)"
