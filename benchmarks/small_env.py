@@ -68,7 +68,7 @@ def dream(args: Args) -> dict[str, Any]:
     return found
 
 
-def real(args: Args, look: str) -> dict[str, Any]:
+def simulator(args: Args, look: str) -> dict[str, Any]:
     from prophet_gym.sims.libero import LiberoVectorEnv
 
     cores = os.cpu_count() or 1
@@ -86,10 +86,10 @@ def real(args: Args, look: str) -> dict[str, Any]:
     return found
 
 
-def ratios(dreams: Mapping[str, Any], reals: Mapping[str, Any], rows: Sequence[int]) -> dict[str, float]:
+def ratios(dreams: Mapping[str, Any], simulated: Mapping[str, Any], rows: Sequence[int]) -> dict[str, float]:
     """The dream's rate by the best rate of the simulator, per look, drawing and number of rows."""
     found = {}
-    for look, drawings in reals.items():
+    for look, drawings in simulated.items():
         for name, processes in drawings.items():
             best = max(measured["frames_per_second"] for measured in processes.values())
             for count in rows:
@@ -108,8 +108,8 @@ def main(args: Args) -> None:
 
     load_before = os.getloadavg()[0]
     dreams = dream(args)
-    reals = {look: real(args, look) for look in args.looks}
-    by = ratios(dreams, reals, args.rows)
+    simulated = {look: simulator(args, look) for look in args.looks}
+    by = ratios(dreams, simulated, args.rows)
     for name, ratio in by.items():
         print(f"dream by simulator ({name}): {ratio:.2f}")
     write_json(
@@ -120,7 +120,7 @@ def main(args: Args) -> None:
             "threads": torch.get_num_threads(),
             "load_before": round(load_before, 2),
             "dream": dreams,
-            "real": reals,
+            "libero": simulated,
             "ratios": by,
             "machine": machine(),
         },

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from docs.blocks import dream, judges, learning, policies
 from docs.blocks.common import ROOT
+from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import figures as reinforce
 
 DOCUMENTS = (
@@ -50,15 +51,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,
     "policy-memory": policies.memory,
-    "reach": learning.reach,
-    "reach-headline": learning.reach_headline,
-    "reach-judge": learning.reach_judge,
+    **reach.BLOCKS,
     **reinforce.BLOCKS,
     "evaluation": lambda: dream.evaluation(
-        "evaluation.json", "prophet evaluate --json benchmarks/results/evaluation.json"
+        "dream/evaluation.json", "prophet evaluate --json benchmarks/results/dream/evaluation.json"
     ),
     "evaluation-plain": lambda: dream.evaluation(
-        "evaluation_plain.json", "prophet evaluate --look plain --json benchmarks/results/evaluation_plain.json"
+        "dream/evaluation_plain.json",
+        "prophet evaluate --look plain --json benchmarks/results/dream/evaluation_plain.json",
     ),
 }
 

@@ -5,7 +5,7 @@
 
 Every episode has a mark. PPO sees the last frame, 64x64, with the mark painted into it, and how far the mark is from
 where a detector sees the gripper. Its two numbers, sideways and forward, are held for a chunk. The reward is 1 at the
-mark and 0 a quarter of the picture away. `benchmarks/reach.py` repeats this over seeds and in LIBERO.
+mark and 0 a quarter of the picture away. `experiments/reach_with_ppo` repeats this over seeds and in LIBERO.
 
 Expected output of --tiny (the returns depend on the machine):
 

@@ -39,8 +39,8 @@ def horizon(frames: str, found: dict[str, Any]) -> str:
 
 def margins() -> str:
     """What the dream gains, in one line per horizon: the README's summary."""
-    command = "prophet evaluate --json benchmarks/results/evaluation.json"
-    report = load("evaluation.json")
+    command = "prophet evaluate --json benchmarks/results/dream/evaluation.json"
+    report = load("dream/evaluation.json")
     if report is None:
         return f"Not measured yet: `{command}`."
     header = [
@@ -75,7 +75,7 @@ def speed() -> str:
         for count, measured in report["dream"].items()
         if count.isdigit()
     ]
-    for look, drawings in report["real"].items():
+    for look, drawings in report["libero"].items():
         for name, processes in drawings.items():
             for count, measured in processes.items():
                 how = f"LIBERO, look `{look}`, drawn {name.replace('_', ' ')}, {count} process(es)"
@@ -191,9 +191,9 @@ def env_costs() -> str:
 def few_shot() -> str:
     """The bundled checkpoint in a new scene: as it is, adapted, and a transformer trained from scratch."""
     files = {
-        "bundled, not adapted": "few_shot_unadapted.json",
-        "adapted with LoRA": "few_shot_lora.json",
-        "trained from scratch": "few_shot_scratch.json",
+        "bundled, not adapted": "dream/few_shot_unadapted.json",
+        "adapted with LoRA": "dream/few_shot_lora.json",
+        "trained from scratch": "dream/few_shot_scratch.json",
     }
     reports = {label: load(name) for label, name in files.items()}
     found = {label: report for label, report in reports.items() if report is not None}
@@ -262,11 +262,11 @@ def numbers_in(path: Path) -> int:
 
 
 def picture() -> str:
-    command = "prophet demo --moving-picture docs/demo.webp"
-    if not (ROOT / "docs" / "demo.webp").is_file():
+    command = "prophet demo --moving-picture docs/pictures/demo.webp"
+    if not (ROOT / "docs" / "pictures" / "demo.webp").is_file():
         return f"No picture yet: `{command}` makes it."
     return (
-        "![an episode of LIBERO, its dream, and the dream under other actions](docs/demo.webp)\n\n"
+        "![an episode of LIBERO, its dream, and the dream under other actions](docs/pictures/demo.webp)\n\n"
         "*Left: LIBERO. Middle: the dream, from the first frame alone, under the same actions. Right: the same dream "
         "under another episode's actions. What still goes wrong: the bottle is a blur while the hand carries it, and "
         "in the basket it fades away where LIBERO still shows its cap; on the right a small box loses its colour "

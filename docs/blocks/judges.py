@@ -51,8 +51,8 @@ def by_actor(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def dreams_for_the_judge() -> str:
     """What it adds to train the judge on dreams too."""
-    card, path = load("calibration_dreams.json"), CHECKPOINT / CARD_NAME
-    command = "prophet calibrate --reward OUT2 --out benchmarks/results/calibration_dreams.json"
+    card, path = load("dream/calibration_dreams.json"), CHECKPOINT / CARD_NAME
+    command = "prophet calibrate --reward OUT2 --out benchmarks/results/dream/calibration_dreams.json"
     if card is None or not path.is_file():
         return f"Not measured yet: `{command}`."
     both = {"recorded episodes": json.loads(path.read_text()), "these and dreams of them": card}

@@ -101,7 +101,7 @@ def test_the_pack_is_enough_to_train_on_and_dream_where_much_is_not_installed(tm
 
 @pytest.fixture
 def full_env(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(GPU))
     return importlib.import_module("full_env")
 
 

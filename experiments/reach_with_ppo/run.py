@@ -1,12 +1,12 @@
-"""PPO of `examples/03_reach_with_sb3.py` over seeds: learning curves in the dream, then LIBERO.
+"""Run PPO of `examples/03_reach_with_sb3.py` over seeds: learning curves in the dream, then scores in both worlds.
 
-    python benchmarks/reach.py --json benchmarks/results/reach.json
-    python docs/reach.py                                              # draws docs/reach.png
+    python -m experiments.reach_with_ppo.run --json experiments/reach_with_ppo/results/reach.json
+    python -m experiments.reach_with_ppo.plot
 
-All is kept in `--out`; run again after a kill, it goes on from the newest update of the seed that was running. The
-policies, random actions and no action at all are scored from the same official starts with the same marks, in the dream
-and in LIBERO (left out where LIBERO is not installed), by the same judge, which sees frames alone, and by
-the gripper's place, which is the true one in the simulator and the world model's own in the dream.
+Everything is kept in `--out`; the same command after a kill resumes from the newest update of the seed that was
+running. The policies, random actions and no action at all are scored from the same official states with the same marks,
+in the dream and in LIBERO (left out where it is not installed), by the same reward model, which sees frames alone, and
+by the gripper's position, which is the true one in the simulator and the world model's own in the dream.
 """
 
 import importlib.util
@@ -37,11 +37,11 @@ from prophet_gym.rewards import ReachReward, mark_of
 from prophet_gym.specs import InitialState
 
 Act = Callable[[dict[str, np.ndarray], range], np.ndarray]
-"""What is seen in each row, and the numbers of the rows' episodes, to actions."""
+"""Turns what each sub-environment shows, and the numbers of their episodes, into actions."""
 Scores = dict[str, list[float]]
 MARK_SEED = 1_000_000
-"""Of the marks of the scored episodes; those of training are drawn by the seed of a run."""
-METRICS = ("return", "judged_px", "gripper_cm")
+"""Seed of the marks of the scored episodes; those of training are drawn by the seed of a run."""
+METRICS = ("return", "scored_px", "gripper_cm")
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Args:
 
 
 def load_example() -> ModuleType:
-    """The example as a module."""
-    path = Path(__file__).parents[1] / "examples" / "03_reach_with_sb3.py"
+    """Load the example as a module."""
+    path = Path(__file__).parents[2] / "examples" / "03_reach_with_sb3.py"
     spec = importlib.util.spec_from_file_location("reach_with_sb3", path)
     assert spec is not None
     assert spec.loader is not None
@@ -87,7 +87,7 @@ EXAMPLE = load_example()
 
 
 class Keeper(BaseCallback):
-    """Writes the policy and the learning curve after every update, whole or not at all."""
+    """Write the policy and the learning curve after every update, whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -135,17 +135,23 @@ class Keeper(BaseCallback):
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+    """Return what a file holds, None without one."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def replace_json(path: Path, value: Any) -> None:
+    """Write a file, whole or not at all."""
     draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
+    draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
 
 
 def claim(args: Args) -> None:
-    """Refuse a folder in which something else was trained; ValueError."""
+    """Take a folder for these settings.
+
+    Raises:
+        ValueError: Something else was trained there.
+    """
     asked = {name: str(value) for name, value in asdict(args).items() if name not in ("out", "json")}
     found = read_json(args.out / "args.json") or asked
     other = [f"{name}={found.get(name)}" for name, value in asked.items() if found.get(name) != value]
@@ -156,7 +162,7 @@ def claim(args: Args) -> None:
 
 
 def train(venv: VecMonitor, folder: Path, seed: int, chunk_steps: int, update: int) -> PPO:
-    """Learn, or go on learning, until `chunk_steps` are done."""
+    """Learn, or resume learning, until `chunk_steps` are done."""
     folder.mkdir(parents=True, exist_ok=True)
     keeper, kept = Keeper(folder), folder / "policy.zip"
     if kept.is_file():
@@ -173,7 +179,11 @@ def train(venv: VecMonitor, folder: Path, seed: int, chunk_steps: int, update: i
 
 
 def scored_starts(checkpoint: str, episodes: int) -> list[InitialState]:
-    """Official starts, as many of every task, by task, with marks."""
+    """Return official initial states with marks, equally many of every task, by task.
+
+    Raises:
+        ValueError: The episodes cannot be divided among the tasks.
+    """
     starts = Checkpoint.named(checkpoint).initial_states("official")
     each, rest = divmod(episodes, len(starts.tasks))
     if rest or not each:
@@ -182,7 +192,7 @@ def scored_starts(checkpoint: str, episodes: int) -> list[InitialState]:
 
 
 def on_plane(mark: Sequence[float], height: float, camera: np.ndarray) -> np.ndarray:
-    """The point of a horizontal plane (metres) that appears at a place of the picture."""
+    """Return the point of a horizontal plane (metres) that appears at a place of the image."""
     rows = camera[:2] - np.outer(mark, camera[2])
     return np.append(np.linalg.solve(rows[:, :2], -(rows[:, 2] * height + rows[:, 3])), height)
 
@@ -192,25 +202,25 @@ def play(
     act: Act,
     starts: list[InitialState],
     options: Callable[[list[InitialState]], dict[str, Any]],
-    judge: ReachReward,
+    reward_model: ReachReward,
     camera: np.ndarray,
 ) -> Scores:
-    """Run every start once, in the dream or in the simulator; per episode, see `METRICS`.
+    """Run an episode from every initial state, in the dream or in the simulator, and return its `METRICS`.
 
     Args:
-        envs: chunks of actions; autoreset DISABLED, with proprioception, which the policy does not see.
-        act: chooses the numbers of `OneActionPerChunk`.
-        starts: as many as a multiple of the rows; their instructions name the marks.
-        options: of the reset that starts there.
-        judge: sees the last frame of every chunk.
-        camera: world to picture.
+        envs: Take chunks of actions, with autoreset DISABLED and proprioception, which the policy does not see.
+        act: Chooses the dimensions of `OneActionPerChunk`.
+        starts: A multiple of the sub-environments; their instructions name the marks.
+        options: Makes the options of the reset that starts there.
+        reward_model: Scores the last frame of every chunk.
+        camera: Projects the world to the image.
     """
     held = OneActionPerChunkVector(envs, EXAMPLE.NUMBERS, EXAMPLE.REST)
     found: Scores = {name: [] for name in METRICS}
     for first in range(0, len(starts), envs.num_envs):
         batch = starts[first : first + envs.num_envs]
         texts = [start.instruction for start in batch]
-        views = [EXAMPLE.Marked(judge.find_gripper) for _ in batch]
+        views = [EXAMPLE.Marked(reward_model.find_gripper) for _ in batch]
         observation, _ = held.reset(seed=first, options=options(batch))
         seen = [
             view.begin({"image": image}, {"instruction": text})
@@ -221,10 +231,10 @@ def play(
             rows = {name: np.stack([row[name] for row in seen]) for name in seen[0]}
             observation, *_ = held.step(act(rows, range(first, first + len(batch))))
             frames = torch.from_numpy(observation["image"])
-            rewards.append(judge.score(list(frames[:, None]), texts).reward.numpy())
+            rewards.append(reward_model.score(list(frames[:, None]), texts).reward.numpy())
             seen = [view.extend({"image": image}, {}) for view, image in zip(views, observation["image"], strict=True)]
         found["return"] += np.sum(rewards, axis=0).tolist()
-        found["judged_px"] += (frames.shape[2] * judge.width * (1 - rewards[-1])).tolist()
+        found["scored_px"] += (frames.shape[2] * reward_model.width * (1 - rewards[-1])).tolist()
         for text, gripper in zip(texts, observation["gripper_position"], strict=True):
             wanted = on_plane(mark_of(text), gripper[2], camera)
             found["gripper_cm"].append(100 * float(np.linalg.norm(gripper - wanted)))
@@ -232,7 +242,7 @@ def play(
 
 
 def acts(models: Sequence[PPO]) -> dict[str, Act]:
-    """Who is scored: random actions (the same in both worlds), no action, and the policies without noise."""
+    """Return who is scored: random actions (the same in both worlds), no action, and the policies without noise."""
     numbers = len(EXAMPLE.NUMBERS)
     drawn: dict[int, np.random.Generator] = {}
 
@@ -252,6 +262,7 @@ def acts(models: Sequence[PPO]) -> dict[str, Act]:
 
 
 def dream(world: Prophet, starts: list[InitialState]) -> tuple[VectorEnv, Callable[..., dict[str, Any]]]:
+    """Build the dream and what makes its reset options."""
     envs = ProphetVectorEnv(
         world,
         StartSet(starts),
@@ -264,7 +275,7 @@ def dream(world: Prophet, starts: list[InitialState]) -> tuple[VectorEnv, Callab
 
 
 def simulator(look: str, suite: str) -> tuple[VectorEnv, Callable[..., dict[str, Any]]] | None:
-    """The simulator, one episode at a time; None where it is not installed."""
+    """Build the simulator, one episode at a time; None where it is not installed."""
     from prophet_gym.sims import install
     from prophet_gym.sims.libero import LiberoVectorEnv
 
@@ -283,7 +294,7 @@ def simulator(look: str, suite: str) -> tuple[VectorEnv, Callable[..., dict[str,
 
 
 def seed_interval(values: np.ndarray) -> dict[str, float]:
-    """Mean over seeds (first axis' entries) with a 95% interval of Student's t."""
+    """Return the mean over seeds with a 95% interval of Student's t."""
     mean, count = float(values.mean()), len(values)
     if count < 2:
         return {"mean": mean, "low": mean, "high": mean}
@@ -292,7 +303,7 @@ def seed_interval(values: np.ndarray) -> dict[str, float]:
 
 
 def summarise(scores: dict[str, Scores]) -> dict[str, Any]:
-    """Per arm and metric a mean over episodes; `ppo` averages its seeds in every episode, margins are paired."""
+    """Return a mean over episodes per arm and metric; `ppo` averages its seeds in every episode, margins are paired."""
     tables = {arm: {name: np.array(values) for name, values in found.items()} for arm, found in scores.items()}
     seeds = [arm for arm in tables if arm.startswith("seed_")]
     tables["ppo"] = {name: np.mean([tables[arm][name] for arm in seeds], axis=0) for name in METRICS}
@@ -312,7 +323,7 @@ def summarise(scores: dict[str, Scores]) -> dict[str, Any]:
 
 
 def curves(folders: Sequence[Path]) -> dict[str, Any]:
-    """Return against chunk-steps, over seeds."""
+    """Return the learning curves over seeds."""
     points = [read_json(folder / "curve.json") for folder in folders]
     returns = np.array([[point["return"] for point in run] for run in points])
     seconds = sum(point["seconds"] for run in points for point in run)
@@ -328,12 +339,12 @@ def score(
     name: str, build: Callable[[], Any], world: Prophet, models: Sequence[PPO], starts: list[InitialState], out: Path
 ) -> dict[str, Any] | None:
     """Score everyone in one world, those that were not before; None where there is no such world."""
-    judge, camera = ReachReward(EXAMPLE.finder(world)), np.array(world.config.camera)
+    reward_model, camera = ReachReward(EXAMPLE.finder(world)), np.array(world.config.camera)
     found = {arm: read_json(out / f"{name}_{arm}.json") for arm in acts(models)}
     built = build() if any(value is None for value in found.values()) else None
     for arm, act in acts(models).items():
         if found[arm] is None and built is not None:
-            found[arm] = play(built[0], act, starts, built[1], judge, camera)
+            found[arm] = play(built[0], act, starts, built[1], reward_model, camera)
             replace_json(out / f"{name}_{arm}.json", found[arm])
             print(
                 f"{name}, {arm}: " + ", ".join(f"{key} {np.mean(found[arm][key]):.3f}" for key in METRICS), flush=True
@@ -344,6 +355,7 @@ def score(
 
 
 def main(args: Args) -> None:
+    """Train, score and report."""
     claim(args)
     checkpoint = Checkpoint.named(args.checkpoint)
     world = checkpoint.world_model()
@@ -356,7 +368,7 @@ def main(args: Args) -> None:
         models.append(train(venv, folder, seed, args.chunk_steps, args.update))
     worlds = {
         "dream": lambda: dream(world, test_starts),
-        "real": lambda: simulator(args.look, world.config.suite),
+        "libero": lambda: simulator(args.look, world.config.suite),
     }
     scores = {name: score(name, build, world, models, test_starts, args.out) for name, build in worlds.items()}
     settings = {"chunk_steps": args.chunk_steps, "rows": args.rows, "update": args.update, "seeds": args.seeds,

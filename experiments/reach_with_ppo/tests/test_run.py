@@ -1,9 +1,6 @@
 """The reach of the example and its benchmark: the way leads to the mark, a killed run goes on, scores by hand."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +16,6 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("scipy")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:stable_baselines3")
 
-ROOT = Path(__file__).parents[2]
 CAMERA = camera("libero_object", 0).matrix
 REST = (-0.15, 0.0, 0.25)
 
@@ -54,13 +50,9 @@ def picture(places: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def reach():
-    spec = importlib.util.spec_from_file_location("reach_benchmark", ROOT / "benchmarks" / "reach.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["reach_benchmark"] = module
-    spec.loader.exec_module(module)
-    return module
+    from experiments.reach_with_ppo import run
+
+    return run
 
 
 @pytest.fixture
@@ -72,17 +64,17 @@ def starts(reach):
 def test_going_the_way_that_is_seen_reaches_the_mark(reach, starts):
     world = MovingPoint()
     envs, options = reach.dream(world, starts)
-    judge = ReachReward(reach.EXAMPLE.finder(world))
+    reward_model = ReachReward(reach.EXAMPLE.finder(world))
     found = {
-        name: reach.play(envs, act, starts, options, judge, CAMERA)
+        name: reach.play(envs, act, starts, options, reward_model, CAMERA)
         for name, act in {
             "follow": lambda seen, _: np.clip(2 * seen["way"], -1, 1),
             "still": reach.acts([])["still"],
         }.items()
     }
-    assert max(found["follow"]["judged_px"]) < 0.5
+    assert max(found["follow"]["scored_px"]) < 0.5
     assert max(found["follow"]["gripper_cm"]) < 2
-    assert min(found["still"]["judged_px"]) > 1
+    assert min(found["still"]["scored_px"]) > 1
     assert np.mean(found["follow"]["return"]) > np.mean(found["still"]["return"]) + 1
     (right, down), place = reach.mark_of(starts[0].instruction), torch.tensor([REST])
     seen = reach.EXAMPLE.finder(world)(picture(place))[0].numpy()
@@ -109,10 +101,10 @@ def test_a_killed_run_goes_on_where_it_was(reach, starts, tmp_path):
         return reach.EXAMPLE.make(MovingPoint(), starts, 4)
 
     reach.train(venv(), tmp_path, 0, 64, 32)
-    kept = json.loads((tmp_path / "curve.json").read_text())
+    kept = json.loads((tmp_path / "curve.json").read_text(encoding="utf-8"))
     (tmp_path / "curve.json").write_text(json.dumps([*kept, {"chunk_steps": 96, "return": 9.0, "seconds": 1.0}]))
     model = reach.train(venv(), tmp_path, 0, 128, 32)
-    curve = json.loads((tmp_path / "curve.json").read_text())
+    curve = json.loads((tmp_path / "curve.json").read_text(encoding="utf-8"))
     assert model.num_timesteps == 128
     assert [point["chunk_steps"] for point in curve] == [32, 64, 96, 128]
     assert curve[:2] == kept

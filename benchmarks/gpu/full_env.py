@@ -1,7 +1,7 @@
 """Speed and memory of the full Prophet: the published sizes with random weights, driven through its vector env.
 
-    python benchmarks/full_env.py --device cuda --json benchmarks/results/full_env.json
-    python benchmarks/full_env.py --tiny                             # the same code in seconds, on a CPU
+    python benchmarks/gpu/full_env.py --device cuda --json benchmarks/results/full_env.json
+    python benchmarks/gpu/full_env.py --tiny                             # the same code in seconds, on a CPU
 
 What the weights are does not change what they cost. In a step of the env the past goes through the Wan VAE, then the
 sampler calls the transformer once more than it has steps, then the chunk comes back through the VAE. Each number is a

@@ -1,9 +1,9 @@
-"""How well single recorded frames show where the gripper is: the eyes of the judge of `benchmarks/reach.py`.
+"""Measure how well single recorded frames show where the gripper is, which the reward of reaching relies on.
 
-    python benchmarks/reach_judge.py --json benchmarks/results/reach_judge.json
+    python -m experiments.reach_with_ppo.gripper_error --json experiments/reach_with_ppo/results/gripper_error.json
 
-Every 8th frame of the held-out episodes of `prophet evaluate` (recorded first if need be), each on its own; the truth
-is the simulator's gripper, projected.
+It reads every 8th frame of the held-out episodes of `prophet evaluate` (recorded first if need be), each on its own;
+the truth is the simulator's gripper, projected.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ STRIDE = 8
 
 @dataclass(frozen=True)
 class Args:
-    """Compare what is seen with what is true.
+    """Compare where the gripper seems to be with where it is.
 
     Attributes:
         data: a recording that the checkpoint has not seen; the held-out episodes of `prophet evaluate` if not given.
@@ -44,32 +44,33 @@ class Args:
 
 
 def places(world: Prophet, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seen and true places in the picture (pixels), and their distance in space (millimetres)."""
+    """Return seen and true positions in the image (pixels), and their distance in space (millimeters)."""
     seen = world.see_gripper(torch.from_numpy(episode.frames()[::STRIDE].copy()))
     true = torch.from_numpy(episode.gripper_position[::STRIDE])
     camera = torch.from_numpy(episode.camera.astype(np.float32))
     pixels = torch.tensor([world.frame_size[1], world.frame_size[0]])
-    found, real = ((project(points, camera)[:, :2] * pixels).numpy() for points in (seen, true))
-    return found, real, 1000 * (seen - true).norm(dim=1).numpy()
+    found, truth = ((project(points, camera)[:, :2] * pixels).numpy() for points in (seen, true))
+    return found, truth, 1000 * (seen - true).norm(dim=1).numpy()
 
 
 def compare(episodes: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Correlations and errors over all frames; the interval of the mean error is over episodes."""
-    found, real, millimetres = (np.concatenate(part) for part in zip(*episodes, strict=True))
-    errors = np.linalg.norm(found - real, axis=1)
+    """Return correlations and errors over all frames; the interval of the mean error is over episodes."""
+    found, truth, millimeters = (np.concatenate(part) for part in zip(*episodes, strict=True))
+    errors = np.linalg.norm(found - truth, axis=1)
     means = np.array([np.linalg.norm(seen - true, axis=1).mean() for seen, true, _ in episodes])
     return {
         "episodes": len(episodes),
         "frames": len(errors),
         "mean_px": as_json(bootstrap(means)),
         **{f"px_{share}": float(np.quantile(errors, share / 100)) for share in (50, 90, 99)},
-        **{f"mm_{share}": float(np.quantile(millimetres, share / 100)) for share in (50, 90, 99)},
-        "correlation_right": float(np.corrcoef(found[:, 0], real[:, 0])[0, 1]),
-        "correlation_down": float(np.corrcoef(found[:, 1], real[:, 1])[0, 1]),
+        **{f"mm_{share}": float(np.quantile(millimeters, share / 100)) for share in (50, 90, 99)},
+        "correlation_right": float(np.corrcoef(found[:, 0], truth[:, 0])[0, 1]),
+        "correlation_down": float(np.corrcoef(found[:, 1], truth[:, 1])[0, 1]),
     }
 
 
 def main(args: Args) -> None:
+    """Run the command."""
     world = Checkpoint.named(args.checkpoint).world_model()
     assert isinstance(world, Prophet)
     held_out = EvaluateArgs(checkpoint=args.checkpoint, episodes=args.episodes)

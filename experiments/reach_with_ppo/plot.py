@@ -1,4 +1,4 @@
-"""Draws `docs/reach.png` from `benchmarks/results/reach.json`: `python docs/reach.py` (needs matplotlib)."""
+"""Draw the results of reaching: `python -m experiments.reach_with_ppo.plot` (needs matplotlib)."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,13 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "reach.json"
-PICTURE = ROOT / "docs" / "reach.png"
-ARMS = {"random": "random actions", "still": "no action", "ppo": "PPO, learnt in the dream"}
+RESULT = Path(__file__).parent / "results" / "reach.json"
+PICTURE = Path(__file__).parent / "pictures" / "reach.png"
+ARMS = {"random": "random actions", "still": "no action", "ppo": "PPO, learned in the dream"}
 
 
 def draw(report: dict[str, Any]) -> plt.Figure:
-    """Learning curves on the left, returns in both worlds on the right."""
+    """Draw learning curves on the left, returns in both worlds on the right."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     curve = report["curves"]
     line = left.plot(curve["chunk_steps"], [p["mean"] for p in curve["over_seeds"]], label="PPO, mean of the seeds")[0]
@@ -38,12 +37,12 @@ def draw(report: dict[str, Any]) -> plt.Figure:
         errors = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
         places = [place + 0.27 * (number - 1) for place in range(len(worlds))]
         right.bar(places, [p["mean"] for p in points], 0.25, yerr=errors, label=label)
-    labels = {"dream": "dream", "real": "LIBERO"}
+    labels = {"dream": "dream", "libero": "LIBERO"}
     right.set_xticks(range(len(worlds)), [labels[name] for name in worlds])
-    right.set(ylabel="return", title="the same judge in both worlds, 95% interval over episodes")
+    right.set(ylabel="return", title="the same reward model in both worlds, 95% interval over episodes")
     right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
     return figure
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text())).savefig(PICTURE, dpi=110)
+    draw(json.loads(RESULT.read_text(encoding="utf-8"))).savefig(PICTURE, dpi=110)

@@ -1,4 +1,4 @@
-"""Draws `docs/bandit.png` from `benchmarks/results/bandit.json`: `python docs/bandit.py` (needs matplotlib)."""
+"""Draw `bandit.png` from the result of `benchmarks/bandit.py`: `python docs/pictures/bandit.py` (needs matplotlib)."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "bandit.json"
-PICTURE = ROOT / "docs" / "bandit.png"
+PICTURE = Path(__file__).with_suffix(".png")
 
 
 def draw(report: dict[str, Any]) -> plt.Figure:
