@@ -80,33 +80,34 @@ def release(golden_state):
 def record():
     """`record(folder, index)`: an episode of task 0 in a recording, of one shade; anything about it can be said."""
     import json
-    from dataclasses import replace
 
     import numpy as np
 
-    from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+    from prophet_gym.data.episode import Simulation
+    from prophet_gym.data.recording import META, episode_path, simulated_episode, write_episode
 
     def make(folder, index, success=True, *, steps=5, shade=0, frames=None, **about):
-        episode = Episode(
-            actions=np.full((steps, 7), 0.25, np.float32),
-            gripper_position=np.zeros((steps + 1, 3), np.float32),
-            gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
-            gripper_opening=np.zeros(steps + 1, np.float32),
-            object_positions=np.zeros((steps + 1, 1, 3), np.float32),
-            object_names=("can",),
-            target="can",
-            success=np.broadcast_to(np.asarray(success, bool), steps + 1).copy(),
-            camera=np.array([[0, 0, 0, 0.5], [0, 0, 0, 0.75], [0, 0, 0, 1.0]]),
-            init_state=np.zeros(2),
-            instruction="pick up the can",
-            suite="libero_object",
-            task=0,
-            mode="expert",
-            seed=index,
-            look="light",
-        )
-        episode = replace(episode, **about)
-        path = episode_path(folder, episode.task, index)
+        values = {
+            "gripper_position": np.zeros((steps + 1, 3), np.float32),
+            "gripper_quaternion": np.tile(np.float32([0, 0, 0, 1]), (steps + 1, 1)),
+            "gripper_opening": np.zeros(steps + 1, np.float32),
+            "object_positions": np.zeros((steps + 1, 1, 3), np.float32),
+            "object_names": ("can",),
+            "target": "can",
+            "success": np.broadcast_to(np.asarray(success, bool), steps + 1).copy(),
+            "init_state": np.zeros(2),
+            "suite": "libero_object",
+            "task": 0,
+            "mode": "expert",
+            "seed": index,
+            "look": "light",
+            "actions": np.full((steps, 7), 0.25, np.float32),
+            "camera": np.array([[0, 0, 0, 0.5], [0, 0, 0, 0.75], [0, 0, 0, 1.0]]),
+            "instruction": "pick up the can",
+        } | about
+        own = {name: values.pop(name) for name in ("actions", "camera", "instruction")}
+        episode = simulated_episode(**own, simulation=Simulation(**values))
+        path = episode_path(folder, episode.sim.task, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         (folder / META).write_text(json.dumps({"starts": "train"}))
         write_episode(path, episode, np.full((steps + 1, 64, 64, 3), shade, np.uint8) if frames is None else frames)

@@ -23,7 +23,8 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.evaluate import Args as EvaluateArgs
 from prophet_gym.cli.evaluate import record_official
 from prophet_gym.cli.report import as_json, machine, write_json
-from prophet_gym.data.recording import Episode, list_episodes, read_episode
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import Estimate
 from prophet_gym.train.success import auroc
 from prophet_gym.world_model import WorldModel

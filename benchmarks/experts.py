@@ -45,7 +45,7 @@ def main(args: Args) -> None:
                 episodes.append(record_episode(sim, index, args.seed, "expert", render=False)[0])
                 bar.update()
             sim.close()
-            done = sum(bool(episode.success[-1]) for episode in episodes)
+            done = sum(bool(episode.sim.success[-1]) for episode in episodes)
             low, high = wilson(done, args.resets)
             steps = sum(map(len, episodes)) / args.resets
             found.append({"task": task, "instruction": episodes[0].instruction, "successes": done, "mean_steps": steps})

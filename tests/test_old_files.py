@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
+from prophet_gym.data.episode import held_out
+from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.envs import read_start_set
 from prophet_gym.factory import make_vector_env
 from prophrl_algos.flow.policy import FlowSpec
@@ -79,7 +80,7 @@ def test_recorded_episodes_load_and_are_held_out_as_before():
     assert (len(first.actions), len(second.actions), first.instruction) == (12, 9, "push the square")
     assert first.frames().shape == (13, 64, 64, 3)
     assert np.abs(first.frames()[0].astype(int) - square(1, (64, 64))[0].numpy().astype(int)).mean() < 3
-    assert [is_held_out(path, 4) for path in paths] == [True, False]
+    assert [held_out(name_of(path), 1 / 4) for path in paths] == [True, False]
 
 
 def test_a_snapshot_goes_on_as_it_would_have(expected):

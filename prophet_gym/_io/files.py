@@ -79,7 +79,12 @@ def read_json_lines(path: str | os.PathLike, error: type[Exception] = ValueError
 
 
 def read_npz(
-    path: str | os.PathLike, names: Sequence[str], *, limit: int, error: type[Exception] = ValueError
+    path: str | os.PathLike,
+    names: Sequence[str],
+    *,
+    limit: int,
+    optional: Sequence[str] = (),
+    error: type[Exception] = ValueError,
 ) -> dict[str, np.ndarray]:
     """Read arrays of an npz; nothing in it is executed.
 
@@ -87,6 +92,7 @@ def read_npz(
         path: The file.
         names: The arrays that it must hold; others are not read.
         limit: The most bytes that these may take in memory; a small file of packed zeros can claim any size.
+        optional: Arrays that are read where they are there.
         error: What to raise for a file that is there and holds anything else.
 
     Raises:
@@ -102,8 +108,9 @@ def read_npz(
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in stored.infolist()}
         with np.load(path, allow_pickle=False) as stored:
             missing = [name for name in names if name not in stored]
-            size = sum(sizes.get(name, 0) for name in names)
-            found = {} if missing or size > limit else {name: stored[name] for name in names}
+            wanted = [*names, *(name for name in optional if name in stored)]
+            size = sum(sizes.get(name, 0) for name in wanted)
+            found = {} if missing or size > limit else {name: stored[name] for name in wanted}
     except Exception as damage:
         reason = str(damage) or type(damage).__name__
         raise error(f"{path} is cut off or no npz of numbers ({reason}); delete it and write it again") from damage

@@ -109,7 +109,9 @@ def recorded_videos(episodes: Sequence[Any]) -> Iterator[Any]:
     from prophet_gym.calibration import LabelledVideo
 
     for episode in episodes:
-        yield LabelledVideo(episode.frames(), episode.success, episode.instruction, episode.task, episode.mode)
+        yield LabelledVideo(
+            episode.frames(), episode.sim.success, episode.instruction, episode.sim.task, episode.sim.mode
+        )
 
 
 def dreamt_videos(world_model: Any, episodes: Sequence[Any], rows: int, seed: int) -> Iterator[Any]:
@@ -118,8 +120,8 @@ def dreamt_videos(world_model: Any, episodes: Sequence[Any], rows: int, seed: in
 
     for number, frames in dreamt_frames(world_model, episodes, rows, seed):
         episode = episodes[number]
-        labels = episode.success[: len(frames)]
-        yield LabelledVideo(frames, labels, episode.instruction, episode.task, episode.mode)
+        labels = episode.sim.success[: len(frames)]
+        yield LabelledVideo(frames, labels, episode.instruction, episode.sim.task, episode.sim.mode)
 
 
 def dreamt_frames(

@@ -71,25 +71,26 @@ def main(args: Args) -> None:
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.film import write_film, write_moving_picture
     from prophet_gym.cli.report import machine, table, write_json
-    from prophet_gym.data.recording import FRAMES_PER_SECOND
 
     world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
+    episodes = demo_episodes(args)
     scenes = [
         dream_scene(world_model, episode, other_actions, args.steps, args.seed)
-        for episode, other_actions in tqdm(demo_episodes(args), desc="dream", unit="episode")
+        for episode, other_actions in tqdm(episodes, desc="dream", unit="episode")
     ]
+    fps = int(episodes[0][0].fps)
     film = (image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale))
-    write_film(args.out / "demo.mp4", film, FRAMES_PER_SECOND)
+    write_film(args.out / "demo.mp4", film, fps)
     write_sheet(args.out / "demo.png", scenes)
     if args.moving_picture is not None:
         every_second = list(islice(scene_images(scenes[0], 2), 0, None, 2))
-        write_moving_picture(args.moving_picture, every_second, FRAMES_PER_SECOND // 2)
+        write_moving_picture(args.moving_picture, every_second, fps // 2)
     found = measure(scenes)
     frames, seconds = sum(2 * scene.steps for scene in scenes), sum(scene.seconds for scene in scenes)
     print(table(["PSNR dB / EPE px", "8 frames", "64 frames", "to the end"], _rows(found)))
     print(
         f"\n{frames} frames dreamt in {seconds:.1f} s: {frames / seconds:.0f} frames/s, two dreams at once "
-        f"(the camera's rate is {FRAMES_PER_SECOND})\nwrote {args.out / 'demo.mp4'} and {args.out / 'demo.png'}"
+        f"(the camera's rate is {fps})\nwrote {args.out / 'demo.mp4'} and {args.out / 'demo.png'}"
     )
     speed = {"rows": 2, "frames_per_second": round(frames / seconds, 1)}
     write_json(args.json, {"checkpoint": args.checkpoint, "metrics": found, "speed": speed, "machine": machine()})
@@ -114,14 +115,14 @@ def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
     if args.data is None:
         # A stable sort: tasks that the list does not name keep their order, behind those that it does.
         places = {task: place for place, task in enumerate(CLOSEST_FIRST)}
-        found.sort(key=lambda episode: places.get(episode.task, len(places)))
+        found.sort(key=lambda episode: places.get(episode.sim.task, len(places)))
     pairs = [(episode, found[(i + 1) % len(found)].actions) for i, episode in enumerate(found)]
     if args.task != "all":
-        asked, recorded = parse_tasks(args.task), sorted({episode.task for episode in found})
+        asked, recorded = parse_tasks(args.task), sorted({episode.sim.task for episode in found})
         missing = sorted(set(asked) - set(recorded))
         if missing:
             raise ValueError(f"{folder} has episodes of the tasks {recorded}, none of {missing}; give others in --task")
-        pairs = [pair for task in asked for pair in pairs if pair[0].task == task]
+        pairs = [pair for task in asked for pair in pairs if pair[0].sim.task == task]
     return pairs[: args.episodes]
 
 

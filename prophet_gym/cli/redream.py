@@ -3,7 +3,7 @@
 The paper trains a second judge on such videos, so that it knows what dreams look like.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -59,13 +59,7 @@ def main(args: Args) -> None:
     bar = tqdm(total=len(missing), desc="redream", unit="episode")
     with bar:
         for number, frames in dreamt_frames(world_model, episodes, args.rows, args.seed):
-            episode, steps = episodes[number], len(frames) - 1
-            labels = {
-                name: getattr(episode, name)[: steps + 1]
-                for name in ("gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success")
-            }
-            cut = replace(episode, actions=episode.actions[:steps], **labels, video=None)
-            write_episode(missing[number][1], cut, frames)
+            write_episode(missing[number][1], episodes[number].cut(len(frames) - 1), frames)
             bar.update()
     print(f"wrote {len(missing)} episodes to {args.out}, {len(targets) - len(missing)} were there")
 

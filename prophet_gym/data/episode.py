@@ -1,38 +1,42 @@
-"""One recorded episode on disk: a video and an npz, written whole or not at all."""
+"""One episode of a robot: what it saw, what it did and, where a simulator recorded it, what was true."""
 
-import os
-import subprocess
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar, runtime_checkable
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
-from prophet_gym._io.files import read_npz
+from prophet_gym.errors import UnknownOptionError
 from prophet_gym.specs import require_images
 
-FRAMES_PER_SECOND = 20
-QUALITY = "10"
-"""x264's constant rate factor: about 45 dB on these pictures."""
-MAX_OPENING = 0.08
-"""Distance of the fingers of an open Panda gripper, metres."""
-MAX_BYTES = 2**28
-"""The most that one episode's arrays may take in memory; they are a few hundred kilobytes."""
+ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
+"""`read(start, stop)` decodes the frames start .. stop - 1 of one episode, RGB."""
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One recorded episode. Frame i is what was seen before action i; t actions, f = t + 1 frames.
+class Simulation:
+    """What a simulator knows of an episode of t actions and f = t + 1 frames, beside what a camera sees.
 
-    Positions are world metres, quaternions xyzw, `gripper_opening` metres; `camera` takes a homogeneous world point to
-    (u z, v z, z), picture coordinates in [0, 1]; `init_state` is the simulator's state at frame 0.
+    Attributes:
+        gripper_position: World position of the grip at every frame, metres.
+        gripper_quaternion: World orientation of the hand, xyzw.
+        gripper_opening: Distance between the fingers, metres.
+        object_positions: World positions of the movable objects, metres, in the order of `object_names`.
+        object_names: Their names.
+        target: The object or fixture that the task is about.
+        success: Whether the task's goal holds at every frame.
+        init_state: The simulator's state at frame 0.
+        suite: The suite of the task, e.g. `libero_object`.
+        task: The number of the task in its suite.
+        mode: Who acted, e.g. `expert`, `noisy` or `policy`.
+        seed: The seed of the placement, or the index of the official initial state.
+        look: How the simulator was drawn.
     """
 
-    actions: Float32[np.ndarray, "t 7"]
     gripper_position: Float32[np.ndarray, "f 3"]
     gripper_quaternion: Float32[np.ndarray, "f 4"]
     gripper_opening: Float32[np.ndarray, " f"]
@@ -40,169 +44,201 @@ class Episode:
     object_names: tuple[str, ...]
     target: str
     success: Bool[np.ndarray, " f"]
-    camera: Float64[np.ndarray, "3 4"]
     init_state: Float64[np.ndarray, " s"]
-    instruction: str
     suite: str
     task: int
     mode: str
     seed: int
     look: str
-    video: Path | None = None
+
+    def cut(self, frames: int) -> "Simulation":
+        """Return the part that belongs to the first so many frames."""
+        per_frame = ("gripper_position", "gripper_quaternion", "gripper_opening", "object_positions", "success")
+        return replace(self, **{name: getattr(self, name)[:frames] for name in per_frame})
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode. Frame i was seen before action i, the last frame after the last action: t actions, t + 1 frames.
+
+    Attributes:
+        name: Where it lies, for messages.
+        actions: What the robot was told, in its own units.
+        instruction: The task in words.
+        fps: Frames, and actions, a second.
+        robot: Which embodiment it is.
+        read: Decodes some of its frames; no frame is decoded before it is asked for.
+        tools: Where the tools are at every frame: position (metres, in the frame of the camera's matrix), Euler angles
+            x, y, z (radians, R = Rz Ry Rx) and openness (1 open .. 0 closed) of each; None where it is not known.
+        camera: The matrix of what it shows (see `CameraSpec`); None where it is not known.
+        simulation: What a simulator recorded beside it; None for an episode of another data set.
+
+    Raises:
+        ValueError: Actions or tools are not finite, or the tools are not there for every frame.
+
+    Example:
+        >>> dark = lambda start, stop: np.zeros((stop - start, 48, 64, 3), np.uint8)
+        >>> episode = Episode("dark", np.zeros((30, 7), np.float32), "wait", 20.0, "libero", dark)
+        >>> len(episode), episode.frames().shape, episode.frames(4, 6).shape
+        (30, (31, 48, 64, 3), (2, 48, 64, 3))
+    """
+
+    name: str
+    actions: Float32[np.ndarray, "t a"]
+    instruction: str
+    fps: float
+    robot: str
+    read: ReadFrames
+    tools: Float32[np.ndarray, "f arms 7"] | None = None
+    camera: Float64[np.ndarray, "3 4"] | None = None
+    simulation: Simulation | None = None
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.actions).all():
+            raise ValueError(f"the actions of {self.name} must be finite numbers; leave this episode out")
+        if self.tools is None:
+            return
+        if len(self.tools) != len(self) + 1 or not np.isfinite(self.tools).all():
+            raise ValueError(
+                f"{self.name} must say in finite numbers where the tools are at each of its {len(self) + 1} frames, "
+                f"says so {len(self.tools)} times; leave this episode out, or read it without its states"
+            )
 
     def __len__(self) -> int:
         return len(self.actions)
 
-    @cached_property
-    def target_positions(self) -> Float[np.ndarray, "f 3"] | None:
-        """The path of the object that the task is about; None where that is a fixture, such as a drawer."""
-        if self.target not in self.object_names:
-            return None
-        return self.object_positions[:, self.object_names.index(self.target)]
-
-    def frames(self) -> UInt8[np.ndarray, "f h w 3"]:
-        """Decodes the video.
+    def frames(self, start: int = 0, stop: int | None = None) -> UInt8[np.ndarray, "f h w 3"]:
+        """Decode the frames start .. stop - 1; all of them by default.
 
         Raises:
-            ValueError: when the episode has no video, or the video another number of frames than t + 1.
+            ValueError: The episode has no such frames, or its video ends earlier than its actions.
         """
-        if self.video is None:
-            raise ValueError("this episode was not read from a folder and has no video; use read_episode")
-        frames = read_video(self.video)
-        if len(frames) != len(self) + 1:
+        stop = len(self) + 1 if stop is None else stop
+        if not 0 <= start < stop <= len(self) + 1:
+            raise ValueError(f"{self.name} has the frames 0..{len(self)}, asked for {start}..{stop - 1}")
+        frames = require_images(f"the frames of {self.name}", self.read(start, stop))
+        if len(frames) != stop - start:
             raise ValueError(
-                f"{self.video} must hold {len(self) + 1} frames, holds {len(frames)}; delete both files, collect again"
+                f"{self.name} must hold a frame before each of its {len(self)} actions and one after them; "
+                f"of the frames {start}..{stop - 1} only {len(frames)} are there; fetch or record it again"
             )
         return frames
 
+    def cut(self, steps: int) -> "Episode":
+        """Return its first so many actions, with their frames."""
+        return replace(
+            self,
+            actions=self.actions[:steps],
+            tools=None if self.tools is None else self.tools[: steps + 1],
+            simulation=None if self.simulation is None else self.simulation.cut(steps + 1),
+        )
 
-_STORED = tuple(field.name for field in fields(Episode) if field.name != "video")
-_ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
-    "actions": ("f", "real numbers", ("t", 7)),
-    "gripper_position": ("f", "real numbers", ("f", 3)),
-    "gripper_quaternion": ("f", "real numbers", ("f", 4)),
-    "gripper_opening": ("f", "real numbers", ("f",)),
-    "object_positions": ("f", "real numbers", ("f", "n", 3)),
-    "object_names": ("U", "texts", ("n",)),
-    "success": ("b", "true or false", ("f",)),
-    "camera": ("f", "real numbers", (3, 4)),
-    "init_state": ("f", "real numbers", ("s",)),
-    **dict.fromkeys(("target", "instruction", "suite", "mode", "look"), ("U", "one text", ())),
-    **dict.fromkeys(("task", "seed"), ("iu", "one whole number", ())),
-}
-"""What an episode's arrays must be: kinds of number, in words, and shape: t actions, f = t + 1 frames, n objects."""
+    @property
+    def sim(self) -> Simulation:
+        """What the simulator recorded.
 
-
-def episode_path(folder: Path, task: int, index: int) -> Path:
-    """Where episode `index` of `task` lies in a recording: the npz; the video is beside it."""
-    return folder / f"task_{task:02d}" / f"episode_{index:05d}.npz"
-
-
-def read_episode(path: str | os.PathLike) -> Episode:
-    """Reads one episode; its frames are decoded when asked for.
-
-    Args:
-        path: the npz or the mp4 of the episode.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or what it holds is no episode.
-    """
-    path = Path(path).with_suffix(".npz")
-    values: dict[str, Any] = read_npz(path, _STORED, limit=MAX_BYTES)
-    _require_episode(path, values)
-    for name, (kind, _, axes) in _ARRAYS.items():
-        if not axes:
-            values[name] = str(values[name]) if kind == "U" else int(values[name])
-    values["object_names"] = tuple(str(name) for name in values["object_names"])
-    return Episode(**values, video=path.with_suffix(".mp4"))
-
-
-def _require_episode(path: Path, values: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless these arrays are an episode: of its kinds and shapes, finite and within bounds."""
-    steps = len(values["actions"]) if values["actions"].ndim else 0
-    if not steps:
-        raise ValueError(f"{path} must hold an episode of at least one action; delete it and its video")
-    sizes: dict[str, int] = {"t": steps, "f": steps + 1}
-    for name, (kinds, words, axes) in _ARRAYS.items():
-        array = values[name]
-        if array.ndim == len(axes):
-            named = zip(axes, array.shape, strict=True)
-            want = tuple(sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in named)
-        else:
-            want = tuple(sizes.get(str(axis), axis) for axis in axes)
-        # An empty list of names has numpy's default kind.
-        if array.shape != want or (array.dtype.kind not in kinds and array.size):
-            shape = f", shape ({', '.join(map(str, want))})" if want else ""
+        Raises:
+            ValueError: The episode does not come from a simulator.
+        """
+        if self.simulation is None:
             raise ValueError(
-                f"{name} of {path} must be {words}{shape}, is {array.dtype} {array.shape}; record the episode again"
+                f"{self.name} must say what a simulator knows of it (positions of objects, success), and does not; "
+                "record episodes with `prophet collect`"
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{name} of {path} must be finite numbers; record the episode again")
-    # The recorder writes what the controller did, which stops at its bounds.
-    if np.abs(values["actions"]).max() > 1 + 1e-6:
-        largest = float(np.abs(values["actions"]).max())
-        raise ValueError(f"actions of {path} must lie within -1..1, one is {largest:g}; record the episode again")
+        return self.simulation
+
+    @property
+    def gripper_position(self) -> Float[np.ndarray, "f 3"]:
+        """Position of the first tool at every frame, metres.
+
+        Raises:
+            ValueError: The episode does not say where its tools are.
+        """
+        if self.tools is None:
+            raise ValueError(f"{self.name} must say where its tools are; name the states that hold them")
+        return self.tools[:, 0, :3]
+
+    @cached_property
+    def target_positions(self) -> Float[np.ndarray, "f 3"] | None:
+        """Path of the object that the task is about; None where that is a fixture (a drawer) or is not known."""
+        if self.simulation is None or self.simulation.target not in self.simulation.object_names:
+            return None
+        return self.simulation.object_positions[:, self.simulation.object_names.index(self.simulation.target)]
 
 
-def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray) -> None:
-    """Writes `path` (npz) and its video; the npz appears last, so an episode that is listed is whole.
+@runtime_checkable
+class EpisodeSource(Protocol):
+    """A data set on disk. Opening one reads its index; `steps` costs nothing, `episode` reads actions but no images.
+
+    A source holds plain data only, so that it can be sent to a worker process.
+    """
+
+    def __len__(self) -> int:
+        """Return how many episodes there are."""
+        ...
+
+    def steps(self, index: int) -> int:
+        """Return how many actions of episode `index` have both their frames."""
+        ...
+
+    def episode(self, index: int) -> Episode:
+        """Return episode `index`, whose length is `steps(index)`."""
+        ...
+
+
+def held_out(name: str, share: float | int) -> bool:
+    """Decide whether an episode is kept from training: by its name alone, so the same on every machine.
+
+    The checksum of the name decides: a growing recording keeps its held-out episodes, and an episode and its dream,
+    which have one name, fall on the same side. Half of a share is a part of it (`held_out(name, share / 2)` implies
+    `held_out(name, share)`), so a held-out set can be split further by the same rule.
 
     Args:
-        path: of the npz; see `episode_path`.
-        episode: its numbers and words.
-        frames: its t + 1 frames, uint8 `f h w 3`, RGB.
+        name: The name of the episode, e.g. `task_03/episode_00007` (`recording.name_of`).
+        share: The fraction of episodes to keep, 0 to 1; `1 / 20` keeps one in twenty.
 
     Raises:
-        ValueError: frames or arrays are not those of an episode of at least one action; nothing is written.
+        ValueError: The share is not in 0..1.
+
+    Example:
+        >>> names = [f"task_00/episode_{number:05d}" for number in range(1000)]
+        >>> sum(held_out(name, 1 / 20) for name in names)
+        50
     """
-    path = Path(path).with_suffix(".npz")
-    require_images(f"frames for {path}", frames)
-    if len(frames) != len(episode) + 1:
-        raise ValueError(f"{len(episode)} actions need {len(episode) + 1} frames, got {len(frames)}")
-    values: dict[str, Any] = {name: np.asarray(getattr(episode, name)) for name in _STORED}
-    _require_episode(path, values)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{path.stem}-{uuid.uuid4().hex[:8]}"
-    try:
-        write_video(draft.with_suffix(".mp4"), frames)
-        np.savez_compressed(draft.with_suffix(".npz"), **values)
-        draft.with_suffix(".mp4").replace(path.with_suffix(".mp4"))
-        draft.with_suffix(".npz").replace(path)
-    finally:
-        draft.with_suffix(".mp4").unlink(missing_ok=True)
-        draft.with_suffix(".npz").unlink(missing_ok=True)
+    if not 0 <= share <= 1:
+        raise ValueError(f"the held-out share must be in 0..1, got {share}")
+    fraction = Fraction(share).limit_denominator(10**6)
+    return crc32(name.encode()) % fraction.denominator < fraction.numerator
 
 
-def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-    """H.264 with full colour resolution, 20 frames a second, one thread."""
-    import imageio_ffmpeg
-
-    height, width = frames.shape[1:3]
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-"]
-    target = ["-c:v", "libx264", "-preset", "fast", "-crf", QUALITY, "-pix_fmt", "yuv444p", "-threads", "1"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *target, str(path)]
-    done = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True, check=False)
-    if done.returncode:
-        raise OSError(f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}")
+_Name = TypeVar("_Name", int, str)
+"""What a data set calls an episode: a number, or a text."""
 
 
-def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "t h w 3"]:
-    """All frames of a video, RGB.
+def choose(
+    where: str, known: Sequence[_Name], episodes: Sequence[_Name] | None = None, without: Sequence[_Name] = ()
+) -> list[_Name]:
+    """Return the episodes to read of those that a data set has, in its own order.
+
+    Args:
+        where: The data set, for the message.
+        known: All its episodes.
+        episodes: Only these; all if not given.
+        without: Episodes to leave out.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be decoded.
-    """
-    import cv2
+        UnknownOptionError: There is no such episode.
 
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no video at {path}")
-    video = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := video.read())[0]:
-        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
-    video.release()
-    if not frames:
-        raise ValueError(f"{path} must be a video, and no frame of it could be decoded; delete it and record again")
-    return np.stack(frames)
+    Example:
+        >>> choose("a set", [0, 1, 2, 3], without=[2])
+        [0, 1, 3]
+        >>> choose("a set", [0, 1, 2, 3], episodes=[4])
+        Traceback (most recent call last):
+        ...
+        prophet_gym.errors.UnknownOptionError: a set has no episode 4; it has 4 episodes: 0 .. 3
+    """
+    asked, left_out = set(known if episodes is None else episodes), set(without)
+    for name in (asked | left_out) - set(known):
+        span = f": {known[0]} .. {known[-1]}" if known else ""
+        raise UnknownOptionError(f"{where} has no episode {name}; it has {len(known)} episodes{span}")
+    return [name for name in known if name in asked - left_out]

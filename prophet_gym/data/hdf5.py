@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._io.files import refuse_pointer
-from prophet_gym.data.source import Orient, SourceEpisode, as_stored, choose, rows_reversed
-from prophet_gym.data.tools import Calibration, ToolReading
+from prophet_gym.data.episode import Episode, choose
+from prophet_gym.data.reading import Calibration, Orient, ToolReading, as_stored, rows_reversed
 from prophet_gym.errors import ProphetError, require_number, unknown_option
 from prophet_gym.specs import require_image_type
 
@@ -127,7 +127,7 @@ class Hdf5Source:
         """How many actions of episode `index` have both their frames."""
         return self.demos[index].steps
 
-    def episode(self, index: int) -> SourceEpisode:
+    def episode(self, index: int) -> Episode:
         """Reads the actions of episode `index`, and where its tools are.
 
         Raises:
@@ -140,7 +140,7 @@ class Hdf5Source:
             actions = _numbers(stored["data"][demo.key], "actions", name)[first : first + demo.steps]
             states = None if self.tools is None else _states(stored["data"][demo.key], self.tools, name)
         instruction, fps, robot = self.facts[demo.path]
-        return SourceEpisode(
+        return Episode(
             name=name,
             actions=actions.astype(np.float32),
             instruction=instruction,

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym.data.lerobot_index import INFO, Entry, read_index, read_info, read_rows
-from prophet_gym.data.source import Orient, ReadFrames, SourceEpisode, as_stored
-from prophet_gym.data.tools import Calibration, ToolReading
-from prophet_gym.data.video import WITHIN, decode_frames, frame_times
+from prophet_gym.data._lerobot_index import INFO, Entry, read_index, read_info, read_rows
+from prophet_gym.data._video import WITHIN, decode_frames, frame_times
+from prophet_gym.data.episode import Episode, ReadFrames
+from prophet_gym.data.reading import Calibration, Orient, ToolReading, as_stored
 from prophet_gym.errors import require_number, unknown_option
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class LeRobotSource:
         """How many actions of episode `index` have both their frames."""
         return max(self.entries[index].rows - 1, 0)
 
-    def episode(self, index: int) -> SourceEpisode:
+    def episode(self, index: int) -> Episode:
         """Reads the actions of episode `index`, and where its tools are.
 
         Raises:
@@ -118,7 +118,7 @@ class LeRobotSource:
         else:
             # As lerobot has it: a row shows the frame of its own time stamp.
             read = partial(_read_video, entry, self.fps, float(times[0]) if len(times) else 0.0)
-        return SourceEpisode(
+        return Episode(
             name=name,
             actions=_column(table, self.action, name)[: self.steps(index)].astype(np.float32),
             instruction=entry.instruction,

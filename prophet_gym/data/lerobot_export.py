@@ -17,13 +17,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-from prophet_gym.data.recording import (
-    FRAMES_PER_SECOND,
-    Episode,
-    list_episodes,
-    read_episode,
-)
-from prophet_gym.data.video import decode_frames
+from prophet_gym.data._video import decode_frames
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.recording import list_episodes, read_episode
 
 try:
     import pyarrow as pa
@@ -87,7 +83,7 @@ def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
         for name, values in _rows(episode, number, begin, task).items():
             rows.setdefault(name, []).append(values)
         _copy_video(path.with_suffix(".mp4"), out, number)
-        pictures.append(decode_frames(path.with_suffix(".mp4"), len(episode) // 2, 1, fps=FRAMES_PER_SECOND))
+        pictures.append(decode_frames(path.with_suffix(".mp4"), len(episode) // 2, 1, fps=episode.fps))
         index.append(_index_row(episode, number, begin))
         begin += len(episode)
     columns = {name: np.concatenate(values) for name, values in rows.items()}
@@ -97,7 +93,7 @@ def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
     parquet.write_table(pa.Table.from_pylist(index), meta / "episodes" / "chunk-000" / "file-000.parquet")
     _write_tasks(tasks, meta / "tasks.parquet")
     size = pictures[0].shape[1:3]
-    _write_json(_info(len(paths), begin, len(tasks), size, robot), meta / "info.json")
+    _write_json(_info(len(paths), begin, len(tasks), size, robot=robot, fps=episode.fps), meta / "info.json")
     statistics = {name: _statistics(columns[name]) for name in ("action", "observation.state")}
     statistics[CAMERA] = _picture_statistics(np.concatenate(pictures))
     _write_json(statistics, meta / "stats.json")
@@ -110,12 +106,13 @@ def _write_json(values: Mapping[str, Any], path: Path) -> None:
 def _rows(episode: Episode, number: int, begin: int, task: int) -> dict[str, np.ndarray]:
     """The parquet columns of one episode."""
     steps = len(episode)
-    pose = [episode.gripper_position, episode.gripper_quaternion, episode.gripper_opening[:, None]]
+    sim = episode.sim
+    pose = [sim.gripper_position, sim.gripper_quaternion, sim.gripper_opening[:, None]]
     return {
         "action": episode.actions,
         "observation.state": np.concatenate(pose, axis=1)[:steps].astype(np.float32),
-        "next.success": episode.success[1:],
-        "timestamp": (np.arange(steps) / FRAMES_PER_SECOND).astype(np.float32),
+        "next.success": sim.success[1:],
+        "timestamp": (np.arange(steps) / episode.fps).astype(np.float32),
         "frame_index": np.arange(steps),
         "episode_index": np.full(steps, number),
         "index": np.arange(begin, begin + steps),
@@ -147,7 +144,7 @@ def _index_row(episode: Episode, number: int, begin: int) -> dict[str, Any]:
         f"videos/{CAMERA}/chunk_index": place["chunk_index"],
         f"videos/{CAMERA}/file_index": place["file_index"],
         f"videos/{CAMERA}/from_timestamp": 0.0,
-        f"videos/{CAMERA}/to_timestamp": len(episode) / FRAMES_PER_SECOND,
+        f"videos/{CAMERA}/to_timestamp": len(episode) / episode.fps,
         "meta/episodes/chunk_index": 0,
         "meta/episodes/file_index": 0,
     }
@@ -176,9 +173,11 @@ def _write_tasks(tasks: Mapping[str, int], path: Path) -> None:
     parquet.write_table(table.replace_schema_metadata({b"pandas": json.dumps(note).encode()}), path)
 
 
-def _info(episodes: int, frames: int, tasks: int, size: Sequence[int], robot: str) -> dict[str, Any]:
+def _info(episodes: int, frames: int, tasks: int, size: Sequence[int], *, robot: str, fps: float) -> dict[str, Any]:
     height, width = size
-    video = {"video.height": height, "video.width": width, "video.channels": 3, "video.fps": FRAMES_PER_SECOND}
+    # lerobot's own sets state whole numbers.
+    fps = int(fps) if fps == int(fps) else fps
+    video = {"video.height": height, "video.width": width, "video.channels": 3, "video.fps": fps}
     codec = {"video.codec": "h264", "video.pix_fmt": "yuv444p", "video.is_depth_map": False, "has_audio": False}
     number = lambda dtype: {"dtype": dtype, "shape": [1], "names": None}  # noqa: E731
     return {
@@ -190,7 +189,7 @@ def _info(episodes: int, frames: int, tasks: int, size: Sequence[int], robot: st
         "chunks_size": FILES_IN_CHUNK,
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 200,
-        "fps": FRAMES_PER_SECOND,
+        "fps": fps,
         "splits": {"train": f"0:{episodes}"},
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,

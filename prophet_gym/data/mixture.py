@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prophet_gym.data.pixel_clips import Share, ToActions, ToPlan
+from prophet_gym.data.episode import EpisodeSource
+from prophet_gym.data.reading import Calibration, ToolReading, as_stored, columns_reversed, rows_reversed
 from prophet_gym.data.recording import META, RecordingSource
-from prophet_gym.data.source import EpisodeSource, as_stored, columns_reversed, rows_reversed
-from prophet_gym.data.tools import Calibration, ToolReading
+from prophet_gym.data.windows import Share, ToActions, ToPlan
 from prophet_gym.errors import unknown_option
 
 ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
@@ -108,7 +108,7 @@ def _kind(path: Path) -> str:
 def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> EpisodeSource:
     chosen: dict[str, Any] = {name: given[name].split("+") for name in CHOICE if name in given}
     if kind == "recording":
-        return RecordingSource(path, robot=given.get("robot", "libero"), **chosen)
+        return RecordingSource(path, robot=given.get("robot"), **chosen)
     words = {name: value for name, value in given.items() if name not in (*TOOLS, *CHOICE)}
     rest: dict[str, Any] = _tools({name: value for name, value in given.items() if name in TOOLS})
     if kind == "lerobot":

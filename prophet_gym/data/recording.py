@@ -1,55 +1,224 @@
-"""A folder of recorded episodes, as `prophet collect` writes it, and what training reads of it."""
+"""A folder of episodes as `prophet collect` writes it: `task_03/episode_00007.npz` and `.mp4`, and one meta.json.
+
+An episode's npz is renamed into place last, so an episode that is listed is whole.
+"""
 
 import json
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Float64, UInt8
 
-from prophet_gym._io.files import read_json
-from prophet_gym.data.episode import (
-    FRAMES_PER_SECOND,
-    MAX_OPENING,
-    Episode,
-    episode_path,
-    read_episode,
-    read_video,
-    write_episode,
-    write_video,
-)
-from prophet_gym.data.source import SourceEpisode, choose
-from prophet_gym.data.tools import tool_numbers
-from prophet_gym.data.video import decode_frames
+from prophet_gym._io.atomic import atomic_file, write_whole
+from prophet_gym._io.files import read_json, read_npz
+from prophet_gym.data._video import decode_frames, write_video
+from prophet_gym.data.episode import Episode, ReadFrames, Simulation, choose
+from prophet_gym.data.reading import tool_numbers
+from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments.kinematics import matrix_to_euler, quaternion_to_matrix
-
-__all__ = [
-    "FRAMES_PER_SECOND", "MAX_OPENING", "META", "Episode", "RecordingSource", "claim_folder", "episode_path",
-    "is_held_out", "list_episodes", "list_recordings", "read_episode", "read_meta", "read_video", "refuse_official",
-    "write_episode", "write_video",
-]  # fmt: skip
+from prophet_gym.specs import require_images
 
 META = "meta.json"
 OFFICIAL = "official"
-STARTS = ("random", "train", OFFICIAL)
+_STARTS = ("random", "train", OFFICIAL)
 """Where a recording's episodes start; one that does not say it was made before there were two."""
+_ROBOT = "libero"
+"""The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
+_MAX_BYTES = 2**28
+"""The most that one episode's arrays may take in memory; they are a few hundred kilobytes."""
+_SIMULATION = tuple(field.name for field in fields(Simulation))
+_STORED = ("actions", "camera", "instruction", *_SIMULATION)
+_ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
+    "actions": ("f", "real numbers", ("t", "a")),
+    "gripper_position": ("f", "real numbers", ("f", 3)),
+    "gripper_quaternion": ("f", "real numbers", ("f", 4)),
+    "gripper_opening": ("f", "real numbers", ("f",)),
+    "object_positions": ("f", "real numbers", ("f", "n", 3)),
+    "object_names": ("U", "texts", ("n",)),
+    "success": ("b", "true or false", ("f",)),
+    "camera": ("f", "real numbers", (3, 4)),
+    "init_state": ("f", "real numbers", ("s",)),
+    **dict.fromkeys(("target", "instruction", "suite", "mode", "look"), ("U", "one text", ())),
+    **dict.fromkeys(("task", "seed"), ("iu", "one whole number", ())),
+}
+"""What an episode's arrays must be: kinds of number, in words, and shape: t actions of a numbers, f = t + 1 frames, n
+objects."""
+
+
+def episode_path(folder: Path, task: int, index: int) -> Path:
+    """Return where the npz of episode `index` of `task` lies in a recording; the video is beside it."""
+    return folder / f"task_{task:02d}" / f"episode_{index:05d}.npz"
+
+
+def name_of(path: Path) -> str:
+    """Return what an episode is called in its recording, e.g. `task_03/episode_00007`."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def read_episode(path: str | os.PathLike) -> Episode:
+    """Read one episode; its frames are decoded when they are asked for.
+
+    Args:
+        path: The npz or the mp4 of the episode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UnknownOptionError: It names a robot that there is no embodiment for.
+        ValueError: It is damaged, or what it holds is no episode.
+    """
+    path = Path(path).with_suffix(".npz")
+    values: dict[str, Any] = read_npz(path, _STORED, optional=("robot",), limit=_MAX_BYTES)
+    robot = str(values.pop("robot", _ROBOT))
+    _require_episode(path, values, robot)
+    for name, (kind, _, axes) in _ARRAYS.items():
+        if not axes:
+            values[name] = str(values[name]) if kind == "U" else int(values[name])
+    values["object_names"] = tuple(str(name) for name in values["object_names"])
+    simulation = Simulation(**{name: values[name] for name in _SIMULATION})
+    fps = _fps(robot)
+    return simulated_episode(
+        values["actions"],
+        values["instruction"],
+        values["camera"],
+        simulation,
+        robot=robot,
+        name=str(path),
+        read=partial(_read_frames, path.with_suffix(".mp4"), fps),
+    )
+
+
+def simulated_episode(
+    actions: Float32[np.ndarray, "t a"],
+    instruction: str,
+    camera: Float64[np.ndarray, "3 4"],
+    simulation: Simulation,
+    *,
+    robot: str = _ROBOT,
+    name: str = "a new episode",
+    read: ReadFrames | None = None,
+) -> Episode:
+    """Build an episode of what a simulator says: fps from its robot, the tool from the pose of the gripper.
+
+    Args:
+        actions: What was executed, within the robot's bounds.
+        instruction: The task in words.
+        camera: The matrix of the camera, see `CameraSpec`.
+        simulation: What the simulator recorded.
+        robot: The name of its embodiment.
+        name: What messages call the episode.
+        read: Decodes its frames; without it, asking for a frame is an error.
+
+    Raises:
+        UnknownOptionError: There is no such robot.
+        ValueError: A gripper quaternion is zero.
+    """
+    if not np.linalg.norm(simulation.gripper_quaternion, axis=1).all():
+        raise ValueError(f"gripper_quaternion of {name} must not be zero; record the episode again or leave it out")
+    euler = matrix_to_euler(quaternion_to_matrix(simulation.gripper_quaternion))
+    opening = simulation.gripper_opening[:, None] / (get_embodiment(robot).gripper.opening or 1.0)
+    return Episode(
+        name=name,
+        actions=actions,
+        instruction=instruction,
+        fps=_fps(robot),
+        robot=robot,
+        read=read or partial(_no_video, name),
+        tools=tool_numbers(simulation.gripper_position, euler, opening)[:, None],
+        camera=camera,
+        simulation=simulation,
+    )
+
+
+def _fps(robot: str) -> float:
+    rate = get_embodiment(robot).control_hz
+    if rate is None:
+        raise ValueError(f"the rate of {robot} must be known to record it: give its embodiment a control_hz")
+    return rate
+
+
+def _read_frames(path: Path, fps: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+    return decode_frames(path, start, stop - start, fps=fps)
+
+
+def _no_video(name: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+    raise ValueError(f"{name} was not read from a folder, so it has no frames {start}..{stop - 1}; use read_episode")
+
+
+def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray) -> None:
+    """Write an episode of a simulator and its video.
+
+    Args:
+        path: Of the npz; see `episode_path`.
+        episode: What a simulator recorded, see `simulated_episode`.
+        frames: Its t + 1 frames, uint8 `f h w 3`, RGB.
+
+    Raises:
+        ValueError: Frames or arrays are not those of an episode of at least one action; nothing is written.
+    """
+    path = Path(path).with_suffix(".npz")
+    require_images(f"frames for {path}", frames)
+    if len(frames) != len(episode) + 1:
+        raise ValueError(f"{len(episode)} actions need {len(episode) + 1} frames, got {len(frames)}")
+    values: dict[str, Any] = {name: np.asarray(getattr(episode.sim, name)) for name in _SIMULATION}
+    values |= {name: np.asarray(getattr(episode, name)) for name in ("actions", "camera", "instruction")}
+    _require_episode(path, values, episode.robot)
+    if episode.robot != _ROBOT:
+        values["robot"] = np.asarray(episode.robot)
+    # The inner file is renamed first: the npz, which makes it an episode, comes last.
+    with atomic_file(path) as numbers, atomic_file(path.with_suffix(".mp4")) as video:
+        write_video(video, frames, episode.fps)
+        np.savez_compressed(numbers, **{name: values[name] for name in (*_STORED, "robot") if name in values})
+
+
+def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -> None:
+    """Raise ValueError unless these arrays are an episode: of its kinds and shapes, finite and within bounds."""
+    steps = len(values["actions"]) if values["actions"].ndim else 0
+    if not steps:
+        raise ValueError(f"{path} must hold an episode of at least one action; delete it and its video")
+    spec = get_embodiment(robot).action_spec
+    sizes: dict[str, int] = {"t": steps, "f": steps + 1, "a": spec.dim}
+    for name, (kinds, words, axes) in _ARRAYS.items():
+        array = values[name]
+        if array.ndim == len(axes):
+            named = zip(axes, array.shape, strict=True)
+            want = tuple(sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in named)
+        else:
+            want = tuple(sizes.get(str(axis), axis) for axis in axes)
+        # An empty list of names has numpy's default kind.
+        if array.shape != want or (array.dtype.kind not in kinds and array.size):
+            shape = f", shape ({', '.join(map(str, want))})" if want else ""
+            raise ValueError(
+                f"{name} of {path} must be {words}{shape}, is {array.dtype} {array.shape}; record the episode again"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} of {path} must be finite numbers; record the episode again")
+    # The recorder writes what the controller did, which stops at its bounds; float32 may round them outwards.
+    low, high = np.array(spec.low), np.array(spec.high)
+    slack = 1e-6 * np.maximum(1, np.maximum(abs(low), abs(high)))
+    outside = np.argwhere((values["actions"] < low - slack) | (values["actions"] > high + slack))
+    if len(outside):
+        step, column = outside[0]
+        raise ValueError(
+            f"actions of {path} must lie within {low[column]:g}..{high[column]:g}, one is "
+            f"{values['actions'][step, column]:g} ({spec.names[column]}); record the episode again"
+        )
 
 
 def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a recording's meta.json says.
 
     Args:
-        folder: the recording.
-        needs: what it must say in words, e.g. `suite`.
+        folder: The recording.
+        needs: What it must say in words, e.g. `suite`.
 
     Raises:
         FileNotFoundError: `folder` is no recording.
-        ValueError: the file is damaged, or does not say that.
+        ValueError: The file is damaged, or does not say that.
     """
     path = Path(folder) / META
     if not path.exists():
@@ -60,9 +229,41 @@ def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str,
     for name in needs:
         if not isinstance(meta.get(name), str):
             raise ValueError(f"{path} must state {name} in words, has {meta.get(name)!r}; record the folder again")
-    if meta.get("starts", STARTS[0]) not in STARTS:
-        raise ValueError(f"starts in {path} must be one of {', '.join(STARTS)}, is {meta['starts']!r}")
+    if meta.get("starts", _STARTS[0]) not in _STARTS:
+        raise ValueError(f"starts in {path} must be one of {', '.join(_STARTS)}, is {meta['starts']!r}")
     return meta
+
+
+def refuse_official(folder: str | os.PathLike) -> None:
+    """Raise ValueError for a recording of official starts: those must never become training data."""
+    if read_meta(folder).get("starts") == OFFICIAL:
+        raise ValueError(
+            f"{folder} starts from official initial states, which are for evaluation alone; "
+            "record training data with `prophet collect --starts random`"
+        )
+
+
+def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence[str]) -> None:
+    """Write `meta` as the folder's meta.json, or check that a recording there agrees with it.
+
+    Args:
+        folder: Made if it is not there.
+        meta: What was asked for; plain JSON values.
+        same: The keys in which a folder must not change.
+
+    Raises:
+        ValueError: The folder holds a recording made with other values.
+    """
+    path = Path(folder) / META
+    if not path.exists():
+        write_whole(path, json.dumps(meta, indent=2) + "\n")
+        return
+    found = read_json(path)
+    other = {key: found.get(key) for key in same if found.get(key) != meta[key]}
+    if other:
+        asked = ", ".join(f"{key}={meta[key]!r}" for key in other)
+        has = ", ".join(f"{key}={value!r}" for key, value in other.items())
+        raise ValueError(f"{folder} holds a recording with {has} and cannot take {asked}; choose another --out")
 
 
 def list_episodes(
@@ -76,16 +277,16 @@ def list_episodes(
     """List the whole episodes (their npz) of a recording, by index, then task: any prefix is balanced over tasks.
 
     Args:
-        folder: the recording.
-        task: one task's episodes; all if not given.
-        evaluating: nothing is fitted to them, so they may start from official initial states.
-        episodes: only these, e.g. `task_03/episode_00007`; all if not given.
-        without: but not these.
+        folder: The recording.
+        task: One task's episodes; all if not given.
+        evaluating: Nothing is fitted to them, so they may start from official initial states.
+        episodes: Only these, e.g. `task_03/episode_00007`; all if not given.
+        without: Episodes to leave out.
 
     Raises:
         FileNotFoundError: `folder` is no recording.
-        UnknownOptionError: it has no such episode.
-        ValueError: it starts from official initial states, and something may be fitted to it.
+        UnknownOptionError: It has no such episode.
+        ValueError: It starts from official initial states, and something may be fitted to it.
     """
     folder = Path(folder)
     if evaluating:
@@ -93,7 +294,7 @@ def list_episodes(
     else:
         refuse_official(folder)
     found = [path for path in folder.glob("task_*/episode_*.npz") if path.with_suffix(".mp4").exists()]
-    whole = {f"{path.parent.name}/{path.stem}": path for path in sorted(found)}
+    whole = {name_of(path): path for path in sorted(found)}
     kept = [whole[name] for name in choose(str(folder), list(whole), episodes, without)]
     of_task = [path for path in kept if task is None or path.parent.name == f"task_{task:02d}"]
     return sorted(of_task, key=lambda path: (path.name, path.parent.name))
@@ -109,41 +310,42 @@ def list_recordings(
     """List the episodes of several recordings to fit something to, see `list_episodes`.
 
     Args:
-        folders: the recordings.
-        task: one task's episodes; all if not given.
-        most: of each recording at most so many; all if not given.
-        without: episodes to leave out of each recording that has them, and one must.
+        folders: The recordings.
+        task: One task's episodes; all if not given.
+        most: Of each recording at most so many; all if not given.
+        without: Episodes to leave out of each recording that has them, and one must.
 
     Raises:
-        FileNotFoundError: a folder is no recording.
-        UnknownOptionError: none of the recordings has such an episode.
-        ValueError: one starts from official initial states.
+        FileNotFoundError: A folder is no recording.
+        UnknownOptionError: None of the recordings has such an episode.
+        ValueError: One starts from official initial states.
     """
     every = [list_episodes(folder) for folder in folders]
-    names = {f"{path.parent.name}/{path.stem}" for paths in every for path in paths}
-    choose(", ".join(map(str, folders)), sorted(names), without=without)
-    kept = []
-    for paths in every:
-        left = [path for path in paths if f"{path.parent.name}/{path.stem}" not in without]
-        kept.append([path for path in left if task is None or path.parent.name == f"task_{task:02d}"][:most])
-    return kept
+    choose(", ".join(map(str, folders)), sorted({name_of(path) for paths in every for path in paths}), without=without)
+    return [
+        [
+            path
+            for path in paths
+            if name_of(path) not in without and (task is None or path.parent.name == f"task_{task:02d}")
+        ][:most]
+        for paths in every
+    ]
 
 
 class RecordingSource:
     """A folder that `prophet collect` wrote, as one of the data sets that training mixes.
 
     Args:
-        folder: the recording.
-        task: one task's episodes; all if not given.
-        robot: what clips call its robot.
-        episodes: only these, e.g. `task_03/episode_00007`; all if not given.
-        without: but not these.
+        folder: The recording.
+        task: One task's episodes; all if not given.
+        robot: Stands in for what the recording calls its robot.
+        episodes: Only these, e.g. `task_03/episode_00007`; all if not given.
+        without: Episodes to leave out.
 
     Raises:
-        FileNotFoundError: when `folder` is no recording.
-        UnknownOptionError: it has no such episode.
-        ValueError: when it starts from official initial states, which are for evaluation alone, or an episode is
-            damaged.
+        FileNotFoundError: `folder` is no recording.
+        UnknownOptionError: It has no such episode.
+        ValueError: It starts from official initial states, which are for evaluation alone, or an episode is damaged.
     """
 
     def __init__(
@@ -151,7 +353,7 @@ class RecordingSource:
         folder: str | os.PathLike,
         *,
         task: int | None = None,
-        robot: str = "libero",
+        robot: str | None = None,
         episodes: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ):
@@ -163,70 +365,10 @@ class RecordingSource:
         return len(self.paths)
 
     def steps(self, index: int) -> int:
-        """How many actions episode `index` has."""
+        """Return how many actions episode `index` has."""
         return self.lengths[index]
 
-    def episode(self, index: int) -> SourceEpisode:
-        """Reads the actions of episode `index`, where its gripper is, and its camera."""
-        episode = read_episode(self.paths[index])
-        assert episode.video is not None
-        if not np.linalg.norm(episode.gripper_quaternion, axis=1).all():
-            raise ValueError(
-                f"gripper_quaternion of {self.paths[index]} must not be zero; record the episode again or leave it out"
-            )
-        euler = matrix_to_euler(quaternion_to_matrix(episode.gripper_quaternion))
-        openness = episode.gripper_opening[:, None] / MAX_OPENING
-        return SourceEpisode(
-            name=str(self.paths[index]),
-            actions=episode.actions,
-            instruction=episode.instruction,
-            fps=float(FRAMES_PER_SECOND),
-            robot=self.robot,
-            read=partial(_read_frames, episode.video),
-            tools=tool_numbers(episode.gripper_position, euler, openness)[:, None],
-            camera=episode.camera,
-        )
-
-
-def _read_frames(path: Path, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
-    return decode_frames(path, start, stop - start, fps=FRAMES_PER_SECOND)
-
-
-def refuse_official(folder: str | os.PathLike) -> None:
-    """Raises ValueError for a recording of official starts: those must never become training data."""
-    if read_meta(folder).get("starts") == OFFICIAL:
-        raise ValueError(
-            f"{folder} starts from official initial states, which are for evaluation alone; "
-            "record training data with `prophet collect --starts random`"
-        )
-
-
-def is_held_out(path: Path, one_in: int) -> bool:
-    """Whether an episode is kept from training: one in so many, by its name alone, so the same on every machine."""
-    return crc32(f"{path.parent.name}/{path.stem}".encode()) % one_in == 0
-
-
-def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence[str]) -> None:
-    """Writes `meta` as the folder's meta.json, or checks that a recording there agrees with it.
-
-    Args:
-        folder: made if it is not there.
-        meta: what was asked for; plain JSON values.
-        same: the keys in which a folder must not change.
-
-    Raises:
-        ValueError: when the folder holds a recording made with other values.
-    """
-    path = Path(folder) / META
-    if path.exists():
-        found = read_json(path)
-        other = {key: found.get(key) for key in same if found.get(key) != meta[key]}
-        if other:
-            asked = ", ".join(f"{key}={meta[key]!r}" for key in other)
-            has = ", ".join(f"{key}={value!r}" for key, value in other.items())
-            raise ValueError(f"{folder} holds a recording with {has} and cannot take {asked}; choose another --out")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{META}-{uuid.uuid4().hex[:8]}")
-    draft.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
+    def episode(self, index: int) -> Episode:
+        """Read episode `index`."""
+        found = read_episode(self.paths[index])
+        return found if self.robot is None else replace(found, robot=self.robot)

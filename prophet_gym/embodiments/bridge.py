@@ -62,4 +62,5 @@ EMBODIMENT = Embodiment(
         "OpenVLA's reader of `bridge_orig` (actions relabelled with the poses that were reached)",
     ),
     rest=REST,
+    rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

@@ -81,4 +81,5 @@ EMBODIMENT = Embodiment(
     camera=None,
     calibration="one per episode, in the data set: `droid.episode_camera`",
     sources=("github.com/droid-dataset/droid", "huggingface.co/KarlP/droid (camera calibrations)"),
+    rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

@@ -17,6 +17,8 @@ class Gripper:
 
     open: float
     closed: float
+    opening: float | None = None
+    """Distance between the fingers when open, metres; None where it is not published."""
 
     def openness(self, commands: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
         """Prophet's gripper number: 1 open .. 0 closed."""
@@ -65,6 +67,9 @@ class Embodiment:
         rest: the pose that a start without one is taken to have where only actions are read off it; None where there is
             no such pose.
         path: `commands (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.
+        rest_action: The action that leaves the robot where it is, its gripper open; None for robots that are commanded
+            to poses, of which there is no such action.
+        chunk: Actions of one env step, where neither a world model nor a policy says otherwise.
     """
 
     name: str
@@ -84,6 +89,15 @@ class Embodiment:
     posed: bool = True
     rest: ToolPose | None = None
     path: Callable[[np.ndarray, ToolPose], ToolPath] | None = None
+    rest_action: tuple[float, ...] | None = None
+    chunk: int = 8
+
+    def action_before(self, first: Float[np.ndarray, " a"]) -> Float[np.ndarray, " a"]:
+        """Return what a model takes the robot to have done before the `first` action of an episode.
+
+        A robot whose actions are motions rested; one that is commanded to poses was already commanded to the first.
+        """
+        return first if self.rest_action is None else np.asarray(self.rest_action, first.dtype)
 
     def path_of(self, commands: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
         """Where commands lead, the start first: what action frames are drawn from."""

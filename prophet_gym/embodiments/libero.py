@@ -33,7 +33,8 @@ ACTION_SPEC = ActionSpec(
     high=(1.0,) * 7,
     units=("5 cm",) * 3 + ("0.5 rad",) * 3 + ("",),
 )
-GRIPPER = Gripper(open=-1.0, closed=1.0)
+# 0.08 m is the distance of the fingers of an open Panda gripper.
+GRIPPER = Gripper(open=-1.0, closed=1.0, opening=0.08)
 
 # `agentview` of the four kinds of scene, read from the simulator; they do not move.
 _FLOOR = CameraSpec(
@@ -170,4 +171,5 @@ EMBODIMENT = Embodiment(
     ),
     posed=False,
     path=path,
+    rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

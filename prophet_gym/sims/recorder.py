@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from prophet_gym.data.recording import Episode, claim_folder, episode_path, write_episode
+from prophet_gym.data.episode import Episode, Simulation
+from prophet_gym.data.recording import claim_folder, episode_path, simulated_episode, write_episode
 from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count
 from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
 from prophet_gym.sims.install import require_packages
@@ -212,8 +213,7 @@ class _Log:
     def episode(self, mode: str, placement: int) -> Episode:
         sim = self.sim
         position, quaternion, opening, objects = (np.array(part, np.float32) for part in zip(*self.poses, strict=True))
-        return Episode(
-            actions=np.stack(self.actions),
+        simulation = Simulation(
             gripper_position=position,
             gripper_quaternion=quaternion,
             gripper_opening=opening,
@@ -221,15 +221,14 @@ class _Log:
             object_names=self.names,
             target=sim.target_name,
             success=np.array(self.success),
-            camera=sim.camera_matrix(),
             init_state=np.asarray(self.init_state, np.float64),
-            instruction=sim.instruction,
             suite=sim.suite,
             task=sim.task,
             mode=mode,
             seed=placement,
             look=sim.look,
         )
+        return simulated_episode(np.stack(self.actions), sim.instruction, sim.camera_matrix(), simulation)
 
 
 def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
@@ -312,7 +311,9 @@ def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queu
                 sims[task], index, plan.seed, plan.mode, starts=plan.starts, actor=plan.actor
             )
             write_episode(episode_path(folder, task, index), episode, frames)
-            queue.put(("done", f"task {task} {episode.mode}: {'success' if episode.success[-1] else 'no success'}"))
+            queue.put(
+                ("done", f"task {task} {episode.sim.mode}: {'success' if episode.sim.success[-1] else 'no success'}")
+            )
     except BaseException:
         queue.put(("error", traceback.format_exc()))
         raise

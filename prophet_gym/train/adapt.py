@@ -11,8 +11,9 @@ import torch
 import tyro
 
 from prophet_gym.arguments import Arguments, Count, CountOrNone, Device, Items, OutFolder, Positive, Share
-from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
+from prophet_gym.data.episode import held_out
+from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.checkpoint import save_network
 from prophet_gym.prophet.lora import add_lora, merge_lora, save_lora
@@ -86,7 +87,7 @@ def main(args: Args) -> None:
 
 def _run(args: Args) -> None:
     listed = list_episodes(args.data, without=args.without)[: args.episodes]
-    paths = [path for path in listed if not is_held_out(path, args.held_out)]
+    paths = [path for path in listed if not held_out(name_of(path), 1 / args.held_out)]
     if not paths:
         raise ValueError(
             f"{args.data} has no episode to train on; record some with `prophet collect --out {args.data}`"
@@ -130,8 +131,9 @@ def _run(args: Args) -> None:
     if args.lora_rank:
         save_lora(average, args.out / "lora")
         merge_lora(average)
+    assert recorded.camera is not None
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
-    config = replace(base.config, camera=camera, suite=recorded.suite, look=recorded.look)
+    config = replace(base.config, camera=camera, suite=recorded.sim.suite, look=recorded.sim.look)
     prophet = Prophet(average, autoencoder, tracker, config).to("cpu")
     if (base.config.suite, base.config.look) == (config.suite, config.look):
         prophet.source = base.source  # the same scene, so its starts and its success head are true of it

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.data.recording import Episode, read_episode
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data.recording import read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder, to_pixels
 from prophet_gym.prophet.checkpoint import load_part, save_network
 from prophet_gym.train.loop import LoopConfig, Step, on_device, train_loop
@@ -45,6 +46,7 @@ def load_footage(paths: Sequence[Path], stride: int) -> Footage:
         video = episode.frames()[kept]
         frames.append(video)
         references.append(np.full(len(kept), total))
+        assert episode.camera is not None
         target = episode.gripper_position if episode.target_positions is None else episode.target_positions
         points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
         centres.append(picture_points(points, episode.camera, video.shape[1:3]))

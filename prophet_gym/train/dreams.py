@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from prophet_gym.data.clips import Clips, LatentEpisodes
+from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data.windows import Windows
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs
 from prophet_gym.prophet.gripper import GripperTracker
@@ -47,7 +48,7 @@ class Dreams:
             gripper = tracker.read_frames(past[:, -FRAMES_PER_LATENT:])
         return cls(current, first, last, np.zeros(rows, np.int64), past, gripper)
 
-    def clips(self, data: LatentEpisodes) -> Clips:
+    def clips(self, data: LatentEpisodes) -> Windows:
         """The next chunk's commands and what really came of them, behind the dream's own past."""
         real = data.window(self.current, self.first, past=PAST, chunk=CHUNK, ahead=CHUNK)
         return replace(real.to(self.past.device), past=self.past)
@@ -83,7 +84,7 @@ class Dreams:
         return Dreams(**taken)
 
 
-def inputs_of(dreams: Dreams, clips: Clips, tracker: GripperTracker, camera: Float[Tensor, "3 4"]) -> ChunkInputs:
+def inputs_of(dreams: Dreams, clips: Windows, tracker: GripperTracker, camera: Float[Tensor, "3 4"]) -> ChunkInputs:
     """What the transformer reads to dream the next chunk."""
     with torch.no_grad():
-        return chunk_inputs(tracker, dreams.past, dreams.gripper, clips.past_commands, clips.commands, camera)
+        return chunk_inputs(tracker, dreams.past, dreams.gripper, clips.past_actions, clips.actions, camera)

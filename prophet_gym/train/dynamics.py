@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prophet_gym.data.clips import LatentEpisodes
+from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.prophet.autoencoder import unstack_frames
 from prophet_gym.prophet.checkpoint import save_network
 from prophet_gym.prophet.gripper import GripperTracker, tracker_loss
@@ -44,7 +44,7 @@ def train_tracker(
         shaken = start + (shake * torch.randn(start.shape, generator=generator)).to(device)
         following = clips.gripper[:, 1:]
         loss = tracker_loss(
-            tracker, latents, start, shaken, clips.past_commands, clips.commands, following, camera.to(device)
+            tracker, latents, start, shaken, clips.past_actions, clips.actions, following, camera.to(device)
         )
         return loss, {}
 
@@ -84,7 +84,7 @@ def tracker_errors(
     distance = lambda a, b: 1000 * (a - b)[..., :3].norm(dim=-1).mean().item()  # noqa: E731
     camera = camera.to(tracker.device)
     seen = clips.past[:, -1]
-    follow = lambda start: tracker.follow(start, clips.past_commands, clips.commands, seen, camera)[:, -1]  # noqa: E731
+    follow = lambda start: tracker.follow(start, clips.past_actions, clips.actions, seen, camera)[:, -1]  # noqa: E731
     return {
         "read_mm": distance(read, clips.gripper[:, 0]),
         "follow_true_mm": distance(follow(clips.gripper[:, 0]), clips.gripper[:, -1]),

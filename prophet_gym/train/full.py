@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prophet_gym.data.pixel_clips import ClipBatch, ClipDataset, ClipLoader, ClipShape
+from prophet_gym.data.windows import WindowDataset, WindowLoader, Windows, WindowShape
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.history import HistoryMemory, history_levels
@@ -81,9 +81,9 @@ def drawing(prophet: Prophet) -> Prophet:
     return drawn
 
 
-def clip_shape(config: FullConfig, chunks: int) -> ClipShape:
+def clip_shape(config: FullConfig, chunks: int) -> WindowShape:
     """The clips that a checkpoint is trained on."""
-    return ClipShape(config.history_frames, config.chunk * chunks, config.frame_size)
+    return WindowShape(config.history_frames, config.chunk * chunks, config.frame_size)
 
 
 def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> None:
@@ -131,7 +131,7 @@ def _leave_out_unread_levels(memory: HistoryMemory, history_frames: int) -> None
 
 
 def train_full(
-    prophet: Prophet, clips: ClipDataset, folder: Path, schedule: LoopConfig, batching: Batching, *, accelerator: Any
+    prophet: Prophet, clips: WindowDataset, folder: Path, schedule: LoopConfig, batching: Batching, *, accelerator: Any
 ) -> None:
     """Run the steps that are left; at the end the weights that require gradients hold their moving average.
 
@@ -159,7 +159,7 @@ def train_full(
     autoencoder: Any = prophet.autoencoder
     objective: Any = ClipObjective(prophet.transformer, autoencoder, batching.sampler_steps)
     objective, optimizer = accelerator.prepare(objective, adamw(list(trained.values()), schedule))
-    loader = ClipLoader(
+    loader = WindowLoader(
         clips, batching.rows, seed=schedule.seed,
         rank=accelerator.process_index, ranks=accelerator.num_processes, workers=batching.workers,
     )  # fmt: skip
@@ -184,14 +184,14 @@ def train_full(
             parameter.copy_(mean)
 
 
-def require_fit(prophet: Prophet, clips: ClipDataset, batching: Batching, accelerator: Any) -> None:
+def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, accelerator: Any) -> None:
     """Raise ValueError unless model, clips and accelerator go together."""
     config = config_of(prophet)
     if clips.shape != clip_shape(config, batching.chunks):
         raise ValueError(f"clips must be {clip_shape(config, batching.chunks)} for this checkpoint, got {clips.shape}")
     expected = prophet.transformer.config["action_dim"]
     for number, share in enumerate(clips.shares):
-        numbers = clips[number, 0].actions.shape[1]
+        numbers = clips[number, 0].actions.shape[2]
         if numbers != expected:
             raise ValueError(
                 f"the model reads {expected} numbers an action, data set {number}, a {type(share.source).__name__}, "
@@ -204,7 +204,7 @@ def require_fit(prophet: Prophet, clips: ClipDataset, batching: Batching, accele
         raise ValueError(f"every process must hold all weights, got {kind}; use `accelerate launch --multi_gpu`")
 
 
-def placed(loader: ClipLoader) -> Iterator[tuple[ClipBatch, list[int]]]:
+def placed(loader: WindowLoader) -> Iterator[tuple[Windows, list[int]]]:
     """Batches, and each clip's place in the row that all processes read."""
     for batch in loader:
         first = loader.read - loader.rows * loader.ranks
@@ -223,7 +223,7 @@ class _Stepper:
     accelerator: Any
     draw_tools: bool
 
-    def step(self, index: int, batches: Iterator[tuple[ClipBatch, list[int]]]) -> dict[str, float]:
+    def step(self, index: int, batches: Iterator[tuple[Windows, list[int]]]) -> dict[str, float]:
         """Take one step; returns figures, averaged over batches and processes."""
         rate = learning_rate(index, self.schedule)
         for group in self.optimizer.param_groups:
@@ -244,7 +244,7 @@ class _Stepper:
         chunks = {f"loss_chunk_{n}": loss for n, loss in enumerate(total.tolist())} if len(total) > 1 else {}
         return {"loss": total.mean().item(), "gradient_norm": norm.item(), "learning_rate": rate, **chunks}
 
-    def _losses(self, batch: ClipBatch, places: list[int]) -> Tensor:
+    def _losses(self, batch: Windows, places: list[int]) -> Tensor:
         height, width = batch.frames.shape[2:4]
         slots = batch.actions.shape[1] // self.batching.chunks // FRAMES_PER_LATENT
         module = self.accelerator.unwrap_model(self.objective)

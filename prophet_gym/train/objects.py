@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from prophet_gym._io.atomic import write_whole
 from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
-from prophet_gym.data.recording import is_held_out, list_episodes, read_episode
+from prophet_gym.data.episode import held_out
+from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import hash_words
 from prophet_gym.train.run_folder import held
@@ -73,7 +74,9 @@ def read_pictures(paths: Sequence[Path], stride: int) -> Pictures:
     for number, path in enumerate(tqdm(paths, desc="reading", mininterval=1.0)):
         episode = read_episode(path)
         if episode.target_positions is None:
-            raise ValueError(f"{path}: the task's target {episode.target!r} is no movable object; leave its task out")
+            raise ValueError(
+                f"{path}: the task's target {episode.sim.target!r} is no movable object; leave its task out"
+            )
         kept = slice(number % stride, None, stride)
         frames.append(episode.frames()[kept])
         positions.append(episode.target_positions[kept])
@@ -151,8 +154,8 @@ def main(args: Args) -> dict[str, object]:
 
 def _run(args: Args) -> dict[str, object]:
     paths = list_episodes(args.data, without=args.without)
-    kept = [path for path in paths if not is_held_out(path, args.held_out)]
-    left = [path for path in paths if is_held_out(path, args.held_out)]
+    kept = [path for path in paths if not held_out(name_of(path), 1 / args.held_out)]
+    left = [path for path in paths if held_out(name_of(path), 1 / args.held_out)]
     if not kept or not left:
         raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
     reader = train_object_reader(read_pictures(kept, args.stride), args)

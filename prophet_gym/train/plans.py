@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32
 from torch.nn import functional as F
 
-from prophet_gym.data.pixel_clips import ClipBatch, ClipDataset, Share
+from prophet_gym.data.windows import Share, WindowDataset, Windows
 from prophet_gym.embodiments.embodiment import Embodiment
 from prophet_gym.embodiments.kinematics import ARM_NUMBERS, tool_frame_deltas
 from prophet_gym.prophet.tools import action_video, plan
@@ -81,7 +81,7 @@ def poses_to_plan(
     return F.pad(torch.from_numpy(actions), (0, action_dim - actions.shape[1])).numpy(), tools
 
 
-def draw_batch(batch: ClipBatch, device: torch.device) -> Pictures:
+def draw_batch(batch: Windows, device: torch.device) -> Pictures:
     """Draw the tools in the rows that say where they are and what camera looks on; the others stay black."""
     size = (batch.frames.shape[2], batch.frames.shape[3])
     video = torch.zeros(batch.frames.shape, dtype=torch.uint8, device=device)
@@ -93,7 +93,7 @@ def draw_batch(batch: ClipBatch, device: torch.device) -> Pictures:
     return Pictures(video, drawn.to(device))
 
 
-def require_drawable(clips: ClipDataset) -> None:
+def require_drawable(clips: WindowDataset) -> None:
     """Raise ValueError unless there is an episode whose tools can be drawn.
 
     First episodes of all data sets are looked at before second ones, and no picture is decoded.

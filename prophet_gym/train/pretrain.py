@@ -13,7 +13,7 @@ import tyro
 
 from prophet_gym.arguments import Arguments, Count, CountOrNone, Items, NotNegative, OutFolder, Positive, Seed, Share
 from prophet_gym.data.mixture import read_share
-from prophet_gym.data.pixel_clips import ClipDataset, ToActions, ToPlan, as_given
+from prophet_gym.data.windows import ToActions, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.prophet.companions import next_commands
 from prophet_gym.prophet.lora import save_lora
@@ -133,7 +133,7 @@ def begin(args: Args, device: torch.device) -> Prophet:
     return drawing(prophet)
 
 
-def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> ClipDataset:
+def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDataset:
     """Open the data sets of a mixture as clips for this checkpoint.
 
     Raises:
@@ -150,7 +150,7 @@ def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> ClipData
     }
     ways |= {"given": as_given, "poses": poses_unknown}
     plans["poses"] = partial(poses_to_plan, action_dim=numbers)
-    return ClipDataset([read_share(text, ways, plans) for text in data], clip_shape(config, chunks))
+    return WindowDataset([read_share(text, ways, plans) for text in data], clip_shape(config, chunks))
 
 
 def write_result(prophet: Prophet, args: Args) -> None:

@@ -38,16 +38,14 @@ def starts_of(recorded: Sequence[Path], size: tuple[int, int]) -> list[InitialSt
     starts = []
     for path in recorded:
         episode = read_episode(path)
-        key = (episode.suite, episode.task)
+        suite, task = key = (episode.sim.suite, episode.sim.task)
         if taken[key] == STARTS_PER_TASK:
             continue
-        frames = episode.frames()[:1]
+        frames = episode.frames(0, 1)
         if frames.shape[1:3] != size:
             raise ValueError(f"{path} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so")
         starts.append(
-            InitialState(
-                frames, episode.instruction, suite=episode.suite, task=episode.task, index=taken[key], start_set="train"
-            )
+            InitialState(frames, episode.instruction, suite=suite, task=task, index=taken[key], start_set="train")
         )
         taken[key] += 1
     return starts

@@ -25,8 +25,9 @@ from prophet_gym.arguments import (
     OutFolder,
     Share,
 )
-from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.data.recording import is_held_out, list_recordings, read_episode
+from prophet_gym.data.episode import held_out
+from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data.recording import list_recordings, name_of, read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.checkpoint import load_part, save_network
 from prophet_gym.prophet.gripper import GripperTracker
@@ -187,7 +188,7 @@ def _episodes(args: Args) -> list[Path]:
 
 
 def _train(args: Args) -> list[Path]:
-    paths = [path for path in _episodes(args) if not is_held_out(path, args.held_out)]
+    paths = [path for path in _episodes(args) if not held_out(name_of(path), 1 / args.held_out)]
     if not paths:
         raise ValueError(
             f"{', '.join(map(str, args.data))} has no episode to train on beside those held out (one in "
@@ -239,8 +240,9 @@ def _config(args: Args, base: Prophet | None) -> ProphetConfig:
         assert isinstance(base.config, ProphetConfig)
         return base.config
     recorded = read_episode(_episodes(args)[0])
+    assert recorded.camera is not None
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
-    return ProphetConfig(camera=camera, suite=recorded.suite, look=recorded.look)
+    return ProphetConfig(camera=camera, suite=recorded.sim.suite, look=recorded.sim.look)
 
 
 def _checkpoint(args: Args, base: Prophet | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym._io.tensor_files import read_torch, require_finite
-from prophet_gym.data.pixel_clips import ClipLoader
+from prophet_gym.data.windows import WindowLoader
 from prophet_gym.errors import CheckpointError
 from prophet_gym.train.loop import save_whole
 
@@ -33,7 +33,7 @@ class TrainingState:
     trained: dict[str, nn.Parameter]
     average: list[Tensor]
     optimizer: Any
-    loader: ClipLoader
+    loader: WindowLoader
 
     def save(self, step: int, *, keep: int) -> None:
         """Write the state after `step` steps, then remove all but the newest `keep`."""

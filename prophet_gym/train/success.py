@@ -230,11 +230,11 @@ def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) ->
     videos = []
     for path in tqdm(paths, desc="reading", mininterval=1.0):
         episode = read_episode(path)
-        keep = list(range(len(episode.success))) if all_frames else thin(episode.success)
+        keep = list(range(len(episode) + 1)) if all_frames else thin(episode.sim.success)
         frames = torch.from_numpy(episode.frames()[keep])
         if size is not None:
             frames = shrink(frames, size).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-        videos.append(LabelledVideo(frames.contiguous().numpy(), episode.success[keep], episode.instruction))
+        videos.append(LabelledVideo(frames.contiguous().numpy(), episode.sim.success[keep], episode.instruction))
     return videos
 
 

@@ -17,7 +17,7 @@ from prophrl_algos.flow.policy import FlowPolicy, Obs, cat_obs, device_of, selec
 from prophrl_algos.sft import DrawBatch
 
 if TYPE_CHECKING:
-    from prophet_gym.data.recording import Episode
+    from prophet_gym.data.episode import Episode
 
 
 @runtime_checkable
@@ -123,14 +123,14 @@ def read_demonstrations(
     for folder in dreams:
         refuse_official(folder)
     episodes = [(read_episode(path), twin) for path, twin in paths]
-    present = {episode.mode for episode, _ in episodes}
+    present = {episode.sim.mode for episode, _ in episodes}
     for mode in (*modes, *failing):
         if episodes and mode not in present:
             raise unknown_option("mode in the recording", mode, present)
     chosen = [
         (each, twin)
         for each, twin in episodes
-        if each.mode in failing or (each.success[-1] and (not modes or each.mode in modes))
+        if each.sim.mode in failing or (each.sim.success[-1] and (not modes or each.sim.mode in modes))
     ]
     if not chosen:
         raise ValueError(
@@ -196,6 +196,7 @@ def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:
 
     NaN for a fixture and behind the camera.
     """
+    assert episode.camera is not None
     gripper, target = episode.gripper_position, episode.target_positions
     places = np.stack([gripper, np.full_like(gripper, np.nan) if target is None else target], 1)[:-1]
     seen = np.concatenate([places, np.ones_like(places[..., :1])], -1) @ episode.camera.T

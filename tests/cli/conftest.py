@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+from prophet_gym.data.episode import Episode, Simulation
+from prophet_gym.data.recording import META, episode_path, simulated_episode, write_episode
 from prophet_gym.prophet.presets import tiny_prophet
 
 SIZE = 64
@@ -22,23 +23,25 @@ def moving_square(steps: int, speed: int) -> np.ndarray:
 def recorded(steps: int, task: int) -> Episode:
     rng = np.random.default_rng(task)
     still = np.zeros((steps + 1, 1, 3), np.float32)
-    return Episode(
+    return simulated_episode(
         actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
-        gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
-        gripper_quaternion=np.zeros((steps + 1, 4), np.float32),
-        gripper_opening=np.zeros(steps + 1, np.float32),
-        object_positions=still,
-        object_names=("square",),
-        target="square",
-        success=np.zeros(steps + 1, bool),
-        camera=np.eye(3, 4),
-        init_state=np.zeros(3),
         instruction=f"move the square, task {task}",
-        suite="libero_object",
-        task=task,
-        mode="random",
-        seed=0,
-        look="light",
+        camera=np.eye(3, 4),
+        simulation=Simulation(
+            gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
+            gripper_quaternion=np.tile(np.float32([0, 0, 0, 1]), (steps + 1, 1)),
+            gripper_opening=np.zeros(steps + 1, np.float32),
+            object_positions=still,
+            object_names=("square",),
+            target="square",
+            success=np.zeros(steps + 1, bool),
+            init_state=np.zeros(3),
+            suite="libero_object",
+            task=task,
+            mode="random",
+            seed=0,
+            look="light",
+        ),
     )
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from prophet_gym.data._video import decode_frames
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.video import decode_frames
 from prophet_gym.errors import UnknownOptionError
 
 from .conftest import CAMERA, LENGTHS, actions, encode, grey, level, pictures

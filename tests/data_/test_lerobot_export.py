@@ -7,10 +7,18 @@ import pytest
 from pyarrow import parquet
 
 from prophet_gym.cli.export import Args, main
+from prophet_gym.data.episode import Simulation
 from prophet_gym.data.lerobot import LeRobotSource
 from prophet_gym.data.lerobot_export import CAMERA, STATE_NAMES, export_recording
-from prophet_gym.data.recording import META, Episode, RecordingSource, episode_path, read_episode, write_episode
-from prophet_gym.data.tools import ToolReading
+from prophet_gym.data.reading import ToolReading
+from prophet_gym.data.recording import (
+    META,
+    RecordingSource,
+    episode_path,
+    read_episode,
+    simulated_episode,
+    write_episode,
+)
 from prophet_gym.embodiments.kinematics import euler_to_matrix, quaternion_to_matrix
 from prophet_gym.errors import UnknownOptionError
 
@@ -25,23 +33,25 @@ def recording(tmp_path):
     folder = tmp_path / "recording"
     for number, (task, steps) in enumerate(LENGTHS.items()):
         rng = np.random.default_rng(task)
-        episode = Episode(
+        episode = simulated_episode(
             actions=rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
-            gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
-            gripper_quaternion=rng.normal(size=(steps + 1, 4)).astype(np.float32),
-            gripper_opening=rng.uniform(0, 0.08, steps + 1).astype(np.float32),
-            object_positions=rng.normal(size=(steps + 1, 1, 3)).astype(np.float32),
-            object_names=("milk_1",),
-            target="milk_1",
-            success=np.arange(steps + 1) >= steps,
-            camera=np.eye(3, 4),
-            init_state=np.zeros(3),
             instruction=f"do task {task}",
-            suite="libero_object",
-            task=task,
-            mode="noisy",
-            seed=0,
-            look="light",
+            camera=np.eye(3, 4),
+            simulation=Simulation(
+                gripper_position=rng.normal(size=(steps + 1, 3)).astype(np.float32),
+                gripper_quaternion=rng.normal(size=(steps + 1, 4)).astype(np.float32),
+                gripper_opening=rng.uniform(0, 0.08, steps + 1).astype(np.float32),
+                object_positions=rng.normal(size=(steps + 1, 1, 3)).astype(np.float32),
+                object_names=("milk_1",),
+                target="milk_1",
+                success=np.arange(steps + 1) >= steps,
+                init_state=np.zeros(3),
+                suite="libero_object",
+                task=task,
+                mode="noisy",
+                seed=0,
+                look="light",
+            ),
         )
         write_episode(episode_path(folder, task, 0), episode, pictures(number, steps + 1))
     (folder / META).write_text(json.dumps({"starts": "random"}))
@@ -80,10 +90,10 @@ def test_the_gripper_is_where_the_recording_says_also_in_the_export(recording, t
     ours, theirs = RecordingSource(recording).episode(1), LeRobotSource(tmp_path / "set", CAMERA, tools=reading)
     stored = read_episode(episode_path(recording, 3, 0))
     assert ours.tools.shape == (10, 1, 7)
-    np.testing.assert_allclose(ours.tools[:, 0, :3], stored.gripper_position, atol=1e-6)
-    turns = quaternion_to_matrix(stored.gripper_quaternion.astype(np.float64))
+    np.testing.assert_allclose(ours.tools[:, 0, :3], stored.sim.gripper_position, atol=1e-6)
+    turns = quaternion_to_matrix(stored.sim.gripper_quaternion.astype(np.float64))
     np.testing.assert_allclose(euler_to_matrix(ours.tools[:, 0, 3:6].astype(np.float64)), turns, atol=1e-5)
-    np.testing.assert_allclose(ours.tools[:, 0, 6], stored.gripper_opening / 0.08, atol=1e-6)
+    np.testing.assert_allclose(ours.tools[:, 0, 6], stored.sim.gripper_opening / 0.08, atol=1e-6)
     np.testing.assert_array_equal(ours.camera, np.eye(3, 4))
     np.testing.assert_allclose(theirs.episode(1).tools, ours.tools[:-1], atol=1e-5)
     assert theirs.episode(1).camera is None
@@ -96,7 +106,7 @@ def test_states_successes_and_statistics_are_those_of_the_recording(recording, t
     state = np.array(table["observation.state"].to_pylist(), np.float32)
     assert state.shape == (9, len(STATE_NAMES))
     np.testing.assert_array_equal(state[:, :3], episode.gripper_position[:9])
-    np.testing.assert_array_equal(state[:, 7], episode.gripper_opening[:9])
+    np.testing.assert_array_equal(state[:, 7], episode.sim.gripper_opening[:9])
     assert table["next.success"].to_pylist() == [False] * 8 + [True]
     assert table["index"].to_pylist() == list(range(7, 16))
     meta = tmp_path / "set" / "meta"

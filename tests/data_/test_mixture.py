@@ -9,8 +9,8 @@ import pytest
 from prophet_gym.data.hdf5 import Hdf5Source
 from prophet_gym.data.lerobot import LeRobotSource
 from prophet_gym.data.mixture import read_share
-from prophet_gym.data.pixel_clips import as_given
 from prophet_gym.data.recording import META, RecordingSource
+from prophet_gym.data.windows import as_given
 
 from .conftest import CAMERA
 

@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from prophet_gym.data.order import batches, epoch_order, quotas, shuffled_passes
+from prophet_gym.data._order import batches, epoch_order, quotas, shuffled_passes
 
 
 def row(**changes):

@@ -1,16 +1,18 @@
 import json
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 
+from prophet_gym.data.episode import Episode, Simulation, held_out
 from prophet_gym.data.recording import (
-    Episode,
     claim_folder,
     episode_path,
-    is_held_out,
     list_episodes,
+    name_of,
     read_episode,
+    simulated_episode,
     write_episode,
 )
 
@@ -40,7 +42,9 @@ def make_episode(steps: int = 6, **changes) -> tuple[Episode, np.ndarray]:
         frame[:, :24] = [200, 40, 40]
         frame[:, 24:] = [30, 60, 210]
         frame[8:16, 4 * index : 4 * index + 8] = [240, 240, 20]
-    return Episode(**{**values, **changes}), frames
+    values |= changes
+    own = {name: values.pop(name) for name in ("actions", "camera", "instruction")}
+    return simulated_episode(**own, simulation=Simulation(**values)), frames
 
 
 def test_an_episode_comes_back_as_it_was_written(tmp_path):
@@ -48,12 +52,13 @@ def test_an_episode_comes_back_as_it_was_written(tmp_path):
     path = episode_path(tmp_path, 7, 12)
     write_episode(path, episode, frames)
     again = read_episode(path)
-    for name, value in vars(episode).items():
-        if name != "video":
-            np.testing.assert_array_equal(getattr(again, name), value, err_msg=name)
-    assert again.seed == 2**32 - 5
+    for name in ("actions", "camera", "instruction", "tools", "fps", "robot"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(episode, name), err_msg=name)
+    for name, value in vars(episode.sim).items():
+        np.testing.assert_array_equal(getattr(again.sim, name), value, err_msg=name)
+    assert again.sim.seed == 2**32 - 5
     assert path == tmp_path / "task_07" / "episode_00012.npz"
-    np.testing.assert_array_equal(again.target_positions, episode.object_positions[:, 1])
+    np.testing.assert_array_equal(again.target_positions, episode.sim.object_positions[:, 1])
 
 
 def test_the_video_keeps_colours_and_the_order_of_frames(tmp_path):
@@ -163,7 +168,7 @@ def test_a_video_of_the_wrong_length_is_refused(tmp_path):
     short, few = make_episode(steps=3)
     write_episode(episode_path(tmp_path, 7, 1), short, few)
     episode_path(tmp_path, 7, 1).with_suffix(".mp4").replace(episode_path(tmp_path, 7, 0).with_suffix(".mp4"))
-    with pytest.raises(ValueError, match="must hold 7 frames, holds 4"):
+    with pytest.raises(ValueError, match=r"of the frames 0\.\.6 only 4 are there; fetch or record it again"):
         read_episode(episode_path(tmp_path, 7, 0)).frames()
 
 
@@ -183,13 +188,24 @@ def test_an_npz_without_a_field_says_which(tmp_path):
         read_episode(tmp_path / "episode_00000.npz")
 
 
-def test_held_out_episodes_come_from_all_tasks_and_stay_held_out_when_the_recording_grows(tmp_path):
-    paths = [episode_path(tmp_path, task, index) for task in range(10) for index in range(100)]
-    held = [path for path in paths if is_held_out(path, 10)]
-    assert len(held) == pytest.approx(100, abs=25)
-    assert {path.parent.name for path in held} == {f"task_{task:02d}" for task in range(10)}
-    moved = [Path("/elsewhere") / path.relative_to(tmp_path) for path in held]
-    assert all(is_held_out(path, 10) for path in moved)
+@pytest.mark.parametrize("one_in", [4, 10, 20])
+def test_held_out_episodes_are_those_of_the_published_results(tmp_path, one_in):
+    names = [name_of(episode_path(tmp_path, task, index)) for task in range(10) for index in range(100)]
+    assert [held_out(name, 1 / one_in) for name in names] == [crc32(name.encode()) % one_in == 0 for name in names]
+
+
+def test_held_out_episodes_come_from_all_tasks_and_a_part_of_a_share_is_held_out_too(tmp_path):
+    names = [name_of(episode_path(tmp_path, task, index)) for task in range(10) for index in range(100)]
+    held = {name for name in names if held_out(name, 0.3)}
+    assert len(held) == pytest.approx(300, abs=40)
+    assert {name[:7] for name in held} == {f"task_{task:02d}" for task in range(10)}
+    half = {name for name in names if held_out(name, 0.15)}
+    assert half < held
+    assert len(half) == pytest.approx(150, abs=30)
+    assert not any(held_out(name, 0) for name in names)
+    assert all(held_out(name, 1) for name in names)
+    with pytest.raises(ValueError, match=r"share must be in 0\.\.1, got 20"):
+        held_out(names[0], 20)
 
 
 def test_a_task_about_a_fixture_has_no_target_path():

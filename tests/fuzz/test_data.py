@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from prophet_gym.data.clips import LatentEpisodes
-from prophet_gym.data.episode import Episode, episode_path, write_episode, write_video
+from prophet_gym.data._video import write_video
+from prophet_gym.data.episode import Episode, EpisodeSource, Simulation
 from prophet_gym.data.hdf5 import LIBERO, Hdf5Source
+from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.recording import META, RecordingSource
-from prophet_gym.data.source import EpisodeSource, SourceEpisode
-from prophet_gym.data.tools import ToolReading
+from prophet_gym.data.reading import ToolReading
+from prophet_gym.data.recording import META, RecordingSource, episode_path, simulated_episode, write_episode
 
 CAMERA = "observation.images.top"
 LENGTHS = (6, 4)
@@ -47,23 +47,25 @@ def write_recording(root: Path) -> None:
     (root / META).write_text(json.dumps({"suite": "libero_object", "look": "light", "starts": "random"}))
     for number, steps in enumerate(LENGTHS):
         frames = steps + 1
-        episode = Episode(
+        episode = simulated_episode(
             actions=numbers(number, steps),
-            gripper_position=numbers(number, frames, 3),
-            gripper_quaternion=np.tile(np.float32([0, 0, 0, 1]), (frames, 1)),
-            gripper_opening=np.full(frames, 0.04, np.float32),
-            object_positions=np.zeros((frames, 1, 3), np.float32),
-            object_names=("can",),
-            target="can",
-            success=np.zeros(frames, bool),
-            camera=np.eye(3, 4),
-            init_state=np.zeros(3),
             instruction="lift the can",
-            suite="libero_object",
-            task=0,
-            mode="expert",
-            seed=number,
-            look="light",
+            camera=np.eye(3, 4),
+            simulation=Simulation(
+                gripper_position=numbers(number, frames, 3),
+                gripper_quaternion=np.tile(np.float32([0, 0, 0, 1]), (frames, 1)),
+                gripper_opening=np.full(frames, 0.04, np.float32),
+                object_positions=np.zeros((frames, 1, 3), np.float32),
+                object_names=("can",),
+                target="can",
+                success=np.zeros(frames, bool),
+                init_state=np.zeros(3),
+                suite="libero_object",
+                task=0,
+                mode="expert",
+                seed=number,
+                look="light",
+            ),
         )
         write_episode(episode_path(root, 0, number), episode, pictures(number, frames))
 
@@ -174,7 +176,7 @@ def read_all(source: EpisodeSource) -> None:
         check(episode)
 
 
-def check(episode: SourceEpisode) -> None:
+def check(episode: Episode) -> None:
     assert episode.actions.dtype == np.float32
     assert np.isfinite(episode.actions).all()
     assert 0 < episode.fps < np.inf

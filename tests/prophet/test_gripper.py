@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.clips import LatentEpisodes
+from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.prophet.gripper import GripperTracker, window_around
 from prophet_gym.train.dynamics import new_tracker, train_tracker
 
@@ -68,9 +68,7 @@ def test_what_lies_under_the_hand_stops_it(tmp_path):
     tracker = train_tracker(walled_world(60), CAMERA, tmp_path, steps=120, device=torch.device("cpu"), rows=32)
     clips = walled_world(20, seed=1).draw(40, past=1, chunk=8, chunks=1, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ends = tracker.follow(clips.gripper[:, 0], clips.past_commands, clips.commands, clips.past[:, -1], CAMERA)[
-            :, -1
-        ]
+        ends = tracker.follow(clips.gripper[:, 0], clips.past_actions, clips.actions, clips.past[:, -1], CAMERA)[:, -1]
     moved = (ends - clips.gripper[:, 0])[:, 1]
     true = (clips.gripper[:, -1] - clips.gripper[:, 0])[:, 1]
     assert moved[true < 0.01].mean() < 0.012

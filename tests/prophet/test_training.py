@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.clips import LatentEpisodes
+from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.prophet.action_frames import draw_discs, project
 from prophet_gym.prophet.autoencoder import stack_frames
 from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs, flow_source
@@ -94,7 +94,7 @@ def test_a_tiny_model_learns_to_obey():
 
     def loss_of(clips, commands):
         inputs = chunk_inputs(
-            tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_commands, commands, CAMERA
+            tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_actions, commands, CAMERA
         )
         noise = torch.zeros(len(commands), 16, 2, 8, 8)
         return flow_loss(model, inputs, clips.future, torch.ones(len(commands)), noise, 0.0)[0]
@@ -102,12 +102,12 @@ def test_a_tiny_model_learns_to_obey():
     for step in range(150):
         clips = data.draw(16, past=20, chunk=8, chunks=1, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
-        loss_of(clips, clips.commands).backward()
+        loss_of(clips, clips.actions).backward()
         optimizer.step()
     with torch.no_grad():
         clips = blob_world(seed=1).draw(64, past=20, chunk=8, chunks=1, generator=torch.Generator().manual_seed(0))
         copy = (clips.future - clips.past[:, -1:]).square().mean()
-        right, wrong = loss_of(clips, clips.commands), loss_of(clips, clips.commands.roll(1, 0))
+        right, wrong = loss_of(clips, clips.actions), loss_of(clips, clips.commands.roll(1, 0))
     assert right < 0.5 * copy
     assert right < 0.5 * wrong
 

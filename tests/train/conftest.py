@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prophet_gym.data.recording import META, Episode, episode_path, write_episode
+from prophet_gym.data.episode import Episode, Simulation
+from prophet_gym.data.recording import META, episode_path, simulated_episode, write_episode
 
 STEPS = 36
 CAMERA = np.array([[0.5, 0, 0, 0.5], [0, 0.5, 0, 0.5], [0, 0, 0, 1]])
@@ -22,23 +23,25 @@ def toy_episode(seed: int, shade: int = 60) -> tuple[Episode, np.ndarray]:
     for frame, (x, y, _) in zip(frames, path, strict=True):
         column, row = (np.array([x, y]) * 0.5 + 0.5) * 128
         frame[int(row) - 6 : int(row) + 6, int(column) - 6 : int(column) + 6] = 255
-    episode = Episode(
+    episode = simulated_episode(
         actions=actions,
-        gripper_position=path,
-        gripper_quaternion=np.tile(np.array([0, 0, 0, 1], np.float32), (STEPS + 1, 1)),
-        gripper_opening=np.full(STEPS + 1, 0.08, np.float32),
-        object_positions=path[:, None].copy(),
-        object_names=("square",),
-        target="square",
-        success=np.zeros(STEPS + 1, bool),
-        camera=CAMERA,
-        init_state=np.zeros(1),
         instruction="push the square",
-        suite="squares",
-        task=0,
-        mode="random",
-        seed=seed,
-        look="plain",
+        camera=CAMERA,
+        simulation=Simulation(
+            gripper_position=path,
+            gripper_quaternion=np.tile(np.array([0, 0, 0, 1], np.float32), (STEPS + 1, 1)),
+            gripper_opening=np.full(STEPS + 1, 0.08, np.float32),
+            object_positions=path[:, None].copy(),
+            object_names=("square",),
+            target="square",
+            success=np.zeros(STEPS + 1, bool),
+            init_state=np.zeros(1),
+            suite="squares",
+            task=0,
+            mode="random",
+            seed=seed,
+            look="plain",
+        ),
     )
     return episode, frames
 
@@ -54,7 +57,7 @@ def write_recording(folder: Path, episodes: int, shade: int = 60) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_recording(tmp_path_factory) -> Path:
-    """Four episodes, of which `is_held_out(path, 4)` keeps two."""
+    """Four episodes, of which `held_out(name, 1 / 4)` keeps two."""
     return write_recording(tmp_path_factory.mktemp("recording") / "data", 4)
 
 

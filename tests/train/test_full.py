@@ -23,7 +23,7 @@ accelerate = pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
-from prophet_gym.data.pixel_clips import ClipDataset, ClipLoader, ClipShape, Share  # noqa: E402
+from prophet_gym.data.windows import Share, WindowDataset, WindowLoader, WindowShape  # noqa: E402
 from prophet_gym.prophet.schedule import karras_sigmas  # noqa: E402
 
 from .toy_full import Squares, first_weights, run, squares  # noqa: E402
@@ -59,7 +59,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], to
 def losses_of(prophet, rows: int = 8, chunks: int = 1) -> torch.Tensor:
     """The loss of unseen clips, always at the same noise."""
     clips = squares(prophet, chunks, Squares(episodes=5))
-    batch = next(iter(ClipLoader(clips, rows, seed=7)))
+    batch = next(iter(WindowLoader(clips, rows, seed=7)))
     with torch.no_grad():
         return clip_losses(
             prophet.transformer, prophet.autoencoder, batch.history, batch.frames, batch.actions,
@@ -152,7 +152,7 @@ def test_bfloat16_computes_nearly_the_same_gradient_for_weights_in_float32(tmp_p
 def test_later_chunks_start_from_what_the_model_dreams():
     """The second chunk's loss is the usual one, its past the dream of the first."""
     prophet = first_weights()
-    batch = next(iter(ClipLoader(squares(prophet, 2), 2)))
+    batch = next(iter(WindowLoader(squares(prophet, 2), 2)))
     draws, levels = draw([0, 1], 2, (16, 1, 4, 4), seed=0), karras_sigmas(2)
     real = Draws(draws.sigmas[:, :1], draws.noise[:, :1], draws.dream_noise[:, :0])
     second = Draws(draws.sigmas[:, 1:], draws.noise[:, 1:], draws.dream_noise[:, :0])
@@ -191,7 +191,7 @@ def test_the_noise_of_a_clip_belongs_to_its_place():
 
 def test_processes_share_places_without_gaps():
     clips = squares(first_weights())
-    ranks = [placed(ClipLoader(clips, 3, rank=rank, ranks=2)) for rank in range(2)]
+    ranks = [placed(WindowLoader(clips, 3, rank=rank, ranks=2)) for rank in range(2)]
     taken = [[next(batches)[1] for _ in range(2)] for batches in ranks]
     assert taken == [[[0, 2, 4], [6, 8, 10]], [[1, 3, 5], [7, 9, 11]]]
 
@@ -227,9 +227,9 @@ def test_wrong_runs_are_refused(tmp_path):
     prophet = first_weights()
     with pytest.raises(ValueError, match="must be a full Prophet, got a small one"):
         train(tiny_prophet(), squares(prophet))
-    with pytest.raises(ValueError, match=r"clips must be ClipShape\(history=1, steps=4, size=\(32, 32\)\)"):
-        train(prophet, ClipDataset([Share(Squares())], ClipShape(8, 8, (32, 32))))
-    narrow = ClipDataset([Share(Squares(), to_actions=lambda actions: actions[:, :7])], squares(prophet).shape)
+    with pytest.raises(ValueError, match=r"clips must be WindowShape\(history=1, steps=4, size=\(32, 32\)\)"):
+        train(prophet, WindowDataset([Share(Squares())], WindowShape(8, 8, (32, 32))))
+    narrow = WindowDataset([Share(Squares(), to_actions=lambda actions: actions[:, :7])], squares(prophet).shape)
     with pytest.raises(ValueError, match="reads 14 numbers an action, data set 0, a Squares, gives 7"):
         train(prophet, narrow)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from prophet_gym.data.mixture import read_share
-from prophet_gym.data.pixel_clips import as_given
 from prophet_gym.data.recording import META, list_episodes
+from prophet_gym.data.windows import as_given
 from prophet_gym.train import adapt, objects, reward, small, success
 from prophet_gym.train.run_folder import ARGUMENTS, HOLDER, LOCK
 from prophrl_algos.cli import sft

@@ -24,8 +24,8 @@ pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
-from prophet_gym.data.pixel_clips import ClipDataset, ClipShape, Share, collate
-from prophet_gym.data.source import SourceEpisode
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.windows import Share, WindowDataset, WindowShape, concat_windows
 from prophet_gym.train.full import drawing
 from prophet_gym.train.pretrain import open_clips
 from prophet_gym.train.states import list_states, read_state
@@ -58,34 +58,34 @@ class Bridge:
         tools[1:, 0, 5], tools[:, 0, 6] = QUARTER, 1.0
         tools[1:, 0, 0] = 0.3 + 0.02 * np.arange(8)
         read = lambda start, stop: np.zeros((stop - start, 32, 32, 3), np.uint8)  # noqa: E731
-        return SourceEpisode("drawer", commands, "open", 5.0, "bridge", read, tools if self.posed else None)
+        return Episode("drawer", commands, "open", 5.0, "bridge", read, tools if self.posed else None)
 
 
-def bridge_clips(posed: bool) -> ClipDataset:
+def bridge_clips(posed: bool) -> WindowDataset:
     robot = get_embodiment("bridge")
     share = Share(
         Bridge(posed),
         to_actions=partial(commands_to_numbers, robot=robot, action_dim=14),
         plan=partial(commands_to_plan, robot=robot, action_dim=14),
     )
-    return ClipDataset([share], ClipShape(1, 4, (32, 32)))
+    return WindowDataset([share], WindowShape(1, 4, (32, 32)))
 
 
 def test_bridges_commands_are_read_from_the_true_pose_of_the_current_frame():
     """After the quarter turn, 2 cm along the base's x is 2 cm along the tool's -y."""
     clips = bridge_clips(posed=True)
     first, later = clips[0, 0], clips[0, 3]
-    np.testing.assert_allclose(first.actions[0, :7], [0, 0, 0, 0, 0, QUARTER, 0.5], atol=1e-6)
-    np.testing.assert_allclose(first.actions[1, :7], [0, -0.02, 0, 0, 0, 0, 0.5], atol=1e-6)
-    np.testing.assert_allclose(later.actions[:, :7], [[0, -0.02, 0, 0, 0, 0, 0.5]] * 4, atol=1e-6)
-    assert not later.actions[:, 7:].any()
-    np.testing.assert_allclose(later.tools[0, 0], [0.34, 0, 0, 0, 0, QUARTER, 1.0], atol=1e-6)
-    np.testing.assert_allclose(later.tools[4, 0], [0.42, 0, 0, 0, 0, QUARTER, 0.5], atol=1e-6)
+    np.testing.assert_allclose(first.actions[0, 0, :7], [0, 0, 0, 0, 0, QUARTER, 0.5], atol=1e-6)
+    np.testing.assert_allclose(first.actions[0, 1, :7], [0, -0.02, 0, 0, 0, 0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(later.actions[0, :, :7], [[0, -0.02, 0, 0, 0, 0, 0.5]] * 4, atol=1e-6)
+    assert not later.actions[..., 7:].any()
+    np.testing.assert_allclose(later.tools[0][0, 0], [0.34, 0, 0, 0, 0, QUARTER, 1.0], atol=1e-6)
+    np.testing.assert_allclose(later.tools[0][4, 0], [0.42, 0, 0, 0, 0, QUARTER, 0.5], atol=1e-6)
     whole = get_embodiment("bridge").commands_to_actions(
         clips.shares[0].source.episode(0).actions[3:7],
         ToolPose(np.zeros((1, 3)), np.array([[0, 0, QUARTER]]), np.ones(1)),
     )
-    np.testing.assert_allclose(later.actions, whole, atol=1e-6)
+    np.testing.assert_allclose(later.actions[0], whole, atol=1e-6)
 
 
 def test_without_poses_they_mean_nothing():
@@ -121,23 +121,23 @@ def test_a_mixture_names_whose_commands_it_holds(toy_recording, toys):
     words = tuple(f"{toy_recording}{actions}" for actions in ("", ",actions=droid", ",actions=poses", ",actions=given"))
     clips = open_clips(tiny_full_prophet(), words[:3], 1)
     usual, droid, poses = (clips[number, 5] for number in range(3))
-    np.testing.assert_allclose(usual.actions[:, :3], 0.05 * episode.actions[5:9, :3], atol=1e-6)
+    np.testing.assert_allclose(usual.actions[0, :, :3], 0.05 * episode.actions[5:9, :3], atol=1e-6)
     velocity = episode.actions[5:9, :3]
     moves = 0.075 * velocity / np.maximum(np.linalg.norm(velocity, axis=1, keepdims=True), 1)
-    np.testing.assert_allclose(np.diff(droid.tools[:, 0, :3], axis=0), moves, atol=1e-6)
+    np.testing.assert_allclose(np.diff(droid.tools[0][:, 0, :3], axis=0), moves, atol=1e-6)
     np.testing.assert_allclose(
-        poses.actions,
+        poses.actions[0],
         tool_frame_deltas(episode.gripper_position[5:10, None], np.zeros((5, 1, 3)), np.ones((5, 1))),
         atol=1e-6,
     )
-    assert open_clips(tiny_full_prophet(), words[3:], 1)[0, 5].tools is None
+    assert open_clips(tiny_full_prophet(), words[3:], 1)[0, 5].tools == (None,)
 
 
 def batch_of(posed: tuple[int, ...], chunks: int = 1):
     """Clip 4 of each of three episodes."""
     clips = squares(first_weights(), chunks, Squares(posed=posed))
     windows = 20 - 4 * chunks + 1
-    return collate([clips[0, windows * episode + 4] for episode in range(3)])
+    return concat_windows([clips[0, windows * episode + 4] for episode in range(3)])
 
 
 def seeing() -> Prophet:

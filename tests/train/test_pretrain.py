@@ -105,8 +105,8 @@ def test_commands_are_read_as_the_checkpoint_takes_them(toy_recording, toys):
     clips = open_clips(tiny_full_prophet(), (str(toy_recording),), 2)
     episode, _ = toys.episode(0)
     clip = clips[0, 3]
-    np.testing.assert_allclose(clip.actions, commands_to_actions(episode.actions[3:11]), atol=1e-6)
-    assert clip.frames.shape == (9, 32, 32, 3)
+    np.testing.assert_allclose(clip.actions[0], commands_to_actions(episode.actions[3:11]), atol=1e-6)
+    assert clip.frames.shape == (1, 9, 32, 32, 3)
     with pytest.raises(ValueError, match=r"takes commands of 7 numbers, the data have 5; add actions=given"):
         clips.shares[0].to_actions(np.zeros((3, 5), np.float32))
 

@@ -9,8 +9,8 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from prophet_gym.data.pixel_clips import ClipDataset, Share
-from prophet_gym.data.source import SourceEpisode
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.windows import Share, WindowDataset
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train.full import Batching, choose_trained, clip_shape, train_full
@@ -34,10 +34,10 @@ class Squares:
     def steps(self, index: int) -> int:
         return self.length
 
-    def episode(self, index: int) -> SourceEpisode:
+    def episode(self, index: int) -> Episode:
         actions = np.random.default_rng(index).uniform(-1, 1, (self.length, 14)).astype(np.float32)
         known = (_tools(actions), CAMERA) if index in self.posed else (None, None)
-        return SourceEpisode(f"squares {index}", actions, "push", 20.0, "toy", partial(_frames, actions), *known)
+        return Episode(f"squares {index}", actions, "push", 20.0, "toy", partial(_frames, actions), *known)
 
 
 CAMERA = np.array([[0.5, 0, 0, 0.5], [0, 0.5, 0, 0.5], [0, 0, 0, 1]])
@@ -69,8 +69,8 @@ def first_weights(*, draw_tools: bool = False) -> Prophet:
     return Prophet(prophet.transformer, prophet.autoencoder, None, config)
 
 
-def squares(prophet, chunks: int = 1, source: Squares | None = None) -> ClipDataset:
-    return ClipDataset([Share(source or Squares(), plan=as_posed)], clip_shape(prophet.config, chunks))
+def squares(prophet, chunks: int = 1, source: Squares | None = None) -> WindowDataset:
+    return WindowDataset([Share(source or Squares(), plan=as_posed)], clip_shape(prophet.config, chunks))
 
 
 def run(

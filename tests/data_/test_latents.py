@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.clips import HOLD, LatentEpisodes
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.latents import LatentEpisodes
 
 LENGTHS = (30, 12, 40)
 
@@ -28,7 +29,7 @@ def draw(data, rows=400, chunks=1, seed=0):
 def test_windows_stay_inside_their_episode_and_follow_time(data):
     clips = draw(data, chunks=2)
     current = clips.past[:, -1, 0, 0, 0]
-    assert torch.equal(clips.commands[:, :, 0], current[:, None] + torch.arange(8))
+    assert torch.equal(clips.actions[:, :, 0], current[:, None] + torch.arange(8))
     assert torch.equal(clips.future[:, :, 0, 0, 0], current[:, None] + torch.arange(1, 9))
     assert torch.equal(clips.gripper[:, :, 0], current[:, None] + torch.arange(9))
     first = 100 * (current // 100)
@@ -36,10 +37,23 @@ def test_windows_stay_inside_their_episode_and_follow_time(data):
     assert torch.equal(clips.past[:, :, 0, 0, 0], before)
 
 
-def test_before_the_first_frame_the_arm_was_held(data):
+def test_before_the_first_frame_an_episode_says_what_was_done(data):
     clips = data.window(np.array([1]), np.array([0]), past=5, chunk=4, ahead=4)
-    assert torch.equal(clips.past_commands[0, :3], torch.tensor(HOLD).expand(3, -1))
-    assert torch.equal(clips.past_commands[0, 3], torch.zeros(7))
+    assert torch.equal(clips.past_actions[0, :3], torch.full((3, 7), 30.0))
+    assert torch.equal(clips.past_actions[0, 3], torch.zeros(7))
+
+
+def test_before_an_episode_its_robot_rested_or_was_at_its_first_pose():
+    def episode(robot, width):
+        actions, tools = np.full((3, width), 0.5, np.float32), np.zeros((4, 1, 7), np.float32)
+        return Episode("one", actions, "wait", 20.0, robot, lambda start, stop: None, tools)
+
+    latents = [np.zeros((4, 1, 1, 1))]
+    for robot, width, before in [("libero", 7, [0] * 6 + [-1]), ("ur30e", 7, [0.5] * 7), ("agibot", 16, [0.5] * 16)]:
+        data = LatentEpisodes.join(latents, [episode(robot, width)])
+        clips = data.window(np.array([0]), np.array([0]), past=1, chunk=2, ahead=3)
+        assert clips.past_actions.tolist() == [[before, before]]
+        assert clips.actions.shape == (1, 3, width)
 
 
 def test_every_start_is_drawn_and_short_episodes_are_left_out(data):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from prophet_gym.data.pixel_clips import ClipDataset, ClipLoader, ClipShape, Share
-from prophet_gym.data.source import SourceEpisode
-from prophet_gym.data.tools import Calibration, ToolReading
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.reading import Calibration, ToolReading
+from prophet_gym.data.windows import Share, WindowDataset, WindowLoader, WindowShape
 
 HALF = 0.5**0.5
 
@@ -47,18 +47,18 @@ class Two:
         tools = np.arange(10, dtype=np.float32)[:, None, None] * np.ones((1, 1, 7), np.float32)
         known = (tools, np.eye(3, 4)) if index == 0 else (None, None)
         read = lambda start, stop: np.full((stop - start, 16, 16, 3), index, np.uint8)  # noqa: E731
-        return SourceEpisode(f"episode {index}", actions, "wait", 20.0, "one", read, *known)
+        return Episode(f"episode {index}", actions, "wait", 20.0, "one", read, *known)
 
 
 def test_a_clip_is_planned_from_its_own_window_where_the_tools_are_known():
     share = Share(Two(), to_actions=lambda commands: -commands, plan=lambda commands, tools: (2 * commands, tools + 1))
-    clips = ClipDataset([share], ClipShape(2, 4, (16, 16)))
+    clips = WindowDataset([share], WindowShape(2, 4, (16, 16)))
     known, unknown = clips[0, 3], clips[0, 6 + 3]
-    assert known.actions[:, 0].tolist() == [6, 8, 10, 12]
-    assert known.tools[:, 0, 6].tolist() == [4, 5, 6, 7, 8]
-    assert unknown.actions[:, 0].tolist() == [-3, -4, -5, -6]
-    assert (unknown.tools, unknown.camera) == (None, None)
-    batch = next(iter(ClipLoader(clips, rows=12, epochs=1)))
+    assert known.actions[0, :, 0].tolist() == [6, 8, 10, 12]
+    assert known.tools[0][:, 0, 6].tolist() == [4, 5, 6, 7, 8]
+    assert unknown.actions[0, :, 0].tolist() == [-3, -4, -5, -6]
+    assert (unknown.tools, unknown.cameras) == ((None,), (None,))
+    batch = next(iter(WindowLoader(clips, rows=12, epochs=1)))
     for frames, tools, camera in zip(batch.frames, batch.tools, batch.cameras, strict=True):
         assert (tools is None) == (camera is None) == bool(frames.any())
 
@@ -67,7 +67,7 @@ def test_poses_that_do_not_fit_their_frames_are_refused():
     actions = np.zeros((3, 7), np.float32)
     for tools in (np.zeros((3, 1, 7), np.float32), np.full((4, 1, 7), np.nan, np.float32)):
         with pytest.raises(ValueError, match="finite numbers where the tools are at each of its 4 frames"):
-            SourceEpisode("episode", actions, "wait", 20.0, "one", lambda a, b: None, tools)
+            Episode("episode", actions, "wait", 20.0, "one", lambda a, b: None, tools)
 
 
 def test_damaged_matrices_are_named(tmp_path):

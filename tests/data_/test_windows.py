@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.data.episode import Episode
 from prophet_gym.data.hdf5 import Hdf5Source
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.pixel_clips import ClipDataset, ClipLoader, ClipShape, Share, cut_clip
-from prophet_gym.data.source import SourceEpisode
+from prophet_gym.data.windows import Share, WindowDataset, WindowLoader, WindowShape, cut_window
 
 from .conftest import CAMERA, level
 
-SHAPE = ClipShape(history=5, steps=4, size=(16, 16))
+SHAPE = WindowShape(history=5, steps=4, size=(16, 16))
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Numbered:
     def steps(self, index: int) -> int:
         return self.lengths[index]
 
-    def episode(self, index: int) -> SourceEpisode:
+    def episode(self, index: int) -> Episode:
         count, begin = self.lengths[index] - self.short, self.first + 40 * index
         numbers = np.arange(begin, begin + count, dtype=np.float32)
         actions = numbers[:, None] * np.ones((1, self.width), np.float32)
@@ -42,7 +42,7 @@ class Numbered:
                 (1, 16, 16, 3), np.uint8
             )
 
-        return SourceEpisode(f"episode {index}", actions, f"task {index}", 20.0, self.robot, read)
+        return Episode(f"episode {index}", actions, f"task {index}", 20.0, self.robot, read)
 
 
 def numbers(pictures: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ def mixture():
 
 
 def test_history_frames_and_actions_follow_time_and_stay_in_their_episode():
-    batch = next(iter(ClipLoader(ClipDataset([Share(Numbered((20, 3, 9)))], SHAPE), rows=23, epochs=1)))
+    batch = next(iter(WindowLoader(WindowDataset([Share(Numbered((20, 3, 9)))], SHAPE), rows=23, epochs=1)))
     now = numbers(batch.frames)[:, 0]
     first = 40 * (now // 40)
     assert sorted(now.tolist()) == [*range(17), *range(80, 86)]
@@ -72,28 +72,30 @@ def test_history_frames_and_actions_follow_time_and_stay_in_their_episode():
 
 
 def test_an_epoch_reads_every_clip_of_every_robot_once(mixture):
-    batches = list(ClipLoader(ClipDataset(mixture, SHAPE), rows=5, epochs=1))
+    batches = list(WindowLoader(WindowDataset(mixture, SHAPE), rows=5, epochs=1))
     assert [len(batch.fps) for batch in batches] == [5, 5, 5, 5, 4]
     read = [number for batch in batches for number in current(batch)]
     assert sorted(read) == [*range(17), *range(200, 207)]
     robots = [robot for batch in batches for robot in batch.robots]
     assert robots == ["two" if number >= 200 else "one" for number in read]
-    again = [number for batch in ClipLoader(ClipDataset(mixture, SHAPE), rows=5, epochs=1) for number in current(batch)]
+    again = [
+        number for batch in WindowLoader(WindowDataset(mixture, SHAPE), rows=5, epochs=1) for number in current(batch)
+    ]
     assert again == read, "the order is a function of the seed"
-    other = ClipLoader(ClipDataset(mixture, SHAPE), rows=5, epochs=1, seed=1)
+    other = WindowLoader(WindowDataset(mixture, SHAPE), rows=5, epochs=1, seed=1)
     assert [number for batch in other for number in current(batch)] != read
 
 
 def test_weights_say_how_often_a_robot_is_seen(mixture):
     weighted = [Share(share.source, weight) for share, weight in zip(mixture, (1, 3), strict=True)]
-    loader = ClipLoader(ClipDataset(weighted, SHAPE), rows=8, epoch_size=40, epochs=1)
+    loader = WindowLoader(WindowDataset(weighted, SHAPE), rows=8, epoch_size=40, epochs=1)
     robots = [robot for batch in loader for robot in batch.robots]
     assert (robots.count("one"), robots.count("two")) == (10, 30)
 
 
 def test_a_stopped_run_goes_on_with_the_next_batch(mixture):
     def loader(**options):
-        return ClipLoader(ClipDataset(mixture, SHAPE), rows=5, epochs=3, **options)
+        return WindowLoader(WindowDataset(mixture, SHAPE), rows=5, epochs=3, **options)
 
     whole = [current(batch) for batch in loader()]
     stopped = loader()
@@ -108,7 +110,7 @@ def test_a_stopped_run_goes_on_with_the_next_batch(mixture):
 
 def test_ranks_read_disjoint_shares_and_resume_together(mixture):
     def rank(number):
-        return ClipLoader(ClipDataset(mixture, SHAPE), rows=3, epochs=1, rank=number, ranks=2)
+        return WindowLoader(WindowDataset(mixture, SHAPE), rows=3, epochs=1, rank=number, ranks=2)
 
     read = [[current(batch) for batch in rank(number)] for number in range(2)]
     assert sorted(n for batches in read for batch in batches for n in batch) == [*range(17), *range(200, 207)]
@@ -121,8 +123,8 @@ def test_ranks_read_disjoint_shares_and_resume_together(mixture):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_decode_the_same_row_of_two_kinds_of_files(lerobot, libero_file):
     shares = [Share(LeRobotSource(lerobot("v3"), CAMERA)), Share(Hdf5Source(libero_file()))]
-    clips = ClipDataset(shares, SHAPE)
-    alone, helped = ClipLoader(clips, rows=6, epochs=1), ClipLoader(clips, rows=6, epochs=1, workers=2)
+    clips = WindowDataset(shares, SHAPE)
+    alone, helped = WindowLoader(clips, rows=6, epochs=1), WindowLoader(clips, rows=6, epochs=1, workers=2)
     taken, robots = [], set()
     for batch, other in zip(alone, helped, strict=True):
         assert torch.equal(batch.frames, other.frames)
@@ -135,32 +137,32 @@ def test_workers_decode_the_same_row_of_two_kinds_of_files(lerobot, libero_file)
 
 
 def test_clips_of_a_file_are_resized(lerobot):
-    clip = ClipDataset([Share(LeRobotSource(lerobot("v2"), CAMERA))], ClipShape(2, 3, (32, 40)))[0, 4]
-    assert clip.frames.shape == (4, 32, 40, 3)
-    assert np.diff(level(clip.frames)) == pytest.approx([4, 4, 4], abs=1.5)
+    clip = WindowDataset([Share(LeRobotSource(lerobot("v2"), CAMERA))], WindowShape(2, 3, (32, 40)))[0, 4]
+    assert clip.frames.shape == (1, 4, 32, 40, 3)
+    assert np.diff(level(clip.frames[0].numpy())) == pytest.approx([4, 4, 4], abs=1.5)
 
 
 def test_commands_become_the_models_numbers(mixture):
     double = Share(mixture[0].source, to_actions=lambda commands: 2 * commands)
-    assert cut_clip(double, 0, 6, SHAPE).actions[:, 0].tolist() == [12, 14, 16, 18]
+    assert cut_window(double, 0, 6, SHAPE).actions[0, :, 0].tolist() == [12, 14, 16, 18]
 
 
 def test_what_does_not_fit_is_refused(mixture):
     with pytest.raises(ValueError, match="a weight or none of them"):
-        ClipDataset([mixture[0], Share(mixture[1].source, 1.0)], SHAPE)
+        WindowDataset([mixture[0], Share(mixture[1].source, 1.0)], SHAPE)
     with pytest.raises(ValueError, match="data set 1, a Numbered, has no episode of 4 steps"):
-        ClipDataset([mixture[0], Share(Numbered((3, 2)))], SHAPE)
+        WindowDataset([mixture[0], Share(Numbered((3, 2)))], SHAPE)
     with pytest.raises(ValueError, match="must have the 9 actions that its index states, has 7"):
-        ClipDataset([Share(Numbered((9,), short=2))], SHAPE)[0, 0]
-    mixed = ClipDataset([mixture[0], Share(Numbered((20,), width=14, robot="two"))], SHAPE)
+        WindowDataset([Share(Numbered((9,), short=2))], SHAPE)[0, 0]
+    mixed = WindowDataset([mixture[0], Share(Numbered((20,), width=14, robot="two"))], SHAPE)
     with pytest.raises(ValueError, match=r"as many action numbers, got 7 \(one\), 14 \(two\); give every Share"):
-        list(ClipLoader(mixed, rows=34, epochs=1))
+        list(WindowLoader(mixed, rows=34, epochs=1))
     with pytest.raises(ValueError, match=r"rank in 0\.\.ranks - 1, got rows=2, rank=2, ranks=2"):
-        ClipLoader(mixed, rows=2, rank=2, ranks=2)
+        WindowLoader(mixed, rows=2, rank=2, ranks=2)
 
 
 def test_a_state_of_other_data_is_refused(mixture):
-    state = ClipLoader(ClipDataset(mixture, SHAPE), rows=5).state_dict()
-    other = ClipLoader(ClipDataset(mixture[:1], SHAPE), rows=5)
+    state = WindowLoader(WindowDataset(mixture, SHAPE), rows=5).state_dict()
+    other = WindowLoader(WindowDataset(mixture[:1], SHAPE), rows=5)
     with pytest.raises(ValueError, match=r"same data, weights and seed, comes from counts=\[17, 7\] \(here \[17\]\)"):
         other.load_state_dict(state)

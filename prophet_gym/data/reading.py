@@ -1,12 +1,13 @@
-"""Where an episode's tools were and what camera looked on, as data sets say it in their states or beside them."""
+"""How data sets say what they hold: which way up images are, where the tools were and what camera looked on."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
 from prophet_gym._io.files import refuse_pointer
 from prophet_gym.embodiments.kinematics import (
@@ -17,6 +18,25 @@ from prophet_gym.embodiments.kinematics import (
     rotation_vector_to_matrix,
 )
 from prophet_gym.errors import unknown_option
+
+Orient = Callable[[UInt8[np.ndarray, "f h w 3"]], UInt8[np.ndarray, "f h w 3"]]
+"""Turns stored images upright: `as_stored`, `rows_reversed` or `columns_reversed`."""
+
+
+def as_stored(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Leave images that are stored upright."""
+    return frames
+
+
+def rows_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Turn images that are stored with the bottom row first, as OpenGL reads them."""
+    return np.ascontiguousarray(frames[:, ::-1])
+
+
+def columns_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Mirror images back: OpenGL's, turned by 180 degrees, are upright with left and right exchanged."""
+    return np.ascontiguousarray(frames[:, :, ::-1])
+
 
 ROTATIONS = {"euler": euler_to_matrix, "quaternion": quaternion_to_matrix, "rotation_vector": rotation_vector_to_matrix}
 WIDTHS = {"xyz": 3, "euler": 3, "quaternion": 4, "rotation_vector": 3, "gripper": 1, "skip": 1}

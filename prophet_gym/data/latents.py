@@ -1,4 +1,4 @@
-"""Training clips from recordings: whole latents in memory, any window drawn by a seeded generator."""
+"""Training windows of latents: whole recordings encoded in memory, any window drawn by a seeded generator."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,44 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int64
-from torch import Tensor
+from jaxtyping import Float16, Float32, Int64
 
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.files import read_npz
-from prophet_gym.data.recording import MAX_OPENING, Episode
-
-HOLD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-"""The command that keeps a LIBERO arm where it is, gripper open: what came before an episode's first action."""
-
-
-def gripper_numbers(episode: Episode) -> Float32[np.ndarray, "n 4"]:
-    """Return gripper position (world metres) and openness (1 open .. 0 closed) at every frame."""
-    openness = np.clip(episode.gripper_opening / MAX_OPENING, 0, 1)
-    return np.concatenate([episode.gripper_position, openness[:, None]], axis=1).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Clips:
-    """One batch of windows.
-
-    Attributes:
-        past: latents of the frames up to and with the current one, the first frame repeated before the episode's start.
-        past_commands: the commands that led to the newest of these.
-        commands: the commands that follow.
-        future: latents after each of them.
-        gripper: the true gripper at the current frame and after each command.
-    """
-
-    past: Float[Tensor, "b n c h w"]
-    past_commands: Float[Tensor, "b k a"]
-    commands: Float[Tensor, "b m a"]
-    future: Float[Tensor, "b m c h w"]
-    gripper: Float[Tensor, "b m1 4"]
-
-    def to(self, device: torch.device) -> "Clips":
-        """Return the same batch on a device."""
-        return Clips(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.windows import Windows, gripper_numbers, past_indices
+from prophet_gym.embodiments import get_embodiment
 
 
 @dataclass(frozen=True)
@@ -52,10 +21,11 @@ class LatentEpisodes:
     """All frames of many episodes as latents, one after the other.
 
     Attributes:
-        latents: normalised latents of every frame.
-        commands: the command after each frame; the row of an episode's last frame is unused.
-        gripper: see `gripper_numbers`.
-        starts: index of every episode's first frame, and the total as last entry.
+        latents: Normalised latents of every frame.
+        commands: The action after each frame; in the row of an episode's last frame, what its robot is taken to have
+            done before the first (`Embodiment.action_before`).
+        gripper: Of every frame, see `gripper_numbers`.
+        starts: Index of every episode's first frame, and the total as last entry.
     """
 
     latents: Float16[np.ndarray, "n c h w"]
@@ -73,8 +43,8 @@ class LatentEpisodes:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or its arrays do not belong together.
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged, or its arrays do not belong together.
         """
         names = [field.name for field in fields(cls)]
         # Uncompressed, so the arrays cannot be larger than the file.
@@ -84,27 +54,35 @@ class LatentEpisodes:
 
     @classmethod
     def join(cls, latents: Sequence[np.ndarray], episodes: Sequence[Episode]) -> "LatentEpisodes":
-        """Join the latents `t+1 c h w` of episodes with their commands."""
-        commands = [np.concatenate([e.actions, np.asarray([HOLD], np.float32)]) for e in episodes]
-        return cls(
-            latents=np.concatenate(latents).astype(np.float16),
-            commands=np.concatenate(commands).astype(np.float32),
-            gripper=np.concatenate([gripper_numbers(e) for e in episodes]),
-            starts=np.cumsum([0, *(len(e) + 1 for e in episodes)], dtype=np.int64),
-        )
-
-    def draw(self, rows: int, *, past: int, chunk: int, chunks: int, generator: torch.Generator) -> Clips:
-        """Draw windows uniformly over all frames that have `chunk * chunks` commands left.
-
-        Args:
-            rows: batch size.
-            past: frames up to and with the current one.
-            chunk: commands before the current frame.
-            chunks: chunks after it.
-            generator: all randomness.
+        """Join the latents `t+1 c h w` of episodes with their actions.
 
         Raises:
-            ValueError: no episode is long enough.
+            ValueError: An episode does not say where its tools are.
+        """
+        for each in episodes:
+            if each.tools is None:
+                raise ValueError(f"{each.name} must say where its tools are; name the states that hold them")
+        before = [get_embodiment(each.robot).action_before(each.actions[0]) for each in episodes]
+        actions = [np.concatenate([each.actions, first[None]]) for each, first in zip(episodes, before, strict=True)]
+        return cls(
+            latents=np.concatenate(latents).astype(np.float16),
+            commands=np.concatenate(actions).astype(np.float32),
+            gripper=np.concatenate([gripper_numbers(each) for each in episodes]),
+            starts=np.cumsum([0, *(len(each) + 1 for each in episodes)], dtype=np.int64),
+        )
+
+    def draw(self, rows: int, *, past: int, chunk: int, chunks: int, generator: torch.Generator) -> Windows:
+        """Draw windows uniformly over all frames that have `chunk * chunks` actions left.
+
+        Args:
+            rows: Batch size.
+            past: Frames up to and with the current one.
+            chunk: Actions before the current frame.
+            chunks: Chunks after it.
+            generator: All randomness.
+
+        Raises:
+            ValueError: No episode is long enough.
         """
         current, episode = self.places(rows, chunk * chunks, generator)
         return self.window(current, self.starts[episode], past=past, chunk=chunk, ahead=chunk * chunks)
@@ -112,10 +90,10 @@ class LatentEpisodes:
     def places(
         self, rows: int, ahead: int, generator: torch.Generator
     ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-        """Draw frames uniformly over all that have `ahead` commands left: their indices, and their episodes'.
+        """Draw frames uniformly over all that have `ahead` actions left; return their indices and their episodes'.
 
         Raises:
-            ValueError: no episode is long enough.
+            ValueError: No episode is long enough.
         """
         counts = np.maximum(np.diff(self.starts) - ahead, 0)
         ends = np.cumsum(counts)
@@ -133,19 +111,19 @@ class LatentEpisodes:
         past: int,
         chunk: int,
         ahead: int,
-    ) -> Clips:
+    ) -> Windows:
         """Cut the windows around the `current` frames of episodes that begin at `first`."""
-        before = current[:, None] + np.arange(1 - past, 1)
-        commands_before = current[:, None] + np.arange(-chunk, 0)
-        past_commands = self.commands[np.maximum(commands_before, first[:, None])]
-        past_commands[commands_before < first[:, None]] = HOLD
+        before = current[:, None] + np.arange(-chunk, 0)
+        # An episode's last row, which no action follows, says what came before its first action.
+        last = self.starts[np.searchsorted(self.starts, first, side="right")] - 1
+        led = self.commands[np.where(before < first[:, None], last[:, None], before)]
         after = current[:, None] + np.arange(ahead + 1)
         tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))  # noqa: E731
-        return Clips(
-            past=tensor(self.latents[np.maximum(before, first[:, None])]),
-            past_commands=tensor(past_commands),
-            commands=tensor(self.commands[after[:, :-1]]),
+        return Windows(
+            past=tensor(self.latents[past_indices(current, first, past)]),
             future=tensor(self.latents[after[:, 1:]]),
+            actions=tensor(self.commands[after[:, :-1]]),
+            past_actions=tensor(led),
             gripper=tensor(self.gripper[after]),
         )
 
@@ -153,10 +131,11 @@ class LatentEpisodes:
 def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError unless the arrays of a file are those of `LatentEpisodes` and finite."""
     frames = len(values["latents"]) if values["latents"].ndim == 4 else 0
-    shapes = {"latents": (frames, *values["latents"].shape[1:4]), "commands": (frames, 7), "gripper": (frames, 4)}
+    width = values["commands"].shape[1] if values["commands"].ndim == 2 else 0
+    shapes = {"latents": (frames, *values["latents"].shape[1:4]), "commands": (frames, width), "gripper": (frames, 4)}
     for name, shape in shapes.items():
         array, kind = values[name], np.float16 if name == "latents" else np.float32
-        if not frames or array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
+        if not array.size or array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
             raise ValueError(
                 f"{name} of {path} must be finite {np.dtype(kind)} numbers for each of {frames} frames, are "
                 f"{array.dtype} {array.shape}; delete the file and encode the episodes again"

@@ -1,0 +1,352 @@
+"""Training windows of episodes: past frames, actions and the frames after them, from any mixture of robots."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, Num, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from prophet_gym.data._order import batches, quotas
+from prophet_gym.data.episode import Episode, EpisodeSource
+
+ToActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
+"""From a robot's actions to the model's, e.g. `embodiments.libero.commands_to_actions`."""
+ToPlan = Callable[
+    [Float32[np.ndarray, "k a"], Float32[np.ndarray, "f arms 7"]],
+    tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"]],
+]
+"""From a robot's actions, and where its tools truly were before and after each, to the model's actions and to where the
+tools are drawn, as many times; see `Episode.tools`."""
+
+
+def as_given(actions: Float32[np.ndarray, "t a"]) -> Float32[np.ndarray, "t a"]:
+    """Leave the actions as they are."""
+    return actions
+
+
+@dataclass(frozen=True)
+class Share:
+    """A data set's part in a mixture.
+
+    Attributes:
+        source: The data set.
+        weight: How often it is read, relative to the others' weights; if none has one, every window counts alike.
+        to_actions: From its actions to the model's; a module's function, so that workers can be sent it.
+        plan: Stands in for `to_actions` in episodes that say where the tools are, for robots whose model actions depend
+            on that and for models that read images of the tools; likewise a module's function.
+    """
+
+    source: EpisodeSource
+    weight: float | int | None = None
+    to_actions: ToActions = as_given
+    plan: ToPlan | None = None
+
+
+@dataclass(frozen=True)
+class WindowShape:
+    """How long and how large a window is.
+
+    Attributes:
+        history: Frames before the current one; 60 is the paper's (reference.md: "History").
+        steps: Actions, and frames after the current one; 20 is one call of the model.
+        size: Height and width to which frames are resized.
+    """
+
+    history: int = 60
+    steps: int = 20
+    size: tuple[int, int] = (256, 256)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of windows, whatever a frame is: an image (uint8 `h w 3`) or its latents (float32 `c h w`).
+
+    Attributes:
+        past: Frames up to and with the current one, oldest first, the episode's first repeated before its start.
+        future: The frame after each action.
+        actions: What is done from the current frame on, in the numbers that the model reads.
+        past_actions: What led to the newest of the past frames; none for models that do not read them.
+        gripper: Position (metres) and openness (1 open .. 0 closed) of the first tool at the current frame and after
+            each action; NaN where it is not known.
+        tools: Where to draw the tools at the current frame and after each action; None in rows that do not say.
+        cameras: The matrix of what each row shows (see `CameraSpec`); None where it is not known.
+        instructions: Tasks in words.
+        robots: Names of embodiments.
+        fps: Frames a second; None where it is not read.
+    """
+
+    past: Num[Tensor, "b p *frame"]
+    future: Num[Tensor, "b k *frame"]
+    actions: Float[Tensor, "b k m"]
+    past_actions: Float[Tensor, "b j _"]
+    gripper: Float[Tensor, "b f 4"]
+    tools: tuple[Float[Tensor, "f _ 7"] | None, ...] = ()
+    cameras: tuple[Float[Tensor, "3 4"] | None, ...] = ()
+    instructions: tuple[str, ...] = ()
+    robots: tuple[str, ...] = ()
+    fps: Float[Tensor, " b"] | None = None
+
+    @property
+    def history(self) -> Num[Tensor, "b p1 *frame"]:
+        """The frames before the current one."""
+        return self.past[:, :-1]
+
+    @property
+    def frames(self) -> Num[Tensor, "b f *frame"]:
+        """The current frame and those after each action."""
+        return torch.cat([self.past[:, -1:], self.future], dim=1)
+
+    def to(self, device: torch.device) -> "Windows":
+        """Return the same batch on a device; tools and cameras, a few numbers that not all rows have, stay."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def gripper_numbers(episode: Episode) -> Float32[np.ndarray, "f 4"]:
+    """Return position (metres) and openness of an episode's first tool at every frame; NaN where it is not known."""
+    if episode.tools is None:
+        return np.full((len(episode) + 1, 4), np.nan, np.float32)
+    return episode.tools[:, 0, [0, 1, 2, 6]]
+
+
+def past_indices(
+    current: Int64[np.ndarray, " b"], first: Int64[np.ndarray, " b"], count: int
+) -> Int64[np.ndarray, "b p"]:
+    """Return the indices of the last `count` frames up to `current`; before an episode's `first` there is only that."""
+    return np.maximum(current[:, None] + np.arange(1 - count, 1), first[:, None])
+
+
+class WindowDataset(Dataset[Windows]):
+    """Every window of the episodes of several data sets, read from disk; the index is (data set, window).
+
+    Args:
+        shares: The data sets.
+        shape: The shape of a window.
+
+    Raises:
+        ValueError: A data set has no episode that is long enough, or only some have a weight.
+
+    Example:
+        >>> from prophet_gym.data.episode import Episode
+        >>> class Dark:
+        ...     def __len__(self): return 1
+        ...     def steps(self, index): return 30
+        ...     def episode(self, index):
+        ...         read = lambda start, stop: np.zeros((stop - start, 48, 64, 3), np.uint8)
+        ...         return Episode("dark", np.zeros((30, 7), np.float32), "wait", 20.0, "none", read)
+        >>> windows = WindowDataset([Share(Dark())], WindowShape(history=8, steps=20, size=(24, 32)))
+        >>> len(windows), tuple(windows[0, 10].frames.shape)
+        (11, (1, 21, 24, 32, 3))
+    """
+
+    def __init__(self, shares: Sequence[Share], shape: WindowShape):
+        self.shares, self.shape = tuple(shares), shape
+        given = [share.weight is not None for share in self.shares]
+        if not given or any(given) != all(given):
+            raise ValueError("give every data set of a mixture a weight or none of them, and at least one data set")
+        self.ends = [np.cumsum(_windows(share.source, shape.steps)) for share in self.shares]
+        for number, (share, ends) in enumerate(zip(self.shares, self.ends, strict=True)):
+            if not len(ends) or not ends[-1]:
+                raise ValueError(
+                    f"data set {number}, a {type(share.source).__name__}, has no episode of {shape.steps} steps; "
+                    "leave it out or make windows shorter"
+                )
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many windows each data set has."""
+        return [int(ends[-1]) for ends in self.ends]
+
+    @property
+    def weights(self) -> list[float]:
+        """The weight of each data set: its own, or its number of windows."""
+        pairs = zip(self.shares, self.counts, strict=True)
+        return [float(count if share.weight is None else share.weight) for share, count in pairs]
+
+    def __getitem__(self, index: tuple[int, int]) -> Windows:
+        """Decode one window, a batch of one."""
+        number, window = index
+        share, ends = self.shares[number], self.ends[number]
+        episode = int(np.searchsorted(ends, window, side="right"))
+        current = window - (int(ends[episode - 1]) if episode else 0)
+        return cut_window(share, episode, current, self.shape)
+
+
+def _windows(source: EpisodeSource, steps: int) -> Int64[np.ndarray, " e"]:
+    """Count the windows of each episode: one for each frame with `steps` actions left."""
+    lengths = np.array([source.steps(index) for index in range(len(source))], dtype=np.int64)
+    return np.maximum(lengths - steps + 1, 0)
+
+
+def cut_window(share: Share, episode: int, current: int, shape: WindowShape) -> Windows:
+    """Decode the window around frame `current` of an episode, a batch of one.
+
+    Raises:
+        ValueError: The episode's frames and actions are not as many as its data set says.
+    """
+    found, steps = share.source.episode(episode), share.source.steps(episode)
+    if len(found) != steps:
+        raise ValueError(
+            f"{found.name} must have the {steps} actions that its index states, has {len(found)}; fetch it again"
+        )
+    first = max(current - shape.history, 0)
+    frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
+    past = past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
+    actions, tools = _planned(share, found, current, shape.steps)
+    return Windows(
+        past=frames[past][None],
+        future=frames[None, current - first + 1 :],
+        actions=torch.from_numpy(actions)[None],
+        past_actions=torch.zeros(1, 0, actions.shape[1]),
+        gripper=torch.from_numpy(gripper_numbers(found)[current : current + shape.steps + 1])[None],
+        tools=(None if tools is None else torch.from_numpy(tools),),
+        cameras=(None if found.camera is None else torch.from_numpy(found.camera).float(),),
+        instructions=(found.instruction,),
+        robots=(found.robot,),
+        fps=torch.tensor([found.fps]),
+    )
+
+
+def _planned(
+    share: Share, episode: Episode, current: int, steps: int
+) -> tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"] | None]:
+    """Return the model's actions from frame `current` on, and where to draw the tools, None where not known."""
+    actions = episode.actions[current : current + steps]
+    if share.plan is None or episode.tools is None:
+        return share.to_actions(actions), None
+    return share.plan(actions, episode.tools[current : current + steps + 1])
+
+
+def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "f h2 w2 3"]:
+    """Return frames of another height and width; where the proportions differ, the image is stretched."""
+    height, width = size
+    if frames.shape[1:3] == (height, width):
+        return frames
+    shrinks = height * width < frames.shape[1] * frames.shape[2]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, (width, height), interpolation=way) for frame in frames])
+
+
+def concat_windows(windows: Sequence[Windows]) -> Windows:
+    """Put batches of one mixture together.
+
+    Raises:
+        ValueError: They come from data sets with different numbers of actions.
+    """
+    widths = {(each.actions.shape[2], each.robots[0]) for each in windows}
+    if len({width for width, _ in widths}) > 1:
+        listed = ", ".join(f"{width} ({robot})" for width, robot in sorted(widths))
+        raise ValueError(f"all data sets must give as many action numbers, got {listed}; give every Share to_actions")
+    parts = {name: [getattr(each, name) for each in windows] for name in vars(windows[0])}
+    return Windows(**{name: _concat(values) for name, values in parts.items()})
+
+
+def _concat(values: list[Any]) -> Any:
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return None if values[0] is None else tuple(each for row in values for each in row)
+
+
+class WindowLoader:
+    """Shuffled batches of windows, epoch after epoch; its state is how many windows were read.
+
+    The order is a function of the seed alone: the number of workers does not change it, ranks read one row of windows
+    together, and `load_state_dict` continues with the batch after the last one that was taken, whatever the workers had
+    read ahead.
+
+    Args:
+        windows: What to read.
+        rows: Batch size of this process.
+        seed: Of the order; the same on all ranks.
+        epoch_size: Windows of an epoch over all ranks; as many as there are if not given.
+        epochs: After which it ends, the last batch possibly shorter; None never ends.
+        rank: Of this process.
+        ranks: How many processes there are.
+        workers: Processes that decode; with 0 this one does.
+    """
+
+    def __init__(
+        self,
+        windows: WindowDataset,
+        rows: int,
+        *,
+        seed: int = 0,
+        epoch_size: int | None = None,
+        epochs: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+    ):
+        if rows < 1 or not 0 <= rank < ranks:
+            raise ValueError(f"rows must be at least 1 and rank in 0..ranks - 1, got {rows=}, {rank=}, {ranks=}")
+        self.windows, self.rows, self.seed = windows, rows, seed
+        self.rank, self.ranks, self.workers = rank, ranks, workers
+        self.shares = quotas(windows.weights, epoch_size or len(windows))
+        self.stop = None if epochs is None else epochs * sum(self.shares)
+        self.read = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next window."""
+        return self.read // sum(self.shares)
+
+    def __iter__(self) -> Iterator[Windows]:
+        """Continue with the batch after the last one that was taken."""
+        loader = DataLoader(
+            self.windows,
+            batch_sampler=self._places(),
+            num_workers=self.workers,
+            collate_fn=concat_windows,
+            # A fork would inherit locks of libraries that decode videos.
+            multiprocessing_context="spawn" if self.workers else None,
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            # Counted when a batch is taken, not when a worker reads it ahead.
+            self.read += self.rows * self.ranks
+            if self.stop is not None:
+                self.read = min(self.read, self.stop)
+            yield batch
+        if self.stop is not None:
+            self.read = self.stop
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far all ranks are, and what that refers to: plain numbers, the same on every rank."""
+        return {"read": self.read, "seed": self.seed, "counts": self.windows.counts, "shares": list(self.shares)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; batch size, ranks and workers may have changed.
+
+        Raises:
+            ValueError: The state belongs to other data, weights or another seed.
+        """
+        own = self.state_dict()
+        other = [name for name in ("seed", "counts", "shares") if state.get(name) != own[name]]
+        if other:
+            told = ", ".join(f"{name}={state.get(name)} (here {own[name]})" for name in other)
+            raise ValueError(f"the state must come from the same data, weights and seed, comes from {told}; start anew")
+        self.read = int(state["read"])
+
+    def _places(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (data set, window) pairs of each batch that is left."""
+        left = batches(
+            self.windows.counts,
+            self.shares,
+            rows=self.rows,
+            seed=self.seed,
+            start=self.read,
+            stop=self.stop,
+            rank=self.rank,
+            ranks=self.ranks,
+        )
+        for batch in left:
+            if len(batch):
+                yield [(int(source), int(window)) for source, window in batch]
