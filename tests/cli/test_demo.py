@@ -60,11 +60,11 @@ def test_the_command_writes_film_sheet_picture_and_numbers(checkpoint, recording
 
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
 def test_the_bundled_episode_that_is_dreamt_best_comes_first_and_a_task_chooses():
-    tasks = [episode.task for episode, _ in demo_episodes(Args(episodes=9))]
+    tasks = [episode.sim.task for episode, _ in demo_episodes(Args(episodes=9))]
     assert tasks[0] == 3
     assert sorted(tasks) == [0, 3, 5, 8]
     chosen = demo_episodes(Args(task="8,5"))
-    assert [episode.task for episode, _ in chosen] == [8, 5]
+    assert [episode.sim.task for episode, _ in chosen] == [8, 5]
     # Whose actions an episode lends does not depend on what else is shown.
     lent = dict(zip(tasks, (actions for _, actions in demo_episodes(Args(episodes=9))), strict=True))
     np.testing.assert_array_equal(chosen[0][1], lent[8])

@@ -19,7 +19,7 @@ def test_frames_are_dreamt_and_labels_kept(checkpoint, recording, tmp_path, caps
         steps = len(whole) // 8 * 8
         assert len(dreamt) == steps
         assert np.array_equal(dreamt.actions, whole.actions[:steps])
-        assert np.array_equal(dreamt.success, whole.success[: steps + 1])
+        assert np.array_equal(dreamt.sim.success, whole.sim.success[: steps + 1])
         frames = dreamt.frames()
         assert np.abs(frames[0].astype(int) - whole.frames()[0]).mean() < 4
         assert len(frames) == steps + 1

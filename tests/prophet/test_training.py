@@ -107,7 +107,7 @@ def test_a_tiny_model_learns_to_obey():
     with torch.no_grad():
         clips = blob_world(seed=1).draw(64, past=20, chunk=8, chunks=1, generator=torch.Generator().manual_seed(0))
         copy = (clips.future - clips.past[:, -1:]).square().mean()
-        right, wrong = loss_of(clips, clips.actions), loss_of(clips, clips.commands.roll(1, 0))
+        right, wrong = loss_of(clips, clips.actions), loss_of(clips, clips.actions.roll(1, 0))
     assert right < 0.5 * copy
     assert right < 0.5 * wrong
 

@@ -65,9 +65,9 @@ def test_a_policy_is_recorded_as_scripts_are(monkeypatch):
     other, _ = recorder.record_episode(sim, 5, 9, actor=actor, render=False)
     scripted, _ = recorder.record_episode(sim, 4, 9, "expert", render=False)
     sim.close()
-    assert (episode.mode, len(episode), len(frames)) == ("policy", 20, 21)
+    assert (episode.sim.mode, len(episode), len(frames)) == ("policy", 20, 21)
     np.testing.assert_array_equal(episode.actions, again.actions)
-    np.testing.assert_array_equal(episode.init_state, scripted.init_state)
+    np.testing.assert_array_equal(episode.sim.init_state, scripted.sim.init_state)
     assert not np.array_equal(episode.actions, other.actions)
     assert not np.array_equal(episode.actions, scripted.actions)
 
