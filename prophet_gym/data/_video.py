@@ -188,4 +188,5 @@ def _pictures(stream: bytes) -> UInt8[np.ndarray, "f h w 3"]:
     width, height = int(header[1]), int(header[2])
     size = len(header[0])
     records = np.frombuffer(stream, np.uint8).reshape(-1, size + height * width * 3)
-    return records[:, size:].reshape(-1, height, width, 3)
+    # A copy, since the stream itself cannot be written to.
+    return records[:, size:].reshape(-1, height, width, 3).copy()
