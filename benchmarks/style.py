@@ -30,8 +30,14 @@ PACKAGES = ("prophet_gym", "prophrl_algos")
 MAX_FUNCTION, MAX_FILES = 60, 14
 MARKS = ("noqa", "pyright:", "type:", "fmt:", "pragma:")
 """Comments that tools read."""
-VERBS = frozenset()
-"""Imperatives that ruff's list of verbs lacks."""
+VERBS = """
+adapt align answer ask assemble augment average begin blend bootstrap bring claim clip clone collate concatenate
+continue crop cut denoise detach discard draw dream embed enlarge estimate evaluate exchange film fit follow forget
+freeze go gather integrate interpolate keep learn leave let measure normalize offload pad paint predict project rank
+reconstruct refuse rescale resample resize resolve resume rotate round say score see settle shift silence slice solve
+sort stack standardize step stop summarize teach tell tokenize train turn undo unmirror unpack wait warn weight
+"""
+"""Imperatives that ruff's list of verbs may lack."""
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Counts what tyro makes of the arguments of each command.
@@ -132,7 +138,9 @@ def imperatives(words: Sequence[str]) -> set[str]:
         ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "D401", "--output-format", "json"]
         told = subprocess.run([*ruff, str(path)], capture_output=True, text=True, encoding="utf-8", check=False)
     flagged = {asked[(problem["location"]["row"] - 1) // 2] for problem in json.loads(told.stdout)}
-    return {word for word in words if word not in flagged and third_person(word) in flagged} | (VERBS & {*words})
+    return {word for word in words if word not in flagged and third_person(word) in flagged} | (
+        {*VERBS.split()} & {*words}
+    )
 
 
 def options_of(root: Path) -> dict[str, int]:
