@@ -74,7 +74,9 @@ def test_the_decoder_is_tuned_without_changing_a_latent(toys, toy_recording, fol
 
 def test_footage_of_a_task_about_a_fixture_looks_at_the_gripper(toys, tmp_path):
     episode, frames = toys.episode(0)
-    write_episode(episode_path(tmp_path, 0, 0), replace(episode, target="cabinet"), frames)
+    write_episode(
+        episode_path(tmp_path, 0, 0), replace(episode, simulation=replace(episode.sim, target="cabinet")), frames
+    )
     centres = load_footage([episode_path(tmp_path, 0, 0)], stride=1).centres
     np.testing.assert_array_equal(centres[:, 1], centres[:, 0])
     expected = (episode.gripper_position[:, [1, 0]] * 0.5 + 0.5) * 128
