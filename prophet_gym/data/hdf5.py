@@ -33,13 +33,13 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a writer of these files does differently from others.
+    """What one writer of these files does differently from others.
 
     Attributes:
-        camera: the picture in `obs` to read as frames.
-        first_action: the action that follows frame 0. LIBERO's writer stores the picture *after* each action, so the
+        camera: The image in `obs` to read as frames.
+        first_action: The action that follows frame 0. LIBERO's writer stores the image *after* each action, so the
             action after frame 0 is number 1 there, and action 0 has no frame before it.
-        orient: turns its pictures upright.
+        orient: Turns its images upright.
     """
 
     camera: str
@@ -50,16 +50,16 @@ class Layout:
 LIBERO = Layout("agentview_rgb", 1, rows_reversed)
 """LIBERO's published files."""
 LIBERO_REGENERATED = Layout("agentview_rgb", 0, rows_reversed)
-"""LIBERO played again by OpenVLA's script: pictures before each action, idle steps left out, still bottom row first."""
+"""LIBERO played again by OpenVLA's script: images before each action, idle steps left out, still bottom row first."""
 ROBOMIMIC = Layout("agentview_image", 0, as_stored)
-"""robomimic's `dataset_states_to_obs.py`."""
+"""The files of robomimic's `dataset_states_to_obs.py`."""
 
 _UPRIGHT = {"opengl": rows_reversed, "opencv": as_stored}
-"""Which way up robosuite's `macros.IMAGE_CONVENTION` leaves a picture; LIBERO's files note it."""
+"""Which way up robosuite's `macros.IMAGE_CONVENTION` leaves an image; LIBERO's files note it."""
 
 
 @dataclass(frozen=True)
-class Demo:
+class _Demo:
     """One demonstration: its file, its name there, its number of usable steps, its place among all."""
 
     path: Path
@@ -72,21 +72,21 @@ class Hdf5Source:
     """Demonstrations of one HDF5 file, or of all `*.hdf5` of a folder.
 
     Args:
-        path: the file or the folder.
-        layout: who wrote it: `LIBERO`, `LIBERO_REGENERATED`, `ROBOMIMIC`, or one of your own.
-        split: a robomimic filter key, e.g. `train`; all demonstrations if not given.
-        instruction: the task in words, where the file does not say it.
-        fps: where the file does not say it (`control_freq`).
-        robot: stands in for the file's name of it.
-        tools: which data of `obs` say where the tools are, and how.
-        calibration: the camera's matrices, demonstrations in the order of files and numbers.
-        episodes: only these, e.g. `demo_3`, or `pick_up_the_milk_demo.hdf5/demo_3` in a folder; all if not given.
-        without: but not these; anything else in the file's group `data` has to be named here.
+        path: The file or the folder.
+        layout: Who wrote it: `LIBERO`, `LIBERO_REGENERATED`, `ROBOMIMIC`, or one of your own.
+        split: A robomimic filter key, e.g. `train`; all demonstrations if not given.
+        instruction: The task in words, where the file does not say it.
+        fps: The frame rate, where the file does not say it (`control_freq`).
+        robot: Stands in for the file's name of it.
+        tools: Which data of `obs` say where the tools are, and how.
+        calibration: The camera's matrices, demonstrations in the order of files and numbers.
+        episodes: Only these, e.g. `demo_3`, or `pick_up_the_milk_demo.hdf5/demo_3` in a folder; all if not given.
+        without: Episodes to leave out; anything else in the file's group `data` has to be named here.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is cut off or contradicts the layout, or does not say what has to be given then.
-        UnknownOptionError: there is no such camera, split, state or demonstration.
+        FileNotFoundError: There is no such file.
+        ValueError: A file is cut off or contradicts the layout, or does not say what has to be given then.
+        UnknownOptionError: There is no such camera, split, state or demonstration.
     """
 
     def __init__(
@@ -118,21 +118,21 @@ class Hdf5Source:
         if calibration is not None:
             calibration.require(len(listed))
         places = {name: place for place, name in enumerate(listed)}
-        self.demos = [Demo(*listed[name], _steps(*listed[name], layout, name), places[name]) for name in kept]
+        self.demos = [_Demo(*listed[name], _steps(*listed[name], layout, name), places[name]) for name in kept]
 
     def __len__(self) -> int:
         return len(self.demos)
 
     def steps(self, index: int) -> int:
-        """How many actions of episode `index` have both their frames."""
+        """Return how many actions of episode `index` have both their frames."""
         return self.demos[index].steps
 
     def episode(self, index: int) -> Episode:
-        """Reads the actions of episode `index`, and where its tools are.
+        """Read the actions of episode `index`, and where its tools are.
 
         Raises:
-            UnknownOptionError: it has no such states.
-            ValueError: they have another width than `tools` says.
+            UnknownOptionError: It has no such states.
+            ValueError: They have another width than `tools` says.
         """
         demo, first = self.demos[index], self.layout.first_action
         name = f"{demo.key} of {demo.path}"
@@ -153,11 +153,10 @@ class Hdf5Source:
 
 
 def _states(demo: Any, tools: ToolReading, name: str) -> Float[np.ndarray, "f s"]:
-    """The states of a demonstration; each is stored with the picture that it was taken with."""
+    """Read the states of a demonstration; each is stored with the image that it was taken with."""
     for column in tools.columns:
         if column not in demo["obs"]:
-            known = [name for name, data in demo["obs"].items() if getattr(data, "ndim", 3) < 3]
-            raise unknown_option("state", column, known)
+            raise unknown_option("state", column, [key for key, data in demo["obs"].items() if _ndim(data) < 3])
     columns = [_numbers(demo["obs"], column, name) for column in tools.columns]
     if len({len(column) for column in columns} | {len(demo["actions"])}) > 1:
         raise ValueError(f"{', '.join(tools.columns)} of {name} must have a state for each action; leave it out")
@@ -165,7 +164,7 @@ def _states(demo: Any, tools: ToolReading, name: str) -> Float[np.ndarray, "f s"
 
 
 def _numbers(group: Any, key: str, name: str) -> Float64[np.ndarray, "n a"]:
-    """Return an array of finite numbers, one line of them a step."""
+    """Read an array of finite numbers, one line of them a step."""
     stored = group[key]
     shape, kind = stored.shape, stored.dtype.kind
     if kind not in "fiu" or not 1 <= len(shape) <= 2 or 0 in shape[1:]:
@@ -177,14 +176,18 @@ def _numbers(group: Any, key: str, name: str) -> Float64[np.ndarray, "n a"]:
     return values
 
 
-def _read(demo: Demo, layout: Layout, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+def _ndim(data: Any) -> int:
+    return getattr(data, "ndim", 0)
+
+
+def _read(demo: _Demo, layout: Layout, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     with _open(demo.path) as stored:
         return layout.orient(stored["data"][demo.key]["obs"][layout.camera][start:stop])
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """The file, open; opened anew for every read, since an HDF5 handle must not cross into another process."""
+    """Open the file for one read: an HDF5 handle must not cross into another process, so none is kept."""
     refuse_pointer(path)
     # HDF5 reads a part of a file when it is asked for: damage shows anywhere, as any of h5py's errors.
     try:
@@ -200,17 +203,16 @@ def _open(path: Path) -> Iterator[Any]:
             "writes no more"
         ) from error
     except Exception as error:
-        ours = isinstance(error, ProphetError) or (type(error) is ValueError and str(path) in str(error))
-        if ours:
+        # Our own refusals pass; they are raised inside this block, too, and name the file.
+        if isinstance(error, ProphetError) or (type(error) is ValueError and str(path) in str(error)):
             raise
         raise ValueError(f"{path} must be a whole HDF5 file; fetch it again ({error})") from error
 
 
 def _keys(path: Path, stored: Any, split: str | None) -> list[str]:
-    """Names of the demonstrations, by number."""
-    if split is None:
-        names = list(stored["data"])
-    else:
+    """List the names of the demonstrations, by number."""
+    names = list(stored["data"])
+    if split is not None:
         splits = list(stored.get("mask", {}))
         if split not in splits:
             raise unknown_option("split", split, splits)
@@ -223,41 +225,39 @@ def _keys(path: Path, stored: Any, split: str | None) -> list[str]:
                 f"mask/{split} of {path} must name each of its demonstrations once, and they must be in data; "
                 f"{', '.join(absent[:10]) or 'another name'} is not; give another split, or name episodes"
             )
+    # demo_10 comes after demo_9; 18 digits are what an int64 holds.
     return sorted(names, key=lambda name: (int(re.sub(r"[^0-9]", "", name)[:18] or 0), name))
 
 
-def _is_group(node: Any) -> bool:
-    return isinstance(node, h5py.Group)
-
-
 def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
-    """Count the usable steps of a demonstration, after checking that pictures and actions are there and as many.
+    """Count the usable steps of a demonstration, after checking that images and actions are there and as many.
 
     `called` is what a caller calls it, to leave it out.
     """
     name = f"{key} of {path}"
     with _open(path) as stored:
         demo: Any = stored["data"][key]
-        if not _is_group(demo) or not isinstance(demo.get("actions"), h5py.Dataset):
+        if not isinstance(demo, h5py.Group) or not isinstance(demo.get("actions"), h5py.Dataset):
             raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{called!r}]")
-        if not _is_group(demo.get("obs")):
+        if not isinstance(demo.get("obs"), h5py.Group):
             raise ValueError(
-                f"{name} has no pictures (no group obs): the file holds the simulator's states alone; make pictures of "
+                f"{name} has no images (no group obs): the file holds the simulator's states alone; make images of "
                 "them with robomimic's dataset_states_to_obs.py"
             )
-        seen = {camera: data for camera, data in demo["obs"].items() if getattr(data, "ndim", 0) == 4}
-        if layout.camera not in demo["obs"]:
-            raise unknown_option("camera", layout.camera, seen)
-        pictures = demo["obs"][layout.camera]
-        shape = getattr(pictures, "shape", ())
-        require_image_type(f"{layout.camera} of {name}", getattr(pictures, "dtype", np.dtype("O")), shape)
-        if len(shape) != 4 or not demo["actions"].ndim:
+        obs: Any = demo["obs"]
+        if layout.camera not in obs:
+            raise unknown_option("camera", layout.camera, [each for each, data in obs.items() if _ndim(data) == 4])
+        images = obs[layout.camera]
+        shape = getattr(images, "shape", ())
+        require_image_type(f"{layout.camera} of {name}", getattr(images, "dtype", np.dtype("O")), shape)
+        if len(shape) != 4 or not _ndim(demo["actions"]):
             raise ValueError(f"{layout.camera} of {name} must be frames (steps, height, width, 3), is {shape}")
-        frames, actions = len(pictures), len(demo["actions"])
+        frames, actions = len(images), len(demo["actions"])
     if frames != actions:
         raise ValueError(
             f"{name} must have as many frames as actions, has {frames} and {actions}; leave it out or fetch it again"
         )
+    # Whichever way the writer paired them, one action lacks a frame on one side.
     return max(frames - 1, 0)
 
 
@@ -269,7 +269,7 @@ def _facts(
     fps: float | int | None,
     robot: str | None,
 ) -> tuple[str, float, str]:
-    """Instruction, fps and robot of a file: what the caller gave, else what its attributes say."""
+    """Return instruction, fps and robot of a file: what the caller gave, else what its attributes say."""
     convention = _text(path, attrs, "macros_image_convention")
     if convention in _UPRIGHT and layout.orient in _UPRIGHT.values() and layout.orient is not _UPRIGHT[convention]:
         raise ValueError(
@@ -280,14 +280,13 @@ def _facts(
     if not isinstance(settings, dict):
         raise ValueError(f"env_kwargs in env_args of {path} must be a JSON object, is {settings!r}")
     stated = settings.get("control_freq")
-    if stated is not None:
-        require_number(f"control_freq in env_args of {path}", stated, above=0)
-    if fps is not None:
-        require_number("fps", fps, above=0)
+    for name, value in ((f"control_freq in env_args of {path}", stated), ("fps", fps)):
+        if value is not None:
+            require_number(name, value, above=0)
     if fps is not None and stated is not None and abs(fps - stated) > 1e-6:
         raise ValueError(f"{path} states control_freq={stated:g}, which contradicts fps={fps:g}; leave fps out")
     rate = fps if fps is not None else stated
-    text = instruction if instruction is not None else _told(path, attrs)
+    text = instruction if instruction is not None else _instruction(path, attrs)
     if rate is None or text is None:
         name = "fps" if rate is None else "instruction"
         raise ValueError(f"{path} does not say its {name}; give it: Hdf5Source(..., {name}=...)")
@@ -319,12 +318,12 @@ def _object(path: Path, attrs: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value or {}
 
 
-def _told(path: Path, attrs: Mapping[str, Any]) -> str | None:
-    """LIBERO's instruction, which some of its files hold as a list of letters in quotation marks."""
+def _instruction(path: Path, attrs: Mapping[str, Any]) -> str | None:
+    """Return LIBERO's instruction, which some of its files hold as a list of letters in quotation marks."""
     text = _object(path, attrs, "problem_info").get("language_instruction")
-    letters = [text] if isinstance(text, str) else text
-    if letters is None:
+    if text is None:
         return None
+    letters = [text] if isinstance(text, str) else text
     if not isinstance(letters, list) or not all(isinstance(letter, str) for letter in letters):
         raise ValueError(f"language_instruction in problem_info of {path} must be a text, is {text!r}")
     return "".join(letters).strip('"')

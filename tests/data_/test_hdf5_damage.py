@@ -67,7 +67,7 @@ def with_a_split(file):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (without_obs, r"demo_1 of .* has no pictures .*dataset_states_to_obs\.py"),
+        (without_obs, r"demo_1 of .* has no images .*dataset_states_to_obs\.py"),
         (without_actions, r"demo_1 of .* has no actions.* leave it out: without=\['demo_1'\]"),
         (with_a_foreign_group, r"statistics of .* has no actions.* leave it out: without=\['statistics'\]"),
         (with_a_foreign_array, r"statistics of .* has no actions.* leave it out: without=\['statistics'\]"),
