@@ -1,4 +1,4 @@
-"""The index of a LeRobot data set, layouts v2 and v3: which episodes there are, and where their rows and films lie.
+"""The index of a LeRobot data set, layouts v2 and v3: which episodes there are, and where their rows and videos lie.
 
 Everything in it is checked before anything is done with it, and what is wrong is named by file, episode and column.
 """
@@ -31,17 +31,17 @@ _DIGITS = re.compile(r"(0?\d{1,2}d?)?")
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a data set's index: where an episode's rows and pictures lie.
+    """One line of a data set's index: where an episode's rows and images lie.
 
     Attributes:
-        number: of the episode.
-        rows: how many it has.
-        instruction: its task in words; several are joined.
-        data: the parquet file of its rows.
-        video: its film, maybe one of several episodes; None where its pictures lie in the rows.
-        offset: seconds at which it begins in the film.
-        until: and ends, where the index says so.
-        film_ends: seconds at which the last episode of the film ends, likewise.
+        number: The number of the episode.
+        rows: How many rows it has.
+        instruction: Its task in words; several are joined.
+        data: The parquet file of its rows.
+        video: Its video, maybe one of several episodes; None where its images lie in the rows.
+        offset: Seconds at which it begins in the video.
+        until: Seconds at which it ends, where the index says so.
+        film_ends: Seconds at which the last episode of the video ends, likewise.
     """
 
     number: int
@@ -89,8 +89,8 @@ def read_info(root: Path) -> dict[str, Any]:
     """Read what a data set says of itself.
 
     Raises:
-        FileNotFoundError: it is no LeRobot data set.
-        ValueError: it is of another layout, damaged, or does not say what is needed.
+        FileNotFoundError: It is no LeRobot data set.
+        ValueError: It is of another layout, damaged, or does not say what is needed.
     """
     path = root / INFO
     if not path.exists():
@@ -122,19 +122,19 @@ def read_index(
     """Read where the episodes lie.
 
     Args:
-        root: the data set's folder.
-        info: of `read_info`.
-        filmed: the camera whose films are read; None where the pictures lie in the rows.
-        episodes: only these; all if not given.
-        without: but not these: nothing of them is read, so one that is damaged does no harm.
+        root: The data set's folder.
+        info: Of `read_info`.
+        filmed: The camera whose videos are read; None where the images lie in the rows.
+        episodes: Only these; all if not given.
+        without: Episodes to leave out: nothing of them is read, so one that is damaged does no harm.
 
     Returns:
-        the episodes to read, by number, and the numbers of all.
+        The episodes to read, by number, and the numbers of all.
 
     Raises:
-        FileNotFoundError: a file of the index is missing.
-        UnknownOptionError: there is no such episode.
-        ValueError: the index is damaged or contradicts itself.
+        FileNotFoundError: A file of the index is missing.
+        UnknownOptionError: There is no such episode.
+        ValueError: The index is damaged or contradicts itself.
     """
     third = str(info["codebase_version"]).startswith("v3")
     lines, path = (_lines_v3 if third else _lines_v2)(root, info, filmed)
@@ -239,7 +239,7 @@ def _require_apart(entries: Iterable[Entry], fps: float) -> None:
 
 
 def _film_ends(root: Path, info: Mapping[str, Any], lines: Iterable[Line], filmed: str) -> dict[Path, float]:
-    """When the last episode of each film ends; those that are not read count too, unless they are damaged."""
+    """Return when the last episode of each video ends; unread ones count, too, unless they are damaged."""
     ends: dict[Path, float] = {}
     for line in lines:
         try:
@@ -252,7 +252,7 @@ def _film_ends(root: Path, info: Mapping[str, Any], lines: Iterable[Line], filme
 
 
 def _fields(info: Mapping[str, Any], key: str) -> set[str]:
-    """Return the names of what a pattern of paths is filled with."""
+    """Return the names of the fields of a pattern of paths."""
     pattern = info.get(key)
     try:
         parts = list(Formatter().parse(pattern))  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ def _fields(info: Mapping[str, Any], key: str) -> set[str]:
 
 
 def _place(root: Path, info: Mapping[str, Any], key: str, values: Mapping[str, int | str]) -> Path:
-    """Fill a pattern of paths; ValueError if it has other fields or leads out of the data set."""
+    """Fill a pattern of paths; raise ValueError if it has other fields or leads out of the data set."""
     odd = sorted(_fields(info, key) - set(values))
     if odd:
         raise ValueError(f"{key} of {root / INFO} may name {', '.join(values)}, names {', '.join(odd) or 'nothing'}")
@@ -288,11 +288,11 @@ def _first(error: Exception) -> str:
 
 
 def read_rows(path: Path, episode: int, columns: Iterable[str]) -> "pa.Table":
-    """Columns of one episode's rows.
+    """Read columns of one episode's rows.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is cut off, or lacks a column.
+        FileNotFoundError: There is no such file.
+        ValueError: It is cut off, or lacks a column.
     """
     names = list(columns)
     if not path.exists():

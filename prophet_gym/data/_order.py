@@ -1,6 +1,6 @@
-"""In which order clips are read: a pure function of seed and position, so that any moment can be resumed.
+"""The order in which windows are read: a pure function of seed and position, so any moment can be resumed.
 
-Sources are mixed by exact quotas. An epoch takes `quota` clips of each source, shuffled together; the clips of one
+Sources are mixed by exact quotas. An epoch takes `quota` windows of each source, shuffled together; the windows of one
 source come as an endless row of shuffled passes over it, so none comes twice before all have come once.
 """
 
@@ -13,10 +13,10 @@ _PASS, _EPOCH = 0, 1
 
 
 def quotas(weights: Sequence[float | int], size: int) -> list[int]:
-    """Share `size` clips out in proportion to the weights, to the nearest whole clip (largest remainders).
+    """Divide `size` windows in proportion to the weights, to the nearest whole one (largest remainders).
 
     Raises:
-        ValueError: a weight is not above zero, or too small for a single clip.
+        ValueError: A weight is not above zero, or too small for a single clip.
     """
     if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights):
         raise ValueError(f"weights must be above zero, got {list(weights)}; leave a source out instead")
@@ -27,14 +27,14 @@ def quotas(weights: Sequence[float | int], size: int) -> list[int]:
     if not shares.all():
         source = int(np.argmin(shares))
         raise ValueError(
-            f"an epoch of {size} clips has no clip for source {source} of weight {weights[source]:g} "
+            f"an epoch of {size} windows has no window for source {source} of weight {weights[source]:g} "
             f"out of {sum(weights):g}; make epochs longer"
         )
     return shares.tolist()
 
 
 def shuffled_passes(count: int, start: int, take: int, *, seed: int, source: int) -> Int64[np.ndarray, " n"]:
-    """Cut `take` clips from `start` out of the endless row of shuffled passes over a source's `count` clips."""
+    """Cut `take` windows from `start` out of the endless row of shuffled passes over a source's `count` windows."""
     passes = range(start // count, (start + take - 1) // count + 1)
     row = [np.random.default_rng([seed, _PASS, source, number]).permutation(count) for number in passes]
     first = start - passes.start * count
@@ -42,13 +42,13 @@ def shuffled_passes(count: int, start: int, take: int, *, seed: int, source: int
 
 
 def epoch_order(counts: Sequence[int], shares: Sequence[int], *, seed: int, epoch: int) -> Int64[np.ndarray, "n 2"]:
-    """Return (source, clip) of every position of an epoch.
+    """Return (source, window) of every position of an epoch.
 
     Args:
-        counts: clips of each source.
-        shares: see `quotas`.
-        seed: of the order.
-        epoch: from 0.
+        counts: Windows of each source.
+        shares: See `quotas`.
+        seed: The seed of the order.
+        epoch: The number of the epoch, from 0.
     """
     rows = []
     for source, (count, share) in enumerate(zip(counts, shares, strict=True)):
@@ -68,20 +68,20 @@ def batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[Int64[np.ndarray, "n 2"]]:
-    """Yield one rank's batches of (source, clip), epoch after epoch.
+    """Yield one rank's batches of (source, window), epoch after epoch.
 
-    All ranks read one row of clips, `rows * ranks` at a time, each its own of them; batches run across the end of an
-    epoch, so no clip is lost or read twice and every rank gets as many.
+    All ranks read one row of windows, `rows * ranks` at a time, each its own of them; batches run across the end of an
+    epoch, so no window is lost or read twice and every rank gets as many.
 
     Args:
-        counts: clips of each source.
-        shares: clips that an epoch takes of each.
-        rows: batch size of a rank.
-        seed: of the order.
-        start: clips that all ranks together have read.
-        stop: clips after which the row ends; the last batches may be shorter, by one between ranks, or empty.
-        rank: of this process.
-        ranks: how many there are.
+        counts: Windows of each source.
+        shares: Windows that an epoch takes of each.
+        rows: Batch size of a rank.
+        seed: The seed of the order.
+        start: Windows that all ranks together have read.
+        stop: Windows after which the row ends; the last batches may be shorter, by one between ranks, or empty.
+        rank: The rank of this process.
+        ranks: How many ranks there are.
     """
     size = sum(shares)
     known = (-1, np.empty((0, 2), np.int64))

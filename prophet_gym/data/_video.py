@@ -46,11 +46,11 @@ def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "t h w 3"]:
 
 
 def frame_times(path: Path) -> Float64[np.ndarray, " n"]:
-    """Return when each frame of a film is shown, in seconds from its start and in order.
+    """Return when each frame of a video is shown, in seconds from its start and in order.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no film.
+        FileNotFoundError: There is no such file.
+        ValueError: It is no video.
     """
     if not path.exists():
         raise FileNotFoundError(f"no video at {path}; fetch the data set again, with its videos")
@@ -78,22 +78,22 @@ def _times_of_version(path: Path, size: int, changed: int) -> Float64[np.ndarray
 def decode_frames(
     path: Path, start: int, count: int, *, fps: float | int, offset: float = 0.0, until: float | None = None
 ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Decodes `count` frames, fewer where the film ends, RGB.
+    """Decode `count` frames, fewer where the video ends, RGB.
 
-    Frame i of an episode is the i-th of the film after the one that is shown at `offset`. The frames' own time stamps
+    Frame i of an episode is the i-th of the video after the one that is shown at `offset`. The frames' own time stamps
     decide: where they and the stated rate disagree by more than half a frame there is no telling which frame is meant.
 
     Args:
-        path: the film.
-        start: the first frame, counted from `offset`.
-        count: how many.
-        fps: frames a second that the data set claims.
-        offset: seconds at which the episode begins in a film of several.
-        until: seconds at which it ends.
+        path: The video.
+        start: The first frame, counted from `offset`.
+        count: How many.
+        fps: Frames a second that the data set claims.
+        offset: Seconds at which the episode begins in a video of several.
+        until: Seconds at which it ends.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, has another frame rate, or a frame is not where the data set says.
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be decoded, has another frame rate, or a frame is not where the data set says.
     """
     times = frame_times(path)
     _require_rate(path, times, fps)
@@ -181,7 +181,7 @@ def _require_rate(path: Path, times: Float64[np.ndarray, " n"], fps: float | int
 
 
 def _pictures(stream: bytes) -> UInt8[np.ndarray, "f h w 3"]:
-    """The pictures of a stream of binary PPMs, which say their own size."""
+    """Split a stream of binary PPMs, which say their own size, into images."""
     header = _HEADER.match(stream)
     if header is None:
         return np.empty((0, 1, 1, 3), np.uint8)

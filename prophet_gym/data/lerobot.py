@@ -33,23 +33,23 @@ class LeRobotSource:
     """A LeRobot data set on disk; `huggingface_hub.snapshot_download(..., repo_type="dataset")` fetches one.
 
     Args:
-        root: its folder, the one that holds `meta/info.json`.
-        camera: the feature to read as frames, e.g. `observation.images.agentview`.
-        action: the feature to read as actions.
-        robot: stands in for the data set's `robot_type`.
-        orient: turns its pictures upright. LIBERO sets that were made for OpenVLA and openpi are mirrored:
+        root: Its folder, the one that holds `meta/info.json`.
+        camera: The feature to read as frames, e.g. `observation.images.agentview`.
+        action: The feature to read as actions.
+        robot: Stands in for the data set's `robot_type`.
+        orient: Turns its images upright. LIBERO sets that were made for OpenVLA and openpi are mirrored:
             `columns_reversed`.
-        tools: which features say where the tools are, and how.
-        calibration: the camera's matrices, episodes by number.
-        episodes: the numbers of those to read; all if not given.
-        without: numbers of episodes to leave out.
-        tolerance: how far a row's time stamp may lie from where the stated rate has it, in frames; recordings of real
+        tools: Which features say where the tools are, and how.
+        calibration: The camera's matrices, episodes by number.
+        episodes: The numbers of those to read; all if not given.
+        without: Numbers of episodes to leave out.
+        tolerance: How far a row's time stamp may lie from where the stated rate has it, in frames; recordings of real
             robots may need 0.3. At one half another row is as near.
 
     Raises:
-        FileNotFoundError: a file of the index is missing.
-        ValueError: the layout is another version, the index contradicts itself or a file is cut off.
-        UnknownOptionError: there is no such camera, action feature, state feature or episode.
+        FileNotFoundError: A file of the index is missing.
+        ValueError: The layout is another version, the index contradicts itself or a file is cut off.
+        UnknownOptionError: There is no such camera, action feature, state feature or episode.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class LeRobotSource:
         return len(self.entries)
 
     def steps(self, index: int) -> int:
-        """How many actions of episode `index` have both their frames."""
+        """Return how many actions of episode `index` have both their frames."""
         return max(self.entries[index].rows - 1, 0)
 
     def episode(self, index: int) -> Episode:
-        """Reads the actions of episode `index`, and where its tools are.
+        """Read the actions of episode `index`, and where its tools are.
 
         Raises:
-            FileNotFoundError: its file is missing.
-            ValueError: its rows are not as many as the index says, or not at the stated rate; or its states have
+            FileNotFoundError: Its file is missing.
+            ValueError: Its rows are not as many as the index says, or not at the stated rate; or its states have
                 another width than `tools` says.
         """
         entry = self.entries[index]
@@ -137,7 +137,7 @@ def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f
     """Return a column's numbers, as many in each row.
 
     Raises:
-        ValueError: it holds anything else.
+        ValueError: It holds anything else.
     """
     try:
         values = np.asarray(table[column].to_pylist())
@@ -167,7 +167,7 @@ def _read_video(entry: Entry, fps: float, begin: float, start: int, stop: int) -
 
 
 def _require_length(film: Path, ends: float, fps: float) -> None:
-    """Raise ValueError if a film of several episodes is too short: which of them lacks a frame, it does not say."""
+    """Raise ValueError if a video of several episodes is too short: it does not say which of them lacks a frame."""
     times = frame_times(film)
     if (ends - times[-1]) * fps > 1 + WITHIN:
         raise ValueError(
@@ -177,13 +177,13 @@ def _require_length(film: Path, ends: float, fps: float) -> None:
 
 
 def _read_stored(entry: Entry, camera: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames that lie in the rows themselves, as PNG or JPEG bytes."""
+    """Read frames that lie in the rows themselves, as PNG or JPEG bytes."""
     cells = read_rows(entry.data, entry.number, [camera])[camera].slice(start, stop - start).to_pylist()
     frames = [_decoded(cell) for cell in cells]
     whole = [frame for frame in frames if frame is not None]
     if len(whole) < len(frames) or len({frame.shape for frame in whole}) > 1:
         raise ValueError(
-            f"{entry.data} must hold pictures of one size as PNG or JPEG bytes in {camera} of episode {entry.number}; "
+            f"{entry.data} must hold images of one size as PNG or JPEG bytes in {camera} of episode {entry.number}; "
             "save the set again"
         )
     return np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8)

@@ -1,7 +1,7 @@
-"""A recording as a LeRobot data set (layout v3.0), for the many tools that train policies from those.
+"""Export a recording as a LeRobot data set (layout v3.0), for the many tools that train policies from those.
 
 The layout is that of `LeRobotDataset` in lerobot 0.4.4 (github.com/huggingface/lerobot). Videos are copied, not encoded
-again. A LeRobot row is a frame and the action after it, so the picture after the last action has no row; it stays,
+again. A LeRobot row is a frame and the action after it, so the image after the last action has no row; it stays,
 unread, at the end of the episode's video.
 """
 
@@ -41,20 +41,20 @@ _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 def export_recording(
     folder: str | os.PathLike, out: str | os.PathLike, *, robot: str = "panda", without: Sequence[str] = ()
 ) -> int:
-    """Writes a recording as a LeRobot data set and returns its number of episodes.
+    """Write a recording as a LeRobot data set and returns its number of episodes.
 
     `out` appears whole or not at all; the recording is only read.
 
     Args:
-        folder: what `prophet collect` wrote.
-        out: must not be there yet.
-        robot: the `robot_type` to state.
-        without: episodes to leave out, e.g. `task_03/episode_00007`.
+        folder: What `prophet collect` wrote.
+        out: Must not be there yet.
+        robot: The `robot_type` to state.
+        without: Episodes to leave out, e.g. `task_03/episode_00007`.
 
     Raises:
         FileNotFoundError: `folder` is no recording.
-        UnknownOptionError: it has no such episode.
-        ValueError: it holds no episode or starts from official states, or `out` is there already.
+        UnknownOptionError: It has no such episode.
+        ValueError: It holds no episode or starts from official states, or `out` is there already.
     """
     paths, out = list_episodes(folder, without=without), Path(out)
     if not paths:
@@ -104,7 +104,7 @@ def _write_json(values: Mapping[str, Any], path: Path) -> None:
 
 
 def _rows(episode: Episode, number: int, begin: int, task: int) -> dict[str, np.ndarray]:
-    """The parquet columns of one episode."""
+    """Return the parquet columns of one episode."""
     steps = len(episode)
     sim = episode.sim
     pose = [sim.gripper_position, sim.gripper_quaternion, sim.gripper_opening[:, None]]
@@ -131,7 +131,7 @@ def _copy_video(source: Path, out: Path, number: int) -> None:
 
 
 def _index_row(episode: Episode, number: int, begin: int) -> dict[str, Any]:
-    """One line of meta/episodes: where the episode's rows and pictures lie."""
+    """Return one line of meta/episodes: where the episode's rows and images lie."""
     place = _place(number)
     return {
         "episode_index": number,
@@ -160,7 +160,7 @@ def _write_rows(columns: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def _write_tasks(tasks: Mapping[str, int], path: Path) -> None:
-    """The task table as pandas writes it, with the words as its index; the metadata tells pandas so."""
+    """Write the task table as pandas does, with the words as its index; the metadata tells pandas so."""
     column = {"field_name": "task_index", "name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
     words = {"field_name": "__index_level_0__", "name": None, "pandas_type": "unicode", "numpy_type": "object"}
     note = {
@@ -210,7 +210,7 @@ def _info(episodes: int, frames: int, tasks: int, size: Sequence[int], *, robot:
 
 
 def _statistics(values: Float[np.ndarray, "n a"]) -> dict[str, list[float]]:
-    """What policies normalise with, for each number."""
+    """Return what policies normalise with, for each number."""
     wide = values.astype(np.float64)
     quantiles = {name: np.quantile(wide, share, axis=0).tolist() for name, share in _QUANTILES.items()}
     return {
@@ -224,6 +224,6 @@ def _statistics(values: Float[np.ndarray, "n a"]) -> dict[str, list[float]]:
 
 
 def _picture_statistics(frames: UInt8[np.ndarray, "n h w 3"]) -> dict[str, list[Any]]:
-    """The same for each colour, 0 to 1, of the middle frame of every episode, in lerobot's shape (3, 1, 1)."""
+    """Return the same for each colour, 0 to 1, of every episode's middle frame, in lerobot's shape (3, 1, 1)."""
     found = _statistics(frames.reshape(-1, 3) / 255)
     return {name: [len(frames)] if name == "count" else [[[x]] for x in values] for name, values in found.items()}

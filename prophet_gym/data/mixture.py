@@ -1,4 +1,4 @@
-"""A data set in words, as a command line names it: `PATH`, or `PATH,kind=libero,weight=2`."""
+"""Open data sets that a command line names: `PATH`, or `PATH,kind=libero,weight=2`."""
 
 import os
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ OPTIONS = {
 
 
 def read_share(text: str, actions: Mapping[str, ToActions], plans: Mapping[str, ToPlan] | None = None) -> Share:
-    """Open a data set.
+    """Open a data set that is named in words.
 
     Args:
-        text: its folder or file, then options `name=value`, all separated by commas. `kind` is needed for HDF5 files
+        text: Its folder or file, then options `name=value`, all separated by commas. `kind` is needed for HDF5 files
             alone, `camera` for LeRobot sets; `weight` counts only if every data set of the mixture has one; `actions`
             is one of the names below. `state` names the columns that say where the tools are and `numbers` what they
             hold, both joined by +, `open` and `closed` the gripper's numbers (see `ToolReading`); `calibration` is a
             file of camera matrices (see `Calibration`). `episodes` names those to read and `without` those to leave
             out, joined by +, as their reader calls them.
-        actions: name -> how commands become the model's numbers; the first is the default.
-        plans: name -> how they do where the tools' poses are known, see `Share.plan`; the same names, or some of them.
+        actions: Name -> how a robot's actions become the model's; the first is the default.
+        plans: Name -> how they do where the tools' poses are known, see `Share.plan`; the same names, or some of them.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        UnknownOptionError: an option, kind or name that does not exist.
-        ValueError: what is needed is not given, or the data set is refused by its reader.
+        FileNotFoundError: Nothing is there.
+        UnknownOptionError: An option, kind or name that does not exist.
+        ValueError: What is needed is not given, or the data set is refused by its reader.
     """
     path, *words = text.split(",")
     given = dict(_option(text, word) for word in words)
@@ -80,7 +80,7 @@ def _whole(name: str, value: str) -> int:
 
 
 def _tools(words: dict[str, str]) -> dict[str, Any]:
-    """Arguments of a reader from what was said of tools and camera."""
+    """Build the arguments of a reader from what was said of tools and camera."""
     found: dict[str, Any] = {}
     if "calibration" in words:
         found["calibration"] = Calibration.load(words.pop("calibration"))

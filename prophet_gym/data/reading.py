@@ -49,15 +49,15 @@ class ToolReading:
     """How a data set's states say where the tools are.
 
     Attributes:
-        columns: whose numbers, one column after the other, are a state.
-        numbers: what these are, in order, names of `WIDTHS`; each arm has one xyz, one rotation and one gripper, and
+        columns: Whose numbers, one column after the other, are a state.
+        numbers: What these are, in order, names of `WIDTHS`; each arm has one xyz, one rotation and one gripper, and
             the first of each are the first arm's.
-        open: the gripper's number when it is open.
-        closed: and closed.
+        open: The gripper's number when it is open.
+        closed: And closed.
 
     Raises:
-        UnknownOptionError: a name is not one of `WIDTHS`.
-        ValueError: they are not the poses of 1 or 2 arms, or the gripper's two numbers are the same.
+        UnknownOptionError: A name is not one of `WIDTHS`.
+        ValueError: They are not the poses of 1 or 2 arms, or the gripper's two numbers are the same.
 
     Example:
         >>> bridge = ToolReading(("observation.state",), ("xyz", "euler", "skip", "gripper"))
@@ -85,14 +85,14 @@ class ToolReading:
             raise ValueError(f"the gripper's numbers when open and closed must differ, both are {self.open}")
 
     def read(self, states: Float[np.ndarray, "f s"], where: str = "") -> Float32[np.ndarray, "f arms 7"]:
-        """Position (metres), Euler angles x, y, z (radians) and openness (1 open .. 0 closed) of each tool.
+        """Return position (metres), Euler angles x, y, z (radians) and openness (1 open .. 0 closed) of each tool.
 
         Args:
-            states: one line of numbers a frame.
-            where: whose they are, for the message.
+            states: One line of numbers a frame.
+            where: Whose they are, for the message.
 
         Raises:
-            ValueError: the states have another width than the numbers.
+            ValueError: The states have another width than the numbers.
         """
         widths = [WIDTHS[name] for name in self.numbers]
         if states.shape[1] != sum(widths):
@@ -110,22 +110,22 @@ class ToolReading:
 
 
 def _angles(name: str, numbers: Float[np.ndarray, "f n"]) -> Float[np.ndarray, "f 3"]:
-    """Euler angles; those that are stored stay as they are, since BRIDGE's commands add to them number by number."""
+    """Return Euler angles; stored ones stay as they are, since BRIDGE's actions add to them number by number."""
     return numbers if name == "euler" else matrix_to_euler(ROTATIONS[name](numbers))
 
 
 def tool_numbers(
     position: Float[np.ndarray, "f 3"], euler_xyz: Float[np.ndarray, "f 3"], openness: Float[np.ndarray, "f 1"]
 ) -> Float32[np.ndarray, "f 7"]:
-    """One tool's numbers; a gripper wider or tighter than its bounds is open or closed."""
+    """Return one tool's state; a gripper wider or tighter than its bounds is open or closed."""
     return np.concatenate([position, euler_xyz, np.clip(openness, 0, 1)], axis=1).astype(np.float32)
 
 
 class Calibration:
-    """The camera matrices of a data set's episodes (see `CameraSpec`), upright pictures in [0, 1].
+    """The camera matrices of a data set's episodes (see `CameraSpec`), upright images in [0, 1].
 
     Args:
-        matrices: one for all episodes, or one each; NaN where it is not known.
+        matrices: One for all episodes, or one each; NaN where it is not known.
     """
 
     def __init__(self, matrices: Float[np.ndarray, "3 4"] | Float[np.ndarray, "n 3 4"]):
@@ -136,8 +136,8 @@ class Calibration:
         """Read an `.npy` file.
 
         Raises:
-            FileNotFoundError: it is not there.
-            ValueError: it holds something else.
+            FileNotFoundError: It is not there.
+            ValueError: It holds something else.
         """
         if not Path(path).expanduser().is_file():
             raise FileNotFoundError(f"no camera matrices at {path}; write them with numpy.save")
@@ -161,6 +161,6 @@ class Calibration:
             )
 
     def camera(self, episode: int) -> Float[np.ndarray, "3 4"] | None:
-        """An episode's matrix; None where it is not known."""
+        """Return an episode's matrix; None where it is not known."""
         matrix = self.matrices if self.matrices.ndim == 2 else self.matrices[episode]
         return matrix if np.isfinite(matrix).all() else None

@@ -1,4 +1,4 @@
-"""What changes from robot to robot: commands, cameras, kinematics. A robot is one file that defines `EMBODIMENT`."""
+"""What changes from robot to robot: actions, cameras, kinematics. A robot is one file that defines `EMBODIMENT`."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -17,10 +17,10 @@ EMBODIMENTS = _robots()
 
 
 def get_embodiment(name: str) -> Embodiment:
-    """The robot of that name.
+    """Return the robot of that name.
 
     Raises:
-        UnknownOptionError: there is none; the message lists the ones that are and the closest.
+        UnknownOptionError: There is none; the message lists the ones that are and the closest.
 
     Example:
         >>> get_embodiment("droid").control_hz

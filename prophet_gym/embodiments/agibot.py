@@ -24,11 +24,11 @@ GRIPPER = Gripper(open=0.0, closed=1.0)
 
 
 def commands_to_actions(commands: Float[np.ndarray, "t 16"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
-    """Prophet's 14 numbers of AgiBot commands: both flanges' next poses, left arm first.
+    """Convert AgiBot actions, both flanges' next poses, to the 14 numbers that Prophet reads, left arm first.
 
     Args:
-        commands: see `ACTION_SPEC`; quaternions of any length but 0.
-        start: both flanges before the first one.
+        commands: See `ACTION_SPEC`; quaternions of any length but 0.
+        start: Both flanges before the first one.
     """
     require_arms(start, 2)
     arms = commands.astype(np.float64).reshape(len(commands), 2, len(_ARM))

@@ -28,11 +28,11 @@ REST = ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1))
 
 
 def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
-    """Prophet's 14 numbers of BRIDGE commands: each adds to the recorded position and Euler angles.
+    """Convert BRIDGE actions, which add to the recorded position and Euler angles, to Prophet's 14 numbers.
 
     Args:
-        commands: see `ACTION_SPEC`.
-        start: the recorded state before the first one. BRIDGE measures angles from the gripper pointing down.
+        commands: See `ACTION_SPEC`.
+        start: The recorded state before the first one. BRIDGE measures angles from the gripper pointing down.
     """
     require_arms(start, 1)
     states = np.cumsum(commands[:, None, :6].astype(np.float64), axis=0)

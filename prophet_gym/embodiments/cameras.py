@@ -1,4 +1,4 @@
-"""Camera calibrations to the matrix that draws action frames: robot base (metres) to the unit image."""
+"""From camera calibrations to the matrix that draws action frames: robot base (metres) to the unit image."""
 
 import numpy as np
 from jaxtyping import Float
@@ -7,12 +7,12 @@ from jaxtyping import Float
 def camera_matrix(
     intrinsics: Float[np.ndarray, "3 3"], camera_to_base: Float[np.ndarray, "4 4"], size: tuple[int, int]
 ) -> Float[np.ndarray, "3 4"]:
-    """The matrix of `CameraSpec`.
+    """Return the matrix of `CameraSpec`.
 
     Args:
-        intrinsics: focal lengths and principal point in pixels (OpenCV: x right, y down, z forward), no distortion.
-        camera_to_base: pose of the camera in the robot's base or world frame, metres.
-        size: height and width in pixels of the pictures of the intrinsics; resized pictures keep the matrix.
+        intrinsics: Focal lengths and principal point in pixels (OpenCV: x right, y down, z forward), no distortion.
+        camera_to_base: Pose of the camera in the robot's base or world frame, metres.
+        size: Height and width in pixels of the pictures of the intrinsics; resized pictures keep the matrix.
 
     Raises:
         ValueError: `camera_to_base` is not a rigid motion.

@@ -25,7 +25,7 @@ GRIPPER = Gripper(open=0.0, closed=1.0)
 
 
 def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
-    """Prophet's 14 numbers of DROID commands, each taken to be reached before the next.
+    """Convert DROID actions, each taken to be reached before the next, to Prophet's 14 numbers.
 
     A step adds to the position and turns the tool about the axes of the base; velocities longer than 1 are shortened
     to 1 (droid/robot_ik/robot_ik_solver.py, droid/misc/transformations.py).
@@ -48,15 +48,15 @@ def episode_camera(
     intrinsics: Float[np.ndarray, "3 3"],
     size: tuple[int, int],
 ) -> CameraSpec:
-    """The camera of one episode.
+    """Return the camera of one episode.
 
     Args:
-        name: its serial number.
-        camera_to_base: position (metres) and Euler angles x, y, z (radians, R = Rz Ry Rx) of the camera in the base
+        name: Its serial number.
+        camera_to_base: Position (metres) and Euler angles x, y, z (radians, R = Rz Ry Rx) of the camera in the base
             frame, as `camera_extrinsics` of the raw data and `cam2base_extrinsics.json` of huggingface.co/KarlP/droid
             have them.
-        intrinsics: in pixels of pictures of `size`.
-        size: height and width.
+        intrinsics: In pixels of pictures of `size`.
+        size: Height and width.
     """
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = euler_to_matrix(camera_to_base[3:]), camera_to_base[:3]

@@ -1,4 +1,4 @@
-"""What a robot's file says: its commands, its gripper, its cameras, and how its commands become Prophet's actions."""
+"""What a robot's file says: its actions, its gripper, its cameras, and how its actions become Prophet's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from prophet_gym.specs import ActionSpec, CameraSpec
 
 @dataclass(frozen=True)
 class Gripper:
-    """The number that opens a gripper and the number that closes it, in command units."""
+    """The number that opens a gripper and the number that closes it, in the units of an action."""
 
     open: float
     closed: float
@@ -21,7 +21,7 @@ class Gripper:
     """Distance between the fingers when open, metres; None where it is not published."""
 
     def openness(self, commands: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
-        """Prophet's gripper number: 1 open .. 0 closed."""
+        """Return Prophet's gripper number: 1 open .. 0 closed."""
         return (commands - self.closed) / (self.open - self.closed)
 
 
@@ -32,14 +32,14 @@ ToolPath: TypeAlias = tuple[
 
 
 def keep_gripper(commands: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
-    """The command that stays where one went, for robots whose motion is a difference or velocity, gripper last."""
+    """Return no-ops of robots whose motion is a difference or velocity: zeros, the gripper (last) as it was."""
     still = np.zeros_like(commands)
     still[..., -1] = commands[..., -1]
     return still
 
 
 def keep_pose(commands: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
-    """The command that stays where one went, for robots that are commanded to poses: the same again."""
+    """Return no-ops of robots that are commanded to poses: the same pose again."""
     return commands.copy()
 
 
@@ -48,23 +48,23 @@ class Embodiment:
     """One robot, as its data set commands it.
 
     Attributes:
-        name: its name in `EMBODIMENTS`.
-        robot: arms and gripper in words.
+        name: Its name in `EMBODIMENTS`.
+        robot: Arms and gripper in words.
         arms: 1 or 2.
-        commands: what a command means, in a sentence.
-        action_spec: names, units and bounds of one command.
-        gripper: the gripper's convention.
+        commands: What a command means, in a sentence.
+        action_spec: Names, units and bounds of one command.
+        gripper: The gripper's convention.
         commands_to_actions: `commands (t, a), start -> actions (t, 14)`, the start being the tools before.
-        control_hz: commands a second; None where not published.
-        frame_size: height and width of the frames that the released Prophet was trained on.
-        metric: whether the actions are metres and radians, so that poses can be read off them.
+        control_hz: Commands a second; None where not published.
+        frame_size: Height and width of the frames that the released Prophet was trained on.
+        metric: Whether the actions are metres and radians, so that poses can be read off them.
         camera: `suite, task -> CameraSpec` of cameras that never move; None where there are none or no calibration is
             public, `calibration` says which.
-        calibration: which cameras are calibrated, in a sentence.
-        sources: where the constants come from.
+        calibration: Which cameras are calibrated, in a sentence.
+        sources: Where the constants come from.
         hold: `commands (*b, a) -> (*b, a)`: for each command the one that stays where it went, its gripper kept.
-        posed: whether the actions of a command depend on where the tools are.
-        rest: the pose that a start without one is taken to have where only actions are read off it; None where there is
+        posed: Whether the actions of a command depend on where the tools are.
+        rest: The pose that a start without one is taken to have where only actions are read off it; None where there is
             no such pose.
         path: `commands (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.
         rest_action: The action that leaves the robot where it is, its gripper open; None for robots that are commanded
@@ -100,17 +100,17 @@ class Embodiment:
         return first if self.rest_action is None else np.asarray(self.rest_action, first.dtype)
 
     def path_of(self, commands: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
-        """Where commands lead, the start first: what action frames are drawn from."""
+        """Return where actions lead, the start first: what action frames are drawn from."""
         require_arms(start, self.arms)
         if self.path is not None:
             return self.path(commands, start)
         return self.integrate(start, self.commands_to_actions(commands, start))
 
     def integrate(self, start: ToolPose, actions: Float[np.ndarray, "t 14"]) -> ToolPath:
-        """The tools' positions, Euler angles and openness that actions lead through, the start first.
+        """Return the tools' positions, Euler angles and openness that model actions lead through, the start first.
 
         Raises:
-            ValueError: this robot's actions are not metric, or the start has another number of arms.
+            ValueError: This robot's actions are not metric, or the start has another number of arms.
         """
         if not self.metric:
             raise ValueError(f"the actions of {self.name} are not in metres and radians: poses cannot be read off them")
@@ -119,12 +119,12 @@ class Embodiment:
 
 
 def normalise(commands: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
-    """Commands with the bounds at -1 and 1, as policies are trained on; commands out of bounds go beyond."""
+    """Scale actions so that their bounds are -1 and 1, as policies are trained; actions out of bounds go beyond."""
     low, high = np.array(spec.low), np.array(spec.high)
     return 2 * (commands - low) / (high - low) - 1
 
 
 def denormalise(numbers: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
-    """The inverse of `normalise`."""
+    """Invert `normalise`."""
     low, high = np.array(spec.low), np.array(spec.high)
     return low + (numbers + 1) / 2 * (high - low)

@@ -1,4 +1,4 @@
-"""Tool poses to Prophet's 14 numbers a step and back: two arms x (position 3, Euler angles 3, openness 1)."""
+"""From tool poses to Prophet's 14 numbers a step and back: two arms x (position 3, Euler angles 3, openness 1)."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class ToolPose:
     """Where a robot's tools are at one instant.
 
     Attributes:
-        position: in the robot's base or world frame, metres.
-        euler_xyz: angles about x, y, z in radians, R = Rz Ry Rx.
+        position: In the robot's base or world frame, metres.
+        euler_xyz: Angles about x, y, z in radians, R = Rz Ry Rx.
         openness: 1 open .. 0 closed.
     """
 
@@ -32,7 +32,7 @@ def require_arms(start: ToolPose, arms: int) -> None:
 
 
 def euler_to_matrix(euler_xyz: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
-    """Rotation matrices R = Rz Ry Rx of angles about x, y, z in radians."""
+    """Return rotation matrices R = Rz Ry Rx of angles about x, y, z in radians."""
     (cx, cy, cz), (sx, sy, sz) = np.moveaxis(np.cos(euler_xyz), -1, 0), np.moveaxis(np.sin(euler_xyz), -1, 0)
     rows = [
         [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
@@ -43,7 +43,7 @@ def euler_to_matrix(euler_xyz: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "
 
 
 def matrix_to_euler(matrix: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*b 3"]:
-    """The angles about x, y, z in radians with R = Rz Ry Rx and y in [-pi/2, pi/2]; near y = +-pi/2, z is 0."""
+    """Return angles about x, y, z in radians, R = Rz Ry Rx, y in [-pi/2, pi/2]; near y = +-pi/2, z is 0."""
     sine = np.clip(-matrix[..., 2, 0], -1.0, 1.0)
     y = np.arcsin(sine)
     regular = np.abs(sine) < 1 - 1e-12
@@ -57,10 +57,10 @@ def matrix_to_euler(matrix: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*
 
 
 def quaternion_to_matrix(xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 3 3"]:
-    """Rotation matrices of quaternions, real part last, of any length but 0.
+    """Return rotation matrices of quaternions, real part last, of any length but 0.
 
     Raises:
-        ValueError: a quaternion is 0.
+        ValueError: A quaternion is 0.
     """
     length = np.linalg.norm(xyzw, axis=-1, keepdims=True)
     if (length < 1e-9).any():
@@ -75,7 +75,7 @@ def quaternion_to_matrix(xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "
 
 
 def rotation_vector_to_matrix(vector: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
-    """Rotation matrices of rotation vectors: along the axis, as long as the angle in radians."""
+    """Return rotation matrices of rotation vectors: along the axis, as long as the angle in radians."""
     angle = np.linalg.norm(vector, axis=-1, keepdims=True)
     # sin(angle / 2) / angle, also at angle 0
     half = 0.5 * np.sinc(angle / (2 * np.pi))
@@ -87,13 +87,13 @@ def tool_frame_deltas(
     euler_xyz: Float[np.ndarray, "t arms 3"],
     openness: Float[np.ndarray, "t arms"],
 ) -> Float[np.ndarray, "t-1 14"]:
-    """Motion of each tool in its own previous frame (ProphRL, section on actions).
+    """Return the motion of each tool in its own previous frame (ProphRL, section on actions).
 
     dp = R_{t-1}^T (p_t - p_{t-1}) in the unit of `positions`, dR = R_{t-1}^T R_t as Euler angles with R = Rz Ry Rx,
     then the openness at t (1 open, 0 closed). One arm or two; the numbers of an arm that is not there are 0.
 
     Raises:
-        ValueError: there are more than two arms or fewer than two poses.
+        ValueError: There are more than two arms or fewer than two poses.
     """
     steps, arms = openness.shape
     if not 1 <= arms <= ARMS or steps < 2:
@@ -114,7 +114,7 @@ def integrate_tool_deltas(
     Float[np.ndarray, "t+1 arms 3"],
     Float[np.ndarray, "t+1 arms"],
 ]:
-    """The poses that actions lead through: the inverse of `tool_frame_deltas`.
+    """Return the poses that model actions lead through: the inverse of `tool_frame_deltas`.
 
     p_t = p_{t-1} + R_{t-1} dp and R_t = R_{t-1} dR, for as many arms as the start has.
 
@@ -138,7 +138,7 @@ def actions_through(
     rotations: Float[np.ndarray, "t arms 3 3"],
     openness: Float[np.ndarray, "t arms"],
 ) -> Float[np.ndarray, "t 14"]:
-    """The actions that lead from the start through the poses that commands ask for, one each."""
+    """Return the model actions that lead from the start through the poses that actions ask for, one each."""
     return tool_frame_deltas(
         np.concatenate([start.position[None], positions]),
         np.concatenate([start.euler_xyz[None], matrix_to_euler(rotations)]),

@@ -1,4 +1,4 @@
-"""LIBERO's Panda arm: its commands, what Prophet reads of them, and the fixed camera of each scene."""
+"""LIBERO's Panda arm: its actions, what Prophet reads of them, and the fixed camera of each scene."""
 
 import numpy as np
 from jaxtyping import Float
@@ -97,10 +97,10 @@ _CAMERAS = {
 
 
 def camera(suite: str, task: int) -> CameraSpec:
-    """The fixed camera of a task's scene, without the simulator.
+    """Return the fixed camera of a task's scene, without the simulator.
 
     Raises:
-        UnknownOptionError: no such suite, or the task is not in 0..9.
+        UnknownOptionError: No such suite, or the task is not in 0..9.
     """
     if suite not in _CAMERAS:
         raise unknown_option("suite", suite, _CAMERAS)
@@ -113,13 +113,13 @@ def commands_to_actions(
     commands: Float[np.ndarray, "t 7"],
     start: ToolPose | None = None,  # noqa: ARG001 (every robot is called alike)
 ) -> Float[np.ndarray, "t 14"]:
-    """Prophet's 14 numbers of LIBERO commands.
+    """Convert LIBERO actions to the 14 numbers that Prophet reads.
 
     Motion is multiplied by 0.05, the gripper -1 (open) .. 1 (close) becomes 1 .. 0, the second arm is zeros.
 
     Args:
         commands: LIBERO's; what lies outside -1..1 is cut to it, as robosuite's controller cuts it.
-        start: not read: these actions do not depend on the pose.
+        start: Not read: these actions do not depend on the pose.
     """
     commands = _executed(commands)
     actions = np.zeros((len(commands), ACTION_NUMBERS), dtype=np.float32)
@@ -129,7 +129,7 @@ def commands_to_actions(
 
 
 def path(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
-    """Where LIBERO's commands lead, about: in every step the arm covers `SHARE_REACHED` of what is commanded.
+    """Return about where LIBERO's actions lead: in every step the arm covers `SHARE_REACHED` of what is commanded.
 
     That is its speed under constant commands; how it speeds up, slows down and meets things is left out.
     """

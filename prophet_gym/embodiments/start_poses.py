@@ -15,7 +15,7 @@ CAMERA = "camera"
 
 
 def pose_extra(pose: ToolPose) -> dict[str, np.ndarray]:
-    """The entries of `InitialState.extra` that say where the tools are.
+    """Return the entries of `InitialState.extra` that say where the tools are.
 
     Example:
         >>> extra = pose_extra(ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1)))
@@ -27,10 +27,10 @@ def pose_extra(pose: ToolPose) -> dict[str, np.ndarray]:
 
 
 def start_pose(start: InitialState, arms: int) -> ToolPose | None:
-    """Where the tools are at a start, None where it does not say.
+    """Return where the tools are at a start, None where it does not say.
 
     Raises:
-        InvalidStartError: it says so in part, or of another number of arms.
+        InvalidStartError: It says so in part, or of another number of arms.
     """
     names = {POSITION: (arms, 3), EULER: (arms, 3), OPENNESS: (arms,)}
     if not names.keys() & start.extra.keys():
@@ -42,10 +42,10 @@ def start_pose(start: InitialState, arms: int) -> ToolPose | None:
 
 
 def start_camera(start: InitialState, robot: Embodiment) -> Float[np.ndarray, "3 4"]:
-    """The matrix of a start's camera (see `CameraSpec`): its own, or the one of the robot's scene.
+    """Return the matrix of a start's camera (see `CameraSpec`): its own, or the one of the robot's scene.
 
     Raises:
-        InvalidStartError: there is neither.
+        InvalidStartError: There is neither.
     """
     if CAMERA in start.extra:
         if not _fits(start.extra, CAMERA, (3, 4)):
@@ -66,7 +66,7 @@ def start_camera(start: InitialState, robot: Embodiment) -> Float[np.ndarray, "3
 
 
 def named(start: InitialState) -> str:
-    """A start in words."""
+    """Return what messages call a start."""
     return f"start {start.index} of task {start.task} of {start.suite or 'no suite'}"
 
 

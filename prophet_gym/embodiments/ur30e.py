@@ -23,7 +23,7 @@ GRIPPER = Gripper(open=1.0, closed=0.0)
 
 
 def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
-    """Prophet's 14 numbers of UR commands: the flange's next pose in the base frame.
+    """Convert UR actions, the flange's next pose in the base frame, to Prophet's 14 numbers.
 
     Differences from the paper: it does not say how the robot was commanded; these are URScript's poses
     `p[x, y, z, rx, ry, rz]` (metres, rotation vector).

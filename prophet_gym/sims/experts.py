@@ -88,7 +88,7 @@ def grasp_of(name: str) -> Grasp:
     """The grasp of the object `name`, such as `milk_1`.
 
     Raises:
-        ValueError: for an object without a known grasp.
+        ValueError: For an object without a known grasp.
     """
     kind = name.rsplit("_", 1)[0]
     if kind not in GRASPS:
@@ -322,10 +322,10 @@ def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None =
     """The episode's actions: those of the script, which ends, and those after it, endless but for `other` and `slip`.
 
     Args:
-        arm: the simulator, already reset; it must be stepped with each action before the next is asked for.
-        rng: drawn from while the script runs.
-        mode: what happens, see `MIXTURE` and `EXPLORATION`.
-        style: the hand; drawn from `rng` when absent.
+        arm: The simulator, already reset; it must be stepped with each action before the next is asked for.
+        rng: Drawn from while the script runs.
+        mode: What happens, see `MIXTURE` and `EXPLORATION`.
+        style: The hand; drawn from `rng` when absent.
     """
     if mode in EXPLORATION:
         arm = Levelled(arm)

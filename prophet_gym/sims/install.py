@@ -70,7 +70,7 @@ def _packaged_assets() -> Path | None:
     """Return the asset folder of the five asset packages, or None where none of them is installed.
 
     Raises:
-        MissingAssetsError: some of the five are installed and some are not.
+        MissingAssetsError: Some of the five are installed and some are not.
     """
     spec = importlib.util.find_spec(_ASSETS_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -89,7 +89,7 @@ def find_assets() -> Path:
     """Return the asset folder: `$PROPHET_LIBERO_ASSETS`, that of the asset packages, or hf-libero's own.
 
     Raises:
-        MissingAssetsError: the variable names a folder that holds no assets, some of the five asset packages are
+        MissingAssetsError: The variable names a folder that holds no assets, some of the five asset packages are
             missing, or nothing was found anywhere.
     """
     if chosen := os.environ.get(ASSETS_VARIABLE):
@@ -131,7 +131,7 @@ def choose_renderer() -> str:
     """Settle `MUJOCO_GL` (egl before osmesa) before MuJoCo is imported; a value set by the user stays.
 
     Raises:
-        MissingAssetsError: neither library is installed.
+        MissingAssetsError: Neither library is installed.
         ValueError: `MUJOCO_GL` and `PYOPENGL_PLATFORM` disagree.
     """
     backend = os.environ.get("MUJOCO_GL", "").lower().strip()
@@ -160,7 +160,7 @@ def load_renderer() -> ModuleType:
     """Import MuJoCo's module with the `GLContext` of the chosen renderer.
 
     Raises:
-        MissingAssetsError: its library cannot be loaded; says what to install.
+        MissingAssetsError: Its library cannot be loaded; says what to install.
     """
     backend = choose_renderer()
     if backend not in LIBRARIES:
@@ -231,9 +231,9 @@ def prepare_libero(assets: Path | None = None) -> Path:
     """Make `import libero` work silently with the given assets (default: `find_assets()`) and return their folder.
 
     Raises:
-        MissingAssetsError: the simulator's packages, the assets or the renderer are missing.
-        ValueError: the variables that choose the renderer disagree.
-        CacheError: the cache cannot be written.
+        MissingAssetsError: The simulator's packages, the assets or the renderer are missing.
+        ValueError: The variables that choose the renderer disagree.
+        CacheError: The cache cannot be written.
     """
     require_packages()
     folder = assets or find_assets()

@@ -130,12 +130,12 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         LIBERO says success while the object still falls; a judge that reads pictures needs the moments after.
 
         Args:
-            row: one whose episode has ended.
-            actions: commands of one step each, in [-1, 1].
+            row: One whose episode has ended.
+            actions: Commands of one step each, in [-1, 1].
 
         Raises:
-            ValueError: the row's episode has not ended.
-            InvalidActionError: an action is not seven finite numbers in [-1, 1].
+            ValueError: The row's episode has not ended.
+            InvalidActionError: An action is not seven finite numbers in [-1, 1].
         """
         if not self._started or not self._rows[row].ended:
             raise ValueError(f"row {row}'s episode has not ended: go on with step")

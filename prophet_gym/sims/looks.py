@@ -161,7 +161,7 @@ def assets_for(look: str, found: Path) -> Path:
     """The asset folder to load for a look, given the folder that was found on this machine.
 
     Raises:
-        UnknownOptionError: no such look.
+        UnknownOptionError: No such look.
         MissingAssetsError: `official` was asked for and the folder holds stand-ins.
     """
     check_look(look)

@@ -106,17 +106,17 @@ def record_episode(
     """Plays and films episode `index` of the simulator's task.
 
     Args:
-        sim: is reset first.
-        index: the episode's number within its task.
-        seed: the recording's seed.
-        mode: drawn from the episode's own generator when absent.
+        sim: Is reset first.
+        index: The episode's number within its task.
+        seed: The recording's seed.
+        mode: Drawn from the episode's own generator when absent.
         starts: `random`, a placement drawn from `index` and `seed`; `official`, the official initial state `index`, for
             evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
-        render: without it the frames are an empty array.
-        actor: acts in place of a script.
+        render: Without it the frames are an empty array.
+        actor: Acts in place of a script.
 
     Returns:
-        the episode and its t + 1 frames.
+        The episode and its t + 1 frames.
     """
     placement, rng = episode_seeds(sim.suite, sim.task, index, seed)
     if starts == "official":
@@ -238,10 +238,10 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     is continued by calling this again.
 
     Raises:
-        UnknownOptionError: for an unknown suite or look, before anything is written.
-        MissingAssetsError: when the simulator is not installed.
-        ValueError: when `folder` holds another recording, or without workers.
-        RuntimeError: when a worker fails, with the worker's traceback; SimulatorLostError, which is one, when a worker
+        UnknownOptionError: For an unknown suite or look, before anything is written.
+        MissingAssetsError: When the simulator is not installed.
+        ValueError: When `folder` holds another recording, or without workers.
+        RuntimeError: When a worker fails, with the worker's traceback; SimulatorLostError, which is one, when a worker
             is gone, or when none has finished an episode for `SILENCE` seconds.
     """
     for task in plan.tasks:

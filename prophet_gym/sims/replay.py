@@ -23,7 +23,7 @@ def true_outcomes(
             as many rows as `chunks`, autoreset disabled.
         tasks: Number of each row's task.
         starts: Number of each row's start, as `info["start"]` of the dream says.
-        chunks: n chunks of k commands.
+        chunks: N chunks of k commands.
         lengths: Chunks of each row that count; all of them if not given.
 
     Raises:

@@ -42,7 +42,7 @@ def as_command(action: ArrayLike) -> Float[np.ndarray, " 7"]:
     """Return what the robot's controller makes of an action: each number clipped to [-1, 1].
 
     Raises:
-        InvalidActionError: it is not seven finite numbers; robosuite would let NaN through to the joints.
+        InvalidActionError: It is not seven finite numbers; robosuite would let NaN through to the joints.
     """
     try:
         command = np.asarray(action, dtype=np.float64)
@@ -128,7 +128,7 @@ class LiberoSim:
         The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
 
         Raises:
-            ValueError: both were given, or `official` is not in 0..49.
+            ValueError: Both were given, or `official` is not in 0..49.
         """
         if seed is not None and official is not None:
             raise ValueError(f"give seed or official, not both; got seed={seed} and official={official}")
@@ -160,11 +160,11 @@ class LiberoSim:
         of the 25 physics steps evaluates positions and velocities once (before the controller) and forces once (after).
 
         Args:
-            action: six operational-space deltas in [-1, 1] (1 is 5 cm or 0.5 rad), then the gripper: -1 open, +1 close.
+            action: Six operational-space deltas in [-1, 1] (1 is 5 cm or 0.5 rad), then the gripper: -1 open, +1 close.
                 Values outside are clipped, as the robot's controller does.
 
         Raises:
-            InvalidActionError: not seven finite numbers; nothing has moved.
+            InvalidActionError: Not seven finite numbers; nothing has moved.
         """
         import mujoco
 
@@ -248,7 +248,7 @@ class LiberoSim:
         """Continue from a state of `get_state`, exactly.
 
         Raises:
-            ValueError: the vector has another length, so it belongs to another task.
+            ValueError: The vector has another length, so it belongs to another task.
         """
         import mujoco
 

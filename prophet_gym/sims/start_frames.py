@@ -21,15 +21,15 @@ def film_starts(
     """Yields the first `count` starts of a task, with the pose of the hand.
 
     Args:
-        suite: e.g. `libero_object`.
-        task: number of the task.
+        suite: E.g. `libero_object`.
+        task: Number of the task.
         start_set: `official`, the benchmark's own states; `train`, random placements.
-        count: at most 50 for `official`.
-        look: of the simulator.
-        size: of the picture, pixels.
+        count: At most 50 for `official`.
+        look: Of the simulator.
+        size: Of the picture, pixels.
 
     Raises:
-        ValueError: more official starts than there are.
+        ValueError: More official starts than there are.
     """
     if start_set == "official" and count > OFFICIAL_STATES:
         raise ValueError(f"a task has {OFFICIAL_STATES} official starts, got count={count}")

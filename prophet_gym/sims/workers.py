@@ -33,8 +33,8 @@ def start_workers(target: Callable[..., None], calls: Sequence[tuple]) -> list[B
         calls: The arguments of each process.
 
     Raises:
-        SimulatorLostError: called by a main script without a guard, in a worker that imports it.
-        ValueError: there is nothing to start.
+        SimulatorLostError: Called by a main script without a guard, in a worker that imports it.
+        ValueError: There is nothing to start.
     """
     require_main_guard()
     if not calls:
