@@ -2,7 +2,7 @@
 
     python benchmarks/doubt.py --json benchmarks/results/doubt.json
 
-Every episode is dreamt from its first frame to its end under its own actions. For each chunk, `info["doubt"]` stands
+Every episode is dreamt from its first frame to its end under its own actions. For each chunk, `info["uncertainty"]` stands
 beside the squared error of the dreamt frames; Spearman's rank correlation over all chunks, with a 95% interval from
 resampling episodes. Beside it what needs no model: the age of the dream, and the correlation among chunks of one age.
 """
@@ -98,10 +98,10 @@ def dream(world_model: WorldModel, episode: Episode, chunks: int) -> Float[np.nd
         window = slice(age * size, (age + 1) * size)
         chunk = world_model.rollout(state, actions[None, window], generators=[generator])
         state = chunk.state
-        if chunk.doubt is None:
+        if chunk.uncertainty is None:
             raise ValueError(f"{type(world_model).__name__} gives no doubt")
         error = (chunk.frames[0].float() - frames[window.start + 1 : window.stop + 1].float()).square().mean()
-        rows.append([chunk.doubt.item(), error.item(), age])
+        rows.append([chunk.uncertainty.item(), error.item(), age])
     return np.array(rows)
 
 

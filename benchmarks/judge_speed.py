@@ -30,8 +30,8 @@ class Args:
 def main(args: Args) -> None:
     checkpoint = Checkpoint.named(args.checkpoint)
     world_model = checkpoint.world_model(args.device)
-    judge = checkpoint.reward_model(args.reward, args.device)
-    if judge is None or judge.when != "chunk":
+    reward_model = checkpoint.reward_model(args.reward, args.device)
+    if reward_model is None or reward_model.when != "chunk":
         raise ValueError(f"the judge must be asked after every chunk, {args.reward!r} is not")
     starts = checkpoint.initial_states("train")
     chosen = [starts[row % len(starts)] for row in range(args.rows)]
@@ -48,15 +48,15 @@ def main(args: Args) -> None:
         new = chunk.frames.cpu()
         dreaming.append(time.perf_counter() - began)
         state, seen = chunk.state, torch.cat([seen, new], dim=1)
-        windows = list(seen[:, :: judge.stride][:, -judge.max_frames :])
+        windows = list(seen[:, :: reward_model.stride][:, -reward_model.max_frames :])
         began = time.perf_counter()
-        judge.score(windows, texts)
+        reward_model.score(windows, texts)
         judging.append(time.perf_counter() - began)
-    dream, judged = statistics.median(dreaming[1:]), statistics.median(judging[1:])
-    rows = [["dream", f"{dream:.3f}"], ["judge", f"{judged:.3f}"], ["judge / dream", f"{judged / dream:.3f}"]]
+    dream, scored = statistics.median(dreaming[1:]), statistics.median(judging[1:])
+    rows = [["dream", f"{dream:.3f}"], ["judge", f"{scored:.3f}"], ["judge / dream", f"{scored / dream:.3f}"]]
     print(table([f"{args.rows} rows, one chunk", "s"], rows))
-    report = {"rows": args.rows, "judge": args.reward, "dream_seconds": dream, "judge_seconds": judged}
-    write_json(args.json, report | {"ratio": judged / dream, "device": args.device, "machine": machine()})
+    report = {"rows": args.rows, "judge": args.reward, "dream_seconds": dream, "judge_seconds": scored}
+    write_json(args.json, report | {"ratio": scored / dream, "device": args.device, "machine": machine()})
 
 
 if __name__ == "__main__":

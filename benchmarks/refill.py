@@ -21,9 +21,9 @@ import numpy as np
 import torch
 import tyro
 
-from prophet_gym.envs import ProphetVectorEnv, StartSet
+from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.rewards import FunctionReward
-from prophet_gym.world_model import Chunk, RewardModel, State, Verdict, WorldModel
+from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, State, WorldModel
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Stopwatch:
     def rollout(self, state: State, actions: torch.Tensor, *, generators: Sequence[torch.Generator]) -> Chunk:
         return self._timed(self.inner.rollout, state, actions, generators=generators)
 
-    def score(self, videos: Sequence[torch.Tensor], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[torch.Tensor], instructions: Sequence[str]) -> RewardOutput:
         return self._timed(self.inner.score, videos, instructions)
 
 
@@ -74,7 +74,7 @@ def of_length(model: WorldModel) -> RewardModel:
     return FunctionReward(lambda video, text: float(len(video) - 1 >= int(text)), stride=model.chunk, max_frames=10_000)
 
 
-def lockstep(model: WorldModel, starts: StartSet, rows: int, seed: int) -> tuple[int, int]:
+def lockstep(model: WorldModel, starts: InitialStates, rows: int, seed: int) -> tuple[int, int]:
     """Chunks that were useful, and slots of the batch."""
     live = slots = 0
     for first in range(0, len(starts), rows):
@@ -88,7 +88,7 @@ def lockstep(model: WorldModel, starts: StartSet, rows: int, seed: int) -> tuple
     return live, slots
 
 
-def refilled(model: WorldModel, starts: StartSet, rows: int, seed: int) -> tuple[int, int]:
+def refilled(model: WorldModel, starts: InitialStates, rows: int, seed: int) -> tuple[int, int]:
     """Chunks that were useful, and slots of the batch."""
     envs = ProphetVectorEnv(
         model, starts, rows, reward_model=of_length(model), max_episode_steps=None, autoreset_mode="SameStep"
@@ -105,7 +105,7 @@ def drive(envs: ProphetVectorEnv, seed: int) -> None:
         envs.step(rng.uniform(-0.3, 0.3, envs.action_space.shape).astype(np.float32))
 
 
-def useful(run: Any, model: WorldModel, starts: StartSet, args: Args) -> dict[str, float]:
+def useful(run: Any, model: WorldModel, starts: InitialStates, args: Args) -> dict[str, float]:
     began = time.perf_counter()
     live, slots = run(model, starts, args.rows, args.seed)
     seconds = time.perf_counter() - began
@@ -119,9 +119,11 @@ def useful(run: Any, model: WorldModel, starts: StartSet, args: Args) -> dict[st
     }
 
 
-def own_share(model: WorldModel, judge: RewardModel | None, starts: StartSet, args: Args) -> dict[str, float]:
+def own_share(
+    model: WorldModel, reward_model: RewardModel | None, starts: InitialStates, args: Args
+) -> dict[str, float]:
     """The env's own time by all time, over steps with staggered restarts; the first step is not counted."""
-    timed, timed_judge = Stopwatch(model), None if judge is None else Stopwatch(judge)
+    timed, timed_judge = Stopwatch(model), None if reward_model is None else Stopwatch(reward_model)
     envs = ProphetVectorEnv(
         timed, starts, args.rows, reward_model=timed_judge, max_episode_steps=6, autoreset_mode="SameStep"
     )
@@ -148,12 +150,12 @@ def own_share(model: WorldModel, judge: RewardModel | None, starts: StartSet, ar
     }
 
 
-def load(args: Args) -> tuple[WorldModel, RewardModel | None, StartSet]:
+def load(args: Args) -> tuple[WorldModel, RewardModel | None, InitialStates]:
     if args.tiny:
         from prophet_gym.prophet.presets import tiny_prophet
         from prophet_gym.specs import InitialState
 
-        return tiny_prophet(), None, StartSet([InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "nothing")])
+        return tiny_prophet(), None, InitialStates([InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "nothing")])
     from prophet_gym.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.named(args.checkpoint)
@@ -162,10 +164,10 @@ def load(args: Args) -> tuple[WorldModel, RewardModel | None, StartSet]:
 
 
 def measure(args: Args) -> dict[str, Any]:
-    model, judge, starts = load(args)
+    model, reward_model, starts = load(args)
     rng = np.random.default_rng(args.seed)
     lengths = rng.integers(1, args.longest + 1, args.episodes).tolist()
-    queue = StartSet(
+    queue = InitialStates(
         replace(starts[index % len(starts)], instruction=str(length)) for index, length in enumerate(lengths)
     )
     found = {
@@ -177,7 +179,7 @@ def measure(args: Args) -> dict[str, Any]:
         "longest": args.longest,
         "refill": useful(refilled, model, queue, args),
         "lockstep": useful(lockstep, model, queue, args),
-        "step": own_share(model, judge, starts, args),
+        "step": own_share(model, reward_model, starts, args),
     }
     assert found["refill"]["live_chunks"] == found["lockstep"]["live_chunks"] == sum(lengths)
     return found

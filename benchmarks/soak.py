@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import tyro
 
-from prophet_gym.envs import ProphetVectorEnv, StartSet
+from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import WorldModel
@@ -38,13 +38,15 @@ class Args:
     json: Path | None = None
 
 
-def load(checkpoint: str) -> tuple[WorldModel, StartSet]:
+def load(checkpoint: str) -> tuple[WorldModel, InitialStates]:
     if checkpoint == "tiny":
         from prophet_gym.prophet.presets import tiny_prophet
 
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (8, 2, 64, 64, 3), dtype=np.uint8)
-        return tiny_prophet(), StartSet(InitialState(clip, "lift", index=index) for index, clip in enumerate(frames))
+        return tiny_prophet(), InitialStates(
+            InitialState(clip, "lift", index=index) for index, clip in enumerate(frames)
+        )
     from prophet_gym.checkpoint import Checkpoint
 
     found = Checkpoint.named(checkpoint)
@@ -58,10 +60,12 @@ def megabytes() -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
-def soak(model: WorldModel, starts: StartSet, chunks: int, rows: int, seed: int) -> dict[str, Any]:
+def soak(model: WorldModel, starts: InitialStates, chunks: int, rows: int, seed: int) -> dict[str, Any]:
     """Drive the env and watch its memory."""
-    judge = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 23 == 0), stride=4, max_frames=16)
-    envs = ProphetVectorEnv(model, starts, rows, reward_model=judge, max_episode_steps=20, autoreset_mode="SameStep")
+    reward_model = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 23 == 0), stride=4, max_frames=16)
+    envs = ProphetVectorEnv(
+        model, starts, rows, reward_model=reward_model, max_episode_steps=20, autoreset_mode="SameStep"
+    )
     rng = np.random.default_rng(seed)
     envs.reset(seed=seed)
     done, resets = 0, 0

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from docs.blocks import dream, judges, learning, policies
+from docs.blocks import dream, learning, policies, reward_models
 from docs.blocks.common import ROOT
 from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import figures as reinforce
@@ -31,19 +31,19 @@ DOCUMENTS = (
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "picture": dream.picture,
+    "picture": dream.image,
     "margins": dream.margins,
     "speed": dream.speed,
     "checkpoint": dream.checkpoint,
     "instruments": dream.instruments,
     "dual-conditioning": dream.dual_conditioning,
     "few-shot": dream.few_shot,
-    "doubt": dream.doubt,
+    "doubt": dream.uncertainty,
     "env-costs": dream.env_costs,
-    "calibration": judges.calibration,
-    "dreams-for-the-judge": judges.dreams_for_the_judge,
-    "judge-speed": judges.speed,
-    "reward-robustness": judges.robustness,
+    "calibration": reward_models.calibration,
+    "dreams-for-the-judge": reward_models.dreams_for_the_judge,
+    "judge-speed": reward_models.speed,
+    "reward-robustness": reward_models.robustness,
     "robots": dream.robots,
     "commands": dream.commands,
     "sources": dream.sources,

@@ -53,19 +53,19 @@ def main(args: Args) -> None:
     env = tiny_env() if args.tiny else gym.make("Prophet-LIBERO-v0")
     observation, info = env.reset(seed=args.seed, options={"task": args.task})
     print(info["instruction"])
-    film = [observation["image"]]
+    video = [observation["image"]]
     motion = [((0.1, 0, -0.4), -1.0)] * 6 + [((0, 0, 0), 1.0)] * 3 + [((0, 0, 0.4), 1.0)] * 6
     chunks = 0
     for direction, gripper in motion:
         _, _, terminated, truncated, info = env.step(chunk_of(direction, gripper))
-        film.extend(info["frames"][: info["executed"]])
+        video.extend(info["frames"][: info["executed"]])
         chunks += 1
         if terminated or truncated:
             break
     env.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(args.out, film, fps=20, macro_block_size=2)
-    print(f"{chunks} chunks, {len(film) - 1} frames dreamt\nwrote {args.out}")
+    imageio.mimwrite(args.out, video, fps=20, macro_block_size=2)
+    print(f"{chunks} chunks, {len(video) - 1} frames dreamt\nwrote {args.out}")
 
 
 if __name__ == "__main__":

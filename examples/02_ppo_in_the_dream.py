@@ -3,7 +3,7 @@
     python examples/02_ppo_in_the_dream.py --tiny     # an untrained model, in seconds: only shows that it runs
     python examples/02_ppo_in_the_dream.py --chunk-steps 30000 --rows 16
 
-The reward is read from generated frames alone: how bright the middle of the picture is. Replace `judge` by your own.
+The reward is read from generated frames alone: how bright the middle of the picture is. Replace `reward_model` by your own.
 
 Expected output of --tiny (the rewards depend on the machine):
 
@@ -44,7 +44,7 @@ class Args:
     """An untrained tiny model instead of the bundled one."""
 
 
-judge = FunctionReward(lambda video, _: float(video[-1, 48:80, 48:80].float().mean()) / 256, max_frames=1)
+reward_model = FunctionReward(lambda video, _: float(video[-1, 48:80, 48:80].float().mean()) / 256, max_frames=1)
 
 
 def make(args: Args) -> gym.vector.VectorEnv:
@@ -60,7 +60,7 @@ def make(args: Args) -> gym.vector.VectorEnv:
         checkpoint = Checkpoint.named("bundled")
         world, starts = checkpoint.world_model(), checkpoint.initial_states("train")
     return ProphetVectorEnv(
-        world, starts, args.rows, reward_model=judge, max_episode_steps=8, autoreset_mode="SameStep"
+        world, starts, args.rows, reward_model=reward_model, max_episode_steps=8, autoreset_mode="SameStep"
     )
 
 

@@ -60,10 +60,10 @@ def make(args: Args, rows: int) -> gym.vector.VectorEnv:
     from prophet_gym.rewards import FunctionReward
     from prophet_gym.specs import InitialState
 
-    judge = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
+    reward_model = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
     starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=args.task)]
     return ProphetVectorEnv(
-        tiny_prophet(), starts, rows, reward_model=judge, max_episode_steps=2, autoreset_mode="Disabled"
+        tiny_prophet(), starts, rows, reward_model=reward_model, max_episode_steps=2, autoreset_mode="Disabled"
     )
 
 

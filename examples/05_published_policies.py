@@ -70,10 +70,15 @@ def make_env(args: Args) -> gym.vector.VectorEnv:
     from prophet_gym.specs import InitialState
 
     tosses = iter(range(10**6))
-    judge = FunctionReward(lambda *_: float(next(tosses) % 2), max_frames=1)
+    reward_model = FunctionReward(lambda *_: float(next(tosses) % 2), max_frames=1)
     starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=args.task)]
     return ProphetVectorEnv(
-        tiny_prophet(), starts, rows, reward_model=judge, max_episode_steps=args.chunks, autoreset_mode="Disabled"
+        tiny_prophet(),
+        starts,
+        rows,
+        reward_model=reward_model,
+        max_episode_steps=args.chunks,
+        autoreset_mode="Disabled",
     )
 
 

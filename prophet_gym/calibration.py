@@ -49,13 +49,13 @@ class LabelledVideo:
 
 
 @dataclass(frozen=True)
-class JudgedVideo:
+class ScoredVideo:
     """A judge's verdicts on one video, in order.
 
     Attributes:
         age: Frames since the start at each verdict.
         called: Verdicts of success.
-        valid: Whether there was a verdict.
+        scored: Whether there was a verdict.
         probability: What the judge said it was, NaN where it said none.
         truth: Whether the task was really done.
         ever: Whether the task was really done at any frame up to the last verdict.
@@ -65,7 +65,7 @@ class JudgedVideo:
 
     age: Int[np.ndarray, " n"]
     called: Bool[np.ndarray, " n"]
-    valid: Bool[np.ndarray, " n"]
+    scored: Bool[np.ndarray, " n"]
     probability: Float[np.ndarray, " n"]
     truth: Bool[np.ndarray, " n"]
     ever: bool
@@ -73,30 +73,34 @@ class JudgedVideo:
     policy: str = ""
 
 
-def judge_videos(
-    judge: RewardModel, videos: Iterable[LabelledVideo], chunk: int, *, progress: Callable[[int], Any] | None = None
-) -> list[JudgedVideo]:
+def score_videos(
+    reward_model: RewardModel,
+    videos: Iterable[LabelledVideo],
+    chunk: int,
+    *,
+    progress: Callable[[int], Any] | None = None,
+) -> list[ScoredVideo]:
     """Show a judge what the env would have shown it.
 
     Args:
-        judge: Any judge.
+        reward_model: Any judge.
         videos: Taken one at a time. Frames after the last whole chunk are left out; a video shorter than a chunk has
             no verdict.
         chunk: Frames between two verdicts.
         progress: Told how many videos are through, after each.
     """
-    judged = []
+    results = []
     for video in videos:
-        shown, ages = _shown(judge, video, chunk)
-        verdict = judge.score([torch.from_numpy(frames) for frames in shown], [video.instruction] * len(shown))
-        likely = np.full(len(shown), np.nan) if verdict.probability is None else verdict.probability.double().numpy()
-        valid = verdict.valid.numpy()
-        judged.append(
-            JudgedVideo(
+        shown, ages = _shown(reward_model, video, chunk)
+        output = reward_model.score([torch.from_numpy(frames) for frames in shown], [video.instruction] * len(shown))
+        likely = np.full(len(shown), np.nan) if output.probability is None else output.probability.double().numpy()
+        scored = output.scored.numpy()
+        results.append(
+            ScoredVideo(
                 age=np.array(ages, dtype=np.int64),
-                called=verdict.success.numpy(),
-                valid=valid,
-                probability=np.where(valid, likely, np.nan),
+                called=output.success.numpy(),
+                scored=scored,
+                probability=np.where(scored, likely, np.nan),
                 truth=video.success[ages],
                 ever=bool(video.success[: max(ages, default=-1) + 1].any()),
                 task=video.task,
@@ -105,92 +109,92 @@ def judge_videos(
         )
         if progress is not None:
             progress(1)
-    return judged
+    return results
 
 
-def _shown(judge: RewardModel, video: LabelledVideo, chunk: int) -> tuple[list[np.ndarray], list[int]]:
+def _shown(reward_model: RewardModel, video: LabelledVideo, chunk: int) -> tuple[list[np.ndarray], list[int]]:
     row = Row()
-    row.begin(InitialState(video.frames[:1], video.instruction), 0, judge)
+    row.begin(InitialState(video.frames[:1], video.instruction), 0, reward_model)
     ends = list(range(chunk, len(video.frames), chunk))
     shown, ages = [], []
     for end in ends:
-        row.extend(video.frames[end - chunk + 1 : end + 1], judge, collect=False)
-        if judge.when == "chunk" or end == ends[-1]:
-            shown.append(row.video(judge))
+        row.extend(video.frames[end - chunk + 1 : end + 1], reward_model, collect=False)
+        if reward_model.when == "chunk" or end == ends[-1]:
+            shown.append(row.video(reward_model))
             ages.append(end)
     return shown, ages
 
 
-def calibrate(judged: Sequence[JudgedVideo], *, ages: Sequence[int] = AGES) -> dict[str, Any]:
+def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = AGES) -> dict[str, Any]:
     """What a judge is worth, as plain data.
 
     Returns:
         `episodes` (a video counts as called when any verdict calls it), `by_task`, `by_policy` (with the success rate
-        that the judge sees, and the true one), `verdicts`, `by_age` (frames since the start, up to and including each
+        that the judge sees, and the true one), `outputs`, `by_age` (frames since the start, up to and including each
         bound), `reliability`. Each rate is `mean`, `low`, `high`, `episodes`; None where there is nothing to count.
     """
     bounds = [0, *sorted(set(ages))]
-    last = max((int(video.age.max()) for video in judged if len(video.age)), default=0)
+    last = max((int(video.age.max()) for video in scored if len(video.age)), default=0)
     if last > bounds[-1]:
         bounds.append(last)
     return {
-        "episodes": episode_rates(judged),
+        "episodes": episode_rates(scored),
         "by_task": {
-            str(task): episode_rates([v for v in judged if v.task == task]) for task in _sorted(judged, "task")
+            str(task): episode_rates([v for v in scored if v.task == task]) for task in _sorted(scored, "task")
         },
         "by_policy": {
-            str(name): episode_rates([v for v in judged if v.policy == name]) for name in _sorted(judged, "policy")
+            str(name): episode_rates([v for v in scored if v.policy == name]) for name in _sorted(scored, "policy")
         },
-        "verdicts": verdict_rates(judged),
+        "verdicts": output_rates(scored),
         "by_age": {
-            f"{low + 1}-{high}": verdict_rates(judged, low=low, high=high)
+            f"{low + 1}-{high}": output_rates(scored, low=low, high=high)
             for low, high in pairwise(bounds)
-            if any(((video.age > low) & (video.age <= high)).any() for video in judged)
+            if any(((video.age > low) & (video.age <= high)).any() for video in scored)
         },
-        "reliability": reliability(judged),
+        "reliability": reliability(scored),
     }
 
 
-def episode_rates(judged: Sequence[JudgedVideo]) -> dict[str, Any]:
-    """Counts and rates over videos, 95% Wilson intervals; a video that was never judged is counted as `unjudged`."""
-    heard = [video for video in judged if video.valid.any()]
-    called = np.array([bool((video.called & video.valid).any()) for video in heard], bool)
+def episode_rates(scored: Sequence[ScoredVideo]) -> dict[str, Any]:
+    """Counts and rates over videos, 95% Wilson intervals; a video that was never judged is counted as `unscored`."""
+    heard = [video for video in scored if video.scored.any()]
+    called = np.array([bool((video.called & video.scored).any()) for video in heard], bool)
     truth = np.array([video.ever for video in heard], bool)
-    hits, alarms = int((called & truth).sum()), int((called & ~truth).sum())
+    hits, false_positives = int((called & truth).sum()), int((called & ~truth).sum())
     return {
-        "count": len(judged),
-        "unjudged": len(judged) - len(heard),
+        "count": len(scored),
+        "unjudged": len(scored) - len(heard),
         "successes": int(truth.sum()),
         "called": int(called.sum()),
         "right": hits,
         "precision": plain(wilson(hits, int(called.sum()))),
         "recall": plain(wilson(hits, int(truth.sum()))),
-        "false_positive_rate": plain(wilson(alarms, int((~truth).sum()))),
+        "false_positive_rate": plain(wilson(false_positives, int((~truth).sum()))),
         "success_seen": plain(wilson(int(called.sum()), len(heard))),
         "success_true": plain(wilson(int(truth.sum()), len(heard))),
     }
 
 
-def verdict_rates(judged: Sequence[JudgedVideo], *, low: int = -1, high: int | None = None) -> dict[str, Any]:
+def output_rates(scored: Sequence[ScoredVideo], *, low: int = -1, high: int | None = None) -> dict[str, Any]:
     """Counts and rates over single verdicts at ages in (low, high], 95% intervals by resampling videos."""
     table = []
-    for video in judged:
+    for video in scored:
         here = (video.age > low) & (video.age <= (high if high is not None else np.iinfo(np.int64).max))
-        heard = here & video.valid
+        heard = here & video.scored
         called, truth = video.called[heard], video.truth[heard]
-        groups = (here & ~video.valid, truth, ~truth, called, called & truth, called & ~truth)
+        groups = (here & ~video.scored, truth, ~truth, called, called & truth, called & ~truth)
         table.append([group.sum() for group in groups])
-    counts = np.array(table, dtype=np.float64).reshape(len(judged), 6)
-    unjudged, successes, failures, called, hits, alarms = counts.T
+    counts = np.array(table, dtype=np.float64).reshape(len(scored), 6)
+    unscored, successes, failures, called, hits, false_positives = counts.T
     return {
-        "count": int(unjudged.sum() + successes.sum() + failures.sum()),
-        "unjudged": int(unjudged.sum()),
+        "count": int(unscored.sum() + successes.sum() + failures.sum()),
+        "unjudged": int(unscored.sum()),
         "successes": int(successes.sum()),
         "called": int(called.sum()),
         "right": int(hits.sum()),
         "precision": plain(ratio(hits, called)),
         "recall": plain(ratio(hits, successes)),
-        "false_positive_rate": plain(ratio(alarms, failures)),
+        "false_positive_rate": plain(ratio(false_positives, failures)),
     }
 
 
@@ -211,27 +215,27 @@ def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"], seed: i
     return Estimate(float(part.sum() / whole.sum()), float(low), float(high), len(whole))
 
 
-def reliability(judged: Sequence[JudgedVideo], bins: int = BINS) -> dict[str, Any] | None:
+def reliability(scored: Sequence[ScoredVideo], bins: int = BINS) -> dict[str, Any] | None:
     """How often verdicts of a given probability are true, in equal bins; None where the judge gives no probabilities.
 
     Returns:
         `bins` (each with `low`, `high`, `count`, mean `probability` and the true `rate` with its interval) and `error`,
         the mean distance between the two, weighted by count (the expected calibration error).
     """
-    likely = np.concatenate([video.probability for video in judged]) if judged else np.zeros(0)
+    likely = np.concatenate([video.probability for video in scored]) if scored else np.zeros(0)
     if np.isnan(likely).all():
         return None
     edges = np.linspace(0, 1, bins + 1)
     found, error, seen = [], 0.0, int((~np.isnan(likely)).sum())
     for low, high in pairwise(edges):
         inside = [
-            (v.probability >= low) & ((v.probability < high) | ((high == 1) & (v.probability == 1))) for v in judged
+            (v.probability >= low) & ((v.probability < high) | ((high == 1) & (v.probability == 1))) for v in scored
         ]
         count = np.array([mask.sum() for mask in inside], dtype=np.float64)
         if count.sum() == 0:
             continue
-        true = np.array([v.truth[mask].sum() for v, mask in zip(judged, inside, strict=True)], dtype=np.float64)
-        mean = float(np.concatenate([v.probability[m] for v, m in zip(judged, inside, strict=True)]).mean())
+        true = np.array([v.truth[mask].sum() for v, mask in zip(scored, inside, strict=True)], dtype=np.float64)
+        mean = float(np.concatenate([v.probability[m] for v, m in zip(scored, inside, strict=True)]).mean())
         rate = ratio(true, count)
         error += abs(mean - rate.mean) * count.sum() / seen
         found.append(
@@ -246,8 +250,8 @@ def plain(estimate: Estimate) -> dict[str, float | int | None]:
     return {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(estimate).items()}
 
 
-def _sorted(judged: Sequence[JudgedVideo], name: str) -> list[Any]:
-    return sorted({getattr(video, name) for video in judged})
+def _sorted(scored: Sequence[ScoredVideo], name: str) -> list[Any]:
+    return sorted({getattr(video, name) for video in scored})
 
 
 SOURCES = {"real": "recorded", "dream": "dream"}
@@ -255,12 +259,12 @@ SOURCES = {"real": "recorded", "dream": "dream"}
 
 
 def summary(card: Mapping[str, Any]) -> list[list[str]]:
-    """Rows `source, videos judged, precision, recall, false positive rate` of a card, for tables."""
+    """Rows `source, videos scored, precision, recall, false positive rate` of a card, for tables."""
     found = [(source, card[source]["episodes"]) for source in SOURCES if source in card]
     return [
         [
             SOURCES[source],
-            f"{rates['count'] - rates['unjudged']}/{rates['count']}",
+            f"{rates['count'] - rates['unscored']}/{rates['count']}",
             *(_interval(rates[name]) for name in RATES),
         ]
         for source, rates in found

@@ -23,8 +23,8 @@ from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._registration import SUITE_IDS
 from prophet_gym.envs._plain import plain, require_flag, require_tasks
 from prophet_gym.envs._require import require_world_model
-from prophet_gym.envs.initial_states import INDEX_NAME, StartSet, read_start_set
-from prophet_gym.envs.initial_states._jsonl import read_jsonl_starts
+from prophet_gym.envs.initial_states import INDEX_NAME, InitialStates, read_initial_states
+from prophet_gym.envs.initial_states._jsonl import read_jsonl_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError, shown, unknown_option
 from prophet_gym.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym.rewards.object_reader import ObjectReader
@@ -169,7 +169,7 @@ class Checkpoint:
 
     def initial_states(
         self, split: PathOrName = "train", suite: str | None = None, tasks: Tasks | None = None
-    ) -> StartSet:
+    ) -> InitialStates:
         """Read initial states, narrowed to a suite and to tasks.
 
         Args:
@@ -201,7 +201,7 @@ class Checkpoint:
             pool = pool.of_suite(suite)
         if tasks is None:
             return pool
-        return StartSet(state for task in require_tasks(tasks) for state in pool.of_task(task))
+        return InitialStates(state for task in require_tasks(tasks) for state in pool.of_task(task))
 
     def reward_model(
         self, name: PathOrName | None = "auto", device: str | torch.device = "cpu", *, chunk: int = 8
@@ -220,7 +220,7 @@ class Checkpoint:
         """
         if name is None:
             return None
-        from prophet_gym.rewards.named import make_judge
+        from prophet_gym.rewards.named import make_reward_model
 
         text: Any = plain(name)
         own = isinstance(text, str) and text.partition("?")[0] in ("auto", "success", "classifier")
@@ -232,7 +232,7 @@ class Checkpoint:
                 "reward=None"
             )
             return None
-        return make_judge("success" if text == "auto" else text, head, _device(device), chunk=chunk)
+        return make_reward_model("success" if text == "auto" else text, head, _device(device), chunk=chunk)
 
     def object_reader(self) -> ObjectReader | None:
         """Load the instrument that reads object positions off frames; None where the checkpoint has none."""
@@ -316,8 +316,8 @@ def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offl
 
 
 @cache
-def _initial_states(path: Path) -> StartSet:
-    return read_jsonl_starts(path) if path.is_file() else read_start_set(path)
+def _initial_states(path: Path) -> InitialStates:
+    return read_jsonl_states(path) if path.is_file() else read_initial_states(path)
 
 
 def _device(device: str | torch.device) -> str:
@@ -355,4 +355,4 @@ def _starts_advice(robot: str) -> str:
             "With the simulator, `prophet starts --checkpoint FOLDER --suite SUITE` films them into "
             "FOLDER/starts, and `--out DIR` elsewhere, for starts='DIR/train'"
         )
-    return "Pass starts=PATH of a start set (envs.write_start_set)"
+    return "Pass starts=PATH of a start set (envs.write_initial_states)"

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from itertools import islice
 from numbers import Integral, Real
 
-SHOWN_NAMES, SHOWN_LETTERS = 10, 100
+SHOWN_NAMES, SHOWN_CHARS = 10, 100
 
 
 class ProphetError(Exception):
@@ -66,7 +66,7 @@ def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOpt
     others = [name for name in names if name != given]  # a name may be known in another sense, as a placeholder
     close = get_close_matches(given, others, n=1) if isinstance(given, str) else []
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    if isinstance(given, str) and len(given) > SHOWN_LETTERS:
+    if isinstance(given, str) and len(given) > SHOWN_CHARS:
         given = shown(given)
     return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")
 
@@ -134,5 +134,5 @@ def listed(names: Collection[str]) -> str:
 
 def shown(text: str) -> str:
     """Return text of a file as a message may show it: on one line, without control characters, cut where it is long."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: SHOWN_LETTERS + 1])
-    return plain if len(text) <= SHOWN_LETTERS else f"{plain[:SHOWN_LETTERS]}... ({len(text)} letters)"
+    plain = "".join(char if char.isprintable() else "?" for char in text[: SHOWN_CHARS + 1])
+    return plain if len(text) <= SHOWN_CHARS else f"{plain[:SHOWN_CHARS]}... ({len(text)} letters)"

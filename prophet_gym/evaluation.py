@@ -115,8 +115,8 @@ def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t
     read_gripper = getattr(world_model, "read_gripper", None)
     frames: list[Tensor] = []
     gripper: list[Tensor] = []
-    for commands in torch.from_numpy(np.ascontiguousarray(actions)).split(world_model.chunk, dim=1):
-        chunk = world_model.rollout(state, commands, generators=generators)
+    for part in torch.from_numpy(np.ascontiguousarray(actions)).split(world_model.chunk, dim=1):
+        chunk = world_model.rollout(state, part, generators=generators)
         state = chunk.state
         frames.append(chunk.frames.cpu())
         if read_gripper is not None:
@@ -172,7 +172,7 @@ def evaluate_open_loop(
     sees it) to the real one at the window's end, where the model has that method; and `object_mm`, the distance of the
     target object, as `read_object` sees it in the window's last frame, to its true place, over the windows in which it
     moves by 2 cm or more and `read_object` places it within 3 cm in the real last frame (inside the basket it hides).
-    The condition `real` has that metric alone: what the reading itself errs by.
+    The condition `target` has that metric alone: what the reading itself errs by.
 
     Args:
         world_model: any world model.
@@ -206,7 +206,7 @@ def evaluate_open_loop(
             predictions = _predict(world_model, stretches, episodes, seed)
             measured = pool.map(_measure, predictions)
             for prediction, metrics in zip(predictions, measured, strict=True):
-                for horizon in prediction.real.window.horizons:
+                for horizon in prediction.target.window.horizons:
                     _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
             if read_object is not None:
                 tasks = cast(Sequence[RecordedTask], episodes)
@@ -240,7 +240,7 @@ class _Stretch:
 
 @dataclass(frozen=True)
 class _Prediction:
-    real: _Stretch
+    target: _Stretch
     condition: str
     frames: UInt8[np.ndarray, "t h w 3"]
     gripper: Float[np.ndarray, "n 3"] | None
@@ -265,13 +265,13 @@ def _predict(
         able = [(stretch, source) for stretch, source in zip(stretches, chosen, strict=True) if source is not None]
         if not able:
             continue
-        real = [stretch for stretch, _ in able]
+        target = [stretch for stretch, _ in able]
         actions = np.stack(
             [episodes[source].actions[s.window.start : s.window.start + s.window.length] for s, source in able]
         )
-        seeds = [seed + s.window.episode for s in real]
-        dreamt = dream(world_model, _begin(world_model, real, episodes), actions.astype(np.float32), seeds)
-        for row, stretch in enumerate(real):
+        seeds = [seed + s.window.episode for s in target]
+        dreamt = dream(world_model, _begin(world_model, target, episodes), actions.astype(np.float32), seeds)
+        for row, stretch in enumerate(target):
             path = None if dreamt.gripper is None else dreamt.gripper[row]
             predictions.append(_Prediction(stretch, condition, dreamt.frames[row], path))
     return predictions
@@ -283,10 +283,10 @@ def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Seq
     first = min(stretch.window.start for stretch in stretches)
     if resume is None or first < world_model.chunk:
         return world_model.encode(past)
-    commands = [
+    actions = [
         episodes[s.window.episode].actions[s.window.start - world_model.chunk : s.window.start] for s in stretches
     ]
-    return resume(past, torch.from_numpy(np.stack(commands).astype(np.float32)))
+    return resume(past, torch.from_numpy(np.stack(actions).astype(np.float32)))
 
 
 def _past_frames(world_model: WorldModel) -> int:
@@ -324,7 +324,7 @@ def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[W
 
 
 def _measure(prediction: _Prediction) -> FrameMetrics:
-    return frame_metrics(prediction.real.future, prediction.frames, prediction.real.flow)
+    return frame_metrics(prediction.target.future, prediction.frames, prediction.target.flow)
 
 
 _Notes = dict[tuple[str, str], list[list[float]]]
@@ -336,12 +336,12 @@ def _empty_scores(episodes: int, horizons: Sequence[int]) -> dict[int, _Notes]:
 
 def _note(notes: _Notes, prediction: _Prediction, metrics: FrameMetrics, chunks: int) -> None:
     summary = metrics.summary()
-    window = prediction.real.window
+    window = prediction.target.window
     for name, key in METRICS.items():
         notes[prediction.condition, name][window.episode].append(summary[key])
     if prediction.gripper is not None:
         end = window.start + chunks * (window.length // len(prediction.gripper))
-        distance = np.linalg.norm(prediction.gripper[chunks - 1] - prediction.real.gripper[end])
+        distance = np.linalg.norm(prediction.gripper[chunks - 1] - prediction.target.gripper[end])
         notes[prediction.condition, GRIPPER][window.episode].append(1000.0 * float(distance))
 
 
@@ -362,7 +362,7 @@ def _note_objects(
         if not moved:
             continue
         last = [horizon - 1 for horizon in moved]
-        shown = {p.condition: p.frames for p in predictions if p.real is stretch} | {"real": stretch.future}
+        shown = {p.condition: p.frames for p in predictions if p.target is stretch} | {"real": stretch.future}
         errors = {
             condition: np.linalg.norm(
                 read_object(torch.from_numpy(frames[last]), episode.instruction).numpy() - path[moved], axis=1

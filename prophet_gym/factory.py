@@ -11,7 +11,7 @@ from prophet_gym.checkpoint import Checkpoint, PathOrName, Tasks
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs._plain import plain, require_flag, require_text
-from prophet_gym.envs.shortened_chunk import HeldChunk
+from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 
@@ -40,11 +40,11 @@ class EnvOptions:
             file in the format of `Fleurrr/Bridge-RL-Data`.
         tasks: Only initial states of these tasks.
         chunk: Actions per step, if fewer than the world model's: the robot is held still for the rest of the chunk,
-            which is dreamt and cut off, and `info["approximate"]` is True, see `HeldChunk`.
+            which is dreamt and cut off, and `info["approximate"]` is True, see `ShortenedChunk`.
         max_episode_steps: Chunks until truncation. The horizon of the id if not given.
         render_mode: `rgb_array` or `rgb_array_list`.
         proprioception: Whether to add `gripper_position`, as the world model tracks it, to the observation.
-        max_doubt: Truncates where `info["doubt"]` is larger, see `ProphetVectorEnv`.
+        max_uncertainty: Truncates where `info["uncertainty"]` is larger, see `ProphetVectorEnv`.
     """
 
     suite: str | None = None
@@ -60,7 +60,7 @@ class EnvOptions:
     max_episode_steps: SupportsIndex | None = None
     render_mode: str | None = None
     proprioception: bool | np.bool_ = False
-    max_doubt: SupportsFloat | None = None
+    max_uncertainty: SupportsFloat | None = None
 
     def parts(self) -> dict[str, Any]:
         """Load what an env is made of: the arguments of `ProphetEnv` and `ProphetVectorEnv`.
@@ -79,7 +79,7 @@ class EnvOptions:
         world_model = checkpoint.world_model(self.device, self.dtype, offload=self.offload_autoencoder)
         chunk = plain(self.chunk)
         if chunk is not None and chunk != world_model.chunk:
-            world_model = HeldChunk(world_model, chunk, hold=robot.hold)
+            world_model = ShortenedChunk(world_model, chunk, no_op=robot.no_op)
         return {
             "world_model": world_model,
             "starts": starts,
@@ -89,7 +89,7 @@ class EnvOptions:
             "max_episode_steps": plain(self.max_episode_steps),
             "render_mode": plain(self.render_mode),
             "proprioception": require_flag("proprioception", self.proprioception),
-            "max_doubt": plain(self.max_doubt),
+            "max_uncertainty": plain(self.max_uncertainty),
         }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from prophet_gym._io.atomic import is_draft, write_whole
+from prophet_gym._io.atomic import atomic_write, is_temporary
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import SHOWN_NAMES, CheckpointError, MissingWeightsError, listed, shown
 
@@ -169,7 +169,7 @@ def verified(path: Path) -> Path:
 def write_manifest(folder: Path) -> None:
     """Write the sha-256 of every file under `folder` beside them."""
     hashes = {name: _hash(folder / name) for name in sorted(_names(folder) - {MANIFEST})}
-    write_whole(folder / MANIFEST, json.dumps(hashes, indent=2) + "\n")
+    atomic_write(folder / MANIFEST, json.dumps(hashes, indent=2) + "\n")
 
 
 def push_folder(folder: Path, repo: str, *, revision: str | None = None, private: bool | None = None) -> str:
@@ -203,7 +203,7 @@ def _names(folder: Path) -> set[str]:
 
 def is_aside(part: str) -> bool:
     """Whether a file's or folder's name is that of a lock or a draft rather than a part of what a folder holds."""
-    return part.startswith(ASIDE) or is_draft(Path(part))
+    return part.startswith(ASIDE) or is_temporary(Path(part))
 
 
 def _require_hashes(folder: Path, only: set[str] | None) -> None:

@@ -69,11 +69,11 @@ class FrameMetrics:
         }
 
 
-def video_metrics(real: Video, generated: Video) -> dict[str, float]:
+def video_metrics(target: Video, generated: Video) -> dict[str, float]:
     """Compare two clips of the same length.
 
     Args:
-        real: the clip that was recorded, at least two frames.
+        target: the clip that was recorded, at least two frames.
         generated: the clip that was generated for it.
 
     Returns:
@@ -89,29 +89,29 @@ def video_metrics(real: Video, generated: Video) -> dict[str, float]:
         >>> metrics["PSNR_mean"], metrics["EPE_mean"]
         (100.0, 0.0)
     """
-    return frame_metrics(real, generated).summary()
+    return frame_metrics(target, generated).summary()
 
 
 def frame_metrics(
-    real: Video, generated: Video, real_flow: Float32[np.ndarray, "p h w 2"] | None = None
+    target: Video, generated: Video, real_flow: Float32[np.ndarray, "p h w 2"] | None = None
 ) -> FrameMetrics:
     """Compare two clips and keep every frame's value.
 
     Args:
-        real: the clip that was recorded, at least two frames.
+        target: the clip that was recorded, at least two frames.
         generated: the clip that was generated for it.
-        real_flow: `optical_flow(real)` if it is known already, to compare several clips with the same real one.
+        real_flow: `optical_flow(target)` if it is known already, to compare several clips with the same real one.
 
     Raises:
         ValueError: if the clips differ in shape or have fewer than two frames.
     """
-    if real.shape != generated.shape:
-        raise ValueError(f"both clips must have the same shape, got real {real.shape}, generated {generated.shape}")
-    if len(real) < 2:
-        raise ValueError(f"motion needs at least two frames, got {len(real)}")
-    a, b = real.astype(np.float32) / 255.0, generated.astype(np.float32) / 255.0
+    if target.shape != generated.shape:
+        raise ValueError(f"both clips must have the same shape, got real {target.shape}, generated {generated.shape}")
+    if len(target) < 2:
+        raise ValueError(f"motion needs at least two frames, got {len(target)}")
+    a, b = target.astype(np.float32) / 255.0, generated.astype(np.float32) / 255.0
     mse = np.square(a - b).mean(axis=(1, 2, 3), dtype=np.float64)
-    epe, cosine = compare_flow(optical_flow(real) if real_flow is None else real_flow, optical_flow(generated))
+    epe, cosine = compare_flow(optical_flow(target) if real_flow is None else real_flow, optical_flow(generated))
     return FrameMetrics(
         mse=mse,
         psnr=-10.0 * np.log10(np.maximum(mse, MIN_MSE)),
@@ -122,9 +122,9 @@ def frame_metrics(
     )
 
 
-def ssim(real: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h w 3"]) -> PerFrame:
+def ssim(target: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h w 3"]) -> PerFrame:
     """Structural similarity of each frame: Gaussian window (11 pixels, std 1.5), zero padding, data range 1."""
-    return np.array([_ssim_image(a, b) for a, b in zip(real, generated, strict=True)], dtype=np.float64)
+    return np.array([_ssim_image(a, b) for a, b in zip(target, generated, strict=True)], dtype=np.float64)
 
 
 def optical_flow(video: Video) -> Float32[np.ndarray, "p h w 2"]:
@@ -144,16 +144,16 @@ def optical_flow(video: Video) -> Float32[np.ndarray, "p h w 2"]:
 
 
 def compare_flow(
-    real: Float32[np.ndarray, "p h w 2"], generated: Float32[np.ndarray, "p h w 2"]
+    target: Float32[np.ndarray, "p h w 2"], generated: Float32[np.ndarray, "p h w 2"]
 ) -> tuple[PerPair, PerPair]:
     """End-point error (pixels) and mean cosine of each pair of flow fields.
 
     The cosine is taken over pixels that move by more than 0.001 pixels in both; it is NaN where there is none.
     """
-    epe = np.linalg.norm(real - generated, axis=-1).mean(axis=(1, 2), dtype=np.float64)
-    length_real, length_generated = np.linalg.norm(real, axis=-1), np.linalg.norm(generated, axis=-1)
+    epe = np.linalg.norm(target - generated, axis=-1).mean(axis=(1, 2), dtype=np.float64)
+    length_real, length_generated = np.linalg.norm(target, axis=-1), np.linalg.norm(generated, axis=-1)
     moves = (length_real > MIN_FLOW) & (length_generated > MIN_FLOW)
-    cosine = (real * generated).sum(axis=-1) / (length_real * length_generated + 1e-6)
+    cosine = (target * generated).sum(axis=-1) / (length_real * length_generated + 1e-6)
     moving = moves.sum(axis=(1, 2))
     total = np.where(moves, cosine, 0.0).sum(axis=(1, 2), dtype=np.float64)
     return epe, np.where(moving > 0, total / np.maximum(moving, 1), np.nan)

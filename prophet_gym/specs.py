@@ -82,7 +82,7 @@ class InitialState:
         suite: The suite it belongs to, e.g. `libero_object`.
         task: Number of the task in its suite.
         index: Number of the start in its task.
-        start_set: `train` (random resets), `official` (evaluation and demo only) or a name of the caller's.
+        split: `train` (random resets), `official` (evaluation and demo only) or a name of the caller's.
         extra: Further numbers known at the start, e.g. `gripper_position` (3,) in metres.
     """
 
@@ -91,7 +91,7 @@ class InitialState:
     suite: str = ""
     task: int = 0
     index: int = 0
-    start_set: str = "custom"
+    split: str = "custom"
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from prophet_gym.envs._env_checks import assert_same, check_prophet_env
 from prophet_gym.envs._plain import plain
-from prophet_gym.envs.initial_states import StartSet
+from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import (
     Chunk,
     RewardModel,
+    RewardOutput,
     State,
-    Verdict,
     WorldModel,
     batch_size,
-    merge_rows,
-    scatter_rows,
-    select_rows,
+    concat_batches,
+    scatter_batch,
+    select_batch,
 )
 
 __all__ = [
@@ -88,16 +88,16 @@ class CountingWorldModel:
         return torch.stack([torch.randint(256, (steps,), generator=generator) for generator in generators])
 
 
-def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (8, 8)) -> StartSet:
+def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (8, 8)) -> InitialStates:
     """Starts for the counting model: flat frames of value 40 * task + 4 * index, instruction `count task N`."""
-    return StartSet(
+    return InitialStates(
         InitialState(
             frames=np.full((1, *size, 3), 40 * task + 4 * index, np.uint8),
             instruction=f"count task {task}",
             suite="counting",
             task=task,
             index=index,
-            start_set="train",
+            split="train",
         )
         for task in range(tasks)
         for index in range(per_task)
@@ -132,12 +132,12 @@ def check_world_model(
     """
     height, width, chunk, numbers = _check_attributes(model)
     source = torch.Generator().manual_seed(0)
-    pictures = torch.randint(256, (3, 1, height, width, 3), generator=source, dtype=torch.uint8)
-    pictures = pictures if frames is None else frames
-    rows = len(pictures)
+    images = torch.randint(256, (3, 1, height, width, 3), generator=source, dtype=torch.uint8)
+    images = images if frames is None else frames
+    rows = len(images)
     actions = torch.rand(rows, chunk, numbers, generator=source) * 2 - 1 if actions is None else actions
     assert rows >= 2, f"check_world_model needs at least two rows, got {rows}"
-    state = _unchanged("encode", {"frames": pictures}, lambda: model.encode(pictures))
+    state = _unchanged("encode", {"frames": images}, lambda: model.encode(images))
     assert batch_size(state) == rows, f"encode must return {rows} rows, got {batch_size(state)}"
     global_random = torch.get_rng_state()
     result = _roll(model, state, actions, range(rows))
@@ -147,22 +147,22 @@ def check_world_model(
     again = _roll(model, state, actions, range(rows))
     _close("the same state, actions and seeds must give the same chunk", result, again, 0)
     for row in range(rows):
-        alone = _roll(model, select_rows(state, [row]), actions[row : row + 1], [row])
+        alone = _roll(model, select_batch(state, [row]), actions[row : row + 1], [row])
         _close(f"row {row} must not depend on the rows around it", _row(result, row), alone, tolerance)
     reverse = list(reversed(range(rows)))
-    turned = _roll(model, select_rows(state, reverse), actions[reverse], reverse)
+    turned = _roll(model, select_batch(state, reverse), actions[reverse], reverse)
     for row in range(rows):
         message = f"row {row} must not depend on its place in the batch"
         _close(message, _row(result, row), _row(turned, rows - 1 - row), tolerance)
-    encoded = merge_rows([model.encode(pictures[row : row + 1]) for row in range(rows)])
+    encoded = concat_batches([model.encode(images[row : row + 1]) for row in range(rows)])
     _close("encode must treat rows alone", result, _roll(model, encoded, actions, range(rows)), tolerance)
-    mixed = scatter_rows(result.state, [0], select_rows(state, [0]))
+    mixed = scatter_batch(result.state, [0], select_batch(state, [0]))
     fresh = _row(_roll(model, mixed, actions, range(rows)), 0)
     _close("a row reset beside older rows must dream as at the start", _row(result, 0), fresh, tolerance)
 
 
 def check_reward_model(
-    judge: RewardModel,
+    reward_model: RewardModel,
     *,
     videos: Sequence[UInt8[Tensor, "_ h w 3"]] | None = None,
     instructions: Sequence[str] | None = None,
@@ -171,7 +171,7 @@ def check_reward_model(
     """Check a judge against its contract: verdict form, purity, determinism, rows that do not see each other.
 
     Args:
-        judge: What to check.
+        reward_model: What to check.
         videos: At least two videos; random ones of different lengths if not given.
         instructions: One per video.
         tolerance: Largest difference of a reward between a video alone and in a batch.
@@ -179,37 +179,37 @@ def check_reward_model(
     Raises:
         AssertionError: With what must hold and what was found.
     """
-    assert judge.when in {"chunk", "end"}, f"when must be 'chunk' or 'end', got {judge.when!r}"
-    _require_count("stride", judge.stride)
-    _require_count("max_frames", judge.max_frames)
+    assert reward_model.when in {"chunk", "end"}, f"when must be 'chunk' or 'end', got {reward_model.when!r}"
+    _require_count("stride", reward_model.stride)
+    _require_count("max_frames", reward_model.max_frames)
     if videos is None:
         source = torch.Generator().manual_seed(0)
-        lengths = sorted({1, min(2, judge.max_frames), judge.max_frames})
+        lengths = sorted({1, min(2, reward_model.max_frames), reward_model.max_frames})
         videos = [torch.randint(256, (n, 128, 128, 3), generator=source, dtype=torch.uint8) for n in [1, *lengths]]
     texts = [f"pick up object {row}" for row in range(len(videos))] if instructions is None else list(instructions)
     assert len(videos) == len(texts) >= 2, f"needs two or more videos, one text each: {len(videos)}, {len(texts)}"
     arguments = {f"videos[{row}]": video for row, video in enumerate(videos)}
     try:
-        verdict = _unchanged("score", arguments, lambda: judge.score(videos, texts))
+        output = _unchanged("score", arguments, lambda: reward_model.score(videos, texts))
     except InvalidRewardError as error:
         raise AssertionError(str(error)) from error
     rows = len(videos)
-    _require_form("reward", verdict.reward, (rows,), torch.float32)
-    _require_form("valid", verdict.valid, (rows,), torch.bool)
-    assert torch.isfinite(verdict.reward).all(), f"rewards must be finite, got {verdict.reward.tolist()}"
-    assert (verdict.reward[~verdict.valid] == 0).all(), "the reward of an unjudged row must be 0.0"
-    if verdict.done is not None:
-        _require_form("done", verdict.done, (rows,), torch.bool)
-    if verdict.probability is not None:
-        _require_form("probability", verdict.probability, (rows,), torch.float32)
-        likely = verdict.probability[verdict.valid]
+    _require_form("reward", output.reward, (rows,), torch.float32)
+    _require_form("scored", output.scored, (rows,), torch.bool)
+    assert torch.isfinite(output.reward).all(), f"rewards must be finite, got {output.reward.tolist()}"
+    assert (output.reward[~output.scored] == 0).all(), "the reward of an unjudged row must be 0.0"
+    if output.done is not None:
+        _require_form("done", output.done, (rows,), torch.bool)
+    if output.probability is not None:
+        _require_form("probability", output.probability, (rows,), torch.float32)
+        likely = output.probability[output.scored]
         assert ((likely >= 0) & (likely <= 1)).all(), f"probabilities must be in [0, 1], got {likely.tolist()}"
-    _same_verdict("the same videos must get the same verdict", verdict, judge.score(videos, texts), 0.0)
+    _same_output("the same videos must get the same verdict", output, reward_model.score(videos, texts), 0.0)
     for row in range(rows):
-        alone = judge.score([videos[row]], [texts[row]])
-        done = None if verdict.done is None else verdict.done[row : row + 1]
-        here = Verdict(verdict.reward[row : row + 1], verdict.valid[row : row + 1], done)
-        _same_verdict(f"video {row} must not depend on the others", here, alone, tolerance)
+        alone = reward_model.score([videos[row]], [texts[row]])
+        done = None if output.done is None else output.done[row : row + 1]
+        here = RewardOutput(output.reward[row : row + 1], output.scored[row : row + 1], done)
+        _same_output(f"video {row} must not depend on the others", here, alone, tolerance)
 
 
 def _check_attributes(model: WorldModel) -> tuple[int, int, int, int]:
@@ -247,7 +247,9 @@ def _unchanged(call: str, arguments: dict[str, Tensor], run: Callable[[], Result
 
 def _check_chunk(chunk: Chunk, rows: int, shape: tuple[int, int, int, int]) -> None:
     _require_form("frames", chunk.frames, (rows, *shape), torch.uint8)
-    assert chunk.doubt is None or chunk.doubt.shape == (rows,), f"doubt must have shape ({rows},) or be None"
+    assert chunk.uncertainty is None or chunk.uncertainty.shape == (rows,), (
+        f"doubt must have shape ({rows},) or be None"
+    )
 
 
 def _check_state_rows(before: State, after: State) -> None:
@@ -257,24 +259,24 @@ def _check_state_rows(before: State, after: State) -> None:
 
 
 def _row(chunk: Chunk, row: int) -> Chunk:
-    doubt = None if chunk.doubt is None else chunk.doubt[row : row + 1]
-    return Chunk(select_rows(chunk.state, [row]), chunk.frames[row : row + 1], doubt)
+    uncertainty = None if chunk.uncertainty is None else chunk.uncertainty[row : row + 1]
+    return Chunk(select_batch(chunk.state, [row]), chunk.frames[row : row + 1], uncertainty)
 
 
 def _close(message: str, one: Chunk, other: Chunk, tolerance: int) -> None:
     difference = int((one.frames.int() - other.frames.int()).abs().max())
     assert difference <= tolerance, f"{message}: frames differ by up to {difference} levels of 255"
     pairs = [(f"state[{name!r}]", one.state[name], other.state[name]) for name in one.state]
-    if one.doubt is not None and other.doubt is not None:
-        pairs.append(("doubt", one.doubt, other.doubt))
+    if one.uncertainty is not None and other.uncertainty is not None:
+        pairs.append(("uncertainty", one.uncertainty, other.uncertainty))
     for name, left, right in pairs:
         scale = max(1.0, float(left.double().abs().max())) if left.numel() else 1.0
         gap = float((left.double() - right.double()).abs().max()) if left.numel() else 0.0
         assert gap <= tolerance / 255 * scale, f"{message}: {name} differs by up to {gap:g}"
 
 
-def _same_verdict(message: str, one: Verdict, other: Verdict, tolerance: float) -> None:
+def _same_output(message: str, one: RewardOutput, other: RewardOutput, tolerance: float) -> None:
     gap = float((one.reward - other.reward).abs().max())
-    assert torch.equal(one.valid, other.valid), f"{message}: valid {one.valid.tolist()} and {other.valid.tolist()}"
+    assert torch.equal(one.scored, other.scored), f"{message}: valid {one.scored.tolist()} and {other.scored.tolist()}"
     assert gap <= tolerance, f"{message}: rewards differ by up to {gap:g}"
     assert torch.equal(one.success, other.success), f"{message}: done {one.success} and {other.success}"

@@ -45,13 +45,13 @@ class Chunk:
     Attributes:
         state: The state after the chunk.
         frames: The frame after each of the k actions.
-        doubt: How unsure the model is of this chunk, larger where it is less sure; None where it cannot tell.
-        approximate: Whether the model was asked for something it was not trained to dream, as by `envs.HeldChunk`.
+        uncertainty: How unsure the model is of this chunk, larger where it is less sure; None where it cannot tell.
+        approximate: Whether the model was asked for something it was not trained to dream, as by `envs.ShortenedChunk`.
     """
 
     state: State
     frames: UInt8[Tensor, "b k h w 3"]
-    doubt: Float[Tensor, " b"] | None = None
+    uncertainty: Float[Tensor, " b"] | None = None
     approximate: bool = False
 
 
@@ -85,7 +85,7 @@ class WorldModel(Protocol):
 class EncodesInitialStates(Protocol):
     """A world model that reads more of an initial state than its frames, as poses of the tools."""
 
-    def encode_starts(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+    def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
         """Return the state as `encode` does; element i begins at `starts[i]`, whose frames are `frames[i]`."""
         ...
 
@@ -119,25 +119,29 @@ class Reconstructs(Protocol):
 
 @runtime_checkable
 class CutsChunks(Protocol):
-    """A world model whose state can be cut inside a chunk, which `envs.HeldChunk` needs."""
+    """A world model whose state can be cut inside a chunk, which `envs.ShortenedChunk` needs."""
 
     def cut(self, state: State, chunk: Chunk, steps: int) -> State:
         """Return the state after the first `steps` frames of a chunk that was dreamt from `state`."""
         ...
 
 
-def encode_starts(model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+def encode_initial_states(
+    model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]
+) -> State:
     """Return the state at these initial states, from all that the model reads of them."""
-    return model.encode_starts(frames, starts) if isinstance(model, EncodesInitialStates) else model.encode(frames)
+    return (
+        model.encode_initial_states(frames, starts) if isinstance(model, EncodesInitialStates) else model.encode(frames)
+    )
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RewardOutput:
     """Hold what a reward model says of each video. A video that was not scored has reward 0.0 and valid False.
 
     Attributes:
         reward: Finite in float32.
-        valid: Whether the video was scored. A video that was not is no failure.
+        scored: Whether the video was scored. A video that was not is no failure.
         done: Whether the task is done; where a reward model does not say, a reward of at least 1.0 means so.
         probability: Probability that the task is done, where a reward model gives one; calibration reads it.
 
@@ -146,20 +150,20 @@ class Verdict:
             can hold, or the probability of a scored video is not in 0..1.
 
     Example:
-        >>> Verdict(torch.tensor([0.0, float("nan")]), torch.tensor([True, True]))  # doctest: +ELLIPSIS
+        >>> RewardOutput(torch.tensor([0.0, float("nan")]), torch.tensor([True, True]))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         prophet_gym.errors.InvalidRewardError: a reward must be a finite number in float32, got nan for video 1 of 2...
     """
 
     reward: Float[Tensor, " b"]
-    valid: Bool[Tensor, " b"]
+    scored: Bool[Tensor, " b"]
     done: Bool[Tensor, " b"] | None = None
     probability: Float[Tensor, " b"] | None = None
 
     def __post_init__(self) -> None:
         count = _entries("reward", self.reward, None, floating=True)
-        _entries("valid", self.valid, count, floating=False)
+        _entries("scored", self.scored, count, floating=False)
         if self.done is not None:
             _entries("done", self.done, count, floating=False)
         reward = self.reward.detach().cpu().double()
@@ -167,18 +171,18 @@ class Verdict:
             "a reward must be a finite number in float32",
             reward,
             reward.abs() <= LARGEST_REWARD,
-            "; say valid=False, with a reward of 0, where there is none",
+            "; say scored=False, with a reward of 0, where there is none",
         )
         if self.probability is not None:
             _entries("probability", self.probability, count, floating=True)
             likely = self.probability.detach().cpu().double()
-            possible = (likely >= 0) & (likely <= 1) | ~self.valid.detach().cpu()
+            possible = (likely >= 0) & (likely <= 1) | ~self.scored.detach().cpu()
             _refuse("a probability must be in 0..1", likely, possible, "")
 
     @property
     def success(self) -> Bool[Tensor, " b"]:
         """Whether each video was scored, and its task found done."""
-        return self.valid & (self.reward >= 1.0 if self.done is None else self.done)
+        return self.scored & (self.reward >= 1.0 if self.done is None else self.done)
 
 
 def _entries(name: str, part: object, count: int | None, *, floating: bool) -> int:
@@ -216,7 +220,7 @@ class RewardModel(Protocol):
     stride: int
     max_frames: int
 
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Score each video (lengths may differ) against its instruction."""
         ...
 
@@ -244,26 +248,26 @@ def _rows_tensor(rows: Sequence[int] | Int[Tensor, " r"], device: torch.device) 
     return torch.as_tensor(rows, dtype=torch.int64, device=device)
 
 
-def select_rows(state: State, rows: Sequence[int] | Int[Tensor, " r"]) -> State:
+def select_batch(state: State, rows: Sequence[int] | Int[Tensor, " r"]) -> State:
     """Return a copy of the given elements in the given order; one may be named more than once."""
     return {name: tensor.index_select(0, _rows_tensor(rows, tensor.device)) for name, tensor in state.items()}
 
 
-def merge_rows(states: Sequence[State]) -> State:
+def concat_batches(states: Sequence[State]) -> State:
     """Join states one after the other along the batch axis.
 
     Raises:
         ValueError: There is none, or their names differ.
     """
     if not states:
-        raise ValueError("merge_rows needs at least one state, got none")
+        raise ValueError("concat_batches needs at least one state, got none")
     names = set(states[0])
     if any(set(state) != names for state in states):
         raise ValueError(f"states to merge must have the same names, got {[sorted(state) for state in states]}")
     return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
 
-def scatter_rows(state: State, rows: Sequence[int] | Int[Tensor, " r"], part: State) -> State:
+def scatter_batch(state: State, rows: Sequence[int] | Int[Tensor, " r"], part: State) -> State:
     """Return a copy of `state` in which element `rows[i]` is element i of `part`.
 
     Raises:

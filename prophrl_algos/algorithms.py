@@ -44,7 +44,7 @@ LogProb = Callable[[FlowScores, FlowScores, Float[Tensor, " times"]], Float[Tens
 Advantages = Callable[[Float[Tensor, " b"], Int[Tensor, " b"], Bool[Tensor, " b"]], Float[Tensor, " b"]]
 """Of the returns, the groups and which of the rollouts were judged; a rollout of advantage 0 is left out."""
 
-Shares = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, " s"]]
+Aggregation = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, " s"]]
 """How much a valid entry of each decision counts in the mean, by the mask and the decision's trajectory."""
 
 
@@ -69,7 +69,7 @@ class Algorithm:
         choose: which steps are stochastic.
         log_prob: what the loss takes a ratio of, e.g. `guarded_log_prob`.
         advantages: `group_advantages` or `leave_one_out_advantages`.
-        shares: `per_entry`, the masked mean, or `per_trajectory`.
+        aggregation: `per_entry`, the masked mean, or `per_trajectory`.
         scored: what is scored instead of the sampled paths, e.g. `renoised`; they themselves if not given.
 
     Example:
@@ -78,7 +78,7 @@ class Algorithm:
         >>> from prophrl_algos.fa_grpo import leave_one_out_advantages, per_trajectory
         >>> loo = replace(FA_GRPO, name="fa-grpo-loo", advantages=leave_one_out_advantages)
         >>> dual = replace(FA_GRPO, name="fa-grpo-dual", loss=partial(fa_grpo_loss, dual_clip=3.0))
-        >>> even = replace(FLOW_GRPO, name="flow-grpo-even", shares=per_trajectory)
+        >>> even = replace(FLOW_GRPO, name="flow-grpo-even", aggregation=per_trajectory)
     """
 
     name: str
@@ -87,7 +87,7 @@ class Algorithm:
     choose: Choose = every_step
     log_prob: LogProb = plain_log_prob
     advantages: Advantages = group_advantages
-    shares: Shares = per_entry
+    aggregation: Aggregation = per_entry
     scored: Scored | None = None
 
 
@@ -96,7 +96,9 @@ FA_GRPO_CPS = Algorithm("fa-grpo-cps", fa_grpo_loss, kernel=cps_step)
 FLOW_GRPO = Algorithm("flow-grpo", flow_grpo_loss)
 FLOW_GRPO_CPS = Algorithm("flow-grpo-cps", flow_grpo_loss, kernel=cps_step)
 # Unlike a log-density's, an error's mean gradient is not 0: failures must not outweigh successes by being longer.
-FA_GRPO_FORWARD = Algorithm("fa-grpo-forward", fa_grpo_loss, choose=no_step, shares=per_trajectory, scored=renoised)
+FA_GRPO_FORWARD = Algorithm(
+    "fa-grpo-forward", fa_grpo_loss, choose=no_step, aggregation=per_trajectory, scored=renoised
+)
 FLOW_GRPO_FORWARD = replace(FA_GRPO_FORWARD, name="flow-grpo-forward", loss=flow_grpo_loss)
 GRPO_GUARD = Algorithm("grpo-guard", flow_grpo_loss, log_prob=guarded_log_prob)
 PI_RL = Algorithm("pi-rl", pi_rl_loss, choose=one_random_step)

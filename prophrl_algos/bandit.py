@@ -66,7 +66,7 @@ class BanditVectorEnv(VectorEnv):
         assert chunk is not None
         found = {
             "success": live & (reward >= 0.9),
-            "reward_valid": live,
+            "scored": live,
             "live": live,
             "executed": live * chunk[0],
         }

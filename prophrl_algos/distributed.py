@@ -36,7 +36,7 @@ class Processes:
         """Whether this one logs and writes checkpoints."""
         return self.rank == 0
 
-    def share(self, count: int) -> int:
+    def split(self, count: int) -> int:
         """This process's part of `count`; ValueError if it does not split evenly."""
         if count % self.size:
             raise ValueError(f"{count} groups must be a multiple of the {self.size} processes")

@@ -16,9 +16,9 @@ from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.groups import random_number, require_autoreset_disabled
 from prophrl_algos.preflight import require_chunk
 from prophrl_algos.progress import Progress, silent
-from prophrl_algos.rollout import commands, entry, require_reward, rows_of
+from prophrl_algos.rollout import entry, env_actions, require_reward, rows_of
 
-START_KEYS = ("suite", "task", "start", "start_set", "instruction")
+START_KEYS = ("suite", "task", "start", "split", "instruction")
 
 
 @runtime_checkable
@@ -37,14 +37,14 @@ class EpisodeResult:
     Attributes:
         success: whether the task was done.
         returns: the sum of its judged rewards.
-        valid: whether its end was judged.
+        scored: whether its end was judged.
         chunks: how long it took.
         start: what the env says of its start (task, start, instruction ...).
     """
 
     success: bool
     returns: float
-    valid: bool
+    scored: bool
     chunks: int
     start: Mapping[str, Any]
 
@@ -62,14 +62,14 @@ class Evaluation:
     @property
     def success(self) -> float:
         """Share of the judged episodes that succeeded; NaN if none was judged."""
-        judged = [episode.success for episode in self.episodes if episode.valid]
-        return sum(judged) / len(judged) if judged else math.nan
+        scored = [episode.success for episode in self.episodes if episode.scored]
+        return sum(scored) / len(scored) if scored else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of `success`."""
-        judged = [episode.success for episode in self.episodes if episode.valid]
-        return wilson(sum(judged), len(judged))
+        scored = [episode.success for episode in self.episodes if episode.scored]
+        return wilson(sum(scored), len(scored))
 
     def per_task(self) -> dict[str, "Evaluation"]:
         """The episodes of each instruction."""
@@ -82,15 +82,15 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """As `run` logs it."""
         low, high = self.interval
-        judged = [episode for episode in self.episodes if episode.valid]
-        returns = float(np.mean([episode.returns for episode in judged])) if judged else math.nan
+        scored = [episode for episode in self.episodes if episode.scored]
+        returns = float(np.mean([episode.returns for episode in scored])) if scored else math.nan
         return {
             "success": self.success,
             "success_low": low,
             "success_high": high,
             "return": returns,
             "episodes": float(len(self.episodes)),
-            "judged": float(len(judged)),
+            "scored": float(len(scored)),
         }
 
 
@@ -182,16 +182,16 @@ def _wave(
     starts = [{key: info[key][row] for key in START_KEYS if key in info} for row in rows.tolist()]
     generators = [torch.Generator().manual_seed(noise_seed(seed, number)) for number in numbers]
     returns, chunks = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
-    success, valid = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
+    success, scored = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
     live = rows
     while len(live):
         obs = policy.prepare(rows_of(observation, live), [str(starts[row].get("instruction", "")) for row in live])
         path = sample(policy, obs, schedule, [generators[row] for row in live])
-        actions = commands(policy.decode(path.x0, obs), env, live)
+        actions = env_actions(policy.decode(path.x0, obs), env, live)
         observation, reward, terminated, truncated, info = env.step(actions)
         for row in live.tolist():
-            valid[row] = bool(entry(info, "reward_valid", row, default=True))
-            if valid[row]:
+            scored[row] = bool(entry(info, "scored", row, default=True))
+            if scored[row]:
                 require_reward(
                     float(reward[row]), row, starts[row].get("task"), str(starts[row].get("instruction", ""))
                 )
@@ -201,7 +201,7 @@ def _wave(
         live = live[~(np.asarray(terminated) | np.asarray(truncated))[live]]
         tell(len(rows) - len(live))
     return [
-        EpisodeResult(bool(success[row]), float(returns[row]), bool(valid[row]), int(chunks[row]), starts[row])
+        EpisodeResult(bool(success[row]), float(returns[row]), bool(scored[row]), int(chunks[row]), starts[row])
         for row in rows.tolist()
     ]
 

@@ -18,7 +18,7 @@ STD_FLOOR = 1e-6
 
 
 def group_advantages(
-    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], scored: Bool[Tensor, " b"] | None = None
 ) -> Float[Tensor, " b"]:
     """A = (R - mean) / (std + eps) within each group of rollouts of one start and instruction; std is unbiased.
 
@@ -27,20 +27,20 @@ def group_advantages(
     Args:
         returns: one return per rollout; may be NaN where not valid.
         groups: the group of each rollout.
-        valid: which rollouts were judged; all if not given.
+        scored: which rollouts were judged; all if not given.
 
     Example:
         >>> group_advantages(torch.tensor([1.0, 0.0, 0.5, 0.5]), torch.tensor([3, 3, 7, 7]))
         tensor([ 0.7071, -0.7071,  0.0000,  0.0000])
     """
-    return _per_group(returns, groups, valid, _standardised)
+    return _per_group(returns, groups, scored, _standardised)
 
 
 def leave_one_out_advantages(
-    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], valid: Bool[Tensor, " b"] | None = None
+    returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], scored: Bool[Tensor, " b"] | None = None
 ) -> Float[Tensor, " b"]:
     """A = R - mean of the other rollouts of the group (RLOO, arXiv 2402.14740); arguments as `group_advantages`."""
-    return _per_group(returns, groups, valid, _against_others)
+    return _per_group(returns, groups, scored, _against_others)
 
 
 def fa_grpo_loss(
@@ -98,13 +98,13 @@ def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> 
     return torch.where(valid > 0, 1 / valid.clamp(min=1), 0.0)[inverse]
 
 
-def _per_group(returns: Tensor, groups: Tensor, valid: Tensor | None, advantage: Callable[[Tensor], Tensor]) -> Tensor:
-    valid = torch.ones_like(groups, dtype=torch.bool) if valid is None else valid
+def _per_group(returns: Tensor, groups: Tensor, scored: Tensor | None, advantage: Callable[[Tensor], Tensor]) -> Tensor:
+    scored = torch.ones_like(groups, dtype=torch.bool) if scored is None else scored
     # In float64, since returns may be large beside their differences.
     returns, kind = returns.detach().double(), returns.dtype if returns.is_floating_point() else torch.float32
     advantages = torch.zeros_like(returns)
     for group in torch.unique(groups).tolist():
-        rows = torch.nonzero((groups == group) & valid)[:, 0]
+        rows = torch.nonzero((groups == group) & scored)[:, 0]
         inside = returns[rows]
         if len(rows) > 1 and not torch.equal(inside, inside[:1].expand_as(inside)):
             advantages[rows] = advantage(inside)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec, device_of
 from prophrl_algos.vla import smolvla
-from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
-from prophrl_algos.vla._tokenization import letters, line
+from prophrl_algos.vla._policy import ImageConfig, ProcessorConfig, PublishedPolicy
+from prophrl_algos.vla._tokenization import char_tokenizer, line
 from prophrl_algos.vla.conventions import Affine, convention
 from prophrl_algos.vla.pi import _pi0 as pi0
 from prophrl_algos.vla.prismatic._policy import PrismaticConfig, PrismaticPolicy
@@ -158,13 +158,15 @@ FULL_SIZES: Mapping[str, Callable[..., FullSize]] = {
 }
 
 
-def _manners(pixels: int, tokens: int) -> Manners:
+def _manners(pixels: int, tokens: int) -> ProcessorConfig:
     one = Affine(torch.zeros(ACTIONS), torch.ones(ACTIONS))
-    return Manners(convention("libero", "openpi"), Pictures(pixels), one, None, PADDED, letters(64), line, tokens)
+    return ProcessorConfig(
+        convention("libero", "openpi"), ImageConfig(pixels), one, None, PADDED, char_tokenizer(64), line, tokens
+    )
 
 
 def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
-    size, flow = policy.manners.pictures.size, cast(FlowPolicy, policy)
+    size, flow = policy.processor.images.size, cast(FlowPolicy, policy)
     device = device_of(flow)
 
     def encode(rows: int, views: int) -> Context:
@@ -183,7 +185,7 @@ def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
 def _prismatic(
     kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str, device: torch.device
 ) -> FullSize:
-    from prophrl_algos.vla._tiny_prismatic import ACTIONS as ACTION_NUMBERS
+    from prophrl_algos.vla._tiny_prismatic import ACTIONS as ACTION_DIM
     from prophrl_algos.vla._tiny_prismatic import STATES, TOKENS, byte_tokenizer
     from prophrl_algos.vla.prismatic._files import choose_trained
 
@@ -191,7 +193,7 @@ def _prismatic(
         text={**TOKENS, **text},
         first=DINO,
         second=SIGLIP,
-        actions=ACTION_NUMBERS,
+        actions=ACTION_DIM,
         states=STATES,
         without_state="mean",
         settings=settings,

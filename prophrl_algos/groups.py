@@ -42,7 +42,7 @@ class BeginFromStarts:
 
     def __init__(self, starts: Sequence[InitialState]) -> None:
         """Take the starts; InvalidStartError if one is of the set `official`."""
-        refuse_official({start.start_set for start in starts})
+        refuse_official({start.split for start in starts})
         self.starts = starts
 
     def __call__(self, env: VectorEnv, draw: Draw, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -106,9 +106,9 @@ def require_autoreset_disabled(env: VectorEnv) -> None:
         raise ValueError(f"the env must not reset by itself, got autoreset_mode={mode}; make it with 'Disabled'")
 
 
-def refuse_official(start_sets: Iterable[object]) -> None:
+def refuse_official(splits: Iterable[object]) -> None:
     """Raise InvalidStartError if the set `official` is among them: it is for evaluation and demo only."""
-    if "official" in start_sets:
+    if "official" in splits:
         raise InvalidStartError(
             "nothing is trained from the official starts, they are for evaluation and demo: "
             "make the env with starts='train'"

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.errors import unknown_option
 from prophrl_algos.metrics import Metrics
 
@@ -61,7 +61,7 @@ class CsvLogger:
         writer = csv.DictWriter(text, names, restval="")
         writer.writeheader()
         writer.writerows(self._rows.values())
-        write_whole(self.path, text.getvalue())
+        atomic_write(self.path, text.getvalue())
 
     def close(self) -> None:
         """The file is whole already."""
@@ -81,7 +81,7 @@ class JsonLinesLogger:
         self._rows = {number: row for number, row in self._rows.items() if number < update}
         numbers = {name: _finite(float(f"{value:.{self.digits}g}")) for name, value in metrics.items()}
         self._rows[update] = json.dumps({"update": update, **numbers})
-        write_whole(self.path, "".join(f"{row}\n" for row in self._rows.values()))
+        atomic_write(self.path, "".join(f"{row}\n" for row in self._rows.values()))
 
     def close(self) -> None:
         """The file is whole already."""
@@ -236,5 +236,5 @@ def run_name(folder: Path) -> str:
     """A name that no other folder's run has, kept in the folder: a run that was killed goes on under it."""
     path = folder / RUN_NAME
     if not path.is_file():
-        write_whole(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
+        atomic_write(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
     return path.read_text(encoding="utf-8")

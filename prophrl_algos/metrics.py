@@ -47,18 +47,18 @@ class Tally:
 
 def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], processes: Processes) -> Metrics:
     """Of all processes: what was lived through and how much of it teaches."""
-    total, valid = processes.total, rollouts.valid
-    judged = max(total(int(valid.sum())), 1.0)
+    total, scored = processes.total, rollouts.scored
+    total_scored = max(total(int(scored.sum())), 1.0)
     frames = max(total(rollouts.frames), 1.0)
-    count = total(len(valid))
+    count = total(len(scored))
     useful = advantages != 0
     magnitude = max(total(int(useful.sum())), 1.0)
     return {
         "rollouts": count,
         "groups_started": total(rollouts.started),
-        "return": total(float(rollouts.returns[valid].sum())) / judged,
-        "success": total(int((rollouts.success & valid).sum())) / judged,
-        "judged": total(int(valid.sum())) / max(count, 1.0),
+        "return": total(float(rollouts.returns[scored].sum())) / total_scored,
+        "success": total(int((rollouts.success & scored).sum())) / total_scored,
+        "scored": total(int(scored.sum())) / max(count, 1.0),
         "advantage_abs": total(float(advantages.abs().sum())) / magnitude,
         "advantage_max": float(advantages.abs().max()) if len(advantages) else 0.0,
         "useful_rollouts": total(int(useful.sum())) / max(count, 1.0),

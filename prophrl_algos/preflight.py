@@ -20,7 +20,7 @@ def require_fit(policy: FlowPolicy, env: VectorEnv, groups: int, group_size: int
     """Raise ValueError (InvalidStartError for official starts) unless policy, env and groups fit each other."""
     require_env(env, groups, group_size, budget)
     require_chunk(policy, env)
-    refuse_official(start_sets_of(env))
+    refuse_official(splits_of(env))
 
 
 def require_noise(schedule: FlowSchedule, spec: FlowSpec, algorithm: Algorithm) -> None:
@@ -58,7 +58,7 @@ def spread(updates: int, most: int = 1000) -> Iterator[float]:
 
 def require_finite(what: str, values: Float[Tensor, " b"], rollouts: Rollouts) -> None:
     """Raise ValueError where a judged rollout's value is no finite number, which says nothing of how good it was."""
-    wrong = torch.nonzero(rollouts.valid & ~torch.isfinite(values))[:, 0].tolist()
+    wrong = torch.nonzero(rollouts.scored & ~torch.isfinite(values))[:, 0].tolist()
     if wrong:
         first = wrong[0]
         raise ValueError(
@@ -97,11 +97,11 @@ def require_trainable(policy: FlowPolicy, optimizer: torch.optim.Optimizer, algo
     return parameters
 
 
-def start_sets_of(env: VectorEnv) -> set[object]:
+def splits_of(env: VectorEnv) -> set[object]:
     """The start sets that an env says it draws from; what it does not say shows at its first reset."""
     inner = env.unwrapped
     starts = getattr(inner, "starts", ())
-    named = {getattr(inner, "start_set", None), starts if isinstance(starts, str) else None}
+    named = {getattr(inner, "split", None), starts if isinstance(starts, str) else None}
     if isinstance(starts, Sequence) and not isinstance(starts, str):
-        named |= {start.start_set for start in starts if isinstance(start, InitialState)}
+        named |= {start.split for start in starts if isinstance(start, InitialState)}
     return named

@@ -38,7 +38,7 @@ class Rollouts:
         trajectory: the rollout of each decision.
         returns: of each rollout; the sum of its judged rewards.
         success: of each rollout.
-        valid: which rollouts have a verdict at their end.
+        scored: which rollouts have a verdict at their end.
         groups: the group of each rollout.
         frames: actions that the env ran, those of groups that were resampled included.
         started: groups that were begun.
@@ -51,7 +51,7 @@ class Rollouts:
     trajectory: Int[Tensor, " s"]
     returns: Float[Tensor, " b"]
     success: Bool[Tensor, " b"]
-    valid: Bool[Tensor, " b"]
+    scored: Bool[Tensor, " b"]
     groups: Int[Tensor, " b"]
     frames: int
     started: int
@@ -129,7 +129,7 @@ class _Fate:
 
     returns: float = 0.0
     success: bool = False
-    valid: bool = False
+    scored: bool = False
     chunks: int = 0
 
 
@@ -185,7 +185,7 @@ class _Rollout:
         draw = Draw(np.array(rows), groups, numbers)
         with _timed(self.clock, "env"), outside_autocast():
             self.observation, info = self.begin(self.env, draw, self.seed)
-        refuse_official({entry(info, "start_set", row, default=None) for row in rows})
+        refuse_official({entry(info, "split", row, default=None) for row in rows})
         for row, member, number in zip(rows, members, numbers, strict=True):
             self.live[row] = True
             self.trajectory[row] = member
@@ -210,7 +210,7 @@ class _Rollout:
         with _timed(self.clock, "policy"):
             obs = self.policy.prepare(rows_of(self.observation, rows), [self.instructions[row] for row in rows])
             path = sample(self.policy, obs, self.schedule, [self.generators[row] for row in rows])
-            actions = commands(self.policy.decode(path.x0, obs), self.env, rows)
+            actions = env_actions(self.policy.decode(path.x0, obs), self.env, rows)
         with _timed(self.clock, "env"), outside_autocast():
             self.observation, reward, terminated, truncated, info = self.env.step(actions)
         chunk = actions.shape[1]
@@ -228,8 +228,8 @@ class _Rollout:
 
     def note(self, row: int, reward: float, info: Mapping[str, Any], *, terminated: bool) -> None:
         fate = self.fates[int(self.trajectory[row])]
-        fate.valid = bool(entry(info, "reward_valid", row, default=True))
-        if fate.valid:
+        fate.scored = bool(entry(info, "scored", row, default=True))
+        if fate.scored:
             require_reward(reward, row, self.tasks[row], self.instructions[row])
             fate.returns += self.discount**fate.chunks * reward
         fate.chunks += 1
@@ -241,8 +241,8 @@ class _Rollout:
 
     def mean_success(self, group: int) -> float:
         """Over the group's judged rollouts; 0 if there is none."""
-        judged = [fate.success for fate in self.fates_of(group) if fate.valid]
-        return float(np.mean(judged)) if judged else 0.0
+        scored = [fate.success for fate in self.fates_of(group) if fate.scored]
+        return float(np.mean(scored)) if scored else 0.0
 
     def fates_of(self, group: int) -> list[_Fate]:
         return [self.fates[group * self.group_size + member] for member in range(self.group_size)]
@@ -267,7 +267,7 @@ class _Rollout:
             trajectory=number[rows],
             returns=torch.tensor([fate.returns for fate in fates], dtype=torch.float32),
             success=torch.tensor([fate.success for fate in fates], dtype=torch.bool),
-            valid=torch.tensor([fate.valid for fate in fates], dtype=torch.bool),
+            scored=torch.tensor([fate.scored for fate in fates], dtype=torch.bool),
             groups=torch.arange(len(kept)).repeat_interleave(self.group_size),
             frames=self.frames,
             started=self.started,
@@ -297,7 +297,7 @@ def require_reward(reward: float, row: int, task: object, instruction: str) -> N
     if not math.isfinite(reward):
         raise ValueError(
             f"sub-environment {row} (task {task}, {instruction!r}) gave the reward {reward}: rewards must be finite "
-            "numbers. Mend the env or its reward model; where it cannot tell, it may say info['reward_valid'] = False"
+            "numbers. Mend the env or its reward model; where it cannot tell, it may say info['scored'] = False"
         )
 
 
@@ -308,7 +308,7 @@ def entry(info: Mapping[str, Any], name: str, row: int, *, default: Any) -> Any:
     return info[name][row]
 
 
-def commands(
+def env_actions(
     decoded: Float[Tensor, "b n a"], env: VectorEnv, rows: Int[np.ndarray, " b"]
 ) -> Float[np.ndarray, "r n a"]:
     """Decoded chunks in the given rows, clipped to the env's space; the other rows rest."""

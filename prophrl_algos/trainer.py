@@ -37,7 +37,7 @@ class Batch:
         path: sampled paths; their scores are those of the policy that the ratio is taken against.
         mask: actions that count.
         advantages: of each decision.
-        shares: how much a valid entry of each decision counts in the mean.
+        loss_weights: how much a valid entry of each decision counts in the mean.
         weights: FlowScale's weight of each flow step.
         reference: scores of the reference policy; None without a KL term.
     """
@@ -46,7 +46,7 @@ class Batch:
     path: FlowPath
     mask: Bool[Tensor, "s n"]
     advantages: Float[Tensor, " s"]
-    shares: Float[Tensor, " s"]
+    loss_weights: Float[Tensor, " s"]
     weights: Float[Tensor, " k"]
     reference: FlowScores | None = None
 
@@ -57,7 +57,7 @@ class Batch:
             self.path.select(rows).to(device),
             self.mask[rows].to(device),
             self.advantages[rows].to(device),
-            self.shares[rows].to(device),
+            self.loss_weights[rows].to(device),
             self.weights.to(device),
             None if self.reference is None else self.reference.select(rows).to(device),
         )
@@ -139,8 +139,8 @@ class Trainer:
         self.device = device_of(policy)
         self.done = 0
         self.progress: Progress = silent
-        self.groups = self.processes.share(self.config.groups)
-        self.budget = 2 * self.groups if budget is None else self.processes.share(budget)
+        self.groups = self.processes.split(self.config.groups)
+        self.budget = 2 * self.groups if budget is None else self.processes.split(budget)
         require_fit(policy, env, self.groups, self.config.group_size, self.budget)
         for factor in [1.0] if anneal is None else map(anneal, spread(self.config.updates)):
             require_noise(self._schedule(factor), policy.spec, self.algorithm)
@@ -181,7 +181,7 @@ class Trainer:
         """`epochs * minibatches` optimiser steps on these rollouts; none where no group teaches anything."""
         began = time.perf_counter()
         require_finite("return", rollouts.returns, rollouts)
-        advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.valid)
+        advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.scored)
         require_finite("advantage", advantages, rollouts)
         metrics = rollout_metrics(rollouts, advantages, self.processes)
         rows = torch.nonzero((advantages != 0)[rollouts.trajectory])[:, 0]
@@ -205,12 +205,12 @@ class Trainer:
         """The loss of decisions on the policy's device; `denominator`: `count` of the whole minibatch."""
         scores = self._score(batch.obs, batch.path)
         old, times = batch.path.scores, batch.path.schedule.times
-        denominator = (self.count(batch.mask, batch.shares) or 1.0) if denominator is None else denominator
+        denominator = (self.count(batch.mask, batch.loss_weights) or 1.0) if denominator is None else denominator
         log_prob = scale_gradients(self.algorithm.log_prob(scores, old, times), batch.weights)
         loss, stats = self.algorithm.loss(
             log_prob,
             old.log_prob,
-            batch.advantages * batch.shares,
+            batch.advantages * batch.loss_weights,
             batch.mask,
             clip_low=self.config.clip_low,
             clip_high=self.config.clip_high,
@@ -223,13 +223,13 @@ class Trainer:
             # Masked before, not after: the gradient of what is masked would be 0 * NaN where it is NaN.
             kl = gaussian_kl(*(torch.where(valid, each, 1.0) for each in pair))
             kl_sum = kl.detach().sum()
-            loss = loss + self.config.beta * (kl * batch.shares[:, None, None, None]).sum() / denominator
+            loss = loss + self.config.beta * (kl * batch.loss_weights[:, None, None, None]).sum() / denominator
         entropy = torch.where(valid, gaussian_entropy(scores.std.detach()), 0.0).sum()
         return Terms(loss, stats, kl_sum, entropy, scores)
 
-    def count(self, mask: Bool[Tensor, "s n"], shares: Float[Tensor, " s"]) -> float:
+    def count(self, mask: Bool[Tensor, "s n"], loss_weights: Float[Tensor, " s"]) -> float:
         """What the mean divides by: the valid entries (s, n, a), each by its share."""
-        return float(shares @ mask.sum(1).float()) * self.policy.spec.action_dim
+        return float(loss_weights @ mask.sum(1).float()) * self.policy.spec.action_dim
 
     def state_dict(self) -> dict[str, Any]:
         """All that the following updates depend on, beside the arguments of the constructor."""
@@ -320,8 +320,8 @@ class Trainer:
         stds = self.processes.sum(step_stds(path.scores, path.stochastic)) / having
         weights = flowscale_weights(stds, self.flowscale)
         mask, trajectory = rollouts.mask[rows], rollouts.trajectory[rows]
-        shares = self.algorithm.shares(mask, trajectory)
-        return Batch(obs, path, mask, advantages[trajectory], shares, weights, reference), drift
+        loss_weights = self.algorithm.aggregation(mask, trajectory)
+        return Batch(obs, path, mask, advantages[trajectory], loss_weights, weights, reference), drift
 
     def _must_rescore(self) -> bool:
         """In low precision a velocity depends on the shape of its batch, so old scores are of the update's shapes."""
@@ -344,7 +344,7 @@ class Trainer:
         return FlowScores.cat(parts).to(torch.device("cpu")) if parts else path.scores
 
     def _optimize(self, batch: Batch, rows: Tensor, tally: Tally) -> None:
-        denominator = self.processes.total(self.count(batch.mask[rows], batch.shares[rows])) or 1.0
+        denominator = self.processes.total(self.count(batch.mask[rows], batch.loss_weights[rows])) or 1.0
         self.optimizer.zero_grad(set_to_none=True)
         for part in rows.split(self.config.microbatch) if len(rows) else ():
             terms = self.loss(batch.select(part, self.device), denominator)

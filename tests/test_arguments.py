@@ -15,12 +15,12 @@ from prophet_gym.arguments import (
     Count,
     Device,
     DeviceOrAuto,
+    Fraction,
     Minutes,
     OutFile,
     OutFolder,
     Seed,
     Several,
-    Share,
     SomeTasks,
     Tasks,
     WriteFile,
@@ -39,7 +39,7 @@ class Args(Arguments):
 
     episodes: Count = 1
     seed: Seed = 0
-    share: Share = 0.5
+    share: Fraction = 0.5
     minutes: Minutes = math.inf
     device: Device = "cpu"
     trained_on: DeviceOrAuto = "auto"
@@ -49,7 +49,7 @@ class Args(Arguments):
     most: Count | None = None
     out: OutFolder = Path("out")
     json: OutFile | None = None
-    film: Annotated[Path, WriteFile((".gif", ".webp"))] | None = None
+    video: Annotated[Path, WriteFile((".gif", ".webp"))] | None = None
     inner: Inner = field(default_factory=Inner)
     free: int = -1
 
@@ -107,7 +107,7 @@ def test_places_that_cannot_be_written_are_refused_and_nothing_is_made(tmp_path)
         ({"out": file / "deeper" / "still"}, "out cannot be written: .*file is a file, not a folder"),
         ({"json": tmp_path}, "json must be a file, got .*, which is a folder"),
         ({"json": file / "x.json"}, "json cannot be written: .*file is a file"),
-        ({"film": tmp_path / "film.avi"}, r"film must end in \.gif or \.webp, got .*film\.avi"),
+        ({"video": tmp_path / "film.avi"}, r"video must end in \.gif or \.webp, got .*film\.avi"),
     ]:
         with pytest.raises(ValueError, match=message):
             Args(**given)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from prophet_gym._io import atomic
-from prophet_gym._io.atomic import atomic_directory, atomic_file, is_draft, write_whole
-from prophet_gym.envs.initial_states import StartSet, read_start_set, write_start_set
+from prophet_gym._io.atomic import atomic_directory, atomic_file, atomic_write, is_temporary
+from prophet_gym.envs.initial_states import InitialStates, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
@@ -34,10 +34,10 @@ SAVES = {
     "success head": "from prophet_gym.rewards.success_head import SuccessHead; SuccessHead().save_pretrained(out)",
     "object reader": "from prophet_gym.rewards.object_reader import ObjectReader; ObjectReader().save_pretrained(out)",
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
-    "starts": "from tests.test_atomic import noise; from prophet_gym.envs.initial_states import write_start_set; "
-    "write_start_set(out, noise(1), quality=101)",
-    "training state": "from prophet_gym.train.loop import save_whole; "
-    "save_whole({{'weights': torch.rand(100_000)}}, out / 'a.pt')",
+    "starts": "from tests.test_atomic import noise; from prophet_gym.envs.initial_states import write_initial_states; "
+    "write_initial_states(out, noise(1), quality=101)",
+    "training state": "from prophet_gym.train.loop import atomic_save; "
+    "atomic_save({{'weights': torch.rand(100_000)}}, out / 'a.pt')",
     "trainer": "from prophrl_algos.checkpoint import save_checkpoint; "
     "save_checkpoint(out / 'last.pt', {{'policy': {{'weight': torch.rand(100_000)}}}})",
 }
@@ -45,7 +45,7 @@ SAVES = {
 
 def noise(seed, tasks=3):
     generator = np.random.default_rng(seed)
-    return StartSet(
+    return InitialStates(
         InitialState(generator.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8), f"do {task}", "suite", task, index)
         for task in range(tasks)
         for index in range(3)
@@ -63,7 +63,7 @@ def python(code, **options):
 
 @pytest.fixture
 def sets(tmp_path):
-    write_start_set(tmp_path, noise(0))
+    write_initial_states(tmp_path, noise(0))
     return tmp_path
 
 
@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_what_was_there(what, tmp_path):
     if what in earlier:
         earlier[what]().save_pretrained(tmp_path)
     elif what == "starts":
-        write_start_set(tmp_path, noise(0))
+        write_initial_states(tmp_path, noise(0))
     else:
         torch.save({"weights": torch.zeros(3)}, tmp_path / ("a.pt" if what == "training state" else "last.pt"))
     before = content(tmp_path)
@@ -87,13 +87,13 @@ def test_a_full_disk_leaves_what_was_there(what, tmp_path):
     assert result.returncode == 1, result.stderr
     assert "File too large" in result.stderr  # and not that a position is unexpected
     assert content(tmp_path) == before
-    assert [*tmp_path.iterdir()] == [path for path in tmp_path.iterdir() if not is_draft(path)]
+    assert [*tmp_path.iterdir()] == [path for path in tmp_path.iterdir() if not is_temporary(path)]
 
 
 def test_after_an_error_a_new_folder_is_not_there(tmp_path):
     def save():
-        with atomic_directory(tmp_path / "a" / "b", last="x") as draft:
-            (draft / "x").write_text("new")
+        with atomic_directory(tmp_path / "a" / "b", last="x") as temporary:
+            (temporary / "x").write_text("new")
             raise OSError("stop")
 
     with pytest.raises(OSError, match="stop"):
@@ -115,11 +115,11 @@ def test_an_error_between_two_renames_puts_all_back(tmp_path, monkeypatch):
         rename(source, target)
 
     def save():
-        with atomic_directory(tmp_path, last="last") as draft:
+        with atomic_directory(tmp_path, last="last") as temporary:
             for name in ("one", "two", "three"):
-                (draft / name).mkdir()
-                (draft / name / "file").write_text("new")
-            (draft / "last").write_text("new")
+                (temporary / name).mkdir()
+                (temporary / name / "file").write_text("new")
+            (temporary / "last").write_text("new")
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -146,7 +146,7 @@ def test_two_writers_never_share_a_draft(tmp_path):
 def test_files_have_the_mode_that_the_umask_gives(tmp_path):
     before = os.umask(0o002)
     try:
-        write_whole(tmp_path / "a", "text")
+        atomic_write(tmp_path / "a", "text")
         tiny_prophet().save_pretrained(tmp_path / "checkpoint")
     finally:
         os.umask(before)
@@ -166,22 +166,22 @@ with atomic_file({str(tmp_path / "a")!r}) as draft:
     assert python(code, check=False).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     os.utime(left, (time.time() - 3600,) * 2)
-    with atomic_file(tmp_path / "a") as draft:  # whose own draft, and those of processes that live, stay
-        draft.write_text("whole")
-        write_whole(tmp_path / "a", "other")
-        assert draft.is_file()
+    with atomic_file(tmp_path / "a") as temporary:  # whose own draft, and those of processes that live, stay
+        temporary.write_text("whole")
+        atomic_write(tmp_path / "a", "other")
+        assert temporary.is_file()
     assert content(tmp_path) == {"a": b"whole"}
 
 
 def test_a_set_written_over_another_is_never_a_mixture(sets):
     index = json.loads((sets / "index.json").read_text())
-    write_start_set(sets, noise(1), quality=101)
-    for found, written in zip(read_start_set(sets), noise(1), strict=True):
+    write_initial_states(sets, noise(1), quality=101)
+    for found, written in zip(read_initial_states(sets), noise(1), strict=True):
         np.testing.assert_array_equal(found.frames, written.frames)
     named = {entry["sheet"] for entry in json.loads((sets / "index.json").read_text())["starts"]}
     assert named == {path.name for path in sets.glob("*.webp")}
     assert not named & {entry["sheet"] for entry in index["starts"]}  # so no reader of the old index gets new frames
-    write_start_set(sets, noise(0))
+    write_initial_states(sets, noise(0))
     assert {path.name for path in sets.glob("*.webp")} == {entry["sheet"] for entry in index["starts"]}
 
 
@@ -191,7 +191,7 @@ def test_an_index_names_sheets_in_its_own_folder(name, sets):
     index["starts"][0]["sheet"] = name
     (sets / "index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="must name sheets in its own folder"):
-        read_start_set(sets)
+        read_initial_states(sets)
 
 
 def test_parts_of_two_saves_are_refused(tmp_path):
@@ -268,5 +268,5 @@ def test_a_draft_that_a_killed_process_left_does_not_let_damage_be_read_for_ever
         raise CheckpointError("damaged")
 
     with pytest.raises(CheckpointError, match="damaged"):
-        atomic.when_whole(tmp_path, load)
+        atomic.read_whole(tmp_path, load)
     assert len(reads) == 2

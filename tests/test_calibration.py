@@ -8,26 +8,26 @@ import pytest
 import torch
 
 from prophet_gym.calibration import (
-    JudgedVideo,
     LabelledVideo,
+    ScoredVideo,
     calibrate,
     episode_rates,
-    judge_videos,
+    output_rates,
     ratio,
     reliability,
-    verdict_rates,
+    score_videos,
 )
 from prophet_gym.cli.reliability import reliability_svg
 from prophet_gym.rewards import FunctionReward, OracleReward
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 
 
-def judged(called, truth, valid=None, probability=None, task=0, policy="", chunk=8) -> JudgedVideo:
+def scored_video(called, truth, scored=None, probability=None, task=0, policy="", chunk=8) -> ScoredVideo:
     count = len(called)
-    return JudgedVideo(
+    return ScoredVideo(
         age=chunk * np.arange(1, count + 1),
         called=np.array(called, bool),
-        valid=np.ones(count, bool) if valid is None else np.array(valid, bool),
+        scored=np.ones(count, bool) if scored is None else np.array(scored, bool),
         probability=np.full(count, np.nan) if probability is None else np.array(probability, np.float64),
         truth=np.array(truth, bool),
         ever=bool(np.any(truth)),
@@ -37,11 +37,11 @@ def judged(called, truth, valid=None, probability=None, task=0, policy="", chunk
 
 
 VIDEOS = [
-    judged([0, 1, 1], [0, 0, 1], task=0, policy="expert"),
-    judged([0, 0, 1], [0, 0, 0], task=0, policy="weak"),
-    judged([0, 0, 0], [0, 1, 1], task=1, policy="expert"),
-    judged([0, 0, 0], [0, 0, 0], task=1, policy="weak"),
-    judged([1, 1, 1], [0, 0, 0], valid=[0, 0, 0], task=1, policy="weak"),
+    scored_video([0, 1, 1], [0, 0, 1], task=0, policy="expert"),
+    scored_video([0, 0, 1], [0, 0, 0], task=0, policy="weak"),
+    scored_video([0, 0, 0], [0, 1, 1], task=1, policy="expert"),
+    scored_video([0, 0, 0], [0, 0, 0], task=1, policy="weak"),
+    scored_video([1, 1, 1], [0, 0, 0], scored=[0, 0, 0], task=1, policy="weak"),
 ]
 
 
@@ -60,13 +60,13 @@ def test_episodes_count_once():
 
 
 def test_verdicts_count_one_by_one_and_by_age():
-    found = verdict_rates(VIDEOS)
+    found = output_rates(VIDEOS)
     assert (found["count"], found["unjudged"], found["successes"], found["called"], found["right"]) == (15, 3, 3, 3, 1)
     assert found["precision"]["mean"] == pytest.approx(1 / 3, abs=1e-6)
     assert found["false_positive_rate"]["mean"] == pytest.approx(2 / 9, abs=1e-6)
-    late = verdict_rates(VIDEOS, low=16, high=24)
+    late = output_rates(VIDEOS, low=16, high=24)
     assert (late["count"], late["successes"], late["called"], late["right"]) == (5, 2, 2, 1)
-    early = verdict_rates(VIDEOS, low=0, high=8)
+    early = output_rates(VIDEOS, low=0, high=8)
     assert (early["successes"], early["called"]) == (0, 0)
     assert early["precision"]["mean"] is None
     assert early["false_positive_rate"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "episodes": 4}
@@ -85,16 +85,16 @@ def test_the_card_has_all_groups_and_is_plain():
 def test_reliability_of_a_judge_that_is_right_and_of_one_that_is_not():
     rng = np.random.default_rng(0)
     likely = rng.random((400, 5))
-    honest = [judged(p > 0.5, rng.random(5) < p, probability=p) for p in likely]
+    honest = [scored_video(p > 0.5, rng.random(5) < p, probability=p) for p in likely]
     found = reliability(honest)
     assert len(found["bins"]) == 10
     assert found["error"] < 0.04
     for place in found["bins"]:
         assert place["low"] <= place["probability"] <= place["high"]
         assert abs(place["rate"]["mean"] - place["probability"]) < 0.12
-    boastful = [judged([1], [0], probability=[0.95]), judged([1], [1], probability=[0.95])]
+    boastful = [scored_video([1], [0], probability=[0.95]), scored_video([1], [1], probability=[0.95])]
     assert reliability(boastful)["error"] == pytest.approx(0.45)
-    certain = reliability([judged([1, 0], [1, 0], probability=[1.0, 0.0])])
+    certain = reliability([scored_video([1, 0], [1, 0], probability=[1.0, 0.0])])
     assert [place["count"] for place in certain["bins"]] == [1, 1]
 
 
@@ -122,7 +122,7 @@ def test_an_oracle_is_perfect_and_sees_what_the_env_would_show():
         for frame, done in zip(video.frames, video.success, strict=True):
             oracle.tell(torch.from_numpy(frame[None]), done=bool(done))
     through = []
-    card = calibrate(judge_videos(oracle, videos, 4, progress=through.append))
+    card = calibrate(score_videos(oracle, videos, 4, progress=through.append))
     assert through == [1, 1, 1]
     assert card["episodes"]["precision"]["mean"] == card["episodes"]["recall"]["mean"] == 1.0
     assert card["episodes"]["unjudged"] == 1  # shorter than a chunk
@@ -138,8 +138,8 @@ def test_a_judge_at_the_end_is_asked_once_about_what_it_wants():
         return 1.0
 
     videos = [frames_of([0] * 18), frames_of([0] * 16 + [1])]
-    judge = FunctionReward(look, when="end", stride=5, max_frames=3)
-    found = judge_videos(judge, videos, 8)
+    reward_model = FunctionReward(look, when="end", stride=5, max_frames=3)
+    found = score_videos(reward_model, videos, 8)
     assert seen == [(3, "x"), (3, "x")]
     assert [v.age.tolist() for v in found] == [[16], [16]]
     assert [v.truth.tolist() for v in found] == [[False], [True]]
@@ -151,11 +151,11 @@ def test_probabilities_of_unjudged_rows_do_not_count():
 
         def score(self, videos, instructions):
             count = len(videos)
-            return Verdict(
+            return RewardOutput(
                 torch.zeros(count), torch.zeros(count, dtype=torch.bool), probability=torch.full((count,), 0.9)
             )
 
-    (found,) = judge_videos(Unsure(), [frames_of([0] * 9)], 4)
+    (found,) = score_videos(Unsure(), [frames_of([0] * 9)], 4)
     assert np.isnan(found.probability).all()
 
 
@@ -166,7 +166,7 @@ def test_labels_must_fit():
 
 def test_the_plot_is_drawn_to_scale():
     rate = {"mean": 0.25, "low": 0.0, "high": 0.5, "episodes": 3}
-    picture = ElementTree.fromstring(reliability_svg({"dream": [{"probability": 0.5, "rate": rate, "count": 4}]}))
-    circle = next(mark for mark in picture if mark.tag.endswith("circle"))
+    image = ElementTree.fromstring(reliability_svg({"dream": [{"probability": 0.5, "rate": rate, "count": 4}]}))
+    circle = next(mark for mark in image if mark.tag.endswith("circle"))
     assert (float(circle.get("cx")), float(circle.get("cy"))) == (48 + 160, 48 + 240)
-    assert any(mark.text == "dream" for mark in picture)
+    assert any(mark.text == "dream" for mark in image)

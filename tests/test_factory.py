@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym import checkpoint as checkpoints
-from prophet_gym.envs import ProphetVectorEnv, row_info, write_start_set
+from prophet_gym.envs import ProphetVectorEnv, row_info, write_initial_states
 from prophet_gym.errors import CheckpointError, InvalidActionError, MissingWeightsError, UnknownOptionError
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, suite: str = "libero_object") -> Path:
             for task in range(2)
             for index in range(count)
         ]
-        write_start_set(folder / "starts" / name, states)
+        write_initial_states(folder / "starts" / name, states)
     return folder
 
 
@@ -67,7 +67,7 @@ def test_a_dream_passes_gymnasiums_checker_without_a_warning(checkpoint):
 def test_make_reads_the_module_of_an_id(checkpoint):
     env = gym.make("prophet_gym:Prophet-LIBERO-v0", weights=checkpoint)
     _, info = env.reset(seed=0)
-    assert (info["suite"], info["start_set"]) == ("libero_object", "train")
+    assert (info["suite"], info["split"]) == ("libero_object", "train")
     assert env.action_space == gym.spaces.Box(-1, 1, (8, 7), np.float32)
 
 
@@ -92,17 +92,19 @@ def test_weights_are_loaded_once(checkpoint):
 
 
 def test_the_judge_is_on_the_device_that_was_asked_for(checkpoint):
-    judges = [checkpoints.Checkpoint.named(checkpoint).reward_model("success", device) for device in ("meta", "cpu")]
-    assert [next(judge.parameters()).device.type for judge in judges] == ["meta", "cpu"]
+    reward_models = [
+        checkpoints.Checkpoint.named(checkpoint).reward_model("success", device) for device in ("meta", "cpu")
+    ]
+    assert [next(reward_model.parameters()).device.type for reward_model in reward_models] == ["meta", "cpu"]
 
 
 def test_options_of_make(checkpoint, tmp_path):
     env = gym.make("Prophet-LIBERO-v0", weights=checkpoint, starts="official", tasks=[1], reward=None)
     _, info = env.reset(seed=0)
-    assert (info["start_set"], info["task"]) == ("official", 1)
+    assert (info["split"], info["task"]) == ("official", 1)
     assert env.unwrapped.reward_model is None
     own = [InitialState(np.zeros((1, 64, 64, 3), np.uint8), "own", "libero_object")]
-    write_start_set(tmp_path, own)
+    write_initial_states(tmp_path, own)
     env = gym.make("Prophet-LIBERO-v0", weights=checkpoint, starts=str(tmp_path))
     assert env.reset(seed=0)[1]["instruction"] == "own"
     envs = gym.make_vec(
@@ -116,20 +118,20 @@ def test_options_of_make(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("vector", [False, True])
 def test_gripper_and_doubt_are_options_of_make(checkpoint, vector):
-    options = {"weights": checkpoint, "proprioception": True, "max_doubt": 0.0}
+    options = {"weights": checkpoint, "proprioception": True, "max_uncertainty": 0.0}
     env = gym.make_vec("Prophet-LIBERO-v0", 1, **options) if vector else gym.make("Prophet-LIBERO-v0", **options)
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     assert observation["gripper_position"].shape[-1] == 3
     *_, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
     assert np.all(truncated)
-    assert np.all(info["doubt"] > 0)
+    assert np.all(info["uncertainty"] > 0)
 
 
 PLAIN = {
     "tasks": (np.int64(1),),
     "chunk": np.int64(8),
-    "max_doubt": np.float32(0.5),
+    "max_uncertainty": np.float32(0.5),
     "device": torch.device("cpu"),
     "dtype": torch.float32,
     "suite": np.str_("libero_object"),
@@ -207,7 +209,7 @@ def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path
         ({"proprioception": "no"}, ValueError, "proprioception must be True or False, got 'no'"),
         ({"dtype": "float64"}, UnknownOptionError, "unknown dtype 'float64'"),
         ({"tasks": []}, ValueError, r"as in tasks=\[0, 3\], got \[\]"),
-        ({"max_doubt": -1.0}, ValueError, "max_doubt must be a number of at least 0, got -1.0"),
+        ({"max_uncertainty": -1.0}, ValueError, "max_uncertainty must be a number of at least 0, got -1.0"),
         ({"render_mode": "human"}, UnknownOptionError, "unknown render mode 'human'"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
-from prophet_gym.envs import read_start_set
+from prophet_gym.envs import read_initial_states
 from prophet_gym.factory import make_vector_env
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
@@ -65,12 +65,12 @@ def test_success_head_and_object_reader_say_the_same(expected):
 
 def test_starts_of_a_checkpoint_and_a_start_set_load():
     envs = make_vector_env(2, weights=OLD / "small", reward=None)
-    assert sorted((start.task, len(start.frames), start.start_set) for start in envs.starts) == [
+    assert sorted((start.task, len(start.frames), start.split) for start in envs.starts) == [
         (0, 1, "train"),
         (1, 2, "train"),
     ]
     same_image(envs.starts[0].frames[0], square(1, (64, 64))[0])
-    (start,) = read_start_set(OLD / "start_set")
+    (start,) = read_initial_states(OLD / "start_set")
     assert (start.frames.shape, start.instruction, start.suite) == ((2, 64, 64, 3), "push the square", "libero_object")
 
 

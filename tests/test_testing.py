@@ -8,7 +8,7 @@ import torch
 
 from prophet_gym.rewards import FunctionReward, SuccessHead
 from prophet_gym.testing import CountingWorldModel, assert_same, check_reward_model, check_world_model
-from prophet_gym.world_model import Chunk, Verdict, merge_rows, scatter_rows, select_rows
+from prophet_gym.world_model import Chunk, RewardOutput, concat_batches, scatter_batch, select_batch
 
 
 def test_the_counting_model_keeps_the_contract():
@@ -131,29 +131,29 @@ class Judge:
     stride = 1
     max_frames = 2
 
-    def score(self, videos: Sequence[torch.Tensor], instructions: Sequence[str]) -> Verdict:
-        return Verdict(torch.zeros(len(videos)), torch.ones(len(videos), dtype=torch.bool))
+    def score(self, videos: Sequence[torch.Tensor], instructions: Sequence[str]) -> RewardOutput:
+        return RewardOutput(torch.zeros(len(videos)), torch.ones(len(videos), dtype=torch.bool))
 
 
 class Curved(Judge):
     def score(self, videos, instructions):
         means = torch.stack([video.float().mean() for video in videos])
-        return Verdict(means - means.mean(), torch.ones(len(videos), dtype=torch.bool))
+        return RewardOutput(means - means.mean(), torch.ones(len(videos), dtype=torch.bool))
 
 
-class RewardsTheUnjudged(Judge):
+class RewardsTheUnscored(Judge):
     def score(self, videos, instructions):
-        return Verdict(torch.ones(len(videos)), torch.zeros(len(videos), dtype=torch.bool))
+        return RewardOutput(torch.ones(len(videos)), torch.zeros(len(videos), dtype=torch.bool))
 
 
 class Infinite(Judge):
     def score(self, videos, instructions):
-        return Verdict(torch.full((len(videos),), torch.inf), torch.ones(len(videos), dtype=torch.bool))
+        return RewardOutput(torch.full((len(videos),), torch.inf), torch.ones(len(videos), dtype=torch.bool))
 
 
 class OneForAll(Judge):
     def score(self, videos, instructions):
-        return Verdict(torch.zeros(1), torch.ones(1, dtype=torch.bool))
+        return RewardOutput(torch.zeros(1), torch.ones(1, dtype=torch.bool))
 
 
 class Fickle(Judge):
@@ -161,7 +161,7 @@ class Fickle(Judge):
 
     def score(self, videos, instructions):
         self.mood += 1.0
-        return Verdict(torch.full((len(videos),), self.mood), torch.ones(len(videos), dtype=torch.bool))
+        return RewardOutput(torch.full((len(videos),), self.mood), torch.ones(len(videos), dtype=torch.bool))
 
 
 class Writes(Judge):
@@ -179,10 +179,10 @@ class Backwards(Judge):
 
 
 @pytest.mark.parametrize(
-    ("judge", "message"),
+    ("reward_model", "message"),
     [
         (Curved(), "video 0 must not depend on the others"),
-        (RewardsTheUnjudged(), "unjudged row must be 0.0"),
+        (RewardsTheUnscored(), "unjudged row must be 0.0"),
         (Infinite(), "finite"),
         (OneForAll(), r"reward must be torch.float32 \(3,\), got torch.float32 \(1,\)"),
         (Fickle(), "same verdict"),
@@ -191,9 +191,9 @@ class Backwards(Judge):
         (Backwards(), "stride must be an integer of at least 1, got 0"),
     ],
 )
-def test_each_broken_judge_is_named(judge, message):
+def test_each_broken_judge_is_named(reward_model, message):
     with pytest.raises(AssertionError, match=message):
-        check_reward_model(judge)
+        check_reward_model(reward_model)
 
 
 @pytest.mark.parametrize(
@@ -218,25 +218,25 @@ STATE = {"count": torch.arange(4), "grid": torch.arange(8.0).view(4, 2)}
 
 class TestStateRows:
     def test_select_repeats_and_orders(self):
-        chosen = select_rows(STATE, [3, 0, 3])
+        chosen = select_batch(STATE, [3, 0, 3])
         assert chosen["count"].tolist() == [3, 0, 3]
         assert chosen["grid"].tolist() == [[6, 7], [0, 1], [6, 7]]
 
     def test_scatter_copies(self):
         part = {"count": torch.tensor([90, 91]), "grid": torch.tensor([[1.0, 1.0], [2.0, 2.0]])}
-        changed = scatter_rows(STATE, [2, 0], part)
+        changed = scatter_batch(STATE, [2, 0], part)
         assert changed["count"].tolist() == [91, 1, 90, 3]
         assert changed["grid"].tolist() == [[2, 2], [2, 3], [1, 1], [6, 7]]
         assert STATE["count"].tolist() == [0, 1, 2, 3]
 
     def test_merge_is_the_inverse_of_select(self):
-        merged = merge_rows([select_rows(STATE, [0, 1]), select_rows(STATE, [2, 3])])
+        merged = concat_batches([select_batch(STATE, [0, 1]), select_batch(STATE, [2, 3])])
         assert all(torch.equal(merged[name], STATE[name]) for name in STATE)
 
     def test_states_that_do_not_fit(self):
         with pytest.raises(ValueError, match="at least one state"):
-            merge_rows([])
+            concat_batches([])
         with pytest.raises(ValueError, match="same names"):
-            merge_rows([STATE, {"count": torch.zeros(1)}])
+            concat_batches([STATE, {"count": torch.zeros(1)}])
         with pytest.raises(ValueError, match=r"\{'count': \(\), 'grid': \(2,\)\}"):
-            scatter_rows(STATE, [0], {"count": torch.zeros(1), "grid": torch.zeros(1, 3)})
+            scatter_batch(STATE, [0], {"count": torch.zeros(1), "grid": torch.zeros(1, 3)})

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym.cli.starts import Args, resolved
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.envs import write_start_set
+from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophet_gym.hub import PUBLISHED, WAN_VAE
 from prophet_gym.prophet.model import Prophet
@@ -77,7 +77,7 @@ def offline(hub_files, tmp_path, monkeypatch):
 def starts_of(folder: Path, size: int = 64, suite: str = "libero_object") -> str:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    write_start_set(folder / f"starts_{size}_{suite}", [InitialState(frames, "own", suite)])
+    write_initial_states(folder / f"starts_{size}_{suite}", [InitialState(frames, "own", suite)])
     return str(folder / f"starts_{size}_{suite}")
 
 
@@ -196,7 +196,7 @@ def test_a_folder_of_start_sets_names_them(offline):
     folder = offline / "sets"
     frames = np.zeros((1, 64, 64, 3), np.uint8)
     for name in ("train", "official"):
-        write_start_set(folder / name, [InitialState(frames, "own", "libero_object")])
+        write_initial_states(folder / name, [InitialState(frames, "own", "libero_object")])
     with pytest.raises(MissingWeightsError, match=r"sets/official and .*sets/train, give one of these"):
         gym.make("Prophet-LIBERO-v0", weights="owner/repo@v1", starts=str(folder), reward=None)
 
@@ -247,4 +247,4 @@ def test_weights_without_a_judge_dream_unjudged_with_a_warning(offline):
         env = gym.make("Prophet-LIBERO-v0", weights="owner/repo@v1", starts=starts_of(offline))
     env.reset(seed=0)
     _, reward, terminated, _, info = env.step(env.action_space.sample())
-    assert (reward, terminated, bool(info["reward_valid"])) == (0.0, False, False)
+    assert (reward, terminated, bool(info["scored"])) == (0.0, False, False)

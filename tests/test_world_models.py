@@ -11,7 +11,7 @@ import pytest
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym import checkpoint as checkpoints
 from prophet_gym.checkpoint import Checkpoint, register_world_model
-from prophet_gym.envs import write_start_set
+from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.specs import InitialState
 
@@ -56,7 +56,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "fading_worlds", raising=False)
     folder = tmp_path / "fading"
     frames = np.full((1, 16, 16, 3), 200, np.uint8)
-    write_start_set(folder / "starts" / "train", [InitialState(frames, "fade", "libero_object")])
+    write_initial_states(folder / "starts" / "train", [InitialState(frames, "fade", "libero_object")])
     (folder / "prophet.json").write_text(json.dumps({"class": "Fading", "step": 2}))
     yield folder
     checkpoints._world_model.cache_clear()

@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from prophet_gym.cli.report import machine, write_json
-from prophet_gym.envs import ProphetVectorEnv, StartSet
+from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.prophet.full import FullConfig, decode_chunk, encode_conditions
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import FULL_TRANSFORMER, tiny_full_prophet
@@ -84,7 +84,7 @@ def measure(prophet: Prophet, rows: int, repeats: int) -> dict[str, float | None
         torch.cuda.reset_peak_memory_stats(device)
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (1, *prophet.frame_size, 3), dtype=np.uint8)
-    envs = ProphetVectorEnv(prophet, StartSet([InitialState(frames, "lift")]), rows, max_episode_steps=None)
+    envs = ProphetVectorEnv(prophet, InitialStates([InitialState(frames, "lift")]), rows, max_episode_steps=None)
     envs.reset(seed=0)
     actions = rng.uniform(-0.3, 0.3, envs.action_space.shape).astype(np.float32)
     seconds = median_seconds(lambda: envs.step(actions), repeats, device)

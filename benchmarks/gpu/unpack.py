@@ -39,9 +39,9 @@ def main() -> None:
         subprocess.run([*command, "--target", str(args.site), *map(str, wheels)], check=True)
     arrays = decompress((args.pack / "latents.npz.xz").read_bytes())
     args.out.mkdir(parents=True, exist_ok=True)
-    draft = args.out / "latents.part.npz"
-    np.savez(draft, **arrays)
-    draft.replace(args.out / "latents.npz")
+    temporary = args.out / "latents.part.npz"
+    np.savez(temporary, **arrays)
+    temporary.replace(args.out / "latents.npz")
     episodes, frames = len(arrays["starts"]) - 1, len(arrays["latents"])
     print(
         f"{len(wheels)} packages in {args.site}, {frames} frames of {episodes} episodes in {args.out / 'latents.npz'}"

@@ -131,7 +131,7 @@ def dual_conditioning() -> str:
     return f"{head}\n\n{compared({labels[arm]: found['horizons'] for arm, found in report['arms'].items()})}"
 
 
-def doubt() -> str:
+def uncertainty() -> str:
     """How well doubt ranks the true error."""
     command = "python benchmarks/doubt.py --json benchmarks/results/doubt.json"
     report = load("doubt.json")
@@ -219,10 +219,10 @@ def adapters_against(adapted: dict[str, Any], scratch: dict[str, Any]) -> str:
     margin = adapted[longest]["margins"]["psnr_over_copy"]
     even = [frames for frames in lora if abs(lora[frames] - new[frames]) < 0.05]
     equal = f"; so the two are equal over {', '.join(even)} frames" if even else ""
-    doubt = ", an interval that holds 0" if margin["low"] < 0 < margin["high"] else ""
+    uncertainty = ", an interval that holds 0" if margin["low"] < 0 < margin["high"] else ""
     return (
         f"PSNR of LoRA against training from scratch: {', '.join(gains)}{equal}. Over {longest} frames LoRA beats "
-        f"copying the last frame by {interval(margin, 2)} dB{doubt}."
+        f"copying the last frame by {interval(margin, 2)} dB{uncertainty}."
     )
 
 
@@ -261,8 +261,8 @@ def numbers_in(path: Path) -> int:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
 
 
-def picture() -> str:
-    command = "prophet demo --moving-picture docs/pictures/demo.webp"
+def image() -> str:
+    command = "prophet demo --animation docs/pictures/demo.webp"
     if not (ROOT / "docs" / "pictures" / "demo.webp").is_file():
         return f"No picture yet: `{command}` makes it."
     return (
@@ -282,7 +282,7 @@ def robots() -> str:
         [
             f"`{robot.name}`",
             robot.robot,
-            f"{robot.action_spec.dim} numbers: {robot.commands}",
+            f"{robot.action_spec.dim} numbers: {robot.action_meaning}",
             f"{robot.gripper.open:g}, {robot.gripper.closed:g}",
             "not published" if robot.control_hz is None else f"{robot.control_hz:g}",
             "x".join(map(str, robot.frame_size)),

@@ -24,9 +24,9 @@ def headline() -> str:
     if report is None or report["scores"]["libero"] is None:
         return f"Not measured yet: `{RUN.format(15_360)}`."
     libero, settings = report["scores"]["libero"], report["settings"]
-    picture = (FOLDER / "pictures" / "reach.png").relative_to(ROOT)
+    image = (FOLDER / "pictures" / "reach.png").relative_to(ROOT)
     return (
-        f"![learning curves in the dream, scores in both worlds]({picture})\n\n"
+        f"![learning curves in the dream, scores in both worlds]({image})\n\n"
         f"In LIBERO the gripper ends {interval(libero['ppo']['gripper_cm'], 1)} cm from its mark, "
         f"with random actions {interval(libero['random']['gripper_cm'], 1)} cm: {settings['seeds']} seeds of "
         f"{settings['chunk_steps']:,} chunk-steps in the dream, {settings['episodes']} official states. "
@@ -68,8 +68,8 @@ def reach() -> str:
         f"mean [95% interval: bootstrap over states, Student's t over seeds]. Made by `{command}` on "
         f"{where(report['machine'])}."
     )
-    picture = "![learning curves and scores](../experiments/reach_with_ppo/pictures/reach.png)\n\n"
-    return f"{picture}{head}\n\n{markdown_table(header, rows)}\n\n{' '.join(gains)}"
+    image = "![learning curves and scores](../experiments/reach_with_ppo/pictures/reach.png)\n\n"
+    return f"{image}{head}\n\n{markdown_table(header, rows)}\n\n{' '.join(gains)}"
 
 
 def gripper_error() -> str:

@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.report import as_json, machine, write_json
-from prophet_gym.envs import OneActionPerChunkVector, ProphetVectorEnv, StartSet
+from prophet_gym.envs import InitialStates, OneActionPerChunkVector, ProphetVectorEnv
 from prophet_gym.estimates import bootstrap
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.rewards import ReachReward, mark_of
@@ -128,9 +128,9 @@ class Keeper(BaseCallback):
 
     def keep(self) -> None:
         """Replace what is there."""
-        draft = self.folder / "draft.zip"
-        self.model.save(draft)
-        draft.replace(self.folder / "policy.zip")
+        temporary = self.folder / "draft.zip"
+        self.model.save(temporary)
+        temporary.replace(self.folder / "policy.zip")
         replace_json(self.folder / "curve.json", self.curve)
 
 
@@ -141,9 +141,9 @@ def read_json(path: Path) -> Any:
 
 def replace_json(path: Path, value: Any) -> None:
     """Write a file, whole or not at all."""
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def claim(args: Args) -> None:
@@ -265,7 +265,7 @@ def dream(world: Prophet, starts: list[InitialState]) -> tuple[VectorEnv, Callab
     """Build the dream and what makes its reset options."""
     envs = ProphetVectorEnv(
         world,
-        StartSet(starts),
+        InitialStates(starts),
         next(rows for rows in (10, 5, 2, 1) if len(starts) % rows == 0),
         max_episode_steps=EXAMPLE.CHUNKS,
         autoreset_mode="Disabled",

@@ -58,18 +58,18 @@ class Scored(VectorWrapper):
         observation, reward, terminated, truncated, info = self.env.step(actions)
         for place, row in enumerate(self._rows):
             if self._live[row]:
-                films = [info["frames"][row]]
+                videos = [info["frames"][row]]
                 if terminated[row] and isinstance(self.unwrapped, LiberoVectorEnv):
-                    films = [films[0][: info["executed"][row]], *np.split(self.unwrapped.go_on(row, OPEN), 3)]
-                self.rewarded[self._first + place] |= any([self._score(row, film) for film in films])
+                    videos = [videos[0][: info["executed"][row]], *np.split(self.unwrapped.go_on(row, OPEN), 3)]
+                self.rewarded[self._first + place] |= any([self._score(row, video) for video in videos])
         self._live &= ~(terminated | truncated)
         return observation, reward, terminated, truncated, info
 
     def _score(self, row: int, frames: np.ndarray) -> bool:
-        film = np.concatenate([self._last[row], frames])[-self.reward_model.max_frames :]
-        scored = self.reward_model.score([torch.from_numpy(film)], [self._texts[row]])
-        self._last[row] = film
-        return bool(scored.valid[0] and scored.reward[0] >= 1)
+        video = np.concatenate([self._last[row], frames])[-self.reward_model.max_frames :]
+        scored = self.reward_model.score([torch.from_numpy(video)], [self._texts[row]])
+        self._last[row] = video
+        return bool(scored.scored[0] and scored.reward[0] >= 1)
 
 
 def official_episodes(
@@ -159,7 +159,7 @@ def episodes_of(
         found = evaluate(policy, scoring or env, list(cells), seed=seed, schedule=ode_schedule(policy))
     rewarded = [None] * len(cells) if scoring is None else [int(each) for each in scoring.rewarded]
     return [
-        {"task": cell["task"], "start": cell["start"], "success": int(each.success and each.valid),
+        {"task": cell["task"], "start": cell["start"], "success": int(each.success and each.scored),
          "rewarded": scored_as, "chunks": each.chunks}
         for cell, each, scored_as in zip(cells, found.episodes, rewarded, strict=True)
     ]  # fmt: skip

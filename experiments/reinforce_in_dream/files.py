@@ -99,10 +99,10 @@ class Place:
 def write_weights(policy: nn.Module, path: Path, *, half: bool = False) -> None:
     """Write a policy's weights; the file appears when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.part")
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     state = {name: tensor.half() if half else tensor for name, tensor in policy.state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft)
-    draft.replace(path)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+    temporary.replace(path)
 
 
 def read_policy(place: Place, weights: Path) -> FlowPolicy:

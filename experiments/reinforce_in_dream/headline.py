@@ -28,12 +28,12 @@ def headline(size: str) -> str:
     ]
     waiting = [label_of(arm, found["about"]) for arm, found in summary["arms"].items() if not found["final"]]
     rest = f" Not run yet: {', '.join(waiting)}." if waiting else ""
-    pictures = {
+    images = {
         PICTURES / f"{size}.png": "gains along the runs, success at the end, and how far the reward can be trusted",
         PICTURES / "film.webp": "one state before (above) and after learning; left LIBERO, right the dream",
     }
     return "\n\n".join([
-        *(f"![{label}]({path.relative_to(ROOT)})" for path, label in pictures.items() if path.is_file()),
+        *(f"![{label}]({path.relative_to(ROOT)})" for path, label in images.items() if path.is_file()),
         markdown_table(["arm", "success in LIBERO", "gain, points", "runs"], rows),
         f"In LIBERO, from the official states of tasks {tasks} of `libero_object`, after "
         f"{summary['size']['updates']} updates, [95% intervals].{rest} `make reinforce-{size}` on "

@@ -103,6 +103,6 @@ def line(axes: Any, curve: Points, value: Value, style: str, color: str, label: 
 
 if __name__ == "__main__":
     logs = Path(sys.argv[1])
-    picture = Path(sys.argv[2]) if len(sys.argv) > 2 else logs / "curves.png"
-    draw(json.loads((logs / "summary.json").read_text(encoding="utf-8"))).savefig(picture, dpi=110)
-    print(f"wrote {picture}")
+    image = Path(sys.argv[2]) if len(sys.argv) > 2 else logs / "curves.png"
+    draw(json.loads((logs / "summary.json").read_text(encoding="utf-8"))).savefig(image, dpi=110)
+    print(f"wrote {image}")

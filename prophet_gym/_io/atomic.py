@@ -31,24 +31,24 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
-    draft = path.with_name(f"{_prefix(path)}{_owner()}{path.suffix}")
+    temporary = path.with_name(f"{_prefix(path)}{_owner()}{path.suffix}")
     try:
-        draft.touch()
-        mode = draft.stat().st_mode
-        yield draft
-        draft.chmod(mode)  # safetensors writes a file of its own, which nobody else may read
-        _flush(draft)
-        os.replace(draft, path)
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # safetensors writes a file of its own, which nobody else may read
+        _flush(temporary)
+        os.replace(temporary, path)
         _flush(path.parent)
     finally:
         with suppress(OSError):
-            draft.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: str | os.PathLike, content: bytes | str) -> None:
+def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
     """Write a file, text as UTF-8, whole or not at all."""
-    with atomic_file(path) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -70,30 +70,30 @@ def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # Inside the folder, and so on its disk: the folder itself may be a mounted one.
     _remove_stale(folder / last)
-    draft = folder / f"{_prefix(folder / last)}{_owner()}"
-    draft.mkdir()
+    temporary = folder / f"{_prefix(folder / last)}{_owner()}"
+    temporary.mkdir()
     try:
-        probe = draft / ".mode"
+        probe = temporary / ".mode"
         probe.touch()
         mode = probe.stat().st_mode
         probe.unlink()
-        yield draft
-        for path in sorted(draft.rglob("*")):
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
             if path.is_file():
                 path.chmod(mode)
             _flush(path)
-        _commit(draft, folder, last)
+        _commit(temporary, folder, last)
         _flush(folder)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         for each in missing:  # the innermost first; one that somebody else has written to stays
             with suppress(OSError):
                 each.rmdir()
         raise
-    shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
-def when_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
+def read_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
     """Return what `load` reads in a folder that another process may be saving to: it is called again while one does.
 
     Args:
@@ -114,18 +114,18 @@ def when_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
 
 
 def _is_written(folder: Path) -> bool:
-    return any(is_draft(path) for path in folder.iterdir()) if folder.is_dir() else False
+    return any(is_temporary(path) for path in folder.iterdir()) if folder.is_dir() else False
 
 
-def is_draft(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Whether a file or folder is one that a save has not finished."""
     return path.name.startswith(".") and ".draft-" in path.name
 
 
-def _commit(draft: Path, folder: Path, last: str) -> None:
+def _commit(temporary: Path, folder: Path, last: str) -> None:
     """Rename every entry of the draft into the folder; on an error all that was there before is put back."""
-    entries = sorted(draft.iterdir(), key=lambda path: (path.name == last, path.name))
-    earlier = draft / ".earlier"
+    entries = sorted(temporary.iterdir(), key=lambda path: (path.name == last, path.name))
+    earlier = temporary / ".earlier"
     earlier.mkdir()
     moved: list[str] = []
     new = {path.name for path in entries if not os.path.lexists(folder / path.name)}
@@ -163,22 +163,22 @@ def _prefix(path: Path) -> str:
 
 
 def _owner() -> str:
-    host = "".join(letter for letter in socket.gethostname() if letter.isalnum() or letter == "-")[:40]
+    host = "".join(char for char in socket.gethostname() if char.isalnum() or char == "-")[:40]
     return f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def _remove_stale(path: Path) -> None:
     """Remove drafts of `path` whose process has ended on this machine; of those elsewhere nothing is known."""
     host = _owner().split(".")[0]
-    for draft in path.parent.glob("*.draft-*"):
-        if not draft.name.startswith(_prefix(path)):
+    for temporary in path.parent.glob("*.draft-*"):
+        if not temporary.name.startswith(_prefix(path)):
             continue
-        owner = draft.name.removeprefix(_prefix(path)).split(".")
+        owner = temporary.name.removeprefix(_prefix(path)).split(".")
         if len(owner) < 3 or owner[0] != host or not owner[1].isdigit() or _lives(int(owner[1])):
             continue
         with suppress(OSError):
-            if time.time() - draft.stat().st_mtime > STALE_AFTER:
-                _remove(draft)
+            if time.time() - temporary.stat().st_mtime > STALE_AFTER:
+                _remove(temporary)
 
 
 def _lives(process: int) -> bool:

@@ -98,9 +98,9 @@ def write_torch(content: object, path: Path) -> None:
     Raises:
         OSError: the disk is full.
     """
-    with atomic_file(path) as draft:
+    with atomic_file(path) as temporary:
         try:
-            with draft.open("wb") as file:
+            with temporary.open("wb") as file:
                 torch.save(content, file)
         except RuntimeError as error:  # torch says of a full disk no more than that a position is unexpected
             raise OSError(f"cannot write {path}: {shown(str(error))}; is the disk full?") from error

@@ -50,7 +50,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym.calibration import RATES, SOURCES, calibrate, grouped, judge_videos, summary
+    from prophet_gym.calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
@@ -58,8 +58,8 @@ def main(args: Args) -> None:
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
 
     checkpoint = Checkpoint.named(args.checkpoint)
-    judge = None if args.reward == "None" else checkpoint.reward_model(args.reward, args.device)
-    if judge is None:
+    reward_model = None if args.reward == "None" else checkpoint.reward_model(args.reward, args.device)
+    if reward_model is None:
         raise ValueError(f"calibration needs a reward model to compare with the truth, got --reward {args.reward}")
     world_model = checkpoint.world_model(args.device)
     recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
@@ -87,8 +87,8 @@ def main(args: Args) -> None:
         sources["dream"] = dreamt_videos(world_model, episodes, args.rows, args.seed)
     for name, videos in sources.items():
         with tqdm(total=len(episodes), desc=f"judge {name} episodes", unit="episode") as bar:
-            judged = judge_videos(judge, videos, world_model.chunk, progress=bar.update)
-        card[name] = calibrate(judged, ages=args.ages)
+            scored = score_videos(reward_model, videos, world_model.chunk, progress=bar.update)
+        card[name] = calibrate(scored, ages=args.ages)
     print(table(["", "judged", *RATES.values()], summary(card)))
     for name in sources:
         for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
@@ -99,9 +99,9 @@ def main(args: Args) -> None:
 
     curves = {name: card[name]["reliability"]["bins"] for name in sources if card[name]["reliability"]}
     if curves:
-        picture = args.out.with_suffix(".svg")
-        picture.write_text(reliability_svg(curves), encoding="utf-8")
-        print(f"wrote {picture}")
+        image = args.out.with_suffix(".svg")
+        image.write_text(reliability_svg(curves), encoding="utf-8")
+        print(f"wrote {image}")
 
 
 def recorded_videos(episodes: Sequence[Any]) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from prophet_gym.arguments import Arguments, Count, Device, Items, OutFile, OutF
 
 LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"
 MOMENTS = 8
-MOVING_PICTURES = (".gif", ".webp")
+ANIMATIONS = (".gif", ".webp")
 CLOSEST_FIRST = (3, 5, 0, 8)
 """Tasks of the bundled checkpoint's own episodes, by how close its dream of each looks to the recording."""
 
@@ -42,7 +42,7 @@ class Args(Arguments):
     out: OutFolder = Path("outputs")
     scale: Annotated[int, Whole(1, 32)] = 3
     """Enlargement of the film."""
-    moving_picture: Annotated[Path, WriteFile(MOVING_PICTURES)] | None = None
+    animation: Annotated[Path, WriteFile(ANIMATIONS)] | None = None
     """Also write a small endless .gif or .webp of the first episode."""
     device: Device = "cpu"
     seed: Seed = 0
@@ -55,13 +55,13 @@ class Scene:
     """One episode as recorded and as dreamt: frame 0 of each film is the recorded start."""
 
     instruction: str
-    films: dict[str, np.ndarray]
+    videos: dict[str, np.ndarray]
     seconds: float
 
     @property
     def steps(self) -> int:
         """Actions played."""
-        return len(self.films[LIBERO]) - 1
+        return len(self.videos[LIBERO]) - 1
 
 
 def main(args: Args) -> None:
@@ -69,8 +69,8 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.cli.film import write_film, write_moving_picture
     from prophet_gym.cli.report import machine, table, write_json
+    from prophet_gym.cli.video import write_animation, write_mp4
 
     world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
     episodes = demo_episodes(args)
@@ -79,12 +79,12 @@ def main(args: Args) -> None:
         for episode, other_actions in tqdm(episodes, desc="dream", unit="episode")
     ]
     fps = int(episodes[0][0].fps)
-    film = (image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale))
-    write_film(args.out / "demo.mp4", film, fps)
+    video = (image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale))
+    write_mp4(args.out / "demo.mp4", video, fps)
     write_sheet(args.out / "demo.png", scenes)
-    if args.moving_picture is not None:
+    if args.animation is not None:
         every_second = list(islice(scene_images(scenes[0], 2), 0, None, 2))
-        write_moving_picture(args.moving_picture, every_second, fps // 2)
+        write_animation(args.animation, every_second, fps // 2)
     found = measure(scenes)
     frames, seconds = sum(2 * scene.steps for scene in scenes), sum(scene.seconds for scene in scenes)
     print(table(["PSNR dB / EPE px", "8 frames", "64 frames", "to the end"], _rows(found)))
@@ -147,10 +147,10 @@ def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps
 
 def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
     """The labelled images of a scene's film."""
-    from prophet_gym.cli.film import side_by_side
+    from prophet_gym.cli.video import side_by_side
 
     for i in range(scene.steps + 1):
-        panels = {label: film[i] for label, film in scene.films.items()}
+        panels = {label: video[i] for label, video in scene.videos.items()}
         yield side_by_side(panels, f"{scene.instruction}   {i}/{scene.steps}", scale)
 
 
@@ -158,10 +158,12 @@ def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
     """A contact sheet of all scenes."""
     import imageio.v3 as iio
 
-    from prophet_gym.cli.film import contact_sheet, stack
+    from prophet_gym.cli.video import contact_sheet, stack
 
     sheets = [
-        contact_sheet(scene.films, np.linspace(0, scene.steps, MOMENTS).round().astype(int).tolist(), scene.instruction)
+        contact_sheet(
+            scene.videos, np.linspace(0, scene.steps, MOMENTS).round().astype(int).tolist(), scene.instruction
+        )
         for scene in scenes
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,8 +178,8 @@ def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
     for label in (DREAM, OTHER, "last frame copied"):
         metrics = []
         for scene in scenes:
-            recorded = scene.films[LIBERO]
-            shown = scene.films.get(label, np.broadcast_to(recorded[:1], recorded.shape))
+            recorded = scene.videos[LIBERO]
+            shown = scene.videos.get(label, np.broadcast_to(recorded[:1], recorded.shape))
             metrics.append(frame_metrics(recorded[1:], np.ascontiguousarray(shown[1:])))
         found[label] = {}
         for name, frames in (("8", 8), ("64", 64), ("all", 10**6)):

@@ -38,7 +38,7 @@ def main(args: Args) -> None:
 
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.calibrate import dreamt_frames
-    from prophet_gym.data.recording import claim_folder, list_episodes, read_episode, read_meta, write_episode
+    from prophet_gym.data.recording import begin_recording, list_episodes, read_episode, read_meta, write_episode
 
     world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
     paths = list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
@@ -46,7 +46,7 @@ def main(args: Args) -> None:
         "dreamt_by": args.checkpoint,
         "dream_seed": args.seed,
     }
-    claim_folder(args.out, meta, same=tuple(meta))
+    begin_recording(args.out, meta, same=tuple(meta))
     targets = [args.out / path.relative_to(args.data) for path in paths]
     missing = [(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]
     episodes = [read_episode(path) for path, _ in missing]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.estimates import Estimate, bootstrap
 from prophet_gym.evaluation import GRIPPER, METRICS, OBJECT, Scores
 
@@ -95,7 +95,7 @@ def _version(name: str) -> str | None:
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
     """Write a report where one was asked for: whole or, where writing is cut short, not at all."""
     if path is not None:
-        write_whole(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        atomic_write(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -41,22 +41,22 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym.envs.initial_states import write_start_set
-    from prophet_gym.sims.start_frames import film_starts
+    from prophet_gym.envs.initial_states import write_initial_states
+    from prophet_gym.sims.initial_states import render_initial_states
     from prophet_gym.specs import InitialState
 
     out, look, size = resolved(args)
 
-    def film(start_set: Literal["train", "official"], bar: tqdm) -> Iterator[InitialState]:
+    def video(split: Literal["train", "official"], bar: tqdm) -> Iterator[InitialState]:
         for task in range(args.tasks):
-            for start in film_starts(args.suite, task, start_set, args.per_task, look=look, size=size):
+            for start in render_initial_states(args.suite, task, split, args.per_task, look=look, size=size):
                 bar.update()
                 yield start
 
-    for start_set in SETS:
-        with tqdm(total=args.tasks * args.per_task, desc=f"{args.suite} {start_set}", unit="start") as bar:
-            written = write_start_set(out / start_set, film(start_set, bar), quality=args.quality)
-        print(f"{out / start_set}: {size}x{size} pixels, look {look}, {written / 1e6:.1f} MB")
+    for split in SETS:
+        with tqdm(total=args.tasks * args.per_task, desc=f"{args.suite} {split}", unit="start") as bar:
+            written = write_initial_states(out / split, video(split, bar), quality=args.quality)
+        print(f"{out / split}: {size}x{size} pixels, look {look}, {written / 1e6:.1f} MB")
 
 
 def resolved(args: Args) -> tuple[Path, str, int]:

@@ -41,7 +41,7 @@ class Entry:
         video: Its video, maybe one of several episodes; None where its images lie in the rows.
         offset: Seconds at which it begins in the video.
         until: Seconds at which it ends, where the index says so.
-        film_ends: Seconds at which the last episode of the video ends, likewise.
+        video_ends: Seconds at which the last episode of the video ends, likewise.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Entry:
     video: Path | None
     offset: float = 0.0
     until: float | None = None
-    film_ends: float | None = None
+    video_ends: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def read_info(root: Path) -> dict[str, Any]:
 def read_index(
     root: Path,
     info: Mapping[str, Any],
-    filmed: str | None,
+    video_key: str | None,
     episodes: Sequence[int] | None = None,
     without: Sequence[int] = (),
 ) -> tuple[list[Entry], list[int]]:
@@ -124,7 +124,7 @@ def read_index(
     Args:
         root: The data set's folder.
         info: Of `read_info`.
-        filmed: The camera whose videos are read; None where the images lie in the rows.
+        video_key: The camera whose videos are read; None where the images lie in the rows.
         episodes: Only these; all if not given.
         without: Episodes to leave out: nothing of them is read, so one that is damaged does no harm.
 
@@ -137,7 +137,7 @@ def read_index(
         ValueError: The index is damaged or contradicts itself.
     """
     third = str(info["codebase_version"]).startswith("v3")
-    lines, path = (_lines_v3 if third else _lines_v2)(root, info, filmed)
+    lines, path = (_lines_v3 if third else _lines_v2)(root, info, video_key)
     found: dict[int, Line] = {}
     for line in lines:
         number = line.whole("episode_index")
@@ -152,46 +152,48 @@ def read_index(
         )
     kept = choose(str(root), numbers, episodes, without)
     read = _entry_v3 if third else _entry_v2
-    entries = [read(root, info, found[number], filmed) for number in kept]
-    if third and filmed:
+    entries = [read(root, info, found[number], video_key) for number in kept]
+    if third and video_key:
         _require_apart(entries, float(info["fps"]))
-        ends = _film_ends(root, info, found.values(), filmed)
-        entries = [replace(entry, film_ends=ends[entry.video]) for entry in entries if entry.video is not None]
+        ends = _video_ends(root, info, found.values(), video_key)
+        entries = [replace(entry, video_ends=ends[entry.video]) for entry in entries if entry.video is not None]
     return entries, numbers
 
 
-def _lines_v2(root: Path, info: Mapping[str, Any], filmed: str | None) -> tuple[list[Line], Path]:  # noqa: ARG001
+def _lines_v2(root: Path, info: Mapping[str, Any], video_key: str | None) -> tuple[list[Line], Path]:  # noqa: ARG001
     path = root / "meta" / "episodes.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"layout {info['codebase_version']} needs {path}; fetch the data set again")
     return [Line(values, str(path)) for values in read_json_lines(path)], path
 
 
-def _entry_v2(root: Path, info: Mapping[str, Any], line: Line, filmed: str | None) -> Entry:
+def _entry_v2(root: Path, info: Mapping[str, Any], line: Line, video_key: str | None) -> Entry:
     number = line.whole("episode_index")
     place = {"episode_index": number}
-    if "episode_chunk" in _fields(info, "data_path") | (_fields(info, "video_path") if filmed else set()):
+    if "episode_chunk" in _fields(info, "data_path") | (_fields(info, "video_path") if video_key else set()):
         place["episode_chunk"] = number // Line(info, str(root / INFO)).whole("chunks_size", least=1)
-    video = None if filmed is None else _place(root, info, "video_path", {"video_key": filmed, **place})
+    video = None if video_key is None else _place(root, info, "video_path", {"video_key": video_key, **place})
     return Entry(number, line.whole("length"), line.tasks(), _place(root, info, "data_path", place), video)
 
 
-def _lines_v3(root: Path, info: Mapping[str, Any], filmed: str | None) -> tuple[list[Line], Path]:
+def _lines_v3(root: Path, info: Mapping[str, Any], video_key: str | None) -> tuple[list[Line], Path]:
     folder = root / "meta" / "episodes"
     paths = sorted(folder.glob("chunk-*/file-*.parquet"))
     if not paths:
         raise FileNotFoundError(f"layout {info['codebase_version']} needs {folder}; fetch the data set again")
     needed = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
-    film = [f"videos/{filmed}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")] if filmed else []
+    video = (
+        [f"videos/{video_key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")] if video_key else []
+    )
     lines = []
     for path in paths:
         refuse_pointer(path)
         # A damaged file may fail in any of arrow's ways, also where its columns become Python's numbers.
         try:
             names = parquet.read_schema(path).names
-            absent = [name for name in needed + film if name not in names]
-            extra = [name for name in [f"videos/{filmed}/to_timestamp"] if name in names]
-            columns = [] if absent else needed + film + extra
+            absent = [name for name in needed + video if name not in names]
+            extra = [name for name in [f"videos/{video_key}/to_timestamp"] if name in names]
+            columns = [] if absent else needed + video + extra
             rows = parquet.read_table(path, columns=columns, use_threads=False).to_pylist()
         except Exception as error:
             raise ValueError(f"{path} must be a whole parquet file; fetch it again ({_first(error)})") from error
@@ -201,7 +203,7 @@ def _lines_v3(root: Path, info: Mapping[str, Any], filmed: str | None) -> tuple[
     return lines, folder
 
 
-def _entry_v3(root: Path, info: Mapping[str, Any], line: Line, filmed: str | None) -> Entry:
+def _entry_v3(root: Path, info: Mapping[str, Any], line: Line, video_key: str | None) -> Entry:
     place = {"chunk_index": line.whole("data/chunk_index"), "file_index": line.whole("data/file_index")}
     entry = Entry(
         number=line.whole("episode_index"),
@@ -210,9 +212,9 @@ def _entry_v3(root: Path, info: Mapping[str, Any], line: Line, filmed: str | Non
         data=_place(root, info, "data_path", place),
         video=None,
     )
-    if filmed is None:
+    if video_key is None:
         return entry
-    own = f"videos/{filmed}/"
+    own = f"videos/{video_key}/"
     place = {"chunk_index": line.whole(f"{own}chunk_index"), "file_index": line.whole(f"{own}file_index")}
     offset = line.seconds(f"{own}from_timestamp")
     stated = f"{own}to_timestamp" in line.values
@@ -220,10 +222,10 @@ def _entry_v3(root: Path, info: Mapping[str, Any], line: Line, filmed: str | Non
     if (until - offset) * info["fps"] < entry.rows - WITHIN:
         raise ValueError(
             f"{line.where} must have a frame for each of its {entry.rows} rows; from_timestamp {offset:.4f} s and "
-            f"to_timestamp {until:.4f} s of {filmed} leave room for {(until - offset) * info['fps']:.3g}; leave this "
+            f"to_timestamp {until:.4f} s of {video_key} leave room for {(until - offset) * info['fps']:.3g}; leave this "
             "episode out or convert the data set again"
         )
-    video = _place(root, info, "video_path", {"video_key": filmed, **place})
+    video = _place(root, info, "video_path", {"video_key": video_key, **place})
     return replace(entry, video=video, offset=offset, until=until)
 
 
@@ -238,12 +240,12 @@ def _require_apart(entries: Iterable[Entry], fps: float) -> None:
             )
 
 
-def _film_ends(root: Path, info: Mapping[str, Any], lines: Iterable[Line], filmed: str) -> dict[Path, float]:
+def _video_ends(root: Path, info: Mapping[str, Any], lines: Iterable[Line], video_key: str) -> dict[Path, float]:
     """Return when the last episode of each video ends; unread ones count, too, unless they are damaged."""
     ends: dict[Path, float] = {}
     for line in lines:
         try:
-            entry = _entry_v3(root, info, line, filmed)
+            entry = _entry_v3(root, info, line, video_key)
         except ValueError:
             continue
         assert entry.video is not None

@@ -148,7 +148,7 @@ def _decode(path: Path, part: list[str], most: Sequence[str] = ()) -> UInt8[np.n
         "-pix_fmt",
         "rgb24",
     ]
-    return _pictures(_ffmpeg(path, ["-loglevel", "error", "-xerror", *part, "-i", str(path), *target, "-"]))
+    return _images(_ffmpeg(path, ["-loglevel", "error", "-xerror", *part, "-i", str(path), *target, "-"]))
 
 
 def _ffmpeg(path: Path, arguments: list[str]) -> bytes:
@@ -180,7 +180,7 @@ def _require_rate(path: Path, times: Float64[np.ndarray, " n"], fps: float | int
         )
 
 
-def _pictures(stream: bytes) -> UInt8[np.ndarray, "f h w 3"]:
+def _images(stream: bytes) -> UInt8[np.ndarray, "f h w 3"]:
     """Split a stream of binary PPMs, which say their own size, into images."""
     header = _HEADER.match(stream)
     if header is None:

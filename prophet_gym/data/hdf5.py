@@ -324,6 +324,6 @@ def _instruction(path: Path, attrs: Mapping[str, Any]) -> str | None:
     if text is None:
         return None
     letters = [text] if isinstance(text, str) else text
-    if not isinstance(letters, list) or not all(isinstance(letter, str) for letter in letters):
+    if not isinstance(letters, list) or not all(isinstance(char, str) for char in letters):
         raise ValueError(f"language_instruction in problem_info of {path} must be a text, is {text!r}")
     return "".join(letters).strip('"')

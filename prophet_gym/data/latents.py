@@ -12,7 +12,7 @@ from jaxtyping import Float16, Float32, Int64
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.files import read_npz
 from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import Windows, gripper_numbers, past_indices
+from prophet_gym.data.windows import Windows, gripper_states, past_indices
 from prophet_gym.embodiments import get_embodiment
 
 
@@ -22,21 +22,21 @@ class LatentEpisodes:
 
     Attributes:
         latents: Normalised latents of every frame.
-        commands: The action after each frame; in the row of an episode's last frame, what its robot is taken to have
+        actions: The action after each frame; in the row of an episode's last frame, what its robot is taken to have
             done before the first (`Embodiment.action_before`).
-        gripper: Of every frame, see `gripper_numbers`.
+        gripper: Of every frame, see `gripper_states`.
         starts: Index of every episode's first frame, and the total as last entry.
     """
 
     latents: Float16[np.ndarray, "n c h w"]
-    commands: Float32[np.ndarray, "n a"]
+    actions: Float32[np.ndarray, "n a"]
     gripper: Float32[np.ndarray, "n 4"]
     starts: Int64[np.ndarray, " e1"]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one uncompressed npz."""
-        with atomic_file(path) as draft:
-            np.savez(draft, latents=self.latents, commands=self.commands, gripper=self.gripper, starts=self.starts)
+        with atomic_file(path) as temporary:
+            np.savez(temporary, latents=self.latents, actions=self.actions, gripper=self.gripper, starts=self.starts)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatentEpisodes":
@@ -66,8 +66,8 @@ class LatentEpisodes:
         actions = [np.concatenate([each.actions, first[None]]) for each, first in zip(episodes, before, strict=True)]
         return cls(
             latents=np.concatenate(latents).astype(np.float16),
-            commands=np.concatenate(actions).astype(np.float32),
-            gripper=np.concatenate([gripper_numbers(each) for each in episodes]),
+            actions=np.concatenate(actions).astype(np.float32),
+            gripper=np.concatenate([gripper_states(each) for each in episodes]),
             starts=np.cumsum([0, *(len(each) + 1 for each in episodes)], dtype=np.int64),
         )
 
@@ -116,13 +116,13 @@ class LatentEpisodes:
         before = current[:, None] + np.arange(-chunk, 0)
         # An episode's last row, which no action follows, says what came before its first action.
         last = self.starts[np.searchsorted(self.starts, first, side="right")] - 1
-        led = self.commands[np.where(before < first[:, None], last[:, None], before)]
+        led = self.actions[np.where(before < first[:, None], last[:, None], before)]
         after = current[:, None] + np.arange(ahead + 1)
         tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))  # noqa: E731
         return Windows(
             past=tensor(self.latents[past_indices(current, first, past)]),
             future=tensor(self.latents[after[:, 1:]]),
-            actions=tensor(self.commands[after[:, :-1]]),
+            actions=tensor(self.actions[after[:, :-1]]),
             past_actions=tensor(led),
             gripper=tensor(self.gripper[after]),
         )

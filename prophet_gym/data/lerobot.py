@@ -85,8 +85,8 @@ class LeRobotSource:
         self.tools, self.calibration = tools, calibration
         self.fps = float(info["fps"])
         self.robot = robot or str(info.get("robot_type") or "unknown")
-        filmed = camera if cameras[camera]["dtype"] == "video" else None
-        self.entries, numbers = read_index(self.root, info, filmed, episodes, without)
+        video_key = camera if cameras[camera]["dtype"] == "video" else None
+        self.entries, numbers = read_index(self.root, info, video_key, episodes, without)
         self._places = {number: place for place, number in enumerate(numbers)}
         if calibration is not None:
             calibration.require(len(numbers))
@@ -161,17 +161,17 @@ def _upright(read: ReadFrames, orient: Orient, start: int, stop: int) -> UInt8[n
 
 def _read_video(entry: Entry, fps: float, begin: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     assert entry.video is not None
-    if entry.film_ends is not None:
-        _require_length(entry.video, entry.film_ends, fps)
+    if entry.video_ends is not None:
+        _require_length(entry.video, entry.video_ends, fps)
     return decode_frames(entry.video, start, stop - start, fps=fps, offset=entry.offset + begin, until=entry.until)
 
 
-def _require_length(film: Path, ends: float, fps: float) -> None:
+def _require_length(video: Path, ends: float, fps: float) -> None:
     """Raise ValueError if a video of several episodes is too short: it does not say which of them lacks a frame."""
-    times = frame_times(film)
+    times = frame_times(video)
     if (ends - times[-1]) * fps > 1 + WITHIN:
         raise ValueError(
-            f"{film} must last until {ends:.4f} s, where its last episode ends, and its last frame is shown at "
+            f"{video} must last until {ends:.4f} s, where its last episode ends, and its last frame is shown at "
             f"{times[-1]:.4f} s; there is no telling which episode lacks a frame: fetch or convert the data set again"
         )
 

@@ -62,19 +62,19 @@ def export_recording(
     if out.exists():
         raise ValueError(f"{out} is there already; give a new folder as --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     try:
-        _write(paths, draft, robot)
-        draft.replace(out)
+        _write(paths, temporary, robot)
+        temporary.replace(out)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return len(paths)
 
 
 def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
     tasks: dict[str, int] = {}
     index: list[dict[str, Any]] = []
-    pictures: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     rows: dict[str, list[np.ndarray]] = {}
     begin = 0
     for number, path in enumerate(tqdm(paths, desc="export", unit="episode")):
@@ -83,7 +83,7 @@ def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
         for name, values in _rows(episode, number, begin, task).items():
             rows.setdefault(name, []).append(values)
         _copy_video(path.with_suffix(".mp4"), out, number)
-        pictures.append(decode_frames(path.with_suffix(".mp4"), len(episode) // 2, 1, fps=episode.fps))
+        images.append(decode_frames(path.with_suffix(".mp4"), len(episode) // 2, 1, fps=episode.fps))
         index.append(_index_row(episode, number, begin))
         begin += len(episode)
     columns = {name: np.concatenate(values) for name, values in rows.items()}
@@ -92,10 +92,10 @@ def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
     (meta / "episodes" / "chunk-000").mkdir(parents=True)
     parquet.write_table(pa.Table.from_pylist(index), meta / "episodes" / "chunk-000" / "file-000.parquet")
     _write_tasks(tasks, meta / "tasks.parquet")
-    size = pictures[0].shape[1:3]
+    size = images[0].shape[1:3]
     _write_json(_info(len(paths), begin, len(tasks), size, robot=robot, fps=episode.fps), meta / "info.json")
     statistics = {name: _statistics(columns[name]) for name in ("action", "observation.state")}
-    statistics[CAMERA] = _picture_statistics(np.concatenate(pictures))
+    statistics[CAMERA] = _picture_statistics(np.concatenate(images))
     _write_json(statistics, meta / "stats.json")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from prophet_gym.data.episode import EpisodeSource
 from prophet_gym.data.reading import Calibration, ToolReading, as_stored, columns_reversed, rows_reversed
 from prophet_gym.data.recording import META, RecordingSource
-from prophet_gym.data.windows import Share, ToActions, ToPlan
+from prophet_gym.data.windows import MixtureEntry, ToModelActions, ToPlan
 from prophet_gym.errors import unknown_option
 
 ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
@@ -23,7 +23,9 @@ OPTIONS = {
 """What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`."""
 
 
-def read_share(text: str, actions: Mapping[str, ToActions], plans: Mapping[str, ToPlan] | None = None) -> Share:
+def read_mixture_entry(
+    text: str, actions: Mapping[str, ToModelActions], plans: Mapping[str, ToPlan] | None = None
+) -> MixtureEntry:
     """Open a data set that is named in words.
 
     Args:
@@ -34,7 +36,7 @@ def read_share(text: str, actions: Mapping[str, ToActions], plans: Mapping[str, 
             file of camera matrices (see `Calibration`). `episodes` names those to read and `without` those to leave
             out, joined by +, as their reader calls them.
         actions: Name -> how a robot's actions become the model's; the first is the default.
-        plans: Name -> how they do where the tools' poses are known, see `Share.plan`; the same names, or some of them.
+        plans: Name -> how they do where the tools' poses are known, see `MixtureEntry.plan`; the same names, or some of them.
 
     Raises:
         FileNotFoundError: Nothing is there.
@@ -56,7 +58,7 @@ def read_share(text: str, actions: Mapping[str, ToActions], plans: Mapping[str, 
         raise unknown_option(f"option of a {kind} data set", odd[0], ["kind", "weight", "actions", *OPTIONS[kind]])
     source = _open(Path(path).expanduser(), kind, given)
     share = None if weight is None else _number("weight", weight)
-    return Share(source, share, actions[chosen], (plans or {}).get(chosen))
+    return MixtureEntry(source, share, actions[chosen], (plans or {}).get(chosen))
 
 
 def _option(text: str, word: str) -> tuple[str, str]:

@@ -106,7 +106,7 @@ class ToolReading:
         angles = [_angles(name, part) for name, part in parts if name in ROTATIONS]
         openness = [(part - self.closed) / (self.open - self.closed) for name, part in parts if name == "gripper"]
         arms = zip(positions, angles, openness, strict=True)
-        return np.stack([tool_numbers(*arm) for arm in arms], axis=1)
+        return np.stack([tool_states(*arm) for arm in arms], axis=1)
 
 
 def _angles(name: str, numbers: Float[np.ndarray, "f n"]) -> Float[np.ndarray, "f 3"]:
@@ -114,7 +114,7 @@ def _angles(name: str, numbers: Float[np.ndarray, "f n"]) -> Float[np.ndarray, "
     return numbers if name == "euler" else matrix_to_euler(ROTATIONS[name](numbers))
 
 
-def tool_numbers(
+def tool_states(
     position: Float[np.ndarray, "f 3"], euler_xyz: Float[np.ndarray, "f 3"], openness: Float[np.ndarray, "f 1"]
 ) -> Float32[np.ndarray, "f 7"]:
     """Return one tool's state; a gripper wider or tighter than its bounds is open or closed."""

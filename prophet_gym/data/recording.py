@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from prophet_gym._io.atomic import atomic_file, write_whole
+from prophet_gym._io.atomic import atomic_file, atomic_write
 from prophet_gym._io.files import read_json, read_npz
 from prophet_gym.data._video import decode_frames, write_video
 from prophet_gym.data.episode import Episode, ReadFrames, Simulation, choose
-from prophet_gym.data.reading import tool_numbers
+from prophet_gym.data.reading import tool_states
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments.kinematics import matrix_to_euler, quaternion_to_matrix
 from prophet_gym.specs import require_images
@@ -128,7 +128,7 @@ def simulated_episode(
         fps=_fps(robot),
         robot=robot,
         read=read or partial(_no_video, name),
-        tools=tool_numbers(simulation.gripper_position, euler, opening)[:, None],
+        tools=tool_states(simulation.gripper_position, euler, opening)[:, None],
         camera=camera,
         simulation=simulation,
     )
@@ -243,7 +243,7 @@ def refuse_official(folder: str | os.PathLike) -> None:
         )
 
 
-def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence[str]) -> None:
+def begin_recording(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence[str]) -> None:
     """Write `meta` as the folder's meta.json, or check that a recording there agrees with it.
 
     Args:
@@ -256,7 +256,7 @@ def claim_folder(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence
     """
     path = Path(folder) / META
     if not path.exists():
-        write_whole(path, json.dumps(meta, indent=2) + "\n")
+        atomic_write(path, json.dumps(meta, indent=2) + "\n")
         return
     found = read_json(path)
     other = {key: found.get(key) for key in same if found.get(key) != meta[key]}

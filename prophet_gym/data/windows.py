@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from prophet_gym.data._order import batches, quotas
 from prophet_gym.data.episode import Episode, EpisodeSource
 
-ToActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
-"""From a robot's actions to the model's, e.g. `embodiments.libero.commands_to_actions`."""
+ToModelActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
+"""From a robot's actions to the model's, e.g. `embodiments.libero.to_model_actions`."""
 ToPlan = Callable[
     [Float32[np.ndarray, "k a"], Float32[np.ndarray, "f arms 7"]],
     tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"]],
@@ -30,20 +30,20 @@ def as_given(actions: Float32[np.ndarray, "t a"]) -> Float32[np.ndarray, "t a"]:
 
 
 @dataclass(frozen=True)
-class Share:
+class MixtureEntry:
     """A data set's part in a mixture.
 
     Attributes:
         source: The data set.
         weight: How often it is read, relative to the others' weights; if none has one, every window counts alike.
-        to_actions: From its actions to the model's; a module's function, so that workers can be sent it.
-        plan: Stands in for `to_actions` in episodes that say where the tools are, for robots whose model actions depend
+        to_model_actions: From its actions to the model's; a module's function, so that workers can be sent it.
+        plan: Stands in for `to_model_actions` in episodes that say where the tools are, for robots whose model actions depend
             on that and for models that read images of the tools; likewise a module's function.
     """
 
     source: EpisodeSource
     weight: float | int | None = None
-    to_actions: ToActions = as_given
+    to_model_actions: ToModelActions = as_given
     plan: ToPlan | None = None
 
 
@@ -107,7 +107,7 @@ class Windows:
         return replace(self, **moved)
 
 
-def gripper_numbers(episode: Episode) -> Float32[np.ndarray, "f 4"]:
+def gripper_states(episode: Episode) -> Float32[np.ndarray, "f 4"]:
     """Return position (metres) and openness of an episode's first tool at every frame; NaN where it is not known."""
     if episode.tools is None:
         return np.full((len(episode) + 1, 4), np.nan, np.float32)
@@ -125,7 +125,7 @@ class WindowDataset(Dataset[Windows]):
     """Every window of the episodes of several data sets, read from disk; the index is (data set, window).
 
     Args:
-        shares: The data sets.
+        entries: The data sets.
         shape: The shape of a window.
 
     Raises:
@@ -139,21 +139,21 @@ class WindowDataset(Dataset[Windows]):
         ...     def episode(self, index):
         ...         read = lambda start, stop: np.zeros((stop - start, 48, 64, 3), np.uint8)
         ...         return Episode("dark", np.zeros((30, 7), np.float32), "wait", 20.0, "none", read)
-        >>> windows = WindowDataset([Share(Dark())], WindowShape(history=8, steps=20, size=(24, 32)))
+        >>> windows = WindowDataset([MixtureEntry(Dark())], WindowShape(history=8, steps=20, size=(24, 32)))
         >>> len(windows), tuple(windows[0, 10].frames.shape)
         (11, (1, 21, 24, 32, 3))
     """
 
-    def __init__(self, shares: Sequence[Share], shape: WindowShape):
-        self.shares, self.shape = tuple(shares), shape
-        given = [share.weight is not None for share in self.shares]
+    def __init__(self, entries: Sequence[MixtureEntry], shape: WindowShape):
+        self.entries, self.shape = tuple(entries), shape
+        given = [entry.weight is not None for entry in self.entries]
         if not given or any(given) != all(given):
             raise ValueError("give every data set of a mixture a weight or none of them, and at least one data set")
-        self.ends = [np.cumsum(_windows(share.source, shape.steps)) for share in self.shares]
-        for number, (share, ends) in enumerate(zip(self.shares, self.ends, strict=True)):
+        self.ends = [np.cumsum(_windows(entry.source, shape.steps)) for entry in self.entries]
+        for number, (entry, ends) in enumerate(zip(self.entries, self.ends, strict=True)):
             if not len(ends) or not ends[-1]:
                 raise ValueError(
-                    f"data set {number}, a {type(share.source).__name__}, has no episode of {shape.steps} steps; "
+                    f"data set {number}, a {type(entry.source).__name__}, has no episode of {shape.steps} steps; "
                     "leave it out or make windows shorter"
                 )
 
@@ -168,16 +168,16 @@ class WindowDataset(Dataset[Windows]):
     @property
     def weights(self) -> list[float]:
         """The weight of each data set: its own, or its number of windows."""
-        pairs = zip(self.shares, self.counts, strict=True)
-        return [float(count if share.weight is None else share.weight) for share, count in pairs]
+        pairs = zip(self.entries, self.counts, strict=True)
+        return [float(count if entry.weight is None else entry.weight) for entry, count in pairs]
 
     def __getitem__(self, index: tuple[int, int]) -> Windows:
         """Decode one window, a batch of one."""
         number, window = index
-        share, ends = self.shares[number], self.ends[number]
+        entry, ends = self.entries[number], self.ends[number]
         episode = int(np.searchsorted(ends, window, side="right"))
         current = window - (int(ends[episode - 1]) if episode else 0)
-        return cut_window(share, episode, current, self.shape)
+        return cut_window(entry, episode, current, self.shape)
 
 
 def _windows(source: EpisodeSource, steps: int) -> Int64[np.ndarray, " e"]:
@@ -186,13 +186,13 @@ def _windows(source: EpisodeSource, steps: int) -> Int64[np.ndarray, " e"]:
     return np.maximum(lengths - steps + 1, 0)
 
 
-def cut_window(share: Share, episode: int, current: int, shape: WindowShape) -> Windows:
+def cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowShape) -> Windows:
     """Decode the window around frame `current` of an episode, a batch of one.
 
     Raises:
         ValueError: The episode's frames and actions are not as many as its data set says.
     """
-    found, steps = share.source.episode(episode), share.source.steps(episode)
+    found, steps = entry.source.episode(episode), entry.source.steps(episode)
     if len(found) != steps:
         raise ValueError(
             f"{found.name} must have the {steps} actions that its index states, has {len(found)}; fetch it again"
@@ -200,13 +200,13 @@ def cut_window(share: Share, episode: int, current: int, shape: WindowShape) -> 
     first = max(current - shape.history, 0)
     frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
     past = past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
-    actions, tools = _planned(share, found, current, shape.steps)
+    actions, tools = _planned(entry, found, current, shape.steps)
     return Windows(
         past=frames[past][None],
         future=frames[None, current - first + 1 :],
         actions=torch.from_numpy(actions)[None],
         past_actions=torch.zeros(1, 0, actions.shape[1]),
-        gripper=torch.from_numpy(gripper_numbers(found)[current : current + shape.steps + 1])[None],
+        gripper=torch.from_numpy(gripper_states(found)[current : current + shape.steps + 1])[None],
         tools=(None if tools is None else torch.from_numpy(tools),),
         cameras=(None if found.camera is None else torch.from_numpy(found.camera).float(),),
         instructions=(found.instruction,),
@@ -216,13 +216,13 @@ def cut_window(share: Share, episode: int, current: int, shape: WindowShape) -> 
 
 
 def _planned(
-    share: Share, episode: Episode, current: int, steps: int
+    entry: MixtureEntry, episode: Episode, current: int, steps: int
 ) -> tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"] | None]:
     """Return the model's actions from frame `current` on, and where to draw the tools, None where not known."""
     actions = episode.actions[current : current + steps]
-    if share.plan is None or episode.tools is None:
-        return share.to_actions(actions), None
-    return share.plan(actions, episode.tools[current : current + steps + 1])
+    if entry.plan is None or episode.tools is None:
+        return entry.to_model_actions(actions), None
+    return entry.plan(actions, episode.tools[current : current + steps + 1])
 
 
 def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "f h2 w2 3"]:

@@ -23,15 +23,15 @@ ACTION_SPEC = ActionSpec(
 GRIPPER = Gripper(open=0.0, closed=1.0)
 
 
-def commands_to_actions(commands: Float[np.ndarray, "t 16"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+def to_model_actions(actions: Float[np.ndarray, "t 16"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
     """Convert AgiBot actions, both flanges' next poses, to the 14 numbers that Prophet reads, left arm first.
 
     Args:
-        commands: See `ACTION_SPEC`; quaternions of any length but 0.
+        actions: See `ACTION_SPEC`; quaternions of any length but 0.
         start: Both flanges before the first one.
     """
     require_arms(start, 2)
-    arms = commands.astype(np.float64).reshape(len(commands), 2, len(_ARM))
+    arms = actions.astype(np.float64).reshape(len(actions), 2, len(_ARM))
     return actions_through(start, arms[..., :3], quaternion_to_matrix(arms[..., 3:7]), GRIPPER.openness(arms[..., 7]))
 
 
@@ -39,15 +39,15 @@ EMBODIMENT = Embodiment(
     name="agibot",
     robot="AgiBot G1, two 7-joint arms with parallel grippers",
     arms=2,
-    commands="the next pose of each flange: position, quaternion (real part last)",
+    action_meaning="the next pose of each flange: position, quaternion (real part last)",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
-    commands_to_actions=commands_to_actions,
+    to_model_actions=to_model_actions,
     control_hz=CONTROL_HZ,
     frame_size=(240, 320),
     metric=True,
     camera=None,
     calibration="one per episode, in the data set (`parameters/<task>/<episode>/camera`): `cameras.camera_matrix`",
     sources=("README of huggingface.co/datasets/agibot-world/AgiBotWorld-Alpha (fields of `proprio_stats.h5`)",),
-    hold=keep_pose,
+    no_op=keep_pose,
 )

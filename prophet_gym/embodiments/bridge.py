@@ -27,20 +27,20 @@ GRIPPER = Gripper(open=1.0, closed=0.0)
 REST = ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1))
 
 
-def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+def to_model_actions(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
     """Convert BRIDGE actions, which add to the recorded position and Euler angles, to Prophet's 14 numbers.
 
     Args:
-        commands: See `ACTION_SPEC`.
+        actions: See `ACTION_SPEC`.
         start: The recorded state before the first one. BRIDGE measures angles from the gripper pointing down.
     """
     require_arms(start, 1)
-    states = np.cumsum(commands[:, None, :6].astype(np.float64), axis=0)
+    states = np.cumsum(actions[:, None, :6].astype(np.float64), axis=0)
     return actions_through(
         start,
         start.position + states[..., :3],
         euler_to_matrix(start.euler_xyz + states[..., 3:]),
-        GRIPPER.openness(commands[:, 6:]),
+        GRIPPER.openness(actions[:, 6:]),
     )
 
 
@@ -48,10 +48,10 @@ EMBODIMENT = Embodiment(
     name="bridge",
     robot="WidowX 250 with a parallel gripper",
     arms=1,
-    commands="next minus this recorded pose: position in the base frame, Euler angles number by number",
+    action_meaning="next minus this recorded pose: position in the base frame, Euler angles number by number",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
-    commands_to_actions=commands_to_actions,
+    to_model_actions=to_model_actions,
     control_hz=CONTROL_HZ,
     frame_size=(256, 256),
     metric=True,

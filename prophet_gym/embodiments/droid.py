@@ -10,8 +10,8 @@ from prophet_gym.specs import ActionSpec, CameraSpec
 
 # github.com/droid-dataset/droid, droid/robot_ik/robot_ik_solver.py: control_hz, max_lin_delta, max_rot_delta.
 CONTROL_HZ = 15.0
-METRES_PER_COMMAND = 0.075
-RADIANS_PER_COMMAND = 0.15
+METRES_PER_ACTION = 0.075
+RADIANS_PER_ACTION = 0.15
 
 ACTION_SPEC = ActionSpec(
     names=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
@@ -24,22 +24,22 @@ ACTION_SPEC = ActionSpec(
 GRIPPER = Gripper(open=0.0, closed=1.0)
 
 
-def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+def to_model_actions(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
     """Convert DROID actions, each taken to be reached before the next, to Prophet's 14 numbers.
 
     A step adds to the position and turns the tool about the axes of the base; velocities longer than 1 are shortened
     to 1 (droid/robot_ik/robot_ik_solver.py, droid/misc/transformations.py).
     """
     require_arms(start, 1)
-    numbers = commands.astype(np.float64)
-    moves = METRES_PER_COMMAND * _at_most_one(numbers[:, :3])
-    turns = euler_to_matrix(RADIANS_PER_COMMAND * _at_most_one(numbers[:, 3:6]))
+    numbers = actions.astype(np.float64)
+    moves = METRES_PER_ACTION * _at_most_one(numbers[:, :3])
+    turns = euler_to_matrix(RADIANS_PER_ACTION * _at_most_one(numbers[:, 3:6]))
     rotations = np.empty((len(numbers), 1, 3, 3))
     last = euler_to_matrix(start.euler_xyz)
     for step, turn in enumerate(turns):
         rotations[step] = last = turn @ last
     positions = start.position + np.cumsum(moves[:, None], axis=0)
-    return actions_through(start, positions, rotations, GRIPPER.openness(commands[:, 6:]))
+    return actions_through(start, positions, rotations, GRIPPER.openness(actions[:, 6:]))
 
 
 def episode_camera(
@@ -71,10 +71,10 @@ EMBODIMENT = Embodiment(
     name="droid",
     robot="Franka Panda with a Robotiq 2F-85 gripper",
     arms=1,
-    commands="Cartesian velocity in the base frame, and the gripper's position",
+    action_meaning="Cartesian velocity in the base frame, and the gripper's position",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
-    commands_to_actions=commands_to_actions,
+    to_model_actions=to_model_actions,
     control_hz=CONTROL_HZ,
     frame_size=(240, 416),
     metric=True,

@@ -20,9 +20,9 @@ class Gripper:
     opening: float | None = None
     """Distance between the fingers when open, metres; None where it is not published."""
 
-    def openness(self, commands: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
+    def openness(self, actions: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
         """Return Prophet's gripper number: 1 open .. 0 closed."""
-        return (commands - self.closed) / (self.open - self.closed)
+        return (actions - self.closed) / (self.open - self.closed)
 
 
 ToolPath: TypeAlias = tuple[
@@ -31,16 +31,16 @@ ToolPath: TypeAlias = tuple[
 """Positions, Euler angles and openness of the tools at the start and after each command."""
 
 
-def keep_gripper(commands: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
+def keep_gripper(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
     """Return no-ops of robots whose motion is a difference or velocity: zeros, the gripper (last) as it was."""
-    still = np.zeros_like(commands)
-    still[..., -1] = commands[..., -1]
+    still = np.zeros_like(actions)
+    still[..., -1] = actions[..., -1]
     return still
 
 
-def keep_pose(commands: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
+def keep_pose(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
     """Return no-ops of robots that are commanded to poses: the same pose again."""
-    return commands.copy()
+    return actions.copy()
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Embodiment:
         name: Its name in `EMBODIMENTS`.
         robot: Arms and gripper in words.
         arms: 1 or 2.
-        commands: What a command means, in a sentence.
+        actions: What a command means, in a sentence.
         action_spec: Names, units and bounds of one command.
         gripper: The gripper's convention.
-        commands_to_actions: `commands (t, a), start -> actions (t, 14)`, the start being the tools before.
+        to_model_actions: `actions (t, a), start -> actions (t, 14)`, the start being the tools before.
         control_hz: Commands a second; None where not published.
         frame_size: Height and width of the frames that the released Prophet was trained on.
         metric: Whether the actions are metres and radians, so that poses can be read off them.
@@ -62,11 +62,11 @@ class Embodiment:
             public, `calibration` says which.
         calibration: Which cameras are calibrated, in a sentence.
         sources: Where the constants come from.
-        hold: `commands (*b, a) -> (*b, a)`: for each command the one that stays where it went, its gripper kept.
+        no_op: `actions (*b, a) -> (*b, a)`: for each command the one that stays where it went, its gripper kept.
         posed: Whether the actions of a command depend on where the tools are.
         rest: The pose that a start without one is taken to have where only actions are read off it; None where there is
             no such pose.
-        path: `commands (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.
+        path: `actions (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.
         rest_action: The action that leaves the robot where it is, its gripper open; None for robots that are commanded
             to poses, of which there is no such action.
         chunk: Actions of one env step, where neither a world model nor a policy says otherwise.
@@ -75,17 +75,17 @@ class Embodiment:
     name: str
     robot: str
     arms: int
-    commands: str
+    action_meaning: str
     action_spec: ActionSpec
     gripper: Gripper
-    commands_to_actions: Callable[[np.ndarray, ToolPose], np.ndarray]
+    to_model_actions: Callable[[np.ndarray, ToolPose], np.ndarray]
     control_hz: float | None
     frame_size: tuple[int, int]
     metric: bool
     camera: Callable[[str, int], CameraSpec] | None
     calibration: str
     sources: tuple[str, ...]
-    hold: Callable[[np.ndarray], np.ndarray] = keep_gripper
+    no_op: Callable[[np.ndarray], np.ndarray] = keep_gripper
     posed: bool = True
     rest: ToolPose | None = None
     path: Callable[[np.ndarray, ToolPose], ToolPath] | None = None
@@ -99,14 +99,14 @@ class Embodiment:
         """
         return first if self.rest_action is None else np.asarray(self.rest_action, first.dtype)
 
-    def path_of(self, commands: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
+    def path_of(self, actions: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
         """Return where actions lead, the start first: what action frames are drawn from."""
         require_arms(start, self.arms)
         if self.path is not None:
-            return self.path(commands, start)
-        return self.integrate(start, self.commands_to_actions(commands, start))
+            return self.path(actions, start)
+        return self.integrate(start, self.to_model_actions(actions, start))
 
-    def integrate(self, start: ToolPose, actions: Float[np.ndarray, "t 14"]) -> ToolPath:
+    def integrate(self, start: ToolPose, model_actions: Float[np.ndarray, "t 14"]) -> ToolPath:
         """Return the tools' positions, Euler angles and openness that model actions lead through, the start first.
 
         Raises:
@@ -115,13 +115,13 @@ class Embodiment:
         if not self.metric:
             raise ValueError(f"the actions of {self.name} are not in metres and radians: poses cannot be read off them")
         require_arms(start, self.arms)
-        return integrate_tool_deltas(start, actions)
+        return integrate_tool_deltas(start, model_actions)
 
 
-def normalise(commands: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
+def normalise(actions: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
     """Scale actions so that their bounds are -1 and 1, as policies are trained; actions out of bounds go beyond."""
     low, high = np.array(spec.low), np.array(spec.high)
-    return 2 * (commands - low) / (high - low) - 1
+    return 2 * (actions - low) / (high - low) - 1
 
 
 def denormalise(numbers: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 ARMS = 2
-ARM_NUMBERS = 7
-ACTION_NUMBERS = ARMS * ARM_NUMBERS
+ARM_DIM = 7
+ACTION_DIM = ARMS * ARM_DIM
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def tool_frame_deltas(
     back = np.swapaxes(rotations[:-1], -1, -2)
     moves = np.einsum("taij,taj->tai", back, np.diff(np.asarray(positions, dtype=np.float64), axis=0))
     turns = matrix_to_euler(back @ rotations[1:])
-    actions = np.zeros((steps - 1, ARMS, ARM_NUMBERS), dtype=np.float32)
+    actions = np.zeros((steps - 1, ARMS, ARM_DIM), dtype=np.float32)
     actions[:, :arms] = np.concatenate([moves, turns, openness[1:, :, None]], axis=-1)
-    return actions.reshape(steps - 1, ACTION_NUMBERS)
+    return actions.reshape(steps - 1, ACTION_DIM)
 
 
 def integrate_tool_deltas(
@@ -122,7 +122,7 @@ def integrate_tool_deltas(
         Positions, Euler angles and openness of the start and after each action, as `tool_frame_deltas` takes them.
     """
     arms = start.openness.shape[0]
-    steps = actions.astype(np.float64).reshape(len(actions), ARMS, ARM_NUMBERS)[:, :arms]
+    steps = actions.astype(np.float64).reshape(len(actions), ARMS, ARM_DIM)[:, :arms]
     turns = euler_to_matrix(steps[..., 3:6])
     positions, rotations = [start.position.astype(np.float64)], [euler_to_matrix(start.euler_xyz.astype(np.float64))]
     for move, turn in zip(steps[..., :3], turns, strict=True):

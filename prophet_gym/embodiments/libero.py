@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from prophet_gym.embodiments.embodiment import Embodiment, Gripper, ToolPath
 from prophet_gym.embodiments.kinematics import (
-    ACTION_NUMBERS,
+    ACTION_DIM,
     ToolPose,
     euler_to_matrix,
     matrix_to_euler,
@@ -17,13 +17,13 @@ from prophet_gym.specs import ActionSpec, CameraSpec
 
 CONTROL_HZ = 20.0
 # What a command of 1 moves the controller's target by (robosuite's OSC_POSE defaults).
-METRES_PER_COMMAND = 0.05
-RADIANS_PER_COMMAND = 0.5
+METRES_PER_ACTION = 0.05
+RADIANS_PER_ACTION = 0.5
 # The controller (stiffness 150 / s^2, critically damped) puts its target ahead of where the arm is, not of where it was
 # sent: at constant commands the acceleration 150 (target - place) - damping speed is 0 where a step covers this share.
 _STIFFNESS = 150.0
 _DAMPING = 2 * _STIFFNESS**0.5
-SHARE_REACHED = _STIFFNESS / CONTROL_HZ / (_DAMPING + _STIFFNESS / CONTROL_HZ / 2)
+FRACTION_REACHED = _STIFFNESS / CONTROL_HZ / (_DAMPING + _STIFFNESS / CONTROL_HZ / 2)
 # Prophet was trained with translation and rotation commands alike times this (A2World's reader of LIBERO does so).
 PROPHET_SCALE = 0.05
 
@@ -109,8 +109,8 @@ def camera(suite: str, task: int) -> CameraSpec:
     return _CAMERAS[suite][task]
 
 
-def commands_to_actions(
-    commands: Float[np.ndarray, "t 7"],
+def to_model_actions(
+    actions: Float[np.ndarray, "t 7"],
     start: ToolPose | None = None,  # noqa: ARG001 (every robot is called alike)
 ) -> Float[np.ndarray, "t 14"]:
     """Convert LIBERO actions to the 14 numbers that Prophet reads.
@@ -118,47 +118,47 @@ def commands_to_actions(
     Motion is multiplied by 0.05, the gripper -1 (open) .. 1 (close) becomes 1 .. 0, the second arm is zeros.
 
     Args:
-        commands: LIBERO's; what lies outside -1..1 is cut to it, as robosuite's controller cuts it.
+        actions: LIBERO's; what lies outside -1..1 is cut to it, as robosuite's controller cuts it.
         start: Not read: these actions do not depend on the pose.
     """
-    commands = _executed(commands)
-    actions = np.zeros((len(commands), ACTION_NUMBERS), dtype=np.float32)
-    actions[:, :6] = commands[:, :6] * PROPHET_SCALE
-    actions[:, 6] = GRIPPER.openness(commands[:, 6])
-    return actions
+    actions = _executed(actions)
+    model_actions = np.zeros((len(actions), ACTION_DIM), dtype=np.float32)
+    model_actions[:, :6] = actions[:, :6] * PROPHET_SCALE
+    model_actions[:, 6] = GRIPPER.openness(actions[:, 6])
+    return model_actions
 
 
-def path(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
-    """Return about where LIBERO's actions lead: in every step the arm covers `SHARE_REACHED` of what is commanded.
+def path(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
+    """Return about where LIBERO's actions lead: in every step the arm covers `FRACTION_REACHED` of what is commanded.
 
     That is its speed under constant commands; how it speeds up, slows down and meets things is left out.
     """
     require_arms(start, 1)
-    commands = _executed(commands)
-    numbers = SHARE_REACHED * commands[:, :6].astype(np.float64)
-    turns = rotation_vector_to_matrix(RADIANS_PER_COMMAND * numbers[:, 3:])
+    actions = _executed(actions)
+    numbers = FRACTION_REACHED * actions[:, :6].astype(np.float64)
+    turns = rotation_vector_to_matrix(RADIANS_PER_ACTION * numbers[:, 3:])
     rotations = [euler_to_matrix(start.euler_xyz.astype(np.float64))]
     for turn in turns:
         rotations.append(turn @ rotations[-1])
-    moves = np.cumsum(METRES_PER_COMMAND * numbers[:, None, :3], axis=0)
+    moves = np.cumsum(METRES_PER_ACTION * numbers[:, None, :3], axis=0)
     positions = start.position + np.concatenate([np.zeros((1, 1, 3)), moves])
-    openness = np.concatenate([start.openness[None].astype(np.float64), GRIPPER.openness(commands[:, 6:])])
+    openness = np.concatenate([start.openness[None].astype(np.float64), GRIPPER.openness(actions[:, 6:])])
     return positions, matrix_to_euler(np.stack(rotations)), openness
 
 
-def _executed(commands: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 7"]:
+def _executed(actions: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 7"]:
     """Return what the controller makes of commands (robosuite 1.4, `Controller.scale_action`; grippers clip alike)."""
-    return np.clip(commands, np.asarray(ACTION_SPEC.low, commands.dtype), np.asarray(ACTION_SPEC.high, commands.dtype))
+    return np.clip(actions, np.asarray(ACTION_SPEC.low, actions.dtype), np.asarray(ACTION_SPEC.high, actions.dtype))
 
 
 EMBODIMENT = Embodiment(
     name="libero",
     robot="Franka Panda with its own gripper, simulated",
     arms=1,
-    commands="what the controller's target moves by, in the world frame; the rotation is a rotation vector",
+    action_meaning="what the controller's target moves by, in the world frame; the rotation is a rotation vector",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
-    commands_to_actions=commands_to_actions,
+    to_model_actions=to_model_actions,
     control_hz=CONTROL_HZ,
     frame_size=(256, 256),
     # Prophet reads the commands themselves, rotation at a tenth of what is turned, and the arm lags them.

@@ -22,14 +22,14 @@ ACTION_SPEC = ActionSpec(
 GRIPPER = Gripper(open=1.0, closed=0.0)
 
 
-def commands_to_actions(commands: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
+def to_model_actions(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
     """Convert UR actions, the flange's next pose in the base frame, to Prophet's 14 numbers.
 
     Differences from the paper: it does not say how the robot was commanded; these are URScript's poses
     `p[x, y, z, rx, ry, rz]` (metres, rotation vector).
     """
     require_arms(start, 1)
-    poses = commands[:, None].astype(np.float64)
+    poses = actions[:, None].astype(np.float64)
     return actions_through(
         start, poses[..., :3], rotation_vector_to_matrix(poses[..., 3:6]), GRIPPER.openness(poses[..., 6])
     )
@@ -39,10 +39,10 @@ EMBODIMENT = Embodiment(
     name="ur30e",
     robot="Universal Robots UR30e, gripper not published",
     arms=1,
-    commands="the flange's next pose in the base frame: position, rotation vector",
+    action_meaning="the flange's next pose in the base frame: position, rotation vector",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
-    commands_to_actions=commands_to_actions,
+    to_model_actions=to_model_actions,
     control_hz=None,
     frame_size=(240, 320),
     metric=True,
@@ -52,5 +52,5 @@ EMBODIMENT = Embodiment(
         "ProphRL, arXiv 2511.20633 (the robot; neither its commands nor its gripper)",
         "Universal Robots: script manual (poses), table of models (reach)",
     ),
-    hold=keep_pose,
+    no_op=keep_pose,
 )

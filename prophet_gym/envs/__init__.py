@@ -2,9 +2,9 @@
 
 from prophet_gym.envs._episodes import row_info
 from prophet_gym.envs._sub_env import Usage
-from prophet_gym.envs.initial_states import StartSet, read_start_set, write_start_set
-from prophet_gym.envs.initial_states._jsonl import read_jsonl_starts
-from prophet_gym.envs.shortened_chunk import HeldChunk
+from prophet_gym.envs.initial_states import InitialStates, read_initial_states, write_initial_states
+from prophet_gym.envs.initial_states._jsonl import read_jsonl_states
+from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
@@ -23,7 +23,7 @@ __all__ = [
     "EmbedInstruction",
     "FlattenChunk",
     "FlattenChunkVector",
-    "HeldChunk",
+    "InitialStates",
     "OneActionPerChunk",
     "OneActionPerChunkVector",
     "OneActionPerStep",
@@ -32,15 +32,15 @@ __all__ = [
     "ProphetTorchVectorEnv",
     "ProphetVectorEnv",
     "RecordEveryFrame",
+    "ShortenedChunk",
     "StackFrames",
-    "StartSet",
     "Usage",
     "View",
     "Viewed",
     "ViewedVector",
     "one_hot_table",
-    "read_jsonl_starts",
-    "read_start_set",
+    "read_initial_states",
+    "read_jsonl_states",
     "row_info",
-    "write_start_set",
+    "write_initial_states",
 ]

@@ -11,7 +11,7 @@ from prophet_gym.envs._episodes import row_info
 
 STEPS = 3
 LONGEST = 400
-STEP_KEYS = {"executed": int, "live": bool, "reward_valid": bool, "success": bool}
+STEP_KEYS = {"executed": int, "live": bool, "scored": bool, "success": bool}
 
 
 def check_prophet_env(envs: VectorEnv, *, tolerance: int = 0, seed_matters: bool = True) -> None:
@@ -94,7 +94,7 @@ def _images(results: list[Any], row: int) -> np.ndarray:
     return np.stack([result[0]["image"][row] for result in results]).astype(int)
 
 
-def _same_pictures(message: str, one: np.ndarray, other: np.ndarray, tolerance: int) -> None:
+def _same_images(message: str, one: np.ndarray, other: np.ndarray, tolerance: int) -> None:
     gap = int(np.abs(one - other).max())
     assert gap <= tolerance, f"{message}: pictures differ by up to {gap} levels of 255"
 
@@ -148,8 +148,8 @@ def _check_rows(envs: VectorEnv, tolerance: int) -> None:
     other = _run(envs, seeds, [np.concatenate([action[:1], -action[1:]]) for action in actions])
     for row in range(envs.num_envs):
         there = _images(turned, envs.num_envs - 1 - row)
-        _same_pictures(f"row {row} must not depend on its place in the batch", _images(plain, row), there, tolerance)
-    _same_pictures("row 0 must not depend on the actions of others", _images(plain, 0), _images(other, 0), tolerance)
+        _same_images(f"row {row} must not depend on its place in the batch", _images(plain, row), there, tolerance)
+    _same_images("row 0 must not depend on the actions of others", _images(plain, 0), _images(other, 0), tolerance)
 
 
 def _check_masks(envs: VectorEnv, tolerance: int) -> None:
@@ -164,7 +164,7 @@ def _check_masks(envs: VectorEnv, tolerance: int) -> None:
     after = envs.step(actions[1])
     for row in range(1, envs.num_envs):
         message = f"row {row} must go on undisturbed when another is reset"
-        _same_pictures(message, _images(plain[-1:], row), _images([after], row), tolerance)
+        _same_images(message, _images(plain[-1:], row), _images([after], row), tolerance)
 
 
 def _check_arguments(envs: VectorEnv) -> None:

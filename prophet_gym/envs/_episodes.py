@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from prophet_gym.envs._options import row_seeds
 from prophet_gym.envs._plain import plain_spec
 from prophet_gym.envs._require import require_actions
-from prophet_gym.envs._sub_env import Queue, Row, Usage, picture
+from prophet_gym.envs._sub_env import Queue, Row, Usage, image
 from prophet_gym.errors import require_count, require_number, unknown_option
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
@@ -25,9 +25,9 @@ FPS = 20.0
 """Actions, and so frames, per second of LIBERO."""
 GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
 """Of the gripper's position, metres."""
-START_FACTS = ("queue_index", "instruction", "suite", "task", "start", "start_set")
+START_FACTS = ("queue_index", "instruction", "suite", "task", "start", "split")
 """Entries of `info` that are of the episode: the same at its every step."""
-NOTHING_RUN = {"executed": 0, "reward_valid": False, "success": False, "live": False, "approximate": False}
+NOTHING_RUN = {"executed": 0, "scored": False, "success": False, "live": False, "approximate": False}
 """What `info` says of a step beside the episode's own entries, where no action was run."""
 
 Observation = dict[str, Any]
@@ -231,8 +231,8 @@ class EpisodeVectorEnv(VectorEnv):
         if not self._started:
             raise gym.error.ResetNeeded("call reset before render")
         if self.render_mode == "rgb_array":
-            return tuple(picture(row.image) for row in self._rows)
-        rendered = tuple([picture(frame) for frame in row.unseen] for row in self._rows)
+            return tuple(image(row.image) for row in self._rows)
+        rendered = tuple([image(frame) for frame in row.unseen] for row in self._rows)
         for row in self._rows:
             row.show()
         return rendered
@@ -316,10 +316,10 @@ class EpisodeVectorEnv(VectorEnv):
         return infos
 
     def _observe(self) -> Observation:
-        return {"image": np.stack([picture(row.image) for row in self._rows])}
+        return {"image": np.stack([image(row.image) for row in self._rows])}
 
     def _observe_row(self, row: int) -> Observation:
-        return {"image": picture(self._rows[row].image)}
+        return {"image": image(self._rows[row].image)}
 
     def _row_random(self, row: int) -> np.random.Generator:
         if self._rows[row].np_random is None:

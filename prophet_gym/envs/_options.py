@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from prophet_gym.envs.initial_states import StartSet, require_start
+from prophet_gym.envs.initial_states import InitialStates, require_start
 from prophet_gym.errors import InvalidStartError, UnknownOptionError, unknown_option
 from prophet_gym.specs import InitialState
 
@@ -17,8 +17,8 @@ RESET_OPTIONS = ("queue", "reset_mask", "start", "starts", "task")
 
 
 def plan_reset(
-    options: Mapping[str, Any] | None, starts: StartSet, num_envs: int, frame_size: tuple[int, int]
-) -> dict[int, StartSet]:
+    options: Mapping[str, Any] | None, starts: InitialStates, num_envs: int, frame_size: tuple[int, int]
+) -> dict[int, InitialStates]:
     """Read the options of a reset: the rows to reset, each with the starts that it may draw from.
 
     `reset_mask`: bool (num_envs,), the rows to reset. `task`: a task number, or one per row.
@@ -39,7 +39,7 @@ def plan_reset(
         if given.get("task") is not None or given.get("start") is not None:
             raise UnknownOptionError("options['starts'] says where to start; leave out 'task' and 'start'")
         chosen = _per_row_starts(given["starts"], num_envs, starts, frame_size)
-        return {row: StartSet([chosen[row]]) for row in rows}
+        return {row: InitialStates([chosen[row]]) for row in rows}
     tasks = per_row_integers("task", given.get("task"), num_envs)
     positions = per_row_integers("start", given.get("start"), num_envs)
     return {row: _candidates(starts, tasks[row], positions[row]) for row in rows}
@@ -47,11 +47,11 @@ def plan_reset(
 
 def plan_queue(
     options: Mapping[str, Any] | None,
-    starts: StartSet,
+    starts: InitialStates,
     num_envs: int,
     frame_size: tuple[int, int],
     autoreset_mode: AutoresetMode,
-) -> list[StartSet] | None:
+) -> list[InitialStates] | None:
     """Read `options["queue"]`: starts of which each is dreamt once, by the next row that is free.
 
     Raises:
@@ -69,7 +69,7 @@ def plan_queue(
     if not isinstance(queue, Sequence) or len(queue) < num_envs:
         given = len(queue) if isinstance(queue, Sequence) else type(queue)
         raise InvalidStartError(f"options['queue'] must hold a start for each of {num_envs} rows or more, got {given}")
-    return [StartSet([state]) for state in require_states("queue", queue, starts, frame_size)]
+    return [InitialStates([state]) for state in require_states("queue", queue, starts, frame_size)]
 
 
 def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "row, num_envs") -> list[int | None]:
@@ -94,7 +94,7 @@ def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "
 
 
 def require_states(
-    option: str, states: Sequence[object], starts: StartSet, frame_size: tuple[int, int]
+    option: str, states: Sequence[object], starts: InitialStates, frame_size: tuple[int, int]
 ) -> list[InitialState]:
     """Return the states, those that are not the env's own with frames of their own.
 
@@ -146,7 +146,9 @@ def per_row_integers(name: str, value: object, num_envs: int) -> list[int | None
     return [int(number) for number in np.broadcast_to(array, (num_envs,))]
 
 
-def _per_row_starts(value: object, num_envs: int, starts: StartSet, frame_size: tuple[int, int]) -> list[InitialState]:
+def _per_row_starts(
+    value: object, num_envs: int, starts: InitialStates, frame_size: tuple[int, int]
+) -> list[InitialState]:
     states = [value] * num_envs if isinstance(value, InitialState) else value
     if not isinstance(states, Sequence) or len(states) != num_envs:
         given = f"{len(states)}" if isinstance(states, Sequence) else f"{type(value)}"
@@ -154,7 +156,7 @@ def _per_row_starts(value: object, num_envs: int, starts: StartSet, frame_size: 
     return require_states("starts", states, starts, frame_size)
 
 
-def _candidates(starts: StartSet, task: int | None, position: int | None) -> StartSet:
+def _candidates(starts: InitialStates, task: int | None, position: int | None) -> InitialStates:
     pool = starts if task is None else starts.of_task(task)
     if position is None:
         return pool

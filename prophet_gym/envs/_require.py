@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prophet_gym.errors import InvalidActionError, InvalidRewardError, require_count
-from prophet_gym.world_model import Chunk, RewardModel, Verdict, WorldModel, require_when
+from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, WorldModel, require_when
 
 ROUNDING = 1e-6
 """How far past a bound an action may lie, in parts of the larger bound, to be clipped: a few steps of float32, as
@@ -110,7 +110,7 @@ def require_reward_model(model: object) -> RewardModel | None:
         return None
     missing = [name for name in ("when", "stride", "max_frames", "score") if not hasattr(model, name)]
     if missing or isinstance(model, type):
-        advice = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_judge, which loads it"
+        advice = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"
         if callable(model) and not isinstance(model, type):
             advice = "wrap a function in prophet_gym.rewards.FunctionReward"
         lacking = ", ".join(missing) or "instance"
@@ -131,35 +131,35 @@ def require_chunk(chunk: Chunk, model: WorldModel, rows: int) -> Chunk:
     return chunk
 
 
-def read_rewards(model: RewardModel, verdict: object, rows: Sequence[int]) -> dict[int, tuple[float, bool, bool]]:
+def read_rewards(model: RewardModel, output: object, rows: Sequence[int]) -> dict[int, tuple[float, bool, bool]]:
     """Return reward, validity and success of each scored sub-environment.
 
     Args:
         model: Whose verdict it is, for the message.
-        verdict: Of these sub-environments, in their order.
+        output: Of these sub-environments, in their order.
         rows: The sub-environments.
 
     Raises:
-        InvalidRewardError: If it is not a Verdict, if it speaks of another number of them, or if one that was not
+        InvalidRewardError: If it is not a RewardOutput, if it speaks of another number of them, or if one that was not
             scored has a reward.
     """
-    if not isinstance(verdict, Verdict):
+    if not isinstance(output, RewardOutput):
         raise InvalidRewardError(
-            f"score of {_named(model)} must return a Verdict (prophet_gym.world_model), got {type(verdict).__name__}; "
+            f"score of {_named(model)} must return a RewardOutput (prophet_gym.world_model), got {type(output).__name__}; "
             "the step was not taken"
         )
-    # A Verdict has checked its own parts: as many of each, and finite rewards.
-    if len(verdict.reward) != len(rows):
+    # A RewardOutput has checked its own parts: as many of each, and finite rewards.
+    if len(output.reward) != len(rows):
         raise InvalidRewardError(
             f"{_named(model)} must return one reward for each of the {len(rows)} videos, a tensor ({len(rows)},), got "
-            f"{tuple(verdict.reward.shape)}; the step was not taken"
+            f"{tuple(output.reward.shape)}; the step was not taken"
         )
-    columns = (verdict.reward.tolist(), verdict.valid.tolist(), verdict.success.tolist())
+    columns = (output.reward.tolist(), output.scored.tolist(), output.success.tolist())
     found = dict(zip(rows, zip(*columns, strict=True), strict=True))
     for row, (reward, scored, _) in found.items():
         if reward and not scored:
             raise InvalidRewardError(
-                f"the reward of a video that was not scored (valid=False) must be 0, and {_named(model)} returned "
+                f"the reward of a video that was not scored (scored=False) must be 0, and {_named(model)} returned "
                 f"{reward} for sub-environment {row}; the step was not taken"
             )
     return found

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prophet_gym.envs._sub_env import Frame, Row, picture
+from prophet_gym.envs._sub_env import Frame, Row, image
 from prophet_gym.envs.initial_states import require_frames, require_start
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
@@ -18,7 +18,7 @@ from prophet_gym.world_model import RewardModel, State
 
 FORMAT = "prophet-gym-row-1"
 STATE, EXTRA = "state.", "start.extra."
-PLAIN = ("instruction", "suite", "task", "index", "start_set")
+PLAIN = ("instruction", "suite", "task", "index", "split")
 
 
 def pack_row(row: Row, state: State) -> bytes:
@@ -37,11 +37,11 @@ def pack_row(row: Row, state: State) -> bytes:
     tensors |= {EXTRA + name: torch.from_numpy(np.array(value, order="C")) for name, value in row.start.extra.items()}
     tensors |= {
         "generator": row.generator.get_state(),
-        "image": torch.from_numpy(picture(row.image)),
+        "image": torch.from_numpy(image(row.image)),
         "start.frames": torch.from_numpy(np.array(row.start.frames, order="C")),
     }
     if window:
-        tensors["window"] = torch.from_numpy(np.stack([picture(frame) for frame in window]))
+        tensors["window"] = torch.from_numpy(np.stack([image(frame) for frame in window]))
     facts = {
         "format": FORMAT,
         "start": {name: getattr(row.start, name) for name in PLAIN},
@@ -54,14 +54,16 @@ def pack_row(row: Row, state: State) -> bytes:
     return save(tensors, {"row": json.dumps(facts)})
 
 
-def unpack_row(data: object, like: State, frame_size: tuple[int, int], judge: RewardModel | None) -> tuple[Row, State]:
+def unpack_row(
+    data: object, like: State, frame_size: tuple[int, int], reward_model: RewardModel | None
+) -> tuple[Row, State]:
     """Return what `pack_row` packed, checked whole.
 
     Args:
         data: From `pack_row`.
         like: A state of the world model.
         frame_size: Height and width of a frame.
-        judge: The reward model that scores the row; must look back no further than the one that it was saved under.
+        reward_model: The reward model that scores the row; must look back no further than the one that it was saved under.
 
     Raises:
         InvalidStartError: If these are other bytes, or if the row does not fit the world model or the reward model.
@@ -69,7 +71,7 @@ def unpack_row(data: object, like: State, frame_size: tuple[int, int], judge: Re
     tensors, facts = _read(data)
     try:
         state = _state(tensors, like)
-        return _row(tensors, facts, frame_size, judge), state
+        return _row(tensors, facts, frame_size, reward_model), state
     except InvalidStartError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -93,7 +95,10 @@ def _state(tensors: Mapping[str, Tensor], like: State) -> State:
 
 
 def _row(
-    tensors: Mapping[str, Tensor], facts: Mapping[str, Any], frame_size: tuple[int, int], judge: RewardModel | None
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    frame_size: tuple[int, int],
+    reward_model: RewardModel | None,
 ) -> Row:
     require_frames(tensors["start.frames"].numpy(), frame_size)
     extra = {name[len(EXTRA) :]: tensor.numpy() for name, tensor in tensors.items() if name.startswith(EXTRA)}
@@ -111,20 +116,20 @@ def _row(
     row.np_random.bit_generator.state = facts["np_random"]
     row.generator.set_state(tensors["generator"])
     seen = _count("seen", facts["seen"], 1)
-    row.recall(_window(tensors, seen, frame_size, judge), seen, judge)
+    row.recall(_window(tensors, seen, frame_size, reward_model), seen, reward_model)
     return row
 
 
 def _window(
-    tensors: Mapping[str, Tensor], seen: int, frame_size: tuple[int, int], judge: RewardModel | None
+    tensors: Mapping[str, Tensor], seen: int, frame_size: tuple[int, int], reward_model: RewardModel | None
 ) -> list[Frame]:
     frames = list(_frames("window", tensors["window"], frame_size)) if "window" in tensors else []
-    if judge is None:
+    if reward_model is None:
         return []
-    wanted = min(judge.max_frames, -(-seen // judge.stride))
+    wanted = min(reward_model.max_frames, -(-seen // reward_model.stride))
     if len(frames) != wanted:
         raise InvalidStartError(
-            f"the judge looks back at {wanted} frames of {seen} (stride {judge.stride}, at most {judge.max_frames}), "
+            f"the judge looks back at {wanted} frames of {seen} (stride {reward_model.stride}, at most {reward_model.max_frames}), "
             f"and the row was saved with {len(frames)}: set it in an env with the judge that it was saved under"
         )
     return list(frames)

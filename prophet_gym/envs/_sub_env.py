@@ -28,7 +28,7 @@ def stack(frames: Sequence[Frame]) -> Clip:
     return np.stack([np.asarray(frame) for frame in frames])
 
 
-def picture(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
+def image(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
     """The frame as an array of its own."""
     return frame.cpu().numpy().copy() if isinstance(frame, Tensor) else frame.copy()
 
@@ -86,7 +86,7 @@ class Row:
         return put_back
 
     def begin(
-        self, start: InitialState, noise_seed: int, judge: RewardModel | None, image: Frame | None = None
+        self, start: InitialState, noise_seed: int, reward_model: RewardModel | None, image: Frame | None = None
     ) -> None:
         """Start an episode; `image` is its first frame where that is not an array."""
         self.generator.manual_seed(noise_seed)
@@ -95,21 +95,21 @@ class Row:
         self.ended = False
         self.queue_index = None
         self._frames = 0
-        self._window = deque(maxlen=judge.max_frames if judge else 0)
+        self._window = deque(maxlen=reward_model.max_frames if reward_model else 0)
         self.show()
-        self._see(start.frames[-1].copy() if image is None else image, judge, collect=False)
+        self._see(start.frames[-1].copy() if image is None else image, reward_model, collect=False)
 
-    def extend(self, frames: Clip, judge: RewardModel | None, *, collect: bool) -> None:
+    def extend(self, frames: Clip, reward_model: RewardModel | None, *, collect: bool) -> None:
         """Take in the frames of one chunk; with `collect`, keep them for `render`."""
         for frame in frames:
-            self._see(frame, judge, collect=collect)
+            self._see(frame, reward_model, collect=collect)
         self.elapsed += 1
 
-    def video(self, judge: RewardModel) -> Clip:
+    def video(self, reward_model: RewardModel) -> Clip:
         """What the judge asked for: every stride-th frame of the episode and the latest, the last max_frames."""
         frames = list(self._window)
-        if (self._frames - 1) % judge.stride:
-            frames = [*frames, self.image][-judge.max_frames :]
+        if (self._frames - 1) % reward_model.stride:
+            frames = [*frames, self.image][-reward_model.max_frames :]
         return stack(frames)
 
     @property
@@ -117,9 +117,9 @@ class Row:
         """What is kept for the judge, and how many frames the episode has had."""
         return list(self._window), self._frames
 
-    def recall(self, window: Sequence[Frame], frames: int, judge: RewardModel | None) -> None:
+    def recall(self, window: Sequence[Frame], frames: int, reward_model: RewardModel | None) -> None:
         """Take back what `seen` gave; `render` goes on from the latest frame."""
-        self._window = deque(window, maxlen=judge.max_frames if judge else 0)
+        self._window = deque(window, maxlen=reward_model.max_frames if reward_model else 0)
         self._frames = frames
         self.show(self.image)
 
@@ -136,12 +136,12 @@ class Row:
             "suite": self.start.suite,
             "task": self.start.task,
             "start": self.start.index,
-            "start_set": self.start.start_set,
+            "split": self.start.split,
         }
 
-    def _see(self, frame: Frame, judge: RewardModel | None, *, collect: bool) -> None:
+    def _see(self, frame: Frame, reward_model: RewardModel | None, *, collect: bool) -> None:
         self.image = frame
-        if judge and self._frames % judge.stride == 0:
+        if reward_model and self._frames % reward_model.stride == 0:
             self._window.append(frame.clone() if isinstance(frame, Tensor) else frame.copy())
         if collect:
             if len(self.unseen) == UNSEEN_FRAMES and not self._dropped:

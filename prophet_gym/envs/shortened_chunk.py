@@ -9,10 +9,10 @@ from torch import Tensor
 
 from prophet_gym.errors import require_count
 from prophet_gym.specs import InitialState
-from prophet_gym.world_model import Chunk, State, WorldModel, encode_starts
+from prophet_gym.world_model import Chunk, State, WorldModel, encode_initial_states
 
 
-class HeldChunk:
+class ShortenedChunk:
     """A world model of shorter chunks around one of longer ones.
 
     The actions are filled up with commands that hold the robot where the last one took it, the whole chunk is dreamt,
@@ -23,7 +23,7 @@ class HeldChunk:
     Example:
         >>> from prophet_gym.embodiments import get_embodiment
         >>> from prophet_gym.prophet.presets import tiny_full_prophet
-        >>> shorter = HeldChunk(tiny_full_prophet(), 3, hold=get_embodiment("libero").hold)
+        >>> shorter = ShortenedChunk(tiny_full_prophet(), 3, no_op=get_embodiment("libero").no_op)
         >>> state = shorter.encode(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8))
         >>> chunk = shorter.rollout(state, torch.zeros(1, 3, 7), generators=[torch.Generator()])
         >>> chunk.frames.shape[1], chunk.approximate
@@ -31,7 +31,7 @@ class HeldChunk:
     """
 
     def __init__(
-        self, world_model: WorldModel, chunk: int, *, hold: Callable[[Float[np.ndarray, "b a"]], np.ndarray]
+        self, world_model: WorldModel, chunk: int, *, no_op: Callable[[Float[np.ndarray, "b a"]], np.ndarray]
     ) -> None:
         """Wrap a world model.
 
@@ -39,7 +39,7 @@ class HeldChunk:
             world_model: one that can be cut: it has `cut(state, chunk, steps) -> State`, the state after the first
                 frames of a chunk.
             chunk: actions per rollout, fewer than the model's.
-            hold: for the last command of each row, the one that stays where it went (`Embodiment.hold`).
+            no_op: for the last command of each row, the one that stays where it went (`Embodiment.no_op`).
 
         Raises:
             ValueError: the chunk is not shorter than the model's, or the model's state cannot be cut.
@@ -54,7 +54,7 @@ class HeldChunk:
                 f"chunk={chunk} is shorter than the {world_model.chunk} actions of this world model, whose state "
                 f"cannot be cut inside a chunk: only the full Prophet's can. Use chunk={world_model.chunk}"
             )
-        self.world_model, self.chunk, self.hold = world_model, chunk, hold
+        self.world_model, self.chunk, self.no_op = world_model, chunk, no_op
         self.frame_size, self.action_dim = world_model.frame_size, world_model.action_dim
         self._cut: Callable[[State, Chunk, int], State] = cut
 
@@ -67,9 +67,9 @@ class HeldChunk:
         """As the world model."""
         return self.world_model.encode(frames)
 
-    def encode_starts(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+    def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
         """As the world model."""
-        return encode_starts(self.world_model, frames, starts)
+        return encode_initial_states(self.world_model, frames, starts)
 
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Dream a whole chunk of the world model and cut it; ValueError for another number of actions."""
@@ -77,12 +77,12 @@ class HeldChunk:
             raise ValueError(
                 f"actions must have shape (b, {self.chunk}, {self.action_dim}), got {tuple(actions.shape)}"
             )
-        still = torch.from_numpy(np.asarray(self.hold(actions[:, -1].cpu().numpy()))).to(actions)
+        still = torch.from_numpy(np.asarray(self.no_op(actions[:, -1].cpu().numpy()))).to(actions)
         rest = still[:, None].expand(-1, self.world_model.chunk - self.chunk, -1)
         whole = self.world_model.rollout(state, torch.cat([actions, rest], dim=1), generators=generators)
         return Chunk(
             state=self._cut(state, whole, self.chunk),
             frames=whole.frames[:, : self.chunk].clone(),
-            doubt=whole.doubt,
+            uncertainty=whole.uncertainty,
             approximate=True,
         )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, row_info
 from prophet_gym.envs._plain import plain_spec
 from prophet_gym.envs._require import require_actions
-from prophet_gym.envs.initial_states import StartSet
+from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import RewardModel, WorldModel
@@ -132,7 +132,7 @@ class ProphetEnv(OnlyRow):
         render_mode: str | None = None,
         action_spec: ActionSpec | None = None,
         proprioception: bool = False,
-        max_doubt: float | None = None,
+        max_uncertainty: float | None = None,
         fps: float = FPS,
     ) -> None:
         """Build the env.
@@ -147,7 +147,7 @@ class ProphetEnv(OnlyRow):
             render_mode: `rgb_array` or `rgb_array_list`.
             action_spec: Bounds of one action.
             proprioception: Adds `gripper_position` to the observation.
-            max_doubt: Truncates where the world model's doubt passes it.
+            max_uncertainty: Truncates where the world model's doubt passes it.
             fps: Actions per second.
         """
         warn_in_worker()
@@ -161,7 +161,7 @@ class ProphetEnv(OnlyRow):
                 render_mode=render_mode,
                 action_spec=action_spec,
                 proprioception=proprioception,
-                max_doubt=max_doubt,
+                max_uncertainty=max_uncertainty,
                 fps=fps,
             )
         )
@@ -177,7 +177,7 @@ class ProphetEnv(OnlyRow):
         return self._vector.reward_model
 
     @property
-    def starts(self) -> StartSet:
+    def starts(self) -> InitialStates:
         """Where episodes start."""
         return self._vector.starts
 
@@ -185,10 +185,10 @@ class ProphetEnv(OnlyRow):
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; options `task`, `start`, `starts` as in the vector env."""
-        unjudged = self._unjudged()
+        unscored = self._unscored()
         result = super().reset(seed=seed, options=options)
-        if unjudged is not None:
-            gym.logger.warn(unjudged)
+        if unscored is not None:
+            gym.logger.warn(unscored)
         return result
 
     def get_state(self) -> bytes:
@@ -207,18 +207,18 @@ class ProphetEnv(OnlyRow):
         return _first(observations), row_info(infos, 0)
 
     def _horizon(self) -> int | None:
-        judge = self.reward_model
-        if self._max_episode_steps is not None or judge is None or judge.when != "end":
+        reward_model = self.reward_model
+        if self._max_episode_steps is not None or reward_model is None or reward_model.when != "end":
             return self._max_episode_steps
         registered = self._registered_horizon()
         if registered is None:
             raise ValueError("a reward model with when='end' must know when an episode ends: pass max_episode_steps")
         return registered
 
-    def _unjudged(self) -> str | None:
+    def _unscored(self) -> str | None:
         """Return the warning for an episode that another TimeLimit than the id's ended before the judge was asked."""
-        judge, ran = self.reward_model, self._vector.elapsed[0]
-        if judge is None or judge.when != "end" or self._max_episode_steps is not None:
+        reward_model, ran = self.reward_model, self._vector.elapsed[0]
+        if reward_model is None or reward_model.when != "end" or self._max_episode_steps is not None:
             return None
         if ran and not self._vector.finished:
             return (

@@ -8,7 +8,7 @@ import torch
 from prophet_gym.envs._sub_env import Frame, Row, stack
 from prophet_gym.envs.vector_env import Clips, ProphetVectorEnv
 from prophet_gym.specs import InitialState
-from prophet_gym.world_model import Chunk, State, select_rows
+from prophet_gym.world_model import Chunk, State, select_batch
 
 
 class ProphetTorchVectorEnv(ProphetVectorEnv):
@@ -76,5 +76,5 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
         if not self._reads_gripper:
             return {}
         assert self._state is not None
-        position = getattr(self.world_model, "read_gripper")(select_rows(self._state, list(rows)))  # noqa: B009
+        position = getattr(self.world_model, "read_gripper")(select_batch(self._state, list(rows)))  # noqa: B009
         return {"gripper_position": position.float()}

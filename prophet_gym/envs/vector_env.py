@@ -23,7 +23,7 @@ from prophet_gym.envs._require import (
 )
 from prophet_gym.envs._snapshots import pack_row, unpack_row
 from prophet_gym.envs._sub_env import Frame, Row, batch_frames
-from prophet_gym.envs.initial_states import StartSet, require_frames
+from prophet_gym.envs.initial_states import InitialStates, require_frames
 from prophet_gym.errors import InvalidRewardError, InvalidStartError, require_count, require_different
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import (
@@ -31,10 +31,10 @@ from prophet_gym.world_model import (
     RewardModel,
     State,
     WorldModel,
-    encode_starts,
-    merge_rows,
-    scatter_rows,
-    select_rows,
+    concat_batches,
+    encode_initial_states,
+    scatter_batch,
+    select_batch,
 )
 
 NOISE_SEEDS = 2**63 - 1
@@ -48,10 +48,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     One step is one action chunk per row, in the embodiment's command units. The observation is the last frame,
     `{"image": uint8 (b, h, w, 3)}`; `info["frames"]` has all frames (b, k, h, w, 3) of the step, `"executed"` how
-    many actions were run (a dream runs whole chunks), `"reward_valid"` whether the reward was judged, `"success"`,
+    many actions were run (a dream runs whole chunks), `"scored"` whether the reward was judged, `"success"`,
     `"live"` whether the row dreamt, `"approximate"` whether it dreamt what its model was not trained for (see
-    `HeldChunk`), `"doubt"` how unsure the world model is, where it tells (larger is less sure), and `"instruction"`,
-    `"suite"`, `"task"`, `"start"`, `"start_set"`. As everywhere in Gymnasium, `info["_key"]` says which rows have an
+    `ShortenedChunk`), `"uncertainty"` how unsure the world model is, where it tells (larger is less sure), and `"instruction"`,
+    `"suite"`, `"task"`, `"start"`, `"split"`. As everywhere in Gymnasium, `info["_key"]` says which rows have an
     entry, and what an ended row saw moves to `info["final_info"]` under SAME_STEP.
 
     With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
@@ -82,7 +82,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         render_mode: str | None = None,
         action_spec: ActionSpec | None = None,
         proprioception: bool = False,
-        max_doubt: float | None = None,
+        max_uncertainty: float | None = None,
         fps: float = FPS,
     ) -> None:
         """Build the env; nothing is dreamt yet.
@@ -91,14 +91,14 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             world_model: Dreams all rows; shared, never mutated by the env.
             starts: Where episodes start when `reset` is not told otherwise.
             num_envs: Rows, at least 1.
-            reward_model: Judges the dream; without one every reward is 0 and `reward_valid` False.
+            reward_model: Judges the dream; without one every reward is 0 and `scored` False.
             max_episode_steps: Chunks until an episode is truncated, None for no horizon.
             autoreset_mode: Any of Gymnasium's three.
             render_mode: `rgb_array` (last frame) or `rgb_array_list` (all frames since the last render).
             action_spec: Bounds of one action; [-1, 1] for every number if not given.
             proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: where the world
                 model's own tracker has the gripper. It is an estimate, as all else in a dream.
-            max_doubt: A row is truncated when the chunk's `info["doubt"]` is larger; a judge with `when="end"` is
+            max_uncertainty: A row is truncated when the chunk's `info["uncertainty"]` is larger; a judge with `when="end"` is
                 not asked about it then, so it stays unjudged.
             fps: Actions, and so frames, per second of the scene: how fast films are played.
 
@@ -119,13 +119,15 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         )
         self.world_model = world_model
         self.reward_model = require_reward_model(reward_model)
-        self.starts = starts if isinstance(starts, StartSet) else StartSet(starts)
+        self.starts = starts if isinstance(starts, InitialStates) else InitialStates(starts)
         self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
         for start in self.starts:
             require_frames(start.frames, self._frame_size)
         self._state: State | None = None
         self._reads_gripper = require_flag("proprioception", proprioception)
-        self.max_doubt = None if max_doubt is None else require_threshold("max_doubt", max_doubt)
+        self.max_uncertainty = (
+            None if max_uncertainty is None else require_threshold("max_uncertainty", max_uncertainty)
+        )
         if self._reads_gripper:
             if not hasattr(world_model, "read_gripper"):
                 raise ValueError(
@@ -153,7 +155,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             raise ValueError(f"row must be in 0..{self.num_envs - 1}, got {row}")
         assert self._state is not None
         self._row_random(row)
-        return pack_row(self._rows[row], select_rows(self._state, [row]))
+        return pack_row(self._rows[row], select_batch(self._state, [row]))
 
     def set_state(
         self,
@@ -191,7 +193,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         found = [unpack_row(item, state, self._frame_size, self.reward_model) for item in data]
         with self._whole():
             self._state = state
-            self._place(chosen, [row for row, _ in found], merge_rows([state for _, state in found]))
+            self._place(chosen, [row for row, _ in found], concat_batches([state for _, state in found]))
             self._seed(dict(zip(chosen, seeds, strict=True)))
             for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
                 self._rows[row].generator.manual_seed(int(self._row_random(row).integers(NOISE_SEEDS)))
@@ -211,15 +213,15 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     def _place(self, targets: Sequence[int], rows: Sequence[Row], state: State) -> None:
         assert self._state is not None
-        self._state = scatter_rows(self._state, targets, state)
+        self._state = scatter_batch(self._state, targets, state)
         for target, row in zip(targets, rows, strict=True):
             self._rows[target] = row
 
     def _blank(self) -> State:
         """A state of the right form, for rows to be put into."""
         start = self.starts[0]
-        one = encode_starts(self.world_model, torch.from_numpy(np.array(start.frames[None])), [start])
-        return select_rows(one, [0] * self.num_envs)
+        one = encode_initial_states(self.world_model, torch.from_numpy(np.array(start.frames[None])), [start])
+        return select_batch(one, [0] * self.num_envs)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Forget the episodes."""
@@ -227,25 +229,25 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         self._started = False
         self._state = None
 
-    def _plan(self, options: Mapping[str, Any] | None) -> dict[int, StartSet]:
+    def _plan(self, options: Mapping[str, Any] | None) -> dict[int, InitialStates]:
         return plan_reset(options, self.starts, self.num_envs, self._frame_size)
 
-    def _plan_queue(self, options: Mapping[str, Any] | None) -> list[StartSet] | None:
+    def _plan_queue(self, options: Mapping[str, Any] | None) -> list[InitialStates] | None:
         return plan_queue(options, self.starts, self.num_envs, self._frame_size, self.autoreset_mode)
 
-    def _begin(self, plans: Mapping[int, StartSet]) -> None:
+    def _begin(self, plans: Mapping[int, InitialStates]) -> None:
         rows = list(plans)
         noise_seeds = [int(self._row_random(row).integers(NOISE_SEEDS)) for row in rows]
         starts = [plans[row].sample(self._row_random(row)) for row in rows]
         for positions, frames in batch_frames(starts):
-            part = encode_starts(self.world_model, frames, [starts[position] for position in positions])
+            part = encode_initial_states(self.world_model, frames, [starts[position] for position in positions])
             targets = [rows[position] for position in positions]
             if self._state is None:
                 self._state = {
                     name: tensor.new_zeros((self.num_envs, *tensor.shape[1:])) for name, tensor in part.items()
                 }
             whole = targets == list(range(self.num_envs))
-            self._state = part if whole else scatter_rows(self._state, targets, part)
+            self._state = part if whole else scatter_batch(self._state, targets, part)
         for row, start, noise_seed in zip(rows, starts, noise_seeds, strict=True):
             self._rows[row].begin(start, noise_seed, self.reward_model, self._first_frame(start))
 
@@ -259,39 +261,43 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         if not self._reads_gripper:
             return {}
         assert self._state is not None
-        position = getattr(self.world_model, "read_gripper")(select_rows(self._state, list(rows)))  # noqa: B009
+        position = getattr(self.world_model, "read_gripper")(select_batch(self._state, list(rows)))  # noqa: B009
         return {"gripper_position": position.cpu().numpy().astype(np.float32)}
 
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         assert self._state is not None
         everyone = len(live) == self.num_envs
-        state = self._state if everyone else select_rows(self._state, live)
+        state = self._state if everyone else select_batch(self._state, live)
         generators = [self._rows[row].generator for row in live]
         chunk = self.world_model.rollout(state, torch.from_numpy(actions[list(live)]), generators=generators)
         require_chunk(chunk, self.world_model, len(live))
-        if chunk.doubt is None and self.max_doubt is not None:
-            raise ValueError("max_doubt needs a world model that tells its doubt, and this one gave None; leave it out")
-        self._state = chunk.state if everyone else scatter_rows(self._state, live, chunk.state)
+        if chunk.uncertainty is None and self.max_uncertainty is not None:
+            raise ValueError(
+                "max_uncertainty needs a world model that tells its doubt, and this one gave None; leave it out"
+            )
+        self._state = chunk.state if everyone else scatter_batch(self._state, live, chunk.state)
         frames = self._frames(chunk)
-        doubts = None if chunk.doubt is None else chunk.doubt.tolist()
+        uncertainties = None if chunk.uncertainty is None else chunk.uncertainty.tolist()
         for row, clip in zip(live, frames, strict=True):
             self._rows[row].extend(clip, self.reward_model, collect=self.render_mode == "rgb_array_list")
-        verdicts = self._judge(live)
+        outputs = self._judge(live)
         outcomes = {}
         for position, row in enumerate(live):
-            reward, valid, success = verdicts.get(row, (0.0, False, False))
+            reward, scored, success = outputs.get(row, (0.0, False, False))
             info = self._rows[row].start_info() | {
                 "frames": frames[position],
                 "executed": len(frames[position]),
-                "reward_valid": valid,
+                "scored": scored,
                 "success": success,
                 "live": True,
                 "approximate": chunk.approximate,
             }
             truncated = self._at_horizon(row)
-            if doubts is not None:
-                info["doubt"] = doubts[position]
-                truncated = truncated or (self.max_doubt is not None and not doubts[position] <= self.max_doubt)
+            if uncertainties is not None:
+                info["uncertainty"] = uncertainties[position]
+                truncated = truncated or (
+                    self.max_uncertainty is not None and not uncertainties[position] <= self.max_uncertainty
+                )
             outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
 
@@ -304,21 +310,21 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         return start.frames[-1].copy()
 
     def _judge(self, rows: Sequence[int]) -> dict[int, tuple[float, bool, bool]]:
-        judge = self.reward_model
-        if judge is None:
+        reward_model = self.reward_model
+        if reward_model is None:
             return {}
-        judged = [row for row in rows if judge.when == "chunk" or self._at_horizon(row)]
-        if not judged:
+        scored = [row for row in rows if reward_model.when == "chunk" or self._at_horizon(row)]
+        if not scored:
             return {}
-        videos = [torch.as_tensor(self._rows[row].video(judge)) for row in judged]
+        videos = [torch.as_tensor(self._rows[row].video(reward_model)) for row in scored]
         try:
-            verdict = judge.score(videos, [self._rows[row].start_info()["instruction"] for row in judged])
+            output = reward_model.score(videos, [self._rows[row].start_info()["instruction"] for row in scored])
         except InvalidRewardError as error:  # it knows its videos by their number alone
-            kind = type(judge).__name__
+            kind = type(reward_model).__name__
             raise InvalidRewardError(
-                f"this {kind} scored the sub-environments {judged}: {error}; the step was not taken"
+                f"this {kind} scored the sub-environments {scored}: {error}; the step was not taken"
             ) from error
-        return read_rewards(judge, verdict, judged)
+        return read_rewards(reward_model, output, scored)
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium as gym
 from minari import DataCollector, StepData, StepDataCallback
 
-ABSENT: dict[str, Any] = {"reward_valid": False, "success": False, "executed": 0}
+ABSENT: dict[str, Any] = {"scored": False, "success": False, "executed": 0}
 """What the first observation, of no step, is given."""
 KEPT = ("task", "start", *ABSENT)
 

@@ -86,7 +86,7 @@ class Sb3VecEnv(VecEnv):
         """One picture per row, where the render mode has one."""
         if self.render_mode != "rgb_array":
             return [None] * self.num_envs
-        return [np.asarray(picture) for picture in self.envs.render() or ()]
+        return [np.asarray(image) for image in self.envs.render() or ()]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The attribute of the env (rows share it), once per row."""

@@ -9,7 +9,7 @@ from torchrl.envs import GymWrapper, default_info_dict_reader
 
 from prophet_gym.errors import unknown_option
 
-FLAGS = ("reward_valid", "success")
+FLAGS = ("scored", "success")
 KNOWN_FLAGS = ("approximate", "live", *FLAGS)
 
 

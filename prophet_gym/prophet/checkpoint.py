@@ -52,9 +52,9 @@ def save_parts(
 
 def save_network(part: ModelMixin, folder: Path) -> None:
     """Write one network as diffusers does, in its own dtype: whole or not at all."""
-    with atomic_directory(folder, last="config.json") as draft:
-        part.save_config(draft)
-        write_tensors(stored(part, half=False), draft / SAFETENSORS_WEIGHTS_NAME)
+    with atomic_directory(folder, last="config.json") as temporary:
+        part.save_config(temporary)
+        write_tensors(stored(part, half=False), temporary / SAFETENSORS_WEIGHTS_NAME)
 
 
 def stored(part: ModelMixin, *, half: bool) -> dict[str, Tensor]:

@@ -36,13 +36,13 @@ env = gym.make("Prophet-LIBERO-v0", weights="{weights}")
 """
 
 
-def carry_companions(source: Path | None, target: Path, draft: Path) -> list[str]:
+def carry_companions(source: Path | None, target: Path, temporary: Path) -> list[str]:
     """Copy the companions of the checkpoint that a model came from beside the model that is saved.
 
     Args:
         source: folder of that checkpoint; None for a model that came from nowhere.
         target: where the model is saved; a companion that it has already is kept.
-        draft: the folder that is being written for it.
+        temporary: the folder that is being written for it.
 
     Returns:
         The names of those that are that checkpoint's: copied now, or by an earlier save.
@@ -51,7 +51,9 @@ def carry_companions(source: Path | None, target: Path, draft: Path) -> list[str
         return []
     names = [name for name in COMPANIONS if (source / name).is_dir() and not (target / name).exists()]
     for name in names:
-        shutil.copytree(source / name, draft / name, ignore=lambda _folder, found: [n for n in found if is_aside(n)])
+        shutil.copytree(
+            source / name, temporary / name, ignore=lambda _folder, found: [n for n in found if is_aside(n)]
+        )
     return names + [name for name in COMPANIONS if name not in names and _same(source / name, target / name)]
 
 
@@ -100,7 +102,7 @@ def is_ours(path: Path) -> bool:
     return not path.is_file() or MARKER in path.read_text(encoding="utf-8", errors="replace")
 
 
-def next_commands(folder: Path, data: Path | str) -> str:
+def next_steps(folder: Path, data: Path | str) -> str:
     """Return what to do with a checkpoint that a training has written."""
     lines = [
         f"wrote {folder}",

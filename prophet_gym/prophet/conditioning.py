@@ -51,8 +51,8 @@ def chunk_inputs(
     tracker: GripperTracker,
     past: Float[Tensor, "b n c h w"],
     gripper: Float[Tensor, "b 4 4"],
-    past_commands: Float[Tensor, "b k a"],
-    commands: Float[Tensor, "b k a"],
+    past_actions: Float[Tensor, "b k a"],
+    actions: Float[Tensor, "b k a"],
     camera: Float[Tensor, "3 4"],
 ) -> ChunkInputs:
     """Assemble the inputs of one chunk from what a dream carries.
@@ -61,16 +61,16 @@ def chunk_inputs(
         tracker: follows the gripper through the commands.
         past: normalised per-frame latents, oldest first; the last four are the given slot.
         gripper: the gripper at the four given frames, read off them or tracked.
-        past_commands: the commands that led to the last `k` past frames.
-        commands: the commands to dream.
+        past_actions: the commands that led to the last `k` past frames.
+        actions: the commands to dream.
         camera: world to unit image.
     """
     given = past[:, -FRAMES_PER_LATENT:]
-    ahead = tracker.follow(gripper[:, -1], past_commands, commands, given[:, -1], camera)
+    ahead = tracker.follow(gripper[:, -1], past_actions, actions, given[:, -1], camera)
     path = torch.cat([gripper, ahead], dim=1)
     mean = torch.tensor(tracker.config["gripper_mean"], device=path.device, dtype=path.dtype)
     std = torch.tensor(tracker.config["gripper_std"], device=path.device, dtype=path.dtype)
-    numbers = torch.cat([past_commands[:, -FRAMES_PER_LATENT:], commands], dim=1)
+    numbers = torch.cat([past_actions[:, -FRAMES_PER_LATENT:], actions], dim=1)
     rows = camera.to(path)[None].expand(path.shape[0], -1, -1)
     discs = draw_discs(path[..., :3], path[..., 3], rows, (past.shape[-2], past.shape[-1]))
     history = past[:, :-FRAMES_PER_LATENT]

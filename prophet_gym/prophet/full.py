@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.embodiments.kinematics import ARM_NUMBERS
+from prophet_gym.embodiments.kinematics import ARM_DIM
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
 from prophet_gym.prophet.conditioning import Conditions, predict_velocity
@@ -96,9 +96,9 @@ class FullRecipe:
             problems.append("the VAE's config must have latents_mean and latents_std for every channel")
         if own["actions_per_slot"] != self.config.chunk:
             problems.append(f"chunk={self.config.chunk}, but the transformer reads {own['actions_per_slot']} actions")
-        if own["action_dim"] < ARM_NUMBERS * self.robot.arms:
+        if own["action_dim"] < ARM_DIM * self.robot.arms:
             problems.append(
-                f"{self.robot.name} has {self.robot.arms} arm(s) of {ARM_NUMBERS} numbers, but the transformer reads "
+                f"{self.robot.name} has {self.robot.arms} arm(s) of {ARM_DIM} numbers, but the transformer reads "
                 f"{own['action_dim']}"
             )
         if self.config.draw_tools and own["action_frames"] != "pooled":
@@ -119,7 +119,7 @@ class FullRecipe:
             if past_actions is not None:
                 raise InvalidStartError(
                     f"a dream of {self.robot.name} cannot begin in the middle of an episode: this checkpoint must know "
-                    "where the tools are; begin with encode_starts"
+                    "where the tools are; begin with encode_initial_states"
                 )
             rows = [None] * len(frames) if starts is None else starts
             state["tools"] = start_tools(self.robot, rows, drawn=self.config.draw_tools).to(frames.device)
@@ -142,14 +142,14 @@ class FullRecipe:
         drawn = None
         if "camera" in state and planned.tools is not None:
             drawn = action_video(planned.tools, state["camera"], self.config.frame_size)
-        with lent(autoencoder, transformer.device):
+        with onloaded(autoencoder, transformer.device):
             conditions = encode_conditions(
                 autoencoder, past, planned.actions.to(transformer.device), transformer.config["history_order"], drawn
             )
         shape = (*conditions.given.shape[1:2], self.config.chunk // FRAMES_PER_LATENT, *conditions.given.shape[3:])
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
         latents = sample_chunk(transformer, conditions, noise, karras_sigmas(self.config.steps))
-        with lent(autoencoder, transformer.device):
+        with onloaded(autoencoder, transformer.device):
             frames = decode_chunk(autoencoder, conditions.given, latents)
         following = {name: value.clone() for name, value in state.items()}
         following["frames"] = appended(past, frames)
@@ -164,12 +164,12 @@ class FullRecipe:
     def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
         """Return real frames through the VAE; the last one is repeated until there are 1 + 4n."""
         padded = torch.cat([frames, frames[:, -1:].repeat(1, -(frames.shape[1] - 1) % FRAMES_PER_LATENT, 1, 1, 1)], 1)
-        with lent(networks["autoencoder"], frames.device):
+        with onloaded(networks["autoencoder"], frames.device):
             return networks["autoencoder"].decode(networks["autoencoder"].encode(padded))[:, : frames.shape[1]]
 
 
 @contextmanager
-def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
+def onloaded(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a network to `device` and back to where it rests: nothing happens if it rests there."""
     rest = next(module.parameters()).device
     if rest == device:

@@ -82,8 +82,8 @@ class GripperTracker(LightModelMixin, ConfigMixin):
     def follow(
         self,
         gripper: Float[Tensor, "b 4"],
-        past_commands: Float[Tensor, "b k a"],
-        commands: Float[Tensor, "b k a"],
+        past_actions: Float[Tensor, "b k a"],
+        actions: Float[Tensor, "b k a"],
         latents: Float[Tensor, "b c h w"],
         camera: Float[Tensor, "3 4"],
     ) -> Float[Tensor, "b k 4"]:
@@ -91,13 +91,13 @@ class GripperTracker(LightModelMixin, ConfigMixin):
 
         Args:
             gripper: where it is before the first command.
-            past_commands: the commands of the chunk before.
-            commands: the commands of this chunk.
+            past_actions: the commands of the chunk before.
+            actions: the commands of this chunk.
             latents: the frame before the first command.
             camera: world to unit image.
         """
         mean, std = self._scale(gripper)
-        features = torch.cat([(gripper - mean) / std, past_commands.flatten(1), commands.flatten(1)], dim=1)
+        features = torch.cat([(gripper - mean) / std, past_actions.flatten(1), actions.flatten(1)], dim=1)
         change = self.path(features) + self.path_skip(features)
         if self.touch is not None:
             around = window_around(latents, gripper[:, :3], camera, int(self.config["window"]))
@@ -111,18 +111,18 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         return self.read(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
     def correct(
-        self, followed: Float[Tensor, "b n 4"], latents: Float[Tensor, "b n c h w"], trust: float
+        self, followed: Float[Tensor, "b n 4"], latents: Float[Tensor, "b n c h w"], weight: float
     ) -> Float[Tensor, "b n 4"]:
         """Pull a followed path towards what dreamed frames show.
 
-        The path errs by millimetres a chunk, the reader by millimetres a look; a small `trust` lets neither error grow.
+        The path errs by millimetres a chunk, the reader by millimetres a look; a small `weight` lets neither error grow.
 
         Args:
             followed: where the commands led.
             latents: the same frames as dreamed.
-            trust: weight of the reader, 0 to 1.
+            weight: weight of the reader, 0 to 1.
         """
-        return (1 - trust) * followed + trust * self.read_frames(latents)
+        return (1 - weight) * followed + weight * self.read_frames(latents)
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return (
@@ -157,8 +157,8 @@ def tracker_loss(
     latents: Float[Tensor, "b c h w"],
     gripper: Float[Tensor, "b 4"],
     start: Float[Tensor, "b 4"],
-    past_commands: Float[Tensor, "b k a"],
-    commands: Float[Tensor, "b k a"],
+    past_actions: Float[Tensor, "b k a"],
+    actions: Float[Tensor, "b k a"],
     following: Float[Tensor, "b k 4"],
     camera: Float[Tensor, "3 4"],
 ) -> Float[Tensor, ""]:
@@ -169,12 +169,12 @@ def tracker_loss(
         latents: latents of the frame before the first command.
         gripper: the true gripper there.
         start: where the path starts: the true gripper, shaken as a reader would.
-        past_commands: the chunk before.
-        commands: the chunk.
+        past_actions: the chunk before.
+        actions: the chunk.
         following: the true gripper after each command.
         camera: world to unit image.
     """
     std = torch.tensor(tracker.config["gripper_std"], device=gripper.device)
     read = F.l1_loss(tracker.read(latents) / std, gripper / std)
-    path = F.l1_loss(tracker.follow(start, past_commands, commands, latents, camera) / std, following / std)
+    path = F.l1_loss(tracker.follow(start, past_actions, actions, latents, camera) / std, following / std)
     return read + path

@@ -39,9 +39,9 @@ def save_lora(model: nn.Module, folder: Path) -> None:
 
     state = {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()}
     configs: Any = model.peft_config
-    with atomic_directory(folder, last=CONFIG_NAME) as draft:
-        write_tensors(state, draft / WEIGHTS_NAME)
-        configs["default"].save_pretrained(str(draft))
+    with atomic_directory(folder, last=CONFIG_NAME) as temporary:
+        write_tensors(state, temporary / WEIGHTS_NAME)
+        configs["default"].save_pretrained(str(temporary))
 
 
 def load_lora(model: nn.Module, folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from prophet_gym._io.atomic import atomic_directory, when_whole
+from prophet_gym._io.atomic import atomic_directory, read_whole
 from prophet_gym._io.header import read_header
 from prophet_gym.errors import CheckpointError
 from prophet_gym.hub import push_folder, resolve
@@ -93,12 +93,12 @@ class Prophet(nn.Module):
 
         Raises:
             ValueError: frames of another size than the checkpoint's.
-            InvalidStartError: the checkpoint must know where the tools are: use `encode_starts`.
+            InvalidStartError: the checkpoint must know where the tools are: use `encode_initial_states`.
         """
         return self.recipe.begin(self.networks, self._checked(frames), None)
 
     @torch.no_grad()
-    def encode_starts(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+    def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
         """Begin a dream as `encode`, from all that is read of the starts: frames and, for some checkpoints, poses.
 
         Args:
@@ -192,13 +192,13 @@ class Prophet(nn.Module):
 
     def _save(self, target: Path, *, half: bool, repo: str | None) -> None:
         parts = {name: (stored(part, half=half), part) for name, part in self.networks.items()}
-        with atomic_directory(target, last=CONFIG) as draft:
-            save_parts(parts, self.config, draft)
-            carried = carry_companions(self.source, target, draft)
+        with atomic_directory(target, last=CONFIG) as temporary:
+            save_parts(parts, self.config, temporary)
+            carried = carry_companions(self.source, target, temporary)
             if is_ours(target / CARD):
                 scene = (self.config.suite, self.config.look)
                 text = card(repo or "path/to/this/folder", target, source=self.source, carried=carried, scene=scene)
-                (draft / CARD).write_text(text, encoding="utf-8")
+                (temporary / CARD).write_text(text, encoding="utf-8")
 
     def push_to_hub(
         self, repo: str, *, revision: str | None = None, private: bool | None = None, half: bool = True
@@ -251,7 +251,7 @@ class Prophet(nn.Module):
         def load() -> "Prophet":
             return cls._load(folder, torch.device(device), dtype, adapters, offload_autoencoder=offload_autoencoder)
 
-        return when_whole(folder, load)
+        return read_whole(folder, load)
 
     @classmethod
     def _load(

@@ -119,10 +119,10 @@ def converted(source: Path, embodiment: str, cache: Path) -> Path:
     vae = fetch(parse_hub_name(WAN_VAE), only=WAN_VAE_FILES)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
-        draft = Path(name) / "checkpoint"
-        convert_file(source, draft, vae, Conversion(keep_text=False, embodiment=embodiment))
+        temporary = Path(name) / "checkpoint"
+        convert_file(source, temporary, vae, Conversion(keep_text=False, embodiment=embodiment))
         try:
-            draft.rename(folder)
+            temporary.rename(folder)
         except OSError:  # another process was faster
             if not (folder / CONFIG).is_file():
                 raise
@@ -165,8 +165,8 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     parts: dict[str, Any] = {"transformer": (state, empty)}
     if vae is not None:
         parts["autoencoder"] = _read_vae(vae)
-    with atomic_directory(target, last=CONFIG) as draft:
-        save_parts(parts, config, draft)
+    with atomic_directory(target, last=CONFIG) as temporary:
+        save_parts(parts, config, temporary)
     return config
 
 

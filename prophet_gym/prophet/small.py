@@ -27,7 +27,7 @@ from prophet_gym.world_model import Chunk, State
 
 CELL = 8
 """Pixels of a latent's side."""
-GRIPPER_NUMBERS = 4
+GRIPPER_DIM = 4
 """Position and opening."""
 LARGEST_NUMBER = 1e4
 """What a config may hold: a dream of larger numbers is soon none."""
@@ -47,10 +47,10 @@ class ProphetConfig:
         steps: network calls per chunk.
         noise_scale: see `flow_source`.
         camera: world to unit image, three rows of four.
-        hold: the command that keeps the arm where it is: what came before the first action.
+        no_op: the command that keeps the arm where it is: what came before the first action.
         background: threshold, softness (grey levels) and window (pixels) of `keep_background`.
         stillness: threshold and softness (normalised latents) of `keep_still`; None leaves all latents as sampled.
-        reader_trust: see `GripperTracker.correct`.
+        reader_weight: see `GripperTracker.correct`.
         suite: the start set the model was trained on.
         look: the look of the simulator in its training data.
     """
@@ -62,10 +62,10 @@ class ProphetConfig:
     steps: int = 1
     noise_scale: float = 0.1
     camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
-    hold: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+    no_op: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
     background: tuple[float, float, int] = (12.0, 3.0, 5)
     stillness: tuple[float, float] | None = (0.3, 0.05)
-    reader_trust: float = 0.1
+    reader_weight: float = 0.1
     suite: str = "libero_object"
     look: str = "light"
 
@@ -92,9 +92,9 @@ class SmallRecipe:
         if config.past_frames < FRAMES_PER_LATENT or config.past_frames % FRAMES_PER_LATENT:
             raise ValueError(f"past_frames={config.past_frames} must be a multiple of {FRAMES_PER_LATENT}")
         require_bounds(config.frame_size, (config.chunk, config.steps, config.past_frames))
-        if config.noise_scale < 0 or not 0 <= config.reader_trust <= 1:
+        if config.noise_scale < 0 or not 0 <= config.reader_weight <= 1:
             raise ValueError(
-                f"noise_scale={config.noise_scale} must be at least 0 and reader_trust={config.reader_trust} in 0..1"
+                f"noise_scale={config.noise_scale} must be at least 0 and reader_trust={config.reader_weight} in 0..1"
             )
         gates = [config.background[:2], *([] if config.stillness is None else [config.stillness])]
         if any(threshold < 0 or softness <= 0 for threshold, softness in gates) or config.background[2] < 1:
@@ -104,13 +104,13 @@ class SmallRecipe:
             )
         if [len(row) for row in config.camera] != [4, 4, 4]:
             raise ValueError(f"camera must be three rows of four numbers, got rows of {[*map(len, config.camera)]}")
-        numbers = [*config.hold, *sum(config.camera, ()), *config.background, *(config.stillness or ())]
+        numbers = [*config.no_op, *sum(config.camera, ()), *config.background, *(config.stillness or ())]
         if any(abs(number) > LARGEST_NUMBER for number in [*numbers, config.noise_scale]):
             raise ValueError(
-                f"hold, camera, background, stillness and noise_scale must be at most {LARGEST_NUMBER:g} in size"
+                f"no_op, camera, background, stillness and noise_scale must be at most {LARGEST_NUMBER:g} in size"
             )
-        if len(config.hold) != config.action_dim:
-            raise ValueError(f"hold must have action_dim={config.action_dim} numbers, got {len(config.hold)}")
+        if len(config.no_op) != config.action_dim:
+            raise ValueError(f"no_op must have action_dim={config.action_dim} numbers, got {len(config.no_op)}")
         self.config = config
 
     def check(self, networks: Networks) -> None:
@@ -158,11 +158,11 @@ class SmallRecipe:
         latents = networks["autoencoder"].encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
         repeats = self.config.past_frames - frames.shape[1]
         past = torch.cat([latents[:, :1].expand(-1, repeats, -1, -1, -1), latents], dim=1)
-        hold = torch.tensor(self.config.hold, device=frames.device).expand(frames.shape[0], self.config.chunk, -1)
+        no_op = torch.tensor(self.config.no_op, device=frames.device).expand(frames.shape[0], self.config.chunk, -1)
         return {
             "latents": past.contiguous(),
             "gripper": networks["tracker"].read_frames(past[:, -FRAMES_PER_LATENT:]),
-            "commands": hold.clone() if past_actions is None else past_actions.to(hold),
+            "commands": no_op.clone() if past_actions is None else past_actions.to(no_op),
             "reference": frames[:, -1].clone(),
             "reference_decoded": networks["autoencoder"].decode(latents[:, -1]),
         }
@@ -186,12 +186,12 @@ class SmallRecipe:
             **state,
             "latents": torch.cat([past, latents], dim=1)[:, -self.config.past_frames :].clone(),
             "gripper": tracker.correct(
-                inputs.path[:, -FRAMES_PER_LATENT:], latents[:, -FRAMES_PER_LATENT:], self.config.reader_trust
+                inputs.path[:, -FRAMES_PER_LATENT:], latents[:, -FRAMES_PER_LATENT:], self.config.reader_weight
             ),
             "commands": actions.clone(),
         }
-        doubt = inconsistency(latents[:, -1], networks["autoencoder"].encode(decoded[:, -1]).float())
-        return Chunk(state=following, frames=frames, doubt=doubt)
+        uncertainty = inconsistency(latents[:, -1], networks["autoencoder"].encode(decoded[:, -1]).float())
+        return Chunk(state=following, frames=frames, uncertainty=uncertainty)
 
     def show(
         self,
@@ -238,7 +238,7 @@ class SmallRecipe:
 def _scales(networks: Networks) -> list[tuple[str, str, int]]:
     """Networks with a mean and a deviation, what these are of, and of how many numbers."""
     found = [("autoencoder", "latents", networks["autoencoder"].config["latent_channels"])]
-    return [("tracker", "gripper", GRIPPER_NUMBERS), *found] if "tracker" in networks else found
+    return [("tracker", "gripper", GRIPPER_DIM), *found] if "tracker" in networks else found
 
 
 def _normalised(config: Any, kind: str, count: int) -> bool:

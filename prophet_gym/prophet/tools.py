@@ -32,24 +32,24 @@ class Plan:
 
 
 def plan(
-    robot: Embodiment, commands: Float[Tensor, "b k a"], tools: Float[Tensor, "b arms 7"] | None, action_dim: int
+    robot: Embodiment, actions: Float[Tensor, "b k a"], tools: Float[Tensor, "b arms 7"] | None, action_dim: int
 ) -> Plan:
     """Translate commands.
 
     Args:
         robot: whose commands.
-        commands: in its units.
+        actions: in its units.
         tools: the poses before the first command; None for a robot whose actions do not depend on them.
         action_dim: numbers per action of the model; what the robot does not have is 0.
     """
-    actions, paths = [], []
-    for row, numbers in enumerate(commands.cpu().numpy()):
+    model_actions, paths = [], []
+    for row, numbers in enumerate(actions.cpu().numpy()):
         start = _nowhere(robot.arms) if tools is None else _pose(tools[row])
-        actions.append(robot.commands_to_actions(numbers, start))
+        model_actions.append(robot.to_model_actions(numbers, start))
         if tools is not None:
             positions, euler, openness = robot.path_of(numbers, start)
             paths.append(np.concatenate([positions, euler, openness[..., None]], axis=-1).astype(np.float32))
-    flat = torch.from_numpy(np.stack(actions)).to(commands)
+    flat = torch.from_numpy(np.stack(model_actions)).to(actions)
     carried = torch.from_numpy(np.stack(paths)).to(tools) if tools is not None else None
     return Plan(F.pad(flat, (0, action_dim - flat.shape[-1])), carried)
 

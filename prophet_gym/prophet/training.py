@@ -12,7 +12,7 @@ from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
 HIGH_SIGMAS = (200.0, 1e5)
 """Range of the rare high noise levels of training, and their share (reference.md: "Training objective")."""
-SHARE_OF_HIGH = 0.05
+HIGH_SIGMA_FRACTION = 0.05
 
 
 def interpolate(
@@ -70,10 +70,10 @@ def flow_loss(
     return velocity_loss(transformer, inputs, stack_frames(target), source, time)
 
 
-def sample_times(rows: int, *, share_at_source: float, generator: torch.Generator) -> Float[Tensor, " b"]:
-    """Draw flow times: exactly 1 with probability `share_at_source`, else uniform on (0, 1)."""
+def sample_times(rows: int, *, source_fraction: float, generator: torch.Generator) -> Float[Tensor, " b"]:
+    """Draw flow times: exactly 1 with probability `source_fraction`, else uniform on (0, 1)."""
     uniform = torch.rand(rows, generator=generator)
-    at_source = torch.rand(rows, generator=generator) < share_at_source
+    at_source = torch.rand(rows, generator=generator) < source_fraction
     return torch.where(at_source, torch.ones(rows), uniform.clamp(1e-3, 1.0))
 
 
@@ -91,7 +91,7 @@ def sample_sigmas(rows: int, latent_frames: int, *, generator: torch.Generator) 
     usual = math.sqrt(latent_frames) * torch.randn(rows, generator=generator).exp()
     low, high = (math.log(sigma) for sigma in HIGH_SIGMAS)
     rare = (low + (high - low) * torch.rand(rows, generator=generator)).exp()
-    return torch.where(torch.rand(rows, generator=generator) < SHARE_OF_HIGH, rare, usual)
+    return torch.where(torch.rand(rows, generator=generator) < HIGH_SIGMA_FRACTION, rare, usual)
 
 
 def flow_times(sigmas: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -3,15 +3,15 @@
 from prophet_gym.rewards.classifier import RelativeReward
 from prophet_gym.rewards.degraded import DegradedOracle, degrade, false_positive_rate
 from prophet_gym.rewards.function import FunctionReward
-from prophet_gym.rewards.judgements import JudgementLog
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import LocalVlm
 from prophet_gym.rewards.monitor import PrecisionMonitor
-from prophet_gym.rewards.named import make_judge
+from prophet_gym.rewards.named import make_reward_model
 from prophet_gym.rewards.oracle import OracleReward
 from prophet_gym.rewards.prompt import Prompt
 from prophet_gym.rewards.reach import ReachReward, mark_of, reach_instruction
 from prophet_gym.rewards.remote import Patience, RemoteVlm
+from prophet_gym.rewards.reward_log import RewardLog
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
 from prophet_gym.rewards.vlm import AnswerModel, Question, Reply, VlmReward
 from prophet_gym.rewards.voting import Votes, parse_answer
@@ -20,7 +20,6 @@ __all__ = [
     "AnswerModel",
     "DegradedOracle",
     "FunctionReward",
-    "JudgementLog",
     "LikelihoodConfig",
     "LikelihoodReward",
     "LocalVlm",
@@ -33,13 +32,14 @@ __all__ = [
     "RelativeReward",
     "RemoteVlm",
     "Reply",
+    "RewardLog",
     "SuccessHead",
     "SuccessHeadConfig",
     "VlmReward",
     "Votes",
     "degrade",
     "false_positive_rate",
-    "make_judge",
+    "make_reward_model",
     "mark_of",
     "parse_answer",
     "reach_instruction",

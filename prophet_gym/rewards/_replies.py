@@ -14,9 +14,9 @@ from prophet_gym.rewards.vlm import Reply
 MOST_TOKENS = 10**9
 RETRIED = frozenset({408, 409, 425, 429})
 """And every status from 500 on: the same request may succeed later. Other refusals stay refusals."""
-FIRST_LETTERS = 4
+FIRST_CHARS = 4
 """Of the key; where a text breaks off after so many of them, they are taken for the beginning of the key."""
-MOST_PER_LETTER = 16
+MOST_PER_CHAR = 16
 """As long as one letter of the key may be where it is escaped."""
 _REFUSES = re.compile(
     r"unsupported|(?:not|n't) (?:\w+ ){0,3}?(?:support|permit|allow|accept|recogni|valid)|unknown|unrecogni[sz]ed|"
@@ -144,11 +144,11 @@ def hide(text: str, key: str | None) -> str:
     whole, first, rest = _written(key)
     # UTF-16 that is read as UTF-8 has zeros between all letters, those of an escape too
     text = whole.sub("***", text.replace("\0", ""))
-    parts, begin, last = [], 0, len(text.rstrip()) - MOST_PER_LETTER
+    parts, begin, last = [], 0, len(text.rstrip()) - MOST_PER_CHAR
     for found in first.finditer(text):
-        end, letters = found.end(), FIRST_LETTERS
-        for letter in rest:
-            step = letter.match(text, end)
+        end, letters = found.end(), FIRST_CHARS
+        for char in rest:
+            step = char.match(text, end)
             if step is None:
                 break
             end, letters = step.end(), letters + 1
@@ -164,15 +164,15 @@ def hide(text: str, key: str | None) -> str:
 def _written(key: str) -> tuple[re.Pattern[str], re.Pattern[str], list[re.Pattern[str]]]:
     """How the key may be written: all of it, its first letters, and each of the others."""
     letters = []
-    for letter in key:
-        code, plain = f"{ord(letter):02x}", "|".join(dict.fromkeys((re.escape(html.escape(letter)), re.escape(letter))))
+    for char in key:
+        code, plain = f"{ord(char):02x}", "|".join(dict.fromkeys((re.escape(html.escape(char)), re.escape(char))))
         letters.append(
             # in JSON; in addresses; in HTML; with backslashes, last, since `\u` may also be the letter u. The zeros are
             # what UTF-16 leaves, read as UTF-8
-            rf"(?:\\{{1,8}}(?:u00|x){code}|%(?:25){{0,3}}{code}|&#0{{0,5}}{ord(letter)};|&#x0{{0,5}}{code};"
+            rf"(?:\\{{1,8}}(?:u00|x){code}|%(?:25){{0,3}}{code}|&#0{{0,5}}{ord(char)};|&#x0{{0,5}}{code};"
             rf"|\\{{0,8}}(?:{plain}))(?:\0|\\x00){{0,3}}"
         )
-    first, rest = letters[:FIRST_LETTERS], letters[FIRST_LETTERS:]
+    first, rest = letters[:FIRST_CHARS], letters[FIRST_CHARS:]
     compiled = [re.compile(pattern, re.IGNORECASE) for pattern in ("".join(letters), "".join(first), *rest)]
     return compiled[0], compiled[1], compiled[2:]
 

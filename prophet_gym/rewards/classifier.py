@@ -10,19 +10,19 @@ from torch import Tensor
 from prophet_gym.errors import require_count
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards.success_head import SuccessHead
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 
 
 class RelativeReward:
     """Rewards a chunk with p_t - p_{t-1}; an episode is done when the head says so.
 
-    p_t is the smallest success probability of the last `hold` frames, so a single odd frame pays nothing. Over an
+    p_t is the smallest success probability of the last `min_consecutive` frames, so a single odd frame pays nothing. Over an
     episode the rewards add up to p at its end minus p at its start.
 
     Example:
         >>> from prophet_gym.rewards import SuccessHeadConfig
-        >>> judge = RelativeReward(SuccessHead(SuccessHeadConfig(hold=2)), chunk=4)
-        >>> judge.max_frames
+        >>> reward_model = RelativeReward(SuccessHead(SuccessHeadConfig(min_consecutive=2)), chunk=4)
+        >>> reward_model.max_frames
         6
     """
 
@@ -38,9 +38,9 @@ class RelativeReward:
         """
         self.head = head
         self.chunk = require_count("chunk", chunk)
-        self.max_frames = self.chunk + head.config.hold
+        self.max_frames = self.chunk + head.config.min_consecutive
 
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Judge each video by its last chunk and the frames before it; one without frames is not judged.
 
         Raises:
@@ -49,10 +49,10 @@ class RelativeReward:
         """
         require_videos(videos, instructions)
         rows = [self._row(video, text) for video, text in zip(videos, instructions, strict=True)]
-        gains, likely, done, valid = zip(*rows, strict=True) if rows else ((), (), (), ())
-        return Verdict(
+        gains, likely, done, scored = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return RewardOutput(
             torch.tensor(gains, dtype=torch.float32),
-            torch.tensor(valid, dtype=torch.bool),
+            torch.tensor(scored, dtype=torch.bool),
             torch.tensor(done, dtype=torch.bool),
             torch.tensor(likely, dtype=torch.float32),
         )
@@ -60,18 +60,18 @@ class RelativeReward:
     def _row(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> tuple[float, float, bool, bool]:
         if not len(video):
             return 0.0, 0.0, False, False
-        hold, threshold = self.head.config.hold, self.head.config.threshold
-        sure = held_probability(self.head.probabilities(video, instruction), hold)
+        min_consecutive, threshold = self.head.config.min_consecutive, self.head.config.threshold
+        sure = consecutive_probability(self.head.probabilities(video, instruction), min_consecutive)
         now, before = float(sure[-1]), float(sure[max(0, len(sure) - 1 - self.chunk)])
-        return now - before, now, bool((sure[hold - 1 :][-self.chunk :] >= threshold).any()), True
+        return now - before, now, bool((sure[min_consecutive - 1 :][-self.chunk :] >= threshold).any()), True
 
 
-def held_probability(probabilities: Float[Tensor, " t"], hold: int) -> Float[Tensor, " t"]:
-    """For each frame the smallest of the last `hold` probabilities, of fewer at the beginning.
+def consecutive_probability(probabilities: Float[Tensor, " t"], min_consecutive: int) -> Float[Tensor, " t"]:
+    """For each frame the smallest of the last `min_consecutive` probabilities, of fewer at the beginning.
 
     Example:
-        >>> held_probability(torch.tensor([0.5, 0.25, 0.75, 1.0]), 2).tolist()
+        >>> consecutive_probability(torch.tensor([0.5, 0.25, 0.75, 1.0]), 2).tolist()
         [0.5, 0.25, 0.25, 0.75]
     """
-    first = probabilities.new_full((hold - 1,), float("inf"))
-    return torch.cat([first, probabilities]).unfold(0, hold, 1).amin(1)
+    first = probabilities.new_full((min_consecutive - 1,), float("inf"))
+    return torch.cat([first, probabilities]).unfold(0, min_consecutive, 1).amin(1)

@@ -60,15 +60,15 @@ def false_positive_rate(recall: float, precision: float, successes: float) -> fl
     return rate
 
 
-def precision_of(recall: float, alarms: float, successes: float) -> float:
+def precision_of(recall: float, false_positive_rate: float, successes: float) -> float:
     """The precision of a judge with these rates; NaN where it never says success.
 
     Args:
         recall: Share of the successes that are seen.
-        alarms: Share of the failures that are taken for successes.
+        false_positive_rate: Share of the failures that are taken for successes.
         successes: Share of episodes that succeed.
     """
-    said = recall * successes + alarms * (1 - successes)
+    said = recall * successes + false_positive_rate * (1 - successes)
     return recall * successes / said if said > 0 else float("nan")
 
 
@@ -90,7 +90,7 @@ class DegradedOracle(VectorWrapper):
             raise ValueError("DegradedOracle works on arrays, and this env gives tensors: wrap a ProphetVectorEnv")
         degrade(np.zeros(0, bool), recall, false_positive_rate, np.random.default_rng(0))
         self.recall = recall
-        self.alarms = false_positive_rate
+        self.false_positive_rate = false_positive_rate
         self._rng = np.random.default_rng(seed)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -106,14 +106,14 @@ class DegradedOracle(VectorWrapper):
         observations, rewards, terminated, truncated, info = self.env.step(actions)
         ended = terminated | truncated
         truth = np.asarray(rewards >= 1.0)
-        called = degrade(truth, self.recall, self.alarms, self._rng) & ended
+        called = degrade(truth, self.recall, self.false_positive_rate, self._rng) & ended
         info = {**info, "true_success": truth & ended, "_true_success": np.ones(self.num_envs, bool)}
-        every = valid = np.ones(self.num_envs, bool)
+        every = known = np.ones(self.num_envs, bool)
         # what ended rows did is in `final_info` where the env resets them in the same step
         for told in (info, info.get("final_info", {})):
-            if "reward_valid" in told:
-                valid = np.where(told.get("_reward_valid", every), told["reward_valid"], valid)
+            if "scored" in told:
+                known = np.where(told.get("_scored", every), told["scored"], known)
             if "success" in told:
                 told["success"] = np.where(told.get("_success", every), called, told["success"])
-        judged = np.where(valid, called.astype(np.float64), 0.0)
-        return observations, judged, terminated, truncated, info
+        imperfect = np.where(known, called.astype(np.float64), 0.0)
+        return observations, imperfect, terminated, truncated, info

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from prophet_gym._io.atomic import atomic_directory, when_whole
+from prophet_gym._io.atomic import atomic_directory, read_whole
 from prophet_gym._io.configs import config_of, keys_of, require_shapes, require_sizes
 from prophet_gym._io.files import read_json
 from prophet_gym._io.tensor_files import MARK, mark_of, read_tensors, require_mark, write_tensors
@@ -23,10 +23,10 @@ def save_network(directory: Path | str, network: nn.Module, config: Any) -> None
     """Write a network and the dataclass that its constructor takes."""
     state, values = network.state_dict(), asdict(config)
     mark = mark_of(state, json.dumps(values))
-    with atomic_directory(directory, last=CONFIG_NAME) as draft:
-        write_tensors(state, draft / WEIGHTS_NAME, mark)
+    with atomic_directory(directory, last=CONFIG_NAME) as temporary:
+        write_tensors(state, temporary / WEIGHTS_NAME, mark)
         text = json.dumps(values | {MARK: mark}, indent=2, allow_nan=False)
-        (draft / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        (temporary / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def load_network(directory: Path | str, kind: type[Network], config_kind: type, what: str) -> Network:
@@ -43,7 +43,7 @@ def load_network(directory: Path | str, kind: type[Network], config_kind: type, 
         CheckpointError: a file is damaged or the weights do not fit the config.
     """
     folder = Path(directory)
-    return when_whole(folder, lambda: _load(folder, kind, config_kind, what))
+    return read_whole(folder, lambda: _load(folder, kind, config_kind, what))
 
 
 def _load(folder: Path, kind: type[Network], config_kind: type, what: str) -> Network:

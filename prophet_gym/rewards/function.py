@@ -10,14 +10,14 @@ from torch import Tensor
 
 from prophet_gym.errors import require_count
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.world_model import LARGEST_REWARD, Verdict, require_when
+from prophet_gym.world_model import LARGEST_REWARD, RewardOutput, require_when
 
 
 class FunctionReward:
     """A reward model made of a function: each video is rewarded with what `function(video, instruction)` returns.
 
     None leaves the video unscored. **A reward of 1.0 or more means that the task is done: the episode terminates.**
-    Keep a dense reward below 1.0, or return a `Verdict` with `done` from a reward model of your own.
+    Keep a dense reward below 1.0, or return a `RewardOutput` with `done` from a reward model of your own.
 
     The function is shown the latest frame alone, once a chunk, unless `max_frames` and `stride` ask for more: then the
     last `max_frames` of frames 0, stride, 2 stride, ... of the episode (0 is the start frame) and of the latest, fewer
@@ -46,15 +46,15 @@ class FunctionReward:
         self.stride = require_count("stride", stride)
         self.max_frames = require_count("max_frames", max_frames)
 
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Call the function on each video that has frames; ValueError where it returns no finite number."""
         require_videos(videos, instructions)
         results = [
             self._result(video, text) if len(video) else None for video, text in zip(videos, instructions, strict=True)
         ]
-        return Verdict(
+        return RewardOutput(
             reward=torch.tensor([0.0 if result is None else result for result in results], dtype=torch.float32),
-            valid=torch.tensor([result is not None for result in results], dtype=torch.bool),
+            scored=torch.tensor([result is not None for result in results], dtype=torch.bool),
         )
 
     def _result(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> float | None:

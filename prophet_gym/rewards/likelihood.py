@@ -23,7 +23,7 @@ from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards.local import LocalVlm
 from prophet_gym.rewards.prompt import WORDS, Prompt
 from prophet_gym.rewards.vlm import REQUESTED_FRAMES, Question, labelled_frames, spread
-from prophet_gym.world_model import Verdict, require_when
+from prophet_gym.world_model import RewardOutput, require_when
 
 CONFIG_NAME = "likelihood.json"
 ADAPTER_NAME = "adapter"
@@ -70,7 +70,7 @@ class LikelihoodReward:
     def __init__(
         self, model: LocalVlm, config: LikelihoodConfig | None = None, *, prompt: Prompt | None = None
     ) -> None:
-        """Keep the parts; the installed `verdict` prompt is asked if none is given."""
+        """Keep the parts; the installed `output` prompt is asked if none is given."""
         self.model = model
         self.config = config or LikelihoodConfig(base=model.name)
         self.prompt = prompt or Prompt.read("verdict")
@@ -93,7 +93,7 @@ class LikelihoodReward:
         return logits[:, 0] - logits[:, 1]
 
     @torch.no_grad()
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Judge each video.
 
         Raises:
@@ -102,16 +102,16 @@ class LikelihoodReward:
         require_videos(videos, instructions)
         seen = [row for row, video in enumerate(videos) if len(video)]
         likely = torch.zeros(len(videos), dtype=torch.float32)
-        valid = torch.zeros(len(videos), dtype=torch.bool)
+        scored = torch.zeros(len(videos), dtype=torch.bool)
         if seen:
             odds = self.log_odds([videos[row] for row in seen], [instructions[row] for row in seen])
             known = torch.isfinite(odds).cpu()
             self._warn(int((~known).sum()), len(seen))
             likely[seen] = torch.where(known, torch.sigmoid(odds).cpu(), 0.0)
-            valid[seen] = known
-        done = valid & (likely >= self.config.threshold)
+            scored[seen] = known
+        done = scored & (likely >= self.config.threshold)
         reward = done.float() if self.config.reward == "sparse" else likely
-        return Verdict(reward, valid, done, likely)
+        return RewardOutput(reward, scored, done, likely)
 
     def _warn(self, unknown: int, count: int) -> None:
         if unknown and not self._warned:
@@ -145,14 +145,14 @@ class LikelihoodReward:
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write config and prompt, and the low-rank adapter if the model has one; the base model is only named."""
-        with atomic_directory(directory, last=CONFIG_NAME) as draft:
-            (draft / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
-            (draft / "prompt.txt").write_text(self.prompt.text, encoding="utf-8")
+        with atomic_directory(directory, last=CONFIG_NAME) as temporary:
+            (temporary / CONFIG_NAME).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
+            (temporary / "prompt.txt").write_text(self.prompt.text, encoding="utf-8")
             criteria = json.dumps(dict(self.prompt.criteria), indent=2)
-            (draft / "criteria.json").write_text(criteria + "\n", encoding="utf-8")
+            (temporary / "criteria.json").write_text(criteria + "\n", encoding="utf-8")
             network: Any = self.model.model
             if hasattr(network, "peft_config"):
-                network.save_pretrained(str(draft / ADAPTER_NAME))
+                network.save_pretrained(str(temporary / ADAPTER_NAME))
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, *, device: str = "cpu") -> "LikelihoodReward":

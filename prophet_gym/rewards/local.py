@@ -53,10 +53,10 @@ class PatchInputs:
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """As `Inputs`; `mm_token_type_ids` says which tokens are of pictures."""
-        pictures = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
-        vision: dict[str, Tensor] = self._see(pictures) if pictures else {}
+        images = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
+        vision: dict[str, Tensor] = self._see(images) if images else {}
         per_token = self.image_processor.merge_size**2
-        counts = iter((vision["image_grid_thw"].prod(-1) // per_token).tolist() if pictures else [])
+        counts = iter((vision["image_grid_thw"].prod(-1) // per_token).tolist() if images else [])
         texts = []
         for question in questions:
             text = self.tokenizer.apply_chat_template(
@@ -74,8 +74,8 @@ class PatchInputs:
             **vision,
         }
 
-    def _see(self, pictures: list[Any]) -> dict[str, Tensor]:
-        return dict(self.image_processor(images=pictures, input_data_format="channels_last", return_tensors="pt"))
+    def _see(self, images: list[Any]) -> dict[str, Tensor]:
+        return dict(self.image_processor(images=images, input_data_format="channels_last", return_tensors="pt"))
 
 
 class ProcessorInputs:
@@ -94,10 +94,10 @@ class ProcessorInputs:
             )
             for question in questions
         ]
-        pictures = [
+        images = [
             [part.numpy() for part in question.parts if isinstance(part, Tensor)] or None for question in questions
         ]
-        shown = {} if not any(pictures) else {"images": pictures, "input_data_format": "channels_last"}
+        shown = {} if not any(images) else {"images": images, "input_data_format": "channels_last"}
         return dict(self.processor(text=texts, **shown, padding=True, return_tensors="pt"))
 
 

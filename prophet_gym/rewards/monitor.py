@@ -126,23 +126,23 @@ class PrecisionMonitor:
             raise ValueError(f"dreams to watch need autoreset DISABLED and a horizon, got {mode} and {horizon}")
         observation, info = dreams.reset(seed=seed, options=None if options is None else dict(options))
         tasks, starts = info["task"].tolist(), info["start"].tolist()
-        called, judged = np.zeros(dreams.num_envs, bool), np.zeros(dreams.num_envs, bool)
+        called, scored = np.zeros(dreams.num_envs, bool), np.zeros(dreams.num_envs, bool)
         lengths, chunks = np.full(dreams.num_envs, horizon), []
         for step in range(horizon):
             chunks.append(np.asarray(act(observation, info), np.float32))
             observation, _, terminated, truncated, info = dreams.step(chunks[-1])
             called |= info["success"]
-            judged |= info["reward_valid"]
+            scored |= info["scored"]
             lengths = np.where(terminated | truncated, step + 1, lengths)
             if (lengths <= step + 1).all():
                 break
         real = truth(tasks, starts, np.stack(chunks, 1), lengths.tolist())
-        return self.update(update, called[judged], np.asarray(real, bool)[judged])
+        return self.update(update, called[scored], np.asarray(real, bool)[scored])
 
     def check(
         self,
         update: int,
-        judge: RewardModel,
+        reward_model: RewardModel,
         videos: Sequence[UInt8[Tensor, "_ h w 3"]],
         instructions: Sequence[str],
         truth: Sequence[bool],
@@ -151,7 +151,7 @@ class PrecisionMonitor:
 
         Args:
             update: Number of the policy's update.
-            judge: The one that the policy learns from.
+            reward_model: The one that the policy learns from.
             videos: What the judge is shown.
             instructions: One per video.
             truth: What the same actions really led to, e.g. by `prophet_gym.sims.replay.true_outcomes`.
@@ -159,6 +159,6 @@ class PrecisionMonitor:
         if not len(videos) == len(instructions) == len(truth):
             counts = f"{len(videos)}, {len(instructions)} and {len(truth)}"
             raise ValueError(f"each video needs its instruction and its truth, got {counts}")
-        verdict = judge.score(videos, instructions)
+        output = reward_model.score(videos, instructions)
         real = torch.tensor(list(truth), dtype=torch.bool)
-        return self.update(update, verdict.success[verdict.valid].numpy(), real[verdict.valid].numpy())
+        return self.update(update, output.success[output.scored].numpy(), real[output.scored].numpy())

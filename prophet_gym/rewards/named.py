@@ -19,11 +19,11 @@ from urllib.parse import parse_qsl
 
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, shown, unknown_option
 from prophet_gym.rewards.classifier import RelativeReward
-from prophet_gym.rewards.judgements import JudgementLog
 from prophet_gym.rewards.likelihood import CONFIG_NAME, LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm
 from prophet_gym.rewards.prompt import Prompt
 from prophet_gym.rewards.remote import Patience, RemoteVlm
+from prophet_gym.rewards.reward_log import RewardLog
 from prophet_gym.rewards.success_head import SuccessHead
 from prophet_gym.rewards.vlm import VlmReward
 from prophet_gym.rewards.voting import Votes
@@ -70,7 +70,7 @@ LIKELIHOOD: Readers = {"threshold": float, "when": str, "stride": int, "shown": 
 HEAD: Readers = {"reward": str, "chunk": int}
 
 
-def make_judge(name: str, head: Path | None = None, device: str = "cpu", *, chunk: int = 8) -> RewardModel:
+def make_reward_model(name: str, head: Path | None = None, device: str = "cpu", *, chunk: int = 8) -> RewardModel:
     """The judge that `name` describes; the same object for the same arguments, so weights are loaded once.
 
     Args:
@@ -157,7 +157,7 @@ def _read_judge(options: Mapping[str, str], backend: Readers) -> dict[str, Any]:
     require_when(given.get("when", "end"))
     for name in ("stride", "shown"):
         require_count(name, given.get(name, 1))
-    openers: Readers = {"prompt": Prompt.read, "log": JudgementLog}
+    openers: Readers = {"prompt": Prompt.read, "log": RewardLog}
     return given | {name: open_(given[name]) for name, open_ in openers.items() if name in given}
 
 

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 
 
 class OracleReward:
@@ -19,7 +19,7 @@ class OracleReward:
         >>> video = torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
         >>> oracle = OracleReward()
         >>> oracle.tell(video, done=True)
-        >>> oracle.score([video, video + 1], ["x", "x"]).valid.tolist()
+        >>> oracle.score([video, video + 1], ["x", "x"]).scored.tolist()
         [True, False]
     """
 
@@ -34,11 +34,11 @@ class OracleReward:
         """Learn the truth about a video, of which there is at least one frame."""
         self._truth[_key(video)] = done
 
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Return 1.0 where the task is done."""
         require_videos(videos, instructions)
         known = [self._truth.get(_key(video)) if len(video) else None for video in videos]
-        return Verdict(
+        return RewardOutput(
             torch.tensor([float(bool(done)) for done in known], dtype=torch.float32),
             torch.tensor([done is not None for done in known], dtype=torch.bool),
         )

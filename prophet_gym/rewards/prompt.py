@@ -71,7 +71,7 @@ class Prompt:
         """Read a text file, and the criteria from `criteria.json` beside it if there is one.
 
         Args:
-            path: A file, or the name of one that is installed: `success` (thinks aloud, answers in a box) or `verdict`
+            path: A file, or the name of one that is installed: `success` (thinks aloud, answers in a box) or `output`
                 (one word).
 
         Raises:
@@ -102,8 +102,8 @@ def quote(instruction: str) -> str:
     return HIDDEN.sub(lambda found: "".join(f"\\u{unit:04x}" for unit in _utf16(found[0])), whole)
 
 
-def _utf16(letter: str) -> list[int]:
-    data = letter.encode("utf-16-be")
+def _utf16(char: str) -> list[int]:
+    data = char.encode("utf-16-be")
     return [int.from_bytes(data[place : place + 2], "big") for place in range(0, len(data), 2)]
 
 

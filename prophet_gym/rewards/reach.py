@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prophet_gym.errors import require_number
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 
 FindGripper: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"]], Float[Tensor, "t 2"]]
 """Frames, each on its own, to the gripper's place in the picture: right and down, 0..1 inside of it."""
@@ -48,9 +48,9 @@ class ReachReward:
     below 1, so that no episode ends by it: the gripper has to stay where it is marked.
 
     Example:
-        >>> judge = ReachReward(lambda frames: torch.full((len(frames), 2), 0.5))
+        >>> reward_model = ReachReward(lambda frames: torch.full((len(frames), 2), 0.5))
         >>> marks = [reach_instruction((0.5, 0.5)), reach_instruction((0.5, 0.75))]
-        >>> [round(reward, 3) for reward in judge.score([torch.zeros(1, 4, 4, 3).byte()] * 2, marks).reward.tolist()]
+        >>> [round(reward, 3) for reward in reward_model.score([torch.zeros(1, 4, 4, 3).byte()] * 2, marks).reward.tolist()]
         [0.999, 0.0]
     """
 
@@ -63,7 +63,7 @@ class ReachReward:
         self.find_gripper = find_gripper
         self.width = require_number("width, a distance in the picture,", width, above=0)
 
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Judge the last frame of each video that has one.
 
         Raises:
@@ -72,11 +72,11 @@ class ReachReward:
         """
         require_videos(videos, instructions)
         marks = torch.tensor([mark_of(text) for text in instructions], dtype=torch.float32).reshape(-1, 2)
-        valid = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
+        scored = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
         reward = torch.zeros(len(videos), dtype=torch.float32)
-        if valid.any():
+        if scored.any():
             places = self.find_gripper(torch.stack([video[-1] for video in videos if len(video)])).cpu().float()
             if not torch.isfinite(places).all():
                 raise ValueError(f"find_gripper must return finite places, 0..1 in the picture, got {places.tolist()}")
-            reward[valid] = (1 - (places - marks[valid]).norm(dim=1) / self.width).clamp(max=BEST)
-        return Verdict(reward, valid)
+            reward[scored] = (1 - (places - marks[scored]).norm(dim=1) / self.width).clamp(max=BEST)
+        return RewardOutput(reward, scored)

@@ -21,7 +21,7 @@ from prophet_gym.errors import require_count, require_number, unknown_option
 from prophet_gym.rewards._exchange import NETWORK_ERRORS, Address, Calls, Gate, Refused, post
 from prophet_gym.rewards._lock import Lock
 from prophet_gym.rewards._replies import hide, read_refusal, read_reply
-from prophet_gym.rewards.judgements import png
+from prophet_gym.rewards.reward_log import png
 from prophet_gym.rewards.vlm import Question, Reply
 
 KEY_VARIABLE = "PROPHET_VLM_API_KEY"
@@ -104,7 +104,7 @@ class RemoteVlm:
             UnknownOptionError: There is no such field.
         """
         parts = urlsplit(url)
-        odd = parts.username or parts.query or parts.fragment or any(letter.isspace() for letter in url)
+        odd = parts.username or parts.query or parts.fragment or any(char.isspace() for char in url)
         if parts.scheme not in ("http", "https") or not parts.hostname or odd:
             raise ValueError(
                 "the address must be http://HOST/v1 or https://HOST/v1 without user name, query, fragment or space "
@@ -143,18 +143,18 @@ class RemoteVlm:
         if not questions:
             return []
         self._key()
-        pictures: dict[int, str] = {}
+        images: dict[int, str] = {}
         for question in questions:
             for part in question.parts:
-                if isinstance(part, Tensor) and id(part) not in pictures:
-                    pictures[id(part)] = data_url(part)
+                if isinstance(part, Tensor) and id(part) not in images:
+                    images[id(part)] = data_url(part)
         calls = Calls()
-        replies = calls.run(lambda question: self._ask(question, pictures, calls), questions, self.patience.concurrency)
+        replies = calls.run(lambda question: self._ask(question, images, calls), questions, self.patience.concurrency)
         self._warn_of_fields()
         self._warn(replies)
         return replies
 
-    def _ask(self, question: Question, pictures: Mapping[int, str], calls: Calls) -> Reply:
+    def _ask(self, question: Question, images: Mapping[int, str], calls: Calls) -> Reply:
         began = time.monotonic()
         deadline = began + self.patience.total
         random_pause = random.Random(question.seed)
@@ -162,7 +162,7 @@ class RemoteVlm:
         while failures <= self.patience.retries and self._gate.wait(deadline, calls.over):
             attempts += 1
             try:
-                reply = self._post(question, pictures, deadline, calls)
+                reply = self._post(question, images, deadline, calls)
                 return replace(reply, seconds=time.monotonic() - began, attempts=attempts)
             except Refused as refusal:
                 problem = refusal.problem
@@ -177,9 +177,9 @@ class RemoteVlm:
                 break
         return Reply(None, problem=problem, seconds=time.monotonic() - began, attempts=attempts)
 
-    def _request(self, question: Question, pictures: Mapping[int, str], refused: frozenset[str]) -> dict[str, Any]:
+    def _request(self, question: Question, images: Mapping[int, str], refused: frozenset[str]) -> dict[str, Any]:
         content = [
-            {"type": "image_url", "image_url": {"url": pictures[id(part)]}}
+            {"type": "image_url", "image_url": {"url": images[id(part)]}}
             if isinstance(part, Tensor)
             else {"type": "text", "text": part}
             for part in question.parts
@@ -195,9 +195,9 @@ class RemoteVlm:
         taken |= {name: value for name, value in wanted.items() if name not in RENAMED and name not in refused}
         return {"model": self.model, "messages": [{"role": "user", "content": content}], **taken}
 
-    def _post(self, question: Question, pictures: Mapping[int, str], deadline: float, calls: Calls) -> Reply:
+    def _post(self, question: Question, images: Mapping[int, str], deadline: float, calls: Calls) -> Reply:
         refused = self.refused
-        body = json.dumps(self._request(question, pictures, refused)).encode()
+        body = json.dumps(self._request(question, images, refused)).encode()
         key = self._key()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:

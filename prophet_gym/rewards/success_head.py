@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from prophet_gym.errors import CheckpointError, require_count, require_number
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards.folder import load_network, save_network
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 
 FRAMES_AT_ONCE = 256
 GROUPS = 4
@@ -34,8 +34,8 @@ class SuccessHeadConfig:
         width: Channels of the first convolution, a multiple of 4; later ones are multiples of it.
         words: Length of the hashed bag of words.
         threshold: A frame counts as done from this probability on.
-        hold: Consecutive frames that must count as done.
-        max_frames: Frames judged after each chunk: the chunk and `hold - 1` before it.
+        min_consecutive: Consecutive frames that must count as done.
+        max_frames: Frames judged after each chunk: the chunk and `min_consecutive - 1` before it.
 
     Raises:
         ValueError: A value is not what it must be.
@@ -45,7 +45,7 @@ class SuccessHeadConfig:
     width: int = 16
     words: int = 128
     threshold: float = 0.5
-    hold: int = 3
+    min_consecutive: int = 3
     max_frames: int = 10
 
     def __post_init__(self) -> None:
@@ -54,11 +54,11 @@ class SuccessHeadConfig:
         if require_count("width", self.width) % GROUPS:
             raise ValueError(f"width must be a multiple of {GROUPS}, got {self.width}")
         require_count("words", self.words)
-        require_count("hold", self.hold)
+        require_count("min_consecutive", self.min_consecutive)
         if require_number("threshold, in 0..1,", self.threshold, least=0) > 1:
             raise ValueError(f"threshold must be in 0..1, got {self.threshold}")
-        if require_count("max_frames", self.max_frames) < self.hold:
-            raise ValueError(f"max_frames must be at least hold, got {self.max_frames} and {self.hold}")
+        if require_count("max_frames", self.max_frames) < self.min_consecutive:
+            raise ValueError(f"max_frames must be at least hold, got {self.max_frames} and {self.min_consecutive}")
 
 
 def hash_words(instruction: str, size: int) -> Float[Tensor, " d"]:
@@ -70,14 +70,14 @@ def hash_words(instruction: str, size: int) -> Float[Tensor, " d"]:
     return F.normalize(bag, dim=0)
 
 
-def held(above: Bool[Tensor, " t"], frames: int) -> bool:
+def has_consecutive(above: Bool[Tensor, " t"], frames: int) -> bool:
     """Whether at least `frames` consecutive entries are True."""
     if len(above) < frames:
         return False
     return bool(above.unfold(0, frames, 1).all(dim=1).any())
 
 
-def best_held(probabilities: Float[Tensor, " t"], frames: int) -> float:
+def best_consecutive(probabilities: Float[Tensor, " t"], frames: int) -> float:
     """The largest probability that `frames` consecutive ones reach; 0.0 where there are fewer."""
     if len(probabilities) < frames:
         return 0.0
@@ -88,9 +88,9 @@ class SuccessHead(nn.Module):
     """Success probability of single frames, and a RewardModel: reward 1.0 when success is held.
 
     Example:
-        >>> head = SuccessHead(SuccessHeadConfig(hold=2))
-        >>> verdict = head.score([torch.zeros(4, 128, 128, 3, dtype=torch.uint8)], ["put the soup in the basket"])
-        >>> verdict.valid.tolist()
+        >>> head = SuccessHead(SuccessHeadConfig(min_consecutive=2))
+        >>> output = head.score([torch.zeros(4, 128, 128, 3, dtype=torch.uint8)], ["put the soup in the basket"])
+        >>> output.scored.tolist()
         [True]
     """
 
@@ -112,11 +112,11 @@ class SuccessHead(nn.Module):
     def forward(self, frames: UInt8[Tensor, "b h w 3"], words: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Success logits."""
         weight = self.out.weight
-        pictures, words = shrink(frames, self.config.image_size).to(weight.dtype), words.to(weight.dtype)
-        rows, _, height, width = pictures.shape
-        down = torch.linspace(-1, 1, height).to(pictures).view(1, 1, height, 1).expand(rows, 1, height, width)
-        across = torch.linspace(-1, 1, width).to(pictures).view(1, 1, 1, width).expand(rows, 1, height, width)
-        hidden = self.early(torch.cat([pictures, down, across], 1))
+        images, words = shrink(frames, self.config.image_size).to(weight.dtype), words.to(weight.dtype)
+        rows, _, height, width = images.shape
+        down = torch.linspace(-1, 1, height).to(images).view(1, 1, height, 1).expand(rows, 1, height, width)
+        across = torch.linspace(-1, 1, width).to(images).view(1, 1, 1, width).expand(rows, 1, height, width)
+        hidden = self.early(torch.cat([images, down, across], 1))
         scale, shift = self.task(words)[:, :, None, None].chunk(2, 1)
         hidden = self.late(hidden * (1 + scale) + shift)
         return self.out(torch.cat([hidden.mean((2, 3)), hidden.amax((2, 3))], 1))[:, 0]
@@ -140,8 +140,8 @@ class SuccessHead(nn.Module):
             )
         return torch.sigmoid(logits)
 
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
-        """Return 1.0 for each video in which `hold` consecutive frames reach the threshold; without frames, no verdict.
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
+        """Return 1.0 for each video in which `min_consecutive` consecutive frames reach the threshold; without frames, no verdict.
 
         Raises:
             ValueError: A video is not uint8 `(frames, h, w, 3)`.
@@ -149,13 +149,13 @@ class SuccessHead(nn.Module):
         """
         require_videos(videos, instructions)
         sure = [
-            best_held(self.probabilities(video, text), self.config.hold) if len(video) else 0.0
+            best_consecutive(self.probabilities(video, text), self.config.min_consecutive) if len(video) else 0.0
             for video, text in zip(videos, instructions, strict=True)
         ]
         likely = torch.tensor(sure, dtype=torch.float32)
-        valid = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
+        scored = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
         done = torch.tensor([value >= self.config.threshold for value in sure], dtype=torch.bool)
-        return Verdict((valid & done).float(), valid, probability=likely)
+        return RewardOutput((scored & done).float(), scored, probability=likely)
 
     def with_threshold(self, threshold: float) -> "SuccessHead":
         """The same weights with another threshold."""
@@ -180,8 +180,8 @@ class SuccessHead(nn.Module):
 
 def shrink(frames: UInt8[Tensor, "b h w 3"], size: int) -> Float[Tensor, "b 3 s s"]:
     """Frames averaged down to `size` and scaled to [-1, 1]."""
-    pictures = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return pictures if pictures.shape[2:] == (size, size) else F.interpolate(pictures, (size, size), mode="area")
+    images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return images if images.shape[2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
 
 
 def _block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from prophet_gym.errors import require_count
 from prophet_gym.rewards._videos import require_frames, require_videos
-from prophet_gym.rewards.judgements import Judgement, JudgementLog
 from prophet_gym.rewards.prompt import Prompt
+from prophet_gym.rewards.reward_log import RewardLog, RewardRecord
 from prophet_gym.rewards.voting import Votes, parse_answer
-from prophet_gym.world_model import Verdict, require_when
+from prophet_gym.world_model import RewardOutput, require_when
 
 REQUESTED_FRAMES = 512
 """More than a dream of 2,500 steps has at stride 5, so that labels count from the start frame."""
@@ -98,7 +98,7 @@ class VlmReward:
     evenly spread; the prompt is our own.
 
     Attributes:
-        counts: How many videos were `judged` or left with `no_verdict`, how many answers were `unparsable` and how many
+        counts: How many videos were `scored` or left with `no_verdict`, how many answers were `unparsable` and how many
             questions `unanswered`, since the judge was made.
 
     Example:
@@ -107,8 +107,8 @@ class VlmReward:
         ...
         ...     def answer(self, questions):
         ...         return [Reply(r"It looks good. \box{Success}") for _ in questions]
-        >>> judge = VlmReward(Optimist(), samples=3)
-        >>> judge.score([torch.zeros(4, 8, 8, 3, dtype=torch.uint8)], ["open the drawer"]).reward.tolist()
+        >>> reward_model = VlmReward(Optimist(), samples=3)
+        >>> reward_model.score([torch.zeros(4, 8, 8, 3, dtype=torch.uint8)], ["open the drawer"]).reward.tolist()
         [1.0]
     """
 
@@ -122,7 +122,7 @@ class VlmReward:
         when: Literal["chunk", "end"] = "end",
         stride: int = 5,
         shown: int = 32,
-        log: JudgementLog | None = None,
+        log: RewardLog | None = None,
     ) -> None:
         r"""Keep the parts; nothing is asked yet.
 
@@ -148,7 +148,7 @@ class VlmReward:
         self.counts: Counter[str] = Counter()
         self._warned = False
 
-    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Verdict:
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Ask about each video until its votes are decided; a video without frames is not asked about.
 
         Raises:
@@ -162,16 +162,16 @@ class VlmReward:
             replies = self.model.answer([case.question(number) for case, number in asked])
             for (case, _), reply in zip(asked, replies, strict=True):
                 case.take(reply)
-        verdicts = [case.votes.verdict for case in cases]
+        decisions = [case.votes.decision for case in cases]
         self._count(cases)
         if self.log is not None:
-            self.log.write([case.judgement(self.model.name, time.monotonic() - began) for case in cases])
+            self.log.write([case.record(self.model.name, time.monotonic() - began) for case in cases])
         self._warn(cases)
-        shares = [case.votes.share for case in cases]
-        return Verdict(
-            reward=torch.tensor([1.0 if verdict else 0.0 for verdict in verdicts], dtype=torch.float32),
-            valid=torch.tensor([verdict is not None for verdict in verdicts], dtype=torch.bool),
-            probability=torch.tensor([0.0 if share is None else share for share in shares], dtype=torch.float32),
+        rates = [case.votes.success_rate for case in cases]
+        return RewardOutput(
+            reward=torch.tensor([1.0 if decision else 0.0 for decision in decisions], dtype=torch.float32),
+            scored=torch.tensor([decision is not None for decision in decisions], dtype=torch.bool),
+            probability=torch.tensor([0.0 if rate is None else rate for rate in rates], dtype=torch.float32),
         )
 
     def _open(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> "_Case":
@@ -188,7 +188,7 @@ class VlmReward:
 
     def _count(self, cases: Sequence["_Case"]) -> None:
         for case in cases:
-            self.counts["judged" if case.votes.verdict is not None else "no_verdict"] += 1
+            self.counts["scored" if case.votes.decision is not None else "unscored"] += 1
             self.counts["unanswered"] += sum(reply.text is None for reply in case.replies)
             self.counts["unparsable"] += len(case.unreadable)
 
@@ -237,8 +237,8 @@ class _Case:
         self.answers.append(answer)
         self.votes = self.votes.add([answer])
 
-    def judgement(self, model: str, seconds: float) -> Judgement:
-        return Judgement(
+    def record(self, model: str, seconds: float) -> RewardRecord:
+        return RewardRecord(
             model, self.instruction, self.steps, self.shown, self.replies, self.answers, self.votes, seconds
         )
 

@@ -81,9 +81,9 @@ class Votes:
         >>> votes.to_ask
         3
         >>> votes = votes.add([True, True, False])
-        >>> votes.verdict, votes.to_ask
+        >>> votes.decision, votes.to_ask
         (None, 1)
-        >>> votes.add([True]).verdict
+        >>> votes.add([True]).decision
         True
     """
 
@@ -112,7 +112,7 @@ class Votes:
         return self.samples // 2 + 1
 
     @property
-    def verdict(self) -> bool | None:
+    def decision(self) -> bool | None:
         """True or False once that has its majority, None where there is no verdict (yet)."""
         if self.success >= self.majority:
             return True
@@ -121,7 +121,7 @@ class Votes:
     @property
     def to_ask(self) -> int:
         """The fewest further answers that could decide; 0 when it is decided, or can no longer be."""
-        if self.verdict is not None:
+        if self.decision is not None:
             return 0
         readable = self.success + self.failure
         left = min(self.samples - readable, self.samples + self.retries - readable - self.unparsable)
@@ -129,7 +129,7 @@ class Votes:
         return missing if missing <= left else 0
 
     @property
-    def share(self) -> float | None:
+    def success_rate(self) -> float | None:
         """Successes among the answers that could be read; None where there is none."""
         readable = self.success + self.failure
         return self.success / readable if readable else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.errors import CacheError, MissingAssetsError, ProphetError
 
 PACKAGES = ("libero", "robosuite", "bddl", "mujoco")
@@ -252,7 +252,7 @@ def prepare_libero(assets: Path | None = None) -> Path:
     if "libero.libero" not in sys.modules:
         if not config.exists() or config.read_bytes() != text:
             with keeping(config):
-                write_whole(config, text)
+                atomic_write(config, text)
         os.environ["LIBERO_CONFIG_PATH"] = str(config.parent)
     _prepare_robosuite()
     import libero.libero as package

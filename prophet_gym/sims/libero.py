@@ -26,7 +26,7 @@ CHUNK = 8
 # Placements of the start set `train` are numbered by their seed.
 TRAIN_SEEDS = 2**31
 
-START_SETS = ("train", "official")
+SPLITS = ("train", "official")
 FRAMES_WANTED = ("step", "chunk")
 
 
@@ -92,8 +92,8 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         pool = tuple(range(TASKS)) if tasks is None else tuple(require_tasks(tasks))
         for task in pool:
             check_task(suite, task)
-        if starts not in START_SETS:
-            raise unknown_option("start set", starts, START_SETS)
+        if starts not in SPLITS:
+            raise unknown_option("start set", starts, SPLITS)
         if render not in FRAMES_WANTED:
             raise unknown_option("choice of frames", render, FRAMES_WANTED)
         workers = require_count("workers", workers, 0)
@@ -107,7 +107,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
         )
-        self.suite, self.look, self.start_set, self.tasks = suite, look, starts, pool
+        self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
         self._every_frame = render == "step"
         self._grippers = np.zeros((num_envs, 3), np.float32)
         self._tells_gripper = require_flag("proprioception", proprioception)
@@ -139,8 +139,8 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         """
         if not self._started or not self._rows[row].ended:
             raise ValueError(f"row {row}'s episode has not ended: go on with step")
-        commands = require_actions(actions, gym.spaces.Box(-1.0, 1.0, (len(actions), ACTION_DIM), dtype=np.float32))
-        return self._stages.advance({row: commands}, every_frame=True, to_the_end=True)[row].frames
+        checked = require_actions(actions, gym.spaces.Box(-1.0, 1.0, (len(actions), ACTION_DIM), dtype=np.float32))
+        return self._stages.advance({row: checked}, every_frame=True, to_the_end=True)[row].frames
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
         given = dict(options or {})
@@ -150,14 +150,14 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         rows = reset_rows(given.get("reset_mask"), self.num_envs)
         tasks = per_row_integers("task", given.get("task"), self.num_envs)
         starts = per_row_integers("start", given.get("start"), self.num_envs)
-        limit = OFFICIAL_STATES if self.start_set == "official" else TRAIN_SEEDS
+        limit = OFFICIAL_STATES if self.split == "official" else TRAIN_SEEDS
         for row in rows:
             task, start = tasks[row], starts[row]
             if task is not None and task not in self.tasks:
                 raise unknown_option("task", task, map(str, self.tasks))
             if start is not None and not 0 <= start < limit:
                 raise InvalidStartError(
-                    f"options['start'] must be in 0..{limit - 1} for the start set {self.start_set!r}, got {start}"
+                    f"options['start'] must be in 0..{limit - 1} for the start set {self.split!r}, got {start}"
                 )
         return {row: (tasks[row], starts[row]) for row in rows}
 
@@ -179,7 +179,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         random = self._row_random(row)
         # Both are always drawn, so that naming the one leaves the other as it would have been.
         drawn_task = self.tasks[int(random.integers(len(self.tasks)))]
-        official = self.start_set == "official"
+        official = self.split == "official"
         drawn_start = int(random.integers(OFFICIAL_STATES if official else TRAIN_SEEDS))
         task, start = drawn_task if task is None else task, drawn_start if start is None else start
         return Scene(task, official=start) if official else Scene(task, seed=start)
@@ -187,9 +187,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
     def _initial_state(self, scene: Scene, opening: Opening) -> InitialState:
         index = scene.seed if scene.official is None else scene.official
         assert index is not None
-        return InitialState(
-            opening.image[None], opening.instruction, self.suite, scene.task, index, start_set=self.start_set
-        )
+        return InitialState(opening.image[None], opening.instruction, self.suite, scene.task, index, split=self.split)
 
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         results = self._stages.advance({row: actions[row] for row in live}, every_frame=self._every_frame)
@@ -200,7 +198,7 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         self._grippers[row] = result.gripper
         info = self._rows[row].start_info() | {
             "executed": result.executed,
-            "reward_valid": True,
+            "scored": True,
             "success": result.success,
             "live": True,
         }

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.errors import MissingAssetsError, unknown_option
 from prophet_gym.sims.install import ASSETS_VARIABLE, INSTALL, cache_dir, keeping
 
@@ -124,8 +124,8 @@ def has_stand_ins(assets: Path) -> bool:
     """Whether the folder holds the plain look already: its basket is painted in one colour."""
     import imageio.v3 as iio
 
-    picture = iio.imread(assets / "stable_scanned_objects/basket/texture.png")
-    return bool((picture == picture[0, 0]).all())
+    image = iio.imread(assets / "stable_scanned_objects/basket/texture.png")
+    return bool((image == image[0, 0]).all())
 
 
 def derive_plain(official: Path, target: Path) -> None:
@@ -146,7 +146,7 @@ def derive_plain(official: Path, target: Path) -> None:
             if (official / source).exists():
                 replaced[name] = iio.imwrite("<bytes>", iio.imread(official / source), extension=".png")
         for name, data in replaced.items():
-            write_whole(work / name, data)
+            atomic_write(work / name, data)
         try:
             work.rename(target)
         except OSError:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.sims.install import cache_dir, keeping
 
 # Part of every cache key: rises when the decimation gives other meshes.
@@ -287,7 +287,7 @@ def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -
     absent = [index for index in large if not paths[index].exists()]
     for index in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
         with keeping(paths[index]):
-            write_whole(paths[index], _dump(light_mesh(meshes[index], budgets[index])))
+            atomic_write(paths[index], _dump(light_mesh(meshes[index], budgets[index])))
     for index in large:
         write_mesh(light, index, _load(paths[index].read_bytes()))
     _shrink_textures(light, texture)

@@ -19,12 +19,12 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from prophet_gym.data.episode import Episode, Simulation
-from prophet_gym.data.recording import claim_folder, episode_path, simulated_episode, write_episode
+from prophet_gym.data.recording import begin_recording, episode_path, simulated_episode, write_episode
 from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count
 from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
 from prophet_gym.sims.install import require_packages
 from prophet_gym.sims.looks import check_look, look_version
-from prophet_gym.sims.simulator import LiberoSim, as_command, check_task
+from prophet_gym.sims.simulator import LiberoSim, as_action, check_task
 from prophet_gym.sims.workers import describe_end, end_workers, require_main_guard, start_workers
 
 Starts = Literal["random", "official"]
@@ -141,7 +141,7 @@ def record_episode(
 def _as_executed(action: np.ndarray, where: str) -> np.ndarray:
     """Return the action as the robot's controller takes it, clipped to [-1, 1]: the recording says what was done."""
     try:
-        return as_command(action).astype(np.float32)
+        return as_action(action).astype(np.float32)
     except InvalidActionError as error:
         raise InvalidActionError(f"{where}: {error}") from None
 
@@ -252,7 +252,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     workers = require_count("workers", workers)
     folder = Path(folder)
     same = ("suite", "look", "look_version", "size", "seed", "starts", "script_version", "mixture")
-    claim_folder(folder, plan.meta(), same)
+    begin_recording(folder, plan.meta(), same)
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
     shares = [share for share in _shares(jobs, plan.tasks, workers) if share]
     queue = get_context("spawn").Queue()

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float32
 
-from prophet_gym.sims.start_frames import TRAIN_SEED
+from prophet_gym.sims.initial_states import TRAIN_SEED
 
 
 def true_outcomes(
@@ -34,7 +34,7 @@ def true_outcomes(
             f"the env must have {len(chunks)} rows and autoreset DISABLED, got {env.num_envs} and "
             f"{env.metadata.get('autoreset_mode')}"
         )
-    train = getattr(env.unwrapped, "start_set", "") == "train"
+    train = getattr(env.unwrapped, "split", "") == "train"
     numbers = [TRAIN_SEED + start if train else start for start in starts]
     env.reset(options={"task": list(tasks), "start": numbers})
     done = np.zeros(len(chunks), bool)

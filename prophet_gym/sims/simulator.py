@@ -38,7 +38,7 @@ def check_task(suite: str, task: int) -> None:
         raise unknown_option("task", task, map(str, range(TASKS)))
 
 
-def as_command(action: ArrayLike) -> Float[np.ndarray, " 7"]:
+def as_action(action: ArrayLike) -> Float[np.ndarray, " 7"]:
     """Return what the robot's controller makes of an action: each number clipped to [-1, 1].
 
     Raises:
@@ -102,7 +102,7 @@ class LiberoSim:
             hard_reset=False,
             initialization_noise={"type": "gaussian", "magnitude": ARM_NOISE},
         )
-        self._pictures: Any = None
+        self._renderer: Any = None
         self._official: np.ndarray | None = None
 
     @property
@@ -168,7 +168,7 @@ class LiberoSim:
         """
         import mujoco
 
-        command = as_command(action)
+        command = as_action(action)
         domain, model, data = self._env.env, self.model, self.data
         controller = domain.robots[0].controller
         # The controller asks for a full forward pass each time it looks at the arm.
@@ -185,11 +185,11 @@ class LiberoSim:
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
         """The agentview picture of this moment, upright, RGB, a fresh array."""
-        if self._pictures is None:
-            from prophet_gym.sims.pictures import Pictures
+        if self._renderer is None:
+            from prophet_gym.sims.rendering import Renderer
 
-            self._pictures = Pictures(self.model, drawn_model(self.look, self.model), camera=CAMERA, size=self.size)
-        return self._pictures.draw(self.data)
+            self._renderer = Renderer(self.model, drawn_model(self.look, self.model), camera=CAMERA, size=self.size)
+        return self._renderer.draw(self.data)
 
     def success(self) -> bool:
         """Whether the task's goal predicate holds now."""
@@ -279,9 +279,9 @@ class LiberoSim:
 
     def close(self) -> None:
         """Free the renderer and the simulation; calling it twice is fine."""
-        if self._pictures is not None:
-            self._pictures.close()
-            self._pictures = None
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
         if self._env is not None:
             self._env.close()
             self._env = None

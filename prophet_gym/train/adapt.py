@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from prophet_gym.arguments import Arguments, Count, CountOrNone, Device, Items, OutFolder, Positive, Share
+from prophet_gym.arguments import Arguments, Count, CountOrNone, Device, Fraction, Items, OutFolder, Positive
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
@@ -23,7 +23,7 @@ from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
 from prophet_gym.train.dynamics import train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device
 from prophet_gym.train.result import write_checkpoint
-from prophet_gym.train.run_folder import claim, counted, held
+from prophet_gym.train.run_folder import begin_run, counted, run_lock
 from prophet_gym.train.small import load_base
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints" / "libero_small"
@@ -60,7 +60,7 @@ class Args(Arguments):
     rows: Items = 16
     learning_rate: Positive = 1e-3
     chunks: Count = 2
-    single_until: Share = 0.7
+    single_until: Fraction = 0.7
     tracker_steps: CountOrNone = 2000
     decoder_steps: CountOrNone = 1500
     held_out: Count = 10
@@ -79,9 +79,9 @@ def main(args: Args) -> None:
         ValueError: no recordings, or a folder of another run.
         RunInUseError: another process trains there.
     """
-    with held(args.out):
+    with run_lock(args.out):
         settings = {**asdict(args), "episodes of data": counted([args.data])}
-        claim(args.out, settings, begun=(args.out / "latents.npz").exists(), free=MAY_CHANGE)
+        begin_run(args.out, settings, begun=(args.out / "latents.npz").exists(), free=MAY_CHANGE)
         _run(args)
 
 

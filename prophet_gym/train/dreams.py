@@ -54,13 +54,13 @@ class Dreams:
         return replace(real.to(self.past.device), past=self.past)
 
     def go_on(
-        self, tracker: GripperTracker, inputs: ChunkInputs, dreamt: Float[Tensor, "b c t h w"], reader_trust: float
+        self, tracker: GripperTracker, inputs: ChunkInputs, dreamt: Float[Tensor, "b c t h w"], reader_weight: float
     ) -> "Dreams":
         """One chunk later, with what was dreamt in it, as a rollout goes on."""
         past = torch.cat([self.past, unstack_frames(dreamt).to(self.past)], dim=1)[:, -PAST:]
         newest = slice(-FRAMES_PER_LATENT, None)
         with torch.no_grad():
-            gripper = tracker.correct(inputs.path[:, newest], past[:, newest], reader_trust)
+            gripper = tracker.correct(inputs.path[:, newest], past[:, newest], reader_weight)
         return replace(self, current=self.current + CHUNK, age=self.age + 1, past=past, gripper=gripper)
 
     def renewed(

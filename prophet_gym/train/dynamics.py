@@ -101,8 +101,8 @@ def dream_loss(
     generator: torch.Generator,
     *,
     noise_scale: float,
-    share_at_source: float,
-    reader_trust: float = 0.1,
+    source_fraction: float,
+    reader_weight: float = 0.1,
 ) -> tuple[Tensor, dict[str, float], Dreams]:
     """Loss of the next chunk of some dreams, what to log of it, and the dreams with what was predicted.
 
@@ -116,14 +116,14 @@ def dream_loss(
         dreams: how far they have come.
         generator: all randomness.
         noise_scale: see `flow_source`.
-        share_at_source: see `sample_times`.
-        reader_trust: see `GripperTracker.correct`; as in the checkpoint's config.
+        source_fraction: see `sample_times`.
+        reader_weight: see `GripperTracker.correct`; as in the checkpoint's config.
     """
     clips = dreams.clips(data)
     inputs = inputs_of(dreams, clips, tracker, camera)
     target = clips.future
     b, _, c, h, w = target.shape
-    time = sample_times(b, share_at_source=share_at_source, generator=generator).to(target)
+    time = sample_times(b, source_fraction=source_fraction, generator=generator).to(target)
     noise = torch.randn(b, 4 * c, CHUNK // 4, h, w, generator=generator).to(target)
     with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
         loss, predicted = flow_loss(transformer, inputs, target, time, noise, noise_scale)
@@ -137,7 +137,7 @@ def dream_loss(
     if new.any():
         copied = (target - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
         figures["against_copy"] = (error[new].mean() / copied[new].mean()).item()
-    return loss, figures, dreams.go_on(tracker, inputs, predicted, reader_trust)
+    return loss, figures, dreams.go_on(tracker, inputs, predicted, reader_weight)
 
 
 def train_transformer(
@@ -152,7 +152,7 @@ def train_transformer(
     single_until: float,
     chunks: int,
     noise_scale: float = 0.1,
-    share_at_source: float = 1.0,
+    source_fraction: float = 1.0,
     minutes: float = math.inf,
 ) -> ProphetTransformer3DModel:
     """Train on single chunks first, then on dreams, which go on from step to step; return the averaged model.
@@ -168,7 +168,7 @@ def train_transformer(
         single_until: share of the steps with single chunks.
         chunks: mean length of the dreams after that, where their episodes are long enough.
         noise_scale: see `flow_source`.
-        share_at_source: see `sample_times`.
+        source_fraction: see `sample_times`.
         minutes: see `train_loop`.
     """
     tracker = on_device(tracker, transformer.device).eval().requires_grad_(requires_grad=False)
@@ -185,7 +185,7 @@ def train_transformer(
         )
         loss, figures, dreams = dream_loss(
             transformer, tracker, data, camera, dreams, generator,
-            noise_scale=noise_scale, share_at_source=share_at_source,
+            noise_scale=noise_scale, source_fraction=source_fraction,
         )  # fmt: skip
         return loss, figures
 

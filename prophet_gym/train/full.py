@@ -190,11 +190,11 @@ def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, acce
     if clips.shape != clip_shape(config, batching.chunks):
         raise ValueError(f"clips must be {clip_shape(config, batching.chunks)} for this checkpoint, got {clips.shape}")
     expected = prophet.transformer.config["action_dim"]
-    for number, share in enumerate(clips.shares):
+    for number, entry in enumerate(clips.entries):
         numbers = clips[number, 0].actions.shape[2]
         if numbers != expected:
             raise ValueError(
-                f"the model reads {expected} numbers an action, data set {number}, a {type(share.source).__name__}, "
+                f"the model reads {expected} numbers an action, data set {number}, a {type(entry.source).__name__}, "
                 f"gives {numbers}; give its Share to_actions"
             )
     if config.draw_tools:
@@ -258,8 +258,8 @@ class _Stepper:
         device = self.accelerator.device
         tensors = (batch.history, batch.frames, batch.actions, draws.sigmas, draws.noise, draws.dream_noise)
         if self.draw_tools:
-            pictures = draw_batch(batch, device)
-            tensors = (*tensors, pictures.video, pictures.drawn)
+            images = draw_batch(batch, device)
+            tensors = (*tensors, images.video, images.drawn)
         return self.objective(*(tensor.to(device) for tensor in tensors))
 
     def _require_finite(self, losses: Tensor, index: int) -> None:

@@ -75,7 +75,7 @@ def update_average(average: Sequence[Tensor], parameters: Sequence[Tensor], step
     torch._foreach_lerp_(list(average), list(parameters), 1 - min(config.ema, (1 + step) / (10 + step)))
 
 
-def save_whole(state: Mapping[str, Any], path: Path) -> None:
+def atomic_save(state: Mapping[str, Any], path: Path) -> None:
     """Write `path` whole or not at all, whenever the process is killed."""
     write_torch(dict(state), path)
 
@@ -202,4 +202,4 @@ def _save(
         "step": step,
         "seconds": seconds,
     }
-    save_whole(state, path)
+    atomic_save(state, path)

@@ -32,7 +32,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ToolVideos:
     """What the action-frame conditioner reads of a batch.
 
     Attributes:
@@ -71,7 +71,7 @@ def clip_losses(
     actions: Float[Tensor, "b k a"],
     draws: Draws,
     levels: Float[Tensor, " levels"],
-    pictures: Pictures | None = None,
+    images: ToolVideos | None = None,
 ) -> Float[Tensor, " n"]:
     """Loss of each chunk of a clip (reference.md: "Training objective"); after the first the past is the model's own.
 
@@ -86,7 +86,7 @@ def clip_losses(
         actions: the model's numbers.
         draws: random numbers, as many columns as there are chunks.
         levels: noise levels that the model's own frames are sampled along.
-        pictures: of the tools, in the rows where they are known; None leaves the action-frame conditioner out.
+        images: of the tools, in the rows where they are known; None leaves the action-frame conditioner out.
 
     Differences from the paper: Prophet trains on real pasts. In Self-Forcing (arXiv 2506.08009) a distribution-matching
     loss on the model's rollout runs back through its last sampler step; here, as in `dynamics.dream_loss`, the rollout
@@ -106,10 +106,10 @@ def clip_losses(
             actions=actions[:, window],
             action_frames=None,
         )
-        if pictures is not None:
-            shown = pictures.video[:, n * chunk : (n + 1) * chunk + 1]
-            action_frames = encode_rows(autoencoder, shown, pictures.drawn, latents)
-            conditions = replace(conditions, action_frames=action_frames, drawn=pictures.drawn)
+        if images is not None:
+            shown = images.video[:, n * chunk : (n + 1) * chunk + 1]
+            action_frames = encode_rows(autoencoder, shown, images.drawn, latents)
+            conditions = replace(conditions, action_frames=action_frames, drawn=images.drawn)
         target, time = latents[:, :, 1:], flow_times(draws.sigmas[:, n])
         loss, _ = velocity_loss(transformer, conditions, target, draws.noise[:, n], time)
         losses.append(loss)
@@ -170,7 +170,7 @@ class ClipObjective(nn.Module):
         video: Tensor | None = None,
         drawn: Tensor | None = None,
     ) -> Float[Tensor, " n"]:
-        """Return the loss of each chunk; `video` and `drawn` are those of `Pictures`."""
+        """Return the loss of each chunk; `video` and `drawn` are those of `ToolVideos`."""
         draws = Draws(sigmas, noise, dream_noise)
-        pictures = None if video is None or drawn is None else Pictures(video, drawn)
-        return clip_losses(self.transformer, self.autoencoder, history, frames, actions, draws, self.levels, pictures)
+        images = None if video is None or drawn is None else ToolVideos(video, drawn)
+        return clip_losses(self.transformer, self.autoencoder, history, frames, actions, draws, self.levels, images)

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import hash_words
-from prophet_gym.train.run_folder import held
+from prophet_gym.train.run_folder import run_lock
 
 METRICS_NAME = "metrics.json"
 
@@ -59,7 +59,7 @@ class Args(Arguments):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledFrames:
     """Pictures with the instruction and the named object's true position (metres)."""
 
     frames: UInt8[np.ndarray, "n h w 3"]
@@ -68,7 +68,7 @@ class Pictures:
     instructions: tuple[str, ...]
 
 
-def read_pictures(paths: Sequence[Path], stride: int) -> Pictures:
+def read_frames(paths: Sequence[Path], stride: int) -> LabelledFrames:
     """Every `stride`-th frame of the episodes."""
     frames, owners, positions, instructions = [], [], [], []
     for number, path in enumerate(tqdm(paths, desc="reading", mininterval=1.0)):
@@ -82,29 +82,31 @@ def read_pictures(paths: Sequence[Path], stride: int) -> Pictures:
         positions.append(episode.target_positions[kept])
         owners.append(np.full(len(frames[-1]), number))
         instructions.append(episode.instruction)
-    return Pictures(np.concatenate(frames), np.concatenate(owners), np.concatenate(positions), tuple(instructions))
+    return LabelledFrames(
+        np.concatenate(frames), np.concatenate(owners), np.concatenate(positions), tuple(instructions)
+    )
 
 
 def blurred(frames: UInt8[Tensor, "b h w 3"], generator: torch.Generator) -> UInt8[Tensor, "b h w 3"]:
     """Each picture blurred and brightened by a drawn amount, as a dream may be."""
-    pictures = frames.permute(0, 3, 1, 2).float()
-    smooth = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    share, gain = torch.rand(2, len(frames), 1, 1, 1, generator=generator).to(pictures.device)
-    mixed = torch.lerp(pictures, smooth, (1.6 * share - 0.6).clamp(min=0)) * (0.9 + 0.2 * gain)
+    images = frames.permute(0, 3, 1, 2).float()
+    smooth = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    share, gain = torch.rand(2, len(frames), 1, 1, 1, generator=generator).to(images.device)
+    mixed = torch.lerp(images, smooth, (1.6 * share - 0.6).clamp(min=0)) * (0.9 + 0.2 * gain)
     return mixed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def train_object_reader(pictures: Pictures, args: Args) -> ObjectReader:
+def train_object_reader(images: LabelledFrames, args: Args) -> ObjectReader:
     """Fit a reader by mean absolute error; the cosine follows steps or minutes, whichever is nearer its end."""
-    mean, std = pictures.positions.mean(0), pictures.positions.std(0)
+    mean, std = images.positions.mean(0), images.positions.std(0)
     device = torch.device(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         reader = ObjectReader(
             ObjectReaderConfig(image_size=args.image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
         ).to(device)
-    words = torch.stack([hash_words(text, reader.config.words) for text in pictures.instructions])
-    targets = torch.from_numpy(((pictures.positions - mean) / std).astype(np.float32))
+    words = torch.stack([hash_words(text, reader.config.words) for text in images.instructions])
+    targets = torch.from_numpy(((images.positions - mean) / std).astype(np.float32))
     generator = torch.Generator().manual_seed(args.seed)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=args.learning_rate, weight_decay=1e-2)
     began, bar = time.monotonic(), tqdm(range(args.steps), desc="object reader", mininterval=1.0)
@@ -115,8 +117,8 @@ def train_object_reader(pictures: Pictures, args: Args) -> ObjectReader:
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * 0.5 * (1 + np.cos(np.pi * progress)) * min(1.0, (step + 1) / 100)
         chosen = torch.randint(len(targets), (args.batch,), generator=generator)
-        frames = blurred(torch.from_numpy(pictures.frames[chosen.numpy()]).to(device), generator)
-        given = words[torch.from_numpy(pictures.episode[chosen.numpy()])].to(device)
+        frames = blurred(torch.from_numpy(images.frames[chosen.numpy()]).to(device), generator)
+        given = words[torch.from_numpy(images.episode[chosen.numpy()])].to(device)
         loss = F.l1_loss(reader(frames, given), targets[chosen].to(device))
         optimizer.zero_grad()
         loss.backward()
@@ -125,13 +127,13 @@ def train_object_reader(pictures: Pictures, args: Args) -> ObjectReader:
     return reader.eval()
 
 
-def reading_error(reader: ObjectReader, pictures: Pictures) -> dict[str, int | float]:
+def reading_error(reader: ObjectReader, images: LabelledFrames) -> dict[str, int | float]:
     """Distance between read and true positions, millimetres."""
     distances = []
-    for number, instruction in enumerate(pictures.instructions):
-        mine = pictures.episode == number
-        read = reader.positions(torch.from_numpy(pictures.frames[mine]), instruction).numpy()
-        distances.append(1000 * np.linalg.norm(read - pictures.positions[mine], axis=1))
+    for number, instruction in enumerate(images.instructions):
+        mine = images.episode == number
+        read = reader.positions(torch.from_numpy(images.frames[mine]), instruction).numpy()
+        distances.append(1000 * np.linalg.norm(read - images.positions[mine], axis=1))
     errors = np.concatenate(distances)
     return {
         "frames": len(errors),
@@ -148,7 +150,7 @@ def main(args: Args) -> dict[str, object]:
         ValueError: too few episodes.
         RunInUseError: another process trains in the folder.
     """
-    with held(args.out):
+    with run_lock(args.out):
         return _run(args)
 
 
@@ -158,12 +160,12 @@ def _run(args: Args) -> dict[str, object]:
     left = [path for path in paths if held_out(name_of(path), 1 / args.held_out)]
     if not kept or not left:
         raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
-    reader = train_object_reader(read_pictures(kept, args.stride), args)
+    reader = train_object_reader(read_frames(kept, args.stride), args)
     metrics = {
         "train_episodes": len(kept),
         "held_out_episodes": len(left),
         "parameters": sum(parameter.numel() for parameter in reader.parameters()),
-        "held_out": reading_error(reader, read_pictures(left, args.stride)),
+        "held_out": reading_error(reader, read_frames(left, args.stride)),
         "args": {
             k: str(v) if isinstance(v, Path) else v
             for k, v in asdict(replace(args, data=Path(args.data.name))).items()
@@ -171,7 +173,7 @@ def _run(args: Args) -> dict[str, object]:
         },
     }
     reader.save_pretrained(args.out)
-    write_whole(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+    atomic_write(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 

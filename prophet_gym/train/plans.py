@@ -8,18 +8,18 @@ import torch
 from jaxtyping import Float32
 from torch.nn import functional as F
 
-from prophet_gym.data.windows import Share, WindowDataset, Windows
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, Windows
 from prophet_gym.embodiments.embodiment import Embodiment
-from prophet_gym.embodiments.kinematics import ARM_NUMBERS, tool_frame_deltas
+from prophet_gym.embodiments.kinematics import ARM_DIM, tool_frame_deltas
 from prophet_gym.prophet.tools import action_video, plan
-from prophet_gym.train.objective import Pictures
+from prophet_gym.train.objective import ToolVideos
 
-Commands = Float32[np.ndarray, "k a"]
-Numbers = Float32[np.ndarray, "k m"]
+Actions = Float32[np.ndarray, "k a"]
+ModelActions = Float32[np.ndarray, "k m"]
 Tools = Float32[np.ndarray, "f arms 7"]
 
 
-def commands_to_numbers(commands: Commands, *, robot: Embodiment, action_dim: int) -> Numbers:
+def robot_to_model_actions(actions: Actions, *, robot: Embodiment, action_dim: int) -> ModelActions:
     """The model's numbers of a robot's commands, as `rollout` has them, where its poses are not known.
 
     Raises:
@@ -31,11 +31,11 @@ def commands_to_numbers(commands: Commands, *, robot: Embodiment, action_dim: in
             "name its states and what they hold, state=COLUMN,numbers=xyz+euler+gripper, or add actions=given to data "
             "that hold the model's own numbers"
         )
-    _require_width(commands, robot)
-    return plan(robot, torch.from_numpy(commands)[None], None, action_dim).actions[0].numpy()
+    _require_width(actions, robot)
+    return plan(robot, torch.from_numpy(actions)[None], None, action_dim).actions[0].numpy()
 
 
-def commands_to_plan(commands: Commands, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[Numbers, Tools]:
+def to_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[ModelActions, Tools]:
     """The model's numbers of a robot's commands, and where they lead from the true pose at the clip's current frame.
 
     Both are what a rollout from that pose computes; true poses after it are not looked at. So the pictures show what
@@ -48,14 +48,14 @@ def commands_to_plan(commands: Commands, tools: Tools, *, robot: Embodiment, act
     Raises:
         ValueError: commands or poses are not those of this robot, or the model reads fewer arms.
     """
-    _require_width(commands, robot)
+    _require_width(actions, robot)
     _require_arms(robot.arms, action_dim)
-    found = plan(robot, torch.from_numpy(commands)[None], torch.from_numpy(tools[:1]), action_dim)
+    found = plan(robot, torch.from_numpy(actions)[None], torch.from_numpy(tools[:1]), action_dim)
     assert found.tools is not None
     return found.actions[0].numpy(), found.tools[0].numpy()
 
 
-def poses_unknown(commands: Commands) -> Numbers:  # noqa: ARG001
+def poses_unknown(actions: Actions) -> ModelActions:  # noqa: ARG001
     """Raise ValueError: there is nothing to read numbers off."""
     raise ValueError(
         "actions=poses needs data that say where the tools are: name the states and what they hold, "
@@ -64,11 +64,11 @@ def poses_unknown(commands: Commands) -> Numbers:  # noqa: ARG001
 
 
 def poses_to_plan(
-    commands: Commands,  # noqa: ARG001 (every plan is called alike)
+    actions: Actions,  # noqa: ARG001 (every plan is called alike)
     tools: Tools,
     *,
     action_dim: int,
-) -> tuple[Numbers, Tools]:
+) -> tuple[ModelActions, Tools]:
     """The model's numbers as the motion between true poses (ProphRL, section on actions), and these poses to be drawn.
 
     Right for any robot whose numbers are metres and radians, whatever its commands are.
@@ -77,11 +77,11 @@ def poses_to_plan(
         ValueError: the model reads fewer arms.
     """
     _require_arms(tools.shape[1], action_dim)
-    actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
-    return F.pad(torch.from_numpy(actions), (0, action_dim - actions.shape[1])).numpy(), tools
+    model_actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
+    return F.pad(torch.from_numpy(model_actions), (0, action_dim - model_actions.shape[1])).numpy(), tools
 
 
-def draw_batch(batch: Windows, device: torch.device) -> Pictures:
+def draw_batch(batch: Windows, device: torch.device) -> ToolVideos:
     """Draw the tools in the rows that say where they are and what camera looks on; the others stay black."""
     size = (batch.frames.shape[2], batch.frames.shape[3])
     video = torch.zeros(batch.frames.shape, dtype=torch.uint8, device=device)
@@ -90,7 +90,7 @@ def draw_batch(batch: Windows, device: torch.device) -> Pictures:
         if tools is not None and camera is not None:
             video[row] = action_video(tools[None].to(device), camera[None], size)[0]
             drawn[row] = True
-    return Pictures(video, drawn.to(device))
+    return ToolVideos(video, drawn.to(device))
 
 
 def require_drawable(clips: WindowDataset) -> None:
@@ -98,8 +98,8 @@ def require_drawable(clips: WindowDataset) -> None:
 
     First episodes of all data sets are looked at before second ones, and no picture is decoded.
     """
-    for episodes in zip_longest(*(range(len(share.source)) for share in clips.shares)):
-        if _any_drawable(clips.shares, episodes):
+    for episodes in zip_longest(*(range(len(entry.source)) for entry in clips.entries)):
+        if _any_drawable(clips.entries, episodes):
             return
     raise ValueError(
         "the tools cannot be drawn: no data set says where they are and what camera looks on; name its states, what "
@@ -108,24 +108,24 @@ def require_drawable(clips: WindowDataset) -> None:
     )
 
 
-def _any_drawable(shares: Sequence[Share], episodes: Sequence[int | None]) -> bool:
-    for share, index in zip(shares, episodes, strict=True):
-        if index is None or not share.source.steps(index):
+def _any_drawable(entries: Sequence[MixtureEntry], episodes: Sequence[int | None]) -> bool:
+    for entry, index in zip(entries, episodes, strict=True):
+        if index is None or not entry.source.steps(index):
             continue
-        episode = share.source.episode(index)
-        if share.plan is not None and episode.tools is not None and episode.camera is not None:
+        episode = entry.source.episode(index)
+        if entry.plan is not None and episode.tools is not None and episode.camera is not None:
             return True
     return False
 
 
-def _require_width(commands: Commands, robot: Embodiment) -> None:
-    if commands.shape[1] != robot.action_spec.dim:
+def _require_width(actions: Actions, robot: Embodiment) -> None:
+    if actions.shape[1] != robot.action_spec.dim:
         raise ValueError(
-            f"{robot.name} takes commands of {robot.action_spec.dim} numbers, the data have {commands.shape[1]}; "
+            f"{robot.name} takes commands of {robot.action_spec.dim} numbers, the data have {actions.shape[1]}; "
             "add actions=given to data that hold the model's own numbers"
         )
 
 
 def _require_arms(arms: int, action_dim: int) -> None:
-    if action_dim < ARM_NUMBERS * arms:
-        raise ValueError(f"{arms} arm(s) are {ARM_NUMBERS * arms} numbers an action, but the model reads {action_dim}")
+    if action_dim < ARM_DIM * arms:
+        raise ValueError(f"{arms} arm(s) are {ARM_DIM * arms} numbers an action, but the model reads {action_dim}")

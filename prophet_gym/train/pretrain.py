@@ -11,17 +11,17 @@ from typing import Literal
 import torch
 import tyro
 
-from prophet_gym.arguments import Arguments, Count, CountOrNone, Items, NotNegative, OutFolder, Positive, Seed, Share
-from prophet_gym.data.mixture import read_share
-from prophet_gym.data.windows import ToActions, ToPlan, WindowDataset, as_given
+from prophet_gym.arguments import Arguments, Count, CountOrNone, Fraction, Items, NotNegative, OutFolder, Positive, Seed
+from prophet_gym.data.mixture import read_mixture_entry
+from prophet_gym.data.windows import ToModelActions, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
-from prophet_gym.prophet.companions import next_commands
+from prophet_gym.prophet.companions import next_steps
 from prophet_gym.prophet.lora import save_lora
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.train.full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
 from prophet_gym.train.loop import LoopConfig
-from prophet_gym.train.plans import commands_to_numbers, commands_to_plan, poses_to_plan, poses_unknown
-from prophet_gym.train.run_folder import claim, held
+from prophet_gym.train.plans import poses_to_plan, poses_unknown, robot_to_model_actions, to_plan
+from prophet_gym.train.run_folder import begin_run, run_lock
 from prophet_gym.train.states import list_states
 
 
@@ -68,7 +68,7 @@ class Args(Arguments):
     learning_rate: Positive = 1e-4
     warmup: CountOrNone = 1000
     weight_decay: NotNegative = 0.1
-    ema: Share = 0.999
+    ema: Fraction = 0.999
     self_forcing: Count = 1
     sampler_steps: Count = 5
     precision: Literal["auto", "bf16", "no"] = "auto"
@@ -107,8 +107,8 @@ def main(args: Args) -> None:
     choose_trained(prophet, lora_rank=args.lora_rank, seed=args.seed)
     if args.gradient_checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
-    with held(args.out, main=accelerator.is_main_process):
-        claim(args.out, args, begun=bool(list_states(args.out / "states")), free=MAY_CHANGE)
+    with run_lock(args.out, main=accelerator.is_main_process):
+        begin_run(args.out, args, begun=bool(list_states(args.out / "states")), free=MAY_CHANGE)
         train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
         if accelerator.is_main_process:
             write_result(prophet, args)
@@ -137,27 +137,27 @@ def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDa
     """Open the data sets of a mixture as clips for this checkpoint.
 
     Raises:
-        ValueError: the checkpoint is a small one, or a data set is refused, see `read_share`.
+        ValueError: the checkpoint is a small one, or a data set is refused, see `read_mixture_entry`.
         FileNotFoundError: a data set is not there.
     """
     config, numbers = config_of(prophet), prophet.transformer.config["action_dim"]
     robots = {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}
-    ways: dict[str, ToActions] = {
-        name: partial(commands_to_numbers, robot=robot, action_dim=numbers) for name, robot in robots.items()
+    ways: dict[str, ToModelActions] = {
+        name: partial(robot_to_model_actions, robot=robot, action_dim=numbers) for name, robot in robots.items()
     }
     plans: dict[str, ToPlan] = {
-        name: partial(commands_to_plan, robot=robot, action_dim=numbers) for name, robot in robots.items()
+        name: partial(to_plan, robot=robot, action_dim=numbers) for name, robot in robots.items()
     }
     ways |= {"given": as_given, "poses": poses_unknown}
     plans["poses"] = partial(poses_to_plan, action_dim=numbers)
-    return WindowDataset([read_share(text, ways, plans) for text in data], clip_shape(config, chunks))
+    return WindowDataset([read_mixture_entry(text, ways, plans) for text in data], clip_shape(config, chunks))
 
 
 def write_result(prophet: Prophet, args: Args) -> None:
     """Write the averaged weights as a checkpoint in float32, or the adapters alone."""
     if not args.lora_rank:
         prophet.save_pretrained(args.out / "checkpoint", half=False)
-        print(next_commands(args.out / "checkpoint", "DIR"))
+        print(next_steps(args.out / "checkpoint", "DIR"))
         return
     folder = args.out / "lora"
     save_lora(prophet.transformer, folder)

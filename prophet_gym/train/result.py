@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prophet_gym.data.recording import read_episode
-from prophet_gym.envs.initial_states import INDEX_NAME, write_start_set
-from prophet_gym.prophet.companions import next_commands
+from prophet_gym.envs.initial_states import INDEX_NAME, write_initial_states
+from prophet_gym.prophet.companions import next_steps
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.specs import InitialState
 
@@ -23,9 +23,9 @@ def write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) -
     """
     places = [folder, *([] if prophet.source is None else [prophet.source])]
     if recorded and not any(any((place / "starts").glob(f"*/{INDEX_NAME}")) for place in places):
-        write_start_set(folder / "starts" / "train", starts_of(recorded, prophet.frame_size))
+        write_initial_states(folder / "starts" / "train", starts_of(recorded, prophet.frame_size))
     prophet.save_pretrained(folder)
-    print(next_commands(folder, recorded[0].parents[1] if recorded else "DIR"))
+    print(next_steps(folder, recorded[0].parents[1] if recorded else "DIR"))
 
 
 def starts_of(recorded: Sequence[Path], size: tuple[int, int]) -> list[InitialState]:
@@ -45,7 +45,7 @@ def starts_of(recorded: Sequence[Path], size: tuple[int, int]) -> list[InitialSt
         if frames.shape[1:3] != size:
             raise ValueError(f"{path} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so")
         starts.append(
-            InitialState(frames, episode.instruction, suite=suite, task=task, index=taken[key], start_set="train")
+            InitialState(frames, episode.instruction, suite=suite, task=task, index=taken[key], split="train")
         )
         taken[key] += 1
     return starts

@@ -18,29 +18,29 @@ import tyro
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.arguments import (
     Arguments,
     Count,
     CountOrNone,
     Device,
+    Fraction,
     Items,
     Minutes,
     OutFolder,
     Positive,
     Seed,
-    Share,
 )
 from prophet_gym.data.recording import list_recordings, refuse_official
 from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train import success
-from prophet_gym.train.run_folder import held
+from prophet_gym.train.run_folder import run_lock
 from prophet_gym.train.success import METRICS_NAME, LabelledVideo, precision_recall, read_videos, split_of
 
 TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the picture encoder stays as it is."""
-HELD = 3
+MIN_CONSECUTIVE = 3
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Args(Arguments):
     steps: Count = 3000
     batch: Items = 64
     learning_rate: Positive | None = None
-    held_out: Share = 0.2
+    held_out: Fraction = 0.2
     max_episodes: Count = 600
     without: tuple[str, ...] = ()
     image_size: Items = 64
@@ -110,9 +110,9 @@ def main(args: Args) -> dict[str, Any]:
             "without",
         )  # fmt: skip
         given: dict[str, Any] = rate | {name: getattr(args, name) for name in names}
-        with held(args.out):
+        with run_lock(args.out):
             return success.main(success.Args(**given))
-    with held(args.out):
+    with run_lock(args.out):
         return _train_vlm(args)
 
 
@@ -127,9 +127,9 @@ def _train_vlm(args: Args) -> dict[str, Any]:
     model = LocalVlm.from_pretrained(args.model, device=args.device, dtype=args.dtype, batch=args.batch)
     add_adapters(model, args.lora_rank, args.seed)
     config = LikelihoodConfig(base=args.model, when="chunk", stride=args.stride, shown=args.shown)
-    judge = LikelihoodReward(model, config)
+    reward_model = LikelihoodReward(model, config)
     fit(
-        judge,
+        reward_model,
         lambda generator: cut(generator.choice(groups["train"]), args.stride, generator),
         steps=args.steps,
         batch=args.batch,
@@ -137,14 +137,14 @@ def _train_vlm(args: Args) -> dict[str, Any]:
         seed=args.seed,
         minutes=args.minutes,
     )
-    judge = with_threshold(judge, tune)
+    reward_model = with_threshold(reward_model, tune)
     metrics = {
         "train_episodes": len(groups["train"]),
         "parameters": sum(p.numel() for p in model.model.parameters() if p.requires_grad),
-        "held_out": measure(judge, _ends(groups["test"], args.stride)),
+        "held_out": measure(reward_model, _ends(groups["test"], args.stride)),
     }
-    judge.save_pretrained(args.out)
-    write_whole(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+    reward_model.save_pretrained(args.out)
+    atomic_write(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 
@@ -167,7 +167,7 @@ def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
 
 
 def fit(
-    judge: LikelihoodReward,
+    reward_model: LikelihoodReward,
     draw: Callable[[random.Random], Clip],
     *,
     steps: int,
@@ -181,7 +181,7 @@ def fit(
     Half of each batch ends in success, half does not.
 
     Args:
-        judge: Trained in place.
+        reward_model: Trained in place.
         draw: Gives clips; asked until both kinds are there.
         steps: Most optimizer steps.
         batch: Clips per step, at least 2.
@@ -193,9 +193,9 @@ def fit(
         ValueError: The clips are all of one kind.
     """
     generator = random.Random(seed)
-    parameters = [p for p in judge.model.model.parameters() if p.requires_grad]
+    parameters = [p for p in reward_model.model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    judge.model.model.train()
+    reward_model.model.model.train()
     began = time.monotonic()
     bar = tqdm(range(steps), desc="adapters", mininterval=1.0)
     for step in bar:
@@ -204,14 +204,14 @@ def fit(
             break
         optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + np.cos(np.pi * passed))
         clips = _balanced(draw, generator, batch)
-        odds = judge.log_odds([clip.frames for clip in clips], [clip.instruction for clip in clips])
+        odds = reward_model.log_odds([clip.frames for clip in clips], [clip.instruction for clip in clips])
         loss = F.binary_cross_entropy_with_logits(odds, torch.tensor([float(c.done) for c in clips]).to(odds))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
-    judge.model.model.eval()
+    reward_model.model.model.eval()
 
 
 def _balanced(draw: Callable[[random.Random], Clip], generator: random.Random, batch: int) -> list[Clip]:
@@ -237,21 +237,23 @@ def cut(video: LabelledVideo, stride: int, generator: random.Random) -> Clip:
 def clip_at(video: LabelledVideo, end: int, stride: int) -> Clip:
     """The video up to frame `end`: every stride-th frame and the last, as an env shows it to a judge."""
     places = sorted({*range(0, end + 1, stride), end})
-    done = bool(video.success[max(0, end + 1 - HELD) : end + 1].all())
+    done = bool(video.success[max(0, end + 1 - MIN_CONSECUTIVE) : end + 1].all())
     return Clip(torch.from_numpy(video.frames[places]), video.instruction, done)
 
 
-def with_threshold(judge: LikelihoodReward, clips: Sequence[Clip], recall: float = 0.95) -> LikelihoodReward:
+def with_threshold(reward_model: LikelihoodReward, clips: Sequence[Clip], recall: float = 0.95) -> LikelihoodReward:
     """The same judge with the highest threshold that finds this share of the successful clips."""
-    likely = _likely(judge, clips)
+    likely = _likely(reward_model, clips)
     chosen = success.threshold_of(likely[[clip.done for clip in clips]], recall)
-    return LikelihoodReward(judge.model, replace(judge.config, threshold=chosen), prompt=judge.prompt)
+    return LikelihoodReward(
+        reward_model.model, replace(reward_model.config, threshold=chosen), prompt=reward_model.prompt
+    )
 
 
-def measure(judge: LikelihoodReward, clips: Sequence[Clip]) -> dict[str, int | float]:
+def measure(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> dict[str, int | float]:
     """AUROC, precision and recall over clips."""
-    likely, labels = _likely(judge, clips), np.array([clip.done for clip in clips])
-    precision, recall = precision_recall(likely >= judge.config.threshold, labels)
+    likely, labels = _likely(reward_model, clips), np.array([clip.done for clip in clips])
+    precision, recall = precision_recall(likely >= reward_model.config.threshold, labels)
     return {
         "clips": len(clips),
         "successful_clips": int(labels.sum()),
@@ -261,10 +263,10 @@ def measure(judge: LikelihoodReward, clips: Sequence[Clip]) -> dict[str, int | f
     }
 
 
-def _likely(judge: LikelihoodReward, clips: Sequence[Clip]) -> np.ndarray:
-    verdict = judge.score([clip.frames for clip in clips], [clip.instruction for clip in clips])
-    assert verdict.probability is not None
-    return verdict.probability.double().numpy()
+def _likely(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> np.ndarray:
+    output = reward_model.score([clip.frames for clip in clips], [clip.instruction for clip in clips])
+    assert output.probability is not None
+    return output.probability.double().numpy()
 
 
 def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:

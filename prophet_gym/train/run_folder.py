@@ -13,17 +13,17 @@ from zlib import crc32
 
 from filelock import FileLock, Timeout
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.files import read_json
 from prophet_gym.data.recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError, shown
 
 ARGUMENTS = "arguments.json"
-LOCK, HOLDER = ".run.lock", ".run.json"
+LOCK, LOCK_OWNER = ".run.lock", ".run.json"
 
 
 @contextmanager
-def held(folder: Path, *, main: bool = True) -> Iterator[None]:
+def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
     """Keep a run's folder for this process; a second run in it is refused. Ends with the process, however that ends.
 
     Args:
@@ -45,7 +45,7 @@ def held(folder: Path, *, main: bool = True) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RunInUseError(
-            f"{folder} is in use by another run ({_holder(folder)}): wait for it, end it, or give another folder"
+            f"{folder} is in use by another run ({_lock_owner(folder)}): wait for it, end it, or give another folder"
         ) from error
     except NotImplementedError:  # a file system without locks
         warnings.warn(
@@ -57,11 +57,11 @@ def held(folder: Path, *, main: bool = True) -> Iterator[None]:
         return
     refused = True
     try:
-        write_whole(folder / HOLDER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
+        atomic_write(folder / LOCK_OWNER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
         yield
         refused = False
     finally:
-        (folder / HOLDER).unlink(missing_ok=True)
+        (folder / LOCK_OWNER).unlink(missing_ok=True)
         if refused and made and set(os.listdir(folder)) <= {LOCK, ARGUMENTS}:
             # nothing was made yet: leave things as if the run had not been begun
             for name in (ARGUMENTS, LOCK):
@@ -73,7 +73,7 @@ def held(folder: Path, *, main: bool = True) -> Iterator[None]:
                     path.rmdir()
 
 
-def claim(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), stage: str | None = None) -> None:
+def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), stage: str | None = None) -> None:
     """Write down what a run is begun with, or check that it is gone on with under the same.
 
     Args:
@@ -105,7 +105,7 @@ def claim(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), s
             )
         return
     entries = asked if stage is None else {**stored, stage: asked}
-    write_whole(path, json.dumps(entries, indent=2) + "\n")
+    atomic_write(path, json.dumps(entries, indent=2) + "\n")
 
 
 def counted(folders: Sequence[Path]) -> dict[str, str]:
@@ -123,9 +123,9 @@ def _written(value: object) -> str:
     return str(value.resolve() if isinstance(value, Path) else value)
 
 
-def _holder(folder: Path) -> str:
+def _lock_owner(folder: Path) -> str:
     try:
-        found = read_json(folder / HOLDER)
+        found = read_json(folder / LOCK_OWNER)
         return f"process {found['process']} on {found['host']}"
     except (OSError, ValueError, KeyError):  # it has only just begun, or is at its end
         return "its process is not known"

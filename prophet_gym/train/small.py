@@ -13,17 +13,17 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.arguments import (
     Arguments,
     Count,
     CountOrNone,
     DeviceOrAuto,
+    Fraction,
     Items,
     Minutes,
     NotNegative,
     OutFolder,
-    Share,
 )
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.latents import LatentEpisodes
@@ -38,7 +38,7 @@ from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tu
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device, read_stage
 from prophet_gym.train.result import write_checkpoint
-from prophet_gym.train.run_folder import claim, counted, held
+from prophet_gym.train.run_folder import begin_run, counted, run_lock
 
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
 
@@ -83,7 +83,7 @@ class Args(Arguments):
     rows: Items = 16
     learning_rate: NotNegative = 1e-3
     chunks: Count = 4
-    single_until: Share = 0.6
+    single_until: Fraction = 0.6
     layers: Items = 6
     width: Items = 192
     without: tuple[str, ...] = ()
@@ -101,8 +101,8 @@ def main(args: Args) -> None:
         ValueError: no recordings where they are needed, a base that does not fit, or a folder of another run.
         RunInUseError: another process trains there.
     """
-    with held(args.out):
-        _claim(args)
+    with run_lock(args.out):
+        _begin_run(args)
         _run(args)
 
 
@@ -124,7 +124,7 @@ def _run(args: Args) -> None:
         stages[name]()
 
 
-def _claim(args: Args) -> None:
+def _begin_run(args: Args) -> None:
     """Check that every stage to come goes on with what it was begun with, before anything is computed."""
     chosen = chosen_stages(args)
     recorded = {"data": args.data, "held_out": args.held_out, "episodes": counted(args.data)}
@@ -143,7 +143,7 @@ def _claim(args: Args) -> None:
     done["latents"] = encoded and ("latents" not in chosen or done["tracker"] or done["transformer"])
     for stage, settings in asked.items():
         if stage in chosen or (stage == "latents" and encoded and args.data):
-            claim(args.out, settings, begun=done[stage], stage=stage)
+            begin_run(args.out, settings, begun=done[stage], stage=stage)
 
 
 def chosen_stages(args: Args) -> tuple[Stage, ...]:
@@ -207,7 +207,7 @@ def _tracker(args: Args, base: Prophet | None) -> None:
     known = None if base is None else base.tracker
     tracker = train_tracker(data, camera, args.out, steps=args.tracker_steps, device=args.torch_device(), base=known)
     errors = tracker_errors(tracker, data, camera)
-    write_whole(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
+    atomic_write(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
 
 
 def _transformer(args: Args, base: Prophet | None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prophet_gym._io.tensor_files import read_torch, require_finite
 from prophet_gym.data.windows import WindowLoader
 from prophet_gym.errors import CheckpointError
-from prophet_gym.train.loop import save_whole
+from prophet_gym.train.loop import atomic_save
 
 KEYS = {"step", "trained", "average", "optimizer", "data"}
 
@@ -44,7 +44,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "data": self.loader.state_dict(),
         }
-        save_whole(state, self.folder / f"step-{step:08d}.pt")
+        atomic_save(state, self.folder / f"step-{step:08d}.pt")
         for path in list_states(self.folder)[:-keep]:
             path.unlink(missing_ok=True)
 

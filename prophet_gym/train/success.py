@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._io.atomic import write_whole
-from prophet_gym.arguments import Arguments, Count, Items, Minutes, OutFolder, Positive, Seed, Share
+from prophet_gym._io.atomic import atomic_write
+from prophet_gym.arguments import Arguments, Count, Fraction, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.recording import list_recordings, read_episode
-from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig, hash_words, held, shrink
+from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig, has_consecutive, hash_words, shrink
 
 METRICS_NAME = "metrics.json"
 
@@ -60,8 +60,8 @@ class Args(Arguments):
     steps: Count = 3000
     batch: Items = 64
     learning_rate: Positive = 2e-3
-    held_out: Share = 0.2
-    recall: Share = 0.95
+    held_out: Fraction = 0.2
+    recall: Fraction = 0.95
     max_episodes: Count = 600
     without: tuple[str, ...] = ()
     image_size: Items = 64
@@ -92,14 +92,14 @@ def thin(success: Bool[np.ndarray, " t"], stride: int = 4, margin: int = 12) -> 
     return [frame for frame in range(len(success)) if frame % stride == 0 or frame in near]
 
 
-def augment(pictures: Float[Tensor, "b 3 s s"], generator: torch.Generator) -> Float[Tensor, "b 3 s s"]:
+def augment(images: Float[Tensor, "b 3 s s"], generator: torch.Generator) -> Float[Tensor, "b 3 s s"]:
     """Each picture shifted by up to 3 pixels, brighter or darker by up to 15%, and sometimes blurred."""
-    rows, _, height, width = pictures.shape
+    rows, _, height, width = images.shape
     shifts = torch.randint(-3, 4, (rows, 2), generator=generator)
     down = (torch.arange(height) + shifts[:, :1]).clamp(0, height - 1)
     across = (torch.arange(width) + shifts[:, 1:]).clamp(0, width - 1)
     index = torch.arange(rows)[:, None, None]
-    moved = pictures.permute(0, 2, 3, 1)[index, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+    moved = images.permute(0, 2, 3, 1)[index, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
     gain = 1 + 0.15 * (2 * torch.rand(rows, 1, 1, 1, generator=generator) - 1)
     blurred = F.avg_pool2d(F.pad(moved, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     blur = torch.rand(rows, 1, 1, 1, generator=generator).mul(2).sub(1).clamp(min=0)
@@ -143,8 +143,8 @@ def train_success_head(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * 0.5 * (1 + np.cos(np.pi * progress))
         chosen = torch.cat([pool[torch.randint(len(pool), (batch // 2,), generator=generator)] for pool in pools])
-        pictures = augment(shrink(frames[chosen], config.image_size), generator)
-        as_frames = pictures.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        images = augment(shrink(frames[chosen], config.image_size), generator)
+        as_frames = images.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         loss = F.binary_cross_entropy_with_logits(head(as_frames, words[chosen]), labels[chosen].float())
         optimizer.zero_grad()
         loss.backward()
@@ -173,9 +173,11 @@ def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, in
     scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos]
     frames, labels = np.concatenate(scores), np.concatenate([v.success for v in videos])
     episodes = np.array([v.success.any() for v in videos])
-    best = np.array([_best_held(score, head.config.hold) for score in scores])
+    best = np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores])
     threshold = head.config.threshold
-    called = np.array([held(torch.from_numpy(score >= threshold), head.config.hold) for score in scores])
+    called = np.array(
+        [has_consecutive(torch.from_numpy(score >= threshold), head.config.min_consecutive) for score in scores]
+    )
     frame_precision, frame_recall = precision_recall(frames >= threshold, labels)
     precision, recall = precision_recall(called, episodes)
     return {
@@ -195,7 +197,7 @@ def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo], recall:
     """The highest threshold that still finds this share of the successful episodes."""
     require_success([bool(video.success.any()) for video in videos])
     scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos if v.success.any()]
-    return threshold_of(np.array([_best_held(score, head.config.hold) for score in scores]), recall)
+    return threshold_of(np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores]), recall)
 
 
 def require_success(done: Sequence[bool]) -> None:
@@ -272,15 +274,15 @@ def main(args: Args) -> dict[str, object]:
     for name, parts in groups.items():
         metrics[name] = evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
     head.save_pretrained(args.out)
-    write_whole(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+    atomic_write(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 
 
-def _best_held(scores: np.ndarray, hold: int) -> float:
-    if len(scores) < hold:
+def _best_consecutive(scores: np.ndarray, min_consecutive: int) -> float:
+    if len(scores) < min_consecutive:
         return 0.0
-    return float(np.lib.stride_tricks.sliding_window_view(scores, hold).min(axis=1).max())
+    return float(np.lib.stride_tricks.sliding_window_view(scores, min_consecutive).min(axis=1).max())
 
 
 if __name__ == "__main__":

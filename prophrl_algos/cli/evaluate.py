@@ -83,7 +83,7 @@ def main(args: Args) -> None:
             "noise_level": args.noise_level,
             "metrics": found.metrics(),
             "episodes": [
-                {"task": cell["task"], "start": cell["start"], "success": e.success, "valid": e.valid,
+                {"task": cell["task"], "start": cell["start"], "success": e.success, "valid": e.scored,
                  "chunks": e.chunks, "instruction": str(e.start.get("instruction", ""))}
                 for cell, e in zip(cells, found.episodes, strict=True)
             ],

@@ -83,7 +83,7 @@ class PolicyActor:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         dream = Dreamer(self.dream, sim.render(), sim.instruction, int(rng.integers(2**62))) if self.dream else None
         while dream is None or not dream.success:
-            obs = policy.prepare({"image": (sim.render() if dream is None else dream.picture)[None]}, [sim.instruction])
+            obs = policy.prepare({"image": (sim.render() if dream is None else dream.image)[None]}, [sim.instruction])
             with torch.no_grad():
                 chunk = policy.decode(sample(policy, obs, schedule, [generator]).x0, obs)[0].cpu().clamp(-1, 1)
             if dream is not None:
@@ -96,36 +96,36 @@ class Dreamer:
 
     Args:
         checkpoint: that dreams and judges.
-        picture: the first one.
+        image: the first one.
         instruction: of the task.
         seed: of the dream's noise.
     """
 
     def __init__(
-        self, checkpoint: str, picture: UInt8[np.ndarray, "h w 3"], instruction: str, seed: int
+        self, checkpoint: str, image: UInt8[np.ndarray, "h w 3"], instruction: str, seed: int
     ) -> None:  # fmt: skip
         import torch
 
         from prophet_gym.checkpoint import Checkpoint
 
         found = Checkpoint.named(checkpoint)
-        self.world_model, self.judge = found.world_model(), found.reward_model()
-        self.picture, self.instruction, self.success = picture, instruction, False
-        self._state = self.world_model.encode(torch.from_numpy(picture[None, None]))
-        self._film = torch.from_numpy(picture[None])
+        self.world_model, self.reward_model = found.world_model(), found.reward_model()
+        self.image, self.instruction, self.success = image, instruction, False
+        self._state = self.world_model.encode(torch.from_numpy(image[None, None]))
+        self._video = torch.from_numpy(image[None])
         self._generator = torch.Generator().manual_seed(seed)
 
-    def step(self, commands: "Float[Tensor, 'k a']") -> None:
-        """Dream a chunk; `picture` is its last frame, `success` what the judge says of all so far."""
+    def step(self, actions: "Float[Tensor, 'k a']") -> None:
+        """Dream a chunk; `image` is its last frame, `success` what the judge says of all so far."""
         import torch
 
         with torch.no_grad():
-            chunk = self.world_model.rollout(self._state, commands[None], generators=[self._generator])
+            chunk = self.world_model.rollout(self._state, actions[None], generators=[self._generator])
         self._state, frames = chunk.state, chunk.frames[0].cpu()
-        self.picture, self._film = frames[-1].numpy(), torch.cat([self._film, frames])
-        if self.judge is not None:
-            seen = self._film[:: self.judge.stride][-self.judge.max_frames :]
-            self.success = bool(self.judge.score([seen], [self.instruction]).success[0])
+        self.image, self._video = frames[-1].numpy(), torch.cat([self._video, frames])
+        if self.reward_model is not None:
+            seen = self._video[:: self.reward_model.stride][-self.reward_model.max_frames :]
+            self.success = bool(self.reward_model.score([seen], [self.instruction]).success[0])
 
 
 @cache

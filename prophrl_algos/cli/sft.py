@@ -43,7 +43,7 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.train.run_folder import claim, held
+    from prophet_gym.train.run_folder import begin_run, run_lock
     from prophrl_algos.cli.common import make_env, make_policy, save_policy
     from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
     from prophrl_algos.loggers import CsvLogger
@@ -64,8 +64,8 @@ def main(args: Args) -> None:
     if isinstance(policy, FitsActions):
         policy.fit_actions(demonstrations.all_actions())
     draw = drawer(policy, demonstrations)
-    with held(args.out):
-        claim(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device"))
+    with run_lock(args.out):
+        begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device"))
         loss = sft(policy, draw, args.config, args.out, logger=CsvLogger(args.out / "sft.csv"))
         saved = save_policy(policy, args.out)
     written = args.out / LAST if saved is None else f"{args.out / LAST} and {saved}"

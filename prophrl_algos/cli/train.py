@@ -71,7 +71,7 @@ MAY_CHANGE = (
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.train.run_folder import claim, held
+    from prophet_gym.train.run_folder import begin_run, run_lock
     from prophrl_algos.checkpoint import load_checkpoint
     from prophrl_algos.loggers import make_logger, require_loggers
     from prophrl_algos.run import LAST, run
@@ -80,9 +80,9 @@ def main(args: Args) -> None:
     require_loggers(names)
     trainer = make_trainer(args)
     evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
-    with held(args.out, main=trainer.processes.main):
+    with run_lock(args.out, main=trainer.processes.main):
         begun = (args.out / LAST).exists()
-        claim(args.out, args, begun=begun, free=MAY_CHANGE)
+        begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
         done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
         updates = args.config.updates
         loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names]

@@ -24,7 +24,7 @@ from prophrl_algos.vla.conventions import (
     Convention,
     env_to_policy,
     normalise,
-    policy_picture,
+    policy_image,
     policy_to_env,
     unnormalise,
 )
@@ -32,7 +32,7 @@ from prophrl_algos.vla.io._weights import load_strictly
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageConfig:
     """How pictures are brought to the size of the network.
 
     Attributes:
@@ -47,12 +47,12 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Manners:
+class ProcessorConfig:
     """How a network was trained to be spoken to.
 
     Attributes:
         convention: of the benchmark.
-        pictures: their size.
+        images: their size.
         actions: the scale of its action numbers.
         state: of the state's; None if it reads no state.
         state_columns: to which the normalised state is padded with zeros.
@@ -63,7 +63,7 @@ class Manners:
     """
 
     convention: Convention
-    pictures: Pictures
+    images: ImageConfig
     actions: Affine
     state: Affine | None
     state_columns: int
@@ -82,21 +82,21 @@ class PublishedPolicy(nn.Module):
     """What the names of weights begin with that the prefix is computed with."""
 
     def __init__(
-        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+        self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
     ) -> None:
         """Take a network over.
 
         Args:
             network: trained parameters require a gradient, the others do not.
             spec: the sizes; the action numbers are those of the convention.
-            manners: what is around it.
+            processor: what is around it.
             config: what `make_network` made the network of, plain data; without it the policy cannot be saved.
         """
         super().__init__()
-        numbers = manners.actions.scale.shape[0]
+        numbers = processor.actions.scale.shape[0]
         if numbers != spec.action_dim:
             raise ValueError(f"the statistics are of {numbers} action numbers, the policy has {spec.action_dim}")
-        self.network, self.spec, self.manners, self.config = network, spec, manners, config
+        self.network, self.spec, self.processor, self.config = network, spec, processor, config
 
     @staticmethod
     def make_network(config: Mapping[str, Any]) -> nn.Module:
@@ -157,24 +157,24 @@ class PublishedPolicy(nn.Module):
             ValueError: the first view is missing, images are not uint8 `(rows, h, w, 3)`, a prompt is too long, or a
                 state is needed and missing.
         """
-        manners = self.manners
-        first, *others = manners.convention.views
+        processor = self.processor
+        first, *others = processor.convention.views
         obs: dict[str, Tensor] = {}
         for view in (first, *(name for name in others if name in env_obs)):
             frames = shown_images(env_obs, view, len(instructions))
-            obs[view] = policy_picture(frames, manners.convention.picture).contiguous()
+            obs[view] = policy_image(frames, processor.convention.image).contiguous()
         state = self._state(env_obs, len(instructions))
         rows = [None] * len(instructions) if state is None else state.unbind(0)
-        texts = [manners.prompt(text, row) for text, row in zip(instructions, rows, strict=True)]
-        obs["tokens"], obs["token_mask"] = padded(manners.tokenize(texts), manners.max_tokens, texts)
+        texts = [processor.prompt(text, row) for text, row in zip(instructions, rows, strict=True)]
+        obs["tokens"], obs["token_mask"] = padded(processor.tokenize(texts), processor.max_tokens, texts)
         return obs if state is None else {**obs, "state": state}
 
     def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
         """The prefix of pictures, prompt and state; without a gradient where nothing of it is trained."""
         device = next(self.network.parameters()).device
         with torch.set_grad_enabled(grad and torch.is_grad_enabled() and self.reads_gradient()):
-            views = [obs[name] for name in self.manners.convention.views if name in obs]
-            images = [resized(view.to(device), self.manners.pictures) for view in views]
+            views = [obs[name] for name in self.processor.convention.views if name in obs]
+            images = [resized(view.to(device), self.processor.images) for view in views]
             tokens, mask = trimmed(obs)
             read = {**obs, "tokens": tokens.to(device), "token_mask": mask.to(device)}
             return self.prefix(images, read, device)
@@ -183,7 +183,7 @@ class PublishedPolicy(nn.Module):
         """Latents to commands of the env."""
         del obs
         actions = x0[:, : self.spec.exec_steps, : self.spec.action_dim]
-        return policy_to_env(unnormalise(actions, self.manners.actions), self.manners.convention)
+        return policy_to_env(unnormalise(actions, self.processor.actions), self.processor.convention)
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
@@ -193,7 +193,9 @@ class PublishedPolicy(nn.Module):
         Times have the density 1.5 sqrt(t) on 0.001..1: the Beta(1.5, 1) of openpi, lerobot and transformers.
         """
         device = next(self.network.parameters()).device
-        latents = normalise(env_to_policy(actions.to(device).float(), self.manners.convention), self.manners.actions)
+        latents = normalise(
+            env_to_policy(actions.to(device).float(), self.processor.convention), self.processor.actions
+        )
         x0 = F.pad(latents, (0, self.spec.latent_dim - self.spec.action_dim))
         noise = torch.randn(x0.shape, generator=generator).to(device)
         t = (torch.rand(len(x0), generator=generator) ** (2 / 3) * 0.999 + 0.001).to(device)
@@ -202,17 +204,17 @@ class PublishedPolicy(nn.Module):
         return F.mse_loss(found[real], (noise - x0)[real])
 
     def _state(self, env_obs: Mapping[str, Any], rows: int) -> Float[Tensor, "b s"] | None:
-        manners = self.manners
-        if manners.state is None:
+        processor = self.processor
+        if processor.state is None:
             return None
-        numbers = len(manners.state.scale)
-        given = shown_state(env_obs, rows, numbers, manners.without_state)
+        numbers = len(processor.state.scale)
+        given = shown_state(env_obs, rows, numbers, processor.without_state)
         if given is None:
-            return torch.zeros(rows, manners.state_columns)
-        return F.pad(normalise(given, manners.state), (0, manners.state_columns - numbers))
+            return torch.zeros(rows, processor.state_columns)
+        return F.pad(normalise(given, processor.state), (0, processor.state_columns - numbers))
 
 
-def resized(frames: UInt8[Tensor, "b h w 3"], how: Pictures) -> Float[Tensor, "b 3 s s"]:
+def resized(frames: UInt8[Tensor, "b h w 3"], how: ImageConfig) -> Float[Tensor, "b 3 s s"]:
     """Pictures at the network's size, -1..1, their shape kept by adding black.
 
     lerobot adds -3 rather than black on openpi's networks, which is a slip of its; on square pictures nothing is added.

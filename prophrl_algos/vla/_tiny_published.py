@@ -15,8 +15,8 @@ from torch import nn
 
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.vla import smolvla
-from prophrl_algos.vla._policy import Manners, Pictures
-from prophrl_algos.vla._tokenization import Prompt, letters, line, task_and_state
+from prophrl_algos.vla._policy import ImageConfig, ProcessorConfig
+from prophrl_algos.vla._tokenization import Prompt, char_tokenizer, line, task_and_state
 from prophrl_algos.vla.conventions import Affine, Convention, convention
 from prophrl_algos.vla.pi import _pi0 as pi0
 from prophrl_algos.vla.pi import _pi05 as pi05
@@ -34,7 +34,7 @@ def tiny_pi0(horizon: int = 4, exec_steps: int = 2, num_steps: int = 3, *, train
     config = pi0_config(horizon)
     network = pi0_network(horizon)
     pi0.choose_trained(network, train)
-    how = manners(convention("libero", "openpi"), Pictures(28), line, VOCABULARY)
+    how = processor(convention("libero", "openpi"), ImageConfig(28), line, VOCABULARY)
     return pi0.Pi0Policy(network, _spec(horizon, exec_steps, num_steps), how, config).eval()
 
 
@@ -56,7 +56,7 @@ def tiny_pi05(
     randomise(network)
     pi05.choose_trained(network, train)
     prompt = task_and_state if discrete_state else line
-    how = manners(convention("libero", "openpi"), Pictures(28), prompt, 60, state=discrete_state)
+    how = processor(convention("libero", "openpi"), ImageConfig(28), prompt, 60, state=discrete_state)
     return pi05.Pi05Policy(network, _spec(horizon, exec_steps, num_steps), how, config).eval()
 
 
@@ -69,7 +69,7 @@ def tiny_smolvla(
         network = smolvla.make_network(config)
     randomise(network)
     smolvla.choose_trained(network, train)
-    how = manners(convention("libero", "smolvla"), Pictures(32, centred=False), line, VOCABULARY)
+    how = processor(convention("libero", "smolvla"), ImageConfig(32, centred=False), line, VOCABULARY)
     return smolvla.SmolVLAPolicy(network, _spec(horizon, exec_steps, num_steps), how, config).eval()
 
 
@@ -153,15 +153,17 @@ def smolvlm_sizes() -> Iterator[None]:
         yield
 
 
-def manners(how: Convention, pictures: Pictures, prompt: Prompt, max_tokens: int, *, state: bool = True) -> Manners:
+def processor(
+    how: Convention, images: ImageConfig, prompt: Prompt, max_tokens: int, *, state: bool = True
+) -> ProcessorConfig:
     """Scales that are not 1, bytes for tokens, and the middle of the state where there is none."""
-    return Manners(
+    return ProcessorConfig(
         convention=how,
-        pictures=pictures,
+        images=images,
         actions=Affine(torch.linspace(-0.1, 0.1, NUMBERS), torch.linspace(0.5, 1.0, NUMBERS)),
         state=Affine(torch.zeros(STATE), torch.full((STATE,), 0.5)) if state else None,
         state_columns=WIDTH,
-        tokenize=letters(VOCABULARY),
+        tokenize=char_tokenizer(VOCABULARY),
         prompt=prompt,
         max_tokens=max_tokens,
         without_state="mean",

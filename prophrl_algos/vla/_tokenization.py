@@ -67,7 +67,7 @@ class HuggingFaceTokens:
 
 
 @dataclass(frozen=True)
-class Letters:
+class CharTokenizer:
     """The bytes of a text, after a 1, modulo a vocabulary.
 
     Attributes:
@@ -114,14 +114,14 @@ def tokenizer_of(given: Any, default: str | Path) -> Tokenize:
     return given
 
 
-def letters(vocabulary: int) -> Tokenize:
+def char_tokenizer(vocabulary: int) -> Tokenize:
     """A stand-in for tests and tiny policies: the bytes of a text, after a 1, modulo the vocabulary.
 
     Example:
-        >>> letters(100)(["ab"])
+        >>> char_tokenizer(100)(["ab"])
         [[1, 97, 98]]
     """
-    return Letters(vocabulary)
+    return CharTokenizer(vocabulary)
 
 
 def padded(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prophet_gym.errors import unknown_option
 
-Picture = Literal["as is", "mirrored", "rotated"]
+ImageLayout = Literal["as is", "mirrored", "rotated"]
 Rotation = Literal["rotation vector", "euler xyz"]
 Scaling = Literal["quantile", "mean std", "min max", "identity"]
 
@@ -42,7 +42,7 @@ class Convention:
         family: `openpi` (pi0 and pi0.5 of openpi, RLinf and lerobot), `smolvla` or `prismatic` (VLA-Adapter and
             OpenVLA-OFT).
         views: names of the pictures that it was trained on, in its order; the first is never missing.
-        picture: what is done to an upright picture to get what it was trained on.
+        image: what is done to an upright picture to get what it was trained on.
         gripper: what its (un-normalised) numbers mean.
         env_gripper: what the env's mean.
         binary: whether the gripper's number is sent as open or closed and nothing between.
@@ -60,7 +60,7 @@ class Convention:
     benchmark: str
     family: str
     views: tuple[str, ...]
-    picture: Picture
+    image: ImageLayout
     gripper: Gripper
     env_gripper: Gripper
     binary: bool
@@ -94,7 +94,7 @@ _BRIDGE = Convention(
     benchmark="bridge",
     family="",
     views=("image",),
-    picture="as is",
+    image="as is",
     gripper=RLDS_GRIPPER,
     env_gripper=RLDS_GRIPPER,
     binary=True,
@@ -104,7 +104,7 @@ _BRIDGE = Convention(
     scaling="quantile",
     eps=0.0,
     sources={
-        "picture": "BridgeData V2 image_0 and SimplerEnv's 3rd_view_camera are upright",
+        "image": "BridgeData V2 image_0 and SimplerEnv's 3rd_view_camera are upright",
         "gripper": _BRIDGE_GRIPPER,
         "env_gripper": _BRIDGE_GRIPPER,
         "binary": _SIMPLER_GRIPPER,
@@ -125,7 +125,7 @@ CONVENTIONS: tuple[Convention, ...] = (
         benchmark="libero",
         family="openpi",
         views=("image", "wrist_image"),
-        picture="mirrored",
+        image="mirrored",
         gripper=SIGN_CLOSES,
         env_gripper=SIGN_CLOSES,
         binary=True,
@@ -138,7 +138,7 @@ CONVENTIONS: tuple[Convention, ...] = (
         wait_action=_NO_OP,
         max_steps=_LIBERO_STEPS,
         sources={
-            "picture": _LIBERO_PICTURE,
+            "image": _LIBERO_PICTURE,
             "gripper": "openpi policies/libero_policy.py: actions are returned as they are",
             "env_gripper": _LIBERO_GRIPPER,
             "binary": _LIBERO_GRIPPER,
@@ -152,7 +152,7 @@ CONVENTIONS: tuple[Convention, ...] = (
         benchmark="libero",
         family="smolvla",
         views=("image", "wrist_image"),
-        picture="mirrored",
+        image="mirrored",
         gripper=SIGN_CLOSES,
         env_gripper=SIGN_CLOSES,
         binary=True,
@@ -165,7 +165,7 @@ CONVENTIONS: tuple[Convention, ...] = (
         wait_action=_NO_OP,
         max_steps=_LIBERO_STEPS,
         sources={
-            "picture": "lerobot envs/libero.py and processor/env_processor.py: both axes flipped",
+            "image": "lerobot envs/libero.py and processor/env_processor.py: both axes flipped",
             "gripper": "lerobot's LIBERO data sets hold robosuite's commands",
             "env_gripper": _LIBERO_GRIPPER,
             "binary": _LIBERO_GRIPPER,
@@ -179,7 +179,7 @@ CONVENTIONS: tuple[Convention, ...] = (
         benchmark="libero",
         family="prismatic",
         views=("image", "wrist_image"),
-        picture="mirrored",
+        image="mirrored",
         gripper=RLDS_GRIPPER,
         env_gripper=SIGN_CLOSES,
         binary=True,
@@ -192,7 +192,7 @@ CONVENTIONS: tuple[Convention, ...] = (
         wait_action=_NO_OP,
         max_steps=_LIBERO_STEPS,
         sources={
-            "picture": "OpenVLA-OFT experiments/robot/libero/libero_utils.py, get_libero_image: `[::-1, ::-1]`",
+            "image": "OpenVLA-OFT experiments/robot/libero/libero_utils.py, get_libero_image: `[::-1, ::-1]`",
             "gripper": "RLDS of LIBERO: 1 open, 0 closed; OpenVLA's invert_gripper_action",
             "env_gripper": _LIBERO_GRIPPER,
             "binary": "OpenVLA's normalize_gripper_action(binarize=True)",
@@ -224,7 +224,7 @@ def convention(benchmark: str, family: str) -> Convention:
     return found[benchmark, family]
 
 
-def policy_picture(frames: UInt8[Tensor, "*b h w 3"], how: Picture) -> UInt8[Tensor, "*b h w 3"]:
+def policy_image(frames: UInt8[Tensor, "*b h w 3"], how: ImageLayout) -> UInt8[Tensor, "*b h w 3"]:
     """Upright pictures of an env as the policy was trained on them."""
     turned = {"as is": (), "mirrored": (-2,), "rotated": (-3, -2)}[how]
     return frames.flip(turned) if turned else frames
@@ -237,11 +237,11 @@ def policy_to_env(actions: Float[Tensor, "*b 7"], how: Convention) -> Float[Tens
     return torch.cat([actions[..., :3], turn, grip], -1)
 
 
-def env_to_policy(commands: Float[Tensor, "*b 7"], how: Convention) -> Float[Tensor, "*b 7"]:
+def env_to_policy(actions: Float[Tensor, "*b 7"], how: Convention) -> Float[Tensor, "*b 7"]:
     """Demonstrated commands of an env to what the policy should say, un-normalised."""
-    turn = _rotation(commands[..., 3:6], how.env_rotation, how.rotation)
-    grip = _gripper(commands[..., 6:], how.env_gripper, how.gripper, binary=False)
-    return torch.cat([commands[..., :3], turn, grip], -1)
+    turn = _rotation(actions[..., 3:6], how.env_rotation, how.rotation)
+    grip = _gripper(actions[..., 6:], how.env_gripper, how.gripper, binary=False)
+    return torch.cat([actions[..., :3], turn, grip], -1)
 
 
 class Affine(NamedTuple):

@@ -14,7 +14,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._load import LoadOptions
 from prophrl_algos.vla._lora import LoraTargets, cast_frozen, let_train, lora_targets
-from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla._policy import ImageConfig, ProcessorConfig, PublishedPolicy
 from prophrl_algos.vla._prefix_cache import as_cache, as_dict, cache_tensors, may_attend
 from prophrl_algos.vla._tokenization import line, tokenizer_of
 from prophrl_algos.vla.conventions import convention
@@ -46,17 +46,17 @@ class SmolVLAPolicy(PublishedPolicy):
     Args:
         network: lerobot's `VLAFlowMatching`; its word head, which nothing reads, is taken off.
         spec: the sizes.
-        manners: pictures, prompt, scales and signs.
+        processor: pictures, prompt, scales and signs.
     """
 
     FAMILY = "smolvla"
     before = (_VLM, "state_proj.")
 
     def __init__(
-        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+        self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
     ) -> None:
         """Take a network over, in place."""
-        super().__init__(network, spec, manners, config)
+        super().__init__(network, spec, processor, config)
         both = cast(Any, network).vlm_with_expert
         both.vlm.lm_head = nn.Identity()
         # lerobot up to 0.4 keeps a dict of layers and is told to fill it; later versions keep a DynamicCache.
@@ -147,9 +147,9 @@ def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
         exec_steps=options.exec_steps or min(int(config.get("n_action_steps", how.exec_steps)), horizon),
         num_steps=options.num_steps or int(config.get("num_steps", 10)),
     )
-    manners = Manners(
+    processor = ProcessorConfig(
         convention=how,
-        pictures=Pictures(int(config.get("resize_imgs_with_padding", (512, 512))[0]), centred=False),
+        images=ImageConfig(int(config.get("resize_imgs_with_padding", (512, 512))[0]), centred=False),
         actions=cut(scales.actions, numbers, "actions", folder),
         state=without_padding(scales.state, int(config.get("max_state_dim", 32))),
         state_columns=int(config.get("max_state_dim", 32)),
@@ -158,7 +158,7 @@ def load(folder: Path, options: LoadOptions) -> SmolVLAPolicy:
         max_tokens=int(config.get("tokenizer_max_length", 48)),
         without_state=options.without_state,
     )
-    policy = SmolVLAPolicy(network, spec, manners, config)
+    policy = SmolVLAPolicy(network, spec, processor, config)
     policy.let_train(options.train)
     policy.cast(options.dtype)
     return policy.eval()

@@ -39,7 +39,7 @@ def small(monkeypatch):
         return make(tiny_published.pi0_config(4) | {"max_action_dim": 32, "max_state_dim": 32, **config})
 
     monkeypatch.setattr(full_sizes.pi0, "make_network", few)
-    monkeypatch.setattr(full_sizes, "Pictures", lambda size: tiny_published.Pictures(28))
+    monkeypatch.setattr(full_sizes, "ImageConfig", lambda size: tiny_published.ImageConfig(28))
 
 
 @pytest.mark.parametrize("train", ["expert", "lora"])

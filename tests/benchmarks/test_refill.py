@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prophet_gym.envs import StartSet
+from prophet_gym.envs import InitialStates
 from prophet_gym.testing import CountingWorldModel, counting_starts
 
 
@@ -23,8 +23,8 @@ def refill():
     return module
 
 
-def of_lengths(*lengths: int) -> StartSet:
-    return StartSet(replace(counting_starts()[0], instruction=str(length)) for length in lengths)
+def of_lengths(*lengths: int) -> InitialStates:
+    return InitialStates(replace(counting_starts()[0], instruction=str(length)) for length in lengths)
 
 
 def test_lockstep_waits_for_the_slowest_row_and_refill_does_not(refill):

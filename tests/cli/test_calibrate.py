@@ -9,7 +9,7 @@ from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 
 
 def test_from_a_recording_to_a_card(checkpoint, recording, tmp_path, capsys):
-    SuccessHead(SuccessHeadConfig(threshold=0.0001, hold=1)).save_pretrained(tmp_path / "head")
+    SuccessHead(SuccessHeadConfig(threshold=0.0001, min_consecutive=1)).save_pretrained(tmp_path / "head")
     out = tmp_path / "card.json"
     main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, ages=(8, 16), rows=2, out=out))
     card = json.loads(out.read_text())

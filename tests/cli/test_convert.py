@@ -7,7 +7,7 @@ import torch
 
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym.cli.main import main
-from prophet_gym.envs import write_start_set
+from prophet_gym.envs import write_initial_states
 from prophet_gym.prophet.presets import tiny_vae
 from prophet_gym.specs import InitialState
 
@@ -31,7 +31,7 @@ def test_from_a_released_file_to_a_step_of_the_environment(released, capsys):
     main(["convert", source, str(folder), "--vae", vae, "--frame-size", "64", "64"])
     assert "chunks of 4 actions and 64x64 frames" in capsys.readouterr().out
     starts = [InitialState(np.full((1, 64, 64, 3), 90, np.uint8), "own", "libero_object")]
-    write_start_set(released / "starts", starts)
+    write_initial_states(released / "starts", starts)
     settings = {"weights": str(folder), "starts": str(released / "starts"), "reward": None}
     env = gym.make("Prophet-LIBERO-v0", **settings)
     env.reset(seed=0)

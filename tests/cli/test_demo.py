@@ -8,8 +8,8 @@ import pytest
 
 from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli.demo import DREAM, LIBERO, OTHER, Args, demo_episodes, dream_scene
-from prophet_gym.cli.film import GAP, STRIP, side_by_side, write_moving_picture
 from prophet_gym.cli.main import main
+from prophet_gym.cli.video import GAP, STRIP, side_by_side, write_animation
 from prophet_gym.data.recording import list_episodes, read_episode, read_video
 
 
@@ -22,17 +22,17 @@ def scene(checkpoint, recording):
 def test_a_scene_shows_the_recording_and_two_dreams_from_its_first_frame(scene):
     scene, episode = scene
     assert scene.steps == 16  # whole chunks of 8 that both action sequences have
-    np.testing.assert_array_equal(scene.films[LIBERO], episode.frames()[:17])
+    np.testing.assert_array_equal(scene.videos[LIBERO], episode.frames()[:17])
     for label in (DREAM, OTHER):
-        np.testing.assert_array_equal(scene.films[label][0], episode.frames()[0])
-    assert (scene.films[DREAM][1:] != scene.films[OTHER][1:]).any()
+        np.testing.assert_array_equal(scene.videos[label][0], episode.frames()[0])
+    assert (scene.videos[DREAM][1:] != scene.videos[OTHER][1:]).any()
 
 
 def test_the_second_dream_depends_on_the_actions_alone(scene, checkpoint):
     scene, episode = scene
     again = dream_scene(Checkpoint.named(checkpoint).world_model(), episode, episode.actions, 16, seed=0)
-    np.testing.assert_array_equal(again.films[DREAM], again.films[OTHER])
-    np.testing.assert_allclose(again.films[DREAM].astype(int), scene.films[DREAM], atol=2)
+    np.testing.assert_array_equal(again.videos[DREAM], again.videos[OTHER])
+    np.testing.assert_allclose(again.videos[DREAM].astype(int), scene.videos[DREAM], atol=2)
 
 
 def test_panels_stand_side_by_side_enlarged():
@@ -44,13 +44,13 @@ def test_panels_stand_side_by_side_enlarged():
 
 
 def test_the_command_writes_film_sheet_picture_and_numbers(checkpoint, recording, tmp_path, capsys):
-    picture, numbers = tmp_path / "dream.webp", tmp_path / "demo.json"
+    image, numbers = tmp_path / "dream.webp", tmp_path / "demo.json"
     main([
         "demo", "--checkpoint", str(checkpoint), "--data", str(recording), "--out", str(tmp_path), "--scale", "1",
-        "--moving-picture", str(picture), "--json", str(numbers),
+        "--animation", str(image), "--json", str(numbers),
     ])  # fmt: skip
     assert len(read_video(tmp_path / "demo.mp4")) == 2 * 17
-    assert len(iio.imread(picture, plugin="pillow", index=...)) == 9
+    assert len(iio.imread(image, plugin="pillow", index=...)) == 9
     assert iio.imread(tmp_path / "demo.png").shape[1] == 150 + 8 * 64
     found = json.loads(numbers.read_text())
     assert found["metrics"].keys() == {DREAM, OTHER, "last frame copied"}
@@ -84,4 +84,4 @@ def test_one_episode_is_not_enough(checkpoint, tmp_path, capsys):
 
 def test_a_moving_picture_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.gif or \.webp"):
-        write_moving_picture(tmp_path / "dream.avi", [np.zeros((8, 8, 3), np.uint8)])
+        write_animation(tmp_path / "dream.avi", [np.zeros((8, 8, 3), np.uint8)])

@@ -7,7 +7,7 @@ import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym.cli.main import main
 from prophet_gym.cli.starts import Args, resolved
 from prophet_gym.embodiments.start_poses import start_pose
-from prophet_gym.envs import read_start_set
+from prophet_gym.envs import read_initial_states
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.sims import install
 
@@ -39,8 +39,8 @@ def test_one_command_makes_the_starts_that_a_checkpoint_lacks(full, capsys):
     main(["starts", "--checkpoint", str(full), *words])
     assert "32x32 pixels, look light" in capsys.readouterr().out
     env = gym.make("Prophet-LIBERO-Object-v0", weights=str(full), reward=None)
-    assert env.reset(seed=0)[1]["start_set"] == "train"
-    start = read_start_set(full / "starts" / "official")[0]
+    assert env.reset(seed=0)[1]["split"] == "train"
+    start = read_initial_states(full / "starts" / "official")[0]
     pose = start_pose(start, 1)
     assert pose is not None
     assert 0.1 < pose.position[0, 2] < 0.4

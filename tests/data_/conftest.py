@@ -26,7 +26,7 @@ def grey(episode: int, frame: int) -> int:
     return 30 + 60 * episode + 4 * frame
 
 
-def pictures(episode: int, count: int) -> np.ndarray:
+def images(episode: int, count: int) -> np.ndarray:
     """Bright along the top, so that upside down shows; the left half says which frame it is, the right half is red."""
     frames = np.empty((count, *SIZE, 3), np.uint8)
     for index, frame in enumerate(frames):
@@ -77,7 +77,7 @@ class LeRobotWriter:
             "task_index": np.full(count, sorted(set(self.tasks)).index(self.tasks[episode])),
         }
         if self.dtype == "image":
-            encoded = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in pictures(episode, count)]
+            encoded = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in images(episode, count)]
             given[CAMERA] = [{"bytes": cell, "path": f"frame-{i:06d}.png"} for i, cell in enumerate(encoded)]
         return given
 
@@ -113,7 +113,7 @@ class LeRobotWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             parquet.write_table(pa.table(self.columns(number)), path)
             if self.dtype == "video":
-                encode(self.root / video.format(**place), pictures(number, length), self.codec, self.fps)
+                encode(self.root / video.format(**place), images(number, length), self.codec, self.fps)
             lines.append(json.dumps({"episode_index": number, "tasks": [task], "length": length}))
         (self.root / "meta" / "episodes.jsonl").write_text("\n".join(lines) + "\n")
         return self.root
@@ -130,7 +130,7 @@ class LeRobotWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             parquet.write_table(pa.concat_tables([pa.table(self.columns(number)) for number in members]), path)
             if self.dtype == "video":
-                frames = np.concatenate([pictures(number, self.lengths[number]) for number in members])
+                frames = np.concatenate([images(number, self.lengths[number]) for number in members])
                 encode(self.root / video.format(**place), frames, self.codec, self.fps)
             begin = 0
             for number in members:
@@ -179,7 +179,7 @@ def libero_file(tmp_path):
             for number, length in enumerate(LENGTHS):
                 demo = data.create_group(f"demo_{number}")
                 demo["actions"] = actions(number, length).astype(np.float64)
-                frames = pictures(number, length)
+                frames = images(number, length)
                 demo["obs/agentview_rgb"] = frames if upright else frames[:, ::-1]
                 demo["obs/ee_states"] = np.zeros((length, 6))
                 demo.attrs["num_samples"] = length

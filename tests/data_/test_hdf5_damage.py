@@ -11,7 +11,7 @@ import pytest
 from prophet_gym.data.hdf5 import LIBERO, Hdf5Source
 from prophet_gym.errors import UnknownOptionError
 
-from .conftest import LENGTHS, pictures
+from .conftest import LENGTHS, images
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_pictures_of_other_types_are_refused_before_anything_is_trained(libero_f
     path = libero_file()
     with h5py.File(path, "a") as file:
         del file["data/demo_0/obs/agentview_rgb"]
-        file["data/demo_0/obs/agentview_rgb"] = change(pictures(0, LENGTHS[0]))
+        file["data/demo_0/obs/agentview_rgb"] = change(images(0, LENGTHS[0]))
     with pytest.raises(ValueError, match=told) as raised:
         Hdf5Source(path)
     assert str(raised.value).startswith(f"agentview_rgb of demo_0 of {path} must be uint8 (..., height, width, 3), RGB")

@@ -16,7 +16,7 @@ def data():
     numbers = np.concatenate([100 * e + np.arange(t + 1) for e, t in enumerate(LENGTHS)])
     return LatentEpisodes(
         latents=numbers.astype(np.float16)[:, None, None, None] * np.ones((1, 4, 2, 2), np.float16),
-        commands=numbers.astype(np.float32)[:, None] * np.ones((1, 7), np.float32),
+        actions=numbers.astype(np.float32)[:, None] * np.ones((1, 7), np.float32),
         gripper=numbers.astype(np.float32)[:, None] * np.ones((1, 4), np.float32),
         starts=np.cumsum([0, *(t + 1 for t in LENGTHS)]),
     )

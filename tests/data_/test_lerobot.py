@@ -13,7 +13,7 @@ from prophet_gym.data.episode import EpisodeSource
 from prophet_gym.data.lerobot import LeRobotSource
 from prophet_gym.data.reading import columns_reversed
 
-from .conftest import CAMERA, LENGTHS, SIZE, actions, encode, grey, level, pictures
+from .conftest import CAMERA, LENGTHS, SIZE, actions, encode, grey, images, level
 
 LAYOUTS = pytest.mark.parametrize("layout", ["v2", "v3"])
 
@@ -113,7 +113,7 @@ def test_a_row_too_few_is_refused(lerobot):
 def test_missing_frames_and_a_missing_video_are_refused(lerobot):
     root = lerobot("v2")
     path = root / "videos/chunk-000" / CAMERA / "episode_000001.mp4"
-    encode(path, pictures(1, 4))
+    encode(path, images(1, 4))
     episode = LeRobotSource(root, CAMERA).episode(1)
     with pytest.raises(ValueError, match=r"a frame before each of its 5 actions .* of the frames 2\.\.5 only 2"):
         episode.frames(2, 6)
@@ -127,7 +127,7 @@ def test_missing_frames_and_a_missing_video_are_refused(lerobot):
 
 def test_a_rate_that_contradicts_timestamps_or_video_is_refused(lerobot):
     root = lerobot("v2")
-    encode(root / "videos/chunk-000" / CAMERA / "episode_000000.mp4", pictures(0, 9), fps=15)
+    encode(root / "videos/chunk-000" / CAMERA / "episode_000000.mp4", images(0, 9), fps=15)
     with pytest.raises(ValueError, match="the 10 frames a second that its data set states, has 15"):
         LeRobotSource(root, CAMERA).episode(0).frames(0, 2)
     path = root / "meta/info.json"

@@ -16,7 +16,7 @@ from prophet_gym.data._video import decode_frames
 from prophet_gym.data.lerobot import LeRobotSource
 from prophet_gym.errors import UnknownOptionError
 
-from .conftest import CAMERA, LENGTHS, actions, encode, grey, level, pictures
+from .conftest import CAMERA, LENGTHS, actions, encode, grey, images, level
 
 LAYOUTS = pytest.mark.parametrize("layout", ["v2", "v3"])
 INDEX = "meta/episodes/chunk-000/file-000.parquet"
@@ -103,8 +103,8 @@ def test_nor_where_both_ends_are_off(lerobot, seconds):
 
 def test_a_shared_film_with_a_frame_too_few_is_refused(lerobot):
     root = lerobot("v3")
-    film = root / "videos" / CAMERA / "chunk-000/file-000.mp4"
-    encode(film, np.concatenate([pictures(0, 8), pictures(1, 6)]))
+    video = root / "videos" / CAMERA / "chunk-000/file-000.mp4"
+    encode(video, np.concatenate([images(0, 8), images(1, 6)]))
     for source in (LeRobotSource(root, CAMERA), LeRobotSource(root, CAMERA, episodes=[0])):
         with pytest.raises(ValueError, match=r"file-000\.mp4 must last until 1\.5000 s.* no telling which episode"):
             source.episode(0).frames(0, 2)

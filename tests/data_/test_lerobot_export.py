@@ -22,7 +22,7 @@ from prophet_gym.data.recording import (
 from prophet_gym.embodiments.kinematics import euler_to_matrix, quaternion_to_matrix
 from prophet_gym.errors import UnknownOptionError
 
-from .conftest import grey, level, pictures
+from .conftest import grey, images, level
 
 LENGTHS = {0: 7, 3: 9}
 
@@ -53,7 +53,7 @@ def recording(tmp_path):
                 look="light",
             ),
         )
-        write_episode(episode_path(folder, task, 0), episode, pictures(number, steps + 1))
+        write_episode(episode_path(folder, task, 0), episode, images(number, steps + 1))
     (folder / META).write_text(json.dumps({"starts": "random"}))
     return folder
 

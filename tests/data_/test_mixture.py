@@ -8,7 +8,7 @@ import pytest
 
 from prophet_gym.data.hdf5 import Hdf5Source
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.mixture import read_share
+from prophet_gym.data.mixture import read_mixture_entry
 from prophet_gym.data.recording import META, RecordingSource
 from prophet_gym.data.windows import as_given
 
@@ -23,19 +23,19 @@ WAYS = {"double": doubled, "given": as_given}
 
 
 def test_each_kind_is_opened_by_its_reader(lerobot, libero_file, tmp_path):
-    share = read_share(f"{lerobot('v3')},camera={CAMERA},weight=2,robot=mine,orient=columns_reversed", WAYS)
-    assert isinstance(share.source, LeRobotSource)
-    assert (share.weight, share.source.robot, share.to_actions) == (2.0, "mine", doubled)
+    entry = read_mixture_entry(f"{lerobot('v3')},camera={CAMERA},weight=2,robot=mine,orient=columns_reversed", WAYS)
+    assert isinstance(entry.source, LeRobotSource)
+    assert (entry.weight, entry.source.robot, entry.to_model_actions) == (2.0, "mine", doubled)
     plain = LeRobotSource(tmp_path / "set", CAMERA).episode(0).frames(0, 2)
-    np.testing.assert_array_equal(share.source.episode(0).frames(0, 2), plain[:, :, ::-1])
-    share = read_share(f"{libero_file()},kind=libero,actions=given", WAYS)
-    assert isinstance(share.source, Hdf5Source)
-    assert (share.weight, share.to_actions) == (None, as_given)
-    again = read_share(f"{libero_file()},kind=libero_regenerated", WAYS)
-    assert again.source.episode(0).actions[0, 0] + 1 == share.source.episode(0).actions[0, 0]
+    np.testing.assert_array_equal(entry.source.episode(0).frames(0, 2), plain[:, :, ::-1])
+    entry = read_mixture_entry(f"{libero_file()},kind=libero,actions=given", WAYS)
+    assert isinstance(entry.source, Hdf5Source)
+    assert (entry.weight, entry.to_model_actions) == (None, as_given)
+    again = read_mixture_entry(f"{libero_file()},kind=libero_regenerated", WAYS)
+    assert again.source.episode(0).actions[0, 0] + 1 == entry.source.episode(0).actions[0, 0]
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / META).write_text(json.dumps({"starts": "random"}))
-    assert isinstance(read_share(f"{tmp_path / 'own'},robot=arm", WAYS).source, RecordingSource)
+    assert isinstance(read_mixture_entry(f"{tmp_path / 'own'},robot=arm", WAYS).source, RecordingSource)
 
 
 @pytest.mark.parametrize(
@@ -52,30 +52,30 @@ def test_each_kind_is_opened_by_its_reader(lerobot, libero_file, tmp_path):
 )
 def test_what_is_wrong_is_said(options, message, libero_file):
     with pytest.raises(ValueError, match=message):
-        read_share(f"{libero_file()}{options}", WAYS)
+        read_mixture_entry(f"{libero_file()}{options}", WAYS)
 
 
 def test_episodes_can_be_chosen_in_words(lerobot, libero_file):
     root = lerobot("v2")
-    share = read_share(f"{root},camera={CAMERA},without=0+2,tolerance=0.3", WAYS)
-    assert (len(share.source), share.source.tolerance) == (1, 0.3)
-    share = read_share(f"{libero_file()},kind=libero,episodes=demo_2+demo_0", WAYS)
-    assert [share.source.episode(index).name.split()[0] for index in range(2)] == ["demo_0", "demo_2"]
+    entry = read_mixture_entry(f"{root},camera={CAMERA},without=0+2,tolerance=0.3", WAYS)
+    assert (len(entry.source), entry.source.tolerance) == (1, 0.3)
+    entry = read_mixture_entry(f"{libero_file()},kind=libero,episodes=demo_2+demo_0", WAYS)
+    assert [entry.source.episode(index).name.split()[0] for index in range(2)] == ["demo_0", "demo_2"]
     with pytest.raises(ValueError, match=r"without must be numbers of episodes joined by \+, got 'one'"):
-        read_share(f"{root},camera={CAMERA},without=one", WAYS)
+        read_mixture_entry(f"{root},camera={CAMERA},without=one", WAYS)
 
 
 def test_cameras_and_paths_must_be_given(lerobot, tmp_path):
     with pytest.raises(ValueError, match="say which camera to read"):
-        read_share(str(lerobot("v2")), WAYS)
+        read_mixture_entry(str(lerobot("v2")), WAYS)
     with pytest.raises(ValueError, match="unknown orient 'mirrored'"):
-        read_share(f"{tmp_path / 'set'},camera={CAMERA},orient=mirrored", WAYS)
+        read_mixture_entry(f"{tmp_path / 'set'},camera={CAMERA},orient=mirrored", WAYS)
     with pytest.raises(FileNotFoundError, match="no data set at"):
-        read_share(str(tmp_path / "nowhere"), WAYS)
+        read_mixture_entry(str(tmp_path / "nowhere"), WAYS)
 
 
-def planned(commands, tools):
-    return doubled(commands), tools
+def planned(actions, tools):
+    return doubled(actions), tools
 
 
 def test_where_the_tools_are_is_said_in_words(libero_file, lerobot, tmp_path):
@@ -91,17 +91,17 @@ def test_where_the_tools_are_is_said_in_words(libero_file, lerobot, tmp_path):
     np.save(tmp_path / "cameras.npy", cameras)
     words = "state=ee_pos+ee_ori+gripper_states,numbers=xyz+rotation_vector+gripper+skip,open=0.04"
     text = f"{path},kind=libero,{words},calibration={tmp_path / 'cameras.npy'}"
-    share = read_share(text, WAYS, {"double": planned})
-    episode = share.source.episode(1)
-    assert share.plan is planned
+    entry = read_mixture_entry(text, WAYS, {"double": planned})
+    episode = entry.source.episode(1)
+    assert entry.plan is planned
     assert len(episode.tools) == len(episode) + 1, "picture and state i are both taken after action i"
     np.testing.assert_allclose(episode.tools[2, 0], [0.2, 0, 0, 0, 0, np.pi / 2, 0.25], atol=1e-6)
     np.testing.assert_array_equal(episode.camera, np.eye(3, 4))
-    assert read_share(f"{text},actions=given", WAYS, {"double": planned}).plan is None
+    assert read_mixture_entry(f"{text},actions=given", WAYS, {"double": planned}).plan is None
     with pytest.raises(ValueError, match="unknown state 'ee_pos'"):
-        share.source.episode(0)
+        entry.source.episode(0)
     place = f"{lerobot('v3')},camera={CAMERA},calibration={tmp_path / 'cameras.npy'}"
-    moves = read_share(f"{place},state=action,numbers=xyz+euler+gripper,open=200,closed=100", WAYS).source
+    moves = read_mixture_entry(f"{place},state=action,numbers=xyz+euler+gripper,open=200,closed=100", WAYS).source
     assert moves.episode(0).camera is None
     np.testing.assert_allclose(moves.episode(1).tools[4, 0], [104] * 6 + [0.04], atol=1e-6)
 
@@ -119,18 +119,18 @@ def test_where_the_tools_are_is_said_in_words(libero_file, lerobot, tmp_path):
 )
 def test_what_is_wrong_of_the_tools_is_said(options, message, libero_file):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        read_share(f"{libero_file()},kind=libero,{options}", WAYS)
+        read_mixture_entry(f"{libero_file()},kind=libero,{options}", WAYS)
 
 
 def test_states_and_cameras_must_fit_the_data(libero_file, lerobot, tmp_path):
-    share = read_share(f"{libero_file()},kind=libero,state=ee_states,numbers=xyz+euler+gripper", WAYS)
+    entry = read_mixture_entry(f"{libero_file()},kind=libero,state=ee_states,numbers=xyz+euler+gripper", WAYS)
     with pytest.raises(ValueError, match=r"are 7 numbers, but ee_states of demo_0 of .* hold 6; name the others skip"):
-        share.source.episode(0)
+        entry.source.episode(0)
     with pytest.raises(ValueError, match=r"unknown state feature 'observation\.state'"):
-        read_share(f"{lerobot('v3')},camera={CAMERA},state=observation.state,numbers=xyz+euler+gripper", WAYS)
+        read_mixture_entry(f"{lerobot('v3')},camera={CAMERA},state=observation.state,numbers=xyz+euler+gripper", WAYS)
     np.save(tmp_path / "two.npy", np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match="or one for each of 3 episodes, got 2"):
-        read_share(f"{libero_file()},kind=libero,calibration={tmp_path / 'two.npy'}", WAYS)
+        read_mixture_entry(f"{libero_file()},kind=libero,calibration={tmp_path / 'two.npy'}", WAYS)
     np.save(tmp_path / "flat.npy", np.zeros(12))
     with pytest.raises(ValueError, match=r"must hold camera matrices, .* holds \(12,\)"):
-        read_share(f"{libero_file()},kind=libero,calibration={tmp_path / 'flat.npy'}", WAYS)
+        read_mixture_entry(f"{libero_file()},kind=libero,calibration={tmp_path / 'flat.npy'}", WAYS)

@@ -5,7 +5,7 @@ import pytest
 
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.reading import Calibration, ToolReading
-from prophet_gym.data.windows import Share, WindowDataset, WindowLoader, WindowShape
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape
 
 HALF = 0.5**0.5
 
@@ -51,8 +51,10 @@ class Two:
 
 
 def test_a_clip_is_planned_from_its_own_window_where_the_tools_are_known():
-    share = Share(Two(), to_actions=lambda commands: -commands, plan=lambda commands, tools: (2 * commands, tools + 1))
-    clips = WindowDataset([share], WindowShape(2, 4, (16, 16)))
+    entry = MixtureEntry(
+        Two(), to_model_actions=lambda actions: -actions, plan=lambda actions, tools: (2 * actions, tools + 1)
+    )
+    clips = WindowDataset([entry], WindowShape(2, 4, (16, 16)))
     known, unknown = clips[0, 3], clips[0, 6 + 3]
     assert known.actions[0, :, 0].tolist() == [6, 8, 10, 12]
     assert known.tools[0][:, 0, 6].tolist() == [4, 5, 6, 7, 8]

@@ -7,7 +7,7 @@ import pytest
 
 from prophet_gym.data.episode import Episode, Simulation, held_out
 from prophet_gym.data.recording import (
-    claim_folder,
+    begin_recording,
     episode_path,
     list_episodes,
     name_of,
@@ -76,7 +76,7 @@ def test_only_whole_episodes_are_listed_and_by_index_first(tmp_path):
     episode, frames = make_episode()
     for task, index in [(7, 0), (3, 1), (3, 0), (7, 1)]:
         write_episode(episode_path(tmp_path, task, index), episode, frames)
-    claim_folder(tmp_path, {"seed": 0}, same=("seed",))
+    begin_recording(tmp_path, {"seed": 0}, same=("seed",))
     episode_path(tmp_path, 3, 1).with_suffix(".mp4").unlink()
     (tmp_path / "task_07" / ".episode_00009-draft.npz").touch()
     found = [(path.parent.name, path.stem) for path in list_episodes(tmp_path)]
@@ -174,11 +174,11 @@ def test_a_video_of_the_wrong_length_is_refused(tmp_path):
 
 def test_a_folder_belongs_to_one_recording(tmp_path):
     meta = {"suite": "libero_object", "look": "light", "seed": 0, "episodes": 5}
-    claim_folder(tmp_path, meta, same=("suite", "look", "seed"))
-    claim_folder(tmp_path, {**meta, "episodes": 50}, same=("suite", "look", "seed"))
+    begin_recording(tmp_path, meta, same=("suite", "look", "seed"))
+    begin_recording(tmp_path, {**meta, "episodes": 50}, same=("suite", "look", "seed"))
     assert json.loads((tmp_path / "meta.json").read_text())["seed"] == 0
     with pytest.raises(ValueError, match="holds a recording with seed=0 and cannot take seed=1") as error:
-        claim_folder(tmp_path, {**meta, "seed": 1}, same=("suite", "look", "seed"))
+        begin_recording(tmp_path, {**meta, "seed": 1}, same=("suite", "look", "seed"))
     assert "--out" in str(error.value)
 
 

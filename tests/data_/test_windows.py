@@ -9,7 +9,7 @@ import torch
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.hdf5 import Hdf5Source
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.windows import Share, WindowDataset, WindowLoader, WindowShape, cut_window
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape, cut_window
 
 from .conftest import CAMERA, level
 
@@ -45,8 +45,8 @@ class Numbered:
         return Episode(f"episode {index}", actions, f"task {index}", 20.0, self.robot, read)
 
 
-def numbers(pictures: torch.Tensor) -> torch.Tensor:
-    return pictures[..., 0, 0, 0].long()
+def numbers(images: torch.Tensor) -> torch.Tensor:
+    return images[..., 0, 0, 0].long()
 
 
 def current(batch) -> list[int]:
@@ -57,11 +57,11 @@ def current(batch) -> list[int]:
 @pytest.fixture
 def mixture():
     """17 clips of robot one (its second episode is too short), 7 of robot two."""
-    return [Share(Numbered((20, 3))), Share(Numbered((10,), first=200, robot="two"))]
+    return [MixtureEntry(Numbered((20, 3))), MixtureEntry(Numbered((10,), first=200, robot="two"))]
 
 
 def test_history_frames_and_actions_follow_time_and_stay_in_their_episode():
-    batch = next(iter(WindowLoader(WindowDataset([Share(Numbered((20, 3, 9)))], SHAPE), rows=23, epochs=1)))
+    batch = next(iter(WindowLoader(WindowDataset([MixtureEntry(Numbered((20, 3, 9)))], SHAPE), rows=23, epochs=1)))
     now = numbers(batch.frames)[:, 0]
     first = 40 * (now // 40)
     assert sorted(now.tolist()) == [*range(17), *range(80, 86)]
@@ -87,7 +87,7 @@ def test_an_epoch_reads_every_clip_of_every_robot_once(mixture):
 
 
 def test_weights_say_how_often_a_robot_is_seen(mixture):
-    weighted = [Share(share.source, weight) for share, weight in zip(mixture, (1, 3), strict=True)]
+    weighted = [MixtureEntry(entry.source, weight) for entry, weight in zip(mixture, (1, 3), strict=True)]
     loader = WindowLoader(WindowDataset(weighted, SHAPE), rows=8, epoch_size=40, epochs=1)
     robots = [robot for batch in loader for robot in batch.robots]
     assert (robots.count("one"), robots.count("two")) == (10, 30)
@@ -122,8 +122,8 @@ def test_ranks_read_disjoint_shares_and_resume_together(mixture):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_decode_the_same_row_of_two_kinds_of_files(lerobot, libero_file):
-    shares = [Share(LeRobotSource(lerobot("v3"), CAMERA)), Share(Hdf5Source(libero_file()))]
-    clips = WindowDataset(shares, SHAPE)
+    entries = [MixtureEntry(LeRobotSource(lerobot("v3"), CAMERA)), MixtureEntry(Hdf5Source(libero_file()))]
+    clips = WindowDataset(entries, SHAPE)
     alone, helped = WindowLoader(clips, rows=6, epochs=1), WindowLoader(clips, rows=6, epochs=1, workers=2)
     taken, robots = [], set()
     for batch, other in zip(alone, helped, strict=True):
@@ -137,24 +137,24 @@ def test_workers_decode_the_same_row_of_two_kinds_of_files(lerobot, libero_file)
 
 
 def test_clips_of_a_file_are_resized(lerobot):
-    clip = WindowDataset([Share(LeRobotSource(lerobot("v2"), CAMERA))], WindowShape(2, 3, (32, 40)))[0, 4]
+    clip = WindowDataset([MixtureEntry(LeRobotSource(lerobot("v2"), CAMERA))], WindowShape(2, 3, (32, 40)))[0, 4]
     assert clip.frames.shape == (1, 4, 32, 40, 3)
     assert np.diff(level(clip.frames[0].numpy())) == pytest.approx([4, 4, 4], abs=1.5)
 
 
 def test_commands_become_the_models_numbers(mixture):
-    double = Share(mixture[0].source, to_actions=lambda commands: 2 * commands)
+    double = MixtureEntry(mixture[0].source, to_model_actions=lambda actions: 2 * actions)
     assert cut_window(double, 0, 6, SHAPE).actions[0, :, 0].tolist() == [12, 14, 16, 18]
 
 
 def test_what_does_not_fit_is_refused(mixture):
     with pytest.raises(ValueError, match="a weight or none of them"):
-        WindowDataset([mixture[0], Share(mixture[1].source, 1.0)], SHAPE)
+        WindowDataset([mixture[0], MixtureEntry(mixture[1].source, 1.0)], SHAPE)
     with pytest.raises(ValueError, match="data set 1, a Numbered, has no episode of 4 steps"):
-        WindowDataset([mixture[0], Share(Numbered((3, 2)))], SHAPE)
+        WindowDataset([mixture[0], MixtureEntry(Numbered((3, 2)))], SHAPE)
     with pytest.raises(ValueError, match="must have the 9 actions that its index states, has 7"):
-        WindowDataset([Share(Numbered((9,), short=2))], SHAPE)[0, 0]
-    mixed = WindowDataset([mixture[0], Share(Numbered((20,), width=14, robot="two"))], SHAPE)
+        WindowDataset([MixtureEntry(Numbered((9,), short=2))], SHAPE)[0, 0]
+    mixed = WindowDataset([mixture[0], MixtureEntry(Numbered((20,), width=14, robot="two"))], SHAPE)
     with pytest.raises(ValueError, match=r"as many action numbers, got 7 \(one\), 14 \(two\); give every Share"):
         list(WindowLoader(mixed, rows=34, epochs=1))
     with pytest.raises(ValueError, match=r"rank in 0\.\.ranks - 1, got rows=2, rank=2, ranks=2"):

@@ -55,7 +55,7 @@ def test_a_robot_has_units_sources_and_a_gripper_within_its_bounds(robot):
 
 def test_any_command_within_bounds_becomes_fourteen_numbers_with_missing_arms_at_zero(robot):
     numbers = np.random.default_rng(0).uniform(-1, 1, (6, robot.action_spec.dim))
-    actions = robot.commands_to_actions(denormalise(numbers, robot.action_spec), still(robot.arms))
+    actions = robot.to_model_actions(denormalise(numbers, robot.action_spec), still(robot.arms))
     assert actions.shape == (6, 14)
     assert np.isfinite(actions).all()
     assert actions[:, :6].any()
@@ -66,22 +66,22 @@ def test_any_command_within_bounds_becomes_fourteen_numbers_with_missing_arms_at
 
 def test_the_poses_of_a_metric_robots_commands_come_back_from_its_actions(robot):
     numbers = np.random.default_rng(1).uniform(-0.9, 0.9, (8, robot.action_spec.dim))
-    commands, start = denormalise(numbers, robot.action_spec), still(robot.arms)
-    actions = robot.commands_to_actions(commands, start)
+    actions, start = denormalise(numbers, robot.action_spec), still(robot.arms)
+    model_actions = robot.to_model_actions(actions, start)
     if not robot.metric:
         with pytest.raises(ValueError, match="not in metres"):
-            robot.integrate(start, actions)
+            robot.integrate(start, model_actions)
         return
-    positions, euler, openness = robot.integrate(start, actions)
-    np.testing.assert_allclose(tool_frame_deltas(positions, euler, openness), actions, atol=1e-5)
+    positions, euler, openness = robot.integrate(start, model_actions)
+    np.testing.assert_allclose(tool_frame_deltas(positions, euler, openness), model_actions, atol=1e-5)
     with pytest.raises(ValueError, match="arm"):
-        robot.integrate(still(3 - robot.arms), actions)
+        robot.integrate(still(3 - robot.arms), model_actions)
 
 
 def test_a_start_of_another_number_of_arms_is_refused(robot):
     if robot.metric:
         with pytest.raises(ValueError, match=f"{robot.arms} arm"):
-            robot.commands_to_actions(np.ones((2, robot.action_spec.dim)), still(3 - robot.arms))
+            robot.to_model_actions(np.ones((2, robot.action_spec.dim)), still(3 - robot.arms))
 
 
 def test_bounds_are_minus_one_and_one_when_normalised(robot):
@@ -93,7 +93,7 @@ def test_bounds_are_minus_one_and_one_when_normalised(robot):
 
 def test_bridge_adds_its_differences_and_prophet_reads_them_in_the_tools_frame():
     command = np.array([[0.02, 0.0, 0.01, 0, 0, 0.1, 1.0], [0.0, 0.0, 0.0, 0, 0, -0.1, 0.0]])
-    actions = bridge.commands_to_actions(command, turned(QUARTER))
+    actions = bridge.to_model_actions(command, turned(QUARTER))
     np.testing.assert_allclose(actions[0, :7], [0, -0.02, 0.01, 0, 0, 0.1, 1], atol=1e-6)
     np.testing.assert_allclose(actions[1, :7], [0, 0, 0, 0, 0, -0.1, 0], atol=1e-6)
     positions, euler, _ = bridge.EMBODIMENT.integrate(turned(QUARTER), actions)
@@ -103,18 +103,18 @@ def test_bridge_adds_its_differences_and_prophet_reads_them_in_the_tools_frame()
 
 def test_a_droid_velocity_of_one_is_seven_and_a_half_centimetres_and_its_gripper_opens_at_zero():
     command = np.array([[1.0, 0, 0, 0, 0, 0, 0.0], [0, 0, 0, 0, 0, 1.0, 0.25]])
-    actions = droid.commands_to_actions(command, turned(QUARTER))
+    actions = droid.to_model_actions(command, turned(QUARTER))
     np.testing.assert_allclose(actions[0, :7], [0, -0.075, 0, 0, 0, 0, 1], atol=1e-6)
     np.testing.assert_allclose(actions[1, :7], [0, 0, 0, 0, 0, 0.15, 0.75], atol=1e-6)
 
 
 def test_a_droid_turn_is_about_the_axes_of_the_base():
-    actions = droid.commands_to_actions(np.array([[0, 0, 0, 1.0, 0, 0, 0]]), turned(QUARTER))
+    actions = droid.to_model_actions(np.array([[0, 0, 0, 1.0, 0, 0, 0]]), turned(QUARTER))
     np.testing.assert_allclose(actions[0, 3:6], [0, -0.15, 0], atol=1e-6)
 
 
 def test_a_droid_velocity_longer_than_one_is_shortened():
-    actions = droid.commands_to_actions(np.array([[1.0, 1, 1, 0.3, 0, 0, 0]]), still(1))
+    actions = droid.to_model_actions(np.array([[1.0, 1, 1, 0.3, 0, 0, 0]]), still(1))
     np.testing.assert_allclose(actions[0, :3], [0.075 / 3**0.5] * 3, atol=1e-6)
     np.testing.assert_allclose(actions[0, 3:6], [0.045, 0, 0], atol=1e-6)
 
@@ -123,33 +123,31 @@ def test_agibots_arms_go_to_their_poses_left_before_right():
     half = 0.5**0.5
     left = [0.1, 0, 0, 0, 0, half, half, 0.0]
     right = [0, 0.2, 0, 0, 0, 0, 2.0, 1.0]
-    actions = agibot.commands_to_actions(np.array([left + right, left + right]), still(2))
+    actions = agibot.to_model_actions(np.array([left + right, left + right]), still(2))
     np.testing.assert_allclose(actions[0, :7], [0.1, 0, 0, 0, 0, QUARTER, 1], atol=1e-6)
     np.testing.assert_allclose(actions[0, 7:], [0, 0.2, 0, 0, 0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(actions[1], [0, 0, 0, 0, 0, 0, 1] + [0] * 7, atol=1e-6)
     with pytest.raises(ValueError, match="quaternion must not be 0"):
-        agibot.commands_to_actions(np.zeros((1, 16)), still(2))
+        agibot.to_model_actions(np.zeros((1, 16)), still(2))
 
 
 def test_ur30e_poses_are_rotation_vectors():
     third = 2 * np.pi / 3 / 3**0.5
-    actions = ur30e.commands_to_actions(np.array([[0.4, 0, 0, third, third, third, 1.0]]), still(1))
+    actions = ur30e.to_model_actions(np.array([[0.4, 0, 0, third, third, third, 1.0]]), still(1))
     np.testing.assert_allclose(actions[0, :3], [0.4, 0, 0], atol=1e-6)
     turn = euler_to_matrix(actions[0, 3:6].astype(np.float64))
     np.testing.assert_allclose(turn, [[0, 0, 1], [1, 0, 0], [0, 1, 0]], atol=1e-6)
 
 
 def test_liberos_actions_do_not_depend_on_the_start():
-    commands = np.random.default_rng(3).uniform(-1, 1, (4, 7))
-    np.testing.assert_array_equal(
-        libero.commands_to_actions(commands), libero.commands_to_actions(commands, turned(QUARTER))
-    )
+    actions = np.random.default_rng(3).uniform(-1, 1, (4, 7))
+    np.testing.assert_array_equal(libero.to_model_actions(actions), libero.to_model_actions(actions, turned(QUARTER)))
 
 
 def test_liberos_commands_outside_its_bounds_are_cut_as_its_controller_cuts_them():
     beyond = np.array([[1.5, -2.0, 0.5, 3.0, -1.0, 0.0, 4.0]], np.float32)
     within = np.array([[1.0, -1.0, 0.5, 1.0, -1.0, 0.0, 1.0]], np.float32)
-    np.testing.assert_array_equal(libero.commands_to_actions(beyond), libero.commands_to_actions(within))
+    np.testing.assert_array_equal(libero.to_model_actions(beyond), libero.to_model_actions(within))
     for found, right in zip(libero.path(beyond, still(1)), libero.path(within, still(1)), strict=True):
         np.testing.assert_array_equal(found, right)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from prophet_gym.embodiments.kinematics import euler_to_matrix, matrix_to_euler, tool_frame_deltas
-from prophet_gym.embodiments.libero import commands_to_actions
+from prophet_gym.embodiments.libero import to_model_actions
 
 
 def test_tool_frame_deltas_are_those_of_the_original_implementation(golden):
@@ -11,7 +11,7 @@ def test_tool_frame_deltas_are_those_of_the_original_implementation(golden):
 
 
 def test_libero_commands_become_the_originals_actions(golden):
-    np.testing.assert_allclose(commands_to_actions(golden["libero_commands"]), golden["expected_libero"], atol=1e-5)
+    np.testing.assert_allclose(to_model_actions(golden["libero_commands"]), golden["expected_libero"], atol=1e-5)
 
 
 def test_a_quarter_turn_about_z_swaps_the_axes_of_the_tool():

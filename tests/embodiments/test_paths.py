@@ -27,7 +27,7 @@ def test_the_held_command_changes_neither_pose_nor_gripper(name):
     robot = get_embodiment(name)
     low, high = np.array(robot.action_spec.low), np.array(robot.action_spec.high)
     command = low + np.random.default_rng(1).uniform(0.1, 0.9, low.shape) * (high - low)
-    held = robot.hold(command[None])[0]
+    held = robot.no_op(command[None])[0]
     assert (held >= low).all()
     assert (held <= high).all()
     positions, euler, openness = robot.path_of(np.stack([command, held, held]), somewhere(robot.arms))
@@ -39,14 +39,14 @@ def test_the_held_command_changes_neither_pose_nor_gripper(name):
 
 def test_liberos_arm_covers_the_share_of_its_controllers_steady_speed():
     """Acceleration 150 (d - x) - 2 sqrt(150) v with x = v / 40, half a step: 0 at v = 150 d / (24.49 + 3.75)."""
-    assert pytest.approx(150 / (2 * 150**0.5 + 150 / 40) / 20, rel=1e-12) == libero.SHARE_REACHED
+    assert pytest.approx(150 / (2 * 150**0.5 + 150 / 40) / 20, rel=1e-12) == libero.FRACTION_REACHED
     start = ToolPose(np.array([[0.1, 0.2, 0.9]]), np.zeros((1, 3)), np.ones(1))
-    commands = np.zeros((2, 7))
-    commands[:, 0], commands[:, 5], commands[:, 6] = 1.0, -0.5, [-1, 1]
-    positions, euler, openness = libero.EMBODIMENT.path_of(commands, start)
-    step = 0.05 * libero.SHARE_REACHED
+    actions = np.zeros((2, 7))
+    actions[:, 0], actions[:, 5], actions[:, 6] = 1.0, -0.5, [-1, 1]
+    positions, euler, openness = libero.EMBODIMENT.path_of(actions, start)
+    step = 0.05 * libero.FRACTION_REACHED
     np.testing.assert_allclose(positions[:, 0], [[0.1, 0.2, 0.9], [0.1 + step, 0.2, 0.9], [0.1 + 2 * step, 0.2, 0.9]])
-    np.testing.assert_allclose(euler[2, 0], [0, 0, -2 * 0.25 * libero.SHARE_REACHED], atol=1e-12)
+    np.testing.assert_allclose(euler[2, 0], [0, 0, -2 * 0.25 * libero.FRACTION_REACHED], atol=1e-12)
     assert openness[:, 0].tolist() == [1, 1, 0]
 
 
@@ -59,14 +59,14 @@ def test_liberos_path_is_near_the_simulators_over_a_chunk():
     start = ToolPose(
         sim.gripper_position()[None], matrix_to_euler(quaternion_to_matrix(sim.gripper_quaternion()[None])), np.ones(1)
     )
-    commands = np.tile([0.5, -0.6, 0.2, 0.0, 0.1, 0.3, -1.0], (20, 1))
+    actions = np.tile([0.5, -0.6, 0.2, 0.0, 0.1, 0.3, -1.0], (20, 1))
     seen = [sim.gripper_position()]
-    for command in commands:
+    for command in actions:
         sim.step(command)
         seen.append(sim.gripper_position())
     turned = quaternion_to_matrix(sim.gripper_quaternion())
     sim.close()
-    positions, euler, _ = libero.EMBODIMENT.path_of(commands, start)
+    positions, euler, _ = libero.EMBODIMENT.path_of(actions, start)
     moved = np.linalg.norm(seen[-1] - seen[0])
     assert moved > 0.1
     assert np.linalg.norm(positions[:, 0] - np.stack(seen), axis=1).max() < 0.3 * moved

@@ -21,8 +21,8 @@ def make(kind: type[ProphetVectorEnv] = ProphetVectorEnv, num_envs: int = 3, **k
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_ours_pass(mode):
-    judge = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
-    check_prophet_env(make(autoreset_mode=mode, reward_model=judge))
+    reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
+    check_prophet_env(make(autoreset_mode=mode, reward_model=reward_model))
 
 
 def test_a_world_without_chance_passes_where_it_is_said():

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.envs import HeldChunk, ProphetEnv, ProphetVectorEnv
-from prophet_gym.envs.initial_states import StartSet
+from prophet_gym.envs import ProphetEnv, ProphetVectorEnv, ShortenedChunk
+from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
 from prophet_gym.testing import CountingWorldModel, check_world_model, counting_starts
 from prophet_gym.world_model import Chunk, State
 
-HOLD = get_embodiment("libero").hold
+NO_OP = get_embodiment("libero").no_op
 
 
 class Cuttable(CountingWorldModel):
@@ -32,7 +32,7 @@ def generators(rows):
 
 def test_the_rest_is_held_with_the_last_gripper_and_the_count_goes_on_from_what_was_shown():
     inner = Cuttable(chunk=8, noise=False)
-    model = HeldChunk(inner, 3, hold=HOLD)
+    model = ShortenedChunk(inner, 3, no_op=NO_OP)
     state = model.encode(torch.zeros(2, 1, 8, 8, 3, dtype=torch.uint8))
     actions = torch.full((2, 3, 7), 0.1)
     actions[:, :, 6] = torch.tensor([[-1.0, 1.0, 0.5], [-1.0, -1.0, -0.25]])
@@ -46,11 +46,11 @@ def test_the_rest_is_held_with_the_last_gripper_and_the_count_goes_on_from_what_
 
 
 def test_keeps_the_contract_of_a_world_model():
-    check_world_model(HeldChunk(Cuttable(chunk=8), 3, hold=HOLD))
+    check_world_model(ShortenedChunk(Cuttable(chunk=8), 3, no_op=NO_OP))
 
 
 def test_info_says_that_a_row_is_approximate():
-    envs = ProphetVectorEnv(HeldChunk(Cuttable(chunk=8), 3, hold=HOLD), counting_starts(), num_envs=2)
+    envs = ProphetVectorEnv(ShortenedChunk(Cuttable(chunk=8), 3, no_op=NO_OP), counting_starts(), num_envs=2)
     assert envs.single_action_space.shape == (3, 7)
     envs.reset(seed=0)
     info = envs.step(np.zeros((2, 3, 7), np.float32))[4]
@@ -63,7 +63,7 @@ def test_info_says_that_a_row_is_approximate():
 
 def test_the_full_prophet_goes_on_after_the_frames_that_were_shown():
     prophet = tiny_full_prophet()
-    model = HeldChunk(prophet, 2, hold=HOLD)
+    model = ShortenedChunk(prophet, 2, no_op=NO_OP)
     frames = torch.randint(0, 256, (1, 1, 32, 32, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     actions = torch.rand(1, 2, 7, generator=torch.Generator().manual_seed(4)) * 2 - 1
     held = torch.cat([actions, torch.zeros(1, 2, 7)], dim=1)
@@ -86,11 +86,11 @@ def test_the_full_prophet_goes_on_after_the_frames_that_were_shown():
 )
 def test_what_cannot_be_cut_is_refused_at_once(model, chunk, message):
     with pytest.raises(ValueError, match=message):
-        HeldChunk(model, chunk, hold=HOLD)
+        ShortenedChunk(model, chunk, no_op=NO_OP)
 
 
 def test_actions_of_the_longer_chunk_are_refused():
-    model = HeldChunk(Cuttable(chunk=8), 3, hold=HOLD)
+    model = ShortenedChunk(Cuttable(chunk=8), 3, no_op=NO_OP)
     state = model.encode(torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"shape \(b, 3, 7\), got \(1, 8, 7\)"):
         model.rollout(state, torch.zeros(1, 8, 7), generators=generators(1))
@@ -98,10 +98,12 @@ def test_actions_of_the_longer_chunk_are_refused():
 
 def test_starts_reach_the_inner_model():
     class Reader(Cuttable):
-        def encode_starts(self, frames, starts):
+        def encode_initial_states(self, frames, starts):
             return {"start": frames[:, -1] + starts[0].index, "raised": torch.zeros(len(frames), 3, dtype=torch.int64)}
 
-    env = ProphetEnv(HeldChunk(Reader(chunk=8, noise=False), 2, hold=HOLD), StartSet([counting_starts(1, 3)[2]]))
+    env = ProphetEnv(
+        ShortenedChunk(Reader(chunk=8, noise=False), 2, no_op=NO_OP), InitialStates([counting_starts(1, 3)[2]])
+    )
     env.reset(seed=0)
     frames = env.step(np.zeros((2, 7), np.float32))[4]["frames"]
     assert frames[:, 0, 0, 0].tolist() == [8 + 2 + 1, 8 + 2 + 2]
@@ -112,9 +114,9 @@ def test_a_gripper_that_the_longer_model_tracks_is_tracked():
         def read_gripper(self, state):
             return state["raised"].float() / 100
 
-    env = ProphetEnv(HeldChunk(Tracking(chunk=8), 3, hold=HOLD), counting_starts(), proprioception=True)
+    env = ProphetEnv(ShortenedChunk(Tracking(chunk=8), 3, no_op=NO_OP), counting_starts(), proprioception=True)
     env.reset(seed=0)
     position = env.step(np.zeros((3, 7), np.float32))[0]["gripper_position"]
     assert position[0] == pytest.approx(0.03)
-    with pytest.raises(ValueError, match="HeldChunk does not; leave it out"):
-        ProphetEnv(HeldChunk(Cuttable(chunk=8), 3, hold=HOLD), counting_starts(), proprioception=True)
+    with pytest.raises(ValueError, match="ShortenedChunk does not; leave it out"):
+        ProphetEnv(ShortenedChunk(Cuttable(chunk=8), 3, no_op=NO_OP), counting_starts(), proprioception=True)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from prophet_gym.envs import read_jsonl_starts
+from prophet_gym.envs import read_jsonl_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 
@@ -34,7 +34,7 @@ def manifest(tmp_path):
 
 
 def test_rows_become_starts_with_tasks_numbered_by_type_and_language(manifest):
-    starts = read_jsonl_starts(manifest)
+    starts = read_jsonl_states(manifest)
     assert [(s.task, s.index) for s in starts] == [(0, 0), (1, 0), (0, 1), (2, 0)]
     assert [s.instruction for s in starts][1:] == [
         "put the eggplant in the basket", "put the spoon on the towel", "lift the spoon",
@@ -51,7 +51,7 @@ def row(**changes):
 
 def test_paths_of_the_machine_it_was_written_on_are_found_by_their_end(manifest):
     manifest.write_text(row(init_state_path="/data/someone/bridge/images/000/a.png") + "\n")
-    assert read_jsonl_starts(manifest)[0].frames[0, 0, 0].tolist() == [250, 10, 20]
+    assert read_jsonl_states(manifest)[0].frames[0, 0, 0].tolist() == [250, 10, 20]
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_paths_of_the_machine_it_was_written_on_are_found_by_their_end(manifest)
 def test_a_damaged_manifest_names_the_line(manifest, text, error, message):
     manifest.write_text(text)
     with pytest.raises(error, match=message):
-        read_jsonl_starts(manifest)
+        read_jsonl_states(manifest)
 
 
 def test_no_manifest_and_no_text(tmp_path):
     with pytest.raises(MissingWeightsError, match="no start set at"):
-        read_jsonl_starts(tmp_path / "none.jsonl")
+        read_jsonl_states(tmp_path / "none.jsonl")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match="is no text"):
-        read_jsonl_starts(tmp_path / "binary.jsonl")
+        read_jsonl_states(tmp_path / "binary.jsonl")

@@ -45,15 +45,15 @@ class Outspoken(CountingWorldModel):
 
 class TestDoubt:
     def test_a_single_episode_is_truncated(self):
-        env = single(Outspoken(chunk=CHUNK), max_doubt=0.5)
+        env = single(Outspoken(chunk=CHUNK), max_uncertainty=0.5)
         env.reset(seed=0)
         actions = still(env)
         actions[0, 0] = 0.5
         *_, truncated, info = env.step(actions)
-        assert (truncated, info["doubt"]) == (False, 0.5)
+        assert (truncated, info["uncertainty"]) == (False, 0.5)
         actions[0, 0] = 0.75
         *_, truncated, info = env.step(actions)
-        assert (truncated, info["doubt"]) == (True, 0.75)
+        assert (truncated, info["uncertainty"]) == (True, 0.75)
 
     def test_a_doubt_that_is_no_number_is_no_certainty(self):
         class Lost(CountingWorldModel):
@@ -61,18 +61,18 @@ class TestDoubt:
                 chunk = super().rollout(state, actions, generators=generators)
                 return Chunk(chunk.state, chunk.frames, torch.full((len(actions),), torch.nan))
 
-        env = single(Lost(chunk=CHUNK), max_doubt=0.5)
-        envs = vector(model=Lost(chunk=CHUNK), max_doubt=0.5)
+        env = single(Lost(chunk=CHUNK), max_uncertainty=0.5)
+        envs = vector(model=Lost(chunk=CHUNK), max_uncertainty=0.5)
         env.reset(seed=0), envs.reset(seed=0)
         assert env.step(still(env))[3]
         assert envs.step(still(envs))[3].all()
 
     def test_a_row_is_truncated_unjudged_and_restarts(self):
-        judge = FunctionReward(lambda *_: 1.0, when="end")
+        reward_model = FunctionReward(lambda *_: 1.0, when="end")
         envs = vector(
             model=Outspoken(chunk=CHUNK),
-            max_doubt=0.5,
-            reward_model=judge,
+            max_uncertainty=0.5,
+            reward_model=reward_model,
             max_episode_steps=2,
             autoreset_mode="SameStep",
         )
@@ -83,25 +83,25 @@ class TestDoubt:
         assert truncated.tolist() == [False, True, False]
         assert not terminated.any()
         assert rewards.tolist() == [0.0, 0.0, 0.0]
-        assert row_info(infos, 1)["final_info"]["reward_valid"] is False
-        assert row_info(infos, 1)["final_info"]["doubt"] == 0.75
+        assert row_info(infos, 1)["final_info"]["scored"] is False
+        assert row_info(infos, 1)["final_info"]["uncertainty"] == 0.75
         assert "executed" not in row_info(infos, 1)
         assert envs.step(still(envs))[2].tolist() == [True, False, True]
 
     def test_actions_that_wait_and_ended_episodes_have_none(self):
-        env = OneActionPerStep(single(Outspoken(chunk=CHUNK), max_episode_steps=1, max_doubt=0.5))
+        env = OneActionPerStep(single(Outspoken(chunk=CHUNK), max_episode_steps=1, max_uncertainty=0.5))
         env.reset(seed=0)
         steps = [env.step(np.zeros(7, np.float32))[3:] for _ in range(2 * CHUNK)]
         assert [truncated for truncated, _ in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
-        assert ["doubt" in info for _, info in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
+        assert ["uncertainty" in info for _, info in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
 
     def test_bad_thresholds_and_models_without_doubt(self):
         for bad in (-1.0, float("nan")):
             with pytest.raises(ValueError, match="at least 0"):
-                single(max_doubt=bad)
+                single(max_uncertainty=bad)
             with pytest.raises(ValueError, match="at least 0"):
-                vector(max_doubt=bad)
-        envs = vector(max_doubt=0.5)
+                vector(max_uncertainty=bad)
+        envs = vector(max_uncertainty=0.5)
         envs.reset(seed=0)
         with pytest.raises(ValueError, match="gave None; leave it out"):
             envs.step(still(envs))

@@ -19,9 +19,11 @@ BOTH = pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.S
 
 def make(num_envs: int = 2, **kwargs: Any) -> ProphetVectorEnv:
     """Episodes of task t end with success after t + 1 chunks."""
-    judge = FunctionReward(lambda video, text: float(len(video) > CHUNK * (1 + int(text.split()[-1]))), max_frames=99)
+    reward_model = FunctionReward(
+        lambda video, text: float(len(video) > CHUNK * (1 + int(text.split()[-1]))), max_frames=99
+    )
     model = kwargs.pop("world_model", None) or CountingWorldModel(chunk=CHUNK)
-    return ProphetVectorEnv(model, STARTS, num_envs, reward_model=judge, **kwargs)
+    return ProphetVectorEnv(model, STARTS, num_envs, reward_model=reward_model, **kwargs)
 
 
 def still(envs: ProphetVectorEnv) -> np.ndarray:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.envs import ProphetEnv, ProphetTorchVectorEnv, ProphetVectorEnv, StartSet
+from prophet_gym.envs import InitialStates, ProphetEnv, ProphetTorchVectorEnv, ProphetVectorEnv
 from prophet_gym.errors import InvalidRewardError, InvalidStartError
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 
 CHUNK = 2
 PICTURE = np.zeros((1, 8, 8, 3), np.uint8)
@@ -42,19 +42,19 @@ class Flaky:
         if self.error is not None:
             raise self.error
         shades = torch.stack([video.float().mean() for video in videos]) / 512
-        return Verdict(shades, torch.ones(len(videos), dtype=torch.bool))
+        return RewardOutput(shades, torch.ones(len(videos), dtype=torch.bool))
 
 
 class Answering(Flaky):
     """A reward model with a given answer."""
 
-    def __init__(self, rewards, valid=None) -> None:
+    def __init__(self, rewards, scored=None) -> None:
         super().__init__()
-        self.rewards, self.valid = torch.as_tensor(rewards), valid
+        self.rewards, self.scored = torch.as_tensor(rewards), scored
 
     def score(self, videos, instructions):
-        valid = torch.ones(len(self.rewards), dtype=torch.bool) if self.valid is None else torch.tensor(self.valid)
-        return Verdict(self.rewards, valid)
+        scored = torch.ones(len(self.rewards), dtype=torch.bool) if self.scored is None else torch.tensor(self.scored)
+        return RewardOutput(self.rewards, scored)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no answer"), KeyboardInterrupt()])
@@ -102,7 +102,7 @@ def test_a_world_model_that_fails_loses_no_episode_of_a_queue():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "valid", "message"),
+    ("rewards", "scored", "message"),
     [
         (
             [0.0, float("nan"), 0.0],
@@ -117,8 +117,8 @@ def test_a_world_model_that_fails_loses_no_episode_of_a_queue():
     ],
 )
 @pytest.mark.parametrize("kind", [ProphetVectorEnv, ProphetTorchVectorEnv])
-def test_a_reward_that_is_none_is_refused_by_name_and_the_step_is_not_taken(kind, rewards, valid, message):
-    envs = kind(CountingWorldModel(chunk=CHUNK), counting_starts(), 3, reward_model=Answering(rewards, valid))
+def test_a_reward_that_is_none_is_refused_by_name_and_the_step_is_not_taken(kind, rewards, scored, message):
+    envs = kind(CountingWorldModel(chunk=CHUNK), counting_starts(), 3, reward_model=Answering(rewards, scored))
     twin = kind(CountingWorldModel(chunk=CHUNK), counting_starts(), 3, reward_model=Answering([0.0] * 3))
     envs.reset(seed=0), twin.reset(seed=0)
     with pytest.raises(InvalidRewardError, match=message):
@@ -135,7 +135,7 @@ def test_an_answer_that_is_no_verdict_is_refused_and_the_step_is_not_taken(answe
     envs = make(reward_model=Mute([0.0] * 3))
     envs.reset(seed=0)
     before = [envs.get_state(row) for row in range(3)]
-    with pytest.raises(InvalidRewardError, match="score of this Mute must return a Verdict"):
+    with pytest.raises(InvalidRewardError, match="score of this Mute must return a RewardOutput"):
         envs.step(actions(0))
     assert [envs.get_state(row) for row in range(3)] == before
 
@@ -161,7 +161,7 @@ STRANGE = {
     "a task of None": {"starts": strange(task=None)},
     "a fraction of a start": {"starts": strange(index=0.5)},
     "a suite that is no text": {"starts": strange(suite=3)},
-    "a start set that is no text": {"starts": strange(start_set=None)},
+    "a start set that is no text": {"starts": strange(split=None)},
     "extras of text": {"starts": strange(extra={"gripper_position": "here"})},
     "extras that are no mapping": {"starts": strange(extra=[1])},
     "frames of no pixels": {"starts": strange(frames=PICTURE[:, :0])},
@@ -175,7 +175,7 @@ def test_a_strange_start_is_refused_whole(name):
     with pytest.raises(InvalidStartError, match=r"options\['starts'\], entry \d: the .* of a start must"):
         envs.reset(seed=1, options=STRANGE[name])
     with pytest.raises(InvalidStartError, match="of a start must"):
-        StartSet([state] if isinstance(state := STRANGE[name]["starts"], InitialState) else state)
+        InitialStates([state] if isinstance(state := STRANGE[name]["starts"], InitialState) else state)
     for step in range(5):
         assert_same(envs.step(actions(step, 2)), twin.step(actions(step, 2)))
 

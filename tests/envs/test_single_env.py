@@ -18,9 +18,9 @@ CHUNK = 4
 
 
 def make_single(*, end_judge: bool = False, render_mode: str | None = None) -> ProphetEnv:
-    judge = FunctionReward(lambda *_: 1.0, when="end") if end_judge else None
+    reward_model = FunctionReward(lambda *_: 1.0, when="end") if end_judge else None
     model = CountingWorldModel(chunk=CHUNK)
-    return ProphetEnv(model, counting_starts(), reward_model=judge, render_mode=render_mode)
+    return ProphetEnv(model, counting_starts(), reward_model=reward_model, render_mode=render_mode)
 
 
 def make_vector(num_envs: int, max_episode_steps: int | None = None) -> ProphetVectorEnv:
@@ -75,7 +75,7 @@ def test_an_episode_that_ends_before_the_judge_of_whole_episodes_is_asked_is_tol
     env = gym.make(counting_id, end_judge=True, max_episode_steps=2)
     env.reset(seed=0)
     results = [env.step(still(env)) for _ in range(2)]
-    assert (results[1][3], results[1][4]["reward_valid"]) == (True, False)
+    assert (results[1][3], results[1][4]["scored"]) == (True, False)
     with pytest.warns(UserWarning, match=r"left unjudged after 2 chunks.*after the 3 that the id is registered with"):
         env.reset(seed=0)
     whole = gym.make(counting_id, end_judge=True)
@@ -135,7 +135,7 @@ def test_info_holds_plain_values():
         "suite": "counting",
         "task": 1,
         "start": 2,
-        "start_set": "train",
+        "split": "train",
     }
     info = env.step(still(env))[4]
     assert type(info["success"]) is bool

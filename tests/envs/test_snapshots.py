@@ -33,14 +33,14 @@ def still(envs: Any) -> np.ndarray:
     return np.zeros(envs.action_space.shape, np.float32)
 
 
-def judge(**kwargs: Any) -> FunctionReward:
+def reward_model(**kwargs: Any) -> FunctionReward:
     """Half the red that it sees: tells which frames it was shown."""
     return FunctionReward(lambda video, _: float(video[..., 0].float().mean()) / 512, **kwargs)
 
 
 @pytest.mark.parametrize("window", [{"max_frames": 1}, {"max_frames": 4, "stride": 3}, {"max_frames": 99}])
 def test_all_that_follows_is_as_before(window):
-    envs = make(max_episode_steps=5, reward_model=judge(**window), autoreset_mode="SameStep")
+    envs = make(max_episode_steps=5, reward_model=reward_model(**window), autoreset_mode="SameStep")
     envs.reset(seed=1)
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (12, *envs.action_space.shape)).astype(np.float32)
@@ -48,7 +48,7 @@ def test_all_that_follows_is_as_before(window):
         envs.step(action)
     saved = [envs.get_state(row) for row in range(3)]
     expected = [envs.step(action) for action in actions]
-    for other in (envs, make(max_episode_steps=5, reward_model=judge(**window), autoreset_mode="SameStep")):
+    for other in (envs, make(max_episode_steps=5, reward_model=reward_model(**window), autoreset_mode="SameStep")):
         other.set_state(saved)
         assert_same([other.step(action) for action in actions], expected)
 
@@ -177,14 +177,14 @@ def saved(**kwargs: Any) -> bytes:
         (saved()[:-3], {}, InvalidStartError, "the bytes of get_state"),
         (other_model(), {}, InvalidStartError, "is it of this model"),
         (saved(), {}, InvalidStartError, "the judge that it was saved under"),
-        (saved(reward_model=judge(max_frames=4)), {"rows": [0, 0]}, ValueError, "different numbers in 0..2"),
-        (saved(reward_model=judge(max_frames=4)), {"rows": [3]}, ValueError, "different numbers in 0..2"),
-        ([saved(reward_model=judge(max_frames=4))] * 2, {}, ValueError, "one per row, 3, got 2"),
-        (saved(reward_model=judge(max_frames=4)), {"seed": [1]}, ValueError, "row to set, length=3, got 1"),
+        (saved(reward_model=reward_model(max_frames=4)), {"rows": [0, 0]}, ValueError, "different numbers in 0..2"),
+        (saved(reward_model=reward_model(max_frames=4)), {"rows": [3]}, ValueError, "different numbers in 0..2"),
+        ([saved(reward_model=reward_model(max_frames=4))] * 2, {}, ValueError, "one per row, 3, got 2"),
+        (saved(reward_model=reward_model(max_frames=4)), {"seed": [1]}, ValueError, "row to set, length=3, got 1"),
     ],
 )
 def test_a_bad_state_is_one_clear_error_and_changes_nothing(states, kwargs, error, message):
-    envs, untouched = make(reward_model=judge(max_frames=4)), make(reward_model=judge(max_frames=4))
+    envs, untouched = make(reward_model=reward_model(max_frames=4)), make(reward_model=reward_model(max_frames=4))
     for each in (envs, untouched):
         each.reset(seed=0)
     with pytest.raises(error, match=message):
@@ -283,7 +283,7 @@ WRONG = {
 def test_a_snapshot_is_checked_whole_before_anything_changes(name, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what users read, who have no such checks
     change, message = WRONG[name]
-    envs, twin = (make(2, world_model=Levelled(chunk=CHUNK), reward_model=judge(max_frames=4)) for _ in range(2))
+    envs, twin = (make(2, world_model=Levelled(chunk=CHUNK), reward_model=reward_model(max_frames=4)) for _ in range(2))
     for each in (envs, twin):
         each.reset(seed=0)
     with pytest.raises(InvalidStartError, match=message):

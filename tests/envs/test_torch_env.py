@@ -23,9 +23,9 @@ CHUNK = 2
 
 
 def arguments(num_envs: int = 3, **kwargs: Any) -> tuple[tuple, dict[str, Any]]:
-    judge = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60), max_frames=3, stride=2)
+    reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60), max_frames=3, stride=2)
     given = (CountingWorldModel(chunk=CHUNK), counting_starts(), num_envs)
-    return given, {"reward_model": judge, "max_episode_steps": 3, **kwargs}
+    return given, {"reward_model": reward_model, "max_episode_steps": 3, **kwargs}
 
 
 def numpy(value: Any) -> Any:

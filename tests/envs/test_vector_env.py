@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym.envs import ProphetEnv, ProphetVectorEnv, StartSet, row_info
+from prophet_gym.envs import InitialStates, ProphetEnv, ProphetVectorEnv, row_info
 from prophet_gym.errors import InvalidActionError, InvalidStartError, UnknownOptionError
 from prophet_gym.specs import ActionSpec
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
@@ -47,7 +47,7 @@ class TestStep:
         assert not terminated.any()
         assert not truncated.any()
         assert info["executed"].tolist() == [CHUNK, CHUNK]
-        assert info["reward_valid"].tolist() == [False, False]
+        assert info["scored"].tolist() == [False, False]
         assert info["live"].tolist() == [True, True]
 
     def test_noise_comes_from_the_row_generator(self):
@@ -80,8 +80,8 @@ class TestStep:
         untouched.step(still(untouched))
         image["image"][:] = 0
         info["frames"][:] = 0
-        for picture in envs.render():
-            picture[:] = 0
+        for rendered in envs.render():
+            rendered[:] = 0
         assert_same(envs.step(still(envs)), untouched.step(still(untouched)))
 
     def test_arguments_are_left_alone(self):
@@ -136,7 +136,7 @@ class TestStep:
         envs.reset(seed=0)
         actions = still(envs)
         actions[:, 0, 0] = [0.0, 0.5, 1.0]
-        assert envs.step(actions)[4]["doubt"].tolist() == [0.0, 0.5, 1.0]
+        assert envs.step(actions)[4]["uncertainty"].tolist() == [0.0, 0.5, 1.0]
 
 
 class TestConstruction:
@@ -182,5 +182,5 @@ class TestConstruction:
 
     def test_a_start_set_is_kept_for_others_to_read(self):
         envs = make()
-        assert isinstance(envs.starts, StartSet)
+        assert isinstance(envs.starts, InitialStates)
         assert envs.starts.names == ("train",)

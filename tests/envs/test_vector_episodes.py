@@ -86,7 +86,7 @@ class TestEpisodes:
         assert info["live"].tolist() == [True, False, True]
         assert info["_frames"].tolist() == [True, False, True]
         assert info["executed"].tolist() == [CHUNK, 0, CHUNK]
-        assert info["reward_valid"].tolist() == [True, False, True]
+        assert info["scored"].tolist() == [True, False, True]
         for _ in range(2):
             truncated = envs.step(still(envs))[3]
         assert truncated.tolist() == [True, False, True]
@@ -108,17 +108,17 @@ class TestEpisodes:
         assert info["_frames"].tolist() == [True, False]
 
     def test_the_horizon_truncates_and_success_on_the_last_step_is_both(self):
-        judge = FunctionReward(lambda video, text: float(text.endswith("1")), when="end", max_frames=2)
-        envs = make(2, reward_model=judge, max_episode_steps=2)
+        reward_model = FunctionReward(lambda video, text: float(text.endswith("1")), when="end", max_frames=2)
+        envs = make(2, reward_model=reward_model, max_episode_steps=2)
         envs.reset(seed=0, options={"task": [0, 1]})
         _, reward, terminated, truncated, info = envs.step(still(envs))
         assert not (terminated | truncated).any()
-        assert not info["reward_valid"].any()
+        assert not info["scored"].any()
         _, reward, terminated, truncated, info = envs.step(still(envs))
         assert terminated.tolist() == [False, True]
         assert truncated.tolist() == [True, True]
         assert reward.tolist() == [0.0, 1.0]
-        assert info["reward_valid"].all()
+        assert info["scored"].all()
 
     def test_without_a_horizon_nothing_is_truncated(self):
         envs = make(1, max_episode_steps=None)
@@ -138,7 +138,7 @@ class TestEpisodes:
         envs.reset(seed=0, options={"task": [0, 1]})
         _, reward, _, _, info = envs.step(still(envs))
         assert reward.tolist() == [0.25, 0.0]
-        assert info["reward_valid"].tolist() == [True, False]
+        assert info["scored"].tolist() == [True, False]
 
     @pytest.mark.parametrize(
         ("stride", "max_frames", "expected"),
@@ -154,10 +154,10 @@ class TestEpisodes:
     )
     def test_the_judge_sees_what_it_asked_for(self, stride, max_frames, expected):
         seen = []
-        judge = FunctionReward(
+        reward_model = FunctionReward(
             lambda video, _: seen.append(video[:, 0, 0, 0].tolist()), stride=stride, max_frames=max_frames
         )
-        envs = make(1, reward_model=judge)
+        envs = make(1, reward_model=reward_model)
         envs.reset(options={"start": 0})
         for _ in range(3):
             envs.step(still(envs))
@@ -165,8 +165,8 @@ class TestEpisodes:
 
     def test_a_new_episode_is_judged_on_its_own_frames(self):
         seen = []
-        judge = FunctionReward(lambda video, _: seen.append(len(video)), max_frames=99)
-        envs = make(1, reward_model=judge, max_episode_steps=2, autoreset_mode="SameStep")
+        reward_model = FunctionReward(lambda video, _: seen.append(len(video)), max_frames=99)
+        envs = make(1, reward_model=reward_model, max_episode_steps=2, autoreset_mode="SameStep")
         envs.reset()
         for _ in range(4):
             envs.step(still(envs))

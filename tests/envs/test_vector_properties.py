@@ -20,11 +20,11 @@ STARTS = counting_starts(size=SIZE)
 def lucky(threshold: int) -> FunctionReward:
     """Success when the blue noise of the latest frame is below the threshold; unjudged when it is 255."""
 
-    def judge(video, _):
+    def reward_model(video, _):
         blue = int(video[-1, 0, 0, 2])
         return None if blue == 255 else float(blue < threshold)
 
-    return FunctionReward(judge)
+    return FunctionReward(reward_model)
 
 
 class Singles:

@@ -53,12 +53,14 @@ def test_equals_single_envs_whose_episodes_end_at_different_times(kind, mode):
     build, size = MODELS[kind]
     model = build()
     # an episode is done after as many chunks as its instruction says, or cut off after three
-    judge = FunctionReward(lambda video, text: float(len(video) > model.chunk * int(text)), max_frames=99)
+    reward_model = FunctionReward(lambda video, text: float(len(video) > model.chunk * int(text)), max_frames=99)
 
     def single() -> ProphetEnv:
-        return ProphetEnv(model, starts(size), reward_model=judge, max_episode_steps=3)
+        return ProphetEnv(model, starts(size), reward_model=reward_model, max_episode_steps=3)
 
-    ours = ProphetVectorEnv(model, starts(size), ROWS, reward_model=judge, max_episode_steps=3, autoreset_mode=mode)
+    ours = ProphetVectorEnv(
+        model, starts(size), ROWS, reward_model=reward_model, max_episode_steps=3, autoreset_mode=mode
+    )
     theirs = SyncVectorEnv([single] * ROWS, autoreset_mode=mode)
     close(ours.reset(seed=1), theirs.reset(seed=1), "reset")
     rng = np.random.default_rng(1)

@@ -63,8 +63,8 @@ class TestStackFrames:
 
     @pytest.mark.parametrize("mode", list(AutoresetMode))
     def test_a_row_sees_what_the_single_env_sees(self, mode):
-        judge = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
-        kwargs: dict[str, Any] = {"reward_model": judge, "max_episode_steps": 3}
+        reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
+        kwargs: dict[str, Any] = {"reward_model": reward_model, "max_episode_steps": 3}
         envs = ViewedVector(vector(autoreset_mode=mode, **kwargs), StackFrames(6))
         singles = [Viewed(single(**kwargs), StackFrames(6)) for _ in range(3)]
         seen = [env.reset(seed=row)[0]["image"] for row, env in enumerate(singles)]
@@ -163,8 +163,8 @@ class TestFlattenChunk:
 
 class TestOneActionPerStepVector:
     def test_each_row_equals_the_single_view(self):
-        judge = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
-        kwargs: dict[str, Any] = {"reward_model": judge, "max_episode_steps": 2}
+        reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
+        kwargs: dict[str, Any] = {"reward_model": reward_model, "max_episode_steps": 2}
         envs = OneActionPerStepVector(vector(autoreset_mode="SameStep", **kwargs))
         singles = [OneActionPerStep(single(**kwargs)) for _ in range(3)]
         envs.reset(seed=0)
@@ -205,23 +205,23 @@ class TestOneActionPerStepVector:
 
 
 class TestOneActionPerChunk:
-    NUMBERS, HELD = (1, 0), (0, 0, 0.5, 0, 0, 0, -1)
+    DIMS, HELD = (1, 0), (0, 0, 0.5, 0, 0, 0, -1)
 
     def test_equals_the_chunk_of_equal_actions(self):
         chosen = np.random.default_rng(0).uniform(-1, 1, (3, 2)).astype(np.float32)
         actions = np.tile(np.array(self.HELD, np.float32), (3, 1))
         actions[:, 1], actions[:, 0] = chosen[:, 0], chosen[:, 1]
         chunks = np.repeat(actions[:, None], CHUNK, 1)
-        env, held = single(), OneActionPerChunk(single(), self.NUMBERS, self.HELD)
+        env, held = single(), OneActionPerChunk(single(), self.DIMS, self.HELD)
         env.reset(seed=0), held.reset(seed=0)
         assert_same(held.step(chosen[0]), env.step(chunks[0]))
-        envs, helds = vector(), OneActionPerChunkVector(vector(), self.NUMBERS, self.HELD)
+        envs, helds = vector(), OneActionPerChunkVector(vector(), self.DIMS, self.HELD)
         envs.reset(seed=0), helds.reset(seed=0)
         assert helds.action_space.shape == (3, 2)
         assert_same(helds.step(chosen), envs.step(chunks))
 
     def test_bad_actions_numbers_and_rests(self):
-        held = OneActionPerChunk(single(), self.NUMBERS, self.HELD)
+        held = OneActionPerChunk(single(), self.DIMS, self.HELD)
         held.reset(seed=0)
         with pytest.raises(InvalidActionError, match=r"shape \(2,\), got \(7,\)"):
             held.step(np.zeros(7))
@@ -246,8 +246,8 @@ class TestRecording:
         for _ in range(3):
             env.step(still(env))
         env.close()
-        film = next((tmp_path / "films").glob("*.mp4"))
-        assert len(read_video(film)) == 4
+        video = next((tmp_path / "films").glob("*.mp4"))
+        assert len(read_video(video)) == 4
 
     def test_a_video_can_have_every_frame(self, tmp_path):
         pytest.importorskip("moviepy")
@@ -264,8 +264,8 @@ class TestRecording:
         for _ in range(CHUNK):
             env.step(np.zeros(7, np.float32))
         env.close()
-        film = read_video(next((tmp_path / "films").glob("*.mp4")))
-        assert len(film) == 2 * CHUNK + 1
+        video = read_video(next((tmp_path / "films").glob("*.mp4")))
+        assert len(video) == 2 * CHUNK + 1
         assert env.frames_per_sec == 20
 
     def test_every_frame_is_there_in_one_render_mode_only(self):
@@ -273,8 +273,10 @@ class TestRecording:
             RecordEveryFrame(single(render_mode="rgb_array"), "films")
 
     def test_statistics_of_uneven_episodes(self):
-        judge = FunctionReward(lambda video, text: 1.0 if text.endswith("1") else 0.25)
-        envs = RecordEpisodeStatistics(vector(2, reward_model=judge, max_episode_steps=3, autoreset_mode="SameStep"))
+        reward_model = FunctionReward(lambda video, text: 1.0 if text.endswith("1") else 0.25)
+        envs = RecordEpisodeStatistics(
+            vector(2, reward_model=reward_model, max_episode_steps=3, autoreset_mode="SameStep")
+        )
         envs.reset(seed=0, options={"task": [0, 1]})
         info = envs.step(still(envs))[4]
         assert info["_episode"].tolist() == [False, True]

@@ -37,7 +37,7 @@ from prophet_gym.world_model import Chunk
 CHUNK = 3
 TABLE = one_hot_table(start.instruction for start in counting_starts())
 REST = (0,) * 7
-DREAMT = {"frames", "doubt"}
+DREAMT = {"frames", "uncertainty"}
 """Entries of a step that dreamt a chunk, and of no other."""
 
 
@@ -134,7 +134,7 @@ def test_info_has_the_same_entries_at_every_step_of_a_single_env(name):
             assert set(start) <= set(info)
             seen.add(frozenset(set(info) - DREAMT))
     assert len(seen) == 1
-    assert {"task", "start", "executed", "reward_valid", "success", "live", "approximate"} <= next(iter(seen))
+    assert {"task", "start", "executed", "scored", "success", "live", "approximate"} <= next(iter(seen))
 
 
 ROWS = [
@@ -165,7 +165,7 @@ def test_info_has_the_same_entries_at_every_step_of_a_row(name, mode, queue):
         ended = terminated | truncated
     assert len(steps) == 1
     assert len(starts) <= 1
-    wanted = {"task", "start", "executed", "reward_valid", "success", "live", "approximate"}
+    wanted = {"task", "start", "executed", "scored", "success", "live", "approximate"}
     assert wanted <= next(iter(steps))
     assert all(entries == next(iter(steps)) - wanted | {"task", "start"} for entries in starts)
 
@@ -223,7 +223,7 @@ def counting_id():
     del gym.registry[name]
 
 
-@pytest.mark.parametrize("name", [name for name in SINGLE if "doubt" not in name.lower()])
+@pytest.mark.parametrize("name", [name for name in SINGLE if "uncertainty" not in name.lower()])
 def test_a_spec_with_our_wrappers_comes_back_from_json(counting_id, name):
     env = SINGLE[name](gym.make(counting_id, chunk=np.int64(CHUNK), size=(np.int32(8), 8), fps=np.float32(4)))
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))

@@ -34,10 +34,10 @@ def test_example_runs(example, tmp_path):
         pytest.importorskip("stable_baselines3")
     if "published" in example.stem:
         pytest.importorskip("transformers", minversion="5.4")
-    films = example.stem == "01_first_dream"
+    videos = example.stem == "01_first_dream"
     writes = {"01_first_dream": "film.mp4", "04_improve_in_the_dream": "policy"}
     out = ("--out", str(tmp_path / writes[example.stem])) if example.stem in writes else ()
     lines = run(example, *out)
     assert lines[1].startswith(EXPECTED[example.stem])
-    if films:
+    if videos:
         assert len(read_video(tmp_path / "film.mp4")) == 17

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prophet_gym._io import atomic
-from prophet_gym.envs.initial_states import INDEX_NAME, read_start_set, write_start_set
+from prophet_gym.envs.initial_states import INDEX_NAME, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.hub import verified, write_manifest
 from prophet_gym.prophet.model import Prophet
@@ -38,7 +38,7 @@ def originals(tmp_path_factory):
     tiny_full_prophet().save_pretrained(folders["full"])
     SuccessHead(SuccessHeadConfig(width=4, image_size=16)).save_pretrained(folders["head"])
     frames = np.random.default_rng(0).integers(0, 256, (8, 1, 16, 16, 3), dtype=np.uint8)
-    write_start_set(folders["starts"], [InitialState(f, "do", "suite", n % 2, n) for n, f in enumerate(frames)])
+    write_initial_states(folders["starts"], [InitialState(f, "do", "suite", n % 2, n) for n, f in enumerate(frames)])
     save_checkpoint(folders["trainer"] / "last.pt", {"policy": {"weight": torch.rand(64, 64)}, "step": 3})
     write_manifest(folders["small"])
     return folders
@@ -65,10 +65,10 @@ def use(kind, folder):
         assert all(value.isfinite().all() for value in numbers)
     elif kind == "head":
         video = torch.zeros(4, 16, 16, 3, dtype=torch.uint8)
-        verdict = SuccessHead.from_pretrained(folder).score([video], ["do"])
-        assert verdict.probability.isfinite().all()
+        output = SuccessHead.from_pretrained(folder).score([video], ["do"])
+        assert output.probability.isfinite().all()
     elif kind == "starts":
-        assert all(state.frames.dtype == np.uint8 for state in read_start_set(folder))
+        assert all(state.frames.dtype == np.uint8 for state in read_initial_states(folder))
     else:
         weight = load_checkpoint(folder / "last.pt")["policy"]["weight"]
         assert weight.shape == (64, 64)
@@ -172,7 +172,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from prophet_gym._io import atomic
-from prophet_gym.envs.initial_states import write_start_set
+from prophet_gym.envs.initial_states import write_initial_states
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.specs import InitialState
 from prophrl_algos.checkpoint import save_checkpoint
@@ -185,7 +185,7 @@ def starts(shade):
 
 def save(folder, number):
     tiny_prophet(seed=number).save_pretrained(folder + "/model")
-    write_start_set(folder + "/starts", starts(50 + 100 * number), quality=101)
+    write_initial_states(folder + "/starts", starts(50 + 100 * number), quality=101)
     save_checkpoint(atomic.Path(folder) / "trainer.pt", {"policy": {"weight": torch.full((64,), float(number))}})
 """
 CHILDREN = """
@@ -234,7 +234,7 @@ def test_a_killed_save_leaves_the_old_or_the_new_or_says_what_to_do(cases, tmp_p
             found = []
             said = error_of(lambda place=folder / "model", found=found: found.append(Prophet.from_pretrained(place)))
             assert "two different saves" in said or "cannot load" in said if said else total(found[0]) in whole
-            shades = {(state.instruction, int(state.frames.max())) for state in read_start_set(folder / "starts")}
+            shades = {(state.instruction, int(state.frames.max())) for state in read_initial_states(folder / "starts")}
             assert shades in ({("shade 50", 50)}, {("shade 150", 150)})
             assert len(load_checkpoint(folder / "trainer.pt")["policy"]["weight"].unique()) == 1
             shutil.rmtree(folder)
@@ -253,4 +253,4 @@ def test_the_index_of_a_set_cannot_name_files_outside(originals, cases, tmp_path
         index["starts"][generator.integers(8)]["sheet"] = names[generator.integers(len(names))]
         (folder / INDEX_NAME).write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match=r"own folder|missing or damaged"):
-            read_start_set(folder)
+            read_initial_states(folder)

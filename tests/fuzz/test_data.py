@@ -31,7 +31,7 @@ STATES = ToolReading(("observation.state",), ("xyz", "euler", "gripper"))
 JUNK = (None, float("nan"), float("inf"), -1, 0, 1e300, 2**70, 0.5, True, "", "x", "../x", [], [1], {}, {"a": None})
 
 
-def pictures(episode: int, count: int) -> np.ndarray:
+def images(episode: int, count: int) -> np.ndarray:
     frames = np.full((count, *SIZE, 3), 40 + 60 * episode, np.uint8)
     for index, frame in enumerate(frames):
         frame[:, : 4 + 4 * index] = 220
@@ -67,7 +67,7 @@ def write_recording(root: Path) -> None:
                 look="light",
             ),
         )
-        write_episode(episode_path(root, 0, number), episode, pictures(number, frames))
+        write_episode(episode_path(root, 0, number), episode, images(number, frames))
 
 
 def rows(number: int, *, stored: bool) -> dict:
@@ -79,7 +79,7 @@ def rows(number: int, *, stored: bool) -> dict:
         "episode_index": np.full(count, number),
     }
     if stored:
-        encoded = [cv2.imencode(".png", frame)[1].tobytes() for frame in pictures(number, count)]
+        encoded = [cv2.imencode(".png", frame)[1].tobytes() for frame in images(number, count)]
         columns[CAMERA] = [{"bytes": cell, "path": None} for cell in encoded]
     return columns
 
@@ -88,11 +88,11 @@ def write_lerobot(root: Path, version: str, *, stored: bool) -> None:
     third = version.startswith("v3")
     chunk = "chunk_index" if third else "episode_chunk"
     file = "file_index" if third else "episode_index"
-    data, film = (f"{kind}/{{{chunk}}}-{{{file}:03d}}.{end}" for kind, end in [("data", "parquet"), ("films", "mp4")])
+    data, video = (f"{kind}/{{{chunk}}}-{{{file}:03d}}.{end}" for kind, end in [("data", "parquet"), ("films", "mp4")])
     features = {name: {"dtype": "float32"} for name in ("action", "observation.state", "timestamp")}
     features[CAMERA] = {"dtype": "image" if stored else "video"}
     info = {"codebase_version": version, "fps": FPS, "total_episodes": 2, "chunks_size": 10, "robot_type": "arm"}
-    info |= {"data_path": data, "video_path": None if stored else film, "features": features}
+    info |= {"data_path": data, "video_path": None if stored else video, "features": features}
     for folder in ("meta/episodes/chunk-000", "data", "films"):
         (root / folder).mkdir(parents=True)
     (root / "meta/info.json").write_text(json.dumps(info))
@@ -110,13 +110,13 @@ def write_lerobot(root: Path, version: str, *, stored: bool) -> None:
                 line |= {f"videos/{CAMERA}/{name}": value for name, value in place.items()}
         parquet.write_table(pa.Table.from_pylist(lines), root / "meta/episodes/chunk-000/file-000.parquet")
         if not stored:
-            write_video(root / "films/0-000.mp4", np.concatenate([pictures(n, LENGTHS[n]) for n in range(2)]))
+            write_video(root / "films/0-000.mp4", np.concatenate([images(n, LENGTHS[n]) for n in range(2)]))
         return
     (root / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for number, table in enumerate(tables):
         parquet.write_table(table, root / f"data/0-{number:03d}.parquet")
         if not stored:
-            write_video(root / f"films/0-{number:03d}.mp4", pictures(number, LENGTHS[number]))
+            write_video(root / f"films/0-{number:03d}.mp4", images(number, LENGTHS[number]))
 
 
 def write_hdf5(root: Path) -> None:
@@ -128,7 +128,7 @@ def write_hdf5(root: Path) -> None:
         data.attrs["macros_image_convention"] = "opengl"
         for number, count in enumerate(LENGTHS):
             data[f"demo_{number}/actions"] = numbers(number, count).astype(np.float64)
-            data[f"demo_{number}/obs/agentview_rgb"] = pictures(number, count)[:, ::-1]
+            data[f"demo_{number}/obs/agentview_rgb"] = images(number, count)[:, ::-1]
             data[f"demo_{number}/obs/pose"] = numbers(number, count).astype(np.float64)
         file["mask/train"] = np.array([b"demo_0", b"demo_1"])
 
@@ -340,7 +340,7 @@ def damage(root: Path, rng: np.random.Generator) -> Path:
     elif rng.random() < 0.5:
         path.unlink()
     else:
-        write_video(path, pictures(0, int(rng.integers(1, 8))))
+        write_video(path, images(0, int(rng.integers(1, 8))))
     return path
 
 

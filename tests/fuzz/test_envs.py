@@ -27,7 +27,7 @@ ODD: list[Any] = [
     *(torch.zeros(2, device="meta"), torch.zeros(2, dtype=torch.complex64), np.datetime64("2020-01-01")),
 ]
 PARTS = ("world_model", "starts", "reward_model", "max_episode_steps", "render_mode", "action_spec")
-NUMBERS = ("proprioception", "max_doubt", "fps")
+NUMBERS = ("proprioception", "max_uncertainty", "fps")
 
 
 @pytest.fixture(autouse=True)
@@ -37,12 +37,12 @@ def as_users_have_it(monkeypatch):
 
 
 def make(mode: str = "SameStep") -> ProphetVectorEnv:
-    judge = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2]) / 300, max_frames=2)
+    reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2]) / 300, max_frames=2)
     return ProphetVectorEnv(
         CountingWorldModel(chunk=CHUNK),
         counting_starts(),
         ROWS,
-        reward_model=judge,
+        reward_model=reward_model,
         max_episode_steps=3,
         autoreset_mode=mode,
     )
@@ -139,7 +139,7 @@ def test_resets(cases):
             states = [counting_starts()[int(random.integers(6))] for _ in range(int(random.integers(1, 5)))]
             options = {str(random.choice(["queue", "starts"])): states}
             for state in states[: int(random.integers(3))]:
-                field = str(random.choice(["frames", "instruction", "suite", "task", "index", "start_set", "extra"]))
+                field = str(random.choice(["frames", "instruction", "suite", "task", "index", "split", "extra"]))
                 object.__setattr__(state, field, pick(random))
         seed = pick(random) if random.random() < 0.4 else int(random.integers(9))
         refused_or_sane(envs, twin, lambda each, s=seed, o=options: each.reset(seed=s, options=o))

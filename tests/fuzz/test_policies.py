@@ -63,7 +63,7 @@ def folders(tmp_path_factory):
     numbers = {"actions": 7, "state": 8}
     read = {f"{name}_{key}": [0.5] * count for name, count in numbers.items() for key in ("mean", "std")}
     (published / "processor_config.json").write_text(json.dumps(read))
-    words = replace(OPTIONS, tokenizer=tiny_published.letters(tiny_published.VOCABULARY))
+    words = replace(OPTIONS, tokenizer=tiny_published.char_tokenizer(tiny_published.VOCABULARY))
     options = {"pi0": replace(OPTIONS, train="lora"), "vla_adapter": replace(OPTIONS, train="lora")}
     return {path: options.get(path.name, words if path.name == "published" else OPTIONS) for path in root.iterdir()}
 

@@ -17,15 +17,15 @@ import torch
 
 from prophet_gym.errors import ProphetError
 from prophet_gym.rewards import (
-    JudgementLog,
     Patience,
     Prompt,
     Question,
     RemoteVlm,
+    RewardLog,
     SuccessHead,
     SuccessHeadConfig,
     VlmReward,
-    make_judge,
+    make_reward_model,
     parse_answer,
 )
 from prophet_gym.rewards.remote import DROPPABLE
@@ -90,11 +90,11 @@ def echo(generator) -> str:
     """The key as a server may write it."""
     ways = [
         lambda: KEY,
-        lambda: "".join(f"\\u{ord(letter):04x}" if generator.random() < 0.5 else letter for letter in KEY),
+        lambda: "".join(f"\\u{ord(char):04x}" if generator.random() < 0.5 else char for char in KEY),
         lambda: quote(KEY, safe=""),
         lambda: quote(quote(KEY, safe=""), safe=""),
         lambda: html.escape(KEY),
-        lambda: "".join(f"&#{ord(letter)};" for letter in KEY),
+        lambda: "".join(f"&#{ord(char)};" for char in KEY),
         lambda: KEY.replace("/", "\\/"),
         lambda: "\0".join(KEY),
         lambda: json.dumps(json.dumps(KEY))[1:-1],
@@ -192,16 +192,16 @@ def test_a_hostile_endpoint(cases, server, monkeypatch, tmp_path):
     for case, generator in enumerate(cases(24)):
         server.generator = generator
         model = RemoteVlm(url, "m", patience=patience, prices=(1.0, 2.0))
-        log = JudgementLog(tmp_path / f"{case}.jsonl", pictures=False)
-        judge = VlmReward(model, samples=3, retries=1, prompt=Prompt("$instruction"), log=log)
+        log = RewardLog(tmp_path / f"{case}.jsonl", images=False)
+        reward_model = VlmReward(model, samples=3, retries=1, prompt=Prompt("$instruction"), log=log)
         began = time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            verdict = judge.score([video, video], ["x", "y"])
+            output = reward_model.score([video, video], ["x", "y"])
             replies = model.answer([Question(("What is the key?",), seed=number) for number in range(3)])
         assert time.monotonic() - began < 60
         assert all(issubclass(warning.category, RuntimeWarning) for warning in caught)
-        assert sorted(verdict.reward.unique().tolist()) in ([0.0], [1.0], [0.0, 1.0])
+        assert sorted(output.reward.unique().tolist()) in ([0.0], [1.0], [0.0, 1.0])
         assert set(model.refused) <= DROPPABLE
         seen = log.path.read_text(encoding="utf-8") + "\n".join(str(warning.message) for warning in caught)
         for reply in replies:
@@ -284,12 +284,12 @@ def test_a_damaged_success_head(cases, tmp_path):
         SuccessHead(SuccessHeadConfig(image_size=16, width=4, words=8)).save_pretrained(folder)
         damage(generator, folder / pick(generator, ["config.json", "config.json", "model.safetensors"]))
         try:
-            verdict = SuccessHead.from_pretrained(folder).score([video, video[:0]], ["x", "y"])
+            output = SuccessHead.from_pretrained(folder).score([video, video[:0]], ["x", "y"])
         except ProphetError as error:
             said = str(error)
         else:
-            said = "finite" if torch.isfinite(verdict.probability).all() else ""
-            assert verdict.valid.tolist() == [True, False]
+            said = "finite" if torch.isfinite(output.probability).all() else ""
+            assert output.scored.tolist() == [True, False]
         assert str(folder) in said or "finite" in said
 
 
@@ -311,7 +311,7 @@ def test_a_damaged_likelihood_judge(cases, tmp_path):
                     json.dumps(content | {"base": config["base"]}), encoding="utf-8"
                 )
         with pytest.raises(ProphetError) as caught:
-            make_judge(str(folder))
+            make_reward_model(str(folder))
         assert str(folder) in str(caught.value) or "gone" in str(caught.value)
 
 
@@ -330,10 +330,10 @@ def test_odd_names(cases, tmp_path):
         given = [f"{pick(generator, OPTIONS)}={pick(generator, VALUES)}" for _ in range(int(generator.integers(4)))]
         name = pick(generator, starts) + "?" * bool(given) + "&".join(given) + pick(generator, ["", "#m", "#", "#\0"])
         try:
-            judge = make_judge(name, tmp_path / "head")
+            reward_model = make_reward_model(name, tmp_path / "head")
         except DOCUMENTED as error:
             said = str(error)
         else:
-            said = judge.when
-            assert judge.max_frames >= 1
+            said = reward_model.when
+            assert reward_model.max_frames >= 1
         assert 0 < len(said) < 3000

@@ -28,10 +28,10 @@ class Tracked(CountingWorldModel):
 
 
 def make(num_envs: int = 2, **kwargs: Any) -> ProphetVectorEnv:
-    judge = FunctionReward(lambda video, text: float(text.endswith("1") and len(video) > CHUNK), max_frames=99)
+    reward_model = FunctionReward(lambda video, text: float(text.endswith("1") and len(video) > CHUNK), max_frames=99)
     kwargs = {"autoreset_mode": "SameStep", "max_episode_steps": 2, "render_mode": "rgb_array", **kwargs}
     model = Tracked(chunk=CHUNK, frame_size=SIZE)
-    return ProphetVectorEnv(model, counting_starts(size=SIZE), num_envs, reward_model=judge, **kwargs)
+    return ProphetVectorEnv(model, counting_starts(size=SIZE), num_envs, reward_model=reward_model, **kwargs)
 
 
 def load(package: Path) -> ModuleType:
@@ -69,29 +69,29 @@ class Rollout:
 
     def __init__(self, envs: LeRobotVectorEnv) -> None:
         self.envs = envs
-        self.films: list[np.ndarray] = []
+        self.videos: list[np.ndarray] = []
         self.tasks: list[list[str]] = []
 
-    def film(self) -> None:
-        self.films.append(np.stack(self.envs.call("render")[:1]))
+    def video(self) -> None:
+        self.videos.append(np.stack(self.envs.call("render")[:1]))
 
     def run(self, seeds: list[int] | None) -> dict[str, np.ndarray]:
         envs, rewards, successes, dones = self.envs, [], [], []
         observation, _ = envs.reset(seed=seeds, options={"lerobot_new_rollout": True})
-        self.film()
+        self.video()
         done = np.array([False] * envs.num_envs)
         limit = envs.call("_max_episode_steps")[0]
         # 0.6 warns of an env that does not answer these.
         assert len(envs.get_attr("task_description")) == len(envs.get_attr("task")) == envs.num_envs
         while not done.all() and len(dones) < limit:
-            for picture in observation["pixels"].values():
-                assert (picture.ndim, picture.shape[-1], picture.dtype) == (4, 3, np.uint8)
-                assert min(picture.shape[1:3]) > 3, "pictures no larger than their channels are taken for channel first"
+            for image in observation["pixels"].values():
+                assert (image.ndim, image.shape[-1], image.dtype) == (4, 3, np.uint8)
+                assert min(image.shape[1:3]) > 3, "pictures no larger than their channels are taken for channel first"
             torch.from_numpy(observation["agent_pos"]).float()
             self.tasks.append(list(envs.call("task_description")))
             action = torch.zeros(envs.num_envs, 7).numpy()
             observation, reward, terminated, truncated, info = envs.step(action)
-            self.film()
+            self.video()
             found = info["final_info"]["is_success"] if "final_info" in info else np.zeros(envs.num_envs, bool)
             assert not isinstance(info.get("cost"), dict)
             done = terminated | truncated | done
@@ -111,7 +111,7 @@ def test_the_calls_of_lerobot_06_are_answered():
     succeeded = [any(text.endswith("1") for text in texts) for texts in zip(*evaluation.tasks, strict=True)]
     assert any(succeeded)
     assert found["success"].any(1).tolist() == succeeded
-    assert len(evaluation.films) == found["done"].shape[1] + 1
+    assert len(evaluation.videos) == found["done"].shape[1] + 1
     assert envs.unwrapped.metadata["render_fps"] == 20
     evaluation.run([2, 3])
     evaluation.run(None)

@@ -39,8 +39,8 @@ def make(num_envs: int = 3, size: tuple[int, int] = (8, 8), **kwargs: Any) -> Pr
 
 
 def test_ends_come_with_what_was_seen_last():
-    judge = FunctionReward(lambda video, _: float(video[-1, 0, 0, 1] >= 60))
-    envs = Sb3VecEnv(make(2, reward_model=judge, noise=False))
+    reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 1] >= 60))
+    envs = Sb3VecEnv(make(2, reward_model=reward_model, noise=False))
     envs.seed(0)
     assert envs.reset()["image"][:, 0, 0].tolist() == [[0, 0, 0]] * 2
     actions = np.zeros((2, CHUNK, 2), np.float32)
@@ -103,12 +103,12 @@ def test_another_autoreset_mode_is_refused():
 
 def test_ppo_learns_from_images():
     """Green rises with the action: the reward is how green the last frame is."""
-    judge = FunctionReward(lambda video, _: float(video[-1, 0, 0, 1]) / 300)
+    reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 1]) / 300)
     size = (36, 36)
     starts = counting_starts(tasks=1, per_task=1, size=size)
     model = CountingWorldModel(chunk=1, frame_size=size, action_dim=1, noise=False)
     envs = ProphetVectorEnv(
-        model, starts, 16, reward_model=judge, max_episode_steps=1, autoreset_mode=AutoresetMode.SAME_STEP
+        model, starts, 16, reward_model=reward_model, max_episode_steps=1, autoreset_mode=AutoresetMode.SAME_STEP
     )
     viewed = ViewedVector(envs, EmbedInstruction(one_hot_table(["count task 0", "other"])))
     venv = VecMonitor(Sb3VecEnv(FlattenChunkVector(viewed)))
@@ -167,7 +167,7 @@ def test_an_env_in_wrappers_keeps_what_it_declares(name):
     ended = 0
     for _ in range(3 * CHUNK):
         _, _, dones, infos = envs.step(np.zeros((3, *envs.action_space.shape), np.float32))
-        assert all({"task", "start", "executed", "reward_valid", "success", "live"} <= set(info) for info in infos)
+        assert all({"task", "start", "executed", "scored", "success", "live"} <= set(info) for info in infos)
         ended += int(dones.sum())
     assert ended >= 3
     assert envs.get_images()[0].shape == (8, 8, 3)

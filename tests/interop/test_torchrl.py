@@ -31,8 +31,8 @@ CHUNK = 4
 
 
 def make(**kwargs: Any) -> ProphetVectorEnv:
-    judge = FunctionReward(lambda video, text: float(text.endswith("1")))
-    kwargs = {"autoreset_mode": "Disabled", "max_episode_steps": 2, "reward_model": judge, **kwargs}
+    reward_model = FunctionReward(lambda video, text: float(text.endswith("1")))
+    kwargs = {"autoreset_mode": "Disabled", "max_episode_steps": 2, "reward_model": reward_model, **kwargs}
     return ProphetVectorEnv(CountingWorldModel(chunk=CHUNK), counting_starts(per_task=1), 3, **kwargs)
 
 

@@ -26,20 +26,20 @@ def lit(pixel) -> tuple[int, ...]:
     return tuple((255 * (pixel > 127)).tolist())
 
 
-def disc(picture, colour) -> int:
+def disc(image, colour) -> int:
     """Pixels in about the colour."""
-    return int((picture.int() - torch.tensor(colour)).abs().amax(-1).le(2).sum())
+    return int((image.int() - torch.tensor(colour)).abs().amax(-1).le(2).sum())
 
 
 def test_the_disc_lies_where_the_tool_projects_and_the_axes_point_where_they_point():
-    picture = draw([0.2, -0.1, 1.0])
+    image = draw([0.2, -0.1, 1.0])
     row, column, tip = 40, 70, round(100 * AXIS_METRES)
-    assert tuple(picture[row - 1, column - 1].tolist()) == YELLOW
-    assert lit(picture[row, column + tip]) == RED
-    assert lit(picture[row + tip, column]) == GREEN
-    assert picture[row, column - 4 :].amax() > 0
-    assert not picture[:, : column - 4].any()
-    assert not picture[: row - 4].any()
+    assert tuple(image[row - 1, column - 1].tolist()) == YELLOW
+    assert lit(image[row, column + tip]) == RED
+    assert lit(image[row + tip, column]) == GREEN
+    assert image[row, column - 4 :].amax() > 0
+    assert not image[:, : column - 4].any()
+    assert not image[: row - 4].any()
 
 
 def test_nearly_all_of_the_picture_is_black():
@@ -57,8 +57,8 @@ def test_colour_goes_from_magenta_closed_to_yellow_open():
 @pytest.mark.parametrize("depth", [0.4, 0.8])
 def test_the_disc_is_as_large_as_a_ball_at_its_depth(depth):
     away = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
-    picture = draw([0.0, 0.0, depth], 1.0, away, (401, 401))
-    rows = (picture[..., 1] > 127).any(dim=1).nonzero()
+    image = draw([0.0, 0.0, depth], 1.0, away, (401, 401))
+    rows = (image[..., 1] > 127).any(dim=1).nonzero()
     radius = 400 * DISC_METRES / depth
     assert 200 - rows.min().item() == pytest.approx(radius, abs=1)
 
@@ -86,14 +86,14 @@ def test_each_frame_and_row_is_drawn_alone():
     turns = torch.linalg.qr(torch.randn(2, 3, 2, 3, 3, generator=random)).Q
     openness = torch.rand(2, 3, 2, generator=random)
     cameras = torch.stack([AHEAD, 1.2 * AHEAD])[:, None]
-    pictures = draw_tools(positions, turns, openness, cameras, (24, 32))
-    assert pictures.shape == (2, 3, 24, 32, 3)
+    images = draw_tools(positions, turns, openness, cameras, (24, 32))
+    assert images.shape == (2, 3, 24, 32, 3)
     for row in range(2):
         for frame in range(3):
             alone = draw_tools(
                 positions[row, frame], turns[row, frame], openness[row, frame], cameras[row, 0], (24, 32)
             )
-            assert (pictures[row, frame].int() - alone.int()).abs().max() <= 1
+            assert (images[row, frame].int() - alone.int()).abs().max() <= 1
 
 
 @pytest.mark.libero

@@ -51,8 +51,8 @@ def test_a_config_is_read_as_it_was_written(config, tmp_path):
         ("small", {"stillness": [1.0]}, "stillness="),
         ("small", {"steps": 0}, "steps=0 at least 1"),
         ("small", {"past_frames": 3}, "past_frames=3 must be a multiple of 4"),
-        ("small", {"hold": [0.0]}, "hold must have action_dim=7 numbers"),
-        ("small", {"action_dim": 6, "hold": [0.0] * 6}, "must be 6 of the command and 4 of the gripper"),
+        ("small", {"no_op": [0.0]}, "no_op must have action_dim=7 numbers"),
+        ("small", {"action_dim": 6, "no_op": [0.0] * 6}, "must be 6 of the command and 4 of the gripper"),
         ("small", {"class": "FullProphet"}, "reader_trust is unknown"),
     ],
 )

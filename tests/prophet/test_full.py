@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.embodiments.libero import commands_to_actions
+from prophet_gym.embodiments.libero import to_model_actions
 from prophet_gym.prophet.full import (
     FullConfig,
     FullRecipe,
@@ -43,9 +43,9 @@ def test_keeps_the_contract_of_a_world_model(prophet):
 
 
 def test_commands_become_the_numbers_of_the_released_model():
-    commands = 2 * torch.rand(1, 5, 7) - 1
-    planned = plan(get_embodiment("libero"), commands, None, 14)
-    np.testing.assert_allclose(planned.actions[0].numpy(), commands_to_actions(commands[0].numpy()), atol=1e-7)
+    actions = 2 * torch.rand(1, 5, 7) - 1
+    planned = plan(get_embodiment("libero"), actions, None, 14)
+    np.testing.assert_allclose(planned.actions[0].numpy(), to_model_actions(actions[0].numpy()), atol=1e-7)
     assert planned.tools is None
 
 

@@ -10,7 +10,7 @@ from prophet_gym.train.dynamics import new_tracker, train_tracker
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 """Of an eye at the origin: a place (x, y, 1) is seen x across and y down from the middle, in pictures."""
-FOLLOW = {"past_commands": torch.rand(3, 8, 7), "commands": torch.rand(3, 8, 7), "camera": CAMERA}
+FOLLOW = {"past_actions": torch.rand(3, 8, 7), "commands": torch.rand(3, 8, 7), "camera": CAMERA}
 
 
 def test_the_window_is_centred_on_where_a_place_is_seen():
@@ -44,21 +44,21 @@ def test_a_tracker_that_sees_begins_with_all_that_its_base_knows():
 def walled_world(episodes, seed=0):
     """A gripper that is always pushed down by 0.04 a chunk, and in every other episode rests on something dark."""
     rng = np.random.default_rng(seed)
-    latents, commands, gripper = [], [], []
+    latents, actions, gripper = [], [], []
     for number in range(episodes):
         blocked = number % 2
         x, down = rng.uniform(-0.3, 0.3), 0.0 if blocked else 0.005
         z, open_ = rng.uniform(0.9, 1.1), rng.uniform()
         place = np.stack([np.full(17, x), -0.1 + down * np.arange(17), np.full(17, z), np.full(17, open_)], 1)
-        picture = np.zeros((17, 4, 8, 8))
+        image = np.zeros((17, 4, 8, 8))
         column = int((x + 0.5) * 8)
-        picture[:, :, 3:5, max(column - 1, 0) : column + 2] = 3.0 * blocked
-        latents.append(picture)
-        commands.append(np.tile([0, 1.0, 0, 0, 0, 0, 0], (17, 1)))
+        image[:, :, 3:5, max(column - 1, 0) : column + 2] = 3.0 * blocked
+        latents.append(image)
+        actions.append(np.tile([0, 1.0, 0, 0, 0, 0, 0], (17, 1)))
         gripper.append(place)
     return LatentEpisodes(
         np.concatenate(latents).astype(np.float16),
-        np.concatenate(commands).astype(np.float32),
+        np.concatenate(actions).astype(np.float32),
         np.concatenate(gripper).astype(np.float32),
         np.arange(episodes + 1) * 17,
     )

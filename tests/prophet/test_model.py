@@ -28,13 +28,13 @@ def generators(rows, seed=0):
     return [torch.Generator().manual_seed(seed + i) for i in range(rows)]
 
 
-def commands(rows, seed=1):
+def some_actions(rows, seed=1):
     return 2 * torch.rand(rows, 8, 7, generator=torch.Generator().manual_seed(seed)) - 1
 
 
 def test_rows_are_apart(prophet):
-    whole = prophet.rollout(prophet.encode(start(3)), commands(3), generators=generators(3))
-    alone = prophet.rollout(prophet.encode(start(3)[1:2]), commands(3)[1:2], generators=generators(3)[1:2])
+    whole = prophet.rollout(prophet.encode(start(3)), some_actions(3), generators=generators(3))
+    alone = prophet.rollout(prophet.encode(start(3)[1:2]), some_actions(3)[1:2], generators=generators(3)[1:2])
     assert (whole.frames[1].int() - alone.frames[0].int()).abs().max() <= 2
     for name, value in whole.state.items():
         torch.testing.assert_close(value[1:2].float(), alone.state[name].float(), atol=2, rtol=1e-3, msg=name)
@@ -50,36 +50,36 @@ def test_a_frame_alone_shows_the_gripper_that_a_dream_begins_with(prophet):
 
 
 def test_rollout_changes_none_of_its_arguments(prophet):
-    state, actions = prophet.encode(start(2)), commands(2)
+    state, actions = prophet.encode(start(2)), some_actions(2)
     before = {name: value.clone() for name, value in state.items()}
     first = prophet.rollout(state, actions, generators=generators(2))
     assert all(torch.equal(before[name], state[name]) for name in state)
-    assert torch.equal(actions, commands(2))
+    assert torch.equal(actions, some_actions(2))
     again = prophet.rollout(state, actions, generators=generators(2))
     assert torch.equal(first.frames, again.frames)
 
 
-@pytest.mark.parametrize("what", ["actions", "seed", "start", "past commands"])
+@pytest.mark.parametrize("what", ["actions", "seed", "start", "past some_actions"])
 def test_the_dream_depends_on(prophet, what):
-    state, actions = prophet.encode(start(1)), commands(1)
+    state, actions = prophet.encode(start(1)), some_actions(1)
     base = prophet.rollout(state, actions, generators=generators(1))
     if what == "actions":
-        actions = commands(1, seed=9)
+        actions = some_actions(1, seed=9)
     seeds = generators(1, seed=5 if what == "seed" else 0)
     if what == "start":
         state = prophet.encode(start(1, seed=3))
     if what == "past commands":
-        state = {**state, "commands": commands(1, seed=7)}
+        state = {**state, "commands": some_actions(1, seed=7)}
     other = prophet.rollout(state, actions, generators=seeds)
     assert not torch.equal(base.state["latents"], other.state["latents"])
 
 
 def test_the_next_chunk_starts_where_this_one_ended(prophet):
     state = prophet.encode(start(1))
-    chunk = prophet.rollout(state, commands(1), generators=generators(1))
+    chunk = prophet.rollout(state, some_actions(1), generators=generators(1))
     kept = prophet.config.past_frames - prophet.chunk
     assert torch.equal(chunk.state["latents"][:, :kept], state["latents"][:, -kept:])
-    assert torch.equal(chunk.state["commands"], commands(1))
+    assert torch.equal(chunk.state["commands"], some_actions(1))
 
 
 def test_before_the_first_frame_it_is_repeated(prophet):
@@ -92,7 +92,9 @@ def test_save_and_load_give_the_same_dream(prophet, tmp_path):
     prophet.save_pretrained(tmp_path, half=False)
     loaded = Prophet.from_pretrained(tmp_path)
     assert loaded.config == prophet.config
-    frames = [m.rollout(m.encode(start(1)), commands(1), generators=generators(1)).frames for m in (prophet, loaded)]
+    frames = [
+        m.rollout(m.encode(start(1)), some_actions(1), generators=generators(1)).frames for m in (prophet, loaded)
+    ]
     assert torch.equal(*frames)
 
 
@@ -103,7 +105,7 @@ def test_half_precision_files_are_half_as_large_and_close(prophet, tmp_path):
     assert size("half") < 0.7 * size("full")
     assert next(prophet.parameters()).dtype == torch.float32
     loaded = Prophet.from_pretrained(tmp_path / "half")
-    dreams = [m.rollout(m.encode(start(1)), commands(1), generators=generators(1)).state for m in (prophet, loaded)]
+    dreams = [m.rollout(m.encode(start(1)), some_actions(1), generators=generators(1)).state for m in (prophet, loaded)]
     torch.testing.assert_close(dreams[0]["latents"], dreams[1]["latents"], atol=2e-2, rtol=2e-2)
     assert not torch.equal(dreams[0]["latents"], dreams[1]["latents"])
 
@@ -143,7 +145,7 @@ def test_wrong_shapes_are_refused(prophet):
     with pytest.raises(ValueError, match=r"frames must be \(64, 64\)"):
         prophet.encode(torch.zeros(1, 1, 32, 64, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="one generator a row"):
-        prophet.rollout(prophet.encode(start(2)), commands(2), generators=generators(1))
+        prophet.rollout(prophet.encode(start(2)), some_actions(2), generators=generators(1))
 
 
 def test_stacking_follows_time():
@@ -195,16 +197,16 @@ def test_a_dream_of_small_changes_stands_still_only_with_the_gate(prophet):
     )
     for model, still in ((prophet, False), (gated, True)):
         state = model.encode(start(1))
-        dreamt = model.rollout(state, commands(1), generators=generators(1)).state["latents"][:, -8:]
+        dreamt = model.rollout(state, some_actions(1), generators=generators(1)).state["latents"][:, -8:]
         assert torch.equal(dreamt, state["latents"][:, -1:].expand_as(dreamt)) is still
 
 
 def test_doubt_is_the_distance_between_latents_and_what_they_decode_to(prophet):
     state = prophet.encode(start(2))
-    chunk = prophet.rollout(state, commands(2), generators=generators(2))
+    chunk = prophet.rollout(state, some_actions(2), generators=generators(2))
     latents = chunk.state["latents"][:, -1]
     again = prophet.autoencoder.encode(prophet.autoencoder.decode(latents))
     expected = ((again - latents) ** 2).mean(dim=(1, 2, 3)) ** 0.5
-    torch.testing.assert_close(chunk.doubt, expected)
+    torch.testing.assert_close(chunk.uncertainty, expected)
     assert torch.equal(inconsistency(latents, latents), torch.zeros(2))
     torch.testing.assert_close(inconsistency(latents, latents + 3.0), torch.full((2,), 3.0))

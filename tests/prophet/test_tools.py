@@ -8,9 +8,9 @@ import torch
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments.kinematics import ToolPose, euler_to_matrix
-from prophet_gym.embodiments.libero import SHARE_REACHED
+from prophet_gym.embodiments.libero import FRACTION_REACHED
 from prophet_gym.embodiments.start_poses import pose_extra
-from prophet_gym.envs import HeldChunk, ProphetEnv
+from prophet_gym.envs import ProphetEnv, ShortenedChunk
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet.action_frames import project
 from prophet_gym.prophet.model import Prophet
@@ -32,12 +32,12 @@ def start(extra, suite="libero_object", seed=0) -> InitialState:
 
 
 def begun(prophet, *starts):
-    return prophet.encode_starts(torch.from_numpy(np.stack([s.frames for s in starts])), starts)
+    return prophet.encode_initial_states(torch.from_numpy(np.stack([s.frames for s in starts])), starts)
 
 
-def rolled(prophet, state, commands, seed=0):
-    generators = [torch.Generator().manual_seed(seed + row) for row in range(len(commands))]
-    return prophet.rollout(state, commands, generators=generators)
+def rolled(prophet, state, actions, seed=0):
+    generators = [torch.Generator().manual_seed(seed + row) for row in range(len(actions))]
+    return prophet.rollout(state, actions, generators=generators)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def test_bridge_commands_are_read_in_the_tools_own_frame_and_the_turn_is_carried
 def test_a_dream_of_bridge_carries_the_pose_and_liberos_carries_none():
     prophet = tiny_full_prophet(config=replace(TINY_FULL, embodiment="bridge"))
     state = prophet.encode(torch.zeros(2, 1, 32, 32, 3, dtype=torch.uint8))
-    commands = torch.zeros(2, 4, 7)
-    commands[1, :, 2], commands[:, :, 6] = -0.01, 0.5
-    after = rolled(prophet, state, commands).state
+    actions = torch.zeros(2, 4, 7)
+    actions[1, :, 2], actions[:, :, 6] = -0.01, 0.5
+    after = rolled(prophet, state, actions).state
     np.testing.assert_allclose(after["tools"][:, 0, 2], [0, -0.04], atol=1e-6)
     assert after["tools"][:, 0, 6].tolist() == [0.5, 0.5]
     assert state["tools"][1, 0].tolist() == [0, 0, 0, 0, 0, 0, 1]
@@ -76,17 +76,17 @@ def test_a_dream_of_bridge_carries_the_pose_and_liberos_carries_none():
 
 
 def test_the_pictures_show_the_tool_where_libero_commands_lead():
-    """The camera of libero_object's scene; one command of 1 moves the arm by SHARE_REACHED x 5 cm."""
+    """The camera of libero_object's scene; one command of 1 moves the arm by FRACTION_REACHED x 5 cm."""
     robot = get_embodiment("libero")
     tools = start_tools(robot, [start(pose_extra(pose()))], drawn=True)
-    commands = torch.zeros(1, 4, 7)
-    commands[..., 1], commands[..., 6] = 1.0, -1.0
-    planned = plan(robot, commands, tools, 14)
+    actions = torch.zeros(1, 4, 7)
+    actions[..., 1], actions[..., 6] = 1.0, -1.0
+    planned = plan(robot, actions, tools, 14)
     camera = torch.from_numpy(robot.camera("libero_object", 0).matrix).float()[None]
     video = action_video(planned.tools, camera, (256, 256))
     assert video.shape == (1, 5, 256, 256, 3)
     for frame in (0, 4):
-        at = torch.tensor([0.0, 0.05 * SHARE_REACHED * frame, 0.2])
+        at = torch.tensor([0.0, 0.05 * FRACTION_REACHED * frame, 0.2])
         u, v, _ = project(at, camera[0]).tolist()
         yellow = (
             (video[0, frame, ..., 0] > 200) & (video[0, frame, ..., 1] > 200) & (video[0, frame, ..., 2] < 60)
@@ -98,14 +98,14 @@ def test_what_is_drawn_reaches_the_dream_and_the_pose_goes_on(drawing):
     near, far = start(pose_extra(pose())), start(pose_extra(pose(position=(-0.1, 0.25, 0.3))))
     state = begun(drawing, near, far)
     assert set(state) == {"frames", "tools", "camera"}
-    commands = torch.zeros(2, 4, 7)
-    commands[..., 2] = 1.0
-    chunk = rolled(drawing, state, commands)
-    alone = rolled(drawing, begun(drawing, near), commands[:1])
-    elsewhere = rolled(drawing, begun(drawing, far), commands[:1])
+    actions = torch.zeros(2, 4, 7)
+    actions[..., 2] = 1.0
+    chunk = rolled(drawing, state, actions)
+    alone = rolled(drawing, begun(drawing, near), actions[:1])
+    elsewhere = rolled(drawing, begun(drawing, far), actions[:1])
     assert (chunk.frames[0].int() - alone.frames[0].int()).abs().max() <= 2
     assert not torch.equal(alone.frames, elsewhere.frames)
-    rise = 4 * 0.05 * SHARE_REACHED
+    rise = 4 * 0.05 * FRACTION_REACHED
     np.testing.assert_allclose(chunk.state["tools"][:, 0, 2], [0.2 + rise, 0.3 + rise], atol=1e-6)
     assert torch.equal(chunk.state["camera"], state["camera"])
     np.testing.assert_allclose(state["tools"][0, 0, :3], [0, 0, 0.2], atol=1e-6)
@@ -120,14 +120,14 @@ def test_without_draw_tools_poses_change_nothing():
 
 
 def test_episodes_of_the_env_begin_with_the_poses_of_their_starts(drawing):
-    env = ProphetEnv(HeldChunk(drawing, 2, hold=get_embodiment("libero").hold), [start(pose_extra(pose()))])
+    env = ProphetEnv(ShortenedChunk(drawing, 2, no_op=get_embodiment("libero").no_op), [start(pose_extra(pose()))])
     env.reset(seed=0)
     command = np.zeros((2, 7), np.float32)
     command[:, 0] = 1.0
     for _ in range(2):
         env.step(command)
     tools = env._vector._state["tools"]
-    np.testing.assert_allclose(tools[0, 0, 0], 4 * 0.05 * SHARE_REACHED, atol=1e-6)
+    np.testing.assert_allclose(tools[0, 0, 0], 4 * 0.05 * FRACTION_REACHED, atol=1e-6)
 
 
 def test_poses_that_are_needed_and_missing_are_one_clear_error(drawing):
@@ -145,7 +145,7 @@ def test_poses_that_are_needed_and_missing_are_one_clear_error(drawing):
     with pytest.raises(InvalidStartError, match="reads droid's commands from where the tools are"):
         begun(droid, start({}))
     with pytest.raises(ValueError, match="one start for each of 1 rows, got 0"):
-        drawing.encode_starts(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8), [])
+        drawing.encode_initial_states(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8), [])
 
 
 def test_droid_draws_through_the_episodes_own_camera():

@@ -22,11 +22,11 @@ def test_projection_divides_by_depth():
 
 def test_disc_lies_where_the_gripper_projects():
     positions = torch.tensor([[[0.4, -0.2, 2.0]]])
-    picture = draw_discs(positions, torch.tensor([[0.0]]), CAMERA[None], (16, 16))[0, 0]
-    row, column = divmod(picture[0].argmax().item(), 16)
+    image = draw_discs(positions, torch.tensor([[0.0]]), CAMERA[None], (16, 16))[0, 0]
+    row, column = divmod(image[0].argmax().item(), 16)
     assert (row, column) == (int(0.4 * 16), int(0.7 * 16))
-    torch.testing.assert_close(picture[1], -picture[0])
-    torch.testing.assert_close(picture[2], 20 * picture[0])
+    torch.testing.assert_close(image[1], -image[0])
+    torch.testing.assert_close(image[2], 20 * image[0])
 
 
 def test_flow_starts_at_the_last_given_frame():
@@ -44,7 +44,7 @@ def test_interpolation_reaches_both_ends():
 
 
 def test_times_at_the_source_have_their_share():
-    times = sample_times(4000, share_at_source=0.7, generator=torch.Generator().manual_seed(0))
+    times = sample_times(4000, source_fraction=0.7, generator=torch.Generator().manual_seed(0))
     assert (times == 1).float().mean() == pytest.approx(0.7, abs=0.03)
     assert times[times < 1].mean() == pytest.approx(0.5, abs=0.03)
 
@@ -64,7 +64,7 @@ def blob_world(episodes=12, steps=40, seed=0):
     """A blob that moves by 0.6 cells per unit of command x; its place is also the gripper's."""
     rng = np.random.default_rng(seed)
     grid = np.arange(8)
-    latents, commands, gripper = [], [], []
+    latents, actions, gripper = [], [], []
     for _ in range(episodes):
         moves = np.repeat(rng.uniform(-1, 1, 1 + steps // 8), 8)[: steps + 1]
         place = 3.5 + np.concatenate([[0], np.cumsum(0.6 * moves[:-1])])
@@ -73,12 +73,12 @@ def blob_world(episodes=12, steps=40, seed=0):
         latents.append(np.tile(blob[:, None, None, :], (1, 4, 8, 1)))
         command = np.zeros((steps + 1, 7))
         command[:, 0] = np.append(np.diff(place), 0) / 0.6
-        commands.append(command)
+        actions.append(command)
         x = (place + 0.5) / 8 - 0.5
         gripper.append(np.stack([x, 0 * x, 0 * x + 1, 0 * x], axis=1))
     return LatentEpisodes(
         np.concatenate(latents).astype(np.float16),
-        np.concatenate(commands).astype(np.float32),
+        np.concatenate(actions).astype(np.float32),
         np.concatenate(gripper).astype(np.float32),
         np.arange(episodes + 1) * (steps + 1),
     )
@@ -92,12 +92,12 @@ def test_a_tiny_model_learns_to_obey():
     tracker = GripperTracker(latent_size=(8, 8), hidden=16, gripper_std=(0.2, 1.0, 1.0, 1.0))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def loss_of(clips, commands):
+    def loss_of(clips, actions):
         inputs = chunk_inputs(
-            tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_actions, commands, CAMERA
+            tracker, clips.past, clips.gripper[:, :1].expand(-1, 4, -1), clips.past_actions, actions, CAMERA
         )
-        noise = torch.zeros(len(commands), 16, 2, 8, 8)
-        return flow_loss(model, inputs, clips.future, torch.ones(len(commands)), noise, 0.0)[0]
+        noise = torch.zeros(len(actions), 16, 2, 8, 8)
+        return flow_loss(model, inputs, clips.future, torch.ones(len(actions)), noise, 0.0)[0]
 
     for step in range(150):
         clips = data.draw(16, past=20, chunk=8, chunks=1, generator=torch.Generator().manual_seed(step))

@@ -5,7 +5,7 @@ import torch
 
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.testing import CountingWorldModel, counting_starts
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 
@@ -15,24 +15,26 @@ class GreenJudge:
 
     when, stride, max_frames = "chunk", 1, 1
 
-    def __init__(self, level=0, judged=True):
-        self.level, self.judged = level, judged
+    def __init__(self, level=0, scored=True):
+        self.level, self.scored = level, scored
 
     def score(self, videos, instructions):
         gap = [int(v[-1, 0, 0, 1]) - int(v[-1, 0, 0, 0]) for v in videos]
         reward = torch.tensor([float(self.level <= g < 128) for g in gap])
-        valid = torch.full((len(videos),), self.judged)
-        return Verdict(torch.where(valid, reward, 0.0), valid)
+        scored = torch.full((len(videos),), self.scored)
+        return RewardOutput(torch.where(scored, reward, 0.0), scored)
 
 
 @pytest.fixture
 def dream():
     """`dream(num_envs, **kwargs)`: the counting model behind the vector env, autoreset DISABLED."""
 
-    def make(num_envs=8, chunk=2, judge=None, **kwargs):
+    def make(num_envs=8, chunk=2, reward_model=None, **kwargs):
         model = CountingWorldModel(chunk=chunk, action_dim=2)
         kwargs = {"max_episode_steps": 3, "autoreset_mode": "Disabled", "starts": counting_starts()} | kwargs
-        return ProphetVectorEnv(model, kwargs.pop("starts"), num_envs, reward_model=judge or GreenJudge(), **kwargs)
+        return ProphetVectorEnv(
+            model, kwargs.pop("starts"), num_envs, reward_model=reward_model or GreenJudge(), **kwargs
+        )
 
     return make
 
@@ -49,5 +51,5 @@ def tiny():
 
 
 @pytest.fixture
-def judge():
+def reward_model():
     return GreenJudge

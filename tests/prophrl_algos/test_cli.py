@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prophet_gym.checkpoint import CHECKPOINTS, bundled_checkpoints
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 from prophrl_algos.algorithms import FA_GRPO
 from prophrl_algos.cli import ALGORITHMS, common, main, train
 from prophrl_algos.cli import record as record_cli
@@ -249,10 +249,10 @@ class OnePicture:
     instruction = "pick up the milk and place it in the basket"
 
     def __init__(self):
-        self.pictures = [np.full((128, 128, 3), 90, np.uint8)]
+        self.images = [np.full((128, 128, 3), 90, np.uint8)]
 
     def render(self):
-        return self.pictures.pop()
+        return self.images.pop()
 
 
 @bundled
@@ -261,11 +261,11 @@ class TestActingInADream:
 
     actor = record_cli.PolicyActor("tiny", None, 0.5, Published(), "bundled")
 
-    def commands(self, seed, count=24):
+    def actions(self, seed, count=24):
         return np.array(list(islice(self.actor(OnePicture(), np.random.default_rng(seed)), count)))
 
     def test_the_simulator_is_looked_at_once_and_the_dream_from_then_on(self):
-        first, again, other = self.commands(1), self.commands(1), self.commands(2)
+        first, again, other = self.actions(1), self.actions(1), self.actions(2)
         assert first.shape == (24, 7)
         assert np.abs(first).max() <= 1
         np.testing.assert_array_equal(first, again)
@@ -275,9 +275,9 @@ class TestActingInADream:
         said = iter([False, True])
         monkeypatch.setattr(
             "prophet_gym.rewards.success_head.SuccessHead.score",
-            lambda self, videos, texts: Verdict(torch.tensor([float(next(said))]), torch.tensor([True])),
+            lambda self, videos, texts: RewardOutput(torch.tensor([float(next(said))]), torch.tensor([True])),
         )
-        assert len(self.commands(1, 100)) == 16
+        assert len(self.actions(1, 100)) == 16
 
 
 def small_small_vla(*sizes):

@@ -58,6 +58,6 @@ def test_two_processes_are_one(algorithm):
 
 
 def test_groups_must_split_evenly():
-    assert Processes(1, 2).share(8) == 4
+    assert Processes(1, 2).split(8) == 4
     with pytest.raises(ValueError, match="7 groups must be a multiple of the 2 processes"):
-        Processes(1, 2).share(7)
+        Processes(1, 2).split(7)

@@ -12,8 +12,8 @@ from prophrl_algos.evaluate import EpisodeResult, Evaluation, evaluate, wilson
 from prophrl_algos.flow.schedule import FlowSchedule
 
 
-def result(success, valid=True, instruction="lift"):
-    return EpisodeResult(success, float(success), valid, 1, {"instruction": instruction})
+def result(success, scored=True, instruction="lift"):
+    return EpisodeResult(success, float(success), scored, 1, {"instruction": instruction})
 
 
 def test_wilson_by_hand():
@@ -27,10 +27,10 @@ def test_wilson_by_hand():
 
 
 def test_unjudged_episodes_are_no_failures():
-    found = Evaluation((result(True), result(False, valid=False), result(True), result(False)))
+    found = Evaluation((result(True), result(False, scored=False), result(True), result(False)))
     assert found.success == pytest.approx(2 / 3)
     assert found.interval == wilson(2, 3)
-    assert math.isnan(Evaluation((result(False, valid=False),)).success)
+    assert math.isnan(Evaluation((result(False, scored=False),)).success)
 
 
 def test_tasks_apart():
@@ -42,9 +42,9 @@ def test_tasks_apart():
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 5])
-def test_every_cell_is_run_once_whatever_the_number_of_rows(dream, tiny, judge, num_envs):
+def test_every_cell_is_run_once_whatever_the_number_of_rows(dream, tiny, reward_model, num_envs):
     cells = [{"task": task, "start": start} for task in (0, 1) for start in (0, 2)] + [{"task": 1, "start": 1}]
-    env = dream(num_envs, judge=judge(level=200))
+    env = dream(num_envs, reward_model=reward_model(level=200))
     found = evaluate(tiny(), env, cells)
     asked = [(cell["task"], cell["start"]) for cell in cells]
     assert [(e.start["task"], e.start["start"]) for e in found.episodes] == asked
@@ -53,25 +53,27 @@ def test_every_cell_is_run_once_whatever_the_number_of_rows(dream, tiny, judge, 
     assert sum(env.world_model.rows_dreamt) == 15
 
 
-def test_results_do_not_depend_on_the_number_of_rows(dream, tiny, judge):
+def test_results_do_not_depend_on_the_number_of_rows(dream, tiny, reward_model):
     policy, table = tiny(), []
     for num_envs in (1, 3):
-        found = evaluate(policy, dream(num_envs, judge=judge(level=20)), 6, seed=4)
+        found = evaluate(policy, dream(num_envs, reward_model=reward_model(level=20)), 6, seed=4)
         table.append([(e.success, e.returns, e.chunks, e.start["start"]) for e in found.episodes])
     assert table[0] == table[1]
 
 
 def test_official_starts_are_what_it_is_for(dream, tiny):
     frames = np.zeros((1, 8, 8, 3), np.uint8)
-    env = dream(2, starts=[InitialState(frames, "lift", start_set="official")])
+    env = dream(2, starts=[InitialState(frames, "lift", split="official")])
     found = evaluate(tiny(), env, 2)
-    assert {e.start["start_set"] for e in found.episodes} == {"official"}
+    assert {e.start["split"] for e in found.episodes} == {"official"}
 
 
-def test_another_schedule_may_be_evaluated(dream, tiny, judge):
+def test_another_schedule_may_be_evaluated(dream, tiny, reward_model):
     policy = tiny()
-    quiet = evaluate(policy, dream(4, judge=judge(level=20)), 8).metrics()
-    noisy = evaluate(policy, dream(4, judge=judge(level=20)), 8, schedule=FlowSchedule.uniform(3, 0.7)).metrics()
+    quiet = evaluate(policy, dream(4, reward_model=reward_model(level=20)), 8).metrics()
+    noisy = evaluate(
+        policy, dream(4, reward_model=reward_model(level=20)), 8, schedule=FlowSchedule.uniform(3, 0.7)
+    ).metrics()
     assert quiet != noisy
 
 

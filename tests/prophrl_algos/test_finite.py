@@ -17,9 +17,9 @@ CONFIG = TrainerConfig(groups=2, group_size=4, beta=0.0)
 class OneWrong(VectorWrapper):
     """Gives sub-environment 5 a wrong reward, judged or not."""
 
-    def __init__(self, env, value, judged=True):
+    def __init__(self, env, value, scored=True):
         super().__init__(env)
-        self.value, self.judged, self.tasks = value, judged, None
+        self.value, self.scored, self.tasks = value, scored, None
 
     def reset(self, **kwargs):
         observation, info = self.env.reset(**kwargs)
@@ -30,8 +30,8 @@ class OneWrong(VectorWrapper):
         observation, reward, terminated, truncated, info = self.env.step(actions)
         reward = reward.copy()
         reward[5] = self.value
-        info["reward_valid"] = info["reward_valid"].copy()
-        info["reward_valid"][5] = self.judged
+        info["scored"] = info["scored"].copy()
+        info["scored"][5] = self.scored
         return observation, reward, terminated, truncated, info
 
 
@@ -40,8 +40,8 @@ def trainer_of(env, policy, **kwargs):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_training_names_where_it_came_from_and_changes_nothing(dream, tiny, judge, value):
-    policy, env = tiny(), OneWrong(dream(judge=judge(level=20)), value)
+def test_training_names_where_it_came_from_and_changes_nothing(dream, tiny, reward_model, value):
+    policy, env = tiny(), OneWrong(dream(reward_model=reward_model(level=20)), value)
     before = [weight.clone() for weight in policy.parameters()]
     trainer = trainer_of(env, policy)
     with pytest.raises(ValueError, match=rf"sub-environment 5 \(task \d+, '\w.*'\) gave the reward {value}") as refused:
@@ -58,22 +58,24 @@ def test_evaluation_refuses_it_too(dream, tiny, value):
         evaluate(tiny(), env, 8)
 
 
-def test_a_reward_that_says_it_is_not_valid_is_left_out(dream, tiny, judge):
+def test_a_reward_that_says_it_is_not_valid_is_left_out(dream, tiny, reward_model):
     policy = tiny()
-    metrics = trainer_of(OneWrong(dream(judge=judge(level=20)), math.nan, judged=False), policy).iterate()
-    assert metrics["judged"] == pytest.approx(7 / 8)
+    metrics = trainer_of(OneWrong(dream(reward_model=reward_model(level=20)), math.nan, scored=False), policy).iterate()
+    assert metrics["scored"] == pytest.approx(7 / 8)
     assert math.isfinite(metrics["return"])
 
 
-def test_advantages_that_are_not_finite_are_refused(dream, tiny, judge):
+def test_advantages_that_are_not_finite_are_refused(dream, tiny, reward_model):
     from dataclasses import replace
 
     from prophrl_algos.algorithms import FA_GRPO
 
-    def broken(returns, groups, valid):
+    def broken(returns, groups, scored):
         return torch.full_like(returns, math.inf)
 
-    trainer = trainer_of(dream(judge=judge(level=20)), tiny(), algorithm=replace(FA_GRPO, advantages=broken))
+    trainer = trainer_of(
+        dream(reward_model=reward_model(level=20)), tiny(), algorithm=replace(FA_GRPO, advantages=broken)
+    )
     with pytest.raises(ValueError, match=r"the advantage of rollout 0 \(group 0\) is inf, and 8 of 8 rollouts"):
         trainer.iterate()
 

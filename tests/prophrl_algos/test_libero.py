@@ -40,7 +40,7 @@ def test_a_group_of_the_real_simulator_shares_its_placement_and_is_learnt_from()
     later = rollouts.obs["image"][2:]
     assert not torch.equal(later[0], later[1])
     assert rollouts.frames == 2 * 2 * 2
-    assert rollouts.valid.all()
+    assert rollouts.scored.all()
     rollouts.returns[0] = 1.0
     assert made.update(rollouts)["optimizer_steps"] == 1
     env.close()

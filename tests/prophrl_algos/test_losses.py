@@ -47,8 +47,8 @@ class TestAdvantages:
 
     @pytest.mark.parametrize("advantage", [group_advantages, leave_one_out_advantages])
     def test_unjudged_rows_are_left_out_even_when_they_are_nan(self, advantage):
-        groups, valid = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([True, True, False, True, False])
-        found = advantage(torch.tensor([1.0, 0.0, torch.nan, 5.0, torch.nan]), groups, valid)
+        groups, scored = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([True, True, False, True, False])
+        found = advantage(torch.tensor([1.0, 0.0, torch.nan, 5.0, torch.nan]), groups, scored)
         alone = advantage(torch.tensor([1.0, 0.0]), torch.tensor([0, 0]))
         assert found.tolist() == [*alone.tolist(), 0, 0, 0]
 

@@ -53,8 +53,8 @@ def test_a_plan_adds_up():
     velocity = 2 * 5 * 2 * 4 * 4
     repeated = 2 * 5 * 80
     assert plan.backward == 2 * velocity + 2 * 80 * 6 + 3 * max(velocity, repeated)
-    latents, scores, pictures, words = 4 * 6 * 2 * 4, 3 * 4 * 5 * 1 * 3, 2 * 8 * 8 * 3, 6 * 9
-    assert plan.stored_per_decision == latents + scores + 5 + pictures + words + 4 * 4
+    latents, scores, images, words = 4 * 6 * 2 * 4, 3 * 4 * 5 * 1 * 3, 2 * 8 * 8 * 3, 6 * 9
+    assert plan.stored_per_decision == latents + scores + 5 + images + words + 4 * 4
     assert plan.stored == 2 * 3 * 4 * plan.stored_per_decision
     assert plan.if_contexts_were_stored == 2 * 3 * 4 * 80
     assert plan.while_learning == 96 + 64 + 128 + 64 + plan.backward

@@ -11,14 +11,14 @@ from prophrl_algos.run import run
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 
-def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, judge):
+def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, reward_model):
     policy, told = tiny(), []
     config = TrainerConfig(groups=4, group_size=4, beta=0.0, epochs=2, minibatches=2)
     # A policy in float64 is scored again, so that this stage is there too.
     trainer = Trainer(
         policy,
         torch.optim.AdamW(policy.parameters()),
-        dream(judge=judge(level=20)),
+        dream(reward_model=reward_model(level=20)),
         config,
         autocast=torch.bfloat16,
     )
@@ -34,9 +34,9 @@ def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, judge):
     assert [call[1:] for call in told if call[0].startswith("optimiser")] == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_an_evaluation_tells_how_many_episodes_have_ended(dream, tiny, judge):
+def test_an_evaluation_tells_how_many_episodes_have_ended(dream, tiny, reward_model):
     told = []
-    evaluate(tiny(), dream(4, judge=judge(level=200)), 6, progress=lambda *call: told.append(call))
+    evaluate(tiny(), dream(4, reward_model=reward_model(level=200)), 6, progress=lambda *call: told.append(call))
     assert told[-1] == ("episodes", 6, 6)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert (4, 6) in {call[1:] for call in told}

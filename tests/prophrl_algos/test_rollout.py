@@ -57,8 +57,8 @@ def test_rows_of_a_group_share_their_start_and_nothing_else(dream, tiny, by_star
     assert len(set(seeds)) == (8 if by_starts else 2)
 
 
-def test_what_is_stored_is_what_was_seen_and_done(dream, tiny, judge):
-    env, policy = Recording(dream(judge=judge(level=200))), tiny()
+def test_what_is_stored_is_what_was_seen_and_done(dream, tiny, reward_model):
+    env, policy = Recording(dream(reward_model=reward_model(level=200))), tiny()
     found = gather(policy, env)
     assert found.trajectory.tolist() == list(range(8)) * 3
     assert found.mask.all()
@@ -72,27 +72,27 @@ def test_what_is_stored_is_what_was_seen_and_done(dream, tiny, judge):
     assert (again.log_prob - found.path.log_prob).abs().max() < 1e-4
 
 
-def test_ended_rows_cost_nothing_and_store_nothing(dream, tiny, judge):
-    env = dream(judge=judge(level=0), max_episode_steps=6)
+def test_ended_rows_cost_nothing_and_store_nothing(dream, tiny, reward_model):
+    env = dream(reward_model=reward_model(level=0), max_episode_steps=6)
     found = gather(tiny(), env)
     lengths = torch.bincount(found.trajectory, minlength=8)
     assert lengths.min() < 6
     # The success of a row at its first greener frame ends it; the model dreams live rows only.
     assert sum(env.world_model.rows_dreamt) == int(lengths.sum())
     assert torch.equal(found.success, found.returns >= 1)
-    assert found.valid.all()
+    assert found.scored.all()
 
 
-def test_a_later_success_is_worth_less_with_a_discount(dream, tiny, judge):
-    found = gather(tiny(), dream(judge=judge(level=0), max_episode_steps=6), discount=0.5)
+def test_a_later_success_is_worth_less_with_a_discount(dream, tiny, reward_model):
+    found = gather(tiny(), dream(reward_model=reward_model(level=0), max_episode_steps=6), discount=0.5)
     lengths = torch.bincount(found.trajectory, minlength=8)
     assert len(set(lengths.tolist())) > 1
     assert torch.equal(found.returns, 0.5 ** (lengths - 1.0) * found.success)
 
 
-def test_a_row_without_a_verdict_at_its_end_is_not_valid(dream, tiny, judge):
-    found = gather(tiny(), dream(judge=judge(judged=False)))
-    assert not found.valid.any()
+def test_a_row_without_a_verdict_at_its_end_is_not_valid(dream, tiny, reward_model):
+    found = gather(tiny(), dream(reward_model=reward_model(scored=False)))
+    assert not found.scored.any()
     assert (found.returns == 0).all()
 
 
@@ -184,7 +184,7 @@ class TestRefusals:
 
     def test_official_starts_are_refused_even_behind_a_wrapper(self, dream, tiny):
         frames = np.zeros((1, 8, 8, 3), np.uint8)
-        env = dream(starts=[InitialState(frames, "lift", start_set="official")])
+        env = dream(starts=[InitialState(frames, "lift", split="official")])
         with pytest.raises(InvalidStartError, match="nothing is trained from the official starts"):
             gather(tiny(), Recording(env))
         assert env.world_model.rows_dreamt == []

@@ -38,14 +38,14 @@ def make(updates=6, ema=False, **config):
     return Trainer(policy, optimizer, BanditVectorEnv(8), settings, ema=average)
 
 
-def make_rich(dream, tiny, judge):
+def make_rich(dream, tiny, reward_model):
     """All that has a state: learned noise, averaged weights, a reference, groups that are resampled in a dream."""
     torch.manual_seed(0)
     policy = tiny()
     algorithm = reinflow(policy.spec)
     optimizer = torch.optim.AdamW([*policy.parameters(), *algorithm.kernel.parameters()], lr=3e-3)
     config = TrainerConfig(updates=6, groups=2, group_size=4, epochs=2, minibatches=2, beta=0.1)
-    env, reference = dream(judge=judge(level=50), max_episode_steps=2), copy.deepcopy(policy)
+    env, reference = dream(reward_model=reward_model(level=50), max_episode_steps=2), copy.deepcopy(policy)
     return Trainer(
         policy, optimizer, env, config, reference, algorithm=algorithm, keep=KeepWithin(), ema=Ema(policy, 0.9)
     )
@@ -66,9 +66,9 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("rich", [False, True])
-def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path, dream, tiny, judge, rich):
+def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path, dream, tiny, reward_model, rich):
     def begin():
-        return make_rich(dream, tiny, judge) if rich else make(ema=True)
+        return make_rich(dream, tiny, reward_model) if rich else make(ema=True)
 
     run(begin(), tmp_path / "whole")
     stopped = begin()

@@ -50,7 +50,7 @@ class Untouched(BanditVectorEnv):
 
 DUAL = replace(FA_GRPO, name="fa-grpo-dual", loss=partial(fa_grpo_loss, dual_clip=3.0))
 LEAVE_ONE_OUT = replace(FA_GRPO, name="fa-grpo-loo", advantages=leave_one_out_advantages)
-EVEN = replace(FLOW_GRPO, name="flow-grpo-even", shares=per_trajectory)
+EVEN = replace(FLOW_GRPO, name="flow-grpo-even", aggregation=per_trajectory)
 EVERY = [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, FLOW_GRPO_CPS, algorithms.FA_GRPO_FORWARD,
          algorithms.FLOW_GRPO_FORWARD, reinflow(SPEC), DUAL, LEAVE_ONE_OUT, EVEN]  # fmt: skip
 
@@ -109,11 +109,11 @@ class TestUpdate:
         # (R - mean of the others) / ((R - mean) / std) = std n / (n - 1)
         torch.testing.assert_close(moved[1], moved[0] * returns.std() * 4 / 3, atol=1e-7, rtol=1e-3)
 
-    def test_per_trajectory_advantages_of_a_group_cancel_however_long_its_rollouts_are(self, dream, tiny, judge):
+    def test_per_trajectory_advantages_of_a_group_cancel_however_long_its_rollouts_are(self, dream, tiny, reward_model):
         losses = {}
-        for algorithm in (FA_GRPO, replace(FA_GRPO, name="even", shares=per_trajectory)):
+        for algorithm in (FA_GRPO, replace(FA_GRPO, name="even", aggregation=per_trajectory)):
             for microbatch in (64, 3):
-                env = dream(judge=judge(level=50), max_episode_steps=6)
+                env = dream(reward_model=reward_model(level=50), max_episode_steps=6)
                 trainer = make(replace(SMALL, microbatch=microbatch), policy=tiny(), env=env, algorithm=algorithm)
                 losses[algorithm.name, microbatch] = trainer.iterate()["loss"]
         assert abs(losses["even", 64]) < 1e-5
@@ -129,8 +129,8 @@ class TestUpdate:
         assert torch.equal(before, weights(trainer))
         assert trainer.done == 1
 
-    def test_unjudged_rollouts_take_no_part(self, dream, tiny, judge):
-        trainer = make(policy=tiny(), env=dream(judge=judge(judged=False)))
+    def test_unjudged_rollouts_take_no_part(self, dream, tiny, reward_model):
+        trainer = make(policy=tiny(), env=dream(reward_model=reward_model(scored=False)))
         assert trainer.iterate()["optimizer_steps"] == 0
 
     def test_flowscale_shows_in_the_gradient_of_every_step_and_not_in_the_loss(self):
@@ -211,7 +211,7 @@ class TestLoss:
         trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream(), reference=copy.deepcopy(policy))
         batch = replace(decisions(policy), advantages=torch.zeros(5))
         moved = replace(batch.path.scores, mean=batch.path.scores.mean + torch.arange(5.0)[:, None, None, None])
-        only = replace(batch, reference=moved, shares=(torch.arange(5) == 2).float())
+        only = replace(batch, reference=moved, loss_weights=(torch.arange(5) == 2).float())
         alone = batch.select(torch.tensor([2]), torch.device("cpu"))
         alone = replace(alone, reference=moved.select(torch.tensor([2])))
         assert trainer.loss(only).loss.item() == pytest.approx(trainer.loss(alone).loss.item(), rel=1e-4)
@@ -326,7 +326,7 @@ class TestRefusals:
 
     def test_official_starts(self, dream, tiny):
         frames = np.zeros((1, 8, 8, 3), np.uint8)
-        env = dream(starts=[InitialState(frames, "lift", start_set="official")])
+        env = dream(starts=[InitialState(frames, "lift", split="official")])
         with pytest.raises(InvalidStartError, match="official"):
             make(policy=tiny(), env=env)
 
@@ -368,10 +368,10 @@ def test_the_average_of_the_weights_lags_behind_and_is_put_on_for_a_while():
     assert torch.equal(weights(trainer), now)
 
 
-def test_it_trains_in_the_dream(dream, tiny, judge):
+def test_it_trains_in_the_dream(dream, tiny, reward_model):
     """Much greener than red after one action: its first number has to rise above 0.5."""
     config = TrainerConfig(updates=10, groups=4, group_size=8, epochs=4, beta=0.0)
-    env = dream(32, chunk=1, max_episode_steps=1, judge=judge(level=50))
+    env = dream(32, chunk=1, max_episode_steps=1, reward_model=reward_model(level=50))
     trainer = make(config, policy=tiny(exec_steps=1), env=env, rate=1e-2)
     successes = [trainer.iterate()["success"] for _ in range(10)]
     assert np.mean(successes[-2:]) > np.mean(successes[:2]) + 0.2

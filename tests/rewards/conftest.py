@@ -25,7 +25,7 @@ def save_tiny_qwen(folder: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    pieces = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(letters)}, merges=[]))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces.decoder = decoders.ByteLevel()
     tokenizer = transformers.PreTrainedTokenizerFast(

@@ -12,7 +12,6 @@ from prophet_gym.envs import ProphetEnv
 from prophet_gym.errors import CheckpointError, InvalidRewardError
 from prophet_gym.rewards import (
     FunctionReward,
-    JudgementLog,
     OracleReward,
     Patience,
     Prompt,
@@ -21,6 +20,7 @@ from prophet_gym.rewards import (
     RelativeReward,
     RemoteVlm,
     Reply,
+    RewardLog,
     SuccessHead,
     SuccessHeadConfig,
     VlmReward,
@@ -28,7 +28,7 @@ from prophet_gym.rewards import (
 )
 from prophet_gym.rewards.object_reader import ObjectReader
 from prophet_gym.testing import CountingWorldModel, counting_starts
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 
 
 class Bright:
@@ -42,7 +42,7 @@ class Bright:
 
 def head() -> SuccessHead:
     torch.manual_seed(0)
-    return SuccessHead(SuccessHeadConfig(width=4, image_size=16, hold=1)).eval()
+    return SuccessHead(SuccessHeadConfig(width=4, image_size=16, min_consecutive=1)).eval()
 
 
 MODELS = {
@@ -117,7 +117,7 @@ def test_rewards_do_not_depend_on_the_default_dtype(name):
         torch.set_default_dtype(earlier)
     assert found.reward.dtype == torch.float32
     assert found.probability is None or found.probability.dtype == torch.float32
-    assert found.valid.tolist() == expected.valid.tolist()
+    assert found.scored.tolist() == expected.scored.tolist()
     if name not in ("head", "relative"):  # other weights are drawn there
         assert torch.equal(found.reward, expected.reward)
 
@@ -125,8 +125,8 @@ def test_rewards_do_not_depend_on_the_default_dtype(name):
 def test_saved_networks_load_under_another_default_dtype(tmp_path):
     torch.manual_seed(0)
     frames = torch.randint(256, (3, 64, 64, 3), dtype=torch.uint8)
-    judge, reader = SuccessHead().eval(), ObjectReader().eval()
-    judge.save_pretrained(tmp_path / "head")
+    reward_model, reader = SuccessHead().eval(), ObjectReader().eval()
+    reward_model.save_pretrained(tmp_path / "head")
     reader.save_pretrained(tmp_path / "reader")
     torch.set_default_dtype(torch.float64)
     try:
@@ -134,7 +134,7 @@ def test_saved_networks_load_under_another_default_dtype(tmp_path):
         places = ObjectReader.from_pretrained(tmp_path / "reader").positions(frames, "x")
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.allclose(likely, judge.probabilities(frames, "x"), atol=1e-5)
+    assert torch.allclose(likely, reward_model.probabilities(frames, "x"), atol=1e-5)
     assert torch.allclose(places, reader.positions(frames, "x"), atol=1e-4)
 
 
@@ -151,9 +151,9 @@ def test_weights_that_compute_nothing_finite_are_not_failures(name, factor):
 
 
 def test_a_gripper_that_is_found_nowhere_is_an_error():
-    judge = ReachReward(lambda frames: torch.full((len(frames), 2), float("nan")))
+    reward_model = ReachReward(lambda frames: torch.full((len(frames), 2), float("nan")))
     with pytest.raises(ValueError, match="find_gripper must return finite places"):
-        judge.score([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], [INSTRUCTION])
+        reward_model.score([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], [INSTRUCTION])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_an_env_with_an_endpoint_and_a_log_is_copied(server, tmp_path, again):
     server.script = [
         lambda handler: handler.send(b'{"choices": [{"message": {"content": "It is in. \\\\box{Success}"}}]}')
     ]
-    log = JudgementLog(tmp_path / "log.jsonl")
+    log = RewardLog(tmp_path / "log.jsonl")
     model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, per_minute=60_000.0), refused=["seed"])
     reward = VlmReward(model, samples=1, when="chunk", prompt=Prompt("$instruction"), log=log)
     env = ProphetEnv(CountingWorldModel(), counting_starts(), reward_model=reward)
@@ -171,7 +171,7 @@ def test_an_env_with_an_endpoint_and_a_log_is_copied(server, tmp_path, again):
     twin = again(env)
     for each in (env, twin):
         _, paid, *_, info = each.step(np.zeros(each.action_space.shape, np.float32))
-        assert (paid, bool(info["reward_valid"])) == (1.0, True)
+        assert (paid, bool(info["scored"])) == (1.0, True)
     assert len(log.path.read_text(encoding="utf-8").splitlines()) == 2
     copied = again(model)
     assert (copied.refused, copied.patience, copied.name) == (model.refused, model.patience, model.name)
@@ -186,12 +186,12 @@ YES, NO = torch.tensor([True, True]), torch.tensor([False, True])
     [
         (([0.0, float("nan")], YES), "a reward must be a finite number in float32, got nan for video 1 of 2"),
         (([float("-inf"), 0.0], YES), "got -inf for video 0 of 2"),
-        (([float("nan"), 0.0], NO), "got nan for video 0 of 2; say valid=False, with a reward of 0"),
+        (([float("nan"), 0.0], NO), "got nan for video 0 of 2; say scored=False, with a reward of 0"),
         ((torch.tensor([0.0, 1e300], dtype=torch.float64), YES), r"got 1e\+300 for video 1"),
         (([1, 0], YES), r"reward must be a floating-point tensor \(videos,\), .* got torch.int64 \(2,\)"),
         ((torch.zeros(2, 1), YES), r"reward must be .* got torch.float32 \(2, 1\)"),
-        (([0.0, 1.0], torch.ones(2)), r"valid must be a bool tensor \(2,\), .* got torch.float32 \(2,\)"),
-        (([0.0, 1.0], torch.ones(3, dtype=torch.bool)), r"valid must be .* got torch.bool \(3,\)"),
+        (([0.0, 1.0], torch.ones(2)), r"scored must be a bool tensor \(2,\), .* got torch.float32 \(2,\)"),
+        (([0.0, 1.0], torch.ones(3, dtype=torch.bool)), r"scored must be .* got torch.bool \(3,\)"),
         (([0.0, 1.0], YES, torch.ones(1, dtype=torch.bool)), r"done must be a bool tensor \(2,\)"),
         (([0.0, 1.0], YES, None, torch.tensor([0.5, 1.5])), "a probability must be in 0..1, got 1.5 for video 1"),
         (
@@ -203,9 +203,9 @@ YES, NO = torch.tensor([True, True]), torch.tensor([False, True])
 def test_a_verdict_holds_finite_numbers_for_every_video(parts, message, unchecked):
     reward, *others = parts
     with pytest.raises(InvalidRewardError, match=message):
-        Verdict(torch.as_tensor(reward), *others)
+        RewardOutput(torch.as_tensor(reward), *others)
 
 
 def test_what_is_not_judged_has_no_probability(unchecked):
-    verdict = Verdict(torch.tensor([0.0, 1.0]), NO, probability=torch.tensor([float("nan"), 1.0]))
-    assert verdict.success.tolist() == [False, True]
+    output = RewardOutput(torch.tensor([0.0, 1.0]), NO, probability=torch.tensor([float("nan"), 1.0]))
+    assert output.success.tolist() == [False, True]

@@ -38,14 +38,14 @@ def test_a_precision_out_of_reach():
         false_positive_rate(1.0, 0.0, 0.5)
 
 
-def dreams(rows: int, judge=None, mode=AutoresetMode.DISABLED) -> gym.vector.VectorEnv:
+def dreams(rows: int, reward_model=None, mode=AutoresetMode.DISABLED) -> gym.vector.VectorEnv:
     """Three steps each; a row succeeds when its noise, which is the blue of the last frame, is large."""
-    judge = judge or FunctionReward(lambda video, text: float(video[-1, 0, 0, 2] >= 200))
+    reward_model = reward_model or FunctionReward(lambda video, text: float(video[-1, 0, 0, 2] >= 200))
     return ProphetVectorEnv(
         CountingWorldModel(chunk=4),
         counting_starts(),
         rows,
-        reward_model=judge,
+        reward_model=reward_model,
         max_episode_steps=3,
         autoreset_mode=mode,
     )
@@ -75,8 +75,8 @@ def test_only_ends_are_paid_and_a_perfect_judge_changes_nothing():
 
 
 def test_rows_that_restart_in_the_same_step_are_paid_and_nobody_is_told_the_truth():
-    plain, judged = (dreams(6, mode=AutoresetMode.SAME_STEP) for _ in range(2))
-    perfect = DegradedOracle(judged, recall=1.0, false_positive_rate=0.0)
+    plain, scored = (dreams(6, mode=AutoresetMode.SAME_STEP) for _ in range(2))
+    perfect = DegradedOracle(scored, recall=1.0, false_positive_rate=0.0)
     plain.reset(seed=3), perfect.reset(seed=3)
     wrong = DegradedOracle(dreams(6, mode=AutoresetMode.SAME_STEP), recall=0.0, false_positive_rate=1.0)
     wrong.reset(seed=3)
@@ -131,9 +131,9 @@ def test_the_oracle_knows_what_it_was_told():
     oracle = OracleReward()
     for number, video in enumerate(videos[:3]):
         oracle.tell(video, done=number == 1)
-    verdict = oracle.score([*videos, videos[0][:0]], ["x"] * 5)
-    assert verdict.success.tolist() == [False, True, False, False, False]
-    assert verdict.valid.tolist() == [True, True, True, False, False]
+    output = oracle.score([*videos, videos[0][:0]], ["x"] * 5)
+    assert output.success.tolist() == [False, True, False, False, False]
+    assert output.scored.tolist() == [True, True, True, False, False]
     check_reward_model(oracle, videos=videos)
 
 

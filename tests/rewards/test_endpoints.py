@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward, make_judge
+from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward, make_reward_model
 from prophet_gym.rewards._exchange import seconds_to_wait
 from prophet_gym.rewards._replies import hide
-from prophet_gym.rewards.judgements import JudgementLog
 from prophet_gym.rewards.remote import Patience
+from prophet_gym.rewards.reward_log import RewardLog
 
 YES = r"It is in. \box{Success}"
 KEY = "sk-proj-Ab_9/x&y+z=="
@@ -89,13 +89,13 @@ def test_many_at_once_learn_it_together(server):
 
 def test_fields_can_be_left_out_beforehand(server):
     server.script = [newer_openai]
-    judge = make_judge(f"vlm:{server.url}?samples=1&refused=max_tokens,temperature,seed#m")
-    assert judge.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], ["x"]).reward.tolist() == [1.0]
+    reward_model = make_reward_model(f"vlm:{server.url}?samples=1&refused=max_tokens,temperature,seed#m")
+    assert reward_model.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], ["x"]).reward.tolist() == [1.0]
     assert len(server.requests) == 1
     with pytest.raises(UnknownOptionError, match=r"'top_p'.*Known: max_tokens, n, seed, stream, temperature"):
         RemoteVlm(server.url, "m", refused=["top_p"])
     with pytest.raises(UnknownOptionError, match="Did you mean 'seed'"):
-        make_judge(f"vlm:{server.url}?refused=seeds#m")
+        make_reward_model(f"vlm:{server.url}?refused=seeds#m")
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,11 @@ def test_a_stream_of_reasoning_alone_is_named(server):
 
 def test_an_answer_that_was_cut_off_says_so(server):
     server.script = [says(message("The can is", "length"))]
-    judge = VlmReward(RemoteVlm(server.url, "m", patience=FAST), samples=1, retries=0, prompt=Prompt("$instruction"))
+    reward_model = VlmReward(
+        RemoteVlm(server.url, "m", patience=FAST), samples=1, retries=0, prompt=Prompt("$instruction")
+    )
     with pytest.warns(RuntimeWarning, match=r"ends in 'The can is' \(finish_reason 'length'\)"):
-        judge.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], ["x"])
+        reward_model.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], ["x"])
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,13 @@ def test_a_wrong_base_address_is_named(server):
 
 
 ECHOES = {
-    "escaped": "".join(f"\\u{ord(letter):04x}" for letter in KEY),
+    "escaped": "".join(f"\\u{ord(char):04x}" for char in KEY),
     "escaped in part": KEY.replace("-", "\\u002D"),
     "slashes": KEY.replace("/", "\\/"),
     "twice": KEY.replace("-", "\\\\u002d"),
     "address": KEY.replace("/", "%2F").replace("&", "%26"),
     "html": KEY.replace("&", "&amp;"),
-    "html numbers": "".join(f"&#{ord(letter)};" for letter in KEY),
+    "html numbers": "".join(f"&#{ord(char)};" for char in KEY),
 }
 
 
@@ -241,10 +243,10 @@ def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, tmp_path, ech
         says(bodies[3].encode(encoding)),
     ]
     model = RemoteVlm(server.url, "m", patience=Patience(timeout=2.0, retries=0, concurrency=1))
-    log = JudgementLog(tmp_path / "log.jsonl", pictures=False)
-    judge = VlmReward(model, samples=7, retries=0, prompt=Prompt("$instruction"), log=log)
+    log = RewardLog(tmp_path / "log.jsonl", images=False)
+    reward_model = VlmReward(model, samples=7, retries=0, prompt=Prompt("$instruction"), log=log)
     with pytest.warns(RuntimeWarning) as caught:
-        judge.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"])
+        reward_model.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"])
     seen = log.path.read_text(encoding="utf-8") + "".join(str(each.message) for each in caught)
     assert "***" in seen
     for letters in (KEY[: len(KEY) // 2], echo[: len(echo) // 2]):
@@ -255,7 +257,7 @@ def test_a_key_made_of_escapes_is_hidden_too():
     for key in ("x78%25amp;", "u0075\\u0075", "&amp;%2525", "aaaaaaab"):
         assert hide(f"It is {key}, not {key[:3]}", key) == f"It is ***, not {key[:3]}"
     key = "sk-Fuzz_x07%u"
-    escaped = "".join(f"\\u{ord(letter):04x}" for letter in key)
+    escaped = "".join(f"\\u{ord(char):04x}" for char in key)
     assert hide(f"It is {escaped[:-6]}", key) == "It is ***"
     assert hide(f"It is {escaped[:-12]}, and so on and so on", key) == "It is ***, and so on and so on"
     assert hide("aaaaaaaaab", "aaaaaaab") == "aa***"

@@ -93,9 +93,9 @@ def test_a_model_of_another_family_judges(save, inputs, tiny_qwen, tmp_path):
     texts = ["a", "put {the}\n汤 <|im_end|> <image> <|image_pad|> away", "c"]
     with pytest.warns(RuntimeWarning, match="can be read"):
         votes = VlmReward(model, samples=1, retries=0, prompt=Prompt("$instruction")).score(videos, texts)
-    assert votes.valid.tolist() == [False] * 3
+    assert votes.scored.tolist() == [False] * 3
     likely = LikelihoodReward(model, prompt=Prompt("$instruction")).score(videos, texts)
-    assert likely.valid.tolist() == [False, True, True]
+    assert likely.scored.tolist() == [False, True, True]
     assert 0 < float(likely.probability[1]) < 1
 
 

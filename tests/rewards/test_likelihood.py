@@ -23,40 +23,43 @@ def videos(*lengths: int) -> list[torch.Tensor]:
 
 
 def test_the_reward_is_the_share_of_success_among_the_two_words(model):
-    judge = LikelihoodReward(model, LikelihoodConfig(reward="progress"), prompt=Prompt("$instruction?"))
-    verdict = judge.score(videos(2), ["x"])
+    reward_model = LikelihoodReward(model, LikelihoodConfig(reward="progress"), prompt=Prompt("$instruction?"))
+    output = reward_model.score(videos(2), ["x"])
     with torch.no_grad():
-        logits = model.word_logits([judge.question(videos(2)[0], "x")], ("Success", "Failure"))
-    assert torch.allclose(verdict.reward, logits.softmax(1)[:, 0], atol=1e-6)
-    assert torch.equal(verdict.probability, verdict.reward)
-    assert verdict.done.tolist() == [bool(verdict.reward >= 0.5)]
+        logits = model.word_logits([reward_model.question(videos(2)[0], "x")], ("Success", "Failure"))
+    assert torch.allclose(output.reward, logits.softmax(1)[:, 0], atol=1e-6)
+    assert torch.equal(output.probability, output.reward)
+    assert output.done.tolist() == [bool(output.reward >= 0.5)]
     low, high = LikelihoodConfig(threshold=1e-6), LikelihoodConfig(threshold=1 - 1e-6)
-    paid = [LikelihoodReward(model, c, prompt=judge.prompt).score(videos(2), ["x"]).reward.item() for c in (low, high)]
+    paid = [
+        LikelihoodReward(model, c, prompt=reward_model.prompt).score(videos(2), ["x"]).reward.item()
+        for c in (low, high)
+    ]
     assert paid == [1.0, 0.0]
 
 
 def test_the_contract_on_odd_videos(model):
-    judge = LikelihoodReward(model, LikelihoodConfig(shown=2), prompt=Prompt("$instruction?"))
-    check_reward_model(judge, videos=videos(0, 1, 1000), instructions=["a", "汤 {x}\n", "<|image_pad|>"])
-    assert judge.score(videos(0, 1), ["a", "b"]).valid.tolist() == [False, True]
+    reward_model = LikelihoodReward(model, LikelihoodConfig(shown=2), prompt=Prompt("$instruction?"))
+    check_reward_model(reward_model, videos=videos(0, 1, 1000), instructions=["a", "汤 {x}\n", "<|image_pad|>"])
+    assert reward_model.score(videos(0, 1), ["a", "b"]).scored.tolist() == [False, True]
 
 
 def test_progress_runs_from_zero_to_one_over_a_video(model):
-    judge = LikelihoodReward(model, prompt=Prompt("$instruction?"))
-    curve = judge.progress(videos(20)[0], "x", moments=4)
+    reward_model = LikelihoodReward(model, prompt=Prompt("$instruction?"))
+    curve = reward_model.progress(videos(20)[0], "x", moments=4)
     assert (float(curve.min()), float(curve.max()), len(curve)) == (0.0, 1.0, 4)
-    assert judge.progress(videos(1)[0], "x").tolist() == [0.0]
+    assert reward_model.progress(videos(1)[0], "x").tolist() == [0.0]
     with pytest.raises(ValueError, match="at least one frame"):
-        judge.progress(videos(0)[0], "x")
+        reward_model.progress(videos(0)[0], "x")
 
 
 def test_saved_and_loaded(model, tmp_path):
     prompt = Prompt("Fertig? $instruction $criteria", {"*": "ganz"})
-    judge = LikelihoodReward(model, LikelihoodConfig(base=model.name, threshold=0.3, shown=3), prompt=prompt)
-    judge.save_pretrained(tmp_path)
+    reward_model = LikelihoodReward(model, LikelihoodConfig(base=model.name, threshold=0.3, shown=3), prompt=prompt)
+    reward_model.save_pretrained(tmp_path)
     loaded = LikelihoodReward.from_pretrained(tmp_path)
-    assert (loaded.config, loaded.prompt) == (judge.config, prompt)
-    assert torch.equal(loaded.score(videos(3), ["x"]).probability, judge.score(videos(3), ["x"]).probability)
+    assert (loaded.config, loaded.prompt) == (reward_model.config, prompt)
+    assert torch.equal(loaded.score(videos(3), ["x"]).probability, reward_model.score(videos(3), ["x"]).probability)
     (tmp_path / "likelihood.json").write_text(json.dumps({"base": model.name, "depth": 3}))
     with pytest.raises(CheckpointError, match="keys: base, threshold"):
         LikelihoodReward.from_pretrained(tmp_path)
@@ -72,10 +75,10 @@ def test_bad_config():
 def test_a_model_that_says_nothing_finite_leaves_rows_unjudged(model, monkeypatch):
     odds = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0], [1.0, 0.0]])
     monkeypatch.setattr(model, "word_logits", lambda *_: odds)
-    judge = LikelihoodReward(model, LikelihoodConfig(reward="progress"), prompt=Prompt("$instruction?"))
+    reward_model = LikelihoodReward(model, LikelihoodConfig(reward="progress"), prompt=Prompt("$instruction?"))
     with pytest.warns(RuntimeWarning, match="no finite likelihood for 2 of 3 videos"):
-        verdict = judge.score(videos(1, 1, 1), ["a", "b", "c"])
-    judge.score(videos(1, 1, 1), ["a", "b", "c"])  # said once
-    assert verdict.valid.tolist() == [False, False, True]
-    assert verdict.reward.tolist() == [0.0, 0.0, torch.sigmoid(torch.tensor(1.0)).item()]
-    assert verdict.done.tolist() == [False, False, True]
+        output = reward_model.score(videos(1, 1, 1), ["a", "b", "c"])
+    reward_model.score(videos(1, 1, 1), ["a", "b", "c"])  # said once
+    assert output.scored.tolist() == [False, False, True]
+    assert output.reward.tolist() == [0.0, 0.0, torch.sigmoid(torch.tensor(1.0)).item()]
+    assert output.done.tolist() == [False, False, True]

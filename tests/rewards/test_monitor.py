@@ -13,7 +13,7 @@ from prophet_gym.rewards import FunctionReward, PrecisionMonitor
 from prophet_gym.testing import CountingWorldModel, counting_starts
 
 
-def verdicts(called: int, right: int, missed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def outputs(called: int, right: int, missed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     says = np.array([True] * called + [False] * missed, bool)
     truth = np.array([True] * right + [False] * (called - right) + [True] * missed, bool)
     return says, truth
@@ -23,44 +23,44 @@ def test_it_is_quiet_where_precision_holds_or_is_in_doubt():
     monitor = PrecisionMonitor(floor=0.7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        reading = monitor.update(1, *verdicts(20, 18, missed=6))
+        reading = monitor.update(1, *outputs(20, 18, missed=6))
         assert (reading.precision.mean, reading.recall.mean) == (0.9, 0.75)
         # 1 of 3 is below the floor, but three verdicts prove nothing
-        assert not PrecisionMonitor(floor=0.7).update(1, *verdicts(3, 1)).collapsed
-        assert np.isnan(PrecisionMonitor().update(1, *verdicts(0, 0)).precision.mean)
+        assert not PrecisionMonitor(floor=0.7).update(1, *outputs(3, 1)).collapsed
+        assert np.isnan(PrecisionMonitor().update(1, *outputs(0, 0)).precision.mean)
 
 
 def test_it_warns_and_stops_on_collapse():
     with pytest.warns(RuntimeWarning, match=r"at update 300 is 0\.40 .* below the floor of 0\.7"):
-        reading = PrecisionMonitor(floor=0.7).update(300, *verdicts(50, 20))
+        reading = PrecisionMonitor(floor=0.7).update(300, *outputs(50, 20))
     assert reading.collapsed
     strict = PrecisionMonitor(floor=0.7, stop=True)
     with pytest.raises(RewardCollapseError, match="Go back to an earlier checkpoint"):
-        strict.update(300, *verdicts(50, 20))
+        strict.update(300, *outputs(50, 20))
     assert strict.readings[-1].collapsed
 
 
 def test_the_past_is_forgotten():
     monitor = PrecisionMonitor(floor=0.6, window=40)
     for update in range(3):
-        monitor.update(update, *verdicts(40, 40))
+        monitor.update(update, *outputs(40, 40))
     with pytest.warns(RuntimeWarning, match="collapse|below the floor"):
-        assert monitor.update(3, *verdicts(40, 10)).precision.mean == 0.25
+        assert monitor.update(3, *outputs(40, 10)).precision.mean == 0.25
 
 
 def test_it_judges_videos_and_leaves_out_what_was_not_judged():
-    judge = FunctionReward(lambda video, text: {"yes": 1.0, "no": 0.0}.get(text))
+    reward_model = FunctionReward(lambda video, text: {"yes": 1.0, "no": 0.0}.get(text))
     monitor = PrecisionMonitor()
     videos = [torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 4
-    reading = monitor.check(7, judge, videos, ["yes", "yes", "no", "?"], [True, False, True, True])
+    reading = monitor.check(7, reward_model, videos, ["yes", "yes", "no", "?"], [True, False, True, True])
     assert (reading.precision.mean, reading.precision.episodes) == (0.5, 2)
     assert (reading.recall.mean, reading.recall.episodes) == (0.5, 2)
 
 
-def dreams(judge: FunctionReward, **kwargs) -> ProphetVectorEnv:
+def dreams(reward_model: FunctionReward, **kwargs) -> ProphetVectorEnv:
     kwargs = {"max_episode_steps": 3, "autoreset_mode": AutoresetMode.DISABLED, **kwargs}
     return ProphetVectorEnv(
-        CountingWorldModel(chunk=2, noise=False), counting_starts(), 4, reward_model=judge, **kwargs
+        CountingWorldModel(chunk=2, noise=False), counting_starts(), 4, reward_model=reward_model, **kwargs
     )
 
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError
-from prophet_gym.rewards import LikelihoodReward, RelativeReward, SuccessHead, SuccessHeadConfig, VlmReward, make_judge
+from prophet_gym.rewards import (
+    LikelihoodReward,
+    RelativeReward,
+    SuccessHead,
+    SuccessHeadConfig,
+    VlmReward,
+    make_reward_model,
+)
 from prophet_gym.rewards.named import read
 
 
@@ -17,33 +24,33 @@ def head(tmp_path_factory):
 
 
 def test_the_head_of_a_checkpoint(head):
-    judge = make_judge("success", head)
-    assert isinstance(judge, SuccessHead)
-    assert judge.config.threshold == 0.25
-    assert make_judge("success", head) is judge
-    assert make_judge("classifier", head).config == judge.config
-    assert make_judge(str(head)).config == judge.config
-    relative = make_judge("classifier?reward=relative&chunk=5", head)
+    reward_model = make_reward_model("success", head)
+    assert isinstance(reward_model, SuccessHead)
+    assert reward_model.config.threshold == 0.25
+    assert make_reward_model("success", head) is reward_model
+    assert make_reward_model("classifier", head).config == reward_model.config
+    assert make_reward_model(str(head)).config == reward_model.config
+    relative = make_reward_model("classifier?reward=relative&chunk=5", head)
     assert isinstance(relative, RelativeReward)
     assert relative.chunk == 5
-    assert make_judge("classifier?reward=relative", head, chunk=3).chunk == 3
+    assert make_reward_model("classifier?reward=relative", head, chunk=3).chunk == 3
     with pytest.raises(ValueError, match="chunk belongs to reward=relative"):
-        make_judge("classifier?chunk=5", head)
+        make_reward_model("classifier?chunk=5", head)
     with pytest.raises(MissingWeightsError, match="does not exist"):
-        make_judge("classifier", head / "none")
+        make_reward_model("classifier", head / "none")
     with pytest.raises(UnknownOptionError, match=r"'dense'.*Known: relative, sparse"):
-        make_judge("classifier?reward=dense", head)
+        make_reward_model("classifier?reward=dense", head)
 
 
 def test_an_endpoint_with_options(tmp_path):
     prompt = tmp_path / "mine.txt"
     prompt.write_text("$instruction?")
     name = f"vlm:https://host:8000/v1?samples=3&when=chunk&timeout=7&max_tokens=9&prices=2,10&prompt={prompt}#Qwen/Qwen3-VL-8B"
-    judge = make_judge(f"{name.replace('#', f'&log={tmp_path}/j.jsonl#')}")
-    assert isinstance(judge, VlmReward)
-    assert (judge.ballot.samples, judge.when, judge.prompt.text) == (3, "chunk", "$instruction?")
-    assert judge.log.path == tmp_path / "j.jsonl"
-    model = judge.model
+    reward_model = make_reward_model(f"{name.replace('#', f'&log={tmp_path}/j.jsonl#')}")
+    assert isinstance(reward_model, VlmReward)
+    assert (reward_model.ballot.samples, reward_model.when, reward_model.prompt.text) == (3, "chunk", "$instruction?")
+    assert reward_model.log.path == tmp_path / "j.jsonl"
+    model = reward_model.model
     assert (model.host, model.port, model.path, model.model) == (
         "host",
         8000,
@@ -56,15 +63,15 @@ def test_an_endpoint_with_options(tmp_path):
 
 def test_models_on_this_machine(tiny_qwen):
     pytest.importorskip("transformers", reason="needs the extra vlm")
-    votes = make_judge(f"vlm:{tiny_qwen}?samples=1&max_new_tokens=2&stride=2&shown=4")
+    votes = make_reward_model(f"vlm:{tiny_qwen}?samples=1&max_new_tokens=2&stride=2&shown=4")
     assert (votes.ballot.samples, votes.stride, votes.shown, votes.model.max_new_tokens) == (1, 2, 4, 2)
-    likely = make_judge(f"likelihood:{tiny_qwen}?reward=progress&threshold=0.7&when=chunk")
+    likely = make_reward_model(f"likelihood:{tiny_qwen}?reward=progress&threshold=0.7&when=chunk")
     assert isinstance(likely, LikelihoodReward)
     assert (likely.config.reward, likely.config.threshold, likely.when) == ("progress", 0.7, "chunk")
-    verdict = likely.score([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], ["x"])
-    assert 0 < float(verdict.reward) < 1
+    output = likely.score([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], ["x"])
+    assert 0 < float(output.reward) < 1
     with pytest.raises(ValueError, match="bits must be 4, 8 or None, got 3"):
-        make_judge(f"vlm:{tiny_qwen}?bits=3")
+        make_reward_model(f"vlm:{tiny_qwen}?bits=3")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_models_on_this_machine(tiny_qwen):
 )
 def test_what_does_not_exist(name, message):
     with pytest.raises((UnknownOptionError, ValueError, FileNotFoundError), match=message):
-        make_judge(name)
+        make_reward_model(name)
 
 
 def test_values_are_read():

@@ -17,19 +17,19 @@ def frame(right: int, down: int) -> torch.Tensor:
 
 
 def test_the_reward_falls_with_the_distance_in_the_last_frame():
-    judge = ReachReward(first_pixel, width=0.5)
+    reward_model = ReachReward(first_pixel, width=0.5)
     video = torch.cat([frame(90, 90), frame(50, 60)])
     marks = [(0.5, 0.6), (0.8, 0.2), (0.5, 0.85), (0.0, 0.0)]
-    verdict = judge.score([video] * 4, [reach_instruction(mark) for mark in marks])
-    torch.testing.assert_close(verdict.reward, torch.tensor([0.999, 0.0, 0.5, 1 - 0.61**0.5 / 0.5]))
-    assert verdict.valid.all()
-    assert not (verdict.reward >= 1).any()
+    output = reward_model.score([video] * 4, [reach_instruction(mark) for mark in marks])
+    torch.testing.assert_close(output.reward, torch.tensor([0.999, 0.0, 0.5, 1 - 0.61**0.5 / 0.5]))
+    assert output.scored.all()
+    assert not (output.reward >= 1).any()
 
 
 def test_no_frames_no_verdict():
     text = reach_instruction((0.5, 0.5))
-    verdict = ReachReward(first_pixel).score([frame(1, 1)[:0], frame(50, 50)], [text] * 2)
-    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0, pytest.approx(0.999)], [False, True])
+    output = ReachReward(first_pixel).score([frame(1, 1)[:0], frame(50, 50)], [text] * 2)
+    assert (output.reward.tolist(), output.scored.tolist()) == ([0.0, pytest.approx(0.999)], [False, True])
     assert len(ReachReward(first_pixel).score([], []).reward) == 0
 
 

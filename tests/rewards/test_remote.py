@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward
-from prophet_gym.rewards.judgements import JudgementLog
 from prophet_gym.rewards.remote import Patience
+from prophet_gym.rewards.reward_log import RewardLog
 
 YES = r"It is in. \box{Success}"
 FAST = Patience(timeout=0.6, total=5.0, retries=2, pause=0.01)
@@ -124,15 +124,15 @@ def question(shade: int = 7, text: str = "Done?") -> Question:
 def test_no_reward_is_invented_and_nothing_hangs(name, server):
     server.script = [NO_ANSWER[name]]
     patience = Patience(timeout=0.4, total=1.5, retries=1, pause=0.01)
-    judge = VlmReward(
+    reward_model = VlmReward(
         RemoteVlm(server.url, "m", patience=patience), samples=1, retries=0, prompt=Prompt("$instruction")
     )
     began = time.monotonic()
     with pytest.warns(RuntimeWarning, match="left a question unanswered"):
-        verdict = judge.score([torch.zeros(2, 4, 4, 3, dtype=torch.uint8)], ["x"])
+        output = reward_model.score([torch.zeros(2, 4, 4, 3, dtype=torch.uint8)], ["x"])
     assert time.monotonic() - began < 3
-    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0], [False])
-    assert judge.counts["unanswered"] == 1
+    assert (output.reward.tolist(), output.scored.tolist()) == ([0.0], [False])
+    assert reward_model.counts["unanswered"] == 1
     # a refusal that will stay one is not repeated, nor a reply that came whole and was paid for
     assert len(server.requests) == (1 if name in STAY_SO else 2)
 
@@ -178,10 +178,10 @@ def test_what_is_sent(server):
     label, image, asked = turn["content"]
     assert (turn["role"], label["text"], asked["text"]) == ("user", "Step 0:", text)
     kind, data = image["image_url"]["url"].split(",")
-    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
     assert kind == "data:image/png;base64"
-    assert picture.shape == (4, 6, 3)
-    assert (picture == 200).all()
+    assert decoded.shape == (4, 6, 3)
+    assert (decoded == 200).all()
     assert (reply.prompt_tokens, reply.answer_tokens) == (100, 20)
     assert reply.cost == pytest.approx(100 * 2e-6 + 20 * 10e-6)
 
@@ -265,7 +265,7 @@ def test_the_key_is_sent_to_its_host_and_written_nowhere(server, monkeypatch, tm
     leak = f"bad key {KEY}".encode()
     server.script = [says(leak, 500), says(message(f"your key is {KEY}")), says(message(YES)), says(leak, 401)]
     model = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=1, pause=0.01, concurrency=1))
-    log = JudgementLog(tmp_path / "log.jsonl")
+    log = RewardLog(tmp_path / "log.jsonl")
     with pytest.warns(RuntimeWarning, match="bad key") as caught:
         VlmReward(model, samples=3, retries=0, prompt=Prompt("$instruction"), log=log).score(
             [torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"]

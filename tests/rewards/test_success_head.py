@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import FunctionReward, SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards.success_head import hash_words, held, shrink
+from prophet_gym.rewards.success_head import has_consecutive, hash_words, shrink
 
 
-def brightness_head(hold: int = 3) -> SuccessHead:
+def brightness_head(min_consecutive: int = 3) -> SuccessHead:
     """A head whose probability is above one half exactly where the frame is brighter than grey."""
-    head = SuccessHead(SuccessHeadConfig(hold=hold))
+    head = SuccessHead(SuccessHeadConfig(min_consecutive=min_consecutive))
 
     def forward(frames, words):
         return frames.float().mean((1, 2, 3)) - 127.5
@@ -35,10 +35,10 @@ def test_success_must_be_held():
         video(0, 0, 255, 255, 255),
         video(0, 0, 0, 0),
     ]
-    verdict = brightness_head(hold=3).score(videos, ["x"] * 5)
-    assert verdict.reward.tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
-    assert verdict.valid.all()
-    assert brightness_head(hold=2).score(videos, ["x"] * 5).reward.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
+    output = brightness_head(min_consecutive=3).score(videos, ["x"] * 5)
+    assert output.reward.tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert output.scored.all()
+    assert brightness_head(min_consecutive=2).score(videos, ["x"] * 5).reward.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_success_must_be_held():
     [([1, 1, 0, 1], 2, True), ([1, 0, 1, 0], 2, False), ([1], 1, True), ([1, 1], 3, False), ([], 1, False)],
 )
 def test_held(above, frames, expected):
-    assert held(torch.tensor(above, dtype=torch.bool), frames) is expected
+    assert has_consecutive(torch.tensor(above, dtype=torch.bool), frames) is expected
 
 
 def test_the_window_reaches_back_over_the_chunk_border():
     config = SuccessHeadConfig()
-    assert config.max_frames == 8 + config.hold - 1
+    assert config.max_frames == 8 + config.min_consecutive - 1
     assert SuccessHead(config).max_frames == config.max_frames
 
 
@@ -85,7 +85,7 @@ def test_it_is_small():
 
 def test_save_and_load_give_the_same_judge(tmp_path):
     torch.manual_seed(1)
-    head = SuccessHead(SuccessHeadConfig(hold=2, width=8)).eval().with_threshold(0.3)
+    head = SuccessHead(SuccessHeadConfig(min_consecutive=2, width=8)).eval().with_threshold(0.3)
     head.save_pretrained(tmp_path)
     loaded = SuccessHead.from_pretrained(tmp_path)
     frames = torch.randint(256, (3, 128, 128, 3), dtype=torch.uint8)
@@ -118,9 +118,9 @@ def test_missing_and_damaged_files(tmp_path):
         ("threshold", 1.5),
         ("threshold", float("nan")),
         ("threshold", "0.5"),
-        ("hold", 0),
-        ("hold", 1.0),
-        ("hold", True),
+        ("min_consecutive", 0),
+        ("min_consecutive", 1.0),
+        ("min_consecutive", True),
         ("max_frames", 2),
         ("width", 6),
         ("width", 10**9),
@@ -150,17 +150,17 @@ def test_weights_that_are_not_finite(tmp_path, number):
 
 
 def test_a_function_that_declines_leaves_the_row_unjudged():
-    judge = FunctionReward(lambda clip, text: None if text == "skip" else float(clip[-1, 0, 0, 0]))
-    verdict = judge.score([video(1, 2), video(3), video(4)], ["a", "skip", "b"])
-    assert verdict.reward.tolist() == [2.0, 0.0, 4.0]
-    assert verdict.valid.tolist() == [True, False, True]
+    reward_model = FunctionReward(lambda clip, text: None if text == "skip" else float(clip[-1, 0, 0, 0]))
+    output = reward_model.score([video(1, 2), video(3), video(4)], ["a", "skip", "b"])
+    assert output.reward.tolist() == [2.0, 0.0, 4.0]
+    assert output.scored.tolist() == [True, False, True]
 
 
 def test_a_function_is_not_asked_about_no_frames():
-    judge = FunctionReward(lambda clip, text: float(clip[-1, 0, 0, 0]))
-    verdict = judge.score([video(7)[:0], video(3)], ["a", "b"])
-    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0, 3.0], [False, True])
-    assert judge.score([], []).reward.shape == (0,)
+    reward_model = FunctionReward(lambda clip, text: float(clip[-1, 0, 0, 0]))
+    output = reward_model.score([video(7)[:0], video(3)], ["a", "b"])
+    assert (output.reward.tolist(), output.scored.tolist()) == ([0.0, 3.0], [False, True])
+    assert reward_model.score([], []).reward.shape == (0,)
 
 
 def test_a_function_judge_with_bad_arguments():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.rewards import FunctionReward, JudgementLog, Prompt, Reply, VlmReward
+from prophet_gym.rewards import FunctionReward, Prompt, Reply, RewardLog, VlmReward
 from prophet_gym.rewards.vlm import spread
 from prophet_gym.testing import check_reward_model
 
@@ -48,37 +48,37 @@ def clip(frames: int, size: int = 4) -> torch.Tensor:
 
 def test_each_video_is_asked_about_until_it_is_decided():
     model = Scripted(a=[YES, YES, YES], b=[NO, YES, NO, NO], c=[YES, ODD, NO, NO, SILENT, NO])
-    judge = VlmReward(model, prompt=PROMPT, samples=5, retries=2)
-    verdict = judge.score([clip(3), clip(2), clip(1)], ["a", "b", "c"])
-    assert verdict.reward.tolist() == [1.0, 0.0, 0.0]
-    assert verdict.valid.tolist() == [True, True, True]
-    assert verdict.success.tolist() == [True, False, False]
-    assert verdict.probability.tolist() == [1.0, 0.25, 0.25]
+    reward_model = VlmReward(model, prompt=PROMPT, samples=5, retries=2)
+    output = reward_model.score([clip(3), clip(2), clip(1)], ["a", "b", "c"])
+    assert output.reward.tolist() == [1.0, 0.0, 0.0]
+    assert output.scored.tolist() == [True, True, True]
+    assert output.success.tolist() == [True, False, False]
+    assert output.probability.tolist() == [1.0, 0.25, 0.25]
     assert [len(turn) for turn in model.asked] == [9, 3, 1]
-    assert dict(judge.counts) == {"judged": 3, "unparsable": 1, "unanswered": 1}
+    assert dict(reward_model.counts) == {"scored": 3, "unparsable": 1, "unanswered": 1}
 
 
 @pytest.mark.parametrize(
     "script", [[ODD] * 9, [SILENT] * 9, [YES, YES, NO, NO, ODD, ODD, ODD, ODD]], ids=["unreadable", "silent", "tie"]
 )
 def test_what_is_not_decided_is_no_failure(script):
-    judge = VlmReward(Scripted(a=list(script)), prompt=PROMPT, samples=4, retries=2)
+    reward_model = VlmReward(Scripted(a=list(script)), prompt=PROMPT, samples=4, retries=2)
     with pytest.warns(RuntimeWarning, match="can be read") if script[0] is ODD else nullcontext():
-        verdict = judge.score([clip(3)], ["a"])
-    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0], [False])
-    assert not verdict.success.any()
-    assert judge.counts["no_verdict"] == 1
+        output = reward_model.score([clip(3)], ["a"])
+    assert (output.reward.tolist(), output.scored.tolist()) == ([0.0], [False])
+    assert not output.success.any()
+    assert reward_model.counts["unscored"] == 1
 
 
 def test_answers_none_of_which_can_be_read_are_warned_of_once():
     long = "I see a can. " * 50 + "So my answer is: it is in!"
     model = Scripted(a=[long] * 4, b=[YES, ODD, SILENT, YES], c=[ODD] * 4)
-    judge = VlmReward(model, prompt=PROMPT, samples=3, retries=1)
+    reward_model = VlmReward(model, prompt=PROMPT, samples=3, retries=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # one that can be read is enough
-        judge.score([clip(1)], ["b"])
+        reward_model.score([clip(1)], ["b"])
     with pytest.warns(RuntimeWarning) as caught:
-        judge.score([clip(3)], ["a"])
+        reward_model.score([clip(3)], ["a"])
     (warning,) = [str(each.message) for each in caught]
     assert "no answer of scripted about 'a' can be read, of 4 samples" in warning
     assert "So my answer is: it is in!'" in warning
@@ -86,17 +86,17 @@ def test_answers_none_of_which_can_be_read_are_warned_of_once():
     assert len(warning) < 700
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge.score([clip(3)], ["c"])  # said once, counted for ever
-    assert judge.counts["unparsable"] == 9
+        reward_model.score([clip(3)], ["c"])  # said once, counted for ever
+    assert reward_model.counts["unparsable"] == 9
 
 
 def test_a_video_without_frames_is_not_asked_about():
     model = Scripted(a=[YES])
-    verdict = VlmReward(model, prompt=PROMPT, samples=1).score([clip(0), clip(1)], ["b", "a"])
-    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([0.0, 1.0], [False, True])
+    output = VlmReward(model, prompt=PROMPT, samples=1).score([clip(0), clip(1)], ["b", "a"])
+    assert (output.reward.tolist(), output.scored.tolist()) == ([0.0, 1.0], [False, True])
     assert len(model.asked) == 1
     empty = VlmReward(model, prompt=PROMPT).score([], [])
-    assert len(empty.reward) == len(empty.valid) == 0
+    assert len(empty.reward) == len(empty.scored) == 0
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 1000])
@@ -104,14 +104,14 @@ def test_frames_are_shown_evenly_with_their_steps(frames):
     model = Scripted(a=[YES])
     VlmReward(model, prompt=PROMPT, samples=1, stride=5, shown=6).score([clip(frames)], ["a"])
     *parts, question = model.asked[0][0].parts
-    labels, pictures = parts[::2], parts[1::2]
+    labels, images = parts[::2], parts[1::2]
     assert question == 'Done? "a"'
     assert labels[-1] == "Last step:"
     assert len(labels) == min(frames, 6)
-    for label, picture in zip(labels[:-1], pictures[:-1], strict=True):
+    for label, image in zip(labels[:-1], images[:-1], strict=True):
         step = int(label.removeprefix("Step ").removesuffix(":"))
-        assert int(picture[0, 0, 0]) == step // 5 % 256
-    assert int(pictures[-1][0, 0, 0]) == (frames - 1) % 256
+        assert int(image[0, 0, 0]) == step // 5 % 256
+    assert int(images[-1][0, 0, 0]) == (frames - 1) % 256
     gaps = np.diff([int(label[5:-1]) for label in labels[:-1]])
     assert gaps.size == 0 or gaps.max() - gaps.min() <= 5
 
@@ -132,23 +132,25 @@ def test_a_question_has_its_own_seed_and_the_same_one_next_time():
 
 
 def test_judgements_are_written_with_what_was_shown(tmp_path):
-    log = JudgementLog(tmp_path / "log" / "judged.jsonl")
-    judge = VlmReward(Scripted(**{"把汤\n{x}": [YES, ODD, YES], "b": []}), prompt=PROMPT, samples=3, retries=1, log=log)
-    judge.score([clip(10), clip(0)], ["把汤\n{x}", "b"])
+    log = RewardLog(tmp_path / "log" / "judged.jsonl")
+    reward_model = VlmReward(
+        Scripted(**{"把汤\n{x}": [YES, ODD, YES], "b": []}), prompt=PROMPT, samples=3, retries=1, log=log
+    )
+    reward_model.score([clip(10), clip(0)], ["把汤\n{x}", "b"])
     first, second = (json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines())
     assert first["instruction"] == "把汤\n{x}"
-    assert first["verdict"] is True
+    assert first["decision"] is True
     assert [answer["answer"] for answer in first["answers"]] == [True, None, True]
     assert [answer["text"] for answer in first["answers"]] == [YES, ODD, YES]
     assert first["votes"] == {"samples": 3, "retries": 1, "success": 2, "failure": 0, "unparsable": 1}
     assert first["cost"] == 0.75
     assert first["seconds"] >= 0
     assert first["steps"] == [5 * i for i in range(10)]
-    picture = cv2.imread(str(log.path.parent / first["picture"]))
-    assert picture.shape == (8, 32, 3)
-    assert picture[0, ::4, 0].tolist() == list(range(8))
-    assert picture[4, ::4, 0].tolist() == [8, 9, 0, 0, 0, 0, 0, 0]
-    assert (second["verdict"], second["picture"], second["answers"], second["cost"]) == (None, None, [], None)
+    image = cv2.imread(str(log.path.parent / first["image"]))
+    assert image.shape == (8, 32, 3)
+    assert image[0, ::4, 0].tolist() == list(range(8))
+    assert image[4, ::4, 0].tolist() == [8, 9, 0, 0, 0, 0, 0, 0]
+    assert (second["decision"], second["image"], second["answers"], second["cost"]) == (None, None, [], None)
 
 
 def test_a_judge_of_a_pure_model_keeps_the_contract():
@@ -169,10 +171,10 @@ def test_bad_arguments():
 
 
 def test_done_is_what_the_judge_says_where_it_says():
-    from prophet_gym.world_model import Verdict
+    from prophet_gym.world_model import RewardOutput
 
-    plain = Verdict(torch.tensor([1.0, 0.4, 1.0]), torch.tensor([True, True, False]))
+    plain = RewardOutput(torch.tensor([1.0, 0.4, 1.0]), torch.tensor([True, True, False]))
     assert plain.success.tolist() == [True, False, False]
-    said = Verdict(plain.reward, plain.valid, done=torch.tensor([False, True, True]))
+    said = RewardOutput(plain.reward, plain.scored, done=torch.tensor([False, True, True]))
     assert said.success.tolist() == [False, True, False]
     check_reward_model(FunctionReward(lambda video, text: 0.5))

@@ -102,7 +102,7 @@ def test_a_long_answer_takes_time_in_proportion_to_its_length(start):
 
 
 @pytest.mark.parametrize(
-    ("answers", "verdict", "to_ask"),
+    ("answers", "decision", "to_ask"),
     [
         ([], None, 3),
         ([True], None, 2),
@@ -116,14 +116,14 @@ def test_a_long_answer_takes_time_in_proportion_to_its_length(start):
         ([True, False, None, None], None, 0),
     ],
 )
-def test_five_samples_without_retries(answers, verdict, to_ask):
+def test_five_samples_without_retries(answers, decision, to_ask):
     votes = Votes(samples=5).add(answers)
-    assert (votes.verdict, votes.to_ask) == (verdict, to_ask)
+    assert (votes.decision, votes.to_ask) == (decision, to_ask)
 
 
 def test_a_tie_of_an_even_number_is_no_verdict():
     votes = Votes(samples=4).add([True, True, False, False])
-    assert (votes.verdict, votes.to_ask, votes.share) == (None, 0, 0.5)
+    assert (votes.decision, votes.to_ask, votes.success_rate) == (None, 0, 0.5)
 
 
 def test_unreadable_answers_are_asked_for_again_as_often_as_allowed():
@@ -131,7 +131,7 @@ def test_unreadable_answers_are_asked_for_again_as_often_as_allowed():
     assert votes.to_ask == 1
     votes = votes.add([None])
     assert votes.to_ask == 1
-    assert votes.add([True]).verdict is True
+    assert votes.add([True]).decision is True
     assert votes.add([None]).to_ask == 1
     assert votes.add([None, None]).to_ask == 0
     assert Votes(samples=3, retries=2).add([None] * 4).to_ask == 0
@@ -148,7 +148,7 @@ def test_stopping_early_never_changes_the_verdict():
             while votes.to_ask:
                 asked, rest = rest[: votes.to_ask], rest[votes.to_ask :]
                 votes = votes.add(asked)
-            assert votes.verdict is expected, (samples, retries, answers)
+            assert votes.decision is expected, (samples, retries, answers)
 
 
 @pytest.mark.parametrize(("samples", "retries"), [(0, 0), (3, -1)])

@@ -70,7 +70,7 @@ def test_what_a_step_reports(envs):
         "suite": "libero_object",
         "task": TASK,
         "start": info["start"][1],
-        "start_set": "train",
+        "split": "train",
     }
     observation, reward, terminated, truncated, info = envs.step(chunks(2))
     assert info["frames"].shape == (2, 2, 128, 128, 3)
@@ -78,7 +78,7 @@ def test_what_a_step_reports(envs):
     assert (info["frames"][:, 0] != info["frames"][:, 1]).any()
     assert not np.concatenate([reward, terminated, truncated]).any()
     assert info["executed"].tolist() == [2, 2]
-    assert info["reward_valid"].all()
+    assert info["scored"].all()
     assert info["live"].all()
 
 
@@ -199,7 +199,7 @@ def test_drawing_once_per_chunk_changes_no_other_thing(env):
     frugal = gym.make("LIBERO-Object-v0", tasks=(TASK,), chunk=2, render="chunk", starts="official")
     try:
         _, info = frugal.reset(seed=0, options={"start": 7})
-        assert (info["start"], info["start_set"], info["instruction"]) == (7, "official", INSTRUCTION)
+        assert (info["start"], info["split"], info["instruction"]) == (7, "official", INSTRUCTION)
         sim = simulation(frugal.unwrapped._vector)
         env.reset(seed=0)
         sim.set_state(simulation(env._vector).get_state())

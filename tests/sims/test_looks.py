@@ -35,10 +35,10 @@ def official_assets(folder: Path) -> Path:
             name.write_bytes(tetrahedron_stl())
         else:
             name.write_text(tetrahedron_obj())
-    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     for target in looks.STAND_IN_TEXTURES:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
-        iio.imwrite(folder / target, picture)
+        iio.imwrite(folder / target, image)
     wall = folder / next(iter(looks.CONVERTED_TEXTURES.values()))
     wall.parent.mkdir(parents=True)
     iio.imwrite(wall, np.full((16, 16, 3), 77, dtype=np.uint8))
@@ -66,9 +66,9 @@ def test_the_plain_look_replaces_what_its_tables_name_and_links_the_rest(tmp_pat
     looks.derive_plain(official, target)
     assert looks.has_stand_ins(target)
     for name, colour in looks.STAND_IN_TEXTURES.items():
-        picture = iio.imread(target / name)
-        assert picture.shape == (64, 64, 3)
-        assert (picture == colour).all()
+        image = iio.imread(target / name)
+        assert image.shape == (64, 64, 3)
+        assert (image == colour).all()
     basket = (target / "stable_scanned_objects/basket/visual/basket_vis.msh").read_bytes()
     assert struct.unpack_from("<4i", basket) == (4, 0, 0, 4)
     np.testing.assert_array_equal(np.frombuffer(basket, "<f4", 12, 16).reshape(4, 3), CORNERS)

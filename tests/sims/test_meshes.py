@@ -136,7 +136,7 @@ def test_meshes_are_decimated_once(tmp_path, monkeypatch):
 @needs_decimation
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 def test_the_light_picture_is_nearly_the_full_one(tmp_path, monkeypatch):
-    from prophet_gym.sims.pictures import Pictures
+    from prophet_gym.sims.rendering import Renderer
 
     monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
     model = model_with_ball()
@@ -144,10 +144,10 @@ def test_the_light_picture_is_nearly_the_full_one(tmp_path, monkeypatch):
     mujoco.mj_forward(model, data)
     drawings = []
     for drawn in (model, lighten(model, density=100.0, most=600, texture=32)):
-        pictures = Pictures(model, drawn, camera="eye", size=64)
-        drawings.append(pictures.draw(data).astype(float))
-        pictures.close()
-        pictures.close()
+        images = Renderer(model, drawn, camera="eye", size=64)
+        drawings.append(images.draw(data).astype(float))
+        images.close()
+        images.close()
     full, light = drawings
     assert full[32, 32].max() > 60, "the ball is in the middle"
     assert not full[0, 0].any()

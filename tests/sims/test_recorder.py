@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prophet_gym.data.recording import claim_folder, episode_path, list_episodes, read_episode
+from prophet_gym.data.recording import begin_recording, episode_path, list_episodes, read_episode
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.sims import install, recorder
 from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode, starts_officially
@@ -38,10 +38,10 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path, wrong):
 
 def test_a_folder_of_demonstrations_takes_no_mixture(tmp_path):
     same = ("suite", "mixture")
-    claim_folder(tmp_path, plan(1, mode="expert").meta(), same)
-    claim_folder(tmp_path, plan(9, mode="expert").meta(), same)
+    begin_recording(tmp_path, plan(1, mode="expert").meta(), same)
+    begin_recording(tmp_path, plan(9, mode="expert").meta(), same)
     with pytest.raises(ValueError, match="choose another --out"):
-        claim_folder(tmp_path, plan(1).meta(), same)
+        begin_recording(tmp_path, plan(1).meta(), same)
 
 
 def test_an_actor_goes_on_for_a_while_after_success():

@@ -13,9 +13,9 @@ from prophet_gym.testing import CountingWorldModel, counting_starts
 def world(rows: int, mode=AutoresetMode.DISABLED) -> ProphetVectorEnv:
     """Done once the sum of the first commands, which is the green that was added, is above 1."""
     starts = counting_starts()  # the first is black
-    judge = FunctionReward(lambda video, text: float(video[-1, 0, 0, 1] >= 100), max_frames=2)
+    reward_model = FunctionReward(lambda video, text: float(video[-1, 0, 0, 1] >= 100), max_frames=2)
     model = CountingWorldModel(chunk=2, noise=False)
-    return ProphetVectorEnv(model, starts, rows, reward_model=judge, max_episode_steps=None, autoreset_mode=mode)
+    return ProphetVectorEnv(model, starts, rows, reward_model=reward_model, max_episode_steps=None, autoreset_mode=mode)
 
 
 def test_outcomes_are_those_of_the_commands_from_the_named_starts():

@@ -96,13 +96,13 @@ def test_what_is_no_action_is_refused_and_nothing_moves(light, action):
 
 def test_a_seed_gives_its_placement_whatever_came_before(light):
     light.reset(seed=5)
-    first, picture = light.data.qpos.copy(), light.render()
+    first, image = light.data.qpos.copy(), light.render()
     light.step(np.ones(7))
     light.reset(official=1)
     other = light.data.qpos.copy()
     light.reset(seed=5)
     np.testing.assert_array_equal(light.data.qpos, first)
-    np.testing.assert_array_equal(light.render(), picture)
+    np.testing.assert_array_equal(light.render(), image)
     light.reset(seed=6)
     assert np.abs(light.data.qpos - first).max() > 0.01
     assert np.abs(other - first).max() > 0.01
@@ -196,14 +196,14 @@ def test_the_camera_is_the_one_known_without_the_simulator(light):
 
 
 def test_the_hand_is_drawn_where_its_position_projects(light):
-    pictures = []
+    images = []
     for command in (-1.0, 1.0):
         light.reset(seed=0)
         for _ in range(6):
             light.step(np.array([0, command, 0, 0, 0, 0, -1.0]))
         u, v, z = light.camera_matrix() @ [*light.gripper_position(), 1]
-        pictures.append((light.render().astype(float), u / z, v / z))
-    (left, u_left, v), (right, u_right, _) = pictures
+        images.append((light.render().astype(float), u / z, v / z))
+    (left, u_left, v), (right, u_right, _) = images
     assert u_right - u_left > 0.1
     changed = np.abs(left - right).max(axis=-1) > 30
     row = int(v * light.size) - 6

@@ -126,7 +126,7 @@ def poison(path):
 def base(tmp_path_factory, toys):
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    config = ProphetConfig(suite="elsewhere", reader_trust=0.2)
+    config = ProphetConfig(suite="elsewhere", reader_weight=0.2)
     Prophet(small_transformer(96, 1), FrameAutoencoder(), GripperTracker(), config).save_pretrained(folder)
     return folder
 
@@ -139,7 +139,7 @@ def test_adaptation_makes_a_checkpoint_for_the_new_scene(rank, base, toys, toy_r
     )  # fmt: skip
     main(args)
     prophet = Prophet.from_pretrained(tmp_path / "out" / "checkpoint")
-    assert (prophet.config.suite, prophet.config.reader_trust) == ("squares", 0.2)
+    assert (prophet.config.suite, prophet.config.reader_weight) == ("squares", 0.2)
     np.testing.assert_allclose(np.array(prophet.config.camera), toys.camera, atol=1e-6)
     assert (tmp_path / "out" / "lora" / "adapter_model.safetensors").exists() is bool(rank)
     state = prophet.encode(torch.from_numpy(toys.episode(0)[1][None, :1]))

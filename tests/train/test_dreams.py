@@ -23,7 +23,7 @@ def data():
     numbers = np.concatenate([100 * e + np.arange(t + 1) for e, t in enumerate(LENGTHS)]) / 100
     return LatentEpisodes(
         latents=numbers.astype(np.float16)[:, None, None, None] * np.ones((1, 4, 8, 8), np.float16),
-        commands=numbers.astype(np.float32)[:, None] * np.ones((1, 7), np.float32),
+        actions=numbers.astype(np.float32)[:, None] * np.ones((1, 7), np.float32),
         gripper=np.ones((len(numbers), 4), np.float32),
         starts=np.cumsum([0, *(t + 1 for t in LENGTHS)], dtype=np.int64),
     )
@@ -91,7 +91,7 @@ def test_the_loss_is_of_the_next_chunk_and_is_logged_by_age_and_against_copying(
     model = small_transformer(width=24, layers=1, head=12)
     dreams = replace(begin(data, tracker, rows=4), age=np.array([0, 0, 3, 9]))
     loss, figures, after = dream_loss(
-        model, tracker, data, CAMERA, dreams, torch.Generator().manual_seed(0), noise_scale=0.0, share_at_source=1.0
+        model, tracker, data, CAMERA, dreams, torch.Generator().manual_seed(0), noise_scale=0.0, source_fraction=1.0
     )
     # An untrained model predicts its source, the last frame: its error is that of copying.
     change = (dreams.clips(data).future - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))

@@ -23,7 +23,7 @@ accelerate = pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
-from prophet_gym.data.windows import Share, WindowDataset, WindowLoader, WindowShape  # noqa: E402
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape  # noqa: E402
 from prophet_gym.prophet.schedule import karras_sigmas  # noqa: E402
 
 from .toy_full import Squares, first_weights, run, squares  # noqa: E402
@@ -228,8 +228,10 @@ def test_wrong_runs_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must be a full Prophet, got a small one"):
         train(tiny_prophet(), squares(prophet))
     with pytest.raises(ValueError, match=r"clips must be WindowShape\(history=1, steps=4, size=\(32, 32\)\)"):
-        train(prophet, WindowDataset([Share(Squares())], WindowShape(8, 8, (32, 32))))
-    narrow = WindowDataset([Share(Squares(), to_actions=lambda actions: actions[:, :7])], squares(prophet).shape)
+        train(prophet, WindowDataset([MixtureEntry(Squares())], WindowShape(8, 8, (32, 32))))
+    narrow = WindowDataset(
+        [MixtureEntry(Squares(), to_model_actions=lambda actions: actions[:, :7])], squares(prophet).shape
+    )
     with pytest.raises(ValueError, match="reads 14 numbers an action, data set 0, a Squares, gives 7"):
         train(prophet, narrow)
 

@@ -8,12 +8,12 @@ import torch
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig, soft_points
-from prophet_gym.train.objects import Args, Pictures, blurred, reading_error, train_object_reader
+from prophet_gym.train.objects import Args, LabelledFrames, blurred, reading_error, train_object_reader
 
 COLOURS = {"red": 0, "green": 1}
 
 
-def squares(episodes: int, seed: int, frames: int = 8) -> Pictures:
+def squares(episodes: int, seed: int, frames: int = 8) -> LabelledFrames:
     """A red and a green square; the instruction names one, whose place (x right, y down, 0..1) is the position."""
     rng = np.random.default_rng(seed)
     video = np.full((episodes * frames, 32, 32, 3), 90, np.uint8)
@@ -27,7 +27,7 @@ def squares(episodes: int, seed: int, frames: int = 8) -> Pictures:
             if name == names[number // frames]:
                 positions[number] = (column / 27, row / 27, rng.normal(0.5, 0.001))
     owners = np.repeat(np.arange(episodes), frames)
-    return Pictures(video, owners, positions, tuple(f"pick up the {name} square" for name in names))
+    return LabelledFrames(video, owners, positions, tuple(f"pick up the {name} square" for name in names))
 
 
 def test_a_sharp_heat_map_is_one_point_and_a_flat_one_is_the_middle():
@@ -43,7 +43,9 @@ def test_it_finds_the_square_that_the_instruction_names(tmp_path):
     args = Args(data=tmp_path, out=tmp_path, steps=250, batch=32, image_size=32, learning_rate=5e-3)
     reader = train_object_reader(squares(60, seed=0), args)
     fresh = squares(20, seed=1)
-    swapped = Pictures(fresh.frames, fresh.episode, fresh.positions, (*fresh.instructions[1:], fresh.instructions[0]))
+    swapped = LabelledFrames(
+        fresh.frames, fresh.episode, fresh.positions, (*fresh.instructions[1:], fresh.instructions[0])
+    )
     right, wrong = reading_error(reader, fresh)["median_mm"], reading_error(reader, swapped)["median_mm"]
     assert right < 120
     assert wrong > 2 * right

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from prophet_gym.data.mixture import read_share
+from prophet_gym.data.mixture import read_mixture_entry
 from prophet_gym.data.recording import META, list_episodes
 from prophet_gym.data.windows import as_given
 from prophet_gym.train import adapt, objects, reward, small, success
-from prophet_gym.train.run_folder import ARGUMENTS, HOLDER, LOCK
+from prophet_gym.train.run_folder import ARGUMENTS, LOCK, LOCK_OWNER
 from prophrl_algos.cli import sft
 
 
@@ -31,7 +31,7 @@ def refused():
 
 def nothing_made(out: Path) -> bool:
     """Whether a run left nothing but what it takes its folder with, before it reads anything."""
-    return {path.name for path in out.rglob("*")} <= {LOCK, HOLDER, ARGUMENTS}
+    return {path.name for path in out.rglob("*")} <= {LOCK, LOCK_OWNER, ARGUMENTS}
 
 
 @pytest.mark.parametrize("stage", ["all", "autoencoder", "decoder"])
@@ -66,7 +66,7 @@ def test_reward_models(official, random, tmp_path, backbone, dreams):
 
 def test_the_full_prophet(official):
     with refused():
-        read_share(str(official), {"given": as_given})
+        read_mixture_entry(str(official), {"given": as_given})
 
 
 @pytest.mark.parametrize("dreams", [False, True])

@@ -9,7 +9,7 @@ import torch
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments.kinematics import ToolPose, tool_frame_deltas
-from prophet_gym.embodiments.libero import SHARE_REACHED
+from prophet_gym.embodiments.libero import FRACTION_REACHED
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.full import encode_conditions
 from prophet_gym.prophet.model import Prophet
@@ -18,14 +18,14 @@ from prophet_gym.prophet.schedule import karras_sigmas
 from prophet_gym.prophet.tools import action_video
 from prophet_gym.prophet.training import flow_times, velocity_loss
 from prophet_gym.train.objective import clip_losses, draw
-from prophet_gym.train.plans import commands_to_numbers, commands_to_plan, draw_batch, poses_to_plan
+from prophet_gym.train.plans import draw_batch, poses_to_plan, robot_to_model_actions, to_plan
 
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
 from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import Share, WindowDataset, WindowShape, concat_windows
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowShape, concat_windows
 from prophet_gym.train.full import drawing
 from prophet_gym.train.pretrain import open_clips
 from prophet_gym.train.states import list_states, read_state
@@ -52,23 +52,23 @@ class Bridge:
         return 8
 
     def episode(self, index):
-        commands = np.zeros((8, 7), np.float32)
-        commands[0, 5], commands[1:, 0], commands[:, 6] = QUARTER, 0.02, 0.5
+        actions = np.zeros((8, 7), np.float32)
+        actions[0, 5], actions[1:, 0], actions[:, 6] = QUARTER, 0.02, 0.5
         tools = np.zeros((9, 1, 7), np.float32)
         tools[1:, 0, 5], tools[:, 0, 6] = QUARTER, 1.0
         tools[1:, 0, 0] = 0.3 + 0.02 * np.arange(8)
         read = lambda start, stop: np.zeros((stop - start, 32, 32, 3), np.uint8)  # noqa: E731
-        return Episode("drawer", commands, "open", 5.0, "bridge", read, tools if self.posed else None)
+        return Episode("drawer", actions, "open", 5.0, "bridge", read, tools if self.posed else None)
 
 
 def bridge_clips(posed: bool) -> WindowDataset:
     robot = get_embodiment("bridge")
-    share = Share(
+    entry = MixtureEntry(
         Bridge(posed),
-        to_actions=partial(commands_to_numbers, robot=robot, action_dim=14),
-        plan=partial(commands_to_plan, robot=robot, action_dim=14),
+        to_model_actions=partial(robot_to_model_actions, robot=robot, action_dim=14),
+        plan=partial(to_plan, robot=robot, action_dim=14),
     )
-    return WindowDataset([share], WindowShape(1, 4, (32, 32)))
+    return WindowDataset([entry], WindowShape(1, 4, (32, 32)))
 
 
 def test_bridges_commands_are_read_from_the_true_pose_of_the_current_frame():
@@ -81,8 +81,8 @@ def test_bridges_commands_are_read_from_the_true_pose_of_the_current_frame():
     assert not later.actions[..., 7:].any()
     np.testing.assert_allclose(later.tools[0][0, 0], [0.34, 0, 0, 0, 0, QUARTER, 1.0], atol=1e-6)
     np.testing.assert_allclose(later.tools[0][4, 0], [0.42, 0, 0, 0, 0, QUARTER, 0.5], atol=1e-6)
-    whole = get_embodiment("bridge").commands_to_actions(
-        clips.shares[0].source.episode(0).actions[3:7],
+    whole = get_embodiment("bridge").to_model_actions(
+        clips.entries[0].source.episode(0).actions[3:7],
         ToolPose(np.zeros((1, 3)), np.array([[0, 0, QUARTER]]), np.ones(1)),
     )
     np.testing.assert_allclose(later.actions[0], whole, atol=1e-6)
@@ -104,15 +104,15 @@ def test_the_papers_numbers_are_the_motion_between_poses_of_any_robot():
 
 
 def test_liberos_tools_are_drawn_where_commands_lead_not_where_the_arm_went():
-    commands = np.zeros((4, 7), np.float32)
-    commands[:, 0], commands[:, 6] = 1.0, -1.0
+    actions = np.zeros((4, 7), np.float32)
+    actions[:, 0], actions[:, 6] = 1.0, -1.0
     tools = tools_at(*[(0.01 * i, 0, 0.2, np.pi, 0, 0, 0.5) for i in range(5)])
-    actions, path = commands_to_plan(commands, tools, robot=get_embodiment("libero"), action_dim=14)
-    np.testing.assert_allclose(actions[:, 0], 0.05, atol=1e-7)
-    np.testing.assert_allclose(path[:, 0, 0], 0.05 * SHARE_REACHED * np.arange(5), atol=1e-6)
+    model_actions, path = to_plan(actions, tools, robot=get_embodiment("libero"), action_dim=14)
+    np.testing.assert_allclose(model_actions[:, 0], 0.05, atol=1e-7)
+    np.testing.assert_allclose(path[:, 0, 0], 0.05 * FRACTION_REACHED * np.arange(5), atol=1e-6)
     assert path[:, 0, 6].tolist() == [0.5, 1, 1, 1, 1]
     with pytest.raises(ValueError, match="libero takes commands of 7 numbers, the data have 5; add actions=given"):
-        commands_to_plan(commands[:, :5], tools, robot=get_embodiment("libero"), action_dim=14)
+        to_plan(actions[:, :5], tools, robot=get_embodiment("libero"), action_dim=14)
 
 
 def test_a_mixture_names_whose_commands_it_holds(toy_recording, toys):
@@ -149,63 +149,63 @@ def seeing() -> Prophet:
     return prophet
 
 
-def losses(prophet, batch, pictures, chunks=1):
+def losses(prophet, batch, images, chunks=1):
     draws = draw(range(3), chunks, (16, 1, 4, 4), seed=0)
     with torch.no_grad():
         return clip_losses(
             prophet.transformer, prophet.autoencoder, batch.history, batch.frames, batch.actions, draws,
-            karras_sigmas(2), pictures,
+            karras_sigmas(2), images,
         )  # fmt: skip
 
 
 def test_the_rows_that_say_where_their_tools_are_are_drawn():
-    pictures = draw_batch(batch_of((0, 2)), torch.device("cpu"))
-    assert pictures.drawn.tolist() == [True, False, True]
-    assert not pictures.video[1].any()
+    images = draw_batch(batch_of((0, 2)), torch.device("cpu"))
+    assert images.drawn.tolist() == [True, False, True]
+    assert not images.video[1].any()
     tools, camera = batch_of((0, 2)).tools[2], torch.from_numpy(CAMERA).float()
-    assert torch.equal(pictures.video[2], action_video(tools[None], camera[None], (32, 32))[0])
-    assert pictures.video[2].any()
+    assert torch.equal(images.video[2], action_video(tools[None], camera[None], (32, 32))[0])
+    assert images.video[2].any()
 
 
 def test_the_loss_depends_on_the_pictures_of_the_rows_that_have_them():
     prophet, device = seeing(), torch.device("cpu")
     batch = batch_of((0, 2), chunks=2)
-    pictures = draw_batch(batch, device)
-    with_tools, without = losses(prophet, batch, pictures, 2), losses(prophet, batch, None, 2)
+    images = draw_batch(batch, device)
+    with_tools, without = losses(prophet, batch, images, 2), losses(prophet, batch, None, 2)
     assert (with_tools - without).abs().min() > 1e-4
-    moved = pictures.video.clone()
+    moved = images.video.clone()
     moved[2, 5:] = moved[2, 5:].flip(1)
-    after = losses(prophet, batch, replace(pictures, video=moved), 2)
+    after = losses(prophet, batch, replace(images, video=moved), 2)
     assert after[0] == with_tools[0]
     assert after[1] != with_tools[1]
-    painted = pictures.video.clone()
+    painted = images.video.clone()
     painted[1] = 255
-    assert torch.equal(losses(prophet, batch, replace(pictures, video=painted), 2), with_tools)
+    assert torch.equal(losses(prophet, batch, replace(images, video=painted), 2), with_tools)
 
 
 def test_rows_without_poses_give_the_loss_that_they_gave_before_to_the_bit():
     prophet = seeing()
     batch = batch_of((), chunks=2)
-    pictures = draw_batch(batch, torch.device("cpu"))
-    assert not pictures.drawn.any()
-    assert torch.equal(losses(prophet, batch, pictures, 2), losses(prophet, batch, None, 2))
+    images = draw_batch(batch, torch.device("cpu"))
+    assert not images.drawn.any()
+    assert torch.equal(losses(prophet, batch, images, 2), losses(prophet, batch, None, 2))
 
 
 def test_a_mixed_batch_has_the_mean_loss_of_its_rows_each_as_if_alone():
     """Against the loss written out: rows 0 and 2 with their action frames, row 1 with none."""
     prophet, batch = seeing(), batch_of((0, 2))
-    draws, pictures = draw(range(3), 1, (16, 1, 4, 4), seed=0), draw_batch(batch, torch.device("cpu"))
+    draws, images = draw(range(3), 1, (16, 1, 4, 4), seed=0), draw_batch(batch, torch.device("cpu"))
     alone = []
     for row in range(3):
         one = slice(row, row + 1)
         past = torch.cat([batch.history, batch.frames[:, :1]], dim=1)[one]
-        video = pictures.video[one] if row != 1 else None
+        video = images.video[one] if row != 1 else None
         with torch.no_grad():
             conditions = encode_conditions(prophet.autoencoder, past, batch.actions[one], "oldest_finest", video)
             target = prophet.autoencoder.encode(batch.frames[one])[:, :, 1:]
             time = flow_times(draws.sigmas[one, 0])
             alone.append(velocity_loss(prophet.transformer, conditions, target, draws.noise[one, 0], time)[0])
-    torch.testing.assert_close(losses(prophet, batch, pictures)[0], torch.stack(alone).mean())
+    torch.testing.assert_close(losses(prophet, batch, images)[0], torch.stack(alone).mean())
 
 
 def test_training_moves_the_conditioner_and_resumes_to_the_bit(tmp_path):

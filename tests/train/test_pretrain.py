@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from prophet_gym.cli import merge
-from prophet_gym.embodiments.libero import commands_to_actions
+from prophet_gym.embodiments.libero import to_model_actions
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
@@ -105,10 +105,10 @@ def test_commands_are_read_as_the_checkpoint_takes_them(toy_recording, toys):
     clips = open_clips(tiny_full_prophet(), (str(toy_recording),), 2)
     episode, _ = toys.episode(0)
     clip = clips[0, 3]
-    np.testing.assert_allclose(clip.actions[0], commands_to_actions(episode.actions[3:11]), atol=1e-6)
+    np.testing.assert_allclose(clip.actions[0], to_model_actions(episode.actions[3:11]), atol=1e-6)
     assert clip.frames.shape == (1, 9, 32, 32, 3)
     with pytest.raises(ValueError, match=r"takes commands of 7 numbers, the data have 5; add actions=given"):
-        clips.shares[0].to_actions(np.zeros((3, 5), np.float32))
+        clips.entries[0].to_model_actions(np.zeros((3, 5), np.float32))
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line(base, toy_recording, tmp_path):

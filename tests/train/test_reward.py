@@ -37,25 +37,27 @@ def coloured(done: bool, seed: int) -> Clip:
 def test_adapters_learn_a_separable_toy_set(tiny_qwen, tmp_path):
     model = LocalVlm.from_pretrained(str(tiny_qwen), batch=8)
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    judge = LikelihoodReward(model, LikelihoodConfig(base=str(tiny_qwen), when="chunk"), prompt=Prompt("$instruction?"))
+    reward_model = LikelihoodReward(
+        model, LikelihoodConfig(base=str(tiny_qwen), when="chunk"), prompt=Prompt("$instruction?")
+    )
     fresh = [coloured(bool(i % 2), 1000 + i) for i in range(16)]
-    untrained = judge.score([c.frames for c in fresh], [c.instruction for c in fresh]).probability
+    untrained = reward_model.score([c.frames for c in fresh], [c.instruction for c in fresh]).probability
     add_adapters(model, rank=8)
     assert torch.allclose(
-        untrained, judge.score([c.frames for c in fresh], [c.instruction for c in fresh]).probability, atol=1e-6
+        untrained, reward_model.score([c.frames for c in fresh], [c.instruction for c in fresh]).probability, atol=1e-6
     )
     seeds = iter(range(10**6))
-    fit(judge, lambda g: coloured(g.random() < 0.3, next(seeds)), steps=40, batch=8, learning_rate=2e-2)
-    found = measure(judge, fresh)
+    fit(reward_model, lambda g: coloured(g.random() < 0.3, next(seeds)), steps=40, batch=8, learning_rate=2e-2)
+    found = measure(reward_model, fresh)
     assert found["auroc"] == 1.0
     assert (found["precision"], found["recall"]) == (1.0, 1.0)
     after = {name: value for name, value in model.model.get_base_model().state_dict().items() if "lora" not in name}
     assert all(torch.equal(value, before[name.replace(".base_layer", "")]) for name, value in after.items())
-    judge.save_pretrained(tmp_path)
+    reward_model.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
     loaded = LikelihoodReward.from_pretrained(tmp_path)
     clip = fresh[1]
-    expected = judge.score([clip.frames], [clip.instruction]).probability
+    expected = reward_model.score([clip.frames], [clip.instruction]).probability
     assert torch.allclose(loaded.score([clip.frames], [clip.instruction]).probability, expected, atol=1e-5)
 
 
@@ -69,11 +71,11 @@ def test_clips_end_where_they_say_and_are_done_when_success_is_held():
 
 
 def test_both_kinds_are_needed(tiny_qwen):
-    judge = LikelihoodReward(LocalVlm.from_pretrained(str(tiny_qwen)))
+    reward_model = LikelihoodReward(LocalVlm.from_pretrained(str(tiny_qwen)))
     with pytest.raises(ValueError, match="got 0 and 2 of each 2"):
-        fit(judge, lambda g: coloured(False, 0), steps=1, batch=4, learning_rate=1e-3)
+        fit(reward_model, lambda g: coloured(False, 0), steps=1, batch=4, learning_rate=1e-3)
     with pytest.raises(ValueError, match="rank of an adapter"):
-        add_adapters(judge.model, rank=0)
+        add_adapters(reward_model.model, rank=0)
 
 
 def write_toys(record: Callable[..., None], folder: Path, **meta: str) -> Path:
@@ -94,8 +96,8 @@ def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path, rec
         Args(out=tmp_path / "vlm", backbone="vlm", model=str(tiny_qwen), stride=4, shown=2, lora_rank=2, **common)
     )
     assert found["held_out"]["clips"] >= 2
-    judge = LikelihoodReward.from_pretrained(tmp_path / "vlm")
-    assert (judge.config.when, judge.config.stride, judge.config.shown) == ("chunk", 4, 2)
+    reward_model = LikelihoodReward.from_pretrained(tmp_path / "vlm")
+    assert (reward_model.config.when, reward_model.config.stride, reward_model.config.shown) == ("chunk", 4, 2)
     alone = main(Args(out=tmp_path / "head", image_size=16, **common))
     both = main(Args(out=tmp_path / "both", image_size=16, dreams=(write_toys(record, tmp_path / "dreams"),), **common))
     assert both["train_episodes"] == 2 * alone["train_episodes"]

@@ -12,11 +12,11 @@ import pytest
 from prophet_gym.errors import CheckpointError, RunInUseError
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train import adapt, objects, pretrain, reward, small
-from prophet_gym.train.run_folder import ARGUMENTS, claim, held
+from prophet_gym.train.run_folder import ARGUMENTS, begin_run, run_lock
 from prophrl_algos.cli import train as policy_training
 from prophrl_algos.trainer import TrainerConfig
 
-HOLD = """
+NO_OP = """
 import sys
 from pathlib import Path
 from prophet_gym.prophet.presets import tiny_full_prophet
@@ -38,7 +38,7 @@ class Args:
 def holder(folder):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(out=str(folder))],
+        [sys.executable, "-c", NO_OP.format(out=str(folder))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -58,55 +58,60 @@ def ended(process, how):
 def test_a_second_run_is_refused_until_the_first_has_ended_however_it_ended(how, tmp_path):
     process = holder(tmp_path)
     try:
-        with pytest.raises(RunInUseError, match=rf"in use by another run \(process {process.pid} on "), held(tmp_path):
+        with (
+            pytest.raises(RunInUseError, match=rf"in use by another run \(process {process.pid} on "),
+            run_lock(tmp_path),
+        ):
             pass
-        with held(tmp_path, main=False):  # a process that trains with the first one
+        with run_lock(tmp_path, main=False):  # a process that trains with the first one
             pass
     finally:
         ended(process, how)
-    with held(tmp_path):
+    with run_lock(tmp_path):
         assert json.loads((tmp_path / ".run.json").read_text())["process"] == os.getpid()
 
 
 def test_the_same_process_is_refused_too_and_an_error_frees_the_folder(tmp_path):
-    with held(tmp_path), pytest.raises(RunInUseError, match=f"process {os.getpid()}"), held(tmp_path):
+    with run_lock(tmp_path), pytest.raises(RunInUseError, match=f"process {os.getpid()}"), run_lock(tmp_path):
         pass
-    with pytest.raises(ZeroDivisionError), held(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
         _ = 1 / 0
-    with held(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "a").touch()
-    with pytest.raises(ValueError, match="is a file; give a folder"), held(tmp_path / "a"):
+    with pytest.raises(ValueError, match="is a file; give a folder"), run_lock(tmp_path / "a"):
         pass
 
 
 def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path):
-    claim(tmp_path, Args(Path("one"), tmp_path), begun=False, free=("out",))
-    claim(tmp_path, Args(Path("two"), tmp_path), begun=False, free=("out",))  # nothing has been made of the first yet
-    claim(tmp_path, Args(Path("two"), tmp_path / "elsewhere"), begun=True, free=("out",))
-    claim(tmp_path, Args(Path("two").resolve(), tmp_path), begun=True, free=("out",))  # the same, spelled otherwise
+    begin_run(tmp_path, Args(Path("one"), tmp_path), begun=False, free=("out",))
+    begin_run(
+        tmp_path, Args(Path("two"), tmp_path), begun=False, free=("out",)
+    )  # nothing has been made of the first yet
+    begin_run(tmp_path, Args(Path("two"), tmp_path / "elsewhere"), begun=True, free=("out",))
+    begin_run(tmp_path, Args(Path("two").resolve(), tmp_path), begun=True, free=("out",))  # the same, spelled otherwise
     before = (tmp_path / ARGUMENTS).read_bytes()
     with pytest.raises(ValueError, match=r"data was \S+/two, is \S+/one, width was 96, is 64; use"):
-        claim(tmp_path, Args(Path("one"), tmp_path, 64), begun=True, free=("out",))
+        begin_run(tmp_path, Args(Path("one"), tmp_path, 64), begun=True, free=("out",))
     assert (tmp_path / ARGUMENTS).read_bytes() == before
 
 
 def test_every_stage_has_its_own(tmp_path):
-    claim(tmp_path, {"width": 1}, begun=False, stage="one")
-    claim(tmp_path, {"width": 2}, begun=False, stage="two")
-    claim(tmp_path, {"width": 1}, begun=True, stage="one")
+    begin_run(tmp_path, {"width": 1}, begun=False, stage="one")
+    begin_run(tmp_path, {"width": 2}, begun=False, stage="two")
+    begin_run(tmp_path, {"width": 1}, begun=True, stage="one")
     with pytest.raises(ValueError, match=r"of another run \(two\): width was 2, is 1"):
-        claim(tmp_path, {"width": 1}, begun=True, stage="two")
+        begin_run(tmp_path, {"width": 1}, begun=True, stage="two")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"one": 3}'])
 def test_damaged_arguments_are_named(content, tmp_path):
     (tmp_path / ARGUMENTS).write_text(content)
     with pytest.raises(CheckpointError, match=r"arguments\.json"):
-        claim(tmp_path, {"width": 1}, begun=True, stage="one")
+        begin_run(tmp_path, {"width": 1}, begun=True, stage="one")
 
 
 @pytest.mark.parametrize("command", ["train", "adapt", "pretrain", "train-reward", "objects"])
@@ -127,13 +132,13 @@ def test_every_training_command_holds_its_folder(command, toy_recording, tmp_pat
         "train-reward": lambda: reward.main(reward.Args(data=(data,), out=out)),
         "objects": lambda: objects.main(objects.Args(data=data, out=out)),
     }
-    with held(out), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
+    with run_lock(out), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
         begun[command]()
     assert {path.name for path in out.iterdir()} <= {".run.lock"}
 
 
 def fail_in(folder, *, writing):
-    with held(folder):
+    with run_lock(folder):
         assert folder.is_dir()
         if writing:
             (folder / "state").write_text("kept")
@@ -152,6 +157,6 @@ def test_a_policy_is_trained_by_one_run_in_a_folder(tmp_path):
     args = policy_training.Args(
         policy="tiny", out=tmp_path, config=TrainerConfig(groups=1, group_size=2), loggers=("csv",)
     )
-    with held(tmp_path), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
+    with run_lock(tmp_path), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
         policy_training.main(args)
     assert {path.name for path in tmp_path.iterdir()} <= {".run.lock"}

@@ -16,7 +16,7 @@ from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.rewards.success_head import SuccessHead
 from prophet_gym.train.autoencoder import load_footage, tune_decoder
-from prophet_gym.train.run_folder import held
+from prophet_gym.train.run_folder import run_lock
 from prophet_gym.train.small import Args, main
 
 
@@ -91,7 +91,7 @@ def test_several_recordings_are_one(toy_recording, tmp_path):
     main(twice)
     both = LatentEpisodes.load(tmp_path / "out" / "latents.npz")
     assert len(both.starts) - 1 == 2 * (len(once.starts) - 1)
-    np.testing.assert_array_equal(both.commands, np.concatenate([once.commands] * 2))
+    np.testing.assert_array_equal(both.actions, np.concatenate([once.actions] * 2))
 
 
 def further(folder, out, **changes):
@@ -155,7 +155,7 @@ def test_other_recordings_in_a_used_folder_are_refused(toys, toy_recording, fold
 
 
 def test_a_run_is_refused_while_another_is_there(toy_recording, folder):
-    with held(folder / "out"), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
+    with run_lock(folder / "out"), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
         main(recipe(toy_recording, folder))
 
 
@@ -166,7 +166,7 @@ def scored(weights):
     assert info["instruction"] == "push the square"
     steps = [env.step(env.action_space.sample()) for _ in range(2)]
     env.close()
-    return [(reward, bool(step_info["reward_valid"])) for _, reward, _, _, step_info in steps]
+    return [(reward, bool(step_info["scored"])) for _, reward, _, _, step_info in steps]
 
 
 def test_what_was_trained_makes_an_env_whose_episodes_are_scored(toy_recording, folder, tmp_path, capsys):
@@ -174,10 +174,10 @@ def test_what_was_trained_makes_an_env_whose_episodes_are_scored(toy_recording, 
         folder / "out" / "checkpoint", tmp_path / "trained", ignore=shutil.ignore_patterns("success_head")
     )
     with pytest.warns(UserWarning, match="no success head"):
-        assert [valid for _, valid in scored(trained)] == [False, False]
+        assert [scored for _, scored in scored(trained)] == [False, False]
     assert "no `success_head`" in (trained / "README.md").read_text()
     SuccessHead().save_pretrained(trained / "success_head")
-    assert [valid for _, valid in scored(trained)] == [True, True]
+    assert [scored for _, scored in scored(trained)] == [True, True]
 
     loaded = Prophet.from_pretrained(trained)
     for _ in range(2):  # a second save finds there what the first one brought along
@@ -188,7 +188,7 @@ def test_what_was_trained_makes_an_env_whose_episodes_are_scored(toy_recording, 
     capsys.readouterr()
     out = tmp_path / "further"
     main(recipe(toy_recording, tmp_path / "further", base=trained, single_until=1.0))
-    assert [valid for _, valid in scored(out / "out" / "checkpoint")] == [True, True]
+    assert [scored for _, scored in scored(out / "out" / "checkpoint")] == [True, True]
     printed = capsys.readouterr().out
     assert f'gym.make("Prophet-LIBERO-v0", weights="{out / "out" / "checkpoint"}")' in printed
     assert f"prophet evaluate --checkpoint {out / 'out' / 'checkpoint'} --data {toy_recording}" in printed

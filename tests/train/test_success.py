@@ -81,16 +81,16 @@ def test_an_episode_and_its_dream_fall_into_the_same_part():
 
 
 def test_augment_keeps_range_and_moves_each_picture_its_own_way():
-    pictures = torch.zeros(64, 3, 16, 16) - 1
-    pictures[:, :, 8, 8] = 1
-    moved = augment(pictures, torch.Generator().manual_seed(0))
+    images = torch.zeros(64, 3, 16, 16) - 1
+    images[:, :, 8, 8] = 1
+    moved = augment(images, torch.Generator().manual_seed(0))
     assert moved.min() >= -1
     assert moved.max() <= 1
     places = moved.sum(1).flatten(1).argmax(1)
     rows, columns = places // 16, places % 16
     assert set((rows - 8).tolist()) == set(range(-3, 4))
     assert set((columns - 8).tolist()) == set(range(-3, 4))
-    assert torch.equal(moved, augment(pictures, torch.Generator().manual_seed(0)))
+    assert torch.equal(moved, augment(images, torch.Generator().manual_seed(0)))
 
 
 def test_training_needs_both_classes():

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import Share, WindowDataset
+from prophet_gym.data.windows import MixtureEntry, WindowDataset
 from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train.full import Batching, choose_trained, clip_shape, train_full
@@ -70,7 +70,7 @@ def first_weights(*, draw_tools: bool = False) -> Prophet:
 
 
 def squares(prophet, chunks: int = 1, source: Squares | None = None) -> WindowDataset:
-    return WindowDataset([Share(source or Squares(), plan=as_posed)], clip_shape(prophet.config, chunks))
+    return WindowDataset([MixtureEntry(source or Squares(), plan=as_posed)], clip_shape(prophet.config, chunks))
 
 
 def run(

@@ -39,10 +39,10 @@ class MovingPoint:
     def rollout(self, state, actions, *, generators):
         place = state["place"].clone()
         place[:, :2] += 0.1 * actions[:, :, :2].mean(1)
-        return Chunk({"place": place}, picture(place)[:, None].repeat(1, self.chunk, 1, 1, 1))
+        return Chunk({"place": place}, image(place)[:, None].repeat(1, self.chunk, 1, 1, 1))
 
 
-def picture(places: torch.Tensor) -> torch.Tensor:
+def image(places: torch.Tensor) -> torch.Tensor:
     frames = torch.zeros(len(places), 36, 36, 3, dtype=torch.uint8)
     frames[:, 0, :12] = torch.from_numpy(places.numpy().view(np.uint8).copy())[..., None]
     return frames
@@ -57,7 +57,7 @@ def reach():
 
 @pytest.fixture
 def starts(reach):
-    start = InitialState(picture(torch.tensor([REST])).numpy(), "")
+    start = InitialState(image(torch.tensor([REST])).numpy(), "")
     return reach.EXAMPLE.with_marks([start], 0, 4)
 
 
@@ -77,7 +77,7 @@ def test_going_the_way_that_is_seen_reaches_the_mark(reach, starts):
     assert min(found["still"]["scored_px"]) > 1
     assert np.mean(found["follow"]["return"]) > np.mean(found["still"]["return"]) + 1
     (right, down), place = reach.mark_of(starts[0].instruction), torch.tensor([REST])
-    seen = reach.EXAMPLE.finder(world)(picture(place))[0].numpy()
+    seen = reach.EXAMPLE.finder(world)(image(place))[0].numpy()
     distance = np.linalg.norm(seen - [right, down])
     assert found["still"]["return"][0] == pytest.approx(8 * (1 - distance / 0.25), abs=1e-4)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.reinforce_in_dream import controls, episodes, figures, files, film, headline, plot, protocol, report
+from experiments.reinforce_in_dream import controls, episodes, figures, files, headline, plot, protocol, report, video
 from experiments.reinforce_in_dream import run as experiment
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophrl_algos.cli.common import make_policy
@@ -238,21 +238,21 @@ def test_controls_are_compared_with_the_cloned_policy_from_the_same_starts(tmp_p
 
 def test_the_film_is_of_a_start_that_changed_as_most_did(tmp_path, monkeypatch):
     logged(tmp_path)
-    gained, cells = film.changed_starts(tmp_path, "fa-grpo-s0", protocol.LIBERO, 4)
+    gained, cells = video.changed_starts(tmp_path, "fa-grpo-s0", protocol.LIBERO, 4)
     assert (gained, cells) == (True, [{"task": 3, "start": start} for start in range(3)])
     with pytest.raises(ValueError, match="ends from every official state as the cloned policy did"):
-        film.changed_starts(tmp_path, "sft", protocol.LIBERO, 0)
+        video.changed_starts(tmp_path, "sft", protocol.LIBERO, 0)
     with pytest.raises(ValueError, match="no episodes of fa-grpo-s7: evaluate it first"):
-        film.changed_starts(tmp_path, "fa-grpo-s7", protocol.LIBERO, 4)
+        video.changed_starts(tmp_path, "fa-grpo-s7", protocol.LIBERO, 4)
 
 
 def test_a_film_tells_an_outcome_only_when_it_has_happened(monkeypatch):
     monkeypatch.setattr(
-        film, "side_by_side", lambda frames, footer, scale: ([int(f[0, 0, 0]) for f in frames.values()], footer)
+        video, "side_by_side", lambda frames, footer, scale: ([int(f[0, 0, 0]) for f in frames.values()], footer)
     )
     frames = np.arange(5, dtype=np.uint8).repeat(3).reshape(5, 1, 1, 3)
     row = {"in LIBERO": (frames, False), "in the dream": (frames[:3], True)}
-    told = [film.captioned(row, moment) for moment in range(5)]
+    told = [video.captioned(row, moment) for moment in range(5)]
     assert told == [
         ([0, 0], ""),
         ([1, 1], ""),
@@ -265,30 +265,30 @@ def test_a_film_tells_an_outcome_only_when_it_has_happened(monkeypatch):
 @pytest.mark.parametrize("again", [True, False])
 def test_a_start_that_ends_otherwise_this_time_is_not_shown(place, tmp_path, monkeypatch, again, capsys):
     starts = [{"task": 3, "start": start} for start in range(2)]
-    monkeypatch.setitem(film.SIZES, "short", place.size)
+    monkeypatch.setitem(video.SIZES, "short", place.size)
     monkeypatch.setattr(files.Place, "initial_weights", lambda place: "before")
-    monkeypatch.setattr(film, "changed_starts", lambda *a: (True, starts))
-    monkeypatch.setattr(film, "read_policy", lambda place, weights: weights)
+    monkeypatch.setattr(video, "changed_starts", lambda *a: (True, starts))
+    monkeypatch.setattr(video, "read_policy", lambda place, weights: weights)
     shot = np.zeros((2, 8, 8, 3), np.uint8)
     monkeypatch.setattr(
-        film, "film", lambda policy, world, cell, *a, **k: (shot, again and cell["start"] == 1 and policy != "before")
+        video, "video", lambda policy, world, cell, *a, **k: (shot, again and cell["start"] == 1 and policy != "before")
     )
-    args = film.Args(out=place.out, logs=place.logs, picture=tmp_path / "film.webp")
+    args = video.Args(out=place.out, logs=place.logs, image=tmp_path / "film.webp")
     if again:
-        film.main(args)
-        assert args.picture.is_file()
+        video.main(args)
+        assert args.image.is_file()
         assert "'start': 0}: ends otherwise this time" in capsys.readouterr().out
     else:
         with pytest.raises(ValueError, match="none of 2 states ends as"):
-            film.main(args)
+            video.main(args)
 
 
 def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
     policy = make_policy("tiny", files.spaces(), None)
     weights, drawn = place.out / "cloned.safetensors", []
     files.write_weights(policy, weights)
-    sample = film.sample
-    for module in (film, import_module("prophrl_algos.evaluate")):
+    sample = video.sample
+    for module in (video, import_module("prophrl_algos.evaluate")):
         keep = lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1]  # noqa: E731
         monkeypatch.setattr(module, "sample", keep)
     cells = experiment.cells_of(place.size, "fa-grpo-s0", 2, STAND_IN)
@@ -296,7 +296,7 @@ def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
     logged = [x0 for path in drawn for x0 in path.x0]
     drawn.clear()
     seeds = episodes.seeds_of(place.size, STAND_IN, cells, 2, 5)
-    film.film(policy, STAND_IN, cells[2], seeds)
+    video.video(policy, STAND_IN, cells[2], seeds)
     torch.testing.assert_close(drawn[0].x0[0], logged[2], atol=1e-3, rtol=1e-3)
     assert (logged[1] - logged[2]).abs().max() > 0.1
     with pytest.raises(IndexError, match="there are 3 episodes, no number 3"):
@@ -304,5 +304,5 @@ def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
 
 
 def test_a_film_is_of_the_first_picture_and_of_every_frame_that_was_run(place, short_dreams, monkeypatch):
-    frames, done = film.film(make_policy("tiny", files.spaces(), None), protocol.DREAM, {"task": 3, "start": 0})
+    frames, done = video.video(make_policy("tiny", files.spaces(), None), protocol.DREAM, {"task": 3, "start": 0})
     assert (frames.shape, frames.dtype, done) == ((9, 128, 128, 3), np.uint8, False)

@@ -14,7 +14,7 @@ from experiments.reinforce_in_dream import bundle, episodes, files, protocol, re
 from experiments.reinforce_in_dream import run as experiment
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.errors import SimulatorLostError
-from prophet_gym.world_model import Verdict
+from prophet_gym.world_model import RewardOutput
 from prophrl_algos.cli.common import make_policy
 
 STAND_IN = "Prophet-LIBERO-Object-v0"
@@ -187,9 +187,9 @@ class Three:
         self.shown = []
 
     def score(self, videos, instructions):
-        self.shown += [(text, film[:, 0, 0, 0].tolist()) for film, text in zip(videos, instructions, strict=True)]
-        reward = torch.tensor([float(film[-1, 0, 0, 0] == 3) for film in videos])
-        return Verdict(reward, torch.ones(len(videos), dtype=torch.bool))
+        self.shown += [(text, video[:, 0, 0, 0].tolist()) for video, text in zip(videos, instructions, strict=True)]
+        reward = torch.tensor([float(video[-1, 0, 0, 0] == 3) for video in videos])
+        return RewardOutput(reward, torch.ones(len(videos), dtype=torch.bool))
 
 
 def test_the_reward_model_sees_each_live_row_with_the_frames_before_and_no_ended_one():
@@ -229,7 +229,7 @@ def test_the_reward_model_looks_on_after_a_success_in_libero(monkeypatch):
     env.reset()
     for _ in range(2):
         env.step(None)
-    assert [film for text, film in reward_model.shown if text == "b"] == [
+    assert [video for text, video in reward_model.shown if text == "b"] == [
         [0, 1, 1], [1, 1, 2], [105, 106, 107], [113, 114, 115], [121, 122, 123],
     ]  # fmt: skip
 

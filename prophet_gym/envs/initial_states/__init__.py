@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from prophet_gym._io.atomic import is_draft, when_whole, write_whole
+from prophet_gym._io.atomic import atomic_write, is_temporary, read_whole
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import (
     CheckpointError,
@@ -35,12 +35,12 @@ SHEET_COLUMNS = 10
 SHEET_FRAMES = 100
 
 
-class StartSet(Sequence[InitialState]):
+class InitialStates(Sequence[InitialState]):
     """A non-empty sequence of starts.
 
     Example:
         >>> blank = np.zeros((1, 8, 8, 3), np.uint8)
-        >>> starts = StartSet([InitialState(blank, "lift", task=t, index=i) for t in (0, 3) for i in range(5)])
+        >>> starts = InitialStates([InitialState(blank, "lift", task=t, index=i) for t in (0, 3) for i in range(5)])
         >>> len(starts), starts.tasks, len(starts.of_task(3))
         (10, (0, 3), 5)
         >>> starts.of_task(3).sample(np.random.default_rng(0)).task
@@ -58,10 +58,10 @@ class StartSet(Sequence[InitialState]):
     @overload
     def __getitem__(self, index: int) -> InitialState: ...
     @overload
-    def __getitem__(self, index: slice) -> "StartSet": ...
-    def __getitem__(self, index: int | slice) -> "InitialState | StartSet":
+    def __getitem__(self, index: slice) -> "InitialStates": ...
+    def __getitem__(self, index: int | slice) -> "InitialState | InitialStates":
         """One start, or the start set of a slice."""
-        return StartSet(self._states[index]) if isinstance(index, slice) else self._states[index]
+        return InitialStates(self._states[index]) if isinstance(index, slice) else self._states[index]
 
     def __len__(self) -> int:
         """Number of starts."""
@@ -80,19 +80,19 @@ class StartSet(Sequence[InitialState]):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the start sets that occur (`train`, `official`, ...), ascending."""
-        return tuple(sorted({state.start_set for state in self._states}))
+        return tuple(sorted({state.split for state in self._states}))
 
-    def of_task(self, task: int) -> "StartSet":
+    def of_task(self, task: int) -> "InitialStates":
         """The starts of one task; UnknownOptionError if it has none."""
         if task not in self.tasks:
             raise unknown_option("task", task, map(str, self.tasks))
-        return StartSet(state for state in self._states if state.task == task)
+        return InitialStates(state for state in self._states if state.task == task)
 
-    def of_suite(self, suite: str) -> "StartSet":
+    def of_suite(self, suite: str) -> "InitialStates":
         """The starts of one suite; UnknownOptionError if it has none."""
         if suite not in self.suites:
             raise unknown_option("suite", suite, self.suites)
-        return StartSet(state for state in self._states if state.suite == suite)
+        return InitialStates(state for state in self._states if state.suite == suite)
 
     def sample(self, rng: np.random.Generator) -> InitialState:
         """One start, uniformly."""
@@ -112,7 +112,7 @@ def require_start(state: object, size: tuple[int, int] | None = None) -> Initial
     """
     if not isinstance(state, InitialState):
         raise InvalidStartError(f"a start must be an InitialState, got {type(state).__name__}")
-    for name in ("instruction", "suite", "start_set"):
+    for name in ("instruction", "suite", "split"):
         if not isinstance(getattr(state, name), str):
             raise InvalidStartError(f"the {name} of a start must be a text, got {getattr(state, name)!r}")
     require_frames(state.frames, size)
@@ -150,7 +150,7 @@ def _is_numbers(value: object) -> bool:
     return dtype.kind in "biuf" and dtype.itemsize <= 8
 
 
-def write_start_set(directory: Path | str, states: Iterable[InitialState], *, quality: int = 95) -> int:
+def write_initial_states(directory: Path | str, states: Iterable[InitialState], *, quality: int = 95) -> int:
     """Write a start set, in its order; return its size in bytes.
 
     Args:
@@ -159,7 +159,7 @@ def write_start_set(directory: Path | str, states: Iterable[InitialState], *, qu
         quality: WebP quality, 1 to 100 (lossy) or 101 (lossless). At 95 a frame of 128x128 of LIBERO takes about
             5.4 kB and is 42 dB from the original.
     """
-    starts = StartSet(states)
+    starts = InitialStates(states)
     size = starts[0].frames.shape[1:3]
     for state in starts:
         require_start(state, (size[0], size[1]))
@@ -195,18 +195,18 @@ def _write_files(folder: Path, sheets: Mapping[str, bytes], index: str) -> None:
         for name, data in sheets.items():
             if not (folder / name).exists():
                 written.append(folder / name)
-                write_whole(folder / name, data)
-        write_whole(folder / INDEX_NAME, index)
+                atomic_write(folder / name, data)
+        atomic_write(folder / INDEX_NAME, index)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
         raise
     for old in folder.glob("*.webp"):
-        if old.name not in sheets and not is_draft(old):
+        if old.name not in sheets and not is_temporary(old):
             old.unlink(missing_ok=True)
 
 
-def read_start_set(directory: Path | str) -> StartSet:
+def read_initial_states(directory: Path | str) -> InitialStates:
     """Read a start set.
 
     Raises:
@@ -219,10 +219,10 @@ def read_start_set(directory: Path | str) -> StartSet:
         sets = sorted(str(found.parent) for found in folder.glob(f"*/{INDEX_NAME}"))
         hint = f"; it holds {' and '.join(sets)}, give one of these" if sets else ""
         raise MissingWeightsError(f"a start set is a folder with {INDEX_NAME}, found none in {folder}{hint}")
-    return when_whole(folder, lambda: _read(folder))
+    return read_whole(folder, lambda: _read(folder))
 
 
-def _read(folder: Path) -> StartSet:
+def _read(folder: Path) -> InitialStates:
     path = folder / INDEX_NAME
     index = read_json(path, CheckpointError)
     try:
@@ -234,7 +234,7 @@ def _read(folder: Path) -> StartSet:
         if outside:
             raise CheckpointError(f"{path} must name sheets in its own folder, got {listed(outside)}")
         sheets = {name: _decode_sheet(folder / name, size) for name in names}
-        return StartSet([_state(entry, sheets[entry["sheet"]]) for entry in index["starts"]])
+        return InitialStates([_state(entry, sheets[entry["sheet"]]) for entry in index["starts"]])
     except CheckpointError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -242,7 +242,7 @@ def _read(folder: Path) -> StartSet:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {said}); write it again") from error
 
 
-def _sheets(starts: StartSet) -> dict[str, list[int]]:
+def _sheets(starts: InitialStates) -> dict[str, list[int]]:
     """Which starts lie on which sheet."""
     sheets: dict[str, list[int]] = {}
     parts: dict[tuple[str, int], int] = {}
@@ -267,9 +267,9 @@ def _encode_sheet(cells: UInt8[np.ndarray, "n h w 3"], quality: int) -> bytes:
     lines = -(-count // SHEET_COLUMNS)
     sheet = np.zeros((lines, SHEET_COLUMNS, height, width, 3), np.uint8)
     sheet.reshape(-1, height, width, 3)[:count] = cells
-    picture = sheet.transpose(0, 2, 1, 3, 4).reshape(lines * height, SHEET_COLUMNS * width, 3)
+    image = sheet.transpose(0, 2, 1, 3, 4).reshape(lines * height, SHEET_COLUMNS * width, 3)
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "WEBP", lossless=quality > 100, quality=min(quality, 100))
+    Image.fromarray(image).save(file, "WEBP", lossless=quality > 100, quality=min(quality, 100))
     return file.getvalue()
 
 
@@ -280,14 +280,14 @@ def _decode_sheet(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w
         with Image.open(path, formats=["WEBP"]) as sheet:
             # Before it is unpacked: a small file can be a large picture.
             fits = sheet.size[0] == SHEET_COLUMNS * width and sheet.size[1] in lines
-            picture = np.asarray(sheet.convert("RGB")) if fits else None
+            image = np.asarray(sheet.convert("RGB")) if fits else None
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises, by the kind of damage
         raise CheckpointError(f"{path} is missing or damaged ({error}); write the start set again") from error
-    if picture is None:
+    if image is None:
         raise CheckpointError(
             f"{path} must hold frames of {size} in {SHEET_COLUMNS} columns; write the start set again"
         )
-    cells = picture.reshape(-1, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
+    cells = image.reshape(-1, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(cells).reshape(-1, height, width, 3)
 
 
@@ -304,7 +304,7 @@ def _entry(state: InitialState, sheet: str, cell: int) -> dict[str, object]:
         "suite": state.suite,
         "task": state.task,
         "index": state.index,
-        "start_set": state.start_set,
+        "split": state.split,
         "extra": extra,
     }
 
@@ -318,6 +318,6 @@ def _state(entry: dict, cells: UInt8[np.ndarray, "n h w 3"]) -> InitialState:
         suite=entry["suite"],
         task=entry["task"],
         index=entry["index"],
-        start_set=entry["start_set"],
+        split=entry["split"],
         extra=extra,
     )

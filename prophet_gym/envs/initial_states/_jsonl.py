@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from prophet_gym._io.files import read_text
-from prophet_gym.envs.initial_states import StartSet
+from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.specs import InitialState
 
 FIELDS = ("task_type", "task_language", "init_state_path")
 
 
-def read_jsonl_starts(path: Path | str, suite: str = "bridge") -> StartSet:
+def read_jsonl_states(path: Path | str, suite: str = "bridge") -> InitialStates:
     """Read a manifest of start pictures, one row each: `task_type`, `task_language`, `init_state_path`.
 
     A picture is looked for beside the manifest: under its whole path, then under ever shorter ends of it. Tasks are
@@ -33,7 +33,7 @@ def read_jsonl_starts(path: Path | str, suite: str = "bridge") -> StartSet:
         raise MissingWeightsError(f"no start set at {manifest}")
     tasks: dict[tuple[str, str], int] = {}
     counts: dict[int, int] = {}
-    pictures: dict[Path, np.ndarray] = {}
+    images: dict[Path, np.ndarray] = {}
     states = []
     for number, line in enumerate(_lines(manifest), start=1):
         if not line.strip():
@@ -44,12 +44,12 @@ def read_jsonl_starts(path: Path | str, suite: str = "bridge") -> StartSet:
         index = counts.setdefault(task, 0)
         counts[task] += 1
         found = _find(manifest.parent, name, where)
-        if found not in pictures:
-            pictures[found] = _read(found, where)
-        states.append(InitialState(pictures[found][None], language, suite, task, index))
+        if found not in images:
+            images[found] = _read(found, where)
+        states.append(InitialState(images[found][None], language, suite, task, index))
     if not states:
         raise CheckpointError(f"{manifest} has no rows; each must be JSON with {', '.join(FIELDS)}")
-    return StartSet(states)
+    return InitialStates(states)
 
 
 def _lines(path: Path) -> list[str]:
@@ -81,7 +81,7 @@ def _find(folder: Path, name: str, where: str) -> Path:
 def _read(path: Path, where: str) -> UInt8[np.ndarray, "h w 3"]:
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
         raise CheckpointError(f"{where}: {path} is no picture, or damaged")
-    return np.ascontiguousarray(picture[..., ::-1])
+    return np.ascontiguousarray(image[..., ::-1])

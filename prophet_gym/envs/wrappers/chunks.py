@@ -205,25 +205,25 @@ class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
         >>> from prophet_gym.envs import ProphetEnv
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
         >>> env = ProphetEnv(CountingWorldModel(chunk=4), counting_starts())
-        >>> env = OneActionPerChunk(env, numbers=(0, 1), rest=(0, 0, 0, 0, 0, 0, -1))
+        >>> env = OneActionPerChunk(env, dims=(0, 1), rest=(0, 0, 0, 0, 0, 0, -1))
         >>> env.action_space.shape, env.action([0.5, -0.5])[3].tolist()
         ((2,), [0.5, -0.5, 0.0, 0.0, 0.0, 0.0, -1.0])
     """
 
-    def __init__(self, env: gym.Env, numbers: Whole, rest: Real) -> None:
+    def __init__(self, env: gym.Env, dims: Whole, rest: Real) -> None:
         """Wrap an env whose action space is `Box` (k, a).
 
         Args:
             env: The env.
-            numbers: Which numbers of an action are chosen, in which order.
+            dims: Which numbers of an action are chosen, in which order.
             rest: A whole action (a,), from which the others are taken.
 
         Raises:
             ValueError: For another action space, numbers that an action does not have, or a rest that is no action.
         """
-        PlainArguments.__init__(self, numbers=numbers, rest=rest)
+        PlainArguments.__init__(self, dims=dims, rest=rest)
         super().__init__(env)
-        self._holding = _Holding("OneActionPerChunk", env.action_space, numbers, rest)
+        self._holding = _Holding("OneActionPerChunk", env.action_space, dims, rest)
         self.action_space = self._holding.space
 
     def action(self, action: ArrayLike) -> np.ndarray:
@@ -234,10 +234,10 @@ class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
 class OneActionPerChunkVector(DeclaringVectorWrapper, VectorActionWrapper):
     """`OneActionPerChunk` for a vector env."""
 
-    def __init__(self, env: VectorEnv, numbers: Whole, rest: Real) -> None:
+    def __init__(self, env: VectorEnv, dims: Whole, rest: Real) -> None:
         """Wrap a vector env whose action space is `Box` (k, a) per row; as in `OneActionPerChunk`."""
         super().__init__(env)
-        self._holding = _Holding("OneActionPerChunkVector", env.single_action_space, numbers, rest)
+        self._holding = _Holding("OneActionPerChunkVector", env.single_action_space, dims, rest)
         self.single_action_space = self._holding.space
         self.action_space = batch_space(self.single_action_space, env.num_envs)
 
@@ -249,21 +249,21 @@ class OneActionPerChunkVector(DeclaringVectorWrapper, VectorActionWrapper):
 class _Holding:
     """Chosen numbers to chunks."""
 
-    def __init__(self, wrapper: str, space: gym.Space, numbers: Whole, rest: Real) -> None:
+    def __init__(self, wrapper: str, space: gym.Space, dims: Whole, rest: Real) -> None:
         chunk = _chunk_space(wrapper, space)
         self.steps, count = chunk.shape
-        self.numbers = require_different("numbers", numbers, count)
+        self.dims = require_different("numbers", dims, count)
         action = gym.spaces.Box(chunk.low[0], chunk.high[0], dtype=np.float32)
         try:
             self.rest = require_actions(rest, action)
         except InvalidActionError as error:
             raise ValueError(f"rest must be an action: {error}") from error
-        self.space = gym.spaces.Box(action.low[self.numbers], action.high[self.numbers], dtype=np.float32)
+        self.space = gym.spaces.Box(action.low[self.dims], action.high[self.dims], dtype=np.float32)
 
     def chunks(self, chosen: np.ndarray) -> np.ndarray:
         """(..., n) to (..., k, a)."""
         held = np.broadcast_to(self.rest, (*chosen.shape[:-1], len(self.rest))).copy()
-        held[..., self.numbers] = chosen
+        held[..., self.dims] = chosen
         return np.repeat(held[..., None, :], self.steps, axis=-2)
 
 

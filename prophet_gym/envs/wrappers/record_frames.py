@@ -20,7 +20,7 @@ class RecordEveryFrame(RecordVideo, PlainArguments):
         >>> from prophet_gym.envs import ProphetEnv
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
         >>> env = ProphetEnv(CountingWorldModel(chunk=4), counting_starts(), render_mode="rgb_array_list")
-        >>> env = RecordEveryFrame(env, tempfile.mkdtemp() + "/films", video_length=9)  # doctest: +SKIP
+        >>> env = RecordEveryFrame(env, tempfile.mkdtemp() + "/videos", video_length=9)  # doctest: +SKIP
     """
 
     def __init__(self, env: gym.Env, video_folder: str | os.PathLike[str], **arguments: Any) -> None:

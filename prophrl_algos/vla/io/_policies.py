@@ -17,11 +17,11 @@ from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.vla._load import LoadOptions
 from prophrl_algos.vla._lora import LoraPart, LoraTargets, add_lora, targets_in
 from prophrl_algos.vla._merge import fitted
-from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla._policy import ImageConfig, ProcessorConfig, PublishedPolicy
 from prophrl_algos.vla._tokenization import (
     PROMPTS,
+    CharTokenizer,
     HuggingFaceTokens,
-    Letters,
     Tokenize,
     pretrained_tokenizer,
     tokenizer_of,
@@ -48,8 +48,8 @@ def save_published(policy: PublishedPolicy, folder: Path) -> None:
         ValueError: it was made of parts that no file can describe: a network without a config, a prompt of one's own.
         CheckpointError: a weight is not finite.
     """
-    manners = policy.manners
-    prompt = next((name for name, known in PROMPTS.items() if known is manners.prompt), None)
+    processor = policy.processor
+    prompt = next((name for name, known in PROMPTS.items() if known is processor.prompt), None)
     if policy.config is None or prompt is None:
         what = "its network's config is not known" if policy.config is None else "its prompt is a function of its own"
         raise ValueError(
@@ -60,20 +60,20 @@ def save_published(policy: PublishedPolicy, folder: Path) -> None:
         "model_type": own_type(policy.FAMILY),
         "network": dict(policy.config),
         "spec": asdict(policy.spec),
-        "benchmark": manners.convention.benchmark,
-        "convention": manners.convention.family,
-        "pictures": asdict(manners.pictures),
-        "actions": _listed(manners.actions),
-        "state": None if manners.state is None else _listed(manners.state),
-        "state_columns": manners.state_columns,
+        "benchmark": processor.convention.benchmark,
+        "convention": processor.convention.family,
+        "pictures": asdict(processor.images),
+        "actions": _listed(processor.actions),
+        "state": None if processor.state is None else _listed(processor.state),
+        "state_columns": processor.state_columns,
         "prompt": prompt,
-        "max_tokens": manners.max_tokens,
-        "letters": manners.tokenize.vocabulary if isinstance(manners.tokenize, Letters) else None,
+        "max_tokens": processor.max_tokens,
+        "letters": processor.tokenize.vocabulary if isinstance(processor.tokenize, CharTokenizer) else None,
         "lora": None if lora is None else asdict(lora),
     }
-    with saving(folder, said, policy.state_dict()) as draft:
-        if isinstance(manners.tokenize, HuggingFaceTokens):
-            manners.tokenize.tokenizer.save_pretrained(draft / TOKENIZER)
+    with saving(folder, said, policy.state_dict()) as temporary:
+        if isinstance(processor.tokenize, HuggingFaceTokens):
+            processor.tokenize.tokenizer.save_pretrained(temporary / TOKENIZER)
 
 
 def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], options: LoadOptions) -> Policy:
@@ -94,13 +94,13 @@ def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], option
     require_sizes(said, folder / CONFIG)
     state = read_saved(folder, said)
     try:
-        spec, manners = _parts(said)
+        spec, processor = _parts(said)
         lora = _targets(said["lora"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG} is not what was saved: {type(error).__name__} {error}") from error
     chosen = {name: value for name in ("num_steps", "exec_steps") if (value := getattr(options, name)) is not None}
-    manners = replace(manners, tokenize=_tokenize(folder, said, options), without_state=options.without_state)
-    policy = kind(made_network(kind, said["network"], folder), replace(spec, **chosen), manners, said["network"])
+    processor = replace(processor, tokenize=_tokenize(folder, said, options), without_state=options.without_state)
+    policy = kind(made_network(kind, said["network"], folder), replace(spec, **chosen), processor, said["network"])
     _require_agreement(policy, folder)
     # What is trained is chosen first: it takes its weights in float32, the rest in the precision asked for.
     if lora is not None and options.train == "none":
@@ -114,10 +114,10 @@ def load_saved(kind: type[Policy], folder: Path, said: Mapping[str, Any], option
 
 def _require_agreement(policy: PublishedPolicy, folder: Path) -> None:
     """Raise CheckpointError unless the sizes beside a network are its own."""
-    spec, manners, own = policy.spec, policy.manners, getattr(policy.network, "config", None)
+    spec, processor, own = policy.spec, policy.processor, getattr(policy.network, "config", None)
     sizes = {"chunk_size": spec.horizon, "max_action_dim": spec.latent_dim}
-    if manners.state is not None and manners.prompt is PROMPTS["line"]:  # the network reads it, not the prompt
-        sizes["max_state_dim"] = manners.state_columns
+    if processor.state is not None and processor.prompt is PROMPTS["line"]:  # the network reads it, not the prompt
+        sizes["max_state_dim"] = processor.state_columns
     wrong = [name for name, size in sizes.items() if getattr(own, name, size) != size]
     if wrong:
         said = ", ".join(f"{name} is {getattr(own, name)} in the network and {sizes[name]} beside it" for name in wrong)
@@ -137,23 +137,23 @@ def made_network(kind: type[PublishedPolicy], config: Any, folder: Path) -> nn.M
         raise CheckpointError(f"{folder / CONFIG} describes no network of {kind.FAMILY}: {reason}") from error
 
 
-def _parts(said: Mapping[str, Any]) -> tuple[FlowSpec, Manners]:
+def _parts(said: Mapping[str, Any]) -> tuple[FlowSpec, ProcessorConfig]:
     spec = FlowSpec(**said["spec"])
     actions = _affine(said["actions"], "actions", spec.action_dim)
     state = None if said["state"] is None else _affine(said["state"], "state", None)
-    manners = Manners(
+    processor = ProcessorConfig(
         convention=convention(said["benchmark"], said["convention"]),
-        pictures=Pictures(**said["pictures"]),
+        images=ImageConfig(**said["pictures"]),
         actions=actions,
         state=state,
         state_columns=int(said["state_columns"]),
-        tokenize=Letters(1),
+        tokenize=CharTokenizer(1),
         prompt=PROMPTS[said["prompt"]],
         max_tokens=int(said["max_tokens"]),
     )
-    if state is not None and manners.state_columns < len(state.scale):
-        raise ValueError(f"state_columns={manners.state_columns} must be at least {len(state.scale)}")
-    return spec, manners
+    if state is not None and processor.state_columns < len(state.scale):
+        raise ValueError(f"state_columns={processor.state_columns} must be at least {len(state.scale)}")
+    return spec, processor
 
 
 def _targets(said: Mapping[str, Any] | None) -> LoraTargets | None:
@@ -166,7 +166,7 @@ def _tokenize(folder: Path, said: Mapping[str, Any], options: LoadOptions) -> To
     if options.tokenizer is not None:
         return tokenizer_of(options.tokenizer, folder)
     if isinstance(said.get("letters"), int) and said["letters"] > 0:
-        return Letters(said["letters"])
+        return CharTokenizer(said["letters"])
     if (folder / TOKENIZER).is_dir():
         return pretrained_tokenizer(folder / TOKENIZER)
     raise CheckpointError(

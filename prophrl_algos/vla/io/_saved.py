@@ -34,11 +34,11 @@ def saving(folder: Path, said: Mapping[str, Any], state: Mapping[str, Tensor]) -
     require_finite(state, folder, why="cannot be written")
     mark = uuid.uuid4().hex
     text = json.dumps({**said, MARK: mark}, indent=2, allow_nan=False) + "\n"
-    with atomic_directory(folder, last=CONFIG) as draft:
-        yield draft
-        save_torch_state_dict(dict(state), draft, metadata={"format": "pt", MARK: mark})
-        (draft / CONFIG).write_text(text, encoding="utf-8")
-        written = {path.name for path in draft.iterdir()}
+    with atomic_directory(folder, last=CONFIG) as temporary:
+        yield temporary
+        save_torch_state_dict(dict(state), temporary, metadata={"format": "pt", MARK: mark})
+        (temporary / CONFIG).write_text(text, encoding="utf-8")
+        written = {path.name for path in temporary.iterdir()}
     for old in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
         if old.name not in written:  # an earlier save had fewer shards, or more
             old.unlink()

@@ -17,7 +17,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._load import LoadOptions
 from prophrl_algos.vla._lora import LoraTargets, cast_frozen, let_train, lora_targets
-from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla._policy import ImageConfig, ProcessorConfig, PublishedPolicy
 from prophrl_algos.vla._prefix_cache import as_cache, cache_tensors
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, tokenizer_of
 from prophrl_algos.vla.conventions import convention
@@ -36,7 +36,7 @@ LAYOUT = (
     "config.json with model_type pi0 (transformers) or type pi0 (lerobot), or openpi's model.safetensors with "
     "paligemma_with_expert.* and state_proj.*"
 )
-ACTION_NUMBERS = 7
+ACTION_DIM = 7
 _PREFIX = "model.vlm."
 _EMBEDDING = "model.vlm.language_model.embed_tokens.weight"
 _EXPERT_EMBEDDING = "model.dit.embed_tokens.weight"
@@ -77,17 +77,17 @@ class Pi0Policy(PublishedPolicy):
         network: `transformers.PI0ForConditionalGeneration`; the expert's word embedding, which nothing reads, is taken
             off.
         spec: the sizes.
-        manners: pictures, prompt, scales and signs.
+        processor: pictures, prompt, scales and signs.
     """
 
     FAMILY = "pi0"
     before = (_PREFIX,)
 
     def __init__(
-        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+        self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
     ) -> None:
         """Take a network over, in place."""
-        super().__init__(network, spec, manners, config)
+        super().__init__(network, spec, processor, config)
         cast(Any, network).model.dit.embed_tokens = nn.Identity()
         # transformers 5.24 renamed the argument and the output; later ones do not know the old name.
         self._cache = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
@@ -169,14 +169,14 @@ def load(folder: Path, options: LoadOptions) -> Pi0Policy:
     spec = FlowSpec(
         horizon=sizes.chunk_size,
         latent_dim=sizes.max_action_dim,
-        action_dim=ACTION_NUMBERS,
+        action_dim=ACTION_DIM,
         exec_steps=options.exec_steps or min(how.exec_steps, sizes.chunk_size),
         num_steps=options.num_steps or sizes.num_inference_steps,
     )
-    manners = Manners(
+    processor = ProcessorConfig(
         convention=how,
-        pictures=Pictures(sizes.vlm_config.vision_config.image_size, antialias="type" not in config),
-        actions=cut(scales.actions, ACTION_NUMBERS, "actions", folder),
+        images=ImageConfig(sizes.vlm_config.vision_config.image_size, antialias="type" not in config),
+        actions=cut(scales.actions, ACTION_DIM, "actions", folder),
         state=without_padding(scales.state, sizes.max_state_dim),
         state_columns=sizes.max_state_dim,
         tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
@@ -184,7 +184,7 @@ def load(folder: Path, options: LoadOptions) -> Pi0Policy:
         max_tokens=int(config.get("tokenizer_max_length", 48)),
         without_state=options.without_state,
     )
-    policy = Pi0Policy(network, spec, manners, config)
+    policy = Pi0Policy(network, spec, processor, config)
     policy.let_train(options.train, language=options.language)
     policy.cast(options.dtype)
     return policy.eval()

@@ -19,7 +19,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._load import LoadOptions
 from prophrl_algos.vla._lora import LoraTargets, cast_frozen, let_train, lora_targets
-from prophrl_algos.vla._policy import Manners, Pictures, PublishedPolicy
+from prophrl_algos.vla._policy import ImageConfig, ProcessorConfig, PublishedPolicy
 from prophrl_algos.vla._prefix_cache import additive, as_cache, cache_tensors, may_attend
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, task_and_state, tokenizer_of
 from prophrl_algos.vla.conventions import Affine, convention
@@ -31,7 +31,7 @@ LAYOUT = (
     "lerobot's config.json with type pi05, model.safetensors and policy_*processor.json; or openpi's and RLinf's "
     "model.safetensors with paligemma_with_expert.* and time_mlp_*"
 )
-ACTION_NUMBERS = 7
+ACTION_DIM = 7
 OPENPI_HORIZON = 10
 """openpi training/config.py, pi05_libero: action_horizon=10; its checkpoints do not say."""
 NEEDED = (
@@ -70,17 +70,17 @@ class Pi05Policy(PublishedPolicy):
         network: lerobot's `PI05Pytorch` or openpi's `PI0Pytorch(pi05=True)`; its word heads, which nothing reads, are
             taken off.
         spec: the sizes.
-        manners: pictures, prompt, scales and signs.
+        processor: pictures, prompt, scales and signs.
     """
 
     FAMILY = "pi05"
     before = (_PREFIX,)
 
     def __init__(
-        self, network: nn.Module, spec: FlowSpec, manners: Manners, config: Mapping[str, Any] | None = None
+        self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
     ) -> None:
         """Take a network over, in place."""
-        super().__init__(network, spec, manners, config)
+        super().__init__(network, spec, processor, config)
         both = cast(Any, network).paligemma_with_expert
         both.paligemma.lm_head = both.gemma_expert.lm_head = nn.Identity()
         # Both are given a mask of every pair of tokens, which only this implementation takes.
@@ -165,12 +165,12 @@ def load(folder: Path, options: LoadOptions) -> Pi05Policy:
     steps = options.exec_steps or min(how.exec_steps, horizon)
     width = int(ours.get("max_action_dim", 32))
     count = options.num_steps or int(ours.get("num_inference_steps", 10))
-    spec = FlowSpec(horizon, width, ACTION_NUMBERS, steps, count)
+    spec = FlowSpec(horizon, width, ACTION_DIM, steps, count)
     state = _state(scales, ours)
-    manners = Manners(
+    processor = ProcessorConfig(
         convention=how,
-        pictures=Pictures(int(ours.get("image_resolution", (224, 224))[0]), antialias=not ours),
-        actions=cut(scales.actions, ACTION_NUMBERS, "actions", folder),
+        images=ImageConfig(int(ours.get("image_resolution", (224, 224))[0]), antialias=not ours),
+        actions=cut(scales.actions, ACTION_DIM, "actions", folder),
         state=state,
         state_columns=_state_columns(state, ours),
         tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
@@ -178,7 +178,7 @@ def load(folder: Path, options: LoadOptions) -> Pi05Policy:
         max_tokens=int(ours.get("tokenizer_max_length", 200)),
         without_state=options.without_state,
     )
-    policy = Pi05Policy(network, spec, manners, ours)
+    policy = Pi05Policy(network, spec, processor, ours)
     policy.let_train(options.train, language=options.language)
     policy.cast(options.dtype)
     return policy.eval()

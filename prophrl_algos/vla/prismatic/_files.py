@@ -30,7 +30,7 @@ from prophrl_algos.vla.prismatic._vision import HEADS, VitSize, vit_size
 CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"
 HEAD, STATE = "action_head--*.pt", "proprio_projector--*.pt"
-EYES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+VISION_ENCODERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 # The head of the language model, what the eyes have behind the features that are read, and a layer of the Pro head
 # that its authors left in unused: none has an effect on the actions.
 UNUSED = re.compile(r"language_model\.lm_head\.weight|vision_backbone\.\w+\.(norm|attn_pool)\..*")
@@ -77,15 +77,15 @@ def save_prismatic(policy: PrismaticPolicy, folder: Path) -> None:
         "policy": asdict(policy.config),
         "lora": None if policy.lora is None else asdict(policy.lora),
     }
-    with saving(folder, said, policy.state_dict()) as draft:
-        policy.tokenizer.save(draft)
+    with saving(folder, said, policy.state_dict()) as temporary:
+        policy.tokenizer.save(temporary)
 
 
 def _saved(kind: type[Policy], folder: Path, found: Mapping[str, Any], options: LoadOptions) -> Policy:
     try:
         said = dict(found["policy"])
-        eyes = {name: VitSize(**said.pop(name)) for name in ("first", "second")}
-        config = PrismaticConfig(**eyes, **said)
+        vision_encoders = {name: VitSize(**said.pop(name)) for name in ("first", "second")}
+        config = PrismaticConfig(**vision_encoders, **said)
         _sound(config.actions, "actions", folder / CONFIG)
         if config.states is not None:
             _sound(config.states, "states", folder / CONFIG)
@@ -118,11 +118,13 @@ def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], optio
     if _one(folder, "vision_backbone--*.pt", needed=False) is not None:
         raise CheckpointError(f"{folder} has language-conditioned eyes (FiLM), which no adapter reads")
     names = found.get("timm_model_ids", [])
-    if len(names) != len(EYES) or not set(names) <= set(HEADS):
+    if len(names) != len(VISION_ENCODERS) or not set(names) <= set(HEADS):
         raise CheckpointError(f"{folder / CONFIG} must name the eyes {sorted(HEADS)} as timm_model_ids, got {names}")
     weights = renamed(read_safetensors(folder), _our_name)
-    eyes = [vit_size(_below(weights, prefix), HEADS[name]) for prefix, name in zip(EYES, names, strict=True)]
-    last = tuple(f"{prefix}blocks.{size.depth}." for prefix, size in zip(EYES, eyes, strict=True))
+    vision_encoders = [
+        vit_size(_below(weights, prefix), HEADS[name]) for prefix, name in zip(VISION_ENCODERS, names, strict=True)
+    ]
+    last = tuple(f"{prefix}blocks.{size.depth}." for prefix, size in zip(VISION_ENCODERS, vision_encoders, strict=True))
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(last)}
     head = _head(folder)
     weights |= {f"action_head.{name}": tensor for name, tensor in head.items()}
@@ -139,8 +141,8 @@ def _published(kind: type[Policy], folder: Path, found: Mapping[str, Any], optio
     how = convention(options.benchmark, "prismatic")
     config = PrismaticConfig(
         text=found["text_config"],
-        first=eyes[0],
-        second=eyes[1],
+        first=vision_encoders[0],
+        second=vision_encoders[1],
         actions=numbers["action"],
         states=None if state_file is None else numbers["proprio"],
         benchmark=options.benchmark,

@@ -25,7 +25,7 @@ from prophrl_algos.vla.conventions import (
     convention,
     env_to_policy,
     normalise,
-    policy_picture,
+    policy_image,
     policy_to_env,
     unnormalise,
 )
@@ -166,7 +166,7 @@ class PrismaticPolicy(nn.Module):
         views = [first, *(name for name in others if name in env_obs)]
         size = self.vision_backbone.image_size
         images = [shown_images(env_obs, name, len(instructions)) for name in views]
-        shown = [policy_picture(each, self.convention.picture) for each in images]
+        shown = [policy_image(each, self.convention.image) for each in images]
         tokens, mask = prompt_tokens(self.tokenizer, self.PROMPT, instructions)
         obs = {
             "image": torch.stack([prepared(each.numpy(), size) for each in shown], 1),

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 GROUPS = 8
-LETTER_WIDTH = 64
+CHAR_WIDTH = 64
 STEM_WIDTH = 64
 DEEP_WIDTH = 128
 TIME_WIDTH = 64
@@ -25,8 +25,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.letters = nn.Embedding(256, LETTER_WIDTH)
-        self.near = nn.Conv1d(LETTER_WIDTH, width, 5, padding=2)
+        self.letters = nn.Embedding(256, CHAR_WIDTH)
+        self.near = nn.Conv1d(CHAR_WIDTH, width, 5, padding=2)
         self.far = nn.Conv1d(width, width, 5, padding=2)
         self.out = nn.Linear(width, width)
 

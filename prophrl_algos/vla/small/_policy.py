@@ -197,8 +197,8 @@ class SmallVLA(
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
         """Latents to commands; the gripper's is -1 or +1."""
         del obs
-        commands = x0 * self.action_std + self.action_mean
-        return torch.where(self.binary, torch.where(commands >= 0, 1.0, -1.0), commands)
+        actions = x0 * self.action_std + self.action_mean
+        return torch.where(self.binary, torch.where(actions >= 0, 1.0, -1.0), actions)
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
@@ -260,10 +260,10 @@ class SmallVLA(
             CheckpointError: a weight is not finite.
         """
         require_finite(self.state_dict(), "the policy", why="cannot be saved")
-        with atomic_directory(save_directory, last="config.json") as draft:
-            super().save_pretrained(draft, config=config, model_card_kwargs=model_card_kwargs)
+        with atomic_directory(save_directory, last="config.json") as temporary:
+            super().save_pretrained(temporary, config=config, model_card_kwargs=model_card_kwargs)
             if (Path(save_directory) / "README.md").exists():
-                (draft / "README.md").unlink(missing_ok=True)
+                (temporary / "README.md").unlink(missing_ok=True)
 
     @property
     def cells(self) -> int:

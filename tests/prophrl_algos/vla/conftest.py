@@ -43,7 +43,7 @@ class Family:
 
 def views(policy, obs, masked=0):
     """Pictures as the network wants them, and masks; masked ones are noise."""
-    images = [resized(obs[name], policy.manners.pictures) for name in policy.manners.convention.views if name in obs]
+    images = [resized(obs[name], policy.processor.images) for name in policy.processor.convention.views if name in obs]
     masks = [torch.ones(len(image), dtype=torch.bool) for image in images]
     for number in range(masked):
         images.append(torch.randn(images[0].shape, generator=torch.Generator().manual_seed(number)))

@@ -13,7 +13,7 @@ from prophrl_algos.vla.conventions import (
     env_to_policy,
     euler_to_rotation_vector,
     normalise,
-    policy_picture,
+    policy_image,
     policy_to_env,
     rotation_vector_to_euler,
     unnormalise,
@@ -78,9 +78,9 @@ def test_a_picture_of_robosuite_turned_by_half_a_turn_is_an_upright_one_mirrored
     upside_down = torch.arange(12, dtype=torch.uint8).view(1, 2, 2, 3)
     upright, trained_on = upside_down.flip(1), upside_down.flip(1, 2)
     for family in ("openpi", "prismatic", "smolvla"):
-        assert torch.equal(policy_picture(upright, convention("libero", family).picture), trained_on)
-    assert torch.equal(policy_picture(upright, convention("bridge", "openpi").picture), upright)
-    assert torch.equal(policy_picture(upside_down, "rotated"), trained_on)
+        assert torch.equal(policy_image(upright, convention("libero", family).image), trained_on)
+    assert torch.equal(policy_image(upright, convention("bridge", "openpi").image), upright)
+    assert torch.equal(policy_image(upside_down, "rotated"), trained_on)
 
 
 def test_quantiles_span_minus_one_to_one_and_masked_numbers_stay():
@@ -110,6 +110,6 @@ def test_statistics_that_are_not_there_are_named():
 def test_every_row_names_its_sources_and_an_unknown_one_is_refused():
     assert len({(row.benchmark, row.family) for row in CONVENTIONS}) == len(CONVENTIONS)
     for row in CONVENTIONS:
-        assert {"picture", "gripper", "env_gripper", "binary", "exec_steps", "scaling"} <= set(row.sources)
+        assert {"image", "gripper", "env_gripper", "binary", "exec_steps", "scaling"} <= set(row.sources)
     with pytest.raises(UnknownOptionError, match=r"unknown convention 'libera with openpi'. Did you mean 'libero with"):
         convention("libera", "openpi")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import _tiny_published as tiny
-from prophrl_algos.vla._policy import Pictures
+from prophrl_algos.vla._policy import ImageConfig
 from prophrl_algos.vla._tokenization import line
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.pi import _pi05 as pi05
@@ -39,7 +39,7 @@ def openpi_network():
 
 
 def policy_of(network, width):
-    how = tiny.manners(convention("libero", "openpi"), Pictures(28), line, 60, state=False)
+    how = tiny.processor(convention("libero", "openpi"), ImageConfig(28), line, 60, state=False)
     pi05.choose_trained(network, "expert")
     return pi05.Pi05Policy(network, FlowSpec(4, width, 7, 2, 3), how).eval()
 
@@ -73,7 +73,7 @@ def test_pi0_of_transformers_says_what_lerobots_network_says():
     network = pi0.make_network(tiny.pi0_config(4, heads=8, head_dim=4))
     weights = {name.removeprefix("weight."): each for name, each in stored.items() if name.startswith("weight.")}
     pi0.fill(network, weights, source=GOLDEN)
-    how = tiny.manners(convention("libero", "openpi"), Pictures(28), line, tiny.VOCABULARY)
+    how = tiny.processor(convention("libero", "openpi"), ImageConfig(28), line, tiny.VOCABULARY)
     policy = pi0.Pi0Policy(network, FlowSpec(4, tiny.WIDTH, 7, 2, 3), how).eval()
     with torch.no_grad():
         obs = {name: stored[name] for name in ("tokens", "token_mask", "state")}

@@ -67,9 +67,9 @@ def test_what_sft_lowers_is_the_networks_own_loss(family, seen):
     policy = family.make()
     obs = policy.prepare(*seen)
     latents = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1))
-    by, how = policy.manners.actions, policy.manners.convention
-    commands = policy_to_env(unnormalise(latents, by), replace(how, binary=False))
-    loss = policy.sft_loss(obs, commands, generator=torch.Generator().manual_seed(5))
+    by, how = policy.processor.actions, policy.processor.convention
+    actions = policy_to_env(unnormalise(latents, by), replace(how, binary=False))
+    loss = policy.sft_loss(obs, actions, generator=torch.Generator().manual_seed(5))
     draws = torch.Generator().manual_seed(5)
     noise = torch.randn(3, 4, policy.spec.latent_dim, generator=draws)
     t = torch.rand(3, generator=draws) ** (2 / 3) * 0.999 + 0.001

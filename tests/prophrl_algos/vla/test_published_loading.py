@@ -12,14 +12,14 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOpti
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla import _tiny_published as tiny
 from prophrl_algos.vla._load import choose
-from prophrl_algos.vla._tokenization import letters, tokenizer_of
+from prophrl_algos.vla._tokenization import char_tokenizer, tokenizer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 FEATURES = {"observation.images.image": "VISUAL", "observation.images.image2": "VISUAL", "observation.state": "STATE"}
 ACTIONS = {"mean": np.linspace(-0.1, 0.1, 7), "std": np.linspace(0.2, 0.4, 7)}
 ACTIONS |= {"q01": np.linspace(-0.9, -0.5, 7), "q99": np.linspace(0.5, 0.8, 7)}
 STATES = {name: np.linspace(values[0], values[-1], 8) for name, values in ACTIONS.items()}
-WORDS = letters(tiny.VOCABULARY)
+WORDS = char_tokenizer(tiny.VOCABULARY)
 OPTIONS = LoadOptions(dtype=torch.float32, tokenizer=WORDS, without_state="mean")
 
 
@@ -66,7 +66,7 @@ def write_norm_stats(path):
 def assert_scaled(policy, mode):
     """A latent of 1 is what the statistics say it is, before gripper and rotation."""
     expected = ACTIONS["q99"] if mode == "QUANTILES" else ACTIONS["mean"] + ACTIONS["std"]
-    by = policy.manners.actions
+    by = policy.processor.actions
     np.testing.assert_allclose(by.offset + by.scale, expected, atol=1e-5)
     decoded = policy.decode(torch.ones(1, policy.spec.horizon, policy.spec.latent_dim), {})[0, 0]
     np.testing.assert_allclose(decoded[:6], expected[:6], atol=1e-5)
@@ -104,7 +104,7 @@ def test_pi05_of_lerobot(tmp_path, monkeypatch, mode, seen):
     assert_scaled(policy, mode)
     assert (policy.spec.horizon, policy.spec.exec_steps, policy.spec.num_steps) == (4, 4, 10)
     prompt = policy.prepare(*seen)["token_mask"].sum(1)
-    texts = [policy.manners.prompt(text, torch.zeros(32)) for text in seen[1]]
+    texts = [policy.processor.prompt(text, torch.zeros(32)) for text in seen[1]]
     assert texts[1] == f"Task: stop, State: {' '.join(['128'] * 32)};\nAction: "
     assert prompt.max() > 100
 
@@ -114,7 +114,7 @@ def test_pi05_of_a_later_lerobot_names_the_state_unpadded(tmp_path, monkeypatch)
     with of_tiny_pi05(monkeypatch) as (_, state):
         write_state(tmp_path, state)
         write_lerobot(tmp_path, "pi05", "QUANTILES", **PI05, use_relative_actions=False)
-        assert load_policy(tmp_path, OPTIONS).manners.state_columns == 8
+        assert load_policy(tmp_path, OPTIONS).processor.state_columns == 8
         write_lerobot(tmp_path, "pi05", "QUANTILES", **PI05, use_relative_actions=True)
         with pytest.raises(CheckpointError, match="relative to the state"):
             load_policy(tmp_path, OPTIONS)
@@ -136,8 +136,8 @@ def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
     assert_same(policy.network, {name: tensor.bfloat16() for name, tensor in state.items()})
     assert_scaled(policy, "QUANTILES")
     assert (policy.spec.horizon, policy.spec.latent_dim, policy.spec.exec_steps) == (10, 32, 5)
-    assert policy.manners.state is None
-    assert policy.manners.prompt("Pick_up", None) == "Pick up\n"
+    assert policy.processor.state is None
+    assert policy.processor.prompt("Pick_up", None) == "Pick up\n"
 
 
 @pytest.mark.vla
@@ -155,8 +155,8 @@ def test_pi05_of_prophrl_has_no_statistics_and_says_so(tmp_path, monkeypatch):
             benchmark="bridge", dtype=torch.float32, tokenizer=WORDS, statistics=tmp_path.parent / "mine.json"
         )
         policy = load_policy(tmp_path, given)
-    assert policy.manners.convention.benchmark == "bridge"
-    assert policy.manners.convention.views == ("image",)
+    assert policy.processor.convention.benchmark == "bridge"
+    assert policy.processor.convention.views == ("image",)
 
 
 @pytest.mark.vla

@@ -20,7 +20,7 @@ CLONED = "SmallVLA-LIBERO-object-sft"
 TEXTS = ("pick up the milk", "pick up the butter")
 
 
-def picture(down, across, size=16):
+def white_square(down, across, size=16):
     """Grey with a white square of 4 x 4 pixels."""
     image = np.full((size, size, 3), 90, np.uint8)
     image[down : down + 4, across : across + 4] = 255
@@ -51,14 +51,14 @@ def act(policy, image, texts):
 @pytest.fixture(scope="module")
 def listener():
     """Taught with one picture: +0.5 for the one instruction, -0.5 for the other."""
-    image = np.stack([picture(4, 4)] * 2)
+    image = np.stack([white_square(4, 4)] * 2)
     actions = torch.tensor([0.5, -0.5])[:, None, None].expand(2, 2, 3)
     return learn(SmallVLA(num_steps=4, **SIZES), image, TEXTS, actions), image
 
 
 @pytest.mark.parametrize(("num_steps", "fit_steps"), [(4, 40), (10, 0)])
 def test_it_obeys_the_contract(num_steps, fit_steps):
-    images = np.stack([picture(0, 0, 24), picture(15, 4, 24), picture(8, 18, 24)])
+    images = np.stack([white_square(0, 0, 24), white_square(15, 4, 24), white_square(8, 18, 24)])
     policy = SmallVLA(num_steps=num_steps, **(SIZES | {"signs": (2,)})).eval()
     check_flow_policy(policy, {"image": images}, [*TEXTS, "stop"], fit_steps=fit_steps)
 
@@ -82,7 +82,7 @@ def test_an_instruction_that_is_the_same_but_for_capitals_means_the_same(listene
 
 
 def test_it_tells_where_something_is():
-    images = np.stack([picture(6, 1), picture(6, 11)])
+    images = np.stack([white_square(6, 1), white_square(6, 11)])
     actions = torch.tensor([0.5, -0.5])[:, None, None].expand(2, 2, 3)
     policy = learn(SmallVLA(num_steps=4, shift=1, **SIZES), images, [TEXTS[0]] * 2, actions)
     left, right = act(policy, images, [TEXTS[0]] * 2)
@@ -138,7 +138,7 @@ def test_pictures_are_softened_by_a_share_of_their_own():
 
 
 def test_shown_points_teach_its_first_places_where_to_look():
-    images = np.stack([picture(down, across) for down in (0, 6, 12) for across in (0, 6, 12)])
+    images = np.stack([white_square(down, across) for down in (0, 6, 12) for across in (0, 6, 12)])
     middles = torch.tensor([(across + 2, down + 2) for down in (0, 6, 12) for across in (0, 6, 12)]) / 8 - 1
     policy = SmallVLA(num_steps=4, shift=1, **SIZES)
     obs = policy.prepare({"image": images}, [TEXTS[0]] * 9)
@@ -155,7 +155,7 @@ def test_shown_points_teach_its_first_places_where_to_look():
 
 
 def test_what_two_worlds_show_alike_comes_to_look_alike():
-    images = np.stack([picture(down, across) for down in (0, 6, 12) for across in (0, 6, 12)])
+    images = np.stack([white_square(down, across) for down in (0, 6, 12) for across in (0, 6, 12)])
     policy = SmallVLA(num_steps=4, shift=1, **SIZES)
     obs = policy.prepare({"image": images}, [TEXTS[0]] * 9)
     other = {**obs, "image": 255 - obs["image"]}
@@ -177,7 +177,7 @@ def test_what_two_worlds_show_alike_comes_to_look_alike():
 
 def test_the_same_picture_twice_is_no_second_lesson():
     policy = SmallVLA(blur=0.0, **SIZES)
-    obs = policy.prepare({"image": np.stack([picture(3, 9), picture(9, 1)])}, TEXTS)
+    obs = policy.prepare({"image": np.stack([white_square(3, 9), white_square(9, 1)])}, TEXTS)
     obs["points"] = torch.tensor([[[0.5, 0.0]], [[-0.5, 0.5]]])
     losses = [
         policy.train(mode).sft_loss(each, torch.ones(2, 2, 3), generator=torch.Generator().manual_seed(2)).item()
@@ -199,7 +199,7 @@ def test_points_outside_the_picture_teach_nothing():
 
 def test_in_eval_mode_nothing_is_varied_and_in_train_mode_it_is():
     policy = SmallVLA(**SIZES)
-    obs = policy.prepare({"image": picture(3, 9)[None]}, TEXTS[:1])
+    obs = policy.prepare({"image": white_square(3, 9)[None]}, TEXTS[:1])
     actions = torch.zeros(1, 2, 3)
     losses = []
     for mode in (True, False):
@@ -225,7 +225,7 @@ def test_sizes_that_do_not_fit_are_refused(sizes, message):
 
 def test_an_instruction_that_is_too_long_is_refused_not_cut():
     with pytest.raises(ValueError, match="at most max_bytes=10 bytes, got 16"):
-        SmallVLA(max_bytes=10, **SIZES).prepare({"image": picture(0, 0)[None]}, TEXTS[:1])
+        SmallVLA(max_bytes=10, **SIZES).prepare({"image": white_square(0, 0)[None]}, TEXTS[:1])
 
 
 def test_load_policy_reads_what_save_pretrained_wrote(listener, tmp_path):
@@ -253,7 +253,7 @@ def test_load_policy_reads_what_save_pretrained_wrote(listener, tmp_path):
 @pytest.mark.skipif(not (BUNDLED[CLONED] / "model.safetensors").is_file(), reason="no cloned policy is bundled")
 def test_the_bundled_policy_tells_instructions_apart():
     policy = load_policy(CLONED)
-    image = np.stack([picture(4, 4, 128)] * 2)
+    image = np.stack([white_square(4, 4, 128)] * 2)
     texts = [f"pick up the {thing} and place it in the basket" for thing in ("alphabet soup", "bbq sauce")]
     first, second = act(policy, image, texts)
     assert first.shape == (8, 7)

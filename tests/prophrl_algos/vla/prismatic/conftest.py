@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 WIDTH, LAYERS, GRID, HORIZON, NUMBERS = 32, 2, 2, 8, 7
-EYE = 32
+VISION = 32
 TIMM = ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"]
 Q01 = [-0.9, -0.8, -0.7, -0.1, -0.2, -0.3, 0.0]
 Q99 = [0.9, 0.7, 0.8, 0.2, 0.1, 0.3, 1.0]
@@ -58,24 +58,31 @@ def byte_tokenizer(start: str | None) -> Tokenizer:
     return tokenizer
 
 
-def eye_weights(draw, depth: int, *, dino: bool) -> dict[str, torch.Tensor]:
+def vision_weights(draw, depth: int, *, dino: bool) -> dict[str, torch.Tensor]:
     """Of one vision transformer, as timm calls them; the last block and what follows have no effect on a policy."""
-    found = {"patch_embed.proj.weight": draw(EYE, 3, 14, 14), "patch_embed.proj.bias": draw(EYE)}
-    found["pos_embed"] = draw(1, GRID**2, EYE)
+    found = {"patch_embed.proj.weight": draw(VISION, 3, 14, 14), "patch_embed.proj.bias": draw(VISION)}
+    found["pos_embed"] = draw(1, GRID**2, VISION)
     if dino:
-        found |= {"cls_token": draw(1, 1, EYE), "reg_token": draw(1, 4, EYE)}
-    layers = [("attn.qkv", EYE, 3 * EYE), ("attn.proj", EYE, EYE), ("mlp.fc1", EYE, 48), ("mlp.fc2", 48, EYE)]
+        found |= {"cls_token": draw(1, 1, VISION), "reg_token": draw(1, 4, VISION)}
+    layers = [
+        ("attn.qkv", VISION, 3 * VISION),
+        ("attn.proj", VISION, VISION),
+        ("mlp.fc1", VISION, 48),
+        ("mlp.fc2", 48, VISION),
+    ]
     for block in range(depth):
         for name, into, out in layers:
             found[f"blocks.{block}.{name}.weight"] = draw(out, into)
             found[f"blocks.{block}.{name}.bias"] = draw(out)
         for name in ("norm1", "norm2"):
-            found[f"blocks.{block}.{name}.weight"] = 1 + draw(EYE)
-            found[f"blocks.{block}.{name}.bias"] = draw(EYE)
+            found[f"blocks.{block}.{name}.weight"] = 1 + draw(VISION)
+            found[f"blocks.{block}.{name}.bias"] = draw(VISION)
         for name in ("ls1", "ls2") if dino else ():
-            found[f"blocks.{block}.{name}.scale_factor"] = 1 + draw(EYE)
-    found |= {"norm.weight": draw(EYE), "norm.bias": draw(EYE)}
-    return found if dino else found | {"attn_pool.latent": draw(1, 1, EYE), "attn_pool.q.weight": draw(EYE, EYE)}
+            found[f"blocks.{block}.{name}.scale_factor"] = 1 + draw(VISION)
+    found |= {"norm.weight": draw(VISION), "norm.bias": draw(VISION)}
+    return (
+        found if dino else found | {"attn_pool.latent": draw(1, 1, VISION), "attn_pool.q.weight": draw(VISION, VISION)}
+    )
 
 
 def head_weights(draw, family: str, *, pro: bool) -> dict[str, torch.Tensor]:
@@ -155,9 +162,9 @@ def checkpoint(tmp_path):
             if not (name == "lm_head.weight" and text.get("tie_word_embeddings"))
         }
         for name, depth, dino in (("featurizer", 3, True), ("fused_featurizer", 2, False)):
-            eye = eye_weights(draw, depth, dino=dino)
+            eye = vision_weights(draw, depth, dino=dino)
             model |= {f"vision_backbone.{name}.{n}": tensor for n, tensor in eye.items()}
-        for name, into, out in (("fc1", 2 * EYE, 8 * EYE), ("fc2", 8 * EYE, WIDTH), ("fc3", WIDTH, WIDTH)):
+        for name, into, out in (("fc1", 2 * VISION, 8 * VISION), ("fc2", 8 * VISION, WIDTH), ("fc3", WIDTH, WIDTH)):
             model |= {f"projector.{name}.weight": draw(out, into), f"projector.{name}.bias": draw(out)}
         if family == "vla-adapter":
             model["action_queries.weight"] = draw(64, WIDTH)

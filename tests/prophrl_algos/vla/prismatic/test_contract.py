@@ -145,10 +145,10 @@ def test_a_dream_without_a_state_is_refused_or_the_middle_is_taken(loaded, seen)
 def test_commands_and_latents_are_inverse_and_the_gripper_is_liberos(loaded):
     policy = loaded("vla-adapter")
     low, high = torch.tensor([-0.9, -0.8, -0.7, -0.1, -0.2, -0.3]), torch.tensor([0.9, 0.7, 0.8, 0.2, 0.1, 0.3])
-    commands = torch.stack([low, high, (low + high) / 2])
-    commands = torch.cat([commands, torch.tensor([[-1.0], [1.0], [1.0]])], 1)[None].repeat(1, 3, 1)[:, :8]
-    latents = policy.latents(commands)
+    actions = torch.stack([low, high, (low + high) / 2])
+    actions = torch.cat([actions, torch.tensor([[-1.0], [1.0], [1.0]])], 1)[None].repeat(1, 3, 1)[:, :8]
+    latents = policy.latents(actions)
     assert latents[0, 0].tolist() == pytest.approx([-1.0] * 6 + [1.0], abs=1e-5)
     assert latents[0, 1].tolist() == pytest.approx([1.0] * 6 + [-1.0], abs=1e-5)
-    torch.testing.assert_close(policy.decode(latents, {}), commands, atol=1e-6, rtol=1e-5)
-    assert policy.latents(10 * commands).abs().max() == 1
+    torch.testing.assert_close(policy.decode(latents, {}), actions, atol=1e-6, rtol=1e-5)
+    assert policy.latents(10 * actions).abs().max() == 1

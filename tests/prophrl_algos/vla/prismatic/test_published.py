@@ -173,9 +173,9 @@ def test_the_published_policy_says_what_its_authors_code_says(checkpoint, seen, 
     policy = load_policy(made.write(), LoadOptions(head="l1", dtype=torch.float32, num_steps=4))
     observation = seen(2)
     obs = policy.prepare(observation, TEXTS)
-    commands = policy.decode(euler(policy, obs), obs).numpy()
+    actions = policy.decode(euler(policy, obs), obs).numpy()
     expected = np.stack([published(made, observation, row, text) for row, text in enumerate(TEXTS)])
-    np.testing.assert_allclose(commands, expected, atol=2e-5, rtol=1e-4)
+    np.testing.assert_allclose(actions, expected, atol=2e-5, rtol=1e-4)
     assert np.abs(expected[0, :, :6] - expected[1, :, :6]).max() > 1e-3
     assert np.abs(expected[:, 0, :6] - expected[:, 1, :6]).max() > 1e-3 or not pro
 

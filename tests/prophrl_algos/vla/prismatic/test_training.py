@@ -108,9 +108,9 @@ def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
 
     policy = loaded(family, train="lora", without_state="mean", num_steps=2)
     starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=3)]
-    judge = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
+    reward_model = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
     env = ProphetVectorEnv(
-        tiny_prophet(), starts, 4, reward_model=judge, max_episode_steps=1, autoreset_mode="Disabled"
+        tiny_prophet(), starts, 4, reward_model=reward_model, max_episode_steps=1, autoreset_mode="Disabled"
     )  # fmt: skip
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}

@@ -10,7 +10,7 @@ OLD, NEW = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")
 SIGLIP = VitSize(width=24, depth=3, heads=4, hidden=40, grid=3)
 
 
-def random_eye(size, seed=0):
+def random_vision(size, seed=0):
     eye = VisionTransformer(size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -26,7 +26,7 @@ def pixels(size):
 def test_dinov2_is_that_of_transformers():
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-    eye = random_eye(DINO)
+    eye = random_vision(DINO)
     config = Dinov2WithRegistersConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2, image_size=42, patch_size=14
     )
@@ -66,7 +66,7 @@ def test_dinov2_is_that_of_transformers():
 def test_siglip_is_that_of_transformers():
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    eye = random_eye(SIGLIP)
+    eye = random_vision(SIGLIP)
     config = SiglipVisionConfig(
         hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=40, image_size=42, patch_size=14,
         hidden_act="gelu",
@@ -108,7 +108,7 @@ def test_names_and_features_are_those_of_timm(size):
         reg_tokens=size.registers, no_embed_class=size.dino, num_classes=0,
         global_pool="token" if size.dino else "map",
     ).eval()  # fmt: skip
-    eye = random_eye(size)
+    eye = random_vision(size)
     last = f"blocks.{size.depth}."
     behind = {name for name in oracle.state_dict() if name.startswith((last, "norm.", "attn_pool.", "fc_norm."))}
     report = oracle.load_state_dict(eye.state_dict(), strict=False)

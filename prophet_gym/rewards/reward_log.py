@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from prophet_gym._io.atomic import write_whole
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.rewards._lock import Lock
 from prophet_gym.rewards.voting import Votes
 
@@ -23,7 +23,7 @@ COLUMNS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class RewardRecord:
     """One video's judgement.
 
     Attributes:
@@ -46,17 +46,17 @@ class Judgement:
     votes: Votes
     seconds: float
 
-    def as_json(self, picture: str | None) -> dict[str, Any]:
-        """Plain data; `picture` is where the frames were put."""
+    def as_json(self, image: str | None) -> dict[str, Any]:
+        """Plain data; `image` is where the frames were put."""
         costs = [reply.cost for reply in self.replies if reply.cost is not None]
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": self.model,
             "instruction": self.instruction,
-            "verdict": self.votes.verdict,
+            "decision": self.votes.decision,
             "votes": asdict(self.votes),
             "steps": list(self.steps),
-            "picture": picture,
+            "image": image,
             "answers": [
                 {"answer": answer} | asdict(reply) for answer, reply in zip(self.answers, self.replies, strict=True)
             ],
@@ -65,7 +65,7 @@ class Judgement:
         }
 
 
-class JudgementLog:
+class RewardLog:
     """Appends judgements to a file; the frames of each lie beside it, in `NAME_frames/`, as one picture.
 
     Lines and pictures are written whole or not at all. What cannot be written (the disk is full) is warned of once and
@@ -77,31 +77,31 @@ class JudgementLog:
 
     Example:
         >>> import tempfile
-        >>> log = JudgementLog(Path(tempfile.mkdtemp()) / "judgements.jsonl")
-        >>> log.write([Judgement("a model", "open the drawer", [], [], [], [], Votes(5), 0.1)])
-        >>> json.loads(log.path.read_text())["verdict"] is None
+        >>> log = RewardLog(Path(tempfile.mkdtemp()) / "records.jsonl")
+        >>> log.write([RewardRecord("a model", "open the drawer", [], [], [], [], Votes(5), 0.1)])
+        >>> json.loads(log.path.read_text())["output"] is None
         True
     """
 
-    def __init__(self, path: Path | str, *, pictures: bool = True) -> None:
-        """Keep the path; with `pictures` False, frames are not stored. ValueError if it cannot be written."""
+    def __init__(self, path: Path | str, *, images: bool = True) -> None:
+        """Keep the path; with `images` False, frames are not stored. ValueError if it cannot be written."""
         self.path = Path(path).expanduser()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.open("a", encoding="utf-8").close()
         except OSError as error:
             raise ValueError(f"a log must be a file that can be written, {self.path} cannot: {error}") from error
-        self.pictures = pictures
+        self.images = images
         self.lost = 0
         self._lock = Lock()
 
-    def write(self, judgements: Sequence[Judgement]) -> None:
+    def write(self, records: Sequence[RewardRecord]) -> None:
         """Append one line each; a RuntimeWarning, the first time, where that fails."""
-        for judgement in judgements:
+        for record in records:
             try:
-                line = json.dumps(judgement.as_json(self._store(judgement.frames)), ensure_ascii=False)
+                line = json.dumps(record.as_json(self._store(record.frames)), ensure_ascii=False)
                 with self._lock:
-                    append_whole(self.path, f"{line}\n".encode(errors="backslashreplace"))
+                    append_line(self.path, f"{line}\n".encode(errors="backslashreplace"))
             except OSError as error:
                 self.lost += 1
                 if self.lost == 1:
@@ -113,17 +113,17 @@ class JudgementLog:
                     )
 
     def _store(self, frames: Sequence[Tensor]) -> str | None:
-        if not self.pictures or not frames:
+        if not self.images or not frames:
             return None
-        picture = png(contact_sheet([frame.numpy() for frame in frames]))
-        name = f"{self.path.stem}_frames/{hashlib.sha256(picture).hexdigest()[:16]}.png"
+        image = png(contact_sheet([frame.numpy() for frame in frames]))
+        name = f"{self.path.stem}_frames/{hashlib.sha256(image).hexdigest()[:16]}.png"
         target = self.path.parent / name
         if not target.exists():
-            write_whole(target, picture)
+            atomic_write(target, image)
         return name
 
 
-def append_whole(path: Path, data: bytes) -> None:
+def append_line(path: Path, data: bytes) -> None:
     """Append to a file; after an OSError it is as it was, unless others have appended to it meanwhile."""
     with path.open("ab", buffering=0) as file:
         before, written = file.seek(0, os.SEEK_END), 0
@@ -146,10 +146,10 @@ def contact_sheet(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndar
     return np.concatenate(np.concatenate(cells, axis=1), axis=1)
 
 
-def png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+def png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """A picture as a PNG file."""
     import cv2
 
-    done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
+    done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
     assert done
     return data.tobytes()

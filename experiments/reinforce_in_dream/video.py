@@ -1,6 +1,6 @@
 """Film one initial state before and after learning, in LIBERO and in the dream.
 
-    python -m experiments.reinforce_in_dream.film --size short
+    python -m experiments.reinforce_in_dream.video --size short
 
 The state is the first official one that was gained in LIBERO or, if more were lost, the first that was lost, and that
 is so once more: episodes in LIBERO with the same weights and seeds do not always end the same. README.md says how many
@@ -20,12 +20,12 @@ from experiments.reinforce_in_dream.episodes import seeds_of
 from experiments.reinforce_in_dream.files import EVALUATIONS, PICTURES, Place, read_lines, read_policy
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES
 from experiments.reinforce_in_dream.run import cells_of, evaluation_seed
-from prophet_gym.cli.film import side_by_side, stack, write_moving_picture
+from prophet_gym.cli.video import side_by_side, stack, write_animation
 from prophrl_algos.cli.common import make_env
 from prophrl_algos.evaluate import ode_schedule
 from prophrl_algos.flow.policy import FlowPolicy
 from prophrl_algos.flow.sampler import sample
-from prophrl_algos.rollout import commands
+from prophrl_algos.rollout import env_actions
 
 Runs = dict[str, tuple[str, int, Path]]
 """When -> run, update and weights."""
@@ -45,7 +45,7 @@ class Args:
     """As given to the run."""
     dream: str = ""
     """As given to the run."""
-    picture: Path = PICTURES / "film.webp"
+    image: Path = PICTURES / "film.webp"
     every: int = 4
     """One frame in so many is shown."""
 
@@ -72,7 +72,7 @@ def changed_starts(logs: Path, run: str, libero: str, updates: int) -> tuple[boo
     return gained, changed[gained]
 
 
-def film(
+def video(
     policy: FlowPolicy, world: str, cell: dict[str, int], seeds: tuple[int, int] = (0, 0), dream: str = ""
 ) -> Film:
     """Film an episode from an official state; the seeds are of the env and of the policy's noise."""
@@ -84,7 +84,7 @@ def film(
     while not over:
         obs = policy.prepare(observation, [text])
         actions = policy.decode(sample(policy, obs, schedule, [generator]).x0, obs)
-        observation, _, terminated, truncated, info = env.step(commands(actions, env, np.arange(1)))
+        observation, _, terminated, truncated, info = env.step(env_actions(actions, env, np.arange(1)))
         frames.append(info["frames"][0][: int(info["executed"][0])])
         success |= bool(info["success"][0])
         over = bool(terminated[0] or truncated[0])
@@ -94,12 +94,12 @@ def film(
 
 def film_all(place: Place, runs: Runs, cell: dict[str, int], world: str, dream: str = "") -> dict[str, Film]:
     """Film the same state for each of the policies, by the seeds of their evaluation."""
-    films = {}
+    videos = {}
     for when, (run, update, weights) in runs.items():
         cells = cells_of(place.size, run, update, world)
         seeds = seeds_of(place.size, world, cells, cells.index(cell), evaluation_seed(place.size, run, update))
-        films[when] = film(read_policy(place, weights), world, cell, seeds, dream)
-    return films
+        videos[when] = video(read_policy(place, weights), world, cell, seeds, dream)
+    return videos
 
 
 def captioned(row: Mapping[str, Film], moment: int, scale: int = 2) -> UInt8[np.ndarray, "h w 3"]:
@@ -128,12 +128,12 @@ def main(args: Args) -> None:
     else:
         raise ValueError(f"none of {len(changed)} states ends as {place.logs / EVALUATIONS} says, so none can be shown")
     dreamt = film_all(place, runs, cell, DREAM, args.dream)
-    films = {when: {f"{when}, in LIBERO": libero[when], f"{when}, in the dream": dreamt[when]} for when in runs}
-    longest = max(len(frames) for row in films.values() for frames, _ in row.values())
+    videos = {when: {f"{when}, in LIBERO": libero[when], f"{when}, in the dream": dreamt[when]} for when in runs}
+    longest = max(len(frames) for row in videos.values() for frames, _ in row.values())
     moments = [*range(0, longest - 1, args.every), longest - 1]
-    images = [stack([captioned(row, moment) for row in films.values()]) for moment in moments]
-    write_moving_picture(args.picture, images, 20 // args.every)
-    print(f"{cell}: wrote {args.picture}")
+    images = [stack([captioned(row, moment) for row in videos.values()]) for moment in moments]
+    write_animation(args.image, images, 20 // args.every)
+    print(f"{cell}: wrote {args.image}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import cv2
 import pytest
 import torch
 
-from prophet_gym.rewards import JudgementLog, Prompt, Reply, VlmReward
-from prophet_gym.rewards.judgements import append_whole
+from prophet_gym.rewards import Prompt, Reply, RewardLog, VlmReward
+from prophet_gym.rewards.reward_log import append_line
 
 
 class Sure:
@@ -29,22 +29,22 @@ def videos(count: int) -> list[torch.Tensor]:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk_costs_the_line_and_not_the_judgement():
-    log = JudgementLog("/dev/full", pictures=False)
-    judge = VlmReward(Sure(), samples=1, prompt=Prompt("$instruction"), log=log)
+    log = RewardLog("/dev/full", images=False)
+    reward_model = VlmReward(Sure(), samples=1, prompt=Prompt("$instruction"), log=log)
     with pytest.warns(RuntimeWarning, match=r"could not be written to /dev/full \(No space left on device\)"):
-        verdict = judge.score(videos(3), ["x"] * 3)
-    assert (verdict.reward.tolist(), verdict.valid.tolist()) == ([1.0] * 3, [True] * 3)
+        output = reward_model.score(videos(3), ["x"] * 3)
+    assert (output.reward.tolist(), output.scored.tolist()) == ([1.0] * 3, [True] * 3)
     assert log.lost == 3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge.score(videos(1), ["x"])  # said once
+        reward_model.score(videos(1), ["x"])  # said once
     assert log.lost == 4
 
 
 FULL = """
 import json, resource, sys, warnings
 import torch
-from prophet_gym.rewards import JudgementLog, Prompt, Reply, VlmReward
+from prophet_gym.rewards import RewardLog, Prompt, Reply, VlmReward
 
 class Sure:
     name = "sure"
@@ -52,7 +52,7 @@ class Sure:
         return [Reply(r"\\box{Success}") for _ in questions]
 
 warnings.simplefilter("ignore")
-judge = VlmReward(Sure(), samples=1, prompt=Prompt("$instruction"), log=JudgementLog(sys.argv[1]))
+judge = VlmReward(Sure(), samples=1, prompt=Prompt("$instruction"), log=RewardLog(sys.argv[1]))
 small = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
 large = torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8)
 judge.score([small] * 3, ["x"] * 3)
@@ -75,14 +75,14 @@ def test_nothing_is_left_cut_where_the_disk_fills_up(tmp_path):
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 8 - lost
     assert lines[-1]["instruction"] == "y"
-    pictures = list((tmp_path / "log_frames").iterdir())
-    assert {line["picture"] for line in lines} == {f"log_frames/{path.name}" for path in pictures}
-    assert all(path.suffix == ".png" and cv2.imread(str(path)) is not None for path in pictures)
-    assert cv2.imread(str(tmp_path / lines[-1]["picture"])).shape == (64, 256, 3)
+    images = list((tmp_path / "log_frames").iterdir())
+    assert {line["image"] for line in lines} == {f"log_frames/{path.name}" for path in images}
+    assert all(path.suffix == ".png" and cv2.imread(str(path)) is not None for path in images)
+    assert cv2.imread(str(tmp_path / lines[-1]["image"])).shape == (64, 256, 3)
 
 
 def test_what_is_appended_keeps_what_was_there(tmp_path):
     path = tmp_path / "file"
-    append_whole(path, b"one\n")
-    append_whole(path, "zwei 汤\n".encode())
+    append_line(path, b"one\n")
+    append_line(path, "zwei 汤\n".encode())
     assert path.read_text(encoding="utf-8") == "one\nzwei 汤\n"

@@ -54,16 +54,18 @@ def _require_own(opener: int) -> None:
 
 
 @functools.cache
-def _open_pictures() -> "weakref.WeakSet[Pictures]":
+def _open_renderers() -> "weakref.WeakSet[Pictures]":
     """What is still open, closed when the interpreter ends: before the OpenGL library, which was loaded earlier."""
-    pictures: weakref.WeakSet[Pictures] = weakref.WeakSet()
-    atexit.register(lambda: [each.close() for each in list(pictures)])
+    renderers: weakref.WeakSet[Renderer] = weakref.WeakSet()
+    atexit.register(lambda: [each.close() for each in list(renderers)])
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _INHERITED.extend([each.__dict__.copy() for each in list(pictures)]))
-    return pictures
+        os.register_at_fork(
+            after_in_child=lambda: _INHERITED.extend([each.__dict__.copy() for each in list(renderers)])
+        )
+    return renderers
 
 
-class Pictures:
+class Renderer:
     """Pictures of one camera of a model.
 
     Meshes and textures are taken from `drawn`, which may be a copy of `model` with cheaper meshes; everything else
@@ -77,7 +79,7 @@ class Pictures:
         drawn.vis.quality.offsamples = 1
         drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        _open_pictures().add(self)
+        _open_renderers().add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         self._rect = mujoco.MjrRect(0, 0, size, size)

@@ -15,15 +15,15 @@ TRAIN_SEED = 1_000_000
 OFFICIAL_STATES = 50
 
 
-def film_starts(
-    suite: str, task: int, start_set: Literal["train", "official"], count: int, *, look: str, size: int = 128
+def render_initial_states(
+    suite: str, task: int, split: Literal["train", "official"], count: int, *, look: str, size: int = 128
 ) -> Iterator[InitialState]:
     """Yields the first `count` starts of a task, with the pose of the hand.
 
     Args:
         suite: E.g. `libero_object`.
         task: Number of the task.
-        start_set: `official`, the benchmark's own states; `train`, random placements.
+        split: `official`, the benchmark's own states; `train`, random placements.
         count: At most 50 for `official`.
         look: Of the simulator.
         size: Of the picture, pixels.
@@ -31,12 +31,12 @@ def film_starts(
     Raises:
         ValueError: More official starts than there are.
     """
-    if start_set == "official" and count > OFFICIAL_STATES:
+    if split == "official" and count > OFFICIAL_STATES:
         raise ValueError(f"a task has {OFFICIAL_STATES} official starts, got count={count}")
     sim = LiberoSim(suite, task, look=look, size=size)
     try:
         for index in range(count):
-            if start_set == "official":
+            if split == "official":
                 sim.reset(official=index)
             else:
                 sim.reset(seed=TRAIN_SEED + index)
@@ -46,7 +46,7 @@ def film_starts(
                 suite=suite,
                 task=task,
                 index=index,
-                start_set=start_set,
+                split=split,
                 extra={"gripper_position": np.asarray(sim.gripper_position(), np.float32), **pose_extra(_hand(sim))},
             )
     finally:

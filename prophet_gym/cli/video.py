@@ -29,17 +29,17 @@ def side_by_side(panels: Mapping[str, Image], footer: str, scale: int) -> Image:
     return canvas
 
 
-def contact_sheet(films: Mapping[str, UInt8[np.ndarray, "t h w 3"]], moments: Sequence[int], title: str) -> Image:
+def contact_sheet(videos: Mapping[str, UInt8[np.ndarray, "t h w 3"]], times: Sequence[int], title: str) -> Image:
     """A title, then one row per film and one column per moment (frame number), labelled on the left and on top."""
     margin = 150
-    rows = [np.concatenate([film[moment] for moment in moments], axis=1) for film in films.values()]
+    rows = [np.concatenate([video[moment] for moment in times], axis=1) for video in videos.values()]
     height, width = rows[0].shape[:2]
     canvas = _paper(2 * STRIP + len(rows) * (height + 2), margin + width)
     _write(canvas, title, (4, STRIP - 9), INK, room=margin + width - 8)
-    for column, moment in enumerate(moments):
-        left = margin + column * width // len(moments)
-        _write(canvas, f"frame {moment}", (left + 4, 2 * STRIP - 9), FAINT, room=width // len(moments) - 8)
-    for number, (label, row) in enumerate(zip(films, rows, strict=True)):
+    for column, moment in enumerate(times):
+        left = margin + column * width // len(times)
+        _write(canvas, f"frame {moment}", (left + 4, 2 * STRIP - 9), FAINT, room=width // len(times) - 8)
+    for number, (label, row) in enumerate(zip(videos, rows, strict=True)):
         top = 2 * STRIP + number * (height + 2)
         canvas[top : top + height, margin:] = row
         _write(canvas, label, (4, top + height // 2), INK, room=margin - 8)
@@ -53,7 +53,7 @@ def stack(sheets: Sequence[Image]) -> Image:
     return np.concatenate(padded)
 
 
-def write_film(path: Path, images: Iterable[Image], frames_per_second: int = 20) -> None:
+def write_mp4(path: Path, images: Iterable[Image], frames_per_second: int = 20) -> None:
     """H.264 that browsers play."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 7, "macro_block_size": 2}
@@ -63,7 +63,7 @@ def write_film(path: Path, images: Iterable[Image], frames_per_second: int = 20)
             writer.append_data(image)
 
 
-def write_moving_picture(path: Path, images: Sequence[Image], frames_per_second: int = 10) -> None:
+def write_animation(path: Path, images: Sequence[Image], frames_per_second: int = 10) -> None:
     """An endless GIF or WebP, by the name's ending.
 
     Raises:
