@@ -2,9 +2,10 @@
 
     python benchmarks/doubt.py --json benchmarks/results/doubt.json
 
-Every episode is dreamt from its first frame to its end under its own actions. For each chunk, `info["uncertainty"]` stands
-beside the squared error of the dreamt frames; Spearman's rank correlation over all chunks, with a 95% interval from
-resampling episodes. Beside it what needs no model: the age of the dream, and the correlation among chunks of one age.
+Every episode is dreamt from its first frame to its end under its own actions. For each chunk,
+`info["uncertainty"]` stands beside the squared error of the dreamt frames; Spearman's rank correlation over all chunks,
+with a 95% interval from resampling episodes. Beside it what needs no model: the age of the dream, and the correlation
+among chunks of one age.
 """
 
 from collections.abc import Callable

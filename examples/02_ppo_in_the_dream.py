@@ -3,7 +3,8 @@
     python examples/02_ppo_in_the_dream.py --tiny     # an untrained model, in seconds: only shows that it runs
     python examples/02_ppo_in_the_dream.py --chunk-steps 30000 --rows 16
 
-The reward is read from generated frames alone: how bright the middle of the picture is. Replace `reward_model` by your own.
+The reward is read from generated frames alone: how bright the middle of the image is. Replace `reward_model` by your
+own.
 
 Expected output of --tiny (the rewards depend on the machine):
 

@@ -18,6 +18,7 @@ CLASS = "class"
 # What commit f4e30db and earlier wrote: the small Prophet was named by no key at all.
 _OLD_CLASS = "recipe"
 _OLD_CLASSES = {"small": "SmallProphet", "full": "FullProphet"}
+_OLD_KEYS = {"hold": "no_op", "reader_trust": "reader_weight"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_header(folder: Path) -> Header:
     name = values.pop(CLASS, _OLD_CLASSES.get(old, old) if isinstance(old, str) else old)
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: {CLASS} must be a text, the name of a world model, got {shown(repr(name))}")
-    return Header(name, values, marks)
+    return Header(name, {_OLD_KEYS.get(key, key): value for key, value in values.items()}, marks)
 
 
 def write_header(folder: Path, class_name: str, config: Mapping[str, Any], marks: Mapping[str, str]) -> None:

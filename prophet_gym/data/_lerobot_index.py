@@ -222,8 +222,8 @@ def _entry_v3(root: Path, info: Mapping[str, Any], line: Line, video_key: str | 
     if (until - offset) * info["fps"] < entry.rows - WITHIN:
         raise ValueError(
             f"{line.where} must have a frame for each of its {entry.rows} rows; from_timestamp {offset:.4f} s and "
-            f"to_timestamp {until:.4f} s of {video_key} leave room for {(until - offset) * info['fps']:.3g}; leave this "
-            "episode out or convert the data set again"
+            f"to_timestamp {until:.4f} s of {video_key} leave room for {(until - offset) * info['fps']:.3g}; leave "
+            "this episode out or convert the data set again"
         )
     video = _place(root, info, "video_path", {"video_key": video_key, **place})
     return replace(entry, video=video, offset=offset, until=until)

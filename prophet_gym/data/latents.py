@@ -36,7 +36,7 @@ class LatentEpisodes:
     def save(self, path: str | os.PathLike) -> None:
         """Write one uncompressed npz."""
         with atomic_file(path) as temporary:
-            np.savez(temporary, latents=self.latents, actions=self.actions, gripper=self.gripper, starts=self.starts)
+            np.savez(temporary, **{_stored(field.name): getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatentEpisodes":
@@ -46,11 +46,11 @@ class LatentEpisodes:
             FileNotFoundError: There is no such file.
             ValueError: It is damaged, or its arrays do not belong together.
         """
-        names = [field.name for field in fields(cls)]
+        names = {_stored(field.name): field.name for field in fields(cls)}
         # Uncompressed, so the arrays cannot be larger than the file.
-        values = read_npz(path, names, limit=Path(path).stat().st_size if Path(path).exists() else 0)
+        values = read_npz(path, list(names), limit=Path(path).stat().st_size if Path(path).exists() else 0)
         _require_latents(path, values)
-        return cls(**values)
+        return cls(**{names[key]: array for key, array in values.items()})
 
     @classmethod
     def join(cls, latents: Sequence[np.ndarray], episodes: Sequence[Episode]) -> "LatentEpisodes":
@@ -126,6 +126,11 @@ class LatentEpisodes:
             past_actions=tensor(led),
             gripper=tensor(self.gripper[after]),
         )
+
+
+def _stored(name: str) -> str:
+    """Return a field's key in the file, where actions are called commands."""
+    return "commands" if name == "actions" else name
 
 
 def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) -> None:

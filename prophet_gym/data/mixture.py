@@ -36,7 +36,7 @@ def read_mixture_entry(
             file of camera matrices (see `Calibration`). `episodes` names those to read and `without` those to leave
             out, joined by +, as their reader calls them.
         actions: Name -> how a robot's actions become the model's; the first is the default.
-        plans: Name -> how they do where the tools' poses are known, see `MixtureEntry.plan`; the same names, or some of them.
+        plans: Name -> how they do where the tools' poses are known, see `MixtureEntry.plan`; the same names or fewer.
 
     Raises:
         FileNotFoundError: Nothing is there.

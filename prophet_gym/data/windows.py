@@ -37,8 +37,8 @@ class MixtureEntry:
         source: The data set.
         weight: How often it is read, relative to the others' weights; if none has one, every window counts alike.
         to_model_actions: From its actions to the model's; a module's function, so that workers can be sent it.
-        plan: Stands in for `to_model_actions` in episodes that say where the tools are, for robots whose model actions depend
-            on that and for models that read images of the tools; likewise a module's function.
+        plan: Stands in for `to_model_actions` in episodes that say where the tools are, for robots whose model actions
+            depend on that and for models that read images of the tools; likewise a module's function.
     """
 
     source: EpisodeSource
@@ -244,7 +244,9 @@ def concat_windows(windows: Sequence[Windows]) -> Windows:
     widths = {(each.actions.shape[2], each.robots[0]) for each in windows}
     if len({width for width, _ in widths}) > 1:
         listed = ", ".join(f"{width} ({robot})" for width, robot in sorted(widths))
-        raise ValueError(f"all data sets must give as many action numbers, got {listed}; give every Share to_actions")
+        raise ValueError(
+            f"all data sets must give as many action numbers, got {listed}; give every MixtureEntry to_model_actions"
+        )
     parts = {name: [getattr(each, name) for each in windows] for name in vars(windows[0])}
     return Windows(**{name: _concat(values) for name, values in parts.items()})
 

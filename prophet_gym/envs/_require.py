@@ -145,8 +145,8 @@ def read_rewards(model: RewardModel, output: object, rows: Sequence[int]) -> dic
     """
     if not isinstance(output, RewardOutput):
         raise InvalidRewardError(
-            f"score of {_named(model)} must return a RewardOutput (prophet_gym.world_model), got {type(output).__name__}; "
-            "the step was not taken"
+            f"score of {_named(model)} must return a RewardOutput of prophet_gym.world_model, got "
+            f"{type(output).__name__}; the step was not taken"
         )
     # A RewardOutput has checked its own parts: as many of each, and finite rewards.
     if len(output.reward) != len(rows):

@@ -63,7 +63,7 @@ def unpack_row(
         data: From `pack_row`.
         like: A state of the world model.
         frame_size: Height and width of a frame.
-        reward_model: The reward model that scores the row; must look back no further than the one that it was saved under.
+        reward_model: The one that scores the row; it must look back no further than the one that it was saved under.
 
     Raises:
         InvalidStartError: If these are other bytes, or if the row does not fit the world model or the reward model.
@@ -129,8 +129,9 @@ def _window(
     wanted = min(reward_model.max_frames, -(-seen // reward_model.stride))
     if len(frames) != wanted:
         raise InvalidStartError(
-            f"the judge looks back at {wanted} frames of {seen} (stride {reward_model.stride}, at most {reward_model.max_frames}), "
-            f"and the row was saved with {len(frames)}: set it in an env with the judge that it was saved under"
+            f"the reward model looks back at {wanted} frames of {seen} (stride {reward_model.stride}, at most "
+            f"{reward_model.max_frames}), and the row was saved with {len(frames)}: set it in an env with the reward "
+            "model that it was saved under"
         )
     return list(frames)
 
@@ -163,6 +164,8 @@ def _read(data: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         facts = json.loads(header["row"])
+        if isinstance(facts.get("start"), dict) and "start_set" in facts["start"]:  # the key before 0.1
+            facts["start"]["split"] = facts["start"].pop("start_set")
         if facts["format"] == FORMAT:
             return tensors, facts
         found = facts["format"]

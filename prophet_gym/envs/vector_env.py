@@ -50,9 +50,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
     `{"image": uint8 (b, h, w, 3)}`; `info["frames"]` has all frames (b, k, h, w, 3) of the step, `"executed"` how
     many actions were run (a dream runs whole chunks), `"scored"` whether the reward was judged, `"success"`,
     `"live"` whether the row dreamt, `"approximate"` whether it dreamt what its model was not trained for (see
-    `ShortenedChunk`), `"uncertainty"` how unsure the world model is, where it tells (larger is less sure), and `"instruction"`,
-    `"suite"`, `"task"`, `"start"`, `"split"`. As everywhere in Gymnasium, `info["_key"]` says which rows have an
-    entry, and what an ended row saw moves to `info["final_info"]` under SAME_STEP.
+    `ShortenedChunk`), `"uncertainty"` how unsure the world model is, where it tells (larger is less sure), and
+    `"instruction"`, `"suite"`, `"task"`, `"start"`, `"split"`. As everywhere in Gymnasium, `info["_key"]` says which
+    rows have an entry, and what an ended row saw moves to `info["final_info"]` under SAME_STEP.
 
     With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
     and `info["live"]` False, and the world model does not see them, until `reset(options={"reset_mask": ...})`.
@@ -98,8 +98,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             action_spec: Bounds of one action; [-1, 1] for every number if not given.
             proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: where the world
                 model's own tracker has the gripper. It is an estimate, as all else in a dream.
-            max_uncertainty: A row is truncated when the chunk's `info["uncertainty"]` is larger; a judge with `when="end"` is
-                not asked about it then, so it stays unjudged.
+            max_uncertainty: A row is truncated when the chunk's `info["uncertainty"]` is larger; a reward model
+                with `when="end"` is not asked about it then, so it stays unscored.
             fps: Actions, and so frames, per second of the scene: how fast films are played.
 
         Raises:

@@ -115,7 +115,7 @@ class GripperTracker(LightModelMixin, ConfigMixin):
     ) -> Float[Tensor, "b n 4"]:
         """Pull a followed path towards what dreamed frames show.
 
-        The path errs by millimetres a chunk, the reader by millimetres a look; a small `weight` lets neither error grow.
+        The path errs by millimetres a chunk, the reader by millimetres a frame; a small `weight` lets neither grow.
 
         Args:
             followed: where the commands led.

@@ -16,8 +16,8 @@ from prophet_gym.world_model import RewardOutput
 class RelativeReward:
     """Rewards a chunk with p_t - p_{t-1}; an episode is done when the head says so.
 
-    p_t is the smallest success probability of the last `min_consecutive` frames, so a single odd frame pays nothing. Over an
-    episode the rewards add up to p at its end minus p at its start.
+    p_t is the smallest success probability of the last `min_consecutive` frames, so a single odd frame pays nothing.
+    Over an episode the rewards add up to p at its end minus p at its start.
 
     Example:
         >>> from prophet_gym.rewards import SuccessHeadConfig

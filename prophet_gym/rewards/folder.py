@@ -16,6 +16,8 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+OLD_KEYS = {"hold": "min_consecutive"}
+"""Keys of `config.json` before 0.1, which are still read, and what they are now."""
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -54,6 +56,7 @@ def _load(folder: Path, kind: type[Network], config_kind: type, what: str) -> Ne
         mark = given.pop(MARK, None)
         if not isinstance(mark, str | None):
             raise TypeError(f"{MARK} must be a text, got {type(mark).__name__}")
+        given = {OLD_KEYS.get(key, key): value for key, value in given.items()}
         config = config_of(config_kind, given)
         state = read_tensors(folder / WEIGHTS_NAME)
         require_sizes(given, state)

@@ -50,7 +50,8 @@ class ReachReward:
     Example:
         >>> reward_model = ReachReward(lambda frames: torch.full((len(frames), 2), 0.5))
         >>> marks = [reach_instruction((0.5, 0.5)), reach_instruction((0.5, 0.75))]
-        >>> [round(reward, 3) for reward in reward_model.score([torch.zeros(1, 4, 4, 3).byte()] * 2, marks).reward.tolist()]
+        >>> output = reward_model.score([torch.zeros(1, 4, 4, 3).byte()] * 2, marks)
+        >>> [round(reward, 3) for reward in output.reward.tolist()]
         [0.999, 0.0]
     """
 

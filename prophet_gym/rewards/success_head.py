@@ -141,7 +141,7 @@ class SuccessHead(nn.Module):
         return torch.sigmoid(logits)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Return 1.0 for each video in which `min_consecutive` consecutive frames reach the threshold; without frames, no verdict.
+        """Return 1.0 for each video in which enough consecutive frames reach the threshold; an empty one is unscored.
 
         Raises:
             ValueError: A video is not uint8 `(frames, h, w, 3)`.

@@ -318,6 +318,6 @@ def _state(entry: dict, cells: UInt8[np.ndarray, "n h w 3"]) -> InitialState:
         suite=entry["suite"],
         task=entry["task"],
         index=entry["index"],
-        split=entry["split"],
+        split=entry["split"] if "split" in entry else entry["start_set"],  # the key before 0.1
         extra=extra,
     )
