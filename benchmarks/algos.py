@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 import tyro
 
-from prophrl_algos.algorithms import FA_GRPO
+from prophrl_algos.algorithms import FA_GRPO, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli.common import begin_of, make_env
 from prophrl_algos.flow.policy import FlowSpec, select_obs
 from prophrl_algos.flow.sampler import rescore
 from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.flowscale import FlowScale
+from prophrl_algos.groups import Grouping, GroupPlan
 from prophrl_algos.rollout import Rollouts, collect
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
@@ -75,7 +75,7 @@ def update_cost(args: Args) -> dict[str, float]:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
     config = TrainerConfig(groups=args.groups, group_size=8, beta=0.0)
     trainer = Trainer(policy, optimizer, env, config, algorithm=FA_GRPO, flowscale=FlowScale())
-    rollouts = collect(policy, env, trainer.schedule(), groups=args.groups, group_size=8, seed=0)
+    rollouts = collect(policy, env, trainer.schedule(), GroupPlan(args.groups, 8), seed=0)
     alone, scored, whole = least(
         args.updates,
         lambda: bare(trainer, rollouts),
@@ -98,7 +98,7 @@ def bookkeeping(args: Args) -> dict[str, float]:
     schedule = FlowSchedule.uniform(SPEC.num_steps)
     found = []
     for seed in range(args.repeats + 1):
-        rollouts = collect(policy, env, schedule, groups=1, group_size=args.env_rows, seed=seed, begin=begin_of(env))
+        rollouts = collect(policy, env, schedule, GroupPlan(1, args.env_rows, Grouping(begin_of(env))), seed=seed)
         seconds = rollouts.seconds
         found.append((seconds["env"], seconds["policy"], seconds["rollout"] - seconds["env"] - seconds["policy"]))
     env_seconds, policy_seconds, rest = min(found[1:], key=lambda each: sum(each))

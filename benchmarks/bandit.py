@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import tyro
 
-from prophrl_algos.algorithms import FA_GRPO, FLOW_GRPO, GRPO_GUARD, PI_RL, Algorithm, reinflow
+from prophrl_algos.algorithms import FA_GRPO, FLOW_GRPO, GRPO_GUARD, PI_RL, REINFLOW, Algorithm
+from prophrl_algos.algorithms.flowscale import FlowScale, flowscale_weights, scale_gradients
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.flow.sampler import rescore, sample, step_stds
 from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.flowscale import FlowScale, flowscale_weights, scale_gradients
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
@@ -38,7 +38,7 @@ ARMS: dict[str, tuple[Callable[[], Algorithm], FlowScale | None]] = {
     "Flow-GRPO + FlowScale": (lambda: FLOW_GRPO, ON),
     "GRPO-Guard": (lambda: GRPO_GUARD, OFF),
     "pi_RL": (lambda: PI_RL, OFF),
-    "ReinFlow": (lambda: reinflow(SPEC), OFF),
+    "ReinFlow": (lambda: REINFLOW.sized(SPEC), OFF),
 }
 ONE_STEP = ("FA-GRPO", "Flow-GRPO")
 SPREADS = {

@@ -16,7 +16,6 @@ Expected output of --tiny (the numbers depend on the machine):
     after: 0% [0%, 66%] of 2 dreams
 """
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ import prophet_gym  # noqa: F401 registers the ids
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.algorithms import FA_GRPO_FORWARD
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.groups import BeginFromStarts
+from prophrl_algos.groups import BeginFromStarts, Grouping
 from prophrl_algos.trainer import Trainer, TrainerConfig
 from prophrl_algos.vla import SmallVLA
 
@@ -102,8 +101,7 @@ def main(args: Args) -> None:
         env,
         config,
         algorithm=FA_GRPO_FORWARD,
-        reference=copy.deepcopy(policy),
-        begin=BeginFromStarts(env.unwrapped.starts),
+        grouping=Grouping(BeginFromStarts(env.unwrapped.starts)),
     )
     report("before", policy, args)
     for update in range(1, config.updates + 1):

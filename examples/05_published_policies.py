@@ -26,8 +26,8 @@ import tyro
 
 import prophet_gym  # noqa: F401 registers the ids
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.flowscale import FlowScale
-from prophrl_algos.groups import BeginFromStarts
+from prophrl_algos.algorithms import FlowScale
+from prophrl_algos.groups import BeginFromStarts, Grouping
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 
@@ -127,7 +127,7 @@ def main(args: Args) -> None:
             seed=args.seed,
         ),
         flowscale=FlowScale(),
-        begin=BeginFromStarts(env.unwrapped.starts),
+        grouping=Grouping(BeginFromStarts(env.unwrapped.starts)),
     )
     for update in range(1, args.updates + 1):
         found = trainer.iterate()

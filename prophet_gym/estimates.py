@@ -1,31 +1,39 @@
-"""A mean over episodes and how sure of it one may be."""
+"""Rates, means and gains over episodes, with 95% intervals."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from scipy.stats import binomtest
 
 RESAMPLES = 2000
-Z95 = 1.959964
+_QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over episodes with its 95% bootstrap interval.
+    """A mean over episodes with its 95% interval.
 
     Attributes:
-        mean: over the episodes that have a value; NaN if none has.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        episodes: how many have a value.
+        mean: Mean over the episodes that have a value; NaN if none has.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        episodes: Number of episodes that have a value.
     """
 
     mean: float
     low: float
     high: float
     episodes: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        return self.low, self.high
+
+
+_NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
 
 def bootstrap(
@@ -36,10 +44,10 @@ def bootstrap(
     """Resample episodes; values of one episode stay together, so differences and ratios are paired.
 
     Args:
-        values: one or more values per episode; an episode with a NaN in any of them is left out.
-        statistic: from the means of each of `values` (one array each) to the number of interest; by default the
+        values: One or more values per episode; an episode with a NaN in any of them is left out.
+        statistic: From the means of each of `values` (one array each) to the number of interest; by default the
             mean itself.
-        seed: of the resampling.
+        seed: Seed of the resampling.
 
     Example:
         >>> dream, copy = np.array([25.0, 27.0, 26.0]), np.array([22.0, 24.0, 23.0])
@@ -52,15 +60,16 @@ def bootstrap(
     table = table[:, ~np.isnan(table).any(axis=0)]
     count = table.shape[1]
     if count == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+        return _NOTHING
+    # scipy.stats.bootstrap draws the same, but refuses a single episode and takes no statistic of means.
     picks = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    low, high = np.quantile(statistic(*table[:, picks].mean(axis=2)), [0.025, 0.975])
+    low, high = np.quantile(statistic(*table[:, picks].mean(axis=2)), _QUANTILES)
     mean = statistic(*table.mean(axis=1, keepdims=True))[0]
     return Estimate(float(mean), float(low), float(high), count)
 
 
 def wilson(successes: int, tries: int) -> Estimate:
-    """A rate with its 95% Wilson interval; NaN where nothing was tried.
+    """Return a rate with its 95% Wilson interval; NaN where nothing was tried.
 
     Example:
         >>> found = wilson(9, 10)
@@ -70,8 +79,57 @@ def wilson(successes: int, tries: int) -> Estimate:
     if not 0 <= successes <= tries:
         raise ValueError(f"successes must be between 0 and tries, got {successes} of {tries}")
     if tries == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    rate, z = successes / tries, Z95
-    centre = (rate + z * z / (2 * tries)) / (1 + z * z / tries)
-    half = z * math.sqrt(rate * (1 - rate) / tries + z * z / (4 * tries * tries)) / (1 + z * z / tries)
-    return Estimate(rate, max(0.0, centre - half), min(1.0, centre + half), tries)
+        return _NOTHING
+    interval = binomtest(successes, tries).proportion_ci(0.95, "wilson")
+    return Estimate(successes / tries, float(interval.low), float(interval.high), tries)
+
+
+def paired_gain(before: Float[np.ndarray, "n runs"], after: Float[np.ndarray, "m seeds"], *, seed: int = 0) -> Estimate:
+    """Estimate the gain over the same initial states, resampling the states and, apart from them, the training seeds.
+
+    Args:
+        before: Success at each initial state (0 or 1, or a rate), a column for each run.
+        after: Likewise, a column for each training seed. One column leaves the spread over seeds unknown: the interval
+            is then of the states alone.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: The two are not of the same initial states.
+
+    Example:
+        >>> gain = paired_gain(np.array([[0.0], [0.0], [1.0]]), np.array([[1.0], [1.0], [1.0]]))
+        >>> round(gain.mean, 3), gain.episodes
+        (0.667, 3)
+    """
+    if len(before) != len(after) or not len(before):
+        raise ValueError(f"before and after must hold the same starts, got {len(before)} and {len(after)}")
+    random = np.random.default_rng(seed)
+    starts = random.integers(len(before), size=(RESAMPLES, len(before)))
+    found = _resampled(after, starts, random) - _resampled(before, starts, random)
+    low, high = np.quantile(found, _QUANTILES)
+    return Estimate(float(after.mean() - before.mean()), float(low), float(high), len(before))
+
+
+def mcnemar(before: Bool[np.ndarray, " n"] | Sequence[bool], after: Bool[np.ndarray, " n"] | Sequence[bool]) -> float:
+    """Return the exact two-sided p-value of McNemar's test: are gains and losses over the same episodes equally likely?
+
+    Raises:
+        ValueError: The two are not of the same episodes.
+
+    Example:
+        >>> mcnemar([False] * 5 + [True], [True] * 6)
+        0.0625
+    """
+    one, other = np.asarray(before, bool), np.asarray(after, bool)
+    if one.shape != other.shape:
+        raise ValueError(f"before and after must hold the same episodes, got {one.shape} and {other.shape}")
+    gained, changed = int((other & ~one).sum()), int((other != one).sum())
+    return float(binomtest(gained, changed).pvalue) if changed else 1.0
+
+
+def _resampled(
+    table: Float[np.ndarray, "n columns"], starts: Int[np.ndarray, "r n"], random: np.random.Generator
+) -> Float[np.ndarray, " r"]:
+    """Return the mean over the chosen states and over columns that are drawn here."""
+    columns = random.integers(table.shape[1], size=(len(starts), table.shape[1]))
+    return np.take_along_axis(table[starts].mean(1), columns, 1).mean(1)

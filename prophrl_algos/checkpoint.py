@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and that a killed run goes on from."""
+"""Checkpoints that are whole or not there, and from which a killed run is resumed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,9 @@ import torch
 from prophet_gym._io.tensor_files import read_torch, require_finite, write_torch
 from prophet_gym.errors import CheckpointError
 
-FORMAT = "prophrl-trainer-1"
+FORMAT = "prophrl-trainer-2"
+_OLDER = ("prophrl-trainer-1",)
+"""Formats whose weights are still read, but whose runs cannot be resumed: they kept other settings."""
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -17,18 +19,30 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     write_torch({"format": FORMAT, **state}, path)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, resume: bool = False) -> dict[str, Any]:
     """Read a checkpoint; nothing in it is executed.
 
+    Args:
+        path: File that `save_checkpoint` wrote.
+        device: Where its tensors go.
+        resume: Whether a run is to continue from it, which needs a file of this version.
+
     Raises:
-        CheckpointError: the file is damaged, of another program, or its policy has numbers that are not finite.
+        CheckpointError: The file is damaged, of another program, or its policy has values that are not finite; or it
+            is of an earlier version and a run is to continue from it.
     """
     try:
         state = read_torch(path, device)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; delete it to start again") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    found = state.get("format") if isinstance(state, dict) else None
+    if found not in (FORMAT, *_OLDER):
         raise CheckpointError(f"{path} is no checkpoint of the trainer: it must have format {FORMAT!r}")
+    if resume and found != FORMAT:
+        raise CheckpointError(
+            f"{path} was written by an earlier version, and its run cannot be resumed: start in another folder; "
+            "its weights can be read as before"
+        )
     weights = state.get("trainer", state).get("policy")
     if isinstance(weights, dict):
         require_finite(weights, path)

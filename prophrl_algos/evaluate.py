@@ -1,4 +1,4 @@
-"""How often a policy succeeds, with its interval and per task: in the dream or in the simulator."""
+"""How often a policy succeeds, with its interval and per task, in the dream or in the simulator."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,20 +10,19 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from prophet_gym.estimates import wilson
 from prophrl_algos.flow.policy import FlowPolicy
 from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
-from prophrl_algos.groups import random_number, require_autoreset_disabled
-from prophrl_algos.preflight import require_chunk
-from prophrl_algos.progress import Progress, silent
-from prophrl_algos.rollout import entry, env_actions, require_reward, rows_of
+from prophrl_algos.groups import random_number, require_autoreset_disabled, require_chunk
+from prophrl_algos.rollout import Progress, entry, env_actions, require_reward, rows_of, silent
 
 START_KEYS = ("suite", "task", "start", "split", "instruction")
 
 
 @runtime_checkable
 class ChecksResets(Protocol):
-    """An env that says beforehand what it would refuse."""
+    """An env that can say beforehand which reset options it would refuse."""
 
     def check_reset(self, options: Mapping[str, Any] | None) -> None:
         """Raise what `reset(options=options)` would raise, and change nothing."""
@@ -32,14 +31,14 @@ class ChecksResets(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One episode.
+    """The result of one episode.
 
     Attributes:
-        success: whether the task was done.
-        returns: the sum of its judged rewards.
-        scored: whether its end was judged.
-        chunks: how long it took.
-        start: what the env says of its start (task, start, instruction ...).
+        success: Whether the task was done.
+        returns: Sum of its valid rewards.
+        scored: Whether its end was scored.
+        chunks: Number of action chunks it took.
+        start: What the env says of its initial state (task, start, instruction ...).
     """
 
     success: bool
@@ -51,28 +50,28 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy did.
+    """The results of a policy's episodes.
 
     Attributes:
-        episodes: in the order of the cells that were asked for.
+        episodes: In the order of the cells that were asked for.
     """
 
     episodes: tuple[EpisodeResult, ...]
 
     @property
     def success(self) -> float:
-        """Share of the judged episodes that succeeded; NaN if none was judged."""
+        """Success rate over the scored episodes; NaN if none was scored."""
         scored = [episode.success for episode in self.episodes if episode.scored]
         return sum(scored) / len(scored) if scored else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of `success`."""
+        """Wilson's 95% interval of `success`; (0, 1) if no episode was scored."""
         scored = [episode.success for episode in self.episodes if episode.scored]
-        return wilson(sum(scored), len(scored))
+        return wilson(sum(scored), len(scored)).interval if scored else (0.0, 1.0)
 
     def per_task(self) -> dict[str, "Evaluation"]:
-        """The episodes of each instruction."""
+        """Return the episodes of each instruction."""
         names = sorted({str(episode.start.get("instruction", "")) for episode in self.episodes})
         return {
             name: Evaluation(tuple(e for e in self.episodes if str(e.start.get("instruction", "")) == name))
@@ -80,7 +79,7 @@ class Evaluation:
         }
 
     def metrics(self) -> dict[str, float]:
-        """As `run` logs it."""
+        """Return what `run` logs."""
         low, high = self.interval
         scored = [episode for episode in self.episodes if episode.scored]
         returns = float(np.mean([episode.returns for episode in scored])) if scored else math.nan
@@ -94,31 +93,16 @@ class Evaluation:
         }
 
 
-def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share; (0, 1) where nothing was counted.
-
-    Example:
-        >>> [round(bound, 3) for bound in wilson(8, 10)]
-        [0.49, 0.943]
-    """
-    if count == 0:
-        return 0.0, 1.0
-    share, spread = successes / count, z**2 / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
 def ode_schedule(policy: FlowPolicy, initial_noise: float | int = 1.0) -> FlowSchedule:
-    """Paths without noise on the way, from Gaussian noise times a factor: with 0 a policy always does the same.
+    """Return a schedule without noise on the way, from Gaussian noise times a factor.
 
-    A flow that is not sharp yet can do better from the centre of the noise than from all of it.
+    With factor 0 a policy always does the same; a flow that is not sharp yet can do better from the noise's centre.
     """
     return FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step, initial_noise=initial_noise)
 
 
 def noise_seed(seed: int, episode: int) -> int:
-    """Of the generator from which `evaluate` draws the policy's noise in an episode."""
+    """Return the seed of the policy's noise in an episode of `evaluate`."""
     return random_number(seed, 3, episode)
 
 
@@ -131,21 +115,21 @@ def evaluate(
     schedule: FlowSchedule | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Run one episode per cell, as many at once as the env has rows.
+    """Run one episode per cell, as many at once as the env has sub-environments.
 
     Where the env can say so (`ChecksResets`), a cell that it would refuse is refused before any episode is run.
 
     Args:
-        policy: in eval mode.
-        env: with autoreset DISABLED; official starts are welcome here.
-        cells: reset options of each episode, e.g. `{"task": 3, "start": 7}`, all with the same names; or how many
-            episodes with starts drawn by the seed.
-        seed: episode i has seed `seed + i` in the env, and noise of its own in the policy.
-        schedule: how chunks are sampled; the ODE with the policy's own number of steps if not given.
-        progress: told how many episodes have ended.
+        policy: Policy in eval mode.
+        env: With autoreset DISABLED; official starts are welcome here.
+        cells: Reset options of each episode, for example `{"task": 3, "start": 7}`, all with the same names; or a
+            number of episodes, whose initial states the seed draws.
+        seed: Episode i has seed `seed + i` in the env, and noise of its own in the policy.
+        schedule: How chunks are sampled; the ODE with the policy's own number of steps if not given.
+        progress: Told how many episodes have ended.
 
     Raises:
-        ValueError: the env or a cell does not fit, or the env gave a reward that is not finite.
+        ValueError: The env or a cell does not fit, or the env gave a reward that is not finite.
     """
     require_autoreset_disabled(env)
     require_chunk(policy, env)
@@ -209,13 +193,13 @@ def _wave(
 def _reset(
     env: VectorEnv, cells: Mapping[int, Mapping[str, int]], seed: int, *, initial: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """Begin the cells in the first rows; rows that are not needed rest, as far as a first reset lets them."""
+    """Begin the cells in the first sub-environments; the others rest, as far as a first reset lets them."""
     seeds: Any = [seed + number for number in _padded(env, cells)]
     return env.reset(seed=seeds, options=_options(env, cells, initial=initial) or None)
 
 
 def _padded(env: VectorEnv, cells: Mapping[int, Mapping[str, int]]) -> list[int]:
-    """Return the number of each row's episode; rows that are not needed have the first one's."""
+    """Return the episode of each sub-environment; those that are not needed have the first one's."""
     numbers = list(cells)
     return numbers + [numbers[0]] * (env.num_envs - len(numbers))
 

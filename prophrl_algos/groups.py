@@ -4,17 +4,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Int
 
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
+from prophrl_algos.flow.policy import FlowPolicy
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows to begin in, the group that each row belongs to, and its number in all rollouts of this collection."""
+    """Which sub-environments begin an episode.
+
+    Attributes:
+        rows: Indices of the sub-environments.
+        groups: Number of the group that each belongs to.
+        trajectories: Number of each among all rollouts of this collection.
+    """
 
     rows: Int[np.ndarray, " r"]
     groups: Sequence[int]
@@ -22,92 +30,159 @@ class Draw:
 
 
 Begin = Callable[[VectorEnv, Draw, int], tuple[Any, dict[str, Any]]]
-"""Resets the rows of a draw so that rows of one group share their start; the last argument seeds everything."""
+"""`begin(env, draw, seed)` resets the drawn sub-environments so that those of one group share their initial state."""
 
 Keep = Callable[[float], bool]
-"""Whether a group with this mean success is kept."""
+"""`keep(mean_success)`: whether a group is kept."""
 
 
 def begin_by_seed(env: VectorEnv, draw: Draw, seed: int) -> tuple[Any, dict[str, Any]]:
-    """Rows of one group get one seed, and so one start, in any env; a dream's own noise is then the same too."""
+    """Give the members of a group one seed, and so one initial state, in any env; a dream's noise is shared too."""
     seeds = {group: random_number(seed, 0, group) for group in draw.groups}
     return _reset(env, draw, [seeds[group] for group in draw.groups], {})
 
 
 class BeginFromStarts:
-    """Rows of one group share a start of a list and each row has a seed of its own: a dream's noise is fresh.
+    """Give the members of a group one initial state of a list, and each a seed of its own: a dream's noise is fresh.
 
     For `ProphetVectorEnv`: `BeginFromStarts(env.starts)`.
     """
 
     def __init__(self, starts: Sequence[InitialState]) -> None:
-        """Take the starts; InvalidStartError if one is of the set `official`."""
+        """Take the initial states; InvalidStartError if one is of the split `official`."""
         refuse_official({start.split for start in starts})
         self.starts = starts
 
     def __call__(self, env: VectorEnv, draw: Draw, seed: int) -> tuple[Any, dict[str, Any]]:
-        """Reset the rows of the draw."""
+        """Reset the sub-environments of the draw."""
         chosen = [self.starts[random_number(seed, 0, group) % len(self.starts)] for group in draw.groups]
-        per_row = [self.starts[0]] * env.num_envs
+        starts = [self.starts[0]] * env.num_envs
         for row, start in zip(draw.rows.tolist(), chosen, strict=True):
-            per_row[row] = start
-        return _reset(env, draw, [random_number(seed, 1, number) for number in draw.trajectories], {"starts": per_row})
+            starts[row] = start
+        return _reset(env, draw, [random_number(seed, 1, number) for number in draw.trajectories], {"starts": starts})
 
 
 @dataclass(frozen=True)
 class KeepWithin:
-    """Keeps groups whose mean success can teach: dynamic sampling of DAPO and SimpleVLA-RL."""
+    """Keep groups whose mean success can teach: the dynamic sampling of DAPO and SimpleVLA-RL.
+
+    Attributes:
+        low: Least mean success, in [0, 1].
+        high: Greatest mean success, in [low, 1].
+    """
 
     low: float | int = 0.1
     high: float | int = 0.9
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(
-                f"it must be that 0 <= low <= high <= 1, got {self.low} and {self.high}: no group would do"
-            )
+            raise ValueError(f"it must be that 0 <= low <= high <= 1, got {self.low} and {self.high}: no group fits")
 
     def __call__(self, success: float | int) -> bool:
-        """Whether the mean success lies within."""
+        """Return whether the mean success lies within."""
         return self.low <= success <= self.high
 
 
 def keep_all(success: float | int) -> bool:
-    """Every group is kept."""
+    """Keep every group."""
     del success
     return True
 
 
-def require_env(env: VectorEnv, groups: int, group_size: int, budget: int | None = None) -> None:
-    """Raise ValueError where an env, or a budget of groups that may be begun, cannot give such groups."""
-    if group_size < 2 or groups < 1:
-        raise ValueError(f"a group needs at least 2 rollouts and there must be 1 group, got {group_size} and {groups}")
-    if budget is not None and budget < groups:
-        raise ValueError(f"budget={budget} must be at least groups={groups}: so many groups must be begun to keep them")
-    if env.num_envs % group_size:
-        raise ValueError(
-            f"num_envs={env.num_envs} must be a multiple of group_size={group_size}: make the env with "
-            f"{max(env.num_envs // group_size, 1) * group_size} rows or change group_size"
-        )
-    if groups * group_size < env.num_envs:
-        raise ValueError(
-            f"groups={groups} of {group_size} leave rows of num_envs={env.num_envs} unused: "
-            f"make the env with {groups * group_size} rows or ask for {env.num_envs // group_size} groups"
-        )
-    require_autoreset_disabled(env)
-    if getattr(env.unwrapped, "max_episode_steps", 1) is None:
-        raise ValueError("episodes must end: give the env max_episode_steps (chunks), it has None")
+@dataclass(frozen=True)
+class Grouping:
+    """How groups begin and end.
+
+    Attributes:
+        begin: Resets the members of a group to a common initial state.
+        keep: Which groups are kept, for example `KeepWithin()`; the others are replaced.
+        budget: Groups that may be begun in one collection; the last ones are then kept as they come. If not given, as
+            many as are kept in `collect`, and twice as many in the trainer.
+        discount: Weight of the reward of chunk n, counted from 0, is discount^n; in (0, 1]. Below 1 a success is worth
+            more the sooner it comes, and a group whose rollouts all succeed still teaches something.
+    """
+
+    begin: Begin = begin_by_seed
+    keep: Keep = keep_all
+    budget: int | None = None
+    discount: float | int = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount must be above 0 and at most 1, got {self.discount}")
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Which groups are collected.
+
+    Attributes:
+        groups: Number of groups to keep.
+        group_size: Rollouts in a group.
+        grouping: How groups begin and end.
+        first: Number of the first group.
+        stride: From one group's number to the next; processes that share a seed count past each other.
+    """
+
+    groups: int
+    group_size: int
+    grouping: Grouping = Grouping()
+    first: int = 0
+    stride: int = 1
+
+    @property
+    def limit(self) -> int:
+        """Number of groups that may be begun."""
+        return self.groups if self.grouping.budget is None else self.grouping.budget
+
+    def check(self, env: VectorEnv) -> None:
+        """Raise ValueError where the env cannot give such groups."""
+        size, groups, count = self.group_size, self.groups, env.num_envs
+        if size < 2 or groups < 1:
+            raise ValueError(f"a group needs at least 2 rollouts and there must be 1 group, got {size} and {groups}")
+        if self.limit < groups:
+            raise ValueError(f"budget={self.limit} must be at least groups={groups}: groups must be begun to be kept")
+        if count % size:
+            raise ValueError(
+                f"num_envs={count} must be a multiple of group_size={size}: make the env with "
+                f"{max(count // size, 1) * size} sub-environments or change group_size"
+            )
+        if groups * size < count:
+            raise ValueError(
+                f"groups={groups} of {size} leave some of num_envs={count} unused: make the env with {groups * size} "
+                f"sub-environments or ask for {count // size} groups"
+            )
+        require_autoreset_disabled(env)
+        if getattr(env.unwrapped, "max_episode_steps", 1) is None:
+            raise ValueError("episodes must end: give the env max_episode_steps (chunks), it has None")
 
 
 def require_autoreset_disabled(env: VectorEnv) -> None:
-    """Raise ValueError where ended rows would begin again by themselves."""
+    """Raise ValueError where ended sub-environments would begin again by themselves."""
     mode = env.metadata.get("autoreset_mode")
     if mode is None or AutoresetMode(mode) != AutoresetMode.DISABLED:
         raise ValueError(f"the env must not reset by itself, got autoreset_mode={mode}; make it with 'Disabled'")
 
 
+def require_chunk(policy: FlowPolicy, env: VectorEnv) -> None:
+    """Raise ValueError unless the policy executes as many actions as the env's chunk has."""
+    spec, space = policy.spec, env.single_action_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
+        raise ValueError(f"the env must take action chunks, Box (actions, dimensions), got {space}")
+    chunk = space.shape[0]
+    if spec.horizon < chunk:
+        raise ValueError(
+            f"the policy's horizon={spec.horizon} is shorter than the env's chunk of {chunk} actions: "
+            "make the env with a shorter chunk or the policy with a longer horizon"
+        )
+    if spec.exec_steps != chunk:
+        raise ValueError(
+            f"the policy executes exec_steps={spec.exec_steps} actions, the env's chunk has {chunk}: make them equal"
+        )
+
+
 def refuse_official(splits: Iterable[object]) -> None:
-    """Raise InvalidStartError if the set `official` is among them: it is for evaluation and demo only."""
+    """Raise InvalidStartError if the split `official` is among them: it is for evaluation and demo only."""
     if "official" in splits:
         raise InvalidStartError(
             "nothing is trained from the official starts, they are for evaluation and demo: "
@@ -115,18 +190,29 @@ def refuse_official(splits: Iterable[object]) -> None:
         )
 
 
+def splits_of(env: VectorEnv) -> set[object]:
+    """Return the splits that an env says it draws from; what it does not say shows at its first reset."""
+    inner = env.unwrapped
+    starts = getattr(inner, "starts", ())
+    named = {getattr(inner, "split", None), starts if isinstance(starts, str) else None}
+    if isinstance(starts, Sequence) and not isinstance(starts, str):
+        named |= {start.split for start in starts if isinstance(start, InitialState)}
+    return named
+
+
+def random_number(*key: int) -> int:
+    """Return a random 31-bit number that is a function of the key."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
+
+
 def _reset(env: VectorEnv, draw: Draw, seeds: Sequence[int], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    per_row: list[int | None] = [None] * env.num_envs
+    per_env: list[int | None] = [None] * env.num_envs
     for row, seed in zip(draw.rows.tolist(), seeds, strict=True):
-        per_row[row] = seed
+        per_env[row] = seed
+    # Without a mask where all begin: envs that cannot reset in part can still be collected from.
     if len(draw.rows) < env.num_envs:
         mask = np.zeros(env.num_envs, dtype=np.bool_)
         mask[draw.rows] = True
         options = options | {"reset_mask": mask}
-    # Gymnasium annotates int, and documents one seed per row.
-    return env.reset(seed=per_row, options=options or None)  # pyright: ignore[reportArgumentType]
-
-
-def random_number(*key: int) -> int:
-    """A random 31-bit number that is a function of the key."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
+    # Gymnasium annotates int, and documents one seed per sub-environment.
+    return env.reset(seed=per_env, options=options or None)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: CSV, JSON lines, TensorBoard, Weights & Biases, trackio, the terminal."""
+"""Where the metrics of a run go: CSV, JSON lines, TensorBoard, Weights & Biases, trackio, the terminal."""
 
 import csv
 import io
@@ -7,6 +7,7 @@ import math
 import sys
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym.errors import unknown_option
-from prophrl_algos.metrics import Metrics
+from prophrl_algos.trainer import Metrics
 
 
 @runtime_checkable
@@ -23,79 +24,91 @@ class ShowsProgress(Protocol):
     """A logger that also shows how far an update has come."""
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
-        """Take a stage's progress, see `prophrl_algos.progress`."""
+        """Take a stage's progress, see `prophrl_algos.rollout.Progress`."""
         ...
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """Takes the numbers of each update; an update that is logged again (after a kill) replaces the earlier one."""
+    """Takes the metrics of each update; an update that is logged again (after a kill) replaces the earlier one."""
 
     def log(self, metrics: Metrics, update: int) -> None:
-        """Take the numbers of an update."""
+        """Take the metrics of an update."""
         ...
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Finish: nothing follows."""
         ...
 
 
-class CsvLogger:
-    """One line per update in a file that is always whole; columns appear when their numbers do."""
+class _FileLogger(ABC):
+    """One entry per update in a file that is always whole; entries that a killed run logged too far are dropped."""
 
     def __init__(self, path: Path) -> None:
-        """Go on with the file if it is there."""
+        """Continue the file if it is there."""
         self.path = path
-        self._rows: dict[int, dict[str, Any]] = {}
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    self._rows[int(row["update"])] = row
+        self._rows = self._read(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def log(self, metrics: Metrics, update: int) -> None:
-        """Write the file anew, without the updates that came after this one in a run that was killed."""
+        """Write the whole file again, with this update as its last."""
         self._rows = {number: row for number, row in self._rows.items() if number < update}
-        self._rows[update] = {"update": update, **metrics}
-        names = list(dict.fromkeys(name for row in self._rows.values() for name in row))
+        self._rows[update] = self._row({"update": update, **metrics})
+        atomic_write(self.path, self._text(list(self._rows.values())))
+
+    def close(self) -> None:
+        """Return at once: the file is whole already."""
+        return
+
+    @abstractmethod
+    def _read(self, text: str) -> dict[int, Any]: ...
+
+    @abstractmethod
+    def _row(self, metrics: dict[str, float | int]) -> Any: ...
+
+    @abstractmethod
+    def _text(self, rows: list[Any]) -> str: ...
+
+
+class CsvLogger(_FileLogger):
+    """One line per update in a CSV file; columns appear when their metrics do."""
+
+    def _read(self, text: str) -> dict[int, Any]:
+        return {int(row["update"]): row for row in csv.DictReader(io.StringIO(text))}
+
+    def _row(self, metrics: dict[str, float | int]) -> Any:
+        return metrics
+
+    def _text(self, rows: list[Any]) -> str:
+        names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval="")
         writer.writeheader()
-        writer.writerows(self._rows.values())
-        atomic_write(self.path, text.getvalue())
-
-    def close(self) -> None:
-        """The file is whole already."""
+        writer.writerows(rows)
+        return text.getvalue()
 
 
-class JsonLinesLogger:
-    """One JSON object per update in a file that is always whole, for scripts that draw and count."""
+class JsonLinesLogger(_FileLogger):
+    """One JSON object per update, with six significant digits, for scripts that draw and count."""
 
-    def __init__(self, path: Path, digits: int = 6) -> None:
-        """Go on with the file if it is there; numbers are written with so many significant digits."""
-        self.path, self.digits = path, digits
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-        self._rows: dict[int, str] = {int(json.loads(line)["update"]): line for line in lines if line}
+    def _read(self, text: str) -> dict[int, Any]:
+        # Not splitlines, which also ends a line at characters that JSON leaves as they are.
+        return {int(json.loads(line)["update"]): line for line in text.split("\n") if line}
 
-    def log(self, metrics: Metrics, update: int) -> None:
-        """Write the file anew, without the updates that came after this one in a run that was killed."""
-        self._rows = {number: row for number, row in self._rows.items() if number < update}
-        numbers = {name: _finite(float(f"{value:.{self.digits}g}")) for name, value in metrics.items()}
-        self._rows[update] = json.dumps({"update": update, **numbers})
-        atomic_write(self.path, "".join(f"{row}\n" for row in self._rows.values()))
+    def _row(self, metrics: dict[str, float | int]) -> Any:
+        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
+        # JSON has no NaN.
+        finite = {name: value if math.isfinite(value) else None for name, value in rounded.items()}
+        return json.dumps(finite | {"update": int(metrics["update"])})
 
-    def close(self) -> None:
-        """The file is whole already."""
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    def _text(self, rows: list[Any]) -> str:
+        return "".join(f"{row}\n" for row in rows)
 
 
 class TensorBoardLogger:
-    """Event files in a folder."""
+    """Event files of TensorBoard in a folder; needs the extra `train`."""
 
     def __init__(self, folder: Path, done: int = 0) -> None:
-        """Go on after `done` updates; what the folder holds of later ones is hidden. Needs the extra `train`."""
+        """Continue after `done` updates; what the folder holds of later ones is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=done)
@@ -114,7 +127,7 @@ class TensorBoardLogger:
 class RunLogger:
     """Weights & Biases or trackio, whose interfaces are the same once a run has begun.
 
-    An update that is logged again after a kill has the same numbers: W&B keeps one of them, trackio both.
+    An update that is logged again after a kill has the same metrics: W&B keeps one of them, trackio both.
     """
 
     def __init__(self, log: Callable[..., Any], finish: Callable[[], Any]) -> None:
@@ -122,7 +135,7 @@ class RunLogger:
         self._log, self._finish = log, finish
 
     def log(self, metrics: Metrics, update: int) -> None:
-        """Send the numbers."""
+        """Send the metrics."""
         self._log(dict(metrics), step=update)
 
     def close(self) -> None:
@@ -131,9 +144,9 @@ class RunLogger:
 
 
 class TerminalLogger:
-    """A line that lives: progress, time left and the numbers that tell whether it learns.
+    """A live line: progress, time left and the metrics that tell whether the policy learns.
 
-    Between two updates it says what is being done, and from the time that the first parts of it took, how long the rest
+    Between two updates it says what is being done and, from the time that the first parts of it took, how long the rest
     will take.
     """
 
@@ -143,9 +156,9 @@ class TerminalLogger:
         """Show `done` of `updates`.
 
         Args:
-            updates: of the run.
-            done: before this process.
-            every: seconds between two redraws inside an update; 1 on a terminal and 30 in a file if not given.
+            updates: Updates of the run.
+            done: Updates before this process.
+            every: Seconds between two redraws inside an update; 1 on a terminal and 30 in a file if not given.
         """
         from tqdm import tqdm
 
@@ -171,7 +184,7 @@ class TerminalLogger:
         self._bar.set_description_str(text)
 
     def log(self, metrics: Metrics, update: int) -> None:
-        """Move on."""
+        """Show the metrics and move on."""
         self._shown |= {name: f"{metrics[name]:.3g}" for name in self.SHOWN if name in metrics}
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.set_description_str("", refresh=False)
@@ -192,8 +205,8 @@ def require_loggers(names: Iterable[str]) -> None:
     """Raise what `make_logger` would raise for one of these names, and make none.
 
     Raises:
-        UnknownOptionError: there is no such logger.
-        ModuleNotFoundError: its library is not installed.
+        UnknownOptionError: There is no such logger.
+        ModuleNotFoundError: Its library is not installed.
     """
     for name in names:
         if name not in LOGGERS:
@@ -203,11 +216,11 @@ def require_loggers(names: Iterable[str]) -> None:
 
 
 def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:
-    """The logger of a name in LOGGERS for the run of this folder, of which `done` updates are done.
+    """Make the logger of a name in LOGGERS for the run of this folder, of which `done` updates are done.
 
     Raises:
-        UnknownOptionError: there is no such logger.
-        ImportError: its library is not installed.
+        UnknownOptionError: There is no such logger.
+        ImportError: Its library is not installed.
     """
     if name == "csv":
         return CsvLogger(folder / "metrics.csv")
@@ -233,7 +246,7 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
 
 
 def run_name(folder: Path) -> str:
-    """A name that no other folder's run has, kept in the folder: a run that was killed goes on under it."""
+    """Return a name that no other folder's run has, kept in the folder: a run that was killed resumes under it."""
     path = folder / RUN_NAME
     if not path.is_file():
         atomic_write(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")

@@ -1,12 +1,12 @@
-"""Groups of rollouts from a vector env: the same start and instruction G times, with the policy's noise fresh.
+"""Groups of rollouts from a vector env: one initial state and instruction G times, with fresh noise of the policy.
 
-Any VectorEnv with action chunks does, the dream and LIBERO alike, with autoreset DISABLED: ended rows cost
-nothing. What is stored is latents and raw observations, never contexts.
+Any VectorEnv with action chunks works, the dream and LIBERO alike, with autoreset DISABLED: ended sub-environments cost
+nothing. Latents and raw observations are stored, never contexts.
 """
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,28 +21,38 @@ from prophet_gym.errors import InvalidStartError
 from prophrl_algos.flow.policy import FlowPath, FlowPolicy, Obs, cat_obs
 from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.groups import Begin, Draw, Keep, begin_by_seed, keep_all, random_number, refuse_official, require_env
-from prophrl_algos.progress import Progress, silent
+from prophrl_algos.groups import Draw, GroupPlan, random_number, refuse_official
 
 CPU = torch.device("cpu")
+
+Progress = Callable[[str, int, int | None], object]
+"""`progress(stage, done, total)`, for example `progress("rollouts, chunk", 12, 30)`.
+
+The total is the most that there may be, since episodes can end sooner; None where there is no bound.
+"""
+
+
+def silent(stage: str, done: int, total: int | None) -> None:
+    """Tell nobody."""
+    del stage, done, total
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What was lived through: decisions (one action chunk each), and the rollouts they belong to.
+    """Decisions (one action chunk each), and the rollouts they belong to.
 
     Attributes:
-        obs: what the policy saw at each decision.
-        path: how it denoised each chunk.
-        mask: actions that were executed.
-        trajectory: the rollout of each decision.
-        returns: of each rollout; the sum of its judged rewards.
-        success: of each rollout.
-        scored: which rollouts have a verdict at their end.
-        groups: the group of each rollout.
-        frames: actions that the env ran, those of groups that were resampled included.
-        started: groups that were begun.
-        seconds: spent in `env`, in `policy`, and in all (`rollout`).
+        obs: What the policy saw at each decision.
+        path: How it denoised each chunk.
+        mask: Actions that were executed.
+        trajectory: Index of the rollout of each decision.
+        returns: Return of each rollout: the discounted sum of its valid rewards.
+        success: Whether each rollout succeeded.
+        scored: Which rollouts were scored at their end.
+        groups: Index of the group of each rollout.
+        frames: Actions that the env ran, including those of groups that were replaced.
+        started: Number of groups that were begun.
+        seconds: Time spent in `env`, in `policy`, and in all (`rollout`).
     """
 
     obs: Obs
@@ -58,7 +68,7 @@ class Rollouts:
     seconds: Mapping[str, float]
 
     def frames_of(self, trajectories: Bool[Tensor, " b"]) -> int:
-        """Executed actions of the given rollouts."""
+        """Return the number of executed actions of the given rollouts."""
         return int(self.mask[trajectories[self.trajectory]].sum())
 
 
@@ -66,66 +76,53 @@ def collect(
     policy: FlowPolicy,
     env: VectorEnv,
     schedule: FlowSchedule,
+    plan: GroupPlan,
     *,
-    groups: int,
-    group_size: int,
     seed: int,
-    begin: Begin = begin_by_seed,
-    keep: Keep = keep_all,
-    budget: int | None = None,
-    first_group: int = 0,
-    stride: int = 1,
-    discount: float | int = 1.0,
     progress: Progress = silent,
 ) -> Rollouts:
-    """Collect groups; a group that has ended makes room for the next while the others go on.
+    """Collect groups of rollouts; a group that has ended makes room for the next while the others continue.
 
     Args:
-        policy: acts, in float32 or under the caller's autocast, which the env is kept out of.
-        env: its rows are split into `num_envs / group_size` places for groups.
-        schedule: how chunks are sampled.
-        groups: how many to keep.
-        group_size: rollouts in a group.
-        seed: of everything random here.
-        begin: how rows begin.
-        keep: which ended groups are kept.
-        budget: groups that may be begun in all; the last ones are then kept as they come. `groups` if not given.
-        first_group: number of the first group.
-        stride: from one group's number to the next; several processes that share a seed count past each other.
-        discount: the reward of chunk n, counted from 0, counts discount^n.
-        progress: told the chunks that were run, and of how many at most.
+        policy: Acts, in float32 or under the caller's autocast, which the env is kept out of.
+        env: Its sub-environments are split into `num_envs / group_size` places for groups.
+        schedule: How chunks are sampled.
+        plan: Which groups, and how they begin and end.
+        seed: Seed of everything random here.
+        progress: Told the chunks that were run, and of how many at most.
 
     Raises:
-        ValueError: the env's rows, autoreset mode or horizon do not fit, or it gave a reward that is not finite.
-        InvalidStartError: a row starts from the set `official`.
+        ValueError: The env's size, autoreset mode or horizon does not fit, or it gave a reward that is not finite.
+        InvalidStartError: A rollout starts from the split `official`.
     """
-    require_env(env, groups, group_size, budget)
+    plan.check(env)
     began = time.perf_counter()
-    rollout = _Rollout(policy, env, schedule, group_size, seed, begin, first_group, stride, discount)
+    rollout = _Rollout(policy, env, schedule, plan, seed)
     kept: list[int] = []
-    limit = groups if budget is None else budget
     longest = getattr(env.unwrapped, "max_episode_steps", None)
-    chunks, most = 0, None if longest is None else math.ceil(limit / rollout.places) * longest
-    rollout.start(range(min(rollout.places, groups)))
+    chunks, most = 0, None if longest is None else math.ceil(plan.limit / rollout.places) * longest
+    rollout.start(range(min(rollout.places, plan.groups)))
     while rollout.running:
         free = []
         for place in rollout.step():
-            group = rollout.finish(place)
-            possible = len(kept) + len(rollout.running) + limit - rollout.started
-            if keep(rollout.mean_success(group)) or possible < groups:
+            group = rollout.running.pop(place)
+            # A group is kept whatever it is once too few can still be begun to reject it.
+            possible = len(kept) + len(rollout.running) + plan.limit - rollout.started
+            if plan.grouping.keep(rollout.mean_success(group)) or possible < plan.groups:
                 kept.append(group)
             free.append(place)
         chunks += 1
-        progress(f"rollouts, {len(kept)} of {groups} groups, chunk", chunks, most)
-        wanted = min(groups - len(kept) - len(rollout.running), limit - rollout.started)
+        progress(f"rollouts, {len(kept)} of {plan.groups} groups, chunk", chunks, most)
+        wanted = min(plan.groups - len(kept) - len(rollout.running), plan.limit - rollout.started)
         if wanted > 0 and free:
             rollout.start(free[:wanted])
+    # In the order they were begun, not ended, so that a batch does not depend on which episodes are long.
     return rollout.gather(sorted(kept), time.perf_counter() - began)
 
 
 @dataclass
 class _Fate:
-    """What became of one rollout."""
+    """The outcome of one rollout so far."""
 
     returns: float = 0.0
     success: bool = False
@@ -148,19 +145,15 @@ class _Rollout:
     policy: FlowPolicy
     env: VectorEnv
     schedule: FlowSchedule
-    group_size: int
+    plan: GroupPlan
     seed: int
-    begin: Begin
-    first_group: int
-    stride: int
-    discount: float | int
     started: int = 0
     frames: int = 0
     running: dict[int, int] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = self.env.num_envs
+        count, self.group_size = self.env.num_envs, self.plan.group_size
         self.places = count // self.group_size
         self.live = np.zeros(count, dtype=np.bool_)
         self.trajectory = np.zeros(count, dtype=np.int64)
@@ -180,11 +173,11 @@ class _Rollout:
             rows += self.rows_of(place)
             members += range(self.started * self.group_size, (self.started + 1) * self.group_size)
             self.started += 1
-        groups = [self.first_group + member // self.group_size * self.stride for member in members]
+        groups = [self.plan.first + member // self.group_size * self.plan.stride for member in members]
         numbers = [g * self.group_size + m % self.group_size for g, m in zip(groups, members, strict=True)]
         draw = Draw(np.array(rows), groups, numbers)
         with _timed(self.clock, "env"), outside_autocast():
-            self.observation, info = self.begin(self.env, draw, self.seed)
+            self.observation, info = self.plan.grouping.begin(self.env, draw, self.seed)
         refuse_official({entry(info, "split", row, default=None) for row in rows})
         for row, member, number in zip(rows, members, numbers, strict=True):
             self.live[row] = True
@@ -196,16 +189,17 @@ class _Rollout:
         self.check_groups(rows)
 
     def check_groups(self, rows: Sequence[int]) -> None:
+        """Raise InvalidStartError where the members of a group were given different instructions."""
         for first in range(0, len(rows), self.group_size):
             texts = {self.instructions[row] for row in rows[first : first + self.group_size]}
             if len(texts) > 1:
                 raise InvalidStartError(
-                    f"rows of a group must share their start, but their instructions are {sorted(texts)}: the env "
-                    "must start the same from the same seed, or give `begin` another way"
+                    f"rollouts of a group must share their initial state, but their instructions are {sorted(texts)}: "
+                    "the env must start the same from the same seed, or give `begin` another way"
                 )
 
     def step(self) -> list[int]:
-        """One chunk in every live row; the places whose groups have ended with it."""
+        """Run one chunk in every live sub-environment and return the places whose groups have ended with it."""
         rows = np.flatnonzero(self.live)
         with _timed(self.clock, "policy"):
             obs = self.policy.prepare(rows_of(self.observation, rows), [self.instructions[row] for row in rows])
@@ -231,16 +225,12 @@ class _Rollout:
         fate.scored = bool(entry(info, "scored", row, default=True))
         if fate.scored:
             require_reward(reward, row, self.tasks[row], self.instructions[row])
-            fate.returns += self.discount**fate.chunks * reward
+            fate.returns += self.plan.grouping.discount**fate.chunks * reward
         fate.chunks += 1
         fate.success |= bool(entry(info, "success", row, default=terminated and reward > 0))
 
-    def finish(self, place: int) -> int:
-        """Free a place; the group that was in it."""
-        return self.running.pop(place)
-
     def mean_success(self, group: int) -> float:
-        """Over the group's judged rollouts; 0 if there is none."""
+        """Return the mean over the group's scored rollouts; 0 if there are none."""
         scored = [fate.success for fate in self.fates_of(group) if fate.scored]
         return float(np.mean(scored)) if scored else 0.0
 
@@ -251,7 +241,7 @@ class _Rollout:
         return list(range(place * self.group_size, (place + 1) * self.group_size))
 
     def gather(self, kept: Sequence[int], seconds: float) -> Rollouts:
-        """The kept groups, in their order."""
+        """Return the kept groups, in the given order."""
         fates = [fate for group in kept for fate in self.fates_of(group)]
         position = torch.full((self.started * self.group_size,), -1, dtype=torch.int64)
         for index, group in enumerate(kept):
@@ -302,7 +292,7 @@ def require_reward(reward: float, row: int, task: object, instruction: str) -> N
 
 
 def entry(info: Mapping[str, Any], name: str, row: int, *, default: Any) -> Any:
-    """What `info` says of a row; the default where it says nothing."""
+    """Return what `info` says of a sub-environment; the default where it says nothing."""
     if name not in info or not info.get(f"_{name}", np.ones(row + 1, dtype=np.bool_))[row]:
         return default
     return info[name][row]
@@ -311,13 +301,13 @@ def entry(info: Mapping[str, Any], name: str, row: int, *, default: Any) -> Any:
 def env_actions(
     decoded: Float[Tensor, "b n a"], env: VectorEnv, rows: Int[np.ndarray, " b"]
 ) -> Float[np.ndarray, "r n a"]:
-    """Decoded chunks in the given rows, clipped to the env's space; the other rows rest."""
+    """Return an action for every sub-environment: decoded chunks clipped to the space, zeros where none is decoded."""
     space = env.single_action_space
     shape = space.shape
     if shape is None or tuple(decoded.shape) != (len(rows), *shape):
         raise ValueError(
-            f"the policy decodes to chunks (actions, numbers) of {tuple(decoded.shape[1:])}, the env takes {shape}: "
-            "its decode must give the env's own commands"
+            f"the policy decodes to chunks (actions, dimensions) of {tuple(decoded.shape[1:])}, the env takes {shape}: "
+            "its decode must give the env's own actions"
         )
     low, high = getattr(space, "low", -1.0), getattr(space, "high", 1.0)
     actions = np.clip(np.zeros((env.num_envs, *shape), np.float32), low, high)
@@ -326,7 +316,7 @@ def env_actions(
 
 
 def rows_of(observation: Any, rows: Int[np.ndarray, " r"]) -> Any:
-    """The given rows of what an env observes: an array, or a mapping of arrays."""
+    """Return the given elements of what an env observes: an array, or a mapping of arrays."""
     if isinstance(observation, Mapping):
         return {name: value[rows] for name, value in observation.items()}
     return observation[rows]

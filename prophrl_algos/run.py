@@ -1,4 +1,4 @@
-"""A whole training run: iterate, evaluate, log, save; killed at any moment it goes on as if it had not been."""
+"""A whole training run: iterate, evaluate, log, save; killed at any moment, it resumes as if it had not been."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -9,9 +9,8 @@ from torch import nn
 
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos.loggers import Logger, ShowsProgress
-from prophrl_algos.metrics import Metrics
-from prophrl_algos.progress import Progress
-from prophrl_algos.trainer import Trainer
+from prophrl_algos.rollout import Progress
+from prophrl_algos.trainer import Metrics, Trainer
 
 LAST, BEST = "last.pt", "best.pt"
 SCORE = "success"
@@ -28,17 +27,21 @@ def run(
 ) -> None:
     """Run the updates that are left.
 
-    `folder/last.pt` holds the trainer; a run that was killed goes on from it and ends with the same weights.
+    `folder/last.pt` holds the trainer; a run that was killed resumes from it and ends with the same weights.
     `folder/best.pt` holds the policy's weights (their average, with an EMA) at the best evaluation so far.
 
     Args:
-        trainer: fresh, with the arguments of the run that is to be gone on with, if there is one.
-        folder: of this run alone.
-        loggers: take the numbers of every update; evaluations as `evaluation/...`. Those that show progress
+        trainer: Fresh, with the arguments of the run that is resumed, if there is one.
+        folder: Folder of this run alone.
+        loggers: Take the metrics of every update; evaluations as `evaluation/...`. Those that show progress
             (`ShowsProgress`) are told it from inside an update.
-        evaluate: gives at least `success`; called after every `evaluate_every` updates and the last one.
-        evaluate_every: updates.
-        save_every: updates.
+        evaluate: Returns at least `success`; called after every `evaluate_every` updates and the last one.
+        evaluate_every: Updates between evaluations.
+        save_every: Updates between checkpoints.
+
+    Raises:
+        CheckpointError: `folder/last.pt` is damaged, or of an earlier version.
+        ValueError: The folder holds a run with other settings.
     """
     if evaluate_every < 1 or save_every < 1:
         raise ValueError(f"evaluate_every and save_every must be at least 1, got {evaluate_every} and {save_every}")
@@ -53,6 +56,7 @@ def run(
             last = trainer.done == updates
             if evaluate is not None and (last or trainer.done % evaluate_every == 0):
                 best = max(best, _evaluate(trainer, folder, evaluate, metrics, best))
+            # Logged before it is saved: a kill between the two logs an update again, and never loses one.
             if main:
                 for logger in loggers:
                     logger.log(metrics, trainer.done - 1)
@@ -69,10 +73,10 @@ def _show(loggers: Sequence[Progress], stage: str, done: int, total: int | None)
 
 
 def resume(trainer: Trainer, folder: Path) -> float:
-    """Load the last checkpoint if there is one; the best score so far."""
+    """Load the last checkpoint if there is one, and return the best score so far."""
     if not (folder / LAST).exists():
         return float("-inf")
-    state = load_checkpoint(folder / LAST, trainer.device)
+    state = load_checkpoint(folder / LAST, trainer.device, resume=True)
     trainer.load_state_dict(state["trainer"])
     return float(state["best"])
 

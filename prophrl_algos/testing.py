@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prophrl_algos.fa_grpo import fa_grpo_loss
+from prophrl_algos.algorithms import FA_GRPO
 from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowSpec, Obs, device_of, select_obs
 from prophrl_algos.flow.sampler import rescore, sample
 from prophrl_algos.flow.schedule import FlowSchedule, no_step
@@ -129,7 +129,7 @@ def _check_rescoring(policy: FlowPolicy, obs: Obs, path: FlowPath, tolerance: fl
     assert gap <= tolerance, f"re-scoring all steps in one call must agree within {tolerance:g}, differs by {gap:g}"
     mask = torch.ones(len(path), policy.spec.exec_steps, dtype=torch.bool, device=same.device)
     ones = torch.ones(len(path), device=same.device)
-    _, stats = fa_grpo_loss(same, path.log_prob, ones, mask, clip_low=0.2, clip_high=0.2)
+    _, stats = FA_GRPO.loss(same, path.log_prob, ones, mask, clip_low=0.2, clip_high=0.2)
     assert stats.ratio_min == stats.ratio_max == 1, f"the first ratio must be 1, got {stats.ratio_max.item()}"
 
 

@@ -28,6 +28,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym.specs",
     "prophet_gym.world_model",
     "prophet_gym.errors",
+    "prophet_gym.estimates",
     "prophet_gym.hub",
     "prophet_gym._io",
 }

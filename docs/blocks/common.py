@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prophrl_algos.evaluate import wilson
+from prophet_gym.estimates import wilson
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,5 +46,5 @@ def part(count: int, of: int) -> str:
     """Return a count out of another with Wilson's interval of its share."""
     if not of:
         return "0/0"
-    low, high = wilson(count, of)
+    low, high = wilson(count, of).interval
     return f"{count}/{of} [{low:.0%}, {high:.0%}]"

@@ -11,7 +11,7 @@ import numpy as np
 from docs.blocks.common import markdown_table, part, points
 from experiments.reinforce_in_dream.files import EVALUATIONS, RESULTS, read_lines
 from experiments.reinforce_in_dream.protocol import LIBERO, SFT
-from prophrl_algos.paired import paired_gain
+from prophet_gym.estimates import paired_gain
 
 FOLDER, LOGGED = RESULTS / "controls", RESULTS / "cpu"
 CENTRE, EXPERTS = "cloned, from the centre of the noise", "cloned from the experts alone"

@@ -6,7 +6,7 @@ from docs.blocks.common import ROOT, markdown_table, points, share, where
 from experiments.reinforce_in_dream import controls as measured
 from experiments.reinforce_in_dream.files import PICTURES, read_summary
 from experiments.reinforce_in_dream.protocol import DREAM, LIBERO, SFT, label_of
-from prophrl_algos.evaluate import wilson
+from prophet_gym.estimates import wilson
 
 
 def headline(size: str) -> str:
@@ -55,7 +55,7 @@ def controls() -> list[list[str]]:
         if not cloned or not runs:
             continue
         outcomes = [success for run in runs for _, _, success in run]
-        low, high = wilson(int(sum(outcomes)), len(outcomes))
+        low, high = wilson(int(sum(outcomes)), len(outcomes)).interval
         found = {"success": sum(outcomes) / len(outcomes), "low": low, "high": high}
         gained = measured.gain(measured.by_start(cloned[0]), [measured.by_start(run) for run in runs])
         rows.append([label, share(found), gained, f"{len(runs)} of {len(runs)}"])

@@ -20,8 +20,7 @@ import tyro
 from experiments.reinforce_in_dream.files import CHOICE, EVALUATIONS, PROTOCOL, SUMMARY, learning_log, read_lines
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, label_of
 from prophet_gym.cli.report import table
-from prophrl_algos.evaluate import wilson
-from prophrl_algos.paired import mcnemar, paired_gain
+from prophet_gym.estimates import mcnemar, paired_gain, wilson
 
 ALGORITHMS, SCALED = ("flow-grpo", "fa-grpo"), "+flowscale"
 Line = Mapping[str, Any]
@@ -29,7 +28,7 @@ Line = Mapping[str, Any]
 
 def bounds(successes: int, episodes: int) -> dict[str, float]:
     """Return Wilson's interval."""
-    low, high = wilson(successes, episodes)
+    low, high = wilson(successes, episodes).interval
     return {"low": low, "high": high}
 
 

@@ -43,18 +43,17 @@ from experiments.reinforce_in_dream.files import (
 )
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES, Arm, Size
 from prophet_gym.cli.report import write_json
+from prophet_gym.estimates import wilson
 from prophet_gym.rewards import DegradedOracle
+from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
 from prophrl_algos.cli.train import Args as TrainArgs
 from prophrl_algos.cli.train import make_trainer
-from prophrl_algos.evaluate import wilson
-from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.loggers import JsonLinesLogger, TerminalLogger
-from prophrl_algos.metrics import Metrics
 from prophrl_algos.run import run as run_trainer
 from prophrl_algos.sft import SftConfig, sft
-from prophrl_algos.trainer import TrainerConfig
+from prophrl_algos.trainer import Metrics, TrainerConfig
 
 Stage = Literal["all", "sft", "choose", "learn", "evaluate"]
 
@@ -262,7 +261,7 @@ def evaluate_run(place: Place, name: str) -> None:
         line = {"run": name, "update": update, "world": world, "seconds": round(time.perf_counter() - began, 1)}
         add_line(place.logs / EVALUATIONS, line | columns(found))
         done = sum(each["success"] for each in found)
-        low, high = wilson(done, len(found))
+        low, high = wilson(done, len(found)).interval
         print(f"{name}, update {update}, {world}: {done}/{len(found)} [{low:.0%}, {high:.0%}]", flush=True)
 
 

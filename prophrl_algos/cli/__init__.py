@@ -16,18 +16,6 @@ COMMANDS = {
     ),
     "plan": Command("prophrl_algos.cli.plan", "say how much memory learning with a published policy takes"),
 }
-ALGORITHMS: dict[str, str] = {
-    "fa-grpo": "the paper's own (ProphRL): scores the sampled path, one ratio per action number, flow steps summed",
-    "fa-grpo-cps": "the same, with noise that keeps the flow's coefficients",
-    "fa-grpo-forward": "not the paper's, ours: FA-GRPO's loss on how well the actions are denoised (after FPO)",
-    "flow-grpo": "scores the sampled path, one ratio per flow step",
-    "flow-grpo-cps": "the same, with noise that keeps the flow's coefficients",
-    "flow-grpo-forward": "ours: Flow-GRPO's loss on how well the actions are denoised (after FPO)",
-    "grpo-guard": "Flow-GRPO with centred and scaled ratios",
-    "pi-rl": "one random stochastic step, one ratio per chunk",
-    "reinflow": "learned noise, one ratio per chunk",
-}
-"""Algorithms that this version can train with, each with a line on what it is."""
 
 
 def overview() -> str:
@@ -35,6 +23,7 @@ def overview() -> str:
     import gymnasium as gym
 
     import prophet_gym  # noqa: F401 registers the ids
+    from prophrl_algos.algorithms import ALGORITHMS
 
     ids = sorted(name for name in gym.registry if name.startswith(("Prophet-", "LIBERO-")))
     parts = [
@@ -46,7 +35,7 @@ def overview() -> str:
         *(f"  {name}" for name in ids),
         "",
         "algorithms (--algo):",
-        *(f"  {name:<17}  {line}" for name, line in ALGORITHMS.items()),
+        *(f"  {name:<17}  {algorithm.summary}" for name, algorithm in ALGORITHMS.items()),
         "",
         "`prophrl COMMAND --help` lists a command's options; `prophrl --version` prints the version.",
     ]

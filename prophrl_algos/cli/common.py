@@ -13,18 +13,8 @@ from gymnasium.vector import VectorEnv
 from torch import nn
 
 from prophet_gym.errors import MissingWeightsError, unknown_option
-from prophrl_algos.algorithms import (
-    FA_GRPO,
-    FA_GRPO_CPS,
-    FA_GRPO_FORWARD,
-    FLOW_GRPO,
-    FLOW_GRPO_CPS,
-    FLOW_GRPO_FORWARD,
-    GRPO_GUARD,
-    PI_RL,
-    Algorithm,
-    reinflow,
-)
+from prophrl_algos import algorithms
+from prophrl_algos.algorithms import Algorithm
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.cli.published import OWN, Published, is_published
 from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
@@ -44,27 +34,22 @@ NUM_STEPS = {"small": 10, "small-k4": 4}
 
 
 def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
-    """The algorithm of a name, or that a function gives for the spec.
+    """Return the algorithm of a name, or the one that a function of the user's returns.
 
     Args:
-        name: of an algorithm, or `package.module:function`.
-        spec: of the policy.
+        name: A name in `ALGORITHMS`, or `package.module:function`, a function from a FlowSpec to an Algorithm.
+        spec: Sizes of the policy.
 
     Raises:
-        UnknownOptionError: there is none of this name.
-        ValueError: the function cannot be imported or gives something else.
+        UnknownOptionError: There is none of this name.
+        ValueError: The function cannot be imported or returns something else.
     """
-    if ":" in name:
-        given = _imported("algorithm", name)(spec)
-        if not isinstance(given, Algorithm):
-            raise ValueError(f"{name} must give an Algorithm, it gave {type(given).__name__}")
-        return given
-    published = (FA_GRPO, FLOW_GRPO, GRPO_GUARD, PI_RL, reinflow(spec))
-    made = (*published, FA_GRPO_CPS, FLOW_GRPO_CPS, FA_GRPO_FORWARD, FLOW_GRPO_FORWARD)
-    known = {algorithm.name: algorithm for algorithm in made}
-    if name not in known:
-        raise unknown_option("algorithm", name, known)
-    return known[name]
+    if ":" not in name:
+        return algorithms.make_algorithm(name, spec)
+    made = _imported("algorithm", name)(spec)
+    if not isinstance(made, Algorithm):
+        raise ValueError(f"{name} must give an Algorithm, it gave {type(made).__name__}")
+    return made
 
 
 def make_env(

@@ -10,10 +10,9 @@ from typing import Annotated
 from gymnasium.vector import VectorEnv
 
 from prophet_gym.arguments import Arguments, Device, Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole
+from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.cli.published import Published
-from prophrl_algos.flowscale import FlowScale
-from prophrl_algos.metrics import Metrics
-from prophrl_algos.trainer import Trainer, TrainerConfig
+from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     from torch import nn
 
     from prophrl_algos.cli.common import begin_of, make_algorithm, make_env, make_policy, warn_untrained
-    from prophrl_algos.ema import Ema
-    from prophrl_algos.groups import KeepWithin, keep_all
+    from prophrl_algos.groups import Grouping, KeepWithin, keep_all
+    from prophrl_algos.trainer import Execution
 
     config = args.config
     rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
@@ -126,11 +125,8 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         config,
         algorithm=algorithm,
         flowscale=args.flowscale,
-        begin=begin_of(env),
-        discount=args.discount,
-        keep=KeepWithin() if args.resample else keep_all,
-        autocast=torch.bfloat16 if args.autocast else None,
-        ema=None if args.ema is None else Ema(policy, args.ema),
+        grouping=Grouping(begin_of(env), KeepWithin() if args.resample else keep_all, discount=args.discount),
+        execution=Execution(torch.bfloat16 if args.autocast else None, args.ema),
     )
 
 

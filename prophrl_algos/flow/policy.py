@@ -1,4 +1,4 @@
-"""The contract of a flow policy (a VLA seen as a velocity field), and a sampled path of it."""
+"""The contract of a flow policy (a VLA seen as a velocity field), and its sampled paths."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from prophrl_algos.flow.schedule import FlowSchedule
 
 Obs = Mapping[str, Tensor]
-"""What a policy reads, un-embedded, batch-leading: images stay uint8, texts are tokens."""
+"""What a policy reads, not embedded yet, batch-leading: images stay uint8, texts are tokens."""
 
 
 @dataclass(frozen=True)
 class FlowSpec:
-    """The sizes of a flow policy.
+    """The sizes of a flow policy, each at least 1.
 
     Attributes:
-        horizon: H, rows of the latent.
-        latent_dim: D, columns of the latent, with padding.
-        action_dim: A <= D, the columns that are scored.
-        exec_steps: C <= H, the rows that are executed and scored.
-        num_steps: K, denoising steps.
+        horizon: Actions H that a latent holds: its rows.
+        latent_dim: Columns D of the latent, with padding.
+        action_dim: Columns A <= D that are an action's dimensions and are scored.
+        exec_steps: Actions C <= H that are executed and scored.
+        num_steps: Denoising steps K.
     """
 
     horizon: int
@@ -47,18 +47,18 @@ class FlowSpec:
 
 @runtime_checkable
 class Context(Protocol):
-    """What `encode` returns and `velocity` reads: a KV cache, hidden states ..., with rows."""
+    """What `encode` returns and `velocity` reads, for example a KV cache or hidden states of a batch."""
 
     def select(self, rows: Int[Tensor, " r"]) -> "Context":
-        """The given rows, in the given order."""
+        """Return the given batch elements, in the given order."""
         ...
 
     def repeat_interleave(self, repeats: int) -> "Context":
-        """Every row `repeats` times, copies of a row side by side."""
+        """Return every batch element `repeats` times, its copies side by side."""
         ...
 
     def detach(self) -> "Context":
-        """The same numbers without their gradient."""
+        """Return the same values without their gradient."""
         ...
 
 
@@ -66,15 +66,15 @@ class TensorContext(dict[str, Tensor]):
     """A context of named, batch-leading tensors, for policies that need no more."""
 
     def select(self, rows: Int[Tensor, " r"]) -> "TensorContext":
-        """The given rows, in the given order."""
+        """Return the given batch elements, in the given order."""
         return TensorContext({name: tensor[rows.to(tensor.device)] for name, tensor in self.items()})
 
     def repeat_interleave(self, repeats: int) -> "TensorContext":
-        """Every row `repeats` times, copies of a row side by side."""
+        """Return every batch element `repeats` times, its copies side by side."""
         return TensorContext({name: tensor.repeat_interleave(repeats, 0) for name, tensor in self.items()})
 
     def detach(self) -> "TensorContext":
-        """The same numbers without their gradient."""
+        """Return the same values without their gradient."""
         return TensorContext({name: tensor.detach() for name, tensor in self.items()})
 
 
@@ -82,40 +82,40 @@ class TensorContext(dict[str, Tensor]):
 class FlowPolicy(Protocol):
     """A flow policy; an implementation is an `nn.Module`. t = 1 is noise, t = 0 the action, v = noise - action.
 
-    Row i of every output depends on row i of the inputs only. `prophrl_algos.testing.check_flow_policy` says what
-    an implementation gets wrong.
+    Element i of every output depends on element i of the inputs only. `prophrl_algos.testing.check_flow_policy` says
+    what an implementation gets wrong.
     """
 
     spec: FlowSpec
 
     def prepare(self, env_obs: Any, instructions: Sequence[str]) -> Obs:
-        """Observations of an env, as it gives them, to policy tensors; no gradient."""
+        """Turn an env's observations into policy tensors, without a gradient."""
         ...
 
     def encode(self, obs: Obs, *, grad: bool) -> Context:
-        """The prefix, once; recomputed at the update, never stored. Moves `obs` to the policy's device."""
+        """Encode the prefix once; recomputed at the update, never stored. Moves `obs` to the policy's device."""
         ...
 
     def velocity(self, ctx: Context, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """v(x, t) in float32."""
+        """Return v(x, t) in float32."""
         ...
 
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
-        """Latents to the env's command units: un-normalised, with its gripper sign. Outside the log-prob."""
+        """Turn latents into the env's actions, in its units and gripper sign; not part of the log-prob."""
         ...
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
-        """The flow-matching loss on demonstrated actions in command units."""
+        """Return the flow-matching loss on demonstrated actions in the env's units."""
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: FBT001, FBT002 nn.Module's own
-        """As in `nn.Module`."""
+        """Return the weights, as `nn.Module` does."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """As in `nn.Module`."""
+        """Return the state, as `nn.Module` does."""
         ...
 
 
@@ -124,9 +124,9 @@ class FlowScores:
     """What a policy says of the steps of a path, on executed actions and real dimensions; float32.
 
     Attributes:
-        log_prob: log-density of every step in nats; 0 where std is 0.
-        mean: of every step.
-        std: of every step; 0 where it is deterministic.
+        log_prob: Log-density of every step in nats; 0 where std is 0.
+        mean: Mean of every step.
+        std: Standard deviation of every step; 0 where it is deterministic.
     """
 
     log_prob: Float[Tensor, "s k n a"]
@@ -134,17 +134,18 @@ class FlowScores:
     std: Float[Tensor, "s k n a"]
 
     def select(self, rows: Int[Tensor, " r"]) -> "FlowScores":
-        """The given rows."""
+        """Return the given batch elements."""
         return FlowScores(self.log_prob[rows], self.mean[rows], self.std[rows])
 
     def to(self, device: torch.device) -> "FlowScores":
-        """On another device."""
+        """Return the scores on another device."""
         return FlowScores(self.log_prob.to(device), self.mean.to(device), self.std.to(device))
 
     @staticmethod
-    def cat(parts: Sequence["FlowScores"]) -> "FlowScores":
-        """The rows of all of them."""
-        return FlowScores(*(torch.cat([getattr(p, name) for p in parts]) for name in ("log_prob", "mean", "std")))
+    def cat(parts: Sequence["FlowScores"], dim: int = 0) -> "FlowScores":
+        """Concatenate scores along an axis, the batch's if not given."""
+        names = ("log_prob", "mean", "std")
+        return FlowScores(*(torch.cat([getattr(part, name) for part in parts], dim) for name in names))
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,10 @@ class FlowPath:
     """Sampled denoising paths: all that an update needs beside the raw observations.
 
     Attributes:
-        latents: x before the first step, and after each of the K.
-        stochastic: which steps were.
-        scores: as the sampling policy saw the path.
-        schedule: how it was sampled.
+        latents: Latents before the first step, and after each of the K.
+        stochastic: Which steps were stochastic.
+        scores: Scores of the policy that sampled.
+        schedule: How the path was sampled.
     """
 
     latents: Float[Tensor, "s times h d"]
@@ -165,7 +166,7 @@ class FlowPath:
 
     @property
     def log_prob(self) -> Float[Tensor, "s k n a"]:
-        """Of the sampling policy, in nats."""
+        """Log-density of every step under the policy that sampled, in nats."""
         return self.scores.log_prob
 
     @property
@@ -176,23 +177,22 @@ class FlowPath:
     @property
     def after(self) -> Float[Tensor, "s k h d"]:
         """What the density of each step is of."""
-        later = self.latents[:, 1:]
-        return self.x0[:, None].expand_as(later) if self.schedule.to_end else later
+        return self.schedule.target(self.latents)
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def select(self, rows: Int[Tensor, " r"]) -> "FlowPath":
-        """The given rows."""
+        """Return the given batch elements."""
         return FlowPath(self.latents[rows], self.stochastic[rows], self.scores.select(rows), self.schedule)
 
     def to(self, device: torch.device) -> "FlowPath":
-        """On another device."""
+        """Return the paths on another device."""
         return FlowPath(self.latents.to(device), self.stochastic.to(device), self.scores.to(device), self.schedule)
 
     @staticmethod
     def cat(paths: Sequence["FlowPath"]) -> "FlowPath":
-        """The rows of all of them; they were sampled with one schedule."""
+        """Concatenate paths that were sampled with one schedule; ValueError if they were not."""
         if any(path.schedule is not paths[0].schedule for path in paths):
             raise ValueError("paths of different schedules cannot be scored together; sample them with one schedule")
         return FlowPath(
@@ -204,17 +204,17 @@ class FlowPath:
 
 
 def device_of(policy: FlowPolicy) -> torch.device:
-    """Where the policy's weights lie."""
+    """Return the device of the policy's weights."""
     return next(iter(policy.parameters())).device
 
 
 def select_obs(obs: Obs, rows: Int[Tensor, " r"]) -> dict[str, Tensor]:
-    """The given rows of an observation."""
+    """Return the given batch elements of an observation."""
     return {name: tensor[rows.to(tensor.device)] for name, tensor in obs.items()}
 
 
 def cat_obs(parts: Sequence[Obs]) -> dict[str, Tensor]:
-    """The rows of all of them; ValueError if their names differ."""
+    """Concatenate observations along the batch; ValueError if their names differ."""
     names = set(parts[0])
     if any(set(part) != names for part in parts):
         raise ValueError(f"observations must have the same names, got {[sorted(part) for part in parts]}")

@@ -1,4 +1,4 @@
-"""Sample a path of a flow policy, and score a sampled path with the policy as it is now."""
+"""Sample a path of a flow policy, and score a sampled path under the current policy."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowScores, FlowSpec, Obs, device_of
-from prophrl_algos.flow.schedule import FlowSchedule
+from prophrl_algos.flow.schedule import FlowSchedule, next_latents
 from prophrl_algos.flow.sde import step_log_prob
 
 
 @torch.no_grad()
 def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Sequence[torch.Generator]) -> FlowPath:
-    """Denoise one latent for each row of `obs`.
+    """Denoise one latent for each element of `obs`.
 
     Args:
-        policy: gives the velocity; encoded once.
-        obs: one row per generator.
-        schedule: times and noise.
-        generators: on the CPU; all randomness of row i comes from `generators[i]`, whatever the batch around it.
+        policy: Gives the velocity; its prefix is encoded once.
+        obs: One element per generator.
+        schedule: Times and noise.
+        generators: On the CPU; all randomness of element i comes from `generators[i]`, whatever the batch around it.
 
     Raises:
-        ValueError: the schedule is one of `renoised`, for scoring alone.
+        ValueError: The schedule is one of `renoised`, for scoring alone.
     """
-    if schedule.to_end:
+    if schedule.target is not next_latents:
         raise ValueError("a schedule that scores the path's end cannot be sampled by; sample by the one it was made of")
     spec, device = policy.spec, device_of(policy)
     rows, steps = len(generators), schedule.num_steps
@@ -42,24 +42,26 @@ def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Seq
         )
         latents.append((mean + std * noise[:, step + 1, None])[:, 0])
         scores.append(_score(latents[-1][:, None], mean, std, spec))
-    whole = FlowScores(*(torch.cat([getattr(s, name) for s in scores], 1) for name in ("log_prob", "mean", "std")))
-    return FlowPath(torch.stack(latents, 1), stochastic, whole, schedule)
+    return FlowPath(torch.stack(latents, 1), stochastic, FlowScores.cat(scores, dim=1), schedule)
 
 
 def rescore(
     policy: FlowPolicy, obs: Obs, path: FlowPath, *, grad: bool = True, steps_per_call: int | None = None
 ) -> FlowScores:
-    """Score the steps of a path with the policy as it is now: the prefix once, all steps in one velocity call.
+    """Score the steps of a path under the current policy: the prefix once, all steps in one velocity call.
 
     With `steps_per_call=1` the velocity calls have the shapes that they had in `sample`, and an unchanged policy
     gives the same bits; otherwise matmul kernels may round differently.
 
     Args:
-        policy: to be scored.
-        obs: one row per row of the path.
-        path: on the policy's device.
-        grad: whether the scores carry a gradient.
-        steps_per_call: evaluate so many steps at a time, where memory binds; all if not given.
+        policy: Policy that scores.
+        obs: One element per element of the path.
+        path: Path on the policy's device.
+        grad: Whether the scores carry a gradient.
+        steps_per_call: Flow steps per velocity call, where memory binds; all if not given.
+
+    Raises:
+        ValueError: `steps_per_call` is below 1.
     """
     per_call = path.schedule.num_steps if steps_per_call is None else steps_per_call
     if per_call < 1:
@@ -79,13 +81,13 @@ def rescore(
 
 
 def score_velocity(velocity: Float[Tensor, "s k h d"], path: FlowPath, spec: FlowSpec) -> FlowScores:
-    """The scores of a path under given velocities."""
+    """Return the scores of a path under given velocities."""
     mean, std = path.schedule.moments(path.latents[:, :-1], velocity, path.stochastic)
     return _score(path.after, mean, std, spec)
 
 
 def step_stds(scores: FlowScores, stochastic: Bool[Tensor, "s k"]) -> Float[Tensor, " k"]:
-    """The std of every step, averaged over the entries for which it was stochastic; 0 where it never was."""
+    """Return the std of every step, averaged over the entries where it was stochastic; 0 where it never was."""
     counted = stochastic[:, :, None, None] & (scores.std > 0)
     total = torch.where(counted, scores.std, 0.0).sum((0, 2, 3))
     return total / counted.sum((0, 2, 3)).clamp(min=1)
@@ -93,5 +95,6 @@ def step_stds(scores: FlowScores, stochastic: Bool[Tensor, "s k"]) -> Float[Tens
 
 def _score(after: Tensor, mean: Tensor, std: Tensor, spec: FlowSpec) -> FlowScores:
     scored = (slice(None), slice(None), slice(spec.exec_steps), slice(spec.action_dim))
+    # Padded columns and actions that are never executed say nothing of how an episode went.
     after, mean, std = after[scored], mean[scored], std[scored]
     return FlowScores(step_log_prob(after, mean, std), mean, std)

@@ -1,4 +1,4 @@
-"""One stochastic denoising step of a flow head: its mean and standard deviation, its density, its KL.
+"""One stochastic denoising step of a flow head: its mean and standard deviation, its density and its KL.
 
 Time runs from t = 1 (noise) to t = 0 (action): x_t = (1 - t) x_0 + t e, v = e - x_0, one step from t to t_next < t.
 Every step function has the same signature, so that one can be passed for another.
@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 Number = float | int | Tensor
-"""A number, one number per row of the batch (one axis), or a tensor that broadcasts against the sample."""
+"""A number, one number per batch element (one axis), or a tensor that broadcasts against the sample."""
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A denoising step as a Gaussian: what `flow_sde_step`, `cps_step`, `ode_step` and learned noise have in common."""
+    """A denoising step as a Gaussian; `flow_sde_step`, `cps_step`, `ode_step` and `LearnedNoise` are kernels."""
 
     def __call__(
         self,
@@ -31,7 +31,7 @@ class Kernel(Protocol):
         noise_level: Number,
         t_clamp: Number,
     ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
-        """Mean and standard deviation of the sample at `t_next`."""
+        """Return mean and standard deviation of the sample at `t_next`."""
         ...
 
 
@@ -44,28 +44,29 @@ def flow_sde_step(
     noise_level: Number,
     t_clamp: Number,
 ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
-    """One Euler-Maruyama step of the Flow-GRPO SDE (arXiv 2505.05470, eq. 9), in float32.
+    """Take one Euler-Maruyama step of the Flow-GRPO SDE (arXiv 2505.05470, eq. 9), in float32.
 
     g = a sqrt(t / (1 - t)); mean = x (1 - g^2 dt / 2t) - v (1 + g^2 (1 - t) / 2t) dt; std = g sqrt(dt).
 
     Args:
-        sample: x at `t`.
+        sample: Sample x at `t`.
         velocity: v(x, t), noise minus action.
-        t: in (0, 1].
-        t_next: in [0, t).
+        t: Time in (0, 1].
+        t_next: Time in [0, t).
         noise_level: a >= 0; a tensor over the last axis gives every dimension its own.
-        t_clamp: the second value of the schedule, which replaces t = 1 in the denominator of g.
+        t_clamp: Second time of the schedule, which replaces t = 1 in the denominator of g.
 
     Returns:
         Mean, and standard deviation with sqrt(dt) in it, both in the shape of the sample.
 
     Raises:
-        ValueError: times or a noise level that are plain numbers outside these bounds (tensors are not looked into).
+        ValueError: Times or a noise level that are plain numbers outside these bounds (tensors are not looked into).
     """
     require_step(t, t_next, noise_level)
     x, v = precise(sample), precise(velocity)
     t, t_next, t_clamp = over_rows(t, x), over_rows(t_next, x), over_rows(t_clamp, x)
     dt = t - t_next
+    # g diverges at t = 1, where every path begins; the released implementations clamp it so.
     below_one = torch.where(t >= 1, t_clamp, t)
     variance = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device) ** 2 * t / (1 - below_one)
     mean = x * (1 - variance * dt / (2 * t)) - v * (1 + variance * (1 - t) / (2 * t)) * dt
@@ -81,21 +82,21 @@ def cps_step(
     noise_level: Number,
     t_clamp: Number = 1.0,
 ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
-    """Coefficients-preserving sampling: noise of the size that the flow wants at `t_next` (arXiv 2509.05952).
+    """Take a step of coefficients-preserving sampling: noise of the size the flow has at `t_next` (arXiv 2509.05952).
 
     std = t' sin(a pi/2); mean = (1 - t') x_0 + sqrt(t'^2 - std^2) x_1 with x_0 = x - t v, x_1 = x + (1 - t) v.
     The step to t_next = 0 has std 0 and so no density.
 
     Args:
-        sample: x at `t`.
+        sample: Sample x at `t`.
         velocity: v(x, t).
-        t: in (0, 1].
-        t_next: in [0, t).
+        t: Time in (0, 1].
+        t_next: Time in [0, t).
         noise_level: a in [0, 1].
-        t_clamp: not read; nothing diverges at t = 1.
+        t_clamp: Not read; nothing diverges at t = 1.
 
     Raises:
-        ValueError: as `flow_sde_step`.
+        ValueError: As in `flow_sde_step`.
     """
     del t_clamp
     require_step(t, t_next, noise_level, most=1)
@@ -116,7 +117,7 @@ def ode_step(
     noise_level: Number = 0.0,
     t_clamp: Number = 1.0,
 ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
-    """The Euler step x - v dt; std 0 and so no density. `noise_level` and `t_clamp` are not read."""
+    """Take the Euler step x - v dt, of std 0 and so without a density; `noise_level` and `t_clamp` are not read."""
     del noise_level, t_clamp
     require_step(t, t_next, 0.0)
     x, v = precise(sample), precise(velocity)
@@ -126,15 +127,16 @@ def ode_step(
 def gaussian_log_prob(
     x: Float[Tensor, "*x"], mean: Float[Tensor, "*#x"], std: Float[Tensor, "*#x"] | float | int
 ) -> Float[Tensor, "*x"]:
-    """Log-density of each number under its own Gaussian, in nats; std must be positive (see `step_log_prob`)."""
+    """Return the log-density of each entry under its own Gaussian in nats; std must be positive."""
     x, mean = precise(x), precise(mean)
     std = precise(std) if isinstance(std, Tensor) else x.new_tensor(std)
     return -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - 0.5 * LOG_TWO_PI
 
 
 def step_log_prob(x: Float[Tensor, "*x"], mean: Float[Tensor, "*x"], std: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
-    """`gaussian_log_prob` where std > 0; where it is 0 a step has no density and 0 stands in its place."""
+    """Return `gaussian_log_prob` where std > 0, and 0 where it is 0: such a step has no density."""
     moves = std > 0
+    # The std is replaced before it divides: the gradient of a branch that is not taken would be 0 * inf = NaN.
     return torch.where(moves, gaussian_log_prob(x, mean, torch.where(moves, std, 1.0)), 0.0)
 
 
@@ -144,7 +146,7 @@ def gaussian_kl(
     other_mean: Float[Tensor, "*x"],
     other_std: Float[Tensor, "*x"],
 ) -> Float[Tensor, "*x"]:
-    """KL(N(mean, std) || N(other_mean, other_std)) of each number in nats; 0 where either std is 0 (no density)."""
+    """Return KL(N(mean, std) || N(other_mean, other_std)) of each entry in nats; 0 where either std is 0."""
     moves = (std > 0) & (other_std > 0)
     here, there = torch.where(moves, std, 1.0), torch.where(moves, other_std, 1.0)
     ratio = here / there
@@ -153,13 +155,13 @@ def gaussian_kl(
 
 
 def gaussian_entropy(std: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
-    """Entropy of each number in nats; 0 where std is 0 (no density)."""
+    """Return the entropy of each entry in nats; 0 where std is 0 (no density)."""
     moves = std > 0
     return torch.where(moves, 0.5 * (LOG_TWO_PI + 1) + torch.log(torch.where(moves, std, 1.0)), 0.0)
 
 
 def require_step(t: Number, t_next: Number, noise_level: Number, most: float | int = math.inf) -> None:
-    """ValueError where times or a noise level that are plain numbers do not fit; tensors are not looked into."""
+    """Raise ValueError where times or a noise level do not fit; tensors are not looked into, which would sync a GPU."""
     if not (isinstance(t, Tensor) or isinstance(t_next, Tensor)) and not (0 <= t_next <= t <= 1 and t > 0):
         raise ValueError(f"time must fall from t in (0, 1] to t_next in [0, t], got t={t} and t_next={t_next}")
     if not isinstance(noise_level, Tensor) and not 0 <= noise_level <= most:
@@ -167,12 +169,12 @@ def require_step(t: Number, t_next: Number, noise_level: Number, most: float | i
 
 
 def precise(x: Tensor) -> Tensor:
-    """In float32, or float64 where it is that already."""
+    """Return the tensor in float32, or as it is in float64: densities lose too much in half precision."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def over_rows(value: Number, sample: Tensor) -> Tensor:
-    """A number, or one for each row, to be broadcast against the sample."""
+    """Return a number, or one per batch element, in a shape that broadcasts against the sample."""
     number = torch.as_tensor(value, dtype=sample.dtype, device=sample.device)
     if number.ndim == 1 and sample.ndim > 1:
         return number.view(-1, *[1] * (sample.ndim - 1))

@@ -13,8 +13,8 @@ import torch
 
 from prophet_gym.checkpoint import CHECKPOINTS, bundled_checkpoints
 from prophet_gym.world_model import RewardOutput
-from prophrl_algos.algorithms import FA_GRPO
-from prophrl_algos.cli import ALGORITHMS, common, main, train
+from prophrl_algos.algorithms import ALGORITHMS, FA_GRPO
+from prophrl_algos.cli import common, main, train
 from prophrl_algos.cli import record as record_cli
 from prophrl_algos.cli.common import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.cli.demonstrations import Demonstrations, read_demonstrations

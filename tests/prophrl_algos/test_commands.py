@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from prophet_gym.checkpoint import bundled_checkpoints
-from prophrl_algos.cli import ALGORITHMS, main
+from prophrl_algos.algorithms import ALGORITHMS
+from prophrl_algos.cli import main
 from prophrl_algos.cli.common import make_policy, warn_untrained
 from prophrl_algos.cli.published import OWN, is_published
 from prophrl_algos.loggers import LOGGERS, require_loggers
@@ -86,5 +87,5 @@ def test_a_logger_whose_package_is_missing_is_named_beforehand(monkeypatch):
 
 
 def test_the_overview_says_whose_scoring_is_whose():
-    assert "the paper's own" in ALGORITHMS["fa-grpo"]
-    assert all("ours" in line for name, line in ALGORITHMS.items() if name.endswith("-forward"))
+    assert "the paper's own" in ALGORITHMS["fa-grpo"].summary
+    assert all("ours" in algorithm.summary for name, algorithm in ALGORITHMS.items() if name.endswith("-forward"))

@@ -9,10 +9,9 @@ import torch.distributed as dist
 
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_FORWARD
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.distributed import Processes
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.trainer import Trainer, TrainerConfig
+from prophrl_algos.trainer import Execution, Processes, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=3)
 
@@ -22,8 +21,9 @@ def improve(processes, rows, algorithm):
     policy = TinyFlowPolicy(SPEC, hidden=8)
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     config = TrainerConfig(groups=4, group_size=4, beta=0.0, max_grad_norm=1e9)
+    execution = Execution(processes=processes)
     metrics = Trainer(
-        policy, optimizer, BanditVectorEnv(rows), config, processes=processes, algorithm=algorithm
+        policy, optimizer, BanditVectorEnv(rows), config, execution=execution, algorithm=algorithm
     ).iterate()
     return torch.cat([weight.detach().flatten() for weight in policy.parameters()]), metrics
 

@@ -13,6 +13,7 @@ from prophrl_algos.cli.published import Published
 from prophrl_algos.cli.record import PolicyActor
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.groups import Grouping, GroupPlan
 from prophrl_algos.rollout import collect
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
@@ -28,13 +29,13 @@ SPEC = FlowSpec(horizon=2, latent_dim=7, action_dim=7, exec_steps=2, num_steps=3
 def trainer(env):
     policy = TinyFlowPolicy(SPEC, hidden=16)
     config = TrainerConfig(groups=1, group_size=2, beta=0.0)
-    return Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, begin=begin_of(env))
+    return Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, grouping=Grouping(begin_of(env)))
 
 
 def test_a_group_of_the_real_simulator_shares_its_placement_and_is_learnt_from():
     env = make_env("LIBERO-Object-v0", 2, starts="train", tasks=[3], options=SHORT)
     made = trainer(env)
-    rollouts = collect(made.policy, env, made.schedule(), groups=1, group_size=2, seed=7, begin=begin_of(env))
+    rollouts = collect(made.policy, env, made.schedule(), GroupPlan(1, 2, Grouping(begin_of(env))), seed=7)
     first = rollouts.obs["image"][:2]
     assert torch.equal(first[0], first[1])
     later = rollouts.obs["image"][2:]

@@ -1,26 +1,28 @@
 """FA-GRPO and its baselines: ratios, clips, masks and gradients against independent computations (reference.md 4)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from prophrl_algos.fa_grpo import (
-    fa_grpo_loss,
+from prophrl_algos.algorithms import (
+    FA_GRPO,
+    FLOW_GRPO,
+    PI_RL,
+    FlowScale,
     group_advantages,
     leave_one_out_advantages,
     per_entry,
     per_trajectory,
 )
+from prophrl_algos.algorithms._surrogate import RatioStats
+from prophrl_algos.algorithms.flowscale import keep_flow_steps, per_step, scale_gradients, scale_ratios
+from prophrl_algos.algorithms.grpo_guard import guarded_log_prob
 from prophrl_algos.flow.policy import FlowScores
-from prophrl_algos.flow_grpo import flow_grpo_loss
-from prophrl_algos.flowscale import FlowScale, per_step_loss, scale_gradients, scale_ratios
-from prophrl_algos.grpo_guard import guarded_log_prob
-from prophrl_algos.pi_rl import pi_rl_loss
-from prophrl_algos.surrogate import Stats
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
-LOSSES = [fa_grpo_loss, flow_grpo_loss, pi_rl_loss]
+LOSSES = [FA_GRPO.loss, FLOW_GRPO.loss, PI_RL.loss]
 
 
 def numbers(*shape, seed=0):
@@ -78,7 +80,7 @@ class TestRatio:
 
     def test_fa_grpo_has_one_per_number_with_the_steps_summed(self):
         old, new = torch.zeros(1, 2, 1, 2), torch.tensor([[[[0.1, -0.3]], [[0.05, 0.1]]]])
-        value, stats = fa_grpo_loss(new, old, torch.tensor([2.0]), torch.tensor([[True]]), **CLIP)
+        value, stats = FA_GRPO.loss(new, old, torch.tensor([2.0]), torch.tensor([[True]]), **CLIP)
         ratios = [math.exp(0.15), math.exp(-0.2)]
         assert value.item() == pytest.approx(-2 * sum(ratios) / 2, rel=1e-6)
         assert stats.ratios == 2
@@ -87,10 +89,10 @@ class TestRatio:
     def test_flow_grpo_has_one_per_step_and_pi_rl_one_per_chunk(self):
         old, new = torch.zeros(1, 2, 1, 2), torch.tensor([[[[0.1, -0.3]], [[0.05, 0.1]]]])
         advantage, mask = torch.tensor([2.0]), torch.tensor([[True]])
-        value, stats = flow_grpo_loss(new, old, advantage, mask, **CLIP)
+        value, stats = FLOW_GRPO.loss(new, old, advantage, mask, **CLIP)
         assert value.item() == pytest.approx(-2 * (math.exp(-0.1) + math.exp(0.075)) / 2, rel=1e-6)
         assert stats.ratios == 2
-        value, stats = pi_rl_loss(new, old, advantage, mask, **CLIP)
+        value, stats = PI_RL.loss(new, old, advantage, mask, **CLIP)
         assert value.item() == pytest.approx(-2 * math.exp(-0.05) / 2, rel=1e-6)
         assert stats.ratios == 1
 
@@ -98,7 +100,7 @@ class TestRatio:
         # Each l_k is near 1e4, where float32 steps are 1e-3; their differences are exact, their sums are not.
         old = torch.full((1, 10, 1, 1), 1e4) + torch.arange(10.0)[None, :, None, None]
         new = old + torch.tensor(2.0**-9)
-        _, stats = fa_grpo_loss(new, old, torch.ones(1), torch.ones(1, 1, dtype=torch.bool), **CLIP)
+        _, stats = FA_GRPO.loss(new, old, torch.ones(1), torch.ones(1, 1, dtype=torch.bool), **CLIP)
         assert stats.ratio_max.item() == pytest.approx(math.exp(10 * 2.0**-9), abs=1e-6)
 
 
@@ -109,7 +111,7 @@ class TestClipping:
     )
     def test_a_clipped_entry_gives_no_gradient(self, log_ratio, advantage, kept, low, high):
         new = torch.full((1, 1, 1, 1), log_ratio, requires_grad=True)
-        value, stats = fa_grpo_loss(
+        value, stats = FA_GRPO.loss(
             new, torch.zeros(1, 1, 1, 1), torch.tensor([advantage]), torch.ones(1, 1, dtype=torch.bool), **CLIP
         )
         value.backward()
@@ -118,15 +120,6 @@ class TestClipping:
         bounded = min(max(math.exp(log_ratio), 0.8), 1.28)
         worst = min(math.exp(log_ratio) * advantage, bounded * advantage)
         assert value.item() == pytest.approx(-worst)
-
-    def test_the_dual_clip_bounds_what_a_bad_action_can_cost(self):
-        new = torch.full((1, 1, 1, 1), 3.0, requires_grad=True)
-        arguments = (torch.zeros(1, 1, 1, 1), torch.tensor([-1.0]), torch.ones(1, 1, dtype=torch.bool))
-        value, _ = fa_grpo_loss(new, *arguments, **CLIP, dual_clip=3.0)
-        value.backward()
-        assert value.item() == pytest.approx(3.0)
-        assert new.grad.item() == 0
-        assert fa_grpo_loss(new, *arguments, **CLIP)[0].item() == pytest.approx(math.exp(3), rel=1e-5)
 
     @pytest.mark.parametrize("jump", [1e4, -1e4])
     @pytest.mark.parametrize("loss", LOSSES)
@@ -144,7 +137,7 @@ class TestClipping:
     def test_clips_must_be_positive(self, clip):
         old, advantages, mask = batch()
         with pytest.raises(ValueError, match="clip_low and clip_high must be above 0"):
-            fa_grpo_loss(old, old, advantages, mask, **clip)
+            FA_GRPO.loss(old, old, advantages, mask, **clip)
 
 
 class TestMasks:
@@ -180,7 +173,7 @@ class TestMasks:
             seen.append(part_stats)
         torch.testing.assert_close(torch.stack(parts).sum(), whole.detach())
         torch.testing.assert_close(again.grad, new.grad)
-        merged = Stats.merge(seen)
+        merged = RatioStats.merge(seen)
         for name in ("ratios", "ratio_mean", "ratio_min", "ratio_max", "clipped_low", "clipped_high"):
             torch.testing.assert_close(getattr(merged, name), getattr(stats, name))
 
@@ -205,7 +198,7 @@ class TestMasks:
         assert value == 0
         assert stats.ratios == 0
 
-    @pytest.mark.parametrize("loss", [fa_grpo_loss, flow_grpo_loss])
+    @pytest.mark.parametrize("loss", [FA_GRPO.loss, FLOW_GRPO.loss])
     def test_per_trajectory_every_rollout_counts_the_same(self, loss):
         mask = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
         trajectory = torch.tensor([7, 7, 3, 5])
@@ -214,7 +207,7 @@ class TestMasks:
         for reduction, expected in ((per_trajectory, (1.0 - 3.0) / 2), (per_entry, (4 * 1.0 - 3.0) / 5)):
             shares = reduction(mask, trajectory)
             count = float(shares @ mask.sum(1).float()) * 2
-            value, _ = loss(zeros, zeros, advantages * shares, mask, denominator=count, **CLIP)
+            value, _ = loss(zeros, zeros, advantages, mask, loss_weights=shares, denominator=count, **CLIP)
             assert value.item() == pytest.approx(-expected)
 
     @pytest.mark.parametrize("loss", LOSSES)
@@ -236,16 +229,16 @@ class TestGradients:
         _, advantages, mask = batch()
         theta = numbers(4, 3, 2, seed=9).requires_grad_()
         logp, score = self.gaussian(theta)
-        fa_grpo_loss(logp, logp.detach(), advantages, mask, **CLIP)[0].backward()
+        FA_GRPO.loss(logp, logp.detach(), advantages, mask, **CLIP)[0].backward()
         weight = advantages[:, None, None, None] * mask[:, None, :, None]
         reinforce = -(weight * score).sum(0) / (mask.sum() * 2)
         torch.testing.assert_close(theta.grad, reinforce, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.parametrize(("loss", "scale"), [(flow_grpo_loss, 1 / 4), (pi_rl_loss, 1.0)])
+    @pytest.mark.parametrize(("loss", "scale"), [(FLOW_GRPO.loss, 1 / 4), (PI_RL.loss, 1.0)])
     def test_on_policy_the_baselines_have_the_same_gradient_up_to_scale(self, loss, scale):
         _, advantages, mask = batch()
         found = []
-        for each in (fa_grpo_loss, loss):
+        for each in (FA_GRPO.loss, loss):
             theta = numbers(4, 3, 2, seed=9).requires_grad_()
             logp = self.gaussian(theta)[0]
             each(logp, logp.detach(), advantages, mask, **CLIP)[0].backward()
@@ -255,7 +248,7 @@ class TestGradients:
     def test_off_policy_they_differ(self):
         _, advantages, mask = batch()
         found = []
-        for each in (fa_grpo_loss, flow_grpo_loss):
+        for each in (FA_GRPO.loss, FLOW_GRPO.loss):
             theta = numbers(4, 3, 2, seed=9).requires_grad_()
             logp = self.gaussian(theta)[0]
             old = logp.detach() - 0.1 * numbers(*logp.shape, seed=3)
@@ -272,15 +265,16 @@ class TestGradients:
             logp = self.gaussian(theta)[0]
             old = logp.detach()
             if reading == "per step":
-                value, _ = per_step_loss(logp, old, advantages, mask, weights, **CLIP)
+                weighted = replace(FA_GRPO, reduce=keep_flow_steps, aggregate=per_step(weights))
+                value, _ = weighted.loss(logp, old, advantages, mask, **CLIP)
             else:
                 scaled = scale_gradients(logp, weights) if reading == "gradient" else scale_ratios(logp, old, weights)
-                value, _ = fa_grpo_loss(scaled, old, advantages, mask, **CLIP)
+                value, _ = FA_GRPO.loss(scaled, old, advantages, mask, **CLIP)
             value.backward()
             found.append(theta.grad)
         plain = numbers(4, 3, 2, seed=9).requires_grad_()
         logp = self.gaussian(plain)[0]
-        fa_grpo_loss(logp, logp.detach(), advantages, mask, **CLIP)[0].backward()
+        FA_GRPO.loss(logp, logp.detach(), advantages, mask, **CLIP)[0].backward()
         for gradient in found:
             torch.testing.assert_close(gradient, weights[:, None, None] * plain.grad, rtol=1e-4, atol=1e-6)
 
@@ -288,8 +282,8 @@ class TestGradients:
         old, advantages, mask = batch()
         new = old + 0.3 * numbers(*old.shape, seed=5)
         weights = torch.tensor([1.5, 1.2, 0.8, 0.5])
-        plain, stats = fa_grpo_loss(new, old, advantages, mask, **CLIP)
-        scaled, scaled_stats = fa_grpo_loss(scale_gradients(new, weights), old, advantages, mask, **CLIP)
+        plain, stats = FA_GRPO.loss(new, old, advantages, mask, **CLIP)
+        scaled, scaled_stats = FA_GRPO.loss(scale_gradients(new, weights), old, advantages, mask, **CLIP)
         assert torch.equal(plain, scaled)
         assert torch.equal(stats.clipped_high, scaled_stats.clipped_high)
 

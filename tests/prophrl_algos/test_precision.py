@@ -1,7 +1,5 @@
 """Precision: autocast is the policy's alone, and torch's default dtype changes nothing."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -10,14 +8,13 @@ from gymnasium.vector import VectorWrapper
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.specs import InitialState
+from prophrl_algos.algorithms import ALGORITHMS, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.cli import ALGORITHMS
 from prophrl_algos.cli.common import make_algorithm
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.flowscale import FlowScale
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.trainer import Trainer, TrainerConfig
+from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)
 
@@ -51,7 +48,8 @@ def dreamt_under(autocast):
     env = Watched(ProphetVectorEnv(tiny_prophet(), [start], 2, max_episode_steps=2, autoreset_mode="Disabled"))
     policy = Resting(FlowSpec(8, 7, 7, 8, 2), hidden=8)
     optimizer = torch.optim.AdamW(policy.parameters())
-    Trainer(policy, optimizer, env, TrainerConfig(groups=1, group_size=2, beta=0.0), autocast=autocast).iterate()
+    config = TrainerConfig(groups=1, group_size=2, beta=0.0)
+    Trainer(policy, optimizer, env, config, execution=Execution(autocast=autocast)).iterate()
     return np.concatenate(env.frames), policy.precision
 
 
@@ -81,7 +79,6 @@ def learnt(name):
         torch.optim.AdamW([*policy.parameters(), *kernel], lr=1e-3),
         BanditVectorEnv(8),
         TrainerConfig(groups=2, group_size=4, beta=0.1, epochs=2, minibatches=2),
-        copy.deepcopy(policy),
         algorithm=algorithm,
         flowscale=FlowScale(),
     )

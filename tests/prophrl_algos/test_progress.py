@@ -8,7 +8,7 @@ from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.loggers import ShowsProgress, TerminalLogger
 from prophrl_algos.run import run
-from prophrl_algos.trainer import Trainer, TrainerConfig
+from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
 
 
 def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, reward_model):
@@ -20,18 +20,18 @@ def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, reward_mo
         torch.optim.AdamW(policy.parameters()),
         dream(reward_model=reward_model(level=20)),
         config,
-        autocast=torch.bfloat16,
+        execution=Execution(autocast=torch.bfloat16),
     )
     trainer.progress = lambda *call: told.append(call)
     trainer.iterate()
     stages = [re.sub(r"\d+ of", "N of", stage) for stage, _, _ in told]
-    assert list(dict.fromkeys(stages)) == ["rollouts, N of 4 groups, chunk", "scoring, batch", "optimiser, step"]
+    assert list(dict.fromkeys(stages)) == ["rollouts, N of 4 groups, chunk", "scoring, batch", "optimizer, step"]
     rollouts = [call for call in told if call[0].startswith("rollouts")]
     assert [done for _, done, _ in rollouts] == list(range(1, len(rollouts) + 1))
     # 8 groups may be begun, 2 at once, of 3 chunks each.
     assert {total for _, _, total in rollouts} == {12}
     assert rollouts[-1][0].startswith("rollouts, 4 of 4")
-    assert [call[1:] for call in told if call[0].startswith("optimiser")] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [call[1:] for call in told if call[0].startswith("optimizer")] == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_an_evaluation_tells_how_many_episodes_have_ended(dream, tiny, reward_model):
@@ -47,14 +47,14 @@ def test_the_terminal_says_what_is_done_and_how_long_it_takes(capsys):
     assert isinstance(logger, ShowsProgress)
     for chunk in range(1, 4):
         logger.progress("rollouts, 0 of 8 groups, chunk", chunk, 30)
-    logger.progress("optimiser, step", 1, 4)
+    logger.progress("optimizer, step", 1, 4)
     logger.progress("waiting, chunk", 1, None)
     logger.log({"return": 0.5}, 0)
     logger.progress("rollouts, 0 of 8 groups, chunk", 1, 30)
     logger.close()
     shown = capsys.readouterr().err
     assert re.search(r"update 1: rollouts, 0 of 8 groups, chunk 3 of 30, \d\d:\d\d left at most", shown)
-    assert "update 1: optimiser, step 1 of 4:" in shown
+    assert "update 1: optimizer, step 1 of 4:" in shown
     assert "update 1: waiting, chunk 1:" in shown
     assert "update 2: rollouts, 0 of 8 groups, chunk 1 of 30:" in shown
 
@@ -78,4 +78,4 @@ def test_a_run_tells_the_loggers_that_show_it(tmp_path, tiny, capsys):
     run(trainer, tmp_path, loggers=[TerminalLogger(2, every=0)])
     shown = capsys.readouterr().err
     assert "update 1: rollouts, 2 of 2 groups, chunk 1" in shown
-    assert "update 2: optimiser, step 1 of 1" in shown
+    assert "update 2: optimizer, step 1 of 1" in shown

@@ -11,14 +11,14 @@ from prophet_gym.testing import counting_starts
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.flow.sampler import rescore
 from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.groups import BeginFromStarts, KeepWithin
+from prophrl_algos.groups import BeginFromStarts, Grouping, GroupPlan, KeepWithin
 from prophrl_algos.rollout import collect
 
 SCHEDULE = FlowSchedule.uniform(3, 0.5)
 
 
-def gather(policy, env, **kwargs):
-    return collect(policy, env, SCHEDULE, **{"groups": 2, "group_size": 4, "seed": 5} | kwargs)
+def gather(policy, env, groups=2, group_size=4, seed=5, **kwargs):
+    return collect(policy, env, SCHEDULE, GroupPlan(groups, group_size, Grouping(**kwargs)), seed=seed)
 
 
 class Recording(VectorWrapper):
@@ -162,7 +162,7 @@ class TestRefusals:
         ("env", "kwargs", "message"),
         [
             ({"num_envs": 6}, {}, "num_envs=6 must be a multiple of group_size=4"),
-            ({"num_envs": 16}, {}, "leave rows of num_envs=16 unused"),
+            ({"num_envs": 16}, {}, "leave some of num_envs=16 unused"),
             ({}, {"group_size": 1}, "a group needs at least 2 rollouts"),
             ({"autoreset_mode": "NextStep"}, {}, "must not reset by itself"),
             ({"max_episode_steps": None}, {}, "episodes must end"),
@@ -177,7 +177,7 @@ class TestRefusals:
     def test_a_policy_that_decodes_to_other_commands_is_refused_before_anything_is_dreamt(self, dream, tiny):
         env = dream()
         with pytest.raises(
-            ValueError, match=r"decodes to chunks \(actions, numbers\) of \(2, 1\), the env takes \(2, 2\)"
+            ValueError, match=r"decodes to chunks \(actions, dimensions\) of \(2, 1\), the env takes \(2, 2\)"
         ):
             gather(tiny(action_dim=1), env)
         assert env.world_model.rows_dreamt == []
@@ -193,5 +193,5 @@ class TestRefusals:
         def mixed(env, draw, seed):
             return env.reset(options={"task": np.arange(env.num_envs) % 2, "start": 0})
 
-        with pytest.raises(InvalidStartError, match="rows of a group must share their start"):
+        with pytest.raises(InvalidStartError, match="rollouts of a group must share their initial state"):
             gather(tiny(), dream(), begin=mixed)

@@ -1,6 +1,5 @@
 """A run that is killed ends as one that was not; logs and checkpoints are whole."""
 
-import copy
 import csv
 import json
 import multiprocessing
@@ -14,17 +13,16 @@ import pytest
 import torch
 
 from prophet_gym.errors import CheckpointError, UnknownOptionError
-from prophrl_algos.algorithms import reinflow
+from prophrl_algos.algorithms import REINFLOW, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
-from prophrl_algos.ema import Ema
+from prophrl_algos.cli.common import read_weights
 from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.flowscale import FlowScale
-from prophrl_algos.groups import KeepWithin
+from prophrl_algos.groups import Grouping, KeepWithin
 from prophrl_algos.loggers import CsvLogger, JsonLinesLogger, make_logger, run_name
 from prophrl_algos.run import BEST, LAST, run
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.trainer import Trainer, TrainerConfig
+from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=3)
 
@@ -34,20 +32,26 @@ def make(updates=6, ema=False, **config):
     policy = TinyFlowPolicy(SPEC, hidden=8)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     settings = TrainerConfig(updates=updates, groups=2, group_size=4, epochs=2, beta=0.0, **config)
-    average = Ema(policy) if ema else None
-    return Trainer(policy, optimizer, BanditVectorEnv(8), settings, ema=average)
+    return Trainer(
+        policy, optimizer, BanditVectorEnv(8), settings, execution=Execution(ema_decay=0.99 if ema else None)
+    )
 
 
 def make_rich(dream, tiny, reward_model):
     """All that has a state: learned noise, averaged weights, a reference, groups that are resampled in a dream."""
     torch.manual_seed(0)
     policy = tiny()
-    algorithm = reinflow(policy.spec)
+    algorithm = REINFLOW.sized(policy.spec)
     optimizer = torch.optim.AdamW([*policy.parameters(), *algorithm.kernel.parameters()], lr=3e-3)
     config = TrainerConfig(updates=6, groups=2, group_size=4, epochs=2, minibatches=2, beta=0.1)
-    env, reference = dream(reward_model=reward_model(level=50), max_episode_steps=2), copy.deepcopy(policy)
     return Trainer(
-        policy, optimizer, env, config, reference, algorithm=algorithm, keep=KeepWithin(), ema=Ema(policy, 0.9)
+        policy,
+        optimizer,
+        dream(reward_model=reward_model(level=50), max_episode_steps=2),
+        config,
+        algorithm=algorithm,
+        grouping=Grouping(keep=KeepWithin()),
+        execution=Execution(ema_decay=0.9),
     )
 
 
@@ -134,6 +138,15 @@ def test_a_damaged_or_foreign_checkpoint_is_an_error_that_names_it(tmp_path):
     torch.save({"weights": 1}, path)
     with pytest.raises(CheckpointError, match="is no checkpoint of the trainer"):
         load_checkpoint(path)
+
+
+def test_a_run_of_an_earlier_version_is_refused_and_its_weights_still_load(tmp_path):
+    run(make(updates=1), tmp_path)
+    state = torch.load(tmp_path / LAST, weights_only=True)
+    torch.save(state | {"format": "prophrl-trainer-1"}, tmp_path / LAST)
+    with pytest.raises(CheckpointError, match=r"last\.pt was written by an earlier version.*start in another folder"):
+        run(make(updates=2), tmp_path)
+    assert same(read_weights(tmp_path), state["trainer"]["policy"])
 
 
 def test_another_configuration_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,20 +9,25 @@ import torch
 
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.specs import InitialState
-from prophrl_algos import algorithms
-from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_CPS, FLOW_GRPO, FLOW_GRPO_CPS, GRPO_GUARD, PI_RL, reinflow
+from prophrl_algos.algorithms import (
+    ALGORITHMS,
+    FA_GRPO,
+    FA_GRPO_CPS,
+    FLOW_GRPO,
+    REINFLOW,
+    FlowScale,
+    leave_one_out_advantages,
+    per_trajectory,
+)
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.ema import Ema
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.fa_grpo import fa_grpo_loss, leave_one_out_advantages, per_trajectory
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.flow.sampler import sample
 from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.flowscale import FlowScale
-from prophrl_algos.groups import random_number
+from prophrl_algos.groups import Grouping, GroupPlan, random_number
 from prophrl_algos.rollout import collect
 from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.trainer import Batch, Trainer, TrainerConfig
+from prophrl_algos.trainer import Batch, Execution, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)
 SMALL = TrainerConfig(updates=3, groups=2, group_size=4, beta=0.0)
@@ -48,11 +52,9 @@ class Untouched(BanditVectorEnv):
         raise AssertionError("something was generated")
 
 
-DUAL = replace(FA_GRPO, name="fa-grpo-dual", loss=partial(fa_grpo_loss, dual_clip=3.0))
 LEAVE_ONE_OUT = replace(FA_GRPO, name="fa-grpo-loo", advantages=leave_one_out_advantages)
-EVEN = replace(FLOW_GRPO, name="flow-grpo-even", aggregation=per_trajectory)
-EVERY = [FA_GRPO, FLOW_GRPO, PI_RL, GRPO_GUARD, FA_GRPO_CPS, FLOW_GRPO_CPS, algorithms.FA_GRPO_FORWARD,
-         algorithms.FLOW_GRPO_FORWARD, reinflow(SPEC), DUAL, LEAVE_ONE_OUT, EVEN]  # fmt: skip
+EVEN = replace(FLOW_GRPO, name="flow-grpo-even", loss_weights=per_trajectory)
+EVERY = [*(algorithm.sized(SPEC) for algorithm in ALGORITHMS.values()), LEAVE_ONE_OUT, EVEN]
 
 
 class TestUpdate:
@@ -101,9 +103,8 @@ class TestUpdate:
             config = replace(SMALL, groups=1, max_grad_norm=1e9)
             trainer = Trainer(policy, optimizer, BanditVectorEnv(4), config, algorithm=algorithm)
             before = weights(trainer)
-            returns = collect(
-                policy, trainer.env, trainer.schedule(), groups=1, group_size=4, seed=random_number(0, 10, 0)
-            ).returns
+            seed = random_number(0, 10, 0)
+            returns = collect(policy, trainer.env, trainer.schedule(), GroupPlan(1, 4), seed=seed).returns
             trainer.iterate()
             moved.append(weights(trainer) - before)
         # (R - mean of the others) / ((R - mean) / std) = std n / (n - 1)
@@ -111,7 +112,7 @@ class TestUpdate:
 
     def test_per_trajectory_advantages_of_a_group_cancel_however_long_its_rollouts_are(self, dream, tiny, reward_model):
         losses = {}
-        for algorithm in (FA_GRPO, replace(FA_GRPO, name="even", aggregation=per_trajectory)):
+        for algorithm in (FA_GRPO, replace(FA_GRPO, name="even", loss_weights=per_trajectory)):
             for microbatch in (64, 3):
                 env = dream(reward_model=reward_model(level=50), max_episode_steps=6)
                 trainer = make(replace(SMALL, microbatch=microbatch), policy=tiny(), env=env, algorithm=algorithm)
@@ -145,7 +146,7 @@ class TestUpdate:
     def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(self):
         trainer = make()
         schedule = trainer.schedule()
-        rollouts = collect(trainer.policy, trainer.env, schedule, groups=2, group_size=4, seed=0)
+        rollouts = collect(trainer.policy, trainer.env, schedule, GroupPlan(2, 4), seed=0)
         rollouts.path.latents[:, 1] = torch.nan
         before = weights(trainer)
         with pytest.raises(FloatingPointError, match="has norm nan"):
@@ -193,7 +194,7 @@ class TestLoss:
 
     def test_nan_in_masked_entries_of_the_reference_never_leaks(self, dream, tiny):
         policy = tiny()
-        trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream(), reference=copy.deepcopy(policy))
+        trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream())
         batch = decisions(policy)
         mean = batch.path.scores.mean + 0.1
         hidden = ~batch.mask[:, None, :, None].expand_as(mean)
@@ -208,7 +209,7 @@ class TestLoss:
 
     def test_the_kl_is_weighted_as_the_rest(self, dream, tiny):
         policy = tiny()
-        trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream(), reference=copy.deepcopy(policy))
+        trainer = make(replace(SMALL, beta=1.0), policy=policy, env=dream())
         batch = replace(decisions(policy), advantages=torch.zeros(5))
         moved = replace(batch.path.scores, mean=batch.path.scores.mean + torch.arange(5.0)[:, None, None, None])
         only = replace(batch, reference=moved, loss_weights=(torch.arange(5) == 2).float())
@@ -220,7 +221,7 @@ class TestLoss:
 class TestPrecision:
     def test_in_bfloat16_the_first_ratio_is_exactly_one_in_the_updates_own_batches(self):
         config = replace(SMALL, groups=4, microbatch=3, minibatches=2)
-        metrics = make(config, autocast=torch.bfloat16, rate=0.0).iterate()
+        metrics = make(config, execution=Execution(autocast=torch.bfloat16), rate=0.0).iterate()
         assert metrics["ratio_min"] == metrics["ratio_max"] == 1
         assert metrics["old_log_prob_drift"] >= 0
 
@@ -241,27 +242,18 @@ class TestReference:
         drifted = []
         for beta in (1e-9, 30.0):
             policy = TinyFlowPolicy(SPEC, hidden=16)
-            trainer = make(
-                replace(SMALL, beta=beta, epochs=6), policy=policy, reference=copy.deepcopy(policy), rate=1e-2
-            )
-            first = make(
-                replace(SMALL, beta=beta), policy=copy.deepcopy(policy), reference=copy.deepcopy(policy)
-            ).iterate()
+            trainer = make(replace(SMALL, beta=beta, epochs=6), policy=policy, rate=1e-2)
+            first = make(replace(SMALL, beta=beta), policy=copy.deepcopy(policy)).iterate()
             assert first["kl"] == pytest.approx(0, abs=1e-9)
             for _ in range(3):
                 last = trainer.iterate()
             drifted.append(last["kl"])
         assert drifted[1] < 0.3 * drifted[0]
 
-    def test_without_one_it_is_the_policy_that_learning_begins_with_also_after_a_resume(self):
-        policy = TinyFlowPolicy(SPEC, hidden=16)
-        given = make(replace(SMALL, beta=0.1), policy=copy.deepcopy(policy), reference=copy.deepcopy(policy), rate=0.1)
-        own = make(replace(SMALL, beta=0.1), policy=copy.deepcopy(policy), rate=0.1)
-        found = [(given.iterate(), own.iterate()) for _ in range(2)]
-        assert found[0][1]["kl"] == 0
-        assert found[1][1]["kl"] > 1e-3
-        for with_copy, without in found:
-            assert without["kl"] == pytest.approx(with_copy["kl"], rel=1e-5)
+    def test_it_is_the_policy_that_learning_begins_with_also_after_a_resume(self):
+        own = make(replace(SMALL, beta=0.1), rate=0.1)
+        assert own.iterate()["kl"] == 0
+        assert own.iterate()["kl"] > 1e-3
         # The weights that a resumed run is made with need not be those that it began with.
         other = TinyFlowPolicy(SPEC, hidden=16, seed=5)
         resumed = make(replace(SMALL, beta=0.1), policy=other, rate=0.1)
@@ -270,7 +262,7 @@ class TestReference:
 
     def test_that_of_another_policy_is_refused(self):
         kept = make(replace(SMALL, beta=0.1)).state_dict()["reference"]
-        reference = make(replace(SMALL, beta=0.1)).begun
+        reference = make(replace(SMALL, beta=0.1)).reference
         with pytest.raises(CheckpointError, match=r"of another policy: into\.weight differ"):
             reference.load_state_dict({name: value for name, value in kept.items() if name != "into.weight"})
 
@@ -295,6 +287,16 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             TrainerConfig(**change)
 
+    @pytest.mark.parametrize("discount", [0, 1.1, float("nan")])
+    def test_a_discount_that_grows(self, discount):
+        with pytest.raises(ValueError, match=f"discount must be above 0 and at most 1, got {discount}"):
+            Grouping(discount=discount)
+
+    @pytest.mark.parametrize("decay", [1, -0.1, float("nan")])
+    def test_an_average_of_nothing(self, decay):
+        with pytest.raises(ValueError, match="ema_decay must be in"):
+            Execution(ema_decay=decay)
+
     def test_there_are_at_most_twelve_settings(self):
         assert len(TrainerConfig.__dataclass_fields__) <= 12
 
@@ -302,15 +304,11 @@ class TestRefusals:
         ("kwargs", "message"),
         [
             ({"config": replace(SMALL, noise_level=0)}, "noise_level must be above 0 for fa-grpo"),
-            ({"anneal": lambda share: max(0.0, 1 - 2 * share)}, "noise_level must be above 0 .* got noise_level=0"),
-            ({"discount": 0}, "discount must be above 0 and at most 1, got 0"),
-            ({"anneal": lambda share: -1}, "noise_level must be at least 0, got -0.5"),
-            ({"noise_scale": torch.zeros(2)}, r"noise_level must be above 0 .* noise_scale=\[0.0, 0.0\]"),
-            ({"noise_scale": torch.ones(3)}, "noise_scale must have latent_dim=2 numbers, got 3"),
+            ({"algorithm": REINFLOW}, r"give the trainer algorithm\.sized\(policy\.spec\)"),
             ({"algorithm": FA_GRPO_CPS, "policy": TinyFlowPolicy(replace(SPEC, num_steps=1))}, "K=1: without noise"),
             ({"config": replace(SMALL, noise_level=1.5), "algorithm": FA_GRPO_CPS}, "noise_level must .* most 1"),
             ({"config": replace(SMALL, group_size=1)}, "a group needs at least 2 rollouts"),
-            ({"budget": 1}, "budget=1 must be at least groups=2"),
+            ({"grouping": Grouping(budget=1)}, "budget=1 must be at least groups=2"),
             ({"env": Untouched(6)}, "num_envs=6 must be a multiple of group_size=4"),
             ({"env": Untouched(8, chunk=2)}, "horizon=1 is shorter than the env's chunk of 2"),
         ],
@@ -339,13 +337,9 @@ class TestRefusals:
     def test_learned_noise_that_nobody_trains(self):
         policy = TinyFlowPolicy(SPEC)
         with pytest.raises(ValueError, match="learns its noise"):
-            Trainer(policy, torch.optim.SGD(policy.parameters()), BanditVectorEnv(8), SMALL, algorithm=reinflow(SPEC))
-
-
-def test_noise_is_annealed_over_the_run():
-    trainer = make(anneal=lambda share: 1 - share)
-    levels = [trainer.iterate()["noise_level"] for _ in range(3)]
-    assert levels == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3])
+            Trainer(
+                policy, torch.optim.SGD(policy.parameters()), BanditVectorEnv(8), SMALL, algorithm=REINFLOW.sized(SPEC)
+            )
 
 
 def test_dropout_is_off_in_rollout_and_update():
@@ -358,12 +352,11 @@ def test_dropout_is_off_in_rollout_and_update():
 
 
 def test_the_average_of_the_weights_lags_behind_and_is_put_on_for_a_while():
-    trainer = make()
+    trainer = make(execution=Execution(ema_decay=0.9))
     start = weights(trainer)
-    ema = trainer.ema = Ema(trainer.policy, 0.9)
     trainer.iterate()
     now = weights(trainer)
-    with ema.applied():
+    with trainer.ema.applied():
         torch.testing.assert_close(weights(trainer), 0.9 * start + 0.1 * now)
     assert torch.equal(weights(trainer), now)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from prophrl_algos.algorithms import FA_GRPO_FORWARD, FLOW_GRPO_FORWARD, reinflow
+from prophrl_algos.algorithms import FA_GRPO_FORWARD, FLOW_GRPO_FORWARD, REINFLOW
+from prophrl_algos.algorithms._algorithm import sampled_path
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow.forward import forward_step, renoised
@@ -147,8 +148,8 @@ def test_a_policy_that_denoises_learns_the_bandit_by_it(algorithm):
 @pytest.mark.parametrize(
     ("algorithm", "error"),
     [
-        (replace(FA_GRPO_FORWARD, scored=None), "choose=every_step, or scored=renoised"),
-        (replace(reinflow(BANDIT), scored=renoised), "the kernel would learn nothing"),
+        (replace(FA_GRPO_FORWARD, path=sampled_path), "choose=every_step, or path=renoised"),
+        (replace(REINFLOW.sized(BANDIT), path=renoised), "the kernel would learn nothing"),
     ],
 )
 def test_what_would_learn_nothing_is_refused(algorithm, error):
@@ -172,9 +173,9 @@ def test_every_update_has_noise_of_its_own_and_the_kl_is_to_the_reference():
         torch.optim.SGD(policy.parameters(), lr=0.0),
         BanditVectorEnv(8),
         config,
-        moved(policy),
-        algorithm=replace(FA_GRPO_FORWARD, scored=spied),
+        algorithm=replace(FA_GRPO_FORWARD, path=spied),
     )
+    trainer.reference.load_state_dict(moved(policy).state_dict())
     first, _ = trainer.iterate(), trainer.iterate()
     assert len(seeds) == len(set(seeds)) == 2
     assert first["ratio_min"] == pytest.approx(1, abs=1e-4)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from prophrl_algos.algorithms.reinflow import LearnedNoise
 from prophrl_algos.flow.policy import FlowPath, FlowSpec, TensorContext
 from prophrl_algos.flow.sampler import rescore, sample, step_stds
 from prophrl_algos.flow.schedule import FlowSchedule, every_step, no_step, one_random_step
 from prophrl_algos.flow.sde import cps_step, flow_sde_step
-from prophrl_algos.reinflow import LearnedNoise
 from prophrl_algos.tiny import TinyFlowPolicy
 
 SPEC = FlowSpec(horizon=3, latent_dim=4, action_dim=2, exec_steps=2, num_steps=5)
@@ -94,14 +94,6 @@ def test_only_the_random_step_has_a_density_and_a_gradient():
     path = sample(policy, obs, FlowSchedule.uniform(5, 0.5, choose=one_random_step), seeds(range(6)))
     assert ((path.log_prob != 0).all((2, 3)) == path.stochastic).all()
     assert (step_stds(path.scores, path.stochastic) > 0).sum() == path.stochastic.any(0).sum()
-
-
-def test_noise_of_each_dimension_is_its_own():
-    policy, obs = make()
-    scale = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    path = sample(policy, obs, FlowSchedule.uniform(5, 0.5, noise_scale=scale), seeds(range(6)))
-    assert (path.log_prob[..., 1] == 0).all()
-    assert (path.log_prob[..., 0] != 0).all()
 
 
 def test_the_last_cps_step_has_no_density():

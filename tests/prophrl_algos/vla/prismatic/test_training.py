@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from prophrl_algos.reference import Reference
 
 from prophrl_algos import LoadOptions, load_policy
+from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.flow.policy import select_obs
 from prophrl_algos.flow.sampler import rescore, sample
 from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.flowscale import FlowScale
-from prophrl_algos.groups import BeginFromStarts
-from prophrl_algos.reference import Reference
+from prophrl_algos.groups import BeginFromStarts, Grouping
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
 from prophrl_algos.vla._tiny_prismatic import tiny_openvla_oft, tiny_vla_adapter
@@ -120,7 +120,7 @@ def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
         env,
         TrainerConfig(groups=1, group_size=4, updates=4, beta=0.01),
         flowscale=FlowScale(),
-        begin=BeginFromStarts(starts),
+        grouping=Grouping(BeginFromStarts(starts)),
     )
     while True:
         metrics = trainer.iterate()

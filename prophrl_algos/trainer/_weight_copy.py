@@ -1,4 +1,4 @@
-"""The policy that learning begins with, kept as the weights that learning changes."""
+"""A second set of a policy's trained weights: the one that learning begins with, or an average over updates."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 from prophet_gym.errors import CheckpointError
 
 
-class Reference:
-    """A copy of a policy's trained weights as they are now; the KL is taken to the policy that has them.
+class WeightCopy:
+    """A copy of a policy's trained weights, which can take their place for a while.
 
-    Weights that are not trained stay as they are, so they are not copied: adapters or an action expert take a small
-    part of the memory of a whole second policy. Adapters that were trained before, by cloning, are part of it.
+    Weights that are not trained are not copied: adapters or an action expert take a small part of the memory of a whole
+    second policy. Adapters that were trained before, by cloning, are part of the copy.
 
     Args:
-        policy: whose weights are kept.
-        trained: parameters that learning changes; others of them than the policy's are left out.
+        policy: Policy whose weights are copied.
+        trained: Parameters that learning changes; those that are not the policy's are left out.
 
     Example:
         >>> policy = nn.Linear(1, 1, bias=False)
-        >>> reference = Reference(policy, list(policy.parameters()))
+        >>> copy = WeightCopy(policy, list(policy.parameters()))
         >>> before = policy.weight.detach().clone()
         >>> _ = policy.weight.data.add_(1)
-        >>> with reference.applied():
+        >>> with copy.applied():
         ...     torch.equal(policy.weight, before)
         True
     """
@@ -34,9 +34,15 @@ class Reference:
         self._weights = {name: weight for name, weight in policy.named_parameters() if id(weight) in chosen}
         self._kept = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
+    @torch.no_grad()
+    def average(self, decay: float | int) -> None:
+        """Move the copy towards the weights: `decay` is the weight of the past, in [0, 1)."""
+        for name, weight in self._weights.items():
+            self._kept[name].lerp_(weight, 1 - decay)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside it, the policy has the weights that were kept; no gradient may be taken through it."""
+        """Give the policy the copied weights inside; no gradient may be taken through it."""
         self._swap()
         try:
             yield
@@ -44,14 +50,14 @@ class Reference:
             self._swap()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights that were kept, by name."""
+        """Return the copied weights by name."""
         return {name: kept.clone() for name, kept in self._kept.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the weights of a `state_dict`.
+        """Take the weights of a `state_dict`.
 
         Raises:
-            CheckpointError: they are not those of this policy; nothing has changed.
+            CheckpointError: They are not those of this policy; nothing has changed.
         """
         wrong = sorted(
             name
@@ -60,13 +66,14 @@ class Reference:
         )
         if wrong:
             raise CheckpointError(
-                f"the reference in the checkpoint is of another policy: {', '.join(wrong[:10])} differ"
+                f"the weights kept in the checkpoint are of another policy: {', '.join(wrong[:10])} differ"
             )
         for name, kept in self._kept.items():
             kept.copy_(state[name])
 
     @torch.no_grad()
     def _swap(self) -> None:
+        # In place, so that the optimizer's parameters stay the same objects; one tensor at a time, to save memory.
         for name, weight in self._weights.items():
             now = weight.clone()
             weight.copy_(self._kept[name])

@@ -1,4 +1,4 @@
-"""GRPO-Guard (arXiv 2510.22319): log-ratios of flow steps centred and brought to one scale, before Flow-GRPO's loss.
+"""GRPO-Guard (arXiv 2510.22319): Flow-GRPO on log-ratios that are centred and brought to one scale.
 
 A step's log-ratio has mean -|mu - mu_old|^2 / 2h^2 with h the step's std, and a spread that grows as 1 / h; so clipping
 from above hardly ever happens and late steps dominate. Ratio = exp[(l - l_old + b) h] with b = |mu - mu_old|^2 / 2h^2,
@@ -7,20 +7,23 @@ each step's gradient divided by dt.
 Differences from the paper: the division by dt acts on gradients (`scale_gradients`) and is relative to the mean step.
 """
 
+from dataclasses import replace
+
 from jaxtyping import Float
 from torch import Tensor
 
+from prophrl_algos.algorithms.flow_grpo import FLOW_GRPO
+from prophrl_algos.algorithms.flowscale import scale_gradients
 from prophrl_algos.flow.policy import FlowScores
-from prophrl_algos.flowscale import scale_gradients
 
 
 def guarded_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " times"]) -> Float[Tensor, "s k n a"]:
-    """Log-probs whose difference to `old.log_prob` is the guarded log-ratio; for `flow_grpo_loss`.
+    """Return log-probs whose difference to `old.log_prob` is the guarded log-ratio.
 
     Args:
-        new: of the policy to be improved.
-        old: of the policy that sampled.
-        times: of the schedule.
+        new: Scores of the policy that is improved.
+        old: Scores of the policy that sampled.
+        times: Times of the schedule.
     """
     std = old.std
     moves = std > 0
@@ -28,3 +31,8 @@ def guarded_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " ti
     guarded = old.log_prob + ((new.log_prob - old.log_prob) + drift) * std
     dt = (times[:-1] - times[1:]).to(guarded)
     return scale_gradients(guarded, dt.mean() / dt)
+
+
+GRPO_GUARD = replace(
+    FLOW_GRPO, name="grpo-guard", summary="Flow-GRPO with centred and scaled ratios", score=guarded_log_prob
+)

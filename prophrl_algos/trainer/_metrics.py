@@ -1,24 +1,24 @@
-"""The numbers of an update: what was lived through, what the loss was made of, what the optimiser saw."""
+"""The metrics of an update: its rollouts, the parts of its loss, and what the optimizer saw."""
 
 from dataclasses import dataclass, field, fields
 
 from jaxtyping import Float
 from torch import Tensor
 
-from prophrl_algos.distributed import Processes
+from prophrl_algos.algorithms._surrogate import RatioStats
 from prophrl_algos.flow.policy import FlowPath, FlowScores
 from prophrl_algos.rollout import Rollouts
-from prophrl_algos.surrogate import Stats
+from prophrl_algos.trainer._processes import Processes
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss and what it is made of; sums are over valid entries, so those of microbatches add up."""
+    """A loss and its parts; sums are over valid entries, so those of microbatches add up."""
 
     loss: Float[Tensor, ""]
-    stats: Stats
+    stats: RatioStats
     kl_sum: Float[Tensor, ""]
     entropy_sum: Float[Tensor, ""]
     scores: FlowScores
@@ -26,11 +26,11 @@ class Terms:
 
 @dataclass
 class Tally:
-    """What is summed up over the microbatches of an update."""
+    """Sums over the microbatches of an update."""
 
     squares: Float[Tensor, " k"]
     norms: list[float] = field(default_factory=list)
-    stats: list[Stats] = field(default_factory=list)
+    stats: list[RatioStats] = field(default_factory=list)
     loss: float = 0.0
     kl: float = 0.0
     entropy: float = 0.0
@@ -46,9 +46,9 @@ class Tally:
 
 
 def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], processes: Processes) -> Metrics:
-    """Of all processes: what was lived through and how much of it teaches."""
+    """Return what the rollouts of all processes were like, and how much of them teaches."""
     total, scored = processes.total, rollouts.scored
-    total_scored = max(total(int(scored.sum())), 1.0)
+    scored = max(total(int(scored.sum())), 1.0)
     frames = max(total(rollouts.frames), 1.0)
     count = total(len(scored))
     useful = advantages != 0
@@ -56,9 +56,9 @@ def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], process
     return {
         "rollouts": count,
         "groups_started": total(rollouts.started),
-        "return": total(float(rollouts.returns[scored].sum())) / total_scored,
-        "success": total(int((rollouts.success & scored).sum())) / total_scored,
-        "scored": total(int(scored.sum())) / max(count, 1.0),
+        "return": total(float(rollouts.returns[scored].sum())) / scored,
+        "success": total(int((rollouts.success & scored).sum())) / scored,
+        "judged": total(int(scored.sum())) / max(count, 1.0),
         "advantage_abs": total(float(advantages.abs().sum())) / magnitude,
         "advantage_max": float(advantages.abs().max()) if len(advantages) else 0.0,
         "useful_rollouts": total(int(useful.sum())) / max(count, 1.0),
@@ -68,13 +68,13 @@ def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], process
 
 
 def learning_metrics(tally: Tally, path: FlowPath, weights: Float[Tensor, " k"], entries: int) -> Metrics:
-    """Of this process: what the optimiser saw.
+    """Return what the optimizer of this process saw.
 
     Args:
-        tally: of the update.
-        path: of its decisions.
-        weights: FlowScale's.
-        entries: valid (s, n, a) entries that were seen, all epochs together.
+        tally: Sums over the update.
+        path: Paths of its decisions.
+        weights: FlowScale's weights.
+        entries: Valid (s, n, a) entries that were seen, all epochs together.
     """
     entries = max(entries, 1)
     metrics = {
@@ -86,8 +86,9 @@ def learning_metrics(tally: Tally, path: FlowPath, weights: Float[Tensor, " k"],
         "entropy": tally.entropy / entries / max(float(path.stochastic.sum(1).float().mean()), 1.0),
     }
     if tally.stats:
-        stats = Stats.merge(tally.stats)
-        metrics |= {each.name: float(getattr(stats, each.name)) for each in fields(Stats) if each.name != "ratios"}
+        stats = RatioStats.merge(tally.stats)
+        metrics |= {each.name: float(getattr(stats, each.name)) for each in fields(stats) if each.name != "ratios"}
+    # The gradient reaches the policy through its velocity, so that is where the steps are compared.
     per_step = tally.squares.sqrt() * path.schedule.velocity_gains(path.latents.shape[3])
     metrics |= {f"flow_gradient/{step:02d}": float(norm) for step, norm in enumerate(per_step)}
     return metrics | {f"flowscale/{step:02d}": float(weight) for step, weight in enumerate(weights)}

@@ -1,7 +1,7 @@
 """Collect groups, improve the policy on them, repeat."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,21 +11,18 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from prophrl_algos.algorithms import FA_GRPO, Algorithm
-from prophrl_algos.config import TrainerConfig
-from prophrl_algos.distributed import Processes
-from prophrl_algos.ema import Ema
+from prophrl_algos.algorithms import FA_GRPO, Algorithm, FlowScale
+from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradients
 from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowScores, Obs, device_of, select_obs
 from prophrl_algos.flow.sampler import rescore, step_stds
 from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.flow.sde import gaussian_entropy, gaussian_kl
-from prophrl_algos.flowscale import FlowScale, flowscale_weights, scale_gradients
-from prophrl_algos.groups import Begin, Keep, begin_by_seed, keep_all, random_number
-from prophrl_algos.metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
-from prophrl_algos.preflight import require_finite, require_fit, require_noise, require_trainable, spread
-from prophrl_algos.progress import Progress, silent
-from prophrl_algos.reference import Reference
-from prophrl_algos.rollout import Rollouts, collect
+from prophrl_algos.groups import Grouping, GroupPlan, random_number, refuse_official, require_chunk, splits_of
+from prophrl_algos.rollout import Progress, Rollouts, collect, silent
+from prophrl_algos.trainer._checks import require_finite, require_noise, require_trainable
+from prophrl_algos.trainer._config import Execution, TrainerConfig
+from prophrl_algos.trainer._metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
+from prophrl_algos.trainer._weight_copy import WeightCopy
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,13 @@ class Batch:
     """Decisions with what the loss needs of them.
 
     Attributes:
-        obs: raw observations.
-        path: sampled paths; their scores are those of the policy that the ratio is taken against.
-        mask: actions that count.
-        advantages: of each decision.
-        loss_weights: how much a valid entry of each decision counts in the mean.
+        obs: Raw observations.
+        path: Scored paths; their scores are those of the policy that the ratio is taken against.
+        mask: Actions that count.
+        advantages: Advantage of each decision.
+        loss_weights: Weight of a valid entry of each decision in the loss.
         weights: FlowScale's weight of each flow step.
-        reference: scores of the reference policy; None without a KL term.
+        reference: Scores of the policy that the run began with; None without a KL term.
     """
 
     obs: Obs
@@ -51,7 +48,7 @@ class Batch:
     reference: FlowScores | None = None
 
     def select(self, rows: Int[Tensor, " r"], device: torch.device) -> "Batch":
-        """The given rows, on a device."""
+        """Return the given decisions, on a device."""
         return Batch(
             select_obs(self.obs, rows),
             self.path.select(rows).to(device),
@@ -69,7 +66,10 @@ class Trainer:
     Nothing is trained from official starts. Randomness is a function of `config.seed` and the number of the update.
 
     Attributes:
-        progress: told how far an update has come; `run` sets it to the loggers that show it.
+        done: Updates so far.
+        progress: Told how far an update has come; `run` sets it to the loggers that show it.
+        reference: The weights that the run began with, where `beta` is above 0.
+        ema: The average of the weights, where `execution.ema_decay` is given.
 
     Example:
         >>> from prophrl_algos.bandit import BanditVectorEnv
@@ -89,96 +89,67 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         env: VectorEnv,
         config: TrainerConfig | None = None,
-        reference: FlowPolicy | None = None,
         *,
         algorithm: Algorithm = FA_GRPO,
         flowscale: FlowScale | None = None,
-        begin: Begin = begin_by_seed,
-        keep: Keep = keep_all,
-        budget: int | None = None,
-        discount: float | int = 1.0,
-        anneal: Callable[[float], float | int] | None = None,
-        noise_scale: Float[Tensor, " d"] | None = None,
-        autocast: torch.dtype | None = None,
-        ema: Ema | None = None,
-        processes: Processes | None = None,
+        grouping: Grouping | None = None,
+        execution: Execution | None = None,
     ) -> None:
         """Check that everything fits; nothing is generated yet.
 
         Args:
-            policy: improved in place; kept in eval mode, since dropout would make an unchanged policy's ratio random.
-            optimizer: of the policy's parameters (and of the algorithm's, where it has any).
-            env: with autoreset DISABLED; rows a multiple of the group size.
+            policy: Improved in place; kept in eval mode, since dropout would make an unchanged policy's ratio random.
+            optimizer: Optimizer of the policy's parameters (and of the algorithm's kernel, where it has any).
+            env: With autoreset DISABLED; its size is a multiple of the group size.
             config: `TrainerConfig()` if not given.
-            reference: for the KL; where `beta` > 0 and none is given, `policy` with the weights that it has now.
-            algorithm: what an experiment swaps.
-            flowscale: balances flow steps; off if not given.
-            begin: how the rows of a group get a common start.
-            keep: which groups are kept, e.g. `KeepWithin()`; the others are resampled.
-            budget: groups that may be begun in an update; twice `groups` if not given.
-            discount: the reward of chunk n, counted from 0, counts discount^n. Below 1 a success is worth more the
-                sooner it comes, and a group whose rollouts all succeed still teaches something.
-            anneal: factor on the noise level at a share (0 to 1) of the updates.
-            noise_scale: factor on the noise level of each latent dimension.
-            autocast: compute velocities in this dtype (`torch.bfloat16`); densities stay in float32.
-            ema: averaged at every optimiser step.
-            processes: `Processes.joined()` under torchrun.
+            algorithm: What an experiment swaps.
+            flowscale: Balances the flow steps; off if not given.
+            grouping: How groups begin and end; `Grouping()` if not given.
+            execution: Precision, averaging and processes; `Execution()` if not given.
 
         Raises:
-            ValueError: something does not fit; the message says what to change.
-            InvalidStartError: the env starts from official states.
+            ValueError: Something does not fit; the message says what to change.
+            InvalidStartError: The env starts from official states.
         """
-        self.policy, self.optimizer, self.env, self.reference = policy, optimizer, env, reference
-        self.config = config or TrainerConfig()
-        self.algorithm, self.flowscale = algorithm, flowscale or FlowScale(alpha=1.0)
-        if not 0 < discount <= 1:
-            raise ValueError(f"discount must be above 0 and at most 1, got {discount}")
-        self.begin, self.keep, self.discount = begin, keep, discount
-        self.anneal, self.noise_scale, self.autocast, self.ema = anneal, noise_scale, autocast, ema
-        self.processes = processes or Processes()
-        self.device = device_of(policy)
+        self.policy, self.optimizer, self.env, self.algorithm = policy, optimizer, env, algorithm
+        self.config, self.execution = config or TrainerConfig(), execution or Execution()
+        self.flowscale = flowscale or FlowScale(alpha=1.0)
+        self.processes, self.device = self.execution.processes, device_of(policy)
         self.done = 0
         self.progress: Progress = silent
-        self.groups = self.processes.split(self.config.groups)
-        self.budget = 2 * self.groups if budget is None else self.processes.split(budget)
-        require_fit(policy, env, self.groups, self.config.group_size, self.budget)
-        for factor in [1.0] if anneal is None else map(anneal, spread(self.config.updates)):
-            require_noise(self._schedule(factor), policy.spec, self.algorithm)
-        self.parameters = require_trainable(policy, optimizer, self.algorithm)
-        for module in (policy, reference, algorithm.kernel):
+        self.plan = self._plan(grouping or Grouping())
+        self.plan.check(env)
+        require_chunk(policy, env)
+        refuse_official(splits_of(env))
+        require_noise(self.schedule(), policy.spec, algorithm)
+        self.parameters = require_trainable(policy, optimizer, algorithm)
+        assert isinstance(policy, nn.Module)
+        for module in (policy, algorithm.kernel):
             if isinstance(module, nn.Module):
                 module.eval().to(self.device)
-        assert isinstance(policy, nn.Module)
-        self.begun = Reference(policy, self.parameters) if self.config.beta > 0 and reference is None else None
+        self.reference = WeightCopy(policy, self.parameters) if self.config.beta > 0 else None
+        self.ema = None if self.execution.ema_decay is None else WeightCopy(policy, self.parameters)
 
     def schedule(self) -> FlowSchedule:
-        """How the next update's paths are sampled."""
-        return self._schedule(1.0 if self.anneal is None else self.anneal(self.done / self.config.updates))
+        """Return how paths are sampled."""
+        return FlowSchedule.uniform(
+            self.policy.spec.num_steps,
+            self.config.noise_level,
+            kernel=self.algorithm.kernel,
+            choose=self.algorithm.choose,
+        )
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
         with self._precision():
-            rollouts = collect(
-                self.policy,
-                self.env,
-                self.schedule(),
-                groups=self.groups,
-                group_size=self.config.group_size,
-                seed=random_number(self.config.seed, 10, self.done),
-                begin=self.begin,
-                keep=self.keep,
-                budget=self.budget,
-                first_group=self.processes.rank,
-                stride=self.processes.size,
-                discount=self.discount,
-                progress=self.progress,
-            )
+            seed = random_number(self.config.seed, 10, self.done)
+            rollouts = collect(self.policy, self.env, self.schedule(), self.plan, seed=seed, progress=self.progress)
         metrics = self.update(rollouts)
         self.done += 1
         return metrics
 
     def update(self, rollouts: Rollouts) -> Metrics:
-        """`epochs * minibatches` optimiser steps on these rollouts; none where no group teaches anything."""
+        """Take `epochs * minibatches` optimizer steps on these rollouts; none where no group teaches anything."""
         began = time.perf_counter()
         require_finite("return", rollouts.returns, rollouts)
         advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.scored)
@@ -196,66 +167,69 @@ class Trainer:
             for minibatch in torch.tensor_split(order, self.config.minibatches):
                 self._optimize(batch, minibatch, tally)
                 steps += 1
-                self.progress("optimiser, step", steps, self.config.epochs * self.config.minibatches)
+                self.progress("optimizer, step", steps, self.config.epochs * self.config.minibatches)
         entries = int(batch.mask.sum()) * self.policy.spec.action_dim * self.config.epochs
         metrics |= learning_metrics(tally, batch.path, batch.weights, entries) | {"old_log_prob_drift": drift}
         return metrics | {"seconds_update": time.perf_counter() - began}
 
     def loss(self, batch: Batch, denominator: float | int | None = None) -> Terms:
-        """The loss of decisions on the policy's device; `denominator`: `count` of the whole minibatch."""
+        """Return the loss of decisions on the policy's device; `denominator` is `count` of the whole minibatch."""
         scores = self._score(batch.obs, batch.path)
         old, times = batch.path.scores, batch.path.schedule.times
         denominator = (self.count(batch.mask, batch.loss_weights) or 1.0) if denominator is None else denominator
-        log_prob = scale_gradients(self.algorithm.log_prob(scores, old, times), batch.weights)
         loss, stats = self.algorithm.loss(
-            log_prob,
+            scale_gradients(self.algorithm.score(scores, old, times), batch.weights),
             old.log_prob,
-            batch.advantages * batch.loss_weights,
+            batch.advantages,
             batch.mask,
             clip_low=self.config.clip_low,
             clip_high=self.config.clip_high,
+            loss_weights=batch.loss_weights,
             denominator=denominator,
         )
-        valid = batch.mask[:, None, :, None]
+        scored = batch.mask[:, None, :, None]
         kl_sum = torch.zeros((), device=loss.device, dtype=loss.dtype)
         if batch.reference is not None:
             pair = (scores.mean, scores.std, batch.reference.mean, batch.reference.std)
             # Masked before, not after: the gradient of what is masked would be 0 * NaN where it is NaN.
-            kl = gaussian_kl(*(torch.where(valid, each, 1.0) for each in pair))
+            kl = gaussian_kl(*(torch.where(scored, each, 1.0) for each in pair))
             kl_sum = kl.detach().sum()
             loss = loss + self.config.beta * (kl * batch.loss_weights[:, None, None, None]).sum() / denominator
-        entropy = torch.where(valid, gaussian_entropy(scores.std.detach()), 0.0).sum()
+        entropy = torch.where(scored, gaussian_entropy(scores.std.detach()), 0.0).sum()
         return Terms(loss, stats, kl_sum, entropy, scores)
 
     def count(self, mask: Bool[Tensor, "s n"], loss_weights: Float[Tensor, " s"]) -> float:
-        """What the mean divides by: the valid entries (s, n, a), each by its share."""
+        """Return what the loss divides by: the valid entries (s, n, a), each by its weight."""
         return float(loss_weights @ mask.sum(1).float()) * self.policy.spec.action_dim
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the following updates depend on, beside the arguments of the constructor."""
+        """Return all that the following updates depend on, beside the arguments of the constructor."""
         kernel = self.algorithm.kernel
         state = {
             "done": self.done,
-            "config": asdict(self.config),
-            "algorithm": self.algorithm.name,
-            "flowscale": asdict(self.flowscale),
+            "config": self._settings(),
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "kernel": kernel.state_dict() if isinstance(kernel, nn.Module) else {},
             "ema": {} if self.ema is None else self.ema.state_dict(),
-            "reference": {} if self.begun is None else self.begun.state_dict(),
+            "reference": {} if self.reference is None else self.reference.state_dict(),
             "random": torch.get_rng_state(),
         }
         if torch.cuda.is_available():
             state["random_cuda"] = torch.cuda.get_rng_state_all()
+        # A dream's wrappers may hold state too, for example of a random reward.
         if hasattr(self.env.unwrapped, "state_dict"):
             state["env"] = self.env.unwrapped.state_dict()  # pyright: ignore[reportAttributeAccessIssue]
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a `state_dict` was taken; ValueError if it is of another algorithm or configuration."""
-        mine = asdict(self.config) | {"algorithm": self.algorithm.name, "flowscale": asdict(self.flowscale)}
-        theirs = state["config"] | {name: state[name] for name in ("algorithm", "flowscale") if name in state}
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: It is of another algorithm or configuration, or its optimizer was never kept.
+            CheckpointError: Its kept weights are of another policy.
+        """
+        mine, theirs = self._settings(), state["config"]
         changed = [name for name in theirs if mine.get(name) != theirs[name] and name != "updates"]
         if changed:
             raise ValueError(
@@ -268,10 +242,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if isinstance(self.algorithm.kernel, nn.Module):
             self.algorithm.kernel.load_state_dict(state["kernel"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        if self.begun is not None and state.get("reference"):
-            self.begun.load_state_dict(state["reference"])
+        for kept, name in ((self.ema, "ema"), (self.reference, "reference")):
+            if kept is not None and state[name]:
+                kept.load_state_dict(state[name])
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
@@ -279,13 +252,17 @@ class Trainer:
             self.env.unwrapped.load_state_dict(state["env"])  # pyright: ignore[reportAttributeAccessIssue]
         self.done = state["done"]
 
-    def _schedule(self, factor: float | int) -> FlowSchedule:
-        return FlowSchedule.uniform(
-            self.policy.spec.num_steps,
-            self.config.noise_level * factor,
-            kernel=self.algorithm.kernel,
-            choose=self.algorithm.choose,
-            noise_scale=self.noise_scale,
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that a run must be resumed with."""
+        chosen = {"algorithm": self.algorithm.name, "flowscale": asdict(self.flowscale)}
+        return asdict(self.config) | chosen | {"ema_decay": self.execution.ema_decay}
+
+    def _plan(self, grouping: Grouping) -> GroupPlan:
+        """Return this process's groups; several processes that share a seed count past each other's numbers."""
+        groups, processes = self.processes.share(self.config.groups), self.processes
+        budget = 2 * groups if grouping.budget is None else processes.share(grouping.budget)
+        return GroupPlan(
+            groups, self.config.group_size, replace(grouping, budget=budget), processes.rank, processes.size
         )
 
     def _order(self, count: int, epoch: int) -> Tensor:
@@ -293,42 +270,47 @@ class Trainer:
         return torch.randperm(count, generator=shuffle)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
+        dtype = self.execution.autocast
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
-    def _score(self, obs: Obs, path: FlowPath, *, grad: bool = True, policy: FlowPolicy | None = None) -> FlowScores:
+    def _score(self, obs: Obs, path: FlowPath, *, grad: bool = True) -> FlowScores:
         with self._precision():
-            return rescore(policy or self.policy, obs, path, grad=grad)
+            return rescore(self.policy, obs, path, grad=grad)
 
     def _prepare(self, rollouts: Rollouts, advantages: Tensor, rows: Tensor) -> tuple[Batch, float]:
-        """The decisions that teach, with old and reference scores; and by how much re-scoring changed the old ones."""
-        path, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
+        """Return the decisions that teach with old and reference scores, and how far re-scoring moved the old ones."""
+        sampled, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
+        path = self.algorithm.path(sampled, random_number(self.config.seed, 12, self.done))
         drift = 0.0
-        if self.algorithm.scored is not None:
-            path = self.algorithm.scored(path, random_number(self.config.seed, 12, self.done))
-            path = replace(path, scores=self._score_all(obs, path, self.policy))
-        elif self._must_rescore():
-            again = self._score_all(obs, path, self.policy)
-            drift = float((again.log_prob - path.log_prob).sum(1).abs().amax()) if len(rows) else 0.0
+        if path is not sampled or self._must_rescore():
+            again = self._score_all(obs, path)
+            if path is sampled and len(rows):
+                drift = float((again.log_prob - path.log_prob).sum(1).abs().amax())
             path = replace(path, scores=again)
         reference = None
-        if self.config.beta > 0:
-            with nullcontext() if self.begun is None else self.begun.applied():
-                reference = self._score_all(obs, path, self.reference or self.policy)
+        if self.reference is not None:
+            with self.reference.applied():
+                reference = self._score_all(obs, path)
         having = max(self.processes.total(len(rows) > 0), 1.0)
         stds = self.processes.sum(step_stds(path.scores, path.stochastic)) / having
-        weights = flowscale_weights(stds, self.flowscale)
         mask, trajectory = rollouts.mask[rows], rollouts.trajectory[rows]
-        loss_weights = self.algorithm.aggregation(mask, trajectory)
-        return Batch(obs, path, mask, advantages[trajectory], loss_weights, weights, reference), drift
+        return Batch(
+            obs,
+            path,
+            mask,
+            advantages[trajectory],
+            self.algorithm.loss_weights(mask, trajectory),
+            flowscale_weights(stds, self.flowscale),
+            reference,
+        ), drift
 
     def _must_rescore(self) -> bool:
-        """In low precision a velocity depends on the shape of its batch, so old scores are of the update's shapes."""
+        """Return whether old scores must be of the update's shapes: in low precision a velocity depends on them."""
         dtypes = {parameter.dtype for parameter in self.policy.parameters()}
-        return self.autocast is not None or dtypes != {torch.float32}
+        return self.execution.autocast is not None or dtypes != {torch.float32}
 
-    def _score_all(self, obs: Obs, path: FlowPath, policy: FlowPolicy) -> FlowScores:
+    def _score_all(self, obs: Obs, path: FlowPath) -> FlowScores:
+        """Score in the batches of an epoch, so that the first ratio is exactly 1."""
         batches = [
             rows
             for minibatch in torch.tensor_split(torch.arange(len(path)), self.config.minibatches)
@@ -337,13 +319,12 @@ class Trainer:
         ]
         parts: list[FlowScores] = []
         for rows in batches:
-            parts.append(
-                self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False, policy=policy)
-            )
+            parts.append(self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False))
             self.progress("scoring, batch", len(parts), len(batches))
         return FlowScores.cat(parts).to(torch.device("cpu")) if parts else path.scores
 
     def _optimize(self, batch: Batch, rows: Tensor, tally: Tally) -> None:
+        # All processes divide by the same number, so that the sum of their gradients is the mean over all entries.
         denominator = self.processes.total(self.count(batch.mask[rows], batch.loss_weights[rows])) or 1.0
         self.optimizer.zero_grad(set_to_none=True)
         for part in rows.split(self.config.microbatch) if len(rows) else ():
@@ -356,9 +337,9 @@ class Trainer:
         if not norm < float("inf"):
             raise FloatingPointError(
                 f"the gradient of update {self.done} has norm {norm}; the weights are as before: look at the returns "
-                "and observations, then go on from the last checkpoint with a lower learning rate"
+                "and observations, then resume from the last checkpoint with a lower learning rate"
             )
         self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update()
+        if self.ema is not None and self.execution.ema_decay is not None:
+            self.ema.average(self.execution.ema_decay)
         tally.norms.append(norm)

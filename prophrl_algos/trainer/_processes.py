@@ -1,8 +1,4 @@
-"""Several processes, each with its own env and its share of the groups: sums over all of them.
-
-`Processes()` is the one process that needs nothing; `Processes.joined()` uses `torch.distributed`, which the caller
-(torchrun) has started.
-"""
+"""Several processes, each with its own env and its part of the groups: sums over all of them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """Which process this is, and of how many.
+    """Which process this is, and of how many; `Processes()` is one alone.
 
     Attributes:
-        rank: from 0.
-        size: how many there are.
+        rank: Number of this process, from 0.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -26,38 +22,39 @@ class Processes:
 
     @classmethod
     def joined(cls) -> "Processes":
-        """The processes of the default group; alone where none was started."""
+        """Return the processes of the default group of `torch.distributed`; one alone where none was started."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def main(self) -> bool:
-        """Whether this one logs and writes checkpoints."""
+        """Whether this process logs and writes checkpoints."""
         return self.rank == 0
 
-    def split(self, count: int) -> int:
-        """This process's part of `count`; ValueError if it does not split evenly."""
+    def share(self, count: int) -> int:
+        """Return this process's part of `count`; ValueError if it does not split evenly."""
         if count % self.size:
             raise ValueError(f"{count} groups must be a multiple of the {self.size} processes")
         return count // self.size
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         if self.size > 1:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
 
     def total(self, number: float | int) -> float:
-        """The sum of a number over all processes."""
+        """Return the sum of a number over all processes."""
         return float(self.sum(torch.tensor(number, dtype=torch.float64))) if self.size > 1 else float(number)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by its sum; where a process has none it counts as 0."""
+        """Replace every gradient by its sum over all processes."""
         if self.size == 1:
             return
         for parameter in parameters:
+            # Every process must join every sum, also one whose decisions do not reach a parameter.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)

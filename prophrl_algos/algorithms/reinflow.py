@@ -1,7 +1,6 @@
 """ReinFlow (arXiv 2505.22094): the flow's own Euler step, with noise whose std a small network learns.
 
-Its ratio is of the whole chunk with all steps summed: `prophrl_algos.pi_rl.pi_rl_loss` on a path in which every step
-is stochastic.
+Its ratio is of the whole chunk with all steps summed, as pi_RL's, on a path in which every step is stochastic.
 
 Differences from the paper: the network reads sample, velocity and time, not the observation's features; time runs from
 noise at 1 to the action at 0; group-relative advantages instead of a critic.
@@ -13,19 +12,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prophrl_algos.flow.sde import Number, ode_step
+from prophrl_algos.algorithms._algorithm import Algorithm
+from prophrl_algos.algorithms.pi_rl import sum_over_chunk
+from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow.sde import Number, ode_step, over_rows
 
 
 class LearnedNoise(nn.Module):
-    """A `Kernel` with weights of its own: std of every latent number between two bounds.
+    """A `Kernel` with weights of its own, which learns the std of every latent dimension between two bounds.
 
-    It starts at the geometric mean of the bounds, everywhere. Give its parameters to the optimiser beside the policy's.
+    It starts at the geometric mean of the bounds, everywhere. Give its parameters to the optimizer beside the policy's.
 
     Args:
-        latent_dim: columns of the latent; the network sees one row of the latent at a time.
-        low: least std. ReinFlow: 0.10 at K = 4, 0.08 with images at K = 1.
-        high: greatest std. ReinFlow: 0.24 at K = 4, 0.14 with images at K = 1.
-        hidden: width.
+        latent_dim: Columns of the latent; the network sees one row of the latent at a time.
+        low: Least std. ReinFlow: 0.10 at K = 4, 0.08 with images at K = 1.
+        high: Greatest std. ReinFlow: 0.24 at K = 4, 0.14 with images at K = 1.
+        hidden: Width of the network.
+
+    Raises:
+        ValueError: It must be that 0 < low < high.
     """
 
     def __init__(self, latent_dim: int, low: float | int = 0.10, high: float | int = 0.24, hidden: int = 32) -> None:
@@ -37,7 +42,7 @@ class LearnedNoise(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.network = nn.Sequential(nn.Linear(2 * latent_dim + 1, hidden), nn.SiLU(), last)
-        self.float()  # whatever torch's default is
+        self.float()  # whatever torch's default dtype is
 
     def forward(
         self,
@@ -49,12 +54,19 @@ class LearnedNoise(nn.Module):
         noise_level: Number = 0.0,
         t_clamp: Number = 1.0,
     ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
-        """Mean of the ODE step and learned std; `noise_level` and `t_clamp` are not read."""
+        """Return the mean of the ODE step and the learned std; `noise_level` and `t_clamp` are not read."""
         mean, _ = ode_step(sample, velocity, t, t_next, noise_level=noise_level, t_clamp=t_clamp)
-        time = torch.as_tensor(t, dtype=mean.dtype, device=mean.device)
-        time = time.view(-1, *[1] * (mean.ndim - 1)) if time.ndim == 1 else time
+        time = over_rows(t, mean)
         time = time.expand(torch.broadcast_shapes(time.shape, mean.shape))[..., :1]
         # The velocity is detached: the noise follows the flow, it does not steer it.
         logit = self.network(torch.cat([sample.float(), velocity.detach().float(), time], -1)).float()
         span = math.log(self.high / self.low)
         return mean, self.low * torch.exp(span * torch.sigmoid(logit))
+
+
+def noise_for(spec: FlowSpec) -> LearnedNoise:
+    """Return a fresh noise network for a policy's latents."""
+    return LearnedNoise(spec.latent_dim)
+
+
+REINFLOW = Algorithm("reinflow", "learned noise, one ratio per chunk", sum_over_chunk, make_kernel=noise_for)

@@ -1,0 +1,55 @@
+"""The algorithms by name; each is a file beside this one, and this is the only list of them."""
+
+from collections.abc import Mapping
+
+from prophet_gym.errors import unknown_option
+from prophrl_algos.algorithms._algorithm import Algorithm
+from prophrl_algos.algorithms.advantages import (
+    group_advantages,
+    leave_one_out_advantages,
+    per_entry,
+    per_trajectory,
+)
+from prophrl_algos.algorithms.fa_grpo import FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWARD
+from prophrl_algos.algorithms.flow_grpo import FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD
+from prophrl_algos.algorithms.flowscale import FlowScale
+from prophrl_algos.algorithms.grpo_guard import GRPO_GUARD
+from prophrl_algos.algorithms.pi_rl import PI_RL
+from prophrl_algos.algorithms.reinflow import REINFLOW
+from prophrl_algos.flow.policy import FlowSpec
+
+__all__ = [
+    "ALGORITHMS",
+    "FA_GRPO",
+    "FA_GRPO_CPS",
+    "FA_GRPO_FORWARD",
+    "FLOW_GRPO",
+    "FLOW_GRPO_CPS",
+    "FLOW_GRPO_FORWARD",
+    "GRPO_GUARD",
+    "PI_RL",
+    "REINFLOW",
+    "Algorithm",
+    "FlowScale",
+    "group_advantages",
+    "leave_one_out_advantages",
+    "make_algorithm",
+    "per_entry",
+    "per_trajectory",
+]
+
+_ALL = (FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWARD, FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD, GRPO_GUARD, PI_RL, REINFLOW)
+
+ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}
+"""Every algorithm by its name; `prophrl train --algo` and the command's overview read it."""
+
+
+def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
+    """Return the algorithm of a name in `ALGORITHMS`, sized for a policy.
+
+    Raises:
+        UnknownOptionError: There is none of this name.
+    """
+    if name not in ALGORITHMS:
+        raise unknown_option("algorithm", name, ALGORITHMS)
+    return ALGORITHMS[name].sized(spec)

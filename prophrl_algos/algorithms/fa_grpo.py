@@ -1,0 +1,47 @@
+"""FA-GRPO, the paper's algorithm: one ratio per executed action dimension, with the flow steps summed.
+
+Paper: arXiv 2511.20633, section on FA-GRPO. r[s,n,a] = exp(sum_k l[s,k,n,a] - l_old[s,k,n,a]), and
+L = -sum M[s,n] min(r A, clip(r) A) / (valid entries).
+
+Differences from the paper: clipping is asymmetric, as in the SimpleVLA-RL family; the masked mean divides by the valid
+entries of the whole batch; `FA_GRPO_CPS` samples by another kernel, and `FA_GRPO_FORWARD` scores another path.
+"""
+
+from dataclasses import replace
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prophrl_algos.algorithms._algorithm import Algorithm
+from prophrl_algos.algorithms.advantages import per_trajectory
+from prophrl_algos.flow.forward import renoised
+from prophrl_algos.flow.schedule import no_step
+from prophrl_algos.flow.sde import cps_step
+
+
+def sum_flow_steps(
+    log_ratio: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
+) -> tuple[Float[Tensor, "s n a"], Bool[Tensor, "s n a"]]:
+    """Return one log-ratio per action dimension: sum_k (l_k - l_k_old)."""
+    summed = log_ratio.sum(1)
+    return summed, mask[:, :, None].expand_as(summed)
+
+
+FA_GRPO = Algorithm(
+    "fa-grpo",
+    "the paper's own (ProphRL): scores the sampled path, one ratio per action dimension, flow steps summed",
+    sum_flow_steps,
+)
+FA_GRPO_CPS = replace(
+    FA_GRPO, name="fa-grpo-cps", summary="FA-GRPO with noise that keeps the flow's coefficients", kernel=cps_step
+)
+# The mean gradient of an error is not 0, unlike that of a log-density: with one weight per entry, failures would
+# outweigh successes by being longer.
+FA_GRPO_FORWARD = replace(
+    FA_GRPO,
+    name="fa-grpo-forward",
+    summary="not the paper's, ours: FA-GRPO's loss on how well the actions are denoised (after FPO)",
+    choose=no_step,
+    path=renoised,
+    loss_weights=per_trajectory,
+)

@@ -1,0 +1,78 @@
+"""How much a run collects, how fast it learns, and how it is computed."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from prophrl_algos.trainer._processes import Processes
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How much is collected and how fast the policy learns.
+
+    Attributes:
+        updates: Rounds of collecting and improving.
+        groups: Groups in a round, over all processes.
+        group_size: Rollouts in a group.
+        epochs: Passes over a round's decisions.
+        minibatches: Optimizer steps in a pass.
+        microbatch: Decisions in one backward pass; smaller takes less memory and changes nothing else.
+        clip_low: Lower clipping range of the ratio, in (0, 1).
+        clip_high: Upper clipping range of the ratio, above 0.
+        beta: Weight of the KL to the policy that the run begins with; 0 keeps no copy of it.
+        noise_level: Noise level of the SDE; of the forward process, see `forward_step`.
+        max_grad_norm: Gradients are scaled down to this norm.
+        seed: Seed of all randomness.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    updates: int = 100
+    groups: int = 8
+    group_size: int = 8
+    epochs: int = 1
+    minibatches: int = 1
+    microbatch: int = 64
+    clip_low: float | int = 0.2
+    clip_high: float | int = 0.28
+    beta: float | int = 0.01
+    noise_level: float | int = 0.5
+    max_grad_norm: float | int = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "groups", "group_size", "epochs", "minibatches", "microbatch"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (0 < self.clip_low < 1 and 0 < self.clip_high < math.inf):
+            raise ValueError(
+                f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low} and {self.clip_high}; "
+                "0.2 and 0.28 are usual"
+            )
+        for name in ("beta", "noise_level", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is computed, beside what it computes.
+
+    Attributes:
+        autocast: Compute velocities in this dtype (`torch.bfloat16`); densities stay in float32.
+        ema_decay: Average the weights with this decay at every optimizer step, for evaluation; None does not.
+        processes: `Processes.joined()` under torchrun.
+    """
+
+    autocast: torch.dtype | None = None
+    ema_decay: float | int | None = None
+    processes: Processes = field(default_factory=Processes)
+
+    def __post_init__(self) -> None:
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
