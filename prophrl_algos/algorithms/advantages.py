@@ -60,9 +60,9 @@ def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> 
         trajectory: Trajectory of each decision.
     """
     numbers, inverse = torch.unique(trajectory, return_inverse=True)
-    scored = torch.zeros(len(numbers), device=mask.device, dtype=torch.float32)
-    scored = scored.index_add(0, inverse, mask.sum(1).float())
-    return torch.where(scored > 0, 1 / scored.clamp(min=1), 0.0)[inverse]
+    actions = torch.zeros(len(numbers), device=mask.device, dtype=torch.float32)
+    actions = actions.index_add(0, inverse, mask.sum(1).float())
+    return torch.where(actions > 0, 1 / actions.clamp(min=1), 0.0)[inverse]
 
 
 def _per_group(returns: Tensor, groups: Tensor, scored: Tensor | None, advantage: Callable[[Tensor], Tensor]) -> Tensor:

@@ -48,7 +48,7 @@ class Tally:
 def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], processes: Processes) -> Metrics:
     """Return what the rollouts of all processes were like, and how much of them teaches."""
     total, scored = processes.total, rollouts.scored
-    scored = max(total(int(scored.sum())), 1.0)
+    total_scored = max(total(int(scored.sum())), 1.0)
     frames = max(total(rollouts.frames), 1.0)
     count = total(len(scored))
     useful = advantages != 0
@@ -56,9 +56,9 @@ def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], process
     return {
         "rollouts": count,
         "groups_started": total(rollouts.started),
-        "return": total(float(rollouts.returns[scored].sum())) / scored,
-        "success": total(int((rollouts.success & scored).sum())) / scored,
-        "judged": total(int(scored.sum())) / max(count, 1.0),
+        "return": total(float(rollouts.returns[scored].sum())) / total_scored,
+        "success": total(int((rollouts.success & scored).sum())) / total_scored,
+        "scored": total(int(scored.sum())) / max(count, 1.0),
         "advantage_abs": total(float(advantages.abs().sum())) / magnitude,
         "advantage_max": float(advantages.abs().max()) if len(advantages) else 0.0,
         "useful_rollouts": total(int(useful.sum())) / max(count, 1.0),

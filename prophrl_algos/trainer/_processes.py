@@ -32,7 +32,7 @@ class Processes:
         """Whether this process logs and writes checkpoints."""
         return self.rank == 0
 
-    def share(self, count: int) -> int:
+    def split(self, count: int) -> int:
         """Return this process's part of `count`; ValueError if it does not split evenly."""
         if count % self.size:
             raise ValueError(f"{count} groups must be a multiple of the {self.size} processes")

@@ -187,15 +187,15 @@ class Trainer:
             loss_weights=batch.loss_weights,
             denominator=denominator,
         )
-        scored = batch.mask[:, None, :, None]
+        counts = batch.mask[:, None, :, None]
         kl_sum = torch.zeros((), device=loss.device, dtype=loss.dtype)
         if batch.reference is not None:
             pair = (scores.mean, scores.std, batch.reference.mean, batch.reference.std)
             # Masked before, not after: the gradient of what is masked would be 0 * NaN where it is NaN.
-            kl = gaussian_kl(*(torch.where(scored, each, 1.0) for each in pair))
+            kl = gaussian_kl(*(torch.where(counts, each, 1.0) for each in pair))
             kl_sum = kl.detach().sum()
             loss = loss + self.config.beta * (kl * batch.loss_weights[:, None, None, None]).sum() / denominator
-        entropy = torch.where(scored, gaussian_entropy(scores.std.detach()), 0.0).sum()
+        entropy = torch.where(counts, gaussian_entropy(scores.std.detach()), 0.0).sum()
         return Terms(loss, stats, kl_sum, entropy, scores)
 
     def count(self, mask: Bool[Tensor, "s n"], loss_weights: Float[Tensor, " s"]) -> float:
@@ -259,8 +259,8 @@ class Trainer:
 
     def _plan(self, grouping: Grouping) -> GroupPlan:
         """Return this process's groups; several processes that share a seed count past each other's numbers."""
-        groups, processes = self.processes.share(self.config.groups), self.processes
-        budget = 2 * groups if grouping.budget is None else processes.share(grouping.budget)
+        groups, processes = self.processes.split(self.config.groups), self.processes
+        budget = 2 * groups if grouping.budget is None else processes.split(grouping.budget)
         return GroupPlan(
             groups, self.config.group_size, replace(grouping, budget=budget), processes.rank, processes.size
         )
