@@ -3,10 +3,9 @@
     python examples/03_reach_with_sb3.py --tiny     # an untrained model, in seconds: only shows that it runs
     python examples/03_reach_with_sb3.py --chunk-steps 30000
 
-Every episode has a mark. PPO sees the last frame, 64x64, with the mark painted into it, and how far the mark is from
-where a detector sees the gripper. Its two numbers, sideways and forward, are held for a chunk. The reward is 1 at the
-mark and 0 a quarter of the picture away. `experiments/reach_with_ppo` repeats this over seeds and in LIBERO.
-
+Every episode has a mark. PPO sees the last frame with the mark painted into it, and how far the mark is from where a
+detector sees the gripper. Its two dimensions, sideways and forward, are held for a chunk. The reward is 1 at the mark,
+0 a quarter of the image away. `experiments/reach_with_ppo` repeats this over seeds and in LIBERO.
 Expected output of --tiny (the returns depend on the machine):
 
     4 rows, 64 chunk-steps

@@ -236,7 +236,7 @@ class TestOneActionPerChunk:
 class TestRecording:
     def test_a_video_has_a_picture_per_chunk_and_lasts_as_long_as_the_dream(self, tmp_path):
         pytest.importorskip("moviepy")
-        from prophet_gym.data.recording import read_video
+        from prophet_gym.data._video import read_video
 
         model = CountingWorldModel(chunk=CHUNK, frame_size=(32, 32))
         env = ProphetEnv(model, counting_starts(size=(32, 32)), max_episode_steps=3, render_mode="rgb_array")
@@ -251,7 +251,7 @@ class TestRecording:
 
     def test_a_video_can_have_every_frame(self, tmp_path):
         pytest.importorskip("moviepy")
-        from prophet_gym.data.recording import read_video
+        from prophet_gym.data._video import read_video
 
         model = CountingWorldModel(chunk=CHUNK, frame_size=(32, 32), noise=False)
         starts = counting_starts(tasks=1, per_task=1, size=(32, 32))

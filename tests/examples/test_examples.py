@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prophet_gym.data.recording import read_video
+from prophet_gym.data._video import read_video
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
