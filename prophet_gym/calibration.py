@@ -264,7 +264,7 @@ def summary(card: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
             SOURCES[source],
-            f"{rates['count'] - rates['unscored']}/{rates['count']}",
+            f"{rates['count'] - rates['unjudged']}/{rates['count']}",
             *(_interval(rates[name]) for name in RATES),
         ]
         for source, rates in found

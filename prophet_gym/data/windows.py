@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Num, UInt8
@@ -230,6 +229,8 @@ def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UIn
     height, width = size
     if frames.shape[1:3] == (height, width):
         return frames
+    import cv2  # not installed where a network is trained on latents alone
+
     shrinks = height * width < frames.shape[1] * frames.shape[2]
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.stack([cv2.resize(frame, (width, height), interpolation=way) for frame in frames])
