@@ -32,10 +32,10 @@ def pytest_collect_file(file_path):
 
 def pytest_collection_modifyitems(items):
     """Skip the simulator's own examples where it cannot run, and say why."""
-    modules = ("prophet_gym.sims.libero.", "prophet_gym.sims.simulator.")
+    modules = ("prophet_gym.sims.env.", "prophet_gym.sims.libero.simulator.")
     examples = [item for item in items if isinstance(item, pytest.DoctestItem) and item.name.startswith(modules)]
     if examples:
-        from prophet_gym.sims.install import missing
+        from prophet_gym.sims.libero.install import missing
 
         if why := missing():
             for item in examples:

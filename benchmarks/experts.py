@@ -13,8 +13,8 @@ import tyro
 from tqdm import tqdm
 
 from prophet_gym.cli.report import table, write_json
+from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophet_gym.sims.recorder import record_episode
-from prophet_gym.sims.simulator import LiberoSim
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def main(args: Args) -> None:
     rows, found = [], []
     with tqdm(total=args.tasks * args.resets, desc="experts", unit="episode") as bar:
         for task in range(args.tasks):
-            sim = LiberoSim(args.suite, task)
+            sim = LiberoSimulator(args.suite, task)
             episodes = []
             for index in range(args.resets):
                 episodes.append(record_episode(sim, index, args.seed, "expert", render=False)[0])

@@ -69,14 +69,14 @@ def dream(args: Args) -> dict[str, Any]:
 
 
 def simulator(args: Args, look: str) -> dict[str, Any]:
-    from prophet_gym.sims.libero import LiberoVectorEnv
+    from prophet_gym.sims.env import SimulatorVectorEnv
 
     cores = os.cpu_count() or 1
     found: dict[str, Any] = {}
     for name, render in (("every_frame", "step"), ("once_per_chunk", "chunk")):
         found[name] = {}
         for workers in sorted({1, cores}):
-            envs = LiberoVectorEnv(
+            envs = SimulatorVectorEnv(
                 "libero_object", workers, look=look, render=render, max_episode_steps=None,
                 workers=0 if workers == 1 else workers,
             )  # fmt: skip

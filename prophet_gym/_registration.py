@@ -34,7 +34,7 @@ act."""
 def register_ids() -> None:
     """Register every id that is not registered yet; entry points are names, so that nothing heavy is imported."""
     dream = ("prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env")
-    simulator = ("prophet_gym.sims.libero:make_env", "prophet_gym.sims.libero:make_vec_env")
+    simulator = ("prophet_gym.sims.env:make_env", "prophet_gym.sims.env:make_vec_env")
     _register("Prophet-LIBERO-v0", dream, SUITE_IDS[0].max_episode_steps, {})
     _register(BRIDGE_ID, dream, BRIDGE_STEPS, {"embodiment": "bridge"})
     for suite in SUITE_IDS:

@@ -269,8 +269,8 @@ def _folder_of(name: str) -> Path:
     if found.is_file():
         robots = {file: robot for robot, file in PUBLISHED_FILES.items()}
         if found.name in robots:
+            from prophet_gym._io.cache import cache_dir
             from prophet_gym.prophet.released import converted
-            from prophet_gym.sims.install import cache_dir
 
             return converted(found, robots[found.name], cache_dir())
         raise MissingWeightsError(

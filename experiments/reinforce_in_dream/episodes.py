@@ -14,7 +14,7 @@ from experiments.reinforce_in_dream.files import Place, read_policy
 from experiments.reinforce_in_dream.protocol import DREAM, Size
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.errors import SimulatorLostError
-from prophet_gym.sims.libero import LiberoVectorEnv
+from prophet_gym.sims.env import SimulatorVectorEnv
 from prophet_gym.world_model import RewardModel
 from prophrl_algos.cli.common import make_env
 from prophrl_algos.evaluate import evaluate, noise_seed, ode_schedule
@@ -59,7 +59,7 @@ class Scored(VectorWrapper):
         for place, row in enumerate(self._rows):
             if self._live[row]:
                 videos = [info["frames"][row]]
-                if terminated[row] and isinstance(self.unwrapped, LiberoVectorEnv):
+                if terminated[row] and isinstance(self.unwrapped, SimulatorVectorEnv):
                     videos = [videos[0][: info["executed"][row]], *np.split(self.unwrapped.go_on(row, OPEN), 3)]
                 self.rewarded[self._first + place] |= any([self._score(row, video) for video in videos])
         self._live &= ~(terminated | truncated)

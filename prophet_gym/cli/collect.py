@@ -8,7 +8,7 @@ import tyro
 from prophet_gym.arguments import Arguments, Items, OutFolder, Seed, Workers
 
 if TYPE_CHECKING:
-    from prophet_gym.sims.experts import Mode
+    from prophet_gym.sims.libero.experts import Mode
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def parse_mode(text: str) -> "Mode":
         UnknownOptionError: there is none.
     """
     from prophet_gym.errors import unknown_option
-    from prophet_gym.sims.experts import MODES
+    from prophet_gym.sims.libero.experts import MODES
 
     if text not in MODES:
         raise unknown_option("mode", text, MODES)
@@ -62,10 +62,6 @@ def parse_mode(text: str) -> "Mode":
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.sims.install import require_packages
-
-    # The recorder's own imports need some of them.
-    require_packages()
     from prophet_gym.sims.recorder import Plan, collect
 
     plan = Plan(

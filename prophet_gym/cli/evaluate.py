@@ -114,10 +114,11 @@ def record_official(args: Args) -> list[Path]:
     Raises:
         MissingAssetsError: if the simulator cannot run here.
     """
+    from prophet_gym._io.cache import cache_dir
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data.recording import episode_path
     from prophet_gym.errors import MissingAssetsError
-    from prophet_gym.sims.install import cache_dir, missing
+    from prophet_gym.sims.libero.install import missing
 
     reason = missing()
     if reason is not None:

@@ -247,12 +247,12 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
         obs: Any = demo["obs"]
         if layout.camera not in obs:
             raise unknown_option("camera", layout.camera, [each for each, data in obs.items() if _ndim(data) == 4])
-        images = obs[layout.camera]
+        images: Any = obs[layout.camera]
         shape = getattr(images, "shape", ())
         require_image_type(f"{layout.camera} of {name}", getattr(images, "dtype", np.dtype("O")), shape)
         if len(shape) != 4 or not _ndim(demo["actions"]):
             raise ValueError(f"{layout.camera} of {name} must be frames (steps, height, width, 3), is {shape}")
-        frames, actions = len(images), len(demo["actions"])
+        frames, actions = len(images), demo["actions"].shape[0]
     if frames != actions:
         raise ValueError(
             f"{name} must have as many frames as actions, has {frames} and {actions}; leave it out or fetch it again"

@@ -1,1 +1,1 @@
-"""The waking world: LIBERO behind the interface of the dream, its scripted experts and its recorder."""
+"""Real simulators behind one protocol, with the interface of a dream: LIBERO, and whatever registers beside it."""

@@ -1,4 +1,4 @@
-"""Films where episodes start: the pictures and instructions that a checkpoint's start sets hold."""
+"""Render where episodes start: the images and instructions that a checkpoint's initial states hold."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -7,33 +7,33 @@ import numpy as np
 
 from prophet_gym.embodiments.kinematics import ToolPose, matrix_to_euler, quaternion_to_matrix
 from prophet_gym.embodiments.start_poses import pose_extra
-from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.sims.simulator import Simulator, check_task
 from prophet_gym.specs import InitialState
 
 TRAIN_SEED = 1_000_000
 """Placement seeds of the `train` starts begin here, far from those of recordings."""
-OFFICIAL_STATES = 50
 
 
 def render_initial_states(
     suite: str, task: int, split: Literal["train", "official"], count: int, *, look: str, size: int = 128
 ) -> Iterator[InitialState]:
-    """Yields the first `count` starts of a task, with the pose of the hand.
+    """Yield the first `count` starts of a task, with the pose of the hand.
 
     Args:
         suite: E.g. `libero_object`.
         task: Number of the task.
         split: `official`, the benchmark's own states; `train`, random placements.
-        count: At most 50 for `official`.
-        look: Of the simulator.
-        size: Of the picture, pixels.
+        count: For `official`, at most as many as the task has (LIBERO: 50).
+        look: How the simulator is drawn.
+        size: Height and width of the image, pixels.
 
     Raises:
-        ValueError: More official starts than there are.
+        ValueError: There are fewer official starts.
     """
-    if split == "official" and count > OFFICIAL_STATES:
-        raise ValueError(f"a task has {OFFICIAL_STATES} official starts, got count={count}")
-    sim = LiberoSim(suite, task, look=look, size=size)
+    simulator = check_task(suite, task, look)
+    if split == "official" and count > simulator.official_states:
+        raise ValueError(f"a task has {simulator.official_states} official starts, got count={count}")
+    sim = simulator(suite, task, look=look, size=size)
     try:
         for index in range(count):
             if split == "official":
@@ -53,7 +53,7 @@ def render_initial_states(
         sim.close()
 
 
-def _hand(sim: LiberoSim) -> ToolPose:
-    """Where the hand is and points; starts wait until the gripper is open."""
+def _hand(sim: Simulator) -> ToolPose:
+    """Return where the hand is and points; starts wait until the gripper is open."""
     turn = quaternion_to_matrix(sim.gripper_quaternion()[None])
     return ToolPose(sim.gripper_position()[None], matrix_to_euler(turn), np.ones(1))

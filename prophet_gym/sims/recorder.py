@@ -1,12 +1,12 @@
-"""Records scripted episodes of the simulator: one at a time, or a folder of them on several processes."""
+"""Record episodes of a simulator: one at a time, or a folder of them on several processes."""
 
 import os
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -20,12 +20,10 @@ from tqdm import tqdm
 
 from prophet_gym.data.episode import Episode, Simulation
 from prophet_gym.data.recording import begin_recording, episode_path, simulated_episode, write_episode
+from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count
-from prophet_gym.sims.experts import Mode, draw_mode, mixture_of, script
-from prophet_gym.sims.install import require_packages
-from prophet_gym.sims.looks import check_look, look_version
-from prophet_gym.sims.simulator import LiberoSim, as_action, check_task
-from prophet_gym.sims.workers import describe_end, end_workers, require_main_guard, start_workers
+from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
+from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_task
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
@@ -33,18 +31,25 @@ SILENCE = 1800.0
 """Seconds without a finished episode after which the recording processes count as lost."""
 POLICY = "policy"
 """The mode of episodes that no script acted in."""
-Actor = Callable[[LiberoSim, np.random.Generator], Iterator[np.ndarray]]
-"""Acts in place of a script: commands without end, of the simulator after its reset and the episode's own generator."""
-SCRIPT_VERSION = 3
-"""Rises when the same seed gives another episode."""
+Actor = Callable[[Simulator, np.random.Generator], Iterator[np.ndarray]]
+"""Acts in place of a script: actions without end, of the simulator after its reset and the episode's own generator."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder.
 
-    `mode` is that of every episode, e.g. `expert` for demonstrations; the suite's mixture if not given. `actor`, of
-    which `about` says what it is, acts in place of all scripts; worker processes get it pickled.
+    Attributes:
+        suite: Whose tasks are recorded.
+        tasks: Their numbers.
+        episodes: How many in all, spread evenly over the tasks.
+        seed: The seed of placements and scripts.
+        look: How the simulator is drawn.
+        size: Height and width of a frame, pixels.
+        starts: Random placements, or official initial states, which nothing may be trained from.
+        mode: The script of every episode, e.g. `expert` for demonstrations; the suite's mixture if not given.
+        actor: Acts in place of all scripts; worker processes get it pickled.
+        about: What the actor is, in words.
     """
 
     suite: str
@@ -54,62 +59,59 @@ class Plan:
     look: str
     size: int = 128
     starts: Starts = "random"
-    mode: Mode | None = None
+    mode: str | None = None
     actor: Actor | None = None
     about: str = POLICY
 
     def jobs(self) -> list[tuple[int, int]]:
-        """(task, index) of every episode; all tasks' first episodes come first."""
+        """Return (task, index) of every episode; all tasks' first episodes come first."""
         count = len(self.tasks)
         return [(self.tasks[number % count], number // count) for number in range(self.episodes)]
 
     def mixture(self) -> dict[str, float]:
-        """Who acts, and how often."""
+        """Return who acts, and how often."""
         if self.actor is not None:
             return {self.about: 1.0}
-        return {**mixture_of(self.suite)} if self.mode is None else {self.mode: 1.0}
+        return {**check_task(self.suite).mixture(self.suite)} if self.mode is None else {self.mode: 1.0}
 
     def meta(self) -> dict[str, Any]:
-        """What meta.json says of the recording."""
-        packages = ("mujoco", "robosuite", "hf-libero")
+        """Return what meta.json says of the recording."""
         return {
             "suite": self.suite,
             "look": self.look,
-            "look_version": look_version(self.look),
             "size": self.size,
             "seed": self.seed,
             "starts": self.starts,
-            "script_version": SCRIPT_VERSION,
             "mixture": self.mixture(),
             "tasks": list(self.tasks),
             "episodes": self.episodes,
-            "versions": {name: version(name) for name in packages},
+            **check_task(self.suite).provenance(self.look),
         }
 
 
 def episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, np.random.Generator]:
-    """The simulator's seed and the script's generator; the look has no part in them."""
+    """Return the simulator's seed and the script's generator; the look has no part in them."""
     placement, motion = np.random.SeedSequence([zlib.crc32(suite.encode()), task, index, seed]).spawn(2)
     return int(placement.generate_state(1)[0]), np.random.default_rng(motion)
 
 
 def record_episode(
-    sim: LiberoSim,
+    sim: Simulator,
     index: int,
     seed: int,
-    mode: Mode | None = None,
+    mode: str | None = None,
     *,
     starts: Starts = "random",
     render: bool = True,
     actor: Actor | None = None,
 ) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
-    """Plays and films episode `index` of the simulator's task.
+    """Play and film episode `index` of the simulator's task.
 
     Args:
-        sim: Is reset first.
+        sim: The simulator, which is reset first.
         index: The episode's number within its task.
         seed: The recording's seed.
-        mode: Drawn from the episode's own generator when absent.
+        mode: The script; drawn from the episode's own generator if not given.
         starts: `random`, a placement drawn from `index` and `seed`; `official`, the official initial state `index`, for
             evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
         render: Without it the frames are an empty array.
@@ -117,6 +119,9 @@ def record_episode(
 
     Returns:
         The episode and its t + 1 frames.
+
+    Raises:
+        InvalidActionError: The actor gives what is no action; the message names episode and step.
     """
     placement, rng = episode_seeds(sim.suite, sim.task, index, seed)
     if starts == "official":
@@ -124,43 +129,34 @@ def record_episode(
         sim.reset(official=index)
     else:
         sim.reset(seed=placement)
-        assert not starts_officially(sim), "a random placement coincides with an official initial state"
+        assert not sim.starts_officially(), "a random placement coincides with an official initial state"
     log = _Log(sim, render=render)
     if actor is None:
-        mode = mode or draw_mode(rng, mixture_of(sim.suite))
+        mode = mode or _draw_mode(rng, sim.mixture(sim.suite))
         actions = _paced(sim, rng, mode, log, to_the_end=starts == "official")
     else:
         after = MAX_STEPS if starts == "official" else int(rng.integers(16, 33))
         actions = _until_success(actor(sim, rng), after, log)
     for action in actions:
-        log.step(_as_executed(action, f"episode {index} of task {sim.task}, step {len(log.actions)}"))
+        try:
+            log.step(action)
+        except InvalidActionError as error:
+            where = f"episode {index} of task {sim.task}, step {len(log.actions)}"
+            raise InvalidActionError(f"{where}: {error}") from None
     frames = np.stack(log.frames) if render else np.empty((0, sim.size, sim.size, 3), np.uint8)
     return log.episode(mode or POLICY, placement), frames
 
 
-def _as_executed(action: np.ndarray, where: str) -> np.ndarray:
-    """Return the action as the robot's controller takes it, clipped to [-1, 1]: the recording says what was done."""
-    try:
-        return as_action(action).astype(np.float32)
-    except InvalidActionError as error:
-        raise InvalidActionError(f"{where}: {error}") from None
-
-
-def starts_officially(sim: LiberoSim) -> bool:
-    """Whether every object lies within a millimetre (on the floor plane) of one official initial state."""
-    free = [address for address, kind in zip(sim.model.jnt_qposadr, sim.model.jnt_type, strict=True) if kind == 0]
-    plane = np.array([[address, address + 1] for address in free]).ravel()
-    # A LIBERO state is time, qpos, qvel.
-    official = sim.official_states()[:, 1:][:, plane]
-    return bool((np.abs(official - sim.data.qpos[plane]).max(axis=1) < 1e-3).any())
+def _draw_mode(rng: np.random.Generator, mixture: Mapping[str, float]) -> str:
+    return list(mixture)[rng.choice(len(mixture), p=list(mixture.values()))]
 
 
 def _paced(
-    sim: LiberoSim, rng: np.random.Generator, mode: Mode, log: "_Log", *, to_the_end: bool
+    sim: Simulator, rng: np.random.Generator, mode: str, log: "_Log", *, to_the_end: bool
 ) -> Iterator[np.ndarray]:
-    """The script, then lingering: 16 to 32 steps after success, else until step 120 to 200; or all of the steps."""
+    """Yield the script, then what follows: 16 to 32 steps after success, else until step 120 to 200; or all steps."""
     after, length = int(rng.integers(16, 33)), int(rng.integers(120, 201))
-    acting, lingering = script(sim, rng, mode)
+    acting, lingering = sim.script(rng, mode)
     for action in acting:
         if len(log.actions) >= MAX_STEPS:
             return
@@ -175,7 +171,7 @@ def _paced(
 
 
 def _until_success(actions: Iterator[np.ndarray], after: int, log: "_Log") -> Iterator[np.ndarray]:
-    """All that the steps allow, but only so many after success."""
+    """Yield all that the steps allow, but only so many after success."""
     for action in actions:
         steps = len(log.actions)
         if steps >= MAX_STEPS or (log.success[-1] and steps >= int(np.argmax(log.success)) + after):
@@ -186,8 +182,10 @@ def _until_success(actions: Iterator[np.ndarray], after: int, log: "_Log") -> It
 class _Log:
     """What is written down before every action and after the last."""
 
-    def __init__(self, sim: LiberoSim, *, render: bool):
+    def __init__(self, sim: Simulator, *, render: bool):
         self.sim, self.render = sim, render
+        spec = get_embodiment(sim.robot).action_spec
+        self.low, self.high = np.array(spec.low), np.array(spec.high)
         self.names = tuple(sorted(sim.object_positions()))
         self.init_state = sim.get_state()
         self.actions: list[np.ndarray] = []
@@ -206,6 +204,10 @@ class _Log:
             self.frames.append(sim.render())
 
     def step(self, action: np.ndarray) -> None:
+        # A recording says what the robot did: rounded as it is stored, within the controller's bounds.
+        action = np.asarray(action)
+        if action.shape == self.low.shape:
+            action = np.clip(action, self.low, self.high).astype(np.float32)
         self.sim.step(action)
         self.actions.append(action)
         self._look()
@@ -228,36 +230,38 @@ class _Log:
             seed=placement,
             look=sim.look,
         )
-        return simulated_episode(np.stack(self.actions), sim.instruction, sim.camera_matrix(), simulation)
+        actions = np.stack(self.actions)
+        return simulated_episode(actions, sim.instruction, sim.camera_matrix(), simulation, robot=sim.robot)
 
 
 def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
-    """Records what of `plan` is not in `folder` yet and returns how many episodes that was.
+    """Record what of `plan` is not in `folder` yet and return how many episodes that was.
 
     An episode is a function of (suite, task, index, seed, look), whatever the number of workers; a run that was killed
     is continued by calling this again.
 
     Raises:
-        UnknownOptionError: For an unknown suite or look, before anything is written.
-        MissingAssetsError: When the simulator is not installed.
-        ValueError: When `folder` holds another recording, or without workers.
-        RuntimeError: When a worker fails, with the worker's traceback; SimulatorLostError, which is one, when a worker
-            is gone, or when none has finished an episode for `SILENCE` seconds.
+        UnknownOptionError: There is no such suite, task or look; nothing has been written.
+        MissingAssetsError: The simulator is not installed.
+        ValueError: `folder` holds another recording, or there are no workers.
+        RuntimeError: A worker failed; the message is the worker's traceback. SimulatorLostError, which is one, when a
+            worker is gone, or when none has finished an episode for `SILENCE` seconds.
     """
     for task in plan.tasks:
-        check_task(plan.suite, task)
-    check_look(plan.look)
-    require_packages()
+        check_task(plan.suite, task, plan.look)
     require_main_guard()
     workers = require_count("workers", workers)
     folder = Path(folder)
-    same = ("suite", "look", "look_version", "size", "seed", "starts", "script_version", "mixture")
-    begin_recording(folder, plan.meta(), same)
+    # What an episode depends on; number of episodes and tasks may grow.
+    same = set(plan.meta()) - {"tasks", "episodes", "versions"}
+    begin_recording(folder, plan.meta(), sorted(same))
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
-    shares = [share for share in _shares(jobs, plan.tasks, workers) if share]
+    parts = [part for part in _divided(jobs, plan.tasks, workers) if part]
     queue = get_context("spawn").Queue()
-    with _SingleThreaded():
-        processes = start_workers(_work, [(plan, folder, share, queue) for share in shares]) if shares else []
+    simulator = check_task(plan.suite)
+    with _one_thread_each():
+        calls = [(simulator, plan, folder, part, queue) for part in parts]
+        processes = start_workers(_work, calls) if calls else []
     try:
         done = plan.episodes - len(jobs)
         with tqdm(
@@ -271,8 +275,8 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     return len(jobs)
 
 
-def _shares(jobs: Sequence[tuple[int, int]], tasks: Sequence[int], workers: int) -> list[list[tuple[int, int]]]:
-    """Whole tasks to a worker where there are enough of them, since loading a task takes seconds."""
+def _divided(jobs: Sequence[tuple[int, int]], tasks: Sequence[int], workers: int) -> list[list[tuple[int, int]]]:
+    """Give whole tasks to a worker where there are enough of them, since loading a task takes seconds."""
     if len(tasks) >= workers:
         return [[job for job in jobs if tasks.index(job[0]) % workers == worker] for worker in range(workers)]
     return [list(jobs[worker::workers]) for worker in range(workers)]
@@ -301,19 +305,18 @@ def _next_message(queue: Queue, processes: Sequence[BaseProcess], *, heard: bool
         return text
 
 
-def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queue) -> None:
-    sims: dict[int, LiberoSim] = {}
+def _work(simulator: SimulatorClass, plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queue) -> None:
+    sims: dict[int, Simulator] = {}
     try:
         for task, index in jobs:
             if task not in sims:
-                sims[task] = LiberoSim(plan.suite, task, look=plan.look, size=plan.size)
+                sims[task] = simulator(plan.suite, task, look=plan.look, size=plan.size)
             episode, frames = record_episode(
                 sims[task], index, plan.seed, plan.mode, starts=plan.starts, actor=plan.actor
             )
             write_episode(episode_path(folder, task, index), episode, frames)
-            queue.put(
-                ("done", f"task {task} {episode.sim.mode}: {'success' if episode.sim.success[-1] else 'no success'}")
-            )
+            outcome = "success" if episode.sim.success[-1] else "no success"
+            queue.put(("done", f"task {task} {episode.sim.mode}: {outcome}"))
     except BaseException:
         queue.put(("error", traceback.format_exc()))
         raise
@@ -322,15 +325,14 @@ def _work(plan: Plan, folder: Path, jobs: Sequence[tuple[int, int]], queue: Queu
             sim.close()
 
 
-class _SingleThreaded:
-    """The environment in which processes that start now use one thread each."""
-
-    NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
-
-    def __enter__(self) -> None:
-        self.before = {name: os.environ.get(name) for name in self.NAMES}
-        os.environ.update(dict.fromkeys(self.NAMES, "1"))
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self.before.items():
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes that start now use one thread each: there are as many of them as there are cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

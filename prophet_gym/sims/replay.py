@@ -1,4 +1,4 @@
-"""What a dream's actions really lead to: the same start, the same commands, in an env whose reward is the truth."""
+"""Replay a dream's actions from the same initial state in an env whose reward is the truth."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ def true_outcomes(
     chunks: Float32[np.ndarray, "b n k a"],
     lengths: Sequence[int] | None = None,
 ) -> Bool[np.ndarray, " b"]:
-    """Whether each row's commands solve its task.
+    """Tell whether each row's actions solve its task.
 
     Args:
-        env: A `LiberoVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is true;
-            as many rows as `chunks`, autoreset disabled.
+        env: A `SimulatorVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is
+            true; as many rows as `chunks`, autoreset disabled.
         tasks: Number of each row's task.
         starts: Number of each row's start, as `info["start"]` of the dream says.
         chunks: N chunks of k commands.

@@ -1,306 +1,183 @@
-"""One LIBERO task in MuJoCo: the waking world that a dream imitates; a frame is drawn only when it is asked for."""
+"""What a real simulator must do to be recorded, filmed and stepped, and where one registers.
 
-# MuJoCo is a compiled module without stubs.
-# pyright: reportAttributeAccessIssue=false
+A simulator is one class, in one file. `register_simulator` makes its suites known to `prophet collect`, to the initial
+states of a checkpoint and to `SimulatorVectorEnv`; an installed package registers them by itself with an entry point of
+the group `prophet_gym.simulators` for each suite, e.g. `my_suite = "my_package.sim:MySimulator"`.
+"""
 
-import contextlib
-import io
-import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from numpy.typing import ArrayLike
 
-from prophet_gym.errors import InvalidActionError, unknown_option
-from prophet_gym.sims.install import find_assets, prepare_libero
-from prophet_gym.sims.looks import assets_for, check_look, drawn_model
+from prophet_gym.errors import unknown_option
 
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-TASKS = 10
-OFFICIAL_STATES = 50
-CAMERA = "agentview"
-ACTION_DIM = 7
-# LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
-WAIT_STEPS = 10
-ARM_NOISE = 0.02
-"""Standard deviation of the arm's joints at a random start, radians: robosuite's default, and what LIBERO's official
-states show."""
-WAIT_ACTION = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float64)
+_GROUP = "prophet_gym.simulators"
+_LIBERO = "prophet_gym.sims.libero.simulator:LiberoSimulator"
+_REGISTERED: dict[str, str] = dict.fromkeys(("libero_spatial", "libero_object", "libero_goal", "libero_10"), _LIBERO)
 
 
-def check_task(suite: str, task: int) -> None:
-    """Raise UnknownOptionError unless `suite` is one of `SUITES` and `task` one of 0..9."""
-    if suite not in SUITES:
-        raise unknown_option("suite", suite, SUITES)
-    if not 0 <= task < TASKS:
-        raise unknown_option("task", task, map(str, range(TASKS)))
+@runtime_checkable
+class Simulator(Protocol):
+    """One task of one suite: physics in steps of one action, frames on demand, and whether the task is done.
 
-
-def as_action(action: ArrayLike) -> Float[np.ndarray, " 7"]:
-    """Return what the robot's controller makes of an action: each number clipped to [-1, 1].
-
-    Raises:
-        InvalidActionError: It is not seven finite numbers; robosuite would let NaN through to the joints.
-    """
-    try:
-        command = np.asarray(action, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidActionError(f"an action must be {ACTION_DIM} numbers, got {action!r}") from error
-    if command.shape != (ACTION_DIM,) or not np.isfinite(command).all():
-        raise InvalidActionError(f"an action must be {ACTION_DIM} finite numbers, got {command.tolist()}")
-    return np.clip(command, -1.0, 1.0)
-
-
-@contextlib.contextmanager
-def _global_seed(seed: int | None) -> Iterator[None]:
-    """LIBERO draws from numpy's global generator: seed it for the block, then put back what was there."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
-
-
-def _quiet(call: Any, *args: Any, **kwargs: Any) -> Any:
-    """LIBERO prints while it loads; keep that out of progress bars."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return call(*args, **kwargs)
-
-
-class LiberoSim:
-    """One task of one suite: physics at 20 Hz, agentview frames on demand, the suite's own success predicate.
-
-    Example:
-        >>> sim = LiberoSim("libero_object", 3)
-        >>> sim.reset(seed=0)
-        >>> sim.step(np.array([0, 0, -1, 0, 0, 0, -1.0]))
-        >>> sim.render().shape
-        (128, 128, 3)
+    Attributes:
+        robot: The name of its embodiment, whose `action_spec` bounds its actions and whose `control_hz` is its rate.
+        looks: How it can be drawn; the first is the default.
+        tasks: How many tasks a suite has.
+        official_states: How many initial states a task has for evaluation; 0 if there are none.
+        suite: The suite of this task.
+        task: The number of this task.
+        look: How it is drawn.
+        size: Height and width of a frame, pixels.
+        instruction: The task in words.
     """
 
-    def __init__(self, suite: str, task: int, *, look: str = "light", size: int = 128) -> None:
-        check_task(suite, task)
-        check_look(look)
-        prepare_libero(assets_for(look, find_assets()))
-        from libero.libero import benchmark
-        from libero.libero.envs.env_wrapper import ControlEnv
+    robot: ClassVar[str]
+    looks: ClassVar[tuple[str, ...]]
+    tasks: ClassVar[int]
+    official_states: ClassVar[int]
+    suite: str
+    task: int
+    look: str
+    size: int
+    instruction: str
 
-        # Its settings were loaded before the package, which does not know them as its attribute then.
-        sys.modules["robosuite"].macros = sys.modules["robosuite.macros"]  # pyright: ignore
-        self.suite, self.task, self.look, self.size = suite, task, look, size
-        self._benchmark = _quiet(benchmark.get_benchmark(suite))
-        self.instruction: str = self._benchmark.get_task(task).language
-        self._env: Any = _quiet(
-            ControlEnv,
-            bddl_file_name=self._benchmark.get_task_bddl_file_path(task),
-            has_offscreen_renderer=False,
-            use_camera_obs=False,
-            ignore_done=True,
-            hard_reset=False,
-            initialization_noise={"type": "gaussian", "magnitude": ARM_NOISE},
-        )
-        self._renderer: Any = None
-        self._official: np.ndarray | None = None
+    def __init__(self, suite: str, task: int, *, look: str, size: int) -> None: ...
 
-    @property
-    def model(self) -> Any:
-        """The compiled `mujoco.MjModel` that physics runs on."""
-        return self._env.sim.model._model
+    @classmethod
+    def require(cls, look: str) -> None:
+        """Prepare to run in this process; raise MissingAssetsError, which says what to install, where it cannot."""
+        ...
 
-    @property
-    def data(self) -> Any:
-        """The `mujoco.MjData` that physics runs on."""
-        return self._env.sim.data._data
+    @classmethod
+    def provenance(cls, look: str) -> dict[str, Any]:
+        """Return what a recording's meta.json says of its making: versions of packages, scripts and looks."""
+        ...
+
+    @classmethod
+    def mixture(cls, suite: str) -> Mapping[str, float]:
+        """Return which of its scripts act in a recording of the suite, and how often."""
+        ...
+
+    def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+        """Return a script's actions, and those after its end.
+
+        The simulator has been reset and is stepped with each action before the next is asked for.
+        """
+        ...
 
     @property
     def target_name(self) -> str:
-        """The task's first object of interest: the one to be moved in pick-and-place tasks."""
-        return self._env.obj_of_interest[0]
+        """The object or fixture that the task is about."""
+        ...
 
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
-        """Start an episode: a random placement drawn from `seed`, or the official initial state of index `official`.
+        """Start an episode: a random placement drawn from `seed`, or the official initial state of that index."""
+        ...
 
-        Random placements shake the arm's joints by `ARM_NOISE`. Official states hold their own joints, and the
-        controller keeps the unshaken posture as its reference, as under LIBERO's own evaluation.
-        The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
+    def starts_officially(self) -> bool:
+        """Tell whether the present state is one of the official ones, which nothing may be trained from."""
+        ...
 
-        Raises:
-            ValueError: Both were given, or `official` is not in 0..49.
-        """
-        if seed is not None and official is not None:
-            raise ValueError(f"give seed or official, not both; got seed={seed} and official={official}")
-        if official is not None and not 0 <= official < OFFICIAL_STATES:
-            raise ValueError(f"official must be in 0..{OFFICIAL_STATES - 1}, got {official}")
-        self._env.robots[0].initialization_noise["magnitude"] = ARM_NOISE if official is None else 0.0
-        # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
-        with _global_seed(0 if official is not None else seed):
-            self._env.reset()
-        # robosuite keeps the finger command of the last episode.
-        self._env.robots[0].gripper.current_action = np.zeros(2)
-        if official is not None:
-            self._env.sim.set_state_from_flattened(self.official_states()[official])
-            self._env.sim.forward()
-            self._env._post_process()
-        for _ in range(WAIT_STEPS):
-            self.step(WAIT_ACTION)
-
-    def official_states(self) -> Float[np.ndarray, "n s"]:
-        """The initial states that LIBERO evaluates this task from, before the wait steps."""
-        if self._official is None:
-            self._official = np.asarray(self._benchmark.get_task_init_states(self.task), dtype=np.float64)
-        return self._official
-
-    def step(self, action: ArrayLike) -> None:
-        """Run one control step of 1/20 s.
-
-        Bit for bit what LIBERO's own `step` does at half its cost: observations nobody reads are not computed, and each
-        of the 25 physics steps evaluates positions and velocities once (before the controller) and forces once (after).
-
-        Args:
-            action: Six operational-space deltas in [-1, 1] (1 is 5 cm or 0.5 rad), then the gripper: -1 open, +1 close.
-                Values outside are clipped, as the robot's controller does.
+    def step(self, action: np.ndarray) -> None:
+        """Run one action, clipped to the robot's bounds.
 
         Raises:
-            InvalidActionError: Not seven finite numbers; nothing has moved.
+            InvalidActionError: It is not as many finite numbers as an action has; nothing has moved.
         """
-        import mujoco
-
-        command = as_action(action)
-        domain, model, data = self._env.env, self.model, self.data
-        controller = domain.robots[0].controller
-        # The controller asks for a full forward pass each time it looks at the arm.
-        domain.sim.forward = lambda: mujoco.mj_step1(model, data)
-        try:
-            for substep in range(round(domain.control_timestep / domain.model_timestep)):
-                if not controller.new_update:
-                    mujoco.mj_step1(model, data)
-                domain._pre_action(command, substep == 0)
-                mujoco.mj_step2(model, data)
-        finally:
-            del domain.sim.forward
-        domain._post_process()
+        ...
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The agentview picture of this moment, upright, RGB, a fresh array."""
-        if self._renderer is None:
-            from prophet_gym.sims.rendering import Renderer
-
-            self._renderer = Renderer(self.model, drawn_model(self.look, self.model), camera=CAMERA, size=self.size)
-        return self._renderer.draw(self.data)
+        """Draw this moment, upright, RGB; a fresh array."""
+        ...
 
     def success(self) -> bool:
-        """Whether the task's goal predicate holds now."""
-        return bool(self._env.check_success())
+        """Tell whether the task's goal holds now."""
+        ...
 
     def gripper_position(self) -> Float[np.ndarray, " 3"]:
-        """World position of the grip site, metres."""
-        return self.data.site_xpos[self._grip_site()].copy()
+        """Return where the grip is, world metres."""
+        ...
 
     def gripper_quaternion(self) -> Float[np.ndarray, " 4"]:
-        """World orientation of the hand as robosuite reports it (`robot0_eef_quat`), xyzw."""
-        robot = self._env.robots[0]
-        w, x, y, z = self.data.xquat[self._env.sim.model.body_name2id(robot.robot_model.eef_name)]
-        return np.array([x, y, z, w])
+        """Return the world orientation of the hand, xyzw."""
+        ...
 
     def gripper_opening(self) -> float:
-        """Distance between the two finger joints, metres: about 0.08 open, 0 closed on nothing."""
-        addresses = self._env.robots[0]._ref_gripper_joint_pos_indexes
-        left, right = self.data.qpos[addresses]
-        return float(left - right)
+        """Return the distance between the fingers, metres."""
+        ...
 
     def object_positions(self) -> dict[str, Float[np.ndarray, " 3"]]:
-        """World positions of the movable objects, metres, by name."""
-        domain = self._env.env
-        return {name: self.data.xpos[domain.obj_body_id[name]].copy() for name in domain.objects_dict}
+        """Return the world positions of the movable objects, metres, by name."""
+        ...
 
     def camera_matrix(self) -> Float[np.ndarray, "3 4"]:
-        """Maps a world point (x, y, z, 1) in metres to (u z, v z, z).
-
-        u runs left to right and v top to bottom, both 0..1 inside the picture; z is depth in metres.
-        """
-        camera = self.model.camera(CAMERA).id
-        focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[camera]) / 2)
-        rotation = self.data.cam_xmat[camera].reshape(3, 3).T
-        # MuJoCo cameras look along -z with y up; picture coordinates have z forward and v down.
-        world_to_camera = np.diag([1.0, -1.0, -1.0]) @ rotation
-        intrinsics = np.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1.0]])
-        offset = -world_to_camera @ self.data.cam_xpos[camera]
-        return intrinsics @ np.column_stack([world_to_camera, offset])
+        """Return the matrix of the camera, see `CameraSpec`."""
+        ...
 
     def get_state(self) -> Float[np.ndarray, " s"]:
-        """Everything the next step depends on, as one float64 vector that `set_state` of the same task takes back."""
-        controller, gripper = self._env.robots[0].controller, self._env.robots[0].gripper
-        return np.concatenate(
-            [
-                self._integration_state(),
-                *(part.ravel() for part in self._fixture_poses()),
-                np.ravel(controller.goal_pos),
-                np.ravel(controller.goal_ori),
-                np.ravel(controller.initial_joint),
-                np.ravel(gripper.current_action),
-            ]
-        )
+        """Return everything that the next step depends on, as one float64 vector."""
+        ...
 
     def set_state(self, state: Float[np.ndarray, " s"]) -> None:
-        """Continue from a state of `get_state`, exactly.
+        """Continue from a state of `get_state` of the same task, exactly.
 
         Raises:
-            ValueError: The vector has another length, so it belongs to another task.
+            ValueError: The vector belongs to another task.
         """
-        import mujoco
-
-        expected = self.get_state().size
-        state = np.asarray(state, dtype=np.float64)
-        if state.shape != (expected,):
-            raise ValueError(
-                f"a state of {self.suite} task {self.task} has shape ({expected},), got {state.shape}; "
-                "states fit the task they were taken from"
-            )
-        physics = self._integration_state().size
-        sizes = [physics, *(part.size for part in self._fixture_poses()), 3, 9, 7, 2]
-        parts = np.split(state, np.cumsum(sizes)[:-1])
-        fixtures = self._fixture_bodies()
-        self.model.body_pos[fixtures] = parts[1].reshape(-1, 3)
-        self.model.body_quat[fixtures] = parts[2].reshape(-1, 4)
-        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._env.sim.forward()
-        # A forward pass overwrites the solver's warm start, which the next step begins from.
-        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
-        robot = self._env.robots[0]
-        robot.controller.new_update = True
-        robot.controller.goal_pos, robot.controller.goal_ori = parts[3].copy(), parts[4].reshape(3, 3).copy()
-        # The posture that the null space of the controller is drawn to: where the episode's reset left the arm.
-        robot.controller.initial_joint = parts[5].copy()
-        robot.gripper.current_action = parts[6].copy()
-        self._env._post_process()
+        ...
 
     def close(self) -> None:
-        """Free the renderer and the simulation; calling it twice is fine."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        """Free everything; calling it twice is fine."""
+        ...
 
-    def _grip_site(self) -> int:
-        return self._env.robots[0].eef_site_id
 
-    def _fixture_bodies(self) -> list[int]:
-        domain = self._env.env
-        return [domain.obj_body_id[name] for name in domain.fixtures_dict]
+SimulatorClass = type[Any]
+"""A class whose instances are simulators; Python checks no class against a protocol with data members."""
 
-    def _fixture_poses(self) -> tuple[np.ndarray, np.ndarray]:
-        bodies = self._fixture_bodies()
-        return self.model.body_pos[bodies], self.model.body_quat[bodies]
 
-    def _integration_state(self) -> np.ndarray:
-        import mujoco
+def register_simulator(suites: Sequence[str], entry_point: str) -> None:
+    """Make the suites of a simulator known in this process.
 
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        state = np.empty(mujoco.mj_stateSize(self.model, kind))
-        mujoco.mj_getState(self.model, self.data, state, kind)
-        return state
+    Args:
+        suites: Names that no other simulator has.
+        entry_point: `module:Class` of a `Simulator`; imported when one of its suites is asked for.
+
+    Raises:
+        ValueError: A suite is known already, by another class.
+    """
+    for suite in suites:
+        if _REGISTERED.get(suite, entry_point) != entry_point:
+            raise ValueError(f"the suite {suite!r} is already simulated by {_REGISTERED[suite]}; give it another name")
+        _REGISTERED[suite] = entry_point
+
+
+def simulator_of(suite: str) -> SimulatorClass:
+    """Import the simulator of a suite.
+
+    Raises:
+        UnknownOptionError: No simulator has such a suite.
+    """
+    known = {point.name: point.value for point in entry_points(group=_GROUP)} | _REGISTERED
+    if suite not in known:
+        raise unknown_option("suite", suite, known)
+    module, _, name = known[suite].partition(":")
+    return getattr(import_module(module), name)
+
+
+def check_task(suite: str, task: int | None = None, look: str | None = None) -> SimulatorClass:
+    """Return the simulator of a suite, if it has this task and this look; nothing heavy is loaded.
+
+    Raises:
+        UnknownOptionError: There is no such suite, task or look.
+    """
+    simulator = simulator_of(suite)
+    if task is not None and not 0 <= task < simulator.tasks:
+        raise unknown_option("task", task, map(str, range(simulator.tasks)))
+    if look is not None and look not in simulator.looks:
+        raise unknown_option("look", look, simulator.looks)
+    return simulator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from prophet_gym.sims.simulator import LiberoSim
+    from prophet_gym.sims.simulator import Simulator
     from prophrl_algos.flow.policy import FlowPolicy
 
 
@@ -71,7 +71,7 @@ class PolicyActor:
     published: Published
     dream: str = ""
 
-    def __call__(self, sim: "LiberoSim", rng: np.random.Generator) -> Iterator[np.ndarray]:
+    def __call__(self, sim: "Simulator", rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Commands chunk after chunk: without end, or until the dream's judge sees success."""
         import torch
 

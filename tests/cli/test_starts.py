@@ -9,7 +9,7 @@ from prophet_gym.cli.starts import Args, resolved
 from prophet_gym.embodiments.start_poses import start_pose
 from prophet_gym.envs import read_initial_states
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.sims import install
+from prophet_gym.sims.libero import install
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_quotas_add_up_and_are_within_a_clip_of_the_weights(weights):
 def test_bad_weights_are_refused():
     with pytest.raises(ValueError, match=r"must be above zero, got \[1, 0\]"):
         quotas([1, 0], 10)
-    with pytest.raises(ValueError, match=r"no clip for source 1 of weight 0.001 .* make epochs longer"):
+    with pytest.raises(ValueError, match=r"no window for source 1 of weight 0.001 .* make epochs longer"):
         quotas([1, 0.001], 10)
 
 

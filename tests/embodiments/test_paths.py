@@ -12,8 +12,8 @@ from prophet_gym.embodiments.kinematics import (
 )
 from prophet_gym.embodiments.start_poses import pose_extra, start_camera, start_pose
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims import install
-from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophet_gym.specs import InitialState
 
 
@@ -54,7 +54,7 @@ def test_liberos_arm_covers_the_share_of_its_controllers_steady_speed():
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 def test_liberos_path_is_near_the_simulators_over_a_chunk():
     """20 commands: about 3 cm at most, where the arm moves by more than 10."""
-    sim = LiberoSim("libero_object", 3, look="light", size=64)
+    sim = LiberoSimulator("libero_object", 3, look="light", size=64)
     sim.reset(seed=5)
     start = ToolPose(
         sim.gripper_position()[None], matrix_to_euler(quaternion_to_matrix(sim.gripper_quaternion()[None])), np.ones(1)

@@ -6,8 +6,8 @@ import torch
 
 from prophet_gym.embodiments import libero
 from prophet_gym.prophet.action_frames import AXIS_METRES, DISC_METRES, draw_tools
-from prophet_gym.sims import install
-from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero.simulator import LiberoSimulator
 
 # Looks along z from the origin; a picture at 1 m is 1 m wide.
 AHEAD = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
@@ -99,7 +99,7 @@ def test_each_frame_and_row_is_drawn_alone():
 @pytest.mark.libero
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 def test_in_libero_the_disc_covers_a_ball_that_the_simulators_camera_sees():
-    sim = LiberoSim("libero_object", 3)
+    sim = LiberoSimulator("libero_object", 3)
     try:
         sim.reset(seed=0)
         before = sim.render().astype(int)

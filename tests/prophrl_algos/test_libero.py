@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims import install, recorder
-from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.sims import recorder
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophrl_algos.cli import record
 from prophrl_algos.cli.common import begin_of, make_env
 from prophrl_algos.cli.published import Published
@@ -59,7 +60,7 @@ def test_official_states_are_refused_by_the_trainer_and_run_in_evaluation():
 
 def test_a_policy_is_recorded_as_scripts_are(monkeypatch):
     monkeypatch.setattr(recorder, "MAX_STEPS", 20)
-    sim = LiberoSim("libero_object", 3)
+    sim = LiberoSimulator("libero_object", 3)
     actor = PolicyActor("tiny", None, 0.5, Published())
     episode, frames = recorder.record_episode(sim, 4, 9, actor=actor)
     again, _ = recorder.record_episode(sim, 4, 9, actor=actor, render=False)

@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from prophet_gym.sims import experts, hand
-from prophet_gym.sims.experts import EXPLORATION, GRASPS, MIXTURE, MODES, clear_turn, draw_mode, mixture_of, script
-from prophet_gym.sims.hand import Hand, Style
+from prophet_gym.sims.libero import _hand as hand
+from prophet_gym.sims.libero import experts
+from prophet_gym.sims.libero._hand import Hand, Style
+from prophet_gym.sims.libero.experts import (
+    EXPLORATION,
+    GRASPS,
+    MIXTURE,
+    MODES,
+    clear_turn,
+    mixture_of,
+    script,
+)
+from prophet_gym.sims.recorder import _draw_mode
 
 
 class PointArm:
@@ -132,7 +142,7 @@ def test_random_motion_covers_the_workspace_and_both_gripper_states():
 def test_the_mixture_is_what_is_drawn():
     assert sum(MIXTURE.values()) == pytest.approx(1.0)
     rng = np.random.default_rng(0)
-    drawn = [draw_mode(rng) for _ in range(4000)]
+    drawn = [_draw_mode(rng, MIXTURE) for _ in range(4000)]
     for mode, share in MIXTURE.items():
         assert drawn.count(mode) / 4000 == pytest.approx(share, abs=0.03)
 

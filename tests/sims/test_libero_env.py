@@ -15,9 +15,9 @@ from prophet_gym.errors import (
     SimulatorLostError,
     UnknownOptionError,
 )
-from prophet_gym.sims import install
-from prophet_gym.sims.libero import LiberoEnv, LiberoVectorEnv
-from prophet_gym.sims.simulator import LiberoSim
+from prophet_gym.sims.env import SimulatorEnv, SimulatorVectorEnv
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero.simulator import LiberoSimulator
 
 needs_libero = pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 pytestmark = pytest.mark.libero
@@ -27,7 +27,7 @@ INSTRUCTION = "pick up the bbq sauce and place it in the basket"
 
 @pytest.fixture(scope="module")
 def envs():
-    envs = LiberoVectorEnv(
+    envs = SimulatorVectorEnv(
         "libero_object", 2, tasks=[TASK], chunk=2, max_episode_steps=3, autoreset_mode=AutoresetMode.DISABLED
     )
     yield envs
@@ -36,7 +36,7 @@ def envs():
 
 @pytest.fixture(scope="module")
 def env():
-    env = LiberoEnv("libero_object", tasks=[TASK], chunk=2)
+    env = SimulatorEnv("libero_object", tasks=[TASK], chunk=2)
     yield env
     env.close()
 
@@ -45,7 +45,7 @@ def chunks(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (rows, 2, 7)).astype(np.float32)
 
 
-def simulation(envs: LiberoVectorEnv, row: int = 0) -> LiberoSim:
+def simulation(envs: SimulatorVectorEnv, row: int = 0) -> LiberoSimulator:
     """Where the row's episode is, until another row has its turn."""
     return envs._stages._stage.simulation(row)
 
@@ -96,7 +96,7 @@ def test_a_row_is_the_single_env_with_its_seed(envs, env):
 
 @needs_libero
 def test_rows_that_change_their_task_share_simulations_and_disturb_nobody(env):
-    several = LiberoVectorEnv(
+    several = SimulatorVectorEnv(
         "libero_object", 3, tasks=[0, TASK], chunk=2, max_episode_steps=9, autoreset_mode=AutoresetMode.DISABLED
     )
     try:
@@ -115,7 +115,7 @@ def test_rows_that_change_their_task_share_simulations_and_disturb_nobody(env):
 
 @needs_libero
 def test_proprioception_is_the_true_gripper():
-    env = LiberoEnv("libero_object", tasks=[TASK], chunk=2, render="chunk", proprioception=True)
+    env = SimulatorEnv("libero_object", tasks=[TASK], chunk=2, render="chunk", proprioception=True)
     try:
         before, _ = env.reset(seed=0)
         action = np.tile(np.array([0, 1, 0, 0, 0, 0, -1], np.float32), (2, 1))
@@ -220,7 +220,7 @@ def test_rows_in_worker_processes_are_the_rows_here(envs):
     actions = chunks(2)
     expected, _ = envs.reset(seed=11)
     step = envs.step(actions)
-    apart = LiberoVectorEnv("libero_object", 2, tasks=[TASK], chunk=2, workers=2)
+    apart = SimulatorVectorEnv("libero_object", 2, tasks=[TASK], chunk=2, workers=2)
     try:
         found, _ = apart.reset(seed=11)
         np.testing.assert_array_equal(found["image"], expected["image"])
@@ -243,7 +243,7 @@ def test_rows_in_worker_processes_are_the_rows_here(envs):
 )
 def test_names_that_do_not_exist_are_refused(arguments, message):
     with pytest.raises(UnknownOptionError, match=message):
-        LiberoEnv(**{"suite": "libero_object", **arguments})
+        SimulatorEnv(**{"suite": "libero_object", **arguments})
 
 
 def test_missing_assets_are_one_clear_error(monkeypatch, tmp_path):
@@ -271,7 +271,7 @@ def test_a_judge_may_look_on_after_the_end_and_the_episode_stays_as_it_ended(env
 
 @needs_libero
 def test_a_process_that_ends_by_itself_is_named_with_its_exit_code():
-    with closing(LiberoVectorEnv("libero_object", 2, tasks=[TASK], chunk=2, workers=1)) as envs:
+    with closing(SimulatorVectorEnv("libero_object", 2, tasks=[TASK], chunk=2, workers=1)) as envs:
         envs.reset(seed=0)
         envs._stages._processes[0].kill()
         with pytest.raises(SimulatorLostError, match=r"row 0 ended with exit code -9 .*make a new one"):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from prophet_gym.errors import MissingAssetsError, UnknownOptionError
-from prophet_gym.sims import install, looks
+from prophet_gym.sims.libero import _looks as looks
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.simulator import check_task
 
 CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
 SIDES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], dtype=np.int32)
@@ -107,7 +109,7 @@ def test_a_missing_source_of_a_stand_in_is_named(tmp_path):
 
 def test_an_unknown_look_is_an_error_that_lists_the_looks():
     with pytest.raises(UnknownOptionError, match=r"'lihgt'.*Did you mean 'light'.*official"):
-        looks.check_look("lihgt")
+        check_task("libero_object", look="lihgt")
 
 
 def surface(mesh: bytes) -> str:

@@ -7,8 +7,9 @@ pytest.importorskip("mujoco", reason="needs the extra prophet-gym[libero]")
 
 import mujoco
 
-from prophet_gym.sims import install, meshes
-from prophet_gym.sims.meshes import Mesh, decimate, face_budget, lighten, read_mesh, shrink_texture
+from prophet_gym.sims.libero import _meshes as meshes
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero._meshes import Mesh, decimate, face_budget, lighten, read_mesh, shrink_texture
 
 needs_decimation = pytest.mark.skipif(
     importlib.util.find_spec("fast_simplification") is None, reason="needs the extra prophet-gym[libero]"
@@ -136,7 +137,7 @@ def test_meshes_are_decimated_once(tmp_path, monkeypatch):
 @needs_decimation
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 def test_the_light_picture_is_nearly_the_full_one(tmp_path, monkeypatch):
-    from prophet_gym.sims.rendering import Renderer
+    from prophet_gym.sims.libero._rendering import Renderer
 
     monkeypatch.setenv("PROPHET_CACHE", str(tmp_path))
     model = model_with_ball()

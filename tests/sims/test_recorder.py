@@ -6,8 +6,9 @@ import pytest
 
 from prophet_gym.data.recording import begin_recording, episode_path, list_episodes, read_episode
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
-from prophet_gym.sims import install, recorder
-from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode, starts_officially
+from prophet_gym.sims import recorder
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode
 
 TASK = 6
 
@@ -55,9 +56,9 @@ def test_an_actor_goes_on_for_a_while_after_success():
 
 @pytest.fixture(scope="module")
 def sim():
-    from prophet_gym.sims.simulator import LiberoSim
+    from prophet_gym.sims.libero.simulator import LiberoSimulator
 
-    sim = LiberoSim("libero_object", TASK)
+    sim = LiberoSimulator("libero_object", TASK)
     yield sim
     sim.close()
 
@@ -139,9 +140,9 @@ class TestWithLibero:
 
     def test_official_states_are_recognised(self, sim):
         sim.reset(official=7)
-        assert starts_officially(sim)
+        assert sim.starts_officially()
         sim.reset(seed=7)
-        assert not starts_officially(sim)
+        assert not sim.starts_officially()
 
     def test_the_expert_succeeds_and_success_stays_in_view(self, sim):
         for index in range(3):

@@ -16,9 +16,9 @@ import pytest
 
 from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims import recorder
-from prophet_gym.sims.episodes import LocalStages, Scene, WorkerStages
+from prophet_gym.sims._episodes import LocalStages, Scene, WorkerStages
+from prophet_gym.sims._workers import end_workers, start_workers
 from prophet_gym.sims.recorder import Plan, collect
-from prophet_gym.sims.workers import end_workers, start_workers
 
 ROOT = Path(__file__).parents[2]
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows stops no process by a signal")
@@ -61,7 +61,7 @@ def test_a_script_without_a_guard_is_told_of_it(call, tmp_path):
         pytest.importorskip("robosuite", reason="collect refuses sooner without the simulator")
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom prophet_gym.sims.episodes import Scene, WorkerStages\n"
+        "import sys\nfrom prophet_gym.sims._episodes import Scene, WorkerStages\n"
         f"from prophet_gym.sims.recorder import Plan, collect\n{SCRIPTS[call]}\n"
     )
     ended = subprocess.run(
@@ -137,7 +137,7 @@ def test_a_fork_does_not_speak_to_its_parents_workers():
 ORPHAN = """
 import os, sys, time
 from pathlib import Path
-from prophet_gym.sims.workers import start_workers
+from prophet_gym.sims._workers import start_workers
 
 folder = Path(sys.argv[1])
 

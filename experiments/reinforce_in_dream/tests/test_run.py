@@ -224,7 +224,7 @@ class Falling(Counted):
 
 def test_the_reward_model_looks_on_after_a_success_in_libero(monkeypatch):
     reward_model = Three()
-    monkeypatch.setattr(episodes, "LiberoVectorEnv", Falling)
+    monkeypatch.setattr(episodes, "SimulatorVectorEnv", Falling)
     env = episodes.Scored(Falling(), reward_model)
     env.reset()
     for _ in range(2):

@@ -3,8 +3,8 @@ import pytest
 
 from prophet_gym.embodiments.libero import camera
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
-from prophet_gym.sims import install
-from prophet_gym.sims.simulator import WAIT_ACTION, LiberoSim
+from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero.simulator import WAIT_ACTION, LiberoSimulator
 
 pytestmark = [
     pytest.mark.libero,
@@ -15,14 +15,14 @@ TASK = 3
 
 @pytest.fixture(scope="module")
 def light():
-    sim = LiberoSim("libero_object", TASK)
+    sim = LiberoSimulator("libero_object", TASK)
     yield sim
     sim.close()
 
 
 @pytest.fixture(scope="module")
 def plain():
-    sim = LiberoSim("libero_object", TASK, look="plain")
+    sim = LiberoSimulator("libero_object", TASK, look="plain")
     yield sim
     sim.close()
 
@@ -37,7 +37,7 @@ def push(steps: int) -> np.ndarray:
     return np.clip(np.array([0.3, 0.1, -0.9, 0, 0, 0.2, 1]) + noise, -1, 1)
 
 
-def put_target_in_basket(sim: LiberoSim) -> None:
+def put_target_in_basket(sim: LiberoSimulator) -> None:
     """Drop the target from just over the bottom of the basket."""
     basket = sim.object_positions()["basket_1"]
     joint = sim.model.joint(sim._env.env.objects_dict[sim.target_name].joints[-1])
@@ -117,7 +117,7 @@ def test_the_callers_global_randomness_is_left_alone(light):
 
 
 def test_an_official_start_is_the_published_state_after_the_wait(light):
-    states = light.official_states()
+    states = light._official_starts()
     assert len(states) == 50
     light.reset(official=4)
     # flattened MuJoCo state: time, positions, velocities; the seven arm joints come first
@@ -221,7 +221,7 @@ def test_the_hand_is_drawn_where_its_position_projects(light):
 )
 def test_names_that_do_not_exist_are_refused(arguments, message):
     with pytest.raises(UnknownOptionError, match=message):
-        LiberoSim(**arguments)
+        LiberoSimulator(**arguments)
 
 
 def test_starts_that_do_not_exist_are_refused(light):

@@ -1,4 +1,4 @@
-"""Scripted experts of the waking world: top-down pick and place, and the ways in which it goes wrong.
+"""Scripted experts of LIBERO: top-down pick and place, and the ways in which it goes wrong.
 
 A script is a generator: each `next` reads the simulator as it is now and yields one command, (7,) in [-1, 1].
 Everything that varies between episodes comes from the generator `rng`, so an episode is a function of its seed.
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from prophet_gym.sims.hand import (
+from prophet_gym.sims.libero._hand import (
     CLOSE,
     HOME,
     OPEN,
@@ -27,6 +27,8 @@ from prophet_gym.sims.hand import (
 )
 
 Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "other", "slip"]
+SCRIPT_VERSION = 3
+"""Rises when the same seed gives another episode."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 MIXTURE: dict[Mode, float] = {
     "expert": 0.35,
@@ -71,13 +73,8 @@ GRASPS: dict[str, Grasp] = {
 
 
 def mixture_of(suite: str) -> dict[Mode, float]:
-    """Which modes a recording of the suite holds, and how much of each."""
+    """Return which modes a recording of the suite holds, and how much of each."""
     return MIXTURE if suite == "libero_object" else EXPLORATION
-
-
-def draw_mode(rng: np.random.Generator, mixture: dict[Mode, float] = MIXTURE) -> Mode:
-    """One of the mixture's modes with its probabilities."""
-    return list(mixture)[rng.choice(len(mixture), p=list(mixture.values()))]
 
 
 HANDY = Grasp(0.0, 0.03)
@@ -85,7 +82,7 @@ HANDY = Grasp(0.0, 0.03)
 
 
 def grasp_of(name: str) -> Grasp:
-    """The grasp of the object `name`, such as `milk_1`.
+    """Return the grasp of the object `name`, such as `milk_1`.
 
     Raises:
         ValueError: For an object without a known grasp.
@@ -97,7 +94,7 @@ def grasp_of(name: str) -> Grasp:
 
 
 def clear_turn(hand: Hand, name: str, grasp: Grasp) -> float:
-    """The smallest turn of the wrist, radians, at which the hand comes down beside the objects around `name`."""
+    """Return the smallest turn of the wrist, radians, at which the hand comes down beside the objects around."""
     places = hand.arm.object_positions()
     here, low = places[name], places[name][2] + grasp.height + PALM
     # An object's centre is half as high as its top.
@@ -119,7 +116,7 @@ def pick(
     offset: Float[np.ndarray, "3"] | None = None,
     height: float = 0.0,
 ) -> Iterator:
-    """Above the object, down, close, up. `offset` (metres) moves the grasp off the object; `height` is the lift."""
+    """Go above the object, down, close, up; `offset` (metres) moves the grasp off it, `height` is the lift."""
     style, rng = hand.style, hand.rng
     grasp = grasp or grasp_of(name)
     shift = np.zeros(3) if offset is None else offset
@@ -143,7 +140,7 @@ def pick(
 def place(
     hand: Hand, name: str, spot: Float[np.ndarray, "2"], *, grasp: Grasp | None = None, rim: bool = True
 ) -> Iterator[np.ndarray]:
-    """Carries what is held over `spot` (metres), lowers, opens, goes up; `rim`: into the basket, else on the floor."""
+    """Carry what is held over `spot` (metres), lower, open, go up; `rim`: into the basket, else on the floor."""
     style, rng = hand.style, hand.rng
     grasp = grasp or grasp_of(name)
     turn = hand.turn
@@ -160,12 +157,12 @@ def place(
 
 
 def basket_spot(hand: Hand) -> Float[np.ndarray, "2"]:
-    """A place in the basket, a little off its middle."""
+    """Draw a place in the basket, a little off its middle."""
     return hand.object("basket_1")[:2] + hand.rng.uniform(-0.025, 0.025, 2)
 
 
 def pick_and_place(hand: Hand, name: str) -> Iterator[np.ndarray]:
-    """The whole task, tried again when the object was not lifted."""
+    """Do the whole task, and try again when the object was not lifted."""
     for _ in range(hand.style.attempts):
         yield from pick(hand, name)
         if hand.holds(name):
@@ -175,13 +172,13 @@ def pick_and_place(hand: Hand, name: str) -> Iterator[np.ndarray]:
 
 
 def mistake(hand: Hand, name: str) -> Iterator[np.ndarray]:
-    """Picks and places another object, always the same beside the same `name`: a demonstration with a wrong label."""
+    """Pick and place another object, always the same beside the same `name`: a demonstration with a wrong label."""
     known = [other for other in sorted(hand.arm.object_positions()) if other.rsplit("_", 1)[0] in GRASPS]
     yield from pick_and_place(hand, next((other for other in known if other != name), name))
 
 
 def slip(hand: Hand, name: str) -> Iterator[np.ndarray]:
-    """An expert up to somewhere on the way to the basket, where it opens the hand: a demonstration of a bad habit."""
+    """Act as an expert up to somewhere on the way to the basket, where the hand opens: a bad habit."""
     yield from pick(hand, name)
     spot = basket_spot(hand)
     whole = np.linalg.norm(spot - hand.position[:2])
@@ -194,7 +191,7 @@ def slip(hand: Hand, name: str) -> Iterator[np.ndarray]:
 
 
 def miss(hand: Hand, name: str) -> Iterator[np.ndarray]:
-    """Grasps beside, over or at the edge of the object, carries on as if nothing had happened, or tries again."""
+    """Grasp beside, over or at the edge of the object, then carry on as if nothing had happened, or try again."""
     rng = hand.rng
     angle = rng.uniform(-np.pi, np.pi)
     reach = rng.uniform(0.015, 0.07)
@@ -209,7 +206,7 @@ def miss(hand: Hand, name: str) -> Iterator[np.ndarray]:
 
 
 def drop(hand: Hand, name: str) -> Iterator[np.ndarray]:
-    """Opens the gripper somewhere between the object and the basket."""
+    """Open the gripper somewhere between the object and the basket."""
     rng = hand.rng
     yield from pick(hand, name, height=rng.uniform(-0.12, 0.05))
     start, spot = hand.position, basket_spot(hand)
@@ -225,7 +222,7 @@ def drop(hand: Hand, name: str) -> Iterator[np.ndarray]:
 
 
 def abort(hand: Hand, name: str) -> Iterator[np.ndarray]:
-    """Another object, another place, or a change of mind on the way."""
+    """Take another object, another place, or turn back on the way."""
     rng = hand.rng
     kind = rng.choice(["other", "elsewhere", "home"], p=[0.5, 0.3, 0.2])
     others = sorted(n for n in hand.arm.object_positions() if n not in (name, "basket_1"))
@@ -243,7 +240,7 @@ def abort(hand: Hand, name: str) -> Iterator[np.ndarray]:
 
 
 def explore(hand: Hand) -> Iterator[np.ndarray]:
-    """Reaches for one thing after the other, closes the hand about there, and carries on, held or not."""
+    """Reach for one thing after the other, close the hand about there, and carry on, held or not."""
     rng = hand.rng
     while True:
         name = str(rng.choice(sorted(hand.arm.object_positions())))
@@ -255,7 +252,7 @@ def explore(hand: Hand) -> Iterator[np.ndarray]:
 
 
 def wander(hand: Hand, steps: int, *, grip_changes: float = 0.35) -> Iterator[np.ndarray]:
-    """Random motion over the whole workspace: way points, held commands, rests; `steps` commands in all."""
+    """Move at random over the whole workspace: way points, repeated actions, rests; `steps` actions in all."""
     rng, left = hand.rng, steps
     while left > 0:
         if rng.random() < grip_changes:
@@ -292,7 +289,7 @@ def _held_command(hand: Hand, steps: int) -> Iterator[np.ndarray]:
 
 
 def linger(hand: Hand) -> Iterator[np.ndarray]:
-    """What the arm does after its script is over: rest, go home or wander, for ever."""
+    """Act after a script is over: rest, go home or wander, without end."""
     kind = hand.rng.choice(["still", "home", "wander"], p=[0.3, 0.3, 0.4])
     if kind == "home":
         yield from hand.reach(hand.around(HOME, 0.05), tolerance=0.02)
@@ -303,7 +300,7 @@ def linger(hand: Hand) -> Iterator[np.ndarray]:
 
 
 def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Adds noise of a drawn kind and size: white or Ornstein-Uhlenbeck, all along or in bursts, and finger slips."""
+    """Add noise of a drawn kind and size: white or Ornstein-Uhlenbeck, all along or in bursts, and finger slips."""
     size = rng.choice([0.1, 0.2, 0.35, 0.5]) * rng.uniform(0.5, 1.2) * np.array([1, 1, 1, 0.4, 0.4, 0.4])
     memory = rng.choice([0.0, 0.7, 0.9])
     burst = rng.random() < 0.4
@@ -319,7 +316,7 @@ def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Itera
 
 
 def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None = None) -> tuple[Iterator, Iterator]:
-    """The episode's actions: those of the script, which ends, and those after it, endless but for `other` and `slip`.
+    """Return the actions of a script, which ends, and those after it, endless but for `other` and `slip`.
 
     Args:
         arm: The simulator, already reset; it must be stepped with each action before the next is asked for.

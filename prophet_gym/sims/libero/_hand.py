@@ -20,7 +20,7 @@ WORKSPACE_HIGH = np.array([0.22, 0.36, 0.42])
 
 @runtime_checkable
 class Arm(Protocol):
-    """What a script reads from the simulator; `LiberoSim` is one."""
+    """What a script reads from a simulator."""
 
     @property
     def target_name(self) -> str:
@@ -28,15 +28,15 @@ class Arm(Protocol):
         ...
 
     def gripper_position(self) -> Float[np.ndarray, "3"]:
-        """Of the grip, world metres."""
+        """Return where the grip is, world metres."""
         ...
 
     def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
-        """World orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
+        """Return the world orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
         ...
 
     def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
-        """World positions of the objects that can be moved, metres."""
+        """Return the world positions of the movable objects, metres."""
         ...
 
 
@@ -57,21 +57,21 @@ class Levelled:
         return self.arm.target_name
 
     def gripper_position(self) -> Float[np.ndarray, "3"]:
-        """Of the grip, in libero_object's world, metres."""
+        """Return where the grip is in libero_object's world, metres."""
         return self.arm.gripper_position() + self.shift
 
     def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
-        """World orientation of the hand, xyzw."""
+        """Return the world orientation of the hand, xyzw."""
         return self.arm.gripper_quaternion()
 
     def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
-        """Positions of the objects in libero_object's world, metres."""
+        """Return the positions of the objects in libero_object's world, metres."""
         return {name: place + self.shift for name, place in self.arm.object_positions().items()}
 
 
 @dataclass(frozen=True)
 class Style:
-    """The hand of one episode. Lengths in metres, `gain` in command units per metre of error, times in steps."""
+    """How the hand moves: lengths in metres, `gain` in action units per metre of error, times in steps."""
 
     gain: float = 18.0
     speed: float = 1.0
@@ -85,7 +85,7 @@ class Style:
 
 
 def draw_style(rng: np.random.Generator) -> Style:
-    """A hand whose speed, heights, detours and precision are drawn from `rng`."""
+    """Draw a style: its speed, heights, detours and precision."""
     return Style(
         gain=rng.uniform(14.0, 22.0),
         speed=rng.choice([rng.uniform(0.5, 0.8), rng.uniform(0.8, 1.0)], p=[0.25, 0.75]),
@@ -99,7 +99,7 @@ def draw_style(rng: np.random.Generator) -> Style:
 
 
 class Hand:
-    """Closed-loop motions of one arm. Every method is a generator of commands."""
+    """Closed-loop motions of one arm; every motion is a generator of actions."""
 
     def __init__(self, arm: Arm, rng: np.random.Generator, style: Style):
         self.arm, self.rng, self.style = arm, rng, style
@@ -113,7 +113,7 @@ class Hand:
         return np.asarray(self.arm.gripper_position(), dtype=np.float64)
 
     def towards(self, goal: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"], speed: float) -> np.ndarray:
-        """The command that goes to `goal` (metres) with the tool turned by the rotation vector `turn` (radians)."""
+        """Return the action towards `goal` (metres) with the tool turned by the rotation vector `turn` (radians)."""
         error = goal - self.position
         move = self.style.gain * error
         move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
@@ -131,34 +131,34 @@ class Hand:
         limit: int = 60,
         speed: float | None = None,
     ) -> Iterator[np.ndarray]:
-        """Goes to `goal` until within `tolerance` metres, or until `limit` steps have passed."""
+        """Go to `goal` until within `tolerance` metres, or until `limit` steps have passed."""
         for _ in range(limit):
             if np.linalg.norm(goal - self.position) < tolerance:
                 return
             yield self.towards(goal, np.array([0.0, 0.0, turn]), speed or self.style.speed)
 
     def hold(self, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
-        """Stays where it is for `steps` steps with the gripper commanded as it is."""
+        """Stay for `steps` steps with the gripper as it is."""
         goal = self.position
         for _ in range(steps):
             yield self.towards(goal, np.array([0.0, 0.0, turn]), self.style.speed)
 
     def squeeze(self, command: float, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
-        """Opens or closes the gripper and waits `steps` steps for the fingers."""
+        """Open or close the gripper and wait `steps` steps for the fingers."""
         self.grip = command
         yield from self.hold(steps, turn=turn)
 
     def object(self, name: str) -> Float[np.ndarray, "3"]:
-        """Where an object is, world metres."""
+        """Return where an object is, world metres."""
         return np.asarray(self.arm.object_positions()[name], dtype=np.float64)
 
     def holds(self, name: str) -> bool:
-        """Whether the object is off the floor and at the fingers."""
+        """Tell whether the object is off the floor and at the fingers."""
         distance = np.linalg.norm(self.object(name) - self.position)
         return bool(distance < 0.09 and self.position[2] > 0.12)
 
     def around(self, point: Float[np.ndarray, "3"], spread: float) -> Float[np.ndarray, "3"]:
-        """`point` moved by up to `spread` metres along each axis."""
+        """Move `point` by up to `spread` metres along each axis."""
         return point + self.rng.uniform(-spread, spread, 3)
 
 

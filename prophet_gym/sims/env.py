@@ -1,4 +1,4 @@
-"""Real LIBERO with the interface of the dream: action chunks in, the last frame out, all frames in `info`."""
+"""Simulators with the interface of the dream: action chunks in, the last frame out, all frames in `info`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,20 +9,18 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, UInt8
 
+from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.single_env import OnlyRow
 from prophet_gym.errors import InvalidStartError, require_count, require_number, unknown_option
-from prophet_gym.sims.episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
-from prophet_gym.sims.install import find_assets, prepare_libero
-from prophet_gym.sims.looks import assets_for
-from prophet_gym.sims.simulator import ACTION_DIM, OFFICIAL_STATES, TASKS, check_task
+from prophet_gym.sims._episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
+from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import InitialState
 
 RESET_OPTIONS = ("reset_mask", "start", "task")
-CHUNK = 8
 # Placements of the start set `train` are numbered by their seed.
 TRAIN_SEEDS = 2**31
 
@@ -30,19 +28,19 @@ SPLITS = ("train", "official")
 FRAMES_WANTED = ("step", "chunk")
 
 
-class LiberoVectorEnv(EpisodeVectorEnv):
-    """Episodes of one LIBERO suite in MuJoCo; observation, actions and info as in `ProphetVectorEnv`.
+class SimulatorVectorEnv(EpisodeVectorEnv):
+    """Episodes of one suite in its simulator; observation, actions and info as in `ProphetVectorEnv`.
 
-    One step runs a chunk of actions, (k, 7) in [-1, 1] per row: six operational-space deltas (1 is 5 cm or
-    0.5 rad) and the gripper (-1 open, +1 close), at 20 Hz. The reward is 1.0 when the task's own predicate holds;
-    the episode then terminates, and `info["executed"]` counts the actions that were run (the last frame fills the
-    rest of `info["frames"]`).
+    One step runs a chunk of actions in the robot's own units; LIBERO's are (k, 7) in [-1, 1]: six operational-space
+    deltas (1 is 5 cm or 0.5 rad) and the gripper (-1 open, +1 close), at 20 Hz. The reward is 1.0 when the task's own
+    predicate holds; the episode then terminates, and `info["executed"]` counts the actions that were run (the last
+    frame fills the rest of `info["frames"]`).
 
-    Options of `reset`: `task` (0..9), `start` (`official`: the state's index, 0..49; `train`: the seed of the
+    Options of `reset`: `task` (LIBERO: 0..9), `start` (`official`: the state's index, 0..49; `train`: the seed of the
     placement), each an integer or one per row, and `reset_mask`. What is not given is drawn at random by the seed.
 
     Example:
-        >>> envs = LiberoVectorEnv("libero_object", num_envs=2)
+        >>> envs = SimulatorVectorEnv("libero_object", num_envs=2)
         >>> observation, info = envs.reset(seed=0, options={"task": 3})
         >>> observation, reward, *_ = envs.step(np.zeros((2, 8, 7), np.float32))
     """
@@ -52,11 +50,11 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         suite: str,
         num_envs: int = 1,
         *,
-        look: str = "light",
+        look: str | None = None,
         starts: str = "train",
         tasks: Sequence[int] | np.ndarray | None = None,
         size: int = 128,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         render: str = "step",
         max_episode_steps: int | None = 30,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -68,13 +66,13 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         """Check that the simulator can run; simulations are built at the first reset.
 
         Args:
-            suite: `libero_spatial`, `libero_object`, `libero_goal` or `libero_10`.
+            suite: `libero_spatial`, `libero_object`, `libero_goal`, `libero_10`, or one of a registered simulator.
             num_envs: Rows, at least 1.
-            look: `official`, `plain` or `light`.
+            look: How it is drawn; LIBERO's are `light` (the default), `plain` and `official`.
             starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only).
-            tasks: Tasks to draw from; all ten if not given.
+            tasks: Tasks to draw from; all if not given.
             size: Height and width of a frame, pixels.
-            chunk: Actions in one step.
+            chunk: Actions in one step; the robot's own number if not given.
             render: `step` draws every frame; `chunk` only the last one of a step, and there is no `info["frames"]`.
             max_episode_steps: Chunks until an episode is truncated, None for no horizon.
             autoreset_mode: Any of Gymnasium's three.
@@ -87,27 +85,33 @@ class LiberoVectorEnv(EpisodeVectorEnv):
 
         Raises:
             UnknownOptionError: A suite, look, start set or task that does not exist.
-            MissingAssetsError: LIBERO or its assets are missing.
+            MissingAssetsError: The simulator or its assets are missing.
         """
-        pool = tuple(range(TASKS)) if tasks is None else tuple(require_tasks(tasks))
+        simulator = check_task(suite, look=look)
+        robot = get_embodiment(simulator.robot)
+        pool = tuple(range(simulator.tasks)) if tasks is None else tuple(require_tasks(tasks))
         for task in pool:
             check_task(suite, task)
+        look = look or simulator.looks[0]
         if starts not in SPLITS:
             raise unknown_option("start set", starts, SPLITS)
         if render not in FRAMES_WANTED:
             raise unknown_option("choice of frames", render, FRAMES_WANTED)
         workers = require_count("workers", workers, 0)
         timeout = require_number("worker_timeout", worker_timeout, above=0)
-        chunk, size = require_count("chunk", chunk), require_count("size", size)
+        chunk = require_count("chunk", robot.chunk if chunk is None else chunk)
+        size = require_count("size", size)
+        self._bounds = robot.action_spec
         super().__init__(
             num_envs,
-            gym.spaces.Box(-1.0, 1.0, (chunk, ACTION_DIM), dtype=np.float32),
+            self._action_space(chunk),
             (size, size),
             max_episode_steps=max_episode_steps,
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
         )
         self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
+        self._limit = simulator.official_states if starts == "official" else TRAIN_SEEDS
         self._every_frame = render == "step"
         self._grippers = np.zeros((num_envs, 3), np.float32)
         self._tells_gripper = require_flag("proprioception", proprioception)
@@ -115,8 +119,12 @@ class LiberoVectorEnv(EpisodeVectorEnv):
             image = gym.spaces.Box(0, 255, (size, size, 3), dtype=np.uint8)
             self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
             self.observation_space = batch_space(self.single_observation_space, num_envs)
-        prepare_libero(assets_for(look, find_assets()))
+        simulator.require(look)
         self._stages = open_stages(suite, look, size, min(workers, num_envs), timeout)
+
+    def _action_space(self, steps: int) -> gym.spaces.Box:
+        low, high = (np.tile(np.float32(bound), (steps, 1)) for bound in (self._bounds.low, self._bounds.high))
+        return gym.spaces.Box(low, high, dtype=np.float32)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free all simulations and end the workers."""
@@ -124,23 +132,23 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         self._started = False
         self._stages.close()
 
-    def go_on(self, row: int, actions: Float[np.ndarray, "k 7"]) -> UInt8[np.ndarray, "k h w 3"]:
-        """What is to be seen after a row's episode has ended, under further actions; the episode stays as it ended.
+    def go_on(self, row: int, actions: Float[np.ndarray, "k a"]) -> UInt8[np.ndarray, "k h w 3"]:
+        """Return what is seen after a row's episode has ended, under further actions; the episode stays as it ended.
 
-        LIBERO says success while the object still falls; a judge that reads pictures needs the moments after.
+        LIBERO says success while the object still falls; a reward model that reads images needs the moments after.
 
         Args:
             row: One whose episode has ended.
-            actions: Commands of one step each, in [-1, 1].
+            actions: One each step, within the robot's bounds.
 
         Raises:
             ValueError: The row's episode has not ended.
-            InvalidActionError: An action is not seven finite numbers in [-1, 1].
+            InvalidActionError: An action is not as many finite numbers within bounds.
         """
         if not self._started or not self._rows[row].ended:
             raise ValueError(f"row {row}'s episode has not ended: go on with step")
-        checked = require_actions(actions, gym.spaces.Box(-1.0, 1.0, (len(actions), ACTION_DIM), dtype=np.float32))
-        return self._stages.advance({row: checked}, every_frame=True, to_the_end=True)[row].frames
+        actions = require_actions(actions, self._action_space(len(actions)))
+        return self._stages.advance({row: actions}, every_frame=True, to_the_end=True)[row].frames
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
         given = dict(options or {})
@@ -150,14 +158,13 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         rows = reset_rows(given.get("reset_mask"), self.num_envs)
         tasks = per_row_integers("task", given.get("task"), self.num_envs)
         starts = per_row_integers("start", given.get("start"), self.num_envs)
-        limit = OFFICIAL_STATES if self.split == "official" else TRAIN_SEEDS
         for row in rows:
             task, start = tasks[row], starts[row]
             if task is not None and task not in self.tasks:
                 raise unknown_option("task", task, map(str, self.tasks))
-            if start is not None and not 0 <= start < limit:
+            if start is not None and not 0 <= start < self._limit:
                 raise InvalidStartError(
-                    f"options['start'] must be in 0..{limit - 1} for the start set {self.split!r}, got {start}"
+                    f"options['start'] must be in 0..{self._limit - 1} for the start set {self.split!r}, got {start}"
                 )
         return {row: (tasks[row], starts[row]) for row in rows}
 
@@ -179,10 +186,9 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         random = self._row_random(row)
         # Both are always drawn, so that naming the one leaves the other as it would have been.
         drawn_task = self.tasks[int(random.integers(len(self.tasks)))]
-        official = self.split == "official"
-        drawn_start = int(random.integers(OFFICIAL_STATES if official else TRAIN_SEEDS))
+        drawn_start = int(random.integers(self._limit))
         task, start = drawn_task if task is None else task, drawn_start if start is None else start
-        return Scene(task, official=start) if official else Scene(task, seed=start)
+        return Scene(task, official=start) if self.split == "official" else Scene(task, seed=start)
 
     def _initial_state(self, scene: Scene, opening: Opening) -> InitialState:
         index = scene.seed if scene.official is None else scene.official
@@ -207,54 +213,29 @@ class LiberoVectorEnv(EpisodeVectorEnv):
         return Outcome(info, float(result.success), result.success, self._at_horizon(row))
 
 
-class LiberoEnv(OnlyRow):
-    """One LIBERO episode at a time, one action chunk per step: the vector env of one, with its arguments.
+class SimulatorEnv(OnlyRow):
+    """One episode of a simulator at a time, one action chunk per step: the vector env of one, with its arguments.
 
     `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
     episode absorbs: nothing changes until `reset`.
 
     Example:
-        >>> env = LiberoEnv("libero_object")
+        >>> env = SimulatorEnv("libero_object")
         >>> observation, info = env.reset(seed=0, options={"task": 3})
         >>> info["instruction"]
         'pick up the bbq sauce and place it in the basket'
     """
 
-    def __init__(
-        self,
-        suite: str,
-        *,
-        look: str = "light",
-        starts: str = "train",
-        tasks: Sequence[int] | np.ndarray | None = None,
-        size: int = 128,
-        chunk: int = CHUNK,
-        render: str = "step",
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        proprioception: bool = False,
-    ) -> None:
-        """Arguments as in `LiberoVectorEnv`; the horizon is left to a TimeLimit, as `gym.make` puts one around."""
-        vector = LiberoVectorEnv(
-            suite,
-            look=look,
-            starts=starts,
-            tasks=tasks,
-            size=size,
-            chunk=chunk,
-            render=render,
-            max_episode_steps=max_episode_steps,
-            autoreset_mode=AutoresetMode.DISABLED,
-            render_mode=render_mode,
-            proprioception=proprioception,
-        )
-        super().__init__(vector)
+    def __init__(self, suite: str, *, max_episode_steps: int | None = None, **options: Any) -> None:
+        """Take the options of `SimulatorVectorEnv`; the horizon is left to a TimeLimit, which `gym.make` adds."""
+        options |= {"max_episode_steps": max_episode_steps, "autoreset_mode": AutoresetMode.DISABLED}
+        super().__init__(SimulatorVectorEnv(suite, **options))
 
 
 # Gymnasium reads the signature of an entry point; the classes are their own.
-make_env = LiberoEnv
+make_env = SimulatorEnv
 
 
-def make_vec_env(num_envs: int = 1, *, suite: str, **arguments: Any) -> LiberoVectorEnv:
-    """`LiberoVectorEnv` as `gym.make_vec` calls it."""
-    return LiberoVectorEnv(suite, num_envs, **arguments)
+def make_vec_env(num_envs: int = 1, *, suite: str, **arguments: Any) -> SimulatorVectorEnv:
+    """Build a `SimulatorVectorEnv` as `gym.make_vec` asks for it."""
+    return SimulatorVectorEnv(suite, num_envs, **arguments)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from prophet_gym.errors import MissingAssetsError, SimulatorLostError
-from prophet_gym.sims.install import LIBRARIES, RENDERER_ADVICE, choose_renderer, load_renderer
+from prophet_gym.sims.libero.install import LIBRARIES, RENDERER_ADVICE, choose_renderer, load_renderer
 
 # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
 _COLLISION_GROUP = 0
@@ -24,7 +24,7 @@ _INHERITED: list[Any] = []
 
 
 def _open_gl_context(width: int, height: int) -> Any:
-    """An OpenGL context of the chosen backend, whatever MuJoCo settled on when it was first imported."""
+    """Open an OpenGL context of the chosen backend, whatever MuJoCo settled on when it was first imported."""
     _require_own(_opener())
     module: Any = load_renderer()
     try:
@@ -55,18 +55,16 @@ def _require_own(opener: int) -> None:
 
 @functools.cache
 def _open_renderers() -> "weakref.WeakSet[Pictures]":
-    """What is still open, closed when the interpreter ends: before the OpenGL library, which was loaded earlier."""
-    renderers: weakref.WeakSet[Renderer] = weakref.WeakSet()
-    atexit.register(lambda: [each.close() for each in list(renderers)])
+    """Return what is still open; it is closed when the interpreter ends, before the OpenGL library goes."""
+    images: weakref.WeakSet[Renderer] = weakref.WeakSet()
+    atexit.register(lambda: [each.close() for each in list(images)])
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(
-            after_in_child=lambda: _INHERITED.extend([each.__dict__.copy() for each in list(renderers)])
-        )
-    return renderers
+        os.register_at_fork(after_in_child=lambda: _INHERITED.extend([each.__dict__.copy() for each in list(images)]))
+    return images
 
 
 class Renderer:
-    """Pictures of one camera of a model.
+    """Images of one camera of a model.
 
     Meshes and textures are taken from `drawn`, which may be a copy of `model` with cheaper meshes; everything else
     (positions, colours, lights, cameras) from `model` and the data given to each call.
@@ -90,7 +88,7 @@ class Renderer:
         self._camera.fixedcamid = model.camera(camera).id
 
     def draw(self, data: mujoco.MjData) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture of this moment, upright, RGB, a fresh array."""
+        """Draw this moment, upright, RGB, a fresh array."""
         _require_own(self._pid)
         self._gl.make_current()
         mujoco.mjv_updateScene(

@@ -97,7 +97,7 @@ def _end_with(parent: int) -> None:
 
 
 def _is_orphan(parent: int, wait: float) -> bool:
-    """Whether the parent is gone, or goes within `wait` seconds."""
+    """Tell whether the parent is gone, or goes within `wait` seconds."""
     process = multiprocessing.parent_process()
     if process is None:
         return True

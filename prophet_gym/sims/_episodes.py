@@ -1,4 +1,4 @@
-"""Episodes of the simulator, one per row: in this process, or spread over worker processes."""
+"""Episodes of a simulator, one per sub-environment: in this process, or spread over worker processes."""
 
 import multiprocessing
 import os
@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from prophet_gym.errors import SimulatorLostError, require_count, require_number
-from prophet_gym.sims.simulator import LiberoSim
-from prophet_gym.sims.workers import describe_end, end_workers, start_workers
+from prophet_gym.sims._workers import describe_end, end_workers, start_workers
+from prophet_gym.sims.simulator import Simulator, SimulatorClass, simulator_of
 
 # Simulations of tasks that no row has now are kept for the next change: building one takes seconds and 0.3 GB.
 _IDLE_SIMS = 3
@@ -59,9 +59,9 @@ class Advance:
 class Stage:
     """The rows of one suite in one process: one simulation per task, in which that task's rows take turns."""
 
-    def __init__(self, suite: str, look: str, size: int) -> None:
-        self._suite, self._look, self._size = suite, look, size
-        self._sims: dict[int, LiberoSim] = {}
+    def __init__(self, simulator: SimulatorClass, suite: str, look: str, size: int) -> None:
+        self._simulator, self._suite, self._look, self._size = simulator, suite, look, size
+        self._sims: dict[int, Simulator] = {}
         self._tasks: dict[int, int] = {}
         self._turns: dict[int, int] = {}
         self._waiting: dict[int, np.ndarray] = {}
@@ -78,7 +78,7 @@ class Stage:
         return Opening(sim.render(), sim.instruction, sim.gripper_position())
 
     def advance(
-        self, row: int, actions: Float[np.ndarray, "k 7"], *, every_frame: bool, to_the_end: bool = False
+        self, row: int, actions: Float[np.ndarray, "k a"], *, every_frame: bool, to_the_end: bool = False
     ) -> Advance:
         """Run the actions until the task succeeds, or all of them."""
         sim, frames, success, executed = self.simulation(row), [], False, 0
@@ -101,14 +101,14 @@ class Stage:
             sim.close()
         self._sims, self._tasks, self._turns, self._waiting = {}, {}, {}, {}
 
-    def simulation(self, row: int) -> LiberoSim:
-        """The simulation in which the row's episode is, where it left it; the row that had its turn waits."""
+    def simulation(self, row: int) -> Simulator:
+        """Return the simulation of the row's episode, where it left it; the row that had its turn waits."""
         task = self._tasks[row]
         if task not in self._sims:
             unused = [each for each in self._sims if each not in self._tasks.values()]
             for each in unused[:-_IDLE_SIMS]:
                 self._sims.pop(each).close()
-            self._sims[task] = LiberoSim(self._suite, task, look=self._look, size=self._size)
+            self._sims[task] = self._simulator(self._suite, task, look=self._look, size=self._size)
         sim = self._sims[task]
         before = self._turns.get(task, row)
         if before != row:
@@ -142,7 +142,7 @@ class LocalStages:
     """All rows in this process, one after the other."""
 
     def __init__(self, suite: str, look: str, size: int) -> None:
-        self._stage = Stage(suite, look, size)
+        self._stage = Stage(simulator_of(suite), suite, look, size)
         self._closed = False
 
     def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
@@ -168,9 +168,9 @@ class LocalStages:
             raise gym.error.ClosedEnvironmentError(CLOSED)
 
 
-def _work(connection: Connection, suite: str, look: str, size: int) -> None:
+def _work(connection: Connection, simulator: SimulatorClass, suite: str, look: str, size: int) -> None:
     """Answer calls of a `Stage` until the other end closes."""
-    stage = Stage(suite, look, size)
+    stage = Stage(simulator, suite, look, size)
     while True:
         try:
             number, name, arguments, options = connection.recv()
@@ -195,7 +195,7 @@ class WorkerStages:
         """Start the processes.
 
         Args:
-            suite: As in `LiberoSim`, like `look` and `size`.
+            suite: Whose tasks are simulated.
             look: How it is drawn.
             size: Of a frame, pixels.
             workers: How many, at least 1.
@@ -207,7 +207,7 @@ class WorkerStages:
         self._answered = [False] * workers
         pipes = [multiprocessing.Pipe() for _ in range(workers)]
         self._connections = [here for here, _ in pipes]
-        self._processes = start_workers(_work, [(there, suite, look, size) for _, there in pipes])
+        self._processes = start_workers(_work, [(there, simulator_of(suite), suite, look, size) for _, there in pipes])
         for _, there in pipes:
             there.close()
 
@@ -295,5 +295,5 @@ def _describe(name: str, row: int, given: Scene | np.ndarray) -> str:
 
 
 def open_stages(suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT) -> Stages:
-    """Rows in this process (`workers=0`) or in worker processes."""
+    """Keep the rows in this process (`workers=0`) or in worker processes."""
     return WorkerStages(suite, look, size, workers, timeout) if workers else LocalStages(suite, look, size)

@@ -1,20 +1,18 @@
 """Find LIBERO's assets and import `libero` without a question on stdin, a download or a write to site-packages."""
 
 import ctypes.util
-import errno
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.errors import CacheError, MissingAssetsError, ProphetError
+from prophet_gym._io.cache import cache_dir, keeping
+from prophet_gym.errors import MissingAssetsError
 
 PACKAGES = ("libero", "robosuite", "bddl", "mujoco")
 """What must be importable."""
@@ -36,8 +34,6 @@ RENDERER_ADVICE = {
     "egl": "`apt-get install libegl1 libgl1-mesa-dri`",
     "osmesa": "`apt-get install libosmesa6`",
 }
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
-CACHE_VARIABLE = "PROPHET_CACHE"
 ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
 # Folders that every LIBERO asset tree holds, official or with stand-ins.
 _MARKS = ("scenes", "textures", "stable_hope_objects", "articulated_objects")
@@ -45,14 +41,6 @@ _ADVICE = (
     f"install them with `{_SIMULATOR}`, or set {ASSETS_VARIABLE} to a folder that holds them, such as a download of "
     "the Hub's data set lerobot/libero-assets"
 )
-
-
-def cache_dir() -> Path:
-    """Folder for files that can be made again: `$PROPHET_CACHE`, else `prophet_gym` in the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "prophet_gym"
 
 
 def _package_root() -> Path | None:
@@ -117,7 +105,7 @@ def require_packages() -> None:
 
 
 def missing() -> str | None:
-    """Why the simulator cannot run here, or None when it can: the reason a test gives for skipping."""
+    """Return why the simulator cannot run here, or None when it can: the reason a test gives for skipping."""
     try:
         require_packages()
         find_assets()
@@ -198,7 +186,7 @@ def _prepare_robosuite() -> None:
 
 
 def _keep_compiled_functions() -> bool:
-    """Whether numba can keep what it compiles: in our cache, since package and home folders may be read-only."""
+    """Let numba keep what it compiles in our cache, if it can be written; package and home folders may not be."""
     if not os.environ.get("NUMBA_CACHE_DIR"):
         folder = cache_dir() / "numba"
         try:
@@ -211,20 +199,6 @@ def _keep_compiled_functions() -> bool:
         if numba := sys.modules.get("numba"):
             numba.config.reload_config()
     return True
-
-
-@contextmanager
-def keeping(path: Path) -> Iterator[None]:
-    """Raise CacheError, which names the variable that moves the cache, where `path` in it cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, ProphetError) or error.errno not in _UNWRITABLE:
-            raise
-        raise CacheError(
-            f"{path} cannot be written ({error.strerror or error}): set {CACHE_VARIABLE} to a folder that can be, "
-            f"with space in it (now {os.environ.get(CACHE_VARIABLE) or f'not set, which means {cache_dir()}'})"
-        ) from error
 
 
 def prepare_libero(assets: Path | None = None) -> Path:

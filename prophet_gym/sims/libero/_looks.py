@@ -2,7 +2,7 @@
 
 A result always names the look it was made with. `plain` exists because the bundled weights were trained while 22 of
 LIBERO's files were not at hand; it is derived here from the official assets, so anyone can reproduce those results.
-`light` draws the decimated visual meshes of `prophet_gym.sims.meshes` and costs a CPU a seventh of `plain`.
+`light` draws the decimated visual meshes of `prophet_gym.sims.libero._meshes` and costs a CPU a seventh of `plain`.
 """
 
 import hashlib
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.errors import MissingAssetsError, unknown_option
-from prophet_gym.sims.install import ASSETS_VARIABLE, INSTALL, cache_dir, keeping
+from prophet_gym._io.cache import cache_dir, keeping
+from prophet_gym.errors import MissingAssetsError
+from prophet_gym.sims.libero.install import ASSETS_VARIABLE, INSTALL
 
-LOOKS = ("official", "plain", "light")
+LOOKS = ("light", "plain", "official")
+"""The first is the default."""
 
 # Chosen on libero_object at 128x128: 13 k faces in place of 256 k, 33.5 dB against plain.
 LIGHT_FACES_PER_METRE = 2000.0
@@ -59,22 +61,15 @@ CONVERTED_TEXTURES = {
 _TEXTURE_SIZE = 64
 
 
-def check_look(look: str) -> None:
-    """Raise UnknownOptionError unless `look` is one of `LOOKS`."""
-    if look not in LOOKS:
-        raise unknown_option("look", look, LOOKS)
-
-
 def look_version(look: str) -> int:
-    """Rises when the same scene in a look gives another picture."""
-    from prophet_gym.sims.meshes import VERSION
+    """Return a number that rises when the same scene in a look gives another image."""
+    from prophet_gym.sims.libero._meshes import VERSION
 
-    check_look(look)
     return VERSION if look == "light" else 1
 
 
 def stl_triangles(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (three of its own for each face) and faces of a binary STL."""
+    """Read vertices (three of its own for each face) and faces of a binary STL."""
     (count,) = struct.unpack_from("<I", data, 80)
     records = np.frombuffer(data, dtype=np.dtype([("floats", "<f4", 12), ("tail", "<u2")]), count=count, offset=84)
     vertices = records["floats"][:, 3:].reshape(-1, 3)
@@ -82,7 +77,7 @@ def stl_triangles(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def obj_triangles(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and faces of a Wavefront OBJ; polygons become fans, texture coordinates and normals are left out."""
+    """Read vertices and faces of a Wavefront OBJ; polygons become fans, texture and normals are left out."""
     vertices, faces = [], []
     for line in text.splitlines():
         kind, *fields = line.split() or [""]
@@ -96,7 +91,7 @@ def obj_triangles(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def msh_bytes(vertices: np.ndarray, faces: np.ndarray) -> bytes:
-    """MuJoCo's legacy binary mesh without normals and texture coordinates."""
+    """Write MuJoCo's legacy binary mesh without normals and texture coordinates."""
     header = struct.pack("<4i", len(vertices), 0, 0, len(faces))
     return header + vertices.astype("<f4").tobytes() + faces.astype("<i4").tobytes()
 
@@ -121,7 +116,7 @@ def _stand_in_texture(colour: tuple[int, int, int]) -> bytes:
 
 
 def has_stand_ins(assets: Path) -> bool:
-    """Whether the folder holds the plain look already: its basket is painted in one colour."""
+    """Tell whether the folder holds the plain look already: its basket is painted in one colour."""
     import imageio.v3 as iio
 
     image = iio.imread(assets / "stable_scanned_objects/basket/texture.png")
@@ -158,13 +153,11 @@ def derive_plain(official: Path, target: Path) -> None:
 
 
 def assets_for(look: str, found: Path) -> Path:
-    """The asset folder to load for a look, given the folder that was found on this machine.
+    """Return the asset folder to load for a look, given the folder that was found on this machine.
 
     Raises:
-        UnknownOptionError: No such look.
         MissingAssetsError: `official` was asked for and the folder holds stand-ins.
     """
-    check_look(look)
     if has_stand_ins(found):
         if look == "official":
             raise MissingAssetsError(
@@ -183,8 +176,8 @@ def assets_for(look: str, found: Path) -> Path:
 
 
 def drawn_model(look: str, model: Any) -> Any:
-    """The model whose meshes and textures are drawn in a look: `model` itself, or its lightened copy."""
-    from prophet_gym.sims.meshes import lighten
+    """Return the model whose meshes and textures are drawn in a look: `model` itself, or its lightened copy."""
+    from prophet_gym.sims.libero._meshes import lighten
 
     if look != "light":
         return model

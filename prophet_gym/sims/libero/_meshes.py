@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.sims.install import cache_dir, keeping
+from prophet_gym._io.cache import cache_dir, keeping
 
 # Part of every cache key: rises when the decimation gives other meshes.
 VERSION = 3
@@ -44,7 +44,7 @@ class Mesh:
 
 
 def read_mesh(model: mujoco.MjModel, index: int) -> Mesh:
-    """Mesh `index` of a compiled model."""
+    """Read mesh `index` of a compiled model."""
     rows = slice(model.mesh_faceadr[index], model.mesh_faceadr[index] + model.mesh_facenum[index])
     first = model.mesh_vertadr[index]
     vertices = model.mesh_vert[first : first + model.mesh_vertnum[index]].astype(np.float64)
@@ -91,7 +91,7 @@ def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _charts(mesh: Mesh, welded: np.ndarray) -> np.ndarray:
-    """For each face, the number of its texture chart: faces joined through corners of equal position and equal uv."""
+    """Number the texture chart of each face: faces joined through corners of equal position and equal uv."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -107,7 +107,7 @@ def _charts(mesh: Mesh, welded: np.ndarray) -> np.ndarray:
 
 
 def _uv_slopes(mesh: Mesh) -> np.ndarray:
-    """How texture coordinates change with position on each face, (f, 2, 3); 0 on slivers, where it says nothing."""
+    """Return how texture coordinates change with position on each face, (f, 2, 3); 0 on slivers."""
     slopes = np.zeros((len(mesh.faces), 2, 3))
     if mesh.uv is None:
         return slopes
@@ -133,7 +133,7 @@ class _Samples:
 
 
 def _sample(mesh: Mesh, welded: np.ndarray) -> _Samples:
-    """Corners, edge middles and centres of every face."""
+    """Sample corners, edge middles and centres of every face."""
     from scipy.spatial import cKDTree
 
     weights = np.array(
@@ -155,12 +155,12 @@ def _sample(mesh: Mesh, welded: np.ndarray) -> _Samples:
 
 
 def _first(allowed: np.ndarray) -> np.ndarray:
-    """Index of the first True in each row (0 where there is none)."""
+    """Return the index of the first True in each row (0 where there is none)."""
     return np.argmax(allowed, axis=-1)
 
 
 def _simplify(mesh: Mesh, welded: np.ndarray, points: np.ndarray, faces: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and faces of the surface with about `faces` faces."""
+    """Return vertices and faces of the surface with about `faces` faces."""
     import fast_simplification
 
     connected = welded[mesh.faces]
@@ -172,7 +172,7 @@ def _simplify(mesh: Mesh, welded: np.ndarray, points: np.ndarray, faces: int) ->
 
 
 def decimate(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh with about `faces` faces; normals and texture coordinates are looked up on the full surface.
+    """Reduce a mesh to about `faces` faces; normals and texture coordinates are looked up on the full surface.
 
     A new face takes all its texture coordinates from one chart of the atlas and from one side of its seam, so that
     none stretches across; where it reaches over the seam, its coordinates go on beyond the chart.
@@ -207,7 +207,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
 
 
 def light_mesh(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh to draw in place of one that has more than `faces` faces."""
+    """Return the mesh to draw in place of one that has more than `faces` faces."""
     small = decimate(mesh, faces)
     return mesh if len(small.faces) > 1.5 * faces and len(mesh.faces) <= _KEPT_FACES else small
 
@@ -235,7 +235,7 @@ def _dump(mesh: Mesh) -> bytes:
 
 
 def _drawn_meshes(model: mujoco.MjModel) -> list[int]:
-    """Meshes that visual geoms use."""
+    """List the meshes that visual geoms use."""
     is_mesh = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_group != 0)
     return sorted(set(model.geom_dataid[is_mesh].tolist()))
 
@@ -268,13 +268,13 @@ def _shrink_textures(model: mujoco.MjModel, limit: int) -> None:
 
 
 def face_budget(vertices: Float[np.ndarray, "v 3"], density: float, most: int) -> int:
-    """Faces that a mesh may keep: `density` for each metre of its bounding box's diagonal, from 40 to `most`."""
+    """Return how many faces a mesh may keep: `density` per metre of its bounding box's diagonal, 40 to `most`."""
     diagonal = float(np.linalg.norm(vertices.max(axis=0) - vertices.min(axis=0)))
     return int(np.clip(density * diagonal, 40, most))
 
 
 def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -> mujoco.MjModel:
-    """A copy of `model` for drawing: visual meshes within their `face_budget`, textures of at most `texture` pixels.
+    """Copy `model` for drawing: visual meshes within their `face_budget`, textures of at most `texture` pixels.
 
     Decimated meshes are kept in the cache folder and made once per mesh; two processes may make them at the same time.
     """

@@ -1,0 +1,1 @@
+"""LIBERO in MuJoCo behind the `Simulator` protocol: its installation, looks, scripted experts and assets."""

@@ -1,0 +1,344 @@
+"""One LIBERO task in MuJoCo: the simulator that a dream imitates; a frame is drawn only when it is asked for."""
+
+# MuJoCo is a compiled module without stubs.
+# pyright: reportAttributeAccessIssue=false
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy.typing import ArrayLike
+
+from prophet_gym.embodiments.libero import ACTION_SPEC, EMBODIMENT
+from prophet_gym.errors import InvalidActionError
+from prophet_gym.sims.libero._looks import LOOKS, assets_for, drawn_model, look_version
+from prophet_gym.sims.libero.experts import SCRIPT_VERSION, Mode, mixture_of, script
+from prophet_gym.sims.libero.install import find_assets, prepare_libero, require_packages
+from prophet_gym.sims.simulator import check_task
+
+CAMERA = "agentview"
+# LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
+WAIT_STEPS = 10
+ARM_NOISE = 0.02
+"""Standard deviation of the arm's joints at a random start, radians: robosuite's default, and what LIBERO's official
+states show."""
+WAIT_ACTION = np.asarray(EMBODIMENT.rest_action, dtype=np.float64)
+
+
+def as_action(action: ArrayLike) -> Float[np.ndarray, " 7"]:
+    """Return what the robot's controller makes of an action: each number clipped to [-1, 1].
+
+    Raises:
+        InvalidActionError: It is not seven finite numbers; robosuite would let NaN through to the joints.
+    """
+    try:
+        command = np.asarray(action, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidActionError(f"an action must be {ACTION_SPEC.dim} numbers, got {action!r}") from error
+    if command.shape != (ACTION_SPEC.dim,) or not np.isfinite(command).all():
+        raise InvalidActionError(f"an action must be {ACTION_SPEC.dim} finite numbers, got {command.tolist()}")
+    return np.clip(command, -1.0, 1.0)
+
+
+@contextlib.contextmanager
+def _global_seed(seed: int | None) -> Iterator[None]:
+    """Seed numpy's global generator, which LIBERO draws from, for the block; then put back what was there."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _quiet(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call without what LIBERO prints while it loads, which would break progress bars."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return call(*args, **kwargs)
+
+
+class LiberoSimulator:
+    """One task of one suite: physics at 20 Hz, agentview frames on demand, the suite's own success predicate.
+
+    Example:
+        >>> sim = LiberoSimulator("libero_object", 3)
+        >>> sim.reset(seed=0)
+        >>> sim.step(np.array([0, 0, -1, 0, 0, 0, -1.0]))
+        >>> sim.render().shape
+        (128, 128, 3)
+    """
+
+    robot = EMBODIMENT.name
+    looks = LOOKS
+    tasks = 10
+    official_states = 50
+
+    def __init__(self, suite: str, task: int, *, look: str = LOOKS[0], size: int = 128) -> None:
+        check_task(suite, task, look)
+        self.require(look)
+        from libero.libero import benchmark
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        # Its settings were loaded before the package, which does not know them as its attribute then.
+        sys.modules["robosuite"].macros = sys.modules["robosuite.macros"]  # pyright: ignore
+        self.suite, self.task, self.look, self.size = suite, task, look, size
+        self._benchmark = _quiet(benchmark.get_benchmark(suite))
+        self.instruction: str = self._benchmark.get_task(task).language
+        self._env: Any = _quiet(
+            ControlEnv,
+            bddl_file_name=self._benchmark.get_task_bddl_file_path(task),
+            has_offscreen_renderer=False,
+            use_camera_obs=False,
+            ignore_done=True,
+            hard_reset=False,
+            initialization_noise={"type": "gaussian", "magnitude": ARM_NOISE},
+        )
+        self._renderer: Any = None
+        self._official: np.ndarray | None = None
+
+    @classmethod
+    def require(cls, look: str) -> None:
+        """Prepare to run in this process.
+
+        Raises:
+            MissingAssetsError: LIBERO, its assets or a renderer is missing; the message says what to install.
+        """
+        # Before the assets: without the packages nothing else matters.
+        require_packages()
+        prepare_libero(assets_for(look, find_assets()))
+
+    @classmethod
+    def provenance(cls, look: str) -> dict[str, Any]:
+        """Return what a recording's meta.json says of its making.
+
+        Raises:
+            MissingAssetsError: The packages are not installed.
+        """
+        require_packages()
+        return {
+            "look_version": look_version(look),
+            "script_version": SCRIPT_VERSION,
+            "versions": {name: version(name) for name in ("mujoco", "robosuite", "hf-libero")},
+        }
+
+    @classmethod
+    def mixture(cls, suite: str) -> dict[str, float]:
+        """Return which of its scripts act in a recording of the suite, and how often."""
+        return {**mixture_of(suite)}
+
+    def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+        """Return the actions of a script, see `experts.script`."""
+        return script(self, rng, cast("Mode", mode))
+
+    @property
+    def model(self) -> Any:
+        """The compiled `mujoco.MjModel` that physics runs on."""
+        return self._env.sim.model._model
+
+    @property
+    def data(self) -> Any:
+        """The `mujoco.MjData` that physics runs on."""
+        return self._env.sim.data._data
+
+    @property
+    def target_name(self) -> str:
+        """The task's first object of interest: the one to be moved in pick-and-place tasks."""
+        return self._env.obj_of_interest[0]
+
+    def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
+        """Start an episode: a random placement drawn from `seed`, or the official initial state of index `official`.
+
+        Random placements shake the arm's joints by `ARM_NOISE`. Official states hold their own joints, and the
+        controller keeps the unshaken posture as its reference, as under LIBERO's own evaluation.
+        The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
+
+        Raises:
+            ValueError: Both were given, or `official` is not in 0..49.
+        """
+        if seed is not None and official is not None:
+            raise ValueError(f"give seed or official, not both; got seed={seed} and official={official}")
+        if official is not None and not 0 <= official < self.official_states:
+            raise ValueError(f"official must be in 0..{self.official_states - 1}, got {official}")
+        self._env.robots[0].initialization_noise["magnitude"] = ARM_NOISE if official is None else 0.0
+        # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
+        with _global_seed(0 if official is not None else seed):
+            self._env.reset()
+        # robosuite keeps the finger command of the last episode.
+        self._env.robots[0].gripper.current_action = np.zeros(2)
+        if official is not None:
+            self._env.sim.set_state_from_flattened(self._official_starts()[official])
+            self._env.sim.forward()
+            self._env._post_process()
+        for _ in range(WAIT_STEPS):
+            self.step(WAIT_ACTION)
+
+    def _official_starts(self) -> Float[np.ndarray, "n s"]:
+        """Return the initial states that LIBERO evaluates this task from, before the wait steps."""
+        if self._official is None:
+            self._official = np.asarray(self._benchmark.get_task_init_states(self.task), dtype=np.float64)
+        return self._official
+
+    def starts_officially(self) -> bool:
+        """Tell whether every object lies within a millimetre (on the floor plane) of one official initial state."""
+        free = [address for address, kind in zip(self.model.jnt_qposadr, self.model.jnt_type, strict=True) if kind == 0]
+        plane = np.array([[address, address + 1] for address in free]).ravel()
+        # A LIBERO state is time, qpos, qvel.
+        official = self._official_starts()[:, 1:][:, plane]
+        return bool((np.abs(official - self.data.qpos[plane]).max(axis=1) < 1e-3).any())
+
+    def step(self, action: ArrayLike) -> None:
+        """Run one control step of 1/20 s.
+
+        Bit for bit what LIBERO's own `step` does at half its cost: observations nobody reads are not computed, and each
+        of the 25 physics steps evaluates positions and velocities once (before the controller) and forces once (after).
+
+        Args:
+            action: Six operational-space deltas in [-1, 1] (1 is 5 cm or 0.5 rad), then the gripper: -1 open, +1 close.
+                Values outside are clipped, as the robot's controller does.
+
+        Raises:
+            InvalidActionError: Not seven finite numbers; nothing has moved.
+        """
+        import mujoco
+
+        command = as_action(action)
+        domain, model, data = self._env.env, self.model, self.data
+        controller = domain.robots[0].controller
+        # The controller asks for a full forward pass each time it looks at the arm.
+        domain.sim.forward = lambda: mujoco.mj_step1(model, data)
+        try:
+            for substep in range(round(domain.control_timestep / domain.model_timestep)):
+                if not controller.new_update:
+                    mujoco.mj_step1(model, data)
+                domain._pre_action(command, substep == 0)
+                mujoco.mj_step2(model, data)
+        finally:
+            del domain.sim.forward
+        domain._post_process()
+
+    def render(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Draw agentview at this moment, upright, RGB, a fresh array."""
+        if self._renderer is None:
+            from prophet_gym.sims.libero._rendering import Renderer
+
+            self._renderer = Renderer(self.model, drawn_model(self.look, self.model), camera=CAMERA, size=self.size)
+        return self._renderer.draw(self.data)
+
+    def success(self) -> bool:
+        """Tell whether the task's goal predicate holds now."""
+        return bool(self._env.check_success())
+
+    def gripper_position(self) -> Float[np.ndarray, " 3"]:
+        """Return the world position of the grip site, metres."""
+        return self.data.site_xpos[self._grip_site()].copy()
+
+    def gripper_quaternion(self) -> Float[np.ndarray, " 4"]:
+        """Return the world orientation of the hand as robosuite reports it (`robot0_eef_quat`), xyzw."""
+        robot = self._env.robots[0]
+        w, x, y, z = self.data.xquat[self._env.sim.model.body_name2id(robot.robot_model.eef_name)]
+        return np.array([x, y, z, w])
+
+    def gripper_opening(self) -> float:
+        """Return the distance between the two finger joints, metres: about 0.08 open, 0 closed on nothing."""
+        addresses = self._env.robots[0]._ref_gripper_joint_pos_indexes
+        left, right = self.data.qpos[addresses]
+        return float(left - right)
+
+    def object_positions(self) -> dict[str, Float[np.ndarray, " 3"]]:
+        """Return the world positions of the movable objects, metres, by name."""
+        domain = self._env.env
+        return {name: self.data.xpos[domain.obj_body_id[name]].copy() for name in domain.objects_dict}
+
+    def camera_matrix(self) -> Float[np.ndarray, "3 4"]:
+        """Return what maps a world point (x, y, z, 1) in metres to (u z, v z, z).
+
+        u runs left to right and v top to bottom, both 0..1 inside the picture; z is depth in metres.
+        """
+        camera = self.model.camera(CAMERA).id
+        focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[camera]) / 2)
+        rotation = self.data.cam_xmat[camera].reshape(3, 3).T
+        # MuJoCo cameras look along -z with y up; picture coordinates have z forward and v down.
+        world_to_camera = np.diag([1.0, -1.0, -1.0]) @ rotation
+        intrinsics = np.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1.0]])
+        offset = -world_to_camera @ self.data.cam_xpos[camera]
+        return intrinsics @ np.column_stack([world_to_camera, offset])
+
+    def get_state(self) -> Float[np.ndarray, " s"]:
+        """Return everything the next step depends on, as one float64 vector that `set_state` takes back."""
+        controller, gripper = self._env.robots[0].controller, self._env.robots[0].gripper
+        return np.concatenate(
+            [
+                self._integration_state(),
+                *(part.ravel() for part in self._fixture_poses()),
+                np.ravel(controller.goal_pos),
+                np.ravel(controller.goal_ori),
+                np.ravel(controller.initial_joint),
+                np.ravel(gripper.current_action),
+            ]
+        )
+
+    def set_state(self, state: Float[np.ndarray, " s"]) -> None:
+        """Continue from a state of `get_state`, exactly.
+
+        Raises:
+            ValueError: The vector has another length, so it belongs to another task.
+        """
+        import mujoco
+
+        expected = self.get_state().size
+        state = np.asarray(state, dtype=np.float64)
+        if state.shape != (expected,):
+            raise ValueError(
+                f"a state of {self.suite} task {self.task} has shape ({expected},), got {state.shape}; "
+                "states fit the task they were taken from"
+            )
+        physics = self._integration_state().size
+        sizes = [physics, *(part.size for part in self._fixture_poses()), 3, 9, 7, 2]
+        parts = np.split(state, np.cumsum(sizes)[:-1])
+        fixtures = self._fixture_bodies()
+        self.model.body_pos[fixtures] = parts[1].reshape(-1, 3)
+        self.model.body_quat[fixtures] = parts[2].reshape(-1, 4)
+        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._env.sim.forward()
+        # A forward pass overwrites the solver's warm start, which the next step begins from.
+        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
+        robot = self._env.robots[0]
+        robot.controller.new_update = True
+        robot.controller.goal_pos, robot.controller.goal_ori = parts[3].copy(), parts[4].reshape(3, 3).copy()
+        # The posture that the null space of the controller is drawn to: where the episode's reset left the arm.
+        robot.controller.initial_joint = parts[5].copy()
+        robot.gripper.current_action = parts[6].copy()
+        self._env._post_process()
+
+    def close(self) -> None:
+        """Free the renderer and the simulation; calling it twice is fine."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _grip_site(self) -> int:
+        return self._env.robots[0].eef_site_id
+
+    def _fixture_bodies(self) -> list[int]:
+        domain = self._env.env
+        return [domain.obj_body_id[name] for name in domain.fixtures_dict]
+
+    def _fixture_poses(self) -> tuple[np.ndarray, np.ndarray]:
+        bodies = self._fixture_bodies()
+        return self.model.body_pos[bodies], self.model.body_quat[bodies]
+
+    def _integration_state(self) -> np.ndarray:
+        import mujoco
+
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(self.model, kind))
+        mujoco.mj_getState(self.model, self.data, state, kind)
+        return state
