@@ -24,8 +24,8 @@ from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_
 from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.evaluation import evaluate_open_loop
+from prophet_gym.prophet import SmallConfig, SmallProphet
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
-from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.adapt import BUNDLED
 from prophet_gym.train.autoencoder import encode_episodes
@@ -72,7 +72,7 @@ def main(args: Args) -> None:
     unknown = sorted(set(args.arms) - set(ARMS))
     if unknown:
         raise ValueError(f"arms must be among {', '.join(ARMS)}, got {', '.join(unknown)}")
-    base = Prophet.from_pretrained(BUNDLED)
+    base = SmallProphet.from_pretrained(BUNDLED)
     args.out.mkdir(parents=True, exist_ok=True)
     latents = args.out / "latents.npz"
     if not latents.exists():
@@ -95,9 +95,9 @@ def main(args: Args) -> None:
     write_json(args.json, {**own, **sizes, "machine": machine(), "arms": done})
 
 
-def train(base: Prophet, data: LatentEpisodes, arm: str, args: Args) -> Prophet:
+def train(base: SmallProphet, data: LatentEpisodes, arm: str, args: Args) -> SmallProphet:
     """Train one arm's transformer; the rest of the world model is the bundled one's."""
-    assert isinstance(base.config, ProphetConfig)
+    assert isinstance(base.config, SmallConfig)
     assert base.tracker is not None
     camera = torch.tensor(base.config.camera)
     torch.manual_seed(0)
@@ -106,10 +106,10 @@ def train(base: Prophet, data: LatentEpisodes, arm: str, args: Args) -> Prophet:
     average = train_transformer(
         transformer, base.tracker, data, camera, args.out / arm, config, rows=args.rows, single_until=0.7, chunks=2
     )
-    return Prophet(on_device(average, torch.device("cpu")), base.autoencoder, base.tracker, replace(base.config))
+    return SmallProphet(on_device(average, torch.device("cpu")), base.autoencoder, base.tracker, replace(base.config))
 
 
-def score(prophet: Prophet, arm: str, args: Args) -> None:
+def score(prophet: SmallProphet, arm: str, args: Args) -> None:
     """Dream the held-out episodes and write the arm's report."""
     episodes = [read_episode(path) for path in list_episodes(args.held_out, evaluating=True)]
     began = time.perf_counter()

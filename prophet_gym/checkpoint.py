@@ -43,8 +43,8 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _ENTRY_POINTS = "prophet_gym.world_models"
 
 _WORLD_MODELS = {
-    "SmallProphet": "prophet_gym.prophet.model:Prophet",
-    "FullProphet": "prophet_gym.prophet.model:Prophet",
+    "SmallProphet": "prophet_gym.prophet:SmallProphet",
+    "FullProphet": "prophet_gym.prophet:FullProphet",
 }
 
 
@@ -270,7 +270,7 @@ def _folder_of(name: str) -> Path:
         robots = {file: robot for robot, file in PUBLISHED_FILES.items()}
         if found.name in robots:
             from prophet_gym._io.cache import cache_dir
-            from prophet_gym.prophet.released import converted
+            from prophet_gym.prophet.convert import converted
 
             return converted(found, robots[found.name], cache_dir())
         raise MissingWeightsError(

@@ -101,13 +101,13 @@ def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t
     """Dream open loop, chunk after chunk.
 
     Args:
-        world_model: any world model.
-        state: of `encode`, one row per row of `actions`.
-        actions: a multiple of the model's chunk, in command units.
-        seeds: of the noise, one per row.
+        world_model: Any world model.
+        state: Of `encode`, one row per row of `actions`.
+        actions: A multiple of the model's chunk, in command units.
+        seeds: Of the noise, one per row.
 
     Raises:
-        ValueError: if the actions are no whole number of chunks.
+        ValueError: If the actions are no whole number of chunks.
     """
     if actions.shape[1] % world_model.chunk:
         raise ValueError(f"actions must be a multiple of the chunk ({world_model.chunk}), got {actions.shape[1]}")
@@ -134,10 +134,10 @@ def windows_of(
     shorter horizons are read off the beginning of longer ones.
 
     Args:
-        episodes: recorded ones.
-        horizons: frames to predict.
-        spacing: frames from one window to the next, at least.
-        still: windows in which the gripper stays within so many metres are left out: an arm at rest shows nothing, and
+        episodes: Recorded ones.
+        horizons: Frames to predict.
+        spacing: Frames from one window to the next, at least.
+        still: Windows in which the gripper stays within so many metres are left out: an arm at rest shows nothing, and
             copying the last frame is then perfect.
     """
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -175,17 +175,17 @@ def evaluate_open_loop(
     The condition `target` has that metric alone: what the reading itself errs by.
 
     Args:
-        world_model: any world model.
-        episodes: recorded ones; those shorter than a horizon are left out of that horizon.
-        horizons: frames to predict, multiples of the model's chunk.
-        rows: windows dreamt at once.
-        spacing: frames from one window to the next, at least; a large number leaves one window per episode.
-        seed: of the noise.
-        read_object: reads the target object's position; the episodes must then be `RecordedTask`.
-        progress: show a progress bar.
+        world_model: Any world model.
+        episodes: Recorded ones; those shorter than a horizon are left out of that horizon.
+        horizons: Frames to predict, multiples of the model's chunk.
+        rows: Windows dreamt at once.
+        spacing: Frames from one window to the next, at least; a large number leaves one window per episode.
+        seed: Of the noise.
+        read_object: Reads the target object's position; the episodes must then be `RecordedTask`.
+        progress: Show a progress bar.
 
     Raises:
-        ValueError: for a horizon that is no multiple of the chunk, or if no episode reaches the shortest horizon.
+        ValueError: For a horizon that is no multiple of the chunk, or if no episode reaches the shortest horizon.
     """
     wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
     if wrong:

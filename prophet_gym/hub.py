@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from prophet_gym._io.atomic import atomic_write, is_temporary
+from prophet_gym._io.atomic import ASIDE, atomic_write, is_aside
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import SHOWN_NAMES, CheckpointError, MissingWeightsError, listed, shown
 
 MANIFEST = "manifest.json"
 """Beside the files of a checkpoint: each file's name -> its sha-256."""
-ASIDE = ".run."
-"""How the files begin that a training keeps in its folder for itself."""
 ASIDE_PATTERNS = [f"{start}{name}" for name in (f"{ASIDE}*", ".*.draft-*") for start in ("", "**/")]
-"""The same, and drafts, as the Hub's client matches them."""
+"""Locks and drafts of a run, as the Hub's client matches them."""
 PUBLISHED = "Fleurrr/Prophet-World-Model"
 PUBLISHED_FILES = {"libero": "prophet-libero.pt", "bridge": "prophet-bridge.pt"}
 """What the authors of ProphRL released: robot -> file."""
@@ -49,7 +47,7 @@ def parse_hub_name(name: str) -> HubName:
     """Read `owner/repo`, `owner/repo:file.pt`, each perhaps with `@revision`.
 
     Raises:
-        MissingWeightsError: for any other text, and for a file outside the repository.
+        MissingWeightsError: For any other text, and for a file outside the repository.
 
     Example:
         >>> parse_hub_name("owner/repo:weights/prophet.pt@v1")
@@ -81,13 +79,13 @@ def resolve(weights: str, bundled: Mapping[str, Path], needs: str | None = None)
     """The local folder, or file, that `weights` names; Hub repositories are fetched once and kept in the Hub's cache.
 
     Args:
-        weights: a key of `bundled`, the path of a folder or file, or a Hub name (see `parse_hub_name`).
-        bundled: checkpoints that are installed with the package.
-        needs: as in `fetch`.
+        weights: A key of `bundled`, the path of a folder or file, or a Hub name (see `parse_hub_name`).
+        bundled: Checkpoints that are installed with the package.
+        needs: As in `fetch`.
 
     Raises:
-        MissingWeightsError: there is nothing of that name; says what was looked for and what is there.
-        CheckpointError: a file is not the one that its manifest names.
+        MissingWeightsError: There is nothing of that name; says what was looked for and what is there.
+        CheckpointError: A file is not the one that its manifest names.
     """
     if weights in bundled:
         return verified(bundled[weights])
@@ -108,13 +106,13 @@ def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = 
     """Fetch a repository, or one file of it, into the Hub's cache and return where it lies.
 
     Args:
-        name: what to fetch.
-        only: patterns of the files wanted, e.g. `vae/*`; all if not given.
-        needs: a file that a whole repository must have; looked for before the rest is fetched.
+        name: What to fetch.
+        only: Patterns of the files wanted, e.g. `vae/*`; all if not given.
+        needs: A file that a whole repository must have; looked for before the rest is fetched.
 
     Raises:
-        MissingWeightsError: it cannot be reached, does not exist, or asks for a licence or token.
-        CheckpointError: a file is not the one that the manifest names.
+        MissingWeightsError: It cannot be reached, does not exist, or asks for a licence or token.
+        CheckpointError: A file is not the one that the manifest names.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -176,7 +174,7 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
     """Upload a folder with its manifest and return the address of the commit.
 
     Raises:
-        MissingWeightsError: the Hub cannot be reached or does not let this account write there.
+        MissingWeightsError: The Hub cannot be reached or does not let this account write there.
     """
     from huggingface_hub import HfApi
 
@@ -199,11 +197,6 @@ def _names(folder: Path) -> set[str]:
     """All files, but for locks and drafts of a run."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return {path.as_posix() for path in found if not any(map(is_aside, path.parts))}
-
-
-def is_aside(part: str) -> bool:
-    """Whether a file's or folder's name is that of a lock or a draft rather than a part of what a folder holds."""
-    return part.startswith(ASIDE) or is_temporary(Path(part))
 
 
 def _require_hashes(folder: Path, only: set[str] | None) -> None:

@@ -26,12 +26,12 @@ class FrameMetrics:
     """The metrics before they are averaged: one value per frame, or per pair of consecutive frames.
 
     Attributes:
-        mse: mean squared error on [0, 1] of each frame.
-        psnr: peak signal-to-noise ratio of each frame in dB, at most 100.
-        ssim: structural similarity of each frame, at most 1.
+        mse: Mean squared error on [0, 1] of each frame.
+        psnr: Peak signal-to-noise ratio of each frame in dB, at most 100.
+        ssim: Structural similarity of each frame, at most 1.
         tssim: SSIM of the differences between consecutive frames.
-        epe: mean distance between the flow vectors of a pair, in pixels.
-        cosine: mean cosine between the flow vectors of a pair; NaN where no pixel moves in both videos.
+        epe: Mean distance between the flow vectors of a pair, in pixels.
+        cosine: Mean cosine between the flow vectors of a pair; NaN where no pixel moves in both videos.
     """
 
     mse: PerFrame
@@ -73,15 +73,15 @@ def video_metrics(target: Video, generated: Video) -> dict[str, float]:
     """Compare two clips of the same length.
 
     Args:
-        target: the clip that was recorded, at least two frames.
-        generated: the clip that was generated for it.
+        target: The clip that was recorded, at least two frames.
+        generated: The clip that was generated for it.
 
     Returns:
         `pairs` (consecutive frames compared), `EPE_mean`, `EPE_median` (pixels), `dir_cos_mean`, `dir_cos_median`
         (NaN if nothing moves in one of the clips), `MSE_mean`, `PSNR_mean` (dB), `SSIM_mean`, `tSSIM_mean`.
 
     Raises:
-        ValueError: if the clips differ in shape or have fewer than two frames.
+        ValueError: If the clips differ in shape or have fewer than two frames.
 
     Example:
         >>> clip = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
@@ -98,12 +98,12 @@ def frame_metrics(
     """Compare two clips and keep every frame's value.
 
     Args:
-        target: the clip that was recorded, at least two frames.
-        generated: the clip that was generated for it.
+        target: The clip that was recorded, at least two frames.
+        generated: The clip that was generated for it.
         real_flow: `optical_flow(target)` if it is known already, to compare several clips with the same real one.
 
     Raises:
-        ValueError: if the clips differ in shape or have fewer than two frames.
+        ValueError: If the clips differ in shape or have fewer than two frames.
     """
     if target.shape != generated.shape:
         raise ValueError(f"both clips must have the same shape, got real {target.shape}, generated {generated.shape}")

@@ -16,7 +16,7 @@ from prophet_gym._io import atomic
 from prophet_gym._io.atomic import atomic_directory, atomic_file, atomic_write, is_temporary
 from prophet_gym.envs.initial_states import InitialStates, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig

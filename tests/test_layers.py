@@ -64,7 +64,7 @@ def forbidden(importer: str, source: str) -> list[str]:
 
 
 def test_the_rule_itself_finds_what_is_forbidden():
-    assert forbidden("envs", "from prophet_gym.prophet.model import Prophet") == ["prophet"]
+    assert forbidden("envs", "from prophet_gym.prophet.small import SmallProphet") == ["prophet"]
     assert forbidden("envs", "def f():\n    from prophet_gym import rewards") == ["rewards"]
     assert forbidden("envs", "import prophet_gym.envs.initial_states, prophet_gym.specs") == []
 

@@ -17,9 +17,9 @@ from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophet_gym.hub import PUBLISHED, WAN_VAE
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import Prophet
+from prophet_gym.prophet.convert import Conversion, convert_file
 from prophet_gym.prophet.presets import tiny_vae
-from prophet_gym.prophet.released import Conversion, convert_file
 from prophet_gym.specs import InitialState
 
 COMMITS = "a" * 40, "b" * 40

@@ -24,11 +24,11 @@ import tyro
 
 from prophet_gym.cli.report import machine, write_json
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
+from prophet_gym.prophet import FullProphet
+from prophet_gym.prophet.autoencoder import WanAutoencoder
 from prophet_gym.prophet.full import FullConfig, decode_chunk, encode_conditions
-from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import FULL_TRANSFORMER, tiny_full_prophet
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.wan import WanAutoencoder
 from prophet_gym.specs import InitialState
 
 
@@ -48,19 +48,19 @@ class Args:
     json: Path | None = None
 
 
-def full_prophet(device: torch.device, dtype: torch.dtype) -> Prophet:
+def full_prophet(device: torch.device, dtype: torch.dtype) -> FullProphet:
     """The published geometry with random weights: 2.058 B of the transformer, the Wan 2.1 VAE."""
     torch.manual_seed(0)
     with device:
         transformer = ProphetTransformer3DModel(**FULL_TRANSFORMER).to(dtype)
         autoencoder = WanAutoencoder().to(dtype)
-    return Prophet(transformer, autoencoder, None, FullConfig())
+    return FullProphet(transformer, autoencoder, FullConfig())
 
 
-def with_steps(prophet: Prophet, steps: int) -> Prophet:
+def with_steps(prophet: FullProphet, steps: int) -> FullProphet:
     """The same networks with another number of sampler steps."""
     assert isinstance(prophet.config, FullConfig)
-    return Prophet(prophet.transformer, prophet.autoencoder, None, replace(prophet.config, steps=steps))
+    return FullProphet(prophet.transformer, prophet.autoencoder, replace(prophet.config, steps=steps))
 
 
 def median_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -75,7 +75,7 @@ def median_seconds(run: Callable[[], object], repeats: int, device: torch.device
     return statistics.median(times[1:])
 
 
-def measure(prophet: Prophet, rows: int, repeats: int) -> dict[str, float | None]:
+def measure(prophet: FullProphet, rows: int, repeats: int) -> dict[str, float | None]:
     """Seconds of an env step of `rows` chunks, frames a second, and the most memory that was held on the GPU."""
     device = next(prophet.transformer.parameters()).device
     on_gpu = device.type == "cuda"
@@ -98,7 +98,7 @@ def measure(prophet: Prophet, rows: int, repeats: int) -> dict[str, float | None
 
 
 @torch.no_grad()
-def measure_autoencoder(prophet: Prophet, rows: int, repeats: int) -> dict[str, float]:
+def measure_autoencoder(prophet: FullProphet, rows: int, repeats: int) -> dict[str, float]:
     """Seconds that a step of `rows` chunks spends in the VAE: encoding the past, decoding the chunk."""
     config, autoencoder, device = prophet.config, prophet.autoencoder, next(prophet.transformer.parameters()).device
     assert isinstance(config, FullConfig)

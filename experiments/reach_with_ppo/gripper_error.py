@@ -21,8 +21,8 @@ from prophet_gym.cli.report import as_json, machine, write_json
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
+from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.action_frames import project
-from prophet_gym.prophet.model import Prophet
 
 STRIDE = 8
 

@@ -32,7 +32,7 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.report import as_json, machine, write_json
 from prophet_gym.envs import InitialStates, OneActionPerChunkVector, ProphetVectorEnv
 from prophet_gym.estimates import bootstrap
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import Prophet
 from prophet_gym.rewards import ReachReward, mark_of
 from prophet_gym.specs import InitialState
 

@@ -18,6 +18,9 @@ STALE_AFTER = 60.0
 PATIENCE, PAUSE = 10.0, 0.1
 """For how long, and after how many seconds each time, a folder is read again while it is saved to."""
 
+ASIDE = ".run."
+"""How the names of files begin that a training keeps in its folder for itself."""
+
 Loaded = TypeVar("Loaded")
 
 
@@ -60,8 +63,8 @@ def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
     save that they are of (`tensor_files.MARK`).
 
     Args:
-        folder: target, created if missing.
-        last: the entry that makes the folder what it is, e.g. `prophet.json`.
+        folder: Target, created if missing.
+        last: The entry that makes the folder what it is, e.g. `prophet.json`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -97,8 +100,8 @@ def read_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
     """Return what `load` reads in a folder that another process may be saving to: it is called again while one does.
 
     Args:
-        folder: that `atomic_directory` writes.
-        load: raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
+        folder: That `atomic_directory` writes.
+        load: Raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
     """
     # Not so many attempts: a draft may stay for ever, of a process that was killed elsewhere, and loading may be slow.
     began, attempt = time.monotonic(), 0
@@ -120,6 +123,11 @@ def _is_written(folder: Path) -> bool:
 def is_temporary(path: Path) -> bool:
     """Whether a file or folder is one that a save has not finished."""
     return path.name.startswith(".") and ".draft-" in path.name
+
+
+def is_aside(name: str) -> bool:
+    """Return whether a name is that of a lock or a draft rather than of a part of what a folder holds."""
+    return name.startswith(ASIDE) or is_temporary(Path(name))
 
 
 def _commit(temporary: Path, folder: Path, last: str) -> None:

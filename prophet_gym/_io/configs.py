@@ -20,8 +20,8 @@ def config_of(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """Return the dataclass that JSON describes, its lists as tuples.
 
     Raises:
-        TypeError: a key is unknown, or a value is not what its field is annotated as; a number must be finite.
-        ValueError: as the dataclass itself raises.
+        TypeError: A key is unknown, or a value is not what its field is annotated as; a number must be finite.
+        ValueError: As the dataclass itself raises.
     """
     frozen = {key: _frozen(value) for key, value in values.items()}
     hints = get_type_hints(kind)

@@ -57,11 +57,14 @@ def read_header(folder: Path) -> Header:
     marks = values.pop(MARK, None)
     if marks is not None and not (isinstance(marks, dict) and all(isinstance(mark, str) for mark in marks.values())):
         raise CheckpointError(f"{path} must have the parts' marks as {MARK}, got {shown(repr(marks))}")
-    old = values.pop(_OLD_CLASS, "small")
-    name = values.pop(CLASS, _OLD_CLASSES.get(old, old) if isinstance(old, str) else old)
+    if CLASS not in values:
+        old = values.pop(_OLD_CLASS, "small")
+        values = {_OLD_KEYS.get(key, key): value for key, value in values.items()}
+        values[CLASS] = _OLD_CLASSES.get(old, old) if isinstance(old, str) else old
+    name = values.pop(CLASS)
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: {CLASS} must be a text, the name of a world model, got {shown(repr(name))}")
-    return Header(name, {_OLD_KEYS.get(key, key): value for key, value in values.items()}, marks)
+    return Header(name, values, marks)
 
 
 def write_header(folder: Path, class_name: str, config: Mapping[str, Any], marks: Mapping[str, str]) -> None:

@@ -35,8 +35,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     size is refused.
 
     Raises:
-        MissingWeightsError: there is no such file.
-        CheckpointError: it is no such file, damaged, or holds something else than plain tensors of finite numbers.
+        MissingWeightsError: There is no such file.
+        CheckpointError: It is no such file, damaged, or holds something else than plain tensors of finite numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,12 +66,12 @@ def read_torch(path: str | os.PathLike, device: torch.device | str = "cpu") -> o
     """Return what `torch.save` wrote, tensors and plain data, with every entry's checksum compared.
 
     Args:
-        path: the file.
-        device: where its tensors go; on the CPU they are mapped, not read.
+        path: The file.
+        device: Where its tensors go; on the CPU they are mapped, not read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is damaged, holds other objects, or unpacks to more than its own size.
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is damaged, holds other objects, or unpacks to more than its own size.
     """
     path = Path(path)
     if not path.exists():
@@ -96,7 +96,7 @@ def write_torch(content: object, path: Path) -> None:
     """Write what `read_torch` reads: whole or not at all.
 
     Raises:
-        OSError: the disk is full.
+        OSError: The disk is full.
     """
     with atomic_file(path) as temporary:
         try:
@@ -110,12 +110,12 @@ def write_tensors(state: Mapping[str, Tensor], path: Path, mark: str | None = No
     """Write a state dict as safetensors, in the format that diffusers and transformers load.
 
     Args:
-        state: names -> tensors.
-        path: the file; its folder is created.
-        mark: of the save that this is a part of, see `read_mark`.
+        state: Names -> tensors.
+        path: The file; its folder is created.
+        mark: Of the save that this is a part of, see `read_mark`.
 
     Raises:
-        CheckpointError: a number is not finite: nothing could load it again.
+        CheckpointError: A number is not finite: nothing could load it again.
     """
     require_finite(state, path, why="cannot be written")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def read_mark(path: Path) -> str | None:
     """Return the mark of the save that wrote a safetensors file; None for a file without one.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: The file is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -141,7 +141,7 @@ def mark_of(*parts: Mapping[str, Tensor] | str) -> str:
     """Return a mark of what a save writes: a sum over it, the same for the same content.
 
     Args:
-        parts: state dicts, and the text of configs.
+        parts: State dicts, and the text of configs.
     """
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
@@ -158,7 +158,7 @@ def require_mark(path: Path, mark: str | None, source: Path) -> None:
     """Raise CheckpointError unless a safetensors file, read before, is of the save that `source` names.
 
     Raises:
-        CheckpointError: the two are of different saves: the folder is being saved to, or a save was killed.
+        CheckpointError: The two are of different saves: the folder is being saved to, or a save was killed.
     """
     if read_mark(path) != mark:
         raise CheckpointError(

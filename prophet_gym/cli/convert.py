@@ -44,8 +44,7 @@ class Args(Arguments):
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.hub import fetch, parse_hub_name, resolve
-    from prophet_gym.prophet.convert import PROPHET_ACTION_DIM, NewParts
-    from prophet_gym.prophet.released import Conversion, convert_file
+    from prophet_gym.prophet.convert import PROPHET_ACTION_DIM, Conversion, NewParts, convert_file
 
     source = resolve(args.source, {})
     if source.is_dir():

@@ -24,7 +24,7 @@ class Args(Arguments):
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.errors import CheckpointError
-    from prophet_gym.prophet.model import Prophet
+    from prophet_gym.prophet import Prophet
 
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise CheckpointError(f"{args.out} holds something already; give a new or empty folder")

@@ -1,13 +1,24 @@
-"""End-effector pictures on black: the figure's second conditioning, drawn where the actions lead.
+"""End effectors drawn on black where the actions lead: the figure's second conditioning.
 
-Two ways in: `PooledActionFrames` is the released one (its latents are pooled over space and join the timestep
-embedding), and `draw_tools` draws what it reads; `draw_discs` makes pictures at latent resolution that the small model
-reads as extra input channels.
+There are two ways in. `PooledActionFrames` is the released one: its latents are pooled over space and join the timestep
+embedding; `plan` says where the tools go, and `draw_tools` draws them. `draw_discs` makes images at latent resolution
+that the small Prophet reads as extra input channels.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prophet_gym.embodiments.embodiment import Embodiment
+from prophet_gym.embodiments.kinematics import ToolPose, euler_to_matrix
+from prophet_gym.embodiments.start_poses import named, start_camera, start_pose
+from prophet_gym.errors import InvalidStartError
+from prophet_gym.specs import InitialState
 
 # Our defaults, since the paper names no sizes and no colours. Colours are RGB, 0 to 1.
 DISC_METRES = 0.03
@@ -20,7 +31,7 @@ NEAREST = 0.05
 
 
 class PooledActionFrames(nn.Module):
-    """The released conditioner: latents of the action video -> what is added to the timestep embedding.
+    """Read the latents of an action video, as the released model does, for what is added to the timestep embedding.
 
     Zero-initialised 1x1x1 conv to D, depthwise (1,3,3) conv, 1x1x1 conv, times (1 - condition mask), spatial mean, plus
     a sinusoidal position over latent time, then LayerNorm and Linear to D and to 3D (reference.md: "Action frames").
@@ -48,7 +59,7 @@ class PooledActionFrames(nn.Module):
 
 
 def sinusoid(length: int, dim: int) -> Float[Tensor, "t d"]:
-    """Transformer position table: sines in even, cosines in odd columns, base 10000."""
+    """Return a position table: sines in even, cosines in odd columns, base 10000."""
     position = torch.arange(length, dtype=torch.float32)[:, None]
     frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     return torch.stack([torch.sin(position * frequency), torch.cos(position * frequency)], dim=-1).flatten(1)
@@ -58,8 +69,8 @@ def project(points: Float[Tensor, "*b 3"], camera: Float[Tensor, "*#b 3 4"]) -> 
     """Project world points (metres) into the unit image.
 
     Args:
-        points: world positions.
-        camera: maps homogeneous world points to `(u z, v z, z)`; u grows to the right, v downwards, both in [0, 1].
+        points: World positions.
+        camera: Maps homogeneous world points to `(u z, v z, z)`; u grows to the right, v downwards, both in [0, 1].
 
     Returns:
         u, v and the depth z in metres.
@@ -80,11 +91,11 @@ def draw_discs(
     """Draw the gripper as a Gaussian disc at latent resolution.
 
     Args:
-        positions: gripper positions, world metres.
+        positions: Gripper positions, world metres.
         openness: 1 open .. 0 closed.
-        camera: see `project`.
-        size: height and width of the picture in latent cells.
-        radius: standard deviation of the disc in cells at 1 m depth; it shrinks with depth.
+        camera: See `project`.
+        size: Height and width of the image in latent cells.
+        radius: Standard deviation of the disc in cells at 1 m depth; it shrinks with depth.
 
     Returns:
         Three channels per frame: the disc; the disc signed by the gripper (+1 open, -1 closed); the disc times height
@@ -112,14 +123,14 @@ def draw_tools(
 
     Each is a disc that shrinks with depth, yellow where the gripper is open to magenta where it is closed, under its
     three axes x, y, z in red, green, blue. Nearer tools cover farther ones; what is behind the camera is not drawn. A
-    chunk's video has the pose before the first action and one after each: 21 pictures for 20 actions.
+    chunk's video has the pose before the first action and one after each: 21 images for 20 actions.
 
     Args:
-        positions: world metres.
-        rotations: the columns are the tool's axes in the world.
+        positions: World metres.
+        rotations: The columns are the tool's axes in the world.
         openness: 1 open .. 0 closed.
-        camera: see `project`.
-        size: height and width in pixels.
+        camera: See `project`.
+        size: Height and width in pixels.
 
     Differences from the paper: it gives neither sizes nor colours; these are our defaults, antialiased.
     """
@@ -144,19 +155,19 @@ def draw_tools(
 
 
 def _in_pixels(uvz: Float[Tensor, "*b 3"], size: tuple[int, int]) -> tuple[Float[Tensor, "*b 2"], Float[Tensor, "*b"]]:
-    """Column and row, 0 in the middle of the first pixel, and the depth."""
+    """Return column and row, 0 in the middle of the first pixel, and the depth."""
     height, width = size
     return torch.stack([uvz[..., 0] * width - 0.5, uvz[..., 1] * height - 0.5], dim=-1), uvz[..., 2]
 
 
 def _pixels_per_radian(camera: Float[Tensor, "*b 3 4"], height: int) -> Float[Tensor, "*b"]:
-    """The focal length: what is left of the row of v without the part along the line of sight."""
+    """Return the focal length: what is left of the row of v without the part along the line of sight."""
     sight, row = camera[..., 2, :3], camera[..., 1, :3]
     return height * (row - (row * sight).sum(-1, keepdim=True) * sight).norm(dim=-1)
 
 
 def _pick(values: Tensor, arm: Tensor) -> Tensor:
-    """The chosen arm of `*b arms ...`."""
+    """Return the chosen arm of `*b arms ...`."""
     index = arm.reshape(*arm.shape, *[1] * (values.ndim - arm.ndim))
     return values.take_along_dim(index, dim=arm.ndim).squeeze(arm.ndim)
 
@@ -179,3 +190,91 @@ def _paint(
     distance = torch.hypot(x - along * across, y - along * down)
     cover = (radius.clamp(min=0.5)[..., None, None] + 0.5 - distance).clamp(0, 1) * shown[..., None, None]
     return canvas + cover[..., None] * (colour[..., None, None, :] - canvas)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold what a chunk of actions comes to.
+
+    Attributes:
+        actions: The model's.
+        tools: Position, Euler angles and openness of each tool at first and after each action; None where no pose is
+            carried.
+    """
+
+    actions: Float[Tensor, "b k d"]
+    tools: Float[Tensor, "b f arms 7"] | None
+
+
+def plan(
+    robot: Embodiment, actions: Float[Tensor, "b k a"], tools: Float[Tensor, "b arms 7"] | None, action_dim: int
+) -> Plan:
+    """Translate a robot's actions into the model's.
+
+    Args:
+        robot: Whose actions they are.
+        actions: In its units.
+        tools: The poses before the first action; None for a robot whose model actions do not depend on them.
+        action_dim: Dimensions of the model's actions; what the robot does not have is 0.
+    """
+    model_actions, paths = [], []
+    for row, own in enumerate(actions.cpu().numpy()):
+        start = _nowhere(robot.arms) if tools is None else _pose(tools[row])
+        model_actions.append(robot.to_model_actions(own, start))
+        if tools is not None:
+            positions, euler, openness = robot.path_of(own, start)
+            paths.append(np.concatenate([positions, euler, openness[..., None]], axis=-1).astype(np.float32))
+    flat = torch.from_numpy(np.stack(model_actions)).to(actions)
+    carried = torch.from_numpy(np.stack(paths)).to(tools) if tools is not None else None
+    return Plan(F.pad(flat, (0, action_dim - flat.shape[-1])), carried)
+
+
+def start_tools(robot: Embodiment, starts: Sequence[InitialState | None], *, drawn: bool) -> Float[Tensor, "b arms 7"]:
+    """Return the tools where dreams begin, one batch element each.
+
+    Args:
+        robot: Whose tools.
+        starts: None where only frames are known.
+        drawn: Whether they are drawn: then every initial state must say where they are. Otherwise the robot's own pose
+            of rest stands in where there is one, for what model actions depend on.
+
+    Raises:
+        InvalidStartError: An initial state does not say what is needed.
+    """
+    poses = []
+    for start in starts:
+        pose = None if start is None else start_pose(start, robot.arms)
+        if pose is None:
+            pose = None if drawn else robot.rest
+        if pose is None:
+            why = "draws the tools" if drawn else f"reads {robot.name}'s actions from where the tools are"
+            raise InvalidStartError(
+                f"this checkpoint {why}, so a start must say where: "
+                f"{'frames alone do' if start is None else f'{named(start)} does'} not. Give extra=pose_extra("
+                f"ToolPose(...)) of {robot.arms} arm(s) to its InitialState (embodiments.start_poses); the sets of "
+                "`prophet starts` have it"
+            )
+        poses.append(np.concatenate([pose.position, pose.euler_xyz, pose.openness[:, None]], axis=-1))
+    return torch.from_numpy(np.stack(poses).astype(np.float32))
+
+
+def start_cameras(robot: Embodiment, starts: Sequence[InitialState]) -> Float[Tensor, "b 3 4"]:
+    """Return the cameras of initial states; raise InvalidStartError where one is not known."""
+    return torch.from_numpy(np.stack([start_camera(start, robot) for start in starts]).astype(np.float32))
+
+
+def action_video(
+    tools: Float[Tensor, "b f arms 7"], cameras: Float[Tensor, "b 3 4"], size: tuple[int, int]
+) -> UInt8[Tensor, "b f h w 3"]:
+    """Draw the tools at first and after each action, see `draw_tools`."""
+    rotations = torch.from_numpy(euler_to_matrix(tools[..., 3:6].cpu().numpy())).to(tools)
+    return draw_tools(tools[..., :3], rotations, tools[..., 6], cameras[:, None].to(tools), size)
+
+
+def _pose(tools: Float[Tensor, "arms 7"]) -> ToolPose:
+    numbers = tools.cpu().double().numpy()
+    return ToolPose(numbers[:, :3], numbers[:, 3:6], numbers[:, 6])
+
+
+def _nowhere(arms: int) -> ToolPose:
+    return ToolPose(np.zeros((arms, 3)), np.zeros((arms, 3)), np.zeros(arms))

@@ -1,12 +1,12 @@
-"""Action numbers -> what they add to the timestep embedding and to the shared AdaLN vector (the scalar stream)."""
+"""The scalar stream: what actions add to the timestep embedding and to the shared AdaLN vector."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class ActionMLP(nn.Module):
-    """Linear -> GELU(tanh) -> Linear, hidden width `4 * dim` (reference.md: "Scalar stream")."""
+class _ActionMLP(nn.Module):
+    """Two linear maps with GELU(tanh) between them, hidden width `4 * dim` (reference.md: "Scalar stream")."""
 
     def __init__(self, in_features: int, dim: int, out_features: int) -> None:
         super().__init__()
@@ -20,14 +20,14 @@ class ActionMLP(nn.Module):
 
 
 class ActionStream(nn.Module):
-    """Two MLPs that read the actions of a chunk.
+    """Read the actions of a chunk with two MLPs.
 
     One output is added to the timestep embedding before its RMS norm, the other to the shared AdaLN-LoRA vector.
 
     Args:
-        action_dim: numbers per action.
-        actions_per_slot: actions that one MLP call reads.
-        dim: width D of the transformer.
+        action_dim: Dimensions of a model action.
+        actions_per_slot: Actions that one MLP call reads.
+        dim: Width D of the transformer.
         per_frame: False (the paper): one call reads the whole chunk, and all latent frames share its output.
             True: every latent frame has its own call, on the actions that lead to its own video frames.
 
@@ -37,8 +37,8 @@ class ActionStream(nn.Module):
     def __init__(self, action_dim: int, actions_per_slot: int, dim: int, *, per_frame: bool = False) -> None:
         super().__init__()
         self.per_frame = per_frame
-        self.to_embedding = ActionMLP(action_dim * actions_per_slot, dim, dim)
-        self.to_modulation = ActionMLP(action_dim * actions_per_slot, dim, 3 * dim)
+        self.to_embedding = _ActionMLP(action_dim * actions_per_slot, dim, dim)
+        self.to_modulation = _ActionMLP(action_dim * actions_per_slot, dim, 3 * dim)
 
     def forward(
         self, actions: Float[Tensor, "b k a"], frames: int
@@ -46,8 +46,8 @@ class ActionStream(nn.Module):
         """Embed the actions.
 
         Args:
-            actions: the chunk. With `per_frame`, `k` is `frames * actions_per_slot`.
-            frames: latent frames T of the video.
+            actions: The chunk. With `per_frame`, `k` is `frames * actions_per_slot`.
+            frames: Latent frames T of the video.
 
         Returns:
             What is added to the embedding and to the modulation, `b 1 d` (shared) or `b T d` (per frame).

@@ -1,22 +1,27 @@
-"""Frames <-> latents. The small autoencoder has the Wan VAE's latent geometry: four frames stack in channels."""
+"""Frames to latents and back: the small autoencoder, and the published Wan 2.1 VAE, whose geometry it shares."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
+from prophet_gym.prophet._diffusers import AutoencoderKLWan, ConfigMixin, LightModelMixin, register_to_config
 
 FRAMES_PER_LATENT = 4
 """Temporal compression of the Wan VAE; the small autoencoder stacks as many frames in channels."""
-PATCH = 4
+SPATIAL_COMPRESSION = 8
+"""Pixels of a latent's side, of both."""
+_PATCH = 4
 """Side in pixels of the cells that the first and the last convolution see."""
+_LARGEST = 4096
+"""No statistic of latents is larger."""
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a skip."""
+    """Two 3x3 convolutions around a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,14 +34,14 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAutoencoder(LightModelMixin, ConfigMixin):
-    """A per-frame 2-D autoencoder: 8x8 pixels become one latent cell.
+    """Encode frames one by one, 8x8 pixels to a latent cell.
 
     Args:
-        latent_channels: channels per frame; four frames stack to the Wan VAE's 16.
-        fine_channels: width at a quarter of the picture's resolution.
-        coarse_channels: width at an eighth.
-        latents_mean: per-channel mean of the raw latents, for normalisation.
-        latents_std: per-channel standard deviation.
+        latent_channels: Channels per frame; four frames stack to the Wan VAE's 16.
+        fine_channels: Width at a quarter of the image's resolution.
+        coarse_channels: Width at an eighth.
+        latents_mean: Per-channel mean of the raw latents, for normalisation.
+        latents_std: Per-channel standard deviation.
 
     Differences from the paper: the released Prophet uses the Wan 2.1 VAE, which takes seconds per chunk on a CPU.
 
@@ -60,8 +65,8 @@ class FrameAutoencoder(LightModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(PATCH),
-            nn.Conv2d(3 * PATCH**2, fine_channels, 3, padding=1),
+            nn.PixelUnshuffle(_PATCH),
+            nn.Conv2d(3 * _PATCH**2, fine_channels, 3, padding=1),
             ResidualBlock(fine_channels),
             nn.PixelUnshuffle(2),
             nn.Conv2d(4 * fine_channels, coarse_channels, 1),
@@ -77,8 +82,8 @@ class FrameAutoencoder(LightModelMixin, ConfigMixin):
             nn.PixelShuffle(2),
             ResidualBlock(fine_channels),
             nn.SiLU(),
-            nn.Conv2d(fine_channels, 3 * PATCH**2, 3, padding=1),
-            nn.PixelShuffle(PATCH),
+            nn.Conv2d(fine_channels, 3 * _PATCH**2, 3, padding=1),
+            nn.PixelShuffle(_PATCH),
         )
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -104,8 +109,8 @@ class FrameAutoencoder(LightModelMixin, ConfigMixin):
         # The last layer only moves pixels: on a CPU, bytes are moved faster than floats.
         cells = to_frames(self.decoder[:-1](raw))
         n, rows, columns, _ = cells.shape
-        pixels = cells.view(n, rows, columns, 3, PATCH, PATCH).permute(0, 1, 4, 2, 5, 3)
-        return pixels.reshape(n, rows * PATCH, columns * PATCH, 3)
+        pixels = cells.view(n, rows, columns, 3, _PATCH, _PATCH).permute(0, 1, 4, 2, 5, 3)
+        return pixels.reshape(n, rows * _PATCH, columns * _PATCH, 3)
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         channels = self.config["latent_channels"]
@@ -114,13 +119,67 @@ class FrameAutoencoder(LightModelMixin, ConfigMixin):
         return mean[:, None, None], std[:, None, None]
 
 
+class WanAutoencoder(LightModelMixin, AutoencoderKLWan):
+    """Encode videos with diffusers' Wan VAE: 1 + 4n uint8 frames become 1 + n normalised latent frames.
+
+    It is causal: a latent frame depends on its own and earlier frames alone, the first one on the first frame. The
+    published folder loads as it is; its config holds the mean and standard deviation of every latent channel.
+
+    Example:
+        >>> import torch
+        >>> autoencoder = WanAutoencoder(base_dim=4, num_res_blocks=1, dim_mult=[1, 1, 1, 1])
+        >>> frames = torch.zeros(1, 5, 16, 16, 3, dtype=torch.uint8)
+        >>> latents = autoencoder.encode(frames)
+        >>> latents.shape, autoencoder.decode(latents).shape
+        (torch.Size([1, 16, 2, 2, 2]), torch.Size([1, 5, 16, 16, 3]))
+    """
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b c s y x"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return normalised latents, the posterior's mean, in float32.
+
+        Raises:
+            ValueError: Not 1 + 4n frames (the VAE itself would drop the newest), or sides that 8 does not divide.
+        """
+        count, height, width = frames.shape[1:4]
+        if count % FRAMES_PER_LATENT != 1 or height % SPATIAL_COMPRESSION or width % SPATIAL_COMPRESSION:
+            raise ValueError(
+                f"a video must have 1 + 4n frames whose height and width are multiples of {SPATIAL_COMPRESSION}, got "
+                f"{count} frames of {(height, width)}"
+            )
+        pixels = to_pixels(frames.flatten(0, 1).to(self.device)).unflatten(0, frames.shape[:2])
+        posterior = super().encode(pixels.transpose(1, 2).to(self.dtype), return_dict=False)[0]
+        mean, std = self._normalisation()
+        return (posterior.mode().float() - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c s y x"]) -> UInt8[Tensor, "b t h w 3"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the frames of normalised latents."""
+        mean, std = self._normalisation()
+        raw = latents.to(self.device, torch.float32) * std + mean
+        pixels = super().decode(raw.to(self.dtype), return_dict=False)[0].transpose(1, 2)
+        return to_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+
+    def normalisation_fits(self) -> bool:
+        """Return whether the config has a mean and a standard deviation for every latent channel."""
+        return statistics_fit(self.config["latents_mean"], self.config["latents_std"], self.config["z_dim"])
+
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        device = self.device
+        mean, std = (
+            torch.tensor(self.config[name], device=device)[:, None, None, None]
+            for name in ("latents_mean", "latents_std")
+        )
+        return mean, std
+
+
 def to_pixels(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Map uint8 pictures to [-1, 1], channels first."""
+    """Map uint8 images to [-1, 1], channels first."""
     return frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_frames(pixels: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n h w c"]:
-    """Map [-1, 1] to uint8 pictures, channels last."""
+    """Map [-1, 1] to uint8 images, channels last."""
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
@@ -132,7 +191,7 @@ def stack_frames(latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b c4 t h
 
 
 def unstack_frames(latents: Float[Tensor, "b c4 t h w"]) -> Float[Tensor, "b n c h w"]:
-    """Inverse of `stack_frames`."""
+    """Undo `stack_frames`."""
     b, c, t, h, w = latents.shape
     return latents.transpose(1, 2).reshape(b, t * FRAMES_PER_LATENT, c // FRAMES_PER_LATENT, h, w)
 
@@ -146,18 +205,18 @@ def keep_background(
     softness: float,
     window: int,
 ) -> UInt8[Tensor, "b k h w 3"]:
-    """Show the real start frame wherever the decoded picture has not changed since it.
+    """Show the real initial frame wherever the decoded image has not changed since it.
 
-    A small autoencoder blurs the background; the start frame holds it sharp. The change of a pixel is the box-averaged
-    absolute difference between the decoded frame and the decoded start frame.
+    A small autoencoder blurs the background; the initial frame holds it sharp. The change of a pixel is the
+    box-averaged absolute difference between the decoded frame and the decoded initial frame.
 
     Args:
-        decoded: frames from the decoder.
-        reference: the real start frame.
-        reference_decoded: the same frame through the autoencoder.
-        threshold: change (grey levels) at which real and decoded pixel mix half and half.
-        softness: width of the transition in grey levels.
-        window: side of the box in pixels, odd.
+        decoded: Frames from the decoder.
+        reference: The real initial frame.
+        reference_decoded: The same frame through the autoencoder.
+        threshold: Change (grey levels) at which real and decoded pixel mix half and half.
+        softness: Width of the transition in grey levels.
+        window: Side of the box in pixels, odd.
     """
     b, k, h, w, _ = decoded.shape
     old, real = reference_decoded[:, None], reference[:, None].float()
@@ -168,3 +227,12 @@ def keep_background(
     moved = torch.sigmoid((change - threshold) / softness).view(b, k, h, w, 1)
     mixed = (decoded.float() - real).mul_(moved).add_(real)
     return mixed.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def statistics_fit(mean: Any, std: Any, count: int) -> bool:
+    """Return whether a mean and a deviation of a network's config are finite numbers, one for each of `count`."""
+    if not all(isinstance(numbers, list | tuple) and len(numbers) == count for numbers in (mean, std)):
+        return False
+    numbers = [*mean, *std]
+    plain = all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= _LARGEST for n in numbers)
+    return plain and min(std) > 0

@@ -1,47 +1,44 @@
-"""The full Prophet's recipe: Wan latents, sixty past frames, thirty-five steps from noise (reference.md section 1)."""
+"""The full Prophet: Wan latents, sixty past frames, thirty-five steps from noise (reference.md section 1)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments.embodiment import Embodiment
 from prophet_gym.embodiments.kinematics import ARM_DIM
 from prophet_gym.errors import CheckpointError, InvalidStartError
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
-from prophet_gym.prophet.conditioning import Conditions, predict_velocity
+from prophet_gym.prophet._base import Prophet, require_bounds
+from prophet_gym.prophet.action_frames import action_video, plan, start_cameras, start_tools
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
 from prophet_gym.prophet.history import HistoryOrder
-from prophet_gym.prophet.recipe import Networks, require_bounds
-from prophet_gym.prophet.sampling import sample_ab2
-from prophet_gym.prophet.schedule import karras_sigmas
-from prophet_gym.prophet.tools import action_video, plan, start_cameras, start_tools
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.wan import SPATIAL_COMPRESSION, WanAutoencoder
+from prophet_gym.prophet.sampling import karras_sigmas, sample_ab2
+from prophet_gym.prophet.transformer import Conditions, ProphetTransformer3DModel, predict_velocity
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
 
 @dataclass(frozen=True)
 class FullConfig:
-    """What a checkpoint of the full Prophet fixes beside its networks. The defaults are the released LIBERO model's.
+    """Hold what a checkpoint of the full Prophet fixes beside its networks; by default the released LIBERO model's.
 
     Attributes:
-        chunk: actions per rollout, a multiple of 4.
-        frame_size: height and width in pixels, multiples of 16.
-        action_dim: numbers per command.
-        history_frames: past frames that are remembered, the current one excluded.
-        steps: sampler steps per chunk; the network is called once more.
-        embodiment: the robot whose commands it takes (`prophet_gym.embodiments`).
-        draw_tools: whether the action-frame conditioner gets pictures of the tools, drawn where the commands lead. Then
-            every start must say where the tools are, and what camera looks on where that is not fixed. Off for the
-            released weights: how their pictures were drawn is not published. `prophet pretrain --draw-tools` trains
-            with ours.
-        suite: the start set the model was trained on.
-        look: the look of the simulator in its training data.
+        chunk: Actions per rollout, a multiple of 4.
+        frame_size: Height and width in pixels, multiples of 16.
+        action_dim: Dimensions of an action of the robot.
+        history_frames: Past frames that are remembered, the current one excluded.
+        steps: Sampler steps per chunk; the network is called once more.
+        embodiment: The robot whose actions it takes (`prophet_gym.embodiments`).
+        draw_tools: Whether the action-frame conditioner gets images of the tools, drawn where the actions lead. Then
+            every initial state must say where the tools are, and what camera looks on where that is not fixed. Off for
+            the released weights: how their images were drawn is not published.
+        suite: The suite of the training data.
+        look: The look of the simulator there.
     """
 
     chunk: int = 20
@@ -54,103 +51,143 @@ class FullConfig:
     suite: str = "libero_object"
     look: str = "official"
 
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or self.chunk % FRAMES_PER_LATENT:
+            raise ValueError(f"chunk={self.chunk} must be a multiple of {FRAMES_PER_LATENT}")
+        if self.steps < 1 or self.history_frames < 0:
+            raise ValueError(
+                f"steps={self.steps} must be at least 1 and history_frames={self.history_frames} at least 0"
+            )
+        require_bounds(self.frame_size, (self.chunk, self.steps, self.history_frames))
+        dim = self.robot.action_spec.dim
+        if self.action_dim != dim:
+            raise ValueError(
+                f"action_dim={self.action_dim} must be the {dim} numbers of an action of {self.robot.name}"
+            )
 
-class FullRecipe:
-    """How the full Prophet dreams. Its state is the past frames, which the VAE encodes anew for each chunk.
+    @property
+    def robot(self) -> Embodiment:
+        """Return the embodiment whose actions it takes."""
+        return get_embodiment(self.embodiment)
+
+
+class FullProphet(Prophet):
+    """Dream as the paper's model does. The state is the past frames, which the VAE encodes again for each chunk.
 
     Args:
-        config: of the checkpoint.
+        transformer: Predicts the flow of a chunk's latents.
+        autoencoder: The Wan VAE.
+        config: The rest.
+
+    Raises:
+        TypeError: A network is of another class.
+        CheckpointError: The networks and the config do not fit together.
 
     Differences from the paper: action frames need the tools' poses and a calibrated camera, so they are left out unless
-    the config says `draw_tools`; our pictures are those of `action_frames.draw_tools`.
+    the config says `draw_tools`; our images are those of `action_frames.draw_tools`.
+
+    Example:
+        >>> from prophet_gym.prophet.presets import tiny_full_prophet
+        >>> prophet = tiny_full_prophet()
+        >>> state = prophet.encode(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8))
+        >>> prophet.rollout(state, torch.zeros(1, 4, 7), generators=[torch.Generator()]).frames.shape
+        torch.Size([1, 4, 32, 32, 3])
     """
 
-    name: ClassVar[str] = "full"
-    parts: ClassVar[Mapping[str, type]] = {"transformer": ProphetTransformer3DModel, "autoencoder": WanAutoencoder}
+    config_class = FullConfig
+    networks: ClassVar = {"transformer": ProphetTransformer3DModel, "autoencoder": WanAutoencoder}
+    offloaded = ("autoencoder",)
 
-    def __init__(self, config: FullConfig) -> None:
-        if config.chunk < 1 or config.chunk % FRAMES_PER_LATENT:
-            raise ValueError(f"chunk={config.chunk} must be a multiple of {FRAMES_PER_LATENT}")
-        if config.steps < 1 or config.history_frames < 0:
-            raise ValueError(
-                f"steps={config.steps} must be at least 1 and history_frames={config.history_frames} at least 0"
-            )
-        require_bounds(config.frame_size, (config.chunk, config.steps, config.history_frames))
-        self.robot = get_embodiment(config.embodiment)
-        if config.action_dim != self.robot.action_spec.dim:
-            raise ValueError(
-                f"action_dim={config.action_dim} must be the {self.robot.action_spec.dim} numbers of a command of "
-                f"{self.robot.name}"
-            )
-        self.config = config
+    config: FullConfig
+    transformer: ProphetTransformer3DModel
+    autoencoder: WanAutoencoder
 
-    def check(self, networks: Networks) -> None:
-        """Raise CheckpointError unless the networks are for this chunk, frame size, robot and choice of conditions."""
-        own = networks["transformer"].config
-        problems = []
-        slots = 1 + self.config.chunk // FRAMES_PER_LATENT
-        latents = (slots, *(side // SPATIAL_COMPRESSION for side in self.config.frame_size))
-        if any(side > most for side, most in zip(latents, own["max_size"], strict=True)):
-            problems.append(f"a chunk has latents of {latents}, but the transformer's table ends at {own['max_size']}")
-        if "autoencoder" in networks and not networks["autoencoder"].normalisation_fits():
-            problems.append("the VAE's config must have latents_mean and latents_std for every channel")
-        if own["actions_per_slot"] != self.config.chunk:
-            problems.append(f"chunk={self.config.chunk}, but the transformer reads {own['actions_per_slot']} actions")
-        if own["action_dim"] < ARM_DIM * self.robot.arms:
-            problems.append(
-                f"{self.robot.name} has {self.robot.arms} arm(s) of {ARM_DIM} numbers, but the transformer reads "
-                f"{own['action_dim']}"
-            )
-        if self.config.draw_tools and own["action_frames"] != "pooled":
-            problems.append("draw_tools is set, but the transformer has no action-frame conditioner")
-        if problems:
-            raise CheckpointError(f"prophet.json and the weights do not fit: {'; '.join(problems)}")
+    def __init__(self, transformer: ProphetTransformer3DModel, autoencoder: WanAutoencoder, config: FullConfig) -> None:
+        super().__init__(config, transformer=transformer, autoencoder=autoencoder)
+        require_fit(config, transformer.config, normalised=autoencoder.normalisation_fits())
 
-    def begin(
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
+        """Begin a dream from one to four real frames, oldest first; before them the first one is repeated.
+
+        Raises:
+            ValueError: The frames have another size than the checkpoint's.
+            InvalidStartError: The checkpoint must know where the tools are: use `encode_initial_states`.
+        """
+        return self._begin(self._checked_frames(frames), [None] * len(frames))
+
+    @torch.no_grad()
+    def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+        """Begin a dream as `encode`, from all that is read of the initial states: frames and, where needed, poses.
+
+        Args:
+            frames: Of the initial states, one a batch element.
+            starts: As many.
+
+        Raises:
+            ValueError: As `encode`, or there is another number of initial states.
+            InvalidStartError: An initial state does not say where the tools are, or what camera looks on, and must.
+        """
+        if len(starts) != len(frames):
+            raise ValueError(f"there must be one start for each of {len(frames)} batch elements, got {len(starts)}")
+        return self._begin(self._checked_frames(frames), starts)
+
+    @torch.no_grad()
+    def resume(
         self,
-        networks: Networks,  # noqa: ARG002
         frames: UInt8[Tensor, "b t h w 3"],
-        past_actions: Float[Tensor, "b k a"] | None,
-        starts: Sequence[InitialState] | None = None,
+        past_actions: Float[Tensor, "b k a"],  # noqa: ARG002 the frames show where they led
     ) -> State:
-        """Keep the frames, the first one repeated before it, and the tools' poses where anything depends on them."""
+        """Begin a dream in the middle of an episode, from any number of frames.
+
+        Raises:
+            InvalidStartError: The checkpoint must know where the tools are.
+        """
+        if self.config.robot.posed or self.config.draw_tools:
+            raise InvalidStartError(
+                f"a dream of {self.config.embodiment} cannot begin in the middle of an episode: this checkpoint must "
+                "know where the tools are; begin with encode_initial_states"
+            )
+        return self._begin(self._checked_frames(frames), [None] * len(frames))
+
+    def _begin(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState | None]) -> State:
         state = {"frames": last_frames(frames, self.config.history_frames + 1)}
-        if self.robot.posed or self.config.draw_tools:
-            if past_actions is not None:
-                raise InvalidStartError(
-                    f"a dream of {self.robot.name} cannot begin in the middle of an episode: this checkpoint must know "
-                    "where the tools are; begin with encode_initial_states"
-                )
-            rows = [None] * len(frames) if starts is None else starts
-            state["tools"] = start_tools(self.robot, rows, drawn=self.config.draw_tools).to(frames.device)
-        if self.config.draw_tools:
-            assert starts is not None
-            state["camera"] = start_cameras(self.robot, starts).to(frames.device)
+        robot, drawn = self.config.robot, self.config.draw_tools
+        if robot.posed or drawn:
+            state["tools"] = start_tools(robot, starts, drawn=drawn).to(frames.device)
+        if drawn:
+            # What draws tools needs poses too, and start_tools has refused a None among these.
+            state["camera"] = start_cameras(robot, [each for each in starts if each is not None]).to(frames.device)
         return state
 
-    def dream(
-        self,
-        networks: Networks,
-        state: State,
-        actions: Float[Tensor, "b k a"],
-        generators: Sequence[torch.Generator],
-    ) -> Chunk:
-        """Encode the past and what the commands come to, sample the chunk's latents, decode them after the given."""
-        transformer, autoencoder = networks["transformer"], networks["autoencoder"]
-        past = state["frames"]
-        planned = plan(self.robot, actions, state.get("tools"), transformer.config["action_dim"])
+    @torch.no_grad()
+    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
+        """Dream one chunk: encode the past and the actions, sample the chunk's latents, decode them after the given.
+
+        Args:
+            state: From `encode` or the chunk before.
+            actions: In the units of the checkpoint's robot.
+            generators: One CPU generator per batch element; element i draws from its own only.
+
+        Raises:
+            ValueError: The actions have another shape than `b chunk action_dim`, or there is another number of
+                generators.
+        """
+        self._check_rollout(state, actions, generators)
+        past, device = state["frames"], self.transformer.device
+        planned = plan(self.config.robot, actions, state.get("tools"), self.transformer.config["action_dim"])
         drawn = None
         if "camera" in state and planned.tools is not None:
             drawn = action_video(planned.tools, state["camera"], self.config.frame_size)
-        with onloaded(autoencoder, transformer.device):
-            conditions = encode_conditions(
-                autoencoder, past, planned.actions.to(transformer.device), transformer.config["history_order"], drawn
-            )
+        order = self.transformer.config["history_order"]
+        with onloaded(self.autoencoder, device):
+            conditions = encode_conditions(self.autoencoder, past, planned.actions.to(device), order, drawn)
         shape = (*conditions.given.shape[1:2], self.config.chunk // FRAMES_PER_LATENT, *conditions.given.shape[3:])
+        # Drawn on the CPU, one generator an element: the same noise on every device and in every batch.
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
-        latents = sample_chunk(transformer, conditions, noise, karras_sigmas(self.config.steps))
-        with onloaded(autoencoder, transformer.device):
-            frames = decode_chunk(autoencoder, conditions.given, latents)
+        latents = sample_chunk(self.transformer, conditions, noise, karras_sigmas(self.config.steps))
+        with onloaded(self.autoencoder, device):
+            frames = decode_chunk(self.autoencoder, conditions.given, latents)
         following = {name: value.clone() for name, value in state.items()}
         following["frames"] = appended(past, frames)
         if planned.tools is not None:
@@ -158,19 +195,57 @@ class FullRecipe:
         return Chunk(state=following, frames=frames)
 
     def cut(self, state: State, chunk: Chunk, steps: int) -> State:
-        """See `Prophet.cut`: what is carried is the past frames, and poses that the commands cut off did not change."""
+        """Return the state after the first `steps` frames of a chunk that was dreamt from `state`.
+
+        The actions of the frames cut off must have held the robot still: the poses of its tools are those of the
+        chunk's end.
+        """
         return {**chunk.state, "frames": appended(state["frames"], chunk.frames[:, :steps])}
 
-    def reconstruct(self, networks: Networks, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
-        """Return real frames through the VAE; the last one is repeated until there are 1 + 4n."""
+    @torch.no_grad()
+    def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return real frames through the VAE: no dream looks better."""
+        frames = self._checked_frames(frames)
+        # The VAE takes 1 + 4n frames: the last one is repeated until there are so many.
         padded = torch.cat([frames, frames[:, -1:].repeat(1, -(frames.shape[1] - 1) % FRAMES_PER_LATENT, 1, 1, 1)], 1)
-        with onloaded(networks["autoencoder"], frames.device):
-            return networks["autoencoder"].decode(networks["autoencoder"].encode(padded))[:, : frames.shape[1]]
+        with onloaded(self.autoencoder, frames.device):
+            return self.autoencoder.decode(self.autoencoder.encode(padded))[:, : frames.shape[1]]
+
+
+def require_fit(config: FullConfig, transformer: Mapping[str, Any], *, normalised: bool = True) -> None:
+    """Raise CheckpointError unless networks are for this chunk, frame size, robot and choice of conditions.
+
+    Args:
+        config: Of the checkpoint.
+        transformer: The transformer's config.
+        normalised: Whether the VAE's config has statistics of its latents.
+    """
+    slots = 1 + config.chunk // FRAMES_PER_LATENT
+    latents = (slots, *(side // SPATIAL_COMPRESSION for side in config.frame_size))
+    dim, arms = transformer["action_dim"], config.robot.arms
+    problems = {
+        f"a chunk has latents of {latents}, but the transformer's table ends at {transformer['max_size']}": any(
+            side > most for side, most in zip(latents, transformer["max_size"], strict=True)
+        ),
+        "the VAE's config must have latents_mean and latents_std for every channel": not normalised,
+        f"chunk={config.chunk}, but the transformer reads {transformer['actions_per_slot']} actions": (
+            transformer["actions_per_slot"] != config.chunk
+        ),
+        f"{config.embodiment} has {arms} arm(s) of {ARM_DIM} numbers, but the transformer reads {dim}": (
+            dim < ARM_DIM * arms
+        ),
+        "draw_tools is set, but the transformer has no action-frame conditioner": (
+            config.draw_tools and transformer["action_frames"] != "pooled"
+        ),
+    }
+    found = [problem for problem, is_there in problems.items() if is_there]
+    if found:
+        raise CheckpointError(f"prophet.json and the weights do not fit: {'; '.join(found)}")
 
 
 @contextmanager
 def onloaded(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move a network to `device` and back to where it rests: nothing happens if it rests there."""
+    """Move a network to `device` and back to where it rests; do nothing if it rests there."""
     rest = next(module.parameters()).device
     if rest == device:
         yield
@@ -199,8 +274,8 @@ def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt
     The released weights (`oldest_finest`) were trained with the remainder lost at the newest end; ours lose the oldest.
 
     Args:
-        past: frames before the current one, oldest first.
-        order: which end of the history is finest.
+        past: Frames before the current one, oldest first.
+        order: Which end of the history is finest.
     """
     kept = 1 + (past.shape[1] - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
     return past[:, :kept] if order == "oldest_finest" else past[:, -kept:]
@@ -223,11 +298,11 @@ def encode_conditions(
     """Encode what a chunk is conditioned on.
 
     Args:
-        autoencoder: encodes given frame, history and action video alike.
-        past: history and, last, the given frame.
-        actions: the model's numbers.
-        order: which end of the history is finest; None for a model without memory.
-        action_video: the end effector drawn at the given frame and after each action.
+        autoencoder: Encodes given frame, history and action video alike.
+        past: History and, last, the given frame.
+        actions: The model's.
+        order: Which end of the history is finest; None for a model without memory.
+        action_video: The end effector drawn at the given frame and after each action.
     """
     return Conditions(
         given=autoencoder.encode(past[:, -1:]),
@@ -256,18 +331,18 @@ def sample_chunk(
     network runs in its own dtype, the sampler in that of `noise`.
 
     Args:
-        transformer: the network.
-        conditions: the rest of its inputs.
-        noise: standard normal.
-        sigmas: falling noise levels.
+        transformer: The network.
+        conditions: The rest of its inputs.
+        noise: Standard normal.
+        sigmas: Falling noise levels.
     """
     dtype = next(transformer.parameters()).dtype
-    inputs = Conditions(
+    inputs = replace(
+        conditions,
         given=conditions.given.to(dtype),
         history=None if conditions.history is None else conditions.history.to(dtype),
         actions=conditions.actions.to(dtype),
         action_frames=None if conditions.action_frames is None else conditions.action_frames.to(dtype),
-        drawn=conditions.drawn,
     )
 
     def predict_clean(x: Tensor, sigma: float) -> Tensor:

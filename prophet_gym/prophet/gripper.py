@@ -1,6 +1,7 @@
-"""Where the gripper is in a dream: read off the latents, then moved by the commands. Action frames are drawn there."""
+"""Where the gripper is in a dream: read off the latents, then moved by the actions; action frames are drawn there."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -8,27 +9,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
-from prophet_gym.prophet.autoencoder import ResidualBlock
+from prophet_gym.prophet.action_frames import draw_discs
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, ResidualBlock, stack_frames
+from prophet_gym.prophet.transformer import Conditions
+
+GRIPPER_DIM = 4
+"""Position in world metres and openness, 1 open .. 0 closed."""
+DISC_CHANNELS = 3
+"""Channels of `draw_discs`."""
 
 
 class GripperTracker(LightModelMixin, ConfigMixin):
-    """Two small networks: a reader (latents of a frame -> gripper) and a path (gripper, commands -> its next places).
+    """Read the gripper off latents, and follow it through actions: two small networks, or three.
 
-    The gripper is four numbers: position in world metres and openness (1 open .. 0 closed). A controller lags its
-    commands, so the path reads the commands of the chunk before too; it is trusted for one chunk only, then the reader
-    looks again. What lies under the hand may stop it, and what is between the fingers keeps them open: a third network
-    sees that in a window of the latents around the gripper, and corrects the path.
+    The reader maps the latents of a frame to the gripper (position in world metres and openness, 1 open .. 0 closed);
+    the path maps the gripper and actions to its next places. A controller lags its actions, so the path reads those of
+    the chunk before too; it is trusted for one chunk only, then the reader looks again. What lies under the hand may
+    stop it, and what is between the fingers keeps them open: a third network sees that in a window of the latents
+    around the gripper, and corrects the path.
 
     Args:
-        latent_channels: channels of one frame's latents.
-        latent_size: height and width of the latents.
-        chunk: commands per chunk.
-        action_dim: numbers per command.
-        hidden: width of the networks.
-        reader_channels: channels of the reader's first convolution; the later ones have twice as many.
-        window: samples across and down, half a cell apart, of what is seen around the gripper; 0 if nothing is.
-        gripper_mean: mean of the four numbers over the training data.
-        gripper_std: their standard deviation.
+        latent_channels: Channels of one frame's latents.
+        latent_size: Height and width of the latents.
+        chunk: Actions per chunk.
+        action_dim: Dimensions of an action.
+        hidden: Width of the networks.
+        reader_channels: Channels of the reader's first convolution; the later ones have twice as many.
+        window: Samples across and down, half a cell apart, of what is seen around the gripper; 0 if nothing is.
+        gripper_mean: Mean of the four numbers over the training data.
+        gripper_std: Their standard deviation.
     """
 
     @register_to_config
@@ -76,7 +85,7 @@ class GripperTracker(LightModelMixin, ConfigMixin):
 
     def read(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4"]:
         """Return the gripper seen in one frame's normalised latents."""
-        mean, std = self._scale(latents)
+        mean, std = self.scale(latents)
         return self.reader(latents) * std + mean
 
     def follow(
@@ -87,16 +96,16 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         latents: Float[Tensor, "b c h w"],
         camera: Float[Tensor, "3 4"],
     ) -> Float[Tensor, "b k 4"]:
-        """Return the gripper after each command.
+        """Return the gripper after each action.
 
         Args:
-            gripper: where it is before the first command.
-            past_actions: the commands of the chunk before.
-            actions: the commands of this chunk.
-            latents: the frame before the first command.
-            camera: world to unit image.
+            gripper: Where it is before the first action.
+            past_actions: The actions of the chunk before.
+            actions: The actions of this chunk.
+            latents: The frame before the first action.
+            camera: World to unit image.
         """
-        mean, std = self._scale(gripper)
+        mean, std = self.scale(gripper)
         features = torch.cat([(gripper - mean) / std, past_actions.flatten(1), actions.flatten(1)], dim=1)
         change = self.path(features) + self.path_skip(features)
         if self.touch is not None:
@@ -118,13 +127,14 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         The path errs by millimetres a chunk, the reader by millimetres a frame; a small `weight` lets neither grow.
 
         Args:
-            followed: where the commands led.
-            latents: the same frames as dreamed.
-            weight: weight of the reader, 0 to 1.
+            followed: Where the actions led.
+            latents: The same frames as dreamed.
+            weight: Of the reader, 0 to 1.
         """
         return (1 - weight) * followed + weight * self.read_frames(latents)
 
-    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the gripper in the training data, on the device of a tensor."""
         return (
             torch.tensor(self.config["gripper_mean"], device=like.device, dtype=like.dtype),
             torch.tensor(self.config["gripper_std"], device=like.device, dtype=like.dtype),
@@ -136,13 +146,13 @@ def window_around(
 ) -> Float[Tensor, "b c s s"]:
     """Return latents at a square of samples, half a cell apart, around where a place in the world is seen.
 
-    What lies outside the picture repeats its edge; a place behind the camera is as good as one in its plane.
+    What lies outside the image repeats its edge; a place behind the camera is as good as one in its plane.
 
     Args:
-        latents: of one frame.
-        places: world metres.
-        camera: world to unit image.
-        samples: across and down.
+        latents: Of one frame.
+        places: World metres.
+        camera: World to unit image.
+        samples: Across and down.
     """
     seen = F.pad(places, (0, 1), value=1.0) @ camera.to(places).T
     middle = 2 * seen[:, :2] / seen[:, 2:].clamp(min=1e-3) - 1
@@ -162,19 +172,78 @@ def tracker_loss(
     following: Float[Tensor, "b k 4"],
     camera: Float[Tensor, "3 4"],
 ) -> Float[Tensor, ""]:
-    """Mean absolute error of both networks in standard deviations of the data.
+    """Return the mean absolute error of both networks in standard deviations of the data.
 
     Args:
-        tracker: the networks.
-        latents: latents of the frame before the first command.
-        gripper: the true gripper there.
-        start: where the path starts: the true gripper, shaken as a reader would.
-        past_actions: the chunk before.
-        actions: the chunk.
-        following: the true gripper after each command.
-        camera: world to unit image.
+        tracker: The networks.
+        latents: Latents of the frame before the first action.
+        gripper: The true gripper there.
+        start: Where the path starts: the true gripper with the error of a reader.
+        past_actions: The chunk before.
+        actions: The chunk.
+        following: The true gripper after each action.
+        camera: World to unit image.
     """
-    std = torch.tensor(tracker.config["gripper_std"], device=gripper.device)
+    _, std = tracker.scale(gripper)
     read = F.l1_loss(tracker.read(latents) / std, gripper / std)
     path = F.l1_loss(tracker.follow(start, past_actions, actions, latents, camera) / std, following / std)
     return read + path
+
+
+@dataclass(frozen=True)
+class ChunkInputs(Conditions):
+    """Hold those of the small Prophet: four given frames; for every frame its action and where the gripper is.
+
+    Attributes:
+        path: The gripper after each action, where the actions lead.
+    """
+
+    path: Float[Tensor, "b k 4"]
+
+
+def chunk_inputs(
+    tracker: GripperTracker,
+    past: Float[Tensor, "b n c h w"],
+    gripper: Float[Tensor, "b 4 4"],
+    past_actions: Float[Tensor, "b k a"],
+    actions: Float[Tensor, "b k a"],
+    camera: Float[Tensor, "3 4"],
+) -> ChunkInputs:
+    """Assemble the inputs of one chunk from what a dream carries.
+
+    Args:
+        tracker: Follows the gripper through the actions.
+        past: Normalised per-frame latents, oldest first; the last four are the given slot.
+        gripper: The gripper at the four given frames, read off them or tracked.
+        past_actions: The actions that led to the last `k` past frames.
+        actions: Those to dream.
+        camera: World to unit image.
+    """
+    given = past[:, -FRAMES_PER_LATENT:]
+    ahead = tracker.follow(gripper[:, -1], past_actions, actions, given[:, -1], camera)
+    path = torch.cat([gripper, ahead], dim=1)
+    mean, std = tracker.scale(path)
+    numbers = torch.cat([past_actions[:, -FRAMES_PER_LATENT:], actions], dim=1)
+    rows = camera.to(path)[None].expand(path.shape[0], -1, -1)
+    discs = draw_discs(path[..., :3], path[..., 3], rows, (past.shape[-2], past.shape[-1]))
+    history = past[:, :-FRAMES_PER_LATENT]
+    return ChunkInputs(
+        given=stack_frames(given),
+        history=stack_frames(history) if history.shape[1] else None,
+        actions=torch.cat([numbers, (path - mean) / std], dim=-1),
+        action_frames=stack_frames(discs),
+        path=ahead,
+    )
+
+
+def flow_source(
+    inputs: ChunkInputs, noise: Float[Tensor, "b c t h w"], noise_scale: float
+) -> Float[Tensor, "b c t h w"]:
+    """Return where the small Prophet's flow starts: the last given frame in every generated slot, plus a little noise.
+
+    Differences from the paper: Prophet's flow starts from pure noise. Starting at the last frame makes one network call
+    a regression of the change, which is what few samples can learn, and more calls refine it.
+    """
+    channels = inputs.given.shape[1] // FRAMES_PER_LATENT
+    last = inputs.given[:, -channels:].repeat(1, FRAMES_PER_LATENT, noise.shape[2], 1, 1)
+    return last + noise_scale * noise

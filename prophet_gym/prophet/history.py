@@ -9,29 +9,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HistoryOrder = Literal["oldest_finest", "newest_finest"]
-POOLS = (2, 4, 8)
+_POOLS = (2, 4, 8)
 """Spatial average-pool sizes of the three levels, fine to coarse (reference.md: "History")."""
-MAX_TOKENS = 1024
+_MAX_TOKENS = 1024
 
 
 def history_levels(frames: int, order: HistoryOrder) -> list[int]:
     """Return the level (0 fine .. 2 coarse) of each latent frame: `min(round(log2(i + 1)), 2)`.
 
     Args:
-        frames: number of latent history frames, index 0 the oldest.
-        order: whether `i` counts from the oldest frame (the released weights) or from the newest (ours).
+        frames: Number of latent history frames, index 0 the oldest.
+        order: Whether `i` counts from the oldest frame (the released weights) or from the newest (ours).
     """
-    levels = [min(round(math.log2(i + 1)), len(POOLS) - 1) for i in range(frames)]
+    levels = [min(round(math.log2(i + 1)), len(_POOLS) - 1) for i in range(frames)]
     return levels if order == "oldest_finest" else levels[::-1]
 
 
 class HistoryMemory(nn.Module):
-    """History latents -> tokens that every self-attention may read.
+    """Turn history latents into tokens that every self-attention may read.
 
     Args:
-        channels: latent channels.
-        dim: width D of the transformer.
-        order: see `history_levels`.
+        channels: Latent channels.
+        dim: Width D of the transformer.
+        order: See `history_levels`.
 
     Differences from the paper: `order="newest_finest"` is ours, for models we train.
     """
@@ -41,7 +41,7 @@ class HistoryMemory(nn.Module):
         if order not in get_args(HistoryOrder):
             raise ValueError(f"history_order must be one of {', '.join(get_args(HistoryOrder))}, got {order!r}")
         self.order: HistoryOrder = order
-        self.levels = nn.ModuleList(nn.Linear(channels, dim) for _ in POOLS)
+        self.levels = nn.ModuleList(nn.Linear(channels, dim) for _ in _POOLS)
         self.to_k = nn.Linear(dim, dim, bias=False)
         self.to_v = nn.Linear(dim, dim, bias=False)
 
@@ -49,12 +49,12 @@ class HistoryMemory(nn.Module):
         """Return the key source and the value source, tokens of level 0 first, cut to 1024 tokens."""
         levels = history_levels(history.shape[2], self.order)
         tokens = []
-        for level, (pool, proj) in enumerate(zip(POOLS, self.levels, strict=True)):
+        for level, (pool, proj) in enumerate(zip(_POOLS, self.levels, strict=True)):
             chosen = [i for i, own in enumerate(levels) if own == level]
             if chosen:
                 frames = history[:, :, chosen].transpose(1, 2)
                 pooled = F.avg_pool2d(frames.flatten(0, 1), pool)
                 pooled = pooled.unflatten(0, frames.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
                 tokens.append(proj(pooled))
-        memory = torch.cat(tokens, dim=1)[:, :MAX_TOKENS]
+        memory = torch.cat(tokens, dim=1)[:, :_MAX_TOKENS]
         return self.to_k(memory), self.to_v(memory)

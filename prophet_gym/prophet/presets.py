@@ -5,14 +5,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder
-from prophet_gym.prophet.conditioning import DISC_CHANNELS, GRIPPER_FEATURES
-from prophet_gym.prophet.full import FullConfig
-from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder, WanAutoencoder
+from prophet_gym.prophet.full import FullConfig, FullProphet
+from prophet_gym.prophet.gripper import DISC_CHANNELS, GRIPPER_DIM, GripperTracker
 from prophet_gym.prophet.history import HistoryOrder
-from prophet_gym.prophet.model import Prophet, ProphetConfig
+from prophet_gym.prophet.small import SmallConfig, SmallProphet
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.wan import WanAutoencoder
 
 FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": "oldest_finest"}
 """Config of the released 2.058 B transformer; all else is the constructor's default (reference.md: "Backbone")."""
@@ -31,9 +29,9 @@ def small_transformer(
 
     Args:
         width: D, a multiple of `head`.
-        layers: blocks.
-        head: size of an attention head.
-        action_dim: numbers per command.
+        layers: Blocks.
+        head: Size of an attention head.
+        action_dim: Dimensions of an action.
         action_frames: None for a transformer that does not see the drawn gripper path.
         history_order: None for a transformer that sees no frames before the given ones.
     """
@@ -45,7 +43,7 @@ def small_transformer(
         adaln_lora_dim=64,
         max_size=(8, 32, 32),
         rope_scale=(1.0, 1.0, 1.0),
-        action_dim=action_dim + GRIPPER_FEATURES,
+        action_dim=action_dim + GRIPPER_DIM,
         actions_per_slot=FRAMES_PER_LATENT,
         action_stream="frame",
         action_frames=action_frames,
@@ -58,7 +56,7 @@ def small_transformer(
     return model
 
 
-def tiny_prophet(seed: int = 0) -> Prophet:
+def tiny_prophet(seed: int = 0) -> SmallProphet:
     """Return an untrained Prophet of 64x64 frames that runs in milliseconds; every input reaches its output."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -70,13 +68,15 @@ def tiny_prophet(seed: int = 0) -> Prophet:
             GripperTracker(latent_size=(8, 8), hidden=16),
         )
     camera = ((0.5, 0.0, 0.0, 0.5), (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0))
-    return Prophet(*parts, ProphetConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None))
+    return SmallProphet(
+        *parts, SmallConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None)
+    )
 
 
 TINY_FULL = FullConfig(chunk=4, frame_size=(32, 32), history_frames=8, steps=2)
 
 
-def tiny_full_prophet(seed: int = 0, config: FullConfig = TINY_FULL) -> Prophet:
+def tiny_full_prophet(seed: int = 0, config: FullConfig = TINY_FULL) -> FullProphet:
     """Return an untrained Prophet with the full one's parts, by default for 32x32 frames and chunks of 4; for tests."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -90,7 +90,7 @@ def tiny_full_prophet(seed: int = 0, config: FullConfig = TINY_FULL) -> Prophet:
             **FULL_TRANSFORMER,
         )
         autoencoder = tiny_vae()
-    return Prophet(transformer, autoencoder, None, config)
+    return FullProphet(transformer, autoencoder, config)
 
 
 def tiny_vae() -> WanAutoencoder:

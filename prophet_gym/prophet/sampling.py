@@ -1,4 +1,4 @@
-"""Denoising one chunk: pure solvers of the probability-flow ODE, given a function that predicts the clean latents.
+"""Denoise one chunk: noise levels, and pure solvers of the probability-flow ODE, given what predicts clean latents.
 
 In the EDM form `x = x0 + sigma * noise`, so the state that enters has the scale of its first noise level.
 """
@@ -15,24 +15,60 @@ PredictClean = Callable[[Tensor, float], Tensor]
 """`predict_x0(x, sigma)`: the clean latents expected behind `x`, which carries noise of standard deviation `sigma`."""
 
 
+def karras_sigmas(
+    steps: int, sigma_min: float = 0.01, sigma_max: float = 200.0, order: float = 7.0
+) -> Float[Tensor, " levels"]:
+    """Return the noise levels of Karras et al. (arXiv 2206.00364, eq. 5), evenly spaced in `sigma ** (1 / order)`.
+
+    The defaults are Prophet's (and Cosmos-Predict2's).
+
+    Args:
+        steps: Number of steps between levels, at least 1.
+        sigma_min: The last level, above 0.
+        sigma_max: The first level, above `sigma_min`.
+        order: How strongly the levels gather near `sigma_min`; 1 spaces them evenly.
+
+    Returns:
+        `steps + 1` levels in float64, falling from `sigma_max` to `sigma_min`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> karras_sigmas(4).tolist()[::4]
+        [200.0, 0.01]
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1")
+    if not 0.0 < sigma_min < sigma_max:
+        raise ValueError(f"0 < sigma_min < sigma_max must hold, got sigma_min={sigma_min}, sigma_max={sigma_max}")
+    if order <= 0.0:
+        raise ValueError(f"order={order} must be above 0")
+    ramp = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+    high, low = sigma_max ** (1 / order), sigma_min ** (1 / order)
+    sigmas = (high + ramp * (low - high)) ** order
+    sigmas[0], sigmas[-1] = sigma_max, sigma_min
+    return sigmas
+
+
 def sample_ab2(
     predict_x0: PredictClean, x_init: Float[Tensor, "*latent"], sigmas: Float[Tensor, " levels"] | Sequence[float]
 ) -> Float[Tensor, "*latent"]:
-    """Second-order exponential (RES) Adams-Bashforth in `log sigma`, one prediction a step.
+    """Solve by second-order exponential (RES) Adams-Bashforth steps in `log sigma`, one prediction a step.
 
     This is the sampler that Prophet generates with. Its last step ends at `sigmas[-1]`; the caller takes the clean
     prediction there, `predict_x0(x, sigmas[-1])`.
 
     Args:
-        predict_x0: called once per step, `len(sigmas) - 1` times.
-        x_init: latents at noise level `sigmas[0]`.
-        sigmas: falling noise levels above 0, at least two, as from `karras_sigmas`.
+        predict_x0: Called once per step, `len(sigmas) - 1` times.
+        x_init: Latents at noise level `sigmas[0]`.
+        sigmas: Falling noise levels above 0, at least two, as from `karras_sigmas`.
 
     Returns:
         Latents at noise level `sigmas[-1]`, in the dtype of `x_init`.
 
     Raises:
-        ValueError: if the levels do not fall or are not above 0.
+        ValueError: If the levels do not fall or are not above 0.
     """
     levels = _checked_levels(sigmas, lowest_may_be_zero=False)
     x = x_init
@@ -52,21 +88,21 @@ def sample_ab2(
 def sample_euler(
     predict_x0: PredictClean, x_init: Float[Tensor, "*latent"], sigmas: Float[Tensor, " levels"] | Sequence[float]
 ) -> Float[Tensor, "*latent"]:
-    """First-order steps in `sigma`: the few-step preset.
+    """Solve by first-order steps in `sigma`: the few-step preset.
 
     A step goes straight towards the clean prediction. The rectified flow's Euler step in `tau = sigma / (1 + sigma)`
     is the same step, since both forms share their straight paths.
 
     Args:
-        predict_x0: called once per step, `len(sigmas) - 1` times.
-        x_init: latents at noise level `sigmas[0]`.
-        sigmas: falling noise levels, at least two; the last may be 0, and then the result is the last clean prediction.
+        predict_x0: Called once per step, `len(sigmas) - 1` times.
+        x_init: Latents at noise level `sigmas[0]`.
+        sigmas: Falling noise levels, at least two; the last may be 0, and then the result is the last clean prediction.
 
     Returns:
         Latents at noise level `sigmas[-1]`, in the dtype of `x_init`.
 
     Raises:
-        ValueError: if the levels do not fall, or one before the last is not above 0.
+        ValueError: If the levels do not fall, or one before the last is not above 0.
     """
     levels = _checked_levels(sigmas, lowest_may_be_zero=True)
     x = x_init
@@ -77,7 +113,7 @@ def sample_euler(
 
 
 def _ab2_weights(sigma_before: float, sigma: float, sigma_next: float) -> tuple[float, float]:
-    """Weights of the clean prediction at `sigma` and of the one at `sigma_before`; they sum to `1 - exp(-h)`."""
+    """Return the weights of the clean predictions at `sigma` and `sigma_before`, which sum to `1 - exp(-h)`."""
     h = math.log(sigma / sigma_next)
     c2 = -math.log(sigma_before / sigma) / h
     phi1 = -math.expm1(-h) / h

@@ -1,4 +1,4 @@
-"""The training loss on generated slots, pure."""
+"""The training losses, on generated slots, and the noise levels that they are taken at: pure functions."""
 
 import math
 
@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prophet_gym.prophet.autoencoder import stack_frames
-from prophet_gym.prophet.conditioning import ChunkInputs, Conditions, flow_source, predict_velocity
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet.gripper import ChunkInputs, flow_source
+from prophet_gym.prophet.transformer import Conditions, ProphetTransformer3DModel, predict_velocity
 
-HIGH_SIGMAS = (200.0, 1e5)
-"""Range of the rare high noise levels of training, and their share (reference.md: "Training objective")."""
-HIGH_SIGMA_FRACTION = 0.05
+_HIGH_SIGMAS = (200.0, 1e5)
+"""Range of the rare high noise levels of training (reference.md: "Training objective")."""
+_FRACTION_OF_HIGH = 0.05
 
 
 def interpolate(
@@ -30,17 +30,17 @@ def velocity_loss(
     source: Float[Tensor, "b c t h w"],
     time: Float[Tensor, " b"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c t h w"]]:
-    """Mean squared velocity error on the generated slots, and the clean latents predicted.
+    """Return the mean squared velocity error on the generated slots, and the clean latents predicted.
 
     The uniform-weight form `(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2` equals the squared velocity error (reference.md:
     "Training objective"). The given slot carries no loss.
 
     Args:
-        transformer: the network.
-        conditions: the rest of its inputs.
-        clean: true latents of the generated slots.
-        source: where their flow starts; standard normal noise for the full Prophet.
-        time: flow times, tau = sigma / (1 + sigma); 1 makes the step a regression from the source.
+        transformer: The network.
+        conditions: The rest of its inputs.
+        clean: True latents of the generated slots.
+        source: Where their flow starts; standard normal noise for the full Prophet.
+        time: Flow times, tau = sigma / (1 + sigma); 1 makes the step a regression from the source.
     """
     noisy = interpolate(clean, source, time)
     velocity = predict_velocity(transformer, conditions, noisy, time)
@@ -56,15 +56,15 @@ def flow_loss(
     noise: Float[Tensor, "b c4 t h w"],
     noise_scale: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c4 t h w"]]:
-    """The small Prophet's `velocity_loss`: its flow starts at the last given frame.
+    """Return the small Prophet's `velocity_loss`, whose flow starts at the last given frame.
 
     Args:
-        transformer: the network.
-        inputs: its conditions.
-        target: true per-frame latents of the chunk.
-        time: see `velocity_loss`.
-        noise: standard normal.
-        noise_scale: see `flow_source`.
+        transformer: The network.
+        inputs: Its conditions.
+        target: True per-frame latents of the chunk.
+        time: See `velocity_loss`.
+        noise: Standard normal.
+        noise_scale: See `flow_source`.
     """
     source = flow_source(inputs, noise, noise_scale)
     return velocity_loss(transformer, inputs, stack_frames(target), source, time)
@@ -84,14 +84,14 @@ def sample_sigmas(rows: int, latent_frames: int, *, generator: torch.Generator) 
     [200, 1e5] instead.
 
     Args:
-        rows: how many.
-        latent_frames: of the video, the given one included: 6 for 20 actions.
-        generator: all randomness.
+        rows: How many.
+        latent_frames: Of the video, the given one included: 6 for 20 actions.
+        generator: All randomness.
     """
     usual = math.sqrt(latent_frames) * torch.randn(rows, generator=generator).exp()
-    low, high = (math.log(sigma) for sigma in HIGH_SIGMAS)
+    low, high = (math.log(sigma) for sigma in _HIGH_SIGMAS)
     rare = (low + (high - low) * torch.rand(rows, generator=generator)).exp()
-    return torch.where(torch.rand(rows, generator=generator) < HIGH_SIGMA_FRACTION, rare, usual)
+    return torch.where(torch.rand(rows, generator=generator) < _FRACTION_OF_HIGH, rare, usual)
 
 
 def flow_times(sigmas: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -1,6 +1,7 @@
-"""ProphetTransformer3DModel: Cosmos DiT blocks that also read memory and actions."""
+"""The transformer: Cosmos DiT blocks that also read memory and actions, and what one call of it reads."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,28 @@ from prophet_gym.prophet.action_frames import PooledActionFrames
 from prophet_gym.prophet.action_stream import ActionStream
 from prophet_gym.prophet.history import HistoryMemory, HistoryOrder
 
-Memory = tuple[Tensor, Tensor]
+SIGMA_COND = 1e-4
+"""Noise label of the given slot (reference.md: "One call")."""
+_Memory = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Hold the inputs of the transformer but for the noisy slots.
+
+    Attributes:
+        given: The latent frame that a chunk starts from.
+        history: The latent frames before, oldest first; None without memory.
+        actions: What the action stream reads.
+        action_frames: Images of the end effector, as latents or drawn at their size; None without them.
+        drawn: The batch elements that have such images, where not all do.
+    """
+
+    given: Float[Tensor, "b c 1 h w"]
+    history: Float[Tensor, "b c s h w"] | None
+    actions: Float[Tensor, "b n a"]
+    action_frames: Float[Tensor, "b f t h w"] | None
+    drawn: Bool[Tensor, " b"] | None = field(default=None, kw_only=True)
 
 
 class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
@@ -34,22 +56,22 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
     prepended to the keys and values of every self-attention, and two action streams.
 
     Args:
-        num_attention_heads: heads; the width D is heads times head size.
-        attention_head_dim: size of a head.
-        num_layers: blocks.
+        num_attention_heads: Heads; the width D is heads times head size.
+        attention_head_dim: Size of a head.
+        num_layers: Blocks.
         mlp_ratio: MLP width over D.
-        text_embed_dim: width of the text context; None leaves the cross-attentions out.
-        adaln_lora_dim: rank of the AdaLN modulations.
-        latent_channels: channels of the latents.
-        max_size: largest latent size (t, h, w) that the rotary table covers.
-        patch_size: latent cells per token (t, h, w).
-        rope_scale: rotary extrapolation (t, h, w).
-        action_dim: numbers per action.
-        actions_per_slot: actions that one call of the scalar stream reads (the chunk, or one latent frame's share).
+        text_embed_dim: Width of the text context; None leaves the cross-attentions out.
+        adaln_lora_dim: Rank of the AdaLN modulations.
+        latent_channels: Channels of the latents.
+        max_size: Largest latent size (t, h, w) that the rotary table covers.
+        patch_size: Latent cells per token (t, h, w).
+        rope_scale: Rotary extrapolation (t, h, w).
+        action_dim: Dimensions of a model action.
+        actions_per_slot: Actions that one call of the scalar stream reads (the chunk, or those of one latent frame).
         action_stream: "chunk" (the paper: shared by all latent frames) or "frame".
         action_frames: "pooled" (released), "input" (extra channels beside the latents) or None.
-        action_frame_channels: channels of the action-frame input.
-        history_order: which end of the history is finest, or None for a model without memory.
+        action_frame_channels: Channels of the action-frame input.
+        history_order: Which end of the history is finest, or None for a model without memory.
 
     Differences from the paper: `action_stream="frame"`, `action_frames="input"` and `history_order="newest_finest"` are
     ours, for small models; the released model has "chunk", "pooled" and "oldest_finest".
@@ -91,12 +113,12 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
         drawn = action_frame_channels if action_frames == "input" else 0
-        self.patch_embed = CosmosPatchEmbed(latent_channels + 2 + drawn, dim, triple(patch_size), bias=False)
+        self.patch_embed = CosmosPatchEmbed(latent_channels + 2 + drawn, dim, _triple(patch_size), bias=False)
         self.rope = CosmosRotaryPosEmbed(
             hidden_size=attention_head_dim,
-            max_size=triple(max_size),
-            patch_size=triple(patch_size),
-            rope_scale=triple(rope_scale),
+            max_size=_triple(max_size),
+            patch_size=_triple(patch_size),
+            rope_scale=_triple(rope_scale),
         )
         self.time_embed = CosmosEmbedding(dim, dim)
         self.transformer_blocks = nn.ModuleList(
@@ -114,7 +136,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
                 del block.attn2, block.norm2
             norms: list[Any] = [m for name, m in block.named_modules() if name.endswith(("norm_q", "norm_k"))]
             for norm in norms:
-                norm.eps = 1e-6  # as the original; diffusers' Attention takes 1e-5
+                norm.eps = 1e-6  # as the original, where diffusers' Attention takes 1e-5
         self.norm_out = CosmosAdaLayerNorm(dim, adaln_lora_dim)
         self.proj_out = nn.Linear(dim, patch_size[0] * patch_size[1] * patch_size[2] * latent_channels, bias=False)
         self.action_embedder = ActionStream(action_dim, actions_per_slot, dim, per_frame=action_stream == "frame")
@@ -140,19 +162,19 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         """Return the raw network output.
 
         Args:
-            hidden_states: scaled noisy latents, the given slots clean.
-            timestep: noise label c_noise of every latent frame.
-            encoder_hidden_states: text context; None means off, and the cross-attentions are skipped.
+            hidden_states: Scaled noisy latents, the given slots clean.
+            timestep: Noise label c_noise of every latent frame.
+            encoder_hidden_states: Text context; None means off, and the cross-attentions are skipped.
             condition_mask: 1 on given slots, 0 on generated ones.
-            actions: see `ActionStream`.
-            action_frames: latents of the action video, or drawn channels with `action_frames="input"`.
-            history: latents of past frames, oldest first; None leaves the memory out.
-            padding_mask: 1 where the picture is padding; None means nowhere.
-            action_frames_mask: which rows have action frames; the others, whatever their `action_frames` hold, are
-                computed as without any. None means all. For `action_frames="pooled"` alone.
+            actions: See `ActionStream`.
+            action_frames: Latents of the action video, or drawn channels with `action_frames="input"`.
+            history: Latents of past frames, oldest first; None leaves the memory out.
+            padding_mask: 1 where the image is padding; None means nowhere.
+            action_frames_mask: Which batch elements have action frames; the others, whatever their `action_frames`
+                hold, are computed as without any. None means all. For `action_frames="pooled"` alone.
 
         Raises:
-            ValueError: what the config's choice of action frames needs is missing, or cannot be masked.
+            ValueError: What the config's choice of action frames needs is missing, or cannot be masked.
         """
         if action_frames_mask is not None and self.action_frame_embedder is None:
             raise ValueError('action_frames_mask must be None: this model does not have action_frames="pooled"')
@@ -165,15 +187,15 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         embedding, modulation = self._condition(timestep, actions, frames, x.dtype)
         if self.action_frame_embedder is not None and action_frames is not None:
             drawn = self.action_frame_embedder(action_frames, condition_mask)
-            embedding, modulation = add_drawn(embedding, modulation, drawn, action_frames_mask)
+            embedding, modulation = _add_drawn(embedding, modulation, drawn, action_frames_mask)
         embedding, modulation = self.time_embed.norm(embedding)[:, :, None], modulation[:, :, None]
         memory = self.history_memory(history) if self.history_memory is not None and history is not None else None
         for block in self.transformer_blocks:
             inputs = (block, x, embedding, modulation, rope, memory, encoder_hidden_states)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(run_block, *inputs, use_reentrant=False)
+                x = checkpoint(_run_block, *inputs, use_reentrant=False)
             else:
-                x = run_block(*inputs)
+                x = _run_block(*inputs)
         x = self.norm_out(x, embedding, modulation)
         return self._unpatchify(self.proj_out(x), grid, size)
 
@@ -199,7 +221,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         frames: int,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """Timestep embedding before its norm and shared AdaLN vector per latent frame, `b t d` and `b t 3d`."""
+        """Return timestep embedding before its norm and shared AdaLN vector per latent frame, `b t d` and `b t 3d`."""
         time = self.time_embed.time_proj(timestep.flatten()).to(dtype).unflatten(0, timestep.shape)
         embedding, modulation = self.action_embedder(actions, frames)
         return time + embedding, self.time_embed.t_embedder(time) + modulation
@@ -211,38 +233,38 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         return x.reshape(x.shape[0], x.shape[1], grid[0] * p_t, *size)
 
 
-def add_drawn(
+def _add_drawn(
     embedding: Float[Tensor, "b t d"],
     modulation: Float[Tensor, "b t d3"],
     drawn: tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]],
     mask: Bool[Tensor, " b"] | None,
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]]:
-    """Add what the action frames say in the rows of the mask, in all without one; the others stay to the bit."""
+    """Add what the action frames say where the mask is set, everywhere without one; the rest stays to the bit."""
     if mask is not None:
         rows = mask[:, None, None]
         drawn = (torch.where(rows, drawn[0], 0), torch.where(rows, drawn[1], 0))
     return embedding + drawn[0], modulation + drawn[1]
 
 
-def triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Return a config's three numbers, which JSON holds as a list."""
+def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return three numbers of a config, which JSON holds as a list."""
     first, second, third = values
     return first, second, third
 
 
-def run_block(
+def _run_block(
     block: Any,
     x: Float[Tensor, "b t n d"],
     embedding: Float[Tensor, "b t 1 d"],
     modulation: Float[Tensor, "b t 1 d3"],
     rope: tuple[Tensor, Tensor],
-    memory: Memory | None,
+    memory: _Memory | None,
     text: Tensor | None,
 ) -> Float[Tensor, "b t n d"]:
-    """One Cosmos block on tokens grouped by latent frame, its self-attention also reading the memory."""
+    """Run one Cosmos block on tokens grouped by latent frame; its self-attention also reads the memory."""
     shape = x.shape[1:3]
     normed, gate = block.norm1(x, embedding, modulation)
-    x = x + gate * attend(block.attn1, normed.flatten(1, 2), rope, memory).unflatten(1, shape)
+    x = x + gate * _attend(block.attn1, normed.flatten(1, 2), rope, memory).unflatten(1, shape)
     if text is not None:
         normed, gate = block.norm2(x, embedding, modulation)
         x = x + gate * block.attn2(normed.flatten(1, 2), encoder_hidden_states=text).unflatten(1, shape)
@@ -250,11 +272,12 @@ def run_block(
     return x + gate * block.ff(normed)
 
 
-def attend(
-    attn: Any, x: Float[Tensor, "b n d"], rope: tuple[Tensor, Tensor], memory: Memory | None
+def _attend(
+    attn: Any, x: Float[Tensor, "b n d"], rope: tuple[Tensor, Tensor], memory: _Memory | None
 ) -> Float[Tensor, "b n d"]:
-    """Self-attention with the memory's keys (normed, unrotated) and values prepended (reference.md: "History")."""
+    """Attend with the memory's keys (normed, unrotated) and values prepended (reference.md: "History")."""
 
+    # Written out, because diffusers' processor would rotate the memory's keys too, which have no place in the grid.
     def heads(tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (attn.heads, -1)).transpose(1, 2)
 
@@ -270,3 +293,35 @@ def attend(
         value = torch.cat([heads(attn.to_v(memory[1])), value], dim=2)
     out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     return attn.to_out[0](out)
+
+
+def predict_velocity(
+    transformer: ProphetTransformer3DModel,
+    inputs: Conditions,
+    noisy: Float[Tensor, "b c t h w"],
+    time: Float[Tensor, " b"],
+) -> Float[Tensor, "b c t h w"]:
+    """Return the transformer's velocity (source minus data) on the generated slots.
+
+    Args:
+        transformer: The network.
+        inputs: The rest of its inputs.
+        noisy: Latents on the way from source (time 1) to data (time 0).
+        time: Flow time of each batch element, tau = sigma / (1 + sigma).
+    """
+    latents = torch.cat([inputs.given, noisy], dim=2)
+    mask = torch.zeros_like(latents[:, :1])
+    mask[:, :, :1] = 1
+    label = time[:, None].repeat(1, latents.shape[2])
+    # The given slot is clean, but was labelled with a little noise in training.
+    label[:, 0] = SIGMA_COND
+    out = transformer(
+        latents,
+        label,
+        condition_mask=mask,
+        actions=inputs.actions,
+        action_frames=inputs.action_frames,
+        history=inputs.history,
+        action_frames_mask=inputs.drawn,
+    )
+    return out[:, :, 1:]

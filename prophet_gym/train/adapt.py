@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 import tyro
 
+from prophet_gym._io.lora import add_lora, merge_lora, save_lora
+from prophet_gym._io.networks import save_network
 from prophet_gym.arguments import Arguments, Count, CountOrNone, Device, Fraction, Items, OutFolder, Positive
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
+from prophet_gym.prophet import SmallConfig, SmallProphet
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
-from prophet_gym.prophet.checkpoint import save_network
-from prophet_gym.prophet.lora import add_lora, merge_lora, save_lora
-from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
 from prophet_gym.train.dynamics import train_tracker, train_transformer
@@ -94,7 +94,7 @@ def _run(args: Args) -> None:
         )
     device = torch.device(args.device)
     base = load_base(args.base)
-    assert isinstance(base.config, ProphetConfig)
+    assert isinstance(base.config, SmallConfig)
     assert isinstance(base.autoencoder, FrameAutoencoder)
     recorded = read_episode(paths[0])
 
@@ -134,7 +134,7 @@ def _run(args: Args) -> None:
     assert recorded.camera is not None
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
     config = replace(base.config, camera=camera, suite=recorded.sim.suite, look=recorded.sim.look)
-    prophet = Prophet(average, autoencoder, tracker, config).to("cpu")
+    prophet = SmallProphet(average, autoencoder, tracker, config).to("cpu")
     if (base.config.suite, base.config.look) == (config.suite, config.look):
         prophet.source = base.source  # the same scene, so its starts and its success head are true of it
     write_checkpoint(prophet, args.out / "checkpoint", paths)

@@ -10,8 +10,7 @@ from torch import Tensor
 from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.windows import Windows
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, unstack_frames
-from prophet_gym.prophet.conditioning import ChunkInputs, chunk_inputs
-from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet.gripper import ChunkInputs, GripperTracker, chunk_inputs
 
 CHUNK = 8
 PAST = 20

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from prophet_gym._io.lora import add_lora
 from prophet_gym.data.windows import WindowDataset, WindowLoader, Windows, WindowShape
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
+from prophet_gym.prophet import FullProphet, Prophet
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION
 from prophet_gym.prophet.full import FullConfig
 from prophet_gym.prophet.history import HistoryMemory, history_levels
-from prophet_gym.prophet.lora import add_lora
-from prophet_gym.prophet.model import Prophet
-from prophet_gym.prophet.wan import SPATIAL_COMPRESSION
 from prophet_gym.train.events import open_events
 from prophet_gym.train.loop import LoopConfig, adamw, learning_rate, update_average
 from prophet_gym.train.objective import ClipObjective, draw
@@ -76,7 +75,7 @@ def drawing(prophet: Prophet) -> Prophet:
         CheckpointError: its transformer has no action-frame conditioner.
     """
     config = replace(config_of(prophet), draw_tools=True)
-    drawn = Prophet(prophet.transformer, prophet.autoencoder, prophet.tracker, config)
+    drawn = FullProphet(prophet.transformer, prophet.autoencoder, config)
     drawn.source = prophet.source
     return drawn
 

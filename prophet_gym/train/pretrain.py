@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 import tyro
 
+from prophet_gym._io.companions import next_steps
+from prophet_gym._io.lora import save_lora
 from prophet_gym.arguments import Arguments, Count, CountOrNone, Fraction, Items, NotNegative, OutFolder, Positive, Seed
 from prophet_gym.data.mixture import read_mixture_entry
 from prophet_gym.data.windows import ToModelActions, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
-from prophet_gym.prophet.companions import next_steps
-from prophet_gym.prophet.lora import save_lora
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import Prophet
 from prophet_gym.train.full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
 from prophet_gym.train.loop import LoopConfig
 from prophet_gym.train.plans import poses_to_plan, poses_unknown, robot_to_model_actions, to_plan

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from prophet_gym._io.companions import next_steps
 from prophet_gym.data.recording import read_episode
 from prophet_gym.envs.initial_states import INDEX_NAME, write_initial_states
-from prophet_gym.prophet.companions import next_steps
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import Prophet
 from prophet_gym.specs import InitialState
 
 STARTS_PER_TASK = 50

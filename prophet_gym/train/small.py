@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.networks import load_part, save_network
 from prophet_gym.arguments import (
     Arguments,
     Count,
@@ -28,10 +29,9 @@ from prophet_gym.arguments import (
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.recording import list_recordings, name_of, read_episode
+from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
-from prophet_gym.prophet.checkpoint import load_part, save_network
 from prophet_gym.prophet.gripper import GripperTracker
-from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tune_decoder
@@ -162,23 +162,23 @@ def chosen_stages(args: Args) -> tuple[Stage, ...]:
     return ("transformer", "checkpoint") if encoded else ("latents", "transformer", "checkpoint")
 
 
-def load_base(folder: Path) -> Prophet:
+def load_base(folder: Path) -> SmallProphet:
     """Load a checkpoint to train on.
 
     Raises:
         ValueError: it is not of the small Prophet.
     """
     base = Prophet.from_pretrained(folder)
-    if not (isinstance(base.config, ProphetConfig) and isinstance(base.autoencoder, FrameAutoencoder)):
+    if not isinstance(base, SmallProphet):
         raise ValueError(f"the base must be a checkpoint of the small Prophet, and {folder} holds a full one")
     return base
 
 
-def _keep(base: Prophet, out: Path) -> None:
+def _keep(base: SmallProphet, out: Path) -> None:
     """Put the base's autoencoder and tracker where those of earlier stages lie."""
     for name in ("autoencoder", "tracker"):
         if not (out / name).exists():
-            save_network(base.networks[name], out / name)
+            save_network(getattr(base, name), out / name)
 
 
 def _episodes(args: Args) -> list[Path]:
@@ -202,7 +202,7 @@ def _latents(args: Args) -> None:
     encode_episodes(_train(args), autoencoder).save(args.out / "latents.npz")
 
 
-def _tracker(args: Args, base: Prophet | None) -> None:
+def _tracker(args: Args, base: SmallProphet | None) -> None:
     data, camera = LatentEpisodes.load(args.out / "latents.npz"), torch.tensor(_config(args, base).camera)
     known = None if base is None else base.tracker
     tracker = train_tracker(data, camera, args.out, steps=args.tracker_steps, device=args.torch_device(), base=known)
@@ -210,7 +210,7 @@ def _tracker(args: Args, base: Prophet | None) -> None:
     atomic_write(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
 
 
-def _transformer(args: Args, base: Prophet | None) -> None:
+def _transformer(args: Args, base: SmallProphet | None) -> None:
     config = _config(args, base)
     torch.manual_seed(0)
     average = train_transformer(
@@ -229,29 +229,29 @@ def _transformer(args: Args, base: Prophet | None) -> None:
     save_network(average, args.out / "transformer")
 
 
-def _untrained(args: Args, base: Prophet | None) -> ProphetTransformer3DModel:
+def _untrained(args: Args, base: SmallProphet | None) -> ProphetTransformer3DModel:
     """The transformer that training begins with."""
     return small_transformer(args.width, args.layers) if base is None else base.transformer
 
 
-def _config(args: Args, base: Prophet | None) -> ProphetConfig:
+def _config(args: Args, base: SmallProphet | None) -> SmallConfig:
     """The base's, or that of the first recorded episode's scene."""
     if base is not None:
-        assert isinstance(base.config, ProphetConfig)
+        assert isinstance(base.config, SmallConfig)
         return base.config
     recorded = read_episode(_episodes(args)[0])
     assert recorded.camera is not None
     camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
-    return ProphetConfig(camera=camera, suite=recorded.sim.suite, look=recorded.sim.look)
+    return SmallConfig(camera=camera, suite=recorded.sim.suite, look=recorded.sim.look)
 
 
-def _checkpoint(args: Args, base: Prophet | None) -> None:
+def _checkpoint(args: Args, base: SmallProphet | None) -> None:
     prophet = assemble(args, base)
     prophet.source = args.base
     write_checkpoint(prophet, args.out / "checkpoint", _train(args) if args.data else [])
 
 
-def assemble(args: Args, base: Prophet | None = None) -> Prophet:
+def assemble(args: Args, base: SmallProphet | None = None) -> SmallProphet:
     """Put the parts of a training folder together, the transformer averaged as far as it has come.
 
     Args:
@@ -260,7 +260,7 @@ def assemble(args: Args, base: Prophet | None = None) -> Prophet:
     """
     transformer = _untrained(args, base)
     transformer.load_state_dict(read_stage(args.out / "transformer.pt")["average"])
-    return Prophet(
+    return SmallProphet(
         on_device(transformer, torch.device("cpu")),
         load_part(FrameAutoencoder, args.out / "autoencoder").eval(),
         load_part(GripperTracker, args.out / "tracker").eval(),

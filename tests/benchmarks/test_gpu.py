@@ -22,7 +22,7 @@ import torch
 from prophet_gym.cli.main import main
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import Prophet
 
 warnings.simplefilter("error")
 base, out = sys.argv[1:]

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 
 from prophet_gym._io.configs import require_kinds
+from prophet_gym._io.header import read_header, write_header
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet.checkpoint import read_config, write_config
-from prophet_gym.prophet.model import FullConfig, Prophet, ProphetConfig
+from prophet_gym.prophet import FullConfig, FullProphet, Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
 
 
@@ -22,11 +23,25 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "config",
-    [ProphetConfig(), ProphetConfig(stillness=None), FullConfig(embodiment="bridge", draw_tools=True, suite="bridge")],
+    [SmallConfig(), SmallConfig(stillness=None), FullConfig(embodiment="bridge", draw_tools=True, suite="bridge")],
 )
 def test_a_config_is_read_as_it_was_written(config, tmp_path):
-    write_config(config, tmp_path)
-    assert read_config(tmp_path) == config
+    kind = {SmallConfig: SmallProphet, FullConfig: FullProphet}[type(config)]
+    write_header(tmp_path, kind.__name__, asdict(config), {})
+    assert kind._config_of(read_header(tmp_path), tmp_path) == config
+
+
+@pytest.mark.parametrize("named", [{}, {"recipe": "small"}])
+def test_keys_of_earlier_versions_are_read(named, folders, tmp_path):
+    for name in SmallProphet.networks:
+        (tmp_path / name).symlink_to(folders["small"] / name)
+    values = json.loads((folders["small"] / "prophet.json").read_text())
+    del values["class"]
+    values["no_op"], values["reader_trust"] = values.pop("no_op"), values.pop("reader_weight")
+    (tmp_path / "prophet.json").write_text(json.dumps(named | values))
+    loaded = Prophet.from_pretrained(tmp_path)
+    assert type(loaded) is SmallProphet
+    assert loaded.config == tiny_prophet().config
 
 
 @pytest.mark.parametrize(
@@ -37,7 +52,7 @@ def test_a_config_is_read_as_it_was_written(config, tmp_path):
         ("full", {"frame_size": 32}, "frame_size=32"),
         ("full", {"frame_size": [32, 32, 3]}, "frame_size="),
         ("full", {"draw_tools": 1}, "draw_tools=1"),
-        ("full", {"class": "huge"}, "class must be one of SmallProphet, FullProphet, got 'huge'"),
+        ("full", {"class": "huge"}, "class must be one of FullProphet, SmallProphet, got 'huge'"),
         ("full", {"action_scale": [1.0]}, "action_scale is unknown"),
         ("full", {"embodiment": "libro"}, "unknown embodiment 'libro'. Did you mean 'libero'"),
         ("full", {"steps": 0}, "steps=0 must be at least 1"),
@@ -52,8 +67,8 @@ def test_a_config_is_read_as_it_was_written(config, tmp_path):
         ("small", {"steps": 0}, "steps=0 at least 1"),
         ("small", {"past_frames": 3}, "past_frames=3 must be a multiple of 4"),
         ("small", {"no_op": [0.0]}, "no_op must have action_dim=7 numbers"),
-        ("small", {"action_dim": 6, "no_op": [0.0] * 6}, "must be 6 of the command and 4 of the gripper"),
-        ("small", {"class": "FullProphet"}, "reader_trust is unknown"),
+        ("small", {"action_dim": 6, "no_op": [0.0] * 6}, "must be 6 of the action and 4 of the gripper"),
+        ("small", {"class": "FullProphet"}, "reader_weight is unknown"),
     ],
 )
 def test_a_wrong_number_is_named(folders, tmp_path, kind, changes, said):

@@ -6,6 +6,8 @@ import torch
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments.libero import to_model_actions
+from prophet_gym.prophet import Prophet
+from prophet_gym.prophet.action_frames import plan
 from prophet_gym.prophet.full import (
     FullConfig,
     FullRecipe,
@@ -14,11 +16,8 @@ from prophet_gym.prophet.full import (
     last_frames,
     sample_chunk,
 )
-from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.prophet.sampling import sample_ab2
-from prophet_gym.prophet.schedule import karras_sigmas
-from prophet_gym.prophet.tools import plan
+from prophet_gym.prophet.sampling import karras_sigmas, sample_ab2
 from prophet_gym.testing import check_world_model
 
 

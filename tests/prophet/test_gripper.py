@@ -10,7 +10,7 @@ from prophet_gym.train.dynamics import new_tracker, train_tracker
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 """Of an eye at the origin: a place (x, y, 1) is seen x across and y down from the middle, in pictures."""
-FOLLOW = {"past_actions": torch.rand(3, 8, 7), "commands": torch.rand(3, 8, 7), "camera": CAMERA}
+FOLLOW = {"past_actions": torch.rand(3, 8, 7), "actions": torch.rand(3, 8, 7), "camera": CAMERA}
 
 
 def test_the_window_is_centred_on_where_a_place_is_seen():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet import Prophet, SmallProphet
 from prophet_gym.prophet.autoencoder import keep_background, stack_frames, unstack_frames
-from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.prophet.small import inconsistency, keep_still
 
@@ -144,7 +144,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 def test_wrong_shapes_are_refused(prophet):
     with pytest.raises(ValueError, match=r"frames must be \(64, 64\)"):
         prophet.encode(torch.zeros(1, 1, 32, 64, 3, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="one generator a row"):
+    with pytest.raises(ValueError, match="one generator for each batch element"):
         prophet.rollout(prophet.encode(start(2)), some_actions(2), generators=generators(1))
 
 
@@ -192,7 +192,7 @@ def test_latents_that_hardly_change_stay_and_others_pass():
 
 
 def test_a_dream_of_small_changes_stands_still_only_with_the_gate(prophet):
-    gated = Prophet(
+    gated = SmallProphet(
         prophet.transformer, prophet.autoencoder, prophet.tracker, replace(prophet.config, stillness=(1e3, 1.0))
     )
     for model, still in ((prophet, False), (gated, True)):

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
-from prophet_gym.prophet.model import FullConfig
+from prophet_gym.prophet import FullConfig
+from prophet_gym.prophet.convert import Conversion, convert_file, read_released
 from prophet_gym.prophet.presets import tiny_vae
-from prophet_gym.prophet.released import Conversion, convert_file, read_released
 
 TINY = {
     "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "text_embed_dim": 6, "adaln_lora_dim": 4,
@@ -186,7 +186,7 @@ def test_another_vae_is_refused_and_nothing_is_left(file, tmp_path):
 MEASURE = """
 import sys
 from pathlib import Path
-from prophet_gym.prophet.released import Conversion, convert_file
+from prophet_gym.prophet.convert import Conversion, convert_file
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -12,10 +12,9 @@ from prophet_gym.embodiments.libero import FRACTION_REACHED
 from prophet_gym.embodiments.start_poses import pose_extra
 from prophet_gym.envs import ProphetEnv, ShortenedChunk
 from prophet_gym.errors import CheckpointError, InvalidStartError
-from prophet_gym.prophet.action_frames import project
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import FullProphet, Prophet
+from prophet_gym.prophet.action_frames import action_video, plan, project, start_tools
 from prophet_gym.prophet.presets import TINY_FULL, tiny_full_prophet
-from prophet_gym.prophet.tools import action_video, plan, start_tools
 from prophet_gym.specs import InitialState
 
 DRAWN = replace(TINY_FULL, draw_tools=True)
@@ -142,9 +141,9 @@ def test_poses_that_are_needed_and_missing_are_one_clear_error(drawing):
     with pytest.raises(InvalidStartError, match="cannot begin in the middle"):
         drawing.resume(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1, 4, 7))
     droid = tiny_full_prophet(config=replace(TINY_FULL, embodiment="droid"))
-    with pytest.raises(InvalidStartError, match="reads droid's commands from where the tools are"):
+    with pytest.raises(InvalidStartError, match="reads droid's actions from where the tools are"):
         begun(droid, start({}))
-    with pytest.raises(ValueError, match="one start for each of 1 rows, got 0"):
+    with pytest.raises(ValueError, match="one start for each of 1 batch elements, got 0"):
         drawing.encode_initial_states(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8), [])
 
 
@@ -171,9 +170,9 @@ def test_the_choice_is_saved_and_must_fit_the_transformer(drawing, tmp_path):
     settings = dict(without.transformer.config) | {"action_frames": None, "_use_default_values": []}
     blind = type(without.transformer).from_config(settings)
     with pytest.raises(CheckpointError, match="draw_tools is set, but the transformer has no action-frame conditioner"):
-        Prophet(blind, without.autoencoder, None, DRAWN)
+        FullProphet(blind, without.autoencoder, DRAWN)
     with pytest.raises(CheckpointError, match="chunk=8, but the transformer reads 4 actions"):
-        Prophet(without.transformer, without.autoencoder, None, replace(TINY_FULL, chunk=8))
+        FullProphet(without.transformer, without.autoencoder, replace(TINY_FULL, chunk=8))
     narrow = type(without.transformer).from_config(settings | {"action_dim": 7})
     with pytest.raises(CheckpointError, match=r"agibot has 2 arm\(s\) of 7 numbers, but the transformer reads 7"):
-        Prophet(narrow, without.autoencoder, None, replace(TINY_FULL, embodiment="agibot", action_dim=16))
+        FullProphet(narrow, without.autoencoder, replace(TINY_FULL, embodiment="agibot", action_dim=16))

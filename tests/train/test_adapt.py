@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from prophet_gym._io.lora import add_lora, load_lora, merge_lora, save_lora
 from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet.autoencoder import FrameAutoencoder
 from prophet_gym.prophet.gripper import GripperTracker
-from prophet_gym.prophet.lora import add_lora, load_lora, merge_lora, save_lora
-from prophet_gym.prophet.model import Prophet, ProphetConfig
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.adapt import Args, main
 
@@ -126,8 +126,8 @@ def poison(path):
 def base(tmp_path_factory, toys):
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    config = ProphetConfig(suite="elsewhere", reader_weight=0.2)
-    Prophet(small_transformer(96, 1), FrameAutoencoder(), GripperTracker(), config).save_pretrained(folder)
+    config = SmallConfig(suite="elsewhere", reader_weight=0.2)
+    SmallProphet(small_transformer(96, 1), FrameAutoencoder(), GripperTracker(), config).save_pretrained(folder)
     return folder
 
 

@@ -24,7 +24,7 @@ pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
 from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape  # noqa: E402
-from prophet_gym.prophet.schedule import karras_sigmas  # noqa: E402
+from prophet_gym.prophet.sampling import karras_sigmas  # noqa: E402
 
 from .toy_full import Squares, first_weights, run, squares  # noqa: E402
 
@@ -133,8 +133,8 @@ def test_checkpointed_blocks_give_the_same_gradient(tmp_path, monkeypatch):
 
     plain = first_gradient(tmp_path / "plain", chunks=2)
     calls = []
-    original = transformer.run_block
-    monkeypatch.setattr(transformer, "run_block", lambda *inputs: calls.append(1) or original(*inputs))
+    original = transformer._run_block
+    monkeypatch.setattr(transformer, "_run_block", lambda *inputs: calls.append(1) or original(*inputs))
     assert_same(plain, first_gradient(tmp_path / "checkpointed", chunks=2, checkpointing=True), 1e-6)
     # Two blocks of the loss, each computed twice, and three sampler calls in between.
     assert len(calls) == 2 * 2 + 3

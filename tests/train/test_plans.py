@@ -11,11 +11,11 @@ from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments.kinematics import ToolPose, tool_frame_deltas
 from prophet_gym.embodiments.libero import FRACTION_REACHED
 from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet import FullProphet
+from prophet_gym.prophet.action_frames import action_video
 from prophet_gym.prophet.full import encode_conditions
-from prophet_gym.prophet.model import Prophet
 from prophet_gym.prophet.presets import TINY_FULL, tiny_full_prophet
-from prophet_gym.prophet.schedule import karras_sigmas
-from prophet_gym.prophet.tools import action_video
+from prophet_gym.prophet.sampling import karras_sigmas
 from prophet_gym.prophet.training import flow_times, velocity_loss
 from prophet_gym.train.objective import clip_losses, draw
 from prophet_gym.train.plans import draw_batch, poses_to_plan, robot_to_model_actions, to_plan
@@ -140,7 +140,7 @@ def batch_of(posed: tuple[int, ...], chunks: int = 1):
     return concat_windows([clips[0, windows * episode + 4] for episode in range(3)])
 
 
-def seeing() -> Prophet:
+def seeing() -> FullProphet:
     """Its conditioner is not silent."""
     prophet = first_weights(draw_tools=True)
     with torch.random.fork_rng(devices=()):
@@ -236,6 +236,6 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         run(tmp_path, steps=1, draw_tools=True)
     blind = tiny_full_prophet()
     settings = dict(blind.transformer.config) | {"action_frames": None, "_use_default_values": []}
-    without = Prophet(type(blind.transformer).from_config(settings), blind.autoencoder, None, TINY_FULL)
+    without = FullProphet(type(blind.transformer).from_config(settings), blind.autoencoder, TINY_FULL)
     with pytest.raises(CheckpointError, match="has no action-frame conditioner"):
         drawing(without)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from prophet_gym.cli import merge
 from prophet_gym.embodiments.libero import to_model_actions
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
 from prophet_gym.train.pretrain import Args, main, open_clips
 
@@ -24,7 +24,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     prophet = tiny_full_prophet()
     config = replace(prophet.config, history_frames=1)
-    Prophet(prophet.transformer, prophet.autoencoder, None, config).save_pretrained(folder, half=False)
+    FullProphet(prophet.transformer, prophet.autoencoder, config).save_pretrained(folder, half=False)
     return folder
 
 

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.windows import MixtureEntry, WindowDataset
-from prophet_gym.prophet.model import Prophet
+from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train.full import Batching, choose_trained, clip_shape, train_full
 from prophet_gym.train.loop import LoopConfig
@@ -62,11 +62,11 @@ def _frames(actions: np.ndarray, start: int, stop: int) -> np.ndarray:
     return frames
 
 
-def first_weights(*, draw_tools: bool = False) -> Prophet:
+def first_weights(*, draw_tools: bool = False) -> FullProphet:
     """The same whenever it is called; one past frame is enough here."""
     prophet = tiny_full_prophet()
     config = replace(prophet.config, history_frames=1, draw_tools=draw_tools)
-    return Prophet(prophet.transformer, prophet.autoencoder, None, config)
+    return FullProphet(prophet.transformer, prophet.autoencoder, config)
 
 
 def squares(prophet, chunks: int = 1, source: Squares | None = None) -> WindowDataset:

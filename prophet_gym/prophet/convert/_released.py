@@ -1,4 +1,4 @@
-"""Released files on a disk -> a checkpoint folder: mapped rather than read, and never more than tensors."""
+"""Make a checkpoint's folder of released files, which are mapped rather than read, and never hold more than tensors."""
 
 import hashlib
 import os
@@ -13,24 +13,23 @@ from torch import Tensor
 
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.header import CONFIG
+from prophet_gym._io.networks import WEIGHTS_NAME
 from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
 from prophet_gym.hub import WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
-from prophet_gym.prophet._diffusers import SAFETENSORS_WEIGHTS_NAME
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT
-from prophet_gym.prophet.checkpoint import save_parts
-from prophet_gym.prophet.convert import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
-from prophet_gym.prophet.full import FullConfig, FullRecipe
+from prophet_gym.prophet._base import save_parts
+from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, WanAutoencoder
+from prophet_gym.prophet.convert._layout import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
+from prophet_gym.prophet.full import FullConfig, FullProphet, require_fit
 from prophet_gym.prophet.transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.wan import WanAutoencoder
 
 PIXELS_PER_TOKEN = 16
 """The VAE's 8 times the patch's 2."""
 SMALLEST_SIDE = 64
 """The VAE's 8 times the coarsest pool of the history."""
 
-CACHED_LAYOUT = 1
+_CACHED_LAYOUT = 1
 """Rises when a checkpoint that was converted earlier would be another now."""
 
 Content = TypeVar("Content")
@@ -40,8 +39,8 @@ def read_released(path: str | os.PathLike) -> dict[str, Tensor]:
     """Map the weights of a released `.pt` or `.safetensors` file into memory; counters and caches are left out.
 
     Raises:
-        MissingWeightsError: there is no such file.
-        CheckpointError: as `read_tensors`, or it holds other tensors than floating-point weights.
+        MissingWeightsError: There is no such file.
+        CheckpointError: As `read_tensors`, or it holds other tensors than floating-point weights.
     """
     tensors = {key: value for key, value in read_tensors(path).items() if not is_counter(key)}
     kinds = [f"{key} ({value.dtype})" for key, value in tensors.items() if not value.is_floating_point()]
@@ -62,7 +61,7 @@ def read_released(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def _shared(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that begin at the same number of the same memory as another one."""
+    """Return the names of tensors that begin at the same place of the same memory as another one."""
     names: dict[tuple[int, int], list[str]] = {}
     for name, value in tensors.items():
         if value.numel():
@@ -80,15 +79,15 @@ def _guarded(path: Path, load: Callable[[], Content]) -> Content:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is made of a released file.
+    """Hold the choices there are when a released file is converted.
 
     Attributes:
-        frame_size: height and width of the frames that the checkpoint dreams; the robot's own if not given.
-        action_dim: numbers per action; the layout's own if not given.
-        new_parts: what a Cosmos-Predict2 model gets as a starting point for training; None for a Prophet.
-        keep_text: keep the cross-attentions, a fifth of the weights, which put out zero while text is off.
-        embodiment: the robot whose commands the checkpoint takes.
-        draw_tools: see `FullConfig`.
+        frame_size: Height and width of the frames that the checkpoint dreams; the robot's own if not given.
+        action_dim: Dimensions of a model action; the layout's own if not given.
+        new_parts: What a Cosmos-Predict2 model gets as a starting point for training; None for a Prophet.
+        keep_text: Keep the cross-attentions, a fifth of the weights, which put out zero while text is off.
+        embodiment: The robot whose actions the checkpoint takes.
+        draw_tools: See `FullConfig`.
     """
 
     frame_size: tuple[int, int] | None = None
@@ -100,19 +99,19 @@ class Conversion:
 
 
 def converted(source: Path, embodiment: str, cache: Path) -> Path:
-    """The checkpoint folder of a released file: made in `cache` when it is first asked for, with the public Wan VAE.
+    """Return the checkpoint folder of a released file, made in `cache` when it is first asked for.
 
     Args:
-        source: the file.
-        embodiment: its robot.
-        cache: folder for things that can be made again.
+        source: The file.
+        embodiment: Its robot.
+        cache: Folder for things that can be made again; the public Wan VAE is added to what lies there.
 
     Raises:
-        CheckpointError: as `convert_file`.
-        MissingWeightsError: the VAE cannot be fetched.
+        CheckpointError: As `convert_file`.
+        MissingWeightsError: The VAE cannot be fetched.
     """
     stat = source.stat()
-    key = hashlib.sha256(f"{CACHED_LAYOUT} {source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_CACHED_LAYOUT} {source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
     folder = cache / "converted" / f"{source.stem}-{embodiment}-{key[:16]}"
     if (folder / CONFIG).is_file():
         return folder
@@ -136,17 +135,17 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     pages of the source.
 
     Args:
-        source: a `.pt` or `.safetensors` file.
-        target: a new or empty folder.
-        vae: folder of the published Wan VAE, as diffusers stores it; None leaves `autoencoder` out.
-        how: the choices there are.
+        source: A `.pt` or `.safetensors` file.
+        target: A new or empty folder.
+        vae: Folder of the published Wan VAE, as diffusers stores it; None leaves `autoencoder` out.
+        how: The choices there are.
 
     Returns:
         The config of the new checkpoint.
 
     Raises:
-        CheckpointError: the file or the VAE is damaged or of another architecture, or the target holds something.
-        MissingWeightsError: a file is not there.
+        CheckpointError: The file or the VAE is damaged or of another architecture, or the target holds something.
+        MissingWeightsError: A file is not there.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -161,12 +160,12 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     config = full_config(transformer, how)
     with torch.device("meta"):
         empty = ProphetTransformer3DModel(**transformer)
-    FullRecipe(config).check({"transformer": empty})
+    require_fit(config, empty.config)
     parts: dict[str, Any] = {"transformer": (state, empty)}
     if vae is not None:
         parts["autoencoder"] = _read_vae(vae)
     with atomic_directory(target, last=CONFIG) as temporary:
-        save_parts(parts, config, temporary)
+        save_parts(temporary, FullProphet.__name__, config, parts)
     return config
 
 
@@ -174,8 +173,8 @@ def full_config(transformer: Mapping[str, Any], how: Conversion) -> FullConfig:
     """Return the config of a checkpoint with this transformer.
 
     Raises:
-        CheckpointError: its chunk or the frame size does not fit the VAE's 4x8x8 cells and the transformer's patches.
-        UnknownOptionError: there is no such robot.
+        CheckpointError: Its chunk or the frame size does not fit the VAE's 4x8x8 cells and the transformer's patches.
+        UnknownOptionError: There is no such robot.
     """
     robot = get_embodiment(how.embodiment)
     chunk, frame_size = transformer["actions_per_slot"], how.frame_size or robot.frame_size
@@ -204,7 +203,7 @@ def _read_vae(source: Path) -> tuple[dict[str, Tensor], WanAutoencoder]:
     folder = source / "vae" if (source / "vae" / "config.json").is_file() else source
     if not (folder / "config.json").is_file():
         raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
-    weights = read_released(folder / SAFETENSORS_WEIGHTS_NAME)
+    weights = read_released(folder / WEIGHTS_NAME)
     settings: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.load_config(folder, local_files_only=True))
     with torch.device("meta"):
         empty: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.from_config(settings))

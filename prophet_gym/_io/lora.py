@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) of the transformer: put in, saved alone, loaded, merged."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) of Prophet's transformer: added, saved alone, loaded, merged."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float | None = None) -> None:
-    """Put trainable adapters into `model` and freeze the rest; the first output is unchanged.
+    """Add trainable adapters to a transformer and freeze the rest; its first output is unchanged.
 
     Args:
-        model: a transformer; changed in place.
-        rank: of the update of each matrix.
-        alpha: the update is scaled by alpha / rank; rank if not given.
+        model: A transformer; changed in place.
+        rank: Rank of the update of each matrix.
+        alpha: The update is scaled by alpha / rank. The rank itself if not given.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -45,10 +45,10 @@ def save_lora(model: nn.Module, folder: Path) -> None:
 
 
 def load_lora(model: nn.Module, folder: Path) -> None:
-    """Put saved adapters into a model without adapters.
+    """Add saved adapters to a model that has none.
 
     Raises:
-        CheckpointError: files are missing, or made for another model.
+        CheckpointError: Files are missing, damaged, or made for another model.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.utils import set_peft_model_state_dict
@@ -80,7 +80,7 @@ def load_lora(model: nn.Module, folder: Path) -> None:
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> None:
-    """Add the adapters to the matrices that they update and take them out."""
+    """Add the adapters to the matrices that they update, and remove them."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(model.named_modules()):

@@ -1,4 +1,4 @@
-"""Released `.pt` names -> ours, every unmatched name reported; a plain Cosmos-Predict2 becomes a starting point."""
+"""Rename released tensors to ours and report every name that fits nothing; make a Cosmos-Predict2 a starting point."""
 
 import re
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ _RENAMES = (
 
 
 def is_counter(key: str) -> bool:
-    """Whether a released entry is a training counter, a cache or a constant that nothing needs."""
+    """Return whether a released entry is a training counter, a cache or a constant that nothing needs."""
     return _DROPPED.search(key) is not None
 
 
@@ -69,7 +69,7 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the released weights without what training and compiling put before every name.
 
     Raises:
-        CheckpointError: it is a transformer in our layout already, there are two sets of weights, or adapters.
+        CheckpointError: It is a transformer in our layout already, there are two sets of weights, or adapters.
     """
     found = dict(state)
     while prefix := next((each for each in _WRAPPERS if found and all(k.startswith(each) for k in found)), None):
@@ -109,15 +109,15 @@ def convert_transformer(
     """Convert a released Prophet transformer, or the action-conditioned sample of Cosmos-Predict2.
 
     Args:
-        state_dict: the released layout, with or without the `net.` prefix, in any dtype, which is kept.
-        action_dim: numbers per action; the layout's own if not given (Prophet 14, Cosmos sample 7). The file holds only
+        state_dict: The released layout, with or without the `net.` prefix, in any dtype, which is kept.
+        action_dim: Numbers per action; the layout's own if not given (Prophet 14, Cosmos sample 7). The file holds only
             its product with the chunk.
 
     Returns:
         The config that `ProphetTransformer3DModel.from_config` takes, and a state dict for `load_state_dict`.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected or of the wrong shape; the message names the first ten of each.
+        CheckpointError: Tensors are missing, unexpected or of the wrong shape; the message names the first ten of each.
     """
     state_dict = unwrapped(state_dict)
     if action_dim is None:
@@ -130,14 +130,14 @@ def convert_transformer(
 
 @dataclass(frozen=True)
 class NewParts:
-    """What a Cosmos-Predict2 model gets on its way to a Prophet, where it lacks it.
+    """Hold what a Cosmos-Predict2 model gets on its way to a Prophet, where it lacks it.
 
     Attributes:
-        action_dim: numbers per action.
-        chunk: actions per chunk.
-        action_frames: whether it reads pictures of the end effector.
-        history: whether it reads the history.
-        seed: of the random weights.
+        action_dim: Numbers per action.
+        chunk: Actions per chunk.
+        action_frames: Whether it reads images of the end effector.
+        history: Whether it reads the history.
+        seed: Of the random weights.
     """
 
     action_dim: int = PROPHET_ACTION_DIM
@@ -155,14 +155,14 @@ def convert_cosmos(state_dict: dict[str, Tensor], new: NewParts) -> tuple[dict[s
     every softmax, as in the released architecture: with `history=None` the output is exactly the base's.
 
     Args:
-        state_dict: the layout of Cosmos-Predict2's `.pt`, with or without the `net.` prefix.
-        new: what to add.
+        state_dict: The layout of Cosmos-Predict2's `.pt`, with or without the `net.` prefix.
+        new: What to add.
 
     Returns:
         As `convert_transformer`.
 
     Raises:
-        CheckpointError: as `convert_transformer`.
+        CheckpointError: As `convert_transformer`.
     """
     state_dict = unwrapped(state_dict)
     converted = _renamed(state_dict)
@@ -222,11 +222,11 @@ def infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]
     """Read the config off the shapes of a renamed state dict.
 
     Args:
-        state: our names.
-        action_dim: numbers per action.
+        state: Our names.
+        action_dim: Numbers per action.
 
     Raises:
-        CheckpointError: a tensor that every Prophet has is not there, or its shape fits no Prophet.
+        CheckpointError: A tensor that every Prophet has is not there, or its shape fits no Prophet.
     """
     _require_names(state)
     dim = _shape(state, "patch_embed.proj.weight", 2)[0]

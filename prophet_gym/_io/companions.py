@@ -1,13 +1,13 @@
-"""What an env needs of a checkpoint beside its networks: starts, success head; and its object reader and card."""
+"""What lies in a checkpoint beside its networks: initial states, success head, object reader, and a model card."""
 
 import shutil
 from filecmp import cmpfiles
 from pathlib import Path
 
-from prophet_gym.hub import is_aside
+from prophet_gym._io.atomic import is_aside
 
 COMPANIONS = ("success_head", "object_reader", "starts")
-"""Folders that stay true of the same scene while the world model is trained on."""
+"""Folders that stay true of the same scene while the world model is trained further."""
 CARD = "README.md"
 MARKER = "<!-- written by prophet-gym: remove this line to keep what you write here -->"
 
@@ -40,12 +40,12 @@ def carry_companions(source: Path | None, target: Path, temporary: Path) -> list
     """Copy the companions of the checkpoint that a model came from beside the model that is saved.
 
     Args:
-        source: folder of that checkpoint; None for a model that came from nowhere.
-        target: where the model is saved; a companion that it has already is kept.
-        temporary: the folder that is being written for it.
+        source: Folder of that checkpoint; None for a model that was trained from scratch.
+        target: Where the model is saved; a companion that is there already is kept.
+        temporary: The folder that takes the place of the target at the end.
 
     Returns:
-        The names of those that are that checkpoint's: copied now, or by an earlier save.
+        The names of the companions that are that checkpoint's: copied now, or by an earlier save.
     """
     if source is None or source.resolve() == target.resolve():
         return []
@@ -58,7 +58,7 @@ def carry_companions(source: Path | None, target: Path, temporary: Path) -> list
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files, apart from locks and drafts."""
+    """Return whether two folders hold the same files, apart from locks and drafts."""
     found = [
         {
             path.relative_to(folder).as_posix()
@@ -71,14 +71,14 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def card(weights: str, target: Path, *, source: Path | None, carried: list[str], scene: tuple[str, str]) -> str:
-    """Return the text of a checkpoint's model card: where it comes from, what it has, and how to use it.
+    """Return the text of a model card: where the checkpoint comes from, what it has, and how to use it.
 
     Args:
-        weights: what it is called by, its repository on the Hub or a path.
-        target: its folder.
-        source: folder of the checkpoint that it began as.
-        carried: companions that are that checkpoint's.
-        scene: suite and look.
+        weights: The name to load it by, its repository on the Hub or a path.
+        target: Its folder.
+        source: Folder of the checkpoint that it began as.
+        carried: Companions that are that checkpoint's.
+        scene: Suite and look of the training data.
     """
     if source is None:
         origin = "It was trained from scratch: nothing that was measured for another checkpoint holds for it."
@@ -98,12 +98,12 @@ def card(weights: str, target: Path, *, source: Path | None, carried: list[str],
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a card is missing, or one that a save wrote, and so may be written again."""
+    """Return whether a card may be written again: it is missing, or a save wrote it."""
     return not path.is_file() or MARKER in path.read_text(encoding="utf-8", errors="replace")
 
 
 def next_steps(folder: Path, data: Path | str) -> str:
-    """Return what to do with a checkpoint that a training has written."""
+    """Return the commands to run next with a checkpoint that a training has written, as text."""
     lines = [
         f"wrote {folder}",
         f'  gym.make("Prophet-LIBERO-v0", weights="{folder}")',

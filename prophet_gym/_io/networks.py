@@ -1,0 +1,71 @@
+"""One network in a folder, as diffusers stores it: its config as JSON beside its weights as safetensors."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.configs import require_kinds, require_shapes, require_sizes
+from prophet_gym._io.tensor_files import read_tensors, require_finite, write_tensors
+from prophet_gym.errors import CheckpointError
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+"""As in `diffusers.utils.SAFETENSORS_WEIGHTS_NAME`."""
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Write one network as diffusers does, in its own dtype: whole or not at all."""
+    with atomic_directory(folder, last="config.json") as temporary:
+        network.save_config(temporary)
+        write_tensors(stored(network, half=False), temporary / WEIGHTS_NAME)
+
+
+def stored(network: nn.Module, *, half: bool) -> dict[str, Tensor]:
+    """Return a network's state as it is stored, in float16 if `half`.
+
+    Raises:
+        CheckpointError: A finite number is too large for that.
+    """
+    state = network.state_dict()
+    if not half:
+        return state
+    narrow = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    require_finite(state, f"the {type(network).__name__}", why="cannot be saved")
+    require_finite(narrow, f"the {type(network).__name__}", why="cannot be saved as float16, give half=False")
+    return narrow
+
+
+def load_part(
+    kind: Any, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Any:
+    """Load one network straight to its device: built without memory, then filled from the mapped file.
+
+    Args:
+        kind: Its class, one of diffusers' model mixins.
+        folder: What `save_network` wrote.
+        device: Where it goes.
+        dtype: Of its weights.
+
+    Raises:
+        CheckpointError: A file is missing, truncated, of another architecture, or has numbers that are not finite.
+    """
+    try:
+        config = kind.load_config(folder, local_files_only=True)
+        state = read_tensors(folder / WEIGHTS_NAME)
+        require_kinds(kind, config)
+        require_sizes(dict(config), state)
+        with torch.device("meta"):
+            part = kind.from_config(config)
+        part = nn.Module.to(part, dtype)
+        # Compared before there is memory for what the config asks: a damaged one may ask for terabytes.
+        require_shapes(part.state_dict(), state)
+        part = part.to_empty(device=device)
+        part.load_state_dict(state, strict=True)
+    except Exception as error:  # whatever a damaged config or file makes constructors and readers raise
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        raise CheckpointError(f"cannot load {folder}: {reason[:2000]}; fetch or save the checkpoint again") from error
+    unfilled = {name for name, _ in part.named_buffers()} - set(part.state_dict())
+    assert not unfilled, f"buffers that no file holds cannot be built without memory: {unfilled}"
+    return part
