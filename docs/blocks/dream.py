@@ -2,14 +2,13 @@
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from docs.blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
+from prophet_gym._io.header import read_header
 from prophet_gym.cli.report import COLUMNS, CONDITIONS, interval
 from prophet_gym.embodiments import EMBODIMENTS
-from prophet_gym.prophet.checkpoint import read_config
 
 
 def evaluation(name: str, command: str) -> str:
@@ -88,7 +87,7 @@ def speed() -> str:
 def checkpoint() -> str:
     if not (CHECKPOINT / "prophet.json").is_file():
         return "No checkpoint is bundled yet."
-    config = asdict(read_config(CHECKPOINT))
+    config = read_header(CHECKPOINT).config
     rows = [[f"`{name}`", f"{value}"] for name, value in config.items() if name not in ("camera", "no_op")]
     rows += [
         [f"`{path.relative_to(CHECKPOINT)}`", f"{path.stat().st_size / 1e6:.2f} MB, {numbers_in(path):,} numbers"]

@@ -37,7 +37,7 @@ def test_keys_of_earlier_versions_are_read(named, folders, tmp_path):
         (tmp_path / name).symlink_to(folders["small"] / name)
     values = json.loads((folders["small"] / "prophet.json").read_text())
     del values["class"]
-    values["no_op"], values["reader_trust"] = values.pop("no_op"), values.pop("reader_weight")
+    values["hold"], values["reader_trust"] = values.pop("no_op"), values.pop("reader_weight")
     (tmp_path / "prophet.json").write_text(json.dumps(named | values))
     loaded = Prophet.from_pretrained(tmp_path)
     assert type(loaded) is SmallProphet
