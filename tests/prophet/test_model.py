@@ -59,7 +59,7 @@ def test_rollout_changes_none_of_its_arguments(prophet):
     assert torch.equal(first.frames, again.frames)
 
 
-@pytest.mark.parametrize("what", ["actions", "seed", "start", "past some_actions"])
+@pytest.mark.parametrize("what", ["actions", "seed", "start", "past actions"])
 def test_the_dream_depends_on(prophet, what):
     state, actions = prophet.encode(start(1)), some_actions(1)
     base = prophet.rollout(state, actions, generators=generators(1))
@@ -68,7 +68,7 @@ def test_the_dream_depends_on(prophet, what):
     seeds = generators(1, seed=5 if what == "seed" else 0)
     if what == "start":
         state = prophet.encode(start(1, seed=3))
-    if what == "past commands":
+    if what == "past actions":
         state = {**state, "commands": some_actions(1, seed=7)}
     other = prophet.rollout(state, actions, generators=seeds)
     assert not torch.equal(base.state["latents"], other.state["latents"])
