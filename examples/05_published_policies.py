@@ -87,18 +87,12 @@ def make_policy(args: Args) -> Any:
     if args.source is not None:
         options = LoadOptions(train=args.train, exec_steps=8, num_steps=4, without_state="mean")
         return load_policy(args.source, options, device=args.device)
-    from prophrl_algos.vla import _tiny_prismatic as tiny_prismatic
-    from prophrl_algos.vla import _tiny_published as tiny_published
+    from prophrl_algos.vla import tiny_policy
 
-    of_pi: dict[str, Any] = {
-        "pi0": tiny_published.tiny_pi0,
-        "pi05": tiny_published.tiny_pi05,
-        "smolvla": tiny_published.tiny_smolvla,
-    }
-    if args.policy in of_pi:
-        return of_pi[args.policy](8, 8, 4, train=args.train).to(args.device)
-    prismatic = {"vla-adapter": tiny_prismatic.tiny_vla_adapter, "openvla-oft": tiny_prismatic.tiny_openvla_oft}
-    return prismatic[args.policy](4, train=args.train).to(args.device)
+    # VLA-Adapter and OpenVLA-OFT act in chunks of eight anyway.
+    sizes = {"horizon": 8, "exec_steps": 8} if args.policy in ("pi0", "pi05", "smolvla") else {}
+    policy: Any = tiny_policy(args.policy, train=args.train, num_steps=4, **sizes)
+    return policy.to(args.device)
 
 
 def main(args: Args) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -11,13 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec, device_of
-from prophrl_algos.vla import smolvla
-from prophrl_algos.vla._policy import ImageConfig, ProcessorConfig, PublishedPolicy
-from prophrl_algos.vla._tokenization import char_tokenizer, line
+from prophrl_algos.vla._prefix_policy import PrefixPolicy
+from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
+from prophrl_algos.vla._tiny import smolvlm_of
+from prophrl_algos.vla._tokenization import CharTokenizer, line
 from prophrl_algos.vla.conventions import Affine, convention
-from prophrl_algos.vla.pi import _pi0 as pi0
-from prophrl_algos.vla.prismatic._policy import PrismaticConfig, PrismaticPolicy
+from prophrl_algos.vla.pi import Pi0Policy
+from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
+from prophrl_algos.vla.prismatic._config import PrismaticConfig
+from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
+from prophrl_algos.vla.prismatic._sequence import Tokenizer
 from prophrl_algos.vla.prismatic._vision import VitSize
+from prophrl_algos.vla.smolvla import SmolVLAPolicy
 
 META = torch.device("meta")
 ACTIONS, STATE, PADDED = 7, 8, 32
@@ -88,11 +92,11 @@ class FullSize:
 def full_pi0(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """Pi0 as transformers has it; chunks of 50."""
     with device:
-        network = pi0.make_network({})
+        network = Pi0Policy.make_network({})
     network.set_attn_implementation("eager")
     network.model.vlm.to(torch.bfloat16)
-    policy = pi0.Pi0Policy(network, FlowSpec(50, PADDED, ACTIONS, 5, 10), _manners(224, 48))
-    pi0.choose_trained(network, train, language=language)
+    policy = Pi0Policy(network, FlowSpec(50, PADDED, ACTIONS, 5, 10), _processor(224, 48))
+    policy.let_train(train, language=language)
     return _published(policy, 48)
 
 
@@ -100,7 +104,7 @@ def full_pi05(train: str, *, language: bool, device: torch.device = META) -> Ful
     """Pi0.5 of LIBERO, chunks of 10: on transformers' pi0, whose layers are as wide, with pi0.5's time modulation."""
     spec, tokens = FlowSpec(10, PADDED, ACTIONS, 5, 10), 200
     with device:
-        network = pi0.make_network({"chunk_size": spec.horizon})
+        network = Pi0Policy.make_network({"chunk_size": spec.horizon})
         width = network.config.dit_config.hidden_size
         network.embed_action_time = _Embedded(width)
         for layer in network.model.dit.layers:
@@ -108,43 +112,31 @@ def full_pi05(train: str, *, language: bool, device: torch.device = META) -> Ful
         network.model.dit.norm = _Modulated(width)
     network.set_attn_implementation("eager")
     network.model.vlm.to(torch.bfloat16)
-    policy = pi0.Pi0Policy(network, spec, _manners(224, tokens))
-    pi0.choose_trained(network, train, language=language)
+    policy = Pi0Policy(network, spec, _processor(224, tokens))
+    policy.let_train(train, language=language)
     return _published(policy, tokens)
 
 
 def full_smolvla(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """SmolVLA, chunks of 50; lerobot must be installed, nothing is fetched."""
     del language
-    config = {"chunk_size": 50}
-    words = SimpleNamespace(tokenizer=SimpleNamespace(fake_image_token_id=2, global_image_token_id=3))
-    smolvla.require_lerobot()
-    from lerobot.policies.smolvla import smolvlm_with_expert as module
-    from transformers import SmolVLMConfig
-
-    given = {"AutoConfig": SmolVLMConfig(**cast(Any, SMOLVLM)), "AutoProcessor": words}
-    loaders = {name: SimpleNamespace(from_pretrained=partial(_given, found)) for name, found in given.items()}
-    with patch.multiple(module, **cast(Any, loaders)), device:
-        network = smolvla.make_network(config)
+    with smolvlm_of(SMOLVLM), device:
+        network = SmolVLAPolicy.make_network({"chunk_size": 50})
     network.vlm_with_expert.vlm.to(torch.bfloat16)
     network.vlm_with_expert.embed_image = partial(_embedded_by_smolvlm, network.vlm_with_expert)
-    policy = smolvla.SmolVLAPolicy(network, FlowSpec(50, PADDED, ACTIONS, 10, 10), _manners(512, 48))
-    smolvla.choose_trained(network, train)
+    policy = SmolVLAPolicy(network, FlowSpec(50, PADDED, ACTIONS, 10, 10), _processor(512, 48))
+    policy.let_train(train)
     return _published(policy, 48)
 
 
 def full_vla_adapter(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """VLA-Adapter's Pro release with its flow head."""
-    from prophrl_algos.vla.prismatic._vla_adapter import VLAAdapter
-
     del language
     return _prismatic(VLAAdapter, QWEN, {"pro": True}, train, device)
 
 
 def full_openvla_oft(train: str, *, language: bool, device: torch.device = META) -> FullSize:
     """OpenVLA-OFT with its flow head."""
-    from prophrl_algos.vla.prismatic._openvla_oft import OpenVLAOFT
-
     del language
     return _prismatic(OpenVLAOFT, LLAMA, {}, train, device)
 
@@ -158,14 +150,14 @@ FULL_SIZES: Mapping[str, Callable[..., FullSize]] = {
 }
 
 
-def _manners(pixels: int, tokens: int) -> ProcessorConfig:
+def _processor(pixels: int, tokens: int) -> ProcessorConfig:
     one = Affine(torch.zeros(ACTIONS), torch.ones(ACTIONS))
     return ProcessorConfig(
-        convention("libero", "openpi"), ImageConfig(pixels), one, None, PADDED, char_tokenizer(64), line, tokens
+        convention("libero", "openpi"), ImageConfig(pixels), one, None, PADDED, CharTokenizer(64), line, tokens
     )
 
 
-def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
+def _published(policy: PrefixPolicy, tokens: int) -> FullSize:
     size, flow = policy.processor.images.size, cast(FlowPolicy, policy)
     device = device_of(flow)
 
@@ -185,22 +177,21 @@ def _published(policy: PublishedPolicy, tokens: int) -> FullSize:
 def _prismatic(
     kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str, device: torch.device
 ) -> FullSize:
-    from prophrl_algos.vla._tiny_prismatic import ACTIONS as ACTION_DIM
-    from prophrl_algos.vla._tiny_prismatic import STATES, TOKENS, byte_tokenizer
-    from prophrl_algos.vla.prismatic._files import choose_trained
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import WordLevel
 
     config = PrismaticConfig(
-        text={**TOKENS, **text},
+        text={"bos_token_id": 1, "eos_token_id": 2, **text},
         first=DINO,
         second=SIGLIP,
-        actions=ACTION_DIM,
-        states=STATES,
+        actions={"q01": [-1.0] * ACTIONS, "q99": [1.0] * ACTIONS, "mask": [True] * (ACTIONS - 1) + [False]},
+        states={"q01": [-1.0] * STATE, "q99": [1.0] * STATE},
         without_state="mean",
         settings=settings,
     )
     with device:
-        policy = kind(config, byte_tokenizer(None)).to(torch.bfloat16)
-    choose_trained(policy, train)
+        policy = kind(config, Tokenizer(Backend(WordLevel({"": 0}, "")).to_str())).to(torch.bfloat16)
+    policy.let_train(train)
     tokens = 48
 
     def encode(rows: int, views: int) -> Context:
@@ -256,7 +247,3 @@ def _embedded_by_smolvlm(both: Any, image: Tensor) -> Tensor:
     patches = vision.embeddings.patch_embedding(image.to(vision.dtype)).flatten(2).transpose(1, 2)
     states = vision.encoder(inputs_embeds=patches + vision.embeddings.position_embedding.weight).last_hidden_state
     return both.vlm.model.connector(vision.post_layernorm(states))
-
-
-def _given(found: Any, *_: Any, **__: Any) -> Any:
-    return found

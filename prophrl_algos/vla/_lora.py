@@ -1,4 +1,4 @@
-"""Low-rank adapters on a policy's networks (peft)."""
+"""Put low-rank adapters (peft) on a policy's networks and choose what is trained."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from prophet_gym.errors import unknown_option
-
 NAME = "default"
-_ATTENTION_AND_MLP = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""peft's name for the adapters."""
+PROJECTIONS = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""Pattern of the linear layers of attention and MLP in language models of transformers."""
 
 
 @dataclass(frozen=True)
 class LoraPart:
-    """Layers that get adapters of one size.
+    """Describe layers that take adapters of one size.
 
     Attributes:
-        pattern: a regular expression that the whole name of a linear layer must match.
-        rank: of the adapters.
-        alpha: scales them by alpha / rank.
+        pattern: Regular expression that matches the whole name of each linear layer.
+        rank: Rank of the adapters.
+        alpha: Adapters are scaled by alpha / rank.
     """
 
     pattern: str
@@ -31,63 +31,36 @@ class LoraPart:
 
 @dataclass(frozen=True)
 class LoraTargets:
-    """What of a family of policies is trained when its weights are not.
+    """Describe what is trained of a policy in the mode `lora`.
 
     Attributes:
-        parts: layers with adapters.
-        whole: small modules that are trained as they are; patterns, as for layers.
+        parts: Layers with adapters.
+        whole: Patterns of small modules that are trained without adapters.
     """
 
     parts: tuple[LoraPart, ...]
     whole: tuple[str, ...] = ()
 
-
-_PI_EXPERT = LoraPart(rf".*gemma_expert.*\.{_ATTENTION_AND_MLP}", 32, 32)
-_PI_LANGUAGE = LoraPart(rf".*paligemma.*language_model.*\.{_ATTENTION_AND_MLP}", 16, 16)
-_PI05_WHOLE = (r"(.*\.)?(action_in_proj|action_out_proj|time_mlp_in|time_mlp_out)",)
-_PI0_WHOLE = (r"(.*\.)?(action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out|state_proj)",)
-_LLAMA_LIKE = rf".*language_model.*\.{_ATTENTION_AND_MLP}"
-
-# Ranks of pi0 and pi0.5: openpi models/gemma.py, gemma_300m_lora and gemma_2b_lora. The time modulation (`dense` of the
-# norms) stays as it is. lerobot's own pattern for pi0.5 names layers that it does not have and misses others.
-TARGETS: Mapping[str, LoraTargets] = {
-    "pi05-expert": LoraTargets((_PI_EXPERT,), _PI05_WHOLE),
-    "pi05": LoraTargets((_PI_EXPERT, _PI_LANGUAGE), _PI05_WHOLE),
-    "pi0-expert": LoraTargets((LoraPart(rf"model\.dit\..*\.{_ATTENTION_AND_MLP}", 32, 32),), _PI0_WHOLE),
-    "pi0": LoraTargets(
-        (
-            LoraPart(rf"model\.dit\..*\.{_ATTENTION_AND_MLP}", 32, 32),
-            LoraPart(rf"model\.vlm\..*language_model.*\.{_ATTENTION_AND_MLP}", 16, 16),
-        ),
-        _PI0_WHOLE,
-    ),
-    "smolvla": LoraTargets((LoraPart(rf".*lm_expert.*\.{_ATTENTION_AND_MLP}", 32, 32),), _PI0_WHOLE),
-    # OpenVLA-OFT vla-scripts/finetune.py: rank 32, alpha min(rank, 16); the flow head is new and trained whole.
-    "vla-adapter": LoraTargets((LoraPart(_LLAMA_LIKE, 32, 32),), (r"(.*\.)?action_queries", r"(.*\.)?action_head")),
-    "openvla-oft": LoraTargets((LoraPart(_LLAMA_LIKE, 32, 16),), (r"(.*\.)?action_head",)),
-}
-"""Per family; all of it is meant to be changed with `dataclasses.replace` or written anew."""
-
-
-def lora_targets(family: str) -> LoraTargets:
-    """The targets of a family by name; UnknownOptionError if there are none."""
-    if family not in TARGETS:
-        raise unknown_option("family of policies", family, TARGETS)
-    return TARGETS[family]
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any] | None) -> "LoraTargets | None":
+        """Return the targets that `dataclasses.asdict` described; KeyError or TypeError if they are damaged."""
+        if said is None:
+            return None
+        return cls(tuple(LoraPart(**part) for part in said["parts"]), tuple(said["whole"]))
 
 
 def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
-    """Freeze a model and put adapters into it, in place; the names of what is trained now, sorted.
+    """Freeze a model, add adapters in place, and return the sorted names of the trained parameters.
 
-    Names of modules stay as they were. There is no dropout: the ratio must be 1 before the first step. An adapter
-    begins as zero, so nothing that the model computes changes.
+    Modules keep their names. There is no dropout, since the ratio must be 1 before the first step. An adapter begins as
+    zero, so the model computes the same as before.
 
     Args:
-        model: of any precision; adapters are float32, since steps of RL are too small for bfloat16.
-        targets: what is trained.
+        model: A model of any precision; its adapters are float32, since RL steps are too small for bfloat16.
+        targets: What is trained.
 
     Raises:
-        ValueError: a pattern matches nothing, or the model has adapters.
+        ValueError: A pattern matches nothing, or the model already has adapters.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -102,15 +75,16 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     if empty:
         raise ValueError(f"no layer of the model is named like {' or '.join(empty)}; linear layers: {linear[:8]} ...")
     model.requires_grad_(requires_grad=False)
-    config = LoraConfig(
-        target_modules=sorted({name for names in found.values() for name in names}),
-        lora_dropout=0.0,
-        rank_pattern={re.escape(name): part.rank for part in targets.parts for name in found[part.pattern]},
-        alpha_pattern={re.escape(name): part.alpha for part in targets.parts for name in found[part.pattern]},
-    )
     if targets.parts:
+        config = LoraConfig(
+            target_modules=sorted({name for names in found.values() for name in names}),
+            lora_dropout=0.0,
+            rank_pattern={re.escape(name): part.rank for part in targets.parts for name in found[part.pattern]},
+            alpha_pattern={re.escape(name): part.alpha for part in targets.parts for name in found[part.pattern]},
+        )
+        # The same adapters every time, whatever was drawn before: a run that resumes makes them again.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same adapters every time, whatever was drawn before
+            torch.manual_seed(0)
             inject_adapter_in_model(config, model, NAME)
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -123,36 +97,36 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def let_train(
+def choose_trained(
     network: nn.Module, train: str, *, targets: LoraTargets, backbone: str, unread: re.Pattern[str]
-) -> list[str]:
-    """Let what is trained require a gradient, in float32; its names.
+) -> None:
+    """Let the trained weights require a gradient, and hold them in float32.
 
     Args:
-        network: of a published policy.
-        train: `expert` (all but the backbone), `lora`, `full` or `none`.
-        targets: which layers take adapters.
-        backbone: what names of the pretrained model's weights begin with.
-        unread: matches names, from their beginning, of weights on which no action depends.
+        network: The network of a policy, changed in place.
+        train: `LoadOptions.train`; `expert` trains all but the backbone.
+        targets: The layers that take adapters.
+        backbone: Prefix of the names of the pretrained model's weights.
+        unread: Pattern of the beginnings of names of weights on which no action depends.
     """
     if train == "lora":
         add_lora(network, targets)
     for name, weight in network.named_parameters():
         if train != "lora":
             weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(backbone))
+        # A weight without a gradient would only be moved by weight decay.
         if unread.match(name):
             weight.requires_grad = False
         if weight.requires_grad:
             weight.data = weight.data.float()
-    return sorted(name for name, weight in network.named_parameters() if weight.requires_grad)
 
 
 def cast_frozen(network: nn.Module, cast: Callable[[], object]) -> None:
-    """Change the precision of what is not trained; what is trained keeps every digit.
+    """Change the precision of frozen weights; trained weights keep every digit.
 
     Args:
-        network: of which `cast` changes any part, in place.
-        cast: changes it.
+        network: The network.
+        cast: Changes the precision of any part of the network, in place.
     """
     trained = {name: weight.data for name, weight in network.named_parameters() if weight.requires_grad}
     cast()
@@ -162,7 +136,7 @@ def cast_frozen(network: nn.Module, cast: Callable[[], object]) -> None:
 
 
 def targets_in(model: nn.Module) -> LoraTargets | None:
-    """Return what `add_lora` puts the same adapters into the same model with; None if it has none."""
+    """Return the targets with which `add_lora` makes the adapters that a model has, or None if it has none."""
     if not has_lora(model):
         return None
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -181,7 +155,7 @@ def targets_in(model: nn.Module) -> LoraTargets | None:
 
 
 def has_lora(model: nn.Module) -> bool:
-    """Whether `add_lora` was here."""
+    """Return whether a model has adapters or modules that are trained beside them."""
     return any("lora_A." in name or ".modules_to_save." in name for name, _ in model.named_parameters())
 
 

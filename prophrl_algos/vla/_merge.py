@@ -1,4 +1,4 @@
-"""Weights with low-rank adapters (peft's names) and without: each into a model with adapters or without."""
+"""Fit weights with and without low-rank adapters (in peft's names) to models with and without them."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.vla._lora import NAME, LoraTargets
+from prophrl_algos.vla._lora import NAME, LoraTargets, has_lora
 
 _DOWN, _UP = f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight"
 _TRAINED = f".modules_to_save.{NAME}."
@@ -16,27 +16,26 @@ _BASE = ".base_layer."
 
 
 def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
-    """Return a state dict under the names of a model that has adapters or has none.
+    """Return a state dict under the names of a model that may have adapters.
 
-    Adapters that the model has no place for are added to the weights that they adapt; the model's own adapters begin at
-    zero where the state dict has none. What the model computes is what the weights say in every case.
+    Adapters that the model has no place for are added to the weights that they adapt. If the state dict has no
+    adapters, those of the model begin at zero. In every case the model computes what the weights say.
 
     Args:
-        state: weights of the model before or after `add_lora`.
-        model: where they are to go; its adapters' first matrices are kept.
-        targets: what the adapters of the state dict were made from.
-        source: named in errors.
+        state: Weights of the model before or after `add_lora`.
+        model: The model they are for; the first matrices of its adapters are kept.
+        targets: What the adapters in the state dict were made from.
+        source: Where the weights are from, for error messages.
 
     Raises:
-        CheckpointError: an adapter is of no layer, or of one that the targets do not name.
-        ValueError: adapters would be added to weights in half precision, which rounds away what was learnt.
+        CheckpointError: An adapter belongs to no layer, or to one that the targets do not name.
+        ValueError: Adapters would be added to half-precision weights, which rounds away what was learnt.
     """
     wanted = model.state_dict()
-    if not has_adapters(wanted):
+    if not has_lora(model):
         _require_precision(state, wanted, source)
         return merged(state, targets, source=source)
-    shapes = {name: tensor.shape for name, tensor in wanted.items()}
-    if {name: tensor.shape for name, tensor in state.items()} == shapes:
+    if {name: tensor.shape for name, tensor in state.items()} == {name: each.shape for name, each in wanted.items()}:
         return dict(state)
     _require_precision(state, wanted, source)
     plain = merged(state, targets, source=source)
@@ -49,22 +48,19 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, 
         elif plain_name(name) in plain:
             found[name] = plain[plain_name(name)]
     known = {plain_name(name) for name in wanted}
-    # What the model does not know stays, so that it is named as unexpected.
+    # Names that the model does not know stay, so that the strict load reports them as unexpected.
     return found | {name: tensor for name, tensor in plain.items() if name not in known}
 
 
 def merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
-    """Return the weights without adapters that compute the same; the sums are made in float32.
+    """Return weights without adapters that compute the same; the sums are float32.
 
     Raises:
-        CheckpointError: as in `fitted`.
+        CheckpointError: As in `fitted`.
     """
-    found = {}
-    for name, tensor in state.items():
-        if _DOWN in name or _UP in name or _BEFORE in name:
-            continue
-        found[plain_name(name)] = tensor
-    for name in state:
+    adapters = (_DOWN, _UP, _BEFORE)
+    found = {plain_name(name): tensor for name, tensor in state.items() if not any(each in name for each in adapters)}
+    for name, down in state.items():
         if not name.endswith(_DOWN):
             continue
         layer = name.removesuffix(_DOWN)
@@ -73,23 +69,16 @@ def merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object)
             raise CheckpointError(
                 f"{source}: the adapter {name} has no {layer + _UP if up is None else layer + '.weight'}"
             )
-        if up.ndim != 2 or state[name].ndim != 2 or up.shape[1] != len(state[name]):
-            sizes = f"{tuple(up.shape)} and {tuple(state[name].shape)}"
-            raise CheckpointError(f"{source}: the two matrices of the adapter {name} do not fit each other: {sizes}")
-        change = up.float() @ state[name].float()
-        if change.shape != weight.shape:
+        fits = up.ndim == down.ndim == 2 and up.shape[1] == len(down)
+        if not fits or (len(up), down.shape[1]) != tuple(weight.shape):
+            sizes = " and ".join(str(tuple(each.shape)) for each in (up, down))
             raise CheckpointError(
-                f"{source}: the adapter {name} changes {tuple(change.shape)} numbers of {layer}, which has "
-                f"{tuple(weight.shape)}"
+                f"{source}: the matrices of the adapter {name} are {sizes}, which do not fit each other and {layer} "
+                f"of {tuple(weight.shape)}"
             )
-        scaling = _scaling(layer, targets, len(state[name]), source)
-        found[f"{layer}.weight"] = weight.float() + scaling * change
+        change = up.float() @ down.float()
+        found[f"{layer}.weight"] = weight.float() + _scaling(layer, targets, len(down), source) * change
     return found
-
-
-def has_adapters(state: Mapping[str, object]) -> bool:
-    """Whether a state dict has adapters or copies of modules that are trained whole."""
-    return any(_DOWN in name or _TRAINED in name for name in state)
 
 
 def plain_name(name: str) -> str:
@@ -115,6 +104,7 @@ def _require_precision(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 
 
 def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> float:
+    # The weights do not tell alpha, so the adapters must be among known ones.
     for part in targets.parts:
         if part.rank == rank and re.fullmatch(part.pattern, layer):
             return part.alpha / part.rank

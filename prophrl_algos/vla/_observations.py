@@ -1,4 +1,4 @@
-"""What an env shows, checked before a policy reads it: images and the robot's state."""
+"""Check what an environment shows before a policy reads it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +12,15 @@ from prophet_gym.specs import require_images
 
 
 def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tensor, "b h w 3"]:
-    """Return the images of a view, on the CPU.
+    """Return the images of a view as a tensor on the CPU.
 
     Args:
-        env_obs: what the env shows, arrays or tensors on any device.
-        view: the name of the images.
-        rows: how many instructions there are.
+        env_obs: Observation of the environment: arrays, or tensors on any device.
+        view: Key of the images.
+        rows: Number of instructions, which must be the number of images.
 
     Raises:
-        ValueError: they are missing, are not uint8 `(rows, height, width, 3)`, or there are more or fewer of them.
+        ValueError: The view is missing, is not uint8 `(rows, height, width, 3)`, or has another number of images.
     """
     if view not in env_obs:
         raise ValueError(f"an observation must have {view!r}, got {sorted(env_obs)}")
@@ -32,23 +32,23 @@ def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tens
 
 
 def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: str) -> Float[Tensor, "b s"] | None:
-    """Return the robot's state, on the CPU; None where there is none and the policy takes the middle of its training.
+    """Return the robot's state on the CPU, or None where there is none and the policy accepts that.
 
     Args:
-        env_obs: what the env shows.
-        rows: how many instructions there are.
-        numbers: of a state.
-        without: as `without_state` of `prophrl_algos.vla._load.LoadOptions`.
+        env_obs: Observation of the environment.
+        rows: Number of instructions.
+        numbers: Size of a state.
+        without: `LoadOptions.without_state`.
 
     Raises:
-        ValueError: it is missing, of another size, or not finite.
+        ValueError: The state is missing and `without` is `refuse`, has another size, or is not finite.
     """
     if "state" not in env_obs:
         if without == "mean":
             return None
         raise ValueError(
             f"this policy reads the robot's state ({numbers} numbers), and the observation has none, only "
-            f"{sorted(env_obs)}: load it with LoadOptions(without_state='mean') to act on pictures alone, or take "
+            f"{sorted(env_obs)}: load it with LoadOptions(without_state='mean') to act on images alone, or take "
             "an env that gives 'state'"
         )
     given = _array(env_obs["state"])

@@ -1,4 +1,4 @@
-"""Keys and values of a prefix as named tensors, and back as the cache that a network reads."""
+"""Carry the keys and values of a prefix as named tensors, and rebuild the cache that a network reads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,26 +7,31 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-MASKED = -2.3819763e38
-"""What is added to the scores of masked positions: openpi's number, big_vision's before."""
+_MASKED = -2.3819763e38
+"""Score of a masked position: the number of openpi and of big_vision before it."""
 
 
 def cache_tensors(cache: Any) -> dict[str, Tensor]:
-    """The keys and values of every layer, of a `DynamicCache` of any transformers or of lerobot's dict of layers."""
+    """Return the keys and values of every layer by name.
+
+    Args:
+        cache: A `DynamicCache` of any transformers release, or lerobot's dict of layers.
+    """
     if isinstance(cache, dict):
         pairs = [(layer["key_states"], layer["value_states"]) for layer in cache.values()]
     elif hasattr(cache, "layers"):
         pairs = [(layer.keys, layer.values) for layer in cache.layers]
     else:
         pairs = [cache[layer] for layer in range(len(cache))]
-    named = {}
-    for layer, (keys, values) in enumerate(pairs):
-        named[f"key.{layer}"], named[f"value.{layer}"] = keys, values
-    return named
+    return {
+        f"{kind}.{layer}": tensor
+        for layer, pair in enumerate(pairs)
+        for kind, tensor in zip(("key", "value"), pair, strict=True)
+    }
 
 
 def as_cache(context: Mapping[str, Tensor]) -> Any:
-    """A new `DynamicCache`, which a network may append to without touching the context."""
+    """Return a new `DynamicCache`: networks append to their cache in place, which must not change the context."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
@@ -36,7 +41,7 @@ def as_cache(context: Mapping[str, Tensor]) -> Any:
 
 
 def as_dict(context: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """A new dict of layers, as SmolVLA of lerobot up to 0.4 wants it."""
+    """Return a new dict of layers, which SmolVLA of lerobot up to 0.4 reads."""
     return {
         layer: {"key_states": context[f"key.{layer}"], "value_states": context[f"value.{layer}"]}
         for layer in range(_layers(context))
@@ -44,19 +49,19 @@ def as_dict(context: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def may_attend(pad: Bool[Tensor, "b n"], starts_block: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n n"]:
-    """Who sees whom: a token sees the real tokens of its own block and of those before.
+    """Return which token sees which: the real tokens of its own block and of the blocks before it.
 
     Args:
-        pad: which tokens are real.
-        starts_block: which begin a new block.
+        pad: True where a token is real.
+        starts_block: True where a token begins a new block.
     """
     block = starts_block.cumsum(1)
     return (block[:, None, :] <= block[:, :, None]) & pad[:, None, :] & pad[:, :, None]
 
 
 def additive(allowed: Bool[Tensor, "b n m"]) -> Float[Tensor, "b 1 n m"]:
-    """0 where allowed and a very large negative number where not."""
-    return torch.where(allowed[:, None], 0.0, MASKED)
+    """Return a mask that is added to attention scores."""
+    return torch.where(allowed[:, None], 0.0, _MASKED)
 
 
 def _layers(context: Mapping[str, Tensor]) -> int:

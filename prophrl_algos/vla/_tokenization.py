@@ -1,4 +1,4 @@
-"""Instructions to tokens: the prompts that published policies were trained with."""
+"""Turn instructions into tokens with the prompts that published policies were trained with."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ from torch import Tensor
 from prophet_gym.errors import MissingWeightsError
 
 Tokenize = Callable[[Sequence[str]], Sequence[Sequence[int]]]
-"""Texts to the numbers of their tokens, special ones included."""
+"""From texts to the ids of their tokens, special ones included."""
 Prompt = Callable[[str, Float[Tensor, " s"] | None], str]
-"""An instruction, and the normalised state where there is one, to what the policy reads."""
+"""From an instruction, and the normalised state where there is one, to the text that the policy reads."""
 
 PALIGEMMA = "google/paligemma-3b-pt-224"
-BINS = 256
+"""The Hub repository with the tokenizer of pi0 and pi0.5."""
+_BINS = 256
 
 
 def line(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
-    r"""The instruction and a new line: pi0, SmolVLA, and pi0.5 where the state is not discretised.
+    r"""Return the instruction and a new line: the prompt of pi0, SmolVLA, and pi0.5 without a discretised state.
 
     Example:
         >>> line("pick_up the milk ")
@@ -32,9 +33,9 @@ def line(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
 
 
 def task_and_state(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
-    r"""Pi0.5's prompt: every number of the state, normalised to -1..1, is one of 256 bins.
+    r"""Return pi0.5's prompt, in which every number of the state is one of 256 bins.
 
-    openpi models/tokenizer.py, PaligemmaTokenizer.tokenize; a number below -1 is bin -1, as there.
+    This is `PaligemmaTokenizer.tokenize` of openpi (models/tokenizer.py): a number below -1 is bin -1.
 
     Example:
         >>> task_and_state("stop", torch.tensor([-1.0, 0.0, 1.0, -1.5]))
@@ -42,50 +43,54 @@ def task_and_state(instruction: str, state: Float[Tensor, " s"] | None = None) -
     """
     if state is None:
         raise ValueError("this prompt names the robot's state, and there is none")
-    edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64)[:-1]
+    edges = torch.linspace(-1, 1, _BINS + 1, dtype=torch.float64)[:-1]
     bins = torch.bucketize(state.double().contiguous(), edges, right=True) - 1
     return f"Task: {_cleaned(instruction)}, State: {' '.join(map(str, bins.tolist()))};\nAction: "
 
 
 PROMPTS: Mapping[str, Prompt] = {"line": line, "task_and_state": task_and_state}
-"""Prompts by the name that a saved policy has them by."""
+"""Prompts by the name that saved policies store."""
 
 
 @dataclass(frozen=True)
 class HuggingFaceTokens:
-    """Texts to tokens by a Hugging Face tokenizer.
+    """Tokenize texts with a Hugging Face tokenizer.
 
     Attributes:
-        tokenizer: takes lists of texts.
+        tokenizer: Takes lists of texts.
     """
 
     tokenizer: Any
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
-        """Return the numbers of the tokens of each text."""
+        """Return the token ids of each text."""
         return self.tokenizer(list(texts))["input_ids"]
 
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """The bytes of a text, after a 1, modulo a vocabulary.
+    """Tokenize texts as a 1 and their bytes, modulo a vocabulary: a stand-in for tests and tiny policies.
 
     Attributes:
-        vocabulary: how many tokens there are.
+        vocabulary: Number of tokens.
+
+    Example:
+        >>> CharTokenizer(100)(["ab"])
+        [[1, 97, 98]]
     """
 
     vocabulary: int
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
-        """Return the numbers of the tokens of each text."""
+        """Return the token ids of each text."""
         return [[1, *(byte % self.vocabulary for byte in text.encode())] for text in texts]
 
 
 def pretrained_tokenizer(source: str | Path) -> Tokenize:
-    """A Hugging Face tokenizer of a folder or a Hub repository.
+    """Return the Hugging Face tokenizer of a folder or a Hub repository.
 
     Raises:
-        MissingWeightsError: it cannot be had; says what to do.
+        MissingWeightsError: It cannot be fetched; the message says what to do.
     """
     from transformers import AutoTokenizer
 
@@ -101,52 +106,40 @@ def pretrained_tokenizer(source: str | Path) -> Tokenize:
 
 
 def tokenizer_of(given: Any, default: str | Path) -> Tokenize:
-    """What `LoadOptions.tokenizer` says: a Hugging Face tokenizer, a function of texts, or where to get one.
+    """Return the tokenizer that `LoadOptions.tokenizer` names.
 
     Args:
-        given: a tokenizer, a `Tokenize`, a folder or Hub name, or None.
-        default: a folder or Hub name for None.
+        given: A Hugging Face tokenizer, a `Tokenize`, a folder or Hub name, or None.
+        default: The folder or Hub name used for None.
     """
     if given is None or isinstance(given, str | Path):
         return pretrained_tokenizer(default if given is None else given)
-    if hasattr(given, "convert_tokens_to_ids"):
-        return HuggingFaceTokens(given)
-    return given
+    return HuggingFaceTokens(given) if hasattr(given, "convert_tokens_to_ids") else given
 
 
-def char_tokenizer(vocabulary: int) -> Tokenize:
-    """A stand-in for tests and tiny policies: the bytes of a text, after a 1, modulo the vocabulary.
-
-    Example:
-        >>> char_tokenizer(100)(["ab"])
-        [[1, 97, 98]]
-    """
-    return CharTokenizer(vocabulary)
-
-
-def padded(
+def padded_tokens(
     tokens: Sequence[Sequence[int]], length: int, texts: Sequence[str]
 ) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Tokens padded on the right, and which are real.
+    """Pad tokens on the right, and return them with a mask of the real ones.
 
     Raises:
-        ValueError: a text has more than `length` tokens.
+        ValueError: A text has more than `length` tokens.
     """
-    numbers = torch.zeros(len(tokens), length, dtype=torch.int64)
+    ids = torch.zeros(len(tokens), length, dtype=torch.int64)
     real = torch.zeros(len(tokens), length, dtype=torch.bool)
     for row, each in enumerate(tokens):
         if len(each) > length:
             raise ValueError(
-                f"an instruction must have at most {length} tokens with its prompt, got {len(each)}: "
-                f"{texts[row][:60]!r}...; shorten it"
+                f"a prompt must have at most {length} tokens, got {len(each)} for {texts[row][:60]!r}...; shorten the "
+                "instruction"
             )
-        numbers[row, : len(each)] = torch.as_tensor(list(each), dtype=torch.int64)
+        ids[row, : len(each)] = torch.as_tensor(list(each), dtype=torch.int64)
         real[row, : len(each)] = True
-    return numbers, real
+    return ids, real
 
 
 def trimmed(obs: Mapping[str, Tensor]) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Tokens and mask of an observation without the columns that no row needs."""
+    """Return tokens and mask of an observation without the columns that are padding in every row."""
     length = max(int(obs["token_mask"].sum(1).max()), 1)
     return obs["tokens"][:, :length], obs["token_mask"][:, :length]
 

@@ -9,8 +9,7 @@ import torch
 
 from prophrl_algos import full_sizes
 from prophrl_algos.plan import Workload, make_plan, measured, scored
-from prophrl_algos.vla import _tiny_prismatic as tiny_prismatic
-from prophrl_algos.vla import _tiny_published as tiny_published
+from prophrl_algos.vla import _tiny as tiny
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "policy_memory.py"
@@ -30,16 +29,16 @@ def script():
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """The full sizes' own code, with few weights."""
-    monkeypatch.setattr(full_sizes, "QWEN", tiny_prismatic.QWEN2)
-    monkeypatch.setattr(full_sizes, "DINO", tiny_prismatic.DINO)
-    monkeypatch.setattr(full_sizes, "SIGLIP", tiny_prismatic.SIGLIP)
-    make = full_sizes.pi0.make_network
+    monkeypatch.setattr(full_sizes, "QWEN", tiny.QWEN2)
+    monkeypatch.setattr(full_sizes, "DINO", tiny.DINO)
+    monkeypatch.setattr(full_sizes, "SIGLIP", tiny.SIGLIP)
+    make = full_sizes.Pi0Policy.make_network
 
     def few(config):
-        return make(tiny_published.pi0_config(4) | {"max_action_dim": 32, "max_state_dim": 32, **config})
+        return make(tiny.pi0_config(4) | {"max_action_dim": 32, "max_state_dim": 32, **config})
 
-    monkeypatch.setattr(full_sizes.pi0, "make_network", few)
-    monkeypatch.setattr(full_sizes, "ImageConfig", lambda size: tiny_published.ImageConfig(28))
+    monkeypatch.setattr(full_sizes.Pi0Policy, "make_network", staticmethod(few))
+    monkeypatch.setattr(full_sizes, "ImageConfig", lambda size: tiny.ImageConfig(28))
 
 
 @pytest.mark.parametrize("train", ["expert", "lora"])

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from prophet_gym.errors import ProphetError
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla import SmallVLA
-from prophrl_algos.vla import _tiny_published as tiny_published
-from prophrl_algos.vla._tiny_prismatic import tiny_vla_adapter
+from prophrl_algos.vla import _tiny as tiny
+from prophrl_algos.vla._tiny import tiny_vla_adapter
+from prophrl_algos.vla._tokenization import CharTokenizer
 from prophrl_algos.vla.io._statistics import openpi_scales
 from prophrl_algos.vla.io._weights import read_pt
 
@@ -54,16 +55,16 @@ OPTIONS = LoadOptions(dtype=torch.float32, without_state="mean")
 def folders(tmp_path_factory):
     """Policies as they are saved, and one as transformers publishes it; each with how it is loaded."""
     root = tmp_path_factory.mktemp("policies")
-    tiny_published.tiny_pi0(train="lora").save_pretrained(root / "pi0")
+    tiny.tiny_pi0(train="lora").save_pretrained(root / "pi0")
     tiny_vla_adapter(train="lora").save_pretrained(root / "vla_adapter")
     SmallVLA(width=16, places=4, layers=1, heads=2).save_pretrained(root / "small")
     published = root / "published"
-    tiny_published.pi0_network(4).save_pretrained(published)
-    (published / "config.json").write_text(json.dumps(tiny_published.pi0_config(4)))
+    tiny.pi0_network(4).save_pretrained(published)
+    (published / "config.json").write_text(json.dumps(tiny.pi0_config(4)))
     numbers = {"actions": 7, "state": 8}
     read = {f"{name}_{key}": [0.5] * count for name, count in numbers.items() for key in ("mean", "std")}
     (published / "processor_config.json").write_text(json.dumps(read))
-    words = replace(OPTIONS, tokenizer=tiny_published.char_tokenizer(tiny_published.VOCABULARY))
+    words = replace(OPTIONS, tokenizer=CharTokenizer(tiny.VOCABULARY))
     options = {"pi0": replace(OPTIONS, train="lora"), "vla_adapter": replace(OPTIONS, train="lora")}
     return {path: options.get(path.name, words if path.name == "published" else OPTIONS) for path in root.iterdir()}
 

@@ -1,4 +1,4 @@
-"""Folders that prophrl saves policies in: written whole or not at all, and never read half old and half new."""
+"""Save policies whole or not at all, and never read a folder that is half old and half new."""
 
 import json
 import uuid
@@ -17,35 +17,41 @@ from prophrl_algos.vla.io._weights import read_safetensors, weight_files
 CONFIG = "config.json"
 
 
+def own_type(family: str) -> str:
+    """Return the `model_type` of the policies that prophrl saves of a family."""
+    return f"prophrl-{family}"
+
+
 @contextmanager
 def saving(folder: Path, said: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[Path]:
-    """Yield an empty folder for further files; at its end config and weights are in `folder` in place of earlier ones.
+    """Yield an empty folder for further files; at its end all of them, config and weights replace those of `folder`.
 
     Args:
-        folder: of the policy; files of other names in it stay.
-        said: what `config.json` is to say; plain data.
-        state: the weights.
+        folder: The folder of the policy; files of other names in it stay.
+        said: The content of `config.json`, plain data.
+        state: The weights.
 
     Raises:
-        CheckpointError: a weight is not finite; the folder is as it was, as after every other error.
+        CheckpointError: A weight is not finite. After this and any other error the folder is as it was.
     """
     from huggingface_hub import save_torch_state_dict
 
     require_finite(state, folder, why="cannot be written")
+    # The files are renamed one by one: a reader in between sees that their marks differ.
     mark = uuid.uuid4().hex
     text = json.dumps({**said, MARK: mark}, indent=2, allow_nan=False) + "\n"
-    with atomic_directory(folder, last=CONFIG) as temporary:
-        yield temporary
-        save_torch_state_dict(dict(state), temporary, metadata={"format": "pt", MARK: mark})
-        (temporary / CONFIG).write_text(text, encoding="utf-8")
-        written = {path.name for path in temporary.iterdir()}
+    with atomic_directory(folder, last=CONFIG) as new:
+        yield new
+        save_torch_state_dict(dict(state), new, metadata={"format": "pt", MARK: mark})
+        (new / CONFIG).write_text(text, encoding="utf-8")
+        written = {path.name for path in new.iterdir()}
     for old in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
-        if old.name not in written:  # an earlier save had fewer shards, or more
+        if old.name not in written:  # an earlier save had another number of shards
             old.unlink()
 
 
 def read_saved(folder: Path, said: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a folder whose config was read; CheckpointError if they are of another save."""
+    """Return the weights that belong to a folder's config; CheckpointError if they are of another save."""
     others = [path.name for path in weight_files(folder) if MARK in said and read_mark(path) != said[MARK]]
     if others:
         raise CheckpointError(
@@ -53,3 +59,26 @@ def read_saved(folder: Path, said: Mapping[str, Any]) -> dict[str, Tensor]:
             "written? Load it again, or save it again"
         )
     return read_safetensors(folder)
+
+
+@contextmanager
+def as_saved(folder: Path) -> Iterator[None]:
+    """Turn the errors of reading a damaged config into CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is not what was saved: {type(error).__name__} {error}") from error
+
+
+@contextmanager
+def constructing(what: str, folder: Path) -> Iterator[None]:
+    """Turn whatever a damaged config makes the constructors of other libraries raise into CheckpointError."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(f"{folder / CONFIG} describes no {what}: {reason}") from error

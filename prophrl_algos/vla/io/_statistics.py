@@ -1,4 +1,4 @@
-"""The scales that a checkpoint was trained with, read from its own files, never assumed."""
+"""Read the scales that a checkpoint was trained with from its own files; they are never assumed."""
 
 import json
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
 from prophrl_algos.vla.conventions import STATISTICS, Affine, Scaling, affine
 from prophrl_algos.vla.io._weights import read_json
 
-PREPROCESSOR = "policy_preprocessor.json"
-POSTPROCESSOR = "policy_postprocessor.json"
-NORM_STATS = "norm_stats.json"
-PROCESSOR = "processor_config.json"
+_PREPROCESSOR = "policy_preprocessor.json"
+_POSTPROCESSOR = "policy_postprocessor.json"
+_NORM_STATS = "norm_stats.json"
+_PROCESSOR = "processor_config.json"
 _MODES: Mapping[str, Scaling] = {
     "QUANTILES": "quantile",
     "MEAN_STD": "mean std",
@@ -29,30 +29,36 @@ _MODES: Mapping[str, Scaling] = {
 _AGAIN = "compute them again on the data set, or give LoadOptions(statistics=...) others"
 _LARGEST = 1e37
 """Sums of numbers below it are finite in float32."""
-_STILL = 1e-5
-"""A number with an offset and a scale within this is padding: openpi's histograms leave 1e-10, and eps is 1e-6."""
+_PADDING = 1e-5
+"""A number whose offset and scale are within this is padding: openpi's histograms leave 1e-10, and eps is 1e-6."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Of actions, and of the robot's state where there are statistics of it."""
+    """Hold the scale of actions, and that of the robot's state where there are statistics of it."""
 
     actions: Affine
     state: Affine | None
 
+    def require_state(self, family: str, folder: Path) -> Affine:
+        """Return the scale of the state; CheckpointError if there is none."""
+        if self.state is None:
+            raise CheckpointError(f"{family} reads the robot's state, and {folder} has no statistics of it")
+        return self.state
+
 
 def lerobot_scales(folder: Path) -> Scales:
-    """From the processor files that lerobot writes beside the weights.
+    """Read the processor files that lerobot writes beside the weights.
 
     Raises:
-        CheckpointError: they are not there, hold no statistics, or scale in a way that is not known.
+        CheckpointError: They are missing or damaged, hold no statistics, or scale in an unknown way.
     """
-    actions = _lerobot(folder, POSTPROCESSOR, "unnormalizer_processor", "ACTION", "action")
-    state = _lerobot(folder, PREPROCESSOR, "normalizer_processor", "STATE", "observation.state")
+    actions = _lerobot(folder, _POSTPROCESSOR, "unnormalizer_processor", "ACTION", "action")
+    state = _lerobot(folder, _PREPROCESSOR, "normalizer_processor", "STATE", "observation.state")
     if actions is None:
         raise CheckpointError(
-            f"{folder / POSTPROCESSOR} names no statistics of actions, as in a base checkpoint that was not fine-tuned "
-            "for a robot: give LoadOptions(statistics=...) a norm_stats.json of yours"
+            f"{folder / _POSTPROCESSOR} names no statistics of actions, as in a base checkpoint that was not "
+            "fine-tuned for a robot: give LoadOptions(statistics=...) a norm_stats.json of yours"
         )
     return Scales(actions, state)
 
@@ -60,39 +66,29 @@ def lerobot_scales(folder: Path) -> Scales:
 def openpi_scales(
     folder: Path, scaling: Scaling, eps: float, *, given: Path | None = None, key: str | None = None
 ) -> Scales:
-    """From openpi's `norm_stats.json`, wherever in the folder it lies.
+    """Read openpi's `norm_stats.json`, wherever it lies in the folder.
 
     Args:
-        folder: of the checkpoint.
-        scaling: openpi's is quantile for pi0.5 and mean std for pi0.
-        eps: as in `affine`.
-        given: another file to read.
-        key: the folder that it lies in (the data set's name), where there are several.
+        folder: The checkpoint.
+        scaling: In openpi `quantile` for pi0.5 and `mean std` for pi0.
+        eps: As in `affine`.
+        given: Another file to read.
+        key: The folder that the file lies in (the data set's name), where there are several.
 
     Raises:
-        CheckpointError: there is none, or several and no key.
+        CheckpointError: There is no file, or several and no key, or its statistics make no sense.
+        UnknownOptionError: No file lies in a folder named `key`.
     """
-    found = sorted(folder.rglob(NORM_STATS)) if given is None else [given]
-    if key is not None and given is None:
-        named = {path.parent.relative_to(folder).as_posix(): path for path in found}
-        matching = [path for name, path in named.items() if name == key or name.endswith(f"/{key}")]
-        if not matching:
-            raise unknown_option("unnorm_key", key, named)
-        found = matching
-    if len(found) != 1:
-        names = [path.relative_to(folder).as_posix() for path in found]
-        what = f"several {NORM_STATS} ({', '.join(names)}): say which" if found else f"no {NORM_STATS}: give one"
-        how = "unnorm_key='...'" if found else "statistics=Path(...)"
-        raise CheckpointError(f"{folder} holds {what} with LoadOptions({how})")
-    if not found[0].is_file():
-        raise CheckpointError(f"there is no file of statistics at {found[0]}")
-    read = read_json(found[0])
+    source = given if given is not None else _norm_stats(folder, key)
+    if not source.is_file():
+        raise CheckpointError(f"there is no file of statistics at {source}")
+    read = read_json(source)
     groups = read.get("norm_stats", read)
     if not isinstance(groups, dict) or groups.get("actions") is None:
         has = listed(sorted(groups)) if isinstance(groups, dict) else shown(repr(groups))
-        raise CheckpointError(f"{found[0]} must hold the statistics of 'actions', it has {has}")
+        raise CheckpointError(f"{source} must hold the statistics of 'actions', it has {has}")
     scaled = {
-        name: affine(scaling, sound(tensors(groups[name], name, found[0]), scaling, name, found[0]), eps=eps)
+        name: _scale(scaling, tensors(groups[name], name, source), eps, name, source)
         for name in ("actions", "state")
         if groups.get(name) is not None
     }
@@ -100,80 +96,81 @@ def openpi_scales(
 
 
 def transformers_scales(folder: Path) -> Scales:
-    """From the `processor_config.json` that transformers' `PI0Processor` writes: means and deviations.
+    """Read means and deviations from the `processor_config.json` of transformers' `PI0Processor`.
 
     Raises:
-        CheckpointError: it is not there, or has none.
+        CheckpointError: The file is missing, or has none.
     """
-    read = read_json(folder / PROCESSOR)
+    source = folder / _PROCESSOR
+    read = read_json(source)
     found = {}
     for name in ("actions", "state"):
         mean, std = read.get(f"{name}_mean"), read.get(f"{name}_std")
         if mean is None or std is None:
             raise CheckpointError(
-                f"{folder / PROCESSOR} has no {name}_mean and {name}_std: give LoadOptions(statistics=...) a "
-                f"{NORM_STATS} of yours"
+                f"{source} has no {name}_mean and {name}_std: give LoadOptions(statistics=...) a {_NORM_STATS} of yours"
             )
-        given = tensors({"mean": mean, "std": std}, name, folder / PROCESSOR)
-        found[name] = affine("mean std", sound(given, "mean std", name, folder / PROCESSOR), eps=1e-8)
+        found[name] = _scale("mean std", tensors({"mean": mean, "std": std}, name, source), 1e-8, name, source)
     return Scales(found["actions"], found["state"])
 
 
-def sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: str, source: Path) -> Mapping[str, Tensor]:
-    """Return statistics that a scale can be made of.
+def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: str, source: Path) -> None:
+    """Refuse statistics that no scale can be made of.
 
     Args:
-        statistics: of one feature.
-        scaling: which of them are read.
-        feature: named in errors.
-        source: the file, named in errors.
+        statistics: Statistics of one feature.
+        scaling: How the feature is scaled, which decides what is read.
+        feature: Name of the feature, for error messages.
+        source: The file, for error messages.
 
     Raises:
-        CheckpointError: some are missing, not finite, negative deviations, or a lower bound is above the upper one.
+        CheckpointError: Statistics are missing or not finite, deviations negative, or lower bounds above upper ones.
     """
     needed = STATISTICS[scaling]
-    missing = [name for name in needed if name not in statistics]
-    if missing or not statistics:
+    if not statistics or any(name not in statistics for name in needed):
         raise CheckpointError(
             f"{source} must hold {' and '.join(needed) or 'statistics'} of {feature!r} for {scaling!r} scaling, it "
             f"holds {listed(sorted(statistics)) or 'none'}: compute them on the data set (openpi's "
-            f"compute_norm_stats.py), or give LoadOptions(statistics=...) a {NORM_STATS} that has them"
+            f"compute_norm_stats.py), or give LoadOptions(statistics=...) a {_NORM_STATS} that has them"
         )
     read = [statistics[name].double() for name in needed or sorted(statistics)[:1]]
     if any(each.ndim != 1 or len(each) != len(read[0]) or not len(each) for each in read):
         sizes = {name: tuple(statistics[name].shape) for name in needed}
         raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
-    for name, each in zip(needed, read, strict=False):
-        for place in torch.nonzero(~(each.abs() < _LARGEST))[:, 0].tolist():
-            raise CheckpointError(
-                f"{source}: {name} of {feature!r} must be finite, number {place} of it is {each[place]:g}; {_AGAIN}"
-            )
+    wrong = [
+        f"{name} of {feature!r} must be finite, number {place} of it is {each[place]:g}"
+        for name, each in zip(needed, read, strict=False)
+        for place in torch.nonzero(~(each.abs() < _LARGEST))[:, 0].tolist()
+    ]
     if scaling == "mean std":
-        for place in torch.nonzero(read[1] < 0)[:, 0].tolist():
-            raise CheckpointError(
-                f"{source}: std of {feature!r} must be at least 0, number {place} of it is {read[1][place]:g}; {_AGAIN}"
-            )
+        wrong += [
+            f"std of {feature!r} must be at least 0, number {place} of it is {read[1][place]:g}"
+            for place in torch.nonzero(read[1] < 0)[:, 0].tolist()
+        ]
     elif needed:
-        for place in torch.nonzero(read[0] > read[1])[:, 0].tolist():
-            raise CheckpointError(
-                f"{source}: {needed[0]} of {feature!r} must be at most {needed[1]}, number {place} of it is "
-                f"{read[0][place]:g} and {read[1][place]:g}; {_AGAIN}"
-            )
-    return statistics
+        low, high = needed
+        wrong += [
+            f"{low} of {feature!r} must be at most {high}, number {place} of it is {read[0][place]:g} and "
+            f"{read[1][place]:g}"
+            for place in torch.nonzero(read[0] > read[1])[:, 0].tolist()
+        ]  # fmt: skip
+    if wrong:
+        raise CheckpointError(f"{source}: {wrong[0]}; {_AGAIN}")
 
 
 def cut(scale: Affine, numbers: int, feature: str, source: Path) -> Affine:
-    """Return the first numbers of a scale; the rest must be padding, which some files have statistics of as well.
+    """Return the first numbers of a scale; the rest must be padding, of which some files hold statistics as well.
 
     Raises:
-        CheckpointError: it has fewer, or something else than padding would be cut off.
+        CheckpointError: The scale has fewer numbers, or something else than padding would be cut off.
     """
     if len(scale.scale) < numbers:
         raise CheckpointError(
             f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}, and {numbers} are needed"
         )
+    padding = _is_padding(scale)
     for place in range(numbers, len(scale.scale)):
-        if not _is_padding(scale)[place]:
+        if not padding[place]:
             raise CheckpointError(
                 f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}, {numbers} are needed, and "
                 f"number {place} is no padding: offset {scale.offset[place]:g}, scale {scale.scale[place]:g}; it is of "
@@ -183,11 +180,11 @@ def cut(scale: Affine, numbers: int, feature: str, source: Path) -> Affine:
 
 
 def without_padding(scale: Affine, width: int) -> Affine:
-    """Return a scale without the padding behind it, where it is as wide as what it is padded to.
+    """Return a scale without the padding at its end, where it is as wide as what it is padded to.
 
     Args:
-        scale: of a robot's state, whose size the file alone says.
-        width: to which the network pads it.
+        scale: The scale of a robot's state, whose size only the file tells.
+        width: Size to which the network pads the state.
     """
     real = torch.nonzero(~_is_padding(scale))[:, 0]
     if len(scale.scale) != width or not len(real):
@@ -195,49 +192,68 @@ def without_padding(scale: Affine, width: int) -> Affine:
     return Affine(scale.offset[: int(real[-1]) + 1], scale.scale[: int(real[-1]) + 1])
 
 
-def _is_padding(scale: Affine) -> Bool[Tensor, " a"]:
-    """Which numbers were always 0; all of them where nothing is scaled, so that it cannot be told."""
-    nothing = bool((scale.offset == 0).all() and (scale.scale == 1).all())
-    return (scale.offset.abs() <= _STILL) & (scale.scale.abs() <= _STILL) | torch.tensor(nothing)
-
-
-def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Affine | None:
-    spec = read_json(folder / file)
-    given = spec.get("steps", [])
-    listed_steps = isinstance(given, list) and all(isinstance(each, dict) for each in given)
-    steps = [each for each in given if each.get("registry_name") == step] if listed_steps else []
-    if len(steps) != 1:
-        raise CheckpointError(f"{folder / file} must have one step {step!r}, got {len(steps)}")
-    config = steps[0].get("config", {})
-    if not isinstance(config, dict) or not isinstance(config.get("norm_map", {}), dict):
-        raise CheckpointError(f"{folder / file}: config and norm_map of {step!r} must be objects, got {config!r:.80}")
-    mode = config.get("norm_map", {}).get(kind, "IDENTITY")
-    if not isinstance(mode, str) or mode not in _MODES:
-        raise CheckpointError(f"{folder / file} scales {kind} by {mode!r}; known are {', '.join(_MODES)}")
-    state_file = steps[0].get("state_file")
-    if state_file is None:
-        return None
-    if not isinstance(state_file, str) or Path(state_file).name != state_file:
-        raise CheckpointError(
-            f"{folder / file}: state_file of {step!r} must be a file beside it, got {state_file!r:.80}"
-        )
-    stored = read_tensors(folder / state_file)
-    prefix = f"{feature}."
-    found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
-    found.pop("count", None)  # how many frames there were: one number, whatever the feature's size
-    if not found:
-        return None
-    eps = config.get("eps", 1e-8)
-    if not isinstance(eps, int | float) or not 0 <= eps < 1:
-        raise CheckpointError(f"{folder / file}: eps must be a number from 0 to 1, got {eps!r}")
-    return affine(_MODES[mode], sound(found, _MODES[mode], feature, folder / state_file), eps=eps)
-
-
 def tensors(statistics: Any, feature: str, source: Path) -> dict[str, Tensor]:
-    """Return lists of numbers as tensors, absent ones left out; CheckpointError if they are none."""
+    """Return lists of numbers as tensors, without absent ones; CheckpointError if they are something else."""
     try:
         given = {name: values for name, values in dict(statistics).items() if values is not None}
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in given.items()}
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         said = shown(json.dumps(statistics, default=str))
         raise CheckpointError(f"{source}: statistics of {feature!r} must be lists of numbers, got {said}") from error
+
+
+def _scale(scaling: Scaling, statistics: Mapping[str, Tensor], eps: float, feature: str, source: Path) -> Affine:
+    require_sound(statistics, scaling, feature, source)
+    return affine(scaling, statistics, eps=eps)
+
+
+def _norm_stats(folder: Path, key: str | None) -> Path:
+    found = sorted(folder.rglob(_NORM_STATS))
+    if key is not None:
+        named = {path.parent.relative_to(folder).as_posix(): path for path in found}
+        found = [path for name, path in named.items() if name == key or name.endswith(f"/{key}")]
+        if not found:
+            raise unknown_option("unnorm_key", key, named)
+    if len(found) != 1:
+        names = [path.relative_to(folder).as_posix() for path in found]
+        what = f"several {_NORM_STATS} ({', '.join(names)}): say which" if found else f"no {_NORM_STATS}: give one"
+        how = "unnorm_key='...'" if found else "statistics=Path(...)"
+        raise CheckpointError(f"{folder} holds {what} with LoadOptions({how})")
+    return found[0]
+
+
+def _is_padding(scale: Affine) -> Bool[Tensor, " a"]:
+    """Return which numbers were always 0: all of them where nothing is scaled, so that it cannot be told."""
+    nothing = bool((scale.offset == 0).all() and (scale.scale == 1).all())
+    return (scale.offset.abs() <= _PADDING) & (scale.scale.abs() <= _PADDING) | torch.tensor(nothing)
+
+
+def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Affine | None:
+    """Return the scale of a feature from one of lerobot's processor files, or None if it names no statistics."""
+    source = folder / file
+    given = read_json(source).get("steps", [])
+    readable = isinstance(given, list) and all(isinstance(each, dict) for each in given)
+    steps = [each for each in given if each.get("registry_name") == step] if readable else []
+    if len(steps) != 1:
+        raise CheckpointError(f"{source} must have one step {step!r}, got {len(steps)}")
+    config = steps[0].get("config", {})
+    if not isinstance(config, dict) or not isinstance(config.get("norm_map", {}), dict):
+        raise CheckpointError(f"{source}: config and norm_map of {step!r} must be objects, got {config!r:.80}")
+    mode = config.get("norm_map", {}).get(kind, "IDENTITY")
+    if not isinstance(mode, str) or mode not in _MODES:
+        raise CheckpointError(f"{source} scales {kind} by {mode!r}; known are {', '.join(_MODES)}")
+    state_file = steps[0].get("state_file")
+    if state_file is None:
+        return None
+    if not isinstance(state_file, str) or Path(state_file).name != state_file:
+        raise CheckpointError(f"{source}: state_file of {step!r} must be a file beside it, got {state_file!r:.80}")
+    stored = read_tensors(folder / state_file)
+    prefix = f"{feature}."
+    found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+    found.pop("count", None)  # the number of frames, which is one number whatever the feature's size
+    if not found:
+        return None
+    eps = config.get("eps", 1e-8)
+    if not isinstance(eps, int | float) or not 0 <= eps < 1:
+        raise CheckpointError(f"{source}: eps must be a number from 0 to 1, got {eps!r}")
+    return _scale(_MODES[mode], found, eps, feature, folder / state_file)

@@ -1,4 +1,4 @@
-"""Weights of published checkpoints into a model, with every name accounted for."""
+"""Read the weights of published checkpoints into a model, with every name accounted for."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,16 +18,14 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 Value = TypeVar("Value")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that distributed training and torch.compile put before every name."""
+# The largest values in any known network, with much room. Steps of a training, such as lerobot's
+# `scheduler_decay_steps`, stand in the same configs and are no size.
 _SIZES = (
     (r"(layers|depth|(num|inference|exec|action|obs)_steps|heads|draws|registers)$", 2**12),
     (r"(size|dim|width|hidden|horizon|columns|tokens|grid|projection_dim|rank)$", 2**20),
 )
-"""Names of numbers in configs, and what they are at most in any network that is known, with much room.
-
-Steps of a training, such as lerobot's `scheduler_decay_steps`, stand in the same configs and are no size.
-"""
-_WRAPPERS = ("module.", "_orig_mod.")
-"""What distributed training and torch.compile put before every name; the weights are the same without it."""
 _REMEDIES = (
     (r"(.*/)?model-\d+-of-\d+\.safetensors", f"shards without their {INDEX}: fetch it too"),
     (r"(.*/)?adapter_model\.\w+", "adapters without the weights that they adapt: merge them into these first "
@@ -39,22 +37,30 @@ _REMEDIES = (
 )  # fmt: skip
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; empty where there is no such file.
+@runtime_checkable
+class LoadsWeights(Protocol):
+    """Describe a policy that takes weights of its family with adapters or without."""
 
-    Raises:
-        CheckpointError: it is damaged, or a Git LFS pointer.
-    """
+    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Load a state dict; raise CheckpointError if it does not fit."""
+        ...
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty where there is no such file; CheckpointError if it is damaged or an LFS pointer."""
     return text_files.read_json(path, CheckpointError) if path.is_file() else {}
 
 
 def require_sizes(config: object, source: Path, *path: str) -> None:
-    """Raise CheckpointError if a config asks for a network that no machine holds, which would take for ever to make.
+    """Refuse a config of a network that is too large to make.
 
     Args:
-        config: plain data; every number of layers, steps, heads or a width in it is looked at.
-        source: the file, named in errors.
-        path: of the keys that lead to it.
+        config: Plain data; every number of layers, steps, heads and every width in it is checked.
+        source: The file, for error messages.
+        path: Keys that lead to `config`.
+
+    Raises:
+        CheckpointError: A size is out of range.
     """
     if isinstance(config, Mapping):
         for key, value in config.items():
@@ -64,7 +70,7 @@ def require_sizes(config: object, source: Path, *path: str) -> None:
             require_sizes(value, source, *path, str(place))
     elif isinstance(config, int | float) and path:
         most = next((most for pattern, most in _SIZES if re.search(pattern, path[-1])), None)
-        # -1 and 0 stand for "all" or "none" of something in published configs; of heads there is one at least
+        # Published configs use -1 and 0 for "all" or "none" of something, but there is at least one head.
         least = 1 if path[-1].endswith("heads") else -1
         if most is not None and not least <= config <= most:
             raise CheckpointError(
@@ -73,11 +79,11 @@ def require_sizes(config: object, source: Path, *path: str) -> None:
 
 
 def read_safetensors(folder: Path) -> dict[str, Tensor]:
-    """Return all tensors of `model.safetensors`, or of the shards that its index names; on the CPU.
+    """Return all tensors of `model.safetensors`, or of the shards that its index names, on the CPU.
 
     Raises:
-        MissingWeightsError: there is neither, or a shard is missing.
-        CheckpointError: a file is damaged or has numbers that are not finite, a tensor is in another shard than the
+        MissingWeightsError: The file or a shard is missing.
+        CheckpointError: A file is damaged or holds numbers that are not finite, a tensor is in another shard than the
             index says, or there are both a whole file and shards.
     """
     state: dict[str, Tensor] = {}
@@ -91,11 +97,11 @@ def read_safetensors(folder: Path) -> dict[str, Tensor]:
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """Return the files that hold a folder's weights, each with the names that the index says are in it.
+    """Return the files with a folder's weights, and for each the names that the index says it holds.
 
     Raises:
-        MissingWeightsError: as in `read_safetensors`.
-        CheckpointError: as in `read_safetensors`.
+        MissingWeightsError: As in `read_safetensors`.
+        CheckpointError: As in `read_safetensors`.
     """
     whole = folder / WEIGHTS
     shards = sorted(path.name for path in folder.glob("*.safetensors") if _SHARD.fullmatch(path.name))
@@ -111,35 +117,25 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
         raise MissingWeightsError(f"{folder} holds no {WEIGHTS} and no {INDEX}{instead(_names(folder))}")
     places = index.get("weight_map")
     named = list(places.values()) if isinstance(places, dict) else [None]
+    # A path to elsewhere would let a checkpoint read any file of this machine.
     if not isinstance(places, dict) or not all(isinstance(e, str) and PurePosixPath(e).name == e for e in named):
         raise CheckpointError(f"{folder / INDEX} must have a weight_map of tensors to files in the same folder")
-    missing = [name for name in sorted(set(places.values())) if not (folder / name).is_file()]
+    files = sorted(set(named))
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing or not places:
         raise MissingWeightsError(
             f"{folder / INDEX} names shards that are not there: {listed(missing) or 'none at all'}; fetch them"
         )
-    return {
-        folder / shard: {name for name, place in places.items() if place == shard}
-        for shard in sorted(set(places.values()))
-    }
-
-
-@runtime_checkable
-class LoadsWeights(Protocol):
-    """A policy that takes weights of its family however they were trained, with adapters or without."""
-
-    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
-        """Take them; CheckpointError if they do not fit."""
-        ...
+    return {folder / file: {name for name, place in places.items() if place == file} for file in files}
 
 
 def has_weights(files: Collection[str]) -> bool:
-    """Whether there is what `read_safetensors` reads."""
+    """Return whether a folder with these files has what `read_safetensors` reads."""
     return WEIGHTS in files or INDEX in files
 
 
 def instead(files: Collection[str]) -> str:
-    """Return what weights there are under other names, and the remedy, to put behind an error; empty if none are.
+    """Return the end of an error message: the weights under other names, and the remedy.
 
     Example:
         >>> instead(["config.json", "pytorch_model.bin"])[:44]
@@ -156,7 +152,7 @@ def instead(files: Collection[str]) -> str:
 
 
 def tensor_names(folder: Path) -> list[str]:
-    """Return the names of the tensors that `read_safetensors` would read, without reading them; none without a file."""
+    """Return the names of the tensors that `read_safetensors` reads, from the headers alone."""
     if not has_weights(_names(folder)):
         return []
     found: list[str] = []
@@ -174,16 +170,16 @@ def tensor_names(folder: Path) -> list[str]:
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a `.pt` file without the prefixes of distributed training; nothing is unpickled.
+    """Return the state dict of a `.pt` file; nothing is unpickled.
 
     Raises:
-        CheckpointError: it is damaged, holds more than tensors, or numbers that are not finite.
+        CheckpointError: The file is damaged, or holds more than tensors of finite numbers.
     """
     return unwrapped(read_tensors(path))
 
 
 def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Return a state dict without the prefixes that all of its names have from a wrapper around the model.
+    """Return a state dict without the prefixes that wrappers around the model put before every name.
 
     Example:
         >>> unwrapped({"module._orig_mod.weight": 1})
@@ -196,10 +192,10 @@ def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
-    """A state dict under other names; None drops a tensor.
+    """Return a state dict under other names, without the tensors that `rename` maps to None.
 
     Raises:
-        CheckpointError: two tensors would have one name.
+        CheckpointError: Two tensors would have one name.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -220,22 +216,22 @@ def load_strictly(
     may_ignore: Collection[str] = (),
     source: object = "the checkpoint",
 ) -> None:
-    """Put a state dict into a model, in the model's precision; every name and shape must match.
+    """Load a state dict in the model's precision; every name and shape must match.
 
     Args:
-        model: to be filled.
-        state: under the model's names.
-        may_miss: names that may be absent, because something else says what they are (a tied head).
-        may_ignore: names that may be present and are not used.
-        source: named in errors.
+        model: The model to fill.
+        state: Tensors under the model's names.
+        may_miss: Names that may be absent.
+        may_ignore: Names that may be present and are not used.
+        source: Where the weights are from, for error messages.
 
     Raises:
-        CheckpointError: names the tensors that are missing, unexpected or of another shape.
+        CheckpointError: Names the tensors that are missing, unexpected or of another shape.
     """
     wanted = model.state_dict()
+    shared = wanted.keys() & state.keys()
     missing = sorted(wanted.keys() - state.keys() - set(may_miss))
     unexpected = sorted(state.keys() - wanted.keys() - set(may_ignore))
-    shared = wanted.keys() & state.keys()
     wrong = [
         f"{name} ({tuple(state[name].shape)} for {tuple(wanted[name].shape)})"
         for name in sorted(shared)
@@ -252,7 +248,7 @@ def load_strictly(
 
 @contextmanager
 def without_init() -> Iterator[None]:
-    """Layers made inside it keep whatever memory holds: for models that are filled at once, entirely."""
+    """Make layers without drawing their weights, for models that are filled at once and entirely."""
 
     def keep(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
         return tensor
@@ -266,12 +262,12 @@ def without_init() -> Iterator[None]:
 
 
 def _remedy(missing: Collection[str], unexpected: Collection[str]) -> str:
-    """Say what to do where the names would fit without what they begin with."""
+    """Return what to do where names would fit without a common prefix."""
     begins = {
-        prefix
+        name[: place.end()]
         for name in unexpected
-        for prefix in (name[: place.end()] for place in re.finditer(r"\.", name))
-        if name.removeprefix(prefix) in missing
+        for place in re.finditer(r"\.", name)
+        if name[place.end() :] in missing
     }
     if not begins:
         return ""

@@ -1,7 +1,7 @@
-"""Bridge attention, VLA-Adapter's action head (arXiv 2509.09372): as published, and as a flow head with its weights.
+"""Build VLA-Adapter's bridge attention (arXiv 2509.09372): as published, and as a flow head with its weights.
 
-Block i of the head reads layer i of the language model: the action queries' states and the robot's state as they are,
-the pictures' states through a gate. What it reads does not depend on noise or time, so keys and values are made once.
+Block i of the head reads layer i of the language model: the states of the action queries and the robot's state as they
+are, the states of the images through a gate. None of this depends on noise or time, so keys and values are made once.
 """
 
 import math
@@ -15,25 +15,26 @@ from torch import Tensor, nn
 
 from prophrl_algos.vla.prismatic._flow_heads import (
     SPREAD,
+    FlowHead,
+    L1Head,
     SharedContext,
     TimeEmbedding,
-    flow_targets,
     gaussian_velocity,
 )
 
-HEADS = 8
-ROPE_BASE = 10000.0
+_HEADS = 8
+_ROPE_BASE = 10000.0
 
 
 @dataclass(frozen=True)
 class BridgeStates:
-    """What a bridge head reads.
+    """Hold what a bridge head reads.
 
     Attributes:
-        task: states of the pictures, one tensor per block, padded.
-        seen: which of them are real.
-        action: states of the action queries, one tensor per block.
-        state: the robot's state as a token; None for policies without.
+        task: Padded states of the images, one tensor per block.
+        seen: True where these are real.
+        action: States of the action queries, one tensor per block.
+        state: The robot's state as a token; None for policies that read none.
     """
 
     task: Sequence[Float[Tensor, "b t d"]]
@@ -42,11 +43,11 @@ class BridgeStates:
     state: Float[Tensor, "b d"] | None
 
 
-class Bridge(nn.Module):
-    """One block: attention over the actions and what is read, then one layer with a ReLU and no residual around it.
+class _Bridge(nn.Module):
+    """Attend over the actions and what is read, then apply one layer with a ReLU and no residual around it.
 
     Args:
-        width: of all tokens; a multiple of 8.
+        width: Width of all tokens; a multiple of 8.
     """
 
     def __init__(self, width: int) -> None:
@@ -57,11 +58,11 @@ class Bridge(nn.Module):
         self.gating_factor = nn.Parameter(torch.zeros(1))
 
     def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of the actions, by head."""
+        """Return query, key and value of the actions, by head."""
         raise NotImplementedError
 
     def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
-        """Keys and values of what is read, by head: first action queries and state, then pictures, gated."""
+        """Return keys and values of what is read, by head: action queries and state, then the gated images."""
         raise NotImplementedError
 
     def forward(
@@ -72,26 +73,22 @@ class Bridge(nn.Module):
         bias: Float[Tensor, "b s"],
         modulation: Float[Tensor, "bc two d"] | None = None,
     ) -> Float[Tensor, "bc h d"]:
-        """The actions after the block.
+        """Return the actions after the block.
 
         Args:
-            x: actions; several rows of them may share a row of what is read.
-            keys: as `read` gives them.
-            values: as `read` gives them.
-            bias: added to the scores; very negative for padding.
-            modulation: scale and shift behind the norm.
+            x: Actions; several rows of them may share a row of what is read.
+            keys: Keys from `read`.
+            values: Values from `read`.
+            bias: Added to the scores; very negative for padding.
+            modulation: Scale and shift behind the norm.
         """
         query, key, value = self.own(x)
         query = query / math.sqrt(query.shape[-1])
         copies = len(x) // len(keys)
-        scores = torch.cat(
-            [
-                query @ key.transpose(2, 3),
-                _apart(_together(query, copies) @ keys.transpose(2, 3) + bias[:, None, None], copies),
-            ],
-            3,
-        )
-        own, read = scores.softmax(3).split([x.shape[1], keys.shape[2]], 3)
+        read = _apart(_together(query, copies) @ keys.transpose(2, 3) + bias[:, None, None], copies)
+        # One softmax over both, as published: the actions compete with what is read.
+        weights = torch.cat([query @ key.transpose(2, 3), read], 3).softmax(3)
+        own, read = weights.split([x.shape[1], keys.shape[2]], 3)
         found = own @ value + _apart(_together(read, copies) @ values, copies)
         hidden = self.ffn[0](self.o_proj(found.transpose(1, 2).flatten(2)) + x)
         if modulation is not None:
@@ -100,109 +97,86 @@ class Bridge(nn.Module):
         return self.ffn[2](self.ffn[1](hidden))
 
 
-class PlainBridge(Bridge):
+class _PlainBridge(_Bridge):
     """The block of the first release: one key and one value layer for all that is attended to, no positions."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
+        self.k_proj, self.v_proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """As in `Bridge`."""
+        """Return query, key and value of the actions, by head."""
         return _heads(self.q_proj(x)), _heads(self.k_proj(x)), _heads(self.v_proj(x))
 
     def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
-        """As in `Bridge`."""
+        """Return keys and values of what is read, by head."""
         gate = torch.tanh(self.gating_factor)
         keys = torch.cat([self.k_proj(action), gate * self.k_proj(task)], 1)
         return _heads(keys), _heads(self.v_proj(torch.cat([action, task], 1)))
 
 
-class ProBridge(Bridge):
+class _ProBridge(_Bridge):
     """The block of the Pro release: own key and value layers for each of the three, and rotary positions."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        self.k_self = nn.Linear(width, width)
-        self.v_self = nn.Linear(width, width)
-        self.k_adapter = nn.Linear(width, width)
-        self.v_adapter = nn.Linear(width, width)
-        self.k_task = nn.Linear(width, width)
-        self.v_task = nn.Linear(width, width)
+        self.k_self, self.v_self = nn.Linear(width, width), nn.Linear(width, width)
+        self.k_adapter, self.v_adapter = nn.Linear(width, width), nn.Linear(width, width)
+        self.k_task, self.v_task = nn.Linear(width, width), nn.Linear(width, width)
 
     def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """As in `Bridge`."""
+        """Return query, key and value of the actions, by head."""
         return rotated(_heads(self.q_proj(x))), rotated(_heads(self.k_self(x))), _heads(self.v_self(x))
 
     def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
-        """As in `Bridge`."""
+        """Return keys and values of what is read, by head."""
         gate = torch.tanh(self.gating_factor)
         keys = [rotated(_heads(self.k_adapter(action))), gate * rotated(_heads(self.k_task(task)))]
         values = [_heads(self.v_adapter(action)), _heads(self.v_task(task))]
         return torch.cat(keys, 2), torch.cat(values, 2)
 
 
-class BridgeL1Head(nn.Module):
-    """The published head, whose names of weights it keeps: a constant in, 24 blocks, one action out.
-
-    As a flow it leads from any noise to that action.
+class BridgeL1Head(L1Head):
+    """The published head: a constant in, one block per layer of the language model, one action out.
 
     Args:
-        width: of the language model.
-        blocks: one per layer of it.
-        horizon: actions of a chunk.
-        action_dim: numbers of an action.
-        pro: whether the blocks are those of the Pro release.
+        width: Width of the language model.
+        blocks: Number of its layers.
+        horizon: Number of actions of a chunk.
+        action_dim: Number of dimensions of an action.
+        pro: Whether the blocks are those of the Pro release.
     """
 
     def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
-        super().__init__()
-        self.horizon = horizon
-        self.layer_norm1 = nn.LayerNorm(action_dim * width)
-        self.fc1 = nn.Linear(action_dim * width, width)
-        self.mlp_resnet_blocks = _blocks(width, blocks, pro=pro)
-        self.layer_norm2 = nn.LayerNorm(width)
-        self.fc2 = nn.Linear(width, action_dim)
+        super().__init__(width, horizon, action_dim, _blocks(width, blocks, pro=pro))
 
     def query(self) -> Float[Tensor, " d"]:
-        """What every action of a chunk starts from: the head is given zeros, of which the norm leaves its bias."""
+        """Return what every action starts from: the head is given zeros, of which the norm leaves its bias."""
         return F.relu(self.fc1(self.layer_norm1.bias))
 
-    def prefix(self, states: BridgeStates) -> SharedContext:
-        """The action."""
+    def mean(self, states: BridgeStates) -> Float[Tensor, "b h a"]:
+        """Return the action."""
         bias, *read = _read(self.mlp_resnet_blocks, states)
         x = self.query().expand(len(bias), self.horizon, -1)
         for block, keys, values in zip(self.mlp_resnet_blocks, read[::2], read[1::2], strict=True):
             x = block(x, keys, values, bias)
-        return SharedContext((self.fc2(self.layer_norm2(x)).float(),))
-
-    def velocity(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Towards the action."""
-        return gaussian_velocity(x, t, ctx.tensors[0].repeat_interleave(ctx.copies, 0), 0.0)
-
-    def loss(
-        self, ctx: SharedContext, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
-    ) -> Float[Tensor, ""]:
-        """Mean absolute error, as the head was trained."""
-        del generator
-        return F.l1_loss(ctx.tensors[0], x0)
+        return self.fc2(self.layer_norm2(x)).float()
 
 
-class BridgeFlowHead(nn.Module):
-    """The same blocks, which now also read the noisy action and the time: what the actions are about, at this noise.
+class BridgeFlowHead(FlowHead):
+    """Predict the mean of the actions given a noisy action and a time, with the blocks of the published head.
 
-    Its output is the mean of the actions given x_t; the velocity is that of a flow around this mean. Noise and time
-    come in through layers that are 0 before any training, so that it starts as the published head.
+    The velocity is that of a flow around this mean. Noise and time enter through layers that are 0 before any training,
+    so the head starts as the published one.
 
     Args:
-        width: of the language model.
-        blocks: one per layer of it.
-        horizon: actions of a chunk.
-        action_dim: numbers of an action.
-        pro: whether the blocks are those of the Pro release.
-        spread: deviation of the actions from the mean, latent units.
-        draws: noises and times per demonstration in the loss; what is read is made once for all of them.
+        width: Width of the language model.
+        blocks: Number of its layers.
+        horizon: Number of actions of a chunk.
+        action_dim: Number of dimensions of an action.
+        pro: Whether the blocks are those of the Pro release.
+        spread: See `FlowHead`.
+        draws: See `FlowHead`.
     """
 
     def __init__(
@@ -216,8 +190,7 @@ class BridgeFlowHead(nn.Module):
         spread: float = SPREAD,
         draws: int = 4,
     ) -> None:
-        super().__init__()
-        self.spread, self.draws = spread, draws
+        super().__init__(spread, draws)
         self.query = nn.Parameter(torch.zeros(width))
         self.noise = nn.Linear(action_dim, width)
         self.positions = nn.Parameter(torch.zeros(horizon, width))
@@ -238,11 +211,11 @@ class BridgeFlowHead(nn.Module):
             self.query.copy_(head.query())
 
     def prefix(self, states: BridgeStates) -> SharedContext:
-        """Keys and values of every block."""
+        """Return keys and values of every block."""
         return SharedContext(_read(self.blocks, states))
 
     def mean(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Of the actions, given x_t."""
+        """Return the mean of the actions given x_t."""
         bias, *read = ctx.tensors
         time = self.time(t)
         hidden = self.query + self.positions + self.noise(x)
@@ -251,26 +224,18 @@ class BridgeFlowHead(nn.Module):
         return self.out(self.norm(hidden)).float()
 
     def velocity(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """v(x, t)."""
+        """Return v(x, t) in float32."""
         return gaussian_velocity(x, t, self.mean(ctx, x, t), self.spread)
-
-    def loss(
-        self, ctx: SharedContext, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
-    ) -> Float[Tensor, ""]:
-        """Mean squared error of the velocity."""
-        targets = flow_targets(x0, self.draws, generator)
-        found = self.velocity(ctx.repeat_interleave(self.draws), targets.x, targets.t)
-        return F.mse_loss(found, targets.velocity)
 
 
 def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
-    """Rotary positions as the released heads were trained: neighbours are turned, by angles of the two halves.
+    """Apply rotary positions as in the training of the released heads: neighbours are turned, by angles of two halves.
 
-    The tables are rounded to bfloat16 as those of the published code are, whose buffers are cast with the weights:
-    beyond position 256 even the positions are rounded, and the heads were trained so.
+    The tables are rounded to bfloat16 like those of the published code, whose buffers are cast with the weights. Beyond
+    position 256 even the positions are rounded, and the heads were trained so.
     """
     size = x.shape[-1]
-    frequencies = (1 / ROPE_BASE ** (torch.arange(0, size, 2, device=x.device).float() / size)).bfloat16()
+    frequencies = (1 / _ROPE_BASE ** (torch.arange(0, size, 2, device=x.device).float() / size)).bfloat16()
     places = torch.arange(x.shape[2], device=x.device).bfloat16()
     angles = (places[:, None] * frequencies).repeat(1, 2)
     first, second = x[..., ::2], x[..., 1::2]
@@ -279,21 +244,21 @@ def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
 
 
 def _blocks(width: int, blocks: int, *, pro: bool) -> nn.ModuleList:
-    if width % HEADS:
-        raise ValueError(f"width={width} must be a multiple of the {HEADS} heads of bridge attention")
-    kind = ProBridge if pro else PlainBridge
+    if width % _HEADS:
+        raise ValueError(f"width={width} must be a multiple of the {_HEADS} heads of bridge attention")
+    kind = _ProBridge if pro else _PlainBridge
     return nn.ModuleList(kind(width) for _ in range(blocks))
 
 
 def _read(blocks: nn.ModuleList, states: BridgeStates) -> tuple[Tensor, ...]:
-    """The bias of the scores, then keys and values of every block."""
+    """Return the bias of the scores, then keys and values of every block."""
     first = blocks[0]
-    assert isinstance(first, Bridge)
+    assert isinstance(first, _Bridge)
     dtype = first.gating_factor.dtype
     state = [] if states.state is None else [states.state[:, None].to(dtype)]
     read: list[Tensor] = []
     for block, task, action in zip(blocks, states.task, states.action, strict=True):
-        assert isinstance(block, Bridge)
+        assert isinstance(block, _Bridge)
         read.extend(block.read(torch.cat([action.to(dtype), *state], 1), task.to(dtype)))
     real = F.pad(states.seen, (read[0].shape[2] - states.seen.shape[1], 0), value=True)
     bias = torch.zeros(real.shape, dtype=dtype, device=real.device)
@@ -301,14 +266,14 @@ def _read(blocks: nn.ModuleList, states: BridgeStates) -> tuple[Tensor, ...]:
 
 
 def _heads(x: Tensor) -> Tensor:
-    return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+    return x.unflatten(2, (_HEADS, -1)).transpose(1, 2)
 
 
 def _together(x: Tensor, copies: int) -> Tensor:
-    """(b copies) heads rows ... -> b heads (copies rows) ..."""
+    """Rearrange (b copies) heads rows ... -> b heads (copies rows) ..."""
     return x.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
 
 
 def _apart(x: Tensor, copies: int) -> Tensor:
-    """The inverse."""
+    """Invert `_together`."""
     return x.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)

@@ -1,109 +1,170 @@
-"""What flow heads on published policies share: a flow around a mean, its training loss, contexts that repeat for free.
+"""Build the action heads that VLA-Adapter and OpenVLA-OFT share: the published one, and a flow around its action.
 
 A published L1 head says one action. As a flow it says N(action, spread^2): `gaussian_velocity` is the exact velocity of
-that flow, so a flow head that starts from it samples the published policy's action with a little noise, before any
-training. With spread 0 it is the published policy itself.
+that flow. A flow head that starts from it samples the published policy's action with a little noise before any
+training; with a spread of 0 it is the published policy itself.
 """
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophrl_algos.flow.policy import Context
+from prophrl_algos.flow.policy import Context, TensorContext
 
 SPREAD = 0.1
-"""Deviation of a flow head's actions from the published head's before any training, latent units: our choice."""
-LEAST_TIME = 1e-4
-TIME_WIDTH = 256
-LONGEST_PERIOD = 1e4
+"""Deviation of a flow head's actions from the published head's before any training, in latent units: our choice."""
+_LEAST_TIME = 1e-4
+_TIME_WIDTH = 256
+_LONGEST_PERIOD = 1e4
 
 
 def gaussian_velocity(
     x: Float[Tensor, "b h d"], t: Float[Tensor, " b"], mean: Float[Tensor, "#b h d"], spread: float
 ) -> Float[Tensor, "b h d"]:
-    """E[noise - action | x_t] where actions are N(mean, spread^2), independent of each other and of the noise.
+    """Return E[noise - action | x_t] for actions N(mean, spread^2), independent of each other and of the noise.
 
     Args:
-        x: x_t.
-        t: in (0, 1].
-        mean: of the actions.
-        spread: their standard deviation; 0 leads to the mean exactly, in any number of Euler steps.
+        x: Latents x_t.
+        t: Times in (0, 1].
+        mean: Mean of the actions.
+        spread: Standard deviation of the actions; 0 leads to the mean exactly, in any number of Euler steps.
     """
-    t = t[:, None, None].clamp(min=LEAST_TIME)
+    t = t[:, None, None].clamp(min=_LEAST_TIME)
     variance = ((1 - t) * spread) ** 2 + t**2
     return (t - (1 - t) * spread**2) / variance * (x - (1 - t) * mean) - mean
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What `sft_loss` asks a flow head for.
+def flow_targets(
+    x0: Float[Tensor, "b h d"], draws: int, generator: torch.Generator | None
+) -> tuple[Float[Tensor, "bn h d"], Float[Tensor, " bn"], Float[Tensor, "bn h d"]]:
+    """Return x_t, t and the velocity to learn, for `draws` noises and times per action.
 
-    Attributes:
-        x: between action and noise.
-        t: where between.
-        velocity: noise minus action.
+    Times have the density 1.5 sqrt(t) of pi0 (arXiv 2410.24164, app. B), which is denser towards noise.
     """
-
-    x: Float[Tensor, "b h d"]
-    t: Float[Tensor, " b"]
-    velocity: Float[Tensor, "b h d"]
-
-
-def flow_targets(x0: Float[Tensor, "b h d"], draws: int, generator: torch.Generator | None) -> Targets:
-    """`draws` noises and times per action; times have the density 1.5 sqrt(t) of pi0 (arXiv 2410.24164, app. B)."""
     x0 = x0.repeat_interleave(draws, 0)
     noise = torch.randn(x0.shape, generator=generator).to(x0.device)
     t = (torch.rand(len(x0), generator=generator) ** (2 / 3)).to(x0.device)
-    return Targets(torch.lerp(x0, noise, t[:, None, None]), t, noise - x0)
+    return torch.lerp(x0, noise, t[:, None, None]), t, noise - x0
+
+
+class L1Head(nn.Module):
+    """Predict one action per slot, with the published names of weights; as a flow it leads from any noise to it.
+
+    Args:
+        width: Width of the language model.
+        horizon: Number of actions of a chunk.
+        action_dim: Number of dimensions of an action.
+        blocks: Layers between the first and the last one.
+    """
+
+    def __init__(self, width: int, horizon: int, action_dim: int, blocks: nn.ModuleList) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.layer_norm1 = nn.LayerNorm(action_dim * width)
+        self.fc1 = nn.Linear(action_dim * width, width)
+        self.mlp_resnet_blocks = blocks
+        self.layer_norm2 = nn.LayerNorm(width)
+        self.fc2 = nn.Linear(width, action_dim)
+
+    def mean(self, states: Any) -> Float[Tensor, "b h a"]:
+        """Return the action."""
+        raise NotImplementedError
+
+    def prefix(self, states: Any) -> TensorContext:
+        """Return the action as a context."""
+        return TensorContext(mean=self.mean(states))
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """Return the velocity towards the action."""
+        return gaussian_velocity(x, t, ctx["mean"], 0.0)
+
+    def loss(
+        self, ctx: TensorContext, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:
+        """Return the mean absolute error, with which the published heads were trained."""
+        del generator
+        return F.l1_loss(ctx["mean"], x0)
+
+
+class FlowHead(nn.Module):
+    """Predict a velocity; subclasses say how.
+
+    Args:
+        spread: Deviation of the actions from the mean, in latent units.
+        draws: Number of noises and times per demonstration in the loss; the context is computed once for all of them.
+    """
+
+    def __init__(self, spread: float, draws: int) -> None:
+        super().__init__()
+        self.spread, self.draws = spread, draws
+
+    def start_from(self, head: Any) -> None:
+        """Take the weights of a published head."""
+        raise NotImplementedError
+
+    def prefix(self, states: Any) -> Context:
+        """Return what does not depend on noise or time."""
+        raise NotImplementedError
+
+    def velocity(self, ctx: Any, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        """Return v(x, t) in float32."""
+        raise NotImplementedError
+
+    def loss(
+        self, ctx: Context, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
+    ) -> Float[Tensor, ""]:  # fmt: skip
+        """Return the mean squared error of the velocity."""
+        x, t, velocity = flow_targets(x0, self.draws, generator)
+        return F.mse_loss(self.velocity(ctx.repeat_interleave(self.draws), x, t), velocity)
 
 
 class TimeEmbedding(nn.Module):
-    """A time in [0, 1] to a scale and a shift, which are 0 before any training.
+    """Turn a time in [0, 1] into a scale and a shift, which are 0 before any training.
 
     Args:
-        width: of the layers that are scaled and shifted.
+        width: Width of the layers that are scaled and shifted.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.into = nn.Linear(TIME_WIDTH, width)
+        self.into = nn.Linear(_TIME_WIDTH, width)
         self.out = nn.Linear(width, 2 * width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b two d"]:
-        """Scale and shift."""
-        half = TIME_WIDTH // 2
-        rates = torch.exp(-math.log(LONGEST_PERIOD) * torch.arange(half, device=t.device) / half)
+        """Return scale and shift."""
+        half = _TIME_WIDTH // 2
+        rates = torch.exp(-math.log(_LONGEST_PERIOD) * torch.arange(half, device=t.device) / half)
         angles = 1000 * t[:, None] * rates
         waves = torch.cat([angles.cos(), angles.sin()], 1)
         return self.out(F.silu(self.into(waves))).unflatten(1, (2, -1))
 
 
 class SharedContext(Context):
-    """Tensors with rows, each row standing for `copies` rows side by side: repeating costs no memory.
+    """Hold tensors whose rows each stand for `copies` rows side by side, so that repeating costs no memory.
 
     Args:
-        tensors: batch-leading.
-        copies: rows that each of theirs stands for.
+        tensors: Batch-leading tensors.
+        copies: Number of rows that each of their rows stands for.
     """
 
     def __init__(self, tensors: tuple[Tensor, ...], copies: int = 1) -> None:
         self.tensors, self.copies = tensors, copies
 
     def select(self, rows: Int[Tensor, " r"]) -> "SharedContext":
-        """The given rows, in the given order."""
+        """Return the given rows, in the given order."""
         own = rows // self.copies
         return SharedContext(tuple(tensor[own.to(tensor.device)] for tensor in self.tensors))
 
     def repeat_interleave(self, repeats: int) -> "SharedContext":
-        """Every row `repeats` times, copies of a row side by side."""
+        """Return every row `repeats` times, copies side by side."""
         return SharedContext(self.tensors, self.copies * repeats)
 
     def detach(self) -> "SharedContext":
-        """The same numbers without their gradient."""
+        """Return the same numbers without their gradient."""
         return SharedContext(tuple(tensor.detach() for tensor in self.tensors), self.copies)

@@ -1,6 +1,8 @@
-"""The eyes of Prismatic policies: DINOv2 and SigLIP side by side, projected to the language model's width.
+"""Compute the features of images with DINOv2 and SigLIP side by side, and project them for the language model.
 
-Plain vision transformers with the names that timm gives to weights; neither timm nor torchvision is needed.
+The vision transformers are plain ones under timm's names, which published checkpoints use. transformers' classes
+compute the same (a test compares them), but the mapping is not exact: they add a position to the class token, take
+whole MLP ratios only, and name their layers otherwise in each major release, on which saved policies would depend.
 """
 
 from collections.abc import Mapping
@@ -13,27 +15,27 @@ from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
 
-PATCH = 14
-EPSILON = 1e-6
+_PATCH = 14
+_EPSILON = 1e-6
 """Of every LayerNorm (timm's vision transformers)."""
 HEADS = {"vit_large_patch14_reg4_dinov2.lvd142m": 16, "vit_so400m_patch14_siglip_224": 16}
-"""Attention heads of the two published backbones, which shapes of weights do not tell; timm's names."""
-# The colours that each was trained with: ImageNet's for DINOv2, 0.5 for SigLIP (timm's `default_cfg`).
+"""Attention heads of the two published backbones, which the shapes of weights do not tell; timm's names."""
 COLOURS = (((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+"""Mean and deviation of colours in the training of DINOv2 (ImageNet's) and of SigLIP: timm's `default_cfg`."""
 
 
 @dataclass(frozen=True)
 class VitSize:
-    """The sizes of a vision transformer.
+    """Hold the sizes of a vision transformer.
 
     Attributes:
-        width: of a token.
-        depth: blocks that are run.
-        heads: of each attention.
-        hidden: width inside each MLP.
-        grid: patches across, and down.
-        registers: tokens before the patches beside the class token.
-        dino: whether it is DINOv2, with a class token and a scale on every branch; SigLIP has neither.
+        width: Width of a token.
+        depth: Number of blocks that are run.
+        heads: Number of attention heads.
+        hidden: Width inside each MLP.
+        grid: Number of patches across, and down.
+        registers: Number of tokens before the patches beside the class token.
+        dino: Whether it is DINOv2, with a class token and a scale on every branch; SigLIP has neither.
     """
 
     width: int
@@ -46,19 +48,19 @@ class VitSize:
 
     @property
     def image_size(self) -> int:
-        """Height and width of its pictures, pixels."""
-        return PATCH * self.grid
+        """Return the height and width of its images, pixels."""
+        return _PATCH * self.grid
 
 
 def vit_size(weights: Mapping[str, Tensor], heads: int) -> VitSize:
-    """The sizes that published weights have; their last block is not run, since the features are the one before it.
+    """Return the sizes of published weights; their last block is not run, since the features are those before it.
 
     Args:
-        weights: of one backbone, in timm's names.
-        heads: of each attention.
+        weights: Weights of one backbone, in timm's names.
+        heads: Number of attention heads.
 
     Raises:
-        CheckpointError: weights that say a size are missing.
+        CheckpointError: Weights that tell a size are missing.
     """
     missing = [name for name in ("blocks.0.mlp.fc1.weight", "pos_embed") if name not in weights]
     if missing:
@@ -70,72 +72,38 @@ def vit_size(weights: Mapping[str, Tensor], heads: int) -> VitSize:
     return VitSize(width, max(numbers), heads, hidden, grid, registers, dino="cls_token" in weights)
 
 
-class _Scale(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-class _Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class _Block(nn.Module):
+    """Apply attention and an MLP; dictionaries of layers keep timm's names."""
+
     def __init__(self, size: VitSize) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(size.width, eps=EPSILON)
-        self.attn = _Attention(size.width, size.heads)
-        self.ls1 = _Scale(size.width) if size.dino else nn.Identity()
-        self.norm2 = nn.LayerNorm(size.width, eps=EPSILON)
-        self.mlp = _Mlp(size.width, size.hidden)
-        self.ls2 = _Scale(size.width) if size.dino else nn.Identity()
+        width, self.heads = size.width, size.heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=_EPSILON), nn.LayerNorm(width, eps=_EPSILON)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, size.hidden), "fc2": nn.Linear(size.hidden, width)})
+        self.ls1, self.ls2 = (
+            nn.ParameterDict({"gamma": nn.Parameter(torch.ones(width))}) if size.dino else None for _ in range(2)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
-
-
-class _Patches(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH, PATCH)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.proj(pixels).flatten(2).transpose(1, 2)
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        qkv = self.attn["qkv"](self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = self.attn["proj"](F.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2))
+        x = x + (attended if self.ls1 is None else attended * self.ls1["gamma"])
+        hidden = self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+        return x + (hidden if self.ls2 is None else hidden * self.ls2["gamma"])
 
 
 class VisionTransformer(nn.Module):
-    """A plain vision transformer up to the features that Prismatic reads: of its last-but-one block, not normalised.
+    """Compute the features that Prismatic reads: those of the last but one published block, without a norm.
 
     Args:
-        size: its sizes; `depth` counts the blocks that are run.
+        size: The sizes; `depth` counts the blocks that are run.
     """
 
     def __init__(self, size: VitSize) -> None:
         super().__init__()
         self.size = size
-        self.patch_embed = _Patches(size.width)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, size.width, _PATCH, _PATCH)})
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, size.grid**2, size.width))
         if size.dino:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
@@ -144,8 +112,8 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(size) for _ in range(size.depth))
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
-        """The patches' features."""
-        x = self.patch_embed(pixels) + self.pos_embed
+        """Return the features of the patches."""
+        x = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2) + self.pos_embed
         before = [self.cls_token] if self.size.dino else []
         before += [self.reg_token] if self.size.registers else []
         x = torch.cat([*(token.expand(len(x), -1, -1) for token in before), x], 1)
@@ -155,11 +123,11 @@ class VisionTransformer(nn.Module):
 
 
 class FusedVision(nn.Module):
-    """DINOv2's and SigLIP's features of each patch, one after the other.
+    """Concatenate the features of DINOv2 and SigLIP for each patch.
 
     Args:
-        first: sizes of DINOv2.
-        second: sizes of SigLIP; the same grid.
+        first: Sizes of DINOv2.
+        second: Sizes of SigLIP, which must have the same grid.
     """
 
     def __init__(self, first: VitSize, second: VitSize) -> None:
@@ -171,31 +139,31 @@ class FusedVision(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Height and width of its pictures, pixels."""
+        """Return the height and width of its images, pixels."""
         return self.featurizer.size.image_size
 
     @property
     def width(self) -> int:
-        """Of a patch's features."""
+        """Return the number of features of a patch."""
         return self.featurizer.size.width + self.fused_featurizer.size.width
 
     def forward(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b n d"]:
-        """Features of the patches; each backbone has its own colours."""
-        shares = images.float() / 255
+        """Return the features of the patches; each backbone has its own colours."""
+        values = images.float() / 255
         dtype = self.featurizer.pos_embed.dtype
         first, second = (
-            ((shares - shares.new_tensor(mean)) / shares.new_tensor(std)).movedim(-1, 1).to(dtype)
+            ((values - values.new_tensor(mean)) / values.new_tensor(std)).movedim(-1, 1).to(dtype)
             for mean, std in COLOURS
         )
         return torch.cat([self.featurizer(first), self.fused_featurizer(second)], 2)
 
 
 class Projector(nn.Module):
-    """Features of patches to the width of the language model.
+    """Project features of patches to one token per patch.
 
     Args:
-        features: width of the features.
-        width: of the language model.
+        features: Number of features.
+        width: Width of the language model.
     """
 
     def __init__(self, features: int, width: int) -> None:
@@ -205,16 +173,16 @@ class Projector(nn.Module):
         self.fc3 = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
-        """One token per patch."""
+        """Return the tokens."""
         return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x)))))
 
 
 class StateProjector(nn.Module):
-    """The robot's state as one token.
+    """Project the robot's state to one token.
 
     Args:
-        numbers: of a state.
-        width: of the token.
+        numbers: Size of a state.
+        width: Width of the token.
     """
 
     def __init__(self, numbers: int, width: int) -> None:
@@ -223,5 +191,5 @@ class StateProjector(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, state: Float[Tensor, "b s"]) -> Float[Tensor, "b d"]:
-        """The token."""
+        """Return the token."""
         return self.fc2(F.gelu(self.fc1(state)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophrl_algos.vla._policy import resized
+from prophrl_algos.vla._processor import resized
 
 TEXTS = ("pick up the milk", "stop", "put the red bowl on it")
 
@@ -28,7 +28,7 @@ class Family:
 
     Attributes:
         name: of the family.
-        make: the policy; arguments as in `prophrl_algos.vla._tiny_published`.
+        make: the policy; arguments as in `prophrl_algos.vla._tiny`.
         sample: `(policy, obs, noise, masked)`: what the network's own sampler gives, with that many masked cameras.
         joint: `(policy, obs, x0, noise, t)`: the squared error of every number in the network's own training pass.
         prefix: how the names of what lies before the velocity begin.
@@ -93,10 +93,10 @@ def lerobot_joint(policy, obs, x0, noise, t):
 def family_of(name):
     if name == "pi0":
         pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-        from prophrl_algos.vla._tiny_published import tiny_pi0
+        from prophrl_algos.vla._tiny import tiny_pi0
 
         return Family(name, tiny_pi0, pi0_sample, pi0_joint, ("model.vlm.",))
-    from prophrl_algos.vla._tiny_published import tiny_pi05, tiny_smolvla
+    from prophrl_algos.vla._tiny import tiny_pi05, tiny_smolvla
 
     if name == "pi05":
         return Family(name, tiny_pi05, lerobot_sample, lerobot_joint, ("paligemma_with_expert.paligemma.",))

@@ -15,8 +15,7 @@ from prophet_gym.checkpoint import bundled_checkpoints
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.cli import main
-from prophrl_algos.vla import _tiny_published as tiny
-from prophrl_algos.vla._tiny_prismatic import byte_tokenizer
+from prophrl_algos.vla import _tiny as tiny
 
 pytest.importorskip("peft")
 pytestmark = [
@@ -40,11 +39,11 @@ def commands():
 def pi0(folder):
     """As transformers writes it."""
     pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-    from prophrl_algos.vla.pi._pi0 import make_network
+    from prophrl_algos.vla.pi import Pi0Policy
 
     config = tiny.pi0_config(8)
     config["vlm_config"]["text_config"]["vocab_size"] = config["vlm_config"]["image_token_id"] = WORDS
-    network = make_network(config)
+    network = Pi0Policy.make_network(config)
     tiny.randomise(network)
     network.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config))
@@ -58,11 +57,11 @@ def pi0(folder):
 def smolvla(folder):
     """As lerobot writes it."""
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    from prophrl_algos.vla.smolvla import make_network
+    from prophrl_algos.vla.smolvla import SmolVLAPolicy
 
     config = {"chunk_size": 8, "n_action_steps": 8, "num_steps": 2, **tiny.SMOLVLA_CONFIG}
     with tiny.smolvlm_sizes():
-        network = make_network(config)
+        network = SmolVLAPolicy.make_network(config)
     tiny.randomise(network)
     return lerobot(folder, "smolvla", network, {**config, "resize_imgs_with_padding": [32, 32]}, tiny.smolvlm_sizes)
 
@@ -70,11 +69,11 @@ def smolvla(folder):
 def pi05(folder):
     """As lerobot writes it."""
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    from prophrl_algos.vla.pi._pi05 import make_network
+    from prophrl_algos.vla.pi import Pi05Policy
 
     config = {"chunk_size": 8, "n_action_steps": 8, "num_inference_steps": 2, **tiny.PI05_CONFIG}
     with tiny.pi05_sizes():
-        network = make_network(config, precision="float32")
+        network = Pi05Policy.make_network(config)
     tiny.randomise(network)
     return lerobot(folder, "pi05", network, {**config, "tokenizer_max_length": 400}, tiny.pi05_sizes)
 
@@ -106,7 +105,9 @@ def small_words(folder):
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(byte_tokenizer("<s>").text)).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tiny.byte_tokenizer("<s>").text)).save_pretrained(
+        folder
+    )
     return folder
 
 

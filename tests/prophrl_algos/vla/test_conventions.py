@@ -11,11 +11,9 @@ from prophrl_algos.vla.conventions import (
     affine,
     convention,
     env_to_policy,
-    euler_to_rotation_vector,
     normalise,
     policy_image,
     policy_to_env,
-    rotation_vector_to_euler,
     unnormalise,
 )
 
@@ -68,10 +66,12 @@ def test_simpler_wants_a_rotation_vector_where_the_policy_gives_angles():
 
 def test_rotations_agree_with_scipy_and_come_back():
     angles = torch.from_numpy(np.random.default_rng(0).uniform(-1.4, 1.4, (50, 3)))
-    vectors = euler_to_rotation_vector(angles)
-    np.testing.assert_allclose(vectors, Rotation.from_euler("xyz", angles.numpy()).as_rotvec(), atol=1e-9)
-    torch.testing.assert_close(rotation_vector_to_euler(vectors), angles)
-    assert torch.equal(euler_to_rotation_vector(torch.zeros(3)), torch.zeros(3))
+    how = convention("simpler-widowx", "openpi")
+    said = torch.cat([torch.zeros(50, 3), angles, torch.ones(50, 1)], 1)
+    vectors = policy_to_env(said, how)
+    np.testing.assert_allclose(vectors[:, 3:6], Rotation.from_euler("xyz", angles.numpy()).as_rotvec(), atol=1e-9)
+    torch.testing.assert_close(env_to_policy(vectors, how)[:, 3:6], angles)
+    assert torch.equal(policy_to_env(torch.zeros(7), how)[:6], torch.zeros(6))
 
 
 def test_a_picture_of_robosuite_turned_by_half_a_turn_is_an_upright_one_mirrored():

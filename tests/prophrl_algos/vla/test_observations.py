@@ -7,8 +7,7 @@ import torch
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
-from prophrl_algos.vla._tiny_prismatic import tiny_openvla_oft, tiny_vla_adapter
-from prophrl_algos.vla._tiny_published import tiny_pi0
+from prophrl_algos.vla._tiny import tiny_openvla_oft, tiny_pi0, tiny_vla_adapter
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 TEXTS = ["pick up the milk", "stop"]

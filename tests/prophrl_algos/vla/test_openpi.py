@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 
 from prophrl_algos.flow.policy import FlowSpec
 from prophrl_algos.testing import check_flow_policy
-from prophrl_algos.vla import _tiny_published as tiny
-from prophrl_algos.vla._policy import ImageConfig
+from prophrl_algos.vla import _tiny as tiny
+from prophrl_algos.vla._processor import ImageConfig
 from prophrl_algos.vla._tokenization import line
-from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.pi import _pi05 as pi05
 
 GOLDEN = Path(__file__).parents[2] / "data" / "pi0_lerobot.safetensors"
@@ -33,15 +32,16 @@ def openpi_network():
         from openpi.models_pytorch import gemma_pytorch
 
         with tiny.gemma_sizes(gemma_pytorch):
-            network = pi05._openpi_network(4, "float32")
+            network = pi05.openpi_network(4)
     tiny.randomise(network)
     return network
 
 
 def policy_of(network, width):
-    how = tiny.processor(convention("libero", "openpi"), ImageConfig(28), line, 60, state=False)
-    pi05.choose_trained(network, "expert")
-    return pi05.Pi05Policy(network, FlowSpec(4, width, 7, 2, 3), how).eval()
+    how = tiny.processor("openpi", ImageConfig(28), line, 60, state=False)
+    policy = pi05.Pi05Policy(network, FlowSpec(4, width, 7, 2, 3), how)
+    policy.let_train("expert")
+    return policy.eval()
 
 
 @pytest.mark.vla
@@ -52,7 +52,7 @@ def test_openpis_network_obeys_the_contract(openpi_network, seen):
 @pytest.mark.vla
 def test_openpis_network_and_lerobots_say_the_same(openpi_network, seen):
     with tiny.pi05_sizes():
-        network = pi05.make_network({**tiny.PI05_CONFIG, "chunk_size": 4, "max_action_dim": 32}, precision="float32")
+        network = pi05.Pi05Policy.make_network({**tiny.PI05_CONFIG, "chunk_size": 4, "max_action_dim": 32})
     pi05.fill(network, openpi_network.state_dict(), source="openpi's network")
     one, other = policy_of(openpi_network, 32), policy_of(network, 32)
     obs = one.prepare(*seen)
@@ -70,10 +70,10 @@ def test_pi0_of_transformers_says_what_lerobots_network_says():
     from prophrl_algos.vla.pi import _pi0 as pi0
 
     stored = load_file(GOLDEN)
-    network = pi0.make_network(tiny.pi0_config(4, heads=8, head_dim=4))
+    network = pi0.Pi0Policy.make_network(tiny.pi0_config(4, heads=8, head_dim=4))
     weights = {name.removeprefix("weight."): each for name, each in stored.items() if name.startswith("weight.")}
     pi0.fill(network, weights, source=GOLDEN)
-    how = tiny.processor(convention("libero", "openpi"), ImageConfig(28), line, tiny.VOCABULARY)
+    how = tiny.processor("openpi", ImageConfig(28), line, tiny.VOCABULARY)
     policy = pi0.Pi0Policy(network, FlowSpec(4, tiny.WIDTH, 7, 2, 3), how).eval()
     with torch.no_grad():
         obs = {name: stored[name] for name in ("tokens", "token_mask", "state")}

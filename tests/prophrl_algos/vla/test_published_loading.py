@@ -10,16 +10,17 @@ from safetensors.torch import save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.vla import _tiny_published as tiny
+from prophrl_algos.vla import _tiny as tiny
 from prophrl_algos.vla._load import choose
-from prophrl_algos.vla._tokenization import char_tokenizer, tokenizer_of
+from prophrl_algos.vla._tokenization import CharTokenizer, tokenizer_of
+from prophrl_algos.vla.pi import Pi0Policy, Pi05Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 FEATURES = {"observation.images.image": "VISUAL", "observation.images.image2": "VISUAL", "observation.state": "STATE"}
 ACTIONS = {"mean": np.linspace(-0.1, 0.1, 7), "std": np.linspace(0.2, 0.4, 7)}
 ACTIONS |= {"q01": np.linspace(-0.9, -0.5, 7), "q99": np.linspace(0.5, 0.8, 7)}
 STATES = {name: np.linspace(values[0], values[-1], 8) for name, values in ACTIONS.items()}
-WORDS = char_tokenizer(tiny.VOCABULARY)
+WORDS = CharTokenizer(tiny.VOCABULARY)
 OPTIONS = LoadOptions(dtype=torch.float32, tokenizer=WORDS, without_state="mean")
 
 
@@ -81,10 +82,8 @@ def assert_same(network, state):
 
 @contextmanager
 def of_tiny_pi05(monkeypatch):
-    from prophrl_algos.vla.pi import _pi05 as pi05
-
     with tiny.pi05_sizes():
-        network = pi05.make_network({"chunk_size": 4, **tiny.PI05_CONFIG}, precision="float32")
+        network = Pi05Policy.make_network({"chunk_size": 4, **tiny.PI05_CONFIG})
         tiny.randomise(network)
         yield network, {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -124,9 +123,7 @@ def test_pi05_of_a_later_lerobot_names_the_state_unpadded(tmp_path, monkeypatch)
 @pytest.mark.parametrize("where", ["physical-intelligence/libero", "assets/physical-intelligence/libero"])
 def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
     with of_tiny_pi05(monkeypatch) as (network, _):
-        from prophrl_algos.vla.pi import _pi05 as pi05
-
-        network = pi05.make_network({}, precision="float32")
+        network = Pi05Policy.make_network({})
         tiny.randomise(network)
         state = network.state_dict()
         write_state(tmp_path, state, dtype=torch.bfloat16)
@@ -143,9 +140,7 @@ def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
 @pytest.mark.vla
 def test_pi05_of_prophrl_has_no_statistics_and_says_so(tmp_path, monkeypatch):
     with of_tiny_pi05(monkeypatch):
-        from prophrl_algos.vla.pi import _pi05 as pi05
-
-        write_state(tmp_path, pi05.make_network({}, precision="float32").state_dict())
+        write_state(tmp_path, Pi05Policy.make_network({}).state_dict())
         (tmp_path / "optimizer.pt").write_bytes(b"")
         options = LoadOptions(benchmark="bridge", dtype=torch.float32, tokenizer=WORDS)
         with pytest.raises(CheckpointError, match=r"no norm_stats.json: give one with LoadOptions\(statistics="):
@@ -254,7 +249,7 @@ def test_pi0_of_lerobot(tmp_path, monkeypatch):
     named = in_lerobots_names(state)
     write_state(tmp_path, {f"model.{name}": tensor for name, tensor in named.items()})
     write_lerobot(tmp_path, "pi0", "MEAN_STD", chunk_size=4)
-    monkeypatch.setattr("prophrl_algos.vla.pi._pi0.make_network", lambda config: fresh)
+    monkeypatch.setattr(Pi0Policy, "make_network", staticmethod(lambda config: fresh))
     assert "as lerobot writes it" in choose(tmp_path).reason
     policy = load_policy(tmp_path, OPTIONS)
     assert_same(policy.network, state)
@@ -270,7 +265,7 @@ def test_pi0_of_openpi_with_a_tied_embedding(tmp_path, monkeypatch):
     write_state(tmp_path, named)
     write_norm_stats(tmp_path / "assets" / "one" / "libero" / "norm_stats.json")
     write_norm_stats(tmp_path / "assets" / "one" / "droid" / "norm_stats.json")
-    monkeypatch.setattr("prophrl_algos.vla.pi._pi0.make_network", lambda config: fresh)
+    monkeypatch.setattr(Pi0Policy, "make_network", staticmethod(lambda config: fresh))
     assert "as openpi writes pi0" in choose(tmp_path).reason
     with pytest.raises(CheckpointError, match=r"several norm_stats.json .*unnorm_key="):
         load_policy(tmp_path, OPTIONS)
@@ -299,10 +294,10 @@ SMOLVLA |= {"expert_width_multiplier": 0.5, "resize_imgs_with_padding": [32, 32]
 
 @pytest.mark.vla
 def test_smolvla_of_lerobot(tmp_path):
-    from prophrl_algos.vla import smolvla
+    from prophrl_algos.vla.smolvla import SmolVLAPolicy
 
     with tiny.smolvlm_sizes():
-        network = smolvla.make_network(SMOLVLA)
+        network = SmolVLAPolicy.make_network(SMOLVLA)
         tiny.randomise(network)
         state = network.state_dict()
         write_state(tmp_path, {f"model.{name}": tensor for name, tensor in state.items()})
@@ -325,9 +320,7 @@ def test_a_tokenizer_may_be_given_as_hugging_face_makes_them():
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    from prophrl_algos.vla._tiny_prismatic import byte_tokenizer
-
-    backend = Tokenizer.from_str(byte_tokenizer("<s>").text)
+    backend = Tokenizer.from_str(tiny.byte_tokenizer("<s>").text)
     with_start = PreTrainedTokenizerFast(tokenizer_object=backend)
     texts = ["pick up", "stop"]
     said = tokenizer_of(with_start, "nowhere/here")(texts)

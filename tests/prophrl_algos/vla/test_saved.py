@@ -19,8 +19,7 @@ from prophrl_algos.cli.common import take_weights
 from prophrl_algos.groups import BeginFromStarts, Grouping
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
-from prophrl_algos.vla import _tiny_prismatic as tiny_prismatic
-from prophrl_algos.vla import _tiny_published as tiny_published
+from prophrl_algos.vla import _tiny as tiny
 from prophrl_algos.vla._load import choose
 from prophrl_algos.vla._lora import LoraPart, LoraTargets, has_lora
 
@@ -33,25 +32,25 @@ TEXTS = ("pick up the milk", "stop", "put the red bowl on it")
 
 def pi0(train, **sizes):
     pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-    return tiny_published.tiny_pi0(train=train, **sizes), nullcontext
+    return tiny.tiny_pi0(train=train, **sizes), nullcontext
 
 
 def pi05(train, **sizes):
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    return tiny_published.tiny_pi05(train=train, **sizes), tiny_published.pi05_sizes
+    return tiny.tiny_pi05(train=train, **sizes), tiny.pi05_sizes
 
 
 def smolvla(train, **sizes):
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    return tiny_published.tiny_smolvla(train=train, **sizes), tiny_published.smolvlm_sizes
+    return tiny.tiny_smolvla(train=train, **sizes), tiny.smolvlm_sizes
 
 
 def vla_adapter(train):
-    return tiny_prismatic.tiny_vla_adapter(train=train), nullcontext
+    return tiny.tiny_vla_adapter(train=train), nullcontext
 
 
 def openvla_oft(train):
-    return tiny_prismatic.tiny_openvla_oft(train=train), nullcontext
+    return tiny.tiny_openvla_oft(train=train), nullcontext
 
 
 FAMILIES = [pi0, vla_adapter, openvla_oft, *(pytest.param(each, marks=pytest.mark.vla) for each in (pi05, smolvla))]
@@ -146,7 +145,7 @@ def test_it_is_trained_on_in_another_way(made, before, after, tmp_path, seen):
 
 
 def test_adapters_are_not_rounded_away_in_half_precision(tmp_path, seen):
-    policy = stirred(tiny_prismatic.tiny_vla_adapter(train="lora"))
+    policy = stirred(tiny.tiny_vla_adapter(train="lora"))
     policy.save_pretrained(tmp_path / "ours")
     with pytest.raises(ValueError, match=r"ours has adapters on language_model\..*, whose weights are bfloat16 here"):
         load_policy(tmp_path / "ours", LoadOptions(train="expert"))

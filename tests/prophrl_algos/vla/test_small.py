@@ -13,7 +13,8 @@ from prophrl_algos.flow.schedule import FlowSchedule, no_step
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, choose, load_policy
-from prophrl_algos.vla.small._policy import difference, pointing_error, shrunk, softened, varied
+from prophrl_algos.vla.small._images import shrunk, softened, varied
+from prophrl_algos.vla.small._policy import difference, pointing_error
 
 SIZES = {"image_size": 16, "places": 4, "width": 16, "layers": 1, "horizon": 2, "action_dim": 3, "signs": ()}
 CLONED = "SmallVLA-LIBERO-object-sft"

@@ -121,7 +121,7 @@ def test_files_that_do_not_belong_together_are_refused(checkpoint):
         load_policy(folder, LoadOptions(unnorm_key="libero_object"))
     config = json.loads((folder / "config.json").read_text()) | {"timm_model_ids": ["resnet50"]}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="must name the eyes"):
+    with pytest.raises(CheckpointError, match="must name the vision encoders"):
         load_policy(folder)
     (folder / "tokenizer.json").unlink()
     (folder / "config.json").write_text(json.dumps(config | {"timm_model_ids": made_timm()}))

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from prophet_gym.errors import MissingWeightsError
-from prophrl_algos.vla.prismatic import _openvla_oft as openvla_oft
-from prophrl_algos.vla.prismatic import _vla_adapter as vla_adapter
+from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
 from prophrl_algos.vla.prismatic._sequence import Prompt, Tokenizer, attention_bias, padded, prompt_tokens, windows
 
 
@@ -17,7 +16,7 @@ def tokenizer(checkpoint):
 
 def test_vla_adapters_prompt_is_qwens_chat(tokenizer):
     read = tokenizer("vla-adapter")
-    tokens, mask = prompt_tokens(read, vla_adapter.PROMPT, ["Pick up the MILK"])
+    tokens, mask = prompt_tokens(read, VLAAdapter.PROMPT, ["Pick up the MILK"])
     text = read._backend.decode(tokens[0][mask[0]].tolist(), skip_special_tokens=False)
     assert text == (
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
@@ -28,7 +27,7 @@ def test_vla_adapters_prompt_is_qwens_chat(tokenizer):
 
 def test_ofts_prompt_begins_a_text_and_ends_with_the_empty_token_once(tokenizer):
     read = tokenizer("openvla-oft")
-    tokens, mask = prompt_tokens(read, openvla_oft.PROMPT, ["Stop"])
+    tokens, mask = prompt_tokens(read, OpenVLAOFT.PROMPT, ["Stop"])
     inside = tokens[0][mask[0]].tolist()
     assert inside[0] == read("")[0] == 1
     assert inside[-1] == 29871
@@ -40,7 +39,7 @@ def test_ofts_prompt_begins_a_text_and_ends_with_the_empty_token_once(tokenizer)
 
 def test_a_prompt_that_is_too_long_is_refused_not_cut(tokenizer):
     with pytest.raises(ValueError, match="at most 5 tokens, got"):
-        prompt_tokens(tokenizer("openvla-oft"), openvla_oft.PROMPT, ["stop"], max_tokens=5)
+        prompt_tokens(tokenizer("openvla-oft"), OpenVLAOFT.PROMPT, ["stop"], max_tokens=5)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

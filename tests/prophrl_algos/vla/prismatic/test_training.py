@@ -13,7 +13,7 @@ from prophrl_algos.flow.schedule import FlowSchedule
 from prophrl_algos.groups import BeginFromStarts, Grouping
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
-from prophrl_algos.vla._tiny_prismatic import tiny_openvla_oft, tiny_vla_adapter
+from prophrl_algos.vla._tiny import tiny_openvla_oft, tiny_vla_adapter
 
 BOTH = ["vla-adapter", "openvla-oft"]
 TEXTS = ["pick up the milk", "stop"]

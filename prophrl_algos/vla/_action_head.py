@@ -1,0 +1,97 @@
+"""Turn a noisy chunk of actions, a time and context vectors into a velocity: a small diffusion transformer."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_TIME_WIDTH = 64
+_MODULATIONS = 6
+_MLP_RATIO = 4
+
+
+class HeadLayer(nn.Module):
+    """Attend over the actions, then over the context, then apply an MLP; time scales and gates (adaLN, 2212.09748)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.read = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, _MLP_RATIO * width), nn.SiLU(), nn.Linear(_MLP_RATIO * width, width)
+        )  # fmt: skip
+        self.offsets = nn.Parameter(torch.zeros(_MODULATIONS, width))
+
+    def prefix(self, vectors: Float[Tensor, "b n d"]) -> Float[Tensor, "b two n d"]:
+        """Return keys and values of the context, which do not depend on noise or time."""
+        return torch.stack(self.key_value(vectors).chunk(2, 2), 1)
+
+    def forward(
+        self, x: Float[Tensor, "b h d"], prefix: Float[Tensor, "b two n d"], time: Float[Tensor, "b six d"]
+    ) -> Float[Tensor, "b h d"]:
+        """Return the actions after the layer; `prefix` is what `self.prefix` returns."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (time + self.offsets)[:, :, None].unbind(1)
+        query, key, value = self.query_key_value(_norm(x) * (1 + scale) + shift).chunk(3, 2)
+        x = x + gate * self.merge(self._attend(query, key, value))
+        key, value = prefix.unbind(1)
+        x = x + self.read(self._attend(self.query(_norm(x)), key, value))
+        return x + gate_mlp * self.mlp(_norm(x) * (1 + scale_mlp) + shift_mlp)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query, key, value = (each.unflatten(2, (self.heads, -1)).movedim(2, 1) for each in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).movedim(1, 2).flatten(2)
+
+
+class ActionHead(nn.Module):
+    """Run a transformer over the actions of a chunk that reads context vectors.
+
+    Args:
+        horizon: Number of actions in a chunk.
+        latent_dim: Number of dimensions of an action.
+        width: Width of the transformer.
+        layers: Number of layers.
+        heads: Number of attention heads.
+    """
+
+    def __init__(self, horizon: int, latent_dim: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(latent_dim, width)
+        self.positions = nn.Parameter(torch.zeros(horizon, width))
+        self.time = nn.Sequential(nn.Linear(_TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, _MODULATIONS * width))
+        self.layers = nn.ModuleList(HeadLayer(width, heads) for _ in range(layers))
+        self.out = nn.Linear(width, latent_dim)
+
+    def prefix(self, vectors: Float[Tensor, "b n d"]) -> Float[Tensor, "b l two n d"]:
+        """Return what each layer reads of the context, once for all denoising steps."""
+        found = []
+        for layer in self.layers:
+            assert isinstance(layer, HeadLayer)
+            found.append(layer.prefix(vectors))
+        return torch.stack(found, 1)
+
+    def forward(
+        self, x: Float[Tensor, "b h a"], t: Float[Tensor, " b"], prefix: Float[Tensor, "b l two n d"]
+    ) -> Float[Tensor, "b h a"]:
+        """Return the velocity."""
+        time = self.time(_time_features(t)).unflatten(1, (_MODULATIONS, -1))
+        hidden = self.into(x) + self.positions
+        for layer, part in zip(self.layers, prefix.unbind(1), strict=True):
+            hidden = layer(hidden, part, time)
+        return self.out(_norm(hidden))
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def _time_features(t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
+    half = _TIME_WIDTH // 2
+    rates = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (math.log(200.0) / (half - 1)))
+    angles = t[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)

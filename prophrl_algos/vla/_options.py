@@ -1,0 +1,64 @@
+"""Choose how a policy is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prophet_gym.errors import unknown_option
+
+_CHOICES = {"train": ("expert", "lora", "full", "none"), "without_state": ("refuse", "mean"), "head": ("flow", "l1")}
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Hold how a policy is loaded, acts and is trained.
+
+    Attributes:
+        benchmark: The benchmark that it acts in, a name of `prophrl_algos.vla.conventions`.
+        exec_steps: Number of actions executed per chunk; the benchmark's usual number by default.
+        num_steps: Number K of denoising steps; the checkpoint's by default.
+        train: What is trained: `expert` (the action expert or flow head), `lora` (low-rank adapters), `full` or `none`.
+        language: Whether `lora` also adapts the language model, in families that leave this open.
+        dtype: Precision of the weights that are not trained; trained weights are always float32.
+        statistics: A file of normalisation statistics that replaces the checkpoint's.
+        unnorm_key: The data set whose statistics are used, where a file holds several.
+        tokenizer: A Hugging Face tokenizer, a folder or a Hub name; pi0, pi0.5 and SmolVLA also take a function from
+            texts to token ids. The checkpoint's own by default.
+        without_state: What happens when the policy reads a robot state and the observation has none, as in a dream:
+            `refuse`, or use the `mean` of the training data.
+        head: `flow`, or `l1` for the published head of VLA-Adapter and OpenVLA-OFT. Other families are flows already.
+
+    Raises:
+        UnknownOptionError: `train`, `without_state` or `head` is not one of the names above.
+        ValueError: `exec_steps` or `num_steps` is below 1.
+    """
+
+    benchmark: str = "libero"
+    exec_steps: int | None = None
+    num_steps: int | None = None
+    train: str = "expert"
+    language: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    statistics: Path | None = None
+    unnorm_key: str | None = None
+    tokenizer: Any = None
+    without_state: str = "refuse"
+    head: str = "flow"
+
+    def __post_init__(self) -> None:
+        for name in ("exec_steps", "num_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 or None, got {value}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown_option(name, getattr(self, name), choices)
+
+    def require_benchmark(self, benchmark: object, source: Path) -> None:
+        """Raise ValueError unless a saved policy was made for the benchmark of these options."""
+        if benchmark != self.benchmark:
+            raise ValueError(
+                f"{source} acts in {benchmark!r}, not {self.benchmark!r}; say so with LoadOptions(benchmark=...)"
+            )
