@@ -263,11 +263,11 @@ def numbers_in(path: Path) -> int:
 
 
 def image() -> str:
-    command = "prophet demo --animation docs/pictures/demo.webp"
-    if not (ROOT / "docs" / "pictures" / "demo.webp").is_file():
+    command = "prophet demo --animation docs/images/demo.webp"
+    if not (ROOT / "docs" / "images" / "demo.webp").is_file():
         return f"No picture yet: `{command}` makes it."
     return (
-        "![an episode of LIBERO, its dream, and the dream under other actions](docs/pictures/demo.webp)\n\n"
+        "![an episode of LIBERO, its dream, and the dream under other actions](docs/images/demo.webp)\n\n"
         "*Left: LIBERO. Middle: the dream, from the first frame alone, under the same actions. Right: the same dream "
         "under another episode's actions. What still goes wrong: the bottle is a blur while the hand carries it, and "
         "in the basket it fades away where LIBERO still shows its cap; on the right a small box loses its colour "

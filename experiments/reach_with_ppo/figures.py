@@ -24,7 +24,7 @@ def headline() -> str:
     if report is None or report["scores"]["libero"] is None:
         return f"Not measured yet: `{RUN.format(15_360)}`."
     libero, settings = report["scores"]["libero"], report["settings"]
-    image = (FOLDER / "pictures" / "reach.png").relative_to(ROOT)
+    image = (FOLDER / "images" / "reach.png").relative_to(ROOT)
     return (
         f"![learning curves in the dream, scores in both worlds]({image})\n\n"
         f"In LIBERO the gripper ends {interval(libero['ppo']['gripper_cm'], 1)} cm from its mark, "
@@ -68,7 +68,7 @@ def reach() -> str:
         f"mean [95% interval: bootstrap over states, Student's t over seeds]. Made by `{command}` on "
         f"{where(report['machine'])}."
     )
-    image = "![learning curves and scores](../experiments/reach_with_ppo/pictures/reach.png)\n\n"
+    image = "![learning curves and scores](../experiments/reach_with_ppo/images/reach.png)\n\n"
     return f"{image}{head}\n\n{markdown_table(header, rows)}\n\n{' '.join(gains)}"
 
 

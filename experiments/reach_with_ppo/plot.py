@@ -10,7 +10,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 RESULT = Path(__file__).parent / "results" / "reach.json"
-PICTURE = Path(__file__).parent / "pictures" / "reach.png"
+IMAGE = Path(__file__).parent / "images" / "reach.png"
 ARMS = {"random": "random actions", "still": "no action", "ppo": "PPO, learned in the dream"}
 
 
@@ -45,4 +45,4 @@ def draw(report: dict[str, Any]) -> plt.Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf-8"))).savefig(PICTURE, dpi=110)
+    draw(json.loads(RESULT.read_text(encoding="utf-8"))).savefig(IMAGE, dpi=110)

@@ -7,7 +7,7 @@ from typing import Any
 
 from docs.blocks.common import ROOT, markdown_table, part, points, share, where
 from experiments.reinforce_in_dream import controls, headline
-from experiments.reinforce_in_dream.files import PICTURES, RESULTS, TRIES, read_lines, read_summary
+from experiments.reinforce_in_dream.files import IMAGES, RESULTS, TRIES, read_lines, read_summary
 from experiments.reinforce_in_dream.protocol import DREAM, LIBERO, SFT, SIZES, Arm, Size, label_of
 from prophrl_algos.cli.common import NUM_STEPS
 
@@ -109,7 +109,7 @@ def results(size: str) -> str:
     ]
     return "\n\n".join([
         f"{label}`{command}` on {where(summary['machine'])}.",
-        *([f"![curves](pictures/{size}.png)"] if (PICTURES / f"{size}.png").is_file() else []),
+        *([f"![curves](images/{size}.png)"] if (IMAGES / f"{size}.png").is_file() else []),
         ends_of(summary),
         *([markdown_table(["effect in the 2x2, points [95%]", "in LIBERO", "in the dream"], effects)] * bool(effects)),
         tasks_of(summary),

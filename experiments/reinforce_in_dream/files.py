@@ -21,7 +21,7 @@ from prophrl_algos.flow.policy import FlowPolicy
 from prophrl_algos.vla._load import BUNDLED
 
 RESULTS = Path(__file__).parent / "results"
-PICTURES = Path(__file__).parent / "pictures"
+IMAGES = Path(__file__).parent / "images"
 EVALUATIONS, TRIES, CLONING, SUMMARY = "evaluations.jsonl", "tries.jsonl", "sft.jsonl", "summary.json"
 CHOICE, PROTOCOL, CLONED_FROM = "choice.json", "protocol.json", "cloned.json"
 

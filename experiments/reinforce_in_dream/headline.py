@@ -4,7 +4,7 @@ from typing import Any
 
 from docs.blocks.common import ROOT, markdown_table, points, share, where
 from experiments.reinforce_in_dream import controls as measured
-from experiments.reinforce_in_dream.files import PICTURES, read_summary
+from experiments.reinforce_in_dream.files import IMAGES, read_summary
 from experiments.reinforce_in_dream.protocol import DREAM, LIBERO, SFT, label_of
 from prophet_gym.estimates import wilson
 
@@ -29,8 +29,8 @@ def headline(size: str) -> str:
     waiting = [label_of(arm, found["about"]) for arm, found in summary["arms"].items() if not found["final"]]
     rest = f" Not run yet: {', '.join(waiting)}." if waiting else ""
     images = {
-        PICTURES / f"{size}.png": "gains along the runs, success at the end, and how far the reward can be trusted",
-        PICTURES / "film.webp": "one state before (above) and after learning; left LIBERO, right the dream",
+        IMAGES / f"{size}.png": "gains along the runs, success at the end, and how far the reward can be trusted",
+        IMAGES / "video.webp": "one state before (above) and after learning; left LIBERO, right the dream",
     }
     return "\n\n".join([
         *(f"![{label}]({path.relative_to(ROOT)})" for path, label in images.items() if path.is_file()),

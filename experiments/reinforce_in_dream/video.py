@@ -17,7 +17,7 @@ import tyro
 from jaxtyping import UInt8
 
 from experiments.reinforce_in_dream.episodes import seeds_of
-from experiments.reinforce_in_dream.files import EVALUATIONS, PICTURES, Place, read_lines, read_policy
+from experiments.reinforce_in_dream.files import EVALUATIONS, IMAGES, Place, read_lines, read_policy
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES
 from experiments.reinforce_in_dream.run import cells_of, evaluation_seed
 from prophet_gym.cli.video import side_by_side, stack, write_animation
@@ -29,7 +29,7 @@ from prophrl_algos.rollout import env_actions
 
 Runs = dict[str, tuple[str, int, Path]]
 """When -> run, update and weights."""
-Film = tuple[UInt8[np.ndarray, "t h w 3"], bool]
+Video = tuple[UInt8[np.ndarray, "t h w 3"], bool]
 """Frames, and whether the episode succeeds."""
 
 
@@ -45,7 +45,7 @@ class Args:
     """As given to the run."""
     dream: str = ""
     """As given to the run."""
-    image: Path = PICTURES / "film.webp"
+    image: Path = IMAGES / "video.webp"
     every: int = 4
     """One frame in so many is shown."""
 
@@ -72,9 +72,9 @@ def changed_starts(logs: Path, run: str, libero: str, updates: int) -> tuple[boo
     return gained, changed[gained]
 
 
-def video(
+def record(
     policy: FlowPolicy, world: str, cell: dict[str, int], seeds: tuple[int, int] = (0, 0), dream: str = ""
-) -> Film:
+) -> Video:
     """Film an episode from an official state; the seeds are of the env and of the policy's noise."""
     options = {"render": "step"} if world.startswith("LIBERO-") else {}
     env = make_env(world, 1, starts="official", tasks=[cell["task"]], dream=dream, options=options)
@@ -92,17 +92,17 @@ def video(
     return np.concatenate(frames), success
 
 
-def film_all(place: Place, runs: Runs, cell: dict[str, int], world: str, dream: str = "") -> dict[str, Film]:
+def record_all(place: Place, runs: Runs, cell: dict[str, int], world: str, dream: str = "") -> dict[str, Video]:
     """Film the same state for each of the policies, by the seeds of their evaluation."""
     videos = {}
     for when, (run, update, weights) in runs.items():
         cells = cells_of(place.size, run, update, world)
         seeds = seeds_of(place.size, world, cells, cells.index(cell), evaluation_seed(place.size, run, update))
-        videos[when] = video(read_policy(place, weights), world, cell, seeds, dream)
+        videos[when] = record(read_policy(place, weights), world, cell, seeds, dream)
     return videos
 
 
-def captioned(row: Mapping[str, Film], moment: int, scale: int = 2) -> UInt8[np.ndarray, "h w 3"]:
+def captioned(row: Mapping[str, Video], moment: int, scale: int = 2) -> UInt8[np.ndarray, "h w 3"]:
     """Draw films of one policy side by side at a moment, with the outcomes of those that have ended by then."""
     frames = {label: images[min(moment, len(images) - 1)] for label, (images, _) in row.items()}
     ended = {label: done for label, (images, done) in row.items() if moment >= len(images) - 1}
@@ -121,13 +121,13 @@ def main(args: Args) -> None:
     }
     gained, changed = changed_starts(place.logs, args.run, size.libero, size.updates)
     for cell in changed:
-        libero = film_all(place, runs, cell, size.libero)
+        libero = record_all(place, runs, cell, size.libero)
         if [done for _, done in libero.values()] == [not gained, gained]:
             break
         print(f"{cell}: ends otherwise this time")
     else:
         raise ValueError(f"none of {len(changed)} states ends as {place.logs / EVALUATIONS} says, so none can be shown")
-    dreamt = film_all(place, runs, cell, DREAM, args.dream)
+    dreamt = record_all(place, runs, cell, DREAM, args.dream)
     videos = {when: {f"{when}, in LIBERO": libero[when], f"{when}, in the dream": dreamt[when]} for when in runs}
     longest = max(len(frames) for row in videos.values() for frames, _ in row.values())
     moments = [*range(0, longest - 1, args.every), longest - 1]

@@ -129,6 +129,6 @@ def test_links_of_the_readme_lead_into_the_repository_on_a_package_index():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text = module.absolute(README, "https://example.org/owner/project/")
-    assert "](https://example.org/owner/project/raw/HEAD/docs/pictures/demo.webp)" in text
+    assert "](https://example.org/owner/project/raw/HEAD/docs/images/demo.webp)" in text
     assert "](https://example.org/owner/project/blob/HEAD/docs/envs.md)" in text
     assert re.findall(r"\]\((?!https?://|#)[^)]*\)", text) == []

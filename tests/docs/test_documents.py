@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(name: str):
-    """The module of `docs/pictures/NAME.py`."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "pictures" / f"{name}.py")
+    """The module of `docs/images/NAME.py`."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "images" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -61,10 +61,10 @@ def test_the_start_of_the_weights_page_has_a_pose():
 
 
 def test_the_picture_of_action_frames_is_what_is_drawn():
-    stored = imageio.imread(ROOT / "docs" / "pictures" / "action_frames.png").astype(int)
+    stored = imageio.imread(ROOT / "docs" / "images" / "action_frames.png").astype(int)
     drawn = script("action_frames").sheet().astype(int)
     assert stored.shape == drawn.shape
-    assert (np.abs(stored - drawn) > 8).mean() < 1e-3, "run python docs/pictures/action_frames.py"
+    assert (np.abs(stored - drawn) > 8).mean() < 1e-3, "run python docs/images/action_frames.py"
 
 
 def test_links_lead_to_files_that_exist():

@@ -271,9 +271,11 @@ def test_a_start_that_ends_otherwise_this_time_is_not_shown(place, tmp_path, mon
     monkeypatch.setattr(video, "read_policy", lambda place, weights: weights)
     shot = np.zeros((2, 8, 8, 3), np.uint8)
     monkeypatch.setattr(
-        video, "video", lambda policy, world, cell, *a, **k: (shot, again and cell["start"] == 1 and policy != "before")
+        video,
+        "record",
+        lambda policy, world, cell, *a, **k: (shot, again and cell["start"] == 1 and policy != "before"),
     )
-    args = video.Args(out=place.out, logs=place.logs, image=tmp_path / "film.webp")
+    args = video.Args(out=place.out, logs=place.logs, image=tmp_path / "video.webp")
     if again:
         video.main(args)
         assert args.image.is_file()
@@ -296,7 +298,7 @@ def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
     logged = [x0 for path in drawn for x0 in path.x0]
     drawn.clear()
     seeds = episodes.seeds_of(place.size, STAND_IN, cells, 2, 5)
-    video.video(policy, STAND_IN, cells[2], seeds)
+    video.record(policy, STAND_IN, cells[2], seeds)
     torch.testing.assert_close(drawn[0].x0[0], logged[2], atol=1e-3, rtol=1e-3)
     assert (logged[1] - logged[2]).abs().max() > 0.1
     with pytest.raises(IndexError, match="there are 3 episodes, no number 3"):
@@ -304,5 +306,5 @@ def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
 
 
 def test_a_film_is_of_the_first_picture_and_of_every_frame_that_was_run(place, short_dreams, monkeypatch):
-    frames, done = video.video(make_policy("tiny", files.spaces(), None), protocol.DREAM, {"task": 3, "start": 0})
+    frames, done = video.record(make_policy("tiny", files.spaces(), None), protocol.DREAM, {"task": 3, "start": 0})
     assert (frames.shape, frames.dtype, done) == ((9, 128, 128, 3), np.uint8, False)

@@ -1,4 +1,4 @@
-"""Draw `bandit.png` from the result of `benchmarks/bandit.py`: `python docs/pictures/bandit.py` (needs matplotlib)."""
+"""Draw `bandit.png` from the result of `benchmarks/bandit.py`: `python docs/images/bandit.py` (needs matplotlib)."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "bandit.json"
-PICTURE = Path(__file__).with_suffix(".png")
+IMAGE = Path(__file__).with_suffix(".png")
 
 
 def draw(report: dict[str, Any]) -> plt.Figure:
@@ -38,4 +38,4 @@ def draw(report: dict[str, Any]) -> plt.Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text())).savefig(PICTURE, dpi=110)
+    draw(json.loads(RESULT.read_text())).savefig(IMAGE, dpi=110)

@@ -1,4 +1,4 @@
-"""Draw action_frames.png, what the released conditioner reads: `python docs/pictures/action_frames.py`.
+"""Draw action_frames.png, what the released conditioner reads: `python docs/images/action_frames.py`.
 
 Each row is seven frames of one motion, its actions integrated and drawn through a camera: LIBERO's in the first three
 rows, and in the last one a camera made up for the picture, two metres before two arms.
