@@ -13,6 +13,7 @@ from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs._plain import plain, require_flag, require_text
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
+from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 
 __all__ = ["EnvOptions", "make_env", "make_vector_env"]
@@ -103,8 +104,18 @@ def make_vector_env(
     *,
     max_episode_steps: SupportsIndex | None = 30,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    tensors: bool | np.bool_ = False,
     **options: Any,
 ) -> ProphetVectorEnv:
-    """Build a vector env of `num_envs` sub-environments; the other arguments and errors are those of `EnvOptions`."""
+    """Build a vector env; the other arguments and errors are those of `EnvOptions`.
+
+    Args:
+        num_envs: Sub-environments, at least 1.
+        max_episode_steps: Chunks until truncation, None for no horizon.
+        autoreset_mode: Any of Gymnasium's three.
+        tensors: Whether to give torch tensors on `device`, see `ProphetTorchVectorEnv`.
+        options: Those of `EnvOptions`.
+    """
+    kind = ProphetTorchVectorEnv if require_flag("tensors", tensors) else ProphetVectorEnv
     parts = EnvOptions(max_episode_steps=max_episode_steps, **options).parts()
-    return ProphetVectorEnv(num_envs=plain(num_envs), autoreset_mode=autoreset_mode, **parts)
+    return kind(num_envs=plain(num_envs), autoreset_mode=autoreset_mode, **parts)

@@ -85,6 +85,13 @@ def test_rows_of_make_vec_dream_like_single_envs(checkpoint):
         assert np.abs(frames - info["frames"]).max() <= 2
 
 
+def test_make_vec_gives_tensors_where_it_is_asked_to(checkpoint):
+    arrays, tensors = (gym.make_vec(DREAM_IDS[0], 2, weights=checkpoint, tensors=wanted) for wanted in (False, True))
+    seen, given = arrays.reset(seed=0)[0]["image"], tensors.reset(seed=0)[0]["image"]
+    assert isinstance(given, torch.Tensor)
+    np.testing.assert_array_equal(given.cpu().numpy(), seen)
+
+
 def test_weights_are_loaded_once(checkpoint):
     one, other = (gym.make("Prophet-LIBERO-v0", weights=checkpoint).unwrapped for _ in range(2))
     assert one.world_model is other.world_model

@@ -2,8 +2,7 @@
 
 from prophet_gym.envs._episodes import row_info
 from prophet_gym.envs._sub_env import Usage
-from prophet_gym.envs.initial_states import InitialStates, read_initial_states, write_initial_states
-from prophet_gym.envs.initial_states._jsonl import read_jsonl_states
+from prophet_gym.envs.initial_states import InitialStates, read_initial_states, read_jsonl_states, write_initial_states
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
@@ -13,9 +12,8 @@ from prophet_gym.envs.wrappers.chunks import (
     FlattenChunkVector,
     OneActionPerChunk,
     OneActionPerChunkVector,
-    OneActionPerStep,
-    OneActionPerStepVector,
 )
+from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStep, OneActionPerStepVector
 from prophet_gym.envs.wrappers.record_frames import RecordEveryFrame
 from prophet_gym.envs.wrappers.views import EmbedInstruction, StackFrames, View, Viewed, ViewedVector, one_hot_table
 

@@ -1,4 +1,4 @@
-"""What `reset(seed=..., options=...)` may ask for, checked before anything changes."""
+"""Read what `reset(seed=..., options=...)` asks for, checked before anything changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,16 +19,12 @@ RESET_OPTIONS = ("queue", "reset_mask", "start", "starts", "task")
 def plan_reset(
     options: Mapping[str, Any] | None, starts: InitialStates, num_envs: int, frame_size: tuple[int, int]
 ) -> dict[int, InitialStates]:
-    """Read the options of a reset: the rows to reset, each with the starts that it may draw from.
-
-    `reset_mask`: bool (num_envs,), the rows to reset. `task`: a task number, or one per row.
-    `start`: a position among the starts of the row's task (of all starts where no task is given), or one per
-    row. `starts`: an InitialState for all rows, or one per row; excludes `task` and `start`.
+    """Return the sub-environments to reset, each with the initial states that it may draw from.
 
     Raises:
-        UnknownOptionError: For an option or task that does not exist.
-        InvalidStartError: If a start does not exist or does not fit the world model.
-        ValueError: If a value has the wrong form.
+        UnknownOptionError: An option or task does not exist.
+        InvalidStartError: An initial state does not exist or does not fit the world model.
+        ValueError: A value has the wrong form.
     """
     given = dict(options or {})
     for name in given:
@@ -38,7 +34,7 @@ def plan_reset(
     if given.get("starts") is not None:
         if given.get("task") is not None or given.get("start") is not None:
             raise UnknownOptionError("options['starts'] says where to start; leave out 'task' and 'start'")
-        chosen = _per_row_starts(given["starts"], num_envs, starts, frame_size)
+        chosen = _one_each(given["starts"], num_envs, starts, frame_size)
         return {row: InitialStates([chosen[row]]) for row in rows}
     tasks = per_row_integers("task", given.get("task"), num_envs)
     positions = per_row_integers("start", given.get("start"), num_envs)
@@ -52,31 +48,31 @@ def plan_queue(
     frame_size: tuple[int, int],
     autoreset_mode: AutoresetMode,
 ) -> list[InitialStates] | None:
-    """Read `options["queue"]`: starts of which each is dreamt once, by the next row that is free.
+    """Return the initial states of `options["queue"]`, one for each episode; None where there is no queue.
 
     Raises:
-        InvalidStartError: If it holds anything but starts that fit, or fewer than there are rows.
-        ValueError: Beside another option, or if ended rows are not restarted.
+        InvalidStartError: It holds anything but initial states that fit, or fewer than sub-environments.
+        ValueError: There is another option too, or ended episodes are not restarted.
     """
     queue = None if options is None else options.get("queue")
     if options is None or queue is None:
         return None
     others = sorted(str(name) for name, value in options.items() if name != "queue" and value is not None)
     if others:
-        raise ValueError(f"options['queue'] says where every row starts; leave out {', '.join(others)}")
+        raise ValueError(f"options['queue'] says where every episode starts; leave out {', '.join(others)}")
     if autoreset_mode == AutoresetMode.DISABLED:
-        raise ValueError("options['queue'] refills ended rows: it needs autoreset_mode NEXT_STEP or SAME_STEP")
+        raise ValueError("options['queue'] restarts sub-environments: it needs autoreset_mode NEXT_STEP or SAME_STEP")
     if not isinstance(queue, Sequence) or len(queue) < num_envs:
         given = len(queue) if isinstance(queue, Sequence) else type(queue)
-        raise InvalidStartError(f"options['queue'] must hold a start for each of {num_envs} rows or more, got {given}")
-    return [InitialStates([state]) for state in require_states("queue", queue, starts, frame_size)]
+        raise InvalidStartError(f"options['queue'] must hold at least num_envs={num_envs} initial states, got {given}")
+    return [InitialStates([state]) for state in _fitting("queue", queue, starts, frame_size)]
 
 
-def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "row, num_envs") -> list[int | None]:
-    """`count` seeds: the i-th is `seed + i`, or entry i of a sequence; None leaves a generator as it is.
+def row_seeds(seed: object, count: int, each: str = "sub-environment, num_envs") -> list[int | None]:
+    """Return `count` seeds: the i-th is `seed + i`, or entry i of a sequence; None leaves a generator as it is.
 
     Raises:
-        ValueError: For another number of seeds, or one that is negative or no integer.
+        ValueError: There is another number of seeds, or one that is negative or no integer.
     """
     if seed is None:
         return [None] * count
@@ -93,14 +89,55 @@ def row_seeds(seed: int | Sequence[int | None] | None, count: int, each: str = "
     return [None if value is None else int(value) for value in seed]
 
 
-def require_states(
-    option: str, states: Sequence[object], starts: InitialStates, frame_size: tuple[int, int]
-) -> list[InitialState]:
-    """Return the states, those that are not the env's own with frames of their own.
+def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
+    """Return the sub-environments of a `reset_mask`, all without one; ValueError if it is no mask or empty."""
+    if mask is None:
+        return tuple(range(num_envs))
+    wanted = f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True"
+    array = _array(mask, wanted)
+    if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any() or np.ma.isMaskedArray(mask):
+        given = "a masked array" if np.ma.isMaskedArray(mask) else f"{array.dtype} {array.shape}"
+        raise ValueError(f"{wanted}, got {given} {str(array.tolist())[:200]}")
+    return tuple(int(row) for row in np.flatnonzero(array))
+
+
+def per_row_integers(name: str, value: object, num_envs: int) -> list[int | None]:
+    """Return one integer for each sub-environment, from one for all or one each; None where nothing was asked.
 
     Raises:
-        InvalidStartError: If one is no InitialState, or of another size.
+        ValueError: The value is anything else.
     """
+    if value is None:
+        return [None] * num_envs
+    wanted = f"options[{name!r}] must be an integer or {num_envs} integers"
+    array = _array(value, wanted)
+    parts = value if isinstance(value, list | tuple) else ()
+    # NumPy turns a list of bools and integers into integers, and a masked array hides what it lacks.
+    plain = not np.ma.isMaskedArray(value) and not any(isinstance(part, bool | np.bool_) for part in parts)
+    if not np.issubdtype(array.dtype, np.integer) or array.shape not in {(), (num_envs,)} or not plain:
+        raise ValueError(f"{wanted}, got {value!r}")
+    return [int(number) for number in np.broadcast_to(array, (num_envs,))]
+
+
+def _array(value: object, wanted: str) -> np.ndarray:
+    try:
+        return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{wanted}, got {value!r}") from error
+
+
+def _one_each(value: object, num_envs: int, starts: InitialStates, frame_size: tuple[int, int]) -> list[InitialState]:
+    states = [value] * num_envs if isinstance(value, InitialState) else value
+    if not isinstance(states, Sequence) or len(states) != num_envs:
+        given = f"{len(states)}" if isinstance(states, Sequence) else f"{type(value)}"
+        raise InvalidStartError(f"options['starts'] must be an InitialState or {num_envs} of them, got {given}")
+    return _fitting("starts", states, starts, frame_size)
+
+
+def _fitting(
+    option: str, states: Sequence[object], starts: InitialStates, frame_size: tuple[int, int]
+) -> list[InitialState]:
+    """Return the states; InvalidStartError if one is no InitialState, or of another size."""
     known = {id(state) for state in starts}
     checked: list[InitialState] = []
     for place, state in enumerate(states):
@@ -115,52 +152,13 @@ def require_states(
     return checked
 
 
-def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
-    """The rows of a `reset_mask`; all of them without one. ValueError if it is no mask or empty."""
-    if mask is None:
-        return tuple(range(num_envs))
-    wanted = f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True"
-    try:
-        array = np.asarray(mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{wanted}, got {type(mask)} ({error})") from error
-    if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any() or np.ma.isMaskedArray(mask):
-        given = "a masked array" if np.ma.isMaskedArray(mask) else f"{array.dtype} {array.shape}"
-        raise ValueError(f"{wanted}, got {given} {str(array.tolist())[:200]}")
-    return tuple(int(row) for row in np.flatnonzero(array))
-
-
-def per_row_integers(name: str, value: object, num_envs: int) -> list[int | None]:
-    """An integer for all rows, or one per row; None where nothing was asked. ValueError for anything else."""
-    if value is None:
-        return [None] * num_envs
-    wanted = f"options[{name!r}] must be an integer or {num_envs} integers"
-    try:
-        array = np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{wanted}, got {value!r}") from error
-    parts = value if isinstance(value, list | tuple) else ()
-    plain = not np.ma.isMaskedArray(value) and not any(isinstance(part, bool | np.bool_) for part in parts)
-    if not np.issubdtype(array.dtype, np.integer) or array.shape not in {(), (num_envs,)} or not plain:
-        raise ValueError(f"{wanted}, got {value!r}")
-    return [int(number) for number in np.broadcast_to(array, (num_envs,))]
-
-
-def _per_row_starts(
-    value: object, num_envs: int, starts: InitialStates, frame_size: tuple[int, int]
-) -> list[InitialState]:
-    states = [value] * num_envs if isinstance(value, InitialState) else value
-    if not isinstance(states, Sequence) or len(states) != num_envs:
-        given = f"{len(states)}" if isinstance(states, Sequence) else f"{type(value)}"
-        raise InvalidStartError(f"options['starts'] must be an InitialState or {num_envs} of them, got {given}")
-    return require_states("starts", states, starts, frame_size)
-
-
 def _candidates(starts: InitialStates, task: int | None, position: int | None) -> InitialStates:
     pool = starts if task is None else starts.of_task(task)
     if position is None:
         return pool
     if not 0 <= position < len(pool):
-        where = "the start set" if task is None else f"task {task}"
-        raise InvalidStartError(f"options['start'] must be in 0..{len(pool) - 1} for {where}, got {position}")
+        where = "the env" if task is None else f"task {task}"
+        raise InvalidStartError(
+            f"options['start'] must be in 0..{len(pool) - 1}, the initial states of {where}, got {position}"
+        )
     return pool[position : position + 1]

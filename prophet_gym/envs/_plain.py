@@ -1,4 +1,4 @@
-"""Arguments as plain data: what `gym.make` may be given, and what a spec keeps so that JSON can carry it."""
+"""Convert arguments to plain data: what `gym.make` may be given, and what a spec keeps so that JSON can carry it."""
 
 import os
 from collections.abc import Mapping
@@ -12,9 +12,10 @@ from gymnasium.envs.registration import EnvSpec
 
 
 def plain(value: Any) -> Any:
-    """Return the value as JSON has it: texts, numbers, lists and dicts; anything that JSON cannot say stays as it is.
+    """Return the value as JSON has it; what JSON cannot say stays as it is.
 
-    Paths, torch devices and dtypes become texts, NumPy's and torch's numbers and arrays Python's own, tuples lists.
+    Paths, torch devices and dtypes become texts; numbers and arrays of NumPy and torch become Python's own; tuples
+    become lists.
 
     Example:
         >>> from pathlib import Path
@@ -44,21 +45,14 @@ def plain_spec(spec: EnvSpec | None) -> EnvSpec | None:
 
 
 def require_flag(name: str, value: object) -> bool:
-    """Return the value as a bool; ValueError unless it is True or False.
-
-    Example:
-        >>> require_flag("proprioception", "no")
-        Traceback (most recent call last):
-        ...
-        ValueError: proprioception must be True or False, got 'no'
-    """
+    """Return the value as a bool; ValueError unless it is True or False, of Python or NumPy."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def require_text(name: str, value: object) -> str:
-    """Return the value, a text or a path, as a text; ValueError for anything else, or an empty one."""
+    """Return a text or path as a text; ValueError for anything else, or an empty one."""
     text = plain(value)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"{name} must be a text or a path, got {value!r}")

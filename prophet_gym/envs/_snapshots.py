@@ -1,4 +1,4 @@
-"""One row of a dream as safetensors bytes: to go on from a moment later, elsewhere, or several times over."""
+"""Write one sub-environment to safetensors bytes and read it back, checked whole before anything changes."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prophet_gym.envs._sub_env import Frame, Row, image
+from prophet_gym.envs._sub_env import Frame, Row, as_array
 from prophet_gym.envs.initial_states import require_frames, require_start
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
@@ -22,10 +22,10 @@ PLAIN = ("instruction", "suite", "task", "index", "split")
 
 
 def pack_row(row: Row, state: State) -> bytes:
-    """The row with its part of the world model's state (one row), as safetensors bytes.
+    """Return a sub-environment with its part of the world model's state (a batch of one) as safetensors bytes.
 
     Raises:
-        ValueError: If the row's `np_random` is not a PCG64, as Gymnasium seeds it.
+        ValueError: Its `np_random` is not a PCG64, as Gymnasium seeds it.
     """
     random = row.np_random
     assert row.start is not None
@@ -37,11 +37,11 @@ def pack_row(row: Row, state: State) -> bytes:
     tensors |= {EXTRA + name: torch.from_numpy(np.array(value, order="C")) for name, value in row.start.extra.items()}
     tensors |= {
         "generator": row.generator.get_state(),
-        "image": torch.from_numpy(image(row.image)),
+        "image": torch.from_numpy(as_array(row.image)),
         "start.frames": torch.from_numpy(np.array(row.start.frames, order="C")),
     }
     if window:
-        tensors["window"] = torch.from_numpy(np.stack([image(frame) for frame in window]))
+        tensors["window"] = torch.from_numpy(np.stack([as_array(frame) for frame in window]))
     facts = {
         "format": FORMAT,
         "start": {name: getattr(row.start, name) for name in PLAIN},
@@ -57,16 +57,16 @@ def pack_row(row: Row, state: State) -> bytes:
 def unpack_row(
     data: object, like: State, frame_size: tuple[int, int], reward_model: RewardModel | None
 ) -> tuple[Row, State]:
-    """Return what `pack_row` packed, checked whole.
+    """Return what `pack_row` packed.
 
     Args:
         data: From `pack_row`.
         like: A state of the world model.
         frame_size: Height and width of a frame.
-        reward_model: The one that scores the row; it must look back no further than the one that it was saved under.
+        reward_model: Scores the episode from now on; must look back no further than the one it was saved under.
 
     Raises:
-        InvalidStartError: If these are other bytes, or if the row does not fit the world model or the reward model.
+        InvalidStartError: These are other bytes, or do not fit the world model or the reward model.
     """
     tensors, facts = _read(data)
     try:
@@ -75,22 +75,41 @@ def unpack_row(
     except InvalidStartError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InvalidStartError(f"the saved row is damaged ({type(error).__name__}: {error})") from error
+        raise InvalidStartError(f"the snapshot is damaged ({type(error).__name__}: {error})") from error
+
+
+def _read(data: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InvalidStartError(f"a snapshot must be the bytes of get_state, got {type(data).__name__}")
+    data = bytes(data)
+    try:
+        tensors = load(data)
+        # safetensors reads no metadata from bytes: the JSON header follows its own length in 8 bytes.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        facts = json.loads(header["row"])
+        if isinstance(facts.get("start"), dict) and "start_set" in facts["start"]:  # the key before 0.1
+            facts["start"]["split"] = facts["start"].pop("start_set")
+        if facts["format"] == FORMAT:
+            return tensors, facts
+        found = facts["format"]
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # deep JSON is a RecursionError
+        raise InvalidStartError(f"a snapshot must be the bytes of get_state, got others ({error})") from error
+    raise InvalidStartError(f"a snapshot must have format {FORMAT!r}, got {found!r}")
 
 
 def _state(tensors: Mapping[str, Tensor], like: State) -> State:
-    """Return the part of the world model; a number that is not finite would spread through the rest of the episode."""
     state = {name[len(STATE) :]: tensor for name, tensor in tensors.items() if name.startswith(STATE)}
     wanted = {name: (1, *tensor.shape[1:]) for name, tensor in like.items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if given != wanted:
-        raise InvalidStartError(f"the saved row must hold a state of {wanted}, got {given}; is it of this model?")
+        raise InvalidStartError(f"the snapshot must hold a state of {wanted}, got {given}; is it of this model?")
     for name, tensor in state.items():
         dtype = like[name].dtype
         if tensor.dtype != dtype and not (tensor.is_floating_point() and dtype.is_floating_point):
-            raise InvalidStartError(f"state[{name!r}] of the saved row must be {dtype}, got {tensor.dtype}")
+            raise InvalidStartError(f"state[{name!r}] of the snapshot must be {dtype}, got {tensor.dtype}")
+        # One number that is not finite would spread through the rest of the episode.
         if not torch.isfinite(tensor.to(dtype)).all():
-            raise InvalidStartError(f"state[{name!r}] of the saved row must be finite in {dtype}")
+            raise InvalidStartError(f"state[{name!r}] of the snapshot must be finite in {dtype}")
     return state
 
 
@@ -100,17 +119,19 @@ def _row(
     frame_size: tuple[int, int],
     reward_model: RewardModel | None,
 ) -> Row:
-    require_frames(tensors["start.frames"].numpy(), frame_size)
+    start = facts["start"]
+    if not isinstance(start, dict) or set(start) != set(PLAIN):
+        raise InvalidStartError(f"'start' of the snapshot must hold {', '.join(PLAIN)}, got {str(start)[:200]}")
+    frames = tensors["start.frames"].numpy()
+    require_frames(frames, frame_size)
     extra = {name[len(EXTRA) :]: tensor.numpy() for name, tensor in tensors.items() if name.startswith(EXTRA)}
     row = Row()
-    row.start = require_start(
-        InitialState(frames=tensors["start.frames"].numpy(), extra=extra, **_known(facts["start"], PLAIN)), frame_size
-    )
+    row.start = require_start(InitialState(frames=frames, extra=extra, **start), frame_size)
     row.image = _frames("image", tensors["image"][None], frame_size)[0]
     row.elapsed = _count("elapsed", facts["elapsed"])
     row.ended = facts["ended"]
     if not isinstance(row.ended, bool):
-        raise InvalidStartError(f"'ended' of the saved row must be true or false, got {row.ended!r}")
+        raise InvalidStartError(f"'ended' of the snapshot must be true or false, got {row.ended!r}")
     row.queue_index = None if facts["queue_index"] is None else _count("queue_index", facts["queue_index"])
     row.np_random = np.random.Generator(np.random.PCG64())
     row.np_random.bit_generator.state = facts["np_random"]
@@ -121,54 +142,29 @@ def _row(
 
 
 def _window(
-    tensors: Mapping[str, Tensor], seen: int, frame_size: tuple[int, int], reward_model: RewardModel | None
+    tensors: Mapping[str, Tensor], seen: int, frame_size: tuple[int, int], model: RewardModel | None
 ) -> list[Frame]:
     frames = list(_frames("window", tensors["window"], frame_size)) if "window" in tensors else []
-    if reward_model is None:
+    if model is None:
         return []
-    wanted = min(reward_model.max_frames, -(-seen // reward_model.stride))
+    wanted = min(model.max_frames, -(-seen // model.stride))
     if len(frames) != wanted:
         raise InvalidStartError(
-            f"the reward model looks back at {wanted} frames of {seen} (stride {reward_model.stride}, at most "
-            f"{reward_model.max_frames}), and the row was saved with {len(frames)}: set it in an env with the reward "
-            "model that it was saved under"
+            f"the reward model looks back at {wanted} frames of {seen} (stride {model.stride}, at most "
+            f"{model.max_frames}), and the snapshot has {len(frames)}: set it in an env with the reward model that it "
+            "was saved under"
         )
     return list(frames)
 
 
 def _frames(name: str, frames: Tensor, size: tuple[int, int]) -> np.ndarray:
     if frames.dtype != torch.uint8 or frames.ndim != 4 or tuple(frames.shape[1:]) != (*size, 3):
-        raise InvalidStartError(
-            f"{name!r} of the saved row must be uint8 frames of {(*size, 3)}, got {frames.dtype} {tuple(frames.shape)}"
-        )
+        given = f"{frames.dtype} {tuple(frames.shape)}"
+        raise InvalidStartError(f"{name!r} of the snapshot must be uint8 frames of {(*size, 3)}, got {given}")
     return frames.numpy().copy()
 
 
 def _count(name: str, value: object, least: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-        raise InvalidStartError(f"{name!r} of the saved row must be an integer of at least {least}, got {value!r}")
+        raise InvalidStartError(f"{name!r} of the snapshot must be an integer of at least {least}, got {value!r}")
     return value
-
-
-def _known(facts: object, names: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(facts, dict) or set(facts) != set(names):
-        raise InvalidStartError(f"'start' of the saved row must hold {', '.join(names)}, got {str(facts)[:200]}")
-    return facts
-
-
-def _read(data: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise InvalidStartError(f"a saved row must be the bytes of get_state, got {type(data).__name__}")
-    data = bytes(data)
-    try:
-        tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        facts = json.loads(header["row"])
-        if isinstance(facts.get("start"), dict) and "start_set" in facts["start"]:  # the key before 0.1
-            facts["start"]["split"] = facts["start"].pop("start_set")
-        if facts["format"] == FORMAT:
-            return tensors, facts
-        found = facts["format"]
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # deep JSON is a RecursionError
-        raise InvalidStartError(f"a saved row must be the bytes of get_state, got others ({error})") from error
-    raise InvalidStartError(f"a saved row must have format {FORMAT!r}, got {found!r}")

@@ -1,9 +1,9 @@
-"""One row of a batched dream: its episode, its randomness, and what its judge still needs to see."""
+"""The mutable part of one sub-environment: its episode, its randomness, the frames its reward model still needs."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -15,36 +15,71 @@ from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel
 
 UNSEEN_FRAMES = 2_000
-"""Frames that wait for `render` at most, then the oldest go: 100 s of LIBERO, four of its longest episodes."""
+"""At most so many frames wait for `render`, then the oldest go: 100 s of LIBERO, four of its longest episodes."""
 
 Frame: TypeAlias = UInt8[np.ndarray, "h w 3"] | UInt8[Tensor, "h w 3"]
 Clip: TypeAlias = UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
 
 
+class Turn(NamedTuple):
+    """An episode that waits for a free sub-environment: its place in the queue, how it begins, and its seed."""
+
+    index: int
+    plan: Any
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Count how much of the batch was put to use since the last reset of all sub-environments.
+
+    Attributes:
+        slots: Chunks that the batch had room for: sub-environments times steps.
+        live: Chunks that were generated, each for a live episode.
+
+    Example:
+        >>> Usage(slots=40, live=38).fraction
+        0.95
+    """
+
+    slots: int = 0
+    live: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """Useful chunks divided by those that a full batch would have generated; 1.0 before the first step."""
+        return self.live / self.slots if self.slots else 1.0
+
+    def after(self, slots: int, live: int) -> "Usage":
+        """Return the usage after one more step."""
+        return Usage(self.slots + slots, self.live + live)
+
+
 def stack(frames: Sequence[Frame]) -> Clip:
-    """A clip of its own; where the frames are."""
+    """Copy frames into one clip, on the device where they are."""
     if isinstance(frames[0], Tensor):
         return torch.stack([frame for frame in frames if isinstance(frame, Tensor)])
     return np.stack([np.asarray(frame) for frame in frames])
 
 
-def image(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
-    """The frame as an array of its own."""
+def as_array(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
+    """Copy a frame into an array on the CPU."""
     return frame.cpu().numpy().copy() if isinstance(frame, Tensor) else frame.copy()
 
 
 class Row:
-    """The mutable part of one row beside the world model's state.
+    """Hold everything about one sub-environment that changes, beside the world model's state.
 
     Attributes:
-        np_random: Draws starts and the seeds of dreams.
+        np_random: Draws initial states and the seeds of episodes.
         seed: What `np_random` was seeded with, -1 where that is not known.
         generator: All noise of the current episode.
-        start: Where the episode started, None before the first reset.
+        start: The episode's initial state, None before the first reset.
         image: The latest frame.
         elapsed: Chunks since the start.
         ended: Whether the episode is over.
         queue_index: Its position in the queue, None where it came from none.
+        unseen: Frames that wait for `render`.
     """
 
     def __init__(self) -> None:
@@ -62,7 +97,7 @@ class Row:
         self._frames = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """All of it; the generator by its state, since not every torch can copy one."""
+        # The generator goes by its state: not every version of torch can copy or pickle one.
         return {**vars(self), "generator": self.generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -71,7 +106,7 @@ class Row:
         self.generator.set_state(state["generator"])
 
     def keep(self) -> Callable[[], None]:
-        """Return what puts the row back as it is now."""
+        """Return a function that restores the sub-environment as it is now, both random generators included."""
         fields = {name: value.copy() if isinstance(value, deque) else value for name, value in vars(self).items()}
         noise = self.generator.get_state()
         random = self.np_random
@@ -79,6 +114,7 @@ class Row:
 
         def put_back() -> None:
             vars(self).update(fields)
+            # Generators are restored in place: a caller may hold on to `np_random`.
             self.generator.set_state(noise)
             if random is not None:
                 random.bit_generator.state = drawn
@@ -88,7 +124,7 @@ class Row:
     def begin(
         self, start: InitialState, noise_seed: int, reward_model: RewardModel | None, image: Frame | None = None
     ) -> None:
-        """Start an episode; `image` is its first frame where that is not an array."""
+        """Start an episode; `image` is its first frame where that is not an array on the CPU."""
         self.generator.manual_seed(noise_seed)
         self.start = start
         self.elapsed = 0
@@ -100,13 +136,13 @@ class Row:
         self._see(start.frames[-1].copy() if image is None else image, reward_model, collect=False)
 
     def extend(self, frames: Clip, reward_model: RewardModel | None, *, collect: bool) -> None:
-        """Take in the frames of one chunk; with `collect`, keep them for `render`."""
+        """Add the frames of one chunk to the episode; `collect` also keeps them for `render`."""
         for frame in frames:
             self._see(frame, reward_model, collect=collect)
         self.elapsed += 1
 
     def video(self, reward_model: RewardModel) -> Clip:
-        """What the judge asked for: every stride-th frame of the episode and the latest, the last max_frames."""
+        """Return what a reward model asks for: the last `max_frames` of every stride-th frame and the latest one."""
         frames = list(self._window)
         if (self._frames - 1) % reward_model.stride:
             frames = [*frames, self.image][-reward_model.max_frames :]
@@ -114,11 +150,11 @@ class Row:
 
     @property
     def seen(self) -> tuple[list[Frame], int]:
-        """What is kept for the judge, and how many frames the episode has had."""
+        """The frames kept for the reward model, and how many frames the episode has had."""
         return list(self._window), self._frames
 
     def recall(self, window: Sequence[Frame], frames: int, reward_model: RewardModel | None) -> None:
-        """Take back what `seen` gave; `render` goes on from the latest frame."""
+        """Restore what `seen` gave; `render` continues from the latest frame."""
         self._window = deque(window, maxlen=reward_model.max_frames if reward_model else 0)
         self._frames = frames
         self.show(self.image)
@@ -128,7 +164,7 @@ class Row:
         self.unseen, self._dropped = deque(frames, maxlen=UNSEEN_FRAMES), False
 
     def start_info(self) -> dict[str, Any]:
-        """Task and start of the episode."""
+        """Return the entries of `info` that belong to the episode and are the same at its every step."""
         assert self.start is not None
         queued = {} if self.queue_index is None else {"queue_index": self.queue_index}
         return queued | {
@@ -142,6 +178,7 @@ class Row:
     def _see(self, frame: Frame, reward_model: RewardModel | None, *, collect: bool) -> None:
         self.image = frame
         if reward_model and self._frames % reward_model.stride == 0:
+            # A frame is a view of its chunk: without a copy the window would keep whole chunks alive.
             self._window.append(frame.clone() if isinstance(frame, Tensor) else frame.copy())
         if collect:
             if len(self.unseen) == UNSEEN_FRAMES and not self._dropped:
@@ -152,76 +189,3 @@ class Row:
                 )
             self.unseen.append(frame)
         self._frames += 1
-
-
-def batch_frames(starts: Sequence[InitialState]) -> list[tuple[list[int], torch.Tensor]]:
-    """Group starts by their number of frames: (positions, frames `b t h w 3`) of each group."""
-    groups: dict[int, list[int]] = {}
-    for position, start in enumerate(starts):
-        groups.setdefault(len(start.frames), []).append(position)
-    return [
-        (positions, torch.from_numpy(np.stack([starts[position].frames for position in positions])))
-        for positions in groups.values()
-    ]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An episode whose turn it is.
-
-    Attributes:
-        index: Its position in the queue.
-        plan: How it begins.
-        seed: Of its row, None to go on with the row's generator.
-    """
-
-    index: int
-    plan: Any
-    seed: int | None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """How much of the batch was put to use since the last reset of all rows.
-
-    Attributes:
-        slots: Chunks that the batch had room for: rows times steps.
-        live: Chunks that were generated, each for a live episode.
-
-    Example:
-        >>> Usage(slots=40, live=38).fraction
-        0.95
-    """
-
-    slots: int = 0
-    live: int = 0
-
-    @property
-    def fraction(self) -> float:
-        """Useful frames by the frames that a full batch would have generated; 1.0 before the first step."""
-        return self.live / self.slots if self.slots else 1.0
-
-    def after(self, rows: int, live: int) -> "Usage":
-        """The usage after one more step."""
-        return Usage(self.slots + rows, self.live + live)
-
-
-class Queue:
-    """Episodes that wait for a row, in their order."""
-
-    def __init__(self, plans: Sequence[Any], seeds: Sequence[int | None]) -> None:
-        self._turns = deque(Turn(index, *both) for index, both in enumerate(zip(plans, seeds, strict=True)))
-
-    def __len__(self) -> int:
-        """How many wait."""
-        return len(self._turns)
-
-    def copy(self) -> "Queue":
-        """Return a queue of the same episodes."""
-        queue = Queue((), ())
-        queue._turns.extend(self._turns)
-        return queue
-
-    def fill(self, rows: Sequence[int]) -> dict[int, Turn]:
-        """Give the next episodes to these rows; rows are left out once nothing waits."""
-        return {row: self._turns.popleft() for row in rows[: len(self._turns)]}

@@ -1,4 +1,4 @@
-"""Policies with shorter chunks than the world model's: the rest of the chunk is held still, dreamt, and cut off."""
+"""Let a policy act in shorter chunks than the world model's."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from prophet_gym.errors import require_count
 from prophet_gym.specs import InitialState
-from prophet_gym.world_model import Chunk, State, WorldModel, encode_initial_states
+from prophet_gym.world_model import Chunk, CutsChunks, State, TracksGripper, WorldModel, encode_initial_states
 
 
 class ShortenedChunk:
     """A world model of shorter chunks around one of longer ones.
 
-    The actions are filled up with commands that hold the robot where the last one took it, the whole chunk is dreamt,
-    and its first frames are shown; the dream goes on from these. Every chunk costs what the longer one does. It is
-    approximate, and says so in `Chunk.approximate`: a model that reads its chunk's actions together, as Prophet does,
-    was trained on chunks that were followed to their end.
+    The actions are filled up with no-ops, which hold the robot where the last action took it; the whole chunk is
+    generated and its first frames are kept. A step so costs what one of the longer chunk does. It is approximate, and
+    `Chunk.approximate` says so: a model that reads the actions of a chunk together, as Prophet does, was trained on
+    chunks that were followed to their end.
 
     Example:
         >>> from prophet_gym.embodiments import get_embodiment
@@ -36,43 +36,39 @@ class ShortenedChunk:
         """Wrap a world model.
 
         Args:
-            world_model: one that can be cut: it has `cut(state, chunk, steps) -> State`, the state after the first
-                frames of a chunk.
-            chunk: actions per rollout, fewer than the model's.
-            no_op: for the last command of each row, the one that stays where it went (`Embodiment.no_op`).
+            world_model: One whose state can be cut inside a chunk: it is `CutsChunks`.
+            chunk: Actions per rollout, fewer than the model's.
+            no_op: Returns the no-op that follows each action (`Embodiment.no_op`).
 
         Raises:
-            ValueError: the chunk is not shorter than the model's, or the model's state cannot be cut.
+            ValueError: The chunk is not shorter than the model's, or the model's state cannot be cut.
         """
-        cut = getattr(world_model, "cut", None)
         if require_count("chunk", chunk) >= world_model.chunk:
             raise ValueError(
                 f"chunk={chunk} must be less than the world model's {world_model.chunk}: longer ones are several steps"
             )
-        if cut is None:
+        if not (isinstance(world_model, CutsChunks) and hasattr(world_model, "cut")):
             raise ValueError(
                 f"chunk={chunk} is shorter than the {world_model.chunk} actions of this world model, whose state "
                 f"cannot be cut inside a chunk: only the full Prophet's can. Use chunk={world_model.chunk}"
             )
         self.world_model, self.chunk, self.no_op = world_model, chunk, no_op
         self.frame_size, self.action_dim = world_model.frame_size, world_model.action_dim
-        self._cut: Callable[[State, Chunk, int], State] = cut
-
-    @property
-    def read_gripper(self) -> Callable[[State], Float[Tensor, "b 3"]]:
-        """As the world model; AttributeError, as there, where it tracks no gripper."""
-        return getattr(self.world_model, "read_gripper")  # noqa: B009 not every world model has it
+        self._cut: Callable[[State, Chunk, int], State] = world_model.cut
+        # An attribute of the object, so that `isinstance(self, TracksGripper)` says what the model inside can do.
+        if isinstance(world_model, TracksGripper) and hasattr(world_model, "read_gripper"):
+            self.read_gripper = world_model.read_gripper
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
-        """As the world model."""
+        """Encode frames as the world model does."""
         return self.world_model.encode(frames)
 
     def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
-        """As the world model."""
+        """Encode initial states as the world model does."""
         return encode_initial_states(self.world_model, frames, starts)
 
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
-        """Dream a whole chunk of the world model and cut it; ValueError for another number of actions."""
+        """Generate a whole chunk of the world model and cut it; ValueError for another number of actions."""
         if actions.shape[1] != self.chunk:
             raise ValueError(
                 f"actions must have shape (b, {self.chunk}, {self.action_dim}), got {tuple(actions.shape)}"

@@ -1,115 +1,94 @@
-"""One dream as a plain Gymnasium environment: the vector env of one."""
+"""A learned simulator as a plain Gymnasium environment."""
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
-from numpy.typing import ArrayLike
 
-from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, row_info
-from prophet_gym.envs._plain import plain_spec
-from prophet_gym.envs._require import require_actions
+from prophet_gym.envs._episodes import Observation
+from prophet_gym.envs._single import SingleEnv
 from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.envs.vector_env import ProphetVectorEnv
-from prophet_gym.specs import ActionSpec, InitialState
+from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel, WorldModel
 
 
-class OnlyRow(gym.Env):
-    """The vector env of one, without its leading axis; its autoreset mode must be DISABLED.
+class ProphetEnv(SingleEnv):
+    """A robot manipulation task in a learned simulator: a world model generates what the camera would see.
 
-    `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
-    episode absorbs: nothing changes until `reset`.
-    """
+    ## Description
+    An episode begins at a recorded image of a scene with an instruction, such as "pick up the milk and place it in
+    the basket". Every step runs a chunk of actions; the world model generates the camera image after each of them,
+    and a reward model judges from these images whether the task is done. Nothing is simulated by physics: images,
+    rewards and success are estimates of a neural network.
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
-    _vector: EpisodeVectorEnv
+    ## Action Space
+    `Box(low, high, (k, a), float32)`: k consecutive actions of the robot, a dimensions each, in its own units. The ids
+    `Prophet-LIBERO-*` take `Box(-1.0, 1.0, (8, 7), float32)`, at 20 actions a second:
 
-    def __init__(self, vector: EpisodeVectorEnv) -> None:
-        self._vector = vector
-        self._spec: EnvSpec | None = None
-        self._max_episode_steps = vector.max_episode_steps
-        self.metadata = {name: vector.metadata[name] for name in ("render_modes", "render_fps")}
-        self.render_mode = vector.render_mode
-        self.action_space = vector.single_action_space
-        self.observation_space = vector.single_observation_space
+    | dimension | meaning | 1.0 is |
+    |---|---|---|
+    | 0, 1, 2 | move the gripper along x, y, z | 5 cm |
+    | 3, 4, 5 | turn it about x, y, z | 0.5 rad |
+    | 6 | gripper: -1 opens, 1 closes | |
 
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; options as in the vector env. Errors in the arguments leave everything as it was."""
-        horizon = self._horizon()
-        if self._np_random is not None:
-            self._vector.np_random = (self._np_random,)
-        try:
-            observations, infos = self._vector.reset(seed=None if seed is None else [seed], options=options)
-        except Exception:
-            self._keep_horizon()
-            raise
-        self._vector.max_episode_steps = horizon
-        self._take_random()
-        return _first(observations), row_info(infos, 0)
+    Actions that are not finite, out of bounds or of another shape raise InvalidActionError, and nothing has changed.
 
-    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Run one chunk (k, a); InvalidActionError before anything has changed."""
-        checked = require_actions(action, self._vector.single_action_space)
-        observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
-        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
+    ## Observation Space
+    `Dict` with `image`, `Box(0, 255, (h, w, 3), uint8)`: the camera image after the last action, RGB. With
+    `proprioception=True` also `gripper_position`, `Box(-10, 10, (3,), float32)`: where the world model tracks the
+    gripper, in metres; an estimate.
 
-    def render(self) -> Any:
-        """The last frame, or the frames since the last `render` or `reset`."""
-        rendered = self._vector.render()
-        return None if rendered is None else rendered[0]
+    ## Rewards
+    What the reward model gives: with the bundled one, 1.0 at the step at which the task is found done, else 0.0.
+    `info["scored"]` says whether the step was scored; a reward that was not is 0.0.
 
-    def close(self) -> None:
-        """Forget the episode, and free what the world holds; a closed env raises ClosedEnvironmentError."""
-        self._vector.close()
+    ## Starting State
+    A recorded initial state (image and instruction), drawn with the env's seed from those that the env was made with.
+    `reset(options=...)` chooses:
+    - `task`: a task number.
+    - `start`: a position among the initial states of the task, or of all without one.
+    - `starts`: an `InitialState` of your own, in place of both.
 
-    @property
-    def closed(self) -> bool:
-        """Whether the env was closed."""
-        return self._vector.closed
+    ## Episode End
+    - Termination: the reward model finds the task done.
+    - Truncation: after `max_episode_steps` chunks, or where the uncertainty exceeds `max_uncertainty`.
 
-    @property
-    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How `gym.make` made the env, in plain data that JSON can carry; None where it did not."""
-        return self._spec
+    After its end an episode rests: every step has reward 0 and no flag, until `reset`.
 
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = plain_spec(spec)
+    ## Info
+    | key | value |
+    |---|---|
+    | `instruction`, `suite`, `task`, `start`, `split` | the episode's initial state, at every step |
+    | `frames` | uint8 `(k, h, w, 3)`: the image after each action of the chunk |
+    | `executed` | how many actions were run |
+    | `scored`, `success` | whether the step was scored; whether the task is found done |
+    | `live` | False where the episode had ended before |
+    | `uncertainty` | how uncertain the world model is of the chunk, where it estimates it; larger is less certain |
+    | `approximate` | True where chunks are shorter than the model's, see `chunk` |
 
-    def _horizon(self) -> int | None:
-        """Chunks until this env truncates an episode by itself."""
-        return self._max_episode_steps
+    ## Arguments
+    `gym.make` takes names; a world model, reward model and initial states of your own go to this class, with the
+    other arguments of `ProphetVectorEnv`.
 
-    def _registered_horizon(self) -> int | None:
-        registered = None if self.spec is None else gym.registry.get(self.spec.id)
-        return None if registered is None else registered.max_episode_steps
+    ```python
+    env = gym.make("Prophet-LIBERO-v0", weights="bundled", reward="auto", starts="train", tasks=[0, 3], device="cpu")
+    ```
 
-    def _keep_horizon(self) -> None:
-        """End the episode that goes on after a refused reset where its id says, until the next reset.
+    | argument | meaning |
+    |---|---|
+    | `weights` | the world model: `bundled`, a folder, or a repository of the Hugging Face Hub |
+    | `reward` | the reward model: `auto` (the one beside the weights), the name of another, or None |
+    | `starts` | the initial states: `train`, `official` (for evaluation alone), or a path |
+    | `tasks` | the tasks to draw from; all if not given |
+    | `chunk` | actions in a step, if fewer than the world model's own number |
+    | `device`, `dtype` | where and in which precision the world model computes |
+    | `proprioception`, `max_uncertainty`, `render_mode` | as above; `rgb_array` or `rgb_array_list` |
 
-        Gymnasium's TimeLimit has begun to count again before it asked this env.
-        """
-        horizon, ran = self._registered_horizon(), self._vector.elapsed[0]
-        if self._vector.max_episode_steps is None and horizon is not None and 0 < ran < horizon:
-            self._vector.max_episode_steps = horizon
-
-    def _take_random(self) -> None:
-        """Make the row's randomness the env's own, as Gymnasium's `reset` does."""
-        if self._vector.np_random[0] is not self._np_random:
-            self._np_random, self._np_random_seed = self._vector.np_random[0], self._vector.np_random_seed[0]
-
-
-class ProphetEnv(OnlyRow):
-    """A dream, one action chunk per step; see `ProphetVectorEnv` for observation, info and options.
-
-    `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
-    episode absorbs: nothing changes until `reset`.
+    `prophet_gym.factory.EnvOptions` documents all of them. `gym.make_vec(id, num_envs=n)` generates n episodes in one
+    batch, which is much faster than n single envs.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -127,64 +106,56 @@ class ProphetEnv(OnlyRow):
         world_model: WorldModel,
         starts: Sequence[InitialState],
         *,
-        reward_model: RewardModel | None = None,
         max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        action_spec: ActionSpec | None = None,
-        proprioception: bool = False,
-        max_uncertainty: float | None = None,
-        fps: float = FPS,
+        **arguments: Any,
     ) -> None:
         """Build the env.
 
         Args:
-            world_model: As in `ProphetVectorEnv`, like all that follow.
-            starts: Where episodes start.
-            reward_model: Judges the dream.
-            max_episode_steps: Chunks until truncation. None leaves it to a TimeLimit around this env, as
-                `gym.make` puts there; a judge with `when="end"` is then asked at the horizon that the id is
-                registered with, and the episode ends there: `gym.make(..., max_episode_steps=)` stays outside.
-            render_mode: `rgb_array` or `rgb_array_list`.
-            action_spec: Bounds of one action.
-            proprioception: Adds `gripper_position` to the observation.
-            max_uncertainty: Truncates where the world model's doubt passes it.
-            fps: Actions per second.
+            world_model: Generates the frames.
+            starts: The initial states that `reset` draws from.
+            max_episode_steps: Chunks until truncation. None leaves it to a TimeLimit around this env, as `gym.make`
+                puts there; a reward model with `when="end"` is then asked at the horizon that the id is registered
+                with, and the episode ends there: `gym.make(..., max_episode_steps=)` stays outside.
+            arguments: Those of `ProphetVectorEnv`: `reward_model`, `render_mode`, `action_spec`, `proprioception`,
+                `max_uncertainty` and `fps`.
         """
-        warn_in_worker()
+        _warn_in_worker()
         super().__init__(
             ProphetVectorEnv(
                 world_model,
                 starts,
-                reward_model=reward_model,
+                1,
                 max_episode_steps=max_episode_steps,
                 autoreset_mode=AutoresetMode.DISABLED,
-                render_mode=render_mode,
-                action_spec=action_spec,
-                proprioception=proprioception,
-                max_uncertainty=max_uncertainty,
-                fps=fps,
+                **arguments,
             )
         )
 
     @property
     def world_model(self) -> WorldModel:
-        """What dreams."""
+        """The model that generates the frames."""
         return self._vector.world_model
 
     @property
     def reward_model(self) -> RewardModel | None:
-        """What judges."""
+        """The model that scores the frames."""
         return self._vector.reward_model
 
     @property
     def starts(self) -> InitialStates:
-        """Where episodes start."""
+        """The initial states that `reset` draws from."""
         return self._vector.starts
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; options `task`, `start`, `starts` as in the vector env."""
+        """Start an episode. After an error everything is as it was.
+
+        Args:
+            seed: Seeds the env's randomness; without it the current one continues.
+            options: `task`, `start` or `starts`, see the class.
+        """
         unscored = self._unscored()
         result = super().reset(seed=seed, options=options)
         if unscored is not None:
@@ -192,23 +163,21 @@ class ProphetEnv(OnlyRow):
         return result
 
     def get_state(self) -> bytes:
-        """The episode as it stands, as safetensors bytes."""
+        """Return the episode as it stands as safetensors bytes, see `ProphetVectorEnv.get_state`."""
         return self._vector.get_state()
 
     def set_state(self, state: bytes, *, seed: int | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Go on from `get_state`, with new randomness if there is a seed.
+        """Continue an episode that `get_state` saved, with new randomness if there is a seed.
 
-        A TimeLimit around this env counts on as it was: pass `max_episode_steps` here to have it saved and set.
+        A TimeLimit around this env counts on as it was: pass `max_episode_steps` to this class to have it saved too.
         """
         horizon = self._horizon()
         observations, infos = self._vector.set_state(state, seed=None if seed is None else [seed])
-        self._vector.max_episode_steps = horizon
-        self._take_random()
-        return _first(observations), row_info(infos, 0)
+        return self._begun(horizon, observations, infos)
 
     def _horizon(self) -> int | None:
-        reward_model = self.reward_model
-        if self._max_episode_steps is not None or reward_model is None or reward_model.when != "end":
+        model = self.reward_model
+        if self._max_episode_steps is not None or model is None or model.when != "end":
             return self._max_episode_steps
         registered = self._registered_horizon()
         if registered is None:
@@ -216,27 +185,23 @@ class ProphetEnv(OnlyRow):
         return registered
 
     def _unscored(self) -> str | None:
-        """Return the warning for an episode that another TimeLimit than the id's ended before the judge was asked."""
-        reward_model, ran = self.reward_model, self._vector.elapsed[0]
-        if reward_model is None or reward_model.when != "end" or self._max_episode_steps is not None:
+        """Return the warning for an episode that another TimeLimit than the id's ended before it was scored."""
+        model, ran = self.reward_model, self._vector.elapsed[0]
+        if model is None or model.when != "end" or self._max_episode_steps is not None or not ran:
             return None
-        if ran and not self._vector.finished:
-            return (
-                f"an episode was left unjudged after {ran} chunks: this judge (when='end') is asked after the "
-                f"{self._vector.max_episode_steps} that the id is registered with. gym.make keeps max_episode_steps to "
-                "itself; give another horizon to gym.make_vec, to prophet_gym.factory.make_env or to ProphetEnv"
-            )
-        return None
-
-
-def warn_in_worker() -> None:
-    """Warn where every worker process of an AsyncVectorEnv would load a world model of its own."""
-    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
-        gym.logger.warn(
-            "AsyncVectorEnv loads one copy of the world model per worker and dreams each row alone; "
-            "gym.make_vec(id, num_envs=...) or ProphetVectorEnv dreams all rows in one batch with one copy"
+        if self._vector.finished:
+            return None
+        return (
+            f"an episode was left unscored after {ran} chunks: this reward model (when='end') is asked after the "
+            f"{self._vector.max_episode_steps} that the id is registered with. gym.make keeps max_episode_steps to "
+            "itself; give another horizon to gym.make_vec, to prophet_gym.factory.make_env or to ProphetEnv"
         )
 
 
-def _first(observations: Observation) -> Observation:
-    return {name: values[0] for name, values in observations.items()}
+def _warn_in_worker() -> None:
+    # Every worker process of an AsyncVectorEnv loads a world model of its own.
+    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+        gym.logger.warn(
+            "AsyncVectorEnv loads one copy of the world model per worker and generates each episode alone; "
+            "gym.make_vec(id, num_envs=...) or ProphetVectorEnv generates all in one batch with one copy"
+        )

@@ -1,4 +1,4 @@
-"""The vector env for learners on the same device as the world model: tensors out, no frame passes through the CPU."""
+"""The vector env for learners on the world model's device: tensors out, and no frame passes through the CPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,16 @@ import torch
 from prophet_gym.envs._sub_env import Frame, Row, stack
 from prophet_gym.envs.vector_env import Clips, ProphetVectorEnv
 from prophet_gym.specs import InitialState
-from prophet_gym.world_model import Chunk, State, select_batch
+from prophet_gym.world_model import Chunk, State
 
 
 class ProphetTorchVectorEnv(ProphetVectorEnv):
     """`ProphetVectorEnv` with torch tensors on the world model's device.
 
-    Observations, rewards, flags and `info["frames"]` are tensors there; the rest of `info` is as ever; actions and
-    `reset_mask` may be tensors on any device. The judge is given frames on the device. Frames of rows that did not
-    dream are 0. Wrappers of actions alone (`FlattenChunkVector`, `OneActionPerChunkVector`) go around it; those that
-    read arrays refuse it.
+    Observations, rewards, flags and `info["frames"]` are tensors there; the rest of `info` is as ever. Actions and
+    `reset_mask` may be tensors on any device, and the reward model is given frames on this one. Frames of resting
+    sub-environments are 0. Wrappers of actions alone (`FlattenChunkVector`, `OneActionPerChunkVector`) go around it;
+    those that read arrays refuse it.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -31,11 +31,14 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
     gives_tensors = True
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """As `ProphetVectorEnv.step`."""
+        """Run one chunk in every sub-environment, as `ProphetVectorEnv.step`."""
         observation, rewards, terminated, truncated, infos = super().step(actions)
-        self._gather(infos)
-        if "final_info" in infos:
-            self._gather(infos["final_info"])
+        for part in (infos, infos.get("final_info", {})):
+            if "frames" in part:
+                # Gymnasium collects frames in an object array, with None where an episode rests.
+                clips = list(part["frames"])
+                blank = torch.zeros_like(next(clip for clip in clips if clip is not None))
+                part["frames"] = torch.stack([blank if clip is None else clip for clip in clips])
         reward = torch.from_numpy(rewards).float().to(self._device)
         ended, cut = (torch.from_numpy(flag).to(self._device) for flag in (terminated, truncated))
         return observation, reward, ended, cut, infos
@@ -44,13 +47,6 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
     def _device(self) -> torch.device:
         assert self._state is not None
         return next(iter(self._state.values())).device
-
-    def _gather(self, infos: dict[str, Any]) -> None:
-        if "frames" not in infos:
-            return
-        clips = [clip for clip in infos["frames"] if clip is not None]
-        blank = torch.zeros_like(clips[0])
-        infos["frames"] = torch.stack([blank if clip is None else clip for clip in infos["frames"]])
 
     def _frames(self, chunk: Chunk) -> Clips:
         return chunk.frames
@@ -73,8 +69,4 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
         return {"image": image} | {name: value[0] for name, value in self._proprioception([row]).items()}
 
     def _proprioception(self, rows: Sequence[int]) -> Any:
-        if not self._reads_gripper:
-            return {}
-        assert self._state is not None
-        position = getattr(self.world_model, "read_gripper")(select_batch(self._state, list(rows)))  # noqa: B009
-        return {"gripper_position": position.float()}
+        return {"gripper_position": self._read_gripper(rows).float()} if self._reads_gripper else {}

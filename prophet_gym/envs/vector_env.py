@@ -1,4 +1,4 @@
-"""The dream behind Gymnasium: a batch of episodes that one world model dreams together, chunk by chunk."""
+"""A batch of episodes that one world model generates together, as a Gymnasium vector environment."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -8,21 +8,21 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from jaxtyping import UInt8
 
-from prophet_gym.envs._episodes import FPS, GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome, require_open
+from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
 from prophet_gym.envs._require import (
     read_rewards,
     require_chunk,
+    require_open,
     require_reward_model,
     require_threshold,
     require_world_model,
 )
 from prophet_gym.envs._snapshots import pack_row, unpack_row
-from prophet_gym.envs._sub_env import Frame, Row, batch_frames
+from prophet_gym.envs._sub_env import Frame, Row
 from prophet_gym.envs.initial_states import InitialStates, require_frames
 from prophet_gym.errors import InvalidRewardError, InvalidStartError, require_count, require_different
 from prophet_gym.specs import ActionSpec, InitialState
@@ -30,6 +30,7 @@ from prophet_gym.world_model import (
     Chunk,
     RewardModel,
     State,
+    TracksGripper,
     WorldModel,
     concat_batches,
     encode_initial_states,
@@ -44,22 +45,26 @@ Clips: TypeAlias = UInt8[np.ndarray, "b k h w 3"] | UInt8[torch.Tensor, "b k h w
 
 
 class ProphetVectorEnv(EpisodeVectorEnv):
-    """A batch of dreams as a Gymnasium vector environment.
+    """A batch of imagined rollouts: `ProphetEnv`, several at once, from one copy of the world model.
 
-    One step is one action chunk per row, in the embodiment's command units. The observation is the last frame,
-    `{"image": uint8 (b, h, w, 3)}`; `info["frames"]` has all frames (b, k, h, w, 3) of the step, `"executed"` how
-    many actions were run (a dream runs whole chunks), `"scored"` whether the reward was judged, `"success"`,
-    `"live"` whether the row dreamt, `"approximate"` whether it dreamt what its model was not trained for (see
-    `ShortenedChunk`), `"uncertainty"` how unsure the world model is, where it tells (larger is less sure), and
-    `"instruction"`, `"suite"`, `"task"`, `"start"`, `"split"`. As everywhere in Gymnasium, `info["_key"]` says which
-    rows have an entry, and what an ended row saw moves to `info["final_info"]` under SAME_STEP.
+    ## Spaces, rewards, info
+    As in `ProphetEnv`, with a leading axis of `num_envs`. As everywhere in Gymnasium, `info["_key"]` says which
+    sub-environments have an entry `key`; `row_info(info, i)` takes out one of them. What a sub-environment does is a
+    function of weights, initial state, actions and seed, whatever runs beside it.
 
-    With autoreset DISABLED, ended rows absorb: their flags are reported once, then they are False with reward 0
-    and `info["live"]` False, and the world model does not see them, until `reset(options={"reset_mask": ...})`.
+    ## Autoreset
+    | `autoreset_mode` | a sub-environment whose episode has ended |
+    |---|---|
+    | `NEXT_STEP` | starts its next episode at the next step, whose action is ignored |
+    | `SAME_STEP` | starts it at once; the last step is in `info["final_obs"]` and `info["final_info"]` |
+    | `DISABLED` | rests, and costs nothing: reward 0, flags False, `info["live"]` False, until it is reset |
 
-    `reset(options={"queue": starts})` dreams every start once: a row that ends takes the next that waits
-    (`info["queue_index"]`), and absorbs when none is left; `finished` says when all are done and `usage` how full
-    the batch was. The j-th episode is seeded with `seed + j`, so it is the same dream in a batch of any size.
+    ## Options of reset
+    `task`, `start` and `starts` as in `ProphetEnv`, one for all or one each; and
+    - `reset_mask`: bool `(num_envs,)`, the sub-environments to reset.
+    - `queue`: initial states, one episode for each. A sub-environment whose episode ends takes the next one
+      (`info["queue_index"]`) and rests when none is left. `finished` says when all are done, `usage` how full the
+      batch was.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -85,110 +90,107 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         max_uncertainty: float | None = None,
         fps: float = FPS,
     ) -> None:
-        """Build the env; nothing is dreamt yet.
+        """Build the env; nothing is generated yet.
 
         Args:
-            world_model: Dreams all rows; shared, never mutated by the env.
-            starts: Where episodes start when `reset` is not told otherwise.
-            num_envs: Rows, at least 1.
-            reward_model: Judges the dream; without one every reward is 0 and `scored` False.
-            max_episode_steps: Chunks until an episode is truncated, None for no horizon.
+            world_model: Generates the frames; shared between envs, which never change it.
+            starts: The initial states that `reset` draws from.
+            num_envs: Sub-environments, at least 1.
+            reward_model: Scores the generated frames; without one every reward is 0 and `info["scored"]` False.
+            max_episode_steps: Chunks after which an episode is truncated, None for no limit.
             autoreset_mode: Any of Gymnasium's three.
-            render_mode: `rgb_array` (last frame) or `rgb_array_list` (all frames since the last render).
-            action_spec: Bounds of one action; [-1, 1] for every number if not given.
+            render_mode: `rgb_array` (the last frame) or `rgb_array_list` (all frames since the last render).
+            action_spec: Bounds of one action; [-1, 1] in every dimension if not given.
             proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: where the world
-                model's own tracker has the gripper. It is an estimate, as all else in a dream.
-            max_uncertainty: A row is truncated when the chunk's `info["uncertainty"]` is larger; a reward model
-                with `when="end"` is not asked about it then, so it stays unscored.
-            fps: Actions, and so frames, per second of the scene: how fast films are played.
+                model tracks the gripper. It is an estimate.
+            max_uncertainty: An episode is truncated when `info["uncertainty"]` exceeds this; a reward model with `when="end"` is
+                not asked about it then, so it stays unscored.
+            fps: Actions, and so frames, per second of the scene: the pace of videos.
 
         Raises:
-            ValueError: If `world_model` is not a WorldModel or `reward_model` not a RewardModel, or if the world model
-                has no tracker, for `proprioception`.
-            InvalidStartError: If a start is not an InitialState, or of another size than the world model's frames.
+            ValueError: `world_model` is no WorldModel, `reward_model` no RewardModel, or the world model does not
+                track the gripper that `proprioception` asks for.
+            InvalidStartError: An initial state does not fit the world model's frames.
         """
         world_model = require_world_model(world_model)
+        self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
+        self._reads_gripper = require_flag("proprioception", proprioception)
+        if self._reads_gripper and not isinstance(world_model, TracksGripper):
+            raise ValueError(
+                f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
+                f"{type(world_model).__name__} does not; leave it out"
+            )
         super().__init__(
             num_envs,
             _action_space(world_model, action_spec),
-            (int(world_model.frame_size[0]), int(world_model.frame_size[1])),
+            self._frame_size,
             max_episode_steps=max_episode_steps,
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             fps=fps,
+            proprioception=self._reads_gripper,
         )
         self.world_model = world_model
         self.reward_model = require_reward_model(reward_model)
         self.starts = starts if isinstance(starts, InitialStates) else InitialStates(starts)
-        self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
         for start in self.starts:
             require_frames(start.frames, self._frame_size)
-        self._state: State | None = None
-        self._reads_gripper = require_flag("proprioception", proprioception)
         self.max_uncertainty = (
             None if max_uncertainty is None else require_threshold("max_uncertainty", max_uncertainty)
         )
-        if self._reads_gripper:
-            if not hasattr(world_model, "read_gripper"):
-                raise ValueError(
-                    f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
-                    f"{type(world_model).__name__} does not; leave it out"
-                )
-            image = gym.spaces.Box(0, 255, (*self._frame_size, 3), dtype=np.uint8)
-            self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
-            self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._state: State | None = None
 
-    def get_state(self, row: int = 0) -> bytes:
-        """One row as safetensors bytes: its dream, its randomness, its place in the episode.
+    def get_state(self, index: int = 0) -> bytes:
+        """Return one sub-environment as safetensors bytes: its episode, its randomness, its place in the episode.
 
-        The bytes and the actions that follow are a saved dream: `set_state` and the same actions give it again, to
-        the bit on one CPU with one batch size.
+        `set_state` and the same actions then give the same frames: to the bit on one CPU with one batch size.
 
         Raises:
-            ResetNeeded: Before the first reset.
-            ValueError: If there is no such row.
+            ResetNeeded: The env was not reset yet.
+            ValueError: There is no such sub-environment.
         """
         require_open(self, "get_state")
         if not self._started:
             raise gym.error.ResetNeeded("call reset before get_state")
-        if require_count("row", row, 0) >= self.num_envs:
-            raise ValueError(f"row must be in 0..{self.num_envs - 1}, got {row}")
+        if require_count("index", index, 0) >= self.num_envs:
+            raise ValueError(f"index must be in 0..{self.num_envs - 1}, got {index}")
         assert self._state is not None
-        self._row_random(row)
-        return pack_row(self._rows[row], select_batch(self._state, [row]))
+        self._row_random(index)
+        return pack_row(self._rows[index], select_batch(self._state, [index]))
 
     def set_state(
         self,
         states: bytes | bytearray | memoryview | Sequence[bytes],
-        rows: Sequence[int] | None = None,
+        indices: Sequence[int] | None = None,
         *,
         seed: int | Sequence[int | None] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
-        """Go on from saved rows; what was running in these rows is forgotten. Errors leave every row as it was.
+        """Continue saved episodes in place of the current ones. After an error every episode is as it was.
 
         Args:
-            states: From `get_state`, here or in another process: one for all of `rows` (a group that begins at the
-                same moment), or one per row.
-            rows: Which rows; all of them if not given, and at first.
-            seed: New randomness, `seed + i` for the i-th of `rows` or one entry each. Without it the saved one goes
-                on: rows that were set from the same bytes dream the same under the same actions.
+            states: What `get_state` returned, here or in another process: one for all of `indices` (a group that
+                begins at the same moment), or one each.
+            indices: The sub-environments to set; all if not given, as the first time.
+            seed: New randomness, `seed + i` for the i-th of `indices` or one entry each. Without it the saved
+                randomness continues: sub-environments set from the same bytes do the same under the same actions.
 
         Returns:
             Observation and info as from `reset`.
 
         Raises:
-            InvalidStartError: If a state is none, or was saved under another world model or judge.
+            InvalidStartError: A state is no snapshot, or was saved under another world model or reward model.
         """
         require_open(self, "set_state")
-        chosen = list(range(self.num_envs)) if rows is None else require_different("rows", rows, self.num_envs)
+        everyone = list(range(self.num_envs))
+        chosen = everyone if indices is None else require_different("indices", indices, self.num_envs)
         if not self._started and len(chosen) < self.num_envs:
-            raise gym.error.ResetNeeded("the first set_state must be of all rows; leave out rows")
+            raise gym.error.ResetNeeded("the first set_state must be of all sub-environments; leave out indices")
         if not isinstance(states, BYTES | Sequence):
-            raise InvalidStartError(f"a saved row must be the bytes of get_state, got {type(states).__name__}")
+            raise InvalidStartError(f"a snapshot must be the bytes of get_state, got {type(states).__name__}")
         data = [bytes(states)] * len(chosen) if isinstance(states, BYTES) else list(states)
         if len(data) != len(chosen):
-            raise ValueError(f"states must be one for all or one per row, {len(chosen)}, got {len(data)}")
-        seeds = row_seeds(seed, len(chosen), "row to set, length")
+            raise ValueError(f"states must be one for all or one each, {len(chosen)}, got {len(data)}")
+        seeds = row_seeds(seed, len(chosen), "sub-environment to set, length")
         state = self._blank() if self._state is None else self._state
         found = [unpack_row(item, state, self._frame_size, self.reward_model) for item in data]
         with self._whole():
@@ -201,12 +203,18 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             return self._observe(), self._start_infos(chosen)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProphetVectorEnv":
-        """Copy the episodes; the models and the starts, which no env changes, are shared, as between any two envs."""
+        """Copy the episodes; models and initial states, which no env changes, are shared as between any two envs."""
         memo |= {id(shared): shared for shared in (self.world_model, self.reward_model, self.starts)}
         other = type(self).__new__(type(self))
         memo[id(self)] = other
         vars(other).update(copy.deepcopy(vars(self), memo))
         return other
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Forget the episodes."""
+        del kwargs
+        self._started = False
+        self._state = None
 
     def _fields(self) -> dict[str, Any]:
         return super()._fields() | {"_state": self._state}
@@ -218,16 +226,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             self._rows[target] = row
 
     def _blank(self) -> State:
-        """A state of the right form, for rows to be put into."""
+        """Return a state of the right form, for others to be put into."""
         start = self.starts[0]
         one = encode_initial_states(self.world_model, torch.from_numpy(np.array(start.frames[None])), [start])
         return select_batch(one, [0] * self.num_envs)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Forget the episodes."""
-        del kwargs
-        self._started = False
-        self._state = None
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, InitialStates]:
         return plan_reset(options, self.starts, self.num_envs, self._frame_size)
@@ -237,15 +239,17 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     def _begin(self, plans: Mapping[int, InitialStates]) -> None:
         rows = list(plans)
+        # The noise seed is drawn first, so that naming an initial state leaves the noise as it would have been.
         noise_seeds = [int(self._row_random(row).integers(NOISE_SEEDS)) for row in rows]
         starts = [plans[row].sample(self._row_random(row)) for row in rows]
-        for positions, frames in batch_frames(starts):
-            part = encode_initial_states(self.world_model, frames, [starts[position] for position in positions])
-            targets = [rows[position] for position in positions]
+        # Initial states of one to four frames: those of equal length are encoded in one batch.
+        for length in {len(start.frames): None for start in starts}:
+            chosen = [place for place, start in enumerate(starts) if len(start.frames) == length]
+            frames = torch.from_numpy(np.stack([starts[place].frames for place in chosen]))
+            part = encode_initial_states(self.world_model, frames, [starts[place] for place in chosen])
+            targets = [rows[place] for place in chosen]
             if self._state is None:
-                self._state = {
-                    name: tensor.new_zeros((self.num_envs, *tensor.shape[1:])) for name, tensor in part.items()
-                }
+                self._state = {name: value.new_zeros((self.num_envs, *value.shape[1:])) for name, value in part.items()}
             whole = targets == list(range(self.num_envs))
             self._state = part if whole else scatter_batch(self._state, targets, part)
         for row, start, noise_seed in zip(rows, starts, noise_seeds, strict=True):
@@ -260,12 +264,16 @@ class ProphetVectorEnv(EpisodeVectorEnv):
     def _proprioception(self, rows: Sequence[int]) -> Observation:
         if not self._reads_gripper:
             return {}
+        return {"gripper_position": self._read_gripper(rows).cpu().numpy().astype(np.float32)}
+
+    def _read_gripper(self, rows: Sequence[int]) -> torch.Tensor:
         assert self._state is not None
-        position = getattr(self.world_model, "read_gripper")(select_batch(self._state, list(rows)))  # noqa: B009
-        return {"gripper_position": position.cpu().numpy().astype(np.float32)}
+        assert isinstance(self.world_model, TracksGripper)
+        return self.world_model.read_gripper(select_batch(self._state, list(rows)))
 
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         assert self._state is not None
+        # Ended episodes are not generated further: a batch costs what its live part costs.
         everyone = len(live) == self.num_envs
         state = self._state if everyone else select_batch(self._state, live)
         generators = [self._rows[row].generator for row in live]
@@ -273,17 +281,17 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         require_chunk(chunk, self.world_model, len(live))
         if chunk.uncertainty is None and self.max_uncertainty is not None:
             raise ValueError(
-                "max_uncertainty needs a world model that tells its doubt, and this one gave None; leave it out"
+                "max_uncertainty needs a world model that estimates its uncertainty, and this one gave None; leave it out"
             )
         self._state = chunk.state if everyone else scatter_batch(self._state, live, chunk.state)
         frames = self._frames(chunk)
         uncertainties = None if chunk.uncertainty is None else chunk.uncertainty.tolist()
         for row, clip in zip(live, frames, strict=True):
             self._rows[row].extend(clip, self.reward_model, collect=self.render_mode == "rgb_array_list")
-        outputs = self._judge(live)
+        rewards = self._score(live)
         outcomes = {}
         for position, row in enumerate(live):
-            reward, scored, success = outputs.get(row, (0.0, False, False))
+            reward, scored, success = rewards.get(row, (0.0, False, False))
             info = self._rows[row].start_info() | {
                 "frames": frames[position],
                 "executed": len(frames[position]),
@@ -295,6 +303,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             truncated = self._at_horizon(row)
             if uncertainties is not None:
                 info["uncertainty"] = uncertainties[position]
+                # NaN is no certainty: it is not within the limit either.
                 truncated = truncated or (
                     self.max_uncertainty is not None and not uncertainties[position] <= self.max_uncertainty
                 )
@@ -302,39 +311,38 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         return outcomes
 
     def _frames(self, chunk: Chunk) -> Clips:
-        """The frames as they go into `info`."""
+        """Return the frames as `info` has them."""
         return chunk.frames.cpu().numpy()
 
     def _first_frame(self, start: InitialState) -> Frame:
-        """The first frame of an episode, as all others are kept."""
+        """Return the first frame of an episode as all others are kept."""
         return start.frames[-1].copy()
 
-    def _judge(self, rows: Sequence[int]) -> dict[int, tuple[float, bool, bool]]:
-        reward_model = self.reward_model
-        if reward_model is None:
+    def _score(self, rows: Sequence[int]) -> Mapping[int, tuple[float, bool, bool]]:
+        model = self.reward_model
+        if model is None:
             return {}
-        scored = [row for row in rows if reward_model.when == "chunk" or self._at_horizon(row)]
-        if not scored:
+        asked = [row for row in rows if model.when == "chunk" or self._at_horizon(row)]
+        if not asked:
             return {}
-        videos = [torch.as_tensor(self._rows[row].video(reward_model)) for row in scored]
+        videos = [torch.as_tensor(self._rows[row].video(model)) for row in asked]
         try:
-            output = reward_model.score(videos, [self._rows[row].start_info()["instruction"] for row in scored])
-        except InvalidRewardError as error:  # it knows its videos by their number alone
-            kind = type(reward_model).__name__
+            output = model.score(videos, [self._rows[row].start_info()["instruction"] for row in asked])
+        except InvalidRewardError as error:  # the reward model knows its videos by their number alone
             raise InvalidRewardError(
-                f"this {kind} scored the sub-environments {scored}: {error}; the step was not taken"
+                f"this {type(model).__name__} scored the sub-environments {asked}: {error}; the step was not taken"
             ) from error
-        return read_rewards(reward_model, output, scored)
+        return read_rewards(model, output, asked)
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:
     shape = (int(world_model.chunk), int(world_model.action_dim))
-    if action_spec is not None and not isinstance(action_spec, ActionSpec):
-        raise ValueError(f"action_spec must be an ActionSpec, or None for [-1, 1], got {action_spec!r}")
-    if action_spec is not None and action_spec.dim != world_model.action_dim:
-        raise ValueError(f"action_spec has {action_spec.dim} numbers, the world model's {world_model.action_dim}")
     if action_spec is None:
         return gym.spaces.Box(-1.0, 1.0, shape, dtype=np.float32)
+    if not isinstance(action_spec, ActionSpec):
+        raise ValueError(f"action_spec must be an ActionSpec, or None for [-1, 1], got {action_spec!r}")
+    if action_spec.dim != world_model.action_dim:
+        raise ValueError(f"action_spec has {action_spec.dim} dimensions, the world model's {world_model.action_dim}")
     low = np.broadcast_to(np.asarray(action_spec.low, np.float32), shape)
     high = np.broadcast_to(np.asarray(action_spec.high, np.float32), shape)
     return gym.spaces.Box(low, high, dtype=np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from prophet_gym._registration import SUITE_IDS
 from prophet_gym.envs._episodes import FPS
-from prophet_gym.envs.wrappers.chunks import OneActionPerStepVector
+from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStepVector
 from prophet_gym.errors import require_count, unknown_option
 
 CONFIG = ("task", "task_ids", "episode_length")

@@ -14,7 +14,7 @@ from prophet_gym.envs._episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observat
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
-from prophet_gym.envs.single_env import OnlyRow
+from prophet_gym.envs._single import SingleEnv
 from prophet_gym.errors import InvalidStartError, require_count, require_number, unknown_option
 from prophet_gym.sims._episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
 from prophet_gym.sims.simulator import check_task
@@ -213,7 +213,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         return Outcome(info, float(result.success), result.success, self._at_horizon(row))
 
 
-class SimulatorEnv(OnlyRow):
+class SimulatorEnv(SingleEnv):
     """One episode of a simulator at a time, one action chunk per step: the vector env of one, with its arguments.
 
     `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an

@@ -62,9 +62,9 @@ def test_paths_of_the_machine_it_was_written_on_are_found_by_their_end(manifest)
         ("[1]", CheckpointError, "must have the texts task_type, task_language, init_state_path"),
         (json.dumps({"task_type": "t"}), CheckpointError, "must have the texts"),
         (row(task_language=3), CheckpointError, "must have the texts"),
-        (row(init_state_path="images/none.png"), MissingWeightsError, "line 1 .*no picture 'images/none.png'"),
+        (row(init_state_path="images/none.png"), MissingWeightsError, "line 1 .*no image 'images/none.png'"),
         (row(init_state_path="../secret.png"), CheckpointError, "must not lead out"),
-        (row(init_state_path="dataset.jsonl"), CheckpointError, "is no picture"),
+        (row(init_state_path="dataset.jsonl"), CheckpointError, "is no image"),
     ],
 )
 def test_a_damaged_manifest_names_the_line(manifest, text, error, message):
@@ -74,7 +74,7 @@ def test_a_damaged_manifest_names_the_line(manifest, text, error, message):
 
 
 def test_no_manifest_and_no_text(tmp_path):
-    with pytest.raises(MissingWeightsError, match="no start set at"):
+    with pytest.raises(MissingWeightsError, match="no initial states at"):
         read_jsonl_states(tmp_path / "none.jsonl")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match="is no text"):

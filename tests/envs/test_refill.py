@@ -65,7 +65,7 @@ def test_an_episode_is_the_same_in_a_batch_of_any_size(mode):
 def test_a_list_of_seeds_has_one_per_start():
     expected = episodes(make(2), STARTS, seed=5)
     assert_same(episodes(make(2), STARTS, seed=[5 + index for index in range(9)]), expected)
-    with pytest.raises(ValueError, match="one entry per queued start, length=9, got 2"):
+    with pytest.raises(ValueError, match="one entry per queued initial state, length=9, got 2"):
         make(2).reset(seed=[1, 2], options={"queue": STARTS})
 
 
@@ -124,7 +124,7 @@ def test_a_row_taken_out_of_the_queue_returns_to_it():
 @pytest.mark.parametrize(
     ("options", "mode", "error", "message"),
     [
-        ({"queue": STARTS[:1]}, "SameStep", InvalidStartError, "each of 2 rows or more, got 1"),
+        ({"queue": STARTS[:1]}, "SameStep", InvalidStartError, "num_envs=2 initial states, got 1"),
         ({"queue": 3}, "SameStep", InvalidStartError, "got <class 'int'>"),
         ({"queue": ["a", "b"]}, "SameStep", InvalidStartError, "InitialState only, got str"),
         ({"queue": counting_starts(size=(4, 4))}, "NextStep", InvalidStartError, "8, 8, 3"),

@@ -172,9 +172,9 @@ STRANGE = {
 def test_a_strange_start_is_refused_whole(name):
     envs, twin = make(2), make(2)
     envs.reset(seed=0), twin.reset(seed=0)
-    with pytest.raises(InvalidStartError, match=r"options\['starts'\], entry \d: the .* of a start must"):
+    with pytest.raises(InvalidStartError, match=r"options\['starts'\], entry \d: the .* of an initial state must"):
         envs.reset(seed=1, options=STRANGE[name])
-    with pytest.raises(InvalidStartError, match="of a start must"):
+    with pytest.raises(InvalidStartError, match="of an initial state must"):
         InitialStates([state] if isinstance(state := STRANGE[name]["starts"], InitialState) else state)
     for step in range(5):
         assert_same(envs.step(actions(step, 2)), twin.step(actions(step, 2)))

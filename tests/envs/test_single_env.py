@@ -76,7 +76,7 @@ def test_an_episode_that_ends_before_the_judge_of_whole_episodes_is_asked_is_tol
     env.reset(seed=0)
     results = [env.step(still(env)) for _ in range(2)]
     assert (results[1][3], results[1][4]["scored"]) == (True, False)
-    with pytest.warns(UserWarning, match=r"left unjudged after 2 chunks.*after the 3 that the id is registered with"):
+    with pytest.warns(UserWarning, match=r"left unscored after 2 chunks.*after the 3 that the id is registered with"):
         env.reset(seed=0)
     whole = gym.make(counting_id, end_judge=True)
     for _ in range(2):

@@ -57,7 +57,7 @@ def test_a_row_goes_on_in_another_row_beside_others():
     envs, other = make(), make(2)
     envs.reset(seed=0), other.reset(seed=50)
     before = envs.step(still(envs))[0]
-    observation, infos = other.set_state(envs.get_state(2), rows=[0])
+    observation, infos = other.set_state(envs.get_state(2), indices=[0])
     np.testing.assert_array_equal(observation["image"][0], before["image"][2])
     assert infos["_task"].tolist() == [True, False]
     assert infos["start"][0] == envs._rows[2].start.index
@@ -88,7 +88,7 @@ def test_new_randomness_of_a_branch_is_reproducible():
     for _ in range(2):
         envs = make()
         envs.reset(seed=0)
-        envs.set_state(envs.get_state(1), rows=[0, 2], seed=[7, None])
+        envs.set_state(envs.get_state(1), indices=[0, 2], seed=[7, None])
         results.append(envs.step(still(envs)))
     assert_same(*results)
     frames = results[0][4]["frames"]
@@ -176,11 +176,16 @@ def saved(**kwargs: Any) -> bytes:
         (b"nothing of that kind", {}, InvalidStartError, "the bytes of get_state"),
         (saved()[:-3], {}, InvalidStartError, "the bytes of get_state"),
         (other_model(), {}, InvalidStartError, "is it of this model"),
-        (saved(), {}, InvalidStartError, "the judge that it was saved under"),
-        (saved(reward_model=reward_model(max_frames=4)), {"rows": [0, 0]}, ValueError, "different numbers in 0..2"),
-        (saved(reward_model=reward_model(max_frames=4)), {"rows": [3]}, ValueError, "different numbers in 0..2"),
-        ([saved(reward_model=reward_model(max_frames=4))] * 2, {}, ValueError, "one per row, 3, got 2"),
-        (saved(reward_model=reward_model(max_frames=4)), {"seed": [1]}, ValueError, "row to set, length=3, got 1"),
+        (saved(), {}, InvalidStartError, "the reward model that it was saved under"),
+        (saved(reward_model=reward_model(max_frames=4)), {"indices": [0, 0]}, ValueError, "different numbers in 0..2"),
+        (saved(reward_model=reward_model(max_frames=4)), {"indices": [3]}, ValueError, "different numbers in 0..2"),
+        ([saved(reward_model=reward_model(max_frames=4))] * 2, {}, ValueError, "one each, 3, got 2"),
+        (
+            saved(reward_model=reward_model(max_frames=4)),
+            {"seed": [1]},
+            ValueError,
+            "sub-environment to set, length=3, got 1",
+        ),
     ],
 )
 def test_a_bad_state_is_one_clear_error_and_changes_nothing(states, kwargs, error, message):
@@ -216,11 +221,11 @@ def test_starts_may_lie_in_memory_as_they_like():
 def test_nothing_to_save_or_go_on_from_before_reset():
     with pytest.raises(gym.error.ResetNeeded):
         make().get_state()
-    with pytest.raises(gym.error.ResetNeeded, match="all rows"):
-        make().set_state(saved(), rows=[0])
+    with pytest.raises(gym.error.ResetNeeded, match="all sub-environments"):
+        make().set_state(saved(), indices=[0])
     envs = make()
     envs.reset()
-    with pytest.raises(ValueError, match=r"row must be in 0\.\.2, got 3"):
+    with pytest.raises(ValueError, match=r"index must be in 0\.\.2, got 3"):
         envs.get_state(3)
 
 
@@ -256,14 +261,14 @@ WRONG = {
     "a flat image": ({"image": torch.zeros(8, 8, dtype=torch.uint8)}, "'image' .* must be uint8 frames of"),
     "start frames of another size": (
         {"start__frames": torch.zeros(1, 4, 4, 3, dtype=torch.uint8)},
-        "frames of a start must be",
+        "frames of an initial state must be",
     ),
     "a window of floats": ({"window": torch.zeros(1, 8, 8, 3)}, "'window' .* must be uint8 frames of"),
     "a state that is not a number": ({"state__level": torch.full((1, 2), torch.nan)}, "'level'. .* must be finite"),
     "a state without bound": ({"state__level": torch.full((1, 2), torch.inf)}, "'level'. .* must be finite"),
     "a state of two rows": ({"state__level": torch.zeros(2, 2)}, "is it of this model"),
     "a state of other numbers": ({"state__raised": torch.zeros(1, 3)}, "'raised'. .* must be torch.int64"),
-    "noise of another generator": ({"generator": torch.zeros(3, dtype=torch.uint8)}, "the saved row is damaged"),
+    "noise of another generator": ({"generator": torch.zeros(3, dtype=torch.uint8)}, "the snapshot is damaged"),
     "a text for a count": ({"facts": {"elapsed": "3"}}, "'elapsed' .* integer of at least 0, got '3'"),
     "a fraction of a count": ({"facts": {"elapsed": 0.5}}, "'elapsed' .* integer of at least 0, got 0.5"),
     "a negative count": ({"facts": {"elapsed": -1}}, "'elapsed' .* integer of at least 0, got -1"),
@@ -271,11 +276,11 @@ WRONG = {
     "no frame seen": ({"facts": {"seen": 0}}, "'seen' .* integer of at least 1, got 0"),
     "a number for a flag": ({"facts": {"ended": 1}}, "'ended' .* true or false, got 1"),
     "a flag for a place": ({"facts": {"queue_index": True}}, "'queue_index' .* integer of at least 0, got True"),
-    "no state of randomness": ({"facts": {"np_random": {"bit_generator": "PCG64"}}}, "the saved row is damaged"),
-    "other randomness": ({"facts": {"np_random": {"bit_generator": "MT19937"}}}, "the saved row is damaged"),
-    "a task past 64 bits": ({"start": {"task": 2**63}}, "the task of a start must be a 64-bit integer"),
-    "a start of none": ({"start": {"index": None}}, "the index of a start must be a 64-bit integer|damaged"),
-    "a fact too many": ({"start": {"more": 1}}, "'start' of the saved row must hold"),
+    "no state of randomness": ({"facts": {"np_random": {"bit_generator": "PCG64"}}}, "the snapshot is damaged"),
+    "other randomness": ({"facts": {"np_random": {"bit_generator": "MT19937"}}}, "the snapshot is damaged"),
+    "a task past 64 bits": ({"start": {"task": 2**63}}, "the task of an initial state must be a 64-bit integer"),
+    "a start of none": ({"start": {"index": None}}, "the index of an initial state must be a 64-bit integer|damaged"),
+    "a fact too many": ({"start": {"more": 1}}, "'start' of the snapshot must hold"),
 }
 
 

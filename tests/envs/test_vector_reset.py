@@ -136,7 +136,7 @@ class TestReset:
         [
             ({"tsak": 1}, UnknownOptionError, "Did you mean 'task'"),
             ({"task": 9}, UnknownOptionError, "unknown task 9"),
-            ({"task": 0, "start": 3}, InvalidStartError, r"0\.\.2 for task 0, got 3"),
+            ({"task": 0, "start": 3}, InvalidStartError, r"0\.\.2, the initial states of task 0, got 3"),
             ({"start": -1}, InvalidStartError, r"0\.\.5"),
             ({"task": [0, 1]}, ValueError, "3 integers"),
             ({"task": 0.5}, ValueError, "integer"),
@@ -162,7 +162,7 @@ class TestReset:
     @pytest.mark.parametrize(
         ("seed", "message"),
         [
-            ([1, 2], "one entry per row, num_envs=3, got 2"),
+            ([1, 2], "one entry per sub-environment, num_envs=3, got 2"),
             (-1, "at least 0 or None, got -1"),
             ([1, None, -2], "at least 0 or None, got -2"),
         ],

@@ -1,4 +1,4 @@
-"""Start sets in the format of `Fleurrr/Bridge-RL-Data`: JSON lines that name a picture and a task each."""
+"""Initial states in the format of `Fleurrr/Bridge-RL-Data`: JSON lines that name an image and a task each."""
 
 import json
 from pathlib import Path, PurePosixPath
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from prophet_gym._io.files import read_text
-from prophet_gym.envs.initial_states import InitialStates
+from prophet_gym.envs.initial_states._states import InitialStates
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.specs import InitialState
 
@@ -15,27 +15,28 @@ FIELDS = ("task_type", "task_language", "init_state_path")
 
 
 def read_jsonl_states(path: Path | str, suite: str = "bridge") -> InitialStates:
-    """Read a manifest of start pictures, one row each: `task_type`, `task_language`, `init_state_path`.
+    """Read a manifest, one initial state a line: `task_type`, `task_language`, `init_state_path`.
 
-    A picture is looked for beside the manifest: under its whole path, then under ever shorter ends of it. Tasks are
-    numbered in the order in which a new pair of type and language appears, starts within each task.
+    An image is looked for beside the manifest: under its whole path, then under ever shorter ends of it. Tasks are
+    numbered in the order in which a new pair of type and language appears, initial states within each task.
 
     Args:
-        path: the `.jsonl` file.
-        suite: name of the suite that the starts are of.
+        path: The `.jsonl` file.
+        suite: Name of the suite that they belong to.
 
     Raises:
-        MissingWeightsError: there is no such file, or a picture is not there.
-        CheckpointError: a row is damaged, or a picture cannot be read.
+        MissingWeightsError: There is no such file, or an image is not there.
+        CheckpointError: A line is damaged, or an image cannot be read.
     """
     manifest = Path(path)
     if not manifest.is_file():
-        raise MissingWeightsError(f"no start set at {manifest}")
+        raise MissingWeightsError(f"no initial states at {manifest}")
     tasks: dict[tuple[str, str], int] = {}
     counts: dict[int, int] = {}
     images: dict[Path, np.ndarray] = {}
     states = []
-    for number, line in enumerate(_lines(manifest), start=1):
+    # Lines end at "\n" alone: JSON texts may hold the other separators that `splitlines` knows.
+    for number, line in enumerate(read_text(manifest, CheckpointError).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"line {number} of {manifest}"
@@ -50,10 +51,6 @@ def read_jsonl_states(path: Path | str, suite: str = "bridge") -> InitialStates:
     if not states:
         raise CheckpointError(f"{manifest} has no rows; each must be JSON with {', '.join(FIELDS)}")
     return InitialStates(states)
-
-
-def _lines(path: Path) -> list[str]:
-    return read_text(path, CheckpointError).split("\n")
 
 
 def _fields(line: str, where: str) -> list[str]:
@@ -75,7 +72,7 @@ def _find(folder: Path, name: str, where: str) -> Path:
         candidate = folder.joinpath(*parts[first:])
         if candidate.is_file():
             return candidate
-    raise MissingWeightsError(f"{where}: no picture {name!r} beside the manifest in {folder}")
+    raise MissingWeightsError(f"{where}: no image {name!r} beside the manifest in {folder}")
 
 
 def _read(path: Path, where: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -83,5 +80,5 @@ def _read(path: Path, where: str) -> UInt8[np.ndarray, "h w 3"]:
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise CheckpointError(f"{where}: {path} is no picture, or damaged")
+        raise CheckpointError(f"{where}: {path} is no image, or damaged")
     return np.ascontiguousarray(image[..., ::-1])

@@ -1,8 +1,11 @@
-"""What all wrappers here do: keep plain arguments for specs, and leave what the env declares readable."""
+"""What the wrappers share: plain arguments for specs, attributes of the env inside, arrays instead of tensors."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
@@ -10,7 +13,7 @@ from prophet_gym.envs._plain import plain
 
 
 class PlainArguments(RecordConstructorArgs):
-    """`RecordConstructorArgs` that keeps plain data, so that a spec with this wrapper survives JSON."""
+    """Record the constructor's arguments as plain data, so that a spec with this wrapper survives JSON."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**plain(arguments))
@@ -42,5 +45,18 @@ def require_arrays(user: str, envs: VectorEnv) -> None:
     if getattr(envs.unwrapped, "gives_tensors", False):
         raise ValueError(
             f"{user} works on arrays, and {type(envs.unwrapped).__name__} gives tensors: put it around a "
-            "ProphetVectorEnv, whose dreams are the same"
+            "ProphetVectorEnv, which gives the same in arrays"
         )
+
+
+def chunk_space(wrapper: str, space: gym.Space) -> gym.spaces.Box:
+    """Return the space of chunks (k, a); ValueError for another one."""
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
+        raise ValueError(f"{wrapper} needs an action space Box (k, a), got {space}")
+    return space
+
+
+def copied(observation: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Return an observation with arrays of its own."""
+    assert observation is not None
+    return {name: value.copy() for name, value in observation.items()}

@@ -1,4 +1,4 @@
-"""Films with every frame of a chunk."""
+"""Videos with every frame of a chunk."""
 
 import os
 from typing import Any
@@ -10,10 +10,10 @@ from prophet_gym.envs.wrappers._common import PlainArguments
 
 
 class RecordEveryFrame(RecordVideo, PlainArguments):
-    """Gymnasium's `RecordVideo` for `render_mode="rgb_array_list"`: the film has all frames since the last step.
+    """Record videos of all frames, with Gymnasium's `RecordVideo`; needs `render_mode="rgb_array_list"`.
 
-    `RecordVideo` keeps one picture per step, the last one, so it suits `rgb_array`. Arguments are the same;
-    `video_length` counts frames, and the film ends with the chunk that passes it.
+    `RecordVideo` alone keeps one image per step, the last one. Arguments are the same; `video_length` counts frames,
+    and a video ends with the chunk that reaches it.
 
     Example:
         >>> import tempfile
@@ -28,13 +28,13 @@ class RecordEveryFrame(RecordVideo, PlainArguments):
         if env.render_mode != "rgb_array_list":
             raise ValueError(
                 f"RecordEveryFrame needs render_mode='rgb_array_list', got {env.render_mode!r}; "
-                "Gymnasium's RecordVideo films 'rgb_array'"
+                "Gymnasium's RecordVideo takes 'rgb_array'"
             )
         PlainArguments.__init__(self, video_folder=video_folder, **arguments)
         super().__init__(env, os.fspath(video_folder), **arguments)
 
     def _capture_frame(self) -> None:
-        """What `RecordVideo` calls after each reset and step; frames are also kept for `render`, as it does."""
+        # RecordVideo calls this after each reset and step. It keeps frames for `render` too, and so does this.
         frames: Any = self.env.render()
         self.render_history += frames
         self.recorded_frames += frames

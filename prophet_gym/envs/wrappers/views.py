@@ -1,4 +1,4 @@
-"""Other views of what is seen: the last frames instead of the last one, the instruction as numbers."""
+"""Other views of the observation: the last frames in place of the last one, the instruction as numbers."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -19,14 +19,14 @@ from prophet_gym.envs._plain import plain
 from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, require_arrays
 from prophet_gym.errors import require_count, unknown_option
 
-NEEDS_RESET = "call reset before step, and again where a view refused the episode"
+_NEEDS_RESET = "call reset before step, and again where a view refused the episode"
 
 
 class View(ABC):
-    """What one row sees. It has a memory of its own; the wrappers copy it for every row.
+    """Map what an env shows to what a policy sees, with a memory of the episode.
 
-    A subclass passes its constructor's arguments on to `View.__init__` by name, so that an env that is seen through it
-    can be made again from its spec.
+    `Viewed` and `ViewedVector` apply it; they copy it for every sub-environment. A subclass passes its constructor's
+    arguments to `View.__init__` by name, so that an env in it can be made again from its spec.
     """
 
     _arguments: dict[str, Any] | None = None
@@ -41,19 +41,19 @@ class View(ABC):
 
     @abstractmethod
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
-        """The space of what is seen, from the spaces of the parts of the env's observation."""
+        """Return the space of what is seen, from the spaces of the parts of the env's observation."""
 
     @abstractmethod
     def begin(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
-        """What is seen at the start of an episode."""
+        """Return what is seen at the start of an episode."""
 
     @abstractmethod
     def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
-        """What is seen after one more step."""
+        """Return what is seen after one more step."""
 
 
 class StackFrames(View):
-    """The last frames of the episode, oldest first, in place of the last one; the start frame stands for earlier ones.
+    """Show the last frames of the episode, oldest first, in place of the last one; the first stands for earlier ones.
 
     Args:
         frames: How many, at least 1.
@@ -67,21 +67,21 @@ class StackFrames(View):
         self._seen: deque[np.ndarray] = deque(maxlen=(self.frames - 1) * self.stride + 1)
 
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
-        """The image's space becomes (frames, h, w, 3)."""
+        """Return the spaces with an image of (frames, h, w, 3)."""
         image = spaces["image"]
         assert isinstance(image, gym.spaces.Box)
         low, high = (np.repeat(bound[None], self.frames, 0) for bound in (image.low, image.high))
         return gym.spaces.Dict({**spaces, "image": gym.spaces.Box(low, high, dtype=np.uint8)})
 
     def begin(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
-        """The start frame, as often as there is room."""
+        """Show the first frame, as often as there is room."""
         del info
         assert self._seen.maxlen is not None
         self._seen.extend([np.array(observation["image"])] * self._seen.maxlen)
         return self._stacked(observation)
 
     def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
-        """Take in the frames of a step; ValueError if it ran actions and has no `info["frames"]`."""
+        """Add the frames of a step; ValueError if it ran actions and has no `info["frames"]`."""
         executed = info.get("executed", 0)
         if executed and "frames" not in info:
             raise ValueError("StackFrames needs info['frames']; make the env with every frame (render='step')")
@@ -95,7 +95,7 @@ class StackFrames(View):
 
 
 class EmbedInstruction(View):
-    """Adds the instruction as numbers, `instruction`: float32 (d,).
+    """Add the instruction as numbers, `instruction`: float32 (d,).
 
     Args:
         table: The embedding of each instruction that can occur, all of one length: from a language model, or
@@ -117,7 +117,7 @@ class EmbedInstruction(View):
         self._now = next(iter(rows.values()))
 
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
-        """Adds a Box with the bounds of the table."""
+        """Return the spaces with a Box that has the bounds of the table."""
         numbers = np.stack(list(self.table.values()))
         box = gym.spaces.Box(numbers.min(0), numbers.max(0), dtype=np.float32)
         return gym.spaces.Dict({**spaces, "instruction": box})
@@ -130,13 +130,13 @@ class EmbedInstruction(View):
         return self.extend(observation, info)
 
     def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
-        """The same instruction."""
+        """Add the same instruction."""
         del info
         return {**observation, "instruction": self._now.copy()}
 
 
 def one_hot_table(instructions: Iterable[str]) -> dict[str, Float[np.ndarray, " d"]]:
-    """A table for `EmbedInstruction`: one number per different instruction, in alphabetical order.
+    """Return a table for `EmbedInstruction`: one number per different instruction, in alphabetical order.
 
     Example:
         >>> {text: row.tolist() for text, row in one_hot_table(["lift", "drop", "lift"]).items()}
@@ -147,7 +147,7 @@ def one_hot_table(instructions: Iterable[str]) -> dict[str, Float[np.ndarray, " 
 
 
 class Viewed(gym.Wrapper, PlainArguments):
-    """An env seen through a view.
+    """Show an env through a view.
 
     Example:
         >>> from prophet_gym.envs import ProphetEnv
@@ -161,7 +161,7 @@ class Viewed(gym.Wrapper, PlainArguments):
 
     def __init__(self, env: gym.Env, view: View | Mapping[str, Any]) -> None:
         """Wrap an env whose observation is a Dict with an image; the view may be its `description`."""
-        self._view = own_view(view)
+        self._view = _own_view(view)
         PlainArguments.__init__(self, view=self._view.description())
         super().__init__(env)
         self._begun = False
@@ -172,6 +172,7 @@ class Viewed(gym.Wrapper, PlainArguments):
     ) -> tuple[Observation, dict[str, Any]]:
         """Reset the env and the view."""
         observation, info = self.env.reset(seed=seed, options=options)
+        # A view may refuse the episode, as for an unknown instruction: then no step is possible until the next reset.
         self._begun = False
         seen = self._view.begin(observation, info)
         self._begun = True
@@ -180,13 +181,13 @@ class Viewed(gym.Wrapper, PlainArguments):
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Step the env; ResetNeeded before the first reset, and after one whose episode the view refused."""
         if not self._begun:
-            raise gym.error.ResetNeeded(NEEDS_RESET)
+            raise gym.error.ResetNeeded(_NEEDS_RESET)
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._view.extend(observation, info), float(reward), terminated, truncated, info
 
 
 class ViewedVector(DeclaringVectorWrapper):
-    """A vector env seen through a view, a copy of it in every row.
+    """Show a vector env through a view, a copy of it for every sub-environment.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -200,25 +201,24 @@ class ViewedVector(DeclaringVectorWrapper):
         """Wrap a vector env whose observation is a Dict with an image, as arrays; as in `Viewed`."""
         super().__init__(env)
         require_arrays("ViewedVector", env)
-        self._views = [own_view(view) for _ in range(env.num_envs)]
+        self._views = [_own_view(view) for _ in range(env.num_envs)]
         self._seen: list[Observation] = [{} for _ in range(env.num_envs)]
         self._begun = [False] * env.num_envs
         self.single_observation_space = self._views[0].space(_parts(env.single_observation_space))
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Reset the env and the views of the rows that were reset."""
+        """Reset the env, and the views of the sub-environments that were reset."""
         observation, infos = self.env.reset(seed=seed, options=options)
         for row in range(self.num_envs):
-            info = row_info(infos, row)
-            if info:
+            if info := row_info(infos, row):
                 self._begin(row, observation, info)
         return self._batch(), infos
 
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
-        """Step the env; what ended rows saw last is in `info["final_obs"]` under SAME_STEP."""
+        """Step the env; under SAME_STEP `info["final_obs"]` shows the last step of an episode through the view too."""
         if not all(self._begun):
-            raise gym.error.ResetNeeded(NEEDS_RESET)
+            raise gym.error.ResetNeeded(_NEEDS_RESET)
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
         for row, view in enumerate(self._views):
             info = row_info(infos, row)
@@ -226,6 +226,7 @@ class ViewedVector(DeclaringVectorWrapper):
                 final = view.extend(info["final_obs"], info["final_info"])
                 infos["final_obs"][row] = {name: np.array(value) for name, value in final.items()}
                 self._seen[row] = final
+            # A step without `executed` is the first of an episode, see the infos of a reset.
             if "executed" not in info:
                 self._begin(row, observation, info)
             elif "final_obs" not in info:
@@ -238,11 +239,11 @@ class ViewedVector(DeclaringVectorWrapper):
         self._begun[row] = True
 
     def _batch(self) -> Observation:
-        return {name: np.stack([row[name] for row in self._seen]) for name in self._seen[0]}
+        return {name: np.stack([seen[name] for seen in self._seen]) for name in self._seen[0]}
 
 
-def own_view(view: object) -> View:
-    """Return a copy of a view, or the view that a `description` is of; ValueError for anything else."""
+def _own_view(view: object) -> View:
+    """Return a copy of a view, or the view of a `description`; ValueError for anything else."""
     if isinstance(view, View):
         return copy.deepcopy(view)
     if not isinstance(view, Mapping) or set(view) != {"view", "arguments"} or not isinstance(view["view"], str):

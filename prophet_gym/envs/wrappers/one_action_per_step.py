@@ -1,0 +1,168 @@
+"""One action per step, for libraries that know no chunks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike
+
+from prophet_gym.envs._episodes import NOTHING_RUN, START_FACTS, row_info
+from prophet_gym.envs._require import require_actions, require_open
+from prophet_gym.envs.wrappers._common import (
+    DeclaringVectorWrapper,
+    PlainArguments,
+    chunk_space,
+    copied,
+    require_arrays,
+)
+
+
+class OneActionPerStep(gym.Wrapper, PlainArguments):
+    """Take one action per step; the k-th runs the chunk.
+
+    Until then the observation stays as it was, the reward is 0, and `info["pending"]` counts the actions that wait;
+    the rest of `info` has its usual entries, with `executed` 0 and without frames. The reward of a chunk comes with
+    its last action.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> env = OneActionPerStep(ProphetEnv(CountingWorldModel(chunk=4), counting_starts()))
+        >>> _ = env.reset(seed=0)
+        >>> [env.step(env.action_space.sample())[4]["pending"] for _ in range(4)]
+        [1, 2, 3, 0]
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        """Wrap an env whose action space is `Box` (k, a)."""
+        PlainArguments.__init__(self)
+        super().__init__(env)
+        space = chunk_space("OneActionPerStep", env.action_space)
+        self._steps = space.shape[0]
+        self.metadata = _metadata_of_actions(env, self._steps)
+        self.action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
+        self._pending: list[np.ndarray] = []
+        self._observation: dict[str, np.ndarray] | None = None
+        self._held_info: dict[str, Any] = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reset the env and drop the actions that wait."""
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        self._pending, self._held_info = [], _waiting_info(info, ended=False)
+        return copied(self._observation), info | {"pending": 0}
+
+    def step(self, action: ArrayLike) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Add one action (a,); run the chunk when it is full.
+
+        Raises:
+            InvalidActionError: The action is no such array; nothing has changed.
+        """
+        require_open(self.unwrapped, "step")
+        if self._observation is None:
+            raise gym.error.ResetNeeded("call reset before step")
+        checked = require_actions(action, self.action_space)
+        if len(self._pending) + 1 < self._steps:
+            self._pending.append(checked)
+            return copied(self._observation), 0.0, False, False, self._held_info | {"pending": len(self._pending)}
+        # The action joins the others only after the step: one that fails can be taken again.
+        chunk = np.stack([*self._pending, checked])
+        self._observation, reward, terminated, truncated, info = self.env.step(chunk)
+        self._pending, self._held_info = [], _waiting_info(info, ended=terminated or truncated)
+        return copied(self._observation), float(reward), terminated, truncated, info | {"pending": 0}
+
+
+class OneActionPerStepVector(DeclaringVectorWrapper):
+    """Take one action per step in a vector env; sub-environments share one clock, so all chunks run at the same step.
+
+    It needs autoreset SAME_STEP: with NEXT_STEP a sub-environment that restarts would fall one action behind the
+    others. `info["pending"]` counts the actions that wait; until the chunk runs rewards are 0 and no flag is set.
+
+    Example:
+        >>> from prophet_gym.envs import ProphetVectorEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> model = CountingWorldModel(chunk=4)
+        >>> envs = ProphetVectorEnv(model, counting_starts(), num_envs=2, autoreset_mode="SameStep")
+        >>> envs = OneActionPerStepVector(envs)
+        >>> _ = envs.reset(seed=0)
+        >>> [envs.step(envs.action_space.sample())[4]["pending"].tolist() for _ in range(4)]
+        [[1, 1], [2, 2], [3, 3], [0, 0]]
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Wrap a vector env; ValueError for another action space than `Box` (k, a), or another autoreset mode."""
+        super().__init__(env)
+        require_arrays("OneActionPerStepVector", env)
+        space = chunk_space("OneActionPerStepVector", env.single_action_space)
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ValueError(f"OneActionPerStepVector needs autoreset_mode SAME_STEP, got {mode}")
+        self._steps = space.shape[0]
+        self.metadata = _metadata_of_actions(env, self._steps)
+        self.single_action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+        self._pending: list[np.ndarray] = []
+        self._observation: dict[str, np.ndarray] | None = None
+        self._held_infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reset sub-environments and drop the actions that wait; ValueError for a mask in the middle of a chunk."""
+        mask = options.get("reset_mask") if isinstance(options, Mapping) else None
+        if self._pending and mask is not None and not np.asarray(mask).all():
+            raise ValueError(
+                f"a reset_mask needs a moment between two chunks, and {len(self._pending)} of {self._steps} actions "
+                "wait; step until info['pending'] is 0 or reset all sub-environments"
+            )
+        self._observation, infos = self.env.reset(seed=seed, options=options)
+        self._hold(infos)
+        return copied(self._observation), infos | self._waiting()
+
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Add one action (num_envs, a) each; run the chunks when they are full. Errors as in `OneActionPerStep`."""
+        require_open(self.unwrapped, "step")
+        if self._observation is None:
+            raise gym.error.ResetNeeded("call reset before step")
+        checked = require_actions(actions, self.action_space)
+        if len(self._pending) + 1 < self._steps:
+            self._pending.append(checked)
+            nothing = np.zeros(self.num_envs, np.bool_)
+            infos: dict[str, Any] = {}
+            for row, info in enumerate(self._held_infos):
+                infos = self._add_info(infos, info, row)
+            return copied(self._observation), np.zeros(self.num_envs), nothing, nothing.copy(), infos | self._waiting()
+        chunk = np.stack([*self._pending, checked], axis=1)
+        self._observation, rewards, terminated, truncated, infos = self.env.step(chunk)
+        self._hold(infos)
+        return copied(self._observation), rewards, terminated, truncated, infos | self._waiting()
+
+    def _hold(self, infos: dict[str, Any]) -> None:
+        """Keep what is said of the sub-environments that `infos` speaks of, for while the next actions wait."""
+        self._pending = []
+        for row in range(self.num_envs):
+            if info := row_info(infos, row):
+                self._held_infos[row] = _waiting_info(info, ended=info.get("live") is False)
+
+    def _waiting(self) -> dict[str, np.ndarray]:
+        return {"pending": np.full(self.num_envs, len(self._pending)), "_pending": np.ones(self.num_envs, np.bool_)}
+
+
+def _waiting_info(info: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
+    """Return what `info` says while actions wait: the episode's own entries, and that nothing was run."""
+    known = {name: info[name] for name in START_FACTS if name in info}
+    return known | NOTHING_RUN | {"live": not ended and info.get("live") is not False}
+
+
+def _metadata_of_actions(env: gym.Env | VectorEnv, steps: int) -> dict[str, Any]:
+    # An image is rendered for every action, not for every chunk: videos keep the pace of the scene.
+    metadata = dict(env.metadata)
+    if env.render_mode == "rgb_array" and "render_fps" in metadata:
+        metadata["render_fps"] *= steps
+    return metadata
