@@ -103,8 +103,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             action_spec: Bounds of one action; [-1, 1] in every dimension if not given.
             proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: where the world
                 model tracks the gripper. It is an estimate.
-            max_uncertainty: An episode is truncated when `info["uncertainty"]` exceeds this; a reward model with `when="end"` is
-                not asked about it then, so it stays unscored.
+            max_uncertainty: An episode is truncated when `info["uncertainty"]` exceeds this; a reward model with
+                `when="end"` is not asked about it then, so it stays unscored.
             fps: Actions, and so frames, per second of the scene: the pace of videos.
 
         Raises:
@@ -281,7 +281,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         require_chunk(chunk, self.world_model, len(live))
         if chunk.uncertainty is None and self.max_uncertainty is not None:
             raise ValueError(
-                "max_uncertainty needs a world model that estimates its uncertainty, and this one gave None; leave it out"
+                "max_uncertainty needs a world model that estimates its uncertainty, and this one gave None; "
+                "leave it out"
             )
         self._state = chunk.state if everyone else scatter_batch(self._state, live, chunk.state)
         frames = self._frames(chunk)

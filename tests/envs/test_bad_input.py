@@ -72,7 +72,7 @@ CASES = {
     "OneActionPerChunk(single(), 'a', REST)": "numbers must be different numbers in 0..6, got ['a']",
     "OneActionPerStepVector(vector(autoreset_mode='SameStep')).reset(options=[1])": "options must be a dict or None",
     "single(max_uncertainty='a')": "max_uncertainty must be a number of at least 0, got 'a'",
-    "ShortenedChunk(model(), 2.5, hold=None)": f"chunk {INTEGER} 1, got 2.5",
+    "ShortenedChunk(model(), 2.5, no_op=None)": f"chunk {INTEGER} 1, got 2.5",
     "FunctionReward(5)": "function must be one of a video and an instruction, got 5",
     "FunctionReward(max, stride=1.5)": f"stride {INTEGER} 1, got 1.5",
     "FunctionReward(max, max_frames=None)": f"max_frames {INTEGER} 1, got None",
