@@ -19,11 +19,8 @@ import tyro
 from prophrl_algos.algorithms import FA_GRPO, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli.common import begin_of, make_env
-from prophrl_algos.flow.policy import FlowSpec, select_obs
-from prophrl_algos.flow.sampler import rescore
-from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.groups import Grouping, GroupPlan
-from prophrl_algos.rollout import Rollouts, collect
+from prophrl_algos.flow import FlowSchedule, FlowSpec, rescore, select_obs
+from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts, collect
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
 

@@ -22,9 +22,7 @@ from prophrl_algos.algorithms import FA_GRPO, FLOW_GRPO, GRPO_GUARD, PI_RL, REIN
 from prophrl_algos.algorithms.flowscale import FlowScale, flowscale_weights, scale_gradients
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.flow.sampler import rescore, sample, step_stds
-from prophrl_algos.flow.schedule import FlowSchedule
+from prophrl_algos.flow import FlowSchedule, FlowSpec, rescore, sample, step_stds
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from prophrl_algos.flow.policy import device_of
-from prophrl_algos.full_sizes import FULL_SIZES, FullSize
-from prophrl_algos.plan import MemoryPlan, Workload, make_plan, scored
+from prophrl_algos.flow import device_of
+from prophrl_algos.memory import FULL_SIZES, FullSize, MemoryPlan, Workload, make_plan
+from prophrl_algos.memory._plan import scored
 
 PARTS = ("weights", "while_acting", "while_learning")
 SHARE = 0.9

@@ -27,7 +27,7 @@ import tyro
 import prophet_gym  # noqa: F401 registers the ids
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.algorithms import FlowScale
-from prophrl_algos.groups import BeginFromStarts, Grouping
+from prophrl_algos.rollout import BeginFromStarts, Grouping
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 

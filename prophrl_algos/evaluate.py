@@ -11,11 +11,10 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from prophet_gym.estimates import wilson
-from prophrl_algos.flow.policy import FlowPolicy
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.flow.schedule import FlowSchedule, no_step
-from prophrl_algos.groups import random_number, require_autoreset_disabled, require_chunk
-from prophrl_algos.rollout import Progress, entry, env_actions, require_reward, rows_of, silent
+from prophrl_algos.flow import FlowPolicy, FlowSchedule, no_step, sample
+from prophrl_algos.rollout import Progress
+from prophrl_algos.rollout._collect import entry, env_actions, require_reward, rows_of, silent
+from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
 START_KEYS = ("suite", "task", "start", "split", "instruction")
 

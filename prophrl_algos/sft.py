@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from prophet_gym.errors import require_count, require_number
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
-from prophrl_algos.flow.policy import FlowPolicy, Obs
-from prophrl_algos.groups import random_number
+from prophrl_algos.flow import FlowPolicy, Obs
 from prophrl_algos.loggers import Logger
+from prophrl_algos.rollout._groups import random_number
 
 LAST = "sft.pt"
 DrawBatch = Callable[[int, torch.Generator], tuple[Obs, Float[Tensor, "b h a"]]]

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.algorithms import FA_GRPO
-from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowSpec, Obs, device_of, select_obs
-from prophrl_algos.flow.sampler import rescore, sample
-from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.flow import (
+    FlowPath,
+    FlowPolicy,
+    FlowSchedule,
+    FlowSpec,
+    Obs,
+    device_of,
+    no_step,
+    rescore,
+    sample,
+    select_obs,
+)
 
 ROWS = 2
 FIT_ROWS = 48

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prophet_gym.specs import require_images
-from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 
 TIME_FREQUENCIES = (1.0, 2.0, 4.0)
 

@@ -12,7 +12,7 @@ from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.envs import read_initial_states
 from prophet_gym.factory import make_vector_env
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 
 OLD = Path(__file__).parent / "data" / "f4e30db"

@@ -17,7 +17,7 @@ from experiments.reinforce_in_dream.protocol import DREAM, SFT, Size
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.report import machine, write_json
 from prophrl_algos.cli.common import make_env, make_policy
-from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.vla._load import BUNDLED
 
 RESULTS = Path(__file__).parent / "results"

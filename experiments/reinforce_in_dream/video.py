@@ -23,9 +23,8 @@ from experiments.reinforce_in_dream.run import cells_of, evaluation_seed
 from prophet_gym.cli.video import side_by_side, stack, write_animation
 from prophrl_algos.cli.common import make_env
 from prophrl_algos.evaluate import ode_schedule
-from prophrl_algos.flow.policy import FlowPolicy
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.rollout import env_actions
+from prophrl_algos.flow import FlowPolicy, sample
+from prophrl_algos.rollout._collect import env_actions
 
 Runs = dict[str, tuple[str, int, Path]]
 """When -> run, update and weights."""

@@ -3,20 +3,15 @@
 from collections.abc import Mapping
 
 from prophet_gym.errors import unknown_option
+from prophrl_algos.algorithms._advantages import group_advantages, leave_one_out_advantages, per_entry, per_trajectory
 from prophrl_algos.algorithms._algorithm import Algorithm
-from prophrl_algos.algorithms.advantages import (
-    group_advantages,
-    leave_one_out_advantages,
-    per_entry,
-    per_trajectory,
-)
+from prophrl_algos.algorithms._flow_grpo import FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD
+from prophrl_algos.algorithms._grpo_guard import GRPO_GUARD
+from prophrl_algos.algorithms._pi_rl import PI_RL
+from prophrl_algos.algorithms._reinflow import REINFLOW, LearnedNoise
 from prophrl_algos.algorithms.fa_grpo import FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWARD
-from prophrl_algos.algorithms.flow_grpo import FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD
 from prophrl_algos.algorithms.flowscale import FlowScale
-from prophrl_algos.algorithms.grpo_guard import GRPO_GUARD
-from prophrl_algos.algorithms.pi_rl import PI_RL
-from prophrl_algos.algorithms.reinflow import REINFLOW
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 
 __all__ = [
     "ALGORITHMS",
@@ -31,6 +26,7 @@ __all__ = [
     "REINFLOW",
     "Algorithm",
     "FlowScale",
+    "LearnedNoise",
     "group_advantages",
     "leave_one_out_advantages",
     "make_algorithm",

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from prophrl_algos.algorithms._advantages import group_advantages, per_entry
 from prophrl_algos.algorithms._surrogate import RatioStats, clipped_surrogate, masked_log_ratio
-from prophrl_algos.algorithms.advantages import group_advantages, per_entry
-from prophrl_algos.flow.policy import FlowPath, FlowScores, FlowSpec
-from prophrl_algos.flow.schedule import Choose, every_step
-from prophrl_algos.flow.sde import Kernel, flow_sde_step
+from prophrl_algos.flow import FlowPath, FlowScores, FlowSpec, Kernel, every_step, flow_sde_step
+from prophrl_algos.flow._schedule import Choose
 
 Path = Callable[[FlowPath, int], FlowPath]
 """`path(sampled, seed)`: the path that is scored; its scores are made again where it is not the sampled one."""

@@ -12,11 +12,9 @@ from dataclasses import replace
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prophrl_algos.algorithms._advantages import per_trajectory
 from prophrl_algos.algorithms._algorithm import Algorithm
-from prophrl_algos.algorithms.advantages import per_trajectory
-from prophrl_algos.flow.forward import renoised
-from prophrl_algos.flow.schedule import no_step
-from prophrl_algos.flow.sde import cps_step
+from prophrl_algos.flow import cps_step, no_step, renoised
 
 
 def sum_flow_steps(

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prophet_gym.errors import unknown_option
-from prophrl_algos.flow.policy import FlowPolicy, Obs, cat_obs, device_of, select_obs
+from prophrl_algos.flow import FlowPolicy, Obs, cat_obs, device_of, select_obs
 from prophrl_algos.sft import DrawBatch
 
 if TYPE_CHECKING:

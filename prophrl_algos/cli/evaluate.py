@@ -48,7 +48,7 @@ def main(args: Args) -> None:
     from prophet_gym.cli.report import machine, write_json
     from prophrl_algos.cli.common import make_env, make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate, ode_schedule
-    from prophrl_algos.flow.schedule import FlowSchedule
+    from prophrl_algos.flow import FlowSchedule
 
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))

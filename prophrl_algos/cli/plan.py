@@ -45,8 +45,7 @@ class Args(Arguments):
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.errors import unknown_option
-    from prophrl_algos.full_sizes import FULL_SIZES
-    from prophrl_algos.plan import Workload, make_plan
+    from prophrl_algos.memory import FULL_SIZES, Workload, make_plan
 
     if args.policy not in FULL_SIZES:
         raise unknown_option("policy", args.policy, FULL_SIZES)

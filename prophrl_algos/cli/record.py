@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prophet_gym.sims.simulator import Simulator
-    from prophrl_algos.flow.policy import FlowPolicy
+    from prophrl_algos.flow import FlowPolicy
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class PolicyActor:
         """Commands chunk after chunk: without end, or until the dream's judge sees success."""
         import torch
 
-        from prophrl_algos.flow.sampler import sample
-        from prophrl_algos.flow.schedule import FlowSchedule
+        from prophrl_algos.flow import FlowSchedule, sample
 
         policy = _policy(self)
         schedule = FlowSchedule.uniform(policy.spec.num_steps, self.noise_level)

@@ -105,7 +105,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     from torch import nn
 
     from prophrl_algos.cli.common import begin_of, make_algorithm, make_env, make_policy, warn_untrained
-    from prophrl_algos.groups import Grouping, KeepWithin, keep_all
+    from prophrl_algos.rollout import Grouping, KeepWithin, keep_all
     from prophrl_algos.trainer import Execution
 
     config = args.config

@@ -5,8 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prophrl_algos.algorithms._algorithm import Algorithm, sampled_path
-from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
-from prophrl_algos.flow.schedule import FlowSchedule
+from prophrl_algos.flow import FlowPolicy, FlowSchedule, FlowSpec
 from prophrl_algos.rollout import Rollouts
 
 

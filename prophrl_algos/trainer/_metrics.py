@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prophrl_algos.algorithms._surrogate import RatioStats
-from prophrl_algos.flow.policy import FlowPath, FlowScores
+from prophrl_algos.flow import FlowPath, FlowScores
 from prophrl_algos.rollout import Rollouts
 from prophrl_algos.trainer._processes import Processes
 

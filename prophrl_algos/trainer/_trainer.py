@@ -13,12 +13,21 @@ from torch import Tensor, nn
 
 from prophrl_algos.algorithms import FA_GRPO, Algorithm, FlowScale
 from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradients
-from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowScores, Obs, device_of, select_obs
-from prophrl_algos.flow.sampler import rescore, step_stds
-from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.flow.sde import gaussian_entropy, gaussian_kl
-from prophrl_algos.groups import Grouping, GroupPlan, random_number, refuse_official, require_chunk, splits_of
-from prophrl_algos.rollout import Progress, Rollouts, collect, silent
+from prophrl_algos.flow import (
+    FlowPath,
+    FlowPolicy,
+    FlowSchedule,
+    FlowScores,
+    Obs,
+    device_of,
+    rescore,
+    select_obs,
+    step_stds,
+)
+from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
+from prophrl_algos.rollout import Grouping, GroupPlan, Progress, Rollouts, collect
+from prophrl_algos.rollout._collect import silent
+from prophrl_algos.rollout._groups import random_number, refuse_official, require_chunk, splits_of
 from prophrl_algos.trainer._checks import require_finite, require_noise, require_trainable
 from prophrl_algos.trainer._config import Execution, TrainerConfig
 from prophrl_algos.trainer._metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
@@ -73,7 +82,7 @@ class Trainer:
 
     Example:
         >>> from prophrl_algos.bandit import BanditVectorEnv
-        >>> from prophrl_algos.flow.policy import FlowSpec
+        >>> from prophrl_algos.flow import FlowSpec
         >>> from prophrl_algos.tiny import TinyFlowPolicy
         >>> policy = TinyFlowPolicy(FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4))
         >>> optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95))

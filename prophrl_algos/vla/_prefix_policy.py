@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import LoraTargets, add_lora, cast_frozen, choose_trained, targets_in
 from prophrl_algos.vla._merge import fitted
 from prophrl_algos.vla._observations import shown_images, shown_state

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from prophet_gym.errors import unknown_option
-from prophrl_algos.flow.policy import FlowPolicy, FlowSpec
+from prophrl_algos.flow import FlowPolicy, FlowSpec
 from prophrl_algos.vla import smolvla
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prophrl_algos import full_sizes
-from prophrl_algos.plan import Workload, make_plan, measured, scored
+from prophrl_algos.memory import Workload, make_plan
+from prophrl_algos.memory._plan import measured, scored
 from prophrl_algos.vla import _tiny as tiny
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")

@@ -6,7 +6,7 @@ import torch
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.testing import CountingWorldModel, counting_starts
 from prophet_gym.world_model import RewardOutput
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 
 

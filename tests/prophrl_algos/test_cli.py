@@ -19,7 +19,7 @@ from prophrl_algos.cli import record as record_cli
 from prophrl_algos.cli.common import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.cli.demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos.cli.published import Published
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_FORWARD
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Execution, Processes, Trainer, TrainerConfig
 

@@ -10,7 +10,7 @@ from prophet_gym.errors import InvalidStartError, UnknownOptionError
 from prophet_gym.estimates import wilson
 from prophet_gym.specs import InitialState
 from prophrl_algos.evaluate import EpisodeResult, Evaluation, evaluate
-from prophrl_algos.flow.schedule import FlowSchedule
+from prophrl_algos.flow import FlowSchedule
 
 
 def result(success, scored=True, instruction="lift"):

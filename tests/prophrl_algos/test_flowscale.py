@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from prophrl_algos.algorithms.flowscale import FlowScale, flowscale_weights, scale_gradients
-from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.flow.sde import gaussian_log_prob
+from prophrl_algos.flow import FlowSchedule
+from prophrl_algos.flow._sde import gaussian_log_prob
 
 WHOLE = FlowScale(alpha=0.0, w_min=0.0, w_max=100.0)
 TABLE = {4: [1.51, 1.30, 0.75, 0.43], 10: [2.22, 2.11, 1.41, 1.07, 0.86, 0.70, 0.57, 0.46, 0.35, 0.23]}

@@ -13,9 +13,8 @@ from prophrl_algos.cli.common import begin_of, make_env
 from prophrl_algos.cli.published import Published
 from prophrl_algos.cli.record import PolicyActor
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.groups import Grouping, GroupPlan
-from prophrl_algos.rollout import collect
+from prophrl_algos.flow import FlowSpec
+from prophrl_algos.rollout import Grouping, GroupPlan, collect
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
 

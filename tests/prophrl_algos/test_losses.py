@@ -16,10 +16,10 @@ from prophrl_algos.algorithms import (
     per_entry,
     per_trajectory,
 )
+from prophrl_algos.algorithms._grpo_guard import guarded_log_prob
 from prophrl_algos.algorithms._surrogate import RatioStats
 from prophrl_algos.algorithms.flowscale import keep_flow_steps, per_step, scale_gradients, scale_ratios
-from prophrl_algos.algorithms.grpo_guard import guarded_log_prob
-from prophrl_algos.flow.policy import FlowScores
+from prophrl_algos.flow import FlowScores
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 LOSSES = [FA_GRPO.loss, FLOW_GRPO.loss, PI_RL.loss]

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from prophet_gym.errors import UnknownOptionError
-from prophrl_algos.flow.policy import FlowSpec, TensorContext
-from prophrl_algos.full_sizes import FULL_SIZES, META, FullSize
-from prophrl_algos.plan import Workload, context_bytes, make_plan, measured, stored_bytes
+from prophrl_algos.flow import FlowSpec, TensorContext
+from prophrl_algos.memory import FULL_SIZES, FullSize, Workload, make_plan
+from prophrl_algos.memory._full_sizes import META
+from prophrl_algos.memory._plan import context_bytes, measured, stored_bytes
 from prophrl_algos.tiny import TinyFlowPolicy
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")

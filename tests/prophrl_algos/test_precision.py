@@ -12,7 +12,7 @@ from prophrl_algos.algorithms import ALGORITHMS, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli.common import make_algorithm
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
 

@@ -9,10 +9,8 @@ from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import counting_starts
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.flow.sampler import rescore
-from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.groups import BeginFromStarts, Grouping, GroupPlan, KeepWithin
-from prophrl_algos.rollout import collect
+from prophrl_algos.flow import FlowSchedule, rescore
+from prophrl_algos.rollout import BeginFromStarts, Grouping, GroupPlan, KeepWithin, collect
 
 SCHEDULE = FlowSchedule.uniform(3, 0.5)
 

@@ -9,7 +9,7 @@ import torch
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli.demonstrations import points_of
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.tiny import TinyFlowPolicy
 

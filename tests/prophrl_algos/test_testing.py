@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.tiny import TinyFlowPolicy
 

@@ -21,11 +21,9 @@ from prophrl_algos.algorithms import (
 )
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.groups import Grouping, GroupPlan, random_number
-from prophrl_algos.rollout import collect
+from prophrl_algos.flow import FlowSchedule, FlowSpec, sample
+from prophrl_algos.rollout import Grouping, GroupPlan, collect
+from prophrl_algos.rollout._groups import random_number
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Batch, Execution, Trainer, TrainerConfig
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._prefix_cache import as_cache, cache_tensors

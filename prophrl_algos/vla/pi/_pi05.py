@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._prefix_cache import additive, as_cache, cache_tensors, may_attend

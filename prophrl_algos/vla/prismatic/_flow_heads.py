@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophrl_algos.flow.policy import Context, TensorContext
+from prophrl_algos.flow import Context, TensorContext
 
 SPREAD = 0.1
 """Deviation of a flow head's actions from the published head's before any training, in latent units: our choice."""

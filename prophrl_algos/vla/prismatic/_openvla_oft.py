@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prophrl_algos.flow.policy import Obs, TensorContext
+from prophrl_algos.flow import Obs, TensorContext
 from prophrl_algos.vla._action_head import ActionHead
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla.prismatic._config import PrismaticConfig

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prophrl_algos.flow.policy import Context, FlowSpec, Obs
+from prophrl_algos.flow import Context, FlowSpec, Obs
 from prophrl_algos.vla._lora import LoraTargets, add_lora
 from prophrl_algos.vla._merge import fitted
 from prophrl_algos.vla._observations import shown_images, shown_state

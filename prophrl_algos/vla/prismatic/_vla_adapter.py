@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from prophrl_algos.flow.policy import Obs
+from prophrl_algos.flow import Obs
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla.prismatic._bridge import BridgeFlowHead, BridgeL1Head, BridgeStates
 from prophrl_algos.vla.prismatic._config import PrismaticConfig

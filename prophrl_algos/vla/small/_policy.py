@@ -14,7 +14,7 @@ from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.configs import require_kinds
 from prophet_gym._io.tensor_files import require_finite
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.flow.policy import FlowSpec, Obs, TensorContext
+from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._action_head import ActionHead
 from prophrl_algos.vla._observations import shown_images
 from prophrl_algos.vla._options import LoadOptions

@@ -11,11 +11,9 @@ from prophrl_algos.algorithms import FA_GRPO_FORWARD, FLOW_GRPO_FORWARD, REINFLO
 from prophrl_algos.algorithms._algorithm import sampled_path
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.flow.forward import forward_step, renoised
-from prophrl_algos.flow.policy import FlowPath, FlowSpec
-from prophrl_algos.flow.sampler import rescore, sample
-from prophrl_algos.flow.schedule import FlowSchedule, no_step
-from prophrl_algos.flow.sde import gaussian_kl
+from prophrl_algos.flow import FlowPath, FlowSchedule, FlowSpec, no_step, renoised, rescore, sample
+from prophrl_algos.flow._forward import forward_step
+from prophrl_algos.flow._sde import gaussian_kl
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig

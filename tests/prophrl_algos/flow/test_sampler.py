@@ -4,11 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from prophrl_algos.algorithms.reinflow import LearnedNoise
-from prophrl_algos.flow.policy import FlowPath, FlowSpec, TensorContext
-from prophrl_algos.flow.sampler import rescore, sample, step_stds
-from prophrl_algos.flow.schedule import FlowSchedule, every_step, no_step, one_random_step
-from prophrl_algos.flow.sde import cps_step, flow_sde_step
+from prophrl_algos.algorithms._reinflow import LearnedNoise
+from prophrl_algos.flow import (
+    FlowPath,
+    FlowSchedule,
+    FlowSpec,
+    TensorContext,
+    cps_step,
+    every_step,
+    flow_sde_step,
+    no_step,
+    one_random_step,
+    rescore,
+    sample,
+    step_stds,
+)
 from prophrl_algos.tiny import TinyFlowPolicy
 
 SPEC = FlowSpec(horizon=3, latent_dim=4, action_dim=2, exec_steps=2, num_steps=5)

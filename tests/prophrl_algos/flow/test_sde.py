@@ -10,18 +10,18 @@ import torch
 from safetensors import safe_open
 from torch.distributions import Normal, kl_divergence
 
-from prophrl_algos.flow.policy import FlowSpec, TensorContext
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.flow.schedule import FlowSchedule, every_step, one_random_step
-from prophrl_algos.flow.sde import (
+from prophrl_algos.flow import (
+    FlowSchedule,
+    FlowSpec,
+    TensorContext,
     cps_step,
+    every_step,
     flow_sde_step,
-    gaussian_entropy,
-    gaussian_kl,
-    gaussian_log_prob,
     ode_step,
-    step_log_prob,
+    one_random_step,
+    sample,
 )
+from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl, gaussian_log_prob, step_log_prob
 from prophrl_algos.tiny import TinyFlowPolicy
 
 DATA = Path(__file__).parents[2] / "data"

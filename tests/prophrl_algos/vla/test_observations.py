@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._tiny import tiny_openvla_oft, tiny_pi0, tiny_vla_adapter

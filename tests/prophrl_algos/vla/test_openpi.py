@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prophrl_algos.flow.policy import FlowSpec
+from prophrl_algos.flow import FlowSpec
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import _tiny as tiny
 from prophrl_algos.vla._processor import ImageConfig

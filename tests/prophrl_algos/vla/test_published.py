@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from prophrl_algos.reference import Reference
 
-from prophrl_algos.flow.policy import select_obs
-from prophrl_algos.flow.sampler import rescore, sample
-from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.flow import FlowSchedule, no_step, rescore, sample, select_obs
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla.conventions import policy_to_env, unnormalise
 

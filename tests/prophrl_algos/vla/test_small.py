@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.flow import FlowSchedule, no_step, sample
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, choose, load_policy

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophrl_algos.flow.policy import select_obs
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.flow import FlowSchedule, no_step, sample, select_obs
 from prophrl_algos.testing import check_flow_policy
 
 FAMILIES = [("vla-adapter", True), ("vla-adapter", False), ("openvla-oft", False)]

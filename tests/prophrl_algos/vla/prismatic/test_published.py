@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.flow.schedule import FlowSchedule, no_step
+from prophrl_algos.flow import FlowSchedule, no_step, sample
 from prophrl_algos.vla.prismatic._flow_heads import gaussian_velocity
 from prophrl_algos.vla.prismatic._images import prepared
 from prophrl_algos.vla.prismatic._vision import COLOURS, VisionTransformer, vit_size

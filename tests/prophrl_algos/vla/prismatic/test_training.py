@@ -7,10 +7,8 @@ from prophrl_algos.reference import Reference
 
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.algorithms import FlowScale
-from prophrl_algos.flow.policy import select_obs
-from prophrl_algos.flow.sampler import rescore, sample
-from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.groups import BeginFromStarts, Grouping
+from prophrl_algos.flow import FlowSchedule, rescore, sample, select_obs
+from prophrl_algos.rollout import BeginFromStarts, Grouping
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
 from prophrl_algos.vla._tiny import tiny_openvla_oft, tiny_vla_adapter

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prophrl_algos.algorithms._algorithm import Algorithm
-from prophrl_algos.algorithms.pi_rl import sum_over_chunk
-from prophrl_algos.flow.policy import FlowSpec
-from prophrl_algos.flow.sde import Number, ode_step, over_rows
+from prophrl_algos.algorithms._pi_rl import sum_over_chunk
+from prophrl_algos.flow import FlowSpec, ode_step
+from prophrl_algos.flow._sde import Number, over_rows
 
 
 class LearnedNoise(nn.Module):

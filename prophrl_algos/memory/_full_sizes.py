@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from prophrl_algos.flow.policy import Context, FlowPolicy, FlowSpec, device_of
+from prophrl_algos.flow import Context, FlowPolicy, FlowSpec, device_of
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tiny import smolvlm_of

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from prophrl_algos.flow.schedule import FlowSchedule
+from prophrl_algos.flow._schedule import FlowSchedule
 
 Obs = Mapping[str, Tensor]
 """What a policy reads, not embedded yet, batch-leading: images stay uint8, texts are tokens."""

@@ -12,9 +12,9 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
-from prophrl_algos.algorithms.flow_grpo import FLOW_GRPO
+from prophrl_algos.algorithms._flow_grpo import FLOW_GRPO
 from prophrl_algos.algorithms.flowscale import scale_gradients
-from prophrl_algos.flow.policy import FlowScores
+from prophrl_algos.flow import FlowScores
 
 
 def guarded_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " times"]) -> Float[Tensor, "s k n a"]:

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prophrl_algos.flow.policy import FlowPath
-from prophrl_algos.flow.schedule import every_step, final_latents
-from prophrl_algos.flow.sde import Number, over_rows, precise, require_step
+from prophrl_algos.flow._policy import FlowPath
+from prophrl_algos.flow._schedule import every_step, final_latents
+from prophrl_algos.flow._sde import Number, over_rows, precise, require_step
 
 
 def forward_step(

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prophrl_algos.flow.policy import FlowPath, FlowPolicy, FlowScores, FlowSpec, Obs, device_of
-from prophrl_algos.flow.schedule import FlowSchedule, next_latents
-from prophrl_algos.flow.sde import step_log_prob
+from prophrl_algos.flow._policy import FlowPath, FlowPolicy, FlowScores, FlowSpec, Obs, device_of
+from prophrl_algos.flow._schedule import FlowSchedule, next_latents
+from prophrl_algos.flow._sde import step_log_prob
 
 
 @torch.no_grad()

@@ -18,10 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prophet_gym.errors import InvalidStartError
-from prophrl_algos.flow.policy import FlowPath, FlowPolicy, Obs, cat_obs
-from prophrl_algos.flow.sampler import sample
-from prophrl_algos.flow.schedule import FlowSchedule
-from prophrl_algos.groups import Draw, GroupPlan, random_number, refuse_official
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, sample
+from prophrl_algos.rollout._groups import Draw, GroupPlan, random_number, refuse_official
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prophrl_algos.algorithms._algorithm import Algorithm
-from prophrl_algos.flow.schedule import one_random_step
+from prophrl_algos.flow import one_random_step
 
 
 def sum_over_chunk(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prophrl_algos.flow.sde import Kernel, flow_sde_step
+from prophrl_algos.flow._sde import Kernel, flow_sde_step
 
 Choose = Callable[[Sequence[torch.Generator], int], Bool[Tensor, "b k"]]
 """`choose(generators, k)`: which of k steps are stochastic; the randomness of element i comes from generator i."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prophrl_algos.algorithms._algorithm import Algorithm
 from prophrl_algos.algorithms.fa_grpo import FA_GRPO_FORWARD
-from prophrl_algos.flow.sde import cps_step
+from prophrl_algos.flow import cps_step
 
 
 def mean_over_chunk(

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
-from prophrl_algos.flow.policy import FlowPolicy
+from prophrl_algos.flow import FlowPolicy
 
 
 @dataclass(frozen=True)
