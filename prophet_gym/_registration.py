@@ -1,15 +1,14 @@
-"""The Gymnasium ids: the dream (`Prophet-*`) and the simulator (`LIBERO-*`) under one interface.
+"""Register the Gymnasium ids: learned simulators (`Prophet-*`) and real ones (`LIBERO-*`) under one interface.
 
-`-vN` rises when the same seed and actions would give another result.
+The version in `-vN` rises when the same seed and actions would give another result.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import gymnasium as gym
 
 
-@dataclass(frozen=True)
-class SuiteId:
+class SuiteId(NamedTuple):
     """A LIBERO suite, its part of an id, and the chunks of 8 actions in one of its episodes."""
 
     name: str
@@ -23,22 +22,18 @@ SUITE_IDS = (
     SuiteId("Goal", "libero_goal", 38),
     SuiteId("10", "libero_10", 65),
 )
-
-
-BRIDGE_ID = "Prophet-BRIDGE-v0"
 BRIDGE_STEPS = 24
-"""Our default: SimplerEnv gives its longest BRIDGE task 120 commands, 24 chunks of the 5 that the paper's policies
-act."""
+"""Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of the 5 that the paper's policies act."""
 
 
 def register_ids() -> None:
     """Register every id that is not registered yet; entry points are names, so that nothing heavy is imported."""
-    dream = ("prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env")
+    learned = ("prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env")
     simulator = ("prophet_gym.sims.env:make_env", "prophet_gym.sims.env:make_vec_env")
-    _register("Prophet-LIBERO-v0", dream, SUITE_IDS[0].max_episode_steps, {})
-    _register(BRIDGE_ID, dream, BRIDGE_STEPS, {"embodiment": "bridge"})
+    _register("Prophet-LIBERO-v0", learned, SUITE_IDS[0].max_episode_steps, {})
+    _register("Prophet-BRIDGE-v0", learned, BRIDGE_STEPS, {"embodiment": "bridge"})
     for suite in SUITE_IDS:
-        for id_, entries in ((f"Prophet-LIBERO-{suite.name}-v0", dream), (f"LIBERO-{suite.name}-v0", simulator)):
+        for id_, entries in ((f"Prophet-LIBERO-{suite.name}-v0", learned), (f"LIBERO-{suite.name}-v0", simulator)):
             _register(id_, entries, suite.max_episode_steps, {"suite": suite.suite})
 
 

@@ -1,4 +1,4 @@
-"""The few exceptions a caller may catch, each also the builtin one would expect, and checks of plain arguments."""
+"""The exceptions a caller may catch, each also the builtin one would expect, and checks of plain arguments."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -18,11 +18,11 @@ class InvalidActionError(ProphetError, ValueError):
 
 
 class InvalidStartError(ProphetError, ValueError):
-    """A start does not fit: frames of the wrong size or dtype, an empty start set, an index past its end."""
+    """An initial state or snapshot does not fit: frames of another size or dtype, an index past the end, damage."""
 
 
 class UnknownOptionError(ProphetError, ValueError, KeyError):
-    """A name (option, id, task, start set, reward) that does not exist; the message lists the ones that do."""
+    """A name (option, id, task, split, reward) does not exist; the message lists the ones that do."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
@@ -57,11 +57,11 @@ class InvalidRewardError(ProphetError, ValueError):
 
 
 class RewardCollapseError(ProphetError, RuntimeError):
-    """A judge's verdicts on the current policy's videos are no longer to be trusted; training on them should end."""
+    """A reward model can no longer be trusted on the current policy's videos; training on it should end."""
 
 
 def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOptionError:
-    """The error for a name that does not exist: lists the known ones and the closest match."""
+    """Return the error for a name that does not exist, with the known ones and the closest match."""
     names = sorted(known)
     others = [name for name in names if name != given]  # a name may be known in another sense, as a placeholder
     close = get_close_matches(given, others, n=1) if isinstance(given, str) else []
@@ -72,7 +72,7 @@ def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOpt
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:
-    """The value as an int; ValueError unless it is a whole number of at least so much.
+    """Return the value as an int; ValueError unless it is an integer of at least `least`.
 
     Example:
         >>> require_count("samples", 5)
@@ -90,7 +90,7 @@ def require_count(name: str, value: object, least: int = 1) -> int:
 def require_number(
     name: str, value: object, *, least: float | int = -math.inf, above: float | int = -math.inf
 ) -> float:
-    """The value as a float; ValueError unless it is a finite number, at least `least` and above `above`.
+    """Return the value as a float; ValueError unless it is a finite number, at least `least` and above `above`.
 
     Example:
         >>> require_number("timeout", float("nan"), above=0)
@@ -106,7 +106,7 @@ def require_number(
 
 
 def require_different(name: str, values: object, count: int) -> list[int]:
-    """The values as a list; ValueError unless they are different whole numbers in 0..count - 1, one at least.
+    """Return the values as a list; ValueError unless they are different integers in 0..count - 1, at least one.
 
     Example:
         >>> require_different("rows", (2, 0), 3)

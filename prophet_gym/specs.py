@@ -1,13 +1,13 @@
-"""Plain descriptions that cross module borders: frozen data only, nothing that computes.
+"""Frozen descriptions that all modules share: actions, cameras, initial states.
 
 Axis legend, the same letters in every signature of both packages:
 
-    b  batch rows (environments, samples)      t  frames over time
+    b  batch elements (sub-environments)       t  frames over time
     k  steps of one action chunk               n  objects, or tokens where a docstring says so
-    a  numbers of one action                   h w  height and width in pixels (or latents)
+    a  dimensions of one action                h w  height and width in pixels (or latents)
     c  channels                                d  width of a feature vector
 
-Frames are uint8 `... h w 3`, RGB, upright. Actions are in the embodiment's documented command units.
+Frames are uint8 `... h w 3`, RGB, upright. Actions are in the embodiment's own units.
 """
 
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from jaxtyping import Float, UInt8
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """One action of an embodiment: a name, a lower and an upper bound for each of its numbers.
+    """Describe one action of an embodiment, dimension by dimension.
 
     Attributes:
-        names: What each number commands, e.g. `("x", "y", "z", "roll", "pitch", "yaw", "gripper")`.
-        low: Lower bounds in command units, finite.
-        high: Upper bounds in command units, finite.
-        units: The unit of each number, e.g. `("m", "m", "m", "rad", "rad", "rad", "")`; empty where there are none.
+        names: What each dimension moves, e.g. `("x", "y", "z", "roll", "pitch", "yaw", "gripper")`.
+        low: Lower bounds, finite.
+        high: Upper bounds, finite.
+        units: The unit of 1.0 in each dimension, e.g. `("m", "m", "m", "rad", "rad", "rad", "")`; empty where there are none.
     """
 
     names: tuple[str, ...]
@@ -36,11 +36,11 @@ class ActionSpec:
     def __post_init__(self) -> None:
         if self.units and len(self.units) != len(self.names):
             raise ValueError(
-                f"units must have one entry per action number or none, got {len(self.units)} for {self.names}"
+                f"units must have one entry per action dimension or none, got {len(self.units)} for {self.names}"
             )
         if not len(self.names) == len(self.low) == len(self.high):
             raise ValueError(
-                f"names, low and high must have one entry per action number, "
+                f"names, low and high must have one entry per action dimension, "
                 f"got {len(self.names)}, {len(self.low)} and {len(self.high)}"
             )
         if not all(np.isfinite(low) and np.isfinite(high) and low < high for low, high in self.bounds):
@@ -48,21 +48,21 @@ class ActionSpec:
 
     @property
     def dim(self) -> int:
-        """How many numbers one action has."""
+        """The number of dimensions of an action."""
         return len(self.names)
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
-        """(low, high) of each number."""
+        """(low, high) of each dimension."""
         return list(zip(self.low, self.high, strict=True))
 
 
 @dataclass(frozen=True)
 class CameraSpec:
-    """A fixed camera.
+    """Describe a fixed camera.
 
     Attributes:
-        name: The camera's name in its simulator or data set.
+        name: The camera's name in its simulator or dataset.
         matrix: World (homogeneous, metres) to the unit image: with `x, y, z = matrix @ (X, Y, Z, 1)`,
             `x / z` runs from 0 at the left edge to 1 at the right, `y / z` from 0 at the top to 1 at the
             bottom, and `z` is the depth in metres.
@@ -74,16 +74,16 @@ class CameraSpec:
 
 @dataclass(frozen=True)
 class InitialState:
-    """Where an episode starts: what was seen and what is to be done.
+    """Describe where an episode starts: the images and the task.
 
     Attributes:
-        frames: The last real frames (1 to 4), oldest first, ending at the start frame.
+        frames: The last real frames (1 to 4), oldest first; the episode starts at the last one.
         instruction: The task in words.
-        suite: The suite it belongs to, e.g. `libero_object`.
+        suite: The suite of tasks, e.g. `libero_object`.
         task: Number of the task in its suite.
-        index: Number of the start in its task.
+        index: Number of the initial state in its task.
         split: `train` (random resets), `official` (evaluation and demo only) or a name of the caller's.
-        extra: Further numbers known at the start, e.g. `gripper_position` (3,) in metres.
+        extra: Further arrays by name, e.g. `gripper_position` (3,) in metres.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]

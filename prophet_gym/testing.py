@@ -1,6 +1,6 @@
-"""Checks for people who plug in their own world model, judge or env, and a world model that can be predicted by hand.
+"""Check your own world model, reward model or env; and a world model that can be predicted by hand.
 
-The checks raise AssertionError with what must hold and what was found; they need no test framework.
+The checks raise AssertionError, which says what must hold and what was found; they need no test framework.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,15 +39,15 @@ __all__ = [
     "counting_starts",
 ]
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 class CountingWorldModel:
     """A world model whose every frame is known beforehand.
 
-    After action number j of an episode (1, 2, ...) every pixel of the start frame has been raised, modulo 256,
-    by j in red, by the sum of round(100 * first number of the action) over the actions so far in green, and in
-    blue by the j-th integer below 256 drawn from the row's generator (`noise=True`) or by nothing.
+    After action number j of an episode (1, 2, ...) every pixel of the first frame has been raised, modulo 256,
+    by j in red, by the sum of round(100 * first dimension of the action) over the actions so far in green, and in
+    blue by the j-th integer below 256 drawn from the generator (`noise=True`) or by nothing.
 
     Attributes:
         rows_dreamt: Batch size of each rollout so far, for tests of what a step costs.
@@ -68,11 +68,11 @@ class CountingWorldModel:
         self.rows_dreamt: list[int] = []
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
-        """The last frame, and nothing counted yet."""
+        """Return the last frame, with nothing counted yet."""
         return {"start": frames[:, -1].clone(), "raised": torch.zeros(len(frames), 3, dtype=torch.int64)}
 
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
-        """Count on."""
+        """Raise the colours by the actions, see the class."""
         rows, steps = actions.shape[:2]
         self.rows_dreamt.append(rows)
         red = torch.arange(1, steps + 1).expand(rows, steps)
@@ -89,7 +89,7 @@ class CountingWorldModel:
 
 
 def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (8, 8)) -> InitialStates:
-    """Starts for the counting model: flat frames of value 40 * task + 4 * index, instruction `count task N`."""
+    """Return initial states of flat frames: value 40 * task + 4 * index, instruction `count task N`."""
     return InitialStates(
         InitialState(
             frames=np.full((1, *size, 3), 40 * task + 4 * index, np.uint8),
@@ -118,17 +118,17 @@ def check_world_model(
     actions: Float[Tensor, "b k a"] | None = None,
     tolerance: int = 0,
 ) -> None:
-    """Check a world model against its contract: shapes, purity, seeds, rows that do not see each other.
+    """Check a world model against its contract: shapes, purity, seeds, batch elements that do not affect each other.
 
     Args:
         model: What to check.
-        frames: At least two rows of start frames; random pictures if not given.
-        actions: As many rows of actions; random within [-1, 1] if not given.
-        tolerance: Largest difference in pixel levels between a row alone and in a batch (matmul kernels
-            differ with the batch size), and of doubt and state in the same proportion.
+        frames: A batch of at least two; random images if not given.
+        actions: As many; random within [-1, 1] if not given.
+        tolerance: Largest difference in pixel levels between an element alone and in a batch (matmul kernels differ
+            with the batch size), and of uncertainty and state in the same proportion.
 
     Raises:
-        AssertionError: With what must hold and what was found.
+        AssertionError: The contract is not kept.
     """
     height, width, chunk, numbers = _check_attributes(model)
     source = torch.Generator().manual_seed(0)
@@ -136,9 +136,9 @@ def check_world_model(
     images = images if frames is None else frames
     rows = len(images)
     actions = torch.rand(rows, chunk, numbers, generator=source) * 2 - 1 if actions is None else actions
-    assert rows >= 2, f"check_world_model needs at least two rows, got {rows}"
+    assert rows >= 2, f"check_world_model needs a batch of at least two, got {rows}"
     state = _unchanged("encode", {"frames": images}, lambda: model.encode(images))
-    assert batch_size(state) == rows, f"encode must return {rows} rows, got {batch_size(state)}"
+    assert batch_size(state) == rows, f"encode must return a batch of {rows}, got {batch_size(state)}"
     global_random = torch.get_rng_state()
     result = _roll(model, state, actions, range(rows))
     _check_chunk(result, rows, (chunk, height, width, 3))
@@ -148,17 +148,18 @@ def check_world_model(
     _close("the same state, actions and seeds must give the same chunk", result, again, 0)
     for row in range(rows):
         alone = _roll(model, select_batch(state, [row]), actions[row : row + 1], [row])
-        _close(f"row {row} must not depend on the rows around it", _row(result, row), alone, tolerance)
+        _close(f"element {row} must not depend on the others of its batch", _row(result, row), alone, tolerance)
     reverse = list(reversed(range(rows)))
     turned = _roll(model, select_batch(state, reverse), actions[reverse], reverse)
     for row in range(rows):
-        message = f"row {row} must not depend on its place in the batch"
+        message = f"element {row} must not depend on its place in the batch"
         _close(message, _row(result, row), _row(turned, rows - 1 - row), tolerance)
     encoded = concat_batches([model.encode(images[row : row + 1]) for row in range(rows)])
-    _close("encode must treat rows alone", result, _roll(model, encoded, actions, range(rows)), tolerance)
+    _close("encode must treat elements alone", result, _roll(model, encoded, actions, range(rows)), tolerance)
     mixed = scatter_batch(result.state, [0], select_batch(state, [0]))
     fresh = _row(_roll(model, mixed, actions, range(rows)), 0)
-    _close("a row reset beside older rows must dream as at the start", _row(result, 0), fresh, tolerance)
+    message = "an element that starts beside older ones must do as in a batch that starts"
+    _close(message, _row(result, 0), fresh, tolerance)
 
 
 def check_reward_model(
@@ -168,7 +169,7 @@ def check_reward_model(
     instructions: Sequence[str] | None = None,
     tolerance: float = 1e-5,
 ) -> None:
-    """Check a judge against its contract: verdict form, purity, determinism, rows that do not see each other.
+    """Check a reward model against its contract: form, purity, determinism, videos that do not affect each other.
 
     Args:
         reward_model: What to check.
@@ -177,7 +178,7 @@ def check_reward_model(
         tolerance: Largest difference of a reward between a video alone and in a batch.
 
     Raises:
-        AssertionError: With what must hold and what was found.
+        AssertionError: The contract is not kept.
     """
     assert reward_model.when in {"chunk", "end"}, f"when must be 'chunk' or 'end', got {reward_model.when!r}"
     _require_count("stride", reward_model.stride)
@@ -197,14 +198,14 @@ def check_reward_model(
     _require_form("reward", output.reward, (rows,), torch.float32)
     _require_form("scored", output.scored, (rows,), torch.bool)
     assert torch.isfinite(output.reward).all(), f"rewards must be finite, got {output.reward.tolist()}"
-    assert (output.reward[~output.scored] == 0).all(), "the reward of an unjudged row must be 0.0"
+    assert (output.reward[~output.scored] == 0).all(), "the reward of a video that was not scored must be 0.0"
     if output.done is not None:
         _require_form("done", output.done, (rows,), torch.bool)
     if output.probability is not None:
         _require_form("probability", output.probability, (rows,), torch.float32)
         likely = output.probability[output.scored]
         assert ((likely >= 0) & (likely <= 1)).all(), f"probabilities must be in [0, 1], got {likely.tolist()}"
-    _same_output("the same videos must get the same verdict", output, reward_model.score(videos, texts), 0.0)
+    _same_output("the same videos must get the same output", output, reward_model.score(videos, texts), 0.0)
     for row in range(rows):
         alone = reward_model.score([videos[row]], [texts[row]])
         done = None if output.done is None else output.done[row : row + 1]
@@ -237,7 +238,7 @@ def _roll(model: WorldModel, state: State, actions: Tensor, seeds: Sequence[int]
     return _unchanged("rollout", arguments, lambda: model.rollout(state, actions, generators=generators))
 
 
-def _unchanged(call: str, arguments: dict[str, Tensor], run: Callable[[], Result]) -> Result:
+def _unchanged(call: str, arguments: dict[str, Tensor], run: Callable[[], _Result]) -> _Result:
     before = {name: tensor.clone() for name, tensor in arguments.items()}
     result = run()
     for name, tensor in arguments.items():
@@ -248,7 +249,7 @@ def _unchanged(call: str, arguments: dict[str, Tensor], run: Callable[[], Result
 def _check_chunk(chunk: Chunk, rows: int, shape: tuple[int, int, int, int]) -> None:
     _require_form("frames", chunk.frames, (rows, *shape), torch.uint8)
     assert chunk.uncertainty is None or chunk.uncertainty.shape == (rows,), (
-        f"doubt must have shape ({rows},) or be None"
+        f"uncertainty must have shape ({rows},) or be None"
     )
 
 
@@ -277,6 +278,6 @@ def _close(message: str, one: Chunk, other: Chunk, tolerance: int) -> None:
 
 def _same_output(message: str, one: RewardOutput, other: RewardOutput, tolerance: float) -> None:
     gap = float((one.reward - other.reward).abs().max())
-    assert torch.equal(one.scored, other.scored), f"{message}: valid {one.scored.tolist()} and {other.scored.tolist()}"
+    assert torch.equal(one.scored, other.scored), f"{message}: scored {one.scored.tolist()} and {other.scored.tolist()}"
     assert gap <= tolerance, f"{message}: rewards differ by up to {gap:g}"
     assert torch.equal(one.success, other.success), f"{message}: done {one.success} and {other.success}"

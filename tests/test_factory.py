@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym import checkpoint as checkpoints
-from prophet_gym.envs import ProphetVectorEnv, row_info, write_initial_states
+from prophet_gym.envs import ProphetVectorEnv, sub_env_info, write_initial_states
 from prophet_gym.errors import CheckpointError, InvalidActionError, MissingWeightsError, UnknownOptionError
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
@@ -80,7 +80,7 @@ def test_rows_of_make_vec_dream_like_single_envs(checkpoint):
     single.reset(seed=5)
     actions = np.random.default_rng(0).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
     for _ in range(2):
-        info = row_info(envs.step(actions)[4], 1)
+        info = sub_env_info(envs.step(actions)[4], 1)
         frames = single.step(actions[1])[4]["frames"].astype(int)
         assert np.abs(frames - info["frames"]).max() <= 2
 

@@ -100,7 +100,7 @@ class BlindEncoder(CountingWorldModel):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Leaky(), "row 0 must not depend on the rows around it"),
+        (Leaky(), "element 0 must not depend on the others of its batch"),
         (Positional(), "must not depend on"),
         (Mutating(), r"rollout must not change its arguments, but changed state\['raised'\]"),
         (WritesActions(), "changed actions"),
@@ -109,8 +109,8 @@ class BlindEncoder(CountingWorldModel):
         (Forgetful(), "the same state, actions and seeds"),
         (FloatFrames(), "frames must be torch.uint8"),
         (GrowingState(), "keep its names, shapes and dtypes"),
-        (SharedState(), "encode must return 3 rows, got 1"),
-        (BlindEncoder(), "encode must treat rows alone"),
+        (SharedState(), "encode must return a batch of 3, got 1"),
+        (BlindEncoder(), "encode must treat elements alone"),
         (CountingWorldModel(chunk=0), "chunk must be an integer of at least 1, got 0"),
     ],
 )
@@ -182,10 +182,10 @@ class Backwards(Judge):
     ("reward_model", "message"),
     [
         (Curved(), "video 0 must not depend on the others"),
-        (RewardsTheUnscored(), "unjudged row must be 0.0"),
+        (RewardsTheUnscored(), "not scored must be 0.0"),
         (Infinite(), "finite"),
         (OneForAll(), r"reward must be torch.float32 \(3,\), got torch.float32 \(1,\)"),
-        (Fickle(), "same verdict"),
+        (Fickle(), "same output"),
         (Writes(), r"changed videos\[0\]"),
         (Sometimes(), "'chunk' or 'end', got 'sometimes'"),
         (Backwards(), "stride must be an integer of at least 1, got 0"),

@@ -1,6 +1,6 @@
 """Prophet behind the standard Gymnasium interface: environments, initial states, wrappers."""
 
-from prophet_gym.envs._episodes import row_info
+from prophet_gym.envs._episodes import sub_env_info
 from prophet_gym.envs._sub_env import Usage
 from prophet_gym.envs.initial_states import InitialStates, read_initial_states, read_jsonl_states, write_initial_states
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
@@ -39,6 +39,6 @@ __all__ = [
     "one_hot_table",
     "read_initial_states",
     "read_jsonl_states",
-    "row_info",
+    "sub_env_info",
     "write_initial_states",
 ]

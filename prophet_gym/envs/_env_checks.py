@@ -1,4 +1,4 @@
-"""What every vector env of this package must do: for envs around it, and for worlds other than the dream."""
+"""Check that a vector env keeps the contract of `ProphetVectorEnv`, whatever world is behind it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from prophet_gym.envs._episodes import row_info
+from prophet_gym.envs._episodes import sub_env_info
 
 STEPS = 3
 LONGEST = 400
@@ -17,19 +17,19 @@ STEP_KEYS = {"executed": int, "live": bool, "scored": bool, "success": bool}
 def check_prophet_env(envs: VectorEnv, *, tolerance: int = 0, seed_matters: bool = True) -> None:
     """Check a vector env against the contract of `ProphetVectorEnv`; it is reset and stepped.
 
-    That is: spaces, what `info` says, seeds, rows that do not see each other, masked resets, arguments that are left
-    alone, outputs that are fresh, bad input that changes nothing, and the autoreset mode that it names.
+    It checks spaces, `info`, seeds, that sub-environments do not depend on each other, masked resets, that arguments
+    are left alone and outputs are fresh, that bad input changes nothing, and the autoreset mode that it names.
 
     Args:
-        envs: At least two rows. Give it a horizon, so that episodes end.
-        tolerance: Largest difference in pixel levels between a row in one batch and in another.
+        envs: At least two sub-environments. Give it a horizon, so that episodes end.
+        tolerance: Largest difference in pixel levels between a sub-environment in one batch and in another.
         seed_matters: Whether different seeds must give different episodes; False for a world with one start and no
             noise.
 
     Raises:
-        AssertionError: With what must hold and what was found.
+        AssertionError: Says what must hold and what was found.
     """
-    assert envs.num_envs >= 2, f"check_prophet_env needs at least two rows, got {envs.num_envs}"
+    assert envs.num_envs >= 2, f"check_prophet_env needs at least two sub-environments, got {envs.num_envs}"
     _check_spaces(envs)
     _check_info(envs)
     _check_copies(envs)
@@ -38,7 +38,7 @@ def check_prophet_env(envs: VectorEnv, *, tolerance: int = 0, seed_matters: bool
     different = any(not _equal(_run(envs, 1000 * seed), first) for seed in range(1, 5))
     assert different or not seed_matters, "different seeds must give different episodes, and five gave the same"
     _check_arguments(envs)
-    _check_rows(envs, tolerance)
+    _check_apart(envs, tolerance)
     _check_masks(envs, tolerance)
     _check_bad_input(envs)
     _check_ends(envs)
@@ -48,7 +48,7 @@ def assert_same(one: Any, other: Any, where: str = "result") -> None:
     """Check that two results of `reset` or `step` are equal to the bit, in types and dtypes too.
 
     Raises:
-        AssertionError: With the first place where they differ.
+        AssertionError: Names the first place where they differ.
     """
     assert type(one) is type(other), f"{where}: {type(one).__name__} and {type(other).__name__}"
     if isinstance(one, dict):
@@ -102,7 +102,7 @@ def _same_images(message: str, one: np.ndarray, other: np.ndarray, tolerance: in
 def _check_spaces(envs: VectorEnv) -> None:
     actions, single = envs.action_space, envs.single_action_space
     boxes = isinstance(actions, gym.spaces.Box) and isinstance(single, gym.spaces.Box)
-    assert boxes, f"actions must be a Box per row, got {single}"
+    assert boxes, f"actions must be a Box, got {single}"
     assert actions.shape == (envs.num_envs, *(single.shape or ())), f"{actions} must be {envs.num_envs} times {single}"
     parts = envs.single_observation_space
     has_image = isinstance(parts, gym.spaces.Dict) and "image" in parts.spaces
@@ -122,15 +122,17 @@ def _check_info(envs: VectorEnv) -> None:
         good = isinstance(value, np.ndarray) and value.shape == (envs.num_envs,) and value.dtype == dtype
         assert good, f"{name} must be a {np.dtype(dtype)} array ({envs.num_envs},), got {value!r}"
     for row in range(envs.num_envs):
-        assert isinstance(row_info(start, row).get("instruction"), str), "info['instruction'] must be text in every row"
-        info = row_info(infos, row)
+        assert isinstance(sub_env_info(start, row).get("instruction"), str), (
+            "info['instruction'] must be text in every sub-environment"
+        )
+        info = sub_env_info(infos, row)
         info = info.get("final_info", info)
         for name, kind in STEP_KEYS.items():
             assert type(info.get(name)) is kind, f"info[{name!r}] must be {kind.__name__}, got {info.get(name)!r}"
         if "frames" in info and not (terminated[row] or truncated[row]):
             last = info["frames"][info["executed"] - 1]
             same = np.array_equal(last, observation["image"][row])
-            assert same, f"the observation of row {row} must be the last executed frame of info['frames']"
+            assert same, f"observation {row} must be the last executed frame of info['frames']"
 
 
 def _check_copies(envs: VectorEnv) -> None:
@@ -140,7 +142,7 @@ def _check_copies(envs: VectorEnv) -> None:
     assert np.array_equal(given["image"], before), "observations must be fresh copies, and a step changed an old one"
 
 
-def _check_rows(envs: VectorEnv, tolerance: int) -> None:
+def _check_apart(envs: VectorEnv, tolerance: int) -> None:
     seeds = list(range(100, 100 + envs.num_envs))
     actions = _actions(envs, 1)
     plain = _run(envs, seeds, actions)
@@ -148,8 +150,11 @@ def _check_rows(envs: VectorEnv, tolerance: int) -> None:
     other = _run(envs, seeds, [np.concatenate([action[:1], -action[1:]]) for action in actions])
     for row in range(envs.num_envs):
         there = _images(turned, envs.num_envs - 1 - row)
-        _same_images(f"row {row} must not depend on its place in the batch", _images(plain, row), there, tolerance)
-    _same_images("row 0 must not depend on the actions of others", _images(plain, 0), _images(other, 0), tolerance)
+        _same_images(
+            f"sub-environment {row} must not depend on its place in the batch", _images(plain, row), there, tolerance
+        )
+    message = "sub-environment 0 must not depend on the actions of others"
+    _same_images(message, _images(plain, 0), _images(other, 0), tolerance)
 
 
 def _check_masks(envs: VectorEnv, tolerance: int) -> None:
@@ -160,10 +165,10 @@ def _check_masks(envs: VectorEnv, tolerance: int) -> None:
     envs.step(actions[0])
     _, infos = envs.reset(options={"reset_mask": mask})
     found = infos["_instruction"].tolist()
-    assert found == mask.tolist(), f"a masked reset must report the rows {mask.tolist()}, and reported {found}"
+    assert found == mask.tolist(), f"a masked reset must report the mask {mask.tolist()}, and reported {found}"
     after = envs.step(actions[1])
     for row in range(1, envs.num_envs):
-        message = f"row {row} must go on undisturbed when another is reset"
+        message = f"sub-environment {row} must continue undisturbed when another is reset"
         _same_images(message, _images(plain[-1:], row), _images([after], row), tolerance)
 
 
@@ -191,7 +196,7 @@ def _check_bad_input(envs: VectorEnv) -> None:
         "an action that is not finite": lambda: envs.step(broken),
         "actions of another shape": lambda: envs.step(actions[0][:-1]),
         "an unknown option": lambda: envs.reset(seed=8, options={"no such option": 1}),
-        "a mask of no row": lambda: envs.reset(seed=8, options={"reset_mask": np.zeros(envs.num_envs, bool)}),
+        "a mask of none": lambda: envs.reset(seed=8, options={"reset_mask": np.zeros(envs.num_envs, bool)}),
         "too few seeds": lambda: _run(envs, [1], []),
     }
     for name, attempt in attempts.items():
@@ -200,7 +205,7 @@ def _check_bad_input(envs: VectorEnv) -> None:
         except (ValueError, KeyError):
             continue
         raise AssertionError(f"{name} must be a ValueError or KeyError, and passed")
-    assert_same(envs.step(actions[0]), expected[-1], "bad input must leave every row as it was: result")
+    assert_same(envs.step(actions[0]), expected[-1], "bad input must leave every episode as it was: result")
 
 
 def _check_ends(envs: VectorEnv) -> None:
@@ -217,13 +222,15 @@ def _check_ends(envs: VectorEnv) -> None:
     for name in ("final_obs", "final_info"):
         masked = infos[f"_{name}"].tolist() if name in infos else [False] * envs.num_envs
         wanted = ended.tolist() if mode == AutoresetMode.SAME_STEP else [False] * envs.num_envs
-        assert masked == wanted, f"under {mode.name} info[{name!r}] must be there for rows {wanted}, got {masked}"
+        assert masked == wanted, f"under {mode.name} info[{name!r}] must be there for {wanted}, got {masked}"
     _, rewards, terminated, truncated, infos = envs.step(action)
     for row in np.flatnonzero(ended) if mode != AutoresetMode.SAME_STEP else ():
         quiet = rewards[row] == 0 and not terminated[row] and not truncated[row]
-        assert quiet, f"under {mode.name} the step after the end must have reward 0 and no flag, row {row}"
-        info = row_info(infos, int(row))
+        assert quiet, f"under {mode.name} the step after the end must have reward 0 and no flag, got others for {row}"
+        info = sub_env_info(infos, int(row))
         if mode == AutoresetMode.DISABLED:
-            assert info.get("live") is False, f"under DISABLED info['live'] must be False after the end, row {row}"
+            assert info.get("live") is False, (
+                f"under DISABLED info['live'] must be False after the end, not so for {row}"
+            )
         else:
-            assert "executed" not in info, f"under NEXT_STEP the step after the end runs no action, row {row}"
+            assert "executed" not in info, f"under NEXT_STEP the step after the end runs no action, but did for {row}"

@@ -353,13 +353,13 @@ def _mode(given: AutoresetMode | str) -> AutoresetMode:
         raise unknown_option("autoreset mode", given, [mode.value for mode in AutoresetMode]) from error
 
 
-def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
+def sub_env_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
     """Return the info of one sub-environment, without masks and without the entries that it does not have."""
     info: dict[str, Any] = {}
     for key, mask in infos.items():
         if not key.startswith("_") or key[1:] not in infos or not mask[row]:
             continue
         value = infos[key[1:]]
-        entry = row_info(value, row) if isinstance(value, Mapping) else value[row]
+        entry = sub_env_info(value, row) if isinstance(value, Mapping) else value[row]
         info[key[1:]] = entry.item() if isinstance(entry, np.generic) else entry
     return info

@@ -7,7 +7,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, row_info
+from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, sub_env_info
 from prophet_gym.envs._plain import plain_spec
 from prophet_gym.envs._require import require_actions
 
@@ -57,7 +57,7 @@ class SingleEnv(gym.Env):
         """
         checked = require_actions(action, self._vector.single_action_space)
         observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
-        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), row_info(infos, 0)
+        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), sub_env_info(infos, 0)
 
     def render(self) -> Any:
         """Return the last frame, or the frames since the last `render` or `reset`, as the render mode says."""
@@ -89,7 +89,7 @@ class SingleEnv(gym.Env):
         self._vector.max_episode_steps = horizon
         if self._vector.np_random[0] is not self._np_random:
             self._np_random, self._np_random_seed = self._vector.np_random[0], self._vector.np_random_seed[0]
-        return _first(observations), row_info(infos, 0)
+        return _first(observations), sub_env_info(infos, 0)
 
     def _horizon(self) -> int | None:
         """Return the chunks after which this env truncates an episode by itself."""

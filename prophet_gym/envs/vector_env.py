@@ -38,8 +38,8 @@ from prophet_gym.world_model import (
     select_batch,
 )
 
-NOISE_SEEDS = 2**63 - 1
-BYTES = bytes | bytearray | memoryview
+_NOISE_SEEDS = 2**63 - 1
+_BYTES = bytes | bytearray | memoryview
 
 Clips: TypeAlias = UInt8[np.ndarray, "b k h w 3"] | UInt8[torch.Tensor, "b k h w 3"]
 
@@ -49,7 +49,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     ## Spaces, rewards, info
     As in `ProphetEnv`, with a leading axis of `num_envs`. As everywhere in Gymnasium, `info["_key"]` says which
-    sub-environments have an entry `key`; `row_info(info, i)` takes out one of them. What a sub-environment does is a
+    sub-environments have an entry `key`; `sub_env_info(info, i)` takes out one of them. What a sub-environment does is a
     function of weights, initial state, actions and seed, whatever runs beside it.
 
     ## Autoreset
@@ -185,9 +185,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         chosen = everyone if indices is None else require_different("indices", indices, self.num_envs)
         if not self._started and len(chosen) < self.num_envs:
             raise gym.error.ResetNeeded("the first set_state must be of all sub-environments; leave out indices")
-        if not isinstance(states, BYTES | Sequence):
+        if not isinstance(states, _BYTES | Sequence):
             raise InvalidStartError(f"a snapshot must be the bytes of get_state, got {type(states).__name__}")
-        data = [bytes(states)] * len(chosen) if isinstance(states, BYTES) else list(states)
+        data = [bytes(states)] * len(chosen) if isinstance(states, _BYTES) else list(states)
         if len(data) != len(chosen):
             raise ValueError(f"states must be one for all or one each, {len(chosen)}, got {len(data)}")
         seeds = row_seeds(seed, len(chosen), "sub-environment to set, length")
@@ -198,7 +198,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             self._place(chosen, [row for row, _ in found], concat_batches([state for _, state in found]))
             self._seed(dict(zip(chosen, seeds, strict=True)))
             for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
-                self._rows[row].generator.manual_seed(int(self._row_random(row).integers(NOISE_SEEDS)))
+                self._rows[row].generator.manual_seed(int(self._row_random(row).integers(_NOISE_SEEDS)))
             self._started = True
             return self._observe(), self._start_infos(chosen)
 
@@ -240,7 +240,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
     def _begin(self, plans: Mapping[int, InitialStates]) -> None:
         rows = list(plans)
         # The noise seed is drawn first, so that naming an initial state leaves the noise as it would have been.
-        noise_seeds = [int(self._row_random(row).integers(NOISE_SEEDS)) for row in rows]
+        noise_seeds = [int(self._row_random(row).integers(_NOISE_SEEDS)) for row in rows]
         starts = [plans[row].sample(self._row_random(row)) for row in rows]
         # Initial states of one to four frames: those of equal length are encoded in one batch.
         for length in {len(start.frames): None for start in starts}:

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from prophet_gym.envs._episodes import row_info
+from prophet_gym.envs._episodes import sub_env_info
 from prophet_gym.envs.wrappers._common import require_arrays
 
 
@@ -50,7 +50,7 @@ class Sb3VecEnv(VecEnv):
             raise ValueError("options must be one dict for all rows; its values may be one per row, e.g. task=[0, 3]")
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         observation, infos = self.envs.reset(seed=seeds, options=dict(options) or None)
-        self.reset_infos = [row_info(infos, row) for row in range(self.num_envs)]
+        self.reset_infos = [sub_env_info(infos, row) for row in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
         return observation
@@ -66,7 +66,7 @@ class Sb3VecEnv(VecEnv):
         actions, self._actions = self._actions, None
         observation, rewards, terminated, truncated, infos = self.envs.step(actions)
         done = terminated | truncated
-        rows = [row_info(infos, row) for row in range(self.num_envs)]
+        rows = [sub_env_info(infos, row) for row in range(self.num_envs)]
         for row in np.flatnonzero(done):
             started = rows[row]
             self.reset_infos[row] = {name: value for name, value in started.items() if not name.startswith("final_")}

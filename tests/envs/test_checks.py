@@ -142,20 +142,20 @@ class Repeats(ProphetVectorEnv):
 @pytest.mark.parametrize(
     ("kind", "kwargs", "message"),
     [
-        (LeakyRows, {}, "row 0 must not depend on the actions of others"),
+        (LeakyRows, {}, "sub-environment 0 must not depend on the actions of others"),
         (Unseeded, {}, "the same seed and actions must give the same results"),
         (OneSeed, {}, "different seeds must give different episodes"),
         (SeedOfTheBatch, {}, "must not depend on its place in the batch"),
         (FloatImages, {}, r"observation\['image'\] must lie in .* got float32"),
         (IntegerFlags, {}, "terminated must be a bool array"),
         (Stale, {}, "last executed frame"),
-        (ResetsAll, {}, r"must report the rows \[True, False, False\]"),
+        (ResetsAll, {}, r"must report the mask \[True, False, False\]"),
         (Pops, {}, "must not change the caller's options"),
         (LentImages, {}, "must be fresh copies"),
         (Forgiving, {}, "not finite must be a ValueError or KeyError, and passed"),
         (Tolerant, {}, "an unknown option must be"),
-        (DreamsOfSomethingElse, {}, "bad input must leave every row as it was"),
-        (NoFinalObs, {}, r"under SAME_STEP info\['final_obs'\] must be there for rows \[True, True, True\]"),
+        (DreamsOfSomethingElse, {}, "bad input must leave every episode as it was"),
+        (NoFinalObs, {}, r"under SAME_STEP info\['final_obs'\] must be there for \[True, True, True\]"),
         (Repeats, {"autoreset_mode": "Disabled"}, "the step after the end must have reward 0 and no flag"),
     ],
 )
@@ -165,7 +165,7 @@ def test_each_broken_env_is_named(kind, kwargs, message):
 
 
 def test_needs_two_rows_and_images():
-    with pytest.raises(AssertionError, match="at least two rows, got 1"):
+    with pytest.raises(AssertionError, match="at least two sub-environments, got 1"):
         check_prophet_env(make(num_envs=1))
 
 

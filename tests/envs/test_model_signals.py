@@ -11,7 +11,7 @@ from prophet_gym.envs import (
     OneActionPerStep,
     ProphetEnv,
     ProphetVectorEnv,
-    row_info,
+    sub_env_info,
 )
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -83,9 +83,9 @@ class TestDoubt:
         assert truncated.tolist() == [False, True, False]
         assert not terminated.any()
         assert rewards.tolist() == [0.0, 0.0, 0.0]
-        assert row_info(infos, 1)["final_info"]["scored"] is False
-        assert row_info(infos, 1)["final_info"]["uncertainty"] == 0.75
-        assert "executed" not in row_info(infos, 1)
+        assert sub_env_info(infos, 1)["final_info"]["scored"] is False
+        assert sub_env_info(infos, 1)["final_info"]["uncertainty"] == 0.75
+        assert "executed" not in sub_env_info(infos, 1)
         assert envs.step(still(envs))[2].tolist() == [True, False, True]
 
     def test_actions_that_wait_and_ended_episodes_have_none(self):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym.envs import ProphetVectorEnv, row_info
+from prophet_gym.envs import ProphetVectorEnv, sub_env_info
 from prophet_gym.envs._sub_env import Usage
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.rewards import FunctionReward
@@ -37,7 +37,7 @@ def episodes(envs: ProphetVectorEnv, queue: Any, seed: int | list[int]) -> dict[
     while not envs.finished:
         *_, infos = envs.step(still(envs))
         for row in range(envs.num_envs):
-            info = row_info(infos, row)
+            info = sub_env_info(infos, row)
             info = info.get("final_info", info)
             if "frames" in info:
                 found.setdefault(info["queue_index"], []).append(info["frames"])
@@ -116,9 +116,9 @@ def test_a_row_taken_out_of_the_queue_returns_to_it():
     envs = make(2, autoreset_mode="SameStep")
     envs.reset(seed=0, options={"queue": STARTS[:4]})
     _, infos = envs.reset(options={"reset_mask": np.array([True, False]), "task": 0})
-    assert "queue_index" not in row_info(infos, 0)
+    assert "queue_index" not in sub_env_info(infos, 0)
     *_, infos = envs.step(still(envs))
-    assert [row_info(infos, row)["queue_index"] for row in range(2)] == [2, 3]
+    assert [sub_env_info(infos, row)["queue_index"] for row in range(2)] == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym.envs import InitialStates, ProphetEnv, ProphetVectorEnv, row_info
+from prophet_gym.envs import InitialStates, ProphetEnv, ProphetVectorEnv, sub_env_info
 from prophet_gym.errors import InvalidActionError, InvalidStartError, UnknownOptionError
 from prophet_gym.specs import ActionSpec
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
@@ -65,12 +65,12 @@ class TestStep:
         for row, single in enumerate(singles):
             first, first_info = single.reset(seed=20 + row)
             np.testing.assert_array_equal(first["image"], image["image"][row])
-            assert first_info == row_info(info, row)
+            assert first_info == sub_env_info(info, row)
         for _ in range(4):
             actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
             result = envs.step(actions)
             for row, single in enumerate(singles):
-                assert_same(single.step(actions[row])[4], row_info(result[4], row))
+                assert_same(single.step(actions[row])[4], sub_env_info(result[4], row))
 
     def test_outputs_are_fresh_copies(self):
         envs, untouched = make(render_mode="rgb_array"), make()

@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prophet_gym.envs import ProphetEnv, ProphetVectorEnv, row_info
+from prophet_gym.envs import ProphetEnv, ProphetVectorEnv, sub_env_info
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
 
@@ -81,7 +81,7 @@ def assert_rows(found: tuple, expected: list, singles: Singles) -> None:
     assert_same(truncated, np.array([row[2] for row in expected]), "truncated")
     assert ("final_obs" in infos) == ("final_info" in infos) == any(finals)
     for row, (*_, info, final) in enumerate(expected):
-        own = row_info(infos, row)
+        own = sub_env_info(infos, row)
         ended = final is not None
         if any(finals):
             assert bool(infos["_final_obs"][row]) == bool(infos["_final_info"][row]) == ended
@@ -111,7 +111,7 @@ def test_a_vector_env_equals_single_envs_in_every_autoreset_mode(data, mode, num
     seed = data.draw(seeds, "seed")
     _, infos = envs.reset(seed=seed)
     for row, info in singles.reset([seed + row for row in range(num_envs)], list(range(num_envs))).items():
-        assert_same(row_info(infos, row), info)
+        assert_same(sub_env_info(infos, row), info)
     rng = np.random.default_rng(data.draw(seeds, "actions"))
     for _ in range(data.draw(st.integers(1, 12), "steps")):
         if data.draw(st.integers(0, 3), "reset now") == 0:
@@ -119,7 +119,7 @@ def test_a_vector_env_equals_single_envs_in_every_autoreset_mode(data, mode, num
             given_seeds = data.draw(st.lists(st.none() | seeds, min_size=num_envs, max_size=num_envs))
             _, infos = envs.reset(seed=given_seeds, options={"reset_mask": mask})
             for row, info in singles.reset(given_seeds, np.flatnonzero(mask).tolist()).items():
-                assert_same(row_info(infos, row), info)
+                assert_same(sub_env_info(infos, row), info)
             assert infos["_task"].tolist() == mask.tolist()
         actions = rng.uniform(-1, 1, envs.action_space.shape).astype(np.float32)
         assert_rows(envs.step(actions), singles.step(actions), singles)

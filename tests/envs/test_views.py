@@ -25,7 +25,7 @@ from prophet_gym.envs import (
     Viewed,
     ViewedVector,
     one_hot_table,
-    row_info,
+    sub_env_info,
 )
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.rewards import FunctionReward
@@ -176,7 +176,7 @@ class TestOneActionPerStepVector:
             observation, rewards, terminated, truncated, infos = envs.step(actions)
             for row, env in enumerate(singles):
                 expected = env.step(actions[row])
-                info = row_info(infos, row)
+                info = sub_env_info(infos, row)
                 if expected[2] or expected[3]:
                     assert_same(info["final_obs"], expected[0])
                     assert_same(info["final_info"] | {"pending": 0}, expected[4])

@@ -28,7 +28,7 @@ from prophet_gym.envs import (
     Viewed,
     ViewedVector,
     one_hot_table,
-    row_info,
+    sub_env_info,
 )
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
@@ -157,7 +157,7 @@ def test_info_has_the_same_entries_at_every_step_of_a_row(name, mode, queue):
     for _ in range(20):
         *_, terminated, truncated, infos = envs.step(np.zeros(envs.action_space.shape, np.float32))
         for row in range(2):
-            info = row_info(infos, row)
+            info = sub_env_info(infos, row)
             info = info.get("final_info", info)
             began = ended[row] and mode == AutoresetMode.NEXT_STEP and "executed" not in info
             entries = frozenset(set(info) - DREAMT - {"episode", "pending", "final_obs", "final_info"})

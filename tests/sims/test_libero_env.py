@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import prophet_gym  # noqa: F401 registers the ids
-from prophet_gym.envs._episodes import row_info
+from prophet_gym.envs._episodes import sub_env_info
 from prophet_gym.errors import (
     InvalidActionError,
     InvalidStartError,
@@ -65,7 +65,7 @@ def test_gymnasium_finds_nothing_wrong(env):
 def test_what_a_step_reports(envs):
     observation, info = envs.reset(seed=0)
     assert observation["image"].dtype == np.uint8
-    assert row_info(info, 1) == {
+    assert sub_env_info(info, 1) == {
         "instruction": INSTRUCTION,
         "suite": "libero_object",
         "task": TASK,

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs._episodes import NOTHING_RUN, START_FACTS, row_info
+from prophet_gym.envs._episodes import NOTHING_RUN, START_FACTS, sub_env_info
 from prophet_gym.envs._require import require_actions, require_open
 from prophet_gym.envs.wrappers._common import (
     DeclaringVectorWrapper,
@@ -147,7 +147,7 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
         """Keep what is said of the sub-environments that `infos` speaks of, for while the next actions wait."""
         self._pending = []
         for row in range(self.num_envs):
-            if info := row_info(infos, row):
+            if info := sub_env_info(infos, row):
                 self._held_infos[row] = _waiting_info(info, ended=info.get("live") is False)
 
     def _waiting(self) -> dict[str, np.ndarray]:

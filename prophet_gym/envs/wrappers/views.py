@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs._episodes import Observation, row_info
+from prophet_gym.envs._episodes import Observation, sub_env_info
 from prophet_gym.envs._plain import plain
 from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, require_arrays
 from prophet_gym.errors import require_count, unknown_option
@@ -211,7 +211,7 @@ class ViewedVector(DeclaringVectorWrapper):
         """Reset the env, and the views of the sub-environments that were reset."""
         observation, infos = self.env.reset(seed=seed, options=options)
         for row in range(self.num_envs):
-            if info := row_info(infos, row):
+            if info := sub_env_info(infos, row):
                 self._begin(row, observation, info)
         return self._batch(), infos
 
@@ -221,7 +221,7 @@ class ViewedVector(DeclaringVectorWrapper):
             raise gym.error.ResetNeeded(_NEEDS_RESET)
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
         for row, view in enumerate(self._views):
-            info = row_info(infos, row)
+            info = sub_env_info(infos, row)
             if "final_obs" in info:
                 final = view.extend(info["final_obs"], info["final_info"])
                 infos["final_obs"][row] = {name: np.array(value) for name, value in final.items()}
