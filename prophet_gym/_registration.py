@@ -23,7 +23,7 @@ SUITE_IDS = (
     SuiteId("10", "libero_10", 65),
 )
 BRIDGE_STEPS = 24
-"""Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of the 5 that the paper's policies act."""
+"""Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of 5, as the paper's policies act."""
 
 
 def register_ids() -> None:

@@ -25,7 +25,7 @@ class ActionSpec:
         names: What each dimension moves, e.g. `("x", "y", "z", "roll", "pitch", "yaw", "gripper")`.
         low: Lower bounds, finite.
         high: Upper bounds, finite.
-        units: The unit of 1.0 in each dimension, e.g. `("m", "m", "m", "rad", "rad", "rad", "")`; empty where there are none.
+        units: The unit of each dimension, e.g. `("m", "m", "m", "rad", "rad", "rad", "")`; empty where there are none.
     """
 
     names: tuple[str, ...]

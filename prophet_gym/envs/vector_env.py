@@ -49,8 +49,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     ## Spaces, rewards, info
     As in `ProphetEnv`, with a leading axis of `num_envs`. As everywhere in Gymnasium, `info["_key"]` says which
-    sub-environments have an entry `key`; `sub_env_info(info, i)` takes out one of them. What a sub-environment does is a
-    function of weights, initial state, actions and seed, whatever runs beside it.
+    sub-environments have an entry `key`; `sub_env_info(info, i)` takes out one of them. What a sub-environment does
+    is a function of weights, initial state, actions and seed, whatever runs beside it.
 
     ## Autoreset
     | `autoreset_mode` | a sub-environment whose episode has ended |
