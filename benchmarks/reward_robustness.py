@@ -1,22 +1,25 @@
-"""How good a policy becomes under judges of every recall and precision, on a bandit whose best answer is known.
+"""Measure how good a policy becomes under rewards of every recall and precision, on a bandit of known best answer.
 
     python benchmarks/reward_robustness.py --json benchmarks/results/reward_robustness.json
 
 An action is one normal number; above `goal` it succeeds. The policy is the mean, learnt by group-normalised policy
-gradient (as FA-GRPO's advantages are) from the degraded judge alone; it begins with a success rate of Phi(-goal). What
-stays fixed while it learns is the judge's recall and false positive rate: its precision is that at the beginning.
+gradient (as FA-GRPO's advantages are) from the degraded reward alone; it begins with a success rate of Phi(-goal).
+Recall and false-positive rate stay fixed while it learns: the precision is that at the beginning.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from prophet_gym.cli.report import machine, table, write_json
-from prophet_gym.rewards.degraded import degrade
-from prophet_gym.rewards.robustness import Cell, grid, study
+from prophet_gym.estimates import bootstrap
+from prophet_gym.rewards.degraded import degrade, false_positive_rate
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,40 @@ class Args:
     json: Path | None = None
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A reward of the grid; what stays fixed in a run is its recall and its false-positive rate."""
+
+    recall: float
+    precision: float
+    false_positive_rate: float
+
+
+def grid(recalls: Sequence[float], precisions: Sequence[float], successes: float) -> list[Cell]:
+    """Return all cells that can exist at this success rate; with many successes, low precision is out of reach."""
+    cells = []
+    for recall in recalls:
+        for precision in precisions:
+            try:
+                cells.append(Cell(recall, precision, false_positive_rate(recall, precision, successes)))
+            except ValueError:
+                if not (0 <= recall <= 1 and 0 < precision <= 1 and 0 < successes < 1):
+                    raise
+    return cells
+
+
+def study(run: Callable[[Cell, int], float], cells: Sequence[Cell], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Run every cell with every seed; return its numbers, `outcomes` and their mean with a 95% bootstrap interval."""
+    found = []
+    for cell in tqdm(cells, desc="cells"):
+        outcomes = [float(run(cell, seed)) for seed in seeds]
+        estimate = bootstrap(np.array(outcomes))
+        found.append(
+            asdict(cell) | {"outcomes": outcomes, "mean": estimate.mean, "low": estimate.low, "high": estimate.high}
+        )
+    return found
+
+
 def train(cell: Cell, seed: int, args: Args) -> float:
     """True success rate after training."""
     rng = np.random.default_rng(seed)
@@ -39,8 +76,8 @@ def train(cell: Cell, seed: int, args: Args) -> float:
     for _ in range(args.updates):
         actions = mean + rng.normal(size=(args.groups, args.group_size))
         truth = (actions > args.goal).ravel()
-        paid = degrade(truth, cell.recall, cell.false_positive_rate, rng).reshape(actions.shape).astype(float)
-        advantages = (paid - paid.mean(1, keepdims=True)) / (paid.std(1, keepdims=True) + 1e-6)
+        reward = degrade(truth, cell.recall, cell.false_positive_rate, rng).reshape(actions.shape).astype(float)
+        advantages = (reward - reward.mean(1, keepdims=True)) / (reward.std(1, keepdims=True) + 1e-6)
         mean += args.learning_rate * float((advantages * (actions - mean)).mean())
     return 1.0 - NormalDist(mean).cdf(args.goal)
 
@@ -48,7 +85,7 @@ def train(cell: Cell, seed: int, args: Args) -> float:
 def main(args: Args) -> None:
     start = 1.0 - NormalDist().cdf(args.goal)
     cells = grid(args.recalls, args.precisions, start)
-    found = study(lambda cell, seed: train(cell, seed, args), cells, range(args.seeds), progress=True)
+    found = study(lambda cell, seed: train(cell, seed, args), cells, range(args.seeds))
     by_cell = {(row["recall"], row["precision"]): row for row in found}
     rows = []
     for recall in args.recalls:

@@ -1,20 +1,19 @@
-"""Who judges the dream: anything that satisfies `prophet_gym.world_model.RewardModel`."""
+"""Reward the dream: anything that satisfies `prophet_gym.world_model.RewardModel`."""
 
-from prophet_gym.rewards.classifier import RelativeReward
+from prophet_gym.rewards.classifier import RelativeReward, SuccessHead, SuccessHeadConfig
 from prophet_gym.rewards.degraded import DegradedOracle, degrade, false_positive_rate
 from prophet_gym.rewards.function import FunctionReward
-from prophet_gym.rewards.likelihood import LikelihoodConfig, LikelihoodReward
-from prophet_gym.rewards.local import LocalVlm
 from prophet_gym.rewards.monitor import PrecisionMonitor
 from prophet_gym.rewards.named import make_reward_model
 from prophet_gym.rewards.oracle import OracleReward
-from prophet_gym.rewards.prompt import Prompt
 from prophet_gym.rewards.reach import ReachReward, mark_of, reach_instruction
-from prophet_gym.rewards.remote import Patience, RemoteVlm
-from prophet_gym.rewards.reward_log import RewardLog
-from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards.vlm import AnswerModel, Question, Reply, VlmReward
-from prophet_gym.rewards.voting import Votes, parse_answer
+from prophet_gym.rewards.vlm._voting import Votes, parse_answer
+from prophet_gym.rewards.vlm.likelihood import LikelihoodConfig, LikelihoodReward
+from prophet_gym.rewards.vlm.local import LocalVlm
+from prophet_gym.rewards.vlm.prompt import Prompt
+from prophet_gym.rewards.vlm.remote import Patience, RemoteVlm
+from prophet_gym.rewards.vlm.reward_log import RewardLog
+from prophet_gym.rewards.vlm.votes import AnswerModel, Question, Reply, VlmReward
 
 __all__ = [
     "AnswerModel",

@@ -1,4 +1,4 @@
-"""What a reward model is shown, checked where it comes in: a wrong picture must not become a wrong reward."""
+"""Check what a reward model is shown where it comes in: a wrong image must not become a wrong reward."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ def require_frames(name: str, frames: object, form: str) -> None:
     """Raise ValueError unless frames are a uint8 tensor of this form, RGB.
 
     Args:
-        name: What they are, for the message.
-        frames: To be checked.
+        name: Their name, for the message.
+        frames: The frames to check.
         form: `(frames, height, width, 3)` or `(height, width, 3)`.
     """
     if isinstance(frames, Tensor):

@@ -1,7 +1,7 @@
-"""A judge made worse on purpose, to find out how much of its recall and precision a policy's learning needs.
+"""Make a right reward wrong at given rates, to find out how much recall and precision a policy's learning needs.
 
 The paper finds that recall matters most while precision holds, and that precision collapses in long runs (its Fig. 14).
-Here both are set: `prophet_gym.rewards.robustness` runs a training over a grid of them.
+Here both are set; `benchmarks/reward_robustness.py` trains under a grid of them.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ def degrade(
     false_positive_rate: float | Float[np.ndarray, " n"],
     rng: np.random.Generator,
 ) -> Bool[np.ndarray, " n"]:
-    """Verdicts with the given errors: a success is seen with probability `recall`, a failure taken for one.
+    """Draw outputs with the given errors: True for a success with probability `recall`, for a failure with the other.
 
     Raises:
         ValueError: A rate is not in [0, 1].
@@ -30,14 +30,14 @@ def degrade(
 
 
 def false_positive_rate(recall: float, precision: float, successes: float) -> float:
-    """The rate of false alarms at which a judge of this recall has this precision.
+    """Return the false-positive rate at which a reward model of this recall has this precision.
 
-    A judge's precision depends on how often the policy succeeds; the rate does not.
+    Precision depends on how often the policy succeeds; the false-positive rate does not, so it can stay fixed in a run.
 
     Args:
-        recall: Share of the successes that are seen, in [0, 1].
-        precision: Share of the alarms that are right, in (0, 1].
-        successes: Share of episodes that succeed, in (0, 1).
+        recall: Fraction of the successes that are rewarded, in [0, 1].
+        precision: Fraction of the rewarded episodes that are successes, in (0, 1].
+        successes: Fraction of episodes that succeed, in (0, 1).
 
     Raises:
         ValueError: No rate up to 1 gives this precision.
@@ -53,67 +53,74 @@ def false_positive_rate(recall: float, precision: float, successes: float) -> fl
         )
     rate = recall * successes * (1 - precision) / (precision * (1 - successes))
     if rate > 1:
+        least = precision_of(recall, 1.0, successes)
         raise ValueError(
-            f"with {successes:.0%} successes a judge of recall {recall} has a precision of at least "
-            f"{precision_of(recall, 1.0, successes):.3f}, asked for {precision}"
+            f"with {successes:.0%} successes a reward model of recall {recall} has a precision of at least "
+            f"{least:.3f}, asked for {precision}"
         )
     return rate
 
 
-def precision_of(recall: float, false_positive_rate: float, successes: float) -> float:
-    """The precision of a judge with these rates; NaN where it never says success.
+def precision_of(recall: float, false_positives: float, successes: float) -> float:
+    """Return the precision that follows from the rates; NaN where nothing is ever rewarded.
 
     Args:
-        recall: Share of the successes that are seen.
-        false_positive_rate: Share of the failures that are taken for successes.
-        successes: Share of episodes that succeed.
+        recall: Fraction of the successes that are rewarded.
+        false_positives: Fraction of the failures that are rewarded.
+        successes: Fraction of episodes that succeed.
     """
-    said = recall * successes + false_positive_rate * (1 - successes)
-    return recall * successes / said if said > 0 else float("nan")
+    rewarded = recall * successes + false_positives * (1 - successes)
+    return recall * successes / rewarded if rewarded > 0 else float("nan")
 
 
 class DegradedOracle(VectorWrapper):
-    """An env whose reward is right, with a judge between it and the learner who errs at given rates.
+    """Wrap an env whose reward is right, and make it wrong at given rates.
 
-    The judgement falls once, when an episode ends: a success pays 1.0 with probability `recall`, an episode that was
-    cut off pays 1.0 with probability `false_positive_rate`, every other step pays 0. `info["success"]` becomes what the
-    judge says, `info["true_success"]` is what was. Errors are drawn anew each time, from a generator that
-    `reset(seed=)` restarts. Rows whose true reward was not valid stay as they are.
+    An episode is scored once, when it ends: a success is rewarded 1.0 with probability `recall`, an episode that was
+    cut off with probability `false_positive_rate`; every other step gets 0. `info["success"]` becomes what is rewarded
+    and `info["true_success"]` is what happened. Sub-environments whose own reward was not scored stay as they are. A
+    seeded `reset` restarts the errors.
 
     Use it where a reward of 1.0 is the truth: the simulator, or toy envs.
     """
 
     def __init__(self, env: VectorEnv, *, recall: float, false_positive_rate: float, seed: int = 0) -> None:
-        """Wrap a vector env; the rates are in [0, 1], `seed` is that of the errors until the first seeded reset."""
+        """Wrap a vector env.
+
+        Args:
+            env: Gives arrays.
+            recall: In [0, 1].
+            false_positive_rate: In [0, 1].
+            seed: Of the errors until the first seeded reset.
+        """
         super().__init__(env)
         if getattr(env.unwrapped, "gives_tensors", False):
             raise ValueError("DegradedOracle works on arrays, and this env gives tensors: wrap a ProphetVectorEnv")
         degrade(np.zeros(0, bool), recall, false_positive_rate, np.random.default_rng(0))
-        self.recall = recall
-        self.false_positive_rate = false_positive_rate
+        self.recall, self.false_positive_rate = recall, false_positive_rate
         self._rng = np.random.default_rng(seed)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the env's; a seed (of every row) also restarts the errors."""
+        """Reset the env; a seed for every sub-environment also restarts the errors."""
         found = self.env.reset(seed=seed, options=options)
         seeds = np.atleast_1d(np.array(seed, dtype=object)).tolist()
         if all(each is not None for each in seeds):
+            # the env draws from the same seeds, so the errors need a stream of their own
             self._rng = np.random.default_rng([*map(int, seeds), 1])
         return found
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """As the env's, with the judge's reward."""
+        """Step the env and replace its reward by the degraded one."""
         observations, rewards, terminated, truncated, info = self.env.step(actions)
         ended = terminated | truncated
         truth = np.asarray(rewards >= 1.0)
         called = degrade(truth, self.recall, self.false_positive_rate, self._rng) & ended
         info = {**info, "true_success": truth & ended, "_true_success": np.ones(self.num_envs, bool)}
         every = known = np.ones(self.num_envs, bool)
-        # what ended rows did is in `final_info` where the env resets them in the same step
+        # Where the env resets in the same step, `final_info` tells of the episodes that ended.
         for told in (info, info.get("final_info", {})):
             if "scored" in told:
                 known = np.where(told.get("_scored", every), told["scored"], known)
             if "success" in told:
                 told["success"] = np.where(told.get("_success", every), called, told["success"])
-        imperfect = np.where(known, called.astype(np.float64), 0.0)
-        return observations, imperfect, terminated, truncated, info
+        return observations, np.where(known, called.astype(np.float64), 0.0), terminated, truncated, info

@@ -1,4 +1,4 @@
-"""A judge made of a function: any measure of a video becomes a reward."""
+"""Turn a function of a video into a reward model."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from prophet_gym.world_model import LARGEST_REWARD, RewardOutput, require_when
 
 
 class FunctionReward:
-    """A reward model made of a function: each video is rewarded with what `function(video, instruction)` returns.
+    """Reward each video with what `function(video, instruction)` returns; None leaves the video unscored.
 
-    None leaves the video unscored. **A reward of 1.0 or more means that the task is done: the episode terminates.**
-    Keep a dense reward below 1.0, or return a `RewardOutput` with `done` from a reward model of your own.
+    **A reward of 1.0 or more means that the task is done: the episode terminates.** Keep a dense reward below 1.0, or
+    return a `RewardOutput` with `done` from a reward model of your own.
 
-    The function is shown the latest frame alone, once a chunk, unless `max_frames` and `stride` ask for more: then the
-    last `max_frames` of frames 0, stride, 2 stride, ... of the episode (0 is the start frame) and of the latest, fewer
-    while the episode has had no more. The video is uint8 (t, h, w, 3), oldest first.
+    By default the function gets the latest frame alone, once a chunk. With `max_frames` and `stride` it gets the last
+    `max_frames` of frames 0, stride, 2 stride, ... of the episode (0 is the initial frame) and of the latest, fewer
+    while the episode is younger. The video is uint8 (t, h, w, 3), oldest first.
 
     Example:
         >>> brightness = FunctionReward(lambda video, instruction: float(video[-1].float().mean()) / 255)
@@ -47,7 +47,11 @@ class FunctionReward:
         self.max_frames = require_count("max_frames", max_frames)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Call the function on each video that has frames; ValueError where it returns no finite number."""
+        """Call the function on each video that has frames.
+
+        Raises:
+            ValueError: It returns neither None nor a finite number that float32 can hold.
+        """
         require_videos(videos, instructions)
         results = [
             self._result(video, text) if len(video) else None for video, text in zip(videos, instructions, strict=True)
@@ -59,14 +63,16 @@ class FunctionReward:
 
     def _result(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> float | None:
         result = self.function(video, instruction)
+        if result is None:
+            return None
         try:
-            number = None if result is None else float(result)
+            number = float(result)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"the function of a judge must return a number or None, got {result!r}") from error
-        if number is not None and not math.isfinite(number):
-            raise ValueError(f"the function of a judge must return a finite number or None, got {number}")
-        if number is not None and abs(number) > LARGEST_REWARD:
+            raise ValueError(f"the function of a reward must return a number or None, got {result!r}") from error
+        if not math.isfinite(number):
+            raise ValueError(f"the function of a reward must return a finite number or None, got {number}")
+        if abs(number) > LARGEST_REWARD:
             raise ValueError(
-                f"the function of a judge must return a number that float32 can hold, or None, got {number}"
+                f"the function of a reward must return a number that float32 can hold, or None, got {number}"
             )
         return number

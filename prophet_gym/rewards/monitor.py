@@ -1,38 +1,35 @@
-"""Watches a judge while a policy learns from it: its precision on the policy's own videos, again and again.
+"""Watch a reward model while a policy learns from it: measure its precision on the policy's own videos, repeatedly.
 
-A policy looks for what is rewarded wrongly. In the paper's long runs the judge's precision collapses after about 300
-updates (its Fig. 14) while the reward still rises; only labels from outside can tell.
+A policy looks for what is rewarded wrongly. In the paper's long runs the reward model's precision collapses after about
+300 updates (its Fig. 14) while the reward still rises; only labels from outside can tell.
 """
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from jaxtyping import Bool, UInt8
-from torch import Tensor
+from jaxtyping import Bool
 
 from prophet_gym.errors import RewardCollapseError, require_count, require_number
 from prophet_gym.estimates import Estimate, wilson
-from prophet_gym.world_model import RewardModel
 
 Truth: TypeAlias = Callable[[list[int], list[int], np.ndarray, list[int]], Any]
-"""`truth(tasks, starts, chunks (b, n, k, a), lengths)`: whether the first `lengths` chunks of each row do its task."""
+"""`truth(tasks, starts, chunks (b, n, k, a), lengths)`: whether the first `lengths` chunks of each element succeed."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the monitor found at one update.
+    """Hold what the monitor found at one update.
 
     Attributes:
         update: Number of the policy's update.
-        precision: Over the latest verdicts of success.
-        recall: Over the latest true successes.
-        collapsed: Whether precision is below the floor beyond doubt: the upper end of its interval lies below.
+        precision: Fraction of the latest rewarded videos that are successes.
+        recall: Fraction of the latest successes that were rewarded.
+        collapsed: Whether the upper end of the precision's interval lies below the floor.
     """
 
     update: int
@@ -42,15 +39,15 @@ class Reading:
 
 
 class PrecisionMonitor:
-    """Collects verdicts with their truth and warns, or stops the run, once precision has fallen below a floor.
+    """Compare rewards with the truth, and warn or stop the run once precision has fallen below a floor.
 
     Attributes:
         readings: All so far.
 
     Example:
         >>> monitor = PrecisionMonitor(floor=0.7)
-        >>> called, truth = np.ones(20, bool), np.arange(20) < 18
-        >>> monitor.update(100, called, truth).precision.mean
+        >>> rewarded, truth = np.ones(20, bool), np.arange(20) < 18
+        >>> monitor.update(100, rewarded, truth).precision.mean
         0.9
     """
 
@@ -58,9 +55,9 @@ class PrecisionMonitor:
         """Begin to watch.
 
         Args:
-            floor: Precision below which the judge is not to be trusted.
-            window: The latest so many labelled videos count.
-            stop: Raise `RewardCollapseError` on collapse, where a RuntimeWarning is given else.
+            floor: Precision, between 0 and 1, below which the reward model is not to be trusted.
+            window: Number of the latest labelled videos that count.
+            stop: Raise `RewardCollapseError` on collapse instead of warning.
         """
         if require_number("floor, between 0 and 1,", floor, above=0) >= 1:
             raise ValueError(f"floor must be between 0 and 1, got {floor}")
@@ -71,27 +68,28 @@ class PrecisionMonitor:
         self._latest: deque[tuple[bool, bool]] = deque(maxlen=window)
 
     def update(self, update: int, called: Bool[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> Reading:
-        """Take in verdicts and their truth; videos that were not judged do not belong here.
+        """Take in which videos were rewarded and which succeeded; leave out videos that were not scored.
 
         Raises:
-            ValueError: A verdict without its truth, or the other way round.
+            ValueError: The two differ in length.
             RewardCollapseError: Precision has collapsed, and the monitor is to stop the run.
         """
         if called.shape != truth.shape:
-            raise ValueError(f"each verdict needs its truth, got {len(called)} verdicts and {len(truth)} truths")
+            raise ValueError(f"each reward needs its truth, got {len(called)} rewards and {len(truth)} truths")
         self._latest.extend(zip(called.tolist(), truth.tolist(), strict=True))
-        said = [true for call, true in self._latest if call]
-        hits = sum(said)
-        precision = wilson(hits, len(said))
+        rewarded = [true for call, true in self._latest if call]
+        hits = sum(rewarded)
+        precision = wilson(hits, len(rewarded))
         recall = wilson(hits, sum(true for _, true in self._latest))
+        # the upper end, so that a few unlucky videos do not stop a run
         reading = Reading(update, precision, recall, bool(precision.high < self.floor))
         self.readings.append(reading)
         if reading.collapsed:
             message = (
-                f"the judge's precision at update {update} is {precision.mean:.2f} [{precision.low:.2f}, "
-                f"{precision.high:.2f}] over {len(said)} verdicts of success, below the floor of {self.floor}: the "
-                "policy is learning what is rewarded wrongly. Go back to an earlier checkpoint, or train the judge on "
-                "these videos"
+                f"the reward model's precision at update {update} is {precision.mean:.2f} [{precision.low:.2f}, "
+                f"{precision.high:.2f}] over {len(rewarded)} rewarded videos, below the floor of {self.floor}: the "
+                "policy is learning what is rewarded wrongly. Go back to an earlier checkpoint, or train the reward "
+                "model on these videos"
             )
             if self.stop:
                 raise RewardCollapseError(message)
@@ -108,18 +106,18 @@ class PrecisionMonitor:
         seed: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Reading:
-        """Let the current policy dream an episode in every row, and take in what its judge said of them.
+        """Let the current policy dream an episode in every sub-environment, and compare the rewards with the truth.
 
         Args:
             update: Number of the policy's update.
-            dreams: Of held-out starts, with the judge that the policy learns from and autoreset DISABLED.
-            act: Chunks for all rows, from observation and info: the policy.
-            truth: What the same chunks really led to, e.g. `prophet_gym.sims.replay.true_outcomes` of a simulator.
-            seed: Of the reset.
-            options: Of the reset, e.g. which starts.
+            dreams: Starts from held-out states, rewarded by the model that the policy learns from, autoreset DISABLED.
+            act: The policy: from observation and info to chunks for all sub-environments.
+            truth: What the same chunks lead to, e.g. `prophet_gym.sims.replay.true_outcomes` of a simulator.
+            seed: Seed of the reset.
+            options: Options of the reset, e.g. which starts.
 
         Raises:
-            ValueError: Rows restart by themselves, or never end.
+            ValueError: Sub-environments restart by themselves, or never end.
         """
         mode, horizon = dreams.metadata.get("autoreset_mode"), getattr(dreams.unwrapped, "max_episode_steps", None)
         if mode is not AutoresetMode.DISABLED or horizon is None:
@@ -136,29 +134,5 @@ class PrecisionMonitor:
             lengths = np.where(terminated | truncated, step + 1, lengths)
             if (lengths <= step + 1).all():
                 break
-        real = truth(tasks, starts, np.stack(chunks, 1), lengths.tolist())
-        return self.update(update, called[scored], np.asarray(real, bool)[scored])
-
-    def check(
-        self,
-        update: int,
-        reward_model: RewardModel,
-        videos: Sequence[UInt8[Tensor, "_ h w 3"]],
-        instructions: Sequence[str],
-        truth: Sequence[bool],
-    ) -> Reading:
-        """Judge videos of the current policy whose truth is known, and take the verdicts in.
-
-        Args:
-            update: Number of the policy's update.
-            reward_model: The one that the policy learns from.
-            videos: What the judge is shown.
-            instructions: One per video.
-            truth: What the same actions really led to, e.g. by `prophet_gym.sims.replay.true_outcomes`.
-        """
-        if not len(videos) == len(instructions) == len(truth):
-            counts = f"{len(videos)}, {len(instructions)} and {len(truth)}"
-            raise ValueError(f"each video needs its instruction and its truth, got {counts}")
-        output = reward_model.score(videos, instructions)
-        real = torch.tensor(list(truth), dtype=torch.bool)
-        return self.update(update, output.success[output.scored].numpy(), real[output.scored].numpy())
+        outcomes = np.asarray(truth(tasks, starts, np.stack(chunks, 1), lengths.tolist()), bool)
+        return self.update(update, called[scored], outcomes[scored])

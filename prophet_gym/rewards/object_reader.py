@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from prophet_gym.rewards.folder import load_network, save_network
-from prophet_gym.rewards.success_head import hash_words, shrink
+from prophet_gym.rewards._network_folder import load_network, save_network
+from prophet_gym.rewards.classifier import hash_words, shrink
 
 FRAMES_AT_ONCE = 128
 

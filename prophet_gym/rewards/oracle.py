@@ -1,4 +1,4 @@
-"""The judge that knows: labels of recorded videos, to check calibration itself, and to be made worse on purpose."""
+"""Score recorded videos by their labels, to check calibration itself."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from prophet_gym.world_model import RewardOutput
 
 
 class OracleReward:
-    """Knows the truth about videos that it was told of, by their last frame; others are not judged.
+    """Reward 1.0 for videos that it was told are done, recognised by their last frame; leave unknown ones unscored.
 
     Example:
         >>> video = torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
@@ -31,7 +31,7 @@ class OracleReward:
         self._truth: dict[bytes, bool] = {}
 
     def tell(self, video: UInt8[Tensor, "_ h w 3"], *, done: bool) -> None:
-        """Learn the truth about a video, of which there is at least one frame."""
+        """Remember whether the task is done in a video of at least one frame."""
         self._truth[_key(video)] = done
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:

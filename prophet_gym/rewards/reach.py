@@ -1,4 +1,4 @@
-"""A judge of reaching: how near the gripper is to a marked place of the picture."""
+"""Reward reaching: how near the gripper is to a marked place of the image."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import RewardOutput
 
 FindGripper: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"]], Float[Tensor, "t 2"]]
-"""Frames, each on its own, to the gripper's place in the picture: right and down, 0..1 inside of it."""
+"""From frames, each on its own, to the gripper's place in the image: right and down, 0..1 inside of it."""
 
-BEST = 0.999
+_BEST = 0.999  # below 1.0, which would end the episode
 _MARK = re.compile(r"^move the gripper to (\d\.\d{3}), (\d\.\d{3})$")
 
 
 def reach_instruction(mark: Sequence[float | int] | Float[np.ndarray, " 2"]) -> str:
-    """The instruction to reach a mark: its place right and down in the picture, 0..1.
+    """Return the instruction to reach a mark: its place right and down in the image, each in 0..1.
 
     Example:
         >>> reach_instruction((0.25, 0.4))
@@ -29,12 +29,12 @@ def reach_instruction(mark: Sequence[float | int] | Float[np.ndarray, " 2"]) -> 
     """
     right, down = np.asarray(mark, float).tolist()
     if not (0 <= right <= 1 and 0 <= down <= 1):
-        raise ValueError(f"a mark lies inside the picture, both numbers in 0..1, got {right:g}, {down:g}")
+        raise ValueError(f"a mark lies inside the image, both numbers in 0..1, got {right:g}, {down:g}")
     return f"move the gripper to {right:.3f}, {down:.3f}"
 
 
 def mark_of(instruction: str) -> tuple[float, float]:
-    """The mark that an instruction names; ValueError if it names none."""
+    """Return the mark that an instruction names; raise ValueError if it names none."""
     found = _MARK.match(instruction)
     if found is None:
         raise ValueError(f"a reach needs an instruction of `reach_instruction(mark)`, got {instruction!r}")
@@ -42,16 +42,15 @@ def mark_of(instruction: str) -> tuple[float, float]:
 
 
 class ReachReward:
-    """Rewards each chunk by how near to the mark the gripper is in the chunk's last frame.
+    """Reward each chunk by how near to the mark the gripper is in the chunk's last frame.
 
-    The reward is 1 at the mark, 0 at a distance of `width` (in widths of the picture) and negative beyond. It stays
-    below 1, so that no episode ends by it: the gripper has to stay where it is marked.
+    The reward is 1 at the mark, 0 at a distance of `width` (in widths of the image) and negative beyond. It stays
+    below 1, so that it never ends an episode: the gripper has to stay at the mark.
 
     Example:
-        >>> reward_model = ReachReward(lambda frames: torch.full((len(frames), 2), 0.5))
+        >>> reach = ReachReward(lambda frames: torch.full((len(frames), 2), 0.5))
         >>> marks = [reach_instruction((0.5, 0.5)), reach_instruction((0.5, 0.75))]
-        >>> output = reward_model.score([torch.zeros(1, 4, 4, 3).byte()] * 2, marks)
-        >>> [round(reward, 3) for reward in output.reward.tolist()]
+        >>> [round(reward, 3) for reward in reach.score([torch.zeros(1, 4, 4, 3).byte()] * 2, marks).reward.tolist()]
         [0.999, 0.0]
     """
 
@@ -60,16 +59,21 @@ class ReachReward:
     max_frames = 1
 
     def __init__(self, find_gripper: FindGripper, *, width: float = 0.25) -> None:
-        """Keep what finds the gripper, e.g. by `Prophet.see_gripper`; ValueError if width is not positive."""
+        """Keep what finds the gripper.
+
+        Args:
+            find_gripper: For example `see_gripper` of the bundled world model.
+            width: Distance of reward 0, in widths of the image; above 0.
+        """
         self.find_gripper = find_gripper
-        self.width = require_number("width, a distance in the picture,", width, above=0)
+        self.width = require_number("width, a distance in the image,", width, above=0)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Judge the last frame of each video that has one.
+        """Score the last frame of each video that has one.
 
         Raises:
-            ValueError: An instruction without a mark, a video that is not uint8 `(frames, h, w, 3)`, or a gripper that
-                was found nowhere.
+            ValueError: An instruction has no mark, a video is not uint8 `(frames, h, w, 3)`, or a gripper was found
+                nowhere.
         """
         require_videos(videos, instructions)
         marks = torch.tensor([mark_of(text) for text in instructions], dtype=torch.float32).reshape(-1, 2)
@@ -78,6 +82,6 @@ class ReachReward:
         if scored.any():
             places = self.find_gripper(torch.stack([video[-1] for video in videos if len(video)])).cpu().float()
             if not torch.isfinite(places).all():
-                raise ValueError(f"find_gripper must return finite places, 0..1 in the picture, got {places.tolist()}")
-            reward[scored] = (1 - (places - marks[scored]).norm(dim=1) / self.width).clamp(max=BEST)
+                raise ValueError(f"find_gripper must return finite places, 0..1 in the image, got {places.tolist()}")
+            reward[scored] = (1 - (places - marks[scored]).norm(dim=1) / self.width).clamp(max=_BEST)
         return RewardOutput(reward, scored)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym.arguments import Arguments, Count, Fraction, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.recording import list_recordings, read_episode
-from prophet_gym.rewards.success_head import SuccessHead, SuccessHeadConfig, has_consecutive, hash_words, shrink
+from prophet_gym.rewards.classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
 
 METRICS_NAME = "metrics.json"
 
@@ -175,9 +175,7 @@ def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, in
     episodes = np.array([v.success.any() for v in videos])
     best = np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores])
     threshold = head.config.threshold
-    called = np.array(
-        [has_consecutive(torch.from_numpy(score >= threshold), head.config.min_consecutive) for score in scores]
-    )
+    called = best >= threshold
     frame_precision, frame_recall = precision_recall(frames >= threshold, labels)
     precision, recall = precision_recall(called, episodes)
     return {

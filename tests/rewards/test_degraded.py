@@ -9,7 +9,6 @@ from gymnasium.vector import AutoresetMode
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.rewards import DegradedOracle, FunctionReward, OracleReward, degrade, false_positive_rate
 from prophet_gym.rewards.degraded import precision_of
-from prophet_gym.rewards.robustness import Cell, grid, study
 from prophet_gym.testing import CountingWorldModel, check_reward_model, counting_starts
 
 
@@ -135,31 +134,3 @@ def test_the_oracle_knows_what_it_was_told():
     assert output.success.tolist() == [False, True, False, False, False]
     assert output.scored.tolist() == [True, True, True, False, False]
     check_reward_model(oracle, videos=videos)
-
-
-def bandit(cell: Cell, seed: int) -> float:
-    """REINFORCE on one number: actions are normal around it, above 1 is success; returns the true success rate."""
-    rng = np.random.default_rng(seed)
-    mean = 0.0
-    for _ in range(150):
-        actions = mean + rng.normal(size=64)
-        paid = degrade(actions > 1.0, cell.recall, cell.false_positive_rate, rng).astype(float)
-        if paid.std() > 0:
-            mean += 0.1 * float(((paid - paid.mean()) / paid.std() * (actions - mean)).mean())
-    return float((mean + rng.normal(size=4000) > 1.0).mean())
-
-
-def test_a_learner_needs_a_judge_that_can_tell():
-    good, useless = Cell(1.0, 1.0, 0.0), Cell(0.5, 0.16, 0.5)
-    found = study(bandit, [good, useless], seeds=range(4))
-    assert found[0]["mean"] > 0.9
-    assert found[1]["mean"] < 0.6
-    assert len(found[0]["outcomes"]) == 4
-    assert found[0]["low"] <= found[0]["mean"] <= found[0]["high"]
-
-
-def test_the_grid_leaves_out_what_cannot_exist():
-    cells = grid([0.5, 1.0], [0.3, 0.6, 0.9], successes=0.5)
-    assert {(cell.recall, cell.precision) for cell in cells} == {(0.5, 0.6), (0.5, 0.9), (1.0, 0.6), (1.0, 0.9)}
-    with pytest.raises(ValueError, match="successes in"):
-        grid([0.5], [0.5], successes=1.0)

@@ -44,15 +44,6 @@ def test_the_contract_on_odd_videos(model):
     assert reward_model.score(videos(0, 1), ["a", "b"]).scored.tolist() == [False, True]
 
 
-def test_progress_runs_from_zero_to_one_over_a_video(model):
-    reward_model = LikelihoodReward(model, prompt=Prompt("$instruction?"))
-    curve = reward_model.progress(videos(20)[0], "x", moments=4)
-    assert (float(curve.min()), float(curve.max()), len(curve)) == (0.0, 1.0, 4)
-    assert reward_model.progress(videos(1)[0], "x").tolist() == [0.0]
-    with pytest.raises(ValueError, match="at least one frame"):
-        reward_model.progress(videos(0)[0], "x")
-
-
 def test_saved_and_loaded(model, tmp_path):
     prompt = Prompt("Fertig? $instruction $criteria", {"*": "ganz"})
     reward_model = LikelihoodReward(model, LikelihoodConfig(base=model.name, threshold=0.3, shown=3), prompt=prompt)

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from gymnasium.vector import AutoresetMode
 
 from prophet_gym.envs import ProphetVectorEnv
@@ -48,15 +47,6 @@ def test_the_past_is_forgotten():
         assert monitor.update(3, *outputs(40, 10)).precision.mean == 0.25
 
 
-def test_it_judges_videos_and_leaves_out_what_was_not_judged():
-    reward_model = FunctionReward(lambda video, text: {"yes": 1.0, "no": 0.0}.get(text))
-    monitor = PrecisionMonitor()
-    videos = [torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 4
-    reading = monitor.check(7, reward_model, videos, ["yes", "yes", "no", "?"], [True, False, True, True])
-    assert (reading.precision.mean, reading.precision.episodes) == (0.5, 2)
-    assert (reading.recall.mean, reading.recall.episodes) == (0.5, 2)
-
-
 def dreams(reward_model: FunctionReward, **kwargs) -> ProphetVectorEnv:
     kwargs = {"max_episode_steps": 3, "autoreset_mode": AutoresetMode.DISABLED, **kwargs}
     return ProphetVectorEnv(
@@ -95,6 +85,4 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="floor must be between 0 and 1"):
         PrecisionMonitor(floor=1.0)
     monitor = PrecisionMonitor()
-    with pytest.raises(ValueError, match="got 0, 0 and 1"):
-        monitor.check(1, FunctionReward(lambda *_: 1.0), [], [], [True])
     assert monitor.update(2, np.ones(1, bool), np.ones(1, bool)).precision.episodes == 1

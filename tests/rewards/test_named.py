@@ -51,13 +51,8 @@ def test_an_endpoint_with_options(tmp_path):
     assert (reward_model.ballot.samples, reward_model.when, reward_model.prompt.text) == (3, "chunk", "$instruction?")
     assert reward_model.log.path == tmp_path / "j.jsonl"
     model = reward_model.model
-    assert (model.host, model.port, model.path, model.model) == (
-        "host",
-        8000,
-        "/v1/chat/completions",
-        "Qwen/Qwen3-VL-8B",
-    )
-    assert (model.patience.timeout, model.max_tokens, model.secure) == (7.0, 9, True)
+    assert (model.host, model.url, model.model) == ("host", "https://host:8000/v1", "Qwen/Qwen3-VL-8B")
+    assert (model.patience.timeout, model.max_tokens) == (7.0, 9)
     assert model.prices == (2.0, 10.0)
 
 
@@ -100,6 +95,41 @@ def test_models_on_this_machine(tiny_qwen):
 def test_what_does_not_exist(name, message):
     with pytest.raises((UnknownOptionError, ValueError, FileNotFoundError), match=message):
         make_reward_model(name)
+
+
+MODULE = """
+import torch
+from prophet_gym.rewards import FunctionReward
+
+def brightness(video, instruction):
+    return float(video[-1].float().mean()) / 255
+
+class Dark(FunctionReward):
+    def __init__(self):
+        super().__init__(lambda video, instruction: 1 - brightness(video, instruction), when="end")
+
+nothing = 3
+"""
+
+
+def test_a_function_or_class_of_a_module(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    white = [torch.full((2, 4, 4, 3), 255, dtype=torch.uint8)]
+    bright = make_reward_model("my_rewards:brightness?stride=4&max_frames=2")
+    assert (bright.stride, bright.max_frames, bright.when) == (4, 2, "chunk")
+    assert bright.score(white, ["x"]).reward.tolist() == [1.0]
+    dark = make_reward_model("my_rewards:Dark")
+    assert (dark.when, dark.score(white, ["x"]).reward.tolist()) == ("end", [0.0])
+    for name, message in {
+        "my_rewards:nothing": "must be a function of a video",
+        "my_rewards:gone": "my_rewards has no 'gone'",
+        "no_such_module:f": "needs an importable module 'no_such_module'",
+        "my_rewards:brightness?strides=4": "Did you mean 'stride'",
+        "my_rewards:Dark?stride=4": "unknown option",
+    }.items():
+        with pytest.raises(UnknownOptionError, match=message):
+            make_reward_model(name)
 
 
 def test_values_are_read():

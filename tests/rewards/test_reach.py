@@ -44,7 +44,7 @@ def test_marks_travel_in_instructions():
     assert mark_of(reach_instruction((0.125, 1))) == (0.125, 1.0)
     with pytest.raises(ValueError, match="got 'pick up the milk'"):
         mark_of("pick up the milk")
-    with pytest.raises(ValueError, match=r"inside the picture, both numbers in 0..1, got 0.2, 1.5"):
+    with pytest.raises(ValueError, match=r"inside the image, both numbers in 0..1, got 0.2, 1.5"):
         reach_instruction((0.2, 1.5))
     with pytest.raises(ValueError, match="must be a finite number above 0, got 0"):
         ReachReward(first_pixel, width=0.0)

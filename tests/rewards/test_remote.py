@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward
-from prophet_gym.rewards.remote import Patience
-from prophet_gym.rewards.reward_log import RewardLog
+from prophet_gym.rewards.vlm.remote import Patience
+from prophet_gym.rewards.vlm.reward_log import RewardLog
 
 YES = r"It is in. \box{Success}"
 FAST = Patience(timeout=0.6, total=5.0, retries=2, pause=0.01)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import FunctionReward, SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards.success_head import has_consecutive, hash_words, shrink
+from prophet_gym.rewards.classifier import best_consecutive, hash_words, shrink
 
 
 def brightness_head(min_consecutive: int = 3) -> SuccessHead:
@@ -46,7 +46,7 @@ def test_success_must_be_held():
     [([1, 1, 0, 1], 2, True), ([1, 0, 1, 0], 2, False), ([1], 1, True), ([1, 1], 3, False), ([], 1, False)],
 )
 def test_held(above, frames, expected):
-    assert has_consecutive(torch.tensor(above, dtype=torch.bool), frames) is expected
+    assert (best_consecutive(torch.tensor(above, dtype=torch.float32), frames) >= 0.5) is expected
 
 
 def test_the_window_reaches_back_over_the_chunk_border():

@@ -1,28 +1,48 @@
-"""What an endpoint sent, read: an answer, a complaint, or neither; without the key, however it is written there."""
+"""Read what an endpoint sent: an answer, an error, or neither; without the key, however it is written there."""
 
 import html
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
 
 from prophet_gym.errors import require_count
-from prophet_gym.rewards._exchange import Refused
-from prophet_gym.rewards.vlm import Reply
+from prophet_gym.rewards.vlm.votes import Reply
 
 MOST_TOKENS = 10**9
 RETRIED = frozenset({408, 409, 425, 429})
-"""And every status from 500 on: the same request may succeed later. Other refusals stay refusals."""
+"""Statuses, beside those from 500 on, after which the same request may succeed later. Other refusals are final."""
 FIRST_CHARS = 4
-"""Of the key; where a text breaks off after so many of them, they are taken for the beginning of the key."""
+"""Letters of the key from which on a text that breaks off is taken to hold the beginning of the key."""
 MOST_PER_CHAR = 16
-"""As long as one letter of the key may be where it is escaped."""
+"""Length of one letter of the key, at most, where it is escaped."""
 _REFUSES = re.compile(
     r"unsupported|(?:not|n't) (?:\w+ ){0,3}?(?:support|permit|allow|accept|recogni|valid)|unknown|unrecogni[sz]ed|"
     r"unexpected|extra|deprecated|forbidden|instead|only the default",
     re.IGNORECASE,
 )
+
+
+class Refused(Exception):  # noqa: N818 (a way out of a request, not an error of the caller's)
+    """Say why there is no answer.
+
+    Attributes:
+        problem: Why, in a line.
+        again: Whether the same request may succeed later.
+        wait: Seconds to wait before it, where the server says so.
+        field: The field of the request that the server does not take, if that is why.
+    """
+
+    def __init__(self, problem: str, *, again: bool = True, wait: float = 0.0, field: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.again = again
+        self.wait = wait
+        self.field = field
 
 
 def read_reply(body: bytes, key: str | None, *, streamed: bool) -> Reply:
@@ -64,11 +84,11 @@ def read_refusal(status: int, body: bytes, key: str | None, address: object, dro
     """Return what a status other than 200 means.
 
     Args:
-        status: Of HTTP.
-        body: Of the answer.
-        key: To be hidden.
-        address: That was asked.
-        droppable: Fields of the request that it could do without.
+        status: HTTP status.
+        body: Body of the answer.
+        key: The key, which is hidden.
+        address: The address that was asked.
+        droppable: Fields of the request that could be left out.
     """
     message: Any = None
     try:
@@ -162,7 +182,7 @@ def hide(text: str, key: str | None) -> str:
 
 @lru_cache(maxsize=4)
 def _written(key: str) -> tuple[re.Pattern[str], re.Pattern[str], list[re.Pattern[str]]]:
-    """How the key may be written: all of it, its first letters, and each of the others."""
+    """Return patterns of the key, however it is written: all of it, its first letters, and each of the others."""
     letters = []
     for char in key:
         code, plain = f"{ord(char):02x}", "|".join(dict.fromkeys((re.escape(html.escape(char)), re.escape(char))))
@@ -175,6 +195,27 @@ def _written(key: str) -> tuple[re.Pattern[str], re.Pattern[str], list[re.Patter
     first, rest = letters[:FIRST_CHARS], letters[FIRST_CHARS:]
     compiled = [re.compile(pattern, re.IGNORECASE) for pattern in ("".join(letters), "".join(first), *rest)]
     return compiled[0], compiled[1], compiled[2:]
+
+
+def seconds_to_wait(wanted: str | None, date: str | None) -> float:
+    """Return how long a `Retry-After` asks to wait, whether it gives seconds or a date; 0.0 where it gives neither.
+
+    Args:
+        wanted: The header.
+        date: The server's own time, since its clock and ours may differ; ours by default.
+
+    Example:
+        >>> seconds_to_wait("1.5", None)
+        1.5
+        >>> seconds_to_wait("Sun, 06 Nov 1994 08:49:47 GMT", "Sun, 06 Nov 1994 08:49:37 GMT")
+        10.0
+    """
+    try:
+        seconds = float(wanted or 0)
+    except ValueError:
+        until, now = _moment(wanted), _moment(date) or datetime.now(UTC)
+        seconds = 0.0 if until is None else (until - now).total_seconds()
+    return 0.0 if math.isnan(seconds) else max(0.0, seconds)
 
 
 def _hidden(value: Any, key: str | None) -> Any:
@@ -208,7 +249,7 @@ def _may_pass(error: Any) -> bool:
 
 
 def _join_events(body: bytes) -> dict[str, Any]:
-    """One message from the events of a stream; ValueError if its end is missing."""
+    """Join the events of a stream to one message; raise ValueError if its end is missing."""
     # not splitlines, which also ends lines where a text in another script may go on
     lines = re.split(r"\r\n|\n|\r", body.decode())
     events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
@@ -245,6 +286,14 @@ def _tokens(usage: Any, name: str) -> int:
 def _text(body: bytes) -> str:
     """Decode the body in the encoding that it seems to have."""
     return body.decode(json.detect_encoding(body), errors="replace")
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A small network on disk: a folder with the config as JSON and the weights as safetensors."""
+"""Save and load a small network: a folder with its config as JSON and its weights as safetensors."""
 
 import json
 from dataclasses import asdict
@@ -35,14 +35,14 @@ def load_network(directory: Path | str, kind: type[Network], config_kind: type, 
     """Read what `save_network` wrote.
 
     Args:
-        directory: the folder.
-        kind: of the network; its constructor takes a `config_kind`.
-        config_kind: a dataclass.
-        what: the network's name in messages.
+        directory: The folder.
+        kind: Class of the network; its constructor takes a `config_kind`.
+        config_kind: A dataclass.
+        what: Name of the network in messages.
 
     Raises:
-        MissingWeightsError: a file is missing.
-        CheckpointError: a file is damaged or the weights do not fit the config.
+        MissingWeightsError: A file is missing.
+        CheckpointError: A file is damaged or the weights do not fit the config.
     """
     folder = Path(directory)
     return read_whole(folder, lambda: _load(folder, kind, config_kind, what))
@@ -60,7 +60,7 @@ def _load(folder: Path, kind: type[Network], config_kind: type, what: str) -> Ne
         config = config_of(config_kind, given)
         state = read_tensors(folder / WEIGHTS_NAME)
         require_sizes(given, state)
-        with torch.device("meta"):
+        with torch.device("meta"):  # before there is memory for what the config asks
             require_shapes(kind(config).state_dict(), state)
         network = kind(config)
         network.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""A vision-language model on this machine: any image-text-to-text model of transformers.
+"""Ask a vision-language model on this machine: any image-text-to-text model of transformers.
 
 Frames go in as images. Qwen-VL's complete processors need torchvision for a part that handles video files; here the
 image processor, the tokenizer and its chat template are used by themselves.
@@ -26,7 +26,7 @@ from prophet_gym.errors import (
     shown,
     unknown_option,
 )
-from prophet_gym.rewards.vlm import Question, Reply
+from prophet_gym.rewards.vlm.votes import Question, Reply
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -34,17 +34,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @runtime_checkable
 class Inputs(Protocol):
-    """Turns questions into what a model's forward takes."""
+    """Turn questions into what a model's forward takes."""
 
     tokenizer: Any
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """One row per question, padded on the left, each ending where the answer begins."""
+        """Return one row per question, padded on the left, each ending where the answer begins."""
         ...
 
 
 class PatchInputs:
-    """Inputs of the Qwen-VL family: a picture is patches and a grid, with one placeholder in the text per token."""
+    """Build inputs of the Qwen-VL family: an image is patches and a grid, with a placeholder in the text per token."""
 
     def __init__(self, image_processor: Any, tokenizer: Any, image_token: str) -> None:
         self.image_processor = image_processor
@@ -52,7 +52,7 @@ class PatchInputs:
         self.image_token = image_token
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """As `Inputs`; `mm_token_type_ids` says which tokens are of pictures."""
+        """Encode as `Inputs` does; `mm_token_type_ids` says which tokens belong to images."""
         images = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
         vision: dict[str, Tensor] = self._see(images) if images else {}
         per_token = self.image_processor.merge_size**2
@@ -66,11 +66,11 @@ class PatchInputs:
             texts.append(first + "".join(self.image_token * next(counts) + other for other in others))
         tokens = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         ids = tokens["input_ids"]
-        of_pictures = ids == self.tokenizer.convert_tokens_to_ids(self.image_token)
+        of_images = ids == self.tokenizer.convert_tokens_to_ids(self.image_token)
         return {
             "input_ids": ids,
             "attention_mask": tokens["attention_mask"],
-            "mm_token_type_ids": of_pictures.int(),
+            "mm_token_type_ids": of_images.int(),
             **vision,
         }
 
@@ -79,14 +79,14 @@ class PatchInputs:
 
 
 class ProcessorInputs:
-    """Inputs of models whose own processor works here."""
+    """Build inputs with a model's own processor, where that works without torchvision."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """As `Inputs`."""
+        """Encode as `Inputs` does."""
         self.tokenizer.padding_side = "left"
         texts = [
             self.processor.apply_chat_template(
@@ -102,17 +102,17 @@ class ProcessorInputs:
 
 
 class LocalVlm:
-    """Answers questions by sampling, and tells how likely one word is against another.
+    """Answer questions by sampling, and tell how likely one word is against another.
 
-    Rows of a batch do not share randomness: an answer depends on its question and seed, up to rounding.
+    Questions of a batch do not share randomness: an answer depends on its question and seed alone, up to rounding.
 
     Attributes:
         model: The network.
         inputs: Builds what it reads.
-        name: For logs.
+        name: Name for logs.
         max_new_tokens: The longest answer.
-        temperature: Of sampling; 0 takes the likeliest token always.
-        batch: Questions answered at once.
+        temperature: Sampling temperature; 0 always takes the likeliest token.
+        batch: Number of questions answered at a time.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class LocalVlm:
         Args:
             name: A Hub id or a folder.
             revision: Branch, tag or commit of the Hub repository.
-            device: Where it runs.
+            device: Device it runs on.
             dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
             bits: Quantise the weights to 4 or 8 bits (needs bitsandbytes and a GPU).
             adapter: Folder of a low-rank adapter that `prophet train-reward --backbone vlm` wrote.
@@ -193,19 +193,19 @@ class LocalVlm:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """Return the device of the network."""
         return next(self.model.parameters()).device
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
-        """Sample an answer to each."""
+        """Sample an answer to each question."""
         replies: list[Reply] = []
         for start in range(0, len(questions), self.batch):
             replies += self._answer(questions[start : start + self.batch])
         return replies
 
     def word_logits(self, questions: Sequence[Question], words: tuple[str, str]) -> Float[Tensor, "b 2"]:
-        """Logits of the first token of each word as the beginning of the answer; gradients flow.
+        """Return the logits of the first token of each word as the beginning of the answer; gradients flow.
 
         Raises:
             ValueError: The two words begin with the same token.
@@ -235,7 +235,7 @@ class LocalVlm:
         began = time.monotonic()
         batch = self._encode(questions)
         stored = _inner(self.model).generation_config
-        # the stored one may sample, which the processor below does per row
+        # The stored config may sample with one generator for the whole batch; the processor below samples by itself.
         _inner(self.model).generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
@@ -261,14 +261,14 @@ class LocalVlm:
 
 
 class RowNoise:
-    """Sampling as greedy search over noisy logits, one generator per row (the Gumbel-max trick)."""
+    """Sample by greedy search over noisy logits, with one generator per question (the Gumbel-max trick)."""
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.temperature = temperature
 
     def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
-        """Logits over temperature plus Gumbel noise: their largest is a sample of the softmax."""
+        """Return logits over temperature plus Gumbel noise: their largest is a sample of the softmax."""
         del input_ids
         waiting = torch.stack(
             [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
@@ -304,7 +304,7 @@ def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[
         raise CheckpointError(
             f"could not load the vision-language model {name!r}, whose files are damaged: {_first_line(error)}"
         ) from error
-    # transformers draws at random what a file lacks, and a model of random weights answers all the same
+    # transformers draws at random what a file lacks, and a model of random weights still answers.
     lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
     if lacking:
         raise CheckpointError(f"the weights of {name!r} lack {listed(lacking)}; fetch or save them again")
@@ -316,7 +316,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
     try:
         with peft_is_behind():
-            # an adapter that lacks weights would be the base model in silence
+            # An adapter that lacks weights would silently be the base model.
             warnings.filterwarnings("error", "Found missing adapter keys")
             return PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # whatever damaged files make the readers raise
@@ -328,7 +328,7 @@ def _first_line(error: Exception) -> str:
 
 
 def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:
-    """What builds the inputs of a stored model."""
+    """Return what builds the inputs of a stored model."""
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     image_processor: Any = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -340,7 +340,7 @@ def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:
 
 
 def chat(question: Question, tokenizer: Any) -> list[dict[str, Any]]:
-    """The question as one user turn; the tokenizer's control tokens are taken apart where they stand in a text."""
+    """Write the question as one user turn, with the tokenizer's control tokens in texts taken apart."""
     content = [
         {"type": "image"} if isinstance(part, Tensor) else {"type": "text", "text": harmless(part, tokenizer)}
         for part in question.parts
@@ -349,7 +349,7 @@ def chat(question: Question, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def harmless(text: str, tokenizer: Any) -> str:
-    """The text with a space inside each control token, so that it is read as text, not obeyed."""
+    """Put a space inside each control token of a text, so that the model reads it as text and does not obey it."""
     tokens = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
     for token in sorted(tokens, key=len, reverse=True):
         if len(token) > 1:
@@ -359,7 +359,7 @@ def harmless(text: str, tokenizer: Any) -> str:
 
 @contextmanager
 def peft_is_behind() -> Iterator[None]:
-    """Silences what peft provokes by a name that transformers has given up."""
+    """Silence the warning that peft provokes by a name that transformers has deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         yield

@@ -1,7 +1,6 @@
-"""Progress without an answer in words: how much likelier a model finds `Success` than `Failure` as its next word.
+"""Reward videos by token likelihoods: how much likelier a model finds `Success` than `Failure` as its next word.
 
-Token likelihoods as a reward need one forward pass, no sampling and no training; the same reading is what
-`prophet train-reward --backbone vlm` trains.
+This needs one forward pass, no sampling and no training; `prophet train-reward --backbone vlm` trains the same numbers.
 """
 
 import json
@@ -20,9 +19,9 @@ from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import CheckpointError, MissingWeightsError, require_count, require_number, unknown_option
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.rewards.local import LocalVlm
-from prophet_gym.rewards.prompt import WORDS, Prompt
-from prophet_gym.rewards.vlm import REQUESTED_FRAMES, Question, labelled_frames, spread
+from prophet_gym.rewards.vlm.local import LocalVlm
+from prophet_gym.rewards.vlm.prompt import WORDS, Prompt
+from prophet_gym.rewards.vlm.votes import REQUESTED_FRAMES, Question, labelled_frames, spread
 from prophet_gym.world_model import RewardOutput, require_when
 
 CONFIG_NAME = "likelihood.json"
@@ -31,14 +30,14 @@ ADAPTER_NAME = "adapter"
 
 @dataclass(frozen=True)
 class LikelihoodConfig:
-    """How a video is read.
+    """Configure a `LikelihoodReward`.
 
     Attributes:
-        base: The model's Hub id or folder.
-        threshold: The task counts as done from this probability on.
+        base: Hub id or folder of the model.
+        threshold: Probability from which on the task counts as done.
         when: See `RewardModel`.
         stride: See `RewardModel`.
-        shown: The most frames that the model is shown.
+        shown: Largest number of frames that the model is shown.
         reward: `sparse`: 1.0 when done, else 0.0; `progress`: the probability itself.
     """
 
@@ -56,21 +55,22 @@ class LikelihoodConfig:
         require_count("stride", self.stride)
         require_count("shown", self.shown)
         if self.reward not in ("sparse", "progress"):
-            raise unknown_option("reward of a likelihood judge", self.reward, ["sparse", "progress"])
+            raise unknown_option("reward of a likelihood", self.reward, ["sparse", "progress"])
         if require_number("threshold, between 0 and 1,", self.threshold, above=0) >= 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
 
 
 class LikelihoodReward:
-    """Rewards a video by the probability of `Success` against `Failure` as the next word of a local model.
+    """Reward a video by the probability of `Success` against `Failure` as the next word of a local model.
 
-    A video without frames is not judged, nor one of which the model says nothing finite, which is warned of once.
+    A video without frames is not scored, nor one for which the model gives no finite number; the first time, a warning
+    says so.
     """
 
     def __init__(
         self, model: LocalVlm, config: LikelihoodConfig | None = None, *, prompt: Prompt | None = None
     ) -> None:
-        """Keep the parts; the installed `output` prompt is asked if none is given."""
+        """Keep the parts; the installed `output` prompt is the default."""
         self.model = model
         self.config = config or LikelihoodConfig(base=model.name)
         self.prompt = prompt or Prompt.read("verdict")
@@ -80,21 +80,21 @@ class LikelihoodReward:
         self._warned = False
 
     def question(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> Question:
-        """What the model is asked about a video."""
+        """Return what the model is asked about a video."""
         places = spread(len(video), self.config.shown)
         frames = [video[place].cpu() for place in places]
         steps = [self.stride * place for place in places]
         return Question((*labelled_frames(frames, steps), self.prompt.fill(instruction)))
 
     def log_odds(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Float[Tensor, " b"]:
-        """Logit of `Success` minus logit of `Failure`; gradients flow to the model."""
+        """Return the logit of `Success` minus that of `Failure`; gradients flow to the model."""
         questions = [self.question(video, text) for video, text in zip(videos, instructions, strict=True)]
         logits = self.model.word_logits(questions, WORDS)
         return logits[:, 0] - logits[:, 1]
 
     @torch.no_grad()
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Judge each video.
+        """Score each video.
 
         Raises:
             ValueError: A video is not uint8 `(frames, h, w, 3)`.
@@ -124,25 +124,6 @@ class LikelihoodReward:
                 stacklevel=3,
             )
 
-    @torch.no_grad()
-    def progress(self, video: UInt8[Tensor, "t h w 3"], instruction: str, moments: int = 8) -> Float[Tensor, " m"]:
-        """Log-odds after growing parts of a video, scaled to [0, 1] over the video.
-
-        This is how token likelihoods become a curve of progress: their order within an episode means more than their
-        size, which differs from task to task.
-
-        Args:
-            video: At least one frame.
-            instruction: The task.
-            moments: Parts, evenly spread; all of them end at different frames.
-        """
-        if not len(video):
-            raise ValueError("progress needs a video with at least one frame, got none")
-        ends = spread(len(video), require_count("moments", moments))
-        odds = self.log_odds([video[: end + 1] for end in ends], [instruction] * len(ends)).cpu()
-        low, high = odds.min(), odds.max()
-        return (odds - low) / (high - low) if high > low else torch.zeros_like(odds)
-
     def save_pretrained(self, directory: Path | str) -> None:
         """Write config and prompt, and the low-rank adapter if the model has one; the base model is only named."""
         with atomic_directory(directory, last=CONFIG_NAME) as temporary:
@@ -164,7 +145,7 @@ class LikelihoodReward:
         """
         folder = Path(directory)
         if not (folder / CONFIG_NAME).is_file():
-            raise MissingWeightsError(f"a trained vision-language judge is a folder with {CONFIG_NAME}: {folder}")
+            raise MissingWeightsError(f"a trained vision-language reward is a folder with {CONFIG_NAME}: {folder}")
         given = read_json(folder / CONFIG_NAME, CheckpointError)
         try:
             config = config_of(LikelihoodConfig, given)
@@ -179,7 +160,7 @@ class LikelihoodReward:
 
 def _read_prompt(path: Path) -> Prompt:
     if not path.is_file():
-        raise CheckpointError(f"a trained vision-language judge has its question beside its config: {path} is missing")
+        raise CheckpointError(f"a trained vision-language reward has its question beside its config: {path} is missing")
     try:
         return Prompt.read(path)
     except ValueError as error:

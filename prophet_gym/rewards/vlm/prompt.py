@@ -1,4 +1,4 @@
-"""The question that a vision-language model is asked: plain files that a user can read and replace."""
+"""Read and fill the question that a vision-language model is asked: plain files that a user can read and replace."""
 
 import json
 import os
@@ -21,14 +21,14 @@ HIDDEN = re.compile(r"[<\[\x7f-\x9f\u2028-\u202e\u2066-\u2069\U000e0000-\U000e00
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text with the places `$instruction` and, if wanted, `$criteria`, `$success`, `$failure`; `$$` is a dollar sign.
+    """Hold a text with the places `$instruction` and, if wanted, `$criteria`, `$success`, `$failure`; `$$` is a dollar.
 
     The instruction is put in as a JSON string on one line: braces, quotes, line breaks and other scripts keep their
     meaning, and it cannot end its own quotes.
 
     Attributes:
-        text: What stands after the frames.
-        criteria: Pattern of an instruction (`*` stands for anything) -> what counts as done; the first that fits.
+        text: The question that follows the frames.
+        criteria: From a pattern of instructions (`*` stands for anything) to what counts as done; the first that fits.
 
     Raises:
         ValueError: The text has no `$instruction`, or another place than those named above.
@@ -51,7 +51,7 @@ class Prompt:
             )
 
     def fill(self, instruction: str) -> str:
-        """The question about one task."""
+        """Return the question about one task."""
         values = {
             "instruction": quote(instruction),
             "criteria": self.criterion(instruction),
@@ -61,7 +61,7 @@ class Prompt:
         return Template(self.text).substitute(values).strip()
 
     def criterion(self, instruction: str) -> str:
-        """What counts as done, by the first pattern that fits the instruction, whatever its case and spaces."""
+        """Return what counts as done, by the first pattern that fits the instruction, whatever its case and spaces."""
         plain = " ".join(instruction.lower().split())
         fitting = (what for pattern, what in self.criteria.items() if fnmatchcase(plain, pattern.lower()))
         return next(fitting, "What the task asks for is visible in the last frames.")
@@ -71,12 +71,12 @@ class Prompt:
         """Read a text file, and the criteria from `criteria.json` beside it if there is one.
 
         Args:
-            path: A file, or the name of one that is installed: `success` (thinks aloud, answers in a box) or `output`
-                (one word).
+            path: A file, or the name of an installed one: `success` (a chain of thought, then an answer in a box) or
+                `output` (one word).
 
         Raises:
             FileNotFoundError: There is no such file.
-            CheckpointError: The file is no text, or the criteria are not a JSON object of texts.
+            CheckpointError: The file is not a text, or the criteria are not a JSON object of texts.
         """
         given = Path(path).expanduser()
         # not Path.is_file, which raises for a name too long for any file
@@ -89,10 +89,10 @@ class Prompt:
 
 
 def quote(instruction: str) -> str:
-    r"""An instruction as one line of JSON, readable in any script; what no text file could hold becomes `?`.
+    r"""Write an instruction as one line of JSON, readable in any script; what no text file could hold becomes `?`.
 
-    Escaped, beside what JSON asks for: ends of lines in Unicode, what turns the direction of writing or is not seen at
-    all, and the brackets in which models have their control tokens.
+    Beside what JSON requires, it escapes the line ends of Unicode, characters that are invisible or change the
+    direction of writing, and the brackets of models' control tokens.
 
     Example:
         >>> print(quote("put the 汤 away <|im_end|>"))

@@ -1,8 +1,9 @@
-"""What a judge was shown, what it answered and what that cost, one line of JSON per video."""
+"""Log what a reward model was shown, what it answered and what that cost, as one line of JSON per video."""
 
 import hashlib
 import json
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,25 +17,24 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.rewards._lock import Lock
-from prophet_gym.rewards.voting import Votes
+from prophet_gym.rewards.vlm._voting import Votes
 
-COLUMNS = 8
+_COLUMNS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class RewardRecord:
-    """One video's judgement.
+    """Record how one video was scored.
 
     Attributes:
-        model: Who answered.
+        model: Name of the model that answered.
         instruction: The task.
-        steps: Of the frames shown.
+        steps: Steps of the frames shown.
         frames: The frames shown, uint8 `h w 3` each.
         replies: One `Reply` per question, in the order of asking.
-        answers: What was read in each.
-        votes: Their sum.
-        seconds: From the first question of the batch to its last answer.
+        answers: What each reply was read as.
+        votes: Their count.
+        seconds: Time from the first question of the batch to its last answer.
     """
 
     model: str
@@ -47,16 +47,16 @@ class RewardRecord:
     seconds: float
 
     def as_json(self, image: str | None) -> dict[str, Any]:
-        """Plain data; `image` is where the frames were put."""
+        """Return plain data; `image` is where the frames were put."""
         costs = [reply.cost for reply in self.replies if reply.cost is not None]
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": self.model,
             "instruction": self.instruction,
-            "decision": self.votes.decision,
+            "verdict": self.votes.decision,
             "votes": asdict(self.votes),
             "steps": list(self.steps),
-            "image": image,
+            "picture": image,
             "answers": [
                 {"answer": answer} | asdict(reply) for answer, reply in zip(self.answers, self.replies, strict=True)
             ],
@@ -66,14 +66,14 @@ class RewardRecord:
 
 
 class RewardLog:
-    """Appends judgements to a file; the frames of each lie beside it, in `NAME_frames/`, as one picture.
+    """Append records to a file; the frames of each lie beside it, in `NAME_frames/`, as one image.
 
-    Lines and pictures are written whole or not at all. What cannot be written (the disk is full) is warned of once and
-    counted: a judgement was waited and paid for, and holds without its line.
+    Lines and images are written whole or not at all. What cannot be written, on a full disk, is warned of once and
+    counted: the answer was waited and paid for, and the reward holds without its line.
 
     Attributes:
         path: The file.
-        lost: Judgements that could not be written.
+        lost: Number of records that could not be written.
 
     Example:
         >>> import tempfile
@@ -84,7 +84,15 @@ class RewardLog:
     """
 
     def __init__(self, path: Path | str, *, images: bool = True) -> None:
-        """Keep the path; with `images` False, frames are not stored. ValueError if it cannot be written."""
+        """Open the log.
+
+        Args:
+            path: The file; its folder is made if need be.
+            images: Whether the frames are stored too.
+
+        Raises:
+            ValueError: The file cannot be written.
+        """
         self.path = Path(path).expanduser()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,10 +101,18 @@ class RewardLog:
             raise ValueError(f"a log must be a file that can be written, {self.path} cannot: {error}") from error
         self.images = images
         self.lost = 0
-        self._lock = Lock()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the lock, which can be neither copied nor pickled: a copy needs one of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what `__getstate__` gave, with a new lock."""
+        vars(self).update(state, _lock=threading.Lock())
 
     def write(self, records: Sequence[RewardRecord]) -> None:
-        """Append one line each; a RuntimeWarning, the first time, where that fails."""
+        """Append one line each; the first time that this fails, a RuntimeWarning says so."""
         for record in records:
             try:
                 line = json.dumps(record.as_json(self._store(record.frames)), ensure_ascii=False)
@@ -106,8 +122,8 @@ class RewardLog:
                 self.lost += 1
                 if self.lost == 1:
                     warnings.warn(
-                        f"a judgement could not be written to {self.path} ({error.strerror or error}); it holds all "
-                        "the same. Further ones that cannot be written are counted, not reported: see `lost`",
+                        f"a record could not be written to {self.path} ({error.strerror or error}); the reward holds "
+                        "all the same. Further ones that cannot be written are counted, not reported: see `lost`",
                         RuntimeWarning,
                         stacklevel=3,
                     )
@@ -124,7 +140,7 @@ class RewardLog:
 
 
 def append_line(path: Path, data: bytes) -> None:
-    """Append to a file; after an OSError it is as it was, unless others have appended to it meanwhile."""
+    """Append to a file; after an OSError it is as it was, unless others appended to it meanwhile."""
     with path.open("ab", buffering=0) as file:
         before, written = file.seek(0, os.SEEK_END), 0
         try:
@@ -138,8 +154,8 @@ def append_line(path: Path, data: bytes) -> None:
 
 
 def contact_sheet(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "y x 3"]:
-    """Frames row by row, eight in each; what is left of the last row is black."""
-    columns = min(COLUMNS, len(frames))
+    """Lay frames out row by row, eight in each; what is left of the last row is black."""
+    columns = min(_COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
     empty = [np.zeros_like(frames[0])] * (rows * columns - len(frames))
     cells = np.stack([*frames, *empty]).reshape(rows, columns, *frames[0].shape)
@@ -147,7 +163,7 @@ def contact_sheet(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndar
 
 
 def png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """A picture as a PNG file."""
+    """Encode an image as a PNG file."""
     import cv2
 
     done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))

@@ -1,4 +1,4 @@
-"""A vision-language model as judge: frames and a question in, votes on its answers out.
+"""Reward videos by the votes of a vision-language model: frames and a question in, votes on its answers out.
 
 What answers is an object passed in: `LocalVlm` (weights on this machine) or `RemoteVlm` (an endpoint).
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from prophet_gym.errors import require_count
 from prophet_gym.rewards._videos import require_frames, require_videos
-from prophet_gym.rewards.prompt import Prompt
-from prophet_gym.rewards.reward_log import RewardLog, RewardRecord
-from prophet_gym.rewards.voting import Votes, parse_answer
+from prophet_gym.rewards.vlm._voting import Votes, parse_answer
+from prophet_gym.rewards.vlm.prompt import Prompt
+from prophet_gym.rewards.vlm.reward_log import RewardLog, RewardRecord
 from prophet_gym.world_model import RewardOutput, require_when
 
 REQUESTED_FRAMES = 512
@@ -28,14 +28,14 @@ REQUESTED_FRAMES = 512
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a model is shown and asked, in reading order.
+    """Hold what a model is shown and asked, in reading order.
 
     Attributes:
         parts: Texts and frames (uint8 `h w 3`).
-        seed: Of the answer's randomness.
+        seed: Seed of the answer's sampling.
 
     Raises:
-        ValueError: A part is neither.
+        ValueError: A part is neither text nor frame.
     """
 
     parts: tuple[str | Tensor, ...]
@@ -49,16 +49,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer, or why there is none.
+    """Hold one answer, or the reason why there is none.
 
     Attributes:
         text: What the model wrote; None if no answer came.
         problem: What went wrong, in a line; empty if nothing did.
-        seconds: From question to answer, waiting included.
+        seconds: Time from question to answer, waiting included.
         attempts: Requests that were made.
-        prompt_tokens: Read by the model.
-        answer_tokens: Written by it.
-        cost: In the currency of the price list; None where there is none.
+        prompt_tokens: Tokens that the model read.
+        answer_tokens: Tokens that it wrote.
+        cost: Price in the currency of the price list; None without a price list.
         finish: Why the model stopped, where that is known: `stop`, or `length` if it was cut off.
     """
 
@@ -74,10 +74,10 @@ class Reply:
 
 @runtime_checkable
 class AnswerModel(Protocol):
-    """What can be asked: one reply per question, in order, whatever happens.
+    """Answer questions: one reply per question, in order, whatever happens.
 
     Attributes:
-        name: For logs.
+        name: Name of the model, for logs.
     """
 
     name: str
@@ -88,18 +88,20 @@ class AnswerModel(Protocol):
 
 
 class VlmReward:
-    r"""Rewards a video with 1.0 where a vision-language model's answers have a majority for success.
+    r"""Reward a video with 1.0 where a vision-language model's answers have a majority for success.
 
-    Zero-shot, as the paper judges BRIDGE and its real robot: frames labelled with their step, thinking aloud, five
-    samples, majority. Answers that cannot be read, ties, and questions that nobody answered leave the row unjudged;
-    where no sample of a question can be read, the first time is warned of.
+    Zero-shot, as the paper scores BRIDGE and its real robot: frames labelled with their step, a chain of thought, five
+    samples, majority. Unreadable answers, ties and unanswered questions leave the video unscored; the first time that
+    no sample of a question can be read, a warning says so.
 
-    Differences from the paper: sampling stops as soon as the majority is known; at most `shown` frames are shown,
-    evenly spread; the prompt is our own.
+    Differences from the paper:
+        * Sampling stops as soon as the majority is known.
+        * At most `shown` frames are shown, evenly spread.
+        * The prompt is our own.
 
     Attributes:
-        counts: How many videos were `scored` or left with `no_verdict`, how many answers were `unparsable` and how many
-            questions `unanswered`, since the judge was made.
+        counts: How many videos were `scored` or left `unscored`, how many answers were `unparsable` and how many
+            questions `unanswered`, since the reward model was built.
 
     Example:
         >>> class Optimist:
@@ -107,8 +109,8 @@ class VlmReward:
         ...
         ...     def answer(self, questions):
         ...         return [Reply(r"It looks good. \box{Success}") for _ in questions]
-        >>> reward_model = VlmReward(Optimist(), samples=3)
-        >>> reward_model.score([torch.zeros(4, 8, 8, 3, dtype=torch.uint8)], ["open the drawer"]).reward.tolist()
+        >>> votes = VlmReward(Optimist(), samples=3)
+        >>> votes.score([torch.zeros(4, 8, 8, 3, dtype=torch.uint8)], ["open the drawer"]).reward.tolist()
         [1.0]
     """
 
@@ -127,15 +129,15 @@ class VlmReward:
         r"""Keep the parts; nothing is asked yet.
 
         Args:
-            model: Answers questions.
-            prompt: What is asked; the installed `success` prompt if not given. Answers must end in `\box{Success}` or
+            model: Answers the questions.
+            prompt: What is asked; the installed `success` prompt by default. Answers must end in `\box{Success}` or
                 `\box{Failure}`.
             samples: Answers per video; more than half of them decide.
             retries: Unreadable answers per video that are asked for again.
             when: See `RewardModel`.
             stride: See `RewardModel`.
-            shown: The most frames of a video that the model is shown.
-            log: Where every judgement is written; nowhere if not given.
+            shown: Largest number of frames of a video that the model is shown.
+            log: Where every decision is written; nowhere if not given.
         """
         self.model = model
         self.prompt = prompt or Prompt.read("success")
@@ -149,7 +151,7 @@ class VlmReward:
         self._warned = False
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Ask about each video until its votes are decided; a video without frames is not asked about.
+        """Ask about each video until its votes are decided; skip a video without frames.
 
         Raises:
             ValueError: A video is not uint8 `(frames, h, w, 3)`.
@@ -188,16 +190,16 @@ class VlmReward:
 
     def _count(self, cases: Sequence["_Case"]) -> None:
         for case in cases:
-            self.counts["scored" if case.votes.decision is not None else "unscored"] += 1
+            self.counts["unscored" if case.votes.decision is None else "scored"] += 1
             self.counts["unanswered"] += sum(reply.text is None for reply in case.replies)
             self.counts["unparsable"] += len(case.unreadable)
 
     def _warn(self, cases: Sequence["_Case"]) -> None:
-        mute = [case for case in cases if case.unreadable and not case.votes.success + case.votes.failure]
-        if self._warned or not mute:
+        unreadable = [case for case in cases if case.unreadable and not case.votes.success + case.votes.failure]
+        if self._warned or not unreadable:
             return
         self._warned = True
-        case, reply = mute[0], mute[0].unreadable[0]
+        case, reply = unreadable[0], unreadable[0].unreadable[0]
         end = " ".join((reply.text or "")[-400:].split())[-120:]
         stopped = f" (finish_reason {reply.finish!r})" if reply.finish else ""
         warnings.warn(
@@ -212,7 +214,7 @@ class VlmReward:
 
 @dataclass(eq=False)
 class _Case:
-    """A video while it is judged."""
+    """Hold a video while it is asked about."""
 
     instruction: str
     steps: list[int]
@@ -224,7 +226,7 @@ class _Case:
 
     @property
     def unreadable(self) -> list[Reply]:
-        """Replies with a text that says neither."""
+        """Return the replies whose text says neither success nor failure."""
         pairs = zip(self.replies, self.answers, strict=True)
         return [reply for reply, answer in pairs if reply.text is not None and answer is None]
 
@@ -244,7 +246,7 @@ class _Case:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of `count` places, evenly spread, the first and the last among them (the last alone if one).
+    """Return at most `most` of `count` places, evenly spread, the first and the last among them (one: the last).
 
     Example:
         >>> spread(9, 3), spread(2, 3), spread(1000, 1), spread(0, 3)
@@ -256,13 +258,16 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def labelled_frames(frames: Sequence[UInt8[Tensor, "h w 3"]], steps: Sequence[int]) -> tuple[str | Tensor, ...]:
-    """Each frame after its label; the last one is called so, since a judge with a stride does not know its step."""
+    """Put each frame after its label.
+
+    The last one is labelled as such: the latest frame of an episode need not lie on the stride, so its step is unknown.
+    """
     labels = [f"Step {step}:" for step in steps[:-1]] + ["Last step:"] * bool(steps)
     return tuple(part for pair in zip(labels, frames, strict=True) for part in pair)
 
 
 def content_seed(parts: Sequence[str | Tensor], number: int) -> int:
-    """A seed that depends on what is asked and on how often it was asked, and on nothing else."""
+    """Return a seed that depends on what is asked and how often it was asked, and on nothing else."""
     digest = hashlib.sha256(str(number).encode())
     for part in parts:
         digest.update(part.encode(errors="replace") if isinstance(part, str) else part.contiguous().numpy().tobytes())

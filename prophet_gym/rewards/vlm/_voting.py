@@ -1,7 +1,7 @@
-"""How several answers to one question become one verdict: pure, so that every rule can be checked by hand.
+"""Turn several answers to one question into one decision: pure functions, so that every rule can be checked by hand.
 
-The paper asks the same question five times and takes the majority. Here a verdict needs a majority of *all* the samples
-that were wanted, not of those that could be read; what cannot reach it is no verdict, never a failure.
+The paper asks the same question five times and takes the majority. Here a decision needs a majority of *all* the
+samples that were wanted, not of those that could be read; what cannot reach it is left unscored, never a failure.
 """
 
 import re
@@ -67,11 +67,11 @@ def parse_answer(text: str) -> bool | None:
 
 @dataclass(frozen=True)
 class Votes:
-    """The answers to one question so far.
+    """Count the answers to one question.
 
     Attributes:
-        samples: Answers wanted; more than half of so many decide.
-        retries: Answers that cannot be read are asked for again, at most so often in all.
+        samples: Answers wanted; more than half of them decide.
+        retries: Number of unreadable answers, at most, that are asked for again.
         success: Answers that say success.
         failure: Answers that say failure.
         unparsable: Answers that say neither, or never came.
@@ -98,7 +98,7 @@ class Votes:
         require_count("retries", self.retries, 0)
 
     def add(self, answers: Sequence[bool | None]) -> "Votes":
-        """The votes with further answers."""
+        """Return the votes with further answers counted."""
         return replace(
             self,
             success=self.success + sum(answer is True for answer in answers),
@@ -108,19 +108,19 @@ class Votes:
 
     @property
     def majority(self) -> int:
-        """Equal answers that decide."""
+        """Return how many equal answers decide."""
         return self.samples // 2 + 1
 
     @property
     def decision(self) -> bool | None:
-        """True or False once that has its majority, None where there is no verdict (yet)."""
+        """Return True or False once either has its majority, None as long as neither has."""
         if self.success >= self.majority:
             return True
         return False if self.failure >= self.majority else None
 
     @property
     def to_ask(self) -> int:
-        """The fewest further answers that could decide; 0 when it is decided, or can no longer be."""
+        """Return the fewest further answers that could decide; 0 when they are decided, or can no longer be."""
         if self.decision is not None:
             return 0
         readable = self.success + self.failure
@@ -130,6 +130,6 @@ class Votes:
 
     @property
     def success_rate(self) -> float | None:
-        """Successes among the answers that could be read; None where there is none."""
+        """Return the fraction of successes among the answers that could be read; None without any."""
         readable = self.success + self.failure
         return self.success / readable if readable else None

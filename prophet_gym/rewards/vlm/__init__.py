@@ -1,0 +1,1 @@
+"""Score videos with a vision-language model: by votes on its answers, or by the likelihood of its next word."""
