@@ -26,7 +26,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("instruction", ODD)
-@pytest.mark.parametrize("name", ["success", "output"])
+@pytest.mark.parametrize("name", ["success", "verdict"])
 def test_an_instruction_stays_one_quoted_line(name, instruction):
     plain = Prompt.read(name)
     marked = plain.fill("MARK").split('"MARK"')

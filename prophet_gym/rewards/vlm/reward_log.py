@@ -53,10 +53,10 @@ class RewardRecord:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": self.model,
             "instruction": self.instruction,
-            "verdict": self.votes.decision,
+            "decision": self.votes.decision,
             "votes": asdict(self.votes),
             "steps": list(self.steps),
-            "picture": image,
+            "image": image,
             "answers": [
                 {"answer": answer} | asdict(reply) for answer, reply in zip(self.answers, self.replies, strict=True)
             ],
@@ -79,7 +79,7 @@ class RewardLog:
         >>> import tempfile
         >>> log = RewardLog(Path(tempfile.mkdtemp()) / "records.jsonl")
         >>> log.write([RewardRecord("a model", "open the drawer", [], [], [], [], Votes(5), 0.1)])
-        >>> json.loads(log.path.read_text())["output"] is None
+        >>> json.loads(log.path.read_text())["decision"] is None
         True
     """
 
