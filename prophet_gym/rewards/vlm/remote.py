@@ -9,31 +9,27 @@ import asyncio
 import base64
 import os
 import random
-import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from torch import Tensor
 
 from prophet_gym.errors import require_count, require_number, unknown_option
+from prophet_gym.rewards.vlm._client import OPENAI_HOST, causes, open_client, run
 from prophet_gym.rewards.vlm._replies import Refused, hide, read_refusal, read_reply, seconds_to_wait
 from prophet_gym.rewards.vlm.reward_log import png
 from prophet_gym.rewards.vlm.votes import Question, Reply
 
 KEY_VARIABLE = "PROPHET_VLM_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
-OPENAI_HOST = "api.openai.com"
-MAX_BYTES = 8_000_000
 RENAMED = {"max_tokens": "max_completion_tokens"}
 """Fields of a request that have another name on some endpoints: the limit of an answer is never left out."""
 DROPPABLE = frozenset({*RENAMED, "temperature", "seed", "n", "stream"})
 """Fields of a request that an endpoint may refuse: they are renamed or left out there."""
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,7 @@ class RemoteVlm:
         self._key()
         images = {id(part): part for question in questions for part in question.parts if isinstance(part, Tensor)}
         encoded = {name: data_url(part) for name, part in images.items()}
-        replies, learnt = _run(self._ask_all(questions, encoded))
+        replies, learnt = run(self._ask_all(questions, encoded))
         self._warn_of_fields(learnt)
         self._warn(replies)
         return replies
@@ -173,7 +169,7 @@ class RemoteVlm:
         self, questions: Sequence[Question], images: Mapping[int, str]
     ) -> tuple[list[Reply], dict[str, str]]:
         limit = asyncio.Semaphore(self.patience.concurrency)
-        async with _client(self.url, self._key()) as client:
+        async with open_client(self.url, self._key()) as client:
             call = _Call(client, images, self.patience)
 
             async def ask(question: Question) -> Reply:
@@ -233,7 +229,7 @@ class RemoteVlm:
             refusal.wait = seconds_to_wait(response.headers.get("Retry-After"), response.headers.get("Date"))
             raise refusal from error
         except Exception as error:
-            causes = list(_causes(error))
+            causes = list(causes(error))
             for cause in causes:
                 if isinstance(cause, Refused):
                     raise cause from error
@@ -302,87 +298,6 @@ class RemoteVlm:
 def data_url(frame: Tensor) -> str:
     """Encode a frame (uint8 `h w 3`) as a PNG inside an address."""
     return f"data:image/png;base64,{base64.b64encode(png(frame.numpy())).decode()}"
-
-
-def _client(url: str, key: str | None) -> Any:
-    """Build an `openai.AsyncOpenAI` that asks this host alone, once, and tells it nothing but the key."""
-    try:
-        import openai
-    except ImportError as error:
-        raise ModuleNotFoundError("an endpoint is asked through openai: pip install 'prophet-gym[vlm]'") from error
-    # What OPENAI_ORG_ID and OPENAI_PROJECT_ID say is for OpenAI's own host alone.
-    omitted = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
-    client = openai.AsyncOpenAI(
-        base_url=url,
-        api_key=key or "none",
-        max_retries=0,
-        timeout=None,
-        default_headers={"Accept-Encoding": "identity"} | ({} if urlsplit(url).hostname == OPENAI_HOST else omitted),
-        http_client=openai.DefaultAsyncHttpxClient(
-            trust_env=False, follow_redirects=False, event_hooks={"response": [_limit_size]}
-        ),
-    )
-    _ = client.chat.completions  # loads half a second of modules, which no question's time should pay for
-    return client
-
-
-async def _limit_size(response: Any) -> None:
-    """Refuse a body of more than `MAX_BYTES` while it arrives, and one that could grow by being unpacked."""
-    import httpx
-
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refused("a compressed answer, which was not asked for", again=False)
-    stream = response.stream
-
-    class Limited(httpx.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            count = 0
-            async for part in stream:
-                count += len(part)
-                if count > MAX_BYTES:
-                    raise Refused(f"more than {MAX_BYTES} bytes", again=False)
-                yield part
-
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    response.stream = Limited()
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, down to the first cause."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine to its end on an event loop in a thread, and cancel it where the wait is interrupted.
-
-    A notebook runs an event loop of its own, so ours needs its own thread. The thread is a daemon: one that still
-    looks up a name must not hold up the end of the program.
-    """
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(work)
-
-    def complete() -> None:
-        try:
-            loop.run_until_complete(asyncio.wait([task]))
-            loop.run_until_complete(asyncio.sleep(0))  # sockets that were closed are let go in the next round
-        finally:
-            loop.close()
-
-    thread = threading.Thread(target=complete, daemon=True)
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:  # KeyboardInterrupt above all
-        with suppress(RuntimeError):  # it may have ended meanwhile
-            loop.call_soon_threadsafe(task.cancel)
-        thread.join(timeout=5)
-        raise
-    return task.result()
 
 
 def _known_fields(given: Sequence[str]) -> frozenset[str]:
