@@ -229,12 +229,12 @@ class RemoteVlm:
             refusal.wait = seconds_to_wait(response.headers.get("Retry-After"), response.headers.get("Date"))
             raise refusal from error
         except Exception as error:
-            causes = list(causes(error))
-            for cause in causes:
+            chain = list(causes(error))
+            for cause in chain:
                 if isinstance(cause, Refused):
                     raise cause from error
-            said = " ".join(hide(str(causes[-1]), key).split())[:200]
-            raise Refused(f"{type(causes[-1]).__name__}: {said}, from {address}") from error
+            said = " ".join(hide(str(chain[-1]), key).split())[:200]
+            raise Refused(f"{type(chain[-1]).__name__}: {said}, from {address}") from error
         streamed = "event-stream" in response.headers.get("Content-Type", "").lower()
         return self._priced(read_reply(response.content, key, streamed=streamed))
 
