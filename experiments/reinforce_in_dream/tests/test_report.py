@@ -87,7 +87,7 @@ def test_the_main_effects_are_of_both_arms_of_a_side():
         "fa-grpo": runs((0, 0), (1, 1)), "fa-grpo+flowscale": runs((1, 0), (0, 1)),
     }  # fmt: skip
     alike = report.effects(apart)["FA-GRPO instead of Flow-GRPO"]
-    assert alike == {"mean": 0, "low": 0, "high": 0}, "runs of one seed are pairs"
+    assert (alike["mean"], alike["low"], alike["high"]) == (0, 0, 0), "runs of one seed are pairs"
     assert report.effects({**square, "fa-grpo": []}) == {}
     assert report.effects({**square, "fa-grpo": runs((0, 1), (0, 1))}) == {}
 
