@@ -57,10 +57,11 @@ def main(args: Args) -> None:
     from prophet_gym.cli.report import machine, table, write_json
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
 
+    if args.reward == "None":
+        raise ValueError("calibration needs a reward model to compare with the truth, got --reward None")
     checkpoint = Checkpoint.named(args.checkpoint)
-    reward_model = None if args.reward == "None" else checkpoint.reward_model(args.reward, args.device)
-    if reward_model is None:
-        raise ValueError(f"calibration needs a reward model to compare with the truth, got --reward {args.reward}")
+    reward_model = checkpoint.reward_model(args.reward, args.device)
+    assert reward_model is not None
     world_model = checkpoint.world_model(args.device)
     recording = EvaluateArgs(args.checkpoint, episodes=args.episodes, device=args.device, workers=args.workers)
     paths = (

@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train import adapt, objects, pretrain, reward, small
-from prophet_gym.train.run_folder import held
-with held(Path({out!r})):
+from prophet_gym.train.run_folder import run_lock
+with run_lock(Path({out!r})):
     print("held", flush=True)
     sys.stdin.readline()
 """
