@@ -88,6 +88,7 @@ class Checkpoint:
         folder: Where it lies.
         config: What `prophet.json` says beside the class, as plain data.
         class_name: The registered name of its world model's class.
+        robot: The embodiment whose actions it takes.
 
     Example:
         >>> checkpoint = Checkpoint.named("bundled")
@@ -99,6 +100,7 @@ class Checkpoint:
     folder: Path
     config: Mapping[str, Any]
     class_name: str
+    robot: str
 
     @classmethod
     def named(cls, weights: PathOrName = "bundled", robot: str | None = None) -> "Checkpoint":
@@ -125,17 +127,12 @@ class Checkpoint:
         name = published_file(name, robot or _DEFAULT_ROBOT)
         folder = _folder_of(name).resolve()
         header = read_header(folder)
-        found = cls(name, folder, header.config, header.class_name)
-        if robot not in (None, found.robot):
+        own = str(header.config.get("embodiment", _DEFAULT_ROBOT))
+        if robot not in (None, own):
             raise MissingWeightsError(
-                f"weights={name!r} are of {found.robot}, not {robot}: pass {_published_weights(str(robot))}"
+                f"weights={name!r} are of {own}, not {robot}: pass {_published_weights(str(robot))}"
             )
-        return found
-
-    @property
-    def robot(self) -> str:
-        """Return the name of the embodiment whose actions it takes."""
-        return str(self.config.get("embodiment", _DEFAULT_ROBOT))
+        return cls(name, folder, header.config, header.class_name, own)
 
     @cached_property
     def suites(self) -> tuple[str, ...]:
@@ -259,7 +256,8 @@ class Checkpoint:
 
 def _folder_of(name: str) -> Path:
     """Return the folder of a checkpoint, fetched and converted where need be."""
-    bundled = {each: CHECKPOINTS / each for each in bundled_checkpoints()} | {"bundled": CHECKPOINTS / _BUNDLED}
+    bundled = {path.parent.name: path.parent for path in CHECKPOINTS.glob("*/starts")}
+    bundled["bundled"] = CHECKPOINTS / _BUNDLED
     if name == "bundled" and not bundled[name].is_dir():
         raise MissingWeightsError(
             f"the bundled weights are missing at {bundled[name]}; reinstall, or pass weights=PATH"

@@ -139,8 +139,7 @@ class Prophet(nn.Module):
         def load() -> _Model:
             # The header is read first and the parts' marks last: whatever is renamed in between is seen.
             header = read_header(folder)
-            kind = cls._class_of(header, folder)
-            config = kind._config_of(header, folder)
+            kind, config = cls._kind_of(header, folder)
             kind.require_dtype(dtype)
             rests = kind.offloaded if offload_autoencoder else ()
             parts = {
@@ -166,19 +165,17 @@ class Prophet(nn.Module):
         """Raise ValueError unless the model can compute in this dtype."""
 
     @classmethod
-    def _class_of(cls, header: Header, folder: Path) -> Any:
+    def _kind_of(cls, header: Header, folder: Path) -> tuple[Any, Any]:
+        """Return the class and the config that a header names; raise CheckpointError unless it is of this class."""
         kinds = {kind.__name__: kind for kind in (cls, *cls.__subclasses__()) if kind is not Prophet}
         if header.class_name not in kinds:
             given = shown(repr(header.class_name))
             raise CheckpointError(f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(kinds))}, got {given}")
-        return kinds[header.class_name]
-
-    @classmethod
-    def _config_of(cls, header: Header, folder: Path) -> Any:
+        kind = kinds[header.class_name]
         try:
-            return config_of(cls.config_class, header.config)
+            return kind, config_of(kind.config_class, header.config)
         except (TypeError, AttributeError, ValueError) as error:
-            keys = keys_of(cls.config_class)
+            keys = keys_of(kind.config_class)
             raise CheckpointError(f"{folder / CONFIG} must be JSON with the keys {keys}: {error}") from error
 
     def _checked_frames(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:

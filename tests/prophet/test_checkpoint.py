@@ -28,7 +28,7 @@ def folders(tmp_path_factory):
 def test_a_config_is_read_as_it_was_written(config, tmp_path):
     kind = {SmallConfig: SmallProphet, FullConfig: FullProphet}[type(config)]
     write_header(tmp_path, kind.__name__, asdict(config), {})
-    assert kind._config_of(read_header(tmp_path), tmp_path) == config
+    assert Prophet._kind_of(read_header(tmp_path), tmp_path) == (kind, config)
 
 
 @pytest.mark.parametrize("named", [{}, {"recipe": "small"}])
