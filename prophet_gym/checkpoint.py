@@ -292,23 +292,19 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(suites))
 
 
-def _class_of(name: str, folder: Path) -> Any:
-    # Our own names come last: no installed package can take the place of a class that it did not write.
-    known = {entry.name: entry.value for entry in entry_points(group=_ENTRY_POINTS)} | _WORLD_MODELS
-    if name not in known:
-        raise CheckpointError(
-            f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(known))}, got {shown(repr(name))}; install "
-            "the package that has this world model, or call prophet_gym.checkpoint.register_world_model"
-        )
-    module, _, attribute = known[name].partition(":")
-    return getattr(import_module(module), attribute)
-
-
 @lru_cache(maxsize=4)
 def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offload: bool) -> WorldModel:
+    # Our own names come last: no installed package can take the place of a class that it did not write.
+    known = {entry.name: entry.value for entry in entry_points(group=_ENTRY_POINTS)} | _WORLD_MODELS
+    if class_name not in known:
+        raise CheckpointError(
+            f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(known))}, got {shown(repr(class_name))}; "
+            "install the package that has this world model, or call prophet_gym.checkpoint.register_world_model"
+        )
+    module, _, attribute = known[class_name].partition(":")
+    kind = getattr(import_module(module), attribute)
     # Only a class that can be offloaded is asked to, so a class of another package need not know the option.
     options = {"offload_autoencoder": True} if offload else {}
-    kind = _class_of(class_name, folder)
     return require_world_model(kind.from_pretrained(folder, device=device, dtype=getattr(torch, dtype), **options))
 
 

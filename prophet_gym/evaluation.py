@@ -1,4 +1,4 @@
-"""How well a dream predicts the waking world: open loop from real frames under the recorded actions, then compared.
+"""Open-loop evaluation: dream from real frames under the recorded actions, and compare with what really followed.
 
 Beside the dream stand what it must beat (the last frame copied), what it cannot beat (the autoencoder alone), and the
 same dream under another episode's actions, which must be worse: that is how much the model listens.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,62 +18,50 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from prophet_gym.data.episode import Episode
 from prophet_gym.metrics import FrameMetrics, frame_metrics, optical_flow
-from prophet_gym.world_model import State, WorldModel
+from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper, WorldModel
+
+__all__ = [
+    "GRIPPER",
+    "HORIZONS",
+    "METRICS",
+    "OBJECT",
+    "Dream",
+    "Scores",
+    "Window",
+    "dream",
+    "evaluate_open_loop",
+    "windows_of",
+]
 
 HORIZONS = (8, 64, 160, 240)
-ENCODED_FRAMES = 4  # the most that WorldModel.encode takes
-RESUMED_FRAMES = 20
+"""Frames to predict by default: 0.4 to 12 seconds of LIBERO."""
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
 GRIPPER = "gripper_mm"
 OBJECT = "object_mm"
-MOVED = 0.02
-READABLE = 0.03
-RECONSTRUCT_FRAMES = 32
-STILL = 0.002
+_ENCODED_FRAMES = 4
+"""The most that `WorldModel.encode` takes."""
+_RESUMED_FRAMES = 20
+"""As many as the bundled Prophet carries."""
+_RECONSTRUCTED_FRAMES = 32
+"""Frames that pass the autoencoder at once, for memory."""
+_MOVED = 0.02
+"""Metres that an object must move in a window for its place to be scored: one that stands is predicted by copying."""
+_READABLE = 0.03
+"""Metres by which the reader may err on the real frame of a window that is scored: in the basket the object hides."""
+_STILL = 0.002
+"""Metres within which an arm is at rest."""
 
-
-@runtime_checkable
-class RecordedEpisode(Protocol):
-    """What evaluation reads of an episode: t actions, t + 1 frames, and where the gripper really was."""
-
-    @property
-    def actions(self) -> np.ndarray:
-        """`t a`, in command units."""
-        ...
-
-    @property
-    def gripper_position(self) -> np.ndarray:
-        """`t + 1` positions in metres."""
-        ...
-
-    def frames(self) -> UInt8[np.ndarray, "t h w 3"]:
-        """Frame i is what was seen before action i."""
-        ...
-
-
-@runtime_checkable
-class RecordedTask(RecordedEpisode, Protocol):
-    """What is read of an episode besides, where the target object's place in a dream is measured too."""
-
-    @property
-    def instruction(self) -> str:
-        """The task in words."""
-        ...
-
-    @property
-    def target_positions(self) -> np.ndarray | None:
-        """`t + 1` positions of the object that the task is about, metres; None where it has none."""
-        ...
-
-
-ReadObject = Callable[[UInt8[Tensor, "t h w 3"], str], Float[Tensor, "t 3"]]
+ReadObject: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"], str], Float[Tensor, "t 3"]]
 """World positions (metres) of the object that an instruction names, in frames: `ObjectReader.positions`."""
+Scores: TypeAlias = Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]
+"""`scores[horizon][condition][metric][i]`: the mean over the windows of episode i, NaN where there is none."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of an episode: frame `start` is given, the frames after it are to be predicted, up to each horizon."""
+    """Say which frames to predict: those after frame `start` of an episode, up to each horizon."""
 
     episode: int
     start: int
@@ -81,20 +69,16 @@ class Window:
 
     @property
     def length(self) -> int:
-        """Frames to predict."""
+        """Return the number of frames to predict."""
         return max(self.horizons)
 
 
 @dataclass(frozen=True)
 class Dream:
-    """Frames after each action, and the gripper's position (metres) after each chunk where the model can read it."""
+    """Hold the frame after each action, and the gripper's position (metres) after each chunk where it is tracked."""
 
     frames: UInt8[np.ndarray, "b t h w 3"]
     gripper: Float[np.ndarray, "b n 3"] | None
-
-
-Scores = Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]
-"""`scores[horizon][condition][metric][i]`: the mean over the windows of episode i, NaN where there is none."""
 
 
 def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t a"], seeds: Sequence[int]) -> Dream:
@@ -102,33 +86,32 @@ def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t
 
     Args:
         world_model: Any world model.
-        state: Of `encode`, one row per row of `actions`.
-        actions: A multiple of the model's chunk, in command units.
-        seeds: Of the noise, one per row.
+        state: From `encode`, one batch element for each of `actions`.
+        actions: In the robot's units, a whole number of the model's chunks.
+        seeds: Of the noise, one per batch element.
 
     Raises:
-        ValueError: If the actions are no whole number of chunks.
+        ValueError: The actions are no whole number of chunks.
     """
     if actions.shape[1] % world_model.chunk:
         raise ValueError(f"actions must be a multiple of the chunk ({world_model.chunk}), got {actions.shape[1]}")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    read_gripper = getattr(world_model, "read_gripper", None)
     frames: list[Tensor] = []
     gripper: list[Tensor] = []
     for part in torch.from_numpy(np.ascontiguousarray(actions)).split(world_model.chunk, dim=1):
         chunk = world_model.rollout(state, part, generators=generators)
         state = chunk.state
         frames.append(chunk.frames.cpu())
-        if read_gripper is not None:
-            gripper.append(read_gripper(state).cpu())
+        if isinstance(world_model, TracksGripper):
+            gripper.append(world_model.read_gripper(state).cpu())
     path = torch.stack(gripper, dim=1).double().numpy() if gripper else None
     return Dream(torch.cat(frames, dim=1).numpy(), path)
 
 
 def windows_of(
-    episodes: Sequence[RecordedEpisode], horizons: Sequence[int], spacing: int, *, still: float = STILL
+    episodes: Sequence[Episode], horizons: Sequence[int], spacing: int, *, still: float = _STILL
 ) -> list[Window]:
-    """Where to dream from, and how far.
+    """Choose where to dream from, and how far.
 
     Windows of a horizon begin at frame 0 and then every `max(horizon, spacing)` frames, so they do not overlap, and
     shorter horizons are read off the beginning of longer ones.
@@ -152,7 +135,7 @@ def windows_of(
 
 def evaluate_open_loop(
     world_model: WorldModel,
-    episodes: Sequence[RecordedEpisode],
+    episodes: Sequence[Episode],
     horizons: Sequence[int] = HORIZONS,
     *,
     rows: int = 8,
@@ -164,15 +147,14 @@ def evaluate_open_loop(
     """Score a world model against recorded episodes.
 
     Conditions: `dream`; `other_actions` (the dream under the actions that the next long enough episode took at that
-    time); `copy` (the last real frame, held); `autoencoder` if the model has `reconstruct(frames) -> frames`.
-    Windows are those of `windows_of`. A window's first frame is given, with what came before it: the past commands too
-    if the model has `resume(frames, past_actions) -> State`, else up to four frames to `encode`. Only the predicted
-    frames are scored.
-    Metrics: those of `METRICS`, and `gripper_mm`, the distance of the gripper (as `read_gripper(state) -> (b, 3)`
-    sees it) to the real one at the window's end, where the model has that method; and `object_mm`, the distance of the
-    target object, as `read_object` sees it in the window's last frame, to its true place, over the windows in which it
-    moves by 2 cm or more and `read_object` places it within 3 cm in the real last frame (inside the basket it hides).
-    The condition `target` has that metric alone: what the reading itself errs by.
+    time); `copy` (the last real frame, repeated); `autoencoder` where the model `Reconstructs`. Windows are those of
+    `windows_of`. A window's first frame is given, with what came before it: twenty frames and the past actions where
+    the model `Resumes`, else up to four frames. Only the predicted frames are scored.
+
+    Metrics: those of `METRICS`; `gripper_mm`, the distance of the gripper to the real one at the window's end, where
+    the model `TracksGripper`; and `object_mm`, the distance of the target object, as `read_object` sees it in the
+    window's last frame, to its true place, over the windows in which it moves by 2 cm or more and `read_object` places
+    it within 3 cm in the real last frame. The condition `real` has that metric alone: the error of the reading itself.
 
     Args:
         world_model: Any world model.
@@ -181,11 +163,11 @@ def evaluate_open_loop(
         rows: Windows dreamt at once.
         spacing: Frames from one window to the next, at least; a large number leaves one window per episode.
         seed: Of the noise.
-        read_object: Reads the target object's position; the episodes must then be `RecordedTask`.
-        progress: Show a progress bar.
+        read_object: Reads the target object's position.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: For a horizon that is no multiple of the chunk, or if no episode reaches the shortest horizon.
+        ValueError: A horizon is no multiple of the chunk, or no episode reaches the shortest horizon.
     """
     wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
     if wrong:
@@ -209,15 +191,14 @@ def evaluate_open_loop(
                 for horizon in prediction.target.window.horizons:
                     _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
             if read_object is not None:
-                tasks = cast(Sequence[RecordedTask], episodes)
-                _note_objects(scores, stretches, predictions, tasks, read_object)
+                _note_objects(scores, stretches, predictions, episodes, read_object)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A window cut out of its episode: what is given, what is to be predicted."""
+    """A window that was cut out of its episode: what is given, and what is to be predicted."""
 
     window: Window
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -225,7 +206,7 @@ class _Stretch:
     gripper: np.ndarray
 
     @classmethod
-    def cut(cls, episode: RecordedEpisode, window: Window) -> "_Stretch":
+    def cut(cls, episode: Episode, window: Window) -> "_Stretch":
         end = window.start + window.length + 1
         frames = episode.frames()[:end]
         return cls(window, frames, optical_flow(frames[window.start + 1 :]), episode.gripper_position[:end])
@@ -247,16 +228,15 @@ class _Prediction:
 
 
 def _predict(
-    world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[RecordedEpisode], seed: int
+    world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[Episode], seed: int
 ) -> list[_Prediction]:
     windows = [stretch.window for stretch in stretches]
     predictions = [
         _Prediction(stretch, "copy", np.repeat(stretch.past(1), window.length, axis=0), None)
         for stretch, window in zip(stretches, windows, strict=True)
     ]
-    reconstruct = getattr(world_model, "reconstruct", None)
-    if reconstruct is not None:
-        predictions += [_Prediction(s, "autoencoder", _reconstructed(reconstruct, s), None) for s in stretches]
+    if isinstance(world_model, Reconstructs):
+        predictions += [_Prediction(s, "autoencoder", _reconstructed(world_model, s), None) for s in stretches]
     sources = {
         "dream": [window.episode for window in windows],
         "other_actions": [_other_episode(window, episodes) for window in windows],
@@ -277,34 +257,35 @@ def _predict(
     return predictions
 
 
-def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[RecordedEpisode]) -> State:
+def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[Episode]) -> State:
     past = torch.from_numpy(np.stack([stretch.past(_past_frames(world_model)) for stretch in stretches]))
-    resume = getattr(world_model, "resume", None)
     first = min(stretch.window.start for stretch in stretches)
-    if resume is None or first < world_model.chunk:
+    if not isinstance(world_model, Resumes) or first < world_model.chunk:
         return world_model.encode(past)
     actions = [
         episodes[s.window.episode].actions[s.window.start - world_model.chunk : s.window.start] for s in stretches
     ]
-    return resume(past, torch.from_numpy(np.stack(actions).astype(np.float32)))
+    return world_model.resume(past, torch.from_numpy(np.stack(actions).astype(np.float32)))
 
 
 def _past_frames(world_model: WorldModel) -> int:
-    return RESUMED_FRAMES if hasattr(world_model, "resume") else ENCODED_FRAMES
+    return _RESUMED_FRAMES if isinstance(world_model, Resumes) else _ENCODED_FRAMES
 
 
-def _reconstructed(reconstruct: Any, stretch: _Stretch) -> UInt8[np.ndarray, "t h w 3"]:
-    """The real future through the autoencoder, the given frame before every piece: it is what a dream may keep."""
+def _reconstructed(world_model: Reconstructs, stretch: _Stretch) -> UInt8[np.ndarray, "t h w 3"]:
+    """Return the real future through the autoencoder, the given frame before every piece: a dream may keep from it."""
     given = stretch.past(1)
     pieces = [
-        reconstruct(torch.from_numpy(np.concatenate([given, stretch.future[i : i + RECONSTRUCT_FRAMES]])[None]))
-        for i in range(0, stretch.window.length, RECONSTRUCT_FRAMES)
+        world_model.reconstruct(
+            torch.from_numpy(np.concatenate([given, stretch.future[i : i + _RECONSTRUCTED_FRAMES]])[None])
+        )
+        for i in range(0, stretch.window.length, _RECONSTRUCTED_FRAMES)
     ]
     return np.concatenate([piece[0, 1:].cpu().numpy() for piece in pieces])
 
 
-def _other_episode(window: Window, episodes: Sequence[RecordedEpisode]) -> int | None:
-    """The next episode that lasts as long as the window."""
+def _other_episode(window: Window, episodes: Sequence[Episode]) -> int | None:
+    """Return the next episode that lasts as long as the window; None if there is none."""
     for step in range(1, len(episodes)):
         index = (window.episode + step) % len(episodes)
         if len(episodes[index].actions) >= window.start + window.length:
@@ -313,7 +294,7 @@ def _other_episode(window: Window, episodes: Sequence[RecordedEpisode]) -> int |
 
 
 def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[Window]]:
-    """Windows of one length that have equally many frames before them; the longest first."""
+    """Yield windows of one length that have equally many frames before them; the longest first."""
 
     def kind(window: Window) -> tuple[int, int]:
         return -window.length, min(window.start + 1, past)
@@ -349,7 +330,7 @@ def _note_objects(
     scores: dict[int, _Notes],
     stretches: Sequence[_Stretch],
     predictions: Sequence[_Prediction],
-    episodes: Sequence[RecordedTask],
+    episodes: Sequence[Episode],
     read_object: ReadObject,
 ) -> None:
     for stretch in stretches:
@@ -358,7 +339,7 @@ def _note_objects(
         if episode.target_positions is None:
             continue
         path = episode.target_positions[window.start :]
-        moved = [h for h in window.horizons if np.linalg.norm(path[h] - path[0]) >= MOVED]
+        moved = [h for h in window.horizons if np.linalg.norm(path[h] - path[0]) >= _MOVED]
         if not moved:
             continue
         last = [horizon - 1 for horizon in moved]
@@ -370,7 +351,7 @@ def _note_objects(
             for condition, frames in shown.items()
         }
         for number, horizon in enumerate(moved):
-            if errors["real"][number] < READABLE:
+            if errors["real"][number] < _READABLE:
                 for condition, distances in errors.items():
                     scores[horizon][condition, OBJECT][window.episode].append(1000.0 * float(distances[number]))
 

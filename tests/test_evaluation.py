@@ -1,11 +1,10 @@
 """Open-loop evaluation against a world model whose every frame is known, and against one that only copies."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 
+from prophet_gym.data.episode import Episode
 from prophet_gym.evaluation import Window, dream, evaluate_open_loop, windows_of
 from prophet_gym.testing import CountingWorldModel
 from prophet_gym.world_model import Chunk
@@ -13,26 +12,20 @@ from prophet_gym.world_model import Chunk
 SIZE = (16, 16)
 
 
-@dataclass(frozen=True)
-class Counted:
+def episode(steps: int, green_per_step: int, kind: type[Episode] = Episode) -> Episode:
     """An episode of the world that `CountingWorldModel(noise=False)` predicts exactly, from a flat frame of 100."""
-
-    actions: np.ndarray
-    gripper_position: np.ndarray
-
-    def frames(self) -> np.ndarray:
-        steps = np.arange(len(self.actions) + 1)
-        green = np.concatenate([[0], np.round(100 * self.actions[:, 0]).cumsum()])
-        levels = (100 + np.stack([steps, green, 0 * steps], axis=-1)) % 256
-        return np.broadcast_to(levels[:, None, None], (len(steps), *SIZE, 3)).astype(np.uint8)
-
-
-def episode(steps: int, green_per_step: int) -> Counted:
     actions = np.zeros((steps, 7), np.float32)
     actions[:, 0] = green_per_step / 100
-    path = np.zeros((steps + 1, 3))
-    path[:, 0] = 0.01 * np.arange(steps + 1)
-    return Counted(actions, path)
+    tools = np.zeros((steps + 1, 1, 7), np.float32)
+    tools[:, 0, 0] = 0.01 * np.arange(steps + 1)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        count = np.arange(steps + 1)
+        green = np.concatenate([[0], np.round(100 * actions[:, 0]).cumsum()])
+        levels = (100 + np.stack([count, green, 0 * count], axis=-1)) % 256
+        return np.broadcast_to(levels[start:stop, None, None], (stop - start, *SIZE, 3)).astype(np.uint8)
+
+    return kind("counted", actions, "watch the green", 20.0, "libero", read, tools)
 
 
 def counting() -> CountingWorldModel:
@@ -183,11 +176,8 @@ def test_actions_that_are_no_whole_chunk_are_refused():
         dream(model, model.encode(torch.zeros(1, 1, *SIZE, 3, dtype=torch.uint8)), np.zeros((1, 9, 7)), [0])
 
 
-@dataclass(frozen=True)
-class Tasked(Counted):
+class Tasked(Episode):
     """The target's place is the green level in centimetres along x."""
-
-    instruction: str = "watch the green"
 
     @property
     def target_positions(self) -> np.ndarray:
@@ -202,7 +192,7 @@ def read_green(frames, instruction):
 
 
 def test_object_error_is_read_off_the_last_frame_of_windows_in_which_it_moves():
-    still, moving = (Tasked(e.actions, e.gripper_position) for e in (episode(16, 0), episode(16, 3)))
+    still, moving = episode(16, 0, Tasked), episode(16, 3, Tasked)
     scores = evaluate_open_loop(counting(), [still, moving], (8, 16), read_object=read_green)
     for horizon, path in ((8, 240), (16, 480)):
         found = {condition: metrics["object_mm"] for condition, metrics in scores[horizon].items()}
@@ -220,20 +210,12 @@ def test_windows_whose_real_frame_cannot_be_read_have_no_object_error():
         read = read_green(frames, instruction)
         return torch.where(frames[:, 0, 0, 1:2] > 130, read + 0.1, read)
 
-    source = episode(16, 3)
-    moving = Tasked(source.actions, source.gripper_position)
-    scores = evaluate_open_loop(counting(), [moving], (8, 16), read_object=read_dark)
+    scores = evaluate_open_loop(counting(), [episode(16, 3, Tasked)], (8, 16), read_object=read_dark)
     assert scores[8]["dream"]["object_mm"][0] == pytest.approx(1, abs=1e-3)
     assert "object_mm" not in scores[16]["dream"]
 
 
 def test_episodes_about_a_fixture_have_no_object_error():
-    class Fixture(Tasked):
-        target_positions = None
-
-    source = episode(16, 3)
-    scores = evaluate_open_loop(
-        counting(), [Fixture(source.actions, source.gripper_position)], (8,), read_object=read_green
-    )
+    scores = evaluate_open_loop(counting(), [episode(16, 3)], (8,), read_object=read_green)
     assert "object_mm" not in scores[8]["dream"]
     assert "real" not in scores[8]

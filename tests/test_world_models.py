@@ -1,6 +1,7 @@
 """A world model of another package behind `weights=`: registered by a call or an entry point, never by a folder."""
 
 import json
+import re
 import sys
 from importlib.metadata import EntryPoint
 
@@ -8,15 +9,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import prophet_gym  # noqa: F401 registers the ids
+import prophet_gym
 from prophet_gym import checkpoint as checkpoints
 from prophet_gym.checkpoint import Checkpoint, register_world_model
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.specs import InitialState
 
 PACKAGE = """
 import json
+import re
 import torch
 from prophet_gym.world_model import Chunk
 
@@ -101,3 +104,26 @@ def test_a_name_means_one_class():
         register_world_model("SmallProphet", "fading_worlds:Fading")
     with pytest.raises(ValueError, match="given as 'module:Class'"):
         register_world_model("Fading", "fading_worlds")
+
+
+def test_a_name_leads_to_the_networks_in_few_stays(tmp_path):
+    """The functions that one reads from `weights=` to the networks, without what only checks (`require_...`)."""
+    tiny_prophet().save_pretrained(tmp_path)
+    frames = np.zeros((1, 64, 64, 3), np.uint8)
+    write_initial_states(tmp_path / "starts" / "train", [InitialState(frames, "stay", "libero_object")])
+    root, seen = f"{prophet_gym.__path__[0]}/", set()
+    way = re.compile(r"(factory|checkpoint|hub|_io/(header|networks)|prophet/(_base|small))\.py")
+
+    def note(frame, event, _):
+        path, name = frame.f_code.co_filename, frame.f_code.co_qualname
+        ours = event == "call" and path.startswith(root) and way.fullmatch(path.removeprefix(root))
+        if ours and not re.search(r"(^|\.)_?require_|<|initial_states|reward_model|_normalised", name):
+            seen.add((path.removeprefix(root), name))
+
+    sys.setprofile(note)
+    try:
+        gym.make("Prophet-LIBERO-v0", weights=tmp_path, reward=None)
+    finally:
+        sys.setprofile(None)
+    assert ("prophet/small.py", "SmallProphet.__init__") in seen
+    assert len(seen) < 20, sorted(seen)
