@@ -1,17 +1,17 @@
 """Improve a published policy in the dream: FA-GRPO with FlowScale on its own network.
 
-    python examples/05_published_policies.py --source lerobot/pi05_libero_finetuned --device cuda \
+    python examples/05_published_policies.py --policy lerobot/pi05_libero_finetuned --train lora --device cuda \
         --reward success --chunks 30 --groups 8 --group-size 8 --updates 100 --learning-rate 5e-6
-    python examples/05_published_policies.py --policy pi0           # its network with a few random weights, on a CPU
-    python examples/05_published_policies.py --policy pi0 --tiny    # in a tiny dream too, in seconds
+    python examples/05_published_policies.py           # the small policy of this package, on a CPU
+    python examples/05_published_policies.py --tiny    # in a tiny dream too, in seconds
 
-No published checkpoint was ever run here: the first command is how it would be.
-`--policy` may be pi0, pi05, smolvla, vla-adapter or openvla-oft; pi05 and smolvla need lerobot's networks. How much
-memory the full size takes says `prophrl plan --policy pi05 --train lora`.
+The large checkpoints were never run here: the first command is how it would be. `--policy` takes what `load_policy`
+takes: Pi0, Pi0.5, SmolVLA, VLA-Adapter or OpenVLA-OFT in a folder or on the Hub. Pi0.5 and SmolVLA need lerobot's
+networks. `prophrl plan --policy pi05 --train lora` says how much memory the full size takes.
 
 Expected output of --tiny (the numbers depend on the machine):
 
-    Pi0Policy: 35944 weights, 13224 of them trained in 38 tensors
+    SmallVLA: 3484647 weights, 2613127 of them trained in 69 tensors
     update 1: success 50%, return 0.5, ratio 1.000 to 1.000, gradient norm ...
 """
 
@@ -35,11 +35,9 @@ from prophrl_algos.trainer import Trainer, TrainerConfig
 class Args:
     """Improve a published policy."""
 
-    policy: Literal["pi0", "pi05", "smolvla", "vla-adapter", "openvla-oft"] = "pi0"
-    """A network with a few random weights, where no source is given."""
-    source: str | None = None
-    """A folder or a Hub repository of a published policy."""
-    train: Literal["expert", "lora", "full"] = "lora"
+    policy: str = "SmallVLA-LIBERO-object-sft"
+    """A folder, a Hub repository, or a name that is bundled with the package."""
+    train: Literal["expert", "lora", "full"] = "expert"
     """What is trained of the policy."""
     out: Path = Path("outputs/published.pt")
     """Weights after the last update; none are written with --tiny."""
@@ -83,16 +81,9 @@ def make_env(args: Args) -> gym.vector.VectorEnv:
 
 
 def make_policy(args: Args) -> Any:
-    """A published policy that executes the dream's eight actions, or its network at tiny size."""
-    if args.source is not None:
-        options = LoadOptions(train=args.train, exec_steps=8, num_steps=4, without_state="mean")
-        return load_policy(args.source, options, device=args.device)
-    from prophrl_algos.vla import tiny_policy
-
-    # VLA-Adapter and OpenVLA-OFT act in chunks of eight anyway.
-    sizes = {"horizon": 8, "exec_steps": 8} if args.policy in ("pi0", "pi05", "smolvla") else {}
-    policy: Any = tiny_policy(args.policy, train=args.train, num_steps=4, **sizes)
-    return policy.to(args.device)
+    """Load a policy that executes the dream's eight actions."""
+    options = LoadOptions(train=args.train, exec_steps=8, num_steps=4, without_state="mean")
+    return load_policy(args.policy, options, device=args.device)
 
 
 def main(args: Args) -> None:
@@ -100,7 +91,7 @@ def main(args: Args) -> None:
     try:
         policy = make_policy(args)
     except ImportError as error:
-        raise SystemExit(f"{args.policy} is not installed: {error}") from error
+        raise SystemExit(f"what {args.policy} needs is not installed: {error}") from error
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     count = sum(weight.numel() for weight in policy.parameters())
     print(

@@ -1,8 +1,10 @@
 """Published policies at full size, random weights; on the meta device shapes alone, which `prophrl plan` measures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -12,7 +14,6 @@ from torch import Tensor, nn
 from prophrl_algos.flow import Context, FlowPolicy, FlowSpec, device_of
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
-from prophrl_algos.vla._tiny import smolvlm_of
 from prophrl_algos.vla._tokenization import CharTokenizer, line
 from prophrl_algos.vla.conventions import Affine, convention
 from prophrl_algos.vla.pi import Pi0Policy
@@ -21,7 +22,7 @@ from prophrl_algos.vla.prismatic._config import PrismaticConfig
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
 from prophrl_algos.vla.prismatic._sequence import Tokenizer
 from prophrl_algos.vla.prismatic._vision import VitSize
-from prophrl_algos.vla.smolvla import SmolVLAPolicy
+from prophrl_algos.vla.smolvla import SmolVLAPolicy, require_lerobot
 
 META = torch.device("meta")
 ACTIONS, STATE, PADDED = 7, 8, 32
@@ -127,6 +128,21 @@ def full_smolvla(train: str, *, language: bool, device: torch.device = META) -> 
     policy = SmolVLAPolicy(network, FlowSpec(50, PADDED, ACTIONS, 10, 10), _processor(512, 48))
     policy.let_train(train)
     return _published(policy, 48)
+
+
+@contextmanager
+def smolvlm_of(sizes: Mapping[str, Any]) -> Iterator[None]:
+    """Make lerobot's SmolVLA on a SmolVLM of the given sizes; lerobot would fetch its config and its tokenizer."""
+    require_lerobot()
+    from lerobot.policies.smolvla import smolvlm_with_expert as module
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model("smolvlm", **sizes, image_token_id=1, pad_token_id=0)
+    words = SimpleNamespace(tokenizer=SimpleNamespace(fake_image_token_id=2, global_image_token_id=3))
+    with ExitStack() as stack:
+        for name, found in {"AutoConfig": config, "AutoProcessor": words}.items():
+            stack.enter_context(patch.object(module, name, SimpleNamespace(from_pretrained=partial(_given, found))))
+        yield
 
 
 def full_vla_adapter(train: str, *, language: bool, device: torch.device = META) -> FullSize:
@@ -247,3 +263,7 @@ def _embedded_by_smolvlm(both: Any, image: Tensor) -> Tensor:
     patches = vision.embeddings.patch_embedding(image.to(vision.dtype)).flatten(2).transpose(1, 2)
     states = vision.encoder(inputs_embeds=patches + vision.embeddings.position_embedding.weight).last_hidden_state
     return both.vlm.model.connector(vision.post_layernorm(states))
+
+
+def _given(found: Any, *_: Any, **__: Any) -> Any:
+    return found

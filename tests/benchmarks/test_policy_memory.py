@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prophrl_algos import full_sizes
 from prophrl_algos.memory import Workload, make_plan
+from prophrl_algos.memory import _full_sizes as full_sizes
 from prophrl_algos.memory._plan import measured, scored
-from prophrl_algos.vla import _tiny as tiny
+
+from ..prophrl_algos.vla import tiny
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "policy_memory.py"

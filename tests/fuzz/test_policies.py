@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from prophet_gym.errors import ProphetError
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla import SmallVLA
-from prophrl_algos.vla import _tiny as tiny
-from prophrl_algos.vla._tiny import tiny_vla_adapter
 from prophrl_algos.vla._tokenization import CharTokenizer
 from prophrl_algos.vla.io._statistics import openpi_scales
 from prophrl_algos.vla.io._weights import read_pt
+
+from ..prophrl_algos.vla import tiny
+from ..prophrl_algos.vla.tiny import tiny_vla_adapter
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")

@@ -69,7 +69,7 @@ def test_scoring_steps_one_by_one_repeats_no_context():
 
 @pytest.mark.parametrize("train", ["expert", "full"])
 def test_shapes_alone_keep_what_a_real_pass_keeps(train):
-    from prophrl_algos.vla._tiny import tiny_pi0
+    from .vla.tiny import tiny_pi0
 
     def kept(device):
         policy = tiny_pi0(train=train).to(device)

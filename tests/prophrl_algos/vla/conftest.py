@@ -93,10 +93,10 @@ def lerobot_joint(policy, obs, x0, noise, t):
 def family_of(name):
     if name == "pi0":
         pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-        from prophrl_algos.vla._tiny import tiny_pi0
+        from .tiny import tiny_pi0
 
         return Family(name, tiny_pi0, pi0_sample, pi0_joint, ("model.vlm.",))
-    from prophrl_algos.vla._tiny import tiny_pi05, tiny_smolvla
+    from .tiny import tiny_pi05, tiny_smolvla
 
     if name == "pi05":
         return Family(name, tiny_pi05, lerobot_sample, lerobot_joint, ("paligemma_with_expert.paligemma.",))

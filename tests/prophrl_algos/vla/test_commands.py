@@ -15,7 +15,8 @@ from prophet_gym.checkpoint import bundled_checkpoints
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.cli import main
-from prophrl_algos.vla import _tiny as tiny
+
+from . import tiny
 
 pytest.importorskip("peft")
 pytestmark = [

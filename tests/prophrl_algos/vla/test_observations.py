@@ -7,7 +7,8 @@ import torch
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
-from prophrl_algos.vla._tiny import tiny_openvla_oft, tiny_pi0, tiny_vla_adapter
+
+from .tiny import tiny_openvla_oft, tiny_pi0, tiny_vla_adapter
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 TEXTS = ["pick up the milk", "stop"]

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.testing import check_flow_policy
-from prophrl_algos.vla import _tiny as tiny
 from prophrl_algos.vla._processor import ImageConfig
 from prophrl_algos.vla._tokenization import line
 from prophrl_algos.vla.pi import _pi05 as pi05
+
+from . import tiny
 
 GOLDEN = Path(__file__).parents[2] / "data" / "pi0_lerobot.safetensors"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

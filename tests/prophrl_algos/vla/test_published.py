@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from prophrl_algos.reference import Reference
 
 from prophrl_algos.flow import FlowSchedule, no_step, rescore, sample, select_obs
 from prophrl_algos.testing import check_flow_policy
+from prophrl_algos.trainer._weight_copy import WeightCopy
 from prophrl_algos.vla.conventions import policy_to_env, unnormalise
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -146,7 +146,7 @@ def test_its_reference_is_what_it_was_when_learning_began(family, seen, train):
     # Cloning comes before learning: adapters are not zero when it begins.
     move(policy)
     path = sample(policy, obs, FlowSchedule.uniform(3, 0.5), generators(3))
-    reference = Reference(policy, [weight for weight in policy.parameters() if weight.requires_grad])
+    reference = WeightCopy(policy, [weight for weight in policy.parameters() if weight.requires_grad])
     move(policy)
     moved = rescore(policy, obs, path, steps_per_call=1, grad=False).log_prob
     with reference.applied():

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.vla import _tiny as tiny
 from prophrl_algos.vla._load import choose
 from prophrl_algos.vla._tokenization import CharTokenizer, tokenizer_of
 from prophrl_algos.vla.pi import Pi0Policy, Pi05Policy
+
+from . import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 FEATURES = {"observation.images.image": "VISUAL", "observation.images.image2": "VISUAL", "observation.state": "STATE"}

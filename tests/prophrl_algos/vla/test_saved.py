@@ -19,9 +19,10 @@ from prophrl_algos.cli.common import take_weights
 from prophrl_algos.rollout import BeginFromStarts, Grouping
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
-from prophrl_algos.vla import _tiny as tiny
 from prophrl_algos.vla._load import choose
 from prophrl_algos.vla._lora import LoraPart, LoraTargets, has_lora
+
+from . import tiny
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from prophrl_algos.reference import Reference
 
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.algorithms import FlowScale
@@ -11,7 +10,9 @@ from prophrl_algos.flow import FlowSchedule, rescore, sample, select_obs
 from prophrl_algos.rollout import BeginFromStarts, Grouping
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
-from prophrl_algos.vla._tiny import tiny_openvla_oft, tiny_vla_adapter
+from prophrl_algos.trainer._weight_copy import WeightCopy
+
+from ..tiny import tiny_openvla_oft, tiny_vla_adapter
 
 BOTH = ["vla-adapter", "openvla-oft"]
 TEXTS = ["pick up the milk", "stop"]
@@ -60,7 +61,7 @@ def test_the_reference_is_what_training_began_with(loaded, seen, awake, family, 
             return policy.velocity(policy.encode(obs, grad=False), x, t)
 
     first = velocity()
-    reference = Reference(policy, [weight for weight in policy.parameters() if weight.requires_grad])
+    reference = WeightCopy(policy, [weight for weight in policy.parameters() if weight.requires_grad])
     with torch.no_grad():
         for weight in policy.parameters():
             if weight.requires_grad:

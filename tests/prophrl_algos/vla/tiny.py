@@ -3,7 +3,7 @@
 Each has the layers, masks, caches and time convention of the real one, and has learnt nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -13,8 +13,8 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from prophet_gym.errors import unknown_option
-from prophrl_algos.flow import FlowPolicy, FlowSpec
+from prophrl_algos.flow import FlowSpec
+from prophrl_algos.memory._full_sizes import smolvlm_of
 from prophrl_algos.vla import smolvla
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
@@ -49,30 +49,6 @@ STATES: Numbers = {"q01": [-1.0] * STATE, "q99": [1.0] * STATE}
 
 Prismatic = TypeVar("Prismatic", bound=PrismaticPolicy)
 Made = TypeVar("Made", bound=PrefixPolicy | PrismaticPolicy)
-
-
-def tiny_policy(family: str, *, train: str = "expert", **sizes: Any) -> FlowPolicy:
-    """Return a policy of a family with a few random weights.
-
-    Args:
-        family: `pi0`, `pi05`, `smolvla`, `vla-adapter` or `openvla-oft`.
-        train: `LoadOptions.train`.
-        sizes: `num_steps` and, for pi0, pi0.5 and SmolVLA, `horizon` and `exec_steps`.
-
-    Raises:
-        UnknownOptionError: There is no such family.
-        ImportError: The family's library is missing; the message says what to install.
-    """
-    made: Mapping[str, Callable[..., Any]] = {
-        "pi0": tiny_pi0,
-        "pi05": tiny_pi05,
-        "smolvla": tiny_smolvla,
-        "vla-adapter": tiny_vla_adapter,
-        "openvla-oft": tiny_openvla_oft,
-    }
-    if family not in made:
-        raise unknown_option("family", family, made)
-    return made[family](train=train, **sizes)
 
 
 def tiny_pi0(horizon: int = 4, exec_steps: int = 2, num_steps: int = 3, *, train: str = "expert") -> Pi0Policy:
@@ -189,21 +165,6 @@ def smolvlm_sizes() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def smolvlm_of(sizes: Mapping[str, Any]) -> Iterator[None]:
-    """Make lerobot's SmolVLA on a SmolVLM of the given sizes; lerobot would fetch its config and its tokenizer."""
-    smolvla.require_lerobot()
-    from lerobot.policies.smolvla import smolvlm_with_expert as module
-    from transformers import AutoConfig
-
-    config = AutoConfig.for_model("smolvlm", **sizes, image_token_id=1, pad_token_id=0)
-    words = SimpleNamespace(tokenizer=SimpleNamespace(fake_image_token_id=2, global_image_token_id=3))
-    with ExitStack() as stack:
-        for name, found in {"AutoConfig": config, "AutoProcessor": words}.items():
-            stack.enter_context(patch.object(module, name, SimpleNamespace(from_pretrained=partial(_given, found))))
-        yield
-
-
 def processor(
     family: str, images: ImageConfig, prompt: Prompt, max_tokens: int, *, state: bool = True
 ) -> ProcessorConfig:  # fmt: skip
@@ -287,7 +248,3 @@ def _with_tiny_vision(made: Any, config: Any) -> nn.Module:
 def _with_few_words(made: Any, config: Any, words: Any = None) -> nn.Module:
     (config if words is None else words).vocab_size = VOCABULARY
     return made(config=config)
-
-
-def _given(found: Any, *_: Any, **__: Any) -> Any:
-    return found
