@@ -47,7 +47,7 @@ class ShortenedChunk:
             raise ValueError(
                 f"chunk={chunk} must be less than the world model's {world_model.chunk}: longer ones are several steps"
             )
-        if not (isinstance(world_model, CutsChunks) and hasattr(world_model, "cut")):
+        if not isinstance(world_model, CutsChunks):
             raise ValueError(
                 f"chunk={chunk} is shorter than the {world_model.chunk} actions of this world model, whose state "
                 f"cannot be cut inside a chunk: only the full Prophet's can. Use chunk={world_model.chunk}"
@@ -56,7 +56,7 @@ class ShortenedChunk:
         self.frame_size, self.action_dim = world_model.frame_size, world_model.action_dim
         self._cut: Callable[[State, Chunk, int], State] = world_model.cut
         # An attribute of the object, so that `isinstance(self, TracksGripper)` says what the model inside can do.
-        if isinstance(world_model, TracksGripper) and hasattr(world_model, "read_gripper"):
+        if isinstance(world_model, TracksGripper):
             self.read_gripper = world_model.read_gripper
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:

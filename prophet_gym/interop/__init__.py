@@ -1,1 +1,1 @@
-"""Other libraries' expectations, one file each; every file imports its library and nothing here imports them all."""
+"""Adapters for other libraries, one module each: it imports its library, and nothing imports them all."""

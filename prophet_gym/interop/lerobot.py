@@ -1,9 +1,9 @@
-"""LeRobot: the dream as an EnvHub package, with single actions and the names that LeRobot's rollout reads."""
+"""LeRobot: the env as an EnvHub package, with one action per step and the names that LeRobot's rollout reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -16,26 +16,18 @@ from prophet_gym._registration import SUITE_IDS
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStepVector
 from prophet_gym.errors import require_count, unknown_option
+from prophet_gym.world_model import TracksGripper
 
-CONFIG = ("task", "task_ids", "episode_length")
-PRIVATE = "lerobot_"
-"""What the names of LeRobot's own reset options begin with; every env is given them, since LeRobot 0.6."""
-
-
-@dataclass(frozen=True)
-class RowFacts:
-    """What LeRobot reads of a single env."""
-
-    task: str
-    task_description: str
-    _max_episode_steps: int
+_CONFIG = ("task", "task_ids", "episode_length")
+_PRIVATE = "lerobot_"
+"""Prefix of LeRobot's own reset options, which it gives to every env since 0.6."""
 
 
 class LeRobotVectorEnv(VectorEnv):
-    """A chunked vector env as LeRobot's rollout drives it.
+    """Adapt a vector env of chunks to LeRobot's rollout.
 
-    One action per step (a chunk runs with its last action). Observations are `pixels` with `image`, and `agent_pos`
-    where the env has proprioception; `info["final_info"]["is_success"]` tells success at the end of an episode.
+    It takes one action per step; a chunk runs with its last action. Observations are `pixels` with `image`, and
+    `agent_pos` where the env has proprioception; `info["final_info"]["is_success"]` is the success of an episode.
     `envs`, `call` and `get_attr` answer what LeRobot asks of single envs.
 
     Example:
@@ -67,22 +59,23 @@ class LeRobotVectorEnv(VectorEnv):
         shape = envs.single_action_space.shape
         assert shape is not None
         self._horizon = int(horizon) * shape[0]
-        self._instructions = [""] * self.num_envs
+        self._texts = [""] * self.num_envs
 
     @property
-    def envs(self) -> list[RowFacts]:
-        """What can be asked of each row."""
-        return [RowFacts(text, text, self._horizon) for text in self._instructions]
+    def envs(self) -> list[SimpleNamespace]:
+        """What LeRobot asks of each single env: `task`, `task_description`, `_max_episode_steps`."""
+        horizon = self._horizon
+        return [SimpleNamespace(task=text, task_description=text, _max_episode_steps=horizon) for text in self._texts]
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """`render`, or a fact of `RowFacts`, of every row; AttributeError for anything else."""
+        """Return `render`, or an attribute of `envs`, of every sub-environment; AttributeError for anything else."""
         if name == "render":
             return self._inner.render(*args, **kwargs) or ()
         return self.get_attr(name)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return a fact of `RowFacts` of every sub-environment; AttributeError for anything else."""
-        return tuple(getattr(row, name) for row in self.envs)
+        """Return an attribute of `envs` of every sub-environment; AttributeError for anything else."""
+        return tuple(getattr(facts, name) for facts in self.envs)
 
     def reset(
         self,
@@ -94,15 +87,15 @@ class LeRobotVectorEnv(VectorEnv):
 
         Args:
             seed: One for all, or one each, as LeRobot gives them.
-            options: Those of the env; what LeRobot tells its own wrappers, such as `lerobot_new_rollout`, is left out.
+            options: Those of the env; LeRobot's own, such as `lerobot_new_rollout`, are left out.
         """
-        own = {name: value for name, value in (options or {}).items() if not name.startswith(PRIVATE)}
+        own = {name: value for name, value in (options or {}).items() if not name.startswith(_PRIVATE)}
         observation, infos = self._inner.reset(seed=seed, options=own or None)
         self._read(infos)
         return _renamed(observation, dict), infos
 
     def step(self, actions: ArrayLike) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One action (num_envs, a) per row."""
+        """Take one action (num_envs, a) in every sub-environment."""
         observation, rewards, terminated, truncated, infos = self._inner.step(actions)
         self._read(infos)
         if "final_info" in infos:
@@ -113,16 +106,16 @@ class LeRobotVectorEnv(VectorEnv):
         return _renamed(observation, dict), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """One picture per row."""
+        """Return one image of each sub-environment."""
         return self._inner.render()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the env."""
+        """Close the env inside."""
         self._inner.close(**kwargs)
 
     def _read(self, infos: Mapping[str, Any]) -> None:
         for row in np.flatnonzero(infos.get("_instruction", ())):
-            self._instructions[row] = infos["instruction"][row]
+            self._texts[row] = infos["instruction"][row]
 
 
 def make_env(
@@ -132,25 +125,26 @@ def make_env(
     *,
     weights: str = "bundled",
 ) -> dict[str, dict[int, LeRobotVectorEnv]]:
-    """What an EnvHub package's `env.py` must have: `{suite: {task: vector env}}`.
+    """Return `{suite: {task: vector env}}`, as the `env.py` of an EnvHub package must.
 
-    Observations have `agent_pos`, the gripper as the world model tracks it, where the weights have a tracker.
+    Observations have `agent_pos`, the gripper as the world model tracks it, where it does.
 
     Args:
-        n_envs: Rows of each env.
-        use_async_envs: Makes no difference: rows are dreamt in one batch, and processes would copy the model.
-        cfg: An object or mapping that may say `task` (a LIBERO suite; `libero_object` if not), `task_ids` and
-            `episode_length` (in actions, a multiple of the chunk of 8).
+        n_envs: Sub-environments of each env.
+        use_async_envs: Makes no difference: all episodes are generated in one batch, and processes would copy the
+            model.
+        cfg: An object or mapping that may have `task` (a LIBERO suite; `libero_object` if not), `task_ids` and
+            `episode_length` (in actions, a multiple of the chunk).
         weights: As in `gym.make("Prophet-LIBERO-v0", weights=...)`.
 
     Raises:
-        UnknownOptionError: A suite or task that does not exist.
-        ValueError: An episode length that is no multiple of the chunk.
+        UnknownOptionError: A suite or task does not exist.
+        ValueError: The episode length is no multiple of the chunk.
     """
     if use_async_envs:
-        gym.logger.warn("use_async_envs makes no difference: all rows are dreamt in one batch by one model")
+        gym.logger.warn("use_async_envs makes no difference: one model generates all episodes in one batch")
     suites = {suite.suite: f"Prophet-LIBERO-{suite.name}-v0" for suite in SUITE_IDS}
-    asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in CONFIG}
+    asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in _CONFIG}
     suite = asked.get("task") or "libero_object"
     if suite not in suites:
         raise unknown_option("suite", suite, suites)
@@ -165,7 +159,7 @@ def make_env(
         if require_count("episode_length", length) % chunk:
             raise ValueError(f"episode_length counts actions and must be a multiple of {chunk}, got {length}")
         arguments["max_episode_steps"] = length // chunk
-    if hasattr(probe.world_model, "read_gripper"):
+    if isinstance(probe.world_model, TracksGripper):
         arguments["proprioception"] = True
     tasks = asked.get("task_ids") or probe.starts.tasks
     if not isinstance(tasks, Sequence):
@@ -182,13 +176,13 @@ def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
 
     Args:
         folder: Created if missing; the three files in it are replaced.
-        weights: What the package dreams with: `bundled`, or `owner/repo@revision` of the Hub.
+        weights: The world model of the package: `bundled`, or `owner/repo@revision` of the Hub.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "env.py").write_text(ENV_FILE.format(weights=weights), encoding="utf-8")
+    (target / "env.py").write_text(_ENV_FILE.format(weights=weights), encoding="utf-8")
     (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n", encoding="utf-8")
-    (target / "README.md").write_text(README_FILE.format(weights=weights), encoding="utf-8")
+    (target / "README.md").write_text(_README_FILE.format(weights=weights), encoding="utf-8")
     return target
 
 
@@ -197,7 +191,7 @@ def _renamed(parts: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return renamed | ({"agent_pos": parts["gripper_position"]} if "gripper_position" in parts else {})
 
 
-ENV_FILE = '''"""LIBERO tasks in a dream: a learned simulator as a LeRobot environment."""
+_ENV_FILE = '''"""LIBERO tasks in a learned simulator, as a LeRobot environment."""
 
 from prophet_gym.interop import lerobot
 
@@ -209,7 +203,7 @@ def make_env(n_envs=1, use_async_envs=False, cfg=None):
     return lerobot.make_env(n_envs, use_async_envs, cfg, weights={weights!r})
 '''
 
-README_FILE = """---
+_README_FILE = """---
 library_name: lerobot
 tags:
 - lerobot
@@ -217,11 +211,11 @@ tags:
 - world-model
 ---
 
-# LIBERO in a dream
+# LIBERO in a learned simulator
 
-A learned simulator (Prophet Gym, `pip install prophet-gym`) as a LeRobot environment, weights `{weights}`.
+Prophet Gym (`pip install prophet-gym`) as a LeRobot environment, weights `{weights}`.
 One action per step; eight of them run as one chunk. Observations are `pixels` with `image`; the instruction is in
-`task_description`; success is a classifier's judgement of dreamt frames.
+`task_description`; success is what a classifier finds in the generated frames.
 
 ```python
 from lerobot.envs.factory import make_env

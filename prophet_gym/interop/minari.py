@@ -1,34 +1,34 @@
-"""Minari: data sets recorded in the dream, whose env can be recovered from the id and plain arguments."""
+"""Minari: datasets of imagined rollouts, whose env can be made again from its id and plain arguments."""
 
 from typing import Any
 
 import gymnasium as gym
 from minari import DataCollector, StepData, StepDataCallback
 
-ABSENT: dict[str, Any] = {"scored": False, "success": False, "executed": 0}
-"""What the first observation, of no step, is given."""
-KEPT = ("task", "start", *ABSENT)
+_ABSENT: dict[str, Any] = {"scored": False, "success": False, "executed": 0}
+"""Entries that the first observation, which no step led to, lacks."""
+_KEPT = ("task", "start", *_ABSENT)
 
 
-class DreamStep(StepDataCallback):
-    """Keeps the numbers of `info` that every step has, the first observation included, as Minari asks."""
+class _Step(StepDataCallback):
+    """Keep the numbers of `info`, the same at every step and at the first observation, as Minari asks."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> StepData:
-        """One step as it is stored."""
+        """Return one step as it is stored."""
         step = super().__call__(*args, **kwargs)
-        step["info"] = {name: step["info"].get(name, ABSENT.get(name)) for name in KEPT}
+        step["info"] = {name: step["info"].get(name, _ABSENT.get(name)) for name in _KEPT}
         return step
 
 
 def collector(env: gym.Env) -> DataCollector:
-    """A Minari `DataCollector` around an env from `gym.make`, with `task`, `start`, `success` and the like in infos.
+    """Return a Minari `DataCollector` around an env, with `task`, `start`, `success` and the like in infos.
 
     Make the env by its whole name, `gym.make("prophet_gym:Prophet-LIBERO-v0", weights=...)`, or import prophet_gym
-    before `recover_environment`: Gymnasium finds ids of packages that were imported only.
+    before `recover_environment`: Gymnasium knows only the ids of imported packages.
 
     Raises:
-        ValueError: If the env was not made from an id, so that no one could recover it.
+        ValueError: The env was not made by `gym.make`, so it could not be made again.
     """
     if env.spec is None:
         raise ValueError("Minari stores how to make the env: pass one from gym.make(id, ...)")
-    return DataCollector(env, step_data_callback=DreamStep, record_infos=True)
+    return DataCollector(env, step_data_callback=_Step, record_infos=True)

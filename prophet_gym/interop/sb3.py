@@ -1,4 +1,4 @@
-"""Stable-Baselines3: a vector env of ours as its `VecEnv`."""
+"""Stable-Baselines3: a vector env of chunks as its `VecEnv`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from prophet_gym.envs.wrappers._common import require_arrays
 
 
 class Sb3VecEnv(VecEnv):
-    """Any of our vector envs (and their wrappers) with autoreset SAME_STEP, as Stable-Baselines3 wants it.
+    """Adapt a vector env with autoreset SAME_STEP, in any wrappers, to Stable-Baselines3.
 
-    All rows are dreamt in one batch by one model, where `make_vec_env` would load one model per env. Put `VecMonitor`
-    around it for episode statistics. Each row's info is that of the step, at the end of an episode with
+    One model generates all episodes in one batch, where `make_vec_env` would load a model for each. Put `VecMonitor`
+    around it for episode statistics. Infos are those of the step; at the end of an episode they also have
     `terminal_observation`, `TimeLimit.truncated` and `is_success`.
 
     Example:
@@ -35,7 +35,7 @@ class Sb3VecEnv(VecEnv):
         """Wrap a vector env; ValueError if its autoreset mode is another, or if it gives tensors."""
         mode = envs.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
-            raise ValueError(f"Stable-Baselines3 resets in the step that ends: autoreset_mode SAME_STEP, got {mode}")
+            raise ValueError(f"Stable-Baselines3 needs autoreset_mode SAME_STEP, got {mode}")
         require_arrays("Sb3VecEnv", envs)
         self.envs = envs
         self._actions: np.ndarray | None = None
@@ -44,10 +44,12 @@ class Sb3VecEnv(VecEnv):
         self.metadata = dict(envs.metadata)
 
     def reset(self) -> VecEnvObs:
-        """Start episodes, with the seeds and options that were set."""
+        """Start episodes with the seeds and options that were set."""
         options = self._options[0]
         if any(other is not options and other != options for other in self._options):
-            raise ValueError("options must be one dict for all rows; its values may be one per row, e.g. task=[0, 3]")
+            raise ValueError(
+                "options must be one dict for all; its values may be one for each sub-environment, e.g. task=[0, 3]"
+            )
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         observation, infos = self.envs.reset(seed=seeds, options=dict(options) or None)
         self.reset_infos = [sub_env_info(infos, row) for row in range(self.num_envs)]
@@ -60,7 +62,7 @@ class Sb3VecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step the env."""
+        """Step the env with the actions kept."""
         if self._actions is None:
             raise RuntimeError("call step_async before step_wait")
         actions, self._actions = self._actions, None
@@ -83,32 +85,34 @@ class Sb3VecEnv(VecEnv):
         self.envs.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """One picture per row, where the render mode has one."""
+        """Return one image of each sub-environment, None where the render mode has none."""
         if self.render_mode != "rgb_array":
             return [None] * self.num_envs
         return [np.asarray(image) for image in self.envs.render() or ()]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of the env (rows share it), once per row."""
+        """Return the env's attribute, which all sub-environments share, once for each."""
         env: Any = self.envs
         while not hasattr(env, attr_name) and isinstance(env, gym.vector.VectorWrapper):
             env = env.env
         return [getattr(env, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the innermost env, for all rows; ValueError for some of them."""
+        """Set an attribute of the innermost env, for all sub-environments; ValueError for some of them."""
         if len(list(self._get_indices(indices))) != self.num_envs:
-            raise ValueError("all rows are one env: set_attr works without indices only")
+            raise ValueError("all sub-environments are one env: set_attr works without indices only")
         setattr(self.envs.unwrapped, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list:
-        """Rows have no methods of their own; NotImplementedError."""
+        """Raise NotImplementedError: sub-environments have no methods of their own."""
         del method_args, indices, method_kwargs
-        raise NotImplementedError(f"all rows are one env: call {method_name} on the `envs` of this Sb3VecEnv")
+        raise NotImplementedError(
+            f"all sub-environments are one env: call {method_name} on the `envs` of this Sb3VecEnv"
+        )
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """False: rows have no wrappers of their own."""
+        """Return False: sub-environments have no wrappers of their own."""
         del wrapper_class
         return [False for _ in self._get_indices(indices)]

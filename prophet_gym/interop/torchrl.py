@@ -1,4 +1,4 @@
-"""TorchRL: a vector env of ours as an env of tensordicts."""
+"""TorchRL: a vector env of chunks as an env of tensordicts."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from torchrl.envs import GymWrapper, default_info_dict_reader
 
 from prophet_gym.errors import unknown_option
 
-FLAGS = ("scored", "success")
-KNOWN_FLAGS = ("approximate", "live", *FLAGS)
+_FLAGS = ("scored", "success")
+_KNOWN_FLAGS = ("approximate", "live", *_FLAGS)
 
 
 class _Named(VectorWrapper):
-    """Names the autoreset mode where TorchRL reads it, as an attribute; Gymnasium's wrappers carry metadata alone."""
+    """Give the autoreset mode as an attribute, where TorchRL reads it; Gymnasium's wrappers carry metadata alone."""
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
@@ -22,20 +22,20 @@ class _Named(VectorWrapper):
         return self.metadata["autoreset_mode"]
 
 
-def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | torch.device = "cpu") -> GymWrapper:
-    """Wrap a vector env for TorchRL, which resets ended rows itself.
+def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = _FLAGS, device: str | torch.device = "cpu") -> GymWrapper:
+    """Wrap a vector env for TorchRL, which resets ended episodes itself.
 
-    A plain `GymWrapper(env)` of a `ProphetVectorEnv` works too; this one adds what `info` says of every row to the
-    tensordict, and takes an env in any wrappers, Gymnasium's too.
+    A plain `GymWrapper(env)` of a `ProphetVectorEnv` works too; this one adds flags of `info` to the tensordict, and
+    takes an env in any wrappers, Gymnasium's too.
 
     Args:
-        envs: With autoreset DISABLED.
+        envs: A vector env with autoreset DISABLED.
         flags: Bool entries of `info` to add.
-        device: Of the tensordicts.
+        device: Where the tensordicts are.
 
     Raises:
-        ValueError: If the autoreset mode is another.
-        UnknownOptionError: If a flag is none of `info`'s.
+        ValueError: The autoreset mode is another.
+        UnknownOptionError: `info` has no such flag.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -47,10 +47,10 @@ def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = FLAGS, device: str | 
     """
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.DISABLED:
-        raise ValueError(f"TorchRL resets ended rows itself: autoreset_mode DISABLED, got {mode}")
+        raise ValueError(f"TorchRL resets ended episodes itself: it needs autoreset_mode DISABLED, got {mode}")
     for flag in flags:
-        if flag not in KNOWN_FLAGS:
-            raise unknown_option("flag of info", flag, KNOWN_FLAGS)
+        if flag not in _KNOWN_FLAGS:
+            raise unknown_option("flag of info", flag, _KNOWN_FLAGS)
     env = GymWrapper(_Named(envs), device=device)
     spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in flags}
     env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))

@@ -75,7 +75,7 @@ def test_seeds_options_and_attributes():
     with pytest.raises(NotImplementedError, match="call get_state on the `envs`"):
         one.env_method("get_state")
     one.set_options([{"task": 0}, {}, {}])
-    with pytest.raises(ValueError, match="one dict for all rows"):
+    with pytest.raises(ValueError, match="one dict for all"):
         one.reset()
     with pytest.raises(RuntimeError, match="step_async before"):
         other.step_wait()
