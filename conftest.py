@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
     modules = ("prophet_gym.sims.env.", "prophet_gym.sims.libero.simulator.")
     examples = [item for item in items if isinstance(item, pytest.DoctestItem) and item.name.startswith(modules)]
     if examples:
-        from prophet_gym.sims.libero.install import missing
+        from prophet_gym.sims.libero._install import missing
 
         if why := missing():
             for item in examples:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 

@@ -10,9 +10,9 @@ import imageio.v2 as imageio
 import numpy as np
 import torch
 
-from prophet_gym.embodiments import libero
-from prophet_gym.embodiments.cameras import camera_matrix
-from prophet_gym.embodiments.kinematics import ToolPose, euler_to_matrix, integrate_tool_deltas
+from prophet_gym.embodiments import _libero as libero
+from prophet_gym.embodiments._cameras import camera_matrix
+from prophet_gym.embodiments._kinematics import ToolPose, euler_to_matrix, integrate_tool_deltas
 from prophet_gym.prophet.action_frames import draw_tools
 
 FRAMES, SIZE, GAP = 7, (128, 128), 4

@@ -277,7 +277,7 @@ def dream(world: Prophet, starts: list[InitialState]) -> tuple[VectorEnv, Callab
 def simulator(look: str, suite: str) -> tuple[VectorEnv, Callable[..., dict[str, Any]]] | None:
     """Build the simulator, one episode at a time; None where it is not installed."""
     from prophet_gym.sims.env import SimulatorVectorEnv
-    from prophet_gym.sims.libero import install
+    from prophet_gym.sims.libero import _install as install
 
     if install.missing() is not None:
         return None

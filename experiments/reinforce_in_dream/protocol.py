@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from prophet_gym.sims.initial_states import TRAIN_SEED
+from prophet_gym.sims._initial_states import TRAIN_SEED
 
 DREAM = "Prophet-LIBERO-v0"
 LIBERO = "LIBERO-Object-v0"

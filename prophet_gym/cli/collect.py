@@ -8,7 +8,7 @@ import tyro
 from prophet_gym.arguments import Arguments, Items, OutFolder, Seed, Workers
 
 if TYPE_CHECKING:
-    from prophet_gym.sims.libero.experts import Mode
+    from prophet_gym.sims.libero._experts import Mode
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def parse_mode(text: str) -> "Mode":
         UnknownOptionError: there is none.
     """
     from prophet_gym.errors import unknown_option
-    from prophet_gym.sims.libero.experts import MODES
+    from prophet_gym.sims.libero._experts import MODES
 
     if text not in MODES:
         raise unknown_option("mode", text, MODES)

@@ -118,7 +118,7 @@ def record_official(args: Args) -> list[Path]:
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data.recording import episode_path
     from prophet_gym.errors import MissingAssetsError
-    from prophet_gym.sims.libero.install import missing
+    from prophet_gym.sims.libero._install import missing
 
     reason = missing()
     if reason is not None:

@@ -24,7 +24,7 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.data.lerobot_export import export_recording
+    from prophet_gym.data._lerobot_export import export_recording
 
     count = export_recording(args.data, args.out, robot=args.robot, without=args.without)
     print(f"{args.out}: {count} episodes")

@@ -11,7 +11,7 @@ from importlib.metadata import requires
 from typing import Any, NoReturn
 
 from prophet_gym.errors import ProphetError
-from prophet_gym.sims.libero.install import INSTALL
+from prophet_gym.sims.libero._install import INSTALL
 
 INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C (signal 2) ended: 128 + 2."""

@@ -42,7 +42,7 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     from prophet_gym.envs.initial_states import write_initial_states
-    from prophet_gym.sims.initial_states import render_initial_states
+    from prophet_gym.sims._initial_states import render_initial_states
     from prophet_gym.specs import InitialState
 
     out, look, size = resolved(args)

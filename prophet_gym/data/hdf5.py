@@ -248,11 +248,12 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
         if layout.camera not in obs:
             raise unknown_option("camera", layout.camera, [each for each, data in obs.items() if _ndim(data) == 4])
         images: Any = obs[layout.camera]
+        stored_actions: Any = demo["actions"]
         shape = getattr(images, "shape", ())
         require_image_type(f"{layout.camera} of {name}", getattr(images, "dtype", np.dtype("O")), shape)
-        if len(shape) != 4 or not _ndim(demo["actions"]):
+        if len(shape) != 4 or not stored_actions.ndim:
             raise ValueError(f"{layout.camera} of {name} must be frames (steps, height, width, 3), is {shape}")
-        frames, actions = len(images), demo["actions"].shape[0]
+        frames, actions = len(images), len(stored_actions)
     if frames != actions:
         raise ValueError(
             f"{name} must have as many frames as actions, has {frames} and {actions}; leave it out or fetch it again"

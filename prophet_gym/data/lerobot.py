@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-TOLERANCE = 0.1
+_TOLERANCE = 0.1
 """How far, in frames, a row's time stamp may lie from where the stated rate has it."""
 
 
@@ -64,7 +64,7 @@ class LeRobotSource:
         calibration: Calibration | None = None,
         episodes: Sequence[int] | None = None,
         without: Sequence[int] = (),
-        tolerance: float | int = TOLERANCE,
+        tolerance: float | int = _TOLERANCE,
     ):
         self.root = Path(root)
         self.tolerance = require_number("tolerance", tolerance, above=0)

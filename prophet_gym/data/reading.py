@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from prophet_gym._io.files import refuse_pointer
-from prophet_gym.embodiments.kinematics import (
+from prophet_gym.embodiments._kinematics import (
     ARMS,
     euler_to_matrix,
     matrix_to_euler,
@@ -38,8 +38,12 @@ def columns_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, 
     return np.ascontiguousarray(frames[:, :, ::-1])
 
 
-ROTATIONS = {"euler": euler_to_matrix, "quaternion": quaternion_to_matrix, "rotation_vector": rotation_vector_to_matrix}
-WIDTHS = {"xyz": 3, "euler": 3, "quaternion": 4, "rotation_vector": 3, "gripper": 1, "skip": 1}
+_ROTATIONS = {
+    "euler": euler_to_matrix,
+    "quaternion": quaternion_to_matrix,
+    "rotation_vector": rotation_vector_to_matrix,
+}
+_WIDTHS = {"xyz": 3, "euler": 3, "quaternion": 4, "rotation_vector": 3, "gripper": 1, "skip": 1}
 """What a state's numbers can be, and how many there are: metres; radians, R = Rz Ry Rx; real part last; as `kinematics`
 has it; see `ToolReading`; read over."""
 
@@ -50,13 +54,13 @@ class ToolReading:
 
     Attributes:
         columns: Whose numbers, one column after the other, are a state.
-        numbers: What these are, in order, names of `WIDTHS`; each arm has one xyz, one rotation and one gripper, and
+        numbers: What these are, in order, names of `_WIDTHS`; each arm has one xyz, one rotation and one gripper, and
             the first of each are the first arm's.
         open: The gripper's number when it is open.
         closed: And closed.
 
     Raises:
-        UnknownOptionError: A name is not one of `WIDTHS`.
+        UnknownOptionError: A name is not one of `_WIDTHS`.
         ValueError: They are not the poses of 1 or 2 arms, or the gripper's two numbers are the same.
 
     Example:
@@ -72,13 +76,13 @@ class ToolReading:
 
     def __post_init__(self) -> None:
         for name in self.numbers:
-            if name not in WIDTHS:
-                raise unknown_option("number of a state", name, WIDTHS)
-        rotations = sum(name in ROTATIONS for name in self.numbers)
+            if name not in _WIDTHS:
+                raise unknown_option("number of a state", name, _WIDTHS)
+        rotations = sum(name in _ROTATIONS for name in self.numbers)
         arms = self.numbers.count("xyz")
         if not 1 <= arms <= ARMS or not arms == rotations == self.numbers.count("gripper"):
             raise ValueError(
-                f"a state must have one xyz, one rotation ({', '.join(ROTATIONS)}) and one gripper for each of 1 or "
+                f"a state must have one xyz, one rotation ({', '.join(_ROTATIONS)}) and one gripper for each of 1 or "
                 f"{ARMS} arms, got {'+'.join(self.numbers)}"
             )
         if self.open == self.closed:
@@ -94,7 +98,7 @@ class ToolReading:
         Raises:
             ValueError: The states have another width than the numbers.
         """
-        widths = [WIDTHS[name] for name in self.numbers]
+        widths = [_WIDTHS[name] for name in self.numbers]
         if states.shape[1] != sum(widths):
             raise ValueError(
                 f"{'+'.join(self.numbers)} are {sum(widths)} numbers, but {'+'.join(self.columns)}"
@@ -103,18 +107,18 @@ class ToolReading:
         places = zip(self.numbers, accumulate([0, *widths[:-1]]), widths, strict=True)
         parts = [(name, states[:, first : first + width].astype(np.float64)) for name, first, width in places]
         positions = [part for name, part in parts if name == "xyz"]
-        angles = [_angles(name, part) for name, part in parts if name in ROTATIONS]
+        angles = [_angles(name, part) for name, part in parts if name in _ROTATIONS]
         openness = [(part - self.closed) / (self.open - self.closed) for name, part in parts if name == "gripper"]
         arms = zip(positions, angles, openness, strict=True)
-        return np.stack([tool_states(*arm) for arm in arms], axis=1)
+        return np.stack([_tool_states(*arm) for arm in arms], axis=1)
 
 
 def _angles(name: str, numbers: Float[np.ndarray, "f n"]) -> Float[np.ndarray, "f 3"]:
     """Return Euler angles; stored ones stay as they are, since BRIDGE's actions add to them number by number."""
-    return numbers if name == "euler" else matrix_to_euler(ROTATIONS[name](numbers))
+    return numbers if name == "euler" else matrix_to_euler(_ROTATIONS[name](numbers))
 
 
-def tool_states(
+def _tool_states(
     position: Float[np.ndarray, "f 3"], euler_xyz: Float[np.ndarray, "f 3"], openness: Float[np.ndarray, "f 1"]
 ) -> Float32[np.ndarray, "f 7"]:
     """Return one tool's state; a gripper wider or tighter than its bounds is open or closed."""

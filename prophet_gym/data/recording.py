@@ -18,9 +18,9 @@ from prophet_gym._io.atomic import atomic_file, atomic_write
 from prophet_gym._io.files import read_json, read_npz
 from prophet_gym.data._video import decode_frames, write_video
 from prophet_gym.data.episode import Episode, ReadFrames, Simulation, choose
-from prophet_gym.data.reading import tool_states
+from prophet_gym.data.reading import _tool_states
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.embodiments.kinematics import matrix_to_euler, quaternion_to_matrix
+from prophet_gym.embodiments._kinematics import matrix_to_euler, quaternion_to_matrix
 from prophet_gym.specs import require_images
 
 META = "meta.json"
@@ -128,7 +128,7 @@ def simulated_episode(
         fps=_fps(robot),
         robot=robot,
         read=read or partial(_no_video, name),
-        tools=tool_states(simulation.gripper_position, euler, opening)[:, None],
+        tools=_tool_states(simulation.gripper_position, euler, opening)[:, None],
         camera=camera,
         simulation=simulation,
     )

@@ -14,7 +14,7 @@ from prophet_gym.data._order import batches, quotas
 from prophet_gym.data.episode import Episode, EpisodeSource
 
 ToModelActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
-"""From a robot's actions to the model's, e.g. `embodiments.libero.to_model_actions`."""
+"""From a robot's actions to the model's, e.g. `get_embodiment("libero").to_model_actions`."""
 ToPlan = Callable[
     [Float32[np.ndarray, "k a"], Float32[np.ndarray, "f arms 7"]],
     tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"]],
@@ -106,14 +106,14 @@ class Windows:
         return replace(self, **moved)
 
 
-def gripper_states(episode: Episode) -> Float32[np.ndarray, "f 4"]:
+def _gripper_states(episode: Episode) -> Float32[np.ndarray, "f 4"]:
     """Return position (metres) and openness of an episode's first tool at every frame; NaN where it is not known."""
     if episode.tools is None:
         return np.full((len(episode) + 1, 4), np.nan, np.float32)
     return episode.tools[:, 0, [0, 1, 2, 6]]
 
 
-def past_indices(
+def _past_indices(
     current: Int64[np.ndarray, " b"], first: Int64[np.ndarray, " b"], count: int
 ) -> Int64[np.ndarray, "b p"]:
     """Return the indices of the last `count` frames up to `current`; before an episode's `first` there is only that."""
@@ -176,7 +176,7 @@ class WindowDataset(Dataset[Windows]):
         entry, ends = self.entries[number], self.ends[number]
         episode = int(np.searchsorted(ends, window, side="right"))
         current = window - (int(ends[episode - 1]) if episode else 0)
-        return cut_window(entry, episode, current, self.shape)
+        return _cut_window(entry, episode, current, self.shape)
 
 
 def _windows(source: EpisodeSource, steps: int) -> Int64[np.ndarray, " e"]:
@@ -185,7 +185,7 @@ def _windows(source: EpisodeSource, steps: int) -> Int64[np.ndarray, " e"]:
     return np.maximum(lengths - steps + 1, 0)
 
 
-def cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowShape) -> Windows:
+def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowShape) -> Windows:
     """Decode the window around frame `current` of an episode, a batch of one.
 
     Raises:
@@ -198,14 +198,14 @@ def cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowSha
         )
     first = max(current - shape.history, 0)
     frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
-    past = past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
+    past = _past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
     actions, tools = _planned(entry, found, current, shape.steps)
     return Windows(
         past=frames[past][None],
         future=frames[None, current - first + 1 :],
         actions=torch.from_numpy(actions)[None],
         past_actions=torch.zeros(1, 0, actions.shape[1]),
-        gripper=torch.from_numpy(gripper_states(found)[current : current + shape.steps + 1])[None],
+        gripper=torch.from_numpy(_gripper_states(found)[current : current + shape.steps + 1])[None],
         tools=(None if tools is None else torch.from_numpy(tools),),
         cameras=(None if found.camera is None else torch.from_numpy(found.camera).float(),),
         instructions=(found.instruction,),

@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.embodiments.embodiment import Embodiment
-from prophet_gym.embodiments.kinematics import ARM_DIM
+from prophet_gym.embodiments._embodiment import Embodiment
+from prophet_gym.embodiments._kinematics import ARM_DIM
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet._base import Prophet, require_bounds
 from prophet_gym.prophet.action_frames import action_video, plan, start_cameras, start_tools

@@ -20,12 +20,12 @@ from prophet_gym.sims._episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, 
 from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import InitialState
 
-RESET_OPTIONS = ("reset_mask", "start", "task")
+_RESET_OPTIONS = ("reset_mask", "start", "task")
 # Placements of the start set `train` are numbered by their seed.
-TRAIN_SEEDS = 2**31
+_TRAIN_SEEDS = 2**31
 
-SPLITS = ("train", "official")
-FRAMES_WANTED = ("step", "chunk")
+_SPLITS = ("train", "official")
+_FRAMES_WANTED = ("step", "chunk")
 
 
 class SimulatorVectorEnv(EpisodeVectorEnv):
@@ -92,11 +92,11 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         pool = tuple(range(simulator.tasks)) if tasks is None else tuple(require_tasks(tasks))
         for task in pool:
             check_task(suite, task)
-        look = look or simulator.looks[0]
-        if starts not in SPLITS:
-            raise unknown_option("start set", starts, SPLITS)
-        if render not in FRAMES_WANTED:
-            raise unknown_option("choice of frames", render, FRAMES_WANTED)
+        look = str(look or simulator.looks[0])
+        if starts not in _SPLITS:
+            raise unknown_option("start set", starts, _SPLITS)
+        if render not in _FRAMES_WANTED:
+            raise unknown_option("choice of frames", render, _FRAMES_WANTED)
         workers = require_count("workers", workers, 0)
         timeout = require_number("worker_timeout", worker_timeout, above=0)
         chunk = require_count("chunk", robot.chunk if chunk is None else chunk)
@@ -111,7 +111,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             render_mode=render_mode,
         )
         self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
-        self._limit = simulator.official_states if starts == "official" else TRAIN_SEEDS
+        self._limit = simulator.official_states if starts == "official" else _TRAIN_SEEDS
         self._every_frame = render == "step"
         self._grippers = np.zeros((num_envs, 3), np.float32)
         self._tells_gripper = require_flag("proprioception", proprioception)
@@ -123,7 +123,8 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         self._stages = open_stages(suite, look, size, min(workers, num_envs), timeout)
 
     def _action_space(self, steps: int) -> gym.spaces.Box:
-        low, high = (np.tile(np.float32(bound), (steps, 1)) for bound in (self._bounds.low, self._bounds.high))
+        bounds = (self._bounds.low, self._bounds.high)
+        low, high = (np.tile(np.asarray(bound, np.float32), (steps, 1)) for bound in bounds)
         return gym.spaces.Box(low, high, dtype=np.float32)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -153,8 +154,8 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
         given = dict(options or {})
         for name in given:
-            if name not in RESET_OPTIONS:
-                raise unknown_option("reset option", name, RESET_OPTIONS)
+            if name not in _RESET_OPTIONS:
+                raise unknown_option("reset option", name, _RESET_OPTIONS)
         rows = reset_rows(given.get("reset_mask"), self.num_envs)
         tasks = per_row_integers("task", given.get("task"), self.num_envs)
         starts = per_row_integers("start", given.get("start"), self.num_envs)

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float32
 
-from prophet_gym.sims.initial_states import TRAIN_SEED
+from prophet_gym.sims._initial_states import TRAIN_SEED
 
 
 def true_outcomes(

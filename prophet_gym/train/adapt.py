@@ -13,8 +13,8 @@ import tyro
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import save_network
 from prophet_gym.arguments import Arguments, Count, CountOrNone, Device, Fraction, Items, OutFolder, Positive
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import held_out
-from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.prophet import SmallConfig, SmallProphet
 from prophet_gym.prophet.autoencoder import FrameAutoencoder

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from prophet_gym._io.networks import load_part, save_network
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import Episode
-from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.recording import read_episode
 from prophet_gym.prophet.autoencoder import FrameAutoencoder, to_pixels
 from prophet_gym.train.loop import LoopConfig, Step, on_device, train_loop

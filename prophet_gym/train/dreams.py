@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.windows import Windows
 from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet.gripper import ChunkInputs, GripperTracker, chunk_inputs

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prophet_gym._io.networks import save_network
-from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.prophet.autoencoder import unstack_frames
 from prophet_gym.prophet.gripper import GripperTracker, tracker_loss
 from prophet_gym.prophet.training import flow_loss, sample_times

@@ -9,8 +9,8 @@ from jaxtyping import Float32
 from torch.nn import functional as F
 
 from prophet_gym.data.windows import MixtureEntry, WindowDataset, Windows
-from prophet_gym.embodiments.embodiment import Embodiment
-from prophet_gym.embodiments.kinematics import ARM_DIM, tool_frame_deltas
+from prophet_gym.embodiments._embodiment import Embodiment
+from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
 from prophet_gym.prophet.action_frames import action_video, plan
 from prophet_gym.train.objective import ToolVideos
 

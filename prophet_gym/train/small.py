@@ -26,8 +26,8 @@ from prophet_gym.arguments import (
     NotNegative,
     OutFolder,
 )
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import held_out
-from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.recording import list_recordings, name_of, read_episode
 from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet.autoencoder import FrameAutoencoder

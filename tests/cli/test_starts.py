@@ -6,10 +6,10 @@ import pytest
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym.cli.main import main
 from prophet_gym.cli.starts import Args, resolved
-from prophet_gym.embodiments.start_poses import start_pose
+from prophet_gym.embodiments._start_poses import start_pose
 from prophet_gym.envs import read_initial_states
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 
 
 @pytest.fixture(scope="module")

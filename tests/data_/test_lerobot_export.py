@@ -7,9 +7,9 @@ import pytest
 from pyarrow import parquet
 
 from prophet_gym.cli.export import Args, main
+from prophet_gym.data._lerobot_export import CAMERA, STATE_NAMES, export_recording
 from prophet_gym.data.episode import Simulation
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.lerobot_export import CAMERA, STATE_NAMES, export_recording
 from prophet_gym.data.reading import ToolReading
 from prophet_gym.data.recording import (
     META,
@@ -19,7 +19,7 @@ from prophet_gym.data.recording import (
     simulated_episode,
     write_episode,
 )
-from prophet_gym.embodiments.kinematics import euler_to_matrix, quaternion_to_matrix
+from prophet_gym.embodiments._kinematics import euler_to_matrix, quaternion_to_matrix
 from prophet_gym.errors import UnknownOptionError
 
 from .conftest import grey, images, level

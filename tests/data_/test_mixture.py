@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data.hdf5 import Hdf5Source
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.mixture import read_mixture_entry
 from prophet_gym.data.recording import META, RecordingSource
 from prophet_gym.data.windows import as_given
 

@@ -9,7 +9,7 @@ import torch
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.hdf5 import Hdf5Source
 from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape, cut_window
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape, _cut_window
 
 from .conftest import CAMERA, level
 
@@ -144,7 +144,7 @@ def test_clips_of_a_file_are_resized(lerobot):
 
 def test_commands_become_the_models_numbers(mixture):
     double = MixtureEntry(mixture[0].source, to_model_actions=lambda actions: 2 * actions)
-    assert cut_window(double, 0, 6, SHAPE).actions[0, :, 0].tolist() == [12, 14, 16, 18]
+    assert _cut_window(double, 0, 6, SHAPE).actions[0, :, 0].tolist() == [12, 14, 16, 18]
 
 
 def test_what_does_not_fit_is_refused(mixture):

@@ -11,7 +11,7 @@ import pytest
 from docs.blocks import dream as dream_blocks
 from experiments.reinforce_in_dream import controls, figures, headline
 from experiments.reinforce_in_dream.files import read_summary
-from prophet_gym.sims.libero.install import INSTALL
+from prophet_gym.sims.libero._install import INSTALL
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from prophet_gym.embodiments.kinematics import euler_to_matrix, matrix_to_euler, tool_frame_deltas
-from prophet_gym.embodiments.libero import to_model_actions
+from prophet_gym.embodiments._kinematics import euler_to_matrix, matrix_to_euler, tool_frame_deltas
+from prophet_gym.embodiments._libero import to_model_actions
 
 
 def test_tool_frame_deltas_are_those_of_the_original_implementation(golden):

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from prophet_gym.embodiments import EMBODIMENTS, get_embodiment, libero
-from prophet_gym.embodiments.kinematics import (
+from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
+from prophet_gym.embodiments import _libero as libero
+from prophet_gym.embodiments._kinematics import (
     ToolPose,
     euler_to_matrix,
     matrix_to_euler,
     quaternion_to_matrix,
 )
-from prophet_gym.embodiments.start_poses import pose_extra, start_camera, start_pose
+from prophet_gym.embodiments._start_poses import pose_extra, start_camera, start_pose
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophet_gym.specs import InitialState
 

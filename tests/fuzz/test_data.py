@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._video import write_video
 from prophet_gym.data.episode import Episode, EpisodeSource, Simulation
 from prophet_gym.data.hdf5 import LIBERO, Hdf5Source
-from prophet_gym.data.latents import LatentEpisodes
 from prophet_gym.data.lerobot import LeRobotSource
 from prophet_gym.data.reading import ToolReading
 from prophet_gym.data.recording import META, RecordingSource, episode_path, simulated_episode, write_episode

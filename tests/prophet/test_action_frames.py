@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.embodiments import libero
+from prophet_gym.embodiments import _libero as libero
 from prophet_gym.prophet.action_frames import AXIS_METRES, DISC_METRES, draw_tools
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 
 # Looks along z from the origin; a picture at 1 m is 1 m wide.

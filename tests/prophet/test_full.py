@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.embodiments.libero import to_model_actions
+from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.action_frames import plan
 from prophet_gym.prophet.full import (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.prophet.gripper import GripperTracker, window_around
 from prophet_gym.train.dynamics import new_tracker, train_tracker
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.prophet.action_frames import draw_discs, project
 from prophet_gym.prophet.autoencoder import stack_frames
 from prophet_gym.prophet.gripper import ChunkInputs, GripperTracker, chunk_inputs, flow_source

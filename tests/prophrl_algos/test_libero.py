@@ -6,7 +6,7 @@ import torch
 
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims import recorder
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophrl_algos.cli import record
 from prophrl_algos.cli.common import begin_of, make_env

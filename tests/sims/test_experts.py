@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from prophet_gym.sims.libero import _experts as experts
 from prophet_gym.sims.libero import _hand as hand
-from prophet_gym.sims.libero import experts
-from prophet_gym.sims.libero._hand import Hand, Style
-from prophet_gym.sims.libero.experts import (
+from prophet_gym.sims.libero._experts import (
     EXPLORATION,
     GRASPS,
     MIXTURE,
@@ -16,6 +15,7 @@ from prophet_gym.sims.libero.experts import (
     mixture_of,
     script,
 )
+from prophet_gym.sims.libero._hand import Hand, Style
 from prophet_gym.sims.recorder import _draw_mode
 
 

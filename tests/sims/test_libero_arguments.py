@@ -7,7 +7,7 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 import prophet_gym  # noqa: F401 registers the ids
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 
 pytestmark = [
     pytest.mark.libero,

@@ -16,7 +16,7 @@ from prophet_gym.errors import (
     UnknownOptionError,
 )
 from prophet_gym.sims.env import SimulatorEnv, SimulatorVectorEnv
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 
 needs_libero = pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))

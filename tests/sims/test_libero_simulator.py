@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from prophet_gym.embodiments.libero import camera
+from prophet_gym.embodiments._libero import camera
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import WAIT_ACTION, LiberoSimulator
 
 pytestmark = [

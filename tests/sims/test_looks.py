@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from prophet_gym.errors import MissingAssetsError, UnknownOptionError
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero import _looks as looks
-from prophet_gym.sims.libero import install
 from prophet_gym.sims.simulator import check_task
 
 CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)

@@ -7,8 +7,8 @@ pytest.importorskip("mujoco", reason="needs the extra prophet-gym[libero]")
 
 import mujoco
 
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero import _meshes as meshes
-from prophet_gym.sims.libero import install
 from prophet_gym.sims.libero._meshes import Mesh, decimate, face_budget, lighten, read_mesh, shrink_texture
 
 needs_decimation = pytest.mark.skipif(

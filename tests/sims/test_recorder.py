@@ -7,7 +7,7 @@ import pytest
 from prophet_gym.data.recording import begin_recording, episode_path, list_episodes, read_episode
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.sims import recorder
-from prophet_gym.sims.libero import install
+from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode
 
 TASK = 6

@@ -11,8 +11,8 @@ from prophet_gym.cli import collect as command
 from prophet_gym.data.recording import META, RecordingSource, list_episodes, read_episode
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims import simulator
+from prophet_gym.sims._initial_states import render_initial_states
 from prophet_gym.sims.env import SimulatorVectorEnv
-from prophet_gym.sims.initial_states import render_initial_states
 from prophet_gym.sims.recorder import record_episode
 from prophet_gym.sims.simulator import Simulator, check_task, register_simulator, simulator_of
 

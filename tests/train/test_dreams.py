@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.prophet.autoencoder import stack_frames
 from prophet_gym.prophet.gripper import GripperTracker
 from prophet_gym.prophet.presets import small_transformer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prophet_gym.data.mixture import read_mixture_entry
+from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data.recording import META, list_episodes
 from prophet_gym.data.windows import as_given
 from prophet_gym.train import adapt, objects, reward, small, success

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.embodiments.kinematics import ToolPose, tool_frame_deltas
-from prophet_gym.embodiments.libero import FRACTION_REACHED
+from prophet_gym.embodiments._kinematics import ToolPose, tool_frame_deltas
+from prophet_gym.embodiments._libero import FRACTION_REACHED
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet.action_frames import action_video

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from prophet_gym.cli import merge
-from prophet_gym.embodiments.libero import to_model_actions
+from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
 from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet

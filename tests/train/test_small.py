@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.latents import LatentEpisodes
+from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.recording import episode_path, write_episode
 from prophet_gym.errors import RunInUseError
 from prophet_gym.prophet import Prophet

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.embodiments.libero import camera
+from prophet_gym.embodiments._libero import camera
 from prophet_gym.rewards import ReachReward
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk

@@ -18,7 +18,7 @@ import numpy as np
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.cache import cache_dir, keeping
 from prophet_gym.errors import MissingAssetsError
-from prophet_gym.sims.libero.install import ASSETS_VARIABLE, INSTALL
+from prophet_gym.sims.libero._install import ASSETS_VARIABLE, INSTALL
 
 LOOKS = ("light", "plain", "official")
 """The first is the default."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from prophet_gym.errors import MissingAssetsError, SimulatorLostError
-from prophet_gym.sims.libero.install import LIBRARIES, RENDERER_ADVICE, choose_renderer, load_renderer
+from prophet_gym.sims.libero._install import LIBRARIES, RENDERER_ADVICE, choose_renderer, load_renderer
 
 # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
 _COLLISION_GROUP = 0

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 
-from prophet_gym.embodiments.libero import ACTION_SPEC, EMBODIMENT
+from prophet_gym.embodiments._libero import ACTION_SPEC, EMBODIMENT
 from prophet_gym.errors import InvalidActionError
+from prophet_gym.sims.libero._experts import SCRIPT_VERSION, Mode, mixture_of, script
+from prophet_gym.sims.libero._install import find_assets, prepare_libero, require_packages
 from prophet_gym.sims.libero._looks import LOOKS, assets_for, drawn_model, look_version
-from prophet_gym.sims.libero.experts import SCRIPT_VERSION, Mode, mixture_of, script
-from prophet_gym.sims.libero.install import find_assets, prepare_libero, require_packages
 from prophet_gym.sims.simulator import check_task
 
 CAMERA = "agentview"

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper
-from prophet_gym.embodiments.kinematics import ToolPose, actions_through, euler_to_matrix, require_arms
+from prophet_gym.embodiments._embodiment import Embodiment, Gripper
+from prophet_gym.embodiments._kinematics import ToolPose, actions_through, euler_to_matrix, require_arms
 from prophet_gym.specs import ActionSpec
 
 # bridge_data_robot, bridge_data_v2/conf.py: a move takes 0.2 s.

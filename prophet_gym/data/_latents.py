@@ -12,7 +12,7 @@ from jaxtyping import Float16, Float32, Int64
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.files import read_npz
 from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import Windows, gripper_states, past_indices
+from prophet_gym.data.windows import Windows, _gripper_states, _past_indices
 from prophet_gym.embodiments import get_embodiment
 
 
@@ -24,7 +24,7 @@ class LatentEpisodes:
         latents: Normalised latents of every frame.
         actions: The action after each frame; in the row of an episode's last frame, what its robot is taken to have
             done before the first (`Embodiment.action_before`).
-        gripper: Of every frame, see `gripper_states`.
+        gripper: Of every frame, see `_gripper_states`.
         starts: Index of every episode's first frame, and the total as last entry.
     """
 
@@ -67,7 +67,7 @@ class LatentEpisodes:
         return cls(
             latents=np.concatenate(latents).astype(np.float16),
             actions=np.concatenate(actions).astype(np.float32),
-            gripper=np.concatenate([gripper_states(each) for each in episodes]),
+            gripper=np.concatenate([_gripper_states(each) for each in episodes]),
             starts=np.cumsum([0, *(len(each) + 1 for each in episodes)], dtype=np.int64),
         )
 
@@ -120,7 +120,7 @@ class LatentEpisodes:
         after = current[:, None] + np.arange(ahead + 1)
         tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))  # noqa: E731
         return Windows(
-            past=tensor(self.latents[past_indices(current, first, past)]),
+            past=tensor(self.latents[_past_indices(current, first, past)]),
             future=tensor(self.latents[after[:, 1:]]),
             actions=tensor(self.actions[after[:, :-1]]),
             past_actions=tensor(led),

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper, ToolPath
-from prophet_gym.embodiments.kinematics import (
+from prophet_gym.embodiments._embodiment import Embodiment, Gripper, ToolPath
+from prophet_gym.embodiments._kinematics import (
     ACTION_DIM,
     ToolPose,
     euler_to_matrix,

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper, keep_pose
-from prophet_gym.embodiments.kinematics import ToolPose, actions_through, require_arms, rotation_vector_to_matrix
+from prophet_gym.embodiments._embodiment import Embodiment, Gripper, keep_pose
+from prophet_gym.embodiments._kinematics import ToolPose, actions_through, require_arms, rotation_vector_to_matrix
 from prophet_gym.specs import ActionSpec
 
 # Universal Robots' table of models: the UR30 reaches 1300 mm.

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment
-from prophet_gym.embodiments.kinematics import ToolPose
+from prophet_gym.embodiments._embodiment import Embodiment
+from prophet_gym.embodiments._kinematics import ToolPose
 from prophet_gym.errors import InvalidStartError, UnknownOptionError
 from prophet_gym.specs import InitialState
 

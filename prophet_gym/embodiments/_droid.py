@@ -3,10 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.cameras import camera_matrix
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper
-from prophet_gym.embodiments.kinematics import ToolPose, actions_through, euler_to_matrix, require_arms
-from prophet_gym.specs import ActionSpec, CameraSpec
+from prophet_gym.embodiments._embodiment import Embodiment, Gripper
+from prophet_gym.embodiments._kinematics import ToolPose, actions_through, euler_to_matrix, require_arms
+from prophet_gym.specs import ActionSpec
 
 # github.com/droid-dataset/droid, droid/robot_ik/robot_ik_solver.py: control_hz, max_lin_delta, max_rot_delta.
 CONTROL_HZ = 15.0
@@ -42,27 +41,6 @@ def to_model_actions(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> Floa
     return actions_through(start, positions, rotations, GRIPPER.openness(actions[:, 6:]))
 
 
-def episode_camera(
-    name: str,
-    camera_to_base: Float[np.ndarray, " 6"],
-    intrinsics: Float[np.ndarray, "3 3"],
-    size: tuple[int, int],
-) -> CameraSpec:
-    """Return the camera of one episode.
-
-    Args:
-        name: Its serial number.
-        camera_to_base: Position (metres) and Euler angles x, y, z (radians, R = Rz Ry Rx) of the camera in the base
-            frame, as `camera_extrinsics` of the raw data and `cam2base_extrinsics.json` of huggingface.co/KarlP/droid
-            have them.
-        intrinsics: In pixels of pictures of `size`.
-        size: Height and width.
-    """
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = euler_to_matrix(camera_to_base[3:]), camera_to_base[:3]
-    return CameraSpec(name, camera_matrix(intrinsics, pose, size))
-
-
 def _at_most_one(vectors: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3"]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1)
 
@@ -79,7 +57,8 @@ EMBODIMENT = Embodiment(
     frame_size=(240, 416),
     metric=True,
     camera=None,
-    calibration="one per episode, in the data set: `droid.episode_camera`",
+    # Six numbers an episode: position (metres) and Euler angles x, y, z (radians, R = Rz Ry Rx) in the base frame.
+    calibration="one per episode, in the data set (`camera_extrinsics`): `camera_matrix`",
     sources=("github.com/droid-dataset/droid", "huggingface.co/KarlP/droid (camera calibrations)"),
     rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.kinematics import ToolPose, integrate_tool_deltas, require_arms
+from prophet_gym.embodiments._kinematics import ToolPose, integrate_tool_deltas, require_arms
 from prophet_gym.specs import ActionSpec, CameraSpec
 
 

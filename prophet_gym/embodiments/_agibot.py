@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments.embodiment import Embodiment, Gripper, keep_pose
-from prophet_gym.embodiments.kinematics import ToolPose, actions_through, quaternion_to_matrix, require_arms
+from prophet_gym.embodiments._embodiment import Embodiment, Gripper, keep_pose
+from prophet_gym.embodiments._kinematics import ToolPose, actions_through, quaternion_to_matrix, require_arms
 from prophet_gym.specs import ActionSpec
 
 # AgiBot World as published for LeRobot (cadene/agibot_alpha_world): 30 frames and commands a second.
@@ -47,7 +47,7 @@ EMBODIMENT = Embodiment(
     frame_size=(240, 320),
     metric=True,
     camera=None,
-    calibration="one per episode, in the data set (`parameters/<task>/<episode>/camera`): `cameras.camera_matrix`",
+    calibration="one per episode, in the data set (`parameters/<task>/<episode>/camera`): `camera_matrix`",
     sources=("README of huggingface.co/datasets/agibot-world/AgiBotWorld-Alpha (fields of `proprio_stats.h5`)",),
     no_op=keep_pose,
 )
