@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from gymnasium.vector import VectorEnv
 
 from prophet_gym.arguments import Arguments, Device, Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole
-from prophrl_algos.algorithms import FlowScale
+from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
+from prophrl_algos.cli.precision import Precision
 from prophrl_algos.cli.published import Published
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
 
@@ -33,6 +34,8 @@ class Args(Arguments):
     """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
     algo: str = "fa-grpo"
     """A name that `prophrl` lists, or `package.module:function`, a function from a FlowSpec to an Algorithm."""
+    advantages: Literal["group", "leave-one-out"] = "group"
+    """`group`: (return - mean) / std of the group; `leave-one-out`: return - mean of the group's other rollouts."""
     out: OutFolder = Path("outputs/rl")
     """The folder of the run."""
     config: TrainerConfig = field(default_factory=TrainerConfig)
@@ -58,12 +61,14 @@ class Args(Arguments):
     evaluate_every: Annotated[int, Whole(0, 10**9)] = 0
     """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
     evaluate_episodes: Items = 20
+    precision: Precision = field(default_factory=Precision)
+    """How the reward's precision is watched."""
     loggers: Annotated[tuple[str, ...], NoneTwice()] | None = None
     """Of csv, jsonl, tensorboard, wandb, trackio, terminal; csv, terminal and tensorboard if not given."""
 
 
 MAY_CHANGE = (
-    "out", "config", "flowscale", "num_envs", "device", "evaluate_every", "evaluate_episodes", "loggers",
+    "out", "config", "flowscale", "num_envs", "device", "evaluate_every", "evaluate_episodes", "precision", "loggers",
 )  # fmt: skip
 """Arguments that a run may be gone on with otherwise; `config` and `flowscale` are checked by the trainer."""
 
@@ -78,6 +83,8 @@ def main(args: Args) -> None:
     names = usual_loggers() if args.loggers is None else args.loggers
     require_loggers(names)
     trainer = make_trainer(args)
+    if args.precision.truth_env and not args.evaluate_every:
+        raise ValueError("--precision.truth-env is asked at every evaluation: give --evaluate-every too")
     evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
     with run_lock(args.out, main=trainer.processes.main):
         begun = (args.out / LAST).exists()
@@ -115,6 +122,8 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     warn_untrained(args.policy, args.weights)
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)
+    if args.advantages == "leave-one-out":
+        algorithm = replace(algorithm, advantages=leave_one_out_advantages)
     learnt = [weight for weight in policy.parameters() if weight.requires_grad]
     if isinstance(algorithm.kernel, nn.Module):
         learnt += list(algorithm.kernel.parameters())
@@ -131,12 +140,20 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
 
 
 def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
-    """Episodes of the same env that are not trained on, from `train` starts drawn by their own seed."""
+    """Return an evaluation on episodes of the same env, from `train` states drawn by a seed that training does not use.
+
+    With `args.precision.truth_env` it also measures the reward's precision on dreams that are replayed there.
+    """
     from prophrl_algos.cli.common import make_env
+    from prophrl_algos.cli.precision import precision_metrics
     from prophrl_algos.evaluate import evaluate
 
-    rows = min(args.evaluate_episodes, 16)
+    rows, seed = min(args.evaluate_episodes, 16), 10**6
     env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device, dream=args.dream)
+    precision = None
+    if args.precision.truth_env:
+        truth = make_env(args.precision.truth_env, rows, starts="train", tasks=args.tasks)
+        precision = precision_metrics(trainer.policy, env, truth, args.precision, seed)
 
     def measure() -> Metrics:
         tell = trainer.progress
@@ -144,9 +161,9 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
             trainer.policy,
             env,
             args.evaluate_episodes,
-            seed=10**6,
+            seed=seed,
             progress=lambda stage, done, total: tell(f"evaluation, {stage}", done, total),
         )
-        return found.metrics()
+        return found.metrics() | ({} if precision is None else precision(trainer.done))
 
     return measure
