@@ -74,7 +74,7 @@ def test_what_training_cannot_be_begun_with_writes_nothing(words, status, messag
 def test_an_evaluation_past_the_last_start_is_refused_before_it_begins(capsys, tmp_path):
     words = ["evaluate", "--policy", "tiny", "--tasks", "0", "--episodes", "51", "--json", str(tmp_path / "x.json")]
     error = refused(words, 1, capsys)
-    assert "options['start'] must be in 0..49 for task 0, got 50" in error
+    assert "options['start'] must be in 0..49, the initial states of task 0, got 50" in error
     assert list(tmp_path.iterdir()) == []
 
 
