@@ -92,7 +92,9 @@ def test_everything_is_checked_before_anything_is_run(dream, tiny):
     env = dream(2)
     # The last cell, of another wave, is past the end of its task's starts.
     cells = [{"task": 0, "start": start} for start in range(3)] + [{"task": 0, "start": 1000}]
-    with pytest.raises(InvalidStartError, match=r"options\['start'\] must be in 0\.\.\d+, the initial states of task 0, got 1000"):
+    with pytest.raises(
+        InvalidStartError, match=r"options\['start'\] must be in 0\.\.\d+, the initial states of task 0, got 1000"
+    ):
         evaluate(tiny(), env, cells)
     assert env.world_model.rows_dreamt == []
     with pytest.raises(UnknownOptionError, match="unknown task 7"):
