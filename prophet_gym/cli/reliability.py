@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prophet_gym.calibration import SOURCES
+from prophet_gym.evaluation.calibration import SOURCES
 
 SIZE, MARGIN = 320, 48
 COLOURS = {"real": "#1b6ca8", "dream": "#c8553d"}
@@ -13,7 +13,7 @@ def reliability_svg(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Draw one curve per source.
 
     Args:
-        curves: Source (`real`, `dream`) -> bins of `prophet_gym.calibration.reliability`; a bin's disc grows with its
+        curves: Source (`real`, `dream`) -> bins of `prophet_gym.evaluation.calibration.reliability`; a bin's disc grows with its
             count, its bar is the 95% interval.
     """
     width = SIZE + 2 * MARGIN

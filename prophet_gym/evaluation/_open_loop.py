@@ -19,21 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prophet_gym.data.episode import Episode
-from prophet_gym.metrics import FrameMetrics, frame_metrics, optical_flow
+from prophet_gym.evaluation.metrics import FrameMetrics, frame_metrics, optical_flow
 from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper, WorldModel
-
-__all__ = [
-    "GRIPPER",
-    "HORIZONS",
-    "METRICS",
-    "OBJECT",
-    "Dream",
-    "Scores",
-    "Window",
-    "dream",
-    "evaluate_open_loop",
-    "windows_of",
-]
 
 HORIZONS = (8, 64, 160, 240)
 """Frames to predict by default: 0.4 to 12 seconds of LIBERO."""
