@@ -13,8 +13,8 @@ def reliability_svg(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Draw one curve per source.
 
     Args:
-        curves: Source (`real`, `dream`) -> bins of `evaluation.calibration.reliability`; a bin's disc grows with its count,
-            its bar is the 95% interval.
+        curves: Source (`real`, `dream`) -> bins of `evaluation.calibration.reliability`; a bin's disc grows with its
+            count, its bar is the 95% interval.
     """
     width = SIZE + 2 * MARGIN
     marks = [
