@@ -20,10 +20,10 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from prophet_gym._report import as_json, machine, write_json
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.evaluate import Args as EvaluateArgs
 from prophet_gym.cli.evaluate import record_official
-from prophet_gym.cli.report import as_json, machine, write_json
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import Estimate

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import tyro
 
-from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_json
+from prophet_gym._report import evaluation_tables, machine, summarise, write_json
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.evaluation import evaluate_open_loop

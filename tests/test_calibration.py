@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.cli.reliability import reliability_svg
+from prophet_gym._reliability_plot import reliability_svg
 from prophet_gym.evaluation.calibration import (
     LabelledVideo,
     ScoredVideo,

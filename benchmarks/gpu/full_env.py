@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from prophet_gym.cli.report import machine, write_json
+from prophet_gym._report import machine, write_json
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet.autoencoder import WanAutoencoder

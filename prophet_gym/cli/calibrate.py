@@ -50,10 +50,10 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
+    from prophet_gym._report import machine, table, write_json
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
-    from prophet_gym.cli.report import machine, table, write_json
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
     from prophet_gym.evaluation.calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
 
@@ -96,7 +96,7 @@ def main(args: Args) -> None:
             print(f"\n{table([f'{SOURCES[name]}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
     write_json(args.out, card)
     print(f"wrote {args.out}")
-    from prophet_gym.cli.reliability import reliability_svg
+    from prophet_gym._reliability_plot import reliability_svg
 
     curves = {name: card[name]["reliability"]["bins"] for name in sources if card[name]["reliability"]}
     if curves:

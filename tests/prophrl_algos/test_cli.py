@@ -13,11 +13,12 @@ import torch
 
 from prophet_gym.checkpoint import CHECKPOINTS, bundled_checkpoints
 from prophet_gym.world_model import RewardOutput
+from prophrl_algos import _named as common
+from prophrl_algos._demonstrations import Demonstrations, read_demonstrations
+from prophrl_algos._named import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.algorithms import ALGORITHMS, FA_GRPO
-from prophrl_algos.cli import common, main, train
+from prophrl_algos.cli import main, train
 from prophrl_algos.cli import record as record_cli
-from prophrl_algos.cli.common import make_algorithm, make_env, make_policy, read_weights
-from prophrl_algos.cli.demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos.cli.published import Published
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
