@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"_registration", "errors", "estimates"},
-    {"specs", "_io", "arguments"},
+    {"specs", "_io", "arguments", "_panels"},
     {"world_model"},
     {"hub"},
     {"embodiments", "rewards", "envs"},
@@ -18,6 +18,7 @@ LAYERS = [
     {"prophet", "sims", "testing"},
     {"checkpoint"},
     {"train", "evaluation", "interop"},
+    {"_episodes", "_reliability_plot", "_report"},
     {"factory"},
     {"cli"},
     {"__main__"},
@@ -27,6 +28,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym",
     "prophet_gym.specs",
     "prophet_gym.world_model",
+    "prophet_gym.data",
     "prophet_gym.errors",
     "prophet_gym.estimates",
     "prophet_gym.hub",
