@@ -30,8 +30,7 @@ from prophet_gym.envs import OneActionPerChunkVector, ProphetVectorEnv, View, Vi
 from prophet_gym.interop.sb3 import Sb3VecEnv
 from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.action_frames import project
-from prophet_gym.rewards import ReachReward, mark_of, reach_instruction
-from prophet_gym.rewards.reach import FindGripper
+from prophet_gym.rewards import FindGripper, ReachReward, mark_of, reach_instruction
 from prophet_gym.specs import InitialState
 
 MARKED = ((0.2, 0.8), (0.27, 0.45))

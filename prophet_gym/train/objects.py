@@ -18,8 +18,8 @@ from prophet_gym._io.atomic import atomic_write
 from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
-from prophet_gym.rewards.classifier import hash_words
-from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig
+from prophet_gym.rewards import ObjectReader, ObjectReaderConfig
+from prophet_gym.rewards._classifier import hash_words
 from prophet_gym.train.run_folder import run_lock
 
 METRICS_NAME = "metrics.json"

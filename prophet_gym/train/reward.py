@@ -32,8 +32,8 @@ from prophet_gym.arguments import (
     Seed,
 )
 from prophet_gym.data.recording import list_recordings, refuse_official
-from prophet_gym.rewards.vlm.likelihood import LikelihoodConfig, LikelihoodReward
-from prophet_gym.rewards.vlm.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
+from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward
+from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train import success
 from prophet_gym.train.run_folder import run_lock
 from prophet_gym.train.success import METRICS_NAME, LabelledVideo, precision_recall, read_videos, split_of

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym.arguments import Arguments, Count, Fraction, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.recording import list_recordings, read_episode
-from prophet_gym.rewards.classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
+from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
 
 METRICS_NAME = "metrics.json"
 

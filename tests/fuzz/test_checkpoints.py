@@ -19,7 +19,7 @@ from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.hub import verified, write_manifest
 from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
-from prophet_gym.rewards.classifier import SuccessHead, SuccessHeadConfig
+from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
 

@@ -275,7 +275,7 @@ class TestActingInADream:
     def test_it_ends_with_the_chunk_in_which_the_judge_sees_success(self, monkeypatch):
         said = iter([False, True])
         monkeypatch.setattr(
-            "prophet_gym.rewards.classifier.SuccessHead.score",
+            "prophet_gym.rewards._classifier.SuccessHead.score",
             lambda self, videos, texts: RewardOutput(torch.tensor([float(next(said))]), torch.tensor([True])),
         )
         assert len(self.actions(1, 100)) == 16

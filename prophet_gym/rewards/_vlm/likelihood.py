@@ -19,9 +19,9 @@ from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import CheckpointError, MissingWeightsError, require_count, require_number, unknown_option
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.rewards.vlm.local import LocalVlm
-from prophet_gym.rewards.vlm.prompt import WORDS, Prompt
-from prophet_gym.rewards.vlm.votes import REQUESTED_FRAMES, Question, labelled_frames, spread
+from prophet_gym.rewards._vlm.local import LocalVlm
+from prophet_gym.rewards._vlm.prompt import WORDS, Prompt
+from prophet_gym.rewards._vlm.votes import REQUESTED_FRAMES, Question, labelled_frames, spread
 from prophet_gym.world_model import RewardOutput, require_when
 
 CONFIG_NAME = "likelihood.json"

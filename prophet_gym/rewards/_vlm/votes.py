@@ -17,9 +17,9 @@ from torch import Tensor
 
 from prophet_gym.errors import require_count
 from prophet_gym.rewards._videos import require_frames, require_videos
-from prophet_gym.rewards.vlm._voting import Votes, parse_answer
-from prophet_gym.rewards.vlm.prompt import Prompt
-from prophet_gym.rewards.vlm.reward_log import RewardLog, RewardRecord
+from prophet_gym.rewards._vlm.prompt import Prompt
+from prophet_gym.rewards._vlm.reward_log import RewardLog, RewardRecord
+from prophet_gym.rewards._vlm.voting import Votes, parse_answer
 from prophet_gym.world_model import RewardOutput, require_when
 
 REQUESTED_FRAMES = 512

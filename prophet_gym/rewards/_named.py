@@ -1,15 +1,4 @@
-"""Build reward models by name: what `reward="..."` of `gym.make` can say.
-
-    success                                  the checkpoint's success head: 1.0 once success is held
-    classifier?reward=relative               the same head, rewarding the change of its probability
-    FOLDER                                   a success head, or what `prophet train-reward --backbone vlm` wrote
-    vlm:Qwen/Qwen2.5-VL-7B-Instruct?bits=4   votes of a model on this machine
-    vlm:http://host:8000/v1?samples=3#MODEL  votes of a model behind an OpenAI-compatible endpoint
-    likelihood:Qwen/Qwen2.5-VL-7B-Instruct   token likelihoods of a model on this machine
-    my_rewards:brightness?stride=4           a function of a module of yours, or a class of a reward model
-
-Options follow a question mark, joined by `&`, as in an address.
-"""
+"""Build reward models by name: what `reward="..."` of `gym.make` can say."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -20,15 +9,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, shown, unknown_option
-from prophet_gym.rewards.classifier import RelativeReward, SuccessHead
-from prophet_gym.rewards.function import FunctionReward
-from prophet_gym.rewards.vlm._voting import Votes
-from prophet_gym.rewards.vlm.likelihood import CONFIG_NAME, LikelihoodConfig, LikelihoodReward
-from prophet_gym.rewards.vlm.local import DEFAULT_MODEL, LocalVlm
-from prophet_gym.rewards.vlm.prompt import Prompt
-from prophet_gym.rewards.vlm.remote import Patience, RemoteVlm
-from prophet_gym.rewards.vlm.reward_log import RewardLog
-from prophet_gym.rewards.vlm.votes import VlmReward
+from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
+from prophet_gym.rewards._function import FunctionReward
+from prophet_gym.rewards._vlm.likelihood import CONFIG_NAME, LikelihoodConfig, LikelihoodReward
+from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm
+from prophet_gym.rewards._vlm.prompt import Prompt
+from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
+from prophet_gym.rewards._vlm.reward_log import RewardLog
+from prophet_gym.rewards._vlm.votes import VlmReward
+from prophet_gym.rewards._vlm.voting import Votes
 from prophet_gym.world_model import RewardModel, require_when
 
 FORMS = (
@@ -75,6 +64,17 @@ _FUNCTION: _Readers = {"when": str, "stride": int, "max_frames": int}
 
 def make_reward_model(name: str, head: Path | None = None, device: str = "cpu", *, chunk: int = 8) -> RewardModel:
     """Build the reward model that `name` describes; the same object for the same arguments, so weights load once.
+
+    These are the names, which `reward=` of `gym.make` takes too. Options follow a question mark, joined by `&`, as in
+    an address:
+
+        success                                  the checkpoint's success head: 1.0 once success is held
+        classifier?reward=relative               the same head, rewarding the change of its probability
+        FOLDER                                   a success head, or what `prophet train-reward --backbone vlm` wrote
+        vlm:Qwen/Qwen2.5-VL-7B-Instruct?bits=4   votes of a model on this machine
+        vlm:http://host:8000/v1?samples=3#MODEL  votes of a model behind an OpenAI-compatible endpoint
+        likelihood:Qwen/Qwen2.5-VL-7B-Instruct   token likelihoods of a model on this machine
+        my_rewards:brightness?stride=4           a function of a module of yours, or a class of a reward model
 
     Args:
         name: One of the forms above.

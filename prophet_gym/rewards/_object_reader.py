@@ -1,7 +1,7 @@
-"""Where the object that an instruction names lies in a picture: a measuring instrument for dreams.
+"""Read where the object that an instruction names lies in a frame, to measure dreams with.
 
-It reads frames, not latents, so it reads real and dreamt pictures of any world model alike. Its own error on real
-frames is the floor of what it can say of a dream.
+It reads frames, not latents, so it reads frames of a simulator and of any world model alike. Its own error on frames of
+the simulator is the floor of what it can say about a dream.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prophet_gym.rewards._classifier import hash_words, shrink
 from prophet_gym.rewards._network_folder import load_network, save_network
-from prophet_gym.rewards.classifier import hash_words, shrink
 
 FRAMES_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class ObjectReaderConfig:
-    """What an object reader is.
+    """Configure an `ObjectReader`.
 
     Attributes:
-        image_size: frames are averaged down to this height and width.
-        width: channels of the first convolution; later ones are multiples of it.
-        points: places in the picture that it looks for.
-        words: length of the hashed bag of words.
-        mean: of the object's positions in the training data, metres.
-        std: their standard deviations.
+        image_size: Height and width, in pixels, that frames are averaged down to.
+        width: Channels of the first convolution; later ones are multiples of it.
+        points: Number of places in the image that it looks for.
+        words: Dimension of the hashed bag of words of the instruction.
+        mean: Mean of the object's positions in the training data, metres.
+        std: Their standard deviations.
     """
 
     image_size: int = 128
@@ -39,9 +39,9 @@ class ObjectReaderConfig:
 
 
 class ObjectReader(nn.Module):
-    """World position of the object that the instruction is about, from one picture of a known camera.
+    """Estimate the world position of the object that the instruction names, from one frame of a known camera.
 
-    Heat maps over the picture, chosen by the instruction, give points (their means) and how spread they are; a small
+    Heat maps over the image, chosen by the instruction, give points (their means) and how spread they are; a small
     network turns these into metres.
 
     Example:
@@ -63,7 +63,7 @@ class ObjectReader(nn.Module):
         self.out = nn.Sequential(nn.Linear(4 * points, 128), nn.SiLU(), nn.Linear(128, 3))
 
     def forward(self, frames: UInt8[Tensor, "b h w 3"], words: Float[Tensor, "b d"]) -> Float[Tensor, "b 3"]:
-        """Positions in standard deviations of the training data."""
+        """Return positions in standard deviations of the training data."""
         dtype = self.heat.weight.dtype
         hidden, words = self.early(shrink(frames, self.config.image_size).to(dtype)), words.to(dtype)
         scale, shift = self.task(words)[:, :, None, None].chunk(2, 1)
@@ -72,7 +72,7 @@ class ObjectReader(nn.Module):
 
     @torch.no_grad()
     def positions(self, frames: UInt8[Tensor, "t h w 3"], instruction: str) -> Float[Tensor, "t 3"]:
-        """World position in each frame, metres."""
+        """Return the world position in each frame, metres."""
         device = self.heat.weight.device
         words = hash_words(instruction, self.config.words).to(device)
         parts = [self(part.to(device), words.expand(len(part), -1)).cpu() for part in frames.split(FRAMES_AT_ONCE)]
@@ -80,7 +80,7 @@ class ObjectReader(nn.Module):
         return torch.cat(parts).float() * std + mean
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Write config and weights."""
+        """Write config and weights into a folder, whole or not at all."""
         save_network(directory, self, self.config)
 
     @classmethod
@@ -88,15 +88,16 @@ class ObjectReader(nn.Module):
         """Read config and weights.
 
         Raises:
-            MissingWeightsError: if a file is missing.
-            CheckpointError: if a file is damaged or the weights do not fit the config.
+            MissingWeightsError: If a file is missing.
+            CheckpointError: If a file is damaged or the weights do not fit the config.
         """
         return load_network(directory, cls, ObjectReaderConfig, "object reader")
 
 
 def soft_points(heat: Float[Tensor, "b p h w"]) -> Float[Tensor, "b p4"]:
-    """Mean place (x, y in -1..1) and spread (standard deviations) of each heat map's softmax."""
+    """Return the mean place (x, y in -1..1) and the spread (standard deviations) of each heat map's softmax."""
     _, _, height, width = heat.shape
+    # Means of the softmax are differentiable, where the place of its largest value is not.
     chance = heat.flatten(2).softmax(dim=-1)
     down = torch.linspace(-1, 1, height).to(heat)[:, None].expand(height, width).flatten()
     across = torch.linspace(-1, 1, width).to(heat)[None].expand(height, width).flatten()

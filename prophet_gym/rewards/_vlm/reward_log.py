@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.rewards.vlm._voting import Votes
+from prophet_gym.rewards._vlm.voting import Votes
 
 _COLUMNS = 8
 

@@ -26,7 +26,7 @@ from prophet_gym.errors import (
     shown,
     unknown_option,
 )
-from prophet_gym.rewards.vlm.votes import Question, Reply
+from prophet_gym.rewards._vlm.votes import Question, Reply
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16")

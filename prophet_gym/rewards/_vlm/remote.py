@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from prophet_gym.errors import require_count, require_number, unknown_option
-from prophet_gym.rewards.vlm._client import OPENAI_HOST, causes, open_client, run
-from prophet_gym.rewards.vlm._replies import Refused, hide, read_refusal, read_reply, seconds_to_wait
-from prophet_gym.rewards.vlm.reward_log import png
-from prophet_gym.rewards.vlm.votes import Question, Reply
+from prophet_gym.rewards._vlm.client import OPENAI_HOST, causes, open_client, run
+from prophet_gym.rewards._vlm.replies import Refused, hide, read_refusal, read_reply, seconds_to_wait
+from prophet_gym.rewards._vlm.reward_log import png
+from prophet_gym.rewards._vlm.votes import Question, Reply
 
 KEY_VARIABLE = "PROPHET_VLM_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"

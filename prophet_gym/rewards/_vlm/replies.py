@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from prophet_gym.errors import require_count
-from prophet_gym.rewards.vlm.votes import Reply
+from prophet_gym.rewards._vlm.votes import Reply
 
 MOST_TOKENS = 10**9
 RETRIED = frozenset({408, 409, 425, 429})

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from prophet_gym.rewards.vlm._replies import Refused
+from prophet_gym.rewards._vlm.replies import Refused
 
 MAX_BYTES = 8_000_000
 OPENAI_HOST = "api.openai.com"
