@@ -28,6 +28,8 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
         (torch.uint8, (3, 4, 8, 8, 3), [0.0, 0.0, 0.0])
     """
 
+    gives_tensors = True
+
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Run one chunk in every sub-environment, as `ProphetVectorEnv.step`."""
         observation, rewards, terminated, truncated, infos = super().step(actions)
