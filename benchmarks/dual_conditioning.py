@@ -25,7 +25,7 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.evaluation import evaluate_open_loop
 from prophet_gym.prophet import SmallConfig, SmallProphet
-from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.adapt import BUNDLED
 from prophet_gym.train.autoencoder import encode_episodes

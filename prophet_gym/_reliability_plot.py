@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prophet_gym.evaluation.calibration import SOURCES
+from prophet_gym.evaluation._calibration import SOURCES
 
 SIZE, MARGIN = 320, 48
 COLOURS = {"real": "#1b6ca8", "dream": "#c8553d"}

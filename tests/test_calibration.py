@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prophet_gym._reliability_plot import reliability_svg
-from prophet_gym.evaluation.calibration import (
+from prophet_gym.evaluation._calibration import (
     LabelledVideo,
     ScoredVideo,
     calibrate,

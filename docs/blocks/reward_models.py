@@ -6,7 +6,7 @@ from typing import Any
 
 from docs.blocks.common import CHECKPOINT, load, markdown_table, where
 from prophet_gym._report import interval
-from prophet_gym.evaluation.calibration import CARD_NAME, RATES, SOURCES, grouped, summary
+from prophet_gym.evaluation._calibration import CARD_NAME, RATES, SOURCES, grouped, summary
 
 HEADER = ["source", "judged", *RATES.values()]
 WORLDS = {"real": "recorded frames", "dream": "dreams"}

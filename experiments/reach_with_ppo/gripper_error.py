@@ -22,7 +22,7 @@ from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
 from prophet_gym.prophet import Prophet
-from prophet_gym.prophet.action_frames import project
+from prophet_gym.prophet._action_frames import project
 
 STRIDE = 8
 

@@ -55,7 +55,7 @@ def main(args: Args) -> None:
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
-    from prophet_gym.evaluation.calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
+    from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
 
     if args.reward == "None":
         raise ValueError("calibration needs a reward model to compare with the truth, got --reward None")
@@ -107,7 +107,7 @@ def main(args: Args) -> None:
 
 def recorded_videos(episodes: Sequence[Any]) -> Iterator[Any]:
     """The recorded frames with their labels, one episode at a time."""
-    from prophet_gym.evaluation.calibration import LabelledVideo
+    from prophet_gym.evaluation._calibration import LabelledVideo
 
     for episode in episodes:
         yield LabelledVideo(
@@ -117,7 +117,7 @@ def recorded_videos(episodes: Sequence[Any]) -> Iterator[Any]:
 
 def dreamt_videos(world_model: Any, episodes: Sequence[Any], rows: int, seed: int) -> Iterator[Any]:
     """Dreams of the recorded actions with the labels of the recorded episodes."""
-    from prophet_gym.evaluation.calibration import LabelledVideo
+    from prophet_gym.evaluation._calibration import LabelledVideo
 
     for number, frames in dreamt_frames(world_model, episodes, rows, seed):
         episode = episodes[number]

@@ -172,7 +172,7 @@ def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
 
 def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean PSNR and EPE of the dreamt frames over the first 8, the first 64 and all frames."""
-    from prophet_gym.evaluation.metrics import frame_metrics
+    from prophet_gym.evaluation._metrics import frame_metrics
 
     found: dict[str, dict[str, dict[str, float]]] = {}
     for label in (DREAM, OTHER, "last frame copied"):

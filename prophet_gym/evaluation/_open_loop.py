@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prophet_gym.data.episode import Episode
-from prophet_gym.evaluation.metrics import FrameMetrics, frame_metrics, optical_flow
+from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
 from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper, WorldModel
 
 HORIZONS = (8, 64, 160, 240)

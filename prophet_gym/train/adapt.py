@@ -17,7 +17,7 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.prophet import SmallConfig, SmallProphet
-from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.autoencoder import encode_episodes, tune_decoder
 from prophet_gym.train.dynamics import train_tracker, train_transformer

@@ -15,7 +15,7 @@ from prophet_gym._io.networks import load_part, save_network
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import read_episode
-from prophet_gym.prophet.autoencoder import FrameAutoencoder, to_pixels
+from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
 from prophet_gym.train.loop import LoopConfig, Step, on_device, train_loop
 
 CROP = 64

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.windows import Windows
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, unstack_frames
-from prophet_gym.prophet.gripper import ChunkInputs, GripperTracker, chunk_inputs
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
+from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs
 
 CHUNK = 8
 PAST = 20

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from prophet_gym._io.networks import save_network
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.prophet.autoencoder import unstack_frames
-from prophet_gym.prophet.gripper import GripperTracker, tracker_loss
-from prophet_gym.prophet.training import flow_loss, sample_times
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet._autoencoder import unstack_frames
+from prophet_gym.prophet._gripper import GripperTracker, tracker_loss
+from prophet_gym.prophet._training import flow_loss, sample_times
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.train.dreams import CHUNK, Dreams, inputs_of
 from prophet_gym.train.loop import LoopConfig, on_device, train_loop
 

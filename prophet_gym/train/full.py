@@ -18,9 +18,9 @@ from tqdm import tqdm
 from prophet_gym._io.lora import add_lora
 from prophet_gym.data.windows import WindowDataset, WindowLoader, Windows, WindowShape
 from prophet_gym.prophet import FullProphet, Prophet
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION
-from prophet_gym.prophet.full import FullConfig
-from prophet_gym.prophet.history import HistoryMemory, history_levels
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION
+from prophet_gym.prophet._full import FullConfig
+from prophet_gym.prophet._history import HistoryMemory, history_levels
 from prophet_gym.train.events import open_events
 from prophet_gym.train.loop import LoopConfig, adamw, learning_rate, update_average
 from prophet_gym.train.objective import ClipObjective, draw

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from prophet_gym.prophet.autoencoder import WanAutoencoder
-from prophet_gym.prophet.full import appended, decode_chunk, encode_history, sample_chunk
-from prophet_gym.prophet.sampling import karras_sigmas
-from prophet_gym.prophet.training import flow_times, sample_sigmas, velocity_loss
-from prophet_gym.prophet.transformer import Conditions, ProphetTransformer3DModel
+from prophet_gym.prophet._autoencoder import WanAutoencoder
+from prophet_gym.prophet._full import appended, decode_chunk, encode_history, sample_chunk
+from prophet_gym.prophet._sampling import karras_sigmas
+from prophet_gym.prophet._training import flow_times, sample_sigmas, velocity_loss
+from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from prophet_gym.data.windows import MixtureEntry, WindowDataset, Windows
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
-from prophet_gym.prophet.action_frames import action_video, plan
+from prophet_gym.prophet._action_frames import action_video, plan
 from prophet_gym.train.objective import ToolVideos
 
 Actions = Float32[np.ndarray, "k a"]

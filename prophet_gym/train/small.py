@@ -30,10 +30,10 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_recordings, name_of, read_episode
 from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
-from prophet_gym.prophet.autoencoder import FrameAutoencoder
-from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet._autoencoder import FrameAutoencoder
+from prophet_gym.prophet._gripper import GripperTracker
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
 from prophet_gym.train.loop import LoopConfig, on_device, read_stage

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.prophet.gripper import GripperTracker, window_around
+from prophet_gym.prophet._gripper import GripperTracker, window_around
 from prophet_gym.train.dynamics import new_tracker, train_tracker
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])

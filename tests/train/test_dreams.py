@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.prophet.autoencoder import stack_frames
-from prophet_gym.prophet.gripper import GripperTracker
+from prophet_gym.prophet._autoencoder import stack_frames
+from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train.dreams import CHUNK, PAST, Dreams, inputs_of
 from prophet_gym.train.dynamics import dream_loss

@@ -24,7 +24,7 @@ pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
 from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape  # noqa: E402
-from prophet_gym.prophet.sampling import karras_sigmas  # noqa: E402
+from prophet_gym.prophet._sampling import karras_sigmas  # noqa: E402
 
 from .toy_full import Squares, first_weights, run, squares  # noqa: E402
 
@@ -129,7 +129,7 @@ def test_accumulated_batches_are_one_batch(tmp_path):
 
 
 def test_checkpointed_blocks_give_the_same_gradient(tmp_path, monkeypatch):
-    from prophet_gym.prophet import transformer
+    from prophet_gym.prophet import _transformer as transformer
 
     plain = first_gradient(tmp_path / "plain", chunks=2)
     calls = []
@@ -166,7 +166,7 @@ def test_later_chunks_start_from_what_the_model_dreams():
     torch.testing.assert_close(both[:1], first)
 
     past = torch.cat([batch.history, batch.frames[:, :1]], dim=1)
-    from prophet_gym.prophet.full import appended, decode_chunk, encode_conditions, sample_chunk
+    from prophet_gym.prophet._full import appended, decode_chunk, encode_conditions, sample_chunk
 
     with torch.no_grad():
         conditions = encode_conditions(prophet.autoencoder, past, batch.actions[:, :4], "oldest_finest")

@@ -12,11 +12,11 @@ from prophet_gym.embodiments._kinematics import ToolPose, tool_frame_deltas
 from prophet_gym.embodiments._libero import FRACTION_REACHED
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import FullProphet
-from prophet_gym.prophet.action_frames import action_video
-from prophet_gym.prophet.full import encode_conditions
+from prophet_gym.prophet._action_frames import action_video
+from prophet_gym.prophet._full import encode_conditions
+from prophet_gym.prophet._sampling import karras_sigmas
+from prophet_gym.prophet._training import flow_times, velocity_loss
 from prophet_gym.prophet.presets import TINY_FULL, tiny_full_prophet
-from prophet_gym.prophet.sampling import karras_sigmas
-from prophet_gym.prophet.training import flow_times, velocity_loss
 from prophet_gym.train.objective import clip_losses, draw
 from prophet_gym.train.plans import draw_batch, poses_to_plan, robot_to_model_actions, to_plan
 

@@ -13,7 +13,7 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.recording import episode_path, write_episode
 from prophet_gym.errors import RunInUseError
 from prophet_gym.prophet import Prophet
-from prophet_gym.prophet.autoencoder import FrameAutoencoder
+from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.rewards import SuccessHead
 from prophet_gym.train.autoencoder import load_footage, tune_decoder
 from prophet_gym.train.run_folder import run_lock

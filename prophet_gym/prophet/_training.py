@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prophet_gym.prophet.autoencoder import stack_frames
-from prophet_gym.prophet.gripper import ChunkInputs, flow_source
-from prophet_gym.prophet.transformer import Conditions, ProphetTransformer3DModel, predict_velocity
+from prophet_gym.prophet._autoencoder import stack_frames
+from prophet_gym.prophet._gripper import ChunkInputs, flow_source
+from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_velocity
 
 _HIGH_SIGMAS = (200.0, 1e5)
 """Range of the rare high noise levels of training (reference.md: "Training objective")."""

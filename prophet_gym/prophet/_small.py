@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet._base import Prophet, require_bounds
-from prophet_gym.prophet.autoencoder import (
+from prophet_gym.prophet._autoencoder import (
     FRAMES_PER_LATENT,
     FrameAutoencoder,
     keep_background,
     statistics_fit,
     unstack_frames,
 )
-from prophet_gym.prophet.gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, chunk_inputs, flow_source
-from prophet_gym.prophet.sampling import sample_euler
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel, predict_velocity
+from prophet_gym.prophet._base import Prophet, require_bounds
+from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, chunk_inputs, flow_source
+from prophet_gym.prophet._sampling import sample_euler
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel, predict_velocity
 from prophet_gym.world_model import Chunk, State
 
 _CELL = 8

@@ -13,12 +13,12 @@ from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM
 from prophet_gym.errors import CheckpointError, InvalidStartError
+from prophet_gym.prophet._action_frames import action_video, plan, start_cameras, start_tools
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
 from prophet_gym.prophet._base import Prophet, require_bounds
-from prophet_gym.prophet.action_frames import action_video, plan, start_cameras, start_tools
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
-from prophet_gym.prophet.history import HistoryOrder
-from prophet_gym.prophet.sampling import karras_sigmas, sample_ab2
-from prophet_gym.prophet.transformer import Conditions, ProphetTransformer3DModel, predict_velocity
+from prophet_gym.prophet._history import HistoryOrder
+from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
+from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_velocity
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 

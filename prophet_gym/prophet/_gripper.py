@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prophet_gym.prophet._action_frames import draw_discs
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, ResidualBlock, stack_frames
 from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
-from prophet_gym.prophet.action_frames import draw_discs
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, ResidualBlock, stack_frames
-from prophet_gym.prophet.transformer import Conditions
+from prophet_gym.prophet._transformer import Conditions
 
 GRIPPER_DIM = 4
 """Position in world metres and openness, 1 open .. 0 closed."""

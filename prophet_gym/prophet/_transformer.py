@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from prophet_gym.prophet._action_frames import PooledActionFrames
+from prophet_gym.prophet._action_stream import ActionStream
 from prophet_gym.prophet._diffusers import (
     ConfigMixin,
     CosmosAdaLayerNorm,
@@ -21,9 +23,7 @@ from prophet_gym.prophet._diffusers import (
     apply_rotary_emb,
     register_to_config,
 )
-from prophet_gym.prophet.action_frames import PooledActionFrames
-from prophet_gym.prophet.action_stream import ActionStream
-from prophet_gym.prophet.history import HistoryMemory, HistoryOrder
+from prophet_gym.prophet._history import HistoryMemory, HistoryOrder
 
 SIGMA_COND = 1e-4
 """Noise label of the given slot (reference.md: "One call")."""
