@@ -33,7 +33,6 @@ DOOMED = {
     "prophrl evaluate": ["--policy", "tiny", "--weights", "nowhere"],
     "prophrl sft": ["--policy", "tiny", "--data", "nowhere", "--out", "new"],
     "prophrl record": ["--policy", "tiny", "--weights", "nowhere", "--out", "new"],
-    "prophrl plan": ["--policy", "nowhere"],
 }
 REASONS = ("--suite", "--weights", "--base", "--lora", "--vae", "--data", "--policy")
 """Options of DOOMED that are only given other values that fail too."""

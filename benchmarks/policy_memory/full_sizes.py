@@ -1,4 +1,4 @@
-"""Published policies at full size, random weights; on the meta device shapes alone, which `prophrl plan` measures."""
+"""Published policies at full size, random weights; on the meta device shapes alone, which the plan measures."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from prophet_gym.errors import UnknownOptionError
+from benchmarks.policy_memory import __main__ as script
+from benchmarks.policy_memory.full_sizes import FULL_SIZES, META, FullSize
+from benchmarks.policy_memory.plan import Workload, context_bytes, make_plan, measured, stored_bytes
 from prophrl_algos.flow import FlowSpec, TensorContext
-from prophrl_algos.memory import FULL_SIZES, FullSize, Workload, make_plan
-from prophrl_algos.memory._full_sizes import META
-from prophrl_algos.memory._plan import context_bytes, measured, stored_bytes
 from prophrl_algos.tiny import TinyFlowPolicy
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")
@@ -69,7 +68,7 @@ def test_scoring_steps_one_by_one_repeats_no_context():
 
 @pytest.mark.parametrize("train", ["expert", "full"])
 def test_shapes_alone_keep_what_a_real_pass_keeps(train):
-    from .vla.tiny import tiny_pi0
+    from ..prophrl_algos.vla.tiny import tiny_pi0
 
     def kept(device):
         policy = tiny_pi0(train=train).to(device)
@@ -122,18 +121,13 @@ def test_adapters_are_a_small_part_and_the_stored_context_is_what_it_is_said_to_
     assert stored_bytes(full, Workload(views=2, frame=224)) == pytest.approx(0.29 * 2**20 + 14e3 + 5e3, rel=0.03)
 
 
-def test_the_command_prints_and_writes(tmp_path, capsys):
-    from prophrl_algos.cli.plan import Args, main
-
-    out = tmp_path / "plan.json"
-    main(Args(policy="pi0", train="lora", microbatch=1, rows=1, json=out))
+def test_the_script_prints_and_writes(tmp_path, capsys):
+    script.main(script.Args(("pi0",), ("lora",), Workload(microbatch=1, rows=1, reference=True), out=tmp_path))
     printed = capsys.readouterr().out
-    assert "G weights" in printed
-    assert "peak while learning" in printed
-    written = json.loads(out.read_text())
+    assert printed.startswith("pi0, lora: weights ")
+    written = json.loads((tmp_path / "pi0_lora.json").read_text())
+    assert written["args"]["microbatch"] == 1
     assert written["reference"] == written["gradients"]
     assert written["while_learning"] > written["weights"]
-    with pytest.raises(UnknownOptionError, match="unknown policy 'pi06'"):
-        main(Args(policy="pi06"))
     with pytest.raises(ValueError, match="must be at least 1"):
         Workload(rows=0)

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.policy_memory.full_sizes import FullSize
 from prophrl_algos.flow import Context, FlowSpec, device_of
-from prophrl_algos.memory._full_sizes import FullSize
 
 WORKING = 3
 """A pass is taken to need so many times its largest tensor beside what it keeps."""
