@@ -1,0 +1,193 @@
+"""The success head: which frames it learns from, how they are varied, its threshold and its scores."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from prophet_gym.data.recording import read_episode
+from prophet_gym.rewards.classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
+from prophet_gym.train._fit import CosineConfig, fit
+
+
+@dataclass(frozen=True)
+class LabelledVideo:
+    """Frames with the simulator's verdict on each."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    success: Bool[np.ndarray, " t"]
+    instruction: str
+
+
+def split_of(name: str, held_out: float) -> str:
+    """`train`, `tune` or `test` by the name of an episode, the same on every machine."""
+    place = crc32(name.encode()) / 2**32
+    if place < held_out / 2:
+        return "test"
+    return "tune" if place < held_out else "train"
+
+
+def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
+    """Episodes by part; an episode and its dream, which have one name, fall into the same."""
+    parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
+    for path in paths:
+        parts[split_of(f"{path.parent.name}/{path.stem}", held_out)].append(path)
+    return parts
+
+
+def thin(success: Bool[np.ndarray, " t"], stride: int = 4, margin: int = 12) -> list[int]:
+    """Frames worth training on: every stride-th, and all within `margin` of a change of the label."""
+    changes = np.flatnonzero(success[1:] != success[:-1])
+    near = {int(change + offset) for change in changes for offset in range(-margin, margin + 1)}
+    return [frame for frame in range(len(success)) if frame % stride == 0 or frame in near]
+
+
+def augment(images: Float[Tensor, "b 3 s s"], generator: torch.Generator) -> Float[Tensor, "b 3 s s"]:
+    """Each picture shifted by up to 3 pixels, brighter or darker by up to 15%, and sometimes blurred."""
+    rows, _, height, width = images.shape
+    shifts = torch.randint(-3, 4, (rows, 2), generator=generator)
+    down = (torch.arange(height) + shifts[:, :1]).clamp(0, height - 1)
+    across = (torch.arange(width) + shifts[:, 1:]).clamp(0, width - 1)
+    index = torch.arange(rows)[:, None, None]
+    moved = images.permute(0, 2, 3, 1)[index, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+    gain = 1 + 0.15 * (2 * torch.rand(rows, 1, 1, 1, generator=generator) - 1)
+    blurred = F.avg_pool2d(F.pad(moved, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    blur = torch.rand(rows, 1, 1, 1, generator=generator).mul(2).sub(1).clamp(min=0)
+    return ((moved + blur * (blurred - moved) + 1) * gain - 1).clamp(-1, 1)
+
+
+def train_success_head(
+    videos: Sequence[LabelledVideo],
+    config: SuccessHeadConfig,
+    *,
+    steps: int,
+    batch: int = 64,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    minutes: float = math.inf,
+) -> SuccessHead:
+    """Fit a head to labelled videos; half of each batch is success, half is not, tasks as they come.
+
+    It stops after `steps` or `minutes`, whichever come first.
+
+    Raises:
+        ValueError: If no frame shows success, or every frame does.
+    """
+    labels = torch.from_numpy(np.concatenate([video.success for video in videos]))
+    if not labels.any() or labels.all():
+        raise ValueError(f"need frames of success and of failure, got {int(labels.sum())} of {len(labels)} successes")
+    frames = torch.from_numpy(np.concatenate([video.frames for video in videos]))
+    words = torch.cat([hash_words(v.instruction, config.words).expand(len(v.success), -1) for v in videos])
+    pools = (labels.nonzero()[:, 0], (~labels).nonzero()[:, 0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = SuccessHead(config)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss(head: SuccessHead, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.cat([pool[torch.randint(len(pool), (batch // 2,), generator=generator)] for pool in pools])
+        images = augment(shrink(frames[chosen], config.image_size), generator)
+        as_frames = images.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return F.binary_cross_entropy_with_logits(head(as_frames, words[chosen]), labels[chosen].float()), {}
+
+    fit(head, loss, CosineConfig(steps, learning_rate, minutes=minutes), name="success head")
+    return head.eval()
+
+
+def auroc(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> float:
+    """Area under the ROC curve: how often a success scores above a failure, ties counting half."""
+    positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
+    if not len(positives) or not len(negatives):
+        return float("nan")
+    below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
+    return float(below.mean() / 2 / len(negatives))
+
+
+def precision_recall(predicted: Bool[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> tuple[float, float]:
+    """Precision and recall, 0.0 where nothing was predicted or nothing was there to find."""
+    hits = float((predicted & labels).sum())
+    return hits / max(1.0, float(predicted.sum())), hits / max(1.0, float(labels.sum()))
+
+
+def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, int | float]:
+    """AUROC, precision and recall by frame and by episode (an episode scores its best held frame run)."""
+    scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos]
+    frames, labels = np.concatenate(scores), np.concatenate([v.success for v in videos])
+    episodes = np.array([v.success.any() for v in videos])
+    best = np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores])
+    threshold = head.config.threshold
+    called = best >= threshold
+    frame_precision, frame_recall = precision_recall(frames >= threshold, labels)
+    precision, recall = precision_recall(called, episodes)
+    return {
+        "episodes": len(videos),
+        "successful_episodes": int(episodes.sum()),
+        "frames": len(frames),
+        "frame_auroc": auroc(frames, labels),
+        "frame_precision": frame_precision,
+        "frame_recall": frame_recall,
+        "episode_auroc": auroc(best, episodes),
+        "episode_precision": precision,
+        "episode_recall": recall,
+    }
+
+
+def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo], recall: float = 0.95) -> float:
+    """The highest threshold that still finds this share of the successful episodes."""
+    require_success([bool(video.success.any()) for video in videos])
+    scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos if v.success.any()]
+    return threshold_of(np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores]), recall)
+
+
+def require_success(done: Sequence[bool]) -> None:
+    """ValueError unless something that chooses the threshold is successful; asked before the training."""
+    if not any(done):
+        raise ValueError(
+            f"no success among the {len(done)} held-out videos that choose the threshold: "
+            "record more, or raise held_out"
+        )
+
+
+def threshold_of(successes: Float[np.ndarray, " n"], recall: float) -> float:
+    """The highest threshold that finds this share of the successes, given how likely a judge says each is.
+
+    A policy in training looks for what is rewarded wrongly, so what recall leaves open goes to precision.
+
+    Raises:
+        ValueError: `recall` is not in (0, 1].
+
+    Example:
+        >>> threshold_of(np.array([0.2, 0.9, 0.8, 0.7]), 0.75)
+        0.7
+    """
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall must be above 0 and at most 1, got {recall}")
+    missed = int((1 - recall) * len(successes) + 1e-9)
+    return float(np.sort(successes)[missed])
+
+
+def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) -> list[LabelledVideo]:
+    """Read episodes; with `size`, frames are averaged down, and without `all_frames` they are thinned."""
+    videos = []
+    for path in tqdm(paths, desc="reading", mininterval=1.0):
+        episode = read_episode(path)
+        keep = list(range(len(episode) + 1)) if all_frames else thin(episode.sim.success)
+        frames = torch.from_numpy(episode.frames()[keep])
+        if size is not None:
+            frames = shrink(frames, size).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        videos.append(LabelledVideo(frames.contiguous().numpy(), episode.sim.success[keep], episode.instruction))
+    return videos
+
+
+def _best_consecutive(scores: np.ndarray, min_consecutive: int) -> float:
+    if len(scores) < min_consecutive:
+        return 0.0
+    return float(np.lib.stride_tricks.sliding_window_view(scores, min_consecutive).min(axis=1).max())
