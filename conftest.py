@@ -65,8 +65,8 @@ def release(golden_state):
     """`release(dtype, **config)`: a random network in the released layout, training counters included."""
     import torch
 
+    from prophet_gym.prophet._transformer import ProphetTransformer3DModel
     from prophet_gym.prophet.convert import is_counter, rename
-    from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
     names = {rename(key): key for key in golden_state if not is_counter(key)}
     counters = {key: value for key, value in golden_state.items() if is_counter(key)}

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 import tyro
 
+from prophrl_algos._named import begin_of, make_env
 from prophrl_algos.algorithms import FA_GRPO, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.cli.common import begin_of, make_env
 from prophrl_algos.flow import FlowSchedule, FlowSpec, rescore, select_obs
 from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts, collect
 from prophrl_algos.tiny import TinyFlowPolicy
@@ -110,7 +110,7 @@ def bookkeeping(args: Args) -> dict[str, float]:
 
 
 def main(args: Args) -> None:
-    from prophet_gym.cli.report import machine, write_json
+    from prophet_gym._report import machine, write_json
 
     torch.set_num_threads(1)
     update = update_cost(args)

@@ -29,9 +29,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 from prophet_gym.envs import OneActionPerChunkVector, ProphetVectorEnv, View, ViewedVector
 from prophet_gym.interop.sb3 import Sb3VecEnv
 from prophet_gym.prophet import Prophet
-from prophet_gym.prophet.action_frames import project
-from prophet_gym.rewards import ReachReward, mark_of, reach_instruction
-from prophet_gym.rewards.reach import FindGripper
+from prophet_gym.prophet._action_frames import project
+from prophet_gym.rewards import FindGripper, ReachReward, mark_of, reach_instruction
 from prophet_gym.specs import InitialState
 
 MARKED = ((0.2, 0.8), (0.27, 0.45))

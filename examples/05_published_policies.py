@@ -7,7 +7,7 @@
 
 The large checkpoints were never run here: the first command is how it would be. `--policy` takes what `load_policy`
 takes: Pi0, Pi0.5, SmolVLA, VLA-Adapter or OpenVLA-OFT in a folder or on the Hub. Pi0.5 and SmolVLA need lerobot's
-networks. `prophrl plan --policy pi05 --train lora` says how much memory the full size takes.
+networks. `python -m benchmarks.policy_memory` says how much memory the full sizes take.
 
 Expected output of --tiny (the numbers depend on the machine):
 

@@ -20,13 +20,13 @@ import torch
 
 from prophet_gym._io.files import read_json
 from prophet_gym._io.header import CLASS, CONFIG, read_header
+from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym._registration import SUITE_IDS
 from prophet_gym.envs._plain import plain, require_flag, require_tasks
 from prophet_gym.envs._require import require_world_model
 from prophet_gym.envs.initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError, shown, unknown_option
-from prophet_gym.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
-from prophet_gym.rewards.object_reader import ObjectReader
+from prophet_gym.rewards import ObjectReader
 from prophet_gym.world_model import RewardModel, WorldModel
 
 __all__ = ["Checkpoint", "bundled_checkpoints", "register_world_model"]
@@ -206,7 +206,7 @@ class Checkpoint:
 
         Args:
             name: `auto` (the checkpoint's success head; None, with a warning, where it has none), None, or a name of
-                `prophet_gym.rewards.named`.
+                `prophet_gym.rewards.make_reward_model`.
             device: Where it runs.
             chunk: Frames between two scores.
 
@@ -216,7 +216,7 @@ class Checkpoint:
         """
         if name is None:
             return None
-        from prophet_gym.rewards.named import make_reward_model
+        from prophet_gym.rewards import make_reward_model
 
         text: Any = plain(name)
         own = isinstance(text, str) and text.partition("?")[0] in ("auto", "success", "classifier")

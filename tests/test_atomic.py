@@ -18,8 +18,7 @@ from prophet_gym.envs.initial_states import InitialStates, read_initial_states, 
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.presets import tiny_prophet
-from prophet_gym.rewards.classifier import SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards.object_reader import ObjectReader, ObjectReaderConfig
+from prophet_gym.rewards import ObjectReader, ObjectReaderConfig, SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
 from prophrl_algos.vla import SmallVLA
 
@@ -31,14 +30,13 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 PLAIN = "import torch; from pathlib import Path; torch.manual_seed(1); out = Path({out!r})\n"
 SAVES = {
     "world model": "from prophet_gym.prophet.presets import tiny_prophet; tiny_prophet(seed=1).save_pretrained(out)",
-    "success head": "from prophet_gym.rewards.classifier import SuccessHead; SuccessHead().save_pretrained(out)",
-    "object reader": "from prophet_gym.rewards.object_reader import ObjectReader; ObjectReader().save_pretrained(out)",
+    "success head": "from prophet_gym.rewards import SuccessHead; SuccessHead().save_pretrained(out)",
+    "object reader": "from prophet_gym.rewards import ObjectReader; ObjectReader().save_pretrained(out)",
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
     "starts": "from tests.test_atomic import noise; from prophet_gym.envs.initial_states import write_initial_states; "
     "write_initial_states(out, noise(1), quality=101)",
-    "training state": "import sys; sys.modules['torch.utils.tensorboard'] = None; model = torch.nn.Linear(300, 300); "
-    "from prophet_gym.train._fit import FitConfig, fit; "
-    "fit(model, lambda model, *_: (model(torch.ones(300)).sum(), {{}}), FitConfig(1, 1e-3), out, name='line')",
+    "training state": "from prophet_gym.train.loop import atomic_save; "
+    "atomic_save({{'weights': torch.rand(100_000)}}, out / 'a.pt')",
     "trainer": "from prophrl_algos.checkpoint import save_checkpoint; "
     "save_checkpoint(out / 'last.pt', {{'policy': {{'weight': torch.rand(100_000)}}}})",
 }

@@ -6,8 +6,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 
-from prophet_gym.errors import CheckpointError, MissingWeightsError
-from prophet_gym.hub import (
+from prophet_gym._io.hub import (
     ASIDE_PATTERNS,
     MANIFEST,
     HubName,
@@ -17,6 +16,7 @@ from prophet_gym.hub import (
     resolve,
     write_manifest,
 )
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 COMMIT = "a" * 40
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prophet_gym.metrics import compare_flow, frame_metrics, optical_flow, video_metrics
+from prophet_gym.evaluation._metrics import compare_flow, frame_metrics, optical_flow, video_metrics
 
 GOLDEN = Path(__file__).parent / "data" / "video_metrics.npz"
 

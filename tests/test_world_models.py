@@ -112,7 +112,7 @@ def test_a_name_leads_to_the_networks_in_few_stays(tmp_path):
     frames = np.zeros((1, 64, 64, 3), np.uint8)
     write_initial_states(tmp_path / "starts" / "train", [InitialState(frames, "stay", "libero_object")])
     root, seen = f"{prophet_gym.__path__[0]}/", set()
-    way = re.compile(r"(factory|checkpoint|hub|_io/(header|networks)|prophet/(_base|small))\.py")
+    way = re.compile(r"(factory|checkpoint|_io/(hub|header|networks)|prophet/(_base|_small))\.py")
 
     def note(frame, event, _):
         path, name = frame.f_code.co_filename, frame.f_code.co_qualname
@@ -125,5 +125,5 @@ def test_a_name_leads_to_the_networks_in_few_stays(tmp_path):
         gym.make("Prophet-LIBERO-v0", weights=tmp_path, reward=None)
     finally:
         sys.setprofile(None)
-    assert ("prophet/small.py", "SmallProphet.__init__") in seen
+    assert ("prophet/_small.py", "SmallProphet.__init__") in seen
     assert len(seen) < 20, sorted(seen)

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 import tyro
 
-from prophet_gym.cli.report import machine, write_json
+from prophet_gym._report import machine, write_json
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
 from prophet_gym.prophet import FullProphet
-from prophet_gym.prophet.autoencoder import WanAutoencoder
-from prophet_gym.prophet.full import FullConfig, decode_chunk, encode_conditions
+from prophet_gym.prophet._autoencoder import WanAutoencoder
+from prophet_gym.prophet._full import FullConfig, decode_chunk, encode_conditions
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.presets import FULL_TRANSFORMER, tiny_full_prophet
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 from prophet_gym.specs import InitialState
 
 

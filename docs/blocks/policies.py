@@ -7,7 +7,7 @@ WAYS = ("expert", "lora")
 
 
 def memory() -> str:
-    """What `prophrl plan` says of every policy."""
+    """Return the memory plan of every policy."""
     found = {(policy, way): load(f"plan/{policy}_{way}.json") for policy in POLICIES for way in WAYS}
     rows = []
     for (policy, way), plan in found.items():
@@ -23,13 +23,13 @@ def memory() -> str:
             f"{plan['if_contexts_were_stored'] / 2**30:.0f}",
         ])  # fmt: skip
     if not rows:
-        return "Not measured yet: `prophrl plan --policy pi05 --json benchmarks/results/plan/pi05_expert.json`."
+        return "Not measured yet: `python -m benchmarks.policy_memory --out benchmarks/results/plan`."
     args = next(plan for plan in found.values() if plan is not None)["args"]
     header = ["", "weights", "trained", "weights, GiB", "AdamW", "reference", "backward pass", "peak", "stored on host",
               "contexts, if stored"]  # fmt: skip
     return (
         f"{markdown_table(header, rows)}\n\nBytes in GiB for rounds of {args['groups']} groups of {args['group']} "
         f"rollouts of {args['decisions']} decisions, {args['views']} picture of {args['frame']} x {args['frame']}, "
-        f"{args['microbatch']} decisions in a backward pass. `prophrl plan --policy POLICY --train expert --json "
-        "benchmarks/results/plan/POLICY_expert.json`; on the meta device, not on a GPU."
+        f"{args['microbatch']} decisions in a backward pass. `python -m benchmarks.policy_memory "
+        "--out benchmarks/results/plan`; on the meta device, not on a GPU."
     )

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 import tyro
 
+from prophet_gym._report import as_json, machine, write_json
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.cli.evaluate import Args as EvaluateArgs
 from prophet_gym.cli.evaluate import record_official
-from prophet_gym.cli.report import as_json, machine, write_json
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
 from prophet_gym.prophet import Prophet
-from prophet_gym.prophet.action_frames import project
+from prophet_gym.prophet._action_frames import project
 
 STRIDE = 8
 

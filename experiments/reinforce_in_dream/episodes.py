@@ -16,7 +16,7 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims.env import SimulatorVectorEnv
 from prophet_gym.world_model import RewardModel
-from prophrl_algos.cli.common import make_env
+from prophrl_algos._named import make_env
 from prophrl_algos.evaluate import evaluate, noise_seed, ode_schedule
 
 P, R = ParamSpec("P"), TypeVar("R")

@@ -9,7 +9,7 @@ from docs.blocks.common import ROOT, markdown_table, part, points, share, where
 from experiments.reinforce_in_dream import controls, headline
 from experiments.reinforce_in_dream.files import IMAGES, RESULTS, TRIES, read_lines, read_summary
 from experiments.reinforce_in_dream.protocol import DREAM, LIBERO, SFT, SIZES, Arm, Size, label_of
-from prophrl_algos.cli.common import NUM_STEPS
+from prophrl_algos._named import NUM_STEPS
 
 Summary = dict[str, Any]
 

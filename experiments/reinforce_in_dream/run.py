@@ -42,12 +42,12 @@ from experiments.reinforce_in_dream.files import (
     write_weights,
 )
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES, Arm, Size
-from prophet_gym.cli.report import write_json
+from prophet_gym._report import write_json
 from prophet_gym.estimates import wilson
 from prophet_gym.rewards import DegradedOracle
+from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
+from prophrl_algos._named import make_policy
 from prophrl_algos.algorithms import FlowScale
-from prophrl_algos.cli.common import make_policy
-from prophrl_algos.cli.demonstrations import FitsActions, drawer, read_demonstrations
 from prophrl_algos.cli.train import Args as TrainArgs
 from prophrl_algos.cli.train import make_trainer
 from prophrl_algos.loggers import JsonLinesLogger, TerminalLogger

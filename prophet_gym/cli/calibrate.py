@@ -50,12 +50,12 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym.calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
+    from prophet_gym._report import machine, table, write_json
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.cli.evaluate import Args as EvaluateArgs
     from prophet_gym.cli.evaluate import record_official
-    from prophet_gym.cli.report import machine, table, write_json
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
+    from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
 
     if args.reward == "None":
         raise ValueError("calibration needs a reward model to compare with the truth, got --reward None")
@@ -96,7 +96,7 @@ def main(args: Args) -> None:
             print(f"\n{table([f'{SOURCES[name]}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
     write_json(args.out, card)
     print(f"wrote {args.out}")
-    from prophet_gym.cli.reliability import reliability_svg
+    from prophet_gym._reliability_plot import reliability_svg
 
     curves = {name: card[name]["reliability"]["bins"] for name in sources if card[name]["reliability"]}
     if curves:
@@ -107,7 +107,7 @@ def main(args: Args) -> None:
 
 def recorded_videos(episodes: Sequence[Any]) -> Iterator[Any]:
     """The recorded frames with their labels, one episode at a time."""
-    from prophet_gym.calibration import LabelledVideo
+    from prophet_gym.evaluation._calibration import LabelledVideo
 
     for episode in episodes:
         yield LabelledVideo(
@@ -117,7 +117,7 @@ def recorded_videos(episodes: Sequence[Any]) -> Iterator[Any]:
 
 def dreamt_videos(world_model: Any, episodes: Sequence[Any], rows: int, seed: int) -> Iterator[Any]:
     """Dreams of the recorded actions with the labels of the recorded episodes."""
-    from prophet_gym.calibration import LabelledVideo
+    from prophet_gym.evaluation._calibration import LabelledVideo
 
     for number, frames in dreamt_frames(world_model, episodes, rows, seed):
         episode = episodes[number]

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from prophet_gym._io.hub import PUBLISHED_FILES, WAN_VAE, WAN_VAE_FILES
 from prophet_gym.arguments import Arguments, Items, WriteFolder
 from prophet_gym.errors import MissingWeightsError
-from prophet_gym.hub import PUBLISHED_FILES, WAN_VAE, WAN_VAE_FILES
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.hub import fetch, parse_hub_name, resolve
+    from prophet_gym._io.hub import fetch, parse_hub_name, resolve
     from prophet_gym.prophet.convert import PROPHET_ACTION_DIM, Conversion, NewParts, convert_file
 
     source = resolve(args.source, {})

@@ -68,9 +68,9 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
+    from prophet_gym._panels import write_animation, write_mp4
+    from prophet_gym._report import machine, table, write_json
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.cli.report import machine, table, write_json
-    from prophet_gym.cli.video import write_animation, write_mp4
 
     world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
     episodes = demo_episodes(args)
@@ -147,7 +147,7 @@ def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps
 
 def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
     """The labelled images of a scene's film."""
-    from prophet_gym.cli.video import side_by_side
+    from prophet_gym._panels import side_by_side
 
     for i in range(scene.steps + 1):
         panels = {label: video[i] for label, video in scene.videos.items()}
@@ -158,7 +158,7 @@ def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
     """A contact sheet of all scenes."""
     import imageio.v3 as iio
 
-    from prophet_gym.cli.video import contact_sheet, stack
+    from prophet_gym._panels import contact_sheet, stack
 
     sheets = [
         contact_sheet(
@@ -172,7 +172,7 @@ def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
 
 def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean PSNR and EPE of the dreamt frames over the first 8, the first 64 and all frames."""
-    from prophet_gym.metrics import frame_metrics
+    from prophet_gym.evaluation._metrics import frame_metrics
 
     found: dict[str, dict[str, dict[str, float]]] = {}
     for label in (DREAM, OTHER, "last frame copied"):

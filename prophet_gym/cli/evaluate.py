@@ -50,8 +50,8 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
+    from prophet_gym._report import evaluation_tables, machine, summarise, write_json
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.cli.report import evaluation_tables, machine, summarise, write_json
     from prophet_gym.data.recording import list_episodes, read_episode, read_meta
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
 

@@ -14,7 +14,7 @@ class Args(Arguments):
     base: str
     """Checkpoint folder, or Hub repository: `owner/repo` or `owner/repo@revision`."""
     lora: str
-    """Adapters: the folder `lora` that `prophet pretrain` or `prophet train` wrote, or a Hub repository."""
+    """Adapters: the folder `lora` that `prophet pretrain` or `prophet adapt` wrote, or a Hub repository."""
     out: OutFolder
     """New folder for the merged checkpoint."""
     half: bool = True

@@ -24,7 +24,7 @@ class LatentEpisodes:
         latents: Normalised latents of every frame.
         actions: The action after each frame; in the row of an episode's last frame, what its robot is taken to have
             done before the first (`Embodiment.action_before`).
-        gripper: Of every frame, see `_gripper_states`.
+        gripper: Position and openness of the first tool at every frame, see `Windows.gripper`.
         starts: Index of every episode's first frame, and the total as last entry.
     """
 

@@ -123,7 +123,7 @@ def read_index(
 
     Args:
         root: The data set's folder.
-        info: Of `read_info`.
+        info: What `read_info` gives.
         video_key: The camera whose videos are read; None where the images lie in the rows.
         episodes: Only these; all if not given.
         without: Episodes to leave out: nothing of them is read, so one that is damaged does no harm.
@@ -150,6 +150,7 @@ def read_index(
         raise ValueError(
             f"{path} must list the {stated} episodes that {INFO} states, lists {len(numbers)}; fetch it again"
         )
+    # Chosen before anything of an entry is read: a damaged episode can be left out.
     kept = choose(str(root), numbers, episodes, without)
     read = _entry_v3 if third else _entry_v2
     entries = [read(root, info, found[number], video_key) for number in kept]

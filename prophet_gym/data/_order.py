@@ -20,6 +20,7 @@ def quotas(weights: Sequence[float | int], size: int) -> list[int]:
     """
     if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights):
         raise ValueError(f"weights must be above zero, got {list(weights)}; leave a source out instead")
+    # Quotas rather than draws: the mixture is met exactly in every epoch, and a position says which window it is.
     exact = np.asarray(weights, dtype=np.float64) / sum(weights) * size
     shares = np.floor(exact + 1e-9).astype(np.int64)
     largest = np.argsort(shares - exact, kind="stable")
@@ -35,6 +36,7 @@ def quotas(weights: Sequence[float | int], size: int) -> list[int]:
 
 def shuffled_passes(count: int, start: int, take: int, *, seed: int, source: int) -> Int64[np.ndarray, " n"]:
     """Cut `take` windows from `start` out of the endless row of shuffled passes over a source's `count` windows."""
+    # Each pass has a generator of its own, so any moment is reached without going through those before.
     passes = range(start // count, (start + take - 1) // count + 1)
     row = [np.random.default_rng([seed, _PASS, source, number]).permutation(count) for number in passes]
     first = start - passes.start * count

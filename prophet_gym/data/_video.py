@@ -86,7 +86,7 @@ def decode_frames(
     Args:
         path: The video.
         start: The first frame, counted from `offset`.
-        count: How many.
+        count: How many frames to decode.
         fps: Frames a second that the data set claims.
         offset: Seconds at which the episode begins in a video of several.
         until: Seconds at which it ends.
@@ -97,12 +97,14 @@ def decode_frames(
     """
     times = frame_times(path)
     _require_rate(path, times, fps)
+    # Time stamps, not frame numbers, say where an episode begins: a video may lack frames before it.
     first = int(np.abs(times - offset).argmin())
     if abs(times[first] - offset) * fps > BEGIN:
         raise ValueError(
             f"{path} must show a frame at {offset:.4f} s, where the data set says that an episode begins; the nearest, "
             f"frame {first}, is shown at {times[first]:.4f} s; correct the episode's from_timestamp"
         )
+    # One frame more or fewer than stated must not shift which frames are read.
     wanted = times[first + start : first + start + count]
     if not len(wanted):
         return np.empty((0, 1, 1, 3), np.uint8)

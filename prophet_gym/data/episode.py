@@ -207,6 +207,7 @@ def held_out(name: str, share: float | int) -> bool:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the held-out share must be in 0..1, got {share}")
+    # A float such as 0.05 is not exactly 1/20; the nearest small fraction is what was meant.
     fraction = Fraction(share).limit_denominator(10**6)
     return crc32(name.encode()) % fraction.denominator < fraction.numerator
 

@@ -68,6 +68,7 @@ class LeRobotSource:
     ):
         self.root = Path(root)
         self.tolerance = require_number("tolerance", tolerance, above=0)
+        # From half a frame on, the row before or after would be as near.
         if self.tolerance >= WITHIN:
             raise ValueError(f"tolerance must be below {WITHIN} of a frame, got {tolerance}")
         info = read_info(self.root)

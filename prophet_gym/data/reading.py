@@ -57,7 +57,7 @@ class ToolReading:
         numbers: What these are, in order, names of `_WIDTHS`; each arm has one xyz, one rotation and one gripper, and
             the first of each are the first arm's.
         open: The gripper's number when it is open.
-        closed: And closed.
+        closed: The gripper's number when it is closed.
 
     Raises:
         UnknownOptionError: A name is not one of `_WIDTHS`.
@@ -98,6 +98,7 @@ class ToolReading:
         Raises:
             ValueError: The states have another width than the numbers.
         """
+        # A state is a row of numbers without names: only their count can tell that the reading is of another robot.
         widths = [_WIDTHS[name] for name in self.numbers]
         if states.shape[1] != sum(widths):
             raise ValueError(

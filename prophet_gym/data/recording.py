@@ -80,7 +80,7 @@ def read_episode(path: str | os.PathLike) -> Episode:
             values[name] = str(values[name]) if kind == "U" else int(values[name])
     values["object_names"] = tuple(str(name) for name in values["object_names"])
     simulation = Simulation(**{name: values[name] for name in _SIMULATION})
-    fps = _fps(robot)
+    fps, _ = _recorded_facts(robot)
     return simulated_episode(
         values["actions"],
         values["instruction"],
@@ -120,25 +120,31 @@ def simulated_episode(
     if not np.linalg.norm(simulation.gripper_quaternion, axis=1).all():
         raise ValueError(f"gripper_quaternion of {name} must not be zero; record the episode again or leave it out")
     euler = matrix_to_euler(quaternion_to_matrix(simulation.gripper_quaternion))
-    opening = simulation.gripper_opening[:, None] / (get_embodiment(robot).gripper.opening or 1.0)
+    fps, open_width = _recorded_facts(robot)
     return Episode(
         name=name,
         actions=actions,
         instruction=instruction,
-        fps=_fps(robot),
+        fps=fps,
         robot=robot,
         read=read or partial(_no_video, name),
-        tools=_tool_states(simulation.gripper_position, euler, opening)[:, None],
+        tools=_tool_states(simulation.gripper_position, euler, simulation.gripper_opening[:, None] / open_width)[
+            :, None
+        ],
         camera=camera,
         simulation=simulation,
     )
 
 
-def _fps(robot: str) -> float:
-    rate = get_embodiment(robot).control_hz
-    if rate is None:
-        raise ValueError(f"the rate of {robot} must be known to record it: give its embodiment a control_hz")
-    return rate
+def _recorded_facts(robot: str) -> tuple[float, float]:
+    """Return a robot's frame rate and how wide its gripper opens, metres: a recording's files hold neither."""
+    embodiment = get_embodiment(robot)
+    if embodiment.control_hz is None or embodiment.gripper.opening is None:
+        raise ValueError(
+            f"the embodiment {robot} must say its control_hz and the opening of its gripper before episodes of it can "
+            "be recorded"
+        )
+    return embodiment.control_hz, embodiment.gripper.opening
 
 
 def _read_frames(path: Path, fps: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
@@ -153,7 +159,7 @@ def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray)
     """Write an episode of a simulator and its video.
 
     Args:
-        path: Of the npz; see `episode_path`.
+        path: Where the npz goes, see `episode_path`; the video goes beside it.
         episode: What a simulator recorded, see `simulated_episode`.
         frames: Its t + 1 frames, uint8 `f h w 3`, RGB.
 
@@ -167,6 +173,7 @@ def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray)
     values: dict[str, Any] = {name: np.asarray(getattr(episode.sim, name)) for name in _SIMULATION}
     values |= {name: np.asarray(getattr(episode, name)) for name in ("actions", "camera", "instruction")}
     _require_episode(path, values, episode.robot)
+    # LIBERO's files stay as they have always been.
     if episode.robot != _ROBOT:
         values["robot"] = np.asarray(episode.robot)
     # The inner file is renamed first: the npz, which makes it an episode, comes last.
@@ -293,6 +300,7 @@ def list_episodes(
         read_meta(folder)
     else:
         refuse_official(folder)
+    # The npz appears last, so this finds no episode that is still being written; a video may have been removed.
     found = [path for path in folder.glob("task_*/episode_*.npz") if path.with_suffix(".mp4").exists()]
     whole = {name_of(path): path for path in sorted(found)}
     kept = [whole[name] for name in choose(str(folder), list(whole), episodes, without)]
@@ -312,7 +320,7 @@ def list_recordings(
     Args:
         folders: The recordings.
         task: One task's episodes; all if not given.
-        most: Of each recording at most so many; all if not given.
+        most: The most episodes of each recording; all if not given.
         without: Episodes to leave out of each recording that has them, and one must.
 
     Raises:
@@ -359,6 +367,7 @@ class RecordingSource:
     ):
         self.paths = list_episodes(folder, task, episodes=episodes, without=without)
         self.robot = robot
+        # Read once here, so that damage shows before training begins and `steps` costs nothing.
         self.lengths = [len(read_episode(path)) for path in self.paths]
 
     def __len__(self) -> int:

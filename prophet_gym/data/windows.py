@@ -145,6 +145,7 @@ class WindowDataset(Dataset[Windows]):
 
     def __init__(self, entries: Sequence[MixtureEntry], shape: WindowShape):
         self.entries, self.shape = tuple(entries), shape
+        # Weights of some sets and window counts of others could not be compared.
         given = [entry.weight is not None for entry in self.entries]
         if not given or any(given) != all(given):
             raise ValueError("give every data set of a mixture a weight or none of them, and at least one data set")
@@ -196,6 +197,7 @@ def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowSh
         raise ValueError(
             f"{found.name} must have the {steps} actions that its index states, has {len(found)}; fetch it again"
         )
+    # One call decodes past and future together: finding the place in a video costs more than the frames.
     first = max(current - shape.history, 0)
     frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
     past = _past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
@@ -231,6 +233,7 @@ def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UIn
         return frames
     import cv2  # not installed where a network is trained on latents alone
 
+    # Averaging areas keeps small things visible when an image shrinks; it would show blocks when one grows.
     shrinks = height * width < frames.shape[1] * frames.shape[2]
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.stack([cv2.resize(frame, (width, height), interpolation=way) for frame in frames])
@@ -268,10 +271,10 @@ class WindowLoader:
     Args:
         windows: What to read.
         rows: Batch size of this process.
-        seed: Of the order; the same on all ranks.
+        seed: The seed of the order; the same on all ranks.
         epoch_size: Windows of an epoch over all ranks; as many as there are if not given.
         epochs: After which it ends, the last batch possibly shorter; None never ends.
-        rank: Of this process.
+        rank: The rank of this process.
         ranks: How many processes there are.
         workers: Processes that decode; with 0 this one does.
     """

@@ -116,15 +116,3 @@ class Embodiment:
             raise ValueError(f"the actions of {self.name} are not in metres and radians: poses cannot be read off them")
         require_arms(start, self.arms)
         return integrate_tool_deltas(start, model_actions)
-
-
-def normalise(actions: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
-    """Scale actions so that their bounds are -1 and 1, as policies are trained; actions out of bounds go beyond."""
-    low, high = np.array(spec.low), np.array(spec.high)
-    return 2 * (actions - low) / (high - low) - 1
-
-
-def denormalise(numbers: Float[np.ndarray, "*b a"], spec: ActionSpec) -> Float[np.ndarray, "*b a"]:
-    """Invert `normalise`."""
-    low, high = np.array(spec.low), np.array(spec.high)
-    return low + (numbers + 1) / 2 * (high - low)

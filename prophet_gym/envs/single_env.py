@@ -88,7 +88,7 @@ class ProphetEnv(SingleEnv):
     | `proprioception`, `max_uncertainty`, `render_mode` | as above; `rgb_array` or `rgb_array_list` |
 
     `prophet_gym.factory.EnvOptions` documents all of them. `gym.make_vec(id, num_envs=n)` generates n episodes in one
-    batch, which is much faster than n single envs.
+    batch, with one copy of the weights.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts

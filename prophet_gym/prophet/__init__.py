@@ -1,7 +1,7 @@
 """The world model: `SmallProphet` and `FullProphet`, and the parts that they are made of."""
 
 from prophet_gym.prophet._base import Prophet
-from prophet_gym.prophet.full import FullConfig, FullProphet
-from prophet_gym.prophet.small import SmallConfig, SmallProphet
+from prophet_gym.prophet._full import FullConfig, FullProphet
+from prophet_gym.prophet._small import SmallConfig, SmallProphet
 
 __all__ = ["FullConfig", "FullProphet", "Prophet", "SmallConfig", "SmallProphet"]

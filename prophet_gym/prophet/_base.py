@@ -15,13 +15,13 @@ from prophet_gym._io.atomic import atomic_directory, read_whole
 from prophet_gym._io.companions import CARD, card, carry_companions, is_ours
 from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.header import CLASS, CONFIG, Header, read_header, write_header
+from prophet_gym._io.hub import push_folder, resolve
 from prophet_gym._io.lora import load_lora, merge_lora
 from prophet_gym._io.networks import WEIGHTS_NAME, load_part, stored
 from prophet_gym._io.tensor_files import mark_of, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError, shown
-from prophet_gym.hub import push_folder, resolve
 from prophet_gym.prophet._diffusers import ModelMixin
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.world_model import State, batch_size
 
 _Model = TypeVar("_Model", bound="Prophet")

@@ -5,12 +5,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, FrameAutoencoder, WanAutoencoder
-from prophet_gym.prophet.full import FullConfig, FullProphet
-from prophet_gym.prophet.gripper import DISC_CHANNELS, GRIPPER_DIM, GripperTracker
-from prophet_gym.prophet.history import HistoryOrder
-from prophet_gym.prophet.small import SmallConfig, SmallProphet
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, FrameAutoencoder, WanAutoencoder
+from prophet_gym.prophet._full import FullConfig, FullProphet
+from prophet_gym.prophet._gripper import DISC_CHANNELS, GRIPPER_DIM, GripperTracker
+from prophet_gym.prophet._history import HistoryOrder
+from prophet_gym.prophet._small import SmallConfig, SmallProphet
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
 FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": "oldest_finest"}
 """Config of the released 2.058 B transformer; all else is the constructor's default (reference.md: "Backbone")."""

@@ -1,27 +1,31 @@
 """Reward the dream: anything that satisfies `prophet_gym.world_model.RewardModel`."""
 
-from prophet_gym.rewards.classifier import RelativeReward, SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards.degraded import DegradedOracle, degrade, false_positive_rate
-from prophet_gym.rewards.function import FunctionReward
-from prophet_gym.rewards.monitor import PrecisionMonitor
-from prophet_gym.rewards.named import make_reward_model
-from prophet_gym.rewards.oracle import OracleReward
-from prophet_gym.rewards.reach import ReachReward, mark_of, reach_instruction
-from prophet_gym.rewards.vlm._voting import Votes, parse_answer
-from prophet_gym.rewards.vlm.likelihood import LikelihoodConfig, LikelihoodReward
-from prophet_gym.rewards.vlm.local import LocalVlm
-from prophet_gym.rewards.vlm.prompt import Prompt
-from prophet_gym.rewards.vlm.remote import Patience, RemoteVlm
-from prophet_gym.rewards.vlm.reward_log import RewardLog
-from prophet_gym.rewards.vlm.votes import AnswerModel, Question, Reply, VlmReward
+from prophet_gym.rewards._classifier import RelativeReward, SuccessHead, SuccessHeadConfig
+from prophet_gym.rewards._degraded import DegradedOracle, degrade, false_positive_rate
+from prophet_gym.rewards._function import FunctionReward
+from prophet_gym.rewards._monitor import PrecisionMonitor
+from prophet_gym.rewards._named import make_reward_model
+from prophet_gym.rewards._object_reader import ObjectReader, ObjectReaderConfig
+from prophet_gym.rewards._oracle import OracleReward
+from prophet_gym.rewards._reach import FindGripper, ReachReward, mark_of, reach_instruction
+from prophet_gym.rewards._vlm.likelihood import LikelihoodConfig, LikelihoodReward
+from prophet_gym.rewards._vlm.local import LocalVlm
+from prophet_gym.rewards._vlm.prompt import Prompt
+from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
+from prophet_gym.rewards._vlm.reward_log import RewardLog
+from prophet_gym.rewards._vlm.votes import AnswerModel, Question, Reply, VlmReward
+from prophet_gym.rewards._vlm.voting import Votes, parse_answer
 
 __all__ = [
     "AnswerModel",
     "DegradedOracle",
+    "FindGripper",
     "FunctionReward",
     "LikelihoodConfig",
     "LikelihoodReward",
     "LocalVlm",
+    "ObjectReader",
+    "ObjectReaderConfig",
     "OracleReward",
     "Patience",
     "PrecisionMonitor",

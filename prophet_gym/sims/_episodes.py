@@ -56,32 +56,72 @@ class Advance:
     gripper: Float[np.ndarray, " 3"]
 
 
-class Stage:
-    """The rows of one suite in one process: one simulation per task, in which that task's rows take turns."""
+@runtime_checkable
+class Stages(Protocol):
+    """All sub-environments of a vector env, by number."""
 
-    def __init__(self, simulator: SimulatorClass, suite: str, look: str, size: int) -> None:
-        self._simulator, self._suite, self._look, self._size = simulator, suite, look, size
+    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
+        """Start episodes in some of them."""
+        ...
+
+    def advance(
+        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
+    ) -> dict[int, Advance]:
+        """Run a chunk in some of them, until the task succeeds or, `to_the_end`, all of it."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class LocalStages:
+    """Sub-environments of one suite in this process: one simulation per task, in which they take turns."""
+
+    def __init__(self, suite: str, look: str, size: int, simulator: SimulatorClass | None = None) -> None:
+        # A worker is given the class: its process has none of the registrations of the one that started it.
+        self._simulator = simulator or simulator_of(suite)
+        self._suite, self._look, self._size, self._closed = suite, look, size, False
         self._sims: dict[int, Simulator] = {}
         self._tasks: dict[int, int] = {}
         self._turns: dict[int, int] = {}
         self._waiting: dict[int, np.ndarray] = {}
 
-    def begin(self, row: int, scene: Scene) -> Opening:
-        """Start an episode in a row."""
+    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
+        """Start episodes in some of them."""
+        self._require_open()
+        return {row: self._begin(row, scene) for row, scene in scenes.items()}
+
+    def advance(
+        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
+    ) -> dict[int, Advance]:
+        """Run a chunk in some of them, until the task succeeds or, `to_the_end`, all of it."""
+        self._require_open()
+        options = {"every_frame": every_frame, "to_the_end": to_the_end}
+        return {row: self._advance(row, chunk, **options) for row, chunk in actions.items()}
+
+    def close(self) -> None:
+        """Free all simulations."""
+        for sim in self._sims.values():
+            sim.close()
+        self._sims, self._tasks, self._turns, self._waiting, self._closed = {}, {}, {}, {}, True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise gym.error.ClosedEnvironmentError(CLOSED)
+
+    def _begin(self, row: int, scene: Scene) -> Opening:
         left = self._tasks.pop(row, None)
         if left is not None and self._turns.get(left) == row:
             del self._turns[left]
         self._waiting.pop(row, None)
         self._tasks[row] = scene.task
-        sim = self.simulation(row)
+        sim = self._simulation(row)
         sim.reset(seed=scene.seed, official=scene.official)
         return Opening(sim.render(), sim.instruction, sim.gripper_position())
 
-    def advance(
-        self, row: int, actions: Float[np.ndarray, "k a"], *, every_frame: bool, to_the_end: bool = False
-    ) -> Advance:
-        """Run the actions until the task succeeds, or all of them."""
-        sim, frames, success, executed = self.simulation(row), [], False, 0
+    def _advance(self, row: int, actions: Float[np.ndarray, "k a"], *, every_frame: bool, to_the_end: bool) -> Advance:
+        sim, frames, success, executed = self._simulation(row), [], False, 0
         for action in actions:
             sim.step(action)
             executed += 1
@@ -95,14 +135,8 @@ class Stage:
         frames.extend(frames[-1:] * (len(actions) - executed))
         return Advance(np.stack(frames), executed, success, sim.gripper_position())
 
-    def close(self) -> None:
-        """Free all simulations."""
-        for sim in self._sims.values():
-            sim.close()
-        self._sims, self._tasks, self._turns, self._waiting = {}, {}, {}, {}
-
-    def simulation(self, row: int) -> Simulator:
-        """Return the simulation of the row's episode, where it left it; the row that had its turn waits."""
+    def _simulation(self, row: int) -> Simulator:
+        """Return the simulation of a row's episode, where it left it; the row that had its turn waits."""
         task = self._tasks[row]
         if task not in self._sims:
             unused = [each for each in self._sims if each not in self._tasks.values()]
@@ -119,65 +153,16 @@ class Stage:
         return sim
 
 
-@runtime_checkable
-class Stages(Protocol):
-    """All rows of a vector env."""
-
-    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
-        """Start episodes in some rows."""
-        ...
-
-    def advance(
-        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
-    ) -> dict[int, Advance]:
-        """Run a chunk in some rows."""
-        ...
-
-    def close(self) -> None:
-        """Free everything."""
-        ...
-
-
-class LocalStages:
-    """All rows in this process, one after the other."""
-
-    def __init__(self, suite: str, look: str, size: int) -> None:
-        self._stage = Stage(simulator_of(suite), suite, look, size)
-        self._closed = False
-
-    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
-        """Start episodes in some rows."""
-        self._require_open()
-        return {row: self._stage.begin(row, scene) for row, scene in scenes.items()}
-
-    def advance(
-        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
-    ) -> dict[int, Advance]:
-        """Run a chunk in some rows."""
-        self._require_open()
-        options = {"every_frame": every_frame, "to_the_end": to_the_end}
-        return {row: self._stage.advance(row, chunk, **options) for row, chunk in actions.items()}
-
-    def close(self) -> None:
-        """Free all simulations."""
-        self._closed = True
-        self._stage.close()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise gym.error.ClosedEnvironmentError(CLOSED)
-
-
-def _work(connection: Connection, simulator: SimulatorClass, suite: str, look: str, size: int) -> None:
-    """Answer calls of a `Stage` until the other end closes."""
-    stage = Stage(simulator, suite, look, size)
+def _work(connection: Connection, suite: str, look: str, size: int, simulator: SimulatorClass) -> None:
+    """Answer calls of `LocalStages` until the other end closes."""
+    stage = LocalStages(suite, look, size, simulator)
     while True:
         try:
-            number, name, arguments, options = connection.recv()
+            number, name, row, given, options = connection.recv()
         except EOFError:
             break
         try:
-            connection.send((number, getattr(stage, name)(*arguments, **options), None))
+            connection.send((number, getattr(stage, name)({row: given}, **options)[row], None))
         except Exception as error:
             error.add_note(traceback.format_exc())
             connection.send((number, None, error))
@@ -185,7 +170,7 @@ def _work(connection: Connection, simulator: SimulatorClass, suite: str, look: s
 
 
 class WorkerStages:
-    """Rows spread over processes: row i lives in process i modulo `workers`.
+    """Sub-environments spread over processes: number i lives in process i modulo `workers`.
 
     The processes are spawned, so a script that uses them guards its entry with `if __name__ == "__main__"`. Once one is
     lost, so are the others: every later call says so.
@@ -197,7 +182,7 @@ class WorkerStages:
         Args:
             suite: Whose tasks are simulated.
             look: How it is drawn.
-            size: Of a frame, pixels.
+            size: Height and width of a frame, pixels.
             workers: How many, at least 1.
             timeout: Seconds that a process may take for one call of one row, loading its task included.
         """
@@ -207,20 +192,20 @@ class WorkerStages:
         self._answered = [False] * workers
         pipes = [multiprocessing.Pipe() for _ in range(workers)]
         self._connections = [here for here, _ in pipes]
-        self._processes = start_workers(_work, [(there, simulator_of(suite), suite, look, size) for _, there in pipes])
+        self._processes = start_workers(_work, [(there, suite, look, size, simulator_of(suite)) for _, there in pipes])
         for _, there in pipes:
             there.close()
 
     def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
         """Start episodes in some rows."""
-        return self._call("begin", {row: (row, scene) for row, scene in scenes.items()}, {})
+        return self._call("begin", scenes, {})
 
     def advance(
         self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
     ) -> dict[int, Advance]:
         """Run a chunk in some rows."""
         options = {"every_frame": every_frame, "to_the_end": to_the_end}
-        return self._call("advance", {row: (row, chunk) for row, chunk in actions.items()}, options)
+        return self._call("advance", actions, options)
 
     def close(self) -> None:
         """End the processes; in a fork of the process that started them, let them be."""
@@ -230,7 +215,7 @@ class WorkerStages:
             end_workers(self._processes, grace=0.0 if self._lost else 10.0)
         self._connections, self._processes, self._lost = [], [], CLOSED
 
-    def _call(self, name: str, arguments: Mapping[int, tuple], options: Mapping[str, Any]) -> dict[int, Any]:
+    def _call(self, name: str, given: Mapping[int, Any], options: Mapping[str, Any]) -> dict[int, Any]:
         if self._lost == CLOSED:
             raise gym.error.ClosedEnvironmentError(CLOSED)
         if os.getpid() != self._pid:
@@ -241,12 +226,13 @@ class WorkerStages:
         # Answers that a Ctrl-C left unread have other numbers.
         self._number += 1
         answers = {}
-        for row, values in arguments.items():
+        # All are asked before any answer is waited for: the workers compute at the same time.
+        for row, value in given.items():
             if not self._lost:
-                self._send(row, _describe(name, *values), (self._number, name, values, options))
-        for row, values in arguments.items():
+                self._send(row, _describe(name, row, value), (self._number, name, row, value, options))
+        for row, value in given.items():
             if not self._lost:
-                answers[row] = self._receive(row, _describe(name, *values))
+                answers[row] = self._receive(row, _describe(name, row, value))
         if self._lost:
             raise SimulatorLostError(self._lost)
         for _, error in answers.values():

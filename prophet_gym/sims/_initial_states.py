@@ -20,7 +20,7 @@ def render_initial_states(
     """Yield the first `count` starts of a task, with the pose of the hand.
 
     Args:
-        suite: E.g. `libero_object`.
+        suite: The name of the suite, e.g. `libero_object`.
         task: Number of the task.
         split: `official`, the benchmark's own states; `train`, random placements.
         count: For `official`, at most as many as the task has (LIBERO: 50).

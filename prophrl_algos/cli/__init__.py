@@ -14,7 +14,6 @@ COMMANDS = {
     "record": Command(
         "prophrl_algos.cli.record", "record a policy in LIBERO, for a world model to learn from", resumes=True
     ),
-    "plan": Command("prophrl_algos.cli.plan", "say how much memory learning with a published policy takes"),
 }
 
 

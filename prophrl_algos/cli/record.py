@@ -129,7 +129,7 @@ class Dreamer:
 
 @cache
 def _policy(actor: PolicyActor) -> "FlowPolicy":
-    from prophrl_algos.cli.common import make_env, make_policy
+    from prophrl_algos._named import make_env, make_policy
 
     env = make_env("Prophet-LIBERO-v0", 1, starts="train")
     return make_policy(actor.policy, env, actor.weights, published=actor.published)
@@ -139,7 +139,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.cli.collect import parse_tasks
     from prophet_gym.sims.recorder import Plan, collect
-    from prophrl_algos.cli.common import warn_untrained
+    from prophrl_algos._named import warn_untrained
 
     warn_untrained(args.policy, args.weights)
     actor = PolicyActor(args.policy, args.weights, args.noise_level, args.published, args.dream)

@@ -75,7 +75,7 @@ MAY_CHANGE = (
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.train._run_folder import begin_run, run_lock
+    from prophet_gym.train.run_folder import begin_run, run_lock
     from prophrl_algos.checkpoint import load_checkpoint
     from prophrl_algos.loggers import make_logger, require_loggers
     from prophrl_algos.run import LAST, run
@@ -111,7 +111,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     import torch
     from torch import nn
 
-    from prophrl_algos.cli.common import begin_of, make_algorithm, make_env, make_policy, warn_untrained
+    from prophrl_algos._named import begin_of, make_algorithm, make_env, make_policy, warn_untrained
     from prophrl_algos.rollout import Grouping, KeepWithin, keep_all
     from prophrl_algos.trainer import Execution
 
@@ -144,7 +144,7 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
 
     With `args.precision.truth_env` it also measures the reward's precision on dreams that are replayed there.
     """
-    from prophrl_algos.cli.common import make_env
+    from prophrl_algos._named import make_env
     from prophrl_algos.cli.precision import precision_metrics
     from prophrl_algos.evaluate import evaluate
 

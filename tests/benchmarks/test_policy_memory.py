@@ -1,31 +1,17 @@
 """The check of the memory plan runs what the plan measured: the same network, on real numbers."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from prophrl_algos.memory import Workload, make_plan
-from prophrl_algos.memory import _full_sizes as full_sizes
-from prophrl_algos.memory._plan import measured, scored
+from benchmarks.policy_memory import __main__ as script
+from benchmarks.policy_memory import full_sizes
+from benchmarks.policy_memory.plan import Workload, make_plan, measured, scored
 
 from ..prophrl_algos.vla import tiny
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "policy_memory.py"
 WORK = Workload(rows=2, microbatch=2)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("policy_memory", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +31,7 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("train", ["expert", "lora"])
 @pytest.mark.parametrize("name", ["vla-adapter", "pi05"])
-def test_it_acts_and_learns_where_weights_are_real_and_keeps_what_the_plan_counted(script, name, train):
+def test_it_acts_and_learns_where_weights_are_real_and_keeps_what_the_plan_counted(name, train):
     full = full_sizes.FULL_SIZES[name](train, language=False, device=CPU)
     trained = {key: weight for key, weight in full.policy.named_parameters() if weight.requires_grad}
     before = {key: weight.clone() for key, weight in full.policy.named_parameters()}
@@ -63,11 +49,11 @@ def test_it_acts_and_learns_where_weights_are_real_and_keeps_what_the_plan_count
     assert make_plan(shapes, WORK).weights == sum(w.numel() * w.element_size() for w in full.policy.parameters())
 
 
-def test_it_says_where_the_plan_is_too_low_and_that_it_needs_a_gpu(script):
+def test_it_says_where_the_plan_is_too_low_and_that_it_needs_a_gpu():
     plan = make_plan(full_sizes.FULL_SIZES["pi05"]("expert", language=False), WORK)
     found = {part: getattr(plan, part) for part in script.PARTS}
     assert "too low" not in script.line("pi05", plan, found)
     assert "too low: ['while_acting']" in script.line("pi05", plan, found | {"while_acting": 2 * plan.while_acting})
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="there is none"):
-            script.main(script.Args())
+            script.main(script.Args(device="cuda"))

@@ -104,7 +104,7 @@ from prophet_gym.envs import *
 from prophet_gym.errors import *
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.rewards import *
-from prophet_gym.rewards.monitor import PrecisionMonitor
+from prophet_gym.rewards import PrecisionMonitor
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import CountingWorldModel, counting_starts
 

@@ -183,4 +183,4 @@ class TestConstruction:
     def test_a_start_set_is_kept_for_others_to_read(self):
         envs = make()
         assert isinstance(envs.starts, InitialStates)
-        assert envs.starts.names == ("train",)
+        assert envs.starts.splits == ("train",)

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prophet_gym._io import atomic
+from prophet_gym._io.hub import verified, write_manifest
 from prophet_gym.envs.initial_states import INDEX_NAME, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError, InvalidStartError
-from prophet_gym.hub import verified, write_manifest
 from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
-from prophet_gym.rewards.classifier import SuccessHead, SuccessHeadConfig
+from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
 from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
 

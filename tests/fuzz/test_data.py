@@ -110,13 +110,13 @@ def write_lerobot(root: Path, version: str, *, stored: bool) -> None:
                 line |= {f"videos/{CAMERA}/{name}": value for name, value in place.items()}
         parquet.write_table(pa.Table.from_pylist(lines), root / "meta/episodes/chunk-000/file-000.parquet")
         if not stored:
-            write_video(root / "films/0-000.mp4", np.concatenate([images(n, LENGTHS[n]) for n in range(2)]))
+            write_video(root / "films/0-000.mp4", np.concatenate([images(n, LENGTHS[n]) for n in range(2)]), 20)
         return
     (root / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for number, table in enumerate(tables):
         parquet.write_table(table, root / f"data/0-{number:03d}.parquet")
         if not stored:
-            write_video(root / f"films/0-{number:03d}.mp4", images(number, LENGTHS[number]))
+            write_video(root / f"films/0-{number:03d}.mp4", images(number, LENGTHS[number]), 20)
 
 
 def write_hdf5(root: Path) -> None:
@@ -340,7 +340,7 @@ def damage(root: Path, rng: np.random.Generator) -> Path:
     elif rng.random() < 0.5:
         path.unlink()
     else:
-        write_video(path, images(0, int(rng.integers(1, 8))))
+        write_video(path, images(0, int(rng.integers(1, 8))), 20)
     return path
 
 

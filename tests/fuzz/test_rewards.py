@@ -28,7 +28,7 @@ from prophet_gym.rewards import (
     make_reward_model,
     parse_answer,
 )
-from prophet_gym.rewards.vlm.remote import DROPPABLE
+from prophet_gym.rewards._vlm.remote import DROPPABLE
 
 KEY = "sk-Fuzz_07/b&c+d=%x"
 DOCUMENTED = (ProphetError, ValueError, TypeError, FileNotFoundError)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prophet_gym.embodiments import _libero as libero
-from prophet_gym.prophet.action_frames import AXIS_METRES, DISC_METRES, draw_tools
+from prophet_gym.prophet._action_frames import AXIS_METRES, DISC_METRES, draw_tools
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 

@@ -9,8 +9,8 @@ from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3D
 from safetensors.torch import load_file
 
 from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.convert import NewParts, convert_cosmos, convert_transformer, without_text
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prophet_dit.safetensors"
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1, "text_embed_dim": 6, "adaln_lora_dim": 4}

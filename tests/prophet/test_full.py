@@ -7,8 +7,8 @@ import torch
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.prophet import Prophet
-from prophet_gym.prophet.action_frames import plan
-from prophet_gym.prophet.full import (
+from prophet_gym.prophet._action_frames import plan
+from prophet_gym.prophet._full import (
     FullConfig,
     FullRecipe,
     encode_conditions,
@@ -16,8 +16,8 @@ from prophet_gym.prophet.full import (
     last_frames,
     sample_chunk,
 )
+from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.prophet.sampling import karras_sigmas, sample_ab2
 from prophet_gym.testing import check_world_model
 
 

@@ -9,9 +9,9 @@ import torch
 
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import Prophet, SmallProphet
-from prophet_gym.prophet.autoencoder import keep_background, stack_frames, unstack_frames
+from prophet_gym.prophet._autoencoder import keep_background, stack_frames, unstack_frames
+from prophet_gym.prophet._small import inconsistency, keep_still
 from prophet_gym.prophet.presets import tiny_prophet
-from prophet_gym.prophet.small import inconsistency, keep_still
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from prophet_gym.embodiments._start_poses import pose_extra
 from prophet_gym.envs import ProphetEnv, ShortenedChunk
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet import FullProphet, Prophet
-from prophet_gym.prophet.action_frames import action_video, plan, project, start_tools
+from prophet_gym.prophet._action_frames import action_video, plan, project, start_tools
 from prophet_gym.prophet.presets import TINY_FULL, tiny_full_prophet
 from prophet_gym.specs import InitialState
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prophet_gym.prophet._history import history_levels
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.convert import convert_transformer
-from prophet_gym.prophet.history import history_levels
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
 GOLDEN = Path(__file__).parents[1] / "data" / "prophet_dit.safetensors"
 CONDITIONS = {

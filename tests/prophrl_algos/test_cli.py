@@ -13,11 +13,12 @@ import torch
 
 from prophet_gym.checkpoint import CHECKPOINTS, bundled_checkpoints
 from prophet_gym.world_model import RewardOutput
+from prophrl_algos import _named as common
+from prophrl_algos._demonstrations import Demonstrations, read_demonstrations
+from prophrl_algos._named import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.algorithms import ALGORITHMS, FA_GRPO
-from prophrl_algos.cli import common, main, train
+from prophrl_algos.cli import main, train
 from prophrl_algos.cli import record as record_cli
-from prophrl_algos.cli.common import make_algorithm, make_env, make_policy, read_weights
-from prophrl_algos.cli.demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos.cli.published import Published
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
@@ -274,7 +275,7 @@ class TestActingInADream:
     def test_it_ends_with_the_chunk_in_which_the_judge_sees_success(self, monkeypatch):
         said = iter([False, True])
         monkeypatch.setattr(
-            "prophet_gym.rewards.classifier.SuccessHead.score",
+            "prophet_gym.rewards._classifier.SuccessHead.score",
             lambda self, videos, texts: RewardOutput(torch.tensor([float(next(said))]), torch.tensor([True])),
         )
         assert len(self.actions(1, 100)) == 16

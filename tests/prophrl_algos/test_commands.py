@@ -5,9 +5,9 @@ import logging
 import pytest
 
 from prophet_gym.checkpoint import bundled_checkpoints
+from prophrl_algos._named import make_policy, warn_untrained
 from prophrl_algos.algorithms import ALGORITHMS
 from prophrl_algos.cli import main
-from prophrl_algos.cli.common import make_policy, warn_untrained
 from prophrl_algos.cli.published import OWN, is_published
 from prophrl_algos.loggers import LOGGERS, require_loggers
 from prophrl_algos.tiny import TinyFlowPolicy

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from prophrl_algos._named import make_algorithm
 from prophrl_algos.algorithms import ALGORITHMS, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.cli.common import make_algorithm
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.sft import SftConfig, sft

@@ -8,8 +8,8 @@ from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims import recorder
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
+from prophrl_algos._named import begin_of, make_env
 from prophrl_algos.cli import record
-from prophrl_algos.cli.common import begin_of, make_env
 from prophrl_algos.cli.published import Published
 from prophrl_algos.cli.record import PolicyActor
 from prophrl_algos.evaluate import evaluate

@@ -8,9 +8,9 @@ from gymnasium.vector import VectorWrapper
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.specs import InitialState
+from prophrl_algos._named import make_algorithm
 from prophrl_algos.algorithms import ALGORITHMS, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.cli.common import make_algorithm
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy

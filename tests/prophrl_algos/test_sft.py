@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from prophrl_algos._demonstrations import points_of
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.cli.demonstrations import points_of
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.sft import SftConfig, sft

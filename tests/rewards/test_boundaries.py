@@ -12,6 +12,7 @@ from prophet_gym.envs import ProphetEnv
 from prophet_gym.errors import CheckpointError, InvalidRewardError
 from prophet_gym.rewards import (
     FunctionReward,
+    ObjectReader,
     OracleReward,
     Patience,
     Prompt,
@@ -26,7 +27,6 @@ from prophet_gym.rewards import (
     VlmReward,
     reach_instruction,
 )
-from prophet_gym.rewards.object_reader import ObjectReader
 from prophet_gym.testing import CountingWorldModel, counting_starts
 from prophet_gym.world_model import RewardOutput
 

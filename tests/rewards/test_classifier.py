@@ -3,7 +3,7 @@
 import torch
 
 from prophet_gym.rewards import RelativeReward, SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards.classifier import consecutive_probability
+from prophet_gym.rewards._classifier import consecutive_probability
 from prophet_gym.testing import check_reward_model
 
 

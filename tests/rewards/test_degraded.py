@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.rewards import DegradedOracle, FunctionReward, OracleReward, degrade, false_positive_rate
-from prophet_gym.rewards.degraded import precision_of
+from prophet_gym.rewards._degraded import precision_of
 from prophet_gym.testing import CountingWorldModel, check_reward_model, counting_starts
 
 

@@ -12,10 +12,8 @@ import pytest
 import torch
 
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward, make_reward_model
-from prophet_gym.rewards.vlm._replies import hide, seconds_to_wait
-from prophet_gym.rewards.vlm.remote import Patience
-from prophet_gym.rewards.vlm.reward_log import RewardLog
+from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, RewardLog, VlmReward, make_reward_model
+from prophet_gym.rewards._vlm.replies import hide, seconds_to_wait
 
 YES = r"It is in. \box{Success}"
 KEY = "sk-proj-Ab_9/x&y+z=="

@@ -10,7 +10,7 @@ pytest.importorskip("transformers", reason="needs the extra vlm")
 import transformers
 
 from prophet_gym.rewards import LikelihoodReward, LocalVlm, Prompt, Question, VlmReward
-from prophet_gym.rewards.vlm.local import PatchInputs, ProcessorInputs
+from prophet_gym.rewards._vlm.local import PatchInputs, ProcessorInputs
 
 LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 CHAT = (

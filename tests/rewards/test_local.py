@@ -11,7 +11,7 @@ pytest.importorskip("transformers", reason="needs the extra vlm")
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import LocalVlm, Prompt, Question, VlmReward
-from prophet_gym.rewards.vlm.local import RowNoise, harmless
+from prophet_gym.rewards._vlm.local import RowNoise, harmless
 from prophet_gym.testing import check_reward_model
 
 
@@ -105,7 +105,7 @@ def test_the_judge_end_to_end_on_odd_videos(model, frames):
 
 def test_the_judge_keeps_the_contract_on_a_model_that_answers(model, monkeypatch):
     monkeypatch.setattr(
-        "prophet_gym.rewards.vlm.votes.parse_answer", lambda text: None if not text else ord(text[0]) % 2 == 0
+        "prophet_gym.rewards._vlm.votes.parse_answer", lambda text: None if not text else ord(text[0]) % 2 == 0
     )
     videos = [torch.full((n, 16, 16, 3), 40 * n, dtype=torch.uint8) for n in (1, 2, 4)]
     check_reward_model(VlmReward(model, samples=3, shown=2, prompt=Prompt("$instruction?")), videos=videos)

@@ -12,7 +12,7 @@ from prophet_gym.rewards import (
     VlmReward,
     make_reward_model,
 )
-from prophet_gym.rewards.named import read
+from prophet_gym.rewards._named import read
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from prophet_gym.errors import CheckpointError
-from prophet_gym.rewards.vlm.prompt import PROMPTS, Prompt, quote
+from prophet_gym.rewards._vlm.prompt import PROMPTS, Prompt, quote
 
 ODD = [
     "put {the} {{soup}} in the {0} basket",

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.rewards import Prompt, Question, RemoteVlm, VlmReward
-from prophet_gym.rewards.vlm.remote import Patience
-from prophet_gym.rewards.vlm.reward_log import RewardLog
+from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, RewardLog, VlmReward
 
 YES = r"It is in. \box{Success}"
 FAST = Patience(timeout=0.6, total=5.0, retries=2, pause=0.01)

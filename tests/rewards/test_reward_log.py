@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prophet_gym.rewards import Prompt, Reply, RewardLog, VlmReward
-from prophet_gym.rewards.vlm.reward_log import append_line
+from prophet_gym.rewards._vlm.reward_log import append_line
 
 
 class Sure:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import FunctionReward, SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards.classifier import best_consecutive, hash_words, shrink
+from prophet_gym.rewards._classifier import best_consecutive, hash_words, shrink
 
 
 def brightness_head(min_consecutive: int = 3) -> SuccessHead:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prophet_gym.rewards import FunctionReward, Prompt, Reply, RewardLog, VlmReward
-from prophet_gym.rewards.vlm.votes import spread
+from prophet_gym.rewards._vlm.votes import spread
 from prophet_gym.testing import check_reward_model
 
 YES, NO, ODD, SILENT = r"It is in. \box{Success}", r"It is not. \box{Failure}", "perhaps", None

@@ -47,7 +47,7 @@ def chunks(rows: int, seed: int = 0) -> np.ndarray:
 
 def simulation(envs: SimulatorVectorEnv, row: int = 0) -> LiberoSimulator:
     """Where the row's episode is, until another row has its turn."""
-    return envs._stages._stage.simulation(row)
+    return envs._stages._simulation(row)
 
 
 def put_target_in_basket(sim) -> None:
@@ -86,7 +86,7 @@ def test_what_a_step_reports(envs):
 def test_a_row_is_the_single_env_with_its_seed(envs, env):
     first, info = envs.reset(seed=40)
     steps = [envs.step(chunks(2, seed))[0] for seed in range(3)]
-    assert len(envs._stages._stage._sims) == 1
+    assert len(envs._stages._sims) == 1
     one, one_info = env.reset(seed=41)
     assert one_info["start"] == info["start"][1] != info["start"][0]
     np.testing.assert_array_equal(one["image"], first["image"][1])
@@ -105,7 +105,7 @@ def test_rows_that_change_their_task_share_simulations_and_disturb_nobody(env):
         mask = np.array([True, True, False])
         several.reset(options={"reset_mask": mask, "task": [TASK, TASK, TASK], "start": [3, 4, 5]})
         shown += [several.step(chunks(3, seed))[0]["image"][2] for seed in (1, 2)]
-        assert set(several._stages._stage._sims) == {0, TASK}
+        assert set(several._stages._sims) == {0, TASK}
     finally:
         several.close()
     env.reset(options={"start": 41})

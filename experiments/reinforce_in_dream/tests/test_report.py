@@ -11,7 +11,7 @@ import torch
 from experiments.reinforce_in_dream import controls, episodes, figures, files, headline, plot, protocol, report, video
 from experiments.reinforce_in_dream import run as experiment
 from prophet_gym.checkpoint import bundled_checkpoints
-from prophrl_algos.cli.common import make_policy
+from prophrl_algos._named import make_policy
 
 STAND_IN = "Prophet-LIBERO-Object-v0"
 

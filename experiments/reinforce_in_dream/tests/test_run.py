@@ -15,7 +15,7 @@ from experiments.reinforce_in_dream import run as experiment
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.errors import SimulatorLostError
 from prophet_gym.world_model import RewardOutput
-from prophrl_algos.cli.common import make_policy
+from prophrl_algos._named import make_policy
 
 STAND_IN = "Prophet-LIBERO-Object-v0"
 

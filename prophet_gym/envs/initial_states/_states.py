@@ -58,7 +58,7 @@ class InitialStates(Sequence[InitialState]):
         return tuple(sorted({state.suite for state in self._states}))
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def splits(self) -> tuple[str, ...]:
         """The splits that occur (`train`, `official`, ...), ascending."""
         return tuple(sorted({state.split for state in self._states}))
 

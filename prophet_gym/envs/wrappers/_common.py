@@ -10,6 +10,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from prophet_gym.envs._plain import plain
+from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 
 
 class PlainArguments(RecordConstructorArgs):
@@ -41,8 +42,8 @@ class DeclaringVectorWrapper(VectorWrapper):
 
 
 def require_arrays(user: str, envs: VectorEnv) -> None:
-    """Raise ValueError if the env, or the one that it wraps, gives tensors (`gives_tensors`)."""
-    if getattr(envs.unwrapped, "gives_tensors", False):
+    """Raise ValueError if the env, or the one that it wraps, gives tensors."""
+    if isinstance(envs.unwrapped, ProphetTorchVectorEnv):
         raise ValueError(
             f"{user} works on arrays, and {type(envs.unwrapped).__name__} gives tensors: put it around a "
             "ProphetVectorEnv, which gives the same in arrays"

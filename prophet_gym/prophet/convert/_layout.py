@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError, listed
-from prophet_gym.prophet.action_frames import PooledActionFrames
-from prophet_gym.prophet.action_stream import ActionStream, zero_init
-from prophet_gym.prophet.history import HistoryMemory
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
+from prophet_gym.prophet._action_frames import PooledActionFrames
+from prophet_gym.prophet._action_stream import ActionStream, zero_init
+from prophet_gym.prophet._history import HistoryMemory
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
 PROPHET_ACTION_DIM = 14
 """Numbers per action of the released Prophet, whose scalar streams are named `action_embedder_*_agi`."""

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.header import CONFIG
+from prophet_gym._io.hub import WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
 from prophet_gym._io.networks import WEIGHTS_NAME
 from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
-from prophet_gym.hub import WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, WanAutoencoder
 from prophet_gym.prophet._base import save_parts
-from prophet_gym.prophet.autoencoder import FRAMES_PER_LATENT, WanAutoencoder
+from prophet_gym.prophet._full import FullConfig, FullProphet, require_fit
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.convert._layout import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
-from prophet_gym.prophet.full import FullConfig, FullProphet, require_fit
-from prophet_gym.prophet.transformer import ProphetTransformer3DModel
 
 PIXELS_PER_TOKEN = 16
 """The VAE's 8 times the patch's 2."""

@@ -10,8 +10,8 @@ pytestmark = [
 
 
 def test_its_plan_counts_the_published_weights_and_their_context():
-    from prophrl_algos.memory import FULL_SIZES, Workload, make_plan
-    from prophrl_algos.memory._plan import context_bytes
+    from benchmarks.policy_memory.full_sizes import FULL_SIZES
+    from benchmarks.policy_memory.plan import Workload, context_bytes, make_plan
 
     full = FULL_SIZES["smolvla"]("expert", language=False)
     plan = make_plan(full, Workload(rows=1, microbatch=1, decisions=1))

@@ -15,7 +15,7 @@ from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.cli.common import take_weights
+from prophrl_algos._named import take_weights
 from prophrl_algos.rollout import BeginFromStarts, Grouping
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig

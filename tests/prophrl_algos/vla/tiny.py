@@ -13,8 +13,8 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from benchmarks.policy_memory.full_sizes import smolvlm_of
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.memory._full_sizes import smolvlm_of
 from prophrl_algos.vla import smolvla
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig

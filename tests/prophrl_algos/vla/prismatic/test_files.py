@@ -8,9 +8,9 @@ import torch
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
+from prophrl_algos._named import make_policy
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli import main
-from prophrl_algos.cli.common import make_policy
 from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.vla._load import choose
 from prophrl_algos.vla._lora import has_lora

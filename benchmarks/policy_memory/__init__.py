@@ -1,0 +1,1 @@
+"""How much memory a round of learning takes with a published policy, planned from shapes and measured on a GPU."""

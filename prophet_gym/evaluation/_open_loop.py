@@ -1,0 +1,351 @@
+"""Open-loop evaluation: dream from real frames under the recorded actions, and compare with what really followed.
+
+Beside the dream stand what it must beat (the last frame copied), what it cannot beat (the autoencoder alone), and the
+same dream under another episode's actions, which must be worse: that is how much the model listens.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from prophet_gym.data.episode import Episode
+from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
+from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper, WorldModel
+
+HORIZONS = (8, 64, 160, 240)
+"""Frames to predict by default: 0.4 to 12 seconds of LIBERO."""
+METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
+GRIPPER = "gripper_mm"
+OBJECT = "object_mm"
+_ENCODED_FRAMES = 4
+"""The most that `WorldModel.encode` takes."""
+_RESUMED_FRAMES = 20
+"""As many as the bundled Prophet carries."""
+_RECONSTRUCTED_FRAMES = 32
+"""Frames that pass the autoencoder at once, for memory."""
+_MOVED = 0.02
+"""Metres that an object must move in a window for its place to be scored: one that stands is predicted by copying."""
+_READABLE = 0.03
+"""Metres by which the reader may err on the real frame of a window that is scored: in the basket the object hides."""
+_STILL = 0.002
+"""Metres within which an arm is at rest."""
+
+ReadObject: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"], str], Float[Tensor, "t 3"]]
+"""World positions (metres) of the object that an instruction names, in frames: `ObjectReader.positions`."""
+Scores: TypeAlias = Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]
+"""`scores[horizon][condition][metric][i]`: the mean over the windows of episode i, NaN where there is none."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Say which frames to predict: those after frame `start` of an episode, up to each horizon."""
+
+    episode: int
+    start: int
+    horizons: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Return the number of frames to predict."""
+        return max(self.horizons)
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Hold the frame after each action, and the gripper's position (metres) after each chunk where it is tracked."""
+
+    frames: UInt8[np.ndarray, "b t h w 3"]
+    gripper: Float[np.ndarray, "b n 3"] | None
+
+
+def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t a"], seeds: Sequence[int]) -> Dream:
+    """Dream open loop, chunk after chunk.
+
+    Args:
+        world_model: Any world model.
+        state: From `encode`, one batch element for each of `actions`.
+        actions: In the robot's units, a whole number of the model's chunks.
+        seeds: Of the noise, one per batch element.
+
+    Raises:
+        ValueError: The actions are no whole number of chunks.
+    """
+    if actions.shape[1] % world_model.chunk:
+        raise ValueError(f"actions must be a multiple of the chunk ({world_model.chunk}), got {actions.shape[1]}")
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    frames: list[Tensor] = []
+    gripper: list[Tensor] = []
+    for part in torch.from_numpy(np.ascontiguousarray(actions)).split(world_model.chunk, dim=1):
+        chunk = world_model.rollout(state, part, generators=generators)
+        state = chunk.state
+        frames.append(chunk.frames.cpu())
+        if isinstance(world_model, TracksGripper):
+            gripper.append(world_model.read_gripper(state).cpu())
+    path = torch.stack(gripper, dim=1).double().numpy() if gripper else None
+    return Dream(torch.cat(frames, dim=1).numpy(), path)
+
+
+def windows_of(
+    episodes: Sequence[Episode], horizons: Sequence[int], spacing: int, *, still: float = _STILL
+) -> list[Window]:
+    """Choose where to dream from, and how far.
+
+    Windows of a horizon begin at frame 0 and then every `max(horizon, spacing)` frames, so they do not overlap, and
+    shorter horizons are read off the beginning of longer ones.
+
+    Args:
+        episodes: Recorded ones.
+        horizons: Frames to predict.
+        spacing: Frames from one window to the next, at least.
+        still: Windows in which the gripper stays within so many metres are left out: an arm at rest shows nothing, and
+            copying the last frame is then perfect.
+    """
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for horizon in sorted(set(horizons)):
+        for number, episode in enumerate(episodes):
+            for start in range(0, len(episode.actions) - horizon + 1, max(horizon, spacing)):
+                path = episode.gripper_position[start : start + horizon + 1]
+                if np.linalg.norm(path - path[0], axis=1).max() >= still:
+                    found[number, start].append(horizon)
+    return [Window(episode, start, tuple(reached)) for (episode, start), reached in found.items()]
+
+
+def evaluate_open_loop(
+    world_model: WorldModel,
+    episodes: Sequence[Episode],
+    horizons: Sequence[int] = HORIZONS,
+    *,
+    rows: int = 8,
+    spacing: int = 32,
+    seed: int = 0,
+    read_object: ReadObject | None = None,
+    progress: bool = False,
+) -> Scores:
+    """Score a world model against recorded episodes.
+
+    Conditions: `dream`; `other_actions` (the dream under the actions that the next long enough episode took at that
+    time); `copy` (the last real frame, repeated); `autoencoder` where the model `Reconstructs`. Windows are those of
+    `windows_of`. A window's first frame is given, with what came before it: twenty frames and the past actions where
+    the model `Resumes`, else up to four frames. Only the predicted frames are scored.
+
+    Metrics: those of `METRICS`; `gripper_mm`, the distance of the gripper to the real one at the window's end, where
+    the model `TracksGripper`; and `object_mm`, the distance of the target object, as `read_object` sees it in the
+    window's last frame, to its true place, over the windows in which it moves by 2 cm or more and `read_object` places
+    it within 3 cm in the real last frame. The condition `real` has that metric alone: the error of the reading itself.
+
+    Args:
+        world_model: Any world model.
+        episodes: Recorded ones; those shorter than a horizon are left out of that horizon.
+        horizons: Frames to predict, multiples of the model's chunk.
+        rows: Windows dreamt at once.
+        spacing: Frames from one window to the next, at least; a large number leaves one window per episode.
+        seed: Of the noise.
+        read_object: Reads the target object's position.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: A horizon is no multiple of the chunk, or no episode reaches the shortest horizon.
+    """
+    wrong = [horizon for horizon in horizons if horizon < 2 or horizon % world_model.chunk]
+    if wrong:
+        raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
+    windows = windows_of(episodes, horizons, spacing)
+    if not windows:
+        raise ValueError(
+            f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} "
+            f"actions, the longest of {len(episodes)} episodes has "
+            f"{max((len(episode.actions) for episode in episodes), default=0)}"
+        )
+    scores = _empty_scores(len(episodes), horizons)
+    total = sum(window.length for window in windows)
+    bar = tqdm(total=total, desc="evaluate", unit="frame", disable=not progress)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in _batches(windows, rows, _past_frames(world_model)):
+            stretches = list(pool.map(lambda window: _Stretch.cut(episodes[window.episode], window), batch))
+            predictions = _predict(world_model, stretches, episodes, seed)
+            measured = pool.map(_measure, predictions)
+            for prediction, metrics in zip(predictions, measured, strict=True):
+                for horizon in prediction.target.window.horizons:
+                    _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
+            if read_object is not None:
+                _note_objects(scores, stretches, predictions, episodes, read_object)
+            bar.update(sum(window.length for window in batch))
+    return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A window that was cut out of its episode: what is given, and what is to be predicted."""
+
+    window: Window
+    frames: UInt8[np.ndarray, "t h w 3"]
+    flow: np.ndarray
+    gripper: np.ndarray
+
+    @classmethod
+    def cut(cls, episode: Episode, window: Window) -> "_Stretch":
+        end = window.start + window.length + 1
+        frames = episode.frames()[:end]
+        return cls(window, frames, optical_flow(frames[window.start + 1 :]), episode.gripper_position[:end])
+
+    @property
+    def future(self) -> UInt8[np.ndarray, "t h w 3"]:
+        return self.frames[self.window.start + 1 :]
+
+    def past(self, count: int) -> UInt8[np.ndarray, "t h w 3"]:
+        return self.frames[max(0, self.window.start + 1 - count) : self.window.start + 1]
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    target: _Stretch
+    condition: str
+    frames: UInt8[np.ndarray, "t h w 3"]
+    gripper: Float[np.ndarray, "n 3"] | None
+
+
+def _predict(
+    world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[Episode], seed: int
+) -> list[_Prediction]:
+    windows = [stretch.window for stretch in stretches]
+    predictions = [
+        _Prediction(stretch, "copy", np.repeat(stretch.past(1), window.length, axis=0), None)
+        for stretch, window in zip(stretches, windows, strict=True)
+    ]
+    if isinstance(world_model, Reconstructs):
+        predictions += [_Prediction(s, "autoencoder", _reconstructed(world_model, s), None) for s in stretches]
+    sources = {
+        "dream": [window.episode for window in windows],
+        "other_actions": [_other_episode(window, episodes) for window in windows],
+    }
+    for condition, chosen in sources.items():
+        able = [(stretch, source) for stretch, source in zip(stretches, chosen, strict=True) if source is not None]
+        if not able:
+            continue
+        target = [stretch for stretch, _ in able]
+        actions = np.stack(
+            [episodes[source].actions[s.window.start : s.window.start + s.window.length] for s, source in able]
+        )
+        seeds = [seed + s.window.episode for s in target]
+        dreamt = dream(world_model, _begin(world_model, target, episodes), actions.astype(np.float32), seeds)
+        for row, stretch in enumerate(target):
+            path = None if dreamt.gripper is None else dreamt.gripper[row]
+            predictions.append(_Prediction(stretch, condition, dreamt.frames[row], path))
+    return predictions
+
+
+def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[Episode]) -> State:
+    past = torch.from_numpy(np.stack([stretch.past(_past_frames(world_model)) for stretch in stretches]))
+    first = min(stretch.window.start for stretch in stretches)
+    if not isinstance(world_model, Resumes) or first < world_model.chunk:
+        return world_model.encode(past)
+    actions = [
+        episodes[s.window.episode].actions[s.window.start - world_model.chunk : s.window.start] for s in stretches
+    ]
+    return world_model.resume(past, torch.from_numpy(np.stack(actions).astype(np.float32)))
+
+
+def _past_frames(world_model: WorldModel) -> int:
+    return _RESUMED_FRAMES if isinstance(world_model, Resumes) else _ENCODED_FRAMES
+
+
+def _reconstructed(world_model: Reconstructs, stretch: _Stretch) -> UInt8[np.ndarray, "t h w 3"]:
+    """Return the real future through the autoencoder, the given frame before every piece: a dream may keep from it."""
+    given = stretch.past(1)
+    pieces = [
+        world_model.reconstruct(
+            torch.from_numpy(np.concatenate([given, stretch.future[i : i + _RECONSTRUCTED_FRAMES]])[None])
+        )
+        for i in range(0, stretch.window.length, _RECONSTRUCTED_FRAMES)
+    ]
+    return np.concatenate([piece[0, 1:].cpu().numpy() for piece in pieces])
+
+
+def _other_episode(window: Window, episodes: Sequence[Episode]) -> int | None:
+    """Return the next episode that lasts as long as the window; None if there is none."""
+    for step in range(1, len(episodes)):
+        index = (window.episode + step) % len(episodes)
+        if len(episodes[index].actions) >= window.start + window.length:
+            return index
+    return None
+
+
+def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[Window]]:
+    """Yield windows of one length that have equally many frames before them; the longest first."""
+
+    def kind(window: Window) -> tuple[int, int]:
+        return -window.length, min(window.start + 1, past)
+
+    for _, group in groupby(sorted(windows, key=lambda w: (*kind(w), w.episode, w.start)), key=kind):
+        same = list(group)
+        yield from (same[i : i + rows] for i in range(0, len(same), rows))
+
+
+def _measure(prediction: _Prediction) -> FrameMetrics:
+    return frame_metrics(prediction.target.future, prediction.frames, prediction.target.flow)
+
+
+_Notes = dict[tuple[str, str], list[list[float]]]
+
+
+def _empty_scores(episodes: int, horizons: Sequence[int]) -> dict[int, _Notes]:
+    return {horizon: defaultdict(lambda: [[] for _ in range(episodes)]) for horizon in sorted(set(horizons))}
+
+
+def _note(notes: _Notes, prediction: _Prediction, metrics: FrameMetrics, chunks: int) -> None:
+    summary = metrics.summary()
+    window = prediction.target.window
+    for name, key in METRICS.items():
+        notes[prediction.condition, name][window.episode].append(summary[key])
+    if prediction.gripper is not None:
+        end = window.start + chunks * (window.length // len(prediction.gripper))
+        distance = np.linalg.norm(prediction.gripper[chunks - 1] - prediction.target.gripper[end])
+        notes[prediction.condition, GRIPPER][window.episode].append(1000.0 * float(distance))
+
+
+def _note_objects(
+    scores: dict[int, _Notes],
+    stretches: Sequence[_Stretch],
+    predictions: Sequence[_Prediction],
+    episodes: Sequence[Episode],
+    read_object: ReadObject,
+) -> None:
+    for stretch in stretches:
+        window = stretch.window
+        episode = episodes[window.episode]
+        if episode.target_positions is None:
+            continue
+        path = episode.target_positions[window.start :]
+        moved = [h for h in window.horizons if np.linalg.norm(path[h] - path[0]) >= _MOVED]
+        if not moved:
+            continue
+        last = [horizon - 1 for horizon in moved]
+        shown = {p.condition: p.frames for p in predictions if p.target is stretch} | {"real": stretch.future}
+        errors = {
+            condition: np.linalg.norm(
+                read_object(torch.from_numpy(frames[last]), episode.instruction).numpy() - path[moved], axis=1
+            )
+            for condition, frames in shown.items()
+        }
+        for number, horizon in enumerate(moved):
+            if errors["real"][number] < _READABLE:
+                for condition, distances in errors.items():
+                    scores[horizon][condition, OBJECT][window.episode].append(1000.0 * float(distances[number]))
+
+
+def _episode_means(notes: _Notes) -> dict[str, dict[str, np.ndarray]]:
+    means: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for (condition, metric), values in notes.items():
+        seen = [[value for value in episode if not np.isnan(value)] for episode in values]
+        means[condition][metric] = np.array([np.mean(v) if v else np.nan for v in seen])
+    return dict(means)

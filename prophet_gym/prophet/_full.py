@@ -1,0 +1,355 @@
+"""The full Prophet: Wan latents, sixty past frames, thirty-five steps from noise (reference.md section 1)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments._embodiment import Embodiment
+from prophet_gym.embodiments._kinematics import ARM_DIM
+from prophet_gym.errors import CheckpointError, InvalidStartError
+from prophet_gym.prophet._action_frames import action_video, plan, start_cameras, start_tools
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
+from prophet_gym.prophet._base import Prophet, require_bounds
+from prophet_gym.prophet._history import HistoryOrder
+from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
+from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_velocity
+from prophet_gym.specs import InitialState
+from prophet_gym.world_model import Chunk, State
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """Hold what a checkpoint of the full Prophet fixes beside its networks; by default the released LIBERO model's.
+
+    Attributes:
+        chunk: Actions per rollout, a multiple of 4.
+        frame_size: Height and width in pixels, multiples of 16.
+        action_dim: Dimensions of an action of the robot.
+        history_frames: Past frames that are remembered, the current one excluded.
+        steps: Sampler steps per chunk; the network is called once more.
+        embodiment: The robot whose actions it takes (`prophet_gym.embodiments`).
+        draw_tools: Whether the action-frame conditioner gets images of the tools, drawn where the actions lead. Then
+            every initial state must say where the tools are, and what camera looks on where that is not fixed. Off for
+            the released weights: how their images were drawn is not published.
+        suite: The suite of the training data.
+        look: The look of the simulator there.
+    """
+
+    chunk: int = 20
+    frame_size: tuple[int, int] = (256, 256)
+    action_dim: int = 7
+    history_frames: int = 60
+    steps: int = 35
+    embodiment: str = "libero"
+    draw_tools: bool = False
+    suite: str = "libero_object"
+    look: str = "official"
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or self.chunk % FRAMES_PER_LATENT:
+            raise ValueError(f"chunk={self.chunk} must be a multiple of {FRAMES_PER_LATENT}")
+        if self.steps < 1 or self.history_frames < 0:
+            raise ValueError(
+                f"steps={self.steps} must be at least 1 and history_frames={self.history_frames} at least 0"
+            )
+        require_bounds(self.frame_size, (self.chunk, self.steps, self.history_frames))
+        dim = self.robot.action_spec.dim
+        if self.action_dim != dim:
+            raise ValueError(
+                f"action_dim={self.action_dim} must be the {dim} numbers of an action of {self.robot.name}"
+            )
+
+    @property
+    def robot(self) -> Embodiment:
+        """Return the embodiment whose actions it takes."""
+        return get_embodiment(self.embodiment)
+
+
+class FullProphet(Prophet):
+    """Dream as the paper's model does. The state is the past frames, which the VAE encodes again for each chunk.
+
+    Args:
+        transformer: Predicts the flow of a chunk's latents.
+        autoencoder: The Wan VAE.
+        config: The rest.
+
+    Raises:
+        TypeError: A network is of another class.
+        CheckpointError: The networks and the config do not fit together.
+
+    Differences from the paper: action frames need the tools' poses and a calibrated camera, so they are left out unless
+    the config says `draw_tools`; our images are those of `action_frames.draw_tools`.
+
+    Example:
+        >>> from prophet_gym.prophet.presets import tiny_full_prophet
+        >>> prophet = tiny_full_prophet()
+        >>> state = prophet.encode(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8))
+        >>> prophet.rollout(state, torch.zeros(1, 4, 7), generators=[torch.Generator()]).frames.shape
+        torch.Size([1, 4, 32, 32, 3])
+    """
+
+    config_class = FullConfig
+    networks: ClassVar = {"transformer": ProphetTransformer3DModel, "autoencoder": WanAutoencoder}
+    offloaded = ("autoencoder",)
+
+    config: FullConfig
+    transformer: ProphetTransformer3DModel
+    autoencoder: WanAutoencoder
+
+    def __init__(self, transformer: ProphetTransformer3DModel, autoencoder: WanAutoencoder, config: FullConfig) -> None:
+        super().__init__(config, transformer=transformer, autoencoder=autoencoder)
+        require_fit(config, transformer.config, normalised=autoencoder.normalisation_fits())
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
+        """Begin a dream from one to four real frames, oldest first; before them the first one is repeated.
+
+        Raises:
+            ValueError: The frames have another size than the checkpoint's.
+            InvalidStartError: The checkpoint must know where the tools are: use `encode_initial_states`.
+        """
+        return self._begin(self._checked_frames(frames), [None] * len(frames))
+
+    @torch.no_grad()
+    def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
+        """Begin a dream as `encode`, from all that is read of the initial states: frames and, where needed, poses.
+
+        Args:
+            frames: Of the initial states, one a batch element.
+            starts: As many.
+
+        Raises:
+            ValueError: As `encode`, or there is another number of initial states.
+            InvalidStartError: An initial state does not say where the tools are, or what camera looks on, and must.
+        """
+        if len(starts) != len(frames):
+            raise ValueError(f"there must be one start for each of {len(frames)} batch elements, got {len(starts)}")
+        return self._begin(self._checked_frames(frames), starts)
+
+    @torch.no_grad()
+    def resume(
+        self,
+        frames: UInt8[Tensor, "b t h w 3"],
+        past_actions: Float[Tensor, "b k a"],  # noqa: ARG002 the frames show where they led
+    ) -> State:
+        """Begin a dream in the middle of an episode, from any number of frames.
+
+        Raises:
+            InvalidStartError: The checkpoint must know where the tools are.
+        """
+        if self.config.robot.posed or self.config.draw_tools:
+            raise InvalidStartError(
+                f"a dream of {self.config.embodiment} cannot begin in the middle of an episode: this checkpoint must "
+                "know where the tools are; begin with encode_initial_states"
+            )
+        return self._begin(self._checked_frames(frames), [None] * len(frames))
+
+    def _begin(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState | None]) -> State:
+        state = {"frames": last_frames(frames, self.config.history_frames + 1)}
+        robot, drawn = self.config.robot, self.config.draw_tools
+        if robot.posed or drawn:
+            state["tools"] = start_tools(robot, starts, drawn=drawn).to(frames.device)
+        if drawn:
+            # What draws tools needs poses too, and start_tools has refused a None among these.
+            state["camera"] = start_cameras(robot, [each for each in starts if each is not None]).to(frames.device)
+        return state
+
+    @torch.no_grad()
+    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
+        """Dream one chunk: encode the past and the actions, sample the chunk's latents, decode them after the given.
+
+        Args:
+            state: From `encode` or the chunk before.
+            actions: In the units of the checkpoint's robot.
+            generators: One CPU generator per batch element; element i draws from its own only.
+
+        Raises:
+            ValueError: The actions have another shape than `b chunk action_dim`, or there is another number of
+                generators.
+        """
+        self._check_rollout(state, actions, generators)
+        past, device = state["frames"], self.transformer.device
+        planned = plan(self.config.robot, actions, state.get("tools"), self.transformer.config["action_dim"])
+        drawn = None
+        if "camera" in state and planned.tools is not None:
+            drawn = action_video(planned.tools, state["camera"], self.config.frame_size)
+        order = self.transformer.config["history_order"]
+        with onloaded(self.autoencoder, device):
+            conditions = encode_conditions(self.autoencoder, past, planned.actions.to(device), order, drawn)
+        shape = (*conditions.given.shape[1:2], self.config.chunk // FRAMES_PER_LATENT, *conditions.given.shape[3:])
+        # Drawn on the CPU, one generator an element: the same noise on every device and in every batch.
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
+        latents = sample_chunk(self.transformer, conditions, noise, karras_sigmas(self.config.steps))
+        with onloaded(self.autoencoder, device):
+            frames = decode_chunk(self.autoencoder, conditions.given, latents)
+        following = {name: value.clone() for name, value in state.items()}
+        following["frames"] = appended(past, frames)
+        if planned.tools is not None:
+            following["tools"] = planned.tools[:, -1].clone()
+        return Chunk(state=following, frames=frames)
+
+    def cut(self, state: State, chunk: Chunk, steps: int) -> State:
+        """Return the state after the first `steps` frames of a chunk that was dreamt from `state`.
+
+        The actions of the frames cut off must have held the robot still: the poses of its tools are those of the
+        chunk's end.
+        """
+        return {**chunk.state, "frames": appended(state["frames"], chunk.frames[:, :steps])}
+
+    @torch.no_grad()
+    def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return real frames through the VAE: no dream looks better."""
+        frames = self._checked_frames(frames)
+        # The VAE takes 1 + 4n frames: the last one is repeated until there are so many.
+        padded = torch.cat([frames, frames[:, -1:].repeat(1, -(frames.shape[1] - 1) % FRAMES_PER_LATENT, 1, 1, 1)], 1)
+        with onloaded(self.autoencoder, frames.device):
+            return self.autoencoder.decode(self.autoencoder.encode(padded))[:, : frames.shape[1]]
+
+
+def require_fit(config: FullConfig, transformer: Mapping[str, Any], *, normalised: bool = True) -> None:
+    """Raise CheckpointError unless networks are for this chunk, frame size, robot and choice of conditions.
+
+    Args:
+        config: Of the checkpoint.
+        transformer: The transformer's config.
+        normalised: Whether the VAE's config has statistics of its latents.
+    """
+    slots = 1 + config.chunk // FRAMES_PER_LATENT
+    latents = (slots, *(side // SPATIAL_COMPRESSION for side in config.frame_size))
+    dim, arms = transformer["action_dim"], config.robot.arms
+    problems = {
+        f"a chunk has latents of {latents}, but the transformer's table ends at {transformer['max_size']}": any(
+            side > most for side, most in zip(latents, transformer["max_size"], strict=True)
+        ),
+        "the VAE's config must have latents_mean and latents_std for every channel": not normalised,
+        f"chunk={config.chunk}, but the transformer reads {transformer['actions_per_slot']} actions": (
+            transformer["actions_per_slot"] != config.chunk
+        ),
+        f"{config.embodiment} has {arms} arm(s) of {ARM_DIM} numbers, but the transformer reads {dim}": (
+            dim < ARM_DIM * arms
+        ),
+        "draw_tools is set, but the transformer has no action-frame conditioner": (
+            config.draw_tools and transformer["action_frames"] != "pooled"
+        ),
+    }
+    found = [problem for problem, is_there in problems.items() if is_there]
+    if found:
+        raise CheckpointError(f"prophet.json and the weights do not fit: {'; '.join(found)}")
+
+
+@contextmanager
+def onloaded(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a network to `device` and back to where it rests; do nothing if it rests there."""
+    rest = next(module.parameters()).device
+    if rest == device:
+        yield
+        return
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to(rest)
+
+
+def last_frames(frames: UInt8[Tensor, "b t h w 3"], count: int) -> UInt8[Tensor, "b n h w 3"]:
+    """Return the last `count` frames, the first one repeated before it where there are fewer."""
+    missing = max(0, count - frames.shape[1])
+    return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -count:]], dim=1).contiguous()
+
+
+def appended(past: UInt8[Tensor, "b n h w 3"], frames: UInt8[Tensor, "b k h w 3"]) -> UInt8[Tensor, "b n h w 3"]:
+    """Append the frames of a chunk and drop as many of the oldest."""
+    return torch.cat([past, frames.to(past)], dim=1)[:, -past.shape[1] :].clone()
+
+
+def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt8[Tensor, "b m h w 3"]:
+    """Return the 1 + 4n of the past frames that the VAE can encode.
+
+    The released weights (`oldest_finest`) were trained with the remainder lost at the newest end; ours lose the oldest.
+
+    Args:
+        past: Frames before the current one, oldest first.
+        order: Which end of the history is finest.
+    """
+    kept = 1 + (past.shape[1] - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
+    return past[:, :kept] if order == "oldest_finest" else past[:, -kept:]
+
+
+def encode_history(
+    autoencoder: WanAutoencoder, past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder | None
+) -> Float[Tensor, "b c s y x"] | None:
+    """Return the latents of the past before the given frame; None where there is none or no memory reads it."""
+    return autoencoder.encode(history_video(past, order)) if order is not None and past.shape[1] else None
+
+
+def encode_conditions(
+    autoencoder: WanAutoencoder,
+    past: UInt8[Tensor, "b n h w 3"],
+    actions: Float[Tensor, "b k d"],
+    order: HistoryOrder | None,
+    action_video: UInt8[Tensor, "b f h w 3"] | None = None,
+) -> Conditions:
+    """Encode what a chunk is conditioned on.
+
+    Args:
+        autoencoder: Encodes given frame, history and action video alike.
+        past: History and, last, the given frame.
+        actions: The model's.
+        order: Which end of the history is finest; None for a model without memory.
+        action_video: The end effector drawn at the given frame and after each action.
+    """
+    return Conditions(
+        given=autoencoder.encode(past[:, -1:]),
+        history=encode_history(autoencoder, past[:, :-1], order),
+        actions=actions,
+        action_frames=None if action_video is None else autoencoder.encode(action_video),
+    )
+
+
+def decode_chunk(
+    autoencoder: WanAutoencoder, given: Float[Tensor, "b c 1 y x"], latents: Float[Tensor, "b c t y x"]
+) -> UInt8[Tensor, "b k h w 3"]:
+    """Return the frames of a chunk's generated slots, which the VAE decodes after the given one."""
+    return autoencoder.decode(torch.cat([given, latents], dim=2))[:, 1:].contiguous()
+
+
+def sample_chunk(
+    transformer: ProphetTransformer3DModel,
+    conditions: Conditions,
+    noise: Float[Tensor, "b c t h w"],
+    sigmas: Float[Tensor, " levels"],
+) -> Float[Tensor, "b c t h w"]:
+    """Sample the latents of a chunk's generated slots: Adams-Bashforth steps, then one clean prediction.
+
+    The given slot is replaced by the clean latent, labelled sigma_cond, in every call (reference.md: "One call"). The
+    network runs in its own dtype, the sampler in that of `noise`.
+
+    Args:
+        transformer: The network.
+        conditions: The rest of its inputs.
+        noise: Standard normal.
+        sigmas: Falling noise levels.
+    """
+    dtype = next(transformer.parameters()).dtype
+    inputs = replace(
+        conditions,
+        given=conditions.given.to(dtype),
+        history=None if conditions.history is None else conditions.history.to(dtype),
+        actions=conditions.actions.to(dtype),
+        action_frames=None if conditions.action_frames is None else conditions.action_frames.to(dtype),
+    )
+
+    def predict_clean(x: Tensor, sigma: float) -> Tensor:
+        tau = sigma / (1 + sigma)
+        noisy = (1 - tau) * x
+        time = torch.full((x.shape[0],), tau, device=x.device)
+        return noisy - tau * predict_velocity(transformer, inputs, noisy.to(dtype), time).to(x)
+
+    x = sample_ab2(predict_clean, float(sigmas[0]) * noise, sigmas)
+    return predict_clean(x, float(sigmas[-1]))

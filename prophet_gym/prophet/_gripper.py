@@ -1,0 +1,249 @@
+"""Where the gripper is in a dream: read off the latents, then moved by the actions; action frames are drawn there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prophet_gym.prophet._action_frames import draw_discs
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, ResidualBlock, stack_frames
+from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
+from prophet_gym.prophet._transformer import Conditions
+
+GRIPPER_DIM = 4
+"""Position in world metres and openness, 1 open .. 0 closed."""
+DISC_CHANNELS = 3
+"""Channels of `draw_discs`."""
+
+
+class GripperTracker(LightModelMixin, ConfigMixin):
+    """Read the gripper off latents, and follow it through actions: two small networks, or three.
+
+    The reader maps the latents of a frame to the gripper (position in world metres and openness, 1 open .. 0 closed);
+    the path maps the gripper and actions to its next places. A controller lags its actions, so the path reads those of
+    the chunk before too; it is trusted for one chunk only, then the reader looks again. What lies under the hand may
+    stop it, and what is between the fingers keeps them open: a third network sees that in a window of the latents
+    around the gripper, and corrects the path.
+
+    Args:
+        latent_channels: Channels of one frame's latents.
+        latent_size: Height and width of the latents.
+        chunk: Actions per chunk.
+        action_dim: Dimensions of an action.
+        hidden: Width of the networks.
+        reader_channels: Channels of the reader's first convolution; the later ones have twice as many.
+        window: Samples across and down, half a cell apart, of what is seen around the gripper; 0 if nothing is.
+        gripper_mean: Mean of the four numbers over the training data.
+        gripper_std: Their standard deviation.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        latent_channels: int = 4,
+        latent_size: Sequence[int] = (16, 16),
+        chunk: int = 8,
+        action_dim: int = 7,
+        hidden: int = 192,
+        reader_channels: int = 32,
+        window: int = 0,
+        gripper_mean: Sequence[float] = (0.0, 0.0, 0.0, 0.5),  # noqa: ARG002 (read from the config)
+        gripper_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),  # noqa: ARG002
+    ) -> None:
+        super().__init__()
+        cells = (latent_size[0] // 2) * (latent_size[1] // 2)
+        coarse = 2 * reader_channels
+        self.reader = nn.Sequential(
+            nn.Conv2d(latent_channels, reader_channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(reader_channels, coarse, 3, padding=1, stride=2),
+            ResidualBlock(coarse),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(coarse * cells, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 4),
+        )
+        features = 4 + 2 * chunk * action_dim
+        self.path = nn.Sequential(
+            nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, chunk * 4)
+        )
+        self.path_skip = nn.Linear(features, chunk * 4)
+        last = nn.Linear(hidden, chunk * 4)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        seen = features + latent_channels * window**2
+        self.touch = (
+            nn.Sequential(nn.Linear(seen, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last)
+            if window
+            else None
+        )
+
+    def read(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4"]:
+        """Return the gripper seen in one frame's normalised latents."""
+        mean, std = self.scale(latents)
+        return self.reader(latents) * std + mean
+
+    def follow(
+        self,
+        gripper: Float[Tensor, "b 4"],
+        past_actions: Float[Tensor, "b k a"],
+        actions: Float[Tensor, "b k a"],
+        latents: Float[Tensor, "b c h w"],
+        camera: Float[Tensor, "3 4"],
+    ) -> Float[Tensor, "b k 4"]:
+        """Return the gripper after each action.
+
+        Args:
+            gripper: Where it is before the first action.
+            past_actions: The actions of the chunk before.
+            actions: The actions of this chunk.
+            latents: The frame before the first action.
+            camera: World to unit image.
+        """
+        mean, std = self.scale(gripper)
+        features = torch.cat([(gripper - mean) / std, past_actions.flatten(1), actions.flatten(1)], dim=1)
+        change = self.path(features) + self.path_skip(features)
+        if self.touch is not None:
+            around = window_around(latents, gripper[:, :3], camera, int(self.config["window"]))
+            change = change + self.touch(torch.cat([features, around.flatten(1)], dim=1))
+        change = change.unflatten(1, (-1, 4))
+        moved = gripper[:, None] + change * std
+        return torch.cat([moved[..., :3], moved[..., 3:].clamp(0, 1)], dim=-1)
+
+    def read_frames(self, latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n 4"]:
+        """Return the gripper seen in each of several frames."""
+        return self.read(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+
+    def correct(
+        self, followed: Float[Tensor, "b n 4"], latents: Float[Tensor, "b n c h w"], weight: float
+    ) -> Float[Tensor, "b n 4"]:
+        """Pull a followed path towards what dreamed frames show.
+
+        The path errs by millimetres a chunk, the reader by millimetres a frame; a small `weight` lets neither grow.
+
+        Args:
+            followed: Where the actions led.
+            latents: The same frames as dreamed.
+            weight: Of the reader, 0 to 1.
+        """
+        return (1 - weight) * followed + weight * self.read_frames(latents)
+
+    def scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the gripper in the training data, on the device of a tensor."""
+        return (
+            torch.tensor(self.config["gripper_mean"], device=like.device, dtype=like.dtype),
+            torch.tensor(self.config["gripper_std"], device=like.device, dtype=like.dtype),
+        )
+
+
+def window_around(
+    latents: Float[Tensor, "b c h w"], places: Float[Tensor, "b 3"], camera: Float[Tensor, "3 4"], samples: int
+) -> Float[Tensor, "b c s s"]:
+    """Return latents at a square of samples, half a cell apart, around where a place in the world is seen.
+
+    What lies outside the image repeats its edge; a place behind the camera is as good as one in its plane.
+
+    Args:
+        latents: Of one frame.
+        places: World metres.
+        camera: World to unit image.
+        samples: Across and down.
+    """
+    seen = F.pad(places, (0, 1), value=1.0) @ camera.to(places).T
+    middle = 2 * seen[:, :2] / seen[:, 2:].clamp(min=1e-3) - 1
+    steps = (torch.arange(samples, device=places.device) - (samples - 1) / 2) / 2
+    down, across = torch.meshgrid(steps * 2 / latents.shape[-2], steps * 2 / latents.shape[-1], indexing="ij")
+    grid = middle[:, None, None] + torch.stack([across, down], -1)
+    return F.grid_sample(latents, grid.to(latents), padding_mode="border", align_corners=False)
+
+
+def tracker_loss(
+    tracker: GripperTracker,
+    latents: Float[Tensor, "b c h w"],
+    gripper: Float[Tensor, "b 4"],
+    start: Float[Tensor, "b 4"],
+    past_actions: Float[Tensor, "b k a"],
+    actions: Float[Tensor, "b k a"],
+    following: Float[Tensor, "b k 4"],
+    camera: Float[Tensor, "3 4"],
+) -> Float[Tensor, ""]:
+    """Return the mean absolute error of both networks in standard deviations of the data.
+
+    Args:
+        tracker: The networks.
+        latents: Latents of the frame before the first action.
+        gripper: The true gripper there.
+        start: Where the path starts: the true gripper with the error of a reader.
+        past_actions: The chunk before.
+        actions: The chunk.
+        following: The true gripper after each action.
+        camera: World to unit image.
+    """
+    _, std = tracker.scale(gripper)
+    read = F.l1_loss(tracker.read(latents) / std, gripper / std)
+    path = F.l1_loss(tracker.follow(start, past_actions, actions, latents, camera) / std, following / std)
+    return read + path
+
+
+@dataclass(frozen=True)
+class ChunkInputs(Conditions):
+    """Hold those of the small Prophet: four given frames; for every frame its action and where the gripper is.
+
+    Attributes:
+        path: The gripper after each action, where the actions lead.
+    """
+
+    path: Float[Tensor, "b k 4"]
+
+
+def chunk_inputs(
+    tracker: GripperTracker,
+    past: Float[Tensor, "b n c h w"],
+    gripper: Float[Tensor, "b 4 4"],
+    past_actions: Float[Tensor, "b k a"],
+    actions: Float[Tensor, "b k a"],
+    camera: Float[Tensor, "3 4"],
+) -> ChunkInputs:
+    """Assemble the inputs of one chunk from what a dream carries.
+
+    Args:
+        tracker: Follows the gripper through the actions.
+        past: Normalised per-frame latents, oldest first; the last four are the given slot.
+        gripper: The gripper at the four given frames, read off them or tracked.
+        past_actions: The actions that led to the last `k` past frames.
+        actions: Those to dream.
+        camera: World to unit image.
+    """
+    given = past[:, -FRAMES_PER_LATENT:]
+    ahead = tracker.follow(gripper[:, -1], past_actions, actions, given[:, -1], camera)
+    path = torch.cat([gripper, ahead], dim=1)
+    mean, std = tracker.scale(path)
+    numbers = torch.cat([past_actions[:, -FRAMES_PER_LATENT:], actions], dim=1)
+    rows = camera.to(path)[None].expand(path.shape[0], -1, -1)
+    discs = draw_discs(path[..., :3], path[..., 3], rows, (past.shape[-2], past.shape[-1]))
+    history = past[:, :-FRAMES_PER_LATENT]
+    return ChunkInputs(
+        given=stack_frames(given),
+        history=stack_frames(history) if history.shape[1] else None,
+        actions=torch.cat([numbers, (path - mean) / std], dim=-1),
+        action_frames=stack_frames(discs),
+        path=ahead,
+    )
+
+
+def flow_source(
+    inputs: ChunkInputs, noise: Float[Tensor, "b c t h w"], noise_scale: float
+) -> Float[Tensor, "b c t h w"]:
+    """Return where the small Prophet's flow starts: the last given frame in every generated slot, plus a little noise.
+
+    Differences from the paper: Prophet's flow starts from pure noise. Starting at the last frame makes one network call
+    a regression of the change, which is what few samples can learn, and more calls refine it.
+    """
+    channels = inputs.given.shape[1] // FRAMES_PER_LATENT
+    last = inputs.given[:, -channels:].repeat(1, FRAMES_PER_LATENT, noise.shape[2], 1, 1)
+    return last + noise_scale * noise

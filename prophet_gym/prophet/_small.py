@@ -1,0 +1,335 @@
+"""The small Prophet: latents of single frames, a tracked gripper, a flow that starts at the last frame."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from prophet_gym.errors import CheckpointError
+from prophet_gym.prophet._autoencoder import (
+    FRAMES_PER_LATENT,
+    FrameAutoencoder,
+    keep_background,
+    statistics_fit,
+    unstack_frames,
+)
+from prophet_gym.prophet._base import Prophet, require_bounds
+from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, chunk_inputs, flow_source
+from prophet_gym.prophet._sampling import sample_euler
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel, predict_velocity
+from prophet_gym.world_model import Chunk, State
+
+_CELL = 8
+"""Pixels of a latent's side."""
+_LARGEST_NUMBER = 1e4
+"""The largest number that a config may hold: a dream of larger ones soon overflows."""
+_AT_SOURCE = 1e5
+"""Noise level that stands for flow time 1, the largest that training draws (reference.md: "Training objective")."""
+
+
+@dataclass(frozen=True)
+class SmallConfig:
+    """Hold what a checkpoint of the small Prophet fixes beside its networks.
+
+    Attributes:
+        chunk: Actions per rollout, a multiple of 4.
+        frame_size: Height and width in pixels, multiples of 8.
+        action_dim: Dimensions of an action.
+        past_frames: Frames that a dream carries, those of the given slot included; a multiple of 4.
+        steps: Network calls per chunk.
+        noise_scale: See `flow_source`.
+        camera: World to unit image, three rows of four.
+        no_op: The action that keeps the arm where it is, taken to have come before the first one.
+        background: Threshold, softness (grey levels) and window (pixels) of `keep_background`.
+        stillness: Threshold and softness (normalised latents) of `keep_still`; None leaves all latents as sampled.
+        reader_weight: See `GripperTracker.correct`; 0..1.
+        suite: The suite of the training data.
+        look: The look of the simulator there.
+    """
+
+    chunk: int = 8
+    frame_size: tuple[int, int] = (128, 128)
+    action_dim: int = 7
+    past_frames: int = 20
+    steps: int = 1
+    noise_scale: float = 0.1
+    camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    no_op: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+    background: tuple[float, float, int] = (12.0, 3.0, 5)
+    stillness: tuple[float, float] | None = (0.3, 0.05)
+    reader_weight: float = 0.1
+    suite: str = "libero_object"
+    look: str = "light"
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or self.chunk % FRAMES_PER_LATENT or self.steps < 1:
+            raise ValueError(
+                f"chunk={self.chunk} must be a multiple of {FRAMES_PER_LATENT} and steps={self.steps} at least 1"
+            )
+        if self.past_frames < FRAMES_PER_LATENT or self.past_frames % FRAMES_PER_LATENT:
+            raise ValueError(f"past_frames={self.past_frames} must be a multiple of {FRAMES_PER_LATENT}")
+        require_bounds(self.frame_size, (self.chunk, self.steps, self.past_frames))
+        if self.noise_scale < 0 or not 0 <= self.reader_weight <= 1:
+            raise ValueError(
+                f"noise_scale={self.noise_scale} must be at least 0 and reader_weight={self.reader_weight} in 0..1"
+            )
+        gates = [self.background[:2], *([] if self.stillness is None else [self.stillness])]
+        if any(threshold < 0 or softness <= 0 for threshold, softness in gates) or self.background[2] < 1:
+            raise ValueError(
+                f"background={self.background} and stillness={self.stillness} must have a threshold of at least 0, "
+                "a softness above 0 and a window of at least 1"
+            )
+        if [len(row) for row in self.camera] != [4, 4, 4]:
+            raise ValueError(f"camera must be three rows of four numbers, got rows of {[*map(len, self.camera)]}")
+        numbers = [*self.no_op, *sum(self.camera, ()), *self.background, *(self.stillness or ()), self.noise_scale]
+        if any(abs(number) > _LARGEST_NUMBER for number in numbers):
+            raise ValueError(
+                f"no_op, camera, background, stillness and noise_scale must be at most {_LARGEST_NUMBER:g} in size"
+            )
+        if len(self.no_op) != self.action_dim:
+            raise ValueError(f"no_op must have action_dim={self.action_dim} numbers, got {len(self.no_op)}")
+
+
+class SmallProphet(Prophet):
+    """Dream on a CPU: per-frame latents, and a gripper that is tracked through the actions.
+
+    Args:
+        transformer: Predicts the flow of a chunk's latents.
+        autoencoder: Frames to latents and back.
+        tracker: Says where the gripper is, and where actions move it.
+        config: The rest.
+
+    Raises:
+        TypeError: A network is of another class.
+        CheckpointError: The networks and the config do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from prophet_gym.prophet.presets import tiny_prophet
+        >>> prophet = tiny_prophet()
+        >>> state = prophet.encode(torch.zeros(1, 1, 64, 64, 3, dtype=torch.uint8))
+        >>> chunk = prophet.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator()])
+        >>> chunk.frames.shape
+        torch.Size([1, 8, 64, 64, 3])
+    """
+
+    config_class = SmallConfig
+    networks: ClassVar = {
+        "transformer": ProphetTransformer3DModel,
+        "autoencoder": FrameAutoencoder,
+        "tracker": GripperTracker,
+    }
+
+    config: SmallConfig
+    transformer: ProphetTransformer3DModel
+    autoencoder: FrameAutoencoder
+    tracker: GripperTracker
+
+    def __init__(
+        self,
+        transformer: ProphetTransformer3DModel,
+        autoencoder: FrameAutoencoder,
+        tracker: GripperTracker,
+        config: SmallConfig,
+    ) -> None:
+        super().__init__(config, transformer=transformer, autoencoder=autoencoder, tracker=tracker)
+        self._require_fit()
+
+    @classmethod
+    def require_dtype(cls, dtype: torch.dtype) -> None:
+        """Raise ValueError unless the dtype is float32."""
+        if dtype != torch.float32:
+            raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
+        """Begin a dream from one to four real frames, oldest first; before them the first one is repeated.
+
+        Raises:
+            ValueError: The frames have another size than the checkpoint's.
+        """
+        return self._begin(self._checked_frames(frames), None)
+
+    @torch.no_grad()
+    def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
+        """Begin a dream in the middle of an episode: as `encode`, but any number of frames and a moving arm.
+
+        Args:
+            frames: Real frames, oldest first; more than the model carries are left out.
+            past_actions: The chunk of actions that led to the newest of them.
+        """
+        return self._begin(self._checked_frames(frames), past_actions)
+
+    @torch.no_grad()
+    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
+        """Dream one chunk: sample its latents, decode them, keep the background; then look where the gripper went.
+
+        Args:
+            state: From `encode` or the chunk before.
+            actions: In the units of the checkpoint's robot.
+            generators: One CPU generator per batch element; element i draws from its own only.
+
+        Raises:
+            ValueError: The actions have another shape than `b chunk action_dim`, or there is another number of
+                generators.
+        """
+        self._check_rollout(state, actions, generators)
+        past = state["latents"]
+        actions = actions.to(past)
+        camera = torch.tensor(self.config.camera, device=past.device)
+        inputs = chunk_inputs(self.tracker, past, state["gripper"], state["commands"], actions, camera)
+        latents = self._sample(inputs, generators)
+        decoded = self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        newest = slice(-FRAMES_PER_LATENT, None)
+        following = {
+            **state,
+            "latents": torch.cat([past, latents], dim=1)[:, -self.config.past_frames :].clone(),
+            "gripper": self.tracker.correct(inputs.path[:, newest], latents[:, newest], self.config.reader_weight),
+            "commands": actions.clone(),
+        }
+        return Chunk(
+            state=following,
+            frames=self._shown(decoded, state["reference"], state["reference_decoded"]),
+            uncertainty=inconsistency(latents[:, -1], self.autoencoder.encode(decoded[:, -1]).float()),
+        )
+
+    def read_gripper(self, state: State) -> Float[Tensor, "b 3"]:
+        """Return the gripper's position (world metres) as tracked at a state's newest frame."""
+        return state["gripper"][:, -1, :3]
+
+    @torch.no_grad()
+    def see_gripper(self, frames: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3"]:
+        """Return the gripper's position (world metres) as each frame alone shows it, dreamt or real.
+
+        Raises:
+            ValueError: The frames have another size than the checkpoint's.
+        """
+        return self.tracker.read(self.autoencoder.encode(self._checked_frames(frames[:, None])[:, 0]).float())[:, :3]
+
+    @torch.no_grad()
+    def reconstruct(self, frames: UInt8[Tensor, "b t h w 3"]) -> UInt8[Tensor, "b t h w 3"]:
+        """Return real frames as a dream would show them, the background kept from the first: no dream looks better."""
+        frames = self._checked_frames(frames)
+        latents = self.autoencoder.encode(frames.flatten(0, 1))
+        decoded = self.autoencoder.decode(latents).unflatten(0, frames.shape[:2])
+        return self._shown(decoded, frames[:, 0], decoded[:, 0])
+
+    def _begin(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"] | None) -> State:
+        frames = frames[:, -self.config.past_frames :]
+        latents = self.autoencoder.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
+        repeats = self.config.past_frames - frames.shape[1]
+        past = torch.cat([latents[:, :1].expand(-1, repeats, -1, -1, -1), latents], dim=1)
+        no_op = torch.tensor(self.config.no_op, device=frames.device).expand(frames.shape[0], self.config.chunk, -1)
+        return {
+            "latents": past.contiguous(),
+            "gripper": self.tracker.read_frames(past[:, -FRAMES_PER_LATENT:]),
+            "commands": no_op.clone() if past_actions is None else past_actions.to(no_op),
+            "reference": frames[:, -1].clone(),
+            "reference_decoded": self.autoencoder.decode(latents[:, -1]),
+        }
+
+    def _shown(
+        self,
+        decoded: UInt8[Tensor, "b k h w 3"],
+        reference: UInt8[Tensor, "b h w 3"],
+        reference_decoded: UInt8[Tensor, "b h w 3"],
+    ) -> UInt8[Tensor, "b k h w 3"]:
+        threshold, softness, window = self.config.background
+        return keep_background(
+            decoded, reference, reference_decoded, threshold=threshold, softness=softness, window=window
+        )
+
+    def _sample(self, inputs: ChunkInputs, generators: Sequence[torch.Generator]) -> Float[Tensor, "b k c h w"]:
+        """Sample the chunk's per-frame latents."""
+        slots = (inputs.given.shape[1], self.config.chunk // FRAMES_PER_LATENT, *inputs.given.shape[3:])
+        noise = torch.stack([torch.randn(slots, generator=g) for g in generators]).to(inputs.given)
+        times = torch.linspace(1, 0, self.config.steps + 1)[1:-1]
+        sigmas = torch.cat([torch.tensor([_AT_SOURCE]), times / (1 - times), torch.zeros(1)])
+
+        def predict_clean(x: Tensor, sigma: float) -> Tensor:
+            tau = sigma / (1 + sigma)
+            noisy = (1 - tau) * x
+            time = torch.full((len(generators),), tau, device=x.device)
+            return noisy - tau * predict_velocity(self.transformer, inputs, noisy, time)
+
+        # The solver takes x = x0 + sigma * noise, so the flow's source is scaled to its noise level.
+        start = _AT_SOURCE * flow_source(inputs, noise, self.config.noise_scale)
+        latents = unstack_frames(sample_euler(predict_clean, start, sigmas))
+        if self.config.stillness is None:
+            return latents
+        threshold, softness = self.config.stillness
+        return keep_still(latents, unstack_frames(inputs.given)[:, -1], threshold=threshold, softness=softness)
+
+    def _require_fit(self) -> None:
+        own, table, tracker = self.config, self.transformer.config, self.tracker.config
+        if table["action_dim"] != own.action_dim + GRIPPER_DIM:
+            raise CheckpointError(
+                f"the transformer reads {table['action_dim']} numbers a frame, which must be {own.action_dim} of the "
+                f"action and {GRIPPER_DIM} of the gripper: prophet.json and the weights are of two checkpoints"
+            )
+        scales = (
+            ("tracker", "gripper", GRIPPER_DIM),
+            ("autoencoder", "latents", self.autoencoder.config["latent_channels"]),
+        )
+        problems = [
+            f"the {name} must have {kind}_mean and {kind}_std, finite numbers, one for each of {count}"
+            for name, kind, count in scales
+            if not _normalised(getattr(self, name).config, kind, count)
+        ]
+        sides = (1 + own.chunk // FRAMES_PER_LATENT, *(side // _CELL for side in own.frame_size))
+        if any(side > most for side, most in zip(sides, table["max_size"], strict=True)):
+            problems.append(f"a chunk has latents of {sides}, but the transformer's table ends at {table['max_size']}")
+        if not statistics_fit(table["rope_scale"], table["rope_scale"], 3):
+            problems.append(f"the transformer's rope_scale must be three numbers above 0, got {table['rope_scale']}")
+        has = {"chunk": tracker["chunk"], "action_dim": tracker["action_dim"], "latent_size": [*tracker["latent_size"]]}
+        due = {"chunk": own.chunk, "action_dim": own.action_dim, "latent_size": [*sides[1:]]}
+        problems += [f"the tracker's {name} is {has[name]}, not {due[name]}" for name in due if has[name] != due[name]]
+        if problems:
+            raise CheckpointError(f"prophet.json and the networks do not fit: {'; '.join(problems)}")
+
+
+def _normalised(config: Any, kind: str, count: int) -> bool:
+    """Return whether a network's config has a mean and a deviation; those of latents may both be left out."""
+    mean, std = config[f"{kind}_mean"], config[f"{kind}_std"]
+    return (kind == "latents" and mean is None and std is None) or statistics_fit(mean, std, count)
+
+
+def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """Return how far a dream's last latents are from those of the frame that they decode to: its uncertainty.
+
+    Root mean square over channels and cells, in standard deviations of real latents. Latents of real frames come back
+    almost as they were; a dream that has left what the autoencoder knows does not. How well this ranks the true error
+    is measured by `benchmarks/doubt.py`.
+
+    Args:
+        latents: Dreamt ones, normalised.
+        encoded_again: The same frame, decoded and encoded.
+
+    Differences from the paper: it has no such signal.
+    """
+    return (encoded_again - latents).square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def keep_still(
+    latents: Float[Tensor, "b k c h w"], last: Float[Tensor, "b c h w"], *, threshold: float, softness: float
+) -> Float[Tensor, "b k c h w"]:
+    """Keep the last given latent where the sampled one hardly differs from it.
+
+    What stands still then stays exactly as it was, instead of changing a little with every chunk.
+
+    Args:
+        latents: Sampled ones, normalised.
+        last: The last given one.
+        threshold: Root mean square of the change over channels, its maximum over a window of 3 x 3, at which half of
+            the change is kept.
+        softness: Width of the transition around the threshold.
+
+    Differences from the paper: there is no such gate.
+    """
+    change = latents - last[:, None]
+    size = F.max_pool2d(change.square().mean(dim=2).sqrt(), 3, stride=1, padding=1)
+    return last[:, None] + torch.sigmoid((size - threshold) / softness)[:, :, None] * change

@@ -1,0 +1,231 @@
+"""Build reward models by name: what `reward="..."` of `gym.make` can say."""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, shown, unknown_option
+from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
+from prophet_gym.rewards._function import FunctionReward
+from prophet_gym.rewards._vlm.likelihood import CONFIG_NAME, LikelihoodConfig, LikelihoodReward
+from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm
+from prophet_gym.rewards._vlm.prompt import Prompt
+from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
+from prophet_gym.rewards._vlm.reward_log import RewardLog
+from prophet_gym.rewards._vlm.votes import VlmReward
+from prophet_gym.rewards._vlm.voting import Votes
+from prophet_gym.world_model import RewardModel, require_when
+
+FORMS = (
+    "success",
+    "classifier",
+    "classifier?reward=relative",
+    "vlm:MODEL",
+    "vlm:http://HOST/v1#MODEL",
+    "likelihood:MODEL",
+    "MODULE:FUNCTION",
+    "None",
+    "the path of a success head",
+)
+_Readers = Mapping[str, Callable[[str], Any]]
+
+
+def _two_prices(text: str) -> tuple[float, float]:
+    first, second = map(float, text.split(","))
+    return first, second
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+_two_prices.__name__, _names.__name__ = "two numbers", "names"  # as messages call them
+_VOTES: _Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str, "log": str}
+_LOCAL: _Readers = {
+    "revision": str,
+    "device": str,
+    "dtype": str,
+    "bits": int,
+    "adapter": str,
+    "max_new_tokens": int,
+    "temperature": float,
+    "batch": int,
+}
+_PATIENCE: _Readers = {"timeout": float, "total": float, "pause": float, "concurrency": int, "per_minute": float}
+_REMOTE: _Readers = {"max_tokens": int, "temperature": float, "prices": _two_prices, "refused": _names}
+_LIKELIHOOD: _Readers = {"threshold": float, "when": str, "stride": int, "shown": int, "reward": str}
+_HEAD: _Readers = {"reward": str, "chunk": int}
+_FUNCTION: _Readers = {"when": str, "stride": int, "max_frames": int}
+
+
+def make_reward_model(name: str, head: Path | None = None, device: str = "cpu", *, chunk: int = 8) -> RewardModel:
+    """Build the reward model that `name` describes; the same object for the same arguments, so weights load once.
+
+    These are the names, which `reward=` of `gym.make` takes too. Options follow a question mark, joined by `&`, as in
+    an address:
+
+        success                                  the checkpoint's success head: 1.0 once success is held
+        classifier?reward=relative               the same head, rewarding the change of its probability
+        FOLDER                                   a success head, or what `prophet train-reward --backbone vlm` wrote
+        vlm:Qwen/Qwen2.5-VL-7B-Instruct?bits=4   votes of a model on this machine
+        vlm:http://host:8000/v1?samples=3#MODEL  votes of a model behind an OpenAI-compatible endpoint
+        likelihood:Qwen/Qwen2.5-VL-7B-Instruct   token likelihoods of a model on this machine
+        my_rewards:brightness?stride=4           a function of a module of yours, or a class of a reward model
+
+    Args:
+        name: One of the forms above.
+        head: Folder of the checkpoint's success head, where there is one.
+        device: Where a model on this machine runs, unless its options say so.
+        chunk: Frames between two scores, for `reward=relative`.
+
+    Raises:
+        UnknownOptionError: There is no such form or option.
+        MissingWeightsError: There are no such weights.
+        ValueError: The value of an option is outside its range.
+    """
+    if not isinstance(name, str | Path):
+        raise ValueError(
+            f"a reward is named by a text, one of {', '.join(FORMS)}; got {type(name).__name__}. A reward model that "
+            "exists already goes to ProphetEnv or ProphetVectorEnv as reward_model="
+        )
+    return _named(str(name), head, device, chunk)
+
+
+@lru_cache(maxsize=8)
+def _named(name: str, head: Path | None, device: str, chunk: int) -> RewardModel:
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "vlm":
+        return _vlm(rest, device)
+    if colon and kind == "likelihood":
+        return _likelihood(rest, device)
+    base, options = split(name)
+    if base == "oracle":
+        raise UnknownOptionError(
+            "a dream has no oracle: nobody knows what would have happened in the simulator. The truth is the reward of "
+            "the LIBERO-* ids; `prophet calibrate` compares reward models with it, prophet_gym.rewards.OracleReward "
+            "takes labels"
+        )
+    if base == "None":
+        raise UnknownOptionError("the text 'None' names no reward; where none is wanted, give None itself: reward=None")
+    if base in ("success", "classifier"):
+        if head is None or not head.is_dir():
+            raise MissingWeightsError(
+                f"these weights have no success head ({head} does not exist): pass reward=None, or reward=PATH of one "
+                "that `prophet train-reward` trained"
+            )
+        return _classifier(head, options, device, chunk)
+    path = Path(base).expanduser()
+    if os.path.isdir(path):  # not path.is_dir(), which raises for a name too long for any folder
+        if (path / CONFIG_NAME).is_file():
+            read(options, {})
+            return LikelihoodReward.from_pretrained(path, device=device)
+        return _classifier(path, options, device, chunk)
+    module, colon, attribute = base.partition(":")
+    if colon and all(part.isidentifier() for part in (*module.split("."), attribute)):
+        return _of_module(module, attribute, options)
+    raise unknown_option("reward", name, FORMS)
+
+
+def _of_module(module: str, attribute: str, options: Mapping[str, str]) -> RewardModel:
+    """Import a reward: a function of a video and an instruction, or a class of a reward model without arguments."""
+    where = f"reward='{module}:{attribute}'"
+    try:
+        found = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there and lacks something itself
+        raise UnknownOptionError(f"{where} needs an importable module {module!r}; there is none") from error
+    except AttributeError as error:
+        raise UnknownOptionError(f"{where} names nothing: {module} has no {attribute!r}") from error
+    made = found() if isinstance(found, type) else found
+    if isinstance(made, RewardModel):
+        read(options, {})
+        return made
+    if not callable(made):
+        raise UnknownOptionError(
+            f"{where} must be a function of a video (frames, h, w, 3) and an instruction, or a reward model (see "
+            f"prophet_gym.world_model.RewardModel), got {type(made).__name__}"
+        )
+    return FunctionReward(made, **read(options, _FUNCTION))
+
+
+def _classifier(folder: Path, options: Mapping[str, str], device: str, chunk: int) -> RewardModel:
+    given = read(options, _HEAD)
+    reward = given.pop("reward", "sparse")
+    if reward not in ("sparse", "relative"):
+        raise unknown_option("reward of a classifier", reward, ["sparse", "relative"])
+    if given and reward == "sparse":
+        raise ValueError("the option chunk belongs to reward=relative; leave it out")
+    head = SuccessHead.from_pretrained(folder).to(device)
+    return head if reward == "sparse" else RelativeReward(head, **{"chunk": chunk} | given)
+
+
+def _vlm(rest: str, device: str) -> RewardModel:
+    if rest.startswith(("http://", "https://")):
+        address, _, model = rest.partition("#")
+        base, options = split(address)
+        given = _read_votes(options, {**_PATIENCE, **_REMOTE})
+        patience = Patience(**_take(given, _PATIENCE))
+        backend: Any = RemoteVlm(base, model, patience=patience, **_take(given, _REMOTE))
+    else:
+        base, options = split(rest)
+        given = _read_votes(options, _LOCAL)
+        backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **{"device": device} | _take(given, _LOCAL))
+    return VlmReward(backend, **given)
+
+
+def _read_votes(options: Mapping[str, str], backend: _Readers) -> dict[str, Any]:
+    """Read the options of a `VlmReward` and of its backend, checked before weights are looked for."""
+    given = read(options, {**_VOTES, **backend})
+    Votes(given.get("samples", 1), given.get("retries", 0))
+    require_when(given.get("when", "end"))
+    for name in ("stride", "shown"):
+        require_count(name, given.get(name, 1))
+    openers: _Readers = {"prompt": Prompt.read, "log": RewardLog}
+    return given | {name: open_(given[name]) for name, open_ in openers.items() if name in given}
+
+
+def _likelihood(rest: str, device: str) -> RewardModel:
+    base, options = split(rest)
+    given = read(options, {**_LIKELIHOOD, **_LOCAL})
+    weights = {"device": device} | _take(given, _LOCAL)
+    config = LikelihoodConfig(base=base or DEFAULT_MODEL, **given)
+    return LikelihoodReward(LocalVlm.from_pretrained(config.base, **weights), config)
+
+
+def _take(given: dict[str, Any], names: _Readers) -> dict[str, Any]:
+    return {name: given.pop(name) for name in names if name in given}
+
+
+def split(name: str) -> tuple[str, dict[str, str]]:
+    """Return what stands before the question mark, and the options after it.
+
+    Example:
+        >>> split("owner/model?samples=3&log=a%26b.jsonl")
+        ('owner/model', {'samples': '3', 'log': 'a&b.jsonl'})
+    """
+    base, _, options = name.partition("?")
+    return base, dict(parse_qsl(options, keep_blank_values=True))
+
+
+def read(options: Mapping[str, str], readers: _Readers) -> dict[str, Any]:
+    """Read options as the numbers and texts that they must be.
+
+    Raises:
+        UnknownOptionError: An option is not known.
+        ValueError: A value cannot be read.
+    """
+    values = {}
+    for name, text in options.items():
+        if name not in readers:
+            raise unknown_option("option of this reward", name, readers)
+        try:
+            values[name] = readers[name](text)
+        except ValueError as error:
+            kind = readers[name].__name__.replace("_", " ")
+            raise ValueError(f"the option {name} of a reward must be {kind}, got {shown(text)!r}") from error
+    return values

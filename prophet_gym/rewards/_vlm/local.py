@@ -1,0 +1,369 @@
+"""Ask a vision-language model on this machine: any image-text-to-text model of transformers.
+
+Frames go in as images. Qwen-VL's complete processors need torchvision for a part that handles video files; here the
+image processor, the tokenizer and its chat template are used by themselves.
+"""
+
+import inspect
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from prophet_gym._io.tensor_files import require_finite
+from prophet_gym.errors import (
+    CheckpointError,
+    MissingWeightsError,
+    listed,
+    require_count,
+    require_number,
+    shown,
+    unknown_option,
+)
+from prophet_gym.rewards._vlm.votes import Question, Reply
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@runtime_checkable
+class Inputs(Protocol):
+    """Turn questions into what a model's forward takes."""
+
+    tokenizer: Any
+
+    def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Return one row per question, padded on the left, each ending where the answer begins."""
+        ...
+
+
+class PatchInputs:
+    """Build inputs of the Qwen-VL family: an image is patches and a grid, with a placeholder in the text per token."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any, image_token: str) -> None:
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.image_token = image_token
+
+    def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Encode as `Inputs` does; `mm_token_type_ids` says which tokens belong to images."""
+        images = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
+        vision: dict[str, Tensor] = self._see(images) if images else {}
+        per_token = self.image_processor.merge_size**2
+        counts = iter((vision["image_grid_thw"].prod(-1) // per_token).tolist() if images else [])
+        texts = []
+        for question in questions:
+            text = self.tokenizer.apply_chat_template(
+                chat(question, self.tokenizer), tokenize=False, add_generation_prompt=True
+            )
+            first, *others = text.split(self.image_token)
+            texts.append(first + "".join(self.image_token * next(counts) + other for other in others))
+        tokens = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        ids = tokens["input_ids"]
+        of_images = ids == self.tokenizer.convert_tokens_to_ids(self.image_token)
+        return {
+            "input_ids": ids,
+            "attention_mask": tokens["attention_mask"],
+            "mm_token_type_ids": of_images.int(),
+            **vision,
+        }
+
+    def _see(self, images: list[Any]) -> dict[str, Tensor]:
+        return dict(self.image_processor(images=images, input_data_format="channels_last", return_tensors="pt"))
+
+
+class ProcessorInputs:
+    """Build inputs with a model's own processor, where that works without torchvision."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+
+    def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Encode as `Inputs` does."""
+        self.tokenizer.padding_side = "left"
+        texts = [
+            self.processor.apply_chat_template(
+                chat(question, self.tokenizer), tokenize=False, add_generation_prompt=True
+            )
+            for question in questions
+        ]
+        images = [
+            [part.numpy() for part in question.parts if isinstance(part, Tensor)] or None for question in questions
+        ]
+        shown = {} if not any(images) else {"images": images, "input_data_format": "channels_last"}
+        return dict(self.processor(text=texts, **shown, padding=True, return_tensors="pt"))
+
+
+class LocalVlm:
+    """Answer questions by sampling, and tell how likely one word is against another.
+
+    Questions of a batch do not share randomness: an answer depends on its question and seed alone, up to rounding.
+
+    Attributes:
+        model: The network.
+        inputs: Builds what it reads.
+        name: Name for logs.
+        max_new_tokens: The longest answer.
+        temperature: Sampling temperature; 0 always takes the likeliest token.
+        batch: Number of questions answered at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        *,
+        name: str = "local",
+        max_new_tokens: int = 512,
+        temperature: float = 0.7,
+        batch: int = 4,
+    ) -> None:
+        """Keep the parts; see the attributes."""
+        self.model = model
+        self.inputs = inputs
+        self.name = name
+        self.max_new_tokens, self.temperature, self.batch = _sampling(max_new_tokens, temperature, batch)
+        self._takes = frozenset(inspect.signature(_inner(model).forward).parameters)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str = "auto",
+        bits: int | None = None,
+        adapter: Path | str | None = None,
+        max_new_tokens: int = 512,
+        temperature: float = 0.7,
+        batch: int = 4,
+    ) -> "LocalVlm":
+        """Load a model and what builds its inputs.
+
+        Args:
+            name: A Hub id or a folder.
+            revision: Branch, tag or commit of the Hub repository.
+            device: Device it runs on.
+            dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
+            bits: Quantise the weights to 4 or 8 bits (needs bitsandbytes and a GPU).
+            adapter: Folder of a low-rank adapter that `prophet train-reward --backbone vlm` wrote.
+            max_new_tokens: See `LocalVlm`.
+            temperature: See `LocalVlm`.
+            batch: See `LocalVlm`.
+
+        Raises:
+            ModuleNotFoundError: transformers, or what `bits` and `adapter` need, is not installed.
+            MissingWeightsError: There is no such model.
+            CheckpointError: Its weights or the adapter's are damaged, or do not belong to its config.
+        """
+        if dtype not in DTYPES:
+            raise unknown_option("dtype", dtype, DTYPES)
+        if bits not in (None, 4, 8):
+            raise ValueError(f"bits must be 4, 8 or None, got {bits}")
+        _sampling(max_new_tokens, temperature, batch)
+        try:
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                "a vision-language model on this machine needs transformers: pip install 'prophet-gym[vlm]'"
+            ) from error
+        options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+        if bits is not None:
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_compute_dtype=torch.bfloat16
+            )
+            options["device_map"] = {"": device}
+        model, inputs = _load(name, revision, options)
+        if adapter is not None:
+            model = _with_adapter(model, Path(adapter))
+        if bits is None:
+            nn.Module.to(model, device)
+        require_finite(dict(model.named_parameters()), f"the vision-language model {name!r}")
+        return cls(model.eval(), inputs, name=name, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the network."""
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """Sample an answer to each question."""
+        replies: list[Reply] = []
+        for start in range(0, len(questions), self.batch):
+            replies += self._answer(questions[start : start + self.batch])
+        return replies
+
+    def word_logits(self, questions: Sequence[Question], words: tuple[str, str]) -> Float[Tensor, "b 2"]:
+        """Return the logits of the first token of each word as the beginning of the answer; gradients flow.
+
+        Raises:
+            ValueError: The two words begin with the same token.
+        """
+        tokens = [self.inputs.tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
+        if tokens[0] == tokens[1]:
+            raise ValueError(f"the two answers must begin with different tokens, got {words[0]!r} and {words[1]!r}")
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._takes else {}
+        parts = []
+        for start in range(0, len(questions), self.batch):
+            batch = self._encode(questions[start : start + self.batch])
+            parts.append(self.model(**batch, **last_only).logits[:, -1, tokens].float())
+        return torch.cat(parts)
+
+    def _encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        batch = self.inputs.encode(questions)
+        known = {name: tensor for name, tensor in batch.items() if name != "mm_token_type_ids" or name in self._takes}
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        return {
+            name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in known.items()
+        }
+
+    def _answer(self, questions: Sequence[Question]) -> list[Reply]:
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        began = time.monotonic()
+        batch = self._encode(questions)
+        stored = _inner(self.model).generation_config
+        # The stored config may sample with one generator for the whole batch; the processor below samples by itself.
+        _inner(self.model).generation_config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=stored.eos_token_id,
+            pad_token_id=stored.pad_token_id if stored.pad_token_id is not None else self.inputs.tokenizer.pad_token_id,
+        )
+        noise = [RowNoise([question.seed for question in questions], self.temperature)] if self.temperature else []
+        try:
+            network: Any = self.model
+            whole = network.generate(**batch, logits_processor=LogitsProcessorList(noise))
+        finally:
+            _inner(self.model).generation_config = stored
+        length = batch["input_ids"].shape[1]
+        seconds = time.monotonic() - began
+        texts = self.inputs.tokenizer.batch_decode(whole[:, length:], skip_special_tokens=True)
+        read = batch["attention_mask"].sum(1).tolist()
+        pad = self.inputs.tokenizer.pad_token_id
+        written = (whole[:, length:] != pad).sum(1).tolist()
+        return [
+            Reply(text, seconds=seconds, prompt_tokens=int(asked), answer_tokens=int(said))
+            for text, asked, said in zip(texts, read, written, strict=True)
+        ]
+
+
+class RowNoise:
+    """Sample by greedy search over noisy logits, with one generator per question (the Gumbel-max trick)."""
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+        """Return logits over temperature plus Gumbel noise: their largest is a sample of the softmax."""
+        del input_ids
+        waiting = torch.stack(
+            [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
+        )
+        return scores.float() / self.temperature - waiting.clamp(min=1e-20).log().to(scores.device)
+
+
+def _sampling(max_new_tokens: int, temperature: float, batch: int) -> tuple[int, float, int]:
+    return (
+        require_count("max_new_tokens", max_new_tokens),
+        require_number("temperature", temperature, least=0),
+        require_count("batch", batch),
+    )
+
+
+def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Any, Inputs]:
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, trust_remote_code=False, output_loading_info=True, **options
+        )
+        model, found = loaded
+        inputs = inputs_of(name, revision, model.config)
+    except ImportError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MissingWeightsError(
+            f"could not load the vision-language model {name!r}: {_first_line(error)} Give a Hub id, or a folder with "
+            "config, weights, tokenizer and image processor"
+        ) from error
+    except Exception as error:  # whatever damaged files make the readers raise
+        raise CheckpointError(
+            f"could not load the vision-language model {name!r}, whose files are damaged: {_first_line(error)}"
+        ) from error
+    # transformers draws at random what a file lacks, and a model of random weights still answers.
+    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if lacking:
+        raise CheckpointError(f"the weights of {name!r} lack {listed(lacking)}; fetch or save them again")
+    return model, inputs
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        with peft_is_behind():
+            # An adapter that lacks weights would silently be the base model.
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # whatever damaged files make the readers raise
+        raise CheckpointError(f"the adapter in {folder} is damaged: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:
+    """Return what builds the inputs of a stored model."""
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    image_processor: Any = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+    token = getattr(config, "image_token_id", None)
+    if hasattr(image_processor, "merge_size") and token is not None:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        return PatchInputs(image_processor, tokenizer, tokenizer.convert_ids_to_tokens(token))
+    return ProcessorInputs(AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False))
+
+
+def chat(question: Question, tokenizer: Any) -> list[dict[str, Any]]:
+    """Write the question as one user turn, with the tokenizer's control tokens in texts taken apart."""
+    content = [
+        {"type": "image"} if isinstance(part, Tensor) else {"type": "text", "text": harmless(part, tokenizer)}
+        for part in question.parts
+    ]
+    return [{"role": "user", "content": content}]
+
+
+def harmless(text: str, tokenizer: Any) -> str:
+    """Put a space inside each control token of a text, so that the model reads it as text and does not obey it."""
+    tokens = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
+    for token in sorted(tokens, key=len, reverse=True):
+        if len(token) > 1:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+@contextmanager
+def peft_is_behind() -> Iterator[None]:
+    """Silence the warning that peft provokes by a name that transformers has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

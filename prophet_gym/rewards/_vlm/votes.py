@@ -1,0 +1,274 @@
+"""Reward videos by the votes of a vision-language model: frames and a question in, votes on its answers out.
+
+What answers is an object passed in: `LocalVlm` (weights on this machine) or `RemoteVlm` (an endpoint).
+"""
+
+import hashlib
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from prophet_gym.errors import require_count
+from prophet_gym.rewards._videos import require_frames, require_videos
+from prophet_gym.rewards._vlm.prompt import Prompt
+from prophet_gym.rewards._vlm.reward_log import RewardLog, RewardRecord
+from prophet_gym.rewards._vlm.voting import Votes, parse_answer
+from prophet_gym.world_model import RewardOutput, require_when
+
+REQUESTED_FRAMES = 512
+"""More than a dream of 2,500 steps has at stride 5, so that labels count from the start frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Hold what a model is shown and asked, in reading order.
+
+    Attributes:
+        parts: Texts and frames (uint8 `h w 3`).
+        seed: Seed of the answer's sampling.
+
+    Raises:
+        ValueError: A part is neither text nor frame.
+    """
+
+    parts: tuple[str | Tensor, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for number, part in enumerate(self.parts):
+            if not isinstance(part, str):
+                require_frames(f"part {number} of a question, where it is no text,", part, "(height, width, 3)")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Hold one answer, or the reason why there is none.
+
+    Attributes:
+        text: What the model wrote; None if no answer came.
+        problem: What went wrong, in a line; empty if nothing did.
+        seconds: Time from question to answer, waiting included.
+        attempts: Requests that were made.
+        prompt_tokens: Tokens that the model read.
+        answer_tokens: Tokens that it wrote.
+        cost: Price in the currency of the price list; None without a price list.
+        finish: Why the model stopped, where that is known: `stop`, or `length` if it was cut off.
+    """
+
+    text: str | None
+    problem: str = ""
+    seconds: float = 0.0
+    attempts: int = 1
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    cost: float | None = None
+    finish: str = ""
+
+
+@runtime_checkable
+class AnswerModel(Protocol):
+    """Answer questions: one reply per question, in order, whatever happens.
+
+    Attributes:
+        name: Name of the model, for logs.
+    """
+
+    name: str
+
+    def answer(self, questions: Sequence[Question]) -> list[Reply]:
+        """Answer each question by itself."""
+        ...
+
+
+class VlmReward:
+    r"""Reward a video with 1.0 where a vision-language model's answers have a majority for success.
+
+    Zero-shot, as the paper scores BRIDGE and its real robot: frames labelled with their step, a chain of thought, five
+    samples, majority. Unreadable answers, ties and unanswered questions leave the video unscored; the first time that
+    no sample of a question can be read, a warning says so.
+
+    Differences from the paper:
+        * Sampling stops as soon as the majority is known.
+        * At most `shown` frames are shown, evenly spread.
+        * The prompt is our own.
+
+    Attributes:
+        counts: How many videos were `scored` or left `unscored`, how many answers were `unparsable` and how many
+            questions `unanswered`, since the reward model was built.
+
+    Example:
+        >>> class Optimist:
+        ...     name = "optimist"
+        ...
+        ...     def answer(self, questions):
+        ...         return [Reply(r"It looks good. \box{Success}") for _ in questions]
+        >>> votes = VlmReward(Optimist(), samples=3)
+        >>> votes.score([torch.zeros(4, 8, 8, 3, dtype=torch.uint8)], ["open the drawer"]).reward.tolist()
+        [1.0]
+    """
+
+    def __init__(
+        self,
+        model: AnswerModel,
+        *,
+        prompt: Prompt | None = None,
+        samples: int = 5,
+        retries: int = 2,
+        when: Literal["chunk", "end"] = "end",
+        stride: int = 5,
+        shown: int = 32,
+        log: RewardLog | None = None,
+    ) -> None:
+        r"""Keep the parts; nothing is asked yet.
+
+        Args:
+            model: Answers the questions.
+            prompt: What is asked; the installed `success` prompt by default. Answers must end in `\box{Success}` or
+                `\box{Failure}`.
+            samples: Answers per video; more than half of them decide.
+            retries: Unreadable answers per video that are asked for again.
+            when: See `RewardModel`.
+            stride: See `RewardModel`.
+            shown: Largest number of frames of a video that the model is shown.
+            log: Where every decision is written; nowhere if not given.
+        """
+        self.model = model
+        self.prompt = prompt or Prompt.read("success")
+        self.ballot = Votes(samples, retries)
+        self.when: Literal["chunk", "end"] = require_when(when)
+        self.stride = require_count("stride", stride)
+        self.shown = require_count("shown", shown)
+        self.max_frames = max(self.shown, REQUESTED_FRAMES)
+        self.log = log
+        self.counts: Counter[str] = Counter()
+        self._warned = False
+
+    def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
+        """Ask about each video until its votes are decided; skip a video without frames.
+
+        Raises:
+            ValueError: A video is not uint8 `(frames, h, w, 3)`.
+        """
+        require_videos(videos, instructions)
+        began = time.monotonic()
+        cases = [self._open(video, text) for video, text in zip(videos, instructions, strict=True)]
+        while waiting := [case for case in cases if len(case.shown) and case.votes.to_ask]:
+            asked = [(case, number) for case in waiting for number in range(case.votes.to_ask)]
+            replies = self.model.answer([case.question(number) for case, number in asked])
+            for (case, _), reply in zip(asked, replies, strict=True):
+                case.take(reply)
+        decisions = [case.votes.decision for case in cases]
+        self._count(cases)
+        if self.log is not None:
+            self.log.write([case.record(self.model.name, time.monotonic() - began) for case in cases])
+        self._warn(cases)
+        rates = [case.votes.success_rate for case in cases]
+        return RewardOutput(
+            reward=torch.tensor([1.0 if decision else 0.0 for decision in decisions], dtype=torch.float32),
+            scored=torch.tensor([decision is not None for decision in decisions], dtype=torch.bool),
+            probability=torch.tensor([0.0 if rate is None else rate for rate in rates], dtype=torch.float32),
+        )
+
+    def _open(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> "_Case":
+        places = spread(len(video), self.shown)
+        frames = [video[place].cpu() for place in places]
+        steps = [self.stride * place for place in places]
+        return _Case(
+            instruction=instruction,
+            steps=steps,
+            shown=frames,
+            parts=(*labelled_frames(frames, steps), self.prompt.fill(instruction)),
+            votes=self.ballot,
+        )
+
+    def _count(self, cases: Sequence["_Case"]) -> None:
+        for case in cases:
+            self.counts["unscored" if case.votes.decision is None else "scored"] += 1
+            self.counts["unanswered"] += sum(reply.text is None for reply in case.replies)
+            self.counts["unparsable"] += len(case.unreadable)
+
+    def _warn(self, cases: Sequence["_Case"]) -> None:
+        unreadable = [case for case in cases if case.unreadable and not case.votes.success + case.votes.failure]
+        if self._warned or not unreadable:
+            return
+        self._warned = True
+        case, reply = unreadable[0], unreadable[0].unreadable[0]
+        end = " ".join((reply.text or "")[-400:].split())[-120:]
+        stopped = f" (finish_reason {reply.finish!r})" if reply.finish else ""
+        warnings.warn(
+            f"no answer of {self.model.name} about {case.instruction!r} can be read, of {len(case.replies)} samples; "
+            f"one ends in {end!r}{stopped}. Such videos are not scored; from now on they are counted, not reported: "
+            r"see `counts`. An answer must end in \box{Success} or \box{Failure}: ask for it in the prompt, and leave "
+            "room for it (max_tokens, max_new_tokens)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+@dataclass(eq=False)
+class _Case:
+    """Hold a video while it is asked about."""
+
+    instruction: str
+    steps: list[int]
+    shown: list[Tensor]
+    parts: tuple[str | Tensor, ...]
+    votes: Votes
+    replies: list[Reply] = field(default_factory=list)
+    answers: list[bool | None] = field(default_factory=list)
+
+    @property
+    def unreadable(self) -> list[Reply]:
+        """Return the replies whose text says neither success nor failure."""
+        pairs = zip(self.replies, self.answers, strict=True)
+        return [reply for reply, answer in pairs if reply.text is not None and answer is None]
+
+    def question(self, number: int) -> Question:
+        return Question(self.parts, content_seed(self.parts, len(self.replies) + number))
+
+    def take(self, reply: Reply) -> None:
+        answer = None if reply.text is None else parse_answer(reply.text)
+        self.replies.append(reply)
+        self.answers.append(answer)
+        self.votes = self.votes.add([answer])
+
+    def record(self, model: str, seconds: float) -> RewardRecord:
+        return RewardRecord(
+            model, self.instruction, self.steps, self.shown, self.replies, self.answers, self.votes, seconds
+        )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of `count` places, evenly spread, the first and the last among them (one: the last).
+
+    Example:
+        >>> spread(9, 3), spread(2, 3), spread(1000, 1), spread(0, 3)
+        ([0, 4, 8], [0, 1], [999], [])
+    """
+    if count <= most:
+        return list(range(count))
+    return [count - 1] if most == 1 else [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def labelled_frames(frames: Sequence[UInt8[Tensor, "h w 3"]], steps: Sequence[int]) -> tuple[str | Tensor, ...]:
+    """Put each frame after its label.
+
+    The last one is labelled as such: the latest frame of an episode need not lie on the stride, so its step is unknown.
+    """
+    labels = [f"Step {step}:" for step in steps[:-1]] + ["Last step:"] * bool(steps)
+    return tuple(part for pair in zip(labels, frames, strict=True) for part in pair)
+
+
+def content_seed(parts: Sequence[str | Tensor], number: int) -> int:
+    """Return a seed that depends on what is asked and how often it was asked, and on nothing else."""
+    digest = hashlib.sha256(str(number).encode())
+    for part in parts:
+        digest.update(part.encode(errors="replace") if isinstance(part, str) else part.contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest()[:4], "big") >> 1

@@ -1,0 +1,201 @@
+"""Train the small per-frame autoencoder on crops around what moves, and turn recordings into latents with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from prophet_gym._io.networks import load_part, save_network
+from prophet_gym.data._latents import LatentEpisodes
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.recording import read_episode
+from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
+from prophet_gym.train.loop import LoopConfig, Step, on_device, train_loop
+
+CROP = 64
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Frames of many episodes in memory, with the places where crops are worth taking.
+
+    Attributes:
+        frames: all kept frames.
+        references: index (into frames) of each frame's start frame.
+        centres: where gripper and target object are in the picture (y, x), pixels; the gripper twice for a target that
+            is a fixture.
+    """
+
+    frames: UInt8[np.ndarray, "n h w 3"]
+    references: np.ndarray
+    centres: Float[np.ndarray, "n 2 2"]
+
+
+def load_footage(paths: Sequence[Path], stride: int) -> Footage:
+    """Decode every `stride`-th frame of the episodes."""
+    frames, references, centres, total = [], [], [], 0
+    for path in tqdm(paths, desc="decode", unit="episode"):
+        episode = read_episode(path)
+        kept = np.arange(0, len(episode) + 1, stride)
+        video = episode.frames()[kept]
+        frames.append(video)
+        references.append(np.full(len(kept), total))
+        assert episode.camera is not None
+        target = episode.gripper_position if episode.target_positions is None else episode.target_positions
+        points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
+        centres.append(picture_points(points, episode.camera, video.shape[1:3]))
+        total += len(kept)
+    return Footage(np.concatenate(frames), np.concatenate(references), np.concatenate(centres))
+
+
+def picture_points(
+    points: Float[np.ndarray, "*n 3"], camera: Float[np.ndarray, "3 4"], size: tuple[int, int]
+) -> Float[np.ndarray, "*n 2"]:
+    """Project world points to (y, x) pixels."""
+    uvz = np.concatenate([points, np.ones_like(points[..., :1])], axis=-1) @ camera.T
+    u, v = uvz[..., 0] / uvz[..., 2], uvz[..., 1] / uvz[..., 2]
+    return np.stack([v * size[0], u * size[1]], axis=-1)
+
+
+def draw_crops(
+    footage: Footage, rows: int, generator: torch.Generator
+) -> tuple[UInt8[Tensor, "b h w 3"], UInt8[Tensor, "b h w 3"]]:
+    """Draw crops and the same places of the start frames: 45% at the gripper, 25% at the target, the rest anywhere."""
+    height, width = footage.frames.shape[1:3]
+    picks = torch.randint(len(footage.frames), (rows,), generator=generator).numpy()
+    kind = torch.rand(rows, generator=generator).numpy()
+    jitter = (torch.rand(rows, 2, generator=generator).numpy() - 0.5) * CROP
+    anywhere = torch.rand(rows, 2, generator=generator).numpy() * [height, width]
+    centre = np.where(kind[:, None] < 0.45, footage.centres[picks, 0], footage.centres[picks, 1]) + jitter
+    centre = np.where(kind[:, None] < 0.7, centre, anywhere)
+    corner = np.clip(centre - CROP / 2, 0, [height - CROP, width - CROP]) / 8
+    crops, references = [], []
+    for pick, (y, x) in zip(picks, np.round(corner).astype(int) * 8, strict=True):
+        place = (slice(y, y + CROP), slice(x, x + CROP))
+        crops.append(footage.frames[pick][place])
+        references.append(footage.frames[footage.references[pick]][place])
+    return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(references))
+
+
+def autoencoder_loss(
+    model: FrameAutoencoder,
+    pixels: Float[Tensor, "b 3 h w"],
+    reference: Float[Tensor, "b 3 h w"],
+    noise: Float[Tensor, "b c y x"],
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """Charbonnier reconstruction loss that counts what differs from the start frame five times and colour twice.
+
+    What has not moved is shown from the start frame (`keep_background`), so the autoencoder may be poor there. Colour,
+    the difference of the channels from their mean, tells objects apart, and few pixels show it.
+
+    Args:
+        model: the autoencoder.
+        pixels: crops in [-1, 1].
+        reference: the same places of the start frames.
+        noise: added to the latents, so that the decoder bears the dream's errors.
+    """
+    latents = model.encode_raw(pixels)
+    out = model.decode_raw(latents + noise)
+    moved = F.avg_pool2d((pixels - reference).abs().amax(dim=1, keepdim=True), 5, 1, 2) > 0.08
+    weight = 0.25 + moved.float()
+    difference = out - pixels
+    colour = difference - difference.mean(dim=1, keepdim=True)
+    error = difference.square()
+    distance = torch.sqrt(error + 4e-4) + 2 * torch.sqrt(colour.square() + 4e-4)
+    loss = (weight * distance).mean() / weight.mean()
+    with torch.no_grad():
+        everywhere = -10 * torch.log10(error.mean() / 4)
+        at_motion = -10 * torch.log10((error * moved).sum() / (3 * moved.sum().clamp(min=1)) / 4 + 1e-9)
+    figures = {"psnr": everywhere.item(), "psnr_moved": at_motion.item()}
+    return loss + 1e-4 * latents.square().mean(), figures
+
+
+def train_autoencoder(
+    paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
+) -> FrameAutoencoder:
+    """Train on the episodes and return the averaged model with its normalisation measured.
+
+    Args:
+        paths: training episodes.
+        folder: for checkpoints; the result goes to `folder/autoencoder`.
+        steps: optimiser steps.
+        device: where to train.
+        rows: crops per step.
+    """
+    footage = load_footage(paths, stride=3)
+    torch.manual_seed(0)
+    model = on_device(FrameAutoencoder(), device)
+    config = LoopConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
+    average = train_loop(model, crop_step(model, footage, rows, device), config, folder, name="autoencoder")
+    mean, std = measure_latents(average, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
+    result = FrameAutoencoder(**{**small_config(average), "latents_mean": mean, "latents_std": std})
+    result.load_state_dict(average.state_dict())
+    save_network(result, folder / "autoencoder")
+    return result
+
+
+def tune_decoder(
+    paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
+) -> FrameAutoencoder:
+    """Train the decoder of `folder/autoencoder` on; latents stay as they are, so may what was trained on them.
+
+    Args:
+        paths: training episodes.
+        folder: where the autoencoder lies; it is replaced.
+        steps: optimiser steps.
+        device: where to train.
+        rows: crops per step.
+    """
+    footage = load_footage(paths, stride=3)
+    model = on_device(load_part(FrameAutoencoder, folder / "autoencoder"), device).train()
+    model.encoder.requires_grad_(requires_grad=False)
+    config = LoopConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
+    average = train_loop(model, crop_step(model, footage, rows, device), config, folder, name="decoder")
+    save_network(average, folder / "autoencoder")
+    return average
+
+
+def crop_step(model: FrameAutoencoder, footage: Footage, rows: int, device: torch.device) -> Step:
+    """The training step on crops around what moves, with a little noise on the latents."""
+
+    def step(_index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        crops, references = draw_crops(footage, rows, generator)
+        shape = (rows, model.config["latent_channels"], CROP // 8, CROP // 8)
+        noise = (0.05 * torch.randn(shape, generator=generator)).to(device)
+        return autoencoder_loss(model, to_pixels(crops.to(device)), to_pixels(references.to(device)), noise)
+
+    return step
+
+
+def small_config(model: FrameAutoencoder) -> dict[str, int]:
+    """The constructor's sizes."""
+    return {name: model.config[name] for name in ("latent_channels", "fine_channels", "coarse_channels")}
+
+
+@torch.no_grad()
+def measure_latents(
+    model: FrameAutoencoder, frames: UInt8[Tensor, "n h w 3"]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of the raw latents."""
+    latents = torch.cat([model.encode_raw(to_pixels(part.to(model.device))) for part in frames.split(64)])
+    return tuple(latents.mean((0, 2, 3)).tolist()), tuple(latents.std((0, 2, 3)).tolist())
+
+
+@torch.no_grad()
+def encode_episodes(paths: Sequence[Path], autoencoder: FrameAutoencoder) -> LatentEpisodes:
+    """Encode whole episodes."""
+    latents: list[np.ndarray] = []
+    episodes: list[Episode] = []
+    for path in tqdm(paths, desc="encode", unit="episode"):
+        episode = read_episode(path)
+        frames = torch.from_numpy(episode.frames())
+        parts = [autoencoder.encode(part.to(autoencoder.device)).half().cpu().numpy() for part in frames.split(64)]
+        latents.append(np.concatenate(parts))
+        episodes.append(episode)
+    return LatentEpisodes.join(latents, episodes)

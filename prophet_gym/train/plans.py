@@ -1,0 +1,131 @@
+"""From a data set's commands and poses to what the full Prophet reads in training: numbers and action frames."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch.nn import functional as F
+
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, Windows
+from prophet_gym.embodiments._embodiment import Embodiment
+from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
+from prophet_gym.prophet._action_frames import action_video, plan
+from prophet_gym.train.objective import ToolVideos
+
+Actions = Float32[np.ndarray, "k a"]
+ModelActions = Float32[np.ndarray, "k m"]
+Tools = Float32[np.ndarray, "f arms 7"]
+
+
+def robot_to_model_actions(actions: Actions, *, robot: Embodiment, action_dim: int) -> ModelActions:
+    """The model's numbers of a robot's commands, as `rollout` has them, where its poses are not known.
+
+    Raises:
+        ValueError: the commands have another width than the robot's, or mean nothing without the tools' poses.
+    """
+    if robot.posed:
+        raise ValueError(
+            f"what {robot.name}'s commands come to depends on where the tools are, which this data set does not say; "
+            "name its states and what they hold, state=COLUMN,numbers=xyz+euler+gripper, or add actions=given to data "
+            "that hold the model's own numbers"
+        )
+    _require_width(actions, robot)
+    return plan(robot, torch.from_numpy(actions)[None], None, action_dim).actions[0].numpy()
+
+
+def to_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[ModelActions, Tools]:
+    """The model's numbers of a robot's commands, and where they lead from the true pose at the clip's current frame.
+
+    Both are what a rollout from that pose computes; true poses after it are not looked at. So the pictures show what
+    was commanded, as they will in dreams; the true path would tell what came of it (a grasp that held the gripper open,
+    an arm that lagged or was stopped), which no dream can know beforehand.
+
+    Differences from the paper: it reads numbers off the recorded poses, see `poses_to_plan`; for BRIDGE, whose commands
+    are their differences, that is the same but for the gripper.
+
+    Raises:
+        ValueError: commands or poses are not those of this robot, or the model reads fewer arms.
+    """
+    _require_width(actions, robot)
+    _require_arms(robot.arms, action_dim)
+    found = plan(robot, torch.from_numpy(actions)[None], torch.from_numpy(tools[:1]), action_dim)
+    assert found.tools is not None
+    return found.actions[0].numpy(), found.tools[0].numpy()
+
+
+def poses_unknown(actions: Actions) -> ModelActions:  # noqa: ARG001
+    """Raise ValueError: there is nothing to read numbers off."""
+    raise ValueError(
+        "actions=poses needs data that say where the tools are: name the states and what they hold, "
+        "state=COLUMN,numbers=xyz+euler+gripper"
+    )
+
+
+def poses_to_plan(
+    actions: Actions,  # noqa: ARG001 (every plan is called alike)
+    tools: Tools,
+    *,
+    action_dim: int,
+) -> tuple[ModelActions, Tools]:
+    """The model's numbers as the motion between true poses (ProphRL, section on actions), and these poses to be drawn.
+
+    Right for any robot whose numbers are metres and radians, whatever its commands are.
+
+    Raises:
+        ValueError: the model reads fewer arms.
+    """
+    _require_arms(tools.shape[1], action_dim)
+    model_actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
+    return F.pad(torch.from_numpy(model_actions), (0, action_dim - model_actions.shape[1])).numpy(), tools
+
+
+def draw_batch(batch: Windows, device: torch.device) -> ToolVideos:
+    """Draw the tools in the rows that say where they are and what camera looks on; the others stay black."""
+    size = (batch.frames.shape[2], batch.frames.shape[3])
+    video = torch.zeros(batch.frames.shape, dtype=torch.uint8, device=device)
+    drawn = torch.zeros(len(batch.frames), dtype=torch.bool)
+    for row, (tools, camera) in enumerate(zip(batch.tools, batch.cameras, strict=True)):
+        if tools is not None and camera is not None:
+            video[row] = action_video(tools[None].to(device), camera[None], size)[0]
+            drawn[row] = True
+    return ToolVideos(video, drawn.to(device))
+
+
+def require_drawable(clips: WindowDataset) -> None:
+    """Raise ValueError unless there is an episode whose tools can be drawn.
+
+    First episodes of all data sets are looked at before second ones, and no picture is decoded.
+    """
+    for episodes in zip_longest(*(range(len(entry.source)) for entry in clips.entries)):
+        if _any_drawable(clips.entries, episodes):
+            return
+    raise ValueError(
+        "the tools cannot be drawn: no data set says where they are and what camera looks on; name its states, what "
+        "they hold, and a file of camera matrices: state=COLUMN,numbers=xyz+euler+gripper,calibration=FILE.npy; our "
+        "recordings say it all, except with actions=given"
+    )
+
+
+def _any_drawable(entries: Sequence[MixtureEntry], episodes: Sequence[int | None]) -> bool:
+    for entry, index in zip(entries, episodes, strict=True):
+        if index is None or not entry.source.steps(index):
+            continue
+        episode = entry.source.episode(index)
+        if entry.plan is not None and episode.tools is not None and episode.camera is not None:
+            return True
+    return False
+
+
+def _require_width(actions: Actions, robot: Embodiment) -> None:
+    if actions.shape[1] != robot.action_spec.dim:
+        raise ValueError(
+            f"{robot.name} takes commands of {robot.action_spec.dim} numbers, the data have {actions.shape[1]}; "
+            "add actions=given to data that hold the model's own numbers"
+        )
+
+
+def _require_arms(arms: int, action_dim: int) -> None:
+    if action_dim < ARM_DIM * arms:
+        raise ValueError(f"{arms} arm(s) are {ARM_DIM * arms} numbers an action, but the model reads {action_dim}")

@@ -1,0 +1,131 @@
+"""A run's folder: one run at a time, and what it was begun with: the same command goes on, another one is refused."""
+
+import json
+import os
+import socket
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from filelock import FileLock, Timeout
+
+from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.files import read_json
+from prophet_gym.data.recording import list_episodes
+from prophet_gym.errors import CheckpointError, RunInUseError, shown
+
+ARGUMENTS = "arguments.json"
+LOCK, LOCK_OWNER = ".run.lock", ".run.json"
+
+
+@contextmanager
+def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
+    """Keep a run's folder for this process; a second run in it is refused. Ends with the process, however that ends.
+
+    Args:
+        folder: of the run, created if missing.
+        main: whether this process writes there; of several that train together only one holds the folder.
+
+    Raises:
+        RunInUseError: another process holds it.
+    """
+    if not main:
+        yield
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder for the run")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunInUseError(
+            f"{folder} is in use by another run ({_lock_owner(folder)}): wait for it, end it, or give another folder"
+        ) from error
+    except NotImplementedError:  # a file system without locks
+        warnings.warn(
+            f"the disk of {folder} knows no locks: see to it that no second run writes there",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        yield
+        return
+    refused = True
+    try:
+        atomic_write(folder / LOCK_OWNER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
+        yield
+        refused = False
+    finally:
+        (folder / LOCK_OWNER).unlink(missing_ok=True)
+        if refused and made and set(os.listdir(folder)) <= {LOCK, ARGUMENTS}:
+            # nothing was made yet: leave things as if the run had not been begun
+            for name in (ARGUMENTS, LOCK):
+                (folder / name).unlink(missing_ok=True)
+        lock.release()
+        if refused:
+            with suppress(OSError):  # what is not empty stays
+                for path in made:
+                    path.rmdir()
+
+
+def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), stage: str | None = None) -> None:
+    """Write down what a run is begun with, or check that it is gone on with under the same.
+
+    Args:
+        folder: of the run.
+        args: a dataclass of the command line, or names -> values.
+        begun: whether there is anything to go on with; until then the arguments take the place of earlier ones.
+        free: names of arguments that may change.
+        stage: of a run in stages, each of which has its own arguments.
+
+    Raises:
+        ValueError: the folder is of a run with other arguments.
+        CheckpointError: what it was begun with cannot be read.
+    """
+    given = args if isinstance(args, Mapping) else asdict(args)
+    asked = json.loads(json.dumps({name: value for name, value in given.items() if name not in free}, default=_written))
+    path = folder / ARGUMENTS
+    stored = read_json(path, CheckpointError) if path.is_file() else {}
+    earlier = stored if stage is None else stored.get(stage, {})
+    if begun and earlier:
+        if not isinstance(earlier, Mapping):
+            raise CheckpointError(f"{path} must hold the arguments of {stage}, got {shown(repr(earlier))}")
+        changed = [name for name in asked if name in earlier and earlier[name] != asked[name]]
+        if changed:
+            which = "" if stage is None else f" ({stage})"
+            raise ValueError(
+                f"{folder} is of another run{which}: "
+                + ", ".join(f"{name} was {earlier[name]}, is {asked[name]}" for name in changed)
+                + "; use another folder"
+            )
+        return
+    entries = asked if stage is None else {**stored, stage: asked}
+    atomic_write(path, json.dumps(entries, indent=2) + "\n")
+
+
+def counted(folders: Sequence[Path]) -> dict[str, str]:
+    """Return how many episodes recordings have, with a sum of their names and sizes: whether they are as they were."""
+    found = {}
+    for folder in folders:
+        paths = list_episodes(folder)
+        lines = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
+        found[str(folder.resolve())] = f"{len(paths)} ({crc32(chr(10).join(lines).encode()):08x})"
+    return found
+
+
+def _written(value: object) -> str:
+    # However a path was spelled, and from wherever: it is the same run.
+    return str(value.resolve() if isinstance(value, Path) else value)
+
+
+def _lock_owner(folder: Path) -> str:
+    try:
+        found = read_json(folder / LOCK_OWNER)
+        return f"process {found['process']} on {found['host']}"
+    except (OSError, ValueError, KeyError):  # it has only just begun, or is at its end
+        return "its process is not known"
