@@ -1,4 +1,4 @@
-"""An analytic bandit behind the vector env interface: one chunk, and a reward whose peak is known."""
+"""An analytic bandit behind the vector env interface: one chunk, and a reward whose maximum is known."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +9,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-BOUND = 2.0
+_BOUND = 2.0
 
 
 class BanditVectorEnv(VectorEnv):
-    """One chunk per episode; the reward is exp(-d^2 / 2 width^2), d the distance of its mean action to `target`.
+    """A vector env of one chunk per episode, whose best action is known.
 
-    Info keys are those of the dream and of LIBERO; the observation is a black image, the same for all.
+    The reward is exp(-d^2 / 2 width^2) with d the distance of the chunk's mean action to `target`. Info keys are those
+    of the dream and of LIBERO; the observation is a black image, the same for all.
 
     Example:
         >>> env = BanditVectorEnv(2, target=(0.5, -0.5))
@@ -30,16 +31,16 @@ class BanditVectorEnv(VectorEnv):
         """Build the env.
 
         Args:
-            num_envs: rows.
-            target: where the reward is 1.
-            width: how broad the peak is.
-            chunk: actions in the chunk.
+            num_envs: Number of sub-environments.
+            target: Action whose reward is 1.
+            width: Width of the reward's peak.
+            chunk: Actions in the chunk.
         """
         super().__init__()
         self.num_envs, self.target, self.width = num_envs, np.asarray(target), width
         self.max_episode_steps = 1
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.single_action_space = gym.spaces.Box(-BOUND, BOUND, (chunk, len(target)), dtype=np.float32)
+        self.single_action_space = gym.spaces.Box(-_BOUND, _BOUND, (chunk, len(target)), dtype=np.float32)
         self.single_observation_space = gym.spaces.Dict(image=gym.spaces.Box(0, 255, (2, 2, 3), dtype=np.uint8))
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -48,7 +49,7 @@ class BanditVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin episodes in all rows or in those of `options["reset_mask"]`; nothing is random."""
+        """Begin episodes in all sub-environments or in those of `options["reset_mask"]`; nothing is random."""
         del seed
         mask = (options or {}).get("reset_mask")
         self._live |= np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
@@ -57,19 +58,14 @@ class BanditVectorEnv(VectorEnv):
     def step(
         self, actions: ArrayLike
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Pull; every row ends."""
+        """Pull every arm; all episodes end."""
         distance = ((np.asarray(actions, dtype=np.float64).mean(1) - self.target) ** 2).sum(1)
         live = self._live.copy()
         reward = np.where(live, np.exp(-distance / (2 * self.width**2)), 0.0)
         self._live[:] = False
         chunk = self.single_action_space.shape
         assert chunk is not None
-        found = {
-            "success": live & (reward >= 0.9),
-            "scored": live,
-            "live": live,
-            "executed": live * chunk[0],
-        }
+        found = {"success": live & (reward >= 0.9), "scored": live, "live": live, "executed": live * chunk[0]}
         info = self._info() | found | {f"_{name}": np.ones(self.num_envs, dtype=np.bool_) for name in found}
         return self._observe(), reward, live & (reward >= 0.9), live, info
 

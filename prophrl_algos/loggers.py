@@ -195,9 +195,9 @@ class TerminalLogger:
         self._bar.close()
 
 
-PROJECT, RUN_NAME = "prophrl", "run_name"
+_PROJECT, _RUN_NAME = "prophrl", "run_name"
 LOGGERS = ("csv", "jsonl", "tensorboard", "wandb", "trackio", "terminal")
-PACKAGES = ("tensorboard", "wandb", "trackio")
+_PACKAGES = ("tensorboard", "wandb", "trackio")
 """Loggers that need the package of their name."""
 
 
@@ -211,7 +211,7 @@ def require_loggers(names: Iterable[str]) -> None:
     for name in names:
         if name not in LOGGERS:
             raise unknown_option("logger", name, LOGGERS)
-        if name in PACKAGES and find_spec(name) is None:
+        if name in _PACKAGES and find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
@@ -232,13 +232,13 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
         import wandb  # pyright: ignore[reportMissingImports]
 
         name = run_name(folder)
-        run = wandb.init(project=PROJECT, id=name, name=name, dir=str(folder), resume="allow")
+        run = wandb.init(project=_PROJECT, id=name, name=name, dir=str(folder), resume="allow")
         # With a step given, a row would otherwise wait for the next one, and be lost in a kill.
         return RunLogger(partial(run.log, commit=True), run.finish)
     if name == "trackio":
         import trackio  # pyright: ignore[reportMissingImports]
 
-        trackio.init(project=PROJECT, name=run_name(folder), resume="allow")
+        trackio.init(project=_PROJECT, name=run_name(folder), resume="allow")
         return RunLogger(trackio.log, trackio.finish)
     if name == "terminal":
         return TerminalLogger(updates, done)
@@ -247,7 +247,7 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
 
 def run_name(folder: Path) -> str:
     """Return a name that no other folder's run has, kept in the folder: a run that was killed resumes under it."""
-    path = folder / RUN_NAME
+    path = folder / _RUN_NAME
     if not path.is_file():
         atomic_write(path, f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}")
     return path.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from prophrl_algos.rollout import Progress
 from prophrl_algos.trainer import Metrics, Trainer
 
 LAST, BEST = "last.pt", "best.pt"
-SCORE = "success"
+_SCORE = "success"
 
 
 def run(
@@ -23,7 +23,6 @@ def run(
     loggers: Sequence[Logger] = (),
     evaluate: Callable[[], Metrics] | None = None,
     evaluate_every: int = 10,
-    save_every: int = 1,
 ) -> None:
     """Run the updates that are left.
 
@@ -37,15 +36,14 @@ def run(
             (`ShowsProgress`) are told it from inside an update.
         evaluate: Returns at least `success`; called after every `evaluate_every` updates and the last one.
         evaluate_every: Updates between evaluations.
-        save_every: Updates between checkpoints.
 
     Raises:
         CheckpointError: `folder/last.pt` is damaged, or of an earlier version.
         ValueError: The folder holds a run with other settings.
     """
-    if evaluate_every < 1 or save_every < 1:
-        raise ValueError(f"evaluate_every and save_every must be at least 1, got {evaluate_every} and {save_every}")
-    best = resume(trainer, folder)
+    if evaluate_every < 1:
+        raise ValueError(f"evaluate_every must be at least 1, got {evaluate_every}")
+    best = _resume(trainer, folder)
     updates, main = trainer.config.updates, trainer.processes.main
     show = [logger.progress for logger in loggers if isinstance(logger, ShowsProgress)]
     if show and main:
@@ -53,14 +51,13 @@ def run(
     try:
         while trainer.done < updates:
             metrics = trainer.iterate()
-            last = trainer.done == updates
-            if evaluate is not None and (last or trainer.done % evaluate_every == 0):
+            due = trainer.done == updates or trainer.done % evaluate_every == 0
+            if evaluate is not None and due:
                 best = max(best, _evaluate(trainer, folder, evaluate, metrics, best))
-            # Logged before it is saved: a kill between the two logs an update again, and never loses one.
             if main:
+                # Logged before it is saved: a kill between the two logs an update again, and never loses one.
                 for logger in loggers:
                     logger.log(metrics, trainer.done - 1)
-            if main and (last or trainer.done % save_every == 0):
                 save_checkpoint(folder / LAST, {"trainer": trainer.state_dict(), "best": best})
     finally:
         for logger in loggers:
@@ -72,7 +69,7 @@ def _show(loggers: Sequence[Progress], stage: str, done: int, total: int | None)
         logger(stage, done, total)
 
 
-def resume(trainer: Trainer, folder: Path) -> float:
+def _resume(trainer: Trainer, folder: Path) -> float:
     """Load the last checkpoint if there is one, and return the best score so far."""
     if not (folder / LAST).exists():
         return float("-inf")
@@ -85,8 +82,8 @@ def _evaluate(trainer: Trainer, folder: Path, evaluate: Callable[[], Metrics], m
     with nullcontext() if trainer.ema is None else trainer.ema.applied():
         found = evaluate()
         metrics |= {f"evaluation/{name}": value for name, value in found.items()}
-        if found[SCORE] > best and trainer.processes.main:
+        if found[_SCORE] > best and trainer.processes.main:
             assert isinstance(trainer.policy, nn.Module)
-            state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found[SCORE]}
+            state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found[_SCORE]}
             save_checkpoint(folder / BEST, state)
-    return found[SCORE]
+    return found[_SCORE]

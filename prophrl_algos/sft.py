@@ -1,4 +1,4 @@
-"""Behaviour cloning of a flow policy: where learning in the dream starts from."""
+"""Behaviour cloning of a flow policy, from which learning in the dream starts."""
 
 import math
 from collections.abc import Callable
@@ -18,21 +18,24 @@ from prophrl_algos.rollout._groups import random_number
 
 LAST = "sft.pt"
 DrawBatch = Callable[[int, torch.Generator], tuple[Obs, Float[Tensor, "b h a"]]]
-"""`draw(rows, generator)`: what was observed, and the actions that were demonstrated next, in command units."""
+"""`draw(batch_size, generator)`: observations, and the actions that were demonstrated next, in the env's units."""
 
 
 @dataclass(frozen=True)
 class SftConfig:
-    """How long and how fast.
+    """How long and how fast a policy is cloned.
 
     Attributes:
-        steps: optimiser steps.
-        rows: demonstrations in a step.
-        learning_rate: of AdamW; warmed up over 5% of the steps, then a cosine to a tenth.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm.
-        save_every: steps between checkpoints.
-        seed: of all randomness.
+        steps: Optimizer steps.
+        rows: Demonstrations in a step.
+        learning_rate: Learning rate of AdamW; warmed up over 5% of the steps, then a cosine to a tenth.
+        weight_decay: Weight decay of AdamW.
+        max_grad_norm: Gradients are scaled down to this norm.
+        save_every: Steps between checkpoints.
+        seed: Seed of all randomness.
+
+    Raises:
+        ValueError: A value is out of its range.
     """
 
     steps: int = 2000
@@ -64,23 +67,23 @@ def sft(
     logger: Logger | None = None,
     keep: Callable[[int], bool | None] | None = None,
 ) -> float:
-    """Fit a policy to demonstrations; the mean loss of the last tenth of the steps.
+    """Fit a policy to demonstrations and return the mean loss of the last tenth of the steps.
 
-    With a folder, `folder/sft.pt` is written whole every `save_every` steps, and a run that was killed goes on from it
+    With a folder, `folder/sft.pt` is written whole every `save_every` steps, and a run that was killed resumes from it
     with the same result.
 
     Args:
-        policy: trained in place, in train mode; left in eval mode.
-        draw: gives batches.
-        config: the schedule.
-        folder: of the checkpoint; none is written if not given.
-        logger: takes the loss every 50 steps.
-        keep: called with the number of steps done after every `save_every` of them and the last one, e.g. to store the
-            weights of that moment. Where it returns True, training ends there.
+        policy: Trained in place, in train mode; left in eval mode.
+        draw: Returns batches.
+        config: How long and how fast.
+        folder: Folder of the checkpoint; none is written if not given.
+        logger: Takes the loss every 50 steps.
+        keep: Called with the number of steps done after every `save_every` of them and the last one, for example to
+            store the weights of that moment. Where it returns True, training ends there.
 
     Raises:
-        FloatingPointError: the loss is not finite; nothing of that step is saved.
-        ValueError: the folder holds a run with another configuration.
+        FloatingPointError: The loss is not finite; nothing of that step is saved.
+        ValueError: The folder holds a run with another configuration.
     """
     assert isinstance(policy, nn.Module)
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
@@ -90,6 +93,7 @@ def sft(
     first, losses = _resume(path, policy, optimizer, schedule, config)
     policy.train()
     for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
+        # A generator per step, so that a resumed run draws what the whole one would have drawn.
         generator = torch.Generator().manual_seed(random_number(config.seed, 20, step))
         obs, actions = draw(config.rows, generator)
         loss = policy.sft_loss(obs, actions, generator=generator)
@@ -120,6 +124,7 @@ def sft(
 
 
 def _rate(step: int, steps: int) -> float:
+    """Return the factor on the learning rate: a warm-up over 5% of the steps times a cosine from 1 to 0.1."""
     warm = min(1.0, (step + 1) / max(0.05 * steps, 1))
     return warm * (0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * step / steps))))
 

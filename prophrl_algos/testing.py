@@ -23,8 +23,8 @@ from prophrl_algos.flow import (
     select_obs,
 )
 
-ROWS = 2
-FIT_ROWS = 48
+_LEAST = 2
+_FIT_BATCH = 48
 
 
 def check_flow_policy(
@@ -38,23 +38,23 @@ def check_flow_policy(
 ) -> None:
     """Check a policy against the contract of `FlowPolicy`.
 
-    Sizes and dtypes, purity, rows that do not see each other, contexts, seeds, re-scoring and a ratio of 1, gradients,
-    padding; with `fit_steps`, that what `sft_loss` teaches is what sampling and `decode` give back, which a flipped
-    time or sign fails.
+    It checks sizes and dtypes, purity, independence of the batch around an element, contexts, seeds, re-scoring and a
+    ratio of 1, gradients and padding; with `fit_steps`, also that sampling and `decode` give back what `sft_loss`
+    teaches, which a flipped time or sign fails.
 
     Args:
-        policy: in eval mode, with weights that are not degenerate (a zero-initialised head hides errors).
-        env_obs: what an env gives for two or more different rows.
-        instructions: one per row.
-        tolerance: largest difference of log-probs and velocities between batchings, where 1 is their scale.
+        policy: In eval mode, with weights that are not degenerate (a zero-initialised head hides errors).
+        env_obs: Observations of two or more different sub-environments.
+        instructions: One per sub-environment.
+        tolerance: Largest difference of log-probs and velocities between batchings, where 1 is their scale.
         fit_steps: Adam steps of the last check; it trains the policy in place and puts its weights back.
-        learning_rate: of these steps.
+        learning_rate: Learning rate of these steps.
 
     Raises:
-        AssertionError: with what must hold and what was found.
+        AssertionError: Says what must hold and what was found.
     """
     spec, rows = policy.spec, len(instructions)
-    assert rows >= ROWS, f"check_flow_policy needs at least {ROWS} rows, got {rows}"
+    assert rows >= _LEAST, f"check_flow_policy needs at least {_LEAST} rows, got {rows}"
     assert isinstance(policy, nn.Module), f"a policy must be an nn.Module, got {type(policy).__name__}"
     assert not policy.training, "the policy must be in eval mode: call policy.eval()"
     obs = policy.prepare(env_obs, instructions)
@@ -68,7 +68,7 @@ def check_flow_policy(
     _check_gradient(policy, obs, path)
     _check_decode(policy, obs, path.x0, rows)
     if fit_steps:
-        copies = torch.arange(rows).repeat(max(FIT_ROWS // rows, 1))
+        copies = torch.arange(rows).repeat(max(_FIT_BATCH // rows, 1))
         _check_fit(policy, select_obs(obs, copies), len(copies), fit_steps, learning_rate)
 
 

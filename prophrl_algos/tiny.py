@@ -1,4 +1,4 @@
-"""A flow policy of a few thousand weights that obeys the whole contract: for tests, bandit and first experiments."""
+"""A flow policy of a few thousand weights that keeps the whole contract, for tests and first experiments."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from prophet_gym.specs import require_images
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 
-TIME_FREQUENCIES = (1.0, 2.0, 4.0)
+_TIME_FREQUENCIES = (1.0, 2.0, 4.0)
 
 
 class TinyFlowPolicy(nn.Module):
-    """Averaged image cells and counted letters to a context vector; an MLP on latent, time and context.
+    """A policy of an MLP on latent, time and a context vector of averaged image cells and counted characters.
 
-    It reads `env_obs["image"]` (uint8) of any size. Latents are commands; what the env cannot run is clipped there.
+    It reads `env_obs["image"]` (uint8) of any size. Latents are actions; what the env cannot run is clipped there.
 
     Example:
         >>> policy = TinyFlowPolicy(FlowSpec(horizon=2, latent_dim=3, action_dim=2, exec_steps=2, num_steps=4))
@@ -31,17 +31,17 @@ class TinyFlowPolicy(nn.Module):
         """Draw the weights.
 
         Args:
-            spec: the sizes.
-            hidden: width of the MLP.
-            cells: the image is averaged to cells x cells.
-            letters: bins that the bytes of an instruction are counted in.
-            seed: of the weights.
+            spec: Sizes of the policy.
+            hidden: Width of the MLP.
+            cells: The image is averaged to cells x cells.
+            letters: Bins in which the bytes of an instruction are counted.
+            seed: Seed of the weights.
         """
         super().__init__()
         self.spec, self.cells, self.letters = spec, cells, letters
         width = spec.horizon * spec.latent_dim
         self.context = nn.Linear(3 * cells**2 + letters, hidden)
-        self.into = nn.Linear(width + 2 * len(TIME_FREQUENCIES) + 1, hidden)
+        self.into = nn.Linear(width + 2 * len(_TIME_FREQUENCIES) + 1, hidden)
         self.between = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, width)
         self.float()  # whatever torch's default is
@@ -53,16 +53,14 @@ class TinyFlowPolicy(nn.Module):
                 layer.bias.zero_()
 
     def prepare(self, env_obs: Mapping[str, np.ndarray], instructions: Sequence[str]) -> Obs:
-        """Images as they are, and how often each bin of letters occurs; ValueError if they are not uint8 RGB."""
+        """Return the images as they are, and counts of characters; ValueError if the images are not uint8 RGB."""
         images = require_images("observation['image']", env_obs["image"])
-        counts = torch.zeros(len(instructions), self.letters, dtype=torch.int64)
-        for row, text in enumerate(instructions):
-            for byte in text.encode():
-                counts[row, byte % self.letters] += 1
-        return {"image": torch.from_numpy(np.ascontiguousarray(images)), "letters": counts}
+        bins = [np.frombuffer(text.encode(), np.uint8) % self.letters for text in instructions]
+        counts = np.stack([np.bincount(each, minlength=self.letters) for each in bins])
+        return {"image": torch.from_numpy(np.ascontiguousarray(images)), "letters": torch.from_numpy(counts)}
 
     def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
-        """One vector per row."""
+        """Return one vector per batch element."""
         device = self.out.weight.device
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             pixels = obs["image"].to(device).movedim(-1, 1).float() / 127.5 - 1
@@ -71,21 +69,21 @@ class TinyFlowPolicy(nn.Module):
             return TensorContext(vector=F.silu(self.context(torch.cat([cells, counts], 1))))
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """v(x, t) in float32."""
-        angles = t[:, None] * (math.pi / 2) * x.new_tensor(TIME_FREQUENCIES)
+        """Return v(x, t) in float32."""
+        angles = t[:, None] * (math.pi / 2) * x.new_tensor(_TIME_FREQUENCIES)
         read = torch.cat([x.flatten(1), t[:, None], angles.sin(), angles.cos()], 1)
         hidden = F.silu(self.into(read) + ctx["vector"])
         return self.out(F.silu(self.between(hidden))).float().view_as(x)
 
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
-        """The executed rows and the real columns."""
+        """Return the executed actions and their real dimensions."""
         del obs
         return x0[:, : self.spec.exec_steps, : self.spec.action_dim]
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
-        """Mean squared error of the velocity at one uniform time per row."""
+        """Return the mean squared error of the velocity at one uniform time per batch element."""
         x0 = F.pad(actions.float(), (0, self.spec.latent_dim - actions.shape[2]))
         noise = torch.randn(x0.shape, generator=generator, dtype=torch.float32).to(x0.device)
         t = torch.rand(len(x0), generator=generator, dtype=torch.float32).to(x0.device)
