@@ -16,7 +16,7 @@ from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 
 OLD = Path(__file__).parent / "data" / "f4e30db"
-BEGIN_AGAIN = "begin again in another folder"
+BEGIN_AGAIN = "earlier version.* in another folder"
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +114,14 @@ def test_a_half_finished_full_training_run_is_refused(tmp_path):
         run(tmp_path / "run", steps=4, lora_rank=1)
 
 
-@pytest.mark.skip(reason="switched on by the change that gives prophrl's runs another format")
-def test_a_half_finished_prophrl_run_is_refused(tmp_path):
+def test_a_half_finished_prophrl_run_is_refused(tmp_path, monkeypatch):
     from prophrl_algos.cli.train import Args, main
     from prophrl_algos.trainer import TrainerConfig
 
     shutil.copytree(OLD / "half_prophrl", tmp_path / "run")
+    monkeypatch.chdir(OLD)  # the run was begun there, with the same arguments
     args = Args(
-        policy="tests.test_old_files:tiny_policy", dream=str(OLD / "small"), out=tmp_path / "run", loggers=("csv",),
+        policy="tests.test_old_files:tiny_policy", dream="small", out=tmp_path / "run", loggers=("csv",),
         config=TrainerConfig(groups=1, group_size=2, updates=3),
     )  # fmt: skip
     with pytest.raises(ValueError, match=BEGIN_AGAIN):

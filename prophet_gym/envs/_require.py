@@ -98,7 +98,7 @@ def _kind(actions: object, array: np.ndarray | None = None) -> str:
     return f"{type(actions)}" if array is None or array.dtype == object else f"an array of {array.dtype}"
 
 
-def require_world_model(model: object) -> WorldModel:
+def require_world_model(model: Any) -> WorldModel:
     """Return the model; ValueError unless it has what `WorldModel` asks for."""
     _require_parts(
         "world_model must be a WorldModel", model, ("chunk", "frame_size", "action_dim", "encode", "rollout"),
@@ -113,13 +113,13 @@ def require_world_model(model: object) -> WorldModel:
     return model
 
 
-def require_reward_model(model: object) -> RewardModel | None:
+def require_reward_model(model: Any) -> RewardModel | None:
     """Return the model, None where there is none; ValueError unless it has what `RewardModel` asks for."""
     if model is None:
         return None
+    is_function = callable(model) and not isinstance(model, type)
     advice = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"
-    if callable(model) and not isinstance(model, type):
-        advice = "wrap a function in prophet_gym.rewards.FunctionReward"
+    advice = "wrap a function in prophet_gym.rewards.FunctionReward" if is_function else advice
     _require_parts("reward_model must be a RewardModel", model, ("when", "stride", "max_frames", "score"), advice)
     require_when(model.when)
     require_count("stride of the reward model", model.stride)
