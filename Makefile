@@ -141,7 +141,7 @@ reinforce-cpu reinforce-full: reinforce-%: $(FULL)
 	$(call REINFORCE,$*,--data outputs/demonstrations_$* outputs/slips_$*)
 
 figures: $(CORE)
-	$(BIN)/python -m docs.figures
+	$(BIN)/python -m docs.blocks.documents
 
 clean:
 	rm -rf .venv .venv-vla .venv-latest .pytest_cache .ruff_cache build dist outputs/demo.mp4 outputs/demo.png

@@ -39,7 +39,7 @@ def horizon(frames: str, found: dict[str, Any]) -> str:
 
 
 def margins() -> str:
-    """What the dream gains, in one line per horizon: the README's summary."""
+    """What the dream gains, in one line per horizon."""
     command = "prophet evaluate --json benchmarks/results/dream/evaluation.json"
     report = load("dream/evaluation.json")
     if report is None:
@@ -61,9 +61,8 @@ def margins() -> str:
             interval(gains.get("psnr_over_other_actions"), 2),
             interval(gains.get("epe_by_copy"), 2),
         ])  # fmt: skip
-    return (
-        f"{markdown_table(header, rows)}\n\n`{command}`; all metrics in the [model card](model_cards/libero_small.md)."
-    )
+    more = "all metrics in the [model card](../model_cards/libero_small.md)"
+    return f"{markdown_table(header, rows)}\n\n`{command}`; {more}."
 
 
 def speed() -> str:

@@ -1,4 +1,4 @@
-"""What README.md of the repository says of the experiment."""
+"""What the pages outside the experiment say of it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from prophet_gym.estimates import wilson
 
 
 def headline(size: str) -> str:
-    """Return the README's figures and table: where each arm ends, beside what costs no learning."""
+    """Return the figures and table of docs/evaluation.md: where each arm ends, beside what costs no learning."""
     summary = read_summary(size)
     arms = {} if summary is None else {arm: found for arm, found in summary["arms"].items() if found["final"]}
     if summary is None or not arms:
@@ -30,15 +30,15 @@ def headline(size: str) -> str:
     rest = f" Not run yet: {', '.join(waiting)}." if waiting else ""
     images = {
         IMAGES / f"{size}.png": "gains along the runs, success at the end, and how far the reward can be trusted",
-        IMAGES / "video.webp": "one state before (above) and after learning; left LIBERO, right the dream",
+        IMAGES / "video.webp": "one initial state before (above) and after learning; left LIBERO, right the dream",
     }
     return "\n\n".join([
-        *(f"![{label}]({path.relative_to(ROOT)})" for path, label in images.items() if path.is_file()),
+        *(f"![{label}](../{path.relative_to(ROOT)})" for path, label in images.items() if path.is_file()),
         markdown_table(["arm", "success in LIBERO", "gain, points", "runs"], rows),
         f"In LIBERO, from the official states of tasks {tasks} of `libero_object`, after "
         f"{summary['size']['updates']} updates, [95% intervals].{rest} `make reinforce-{size}` on "
         f"{where(summary['machine'])}; "
-        "[protocol, tables and what went before](experiments/reinforce_in_dream/README.md).",
+        "[protocol, all tables and the search before](../experiments/reinforce_in_dream/README.md).",
     ])  # fmt: skip
 
 
@@ -71,9 +71,9 @@ def price(size: str) -> str:
     cores = summary["machine"]["cores"]
     return (
         f"Today the dream saves steps of the simulator rather than time: in reinforcement learning on {cores} cores it "
-        f"takes {seconds[DREAM]:.1f} s of the env per 1,000 frames, the simulator {seconds[LIBERO]:.1f}, which draws "
+        f"takes {seconds[DREAM]:.1f} s of the env per 1,000 frames, the simulator {seconds[LIBERO]:.1f}, which renders "
         f"one image a chunk there and needs no reward model (`make reinforce-{size}` on {where(summary['machine'])}; "
-        "[all costs](experiments/reinforce_in_dream/README.md#what-a-frame-costs))."
+        "[all costs](../experiments/reinforce_in_dream/README.md#what-a-frame-costs))."
     )
 
 

@@ -1,4 +1,4 @@
-"""What README, cards and pages claim: in words that do not promise hardware, beside what tempers it."""
+"""README, cards and pages claim what was measured, beside what tempers it, in words that promise no hardware."""
 
 import importlib.util
 import json
@@ -16,6 +16,8 @@ from prophet_gym.sims.libero._install import INSTALL
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS_PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob("model_cards/*.md")),
@@ -41,9 +43,11 @@ def test_no_file_of_the_figures_is_named_after_reality():
     assert named == []
 
 
-def test_the_readme_shows_what_costs_no_learning_beside_the_gains():
-    table = re.search(r"<!-- figures: reinforce-headline -->.*?<!-- /figures -->", README, re.DOTALL)
+def test_what_costs_no_learning_stands_beside_the_gains():
+    table = re.search(r"<!-- figures: reinforce-headline -->.*?<!-- /figures -->", RESULTS_PAGE, re.DOTALL)
+    in_short = re.search(r"<!-- figures: results -->.*?<!-- /figures -->", README, re.DOTALL)
     assert table is not None
+    assert in_short is not None
     lines = [line for line in table[0].splitlines() if line.startswith("|")]
     arms = [line.split("|")[1].strip() for line in lines]
     assert arms[2:5] == [
@@ -51,12 +55,15 @@ def test_the_readme_shows_what_costs_no_learning_beside_the_gains():
         "no learning: cloned, from the centre of the noise",
         "no learning: cloned from the experts alone",
     ]
-    # The same gains as in the experiment's own table of controls.
+    # The same gains as in the experiment's own table of controls, and as in the README's.
     table_of_controls = controls.table()
     for line in lines[3:5]:
         name, gain = line.split("|")[1].strip().removeprefix("no learning: "), line.split("|")[3].strip()
         row = next(each for each in table_of_controls.splitlines() if each.startswith(f"| {name} |"))
         assert gain in row
+        assert name in in_short[0]
+        assert gain in in_short[0]
+    assert "not shown" in in_short[0]
     assert "fa-grpo" not in arms
     assert "fa-grpo-cps+flowscale (the paper's scoring)" in arms
 
@@ -66,7 +73,8 @@ def test_the_readme_says_that_the_dream_saves_no_time_today():
     assert summary is not None
     dream, libero = (headline.env_seconds(summary, world) for world in ("Prophet-LIBERO-v0", "LIBERO-Object-v0"))
     assert dream > libero > 0
-    assert f"takes {dream:.1f} s of the env per 1,000 frames, the simulator {libero:.1f}" in README
+    assert f"takes {dream:.1f} s per 1,000 frames, LIBERO {libero:.1f}" in README
+    assert f"takes {dream:.1f} s of the env per 1,000 frames, the simulator {libero:.1f}" in RESULTS_PAGE
     # The page of the experiment has the same two figures.
     price = figures.price("cpu")
     assert f" {dream:.2f} |" in price
@@ -100,7 +108,9 @@ def test_few_shot_adapters_are_compared_with_training_from_scratch():
     )
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/policies.md", "docs/weights.md", "model_cards/libero_small.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/commands.md", "docs/policies.md", "docs/weights.md", "model_cards/libero_small.md"]
+)
 def test_what_was_never_run_says_so_where_it_is_offered(page):
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     assert re.search(r"never (been )?(run|ran|downloaded)", text, re.IGNORECASE)
@@ -109,12 +119,13 @@ def test_what_was_never_run_says_so_where_it_is_offered(page):
 @pytest.mark.parametrize(
     "offer", ["`prophet convert SOURCE TARGET`", "`prophrl train --policy lerobot/", "`Prophet-BRIDGE-v0`"]
 )
-def test_an_offer_of_the_readme_that_was_never_run_says_so_in_its_line(offer):
-    assert "never run" in next(line for line in README.splitlines() if line.startswith(f"| {offer}"))
+def test_an_offer_that_was_never_run_says_so_in_its_line(offer):
+    lines = (README + COMMANDS_PAGE).splitlines()
+    assert "never run" in next(line for line in lines if line.startswith(f"| {offer}"))
 
 
-def test_the_readme_installs_the_simulator_as_the_errors_say():
-    block = re.search(r"## The LIBERO simulator.*?```sh\n(.*?)```", README, re.DOTALL)
+def test_the_page_installs_the_simulator_as_the_errors_say():
+    block = re.search(r"## The LIBERO simulator.*?```sh\n(.*?)```", COMMANDS_PAGE, re.DOTALL)
     assert block is not None
     commands = [shlex.split(line) for line in block[1].replace("\\\n", " ").splitlines()]
     told = [shlex.split(command) for command in re.findall(r"`([^`]*)`", INSTALL)]

@@ -9,7 +9,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from docs import figures
+from docs.blocks import documents as figures
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.embodiments._start_poses import start_pose
 
@@ -67,19 +67,33 @@ def test_the_picture_of_action_frames_is_what_is_drawn():
     assert (np.abs(stored - drawn) > 8).mean() < 1e-3, "run python docs/images/action_frames.py"
 
 
-def test_links_lead_to_files_that_exist():
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub names them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_to_files_and_headings_that_exist():
     folders = ("docs", "model_cards", "benchmarks", "experiments")
     documents = [ROOT / "README.md", *(page for folder in folders for page in ROOT.glob(f"{folder}/**/*.md"))]
     for document in documents:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text()):
+            page = document.parent / target if target else document
+            assert page.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in headings(page), f"{document.name}: {target}#{anchor}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
 
 
 @pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
-def test_the_first_loop_of_the_readme_runs():
+def test_the_first_loop_of_the_readme_shows_a_dream(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code is not None
     assert code[1].startswith("import prophet_gym")
     scope: dict = {}
     exec(compile(code[1], "README.md", "exec"), scope)
     assert scope["info"]["frames"].shape == (8, 128, 128, 3)
+    assert len(imageio.mimread(tmp_path / "dream.gif", memtest=False)) > 8 * 14

@@ -1,8 +1,10 @@
-"""The tree: no crowded folder, and every benchmark listed."""
+"""No folder is crowded, every benchmark is listed, and the citation is valid."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 MAX_FILES = 14
@@ -25,3 +27,17 @@ def test_every_benchmark_is_listed_with_its_last_result():
     assert [path.name for path in (ROOT / "benchmarks").glob("*.py") if f"benchmarks/{path.name}" not in page] == []
     results = [path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")]
     assert [name for name in results if f"`{name}`" not in page] == []
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert [citation[key] for key in ("title", "version", "license")] == [
+        project[key] for key in ("name", "version", "license")
+    ]
+    (paper,) = citation["references"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert paper["title"] in readme
+    assert all(f"{author['given-names']} {author['family-names']}" in readme for author in paper["authors"])
+    assert len(paper["authors"]) == 5

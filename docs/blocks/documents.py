@@ -1,7 +1,8 @@
-"""Puts measured numbers into the documents: `python -m docs.figures` (or `make figures`); `--check` only compares.
+"""Put measured numbers into the documents: `python -m docs.blocks.documents`, or `make figures`.
 
-A document holds a block between `<!-- figures: NAME -->` and `<!-- /figures -->`; what stands there is made from the
-result files of benchmarks and experiments, the bundled checkpoint and the robots' files, never typed.
+A document holds a block between `<!-- figures: NAME -->` and `<!-- /figures -->`. Its text is generated from the result
+files of benchmarks and experiments, the bundled checkpoint and the robots' files; nobody types it.
+`--check` changes nothing.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from docs.blocks import dream, learning, policies, reward_models
+from docs.blocks import dream, learning, policies, results, reward_models
 from docs.blocks.common import ROOT
 from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import figures as reinforce
@@ -32,6 +33,7 @@ BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "picture": dream.image,
+    "results": results.results,
     "margins": dream.margins,
     "speed": dream.speed,
     "checkpoint": dream.checkpoint,
@@ -64,10 +66,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """The document with every block made anew.
+    """Return a document with every block generated again.
 
     Raises:
-        ValueError: for a block of an unknown name.
+        ValueError: A block has an unknown name.
     """
 
     def fill(block: re.Match[str]) -> str:
@@ -79,6 +81,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
+    """Fill the documents, or compare them with `--check`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a document is out of date")
     check = parser.parse_args().check

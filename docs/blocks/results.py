@@ -1,0 +1,81 @@
+"""The README's results in one table: a line for each question, its answer beside what tempers it."""
+
+from typing import Any
+
+from docs.blocks.common import load, points, share
+from experiments.reach_with_ppo import figures as reach
+from experiments.reinforce_in_dream import headline
+from experiments.reinforce_in_dream.files import read_summary
+from experiments.reinforce_in_dream.protocol import DREAM, LIBERO
+from prophet_gym._report import interval
+
+_HORIZON = "64"
+_OWN, _PAPER = "fa-grpo-forward", "fa-grpo-cps+flowscale (the paper's scoring)"
+
+
+def results() -> str:
+    """Return the README's table of results."""
+    evaluation, reached, learned = load("dream/evaluation.json"), reach.load("reach.json"), read_summary("cpu")
+    rows = []
+    if evaluation is not None:
+        rows += _dreams(evaluation)
+    if reached is not None and reached["scores"]["libero"] is not None:
+        rows.append(_reach(reached))
+    if learned is not None:
+        rows += _reinforced(learned)
+    more = "[All results](docs/evaluation.md#results), with costs and protocols. In brackets: 95% intervals."
+    table = "\n".join("| " + " | ".join(row) + " |" for row in [["question", "answer", "command"], ["---"] * 3, *rows])
+    return f"{table}\n\n{more}"
+
+
+def _dreams(report: dict[str, Any]) -> list[list[str]]:
+    """Return how far a dream follows the simulator."""
+    found = report["horizons"][_HORIZON]
+    gains = found["margins"]
+    answer = (
+        f"PSNR over {_HORIZON} frames {interval(found['conditions']['dream']['psnr'], 2)} dB: "
+        f"{interval(gains['psnr_over_copy'], 2)} above the last frame copied, "
+        f"{interval(gains['psnr_over_other_actions'], 2)} above a dream of other actions"
+    )
+    return [["Does the dream follow LIBERO?", answer, "`prophet evaluate`"]]
+
+
+def _reach(report: dict[str, Any]) -> list[str]:
+    """Return what PPO learned in the dream alone."""
+    libero = report["scores"]["libero"]
+    answer = (
+        f"Yes: in LIBERO the gripper ends {interval(libero['ppo']['gripper_cm'], 1)} cm from its mark, with random "
+        f"actions {interval(libero['random']['gripper_cm'], 1)} cm"
+    )
+    return ["Does PPO learn to reach in it?", answer, "`python -m experiments.reach_with_ppo.run`"]
+
+
+def _reinforced(summary: dict[str, Any]) -> list[list[str]]:
+    """Return what a cloned policy gains, what costs no learning, and what it takes."""
+    command = "`make reinforce-cpu`"
+    arms = {headline.label_of(arm, found["about"]): found["final"] for arm, found in summary["arms"].items()}
+    own, paper = arms[_OWN], arms[_PAPER]
+    controls = [
+        f"{name.removeprefix('no learning: ')} {rate}, a gain of {gain}" for name, rate, gain, _ in headline.controls()
+    ]
+    dream, libero = (headline.env_seconds(summary, world) for world in (DREAM, LIBERO))
+    return [
+        [
+            "Does a small VLA improve in it?",
+            f"Success in LIBERO {share(summary['sft'])} as cloned, with a planted fault; {share(own)} after "
+            f"`{_OWN}`, a gain of {points(own['gain'])} points; {share(paper)} with the paper's scoring (one run)",
+            command,
+        ],
+        [
+            "How much of that needs no learning?",
+            f"{'; '.join(controls)} points. The first is more than half of the gain; that learning is worth more, each "
+            "acting in its own way, is [not shown](experiments/reinforce_in_dream/README.md#what-costs-no-learning)",
+            "`prophrl evaluate`",
+        ],
+        [
+            "Does it save time?",
+            "Not today; it saves steps of the simulator. While learning, the dream "
+            f"takes {dream:.1f} s per 1,000 frames, LIBERO {libero:.1f}",
+            command,
+        ],
+    ]
