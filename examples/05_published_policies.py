@@ -5,7 +5,7 @@
     python examples/05_published_policies.py           # the small policy of this package, on a CPU
     python examples/05_published_policies.py --tiny    # in a tiny dream too, in seconds
 
-The large checkpoints were never run here: the first command is how it would be. `--policy` takes what `load_policy`
+No published checkpoint was ever run here: the first command is how it would be. `--policy` takes what `load_policy`
 takes: Pi0, Pi0.5, SmolVLA, VLA-Adapter or OpenVLA-OFT in a folder or on the Hub. Pi0.5 and SmolVLA need lerobot's
 networks. `python -m benchmarks.policy_memory` says how much memory the full sizes take.
 
