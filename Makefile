@@ -116,17 +116,17 @@ lock: $(CORE)
 	$(call RESOLVE,vla-bare,--no-deps)
 
 train: $(FULL)
-	$(BIN)/prophet collect --suite libero_object --task all --episodes $(EPISODES) --out outputs/recordings
+	$(BIN)/prophet collect --suite libero_object --episodes $(EPISODES) --out outputs/recordings
 	$(BIN)/prophet train --data outputs/recordings --out outputs/train
 
 # The short version begins with the cloned policy of the package; the others clone their own.
-TASKS_cpu := 3,5
-TASKS_full := 0,3,5,7,8
+TASKS_cpu := 3 5
+TASKS_full := 0 3 5 7 8
 EXPERTS_cpu := 150
 EXPERTS_full := 375
 SLIPS_cpu := 100
 SLIPS_full := 250
-SHOW = $(BIN)/prophet collect --suite libero_object --task $(TASKS_$*)
+SHOW = $(BIN)/prophet collect --suite libero_object --tasks $(TASKS_$*)
 EXPERIMENT = $(BIN)/python -m experiments.reinforce_in_dream
 REINFORCE = $(EXPERIMENT).run --size $(1) --out outputs/reinforce_$(1) --device $(DEVICE) $(2) \
 	&& $(EXPERIMENT).report --logs outputs/reinforce_$(1)/logs \

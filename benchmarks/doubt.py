@@ -20,10 +20,9 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from prophet_gym._episodes import record_official
 from prophet_gym._report import as_json, machine, write_json
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.cli.evaluate import Args as EvaluateArgs
-from prophet_gym.cli.evaluate import record_official
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import Estimate
@@ -58,10 +57,10 @@ class Args:
 
 def main(args: Args) -> None:
     """Dream, correlate, report."""
-    world_model = Checkpoint.named(args.checkpoint).world_model()
-    recorded = EvaluateArgs(checkpoint=args.checkpoint, episodes=args.episodes)
+    checkpoint = Checkpoint.named(args.checkpoint)
+    world_model = checkpoint.world_model()
     given = [] if args.data is None else list_episodes(args.data, evaluating=True)
-    paths = record_official(recorded) if args.data is None else given[: args.episodes]
+    paths = record_official(checkpoint, args.episodes) if args.data is None else given[: args.episodes]
     dreams = [dream(world_model, read_episode(path), args.chunks) for path in tqdm(paths, desc="dream", unit="episode")]
     report = {
         "checkpoint": args.checkpoint,

@@ -1,7 +1,7 @@
 """What action frames and history are worth (the direction of the paper's Table 3), on one LIBERO task.
 
-    prophet collect --suite libero_object --task 3 --episodes 100 --seed 2 --out outputs/one_task
-    prophet collect --suite libero_object --task 3 --episodes 30 --starts official --out outputs/one_task_official
+    prophet collect --suite libero_object --tasks 3 --episodes 100 --seed 2 --out outputs/one_task
+    prophet collect --suite libero_object --tasks 3 --episodes 30 --starts official --out outputs/one_task_official
     python benchmarks/dual_conditioning.py --data outputs/one_task --held-out outputs/one_task_official \
         --out outputs/dual_conditioning --json benchmarks/results/dual_conditioning.json
 

@@ -172,6 +172,15 @@ SomeTasks = Annotated[tuple[TaskNumber, ...], Several()]
 """Different task numbers, at least one."""
 
 
+def resolved_device(name: str) -> str:
+    """Return the device of a name: for `auto` the GPU if there is one, else the CPU."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Arguments:
     """Checks every field whose type says what it must be; dataclasses inherit it.
 

@@ -186,7 +186,7 @@ def test_every_suites_id_dreams_from_its_starts(offline, name):
 
 @pytest.mark.parametrize("name", SUITES)
 def test_weights_without_starts_say_how_to_make_them(offline, name):
-    with pytest.raises(MissingWeightsError, match="prophet starts --checkpoint FOLDER --suite SUITE"):
+    with pytest.raises(MissingWeightsError, match="prophet starts --world-model FOLDER --suite SUITE"):
         gym.make(f"Prophet-LIBERO-{name}-v0", weights="owner/repo@v1")
     with pytest.raises(MissingWeightsError, match=r"have no starts .*'official': pass starts=PATH"):
         gym.make("Prophet-LIBERO-v0", weights="owner/repo@v1", starts="official")
@@ -229,7 +229,7 @@ def cached_file(hub_files: Path) -> Path:
 
 
 def test_starts_are_filmed_for_released_names_too(offline):
-    assert resolved(Args(checkpoint=PUBLISHED, out=offline)) == (offline, "official", 256)
+    assert resolved(Args(world_model=PUBLISHED, out=offline)) == (offline, "official", 256)
 
 
 def test_from_pretrained_takes_folders_alone(offline):

@@ -271,7 +271,7 @@ def image() -> str:
         "under another episode's actions. What still goes wrong: the bottle is a blur while the hand carries it, and "
         "in the basket it fades away where LIBERO still shows its cap; on the right a small box loses its colour "
         "once the arm has passed. This is the best of the four bundled episodes; in another, which "
-        "`prophet demo --task 0` shows, a can vanishes in the hand and comes back orange. Made by "
+        "`prophet demo --tasks 0` shows, a can vanishes in the hand and comes back orange. Made by "
         f"`{command}`.*"
     )
 

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 import tyro
 
+from prophet_gym._episodes import record_official
 from prophet_gym._report import as_json, machine, write_json
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.cli.evaluate import Args as EvaluateArgs
-from prophet_gym.cli.evaluate import record_official
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
@@ -72,10 +71,12 @@ def compare(episodes: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[s
 
 def main(args: Args) -> None:
     """Run the command."""
-    world = Checkpoint.named(args.checkpoint).world_model()
+    checkpoint = Checkpoint.named(args.checkpoint)
+    world = checkpoint.world_model()
     assert isinstance(world, Prophet)
-    held_out = EvaluateArgs(checkpoint=args.checkpoint, episodes=args.episodes)
-    paths = record_official(held_out) if args.data is None else list_episodes(args.data, evaluating=True)
+    paths = (
+        record_official(checkpoint, args.episodes) if args.data is None else list_episodes(args.data, evaluating=True)
+    )
     report = compare([places(world, read_episode(path)) for path in paths])
     for name, value in report.items():
         print(f"{name}: {value}")

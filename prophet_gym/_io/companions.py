@@ -107,10 +107,10 @@ def next_steps(folder: Path, data: Path | str) -> str:
     lines = [
         f"wrote {folder}",
         f'  gym.make("Prophet-LIBERO-v0", weights="{folder}")',
-        f"  prophet evaluate --checkpoint {folder} --data {data}",
+        f"  prophet evaluate --world-model {folder} --data {data}",
     ]
     if not (folder / "starts").is_dir():
-        lines.append(f"it has no starts yet:\n  prophet starts --checkpoint {folder}")
+        lines.append(f"it has no starts yet:\n  prophet starts --world-model {folder}")
     if not (folder / "success_head").is_dir():
         lines.append(
             "it has no reward model yet (every reward is 0 and not scored):\n"

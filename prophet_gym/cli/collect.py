@@ -1,11 +1,11 @@
-"""`prophet collect`: record scripted episodes of LIBERO, the simulator."""
+"""`prophet collect`: record scripted episodes in a simulator."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from prophet_gym.arguments import Arguments, Items, OutFolder, Seed, Workers
+from prophet_gym.arguments import Arguments, Items, OutFolder, Seed, Tasks, Workers
 
 if TYPE_CHECKING:
     from prophet_gym.sims.libero._experts import Mode
@@ -13,44 +13,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Record scripted episodes, successes and failures, of the LIBERO simulator."""
+    """Record scripted episodes, successes and failures, in a simulator."""
 
     out: OutFolder
-    """Folder for the recording; an unfinished one is continued."""
+    """Folder of the recording; an unfinished one is continued."""
     suite: str = "libero_object"
-    task: str = "all"
-    """Task numbers such as 3 or 0,2,5, or all."""
+    """Suite of tasks, for example `libero_object` or `libero_goal`."""
+    tasks: Tasks = ()
+    """Numbers of the tasks, for example `--tasks 0 2 5`; all by default."""
     episodes: Items = 500
-    """Episodes in all, spread evenly over the tasks."""
+    """Number of episodes, spread evenly over the tasks."""
     look: str = "light"
+    """Look of the simulator: `light` draws fast, `official` as LIBERO does."""
     seed: Seed = 0
+    """Seed of the initial states and scripts."""
     starts: Literal["random", "official"] = "random"
-    """Official initial states are for evaluation alone: never train on what starts from them."""
+    """Where episodes begin; `official` states are for evaluation alone, never train on them."""
     mode: str | None = None
-    """Only this script, e.g. expert for demonstrations; the mixture of successes and failures if not given."""
+    """The only script to run, for example `expert`; by default a mixture that succeeds and fails."""
     workers: Workers = 2
-    """Processes, each on one thread."""
-
-
-def parse_tasks(text: str) -> tuple[int, ...]:
-    """`all` or `0,2,5` -> task numbers.
-
-    Raises:
-        ValueError: for anything else, a repeated or an unknown task.
-    """
-    if text == "all":
-        return tuple(range(10))
-    numbers = [int(part) if part.strip().isdigit() else -1 for part in text.split(",")]
-    if not all(0 <= number < 10 for number in numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError(f"task must be all or different numbers in 0..9 such as 0,2,5; got {text!r}")
-    return tuple(numbers)
+    """Number of processes, each on one thread."""
 
 
 def parse_mode(text: str) -> "Mode":
-    """The script of that name.
+    """Return the script of a name.
 
     Raises:
-        UnknownOptionError: there is none.
+        UnknownOptionError: There is none.
     """
     from prophet_gym.errors import unknown_option
     from prophet_gym.sims.libero._experts import MODES
@@ -63,10 +52,11 @@ def parse_mode(text: str) -> "Mode":
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.sims.recorder import Plan, collect
+    from prophet_gym.sims.simulator import simulator_of
 
     plan = Plan(
         args.suite,
-        parse_tasks(args.task),
+        args.tasks or tuple(range(simulator_of(args.suite).tasks)),
         args.episodes,
         args.seed,
         args.look,

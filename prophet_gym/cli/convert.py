@@ -19,26 +19,25 @@ class Args(Arguments):
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    """A `.pt` or `.safetensors` file, or one of the Hub: `owner/repo:file.pt`, `owner/repo:file.pt@revision`."""
+    """File of weights (`.pt`, `.safetensors`), or of the Hub: `owner/repo:file.pt` or `owner/repo:file.pt@revision`."""
     target: Annotated[Path, tyro.conf.Positional, WriteFolder()]
-    """New folder; `Prophet.from_pretrained` and `weights=` read it."""
+    """New folder, which `weights=` and `--world-model` read."""
     vae: str = WAN_VAE
-    """The Wan VAE: a folder, a Hub repository with a subfolder `vae`, or `none` to put it into TARGET/autoencoder
-    yourself."""
+    """Wan VAE: a folder, a Hub repository with a subfolder `vae`, or `none` to put it into TARGET/autoencoder later."""
     embodiment: str | None = None
-    """The robot whose commands it takes, e.g. `bridge`; if not given, `bridge` for prophet-bridge.pt, else `libero`."""
+    """Robot whose actions the model takes; by default `bridge` for prophet-bridge.pt and `libero` otherwise."""
     frame_size: tuple[Items, Items] | None = None
-    """Height and width of the frames it dreams; the robot's own if not given."""
+    """Height and width of the frames that it dreams; the robot's own by default."""
     draw_tools: bool = False
-    """Feed the action-frame conditioner our pictures of the tools; every start must then say where they are."""
+    """Draw the tools for the action-frame conditioner; every initial state must then say where they are."""
     action_dim: Items | None = None
-    """Numbers per action, if not the layout's own (Prophet 14, Cosmos' action-conditioned sample 7)."""
+    """Dimension of the model's actions; by default the layout's, 14 for Prophet."""
     drop_text: bool = False
-    """Leave out the cross-attentions, a fifth of the weights, which put out zero while text is off."""
+    """Leave out the cross-attentions, a fifth of the weights, whose output is zero while text is off."""
     starting_point: bool = False
-    """SOURCE is a Cosmos-Predict2 model: add the parts of a Prophet it lacks, silent, to train from."""
+    """Read SOURCE as a Cosmos-Predict2 model and add what a Prophet has beside it, to train from."""
     chunk: Items = 20
-    """Actions per chunk of a starting point whose model has none."""
+    """Number of actions per chunk of a starting point whose model has none."""
 
 
 def main(args: Args) -> None:

@@ -1,4 +1,4 @@
-"""`prophet demo`: one start dreamt under the recorded actions and under others, beside what the simulator did.
+"""`prophet demo`: dream an initial state under the recorded actions and under others, beside the recording.
 
 Needs the checkpoint alone: a few recorded episodes are part of it.
 """
@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from prophet_gym.arguments import Arguments, Count, Device, Items, OutFile, OutFolder, Seed, Whole, WriteFile
+from prophet_gym.arguments import Count, Items, OutFile, OutFolder, Tasks, Whole, WriteFile, resolved_device
+from prophet_gym.cli._options import DreamOptions
 
 LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"
 MOMENTS = 8
@@ -22,37 +23,34 @@ CLOSEST_FIRST = (3, 5, 0, 8)
 """Tasks of the bundled checkpoint's own episodes, by how close its dream of each looks to the recording."""
 
 
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Dream from official starts and film it: LIBERO | dream | dream under another episode's actions.
+@dataclass(frozen=True, kw_only=True)
+class Args(DreamOptions):
+    """Dream a recorded episode, and the same start under another episode's actions, beside the recording.
 
-    Writes demo.mp4 and demo.png (a contact sheet), prints how close the dreams come and how fast they were.
+    Writes demo.mp4 and demo.png (a contact sheet) and prints how close the dreams come and how fast they were.
     """
 
-    checkpoint: str = "bundled"
-    """`bundled`, the name of a bundled checkpoint, or the path of a checkpoint folder."""
     data: Path | None = None
-    """Folder with recorded episodes (npz and mp4); the checkpoint's own if not given."""
-    task: str = "all"
-    """Only the episodes of these tasks, in this order: numbers such as 3 or 5,0, or all."""
+    """Folder of recorded episodes; the checkpoint's own by default."""
+    tasks: Tasks = ()
+    """Numbers of the tasks to show, in this order; all by default."""
     episodes: Items = 3
-    """At most so many episodes."""
+    """Most episodes to show."""
     steps: Count = 160
-    """At most so many actions of each episode."""
+    """Most actions of each episode."""
     out: OutFolder = Path("outputs")
+    """Folder for the video and the contact sheet."""
     scale: Annotated[int, Whole(1, 32)] = 3
-    """Enlargement of the film."""
+    """Enlargement of the video's frames."""
     animation: Annotated[Path, WriteFile(ANIMATIONS)] | None = None
-    """Also write a small endless .gif or .webp of the first episode."""
-    device: Device = "cpu"
-    seed: Seed = 0
+    """Also write a small endless animation of the first episode to this .gif or .webp file."""
     json: OutFile | None = None
     """Also write the numbers to this file."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One episode as recorded and as dreamt: frame 0 of each film is the recorded start."""
+    """Hold one episode as recorded and as dreamt; frame 0 of each video is the recorded one."""
 
     instruction: str
     videos: dict[str, np.ndarray]
@@ -60,7 +58,7 @@ class Scene:
 
     @property
     def steps(self) -> int:
-        """Actions played."""
+        """Return the number of actions."""
         return len(self.videos[LIBERO]) - 1
 
 
@@ -72,14 +70,14 @@ def main(args: Args) -> None:
     from prophet_gym._report import machine, table, write_json
     from prophet_gym.checkpoint import Checkpoint
 
-    world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
+    world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))
     episodes = demo_episodes(args)
     scenes = [
         dream_scene(world_model, episode, other_actions, args.steps, args.seed)
         for episode, other_actions in tqdm(episodes, desc="dream", unit="episode")
     ]
     fps = int(episodes[0][0].fps)
-    video = (image for scene in tqdm(scenes, desc="film", unit="episode") for image in scene_images(scene, args.scale))
+    video = (image for scene in tqdm(scenes, desc="draw", unit="episode") for image in scene_images(scene, args.scale))
     write_mp4(args.out / "demo.mp4", video, fps)
     write_sheet(args.out / "demo.png", scenes)
     if args.animation is not None:
@@ -93,20 +91,19 @@ def main(args: Args) -> None:
         f"(the camera's rate is {fps})\nwrote {args.out / 'demo.mp4'} and {args.out / 'demo.png'}"
     )
     speed = {"rows": 2, "frames_per_second": round(frames / seconds, 1)}
-    write_json(args.json, {"checkpoint": args.checkpoint, "metrics": found, "speed": speed, "machine": machine()})
+    write_json(args.json, {"checkpoint": args.world_model, "metrics": found, "speed": speed, "machine": machine()})
 
 
 def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
     """Return the recorded episodes to show, each with the actions of the one that follows it.
 
     Raises:
-        ValueError: fewer than two episodes are recorded, or none of a task that was asked for.
+        ValueError: Fewer than two episodes are recorded, or none of a task that was asked for.
     """
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.cli.collect import parse_tasks
     from prophet_gym.data.recording import read_episode
 
-    folder = args.data or Checkpoint.named(args.checkpoint).folder / "demo"
+    folder = args.data or Checkpoint.named(args.world_model).folder / "demo"
     found = [read_episode(path) for path in sorted(folder.glob("**/episode_*.npz"))]
     if len(found) < 2:
         raise ValueError(
@@ -117,12 +114,12 @@ def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
         places = {task: place for place, task in enumerate(CLOSEST_FIRST)}
         found.sort(key=lambda episode: places.get(episode.sim.task, len(places)))
     pairs = [(episode, found[(i + 1) % len(found)].actions) for i, episode in enumerate(found)]
-    if args.task != "all":
-        asked, recorded = parse_tasks(args.task), sorted({episode.sim.task for episode in found})
-        missing = sorted(set(asked) - set(recorded))
+    if args.tasks:
+        recorded = sorted({episode.sim.task for episode in found})
+        missing = sorted(set(args.tasks) - set(recorded))
         if missing:
-            raise ValueError(f"{folder} has episodes of the tasks {recorded}, none of {missing}; give others in --task")
-        pairs = [pair for task in asked for pair in pairs if pair[0].sim.task == task]
+            raise ValueError(f"{folder} has episodes of the tasks {recorded}, none of {missing}; give other --tasks")
+        pairs = [pair for task in args.tasks for pair in pairs if pair[0].sim.task == task]
     return pairs[: args.episodes]
 
 
@@ -146,7 +143,7 @@ def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps
 
 
 def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
-    """The labelled images of a scene's film."""
+    """Yield the labelled images of a scene's video."""
     from prophet_gym._panels import side_by_side
 
     for i in range(scene.steps + 1):
@@ -155,7 +152,7 @@ def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
 
 
 def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
-    """A contact sheet of all scenes."""
+    """Write a contact sheet of all scenes."""
     import imageio.v3 as iio
 
     from prophet_gym._panels import contact_sheet, stack
@@ -171,7 +168,7 @@ def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
 
 
 def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean PSNR and EPE of the dreamt frames over the first 8, the first 64 and all frames."""
+    """Return the mean PSNR and EPE of the dreamt frames over the first 8, the first 64 and all frames."""
     from prophet_gym.evaluation._metrics import frame_metrics
 
     found: dict[str, dict[str, dict[str, float]]] = {}

@@ -13,13 +13,13 @@ class Args(Arguments):
     """Write a recording as a LeRobot data set (layout v3.0); the recording stays as it is."""
 
     data: Path
-    """Folder that `prophet collect` wrote."""
+    """Recording of `prophet collect`."""
     out: OutFolder
     """New folder for the data set."""
     robot: str = "panda"
-    """The robot type to state."""
+    """Robot type that the data set states."""
     without: tuple[str, ...] = ()
-    """Episodes to leave out, e.g. `task_03/episode_00007`."""
+    """Episodes to leave out, for example `task_03/episode_00007`."""
 
 
 def main(args: Args) -> None:

@@ -9,9 +9,9 @@ from prophet_gym.cli.running import Command, find, run
 COMMANDS = {
     "demo": Command("prophet_gym.cli.demo", "dream a recorded episode, and the same start under other actions"),
     "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out recorded episodes"),
-    "collect": Command("prophet_gym.cli.collect", "record scripted episodes of LIBERO, the simulator", resumes=True),
+    "collect": Command("prophet_gym.cli.collect", "record scripted episodes in a simulator", resumes=True),
     "calibrate": Command(
-        "prophet_gym.cli.calibrate", "compare a judge with the truth, in recorded episodes and in dreams"
+        "prophet_gym.cli.calibrate", "compare a reward model with the truth, in recorded episodes and in dreams"
     ),
     "export": Command("prophet_gym.cli.export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
@@ -26,17 +26,19 @@ COMMANDS = {
         "prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings", resumes=True
     ),
     "merge": Command("prophet_gym.cli.merge", "write a checkpoint with its adapters merged in"),
-    "train-reward": Command("prophet_gym.train.reward", "train a judge from recordings: success head or VLM adapters"),
+    "train-reward": Command(
+        "prophet_gym.train.reward", "train a reward model from recordings: a success head or VLM adapters"
+    ),
     "redream": Command(
         "prophet_gym.cli.redream", "write a recording's episodes as a checkpoint dreams them", resumes=True
     ),
     "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
-    "starts": Command("prophet_gym.cli.starts", "film the start sets of a suite"),
+    "starts": Command("prophet_gym.cli.starts", "render the initial states of a suite"),
 }
 
 
 def help_text() -> str:
-    """What `prophet --help` prints."""
+    """Return what `prophet --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(

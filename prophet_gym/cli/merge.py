@@ -12,9 +12,9 @@ class Args(Arguments):
     """Merge adapters (LoRA) into the checkpoint that they were trained on; the base stays as it is."""
 
     base: str
-    """Checkpoint folder, or Hub repository: `owner/repo` or `owner/repo@revision`."""
+    """Checkpoint that the adapters were trained on: a folder, or a Hub repository such as `owner/repo@revision`."""
     lora: str
-    """Adapters: the folder `lora` that `prophet pretrain` or `prophet adapt` wrote, or a Hub repository."""
+    """Adapters: the folder `lora` of a training run, or a Hub repository."""
     out: OutFolder
     """New folder for the merged checkpoint."""
     half: bool = True

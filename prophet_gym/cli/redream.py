@@ -1,6 +1,6 @@
-"""`prophet redream`: a recording's episodes as a checkpoint dreams them, with the recorded labels of the same actions.
+"""`prophet redream`: write a recording's episodes as a checkpoint dreams them, with the labels of the recording.
 
-The paper trains a second judge on such videos, so that it knows what dreams look like.
+The paper trains a second reward model on such videos, so that it knows what dreams look like.
 """
 
 from dataclasses import dataclass
@@ -8,44 +8,35 @@ from pathlib import Path
 
 import tyro
 
-from prophet_gym.arguments import Arguments, Device, Items, OutFolder, Seed
+from prophet_gym.arguments import Items, OutFolder, resolved_device
+from prophet_gym.cli._options import BatchOptions
 
 
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Write a recording in which the frames are dreamt, and everything else is as it really was."""
+@dataclass(frozen=True, kw_only=True)
+class Args(BatchOptions):
+    """Write a recording with dreamt frames; actions, labels and everything else stay as they were recorded."""
 
     data: Path
-    """A recording of `prophet collect`."""
+    """Recording of `prophet collect`."""
     out: OutFolder
-    """Folder of the new recording; episodes that are there already are not dreamt again."""
-    checkpoint: str = "bundled"
-    """Dreams: `bundled`, the name of a bundled checkpoint, or a folder."""
+    """Folder of the new recording; episodes that it holds already are not dreamt again."""
     episodes: Items = 200
-    """At most so many."""
-    rows: Items = 8
-    """Episodes dreamt at once."""
-    device: Device = "cpu"
-    seed: Seed = 0
-    """Of the dreams' noise."""
+    """Most episodes to dream."""
     without: tuple[str, ...] = ()
-    """Episodes to leave out, e.g. `task_03/episode_00007`."""
+    """Episodes to leave out, for example `task_03/episode_00007`."""
 
 
 def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
+    from prophet_gym._episodes import dreamt_frames
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.cli.calibrate import dreamt_frames
     from prophet_gym.data.recording import begin_recording, list_episodes, read_episode, read_meta, write_episode
 
-    world_model = Checkpoint.named(args.checkpoint).world_model(args.device)
+    world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))
     paths = list_episodes(args.data, evaluating=True, without=args.without)[: args.episodes]
-    meta = read_meta(args.data) | {
-        "dreamt_by": args.checkpoint,
-        "dream_seed": args.seed,
-    }
+    meta = read_meta(args.data) | {"dreamt_by": args.world_model, "dream_seed": args.seed}
     begin_recording(args.out, meta, same=tuple(meta))
     targets = [args.out / path.relative_to(args.data) for path in paths]
     missing = [(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]
@@ -54,11 +45,10 @@ def main(args: Args) -> None:
         if len(episode) < world_model.chunk:
             raise ValueError(
                 f"{path} has {len(episode)} actions, fewer than the {world_model.chunk} of one chunk of "
-                f"{args.checkpoint}; leave it out: --without {path.parent.name}/{path.stem}"
+                f"{args.world_model}; leave it out: --without {path.parent.name}/{path.stem}"
             )
-    bar = tqdm(total=len(missing), desc="redream", unit="episode")
-    with bar:
-        for number, frames in dreamt_frames(world_model, episodes, args.rows, args.seed):
+    with tqdm(total=len(missing), desc="redream", unit="episode") as bar:
+        for number, frames in dreamt_frames(world_model, episodes, args.batch_size, args.seed):
             write_episode(missing[number][1], episodes[number].cut(len(frames) - 1), frames)
             bar.update()
     print(f"wrote {len(missing)} episodes to {args.out}, {len(targets) - len(missing)} were there")

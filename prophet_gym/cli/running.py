@@ -90,7 +90,7 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise
-        _leave(title, f"the device's memory is full; ask for fewer rows or smaller batches ({said(error)})", 1, error)
+        _leave(title, f"the device's memory is full; ask for smaller batches ({said(error)})", 1, error)
 
 
 def require_one_process() -> None:
@@ -106,7 +106,7 @@ def require_one_process() -> None:
 def said(error: BaseException) -> str:
     """Return what an error says, in at most `LINES` lines."""
     if isinstance(error, MemoryError):
-        return f"not enough memory ({str(error) or 'none was left'}); ask for fewer rows or smaller batches"
+        return f"not enough memory ({str(error) or 'none was left'}); ask for smaller batches"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     shown = lines if len(lines) <= LINES else [*lines[: LINES - 1], f"... {len(lines) - LINES + 1} more lines"]
     return "\n".join(line if len(line) <= 1000 else f"{line[:1000]} ..." for line in shown)

@@ -11,7 +11,7 @@ from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 def test_from_a_recording_to_a_card(checkpoint, recording, tmp_path, capsys):
     SuccessHead(SuccessHeadConfig(threshold=0.0001, min_consecutive=1)).save_pretrained(tmp_path / "head")
     out = tmp_path / "card.json"
-    main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, ages=(8, 16), rows=2, out=out))
+    main(Args(world_model=str(checkpoint), reward=str(tmp_path / "head"), data=recording, batch_size=2, out=out))
     card = json.loads(out.read_text())
     assert (card["suite"], card["starts"], card["chunk"]) == ("libero_object", "official", 8)
     for source in ("real", "dream"):
@@ -20,7 +20,7 @@ def test_from_a_recording_to_a_card(checkpoint, recording, tmp_path, capsys):
         assert found["verdicts"]["count"] == 5
         assert found["episodes"]["false_positive_rate"]["mean"] == 1.0
         assert found["episodes"]["recall"]["mean"] is None
-        assert list(found["by_age"]) == ["1-8", "9-16", "17-24"]
+        assert list(found["by_age"]) == ["1-40"]
         assert list(found["by_policy"]) == ["random"]
     assert "false positive rate" in capsys.readouterr().out
     assert out.with_suffix(".svg").read_text().startswith("<svg")
@@ -29,15 +29,15 @@ def test_from_a_recording_to_a_card(checkpoint, recording, tmp_path, capsys):
 def test_real_episodes_alone(checkpoint, recording, tmp_path):
     SuccessHead().save_pretrained(tmp_path / "head")
     out = tmp_path / "card.json"
-    main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, dream=False, out=out))
+    main(Args(world_model=str(checkpoint), reward=str(tmp_path / "head"), data=recording, dream=False, out=out))
     assert "dream" not in json.loads(out.read_text())
     with pytest.raises(ValueError, match="at least 1"):
-        main(Args(str(checkpoint), reward=str(tmp_path / "head"), data=recording, episodes=0, out=out))
+        main(Args(world_model=str(checkpoint), reward=str(tmp_path / "head"), data=recording, episodes=0, out=out))
 
 
 def test_without_a_reward_model_nothing_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="needs a reward model to compare with the truth, got --reward None"):
-        main(Args(str(tmp_path / "no checkpoint"), reward="None", out=tmp_path / "card.json"))
+        main(Args(world_model=str(tmp_path / "no checkpoint"), reward="None", out=tmp_path / "card.json"))
 
 
 def test_no_reward_model_at_all_is_refused_before_anything_is_read(tmp_path):

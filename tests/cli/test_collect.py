@@ -2,20 +2,17 @@ import importlib.util
 
 import pytest
 
-from prophet_gym.cli.collect import Args, main, parse_mode, parse_tasks
+from prophet_gym.cli.collect import Args, main, parse_mode
 from prophet_gym.cli.main import main as prophet
 from prophet_gym.errors import UnknownOptionError
 
 
-def test_tasks_are_read_from_text():
-    assert parse_tasks("all") == tuple(range(10))
-    assert parse_tasks("7, 0") == (7, 0)
-
-
-@pytest.mark.parametrize("text", ["", "10", "-1", "1,1", "milk", "1;2"])
-def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match=r"different numbers in 0..9"):
-        parse_tasks(text)
+def test_tasks_must_be_different_and_of_the_suite(tmp_path):
+    with pytest.raises(ValueError, match="tasks must be different, got 1 more than once"):
+        Args(out=tmp_path / "r", tasks=(1, 1))
+    with pytest.raises(UnknownOptionError, match="unknown task 10"):
+        main(Args(out=tmp_path / "r", tasks=(10,)))
+    assert not (tmp_path / "r").exists()
 
 
 def test_nothing_to_do_is_refused_before_anything_is_written(tmp_path):

@@ -47,7 +47,7 @@ def test_panels_stand_side_by_side_enlarged():
 def test_the_command_writes_film_sheet_picture_and_numbers(checkpoint, recording, tmp_path, capsys):
     image, numbers = tmp_path / "dream.webp", tmp_path / "demo.json"
     main([
-        "demo", "--checkpoint", str(checkpoint), "--data", str(recording), "--out", str(tmp_path), "--scale", "1",
+        "demo", "--world-model", str(checkpoint), "--data", str(recording), "--out", str(tmp_path), "--scale", "1",
         "--animation", str(image), "--json", str(numbers),
     ])  # fmt: skip
     assert len(read_video(tmp_path / "demo.mp4")) == 2 * 17
@@ -64,7 +64,7 @@ def test_the_bundled_episode_that_is_dreamt_best_comes_first_and_a_task_chooses(
     tasks = [episode.sim.task for episode, _ in demo_episodes(Args(episodes=9))]
     assert tasks[0] == 3
     assert sorted(tasks) == [0, 3, 5, 8]
-    chosen = demo_episodes(Args(task="8,5"))
+    chosen = demo_episodes(Args(tasks=(8, 5)))
     assert [episode.sim.task for episode, _ in chosen] == [8, 5]
     # Whose actions an episode lends does not depend on what else is shown.
     lent = dict(zip(tasks, (actions for _, actions in demo_episodes(Args(episodes=9))), strict=True))
@@ -73,13 +73,13 @@ def test_the_bundled_episode_that_is_dreamt_best_comes_first_and_a_task_chooses(
 
 def test_a_task_without_a_recorded_episode_is_refused(checkpoint, recording, capsys):
     with pytest.raises(SystemExit):
-        main(["demo", "--checkpoint", str(checkpoint), "--data", str(recording), "--task", "9"])
+        main(["demo", "--world-model", str(checkpoint), "--data", str(recording), "--tasks", "9"])
     assert "none of [9]" in capsys.readouterr().err
 
 
 def test_one_episode_is_not_enough(checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["demo", "--checkpoint", str(checkpoint), "--data", str(tmp_path)])
+        main(["demo", "--world-model", str(checkpoint), "--data", str(tmp_path)])
     assert "at least two recorded episodes, found 0" in capsys.readouterr().err
 
 

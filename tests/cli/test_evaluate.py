@@ -12,7 +12,7 @@ from prophet_gym.cli.main import main
 def test_the_command_prints_and_stores_every_horizon(checkpoint, recording, tmp_path, capsys):
     stored = tmp_path / "deep" / "evaluation.json"
     main([
-        "evaluate", "--checkpoint", str(checkpoint), "--data", str(recording), "--json", str(stored),
+        "evaluate", "--world-model", str(checkpoint), "--data", str(recording), "--json", str(stored),
         "--horizons", "8", "16", "24", "--spacing", "8",
     ])  # fmt: skip
     report = json.loads(stored.read_text())
@@ -30,7 +30,7 @@ def test_the_command_prints_and_stores_every_horizon(checkpoint, recording, tmp_
 
 def test_a_folder_that_is_no_recording_is_refused(checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["evaluate", "--checkpoint", str(checkpoint), "--data", str(tmp_path)])
+        main(["evaluate", "--world-model", str(checkpoint), "--data", str(tmp_path)])
     assert "is no recording" in capsys.readouterr().err
 
 

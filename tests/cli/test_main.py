@@ -44,7 +44,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
 
 def test_what_the_caller_can_mend_is_one_line_without_a_traceback(capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "--checkpoint", str(tmp_path / "nowhere")])
+        main(["evaluate", "--world-model", str(tmp_path / "nowhere")])
     assert stopped.value.code == 1
     error = capsys.readouterr().err
     assert error.startswith("prophet evaluate: weights=")

@@ -11,7 +11,7 @@ from prophet_gym.data.recording import META, list_episodes, read_episode
 
 def test_frames_are_dreamt_and_labels_kept(checkpoint, recording, tmp_path, capsys):
     out = tmp_path / "dreams"
-    main(Args(recording, out, str(checkpoint), rows=2))
+    main(Args(data=recording, out=out, world_model=str(checkpoint), batch_size=2))
     found, real = list_episodes(out, evaluating=True), list_episodes(recording, evaluating=True)
     assert [path.relative_to(out) for path in found] == [path.relative_to(recording) for path in real]
     for path, source in zip(found, real, strict=True):
@@ -26,7 +26,7 @@ def test_frames_are_dreamt_and_labels_kept(checkpoint, recording, tmp_path, caps
     meta = json.loads((out / META).read_text())
     assert meta["starts"] == "official"  # still refused as training data
     assert meta["dreamt_by"] == str(checkpoint)
-    main(Args(recording, out, str(checkpoint), rows=2))
+    main(Args(data=recording, out=out, world_model=str(checkpoint), batch_size=2))
     assert "wrote 0 episodes" in capsys.readouterr().out
     with pytest.raises(ValueError, match="cannot take dream_seed=1"):
-        main(Args(recording, out, str(checkpoint), seed=1))
+        main(Args(data=recording, out=out, world_model=str(checkpoint), seed=1))

@@ -51,7 +51,7 @@ def probe(tmp_path, monkeypatch):
         ("raise PermissionError(13, 'Permission denied', 'x')", "prophet probe: [Errno 13] Permission denied: 'x'\n"),
         (
             "raise MemoryError",
-            "prophet probe: not enough memory (none was left); ask for fewer rows or smaller batches\n",
+            "prophet probe: not enough memory (none was left); ask for smaller batches\n",
         ),
         ("raise ValueError", "prophet probe: ValueError\n"),
         ("raise ValueError('\\n'.join(map(str, range(99))))", "prophet probe: 0\n1\n2\n3\n4\n... 94 more lines\n"),

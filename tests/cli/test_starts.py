@@ -20,12 +20,12 @@ def full(tmp_path_factory):
 
 
 def test_size_look_and_folder_are_the_checkpoints(full, tmp_path):
-    assert resolved(Args(checkpoint=str(full))) == (full / "starts", "official", 32)
-    assert resolved(Args(checkpoint=str(full), out=tmp_path, look="light", size=64)) == (tmp_path, "light", 64)
+    assert resolved(Args(world_model=str(full))) == (full / "starts", "official", 32)
+    assert resolved(Args(world_model=str(full), out=tmp_path, look="light", size=64)) == (tmp_path, "light", 64)
     assert resolved(Args(out=tmp_path)) == (tmp_path, "light", 128)
 
 
-@pytest.mark.parametrize("words", [[], ["--checkpoint", "libero_small"]])
+@pytest.mark.parametrize("words", [[], ["--world-model", "libero_small"]])
 def test_without_a_place_it_says_what_to_give(words, capsys):
     with pytest.raises(SystemExit):
         main(["starts", *words])
@@ -35,8 +35,8 @@ def test_without_a_place_it_says_what_to_give(words, capsys):
 @pytest.mark.libero
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
 def test_one_command_makes_the_starts_that_a_checkpoint_lacks(full, capsys):
-    words = ["--suite", "libero_object", "--tasks", "1", "--per-task", "1", "--look", "light"]
-    main(["starts", "--checkpoint", str(full), *words])
+    words = ["--suite", "libero_object", "--tasks", "0", "--per-task", "1", "--look", "light"]
+    main(["starts", "--world-model", str(full), *words])
     assert "32x32 pixels, look light" in capsys.readouterr().out
     env = gym.make("Prophet-LIBERO-Object-v0", weights=str(full), reward=None)
     assert env.reset(seed=0)[1]["split"] == "train"

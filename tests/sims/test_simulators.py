@@ -44,7 +44,7 @@ def test_an_episode_of_the_toy_is_a_function_of_its_seed(pushing):
 
 def test_collect_records_the_toy_and_training_reads_it(pushing, tmp_path, capfd):
     out = tmp_path / "recording"
-    command.main(command.Args(out, suite="pushing", task="0,1", episodes=4, look="flat", workers=1))
+    command.main(command.Args(out, suite="pushing", tasks=(0, 1), episodes=4, look="flat", workers=1))
     paths = list_episodes(out)
     assert [path.parent.name for path in paths] == ["task_00", "task_01"] * 2
     meta = json.loads((out / META).read_text())

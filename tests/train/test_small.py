@@ -191,5 +191,5 @@ def test_what_was_trained_makes_an_env_whose_episodes_are_scored(toy_recording, 
     assert [scored for _, scored in scored(out / "out" / "checkpoint")] == [True, True]
     printed = capsys.readouterr().out
     assert f'gym.make("Prophet-LIBERO-v0", weights="{out / "out" / "checkpoint"}")' in printed
-    assert f"prophet evaluate --checkpoint {out / 'out' / 'checkpoint'} --data {toy_recording}" in printed
+    assert f"prophet evaluate --world-model {out / 'out' / 'checkpoint'} --data {toy_recording}" in printed
     assert "train-reward" not in printed

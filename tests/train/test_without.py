@@ -44,9 +44,11 @@ def test_every_command_that_fits_something(recording, tmp_path):
 def test_every_command_that_evaluates(recording, tmp_path):
     folder = tmp_path / "checkpoint"
     tiny_prophet().save_pretrained(folder)
-    none_left(evaluate.main, evaluate.Args(str(folder), data=recording, without=ALL), "holds no complete episode")
+    none_left(
+        evaluate.main, evaluate.Args(world_model=str(folder), data=recording, without=ALL), "holds no complete episode"
+    )
     SuccessHead(SuccessHeadConfig()).save_pretrained(tmp_path / "head")
-    args = calibrate.Args(str(folder), reward=str(tmp_path / "head"), data=recording, without=ALL)
+    args = calibrate.Args(world_model=str(folder), reward=str(tmp_path / "head"), data=recording, without=ALL)
     none_left(calibrate.main, args, "holds no complete episode")
 
 

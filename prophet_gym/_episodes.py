@@ -1,0 +1,118 @@
+"""Episodes to compare dreams with: held-out ones of the simulator, and the same ones as a world model dreams them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.data.episode import Episode
+from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.evaluation import dream
+from prophet_gym.evaluation._calibration import LabelledVideo
+from prophet_gym.world_model import WorldModel
+
+
+def held_out_episodes(
+    checkpoint: Checkpoint,
+    data: Path | None,
+    count: int,
+    *,
+    look: str | None = None,
+    workers: int = 2,
+    without: Sequence[str] = (),
+) -> tuple[list[Path], list[Episode]]:
+    """Return held-out episodes and their files, spread evenly over the tasks.
+
+    Args:
+        checkpoint: Names the suite, the tasks and the look of what is recorded.
+        data: Recording of `prophet collect`; None records from the official initial states what is missing of it, which
+            later calls use again.
+        count: At most so many episodes.
+        look: Look of the simulator while it records; the checkpoint's own by default.
+        workers: Processes that record.
+        without: Episodes of `data` to leave out, such as `task_03/episode_00007`.
+
+    Raises:
+        MissingAssetsError: The simulator is needed and cannot run here.
+        ValueError: The recording holds no complete episode.
+    """
+    if data is None:
+        paths = record_official(checkpoint, count, look=look, workers=workers)
+    else:
+        paths = list_episodes(data, evaluating=True, without=without)[:count]
+    if not paths:
+        raise ValueError(f"{data} holds no complete episode; make some with `prophet collect --out {data}`")
+    return paths, [read_episode(path) for path in paths]
+
+
+def record_official(checkpoint: Checkpoint, count: int, *, look: str | None = None, workers: int = 2) -> list[Path]:
+    """Record what is missing of the held-out episodes and return their files; arguments as `held_out_episodes`."""
+    from prophet_gym._io.cache import cache_dir
+    from prophet_gym.data.recording import episode_path
+    from prophet_gym.errors import MissingAssetsError
+    from prophet_gym.sims.libero._install import missing
+
+    reason = missing()
+    if reason is not None:
+        raise MissingAssetsError(f"cannot record held-out episodes: {reason}. Or give recorded ones with --data")
+    from prophet_gym.sims.recorder import Plan, collect
+
+    starts = checkpoint.initial_states("official")
+    suite = starts.suites[0]
+    chosen = str(look or checkpoint.config.get("look", "light"))
+    plan = Plan(suite, starts.tasks, count, seed=0, look=chosen, starts="official")
+    # Scripts and looks have versions, so that a newer program does not compare with what an older one recorded.
+    version = f"v{plan.meta()['script_version']}.{plan.meta()['look_version']}"
+    folder = cache_dir() / "recordings" / f"{suite}_{chosen}_official_{version}"
+    collect(plan, folder, workers=workers)
+    return [episode_path(folder, *job) for job in plan.jobs()]
+
+
+def recorded_videos(episodes: Sequence[Episode]) -> Iterator[LabelledVideo]:
+    """Yield the recorded frames with their labels, one episode at a time."""
+    for episode in episodes:
+        yield _labelled(episode, episode.frames())
+
+
+def dreamt_videos(
+    world_model: WorldModel, episodes: Sequence[Episode], batch_size: int, seed: int
+) -> Iterator[LabelledVideo]:
+    """Yield dreams of the recorded actions with the labels of the recorded episodes; see `dreamt_frames`."""
+    for number, frames in dreamt_frames(world_model, episodes, batch_size, seed):
+        yield _labelled(episodes[number], frames)
+
+
+def dreamt_frames(
+    world_model: WorldModel, episodes: Sequence[Episode], batch_size: int, seed: int
+) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
+    """Yield each episode's number and its frames as dreamt from the first one under the recorded actions.
+
+    Episodes are dreamt in batches of similar length; an episode's dream ends with its last whole chunk. Its noise
+    depends on `seed` and on its number alone.
+    """
+    chunk = world_model.chunk
+    order = sorted(range(len(episodes)), key=lambda number: len(episodes[number]))
+    for first in range(0, len(order), batch_size):
+        numbers = order[first : first + batch_size]
+        batch = [episodes[number] for number in numbers]
+        whole = [len(episode) // chunk * chunk for episode in batch]
+        actions = np.zeros((len(batch), max(whole), batch[0].actions.shape[1]), np.float32)
+        for row, (episode, steps) in enumerate(zip(batch, whole, strict=True)):
+            actions[row, :steps] = episode.actions[:steps]
+        starts = np.stack([episode.frames()[:1] for episode in batch])
+        if not max(whole):
+            yield from zip(numbers, starts, strict=True)
+            continue
+        state = world_model.encode(torch.from_numpy(starts))
+        frames = dream(world_model, state, actions, [seed + number for number in numbers]).frames
+        for row, (number, steps) in enumerate(zip(numbers, whole, strict=True)):
+            yield number, np.concatenate([starts[row], frames[row, :steps]])
+
+
+def _labelled(episode: Episode, frames: UInt8[np.ndarray, "t h w 3"]) -> LabelledVideo:
+    assert episode.sim is not None
+    labels = episode.sim.success[: len(frames)]
+    return LabelledVideo(frames, labels, episode.instruction, episode.sim.task, episode.sim.mode)
