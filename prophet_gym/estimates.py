@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binomtest
 
 RESAMPLES = 2000
 _QUANTILES = (0.025, 0.975)
@@ -80,6 +79,8 @@ def wilson(successes: int, tries: int) -> Estimate:
         raise ValueError(f"successes must be between 0 and tries, got {successes} of {tries}")
     if tries == 0:
         return _NOTHING
+    from scipy.stats import binomtest  # here, because an env imports this module and needs no statistics
+
     interval = binomtest(successes, tries).proportion_ci(0.95, "wilson")
     return Estimate(successes / tries, float(interval.low), float(interval.high), tries)
 
@@ -123,6 +124,8 @@ def mcnemar(before: Bool[np.ndarray, " n"] | Sequence[bool], after: Bool[np.ndar
     one, other = np.asarray(before, bool), np.asarray(after, bool)
     if one.shape != other.shape:
         raise ValueError(f"before and after must hold the same episodes, got {one.shape} and {other.shape}")
+    from scipy.stats import binomtest
+
     gained, changed = int((other & ~one).sum()), int((other != one).sum())
     return float(binomtest(gained, changed).pvalue) if changed else 1.0
 

@@ -1,4 +1,4 @@
-"""Names of weights -> files on this machine: a bundled checkpoint, a local path, or a Hub repository's revision."""
+"""Find the files that a name of weights stands for: a bundled checkpoint, a local path, a Hub repository's revision."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class HubName:
-    """A repository, one file of it or all of it, at a revision (branch, tag or commit) or at the newest."""
+    """Name a repository, or one file of it, at a revision (branch, tag or commit) or at the newest."""
 
     repo: str
     file: str | None = None
@@ -63,7 +63,7 @@ def parse_hub_name(name: str) -> HubName:
 
 
 def published_file(weights: str, robot: str) -> str:
-    """The Hub name of the released file for a robot, where `weights` is the authors' repository; else `weights`.
+    """Return the Hub name of the released file for a robot where `weights` is the authors' repository, else `weights`.
 
     Example:
         >>> published_file("Fleurrr/Prophet-World-Model@main", "bridge")
@@ -76,7 +76,7 @@ def published_file(weights: str, robot: str) -> str:
 
 
 def resolve(weights: str, bundled: Mapping[str, Path], needs: str | None = None) -> Path:
-    """The local folder, or file, that `weights` names; Hub repositories are fetched once and kept in the Hub's cache.
+    """Return the local folder, or file, that `weights` names; the Hub's cache keeps what was fetched.
 
     Args:
         weights: A key of `bundled`, the path of a folder or file, or a Hub name (see `parse_hub_name`).
@@ -194,7 +194,7 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
 
 
 def _names(folder: Path) -> set[str]:
-    """All files, but for locks and drafts of a run."""
+    """Return the names of all files, but for locks and drafts of a run."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return {path.as_posix() for path in found if not any(map(is_aside, path.parts))}
 
@@ -224,7 +224,7 @@ def _require_hashes(folder: Path, only: set[str] | None) -> None:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a file's name stays in its folder, as everything that `write_manifest` writes does."""
+    """Return whether a file's name stays in its folder, as everything that `write_manifest` writes does."""
     return all(part not in ("", ".", "..") and len(part.encode()) < 256 for part in name.split("/")) and not set(
         name
     ) & {"\\", ":", "\0"}

@@ -126,7 +126,7 @@ def _shown(reward_model: RewardModel, video: LabelledVideo, chunk: int) -> tuple
 
 
 def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = AGES) -> dict[str, Any]:
-    """What a judge is worth, as plain data.
+    """Return how good a reward model is, as plain data.
 
     Returns:
         `episodes` (a video counts as called when any verdict calls it), `by_task`, `by_policy` (with the success rate
@@ -156,7 +156,7 @@ def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = AGES) -> d
 
 
 def episode_rates(scored: Sequence[ScoredVideo]) -> dict[str, Any]:
-    """Counts and rates over videos, 95% Wilson intervals; a video that was never judged is counted as `unscored`."""
+    """Return counts and rates over videos, with 95% Wilson intervals; `unjudged` counts those never scored."""
     heard = [video for video in scored if video.scored.any()]
     called = np.array([bool((video.called & video.scored).any()) for video in heard], bool)
     truth = np.array([video.ever for video in heard], bool)
@@ -176,7 +176,7 @@ def episode_rates(scored: Sequence[ScoredVideo]) -> dict[str, Any]:
 
 
 def output_rates(scored: Sequence[ScoredVideo], *, low: int = -1, high: int | None = None) -> dict[str, Any]:
-    """Counts and rates over single verdicts at ages in (low, high], 95% intervals by resampling videos."""
+    """Return counts and rates over single scores at ages in (low, high], 95% intervals by resampling videos."""
     table = []
     for video in scored:
         here = (video.age > low) & (video.age <= (high if high is not None else np.iinfo(np.int64).max))

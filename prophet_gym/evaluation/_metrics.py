@@ -42,7 +42,7 @@ class FrameMetrics:
     cosine: PerPair
 
     def first(self, frames: int) -> "FrameMetrics":
-        """The metrics of the first `frames` frames alone."""
+        """Return the metrics of the first `frames` frames alone."""
         pairs = frames - 1
         return FrameMetrics(
             self.mse[:frames],

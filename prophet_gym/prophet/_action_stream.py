@@ -1,6 +1,5 @@
 """The scalar stream: what actions add to the timestep embedding and to the shared AdaLN vector."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -61,10 +60,3 @@ class ActionStream(nn.Module):
                 "check the chunk length and action_dim against the transformer's config"
             )
         return self.to_embedding(flat), self.to_modulation(flat)
-
-
-def zero_init(linear: nn.Linear) -> None:
-    """Make a linear map put out exactly zero, so that a new condition starts silent."""
-    torch.nn.init.zeros_(linear.weight)
-    if linear.bias is not None:
-        torch.nn.init.zeros_(linear.bias)

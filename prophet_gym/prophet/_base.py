@@ -22,7 +22,7 @@ from prophet_gym._io.tensor_files import mark_of, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError, shown
 from prophet_gym.prophet._diffusers import ModelMixin
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.world_model import State, batch_size
+from prophet_gym.world_model import Chunk, State, batch_size
 
 _Model = TypeVar("_Model", bound="Prophet")
 _MOST_FRAMES, _MOST_PIXELS = 4096, 4096
@@ -63,6 +63,43 @@ class Prophet(nn.Module):
                 )
             setattr(self, name, networks[name])
         self.eval().requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
+        """Begin a dream from one to four real frames, oldest first; before them the first one is repeated.
+
+        Raises:
+            ValueError: The frames have another size than the checkpoint's.
+            InvalidStartError: The checkpoint must know where the tools are: use `encode_initial_states`.
+        """
+        return self._begin(self._checked_frames(frames))
+
+    @torch.no_grad()
+    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
+        """Dream one chunk.
+
+        Args:
+            state: From `encode` or the chunk before.
+            actions: In the units of the checkpoint's robot.
+            generators: One CPU generator per batch element; element i draws from its own only.
+
+        Raises:
+            ValueError: The actions have another shape than `b chunk action_dim`, or there is another number of
+                generators.
+        """
+        wanted = (batch_size(state), self.chunk, self.action_dim)
+        if tuple(actions.shape) != wanted or len(generators) != wanted[0]:
+            raise ValueError(
+                f"actions must have shape {wanted} with one generator for each batch element, "
+                f"got {tuple(actions.shape)} and {len(generators)} generators"
+            )
+        return self._dream(state, actions, generators)
+
+    def _begin(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
+        raise NotImplementedError
+
+    def _dream(self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]) -> Chunk:
+        raise NotImplementedError
 
     def save_pretrained(self, folder: str | os.PathLike, *, half: bool = True) -> None:
         """Write the checkpoint: `prophet.json` and one diffusers folder per network, whole or not at all.
@@ -185,16 +222,6 @@ class Prophet(nn.Module):
                 f"frames must be {self.frame_size} pixels, got {tuple(frames.shape[2:4])}; resize them first"
             )
         return frames.to(next(self.transformer.parameters()).device)
-
-    def _check_rollout(
-        self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]
-    ) -> None:
-        wanted = (batch_size(state), self.chunk, self.action_dim)
-        if tuple(actions.shape) != wanted or len(generators) != wanted[0]:
-            raise ValueError(
-                f"actions must have shape {wanted} with one generator for each batch element, "
-                f"got {tuple(actions.shape)} and {len(generators)} generators"
-            )
 
 
 def save_parts(

@@ -107,16 +107,6 @@ class FullProphet(Prophet):
         require_fit(config, transformer.config, normalised=autoencoder.normalisation_fits())
 
     @torch.no_grad()
-    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
-        """Begin a dream from one to four real frames, oldest first; before them the first one is repeated.
-
-        Raises:
-            ValueError: The frames have another size than the checkpoint's.
-            InvalidStartError: The checkpoint must know where the tools are: use `encode_initial_states`.
-        """
-        return self._begin(self._checked_frames(frames), [None] * len(frames))
-
-    @torch.no_grad()
     def encode_initial_states(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]) -> State:
         """Begin a dream as `encode`, from all that is read of the initial states: frames and, where needed, poses.
 
@@ -148,32 +138,20 @@ class FullProphet(Prophet):
                 f"a dream of {self.config.embodiment} cannot begin in the middle of an episode: this checkpoint must "
                 "know where the tools are; begin with encode_initial_states"
             )
-        return self._begin(self._checked_frames(frames), [None] * len(frames))
+        return self._begin(self._checked_frames(frames))
 
-    def _begin(self, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState | None]) -> State:
+    def _begin(self, frames: UInt8[Tensor, "b t h w 3"], initial_states: Sequence[InitialState] | None = None) -> State:
         state = {"frames": last_frames(frames, self.config.history_frames + 1)}
         robot, drawn = self.config.robot, self.config.draw_tools
         if robot.posed or drawn:
-            state["tools"] = start_tools(robot, starts, drawn=drawn).to(frames.device)
-        if drawn:
-            # What draws tools needs poses too, and start_tools has refused a None among these.
-            state["camera"] = start_cameras(robot, [each for each in starts if each is not None]).to(frames.device)
+            known = initial_states or [None] * len(frames)
+            state["tools"] = start_tools(robot, known, drawn=drawn).to(frames.device)
+        if drawn and initial_states:  # without any, start_tools has refused already
+            state["camera"] = start_cameras(robot, initial_states).to(frames.device)
         return state
 
-    @torch.no_grad()
-    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
-        """Dream one chunk: encode the past and the actions, sample the chunk's latents, decode them after the given.
-
-        Args:
-            state: From `encode` or the chunk before.
-            actions: In the units of the checkpoint's robot.
-            generators: One CPU generator per batch element; element i draws from its own only.
-
-        Raises:
-            ValueError: The actions have another shape than `b chunk action_dim`, or there is another number of
-                generators.
-        """
-        self._check_rollout(state, actions, generators)
+    def _dream(self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]) -> Chunk:
+        """Encode the past and the actions, sample the chunk's latents, decode them after the given frame."""
         past, device = state["frames"], self.transformer.device
         planned = plan(self.config.robot, actions, state.get("tools"), self.transformer.config["action_dim"])
         drawn = None

@@ -146,15 +146,6 @@ class SmallProphet(Prophet):
             raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
 
     @torch.no_grad()
-    def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
-        """Begin a dream from one to four real frames, oldest first; before them the first one is repeated.
-
-        Raises:
-            ValueError: The frames have another size than the checkpoint's.
-        """
-        return self._begin(self._checked_frames(frames), None)
-
-    @torch.no_grad()
     def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
         """Begin a dream in the middle of an episode: as `encode`, but any number of frames and a moving arm.
 
@@ -163,39 +154,6 @@ class SmallProphet(Prophet):
             past_actions: The chunk of actions that led to the newest of them.
         """
         return self._begin(self._checked_frames(frames), past_actions)
-
-    @torch.no_grad()
-    def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
-        """Dream one chunk: sample its latents, decode them, keep the background; then look where the gripper went.
-
-        Args:
-            state: From `encode` or the chunk before.
-            actions: In the units of the checkpoint's robot.
-            generators: One CPU generator per batch element; element i draws from its own only.
-
-        Raises:
-            ValueError: The actions have another shape than `b chunk action_dim`, or there is another number of
-                generators.
-        """
-        self._check_rollout(state, actions, generators)
-        past = state["latents"]
-        actions = actions.to(past)
-        camera = torch.tensor(self.config.camera, device=past.device)
-        inputs = chunk_inputs(self.tracker, past, state["gripper"], state["commands"], actions, camera)
-        latents = self._sample(inputs, generators)
-        decoded = self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-        newest = slice(-FRAMES_PER_LATENT, None)
-        following = {
-            **state,
-            "latents": torch.cat([past, latents], dim=1)[:, -self.config.past_frames :].clone(),
-            "gripper": self.tracker.correct(inputs.path[:, newest], latents[:, newest], self.config.reader_weight),
-            "commands": actions.clone(),
-        }
-        return Chunk(
-            state=following,
-            frames=self._shown(decoded, state["reference"], state["reference_decoded"]),
-            uncertainty=inconsistency(latents[:, -1], self.autoencoder.encode(decoded[:, -1]).float()),
-        )
 
     def read_gripper(self, state: State) -> Float[Tensor, "b 3"]:
         """Return the gripper's position (world metres) as tracked at a state's newest frame."""
@@ -218,7 +176,7 @@ class SmallProphet(Prophet):
         decoded = self.autoencoder.decode(latents).unflatten(0, frames.shape[:2])
         return self._shown(decoded, frames[:, 0], decoded[:, 0])
 
-    def _begin(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"] | None) -> State:
+    def _begin(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"] | None = None) -> State:
         frames = frames[:, -self.config.past_frames :]
         latents = self.autoencoder.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
         repeats = self.config.past_frames - frames.shape[1]
@@ -231,6 +189,27 @@ class SmallProphet(Prophet):
             "reference": frames[:, -1].clone(),
             "reference_decoded": self.autoencoder.decode(latents[:, -1]),
         }
+
+    def _dream(self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]) -> Chunk:
+        """Sample the chunk's latents, decode them, keep the background; then look where the gripper went."""
+        past = state["latents"]
+        actions = actions.to(past)
+        camera = torch.tensor(self.config.camera, device=past.device)
+        inputs = chunk_inputs(self.tracker, past, state["gripper"], state["commands"], actions, camera)
+        latents = self._sample(inputs, generators)
+        decoded = self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        newest = slice(-FRAMES_PER_LATENT, None)
+        following = {
+            **state,
+            "latents": torch.cat([past, latents], dim=1)[:, -self.config.past_frames :].clone(),
+            "gripper": self.tracker.correct(inputs.path[:, newest], latents[:, newest], self.config.reader_weight),
+            "commands": actions.clone(),
+        }
+        return Chunk(
+            state=following,
+            frames=self._shown(decoded, state["reference"], state["reference_decoded"]),
+            uncertainty=inconsistency(latents[:, -1], self.autoencoder.encode(decoded[:, -1]).float()),
+        )
 
     def _shown(
         self,

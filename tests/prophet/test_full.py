@@ -1,16 +1,16 @@
-"""The full Prophet's recipe: conditions, history and sampler as released, on tiny networks."""
+"""The full Prophet: conditions, history and sampler as released, on tiny networks."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._libero import to_model_actions
-from prophet_gym.prophet import Prophet
+from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet._action_frames import plan
 from prophet_gym.prophet._full import (
     FullConfig,
-    FullRecipe,
     encode_conditions,
     history_video,
     last_frames,
@@ -19,6 +19,7 @@ from prophet_gym.prophet._full import (
 from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.testing import check_world_model
+from prophet_gym.world_model import TracksGripper
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_real_frames_are_reconstructed_whatever_their_number(prophet):
 
 
 def test_there_is_no_gripper_to_read(prophet):
-    assert not hasattr(prophet, "read_gripper")
+    assert not isinstance(prophet, TracksGripper)
 
 
 def test_save_and_load_give_the_same_dream(prophet, tmp_path):
@@ -148,12 +149,13 @@ def test_save_and_load_give_the_same_dream(prophet, tmp_path):
     assert torch.equal(*frames)
 
 
-def test_wrong_numbers_and_networks_are_refused(prophet):
+def test_wrong_numbers_and_networks_are_refused(prophet, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what users read, who have no such checks
     with pytest.raises(ValueError, match="chunk=6 must be a multiple of 4"):
-        FullRecipe(FullConfig(chunk=6))
-    with pytest.raises(ValueError, match="action_dim=8 must be the 7 numbers of a command of libero"):
-        FullRecipe(FullConfig(action_dim=8))
+        FullConfig(chunk=6)
+    with pytest.raises(ValueError, match="action_dim=8 must be the 7 numbers of an action of libero"):
+        FullConfig(action_dim=8)
     from prophet_gym.prophet.presets import tiny_prophet
 
-    with pytest.raises(TypeError, match="the full Prophet's autoencoder must be a WanAutoencoder"):
-        Prophet(prophet.transformer, tiny_prophet().autoencoder, None, prophet.config)
+    with pytest.raises(TypeError, match="the autoencoder of a FullProphet must be a WanAutoencoder"):
+        FullProphet(prophet.transformer, tiny_prophet().autoencoder, prophet.config)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError, listed
 from prophet_gym.prophet._action_frames import PooledActionFrames
-from prophet_gym.prophet._action_stream import ActionStream, zero_init
+from prophet_gym.prophet._action_stream import ActionStream
 from prophet_gym.prophet._history import HistoryMemory
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
@@ -18,13 +18,13 @@ PROPHET_ACTION_DIM = 14
 """Numbers per action of the released Prophet, whose scalar streams are named `action_embedder_*_agi`."""
 COSMOS_ACTION_DIM = 7
 """Numbers per action of `nvidia/Cosmos-Predict2-2B-Sample-Action-Conditioned`, whose streams have the bare names."""
-PATCH = (1, 2, 2)
-SMALLEST_HEAD = 12
+_PATCH = (1, 2, 2)
+_SMALLEST_HEAD = 12
 """The rotary table splits a head in three, and needs two frequencies for height and for width."""
 
-OWN_STREAM = "action_embedder.to_embedding.linear_1.weight"
+_OWN_STREAM = "action_embedder.to_embedding.linear_1.weight"
 """Of a transformer in our layout; a released one has it under another name."""
-AVERAGED = "net_ema."
+_AVERAGED = "net_ema."
 """Begins the names of the average of the weights, which training keeps beside them."""
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -65,7 +65,7 @@ def is_counter(key: str) -> bool:
     return _DROPPED.search(key) is not None
 
 
-def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the released weights without what training and compiling put before every name.
 
     Raises:
@@ -74,23 +74,23 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = dict(state)
     while prefix := next((each for each in _WRAPPERS if found and all(k.startswith(each) for k in found)), None):
         found = {key.removeprefix(prefix): value for key, value in found.items()}
-    averaged = {key: value for key, value in found.items() if key.startswith(AVERAGED)}
+    averaged = {key: value for key, value in found.items() if key.startswith(_AVERAGED)}
     if averaged and len(averaged) < len(found):
         raise CheckpointError(
             f"the file holds two sets of weights, of training and their average ({listed(sorted(averaged))}): choose "
-            f"one and save it alone, {{k: v for k, v in state.items() if k.startswith({AVERAGED!r})}} for the average"
+            f"one and save it alone, {{k: v for k, v in state.items() if k.startswith({_AVERAGED!r})}} for the average"
         )
     if averaged:
-        found = {key.removeprefix(AVERAGED): value for key, value in found.items()}
+        found = {key.removeprefix(_AVERAGED): value for key, value in found.items()}
     adapters = sorted(key for key in found if ".lora_A." in key or ".lora_B." in key)
     if adapters:
         raise CheckpointError(
             f"the file holds low-rank adapters ({listed(adapters)}): add them to the weights first, with peft's "
             "merge_and_unload() or with `prophet merge`, and save the result"
         )
-    if OWN_STREAM in found:
+    if _OWN_STREAM in found:
         raise CheckpointError(
-            f"the file is a transformer in the layout of this library already (it has {OWN_STREAM}): there is nothing "
+            f"the file is a transformer in the layout of this library already (it has {_OWN_STREAM}): there is nothing "
             "to convert; use the folder of its prophet.json, as in weights=FOLDER"
         )
     return found
@@ -119,12 +119,10 @@ def convert_transformer(
     Raises:
         CheckpointError: Tensors are missing, unexpected or of the wrong shape; the message names the first ten of each.
     """
-    state_dict = unwrapped(state_dict)
-    if action_dim is None:
-        action_dim = PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
+    state_dict = _unwrapped(state_dict)
     converted = _renamed(state_dict)
-    config = infer_config(converted, action_dim)
-    require_layout(config, converted)
+    config = _infer_config(converted, _own_action_dim(state_dict) if action_dim is None else action_dim)
+    _require_layout(config, converted)
     return config, converted
 
 
@@ -164,52 +162,41 @@ def convert_cosmos(state_dict: dict[str, Tensor], new: NewParts) -> tuple[dict[s
     Raises:
         CheckpointError: As `convert_transformer`.
     """
-    state_dict = unwrapped(state_dict)
+    state_dict = _unwrapped(state_dict)
     converted = _renamed(state_dict)
     dim, like = _shape(converted, "patch_embed.proj.weight", 2)[0], next(iter(converted.values()))
-    channels = _shape(converted, "proj_out.weight", 2)[0] // (PATCH[0] * PATCH[1] * PATCH[2])
+    channels = _shape(converted, "proj_out.weight", 2)[0] // (_PATCH[0] * _PATCH[1] * _PATCH[2])
     has = {name.split(".")[0] for name in converted}
     parts: dict[str, nn.Module] = {}
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(new.seed)
         if "action_embedder" not in has:
-            parts["action_embedder"] = silent_action_stream(new.action_dim, new.chunk, dim)
+            parts["action_embedder"] = stream = ActionStream(new.action_dim, new.chunk, dim)
+            _silence(stream.to_embedding.linear_2, stream.to_modulation.linear_2)
         if new.action_frames and "action_frame_embedder" not in has:
-            parts["action_frame_embedder"] = silent_action_frames(channels, dim)
+            parts["action_frame_embedder"] = embedder = PooledActionFrames(channels, dim)
+            _silence(*embedder.to_embedding, *embedder.to_modulation)
         if new.history and "history_memory" not in has:
-            parts["history_memory"] = silent_history(channels, dim)
+            parts["history_memory"] = memory = HistoryMemory(channels, dim, "oldest_finest")
+            _silence(memory.to_v)
     for prefix, part in parts.items():
         converted |= {f"{prefix}.{name}": value.to(like.dtype) for name, value in part.state_dict().items()}
-    own_stream = "action_embedder" in has
-    own = PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
-    config = infer_config(converted, own if own_stream else new.action_dim)
-    require_layout(config, converted)
+    config = _infer_config(converted, _own_action_dim(state_dict) if "action_embedder" in has else new.action_dim)
+    _require_layout(config, converted)
     return config, converted
 
 
-def silent_action_stream(action_dim: int, chunk: int, dim: int) -> ActionStream:
-    """Return a scalar stream that puts out zero."""
-    stream = ActionStream(action_dim, chunk, dim)
-    zero_init(stream.to_embedding.linear_2)
-    zero_init(stream.to_modulation.linear_2)
-    return stream
+def _silence(*layers: nn.Module) -> None:
+    """Make linear maps put out exactly zero, so that a new condition starts silent."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
-def silent_action_frames(channels: int, dim: int) -> PooledActionFrames:
-    """Return a conditioner that puts out zero, its position table included."""
-    embedder = PooledActionFrames(channels, dim)
-    for head in (embedder.to_embedding, embedder.to_modulation):
-        for module in head:
-            if isinstance(module, nn.Linear):
-                zero_init(module)
-    return embedder
-
-
-def silent_history(channels: int, dim: int) -> HistoryMemory:
-    """Return a memory whose values are zero."""
-    memory = HistoryMemory(channels, dim, "oldest_finest")
-    zero_init(memory.to_v)
-    return memory
+def _own_action_dim(state_dict: Mapping[str, Tensor]) -> int:
+    return PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
 
 
 def without_text(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -218,22 +205,15 @@ def without_text(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict
     return {**config, "text_embed_dim": None}, kept
 
 
-def infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]:
-    """Read the config off the shapes of a renamed state dict.
-
-    Args:
-        state: Our names.
-        action_dim: Numbers per action.
-
-    Raises:
-        CheckpointError: A tensor that every Prophet has is not there, or its shape fits no Prophet.
-    """
+def _infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]:
+    """Read the config off the shapes of a renamed state dict; raise CheckpointError where they fit no Prophet."""
     _require_names(state)
     dim = _shape(state, "patch_embed.proj.weight", 2)[0]
     head = _shape(state, "transformer_blocks.0.attn1.norm_q.weight", 1)[0]
-    if head < SMALLEST_HEAD or head % 2 or dim == 0 or dim % head:
+    if head < _SMALLEST_HEAD or head % 2 or dim == 0 or dim % head:
         raise CheckpointError(
-            f"the width {dim} must be a multiple of an even head size of at least {SMALLEST_HEAD}, got head size {head}"
+            f"the width {dim} must be a multiple of an even head size of at least {_SMALLEST_HEAD}, "
+            f"got head size {head}"
         )
     text = "transformer_blocks.0.attn2.to_k.weight"
     flat_actions = _shape(state, "action_embedder.to_embedding.linear_1.weight", 2)[1]
@@ -242,7 +222,7 @@ def infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]
             f"the action stream reads {flat_actions} numbers, no whole number of actions of action_dim={action_dim}; "
             "give the action_dim it was trained with"
         )
-    cells = PATCH[0] * PATCH[1] * PATCH[2]
+    cells = _PATCH[0] * _PATCH[1] * _PATCH[2]
     return {
         "num_attention_heads": dim // head,
         "attention_head_dim": head,
@@ -251,7 +231,7 @@ def infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]
         "text_embed_dim": _shape(state, text, 2)[1] if text in state else None,
         "adaln_lora_dim": _shape(state, "transformer_blocks.0.norm1.linear_1.weight", 2)[0],
         "latent_channels": _shape(state, "proj_out.weight", 2)[0] // cells,
-        "patch_size": PATCH,
+        "patch_size": _PATCH,
         "action_dim": action_dim,
         "actions_per_slot": flat_actions // action_dim,
         "action_frames": "pooled" if "action_frame_embedder.proj_in.weight" in state else None,
@@ -259,7 +239,7 @@ def infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]
     }
 
 
-def require_layout(config: dict[str, Any], state: Mapping[str, Tensor]) -> None:
+def _require_layout(config: dict[str, Any], state: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError, naming ten tensors of a kind, unless `state` is what a transformer of `config` loads."""
     with torch.device("meta"):
         expected = ProphetTransformer3DModel(**config).state_dict()

@@ -3,10 +3,10 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,15 +24,13 @@ from prophet_gym.prophet._full import FullConfig, FullProphet, require_fit
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.convert._layout import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
 
-PIXELS_PER_TOKEN = 16
+_PIXELS_PER_TOKEN = 16
 """The VAE's 8 times the patch's 2."""
-SMALLEST_SIDE = 64
+_SMALLEST_SIDE = 64
 """The VAE's 8 times the coarsest pool of the history."""
 
 _CACHED_LAYOUT = 1
 """Rises when a checkpoint that was converted earlier would be another now."""
-
-Content = TypeVar("Content")
 
 
 def read_released(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -67,14 +65,6 @@ def _shared(tensors: Mapping[str, Tensor]) -> list[str]:
         if value.numel():
             names.setdefault((value.untyped_storage().data_ptr(), int(value.storage_offset())), []).append(name)
     return [name for together in names.values() if len(together) > 1 for name in together]
-
-
-def _guarded(path: Path, load: Callable[[], Content]) -> Content:
-    try:
-        return load()
-    except Exception as error:  # whatever a damaged config makes constructors raise
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise CheckpointError(f"cannot read {path}: {reason}; it is damaged or cut, fetch it again") from error
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
         transformer, state = convert_cosmos(tensors, how.new_parts)
     if not how.keep_text:
         transformer, state = without_text(transformer, state)
-    config = full_config(transformer, how)
+    config = _full_config(transformer, how)
     with torch.device("meta"):
         empty = ProphetTransformer3DModel(**transformer)
     require_fit(config, empty.config)
@@ -169,13 +159,8 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     return config
 
 
-def full_config(transformer: Mapping[str, Any], how: Conversion) -> FullConfig:
-    """Return the config of a checkpoint with this transformer.
-
-    Raises:
-        CheckpointError: Its chunk or the frame size does not fit the VAE's 4x8x8 cells and the transformer's patches.
-        UnknownOptionError: There is no such robot.
-    """
+def _full_config(transformer: Mapping[str, Any], how: Conversion) -> FullConfig:
+    """Return the config of a checkpoint with this transformer; raise CheckpointError if chunk or frame size is odd."""
     robot = get_embodiment(how.embodiment)
     chunk, frame_size = transformer["actions_per_slot"], how.frame_size or robot.frame_size
     if chunk % FRAMES_PER_LATENT:
@@ -183,9 +168,9 @@ def full_config(transformer: Mapping[str, Any], how: Conversion) -> FullConfig:
             f"the chunk of {chunk} actions of {transformer['action_dim']} numbers is no multiple of "
             f"{FRAMES_PER_LATENT}; give the action_dim that the model was trained with"
         )
-    if any(side < SMALLEST_SIDE or side % PIXELS_PER_TOKEN for side in frame_size):
+    if any(side < _SMALLEST_SIDE or side % _PIXELS_PER_TOKEN for side in frame_size):
         raise CheckpointError(
-            f"frame_size must be multiples of {PIXELS_PER_TOKEN} of at least {SMALLEST_SIDE}, got {frame_size}"
+            f"frame_size must be multiples of {_PIXELS_PER_TOKEN} of at least {_SMALLEST_SIDE}, got {frame_size}"
         )
     suite = FullConfig.suite if robot.name == "libero" else robot.name
     return FullConfig(
@@ -204,9 +189,14 @@ def _read_vae(source: Path) -> tuple[dict[str, Tensor], WanAutoencoder]:
     if not (folder / "config.json").is_file():
         raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
     weights = read_released(folder / WEIGHTS_NAME)
-    settings: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.load_config(folder, local_files_only=True))
-    with torch.device("meta"):
-        empty: Any = _guarded(folder / "config.json", lambda: WanAutoencoder.from_config(settings))
+    try:
+        with torch.device("meta"):
+            empty: Any = WanAutoencoder.from_config(WanAutoencoder.load_config(folder, local_files_only=True))
+    except Exception as error:  # whatever a damaged config makes constructors raise
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(
+            f"cannot read {folder / 'config.json'}: {reason}; it is damaged or cut, fetch it again"
+        ) from error
     expected = {name: value.shape for name, value in empty.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
