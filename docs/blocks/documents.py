@@ -32,7 +32,7 @@ DOCUMENTS = (
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "picture": dream.image,
+    "video": dream.image,
     "results": results.results,
     "margins": dream.margins,
     "speed": dream.speed,
@@ -40,14 +40,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "instruments": dream.instruments,
     "dual-conditioning": dream.dual_conditioning,
     "few-shot": dream.few_shot,
-    "doubt": dream.uncertainty,
+    "uncertainty": dream.uncertainty,
     "env-costs": dream.env_costs,
     "calibration": reward_models.calibration,
-    "dreams-for-the-judge": reward_models.dreams_for_the_judge,
-    "judge-speed": reward_models.speed,
+    "dreams-for-the-reward-model": reward_models.dreams_for_the_reward_model,
+    "reward-speed": reward_models.speed,
     "reward-robustness": reward_models.robustness,
     "robots": dream.robots,
-    "commands": dream.commands,
+    "action-dimensions": dream.actions,
     "sources": dream.sources,
     "bandit": learning.bandit,
     "gradient-spread": learning.gradient_spread,

@@ -12,11 +12,12 @@ from prophet_gym.embodiments import EMBODIMENTS
 
 
 def evaluation(name: str, command: str) -> str:
+    """Return all metrics of an evaluation, a table per horizon."""
     report = load(name)
     if report is None:
         return f"Not measured yet: `{command}`."
     parts = [
-        f"{report['episodes']} held-out episodes of `{report['suite']}` from {report['starts']} starts "
+        f"{report['episodes']} held-out episodes of `{report['suite']}` from {report['starts']} states "
         f"({report['successes']} succeed), tasks {', '.join(map(str, report['tasks']))}, look `{report['look']}`, "
         f"open loop; mean over episodes [95% bootstrap interval]. Made by `{command}` on {where(report['machine'])}."
     ]
@@ -26,6 +27,7 @@ def evaluation(name: str, command: str) -> str:
 
 
 def horizon(frames: str, found: dict[str, Any]) -> str:
+    """Return the table of one horizon: conditions by metrics."""
     conditions = found["conditions"]
     names = [name for name in COLUMNS if any(name in metrics for metrics in conditions.values())]
     rows = [
@@ -39,7 +41,7 @@ def horizon(frames: str, found: dict[str, Any]) -> str:
 
 
 def margins() -> str:
-    """What the dream gains, in one line per horizon."""
+    """Return what the dream gains, in one line per horizon."""
     command = "prophet evaluate --json benchmarks/results/dream/evaluation.json"
     report = load("dream/evaluation.json")
     if report is None:
@@ -66,6 +68,7 @@ def margins() -> str:
 
 
 def speed() -> str:
+    """Return frames per second of the dream and of the simulator."""
     command = "python benchmarks/small_env.py --json benchmarks/results/small_env.json"
     report = load("small_env.json")
     if report is None:
@@ -84,19 +87,20 @@ def speed() -> str:
 
 
 def checkpoint() -> str:
+    """Return the config of the bundled checkpoint and the size of its files."""
     if not (CHECKPOINT / "prophet.json").is_file():
         return "No checkpoint is bundled yet."
     config = read_header(CHECKPOINT).config
     rows = [[f"`{name}`", f"{value}"] for name, value in config.items() if name not in ("camera", "no_op")]
     rows += [
-        [f"`{path.relative_to(CHECKPOINT)}`", f"{path.stat().st_size / 1e6:.2f} MB, {numbers_in(path):,} numbers"]
+        [f"`{path.relative_to(CHECKPOINT)}`", f"{path.stat().st_size / 1e6:.2f} MB, {numbers_in(path):,} weights"]
         for path in sorted(CHECKPOINT.rglob("*.safetensors"))
     ]
     return markdown_table(["", "value"], rows)
 
 
 def instruments() -> str:
-    """What the success head and the object reader err by on held-out recorded episodes."""
+    """Return the errors of the success head and the object reader on held-out recorded episodes."""
     rows = []
     for name in ("success_head", "object_reader"):
         path = CHECKPOINT / name / "metrics.json"
@@ -111,15 +115,15 @@ def instruments() -> str:
 
 
 def dual_conditioning() -> str:
-    """Which conditioning is worth what, a row per arm and horizon."""
+    """Return what each conditioning is worth, a line per arm and horizon."""
     command = "python benchmarks/dual_conditioning.py --json benchmarks/results/dual_conditioning.json"
     report = load("dual_conditioning.json")
     if report is None:
-        return f"Not measured yet: `{command}` (its first lines say how the data is recorded)."
+        return f"Not measured yet: `{command}` (its first lines say how to record the data)."
     head = (
         f"Task {', '.join(map(str, report['tasks']))} of `{report['suite']}`: {report['train_episodes']} training "
         f"episodes, {report['steps']} steps of {report['rows']} chunks an arm, {report['held_out_episodes']} held-out "
-        "episodes from official starts, open loop; mean over episodes [95% bootstrap interval]. "
+        "episodes from official states, open loop; mean over episodes [95% bootstrap interval]. "
         f"Made by `{command}` on {where(report['machine'])}."
     )
     labels = {
@@ -132,48 +136,48 @@ def dual_conditioning() -> str:
 
 
 def uncertainty() -> str:
-    """How well doubt ranks the true error."""
-    command = "python benchmarks/doubt.py --json benchmarks/results/doubt.json"
-    report = load("doubt.json")
+    """Return how well the uncertainty ranks the true error."""
+    command = "python benchmarks/uncertainty.py --json benchmarks/results/uncertainty.json"
+    report = load("uncertainty.json")
     if report is None:
         return f"Not measured yet: `{command}`."
     labels = {
-        "spearman_doubt": "rank correlation (Spearman) of doubt and true error",
-        "spearman_doubt_at_one_age": "the same among chunks of one age",
+        "spearman_uncertainty": "rank correlation (Spearman) of uncertainty and true error",
+        "spearman_uncertainty_at_one_age": "the same among chunks of one age",
         "spearman_age": "rank correlation of age and true error",
-        "auroc_of_poor_chunks": f"AUROC of doubt for chunks below {report['poor_below_db']:g} dB",
+        "auroc_of_poor_chunks": f"AUROC of the uncertainty for chunks below {report['poor_below_db']:g} dB",
     }
     rows = [[label, interval(report[key], 2)] for key, label in labels.items()]
     rows += [
-        [f"doubt below which {float(share):.0%} of the chunks lie", f"{value:.3f}"]
-        for share, value in report["doubt_quantiles"].items()
+        [f"uncertainty below which {float(share):.0%} of the chunks lie", f"{value:.3f}"]
+        for share, value in report["uncertainty_quantiles"].items()
         if float(share) >= 0.5
     ]
     head = (
-        f"{report['chunks']} chunks of {report['episodes']} held-out episodes from official starts, dreamt from the "
-        f"first frame; {report['share_of_poor_chunks']:.0%} of them are below {report['poor_below_db']:g} dB. Made by "
-        f"`{command}`."
+        f"{report['chunks']} chunks of {report['episodes']} held-out episodes from official states, dreamt from "
+        f"the first frame; {report['share_of_poor_chunks']:.0%} of them are below {report['poor_below_db']:g} dB. "
+        f"Made by `{command}`."
     )
     return f"{head}\n\n{markdown_table(['', 'value [95% interval over episodes]'], rows)}"
 
 
 def env_costs() -> str:
-    """What the env adds to the model: ratios within one run."""
+    """Return what the env adds to the model, as ratios within one run."""
     refill, tiny, bundled = (load(name) for name in ("refill.json", "soak.json", "soak_bundled.json"))
     if refill is None or tiny is None or bundled is None:
         return "Not measured yet: `benchmarks/refill.py`, `benchmarks/soak.py`."
     saved = 1 - refill["refill"]["seconds"] / refill["lockstep"]["seconds"]
     rows = [
         [
-            "slots of the batch (rows x steps) in a live episode, share, with a queue",
+            "steps of sub-environments that belong to a live episode, fraction, with a queue",
             f"{refill['refill']['useful_fraction']:.3f}",
         ],
         ["the same in lockstep", f"{refill['lockstep']['useful_fraction']:.3f}"],
         ["time that the queue saves over lockstep, same episodes", f"{saved:.0%}"],
-        ["env code outside the model, share of a step (median)", f"{refill['step']['env_share_median']:.2%}"],
+        ["env code outside the model, fraction of a step (median)", f"{refill['step']['env_share_median']:.2%}"],
         [f"growth of memory over {tiny['chunks']:,} chunks of a tiny model", f"{tiny['growth']:.2%}"],
         [
-            f"most memory that {bundled['rows']} rows of the bundled model took, MB, libraries included",
+            f"most memory that {bundled['rows']} sub-environments of the bundled model took, MB, libraries included",
             f"{bundled['rss_mb_highest_within_a_step']:.0f}",
         ],
     ]
@@ -183,13 +187,13 @@ def env_costs() -> str:
         "--chunks 1300 --json benchmarks/results/soak_bundled.json`"
     )
     return (
-        f"{markdown_table(['', 'value'], rows)}\n\nAn ended row generates nothing, so an idle slot costs little, and "
-        f"the queue saves less time than the slots suggest. {commands}."
+        f"{markdown_table(['', 'value'], rows)}\n\nAn ended episode generates nothing, so waiting costs little, and "
+        f"the queue saves less time than these fractions suggest. {commands}."
     )
 
 
 def few_shot() -> str:
-    """The bundled checkpoint in a new scene: as it is, adapted, and a transformer trained from scratch."""
+    """Compare the bundled checkpoint in a new scene: as it is, adapted, and with a transformer trained from scratch."""
     files = {
         "bundled, not adapted": "dream/few_shot_unadapted.json",
         "adapted with LoRA": "dream/few_shot_lora.json",
@@ -201,7 +205,7 @@ def few_shot() -> str:
         return "Not measured yet: the commands above."
     one = next(iter(found.values()))
     head = (
-        f"{one['episodes']} held-out episodes of `{one['suite']}` (random starts of another seed), open loop; "
+        f"{one['episodes']} held-out episodes of `{one['suite']}` (random initial states of another seed), open loop; "
         f"mean over episodes [95% bootstrap interval], on {where(one['machine'])}."
     )
     said = adapters_against(found["adapted with LoRA"]["horizons"], found["trained from scratch"]["horizons"])
@@ -227,7 +231,7 @@ def adapters_against(adapted: dict[str, Any], scratch: dict[str, Any]) -> str:
 
 
 def compared(arms: dict[str, dict[str, Any]]) -> str:
-    """A table per horizon: arms by PSNR, EPE, the gain over copying and the price of other actions."""
+    """Return a table per horizon: arms by PSNR, EPE, the gain over copying and the price of other actions."""
     tables = []
     for frames in next(iter(arms.values())):
         rows = []
@@ -254,6 +258,7 @@ def compared(arms: dict[str, dict[str, Any]]) -> str:
 
 
 def numbers_in(path: Path) -> int:
+    """Return how many weights a file holds."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as weights:
@@ -262,9 +267,10 @@ def numbers_in(path: Path) -> int:
 
 
 def image() -> str:
+    """Return the README's video with its caption."""
     command = "prophet demo --animation docs/images/demo.webp"
     if not (ROOT / "docs" / "images" / "demo.webp").is_file():
-        return f"No picture yet: `{command}` makes it."
+        return f"No image yet: `{command}` makes it."
     return (
         "![an episode of LIBERO, its dream, and the dream under other actions](docs/images/demo.webp)\n\n"
         "*Left: LIBERO. Middle: the dream, from the first frame alone, under the same actions. Right: the same dream "
@@ -277,12 +283,13 @@ def image() -> str:
 
 
 def robots() -> str:
-    header = ["robot", "hardware", "a command", "gripper open, closed", "commands/s", "frames", "calibrated cameras"]
+    """Return the robots that the package knows."""
+    header = ["robot", "hardware", "an action", "gripper open, closed", "actions/s", "frames", "calibrated cameras"]
     rows = [
         [
             f"`{robot.name}`",
             robot.robot,
-            f"{robot.action_spec.dim} numbers: {robot.action_meaning}",
+            f"{robot.action_spec.dim} dimensions: {robot.action_meaning}",
             f"{robot.gripper.open:g}, {robot.gripper.closed:g}",
             "not published" if robot.control_hz is None else f"{robot.control_hz:g}",
             "x".join(map(str, robot.frame_size)),
@@ -293,7 +300,8 @@ def robots() -> str:
     return markdown_table(header, rows)
 
 
-def commands() -> str:
+def actions() -> str:
+    """Return each dimension of each robot's action."""
     rows = [
         [f"`{robot.name}`", *(f"`{number}`" if number else "" for number in (name, unit)), f"{low:g} .. {high:g}"]
         for _, robot in sorted(EMBODIMENTS.items())
@@ -301,8 +309,9 @@ def commands() -> str:
             robot.action_spec.names, robot.action_spec.units, robot.action_spec.bounds, strict=True
         )
     ]
-    return markdown_table(["robot", "number", "unit", "bounds"], rows)
+    return markdown_table(["robot", "dimension", "unit", "bounds"], rows)
 
 
 def sources() -> str:
+    """Return where the robots' constants come from."""
     return "\n".join(f"- `{name}`: {'; '.join(robot.sources)}." for name, robot in sorted(EMBODIMENTS.items()))

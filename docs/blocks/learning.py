@@ -1,10 +1,10 @@
-"""Algorithms and the proof: blocks of figures."""
+"""Algorithms: blocks of figures."""
 
 from docs.blocks.common import load, markdown_table, where
 
 
 def bandit() -> str:
-    """How every algorithm does on the bandit, and what one optimiser step makes of the difference."""
+    """Return how every algorithm does on the bandit, and that one optimizer step shows no difference."""
     command = "python benchmarks/bandit.py --json benchmarks/results/bandit.json"
     report = load("bandit.json")
     if report is None:
@@ -23,7 +23,7 @@ def bandit() -> str:
     header = ["mean reward after", *(f"{update} updates" for update in updates[1:]), "worst seed", "seeds at 0.9"]
     return (
         f"{markdown_table(header, rows)}\n\nMean over {settings['seeds']} seeds [95% bootstrap interval]; "
-        f"{settings['rollouts']} pulls and {settings['epochs']} optimiser steps an update, K = "
+        f"{settings['rollouts']} pulls and {settings['epochs']} optimizer steps an update, K = "
         f"{settings['flow_steps']}, AdamW at {settings['learning_rate']:g}; the optimum is 1. `{command}` on "
         f"{where(report['machine'])}.\n\nOn policy, FA-GRPO's gradient and K times Flow-GRPO's differ by at most "
         f"{max(report['one_step_identity']):.1e} of their norm."
@@ -31,7 +31,7 @@ def bandit() -> str:
 
 
 def gradient_spread() -> str:
-    """Greatest over least gradient of a flow step."""
+    """Return the greatest gradient of a flow step over the least."""
     report = load("bandit.json")
     if report is None:
         return "Not measured yet: `python benchmarks/bandit.py --json benchmarks/results/bandit.json`."
@@ -40,6 +40,7 @@ def gradient_spread() -> str:
 
 
 def algorithm_cost() -> str:
+    """Return what an update and a rollout cost beside their bare computation."""
     command = "python benchmarks/algos.py --json benchmarks/results/algos.json"
     report = load("algos.json")
     if report is None:

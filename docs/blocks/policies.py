@@ -29,7 +29,7 @@ def memory() -> str:
               "contexts, if stored"]  # fmt: skip
     return (
         f"{markdown_table(header, rows)}\n\nBytes in GiB for rounds of {args['groups']} groups of {args['group']} "
-        f"rollouts of {args['decisions']} decisions, {args['views']} picture of {args['frame']} x {args['frame']}, "
+        f"rollouts of {args['decisions']} decisions, {args['views']} image of {args['frame']} x {args['frame']}, "
         f"{args['microbatch']} decisions in a backward pass. `python -m benchmarks.policy_memory "
         "--out benchmarks/results/plan`; on the meta device, not on a GPU."
     )

@@ -1,4 +1,4 @@
-"""Who judges the dream: blocks of figures."""
+"""Reward models: blocks of figures."""
 
 import json
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from docs.blocks.common import CHECKPOINT, load, markdown_table, where
 from prophet_gym._report import interval
 from prophet_gym.evaluation._calibration import CARD_NAME, RATES, SOURCES, grouped, summary
 
-HEADER = ["source", "judged", *RATES.values()]
+HEADER = ["source", "scored", *RATES.values()]
 WORLDS = {"real": "recorded frames", "dream": "dreams"}
 
 
 def calibration() -> str:
-    """How far the checkpoint's judge is to be trusted."""
+    """Return how far the checkpoint's reward model is to be trusted."""
     path = CHECKPOINT / CARD_NAME
     if not path.is_file():
         return f"Not measured yet: `{calibrate_command(None)}`."
@@ -21,21 +21,22 @@ def calibration() -> str:
     tables = [markdown_table(HEADER, summary(card)), markdown_table(*by_actor(card))]
     for source in WORLDS:
         for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
-            header = [f"{SOURCES[source]}: {label}", "verdicts" if group == "by_age" else "episodes", *RATES.values()]
+            counted = "scored steps" if group == "by_age" else "episodes"
+            header = [f"{SOURCES[source]}: {label}", counted, *RATES.values()]
             tables.append(markdown_table(header, grouped(card, source, group)))
     return "\n\n".join([*tables, f"`{calibrate_command(card)}` on {where(card['machine'])}."])
 
 
 def calibrate_command(card: Mapping[str, Any] | None) -> str:
-    """How the bundled card was made."""
+    """Return the command that made the bundled card."""
     out = "prophet_gym/checkpoints/libero_small/calibration.json"
     episodes = "" if card is None else f"--episodes {card['real']['episodes']['count']} "
     return f"prophet calibrate {episodes}--out {out}"
 
 
 def by_actor(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Success rates, true and as the judge sees them, of everyone who acted."""
-    header = ["who acted", "episodes", "true success", *(f"judged on {name}" for name in WORLDS.values())]
+    """Return success rates, true and as the reward model sees them, of everyone who acted."""
+    header = ["who acted", "episodes", "true success", *(f"success as scored on {name}" for name in WORLDS.values())]
     found = card["real"]["by_policy"]
     rows = [
         [
@@ -49,8 +50,8 @@ def by_actor(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def dreams_for_the_judge() -> str:
-    """What it adds to train the judge on dreams too."""
+def dreams_for_the_reward_model() -> str:
+    """Return what it adds to train the reward model on dreams too."""
     card, path = load("dream/calibration_dreams.json"), CHECKPOINT / CARD_NAME
     command = "prophet calibrate --reward OUT2 --out benchmarks/results/dream/calibration_dreams.json"
     if card is None or not path.is_file():
@@ -66,19 +67,19 @@ def dreams_for_the_judge() -> str:
 
 
 def speed() -> str:
-    """Judging against dreaming."""
-    command = "python benchmarks/judge_speed.py --json benchmarks/results/judge_speed.json"
-    report = load("judge_speed.json")
+    """Return the time to score a chunk beside the time to dream it."""
+    command = "python benchmarks/reward_speed.py --json benchmarks/results/reward_speed.json"
+    report = load("reward_speed.json")
     if report is None:
         return f"Not measured yet: `{command}`."
     return (
-        f"To judge a chunk of {report['rows']} dreams takes {report['ratio']:.1%} of the time to dream it: "
+        f"To score a chunk of {report['rows']} dreams takes {report['ratio']:.1%} of the time to dream it: "
         f"`{command}` on {where(report['machine'])}."
     )
 
 
 def robustness() -> str:
-    """How good a policy becomes under degraded judges."""
+    """Return how good a policy becomes under degraded rewards."""
     command = "python benchmarks/reward_robustness.py --json benchmarks/results/reward_robustness.json"
     report = load("reward_robustness.json")
     if report is None:

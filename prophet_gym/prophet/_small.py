@@ -282,7 +282,7 @@ def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor
 
     Root mean square over channels and cells, in standard deviations of real latents. Latents of real frames come back
     almost as they were; a dream that has left what the autoencoder knows does not. How well this ranks the true error
-    is measured by `benchmarks/doubt.py`.
+    is measured by `benchmarks/uncertainty.py`.
 
     Args:
         latents: Dreamt ones, normalised.

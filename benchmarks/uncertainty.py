@@ -1,6 +1,6 @@
-"""How well a dream's doubt ranks its true error, on held-out episodes of the simulator.
+"""Measure how well a dream's uncertainty ranks its true error, on held-out episodes of the simulator.
 
-    python benchmarks/doubt.py --json benchmarks/results/doubt.json
+    python benchmarks/uncertainty.py --json benchmarks/results/uncertainty.json
 
 Every episode is dreamt from its first frame to its end under its own actions. For each chunk,
 `info["uncertainty"]` stands beside the squared error of the dreamt frames; Spearman's rank correlation over all chunks,
@@ -36,7 +36,7 @@ SAME_AGE = 10
 
 @dataclass(frozen=True)
 class Args:
-    """Correlate doubt with true error.
+    """Correlate uncertainty with true error.
 
     Attributes:
         checkpoint: `bundled`, or a folder.
@@ -70,14 +70,14 @@ def main(args: Args) -> None:
         **{
             name: interval(dreams, lambda rows, pick=pick: spearman(pick(rows), rows[:, 1]))
             for name, pick in {
-                "spearman_doubt": lambda rows: rows[:, 0],
+                "spearman_uncertainty": lambda rows: rows[:, 0],
                 "spearman_age": lambda rows: rows[:, 2],
             }.items()
         },
-        "spearman_doubt_at_one_age": interval(dreams, spearman_at_one_age),
+        "spearman_uncertainty_at_one_age": interval(dreams, spearman_at_one_age),
         "auroc_of_poor_chunks": interval(dreams, lambda rows: auroc(rows[:, 0], psnr(rows[:, 1]) < args.poor)),
         "share_of_poor_chunks": float((psnr(np.concatenate(dreams)[:, 1]) < args.poor).mean()),
-        "doubt_quantiles": quantiles(np.concatenate(dreams)[:, 0]),
+        "uncertainty_quantiles": quantiles(np.concatenate(dreams)[:, 0]),
         "machine": machine(),
     }
     for name, value in report.items():
@@ -86,7 +86,7 @@ def main(args: Args) -> None:
 
 
 def dream(world_model: WorldModel, episode: Episode, chunks: int) -> Float[np.ndarray, "n 3"]:
-    """Doubt, mean squared error (grey levels) and age of every chunk."""
+    """Uncertainty, mean squared error (grey levels) and age of every chunk."""
     size = world_model.chunk
     count = min(len(episode) // size, chunks)
     frames = torch.from_numpy(episode.frames()[: count * size + 1])
@@ -99,7 +99,7 @@ def dream(world_model: WorldModel, episode: Episode, chunks: int) -> Float[np.nd
         chunk = world_model.rollout(state, actions[None, window], generators=[generator])
         state = chunk.state
         if chunk.uncertainty is None:
-            raise ValueError(f"{type(world_model).__name__} gives no doubt")
+            raise ValueError(f"{type(world_model).__name__} gives no uncertainty")
         error = (chunk.frames[0].float() - frames[window.start + 1 : window.stop + 1].float()).square().mean()
         rows.append([chunk.uncertainty.item(), error.item(), age])
     return np.array(rows)

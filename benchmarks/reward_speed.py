@@ -1,6 +1,6 @@
-"""Time to judge a batch of dreams against the time to dream it, chunk by chunk, as the env does.
+"""Measure the time to score a batch of dreams beside the time to dream it, chunk by chunk, as the env does.
 
-python benchmarks/judge_speed.py --json benchmarks/results/judge_speed.json
+python benchmarks/reward_speed.py --json benchmarks/results/reward_speed.json
 """
 
 import statistics
@@ -32,7 +32,7 @@ def main(args: Args) -> None:
     world_model = checkpoint.world_model(args.device)
     reward_model = checkpoint.reward_model(args.reward, args.device)
     if reward_model is None or reward_model.when != "chunk":
-        raise ValueError(f"the judge must be asked after every chunk, {args.reward!r} is not")
+        raise ValueError(f"the reward model must be asked after every chunk, {args.reward!r} is not")
     starts = checkpoint.initial_states("train")
     chosen = [starts[row % len(starts)] for row in range(args.rows)]
     frames = torch.from_numpy(np.stack([start.frames[-1:] for start in chosen]))
@@ -40,7 +40,7 @@ def main(args: Args) -> None:
     generators = [torch.Generator().manual_seed(row) for row in range(args.rows)]
     rng = np.random.default_rng(0)
     state, seen = world_model.encode(frames), frames
-    dreaming, judging = [], []
+    dreaming, scoring = [], []
     for _ in range(args.chunks + 1):
         actions = rng.uniform(-1, 1, (args.rows, world_model.chunk, world_model.action_dim)).astype(np.float32)
         began = time.perf_counter()
@@ -51,11 +51,11 @@ def main(args: Args) -> None:
         windows = list(seen[:, :: reward_model.stride][:, -reward_model.max_frames :])
         began = time.perf_counter()
         reward_model.score(windows, texts)
-        judging.append(time.perf_counter() - began)
-    dream, scored = statistics.median(dreaming[1:]), statistics.median(judging[1:])
-    rows = [["dream", f"{dream:.3f}"], ["judge", f"{scored:.3f}"], ["judge / dream", f"{scored / dream:.3f}"]]
-    print(table([f"{args.rows} rows, one chunk", "s"], rows))
-    report = {"rows": args.rows, "judge": args.reward, "dream_seconds": dream, "judge_seconds": scored}
+        scoring.append(time.perf_counter() - began)
+    dream, scored = statistics.median(dreaming[1:]), statistics.median(scoring[1:])
+    rows = [["dream", f"{dream:.3f}"], ["score", f"{scored:.3f}"], ["score / dream", f"{scored / dream:.3f}"]]
+    print(table([f"{args.rows} dreams, one chunk", "s"], rows))
+    report = {"rows": args.rows, "reward_model": args.reward, "dream_seconds": dream, "reward_model_seconds": scored}
     write_json(args.json, report | {"ratio": scored / dream, "device": args.device, "machine": machine()})
 
 
