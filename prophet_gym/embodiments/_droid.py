@@ -20,7 +20,8 @@ ACTION_SPEC = ActionSpec(
     units=("7.5 cm",) * 3 + ("0.15 rad",) * 3 + ("",),
 )
 # droid/franka/robot.py: the position of the gripper is 1 - width / largest width.
-GRIPPER = Gripper(open=0.0, closed=1.0)
+# Robotiq 2F-85: a stroke of 85 mm.
+GRIPPER = Gripper(open=0.0, closed=1.0, opening=0.085)
 
 
 def to_model_actions(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from prophet_gym.data.episode import Episode, Simulation
 from prophet_gym.data.recording import begin_recording, episode_path, simulated_episode, write_episode
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count
+from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count, unknown_option
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
 from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_task
 
@@ -241,14 +241,17 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     is continued by calling this again.
 
     Raises:
-        UnknownOptionError: There is no such suite, task or look; nothing has been written.
+        UnknownOptionError: There is no such suite, task, look or mode; nothing has been written.
         MissingAssetsError: The simulator is not installed.
         ValueError: `folder` holds another recording, or there are no workers.
         RuntimeError: A worker failed; the message is the worker's traceback. SimulatorLostError, which is one, when a
             worker is gone, or when none has finished an episode for `SILENCE` seconds.
     """
+    simulator = check_task(plan.suite, look=plan.look)
     for task in plan.tasks:
-        check_task(plan.suite, task, plan.look)
+        check_task(plan.suite, task)
+    if plan.mode is not None and plan.mode not in simulator.modes:
+        raise unknown_option("mode", plan.mode, simulator.modes)
     require_main_guard()
     workers = require_count("workers", workers)
     folder = Path(folder)
@@ -258,7 +261,6 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
     parts = [part for part in _divided(jobs, plan.tasks, workers) if part]
     queue = get_context("spawn").Queue()
-    simulator = check_task(plan.suite)
     with _one_thread_each():
         calls = [(simulator, plan, folder, part, queue) for part in parts]
         processes = start_workers(_work, calls) if calls else []

@@ -28,6 +28,7 @@ class Simulator(Protocol):
         robot: The name of its embodiment, whose `action_spec` bounds its actions and whose `control_hz` is its rate.
         looks: How it can be drawn; the first is the default.
         tasks: How many tasks a suite has.
+        modes: The scripts that can act in it; a `mixture` is of some of them.
         official_states: How many initial states a task has for evaluation; 0 if there are none.
         suite: The suite of this task.
         task: The number of this task.
@@ -40,6 +41,7 @@ class Simulator(Protocol):
     looks: ClassVar[tuple[str, ...]]
     tasks: ClassVar[int]
     official_states: ClassVar[int]
+    modes: ClassVar[tuple[str, ...]]
     suite: str
     task: int
     look: str

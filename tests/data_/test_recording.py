@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -206,6 +207,21 @@ def test_held_out_episodes_come_from_all_tasks_and_a_part_of_a_share_is_held_out
     assert all(held_out(name, 1) for name in names)
     with pytest.raises(ValueError, match=r"share must be in 0\.\.1, got 20"):
         held_out(names[0], 20)
+
+
+def test_another_robot_brings_its_own_rate_opening_and_bounds(tmp_path):
+    actions = np.full((6, 7), 0.5, np.float32)
+    episode, frames = make_episode()
+    droid = simulated_episode(actions, "wait", episode.camera, episode.sim, robot="droid")
+    assert droid.fps == 15.0
+    np.testing.assert_allclose(droid.tools[:, 0, 6], episode.sim.gripper_opening / 0.085, atol=1e-6)
+    write_episode(episode_path(tmp_path, 7, 0), droid, frames)
+    again = read_episode(episode_path(tmp_path, 7, 0))
+    assert (again.robot, again.fps, len(again.frames(2, 5))) == ("droid", 15.0, 3)
+    with pytest.raises(ValueError, match=r"actions of .* must lie within 0\.\.1, one is -0\.5 \(gripper\)"):
+        write_episode(episode_path(tmp_path, 7, 1), replace(droid, actions=-actions), frames)
+    with pytest.raises(ValueError, match="embodiment bridge must say its control_hz and the opening of its gripper"):
+        simulated_episode(actions, "wait", episode.camera, episode.sim, robot="bridge")
 
 
 def test_a_task_about_a_fixture_has_no_target_path():

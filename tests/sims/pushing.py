@@ -18,6 +18,7 @@ class Pushing:
     looks = ("flat",)
     tasks = 2
     official_states = 3
+    modes = ("straight", "still")
     target_name = "puck"
 
     def __init__(self, suite: str, task: int, *, look: str = "flat", size: int = 32) -> None:

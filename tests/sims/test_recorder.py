@@ -30,7 +30,7 @@ def test_seeds_differ_between_suites_tasks_episodes_and_recordings():
     assert len({d[0] for d in drawn}) == len({d[1] for d in drawn}) == len(arguments)
 
 
-@pytest.mark.parametrize("wrong", [{"suite": "libero_nothing"}, {"look": "dark"}])
+@pytest.mark.parametrize("wrong", [{"suite": "libero_nothing"}, {"look": "dark"}, {"mode": "exprt"}])
 def test_unknown_names_are_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UnknownOptionError, match=next(iter(wrong.values()))):
         collect(plan(1, **wrong), tmp_path / "recording")

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from prophet_gym.embodiments._libero import ACTION_SPEC, EMBODIMENT
 from prophet_gym.errors import InvalidActionError
-from prophet_gym.sims.libero._experts import SCRIPT_VERSION, Mode, mixture_of, script
+from prophet_gym.sims.libero._experts import MODES, SCRIPT_VERSION, Mode, mixture_of, script
 from prophet_gym.sims.libero._install import find_assets, prepare_libero, require_packages
 from prophet_gym.sims.libero._looks import LOOKS, assets_for, drawn_model, look_version
 from prophet_gym.sims.simulator import check_task
@@ -77,6 +77,7 @@ class LiberoSimulator:
     looks = LOOKS
     tasks = 10
     official_states = 50
+    modes = MODES
 
     def __init__(self, suite: str, task: int, *, look: str = LOOKS[0], size: int = 128) -> None:
         check_task(suite, task, look)
