@@ -193,7 +193,7 @@ def _info(episode: Episode, size: tuple[int, ...], robot: str) -> dict[str, Any]
     }
 
 
-def _statistics(values: Float[np.ndarray, "n a"]) -> dict[str, list[float]]:
+def _statistics(values: Float[np.ndarray, "n a"]) -> dict[str, list[Any]]:
     """Return what policies normalise with, for each number."""
     wide = values.astype(np.float64)
     moments = {"min": wide.min(axis=0), "max": wide.max(axis=0), "mean": wide.mean(axis=0), "std": wide.std(axis=0)}

@@ -41,7 +41,7 @@ class Entry:
         video: Its video, maybe one of several episodes; None where its images lie in the rows.
         offset: Seconds at which it begins in the video.
         until: Seconds at which it ends, where the index says so.
-        video_ends: Seconds at which the last episode of the video ends, likewise.
+        video_ends: Seconds at which the last episode of the video ends.
     """
 
     number: int

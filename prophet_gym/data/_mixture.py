@@ -57,8 +57,8 @@ def read_mixture_entry(
     if odd:
         raise unknown_option(f"option of a {kind} data set", odd[0], ["kind", "weight", "actions", *OPTIONS[kind]])
     source = _open(Path(path).expanduser(), kind, given)
-    share = None if weight is None else _number("weight", weight)
-    return MixtureEntry(source, share, actions[chosen], (plans or {}).get(chosen))
+    number = None if weight is None else _number("weight", weight)
+    return MixtureEntry(source, number, actions[chosen], (plans or {}).get(chosen))
 
 
 def _option(text: str, word: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ def quotas(weights: Sequence[float | int], size: int) -> list[int]:
     """Divide `size` windows in proportion to the weights, to the nearest whole one (largest remainders).
 
     Raises:
-        ValueError: A weight is not above zero, or too small for a single clip.
+        ValueError: A weight is not above zero, or too small for a single window.
     """
     if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights):
         raise ValueError(f"weights must be above zero, got {list(weights)}; leave a source out instead")
@@ -54,8 +54,8 @@ def epoch_order(counts: Sequence[int], shares: Sequence[int], *, seed: int, epoc
     """
     rows = []
     for source, (count, share) in enumerate(zip(counts, shares, strict=True)):
-        clips = shuffled_passes(count, epoch * share, share, seed=seed, source=source)
-        rows.append(np.stack([np.full_like(clips, source), clips], axis=1))
+        windows = shuffled_passes(count, epoch * share, share, seed=seed, source=source)
+        rows.append(np.stack([np.full_like(windows, source), windows], axis=1))
     return np.random.default_rng([seed, _EPOCH, epoch]).permutation(np.concatenate(rows))
 
 

@@ -37,7 +37,7 @@ class MixtureEntry:
         weight: How often it is read, relative to the others' weights; if none has one, every window counts alike.
         to_model_actions: From its actions to the model's; a module's function, so that workers can be sent it.
         plan: Stands in for `to_model_actions` in episodes that say where the tools are, for robots whose model actions
-            depend on that and for models that read images of the tools; likewise a module's function.
+            depend on that and for models that read images of the tools; a module's function, too.
     """
 
     source: EpisodeSource
@@ -338,7 +338,9 @@ class WindowLoader:
         other = [name for name in ("seed", "counts", "shares") if state.get(name) != own[name]]
         if other:
             told = ", ".join(f"{name}={state.get(name)} (here {own[name]})" for name in other)
-            raise ValueError(f"the state must come from the same data, weights and seed, comes from {told}; start anew")
+            raise ValueError(
+                f"the state must come from the same data, weights and seed, comes from {told}; start a new run"
+            )
         self.read = int(state["read"])
 
     def _places(self) -> Iterator[list[tuple[int, int]]]:

@@ -7,7 +7,7 @@ from prophet_gym.embodiments._embodiment import Embodiment, Gripper, keep_pose
 from prophet_gym.embodiments._kinematics import ToolPose, actions_through, quaternion_to_matrix, require_arms
 from prophet_gym.specs import ActionSpec
 
-# AgiBot World as published for LeRobot (cadene/agibot_alpha_world): 30 frames and commands a second.
+# AgiBot World as published for LeRobot (cadene/agibot_alpha_world): 30 frames and actions a second.
 CONTROL_HZ = 30.0
 # Our default: the data set names no bounds; wide enough for a robot of a person's size.
 FARTHEST = 2.0

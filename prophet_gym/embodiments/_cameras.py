@@ -12,7 +12,7 @@ def camera_matrix(
     Args:
         intrinsics: Focal lengths and principal point in pixels (OpenCV: x right, y down, z forward), no distortion.
         camera_to_base: Pose of the camera in the robot's base or world frame, metres.
-        size: Height and width in pixels of the pictures of the intrinsics; resized pictures keep the matrix.
+        size: Height and width in pixels of the images that the intrinsics are of; resized images keep the matrix.
 
     Raises:
         ValueError: `camera_to_base` is not a rigid motion.

@@ -28,7 +28,7 @@ class Gripper:
 ToolPath: TypeAlias = tuple[
     Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms"]
 ]
-"""Positions, Euler angles and openness of the tools at the start and after each command."""
+"""Positions, Euler angles and openness of the tools at the start and after each action."""
 
 
 def keep_gripper(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
@@ -45,25 +45,25 @@ def keep_pose(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
 
 @dataclass(frozen=True)
 class Embodiment:
-    """One robot, as its data set commands it.
+    """One robot, as its data set describes it.
 
     Attributes:
         name: Its name in `EMBODIMENTS`.
         robot: Arms and gripper in words.
         arms: 1 or 2.
-        actions: What a command means, in a sentence.
-        action_spec: Names, units and bounds of one command.
+        actions: What an action means, in a sentence.
+        action_spec: Names, units and bounds of one action.
         gripper: The gripper's convention.
         to_model_actions: `actions (t, a), start -> actions (t, 14)`, the start being the tools before.
-        control_hz: Commands a second; None where not published.
+        control_hz: Actions a second; None where not published.
         frame_size: Height and width of the frames that the released Prophet was trained on.
         metric: Whether the actions are metres and radians, so that poses can be read off them.
         camera: `suite, task -> CameraSpec` of cameras that never move; None where there are none or no calibration is
             public, `calibration` says which.
         calibration: Which cameras are calibrated, in a sentence.
         sources: Where the constants come from.
-        no_op: `actions (*b, a) -> (*b, a)`: for each command the one that stays where it went, its gripper kept.
-        posed: Whether the actions of a command depend on where the tools are.
+        no_op: `actions (*b, a) -> (*b, a)`: for each action the one that stays where it led, its gripper kept.
+        posed: Whether the model actions of an action depend on where the tools are.
         rest: The pose that a start without one is taken to have where only actions are read off it; None where there is
             no such pose.
         path: `actions (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.

@@ -16,15 +16,15 @@ from prophet_gym.errors import unknown_option
 from prophet_gym.specs import ActionSpec, CameraSpec
 
 CONTROL_HZ = 20.0
-# What a command of 1 moves the controller's target by (robosuite's OSC_POSE defaults).
+# What an action of 1 moves the controller's target by (robosuite's OSC_POSE defaults).
 METRES_PER_ACTION = 0.05
 RADIANS_PER_ACTION = 0.5
 # The controller (stiffness 150 / s^2, critically damped) puts its target ahead of where the arm is, not of where it was
-# sent: at constant commands the acceleration 150 (target - place) - damping speed is 0 where a step covers this share.
+# sent: at constant actions the acceleration 150 (target - place) - damping speed is 0 where a step covers this part.
 _STIFFNESS = 150.0
 _DAMPING = 2 * _STIFFNESS**0.5
 FRACTION_REACHED = _STIFFNESS / CONTROL_HZ / (_DAMPING + _STIFFNESS / CONTROL_HZ / 2)
-# Prophet was trained with translation and rotation commands alike times this (A2World's reader of LIBERO does so).
+# Prophet was trained with translation and rotation alike times this (A2World's reader of LIBERO does so).
 PROPHET_SCALE = 0.05
 
 ACTION_SPEC = ActionSpec(
@@ -131,7 +131,7 @@ def to_model_actions(
 def path(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
     """Return about where LIBERO's actions lead: in every step the arm covers `FRACTION_REACHED` of what is commanded.
 
-    That is its speed under constant commands; how it speeds up, slows down and meets things is left out.
+    That is its speed under constant actions; how it speeds up, slows down and meets things is left out.
     """
     require_arms(start, 1)
     actions = _executed(actions)
@@ -147,7 +147,7 @@ def path(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> ToolPath:
 
 
 def _executed(actions: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 7"]:
-    """Return what the controller makes of commands (robosuite 1.4, `Controller.scale_action`; grippers clip alike)."""
+    """Return what the controller makes of actions (robosuite 1.4, `Controller.scale_action`; grippers clip alike)."""
     return np.clip(actions, np.asarray(ACTION_SPEC.low, actions.dtype), np.asarray(ACTION_SPEC.high, actions.dtype))
 
 
@@ -161,7 +161,7 @@ EMBODIMENT = Embodiment(
     to_model_actions=to_model_actions,
     control_hz=CONTROL_HZ,
     frame_size=(256, 256),
-    # Prophet reads the commands themselves, rotation at a tenth of what is turned, and the arm lags them.
+    # Prophet reads the actions themselves, rotation at a tenth of what is turned, and the arm lags them.
     metric=False,
     camera=camera,
     calibration="`agentview` of each scene, read from the simulator",

@@ -49,7 +49,7 @@ EMBODIMENT = Embodiment(
     camera=None,
     calibration="none public",
     sources=(
-        "ProphRL, arXiv 2511.20633 (the robot; neither its commands nor its gripper)",
+        "ProphRL, arXiv 2511.20633 (the robot; neither its actions nor its gripper)",
         "Universal Robots: script manual (poses), table of models (reach)",
     ),
     no_op=keep_pose,

@@ -1,4 +1,4 @@
-"""Simulators with the interface of the dream: action chunks in, the last frame out, all frames in `info`."""
+"""Simulators with the interface of `ProphetVectorEnv`: action chunks in, the last frame out, all frames in `info`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -105,7 +105,7 @@ def record_episode(
     render: bool = True,
     actor: Actor | None = None,
 ) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
-    """Play and film episode `index` of the simulator's task.
+    """Play and render episode `index` of the simulator's task.
 
     Args:
         sim: The simulator, which is reset first.

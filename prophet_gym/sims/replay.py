@@ -21,9 +21,9 @@ def true_outcomes(
     Args:
         env: A `SimulatorVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is
             true; as many rows as `chunks`, autoreset disabled.
-        tasks: Number of each row's task.
+        tasks: The number of each row's task.
         starts: Number of each row's start, as `info["start"]` of the dream says.
-        chunks: N chunks of k commands.
+        chunks: The n chunks of k actions.
         lengths: Chunks of each row that count; all of them if not given.
 
     Raises:

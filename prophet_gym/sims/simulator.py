@@ -1,4 +1,4 @@
-"""What a real simulator must do to be recorded, filmed and stepped, and where one registers.
+"""What a real simulator must do to be recorded, rendered and stepped, and where one registers.
 
 A simulator is one class, in one file. `register_simulator` makes its suites known to `prophet collect`, to the initial
 states of a checkpoint and to `SimulatorVectorEnv`; an installed package registers them by itself with an entry point of

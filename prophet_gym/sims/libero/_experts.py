@@ -1,6 +1,6 @@
 """Scripted experts of LIBERO: top-down pick and place, and the ways in which it goes wrong.
 
-A script is a generator: each `next` reads the simulator as it is now and yields one command, (7,) in [-1, 1].
+A script is a generator: each `next` reads the simulator as it is now and yields one action, (7,) in [-1, 1].
 Everything that varies between episodes comes from the generator `rng`, so an episode is a function of its seed.
 """
 

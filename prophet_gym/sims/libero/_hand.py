@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 METRES_PER_UNIT = 0.05
-"""A translation command of 1.0 moves the controller's target by this much."""
+"""A translation of 1.0 in an action moves the controller's target by this much."""
 RADIANS_PER_UNIT = 0.5
 OPEN, CLOSE = -1.0, 1.0
 HOME = np.array([-0.15, 0.0, 0.26])
@@ -143,9 +143,9 @@ class Hand:
         for _ in range(steps):
             yield self.towards(goal, np.array([0.0, 0.0, turn]), self.style.speed)
 
-    def squeeze(self, command: float, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
+    def squeeze(self, grip: float, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
         """Open or close the gripper and wait `steps` steps for the fingers."""
-        self.grip = command
+        self.grip = grip
         yield from self.hold(steps, turn=turn)
 
     def object(self, name: str) -> Float[np.ndarray, "3"]:

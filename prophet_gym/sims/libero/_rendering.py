@@ -1,4 +1,4 @@
-"""Draw a MuJoCo scene off screen: one OpenGL context per picture size, one sample a pixel, visual geometry alone."""
+"""Draw a MuJoCo scene off screen: one OpenGL context per image size, one sample a pixel, visual geometry alone."""
 
 # MuJoCo is a compiled module without stubs.
 # pyright: reportAttributeAccessIssue=false
@@ -54,7 +54,7 @@ def _require_own(opener: int) -> None:
 
 
 @functools.cache
-def _open_renderers() -> "weakref.WeakSet[Pictures]":
+def _open_renderers() -> "weakref.WeakSet[Renderer]":
     """Return what is still open; it is closed when the interpreter ends, before the OpenGL library goes."""
     images: weakref.WeakSet[Renderer] = weakref.WeakSet()
     atexit.register(lambda: [each.close() for each in list(images)])

@@ -169,7 +169,7 @@ class LiberoSimulator:
         # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
         with _global_seed(0 if official is not None else seed):
             self._env.reset()
-        # robosuite keeps the finger command of the last episode.
+        # robosuite keeps the finger action of the last episode.
         self._env.robots[0].gripper.current_action = np.zeros(2)
         if official is not None:
             self._env.sim.set_state_from_flattened(self._official_starts()[official])
@@ -258,12 +258,12 @@ class LiberoSimulator:
     def camera_matrix(self) -> Float[np.ndarray, "3 4"]:
         """Return what maps a world point (x, y, z, 1) in metres to (u z, v z, z).
 
-        u runs left to right and v top to bottom, both 0..1 inside the picture; z is depth in metres.
+        u runs left to right and v top to bottom, both 0..1 inside the image; z is depth in metres.
         """
         camera = self.model.camera(CAMERA).id
         focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[camera]) / 2)
         rotation = self.data.cam_xmat[camera].reshape(3, 3).T
-        # MuJoCo cameras look along -z with y up; picture coordinates have z forward and v down.
+        # MuJoCo cameras look along -z with y up; image coordinates have z forward and v down.
         world_to_camera = np.diag([1.0, -1.0, -1.0]) @ rotation
         intrinsics = np.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1.0]])
         offset = -world_to_camera @ self.data.cam_xpos[camera]
