@@ -210,6 +210,7 @@ def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"], seed: i
     part, whole = part[some], whole[some]
     if not len(whole):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    # Episodes are drawn, not scores: those of one episode are not independent.
     picks = np.random.default_rng(seed).integers(len(whole), size=(RESAMPLES, len(whole)))
     low, high = np.quantile(part[picks].sum(1) / whole[picks].sum(1), [0.025, 0.975])
     return Estimate(float(part.sum() / whole.sum()), float(low), float(high), len(whole))

@@ -146,12 +146,13 @@ def optical_flow(video: Video) -> Float32[np.ndarray, "p h w 2"]:
 def compare_flow(
     target: Float32[np.ndarray, "p h w 2"], generated: Float32[np.ndarray, "p h w 2"]
 ) -> tuple[PerPair, PerPair]:
-    """End-point error (pixels) and mean cosine of each pair of flow fields.
+    """Return end-point error (pixels) and mean cosine of each pair of flow fields.
 
     The cosine is taken over pixels that move by more than 0.001 pixels in both; it is NaN where there is none.
     """
     epe = np.linalg.norm(target - generated, axis=-1).mean(axis=(1, 2), dtype=np.float64)
     length_real, length_generated = np.linalg.norm(target, axis=-1), np.linalg.norm(generated, axis=-1)
+    # A flow of a thousandth of a pixel has no direction to compare.
     moves = (length_real > MIN_FLOW) & (length_generated > MIN_FLOW)
     cosine = (target * generated).sum(axis=-1) / (length_real * length_generated + 1e-6)
     moving = moves.sum(axis=(1, 2))

@@ -167,8 +167,8 @@ def evaluate_open_loop(
             f"{max((len(episode.actions) for episode in episodes), default=0)}"
         )
     scores = _empty_scores(len(episodes), horizons)
-    total = sum(window.length for window in windows)
-    bar = tqdm(total=total, desc="evaluate", unit="frame", disable=not progress)
+    bar = tqdm(total=sum(w.length for w in windows), desc="evaluate", unit="frame", disable=not progress)
+    # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in _batches(windows, rows, _past_frames(world_model)):
             stretches = list(pool.map(lambda window: _Stretch.cut(episodes[window.episode], window), batch))
@@ -195,7 +195,7 @@ class _Stretch:
     @classmethod
     def cut(cls, episode: Episode, window: Window) -> "_Stretch":
         end = window.start + window.length + 1
-        frames = episode.frames()[:end]
+        frames = episode.frames(0, end)
         return cls(window, frames, optical_flow(frames[window.start + 1 :]), episode.gripper_position[:end])
 
     @property
@@ -236,6 +236,7 @@ def _predict(
         actions = np.stack(
             [episodes[source].actions[s.window.start : s.window.start + s.window.length] for s, source in able]
         )
+        # One seed an episode: the same noise for both conditions, and whatever the batch around it.
         seeds = [seed + s.window.episode for s in target]
         dreamt = dream(world_model, _begin(world_model, target, episodes), actions.astype(np.float32), seeds)
         for row, stretch in enumerate(target):
@@ -247,6 +248,7 @@ def _predict(
 def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[Episode]) -> State:
     past = torch.from_numpy(np.stack([stretch.past(_past_frames(world_model)) for stretch in stretches]))
     first = min(stretch.window.start for stretch in stretches)
+    # At an episode's start there is no chunk of past actions: the model takes the arm to be at rest.
     if not isinstance(world_model, Resumes) or first < world_model.chunk:
         return world_model.encode(past)
     actions = [
@@ -283,6 +285,7 @@ def _other_episode(window: Window, episodes: Sequence[Episode]) -> int | None:
 def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[Window]]:
     """Yield windows of one length that have equally many frames before them; the longest first."""
 
+    # The longest first, so that the last batch of the run, which may be small, is a short one.
     def kind(window: Window) -> tuple[int, int]:
         return -window.length, min(window.start + 1, past)
 

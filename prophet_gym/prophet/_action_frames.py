@@ -52,6 +52,7 @@ class PooledActionFrames(nn.Module):
         self, action_frames: Float[Tensor, "b c t h w"], condition_mask: Float[Tensor, "b 1 t h w"]
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]]:
         """Return what is added to the embedding and to the modulation of every latent frame."""
+        # The given frame's drawing says nothing about what is to be generated.
         x = self.pointwise(self.depthwise(self.proj_in(action_frames))) * (1 - condition_mask)
         x = x.mean(dim=(3, 4)).transpose(1, 2)
         x = x + sinusoid(x.shape[1], x.shape[2]).to(x)
@@ -105,6 +106,7 @@ def draw_discs(
     uvz = project(positions, camera[:, None])
     x = uvz[..., 0, None] * width - 0.5 - torch.arange(width, device=positions.device)
     y = uvz[..., 1, None] * height - 0.5 - torch.arange(height, device=positions.device)
+    # A disc at the lens would cover the image.
     sigma = radius / uvz[..., 2, None].clamp(min=0.2)
     disc = torch.exp(-0.5 * (y / sigma) ** 2)[..., :, None] * torch.exp(-0.5 * (x / sigma) ** 2)[..., None, :]
     sign = (2 * openness - 1)[..., None, None]
@@ -142,6 +144,7 @@ def draw_tools(
     opened, closed = (torch.tensor(c, device=positions.device) for c in (OPEN_COLOUR, CLOSED_COLOUR))
     colours = closed + openness[..., None].clamp(0, 1) * (opened - closed)
     canvas = torch.zeros(*positions.shape[:-2], *size, 3, device=positions.device)
+    # The farthest arm first: the nearer one is painted over it.
     order = depth.argsort(dim=-1, descending=True)
     for rank in range(depth.shape[-1]):
         arm = order[..., rank]

@@ -89,6 +89,7 @@ class FrameAutoencoder(LightModelMixin, ConfigMixin):
 
     def encode_raw(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
         """Return raw latents in (-3, 3) of pixels in [-1, 1]."""
+        # Bounded, so that no frame has latents far from those that the decoder is trained on.
         return 3 * torch.tanh(self.encoder(pixels.contiguous(memory_format=torch.channels_last)) / 3)
 
     def decode_raw(self, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
@@ -150,6 +151,7 @@ class WanAutoencoder(LightModelMixin, AutoencoderKLWan):
         pixels = to_pixels(frames.flatten(0, 1).to(self.device)).unflatten(0, frames.shape[:2])
         posterior = super().encode(pixels.transpose(1, 2).to(self.dtype), return_dict=False)[0]
         mean, std = self._normalisation()
+        # The mode, not a sample: the same frames give the same state, whatever the generators.
         return (posterior.mode().float() - mean) / std
 
     @torch.no_grad()

@@ -255,6 +255,7 @@ def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt
         past: Frames before the current one, oldest first.
         order: Which end of the history is finest.
     """
+    # The VAE would drop the remainder itself, at the newest end, without a word.
     kept = 1 + (past.shape[1] - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
     return past[:, :kept] if order == "oldest_finest" else past[:, -kept:]
 
@@ -294,6 +295,7 @@ def decode_chunk(
     autoencoder: WanAutoencoder, given: Float[Tensor, "b c 1 y x"], latents: Float[Tensor, "b c t y x"]
 ) -> UInt8[Tensor, "b k h w 3"]:
     """Return the frames of a chunk's generated slots, which the VAE decodes after the given one."""
+    # The VAE is causal: without the given slot the first generated one would be decoded as a single frame.
     return autoencoder.decode(torch.cat([given, latents], dim=2))[:, 1:].contiguous()
 
 

@@ -74,6 +74,7 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         )
         self.path_skip = nn.Linear(features, chunk * 4)
         last = nn.Linear(hidden, chunk * 4)
+        # Silent at first, so that a tracker that sees begins with all that its base knows.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         seen = features + latent_channels * window**2
@@ -107,6 +108,7 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         """
         mean, std = self.scale(gripper)
         features = torch.cat([(gripper - mean) / std, past_actions.flatten(1), actions.flatten(1)], dim=1)
+        # The skip is linear, as a free arm nearly follows its actions; the network has only the rest to learn.
         change = self.path(features) + self.path_skip(features)
         if self.touch is not None:
             around = window_around(latents, gripper[:, :3], camera, int(self.config["window"]))

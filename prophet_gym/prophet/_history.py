@@ -50,6 +50,7 @@ class HistoryMemory(nn.Module):
         levels = history_levels(history.shape[2], self.order)
         tokens = []
         for level, (pool, proj) in enumerate(zip(_POOLS, self.levels, strict=True)):
+            # A level may have no frame: a short history is all fine.
             chosen = [i for i, own in enumerate(levels) if own == level]
             if chosen:
                 frames = history[:, :, chosen].transpose(1, 2)

@@ -47,6 +47,7 @@ def karras_sigmas(
     ramp = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
     high, low = sigma_max ** (1 / order), sigma_min ** (1 / order)
     sigmas = (high + ramp * (low - high)) ** order
+    # Powers and roots do not cancel to the last bit, and the ends are compared with.
     sigmas[0], sigmas[-1] = sigma_max, sigma_min
     return sigmas
 
@@ -76,7 +77,7 @@ def sample_ab2(
     for sigma, sigma_next in pairwise(levels):
         clean = predict_x0(x, sigma)
         kept = sigma_next / sigma
-        if earlier is None:
+        if earlier is None:  # the first step has no slope to go by
             x = kept * x + (1.0 - kept) * clean
         else:
             weight_now, weight_earlier = _ab2_weights(earlier[0], sigma, sigma_next)

@@ -180,6 +180,7 @@ class SmallProphet(Prophet):
         frames = frames[:, -self.config.past_frames :]
         latents = self.autoencoder.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).float()
         repeats = self.config.past_frames - frames.shape[1]
+        # A dream carries a fixed number of frames, so that states of all ages are one batch.
         past = torch.cat([latents[:, :1].expand(-1, repeats, -1, -1, -1), latents], dim=1)
         no_op = torch.tensor(self.config.no_op, device=frames.device).expand(frames.shape[0], self.config.chunk, -1)
         return {

@@ -44,6 +44,7 @@ def velocity_loss(
     """
     noisy = interpolate(clean, source, time)
     velocity = predict_velocity(transformer, conditions, noisy, time)
+    # Unweighted in velocity: the weight (1 + sigma)^2 / sigma^2 of the clean error cancels.
     loss = (velocity - (source - clean)).square().mean()
     return loss, (noisy - time[:, None, None, None, None] * velocity).detach()
 
@@ -72,6 +73,7 @@ def flow_loss(
 
 def sample_times(rows: int, *, source_fraction: float, generator: torch.Generator) -> Float[Tensor, " b"]:
     """Draw flow times: exactly 1 with probability `source_fraction`, else uniform on (0, 1)."""
+    # Both are drawn for every element, so that the noise of a run does not depend on the fraction.
     uniform = torch.rand(rows, generator=generator)
     at_source = torch.rand(rows, generator=generator) < source_fraction
     return torch.where(at_source, torch.ones(rows), uniform.clamp(1e-3, 1.0))

@@ -132,6 +132,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
             for _ in range(num_layers)
         )
         for block in self.transformer_blocks:
+            # Text is off in every Prophet that dreams: a fifth of the weights that would put out zero.
             if text_embed_dim is None:
                 del block.attn2, block.norm2
             norms: list[Any] = [m for name, m in block.named_modules() if name.endswith(("norm_q", "norm_k"))]
@@ -184,6 +185,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         x = self.patch_embed(x)
         grid = x.shape[1:4]
         x = x.flatten(2, 3)
+        # The conditions join the embedding before its norm, where the released weights expect them.
         embedding, modulation = self._condition(timestep, actions, frames, x.dtype)
         if self.action_frame_embedder is not None and action_frames is not None:
             drawn = self.action_frame_embedder(action_frames, condition_mask)
@@ -192,6 +194,7 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         memory = self.history_memory(history) if self.history_memory is not None and history is not None else None
         for block in self.transformer_blocks:
             inputs = (block, x, embedding, modulation, rope, memory, encoder_hidden_states)
+            # Not diffusers' own checkpointing, which knows its forward alone and not this loop.
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(_run_block, *inputs, use_reentrant=False)
             else:
@@ -241,6 +244,7 @@ def _add_drawn(
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]]:
     """Add what the action frames say where the mask is set, everywhere without one; the rest stays to the bit."""
     if mask is not None:
+        # Chosen, not multiplied: what a masked element holds may be NaN.
         rows = mask[:, None, None]
         drawn = (torch.where(rows, drawn[0], 0), torch.where(rows, drawn[1], 0))
     return embedding + drawn[0], modulation + drawn[1]
@@ -289,6 +293,7 @@ def _attend(
     key = rotate(attn.norm_k(heads(attn.to_k(x))))
     value = heads(attn.to_v(x))
     if memory is not None:
+        # Tokens of the past have no place in the grid of this chunk, so they are not rotated.
         key = torch.cat([attn.norm_k(heads(attn.to_k(memory[0]))), key], dim=2)
         value = torch.cat([heads(attn.to_v(memory[1])), value], dim=2)
     out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -72,6 +72,7 @@ def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: It is a transformer in our layout already, there are two sets of weights, or adapters.
     """
     found = dict(state)
+    # Compiling inside of data parallelism puts two of them before every name.
     while prefix := next((each for each in _WRAPPERS if found and all(k.startswith(each) for k in found)), None):
         found = {key.removeprefix(prefix): value for key, value in found.items()}
     averaged = {key: value for key, value in found.items() if key.startswith(_AVERAGED)}
@@ -265,6 +266,7 @@ def _renamed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in converted:
             raise CheckpointError(f"not a Prophet transformer in the released layout: {name} is there twice")
         is_level = name.startswith("history_memory.levels.") and name.endswith("weight") and value.ndim > 1
+        # The released levels are 1x1x1 convolutions, ours linear maps of the same numbers.
         converted[name] = value.flatten(1) if is_level else value
     return converted
 

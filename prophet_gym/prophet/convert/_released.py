@@ -110,7 +110,7 @@ def converted(source: Path, embodiment: str, cache: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
         temporary = Path(name) / "checkpoint"
         convert_file(source, temporary, vae, Conversion(keep_text=False, embodiment=embodiment))
-        try:
+        try:  # converted beside its place, so that no other process sees half of it
             temporary.rename(folder)
         except OSError:  # another process was faster
             if not (folder / CONFIG).is_file():
