@@ -63,11 +63,12 @@ def test_an_update_changes_what_is_trained_and_nothing_else(example, saved, caps
     monkeypatch.setattr(example, "make_policy", lambda args: made.append(make(args)) or made[0])
     with sizes():
         example.main(example.Args(policy=folder, train=train, tiny=True, learning_rate=1e-2))
-        fresh = make(example.Args(policy=folder, train=train, tiny=True))
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert "of them trained" in first
     assert re.match(r"update 1: success 50%, return 0\.\d+, ratio 1\.000 to 1\.000, gradient norm ", second)
     assert float(second.rsplit(" ", 1)[1]) > 0
+    with sizes():
+        fresh = make(example.Args(policy=folder, train=train, tiny=True))
     before = dict(fresh.named_parameters())
     after = dict(made[0].named_parameters())
     changed = {name for name in after if not torch.equal(after[name], before[name])}
