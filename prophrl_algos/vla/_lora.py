@@ -97,20 +97,15 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def choose_trained(
-    network: nn.Module, train: str, *, targets: LoraTargets, backbone: str, unread: re.Pattern[str]
-) -> None:
+def choose_trained(network: nn.Module, train: str, *, backbone: str, unread: re.Pattern[str]) -> None:
     """Let the trained weights require a gradient, and hold them in float32.
 
     Args:
         network: The network of a policy, changed in place.
-        train: `LoadOptions.train`; `expert` trains all but the backbone.
-        targets: The layers that take adapters.
+        train: `LoadOptions.train`; `expert` trains all but the backbone, and `lora` is what `add_lora` left.
         backbone: Prefix of the names of the pretrained model's weights.
         unread: Pattern of the beginnings of names of weights on which no action depends.
     """
-    if train == "lora":
-        add_lora(network, targets)
     for name, weight in network.named_parameters():
         if train != "lora":
             weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(backbone))
@@ -133,25 +128,6 @@ def cast_frozen(network: nn.Module, cast: Callable[[], object]) -> None:
     for name, weight in network.named_parameters():
         if name in trained:
             weight.data = trained[name]
-
-
-def targets_in(model: nn.Module) -> LoraTargets | None:
-    """Return the targets with which `add_lora` makes the adapters that a model has, or None if it has none."""
-    if not has_lora(model):
-        return None
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
-
-    layers: dict[tuple[int, int], list[str]] = {}
-    whole = []
-    for name, module in model.named_modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            whole.append(re.escape(name))
-        elif isinstance(module, BaseTunerLayer):
-            each: Any = module
-            layers.setdefault((each.r[NAME], each.lora_alpha[NAME]), []).append(re.escape(name))
-    parts = tuple(LoraPart("|".join(names), rank, alpha) for (rank, alpha), names in sorted(layers.items()))
-    return LoraTargets(parts, tuple(whole))
 
 
 def has_lora(model: nn.Module) -> bool:

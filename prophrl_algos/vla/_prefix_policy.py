@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
-from prophrl_algos.vla._lora import LoraTargets, add_lora, cast_frozen, choose_trained, targets_in
-from prophrl_algos.vla._merge import fitted
-from prophrl_algos.vla._observations import shown_images, shown_state
+from prophrl_algos.vla._base import PublishedPolicy
+from prophrl_algos.vla._lora import LoraTargets, cast_frozen, choose_trained
+from prophrl_algos.vla._observations import shown_state
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._processor import ProcessorConfig, resized, save_tokenizer, saved_tokenizer
 from prophrl_algos.vla._tokenization import PROMPTS, padded_tokens, trimmed
-from prophrl_algos.vla.conventions import env_to_policy, normalise, policy_image, policy_to_env, unnormalise
-from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type, read_saved, saving
-from prophrl_algos.vla.io._weights import has_weights, load_strictly, read_json, require_sizes, without_init
+from prophrl_algos.vla.conventions import env_to_policy, normalise
+from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
+from prophrl_algos.vla.io._weights import has_weights, require_sizes, without_init
 
 
-class PrefixPolicy(nn.Module):
+class PrefixPolicy(PublishedPolicy):
     """Wrap a network of pi0's kind: PaliGemma or SmolVLM reads images and prompt, an expert denoises the actions.
 
     A subclass adds what is particular to its family: the network, the prefix, the velocity and the published files.
@@ -36,14 +36,13 @@ class PrefixPolicy(nn.Module):
         config: What `make_network` made the network of, plain data; without it the policy cannot be saved.
     """
 
-    FAMILY: ClassVar[str]
-    LAYOUT: ClassVar[str]
+    PREFIX: ClassVar[str] = "network."
     BACKBONE: ClassVar[str]
-    """Prefix of the names of the pretrained model's weights."""
-    BEFORE: ClassVar[tuple[str, ...]]
-    """Prefixes of the names of weights that the context depends on."""
-    LORA: ClassVar[LoraTargets]
-    LORA_WITH_LANGUAGE: ClassVar[LoraTargets]
+    """Name of the pretrained model in the network."""
+    LANGUAGE: ClassVar[str]
+    """Name of its language model."""
+    ALSO_BEFORE: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of the names of weights outside the pretrained model that the prefix depends on."""
 
     def __init__(
         self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
@@ -53,15 +52,11 @@ class PrefixPolicy(nn.Module):
         if numbers != spec.action_dim:
             raise ValueError(f"the statistics are of {numbers} action numbers, the policy has {spec.action_dim}")
         self.network, self.spec, self.processor, self.config = network, spec, processor, config
+        self.convention, self.action_scale = processor.convention, processor.actions
 
     @staticmethod
     def make_network(config: Mapping[str, Any]) -> nn.Module:
         """Return the network of a config in float32; ImportError if its library is not installed."""
-        raise NotImplementedError
-
-    @classmethod
-    def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
-        """Return the policy of a published checkpoint, before it is decided what is trained."""
         raise NotImplementedError
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
@@ -70,14 +65,6 @@ class PrefixPolicy(nn.Module):
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return v(x, t) in float32."""
-        raise NotImplementedError
-
-    def unread(self) -> re.Pattern[str]:
-        """Return a pattern of the beginnings of names of weights on which no action depends."""
-        raise NotImplementedError
-
-    def cast_backbone(self, dtype: torch.dtype) -> None:
-        """Change the precision of the pretrained model, trained or not."""
         raise NotImplementedError
 
     @classmethod
@@ -90,48 +77,49 @@ class PrefixPolicy(nn.Module):
         return f"config.json says type {cls.FAMILY}, as lerobot writes it" if config.get("type") == cls.FAMILY else None
 
     @classmethod
-    def load(cls, folder: Path, options: LoadOptions) -> "PrefixPolicy":
-        """Load a published checkpoint (see `LAYOUT`) or a saved policy, on the CPU, in eval mode.
-
-        A saved policy may be trained further in any mode. With `train="lora"` or `"none"` its adapters come back as
-        they were; `"expert"` and `"full"` add them to the weights.
-
-        Raises:
-            CheckpointError: A file is damaged, or tensors are missing, unexpected or of another shape.
-            MissingWeightsError: A file is missing.
-            ValueError: The options do not fit the checkpoint.
-        """
-        config = read_json(folder / CONFIG)
-        if config.get("model_type") == own_type(cls.FAMILY):
-            return cls._load_saved(folder, config, options).eval()
-        policy = cls.load_published(folder, config, options)
-        policy.let_train(options.train, language=options.language)
-        policy.cast(options.dtype)
-        return policy.eval()
-
-    @classmethod
-    def _load_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
+    def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
+        """Return the policy that a saved config describes, before it has weights."""
         options.require_benchmark(said.get("benchmark"), folder)
-        require_sizes(said, folder / CONFIG)
-        state = read_saved(folder, said)
         tokenize = saved_tokenizer(folder, said, options)
         with as_saved(folder):
             spec = FlowSpec(**said["spec"])
-            lora = LoraTargets.from_json(said["lora"])
             processor = ProcessorConfig.from_json(said, spec.action_dim, tokenize, options.without_state)
             network = said["network"]
         chosen = {name: value for name in ("num_steps", "exec_steps") if (value := getattr(options, name)) is not None}
         policy = cls(cls.empty_network(network, folder), replace(spec, **chosen), processor, network)
         policy._require_agreement(folder)
-        # What is trained is chosen before the weights are loaded, since it takes them in float32.
-        if lora is not None and options.train == "none":
-            add_lora(policy.network, lora)
-        policy.let_train(options.train, language=options.language, lora=lora)
-        policy.cast(options.dtype)
-        own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        own = fitted(own, policy.network, lora or LoraTargets(()), source=folder)
-        load_strictly(policy.network, own, source=folder)
         return policy
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `make_saved` needs as plain data; ValueError for a network without a config or an own prompt."""
+        if self.config is None:
+            raise ValueError(
+                "this policy cannot be saved, since its network's config is not known: make it with load_policy, or "
+                "save its state_dict()"
+            )
+        return {"network": dict(self.config), "spec": asdict(self.spec), **self.processor.to_json()}
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write a Hugging Face tokenizer; other tokenizers are no files."""
+        save_tokenizer(self.processor.tokenize, folder)
+
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """Let what is trained require a gradient, in float32; see `PublishedPolicy`."""
+        if train == "lora":
+            self.adapt(lora or (self.LORA_WITH_LANGUAGE if language else self.LORA))
+        # Only keys and values of the language model's last layer are read, and no word is predicted.
+        last = len(list(self.network.get_submodule(f"{self.LANGUAGE}.layers").children())) - 1
+        unread = rf"{re.escape(self.LANGUAGE)}\.(norm\.|layers\.{last}\.(self_attn\.[qo]_proj|mlp|post_attention_lay))"
+        choose_trained(self.network, train, backbone=f"{self.BACKBONE}.", unread=re.compile(unread))
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of the pretrained model where it is not trained."""
+        cast_frozen(self.network, lambda: self.network.get_submodule(self.BACKBONE).to(dtype))
+
+    @property
+    def adapted(self) -> nn.Module:
+        """Return the network."""
+        return self.network
 
     @classmethod
     def empty_network(cls, config: Any, folder: Path) -> Any:
@@ -140,59 +128,11 @@ class PrefixPolicy(nn.Module):
         with constructing(f"network of {cls.FAMILY}", folder), without_init():
             return cls.make_network(config)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy with its adapters, whole or not at all; `prophrl_algos.load_policy` reads it.
-
-        Raises:
-            ValueError: The policy has parts that no file can describe: a network without a config, an own prompt.
-            CheckpointError: A weight is not finite.
-        """
-        if self.config is None:
-            raise ValueError(
-                "this policy cannot be saved, since its network's config is not known: make it with load_policy, or "
-                "save its state_dict()"
-            )
-        lora = targets_in(self.network)
-        said = {
-            "model_type": own_type(self.FAMILY),
-            "network": dict(self.config),
-            "spec": asdict(self.spec),
-            **self.processor.to_json(),
-            "lora": None if lora is None else asdict(lora),
-        }
-        with saving(Path(folder), said, self.state_dict()) as new:
-            save_tokenizer(self.processor.tokenize, new)
-
-    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
-        """Load weights of this family's `state_dict`, whatever was trained of them.
-
-        Raises:
-            CheckpointError: They do not fit; names the tensors.
-            ValueError: Adapters would be added to half-precision weights.
-        """
-        own = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        known = LoraTargets(self.LORA_WITH_LANGUAGE.parts + (targets_in(self.network) or LoraTargets(())).parts)
-        load_strictly(self.network, fitted(own, self.network, known, source=source), source=source)
-
-    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
-        """Let what is trained require a gradient, in float32.
-
-        Args:
-            train: `LoadOptions.train`.
-            language: `LoadOptions.language`.
-            lora: The layers that take adapters; the family's by default.
-        """
-        targets = lora or (self.LORA_WITH_LANGUAGE if language else self.LORA)
-        choose_trained(self.network, train, targets=targets, backbone=self.BACKBONE, unread=self.unread())
-
-    def cast(self, dtype: torch.dtype) -> None:
-        """Change the precision of the pretrained model where it is not trained."""
-        cast_frozen(self.network, lambda: self.cast_backbone(dtype))
-
     def reads_gradient(self) -> bool:
         """Return whether something that is trained lies before the velocity, so that the prefix needs a gradient."""
+        before = (f"{self.BACKBONE}.", *self.ALSO_BEFORE)
         weights = self.network.named_parameters()
-        return any(weight.requires_grad for name, weight in weights if name.startswith(self.BEFORE))
+        return any(weight.requires_grad for name, weight in weights if name.startswith(before))
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
         """Return images in the env's size, tokens of the prompt, and the normalised state.
@@ -204,11 +144,7 @@ class PrefixPolicy(nn.Module):
                 state is needed and missing.
         """
         processor = self.processor
-        first, *others = processor.convention.views
-        obs: dict[str, Tensor] = {}
-        for view in (first, *(name for name in others if name in env_obs)):
-            frames = shown_images(env_obs, view, len(instructions))
-            obs[view] = policy_image(frames, processor.convention.image).contiguous()
+        obs = {name: frames.contiguous() for name, frames in self.views(env_obs, len(instructions)).items()}
         state = self._state(env_obs, len(instructions))
         states = [None] * len(instructions) if state is None else state.unbind(0)
         texts = [processor.prompt(text, each) for text, each in zip(instructions, states, strict=True)]
@@ -219,17 +155,11 @@ class PrefixPolicy(nn.Module):
         """Return the prefix of images, prompt and state; without a gradient where nothing of it is trained."""
         device = next(self.network.parameters()).device
         with torch.set_grad_enabled(grad and torch.is_grad_enabled() and self.reads_gradient()):
-            views = [obs[name] for name in self.processor.convention.views if name in obs]
+            views = [obs[name] for name in self.convention.views if name in obs]
             images = [resized(view.to(device), self.processor.images) for view in views]
             tokens, mask = trimmed(obs)
             read = {**obs, "tokens": tokens.to(device), "token_mask": mask.to(device)}
             return self.prefix(images, read, device)
-
-    def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
-        """Return the executed actions in the env's units."""
-        del obs
-        latents = x0[:, : self.spec.exec_steps, : self.spec.action_dim]
-        return policy_to_env(unnormalise(latents, self.processor.actions), self.processor.convention)
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
@@ -239,8 +169,8 @@ class PrefixPolicy(nn.Module):
         Times have the density 1.5 sqrt(t) on 0.001..1: the Beta(1.5, 1) of openpi, lerobot and transformers.
         """
         device = next(self.network.parameters()).device
-        said = env_to_policy(actions.to(device).float(), self.processor.convention)
-        latents = normalise(said, self.processor.actions)
+        said = env_to_policy(actions.to(device).float(), self.convention)
+        latents = normalise(said, self.action_scale)
         x0 = F.pad(latents, (0, self.spec.latent_dim - self.spec.action_dim))
         noise = torch.randn(x0.shape, generator=generator).to(device)
         t = (torch.rand(len(x0), generator=generator) ** (2 / 3) * 0.999 + 0.001).to(device)

@@ -1,7 +1,6 @@
 """Make a flow policy of SmolVLA, on lerobot's network."""
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -39,8 +38,9 @@ class SmolVLAPolicy(PrefixPolicy):
 
     FAMILY: ClassVar[str] = "smolvla"
     LAYOUT: ClassVar[str] = "lerobot's config.json with type smolvla, model.safetensors and policy_*processor.json"
-    BACKBONE: ClassVar[str] = "vlm_with_expert.vlm."
-    BEFORE: ClassVar[tuple[str, ...]] = (BACKBONE, "state_proj.")
+    BACKBONE: ClassVar[str] = "vlm_with_expert.vlm"
+    LANGUAGE: ClassVar[str] = "vlm_with_expert.vlm.model.text_model"
+    ALSO_BEFORE: ClassVar[tuple[str, ...]] = ("state_proj.",)
     LORA: ClassVar[LoraTargets] = _TARGETS
     LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = _TARGETS
 
@@ -103,18 +103,6 @@ class SmolVLAPolicy(PrefixPolicy):
             without_state=options.without_state,
         )
         return cls(network, spec, processor, config)
-
-    def unread(self) -> re.Pattern[str]:
-        """Return a pattern: only keys and values of SmolVLM's last layer are read, and no word is predicted."""
-        last = len(cast(Any, self.network).vlm_with_expert.vlm.model.text_model.layers) - 1
-        return re.compile(
-            rf"vlm_with_expert\.vlm\.model\.text_model\.(norm\.|layers\.{last}\."
-            r"(self_attn\.[qo]_proj\.|mlp\.|post_attention_layernorm\.))"
-        )
-
-    def cast_backbone(self, dtype: torch.dtype) -> None:
-        """Change the precision of SmolVLM."""
-        cast(Any, self.network).vlm_with_expert.vlm.to(dtype)
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return SmolVLM's keys and values and the mask of real tokens."""

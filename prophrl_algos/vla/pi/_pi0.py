@@ -61,8 +61,8 @@ class Pi0Policy(PrefixPolicy):
         "config.json with model_type pi0 (transformers) or type pi0 (lerobot), or openpi's model.safetensors with "
         "paligemma_with_expert.* and state_proj.*"
     )
-    BACKBONE: ClassVar[str] = "model.vlm."
-    BEFORE: ClassVar[tuple[str, ...]] = (BACKBONE,)
+    BACKBONE: ClassVar[str] = "model.vlm"
+    LANGUAGE: ClassVar[str] = "model.vlm.language_model"
     LORA: ClassVar[LoraTargets] = LoraTargets((_EXPERT,), _WHOLE)
     LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = LoraTargets((_EXPERT, _LANGUAGE), _WHOLE)
 
@@ -131,17 +131,6 @@ class Pi0Policy(PrefixPolicy):
             without_state=options.without_state,
         )
         return cls(network, spec, processor, config)
-
-    def unread(self) -> re.Pattern[str]:
-        """Return a pattern: only keys and values of PaliGemma's last layer are read, and no word is predicted."""
-        last = len(cast(Any, self.network).model.vlm.language_model.layers) - 1
-        return re.compile(
-            rf"model\.vlm\.language_model\.(layers\.{last}\.(self_attn\.[qo]_proj|mlp|post_attention_lay)|norm\.)"
-        )
-
-    def cast_backbone(self, dtype: torch.dtype) -> None:
-        """Change the precision of PaliGemma."""
-        cast(Any, self.network).model.vlm.to(dtype)
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return PaliGemma's keys and values, the mask of real tokens, and the state."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
-from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
+from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets, cast_frozen
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._prefix_cache import additive, as_cache, cache_tensors, may_attend
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
@@ -57,8 +57,8 @@ class Pi05Policy(PrefixPolicy):
         "lerobot's config.json with type pi05, model.safetensors and policy_*processor.json; or openpi's and RLinf's "
         "model.safetensors with paligemma_with_expert.* and time_mlp_*"
     )
-    BACKBONE: ClassVar[str] = "paligemma_with_expert.paligemma."
-    BEFORE: ClassVar[tuple[str, ...]] = (BACKBONE,)
+    BACKBONE: ClassVar[str] = "paligemma_with_expert.paligemma"
+    LANGUAGE: ClassVar[str] = "paligemma_with_expert.paligemma.model.language_model"
     LORA: ClassVar[LoraTargets] = LoraTargets((_EXPERT,), _WHOLE)
     LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = LoraTargets((_EXPERT, _LANGUAGE), _WHOLE)
 
@@ -131,18 +131,11 @@ class Pi05Policy(PrefixPolicy):
         )
         return cls(network, spec, processor, config)
 
-    def unread(self) -> re.Pattern[str]:
-        """Return a pattern: only keys and values of PaliGemma's last layer are read, and no word is predicted."""
-        last = len(cast(Any, self.network).paligemma_with_expert.paligemma.model.language_model.layers) - 1
-        layers = rf".*paligemma\.model\.language_model\.layers\.{last}\."
-        return re.compile(
-            rf"{layers}(self_attn\.[qo]_proj|mlp|post_attention_lay)|.*paligemma\.model\.language_model\.norm\."
-        )
-
-    def cast_backbone(self, dtype: torch.dtype) -> None:
-        """Change the precision of PaliGemma and the expert as the network's own code does, which keeps some float32."""
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of frozen weights as the network's own code does, which keeps some float32."""
+        both = cast(Any, self.network).paligemma_with_expert
         if dtype == torch.bfloat16:
-            cast(Any, self.network).paligemma_with_expert.to_bfloat16_for_selected_params("bfloat16")
+            cast_frozen(self.network, lambda: both.to_bfloat16_for_selected_params("bfloat16"))
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return PaliGemma's keys and values and the mask of real tokens."""

@@ -128,6 +128,7 @@ class OpenVLAOFT(PrismaticPolicy):
     LORA: ClassVar[LoraTargets] = LoraTargets(
         (LoraPart(rf".*language_model.*\.{PROJECTIONS}", 32, 16),), (r"(.*\.)?action_head",)
     )
+    LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = LORA
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
         """Return a head on the width of the language model."""

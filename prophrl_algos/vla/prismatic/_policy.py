@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, FlowSpec, Obs
-from prophrl_algos.vla._lora import LoraTargets, add_lora
-from prophrl_algos.vla._merge import fitted
-from prophrl_algos.vla._observations import shown_images, shown_state
+from prophrl_algos.vla._base import PublishedPolicy
+from prophrl_algos.vla._lora import LoraTargets
+from prophrl_algos.vla._observations import shown_state
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla.conventions import (
     Affine,
@@ -22,12 +22,9 @@ from prophrl_algos.vla.conventions import (
     convention,
     env_to_policy,
     normalise,
-    policy_image,
-    policy_to_env,
-    unnormalise,
 )
-from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type, read_saved, saving
-from prophrl_algos.vla.io._weights import load_strictly, read_json, require_sizes
+from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
+from prophrl_algos.vla.io._weights import load_strictly, require_sizes
 from prophrl_algos.vla.prismatic._config import GRIPPER, PrismaticConfig, rescale_output, scaling
 from prophrl_algos.vla.prismatic._files import HEAD, read_published, read_tokenizer
 from prophrl_algos.vla.prismatic._images import prepared
@@ -35,7 +32,7 @@ from prophrl_algos.vla.prismatic._sequence import TOKENIZER, Prompt, Tokenizer, 
 from prophrl_algos.vla.prismatic._vision import FusedVision, Projector, StateProjector
 
 
-class PrismaticPolicy(nn.Module):
+class PrismaticPolicy(PublishedPolicy):
     """Wrap a Prismatic vision-language model; see `VLAAdapter` and `OpenVLAOFT`.
 
     Latents are normalised actions: q01..q99 become -1..1, the gripper goes from -1 (closed) to 1 (open). Observations
@@ -47,15 +44,12 @@ class PrismaticPolicy(nn.Module):
         tokenizer: The checkpoint's own.
     """
 
-    FAMILY: ClassVar[str]
-    LAYOUT: ClassVar[str]
     LANGUAGE: ClassVar[str]
     """`model_type` of the language model."""
     PROMPT: ClassVar[Prompt]
     CAUSAL: ClassVar[bool]
     EXPERT: ClassVar[tuple[str, ...]]
     """Modules that are trained where the language model and the vision encoders are not."""
-    LORA: ClassVar[LoraTargets]
 
     def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
         from transformers import AutoConfig, AutoModel
@@ -63,7 +57,6 @@ class PrismaticPolicy(nn.Module):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         self.spec = FlowSpec(config.horizon, config.action_dim, config.action_dim, config.exec_steps, config.num_steps)
-        self.lora: LoraTargets | None = None
         # The precision is torch's default of the moment, whatever the checkpoint notes.
         text = {name: value for name, value in config.text.items() if name not in ("torch_dtype", "dtype")}
         self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
@@ -101,49 +94,29 @@ class PrismaticPolicy(nn.Module):
         return None
 
     @classmethod
-    def load(cls, folder: Path, options: LoadOptions) -> "PrismaticPolicy":
-        """Load published files or a saved policy, on the CPU, in eval mode.
-
-        On published files a flow head begins as the published head.
-
-        Raises:
-            CheckpointError: A file is damaged, or tensors are missing, unexpected or of another shape.
-            MissingWeightsError: A file is missing.
-            ValueError: The options do not fit the checkpoint.
-        """
-        found = read_json(folder / CONFIG)
-        require_sizes(found, folder / CONFIG)
-        if found.get("model_type") == own_type(cls.FAMILY):
-            return cls._load_saved(folder, found, options).eval()
-        config, weights = read_published(folder, found, options)
-        policy = cls._empty(replace(config, settings=cls.published_settings(weights)), folder, options)
+    def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
+        """Return the policy of published files; a flow head begins as the published head."""
+        require_sizes(config, folder / CONFIG)
+        read, weights = read_published(folder, config, options)
+        policy = cls._empty(replace(read, settings=cls.published_settings(weights)), folder, options)
         load_strictly(policy, weights, source=folder)
-        rescale_output(policy.action_head.get_submodule("fc2"), config.actions)
+        rescale_output(policy.action_head.get_submodule("fc2"), read.actions)
         if options.head == "flow":
             policy.begin_flow()
-        policy.let_train(options.train)
-        return policy.eval()
+        return policy
 
     @classmethod
-    def _load_saved(cls, folder: Path, found: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
+    def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
+        """Return the policy that a saved config describes, before it has weights."""
         with as_saved(folder):
-            config = PrismaticConfig.from_json(found["policy"], folder / CONFIG)
-            lora = LoraTargets.from_json(found["lora"])
+            config = PrismaticConfig.from_json(said["policy"], folder / CONFIG)
         options.require_benchmark(config.benchmark, folder)
         if options.head != config.head:
             raise ValueError(
                 f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; say so in the options"
             )
         chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
-        config = replace(config, **chosen, without_state=options.without_state)
-        state = read_saved(folder, found)
-        policy = cls._empty(config, folder, options)
-        # What is trained is chosen before the weights are loaded, since it takes them in float32.
-        if lora and options.train == "none":
-            policy.adapt(lora)
-        policy.let_train(options.train, lora=lora)
-        load_strictly(policy, fitted(state, policy, lora or LoraTargets(()), source=folder), source=folder)
-        return policy
+        return cls._empty(replace(config, **chosen, without_state=options.without_state), folder, options)
 
     @classmethod
     def _empty(cls, config: PrismaticConfig, folder: Path, options: LoadOptions) -> "PrismaticPolicy":
@@ -161,25 +134,13 @@ class PrismaticPolicy(nn.Module):
         model.rotary_emb = type(model.rotary_emb)(config=policy.text_config)
         return policy
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy with its adapters, whole or not at all; `prophrl_algos.load_policy` reads it."""
-        said = {
-            "model_type": own_type(self.FAMILY),
-            "policy": asdict(self.config),
-            "lora": None if self.lora is None else asdict(self.lora),
-        }
-        with saving(Path(folder), said, self.state_dict()) as new:
-            (new / TOKENIZER).write_text(self.tokenizer.text, encoding="utf-8")
+    def describe(self) -> dict[str, Any]:
+        """Return what `make_saved` needs as plain data."""
+        return {"policy": asdict(self.config)}
 
-    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
-        """Load weights of this family's `state_dict`, whatever was trained of them.
-
-        Raises:
-            CheckpointError: They do not fit; names the tensors.
-            ValueError: Adapters would be added to half-precision weights.
-        """
-        known = LoraTargets(self.LORA.parts + (self.lora or LoraTargets(())).parts)
-        load_strictly(self, fitted(state, self, known, source=source), source=source)
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        (folder / TOKENIZER).write_text(self.tokenizer.text, encoding="utf-8")
 
     def begin_flow(self) -> None:
         """Replace the published head by a flow head that begins as it; what is new is the same every time."""
@@ -189,13 +150,9 @@ class PrismaticPolicy(nn.Module):
             published, self.action_head = self.action_head, self.make_head(self.config)
         self.head.start_from(published)
 
-    def let_train(self, train: str, *, lora: LoraTargets | None = None) -> None:
-        """Freeze what is not trained, and put what is into float32.
-
-        Args:
-            train: `LoadOptions.train`.
-            lora: The layers that take adapters; the family's by default.
-        """
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """Let what is trained require a gradient, in float32; see `PublishedPolicy`."""
+        del language  # the language model is where the adapters are
         self.requires_grad_(requires_grad=train == "full")
         if train == "expert":
             for part in self.expert():
@@ -206,20 +163,14 @@ class PrismaticPolicy(nn.Module):
             if weight.requires_grad:
                 weight.data = weight.data.float()
 
-    def adapt(self, targets: LoraTargets) -> list[str]:
-        """Freeze all but low-rank adapters and the modules that `targets` names; return what is trained now."""
-        names = add_lora(self, targets)
-        self.lora = targets
-        return names
-
     def expert(self) -> list[nn.Module]:
         """Return the modules of `EXPERT` that the policy has."""
         parts = [getattr(self, name) for name in self.EXPERT]
         return [part for part in parts if part is not None]
 
-    @property
+    @cached_property
     def convention(self) -> Convention:
-        """Return how it meets its benchmark."""
+        """Return how the policy meets its benchmark."""
         return convention(self.config.benchmark, "prismatic")
 
     @cached_property
@@ -249,13 +200,11 @@ class PrismaticPolicy(nn.Module):
             ValueError: An instruction is too long, images are not uint8 `(rows, h, w, 3)`, or a state is missing or
                 has another size.
         """
-        first, *others = self.convention.views
-        views = [first, *(name for name in others if name in env_obs)]
         rows, size = len(instructions), self.vision_backbone.image_size
-        shown = [policy_image(shown_images(env_obs, name, rows), self.convention.image) for name in views]
+        views = self.views(env_obs, rows).values()
         tokens, mask = prompt_tokens(self.tokenizer, self.PROMPT, instructions)
         obs = {
-            "image": torch.stack([prepared(each.numpy(), size) for each in shown], 1),
+            "image": torch.stack([prepared(each.numpy(), size) for each in views], 1),
             "image_mask": torch.ones(rows, len(views), dtype=torch.bool),
             "tokens": tokens,
             "token_mask": mask,
@@ -276,11 +225,6 @@ class PrismaticPolicy(nn.Module):
     def velocity(self, ctx: Context, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return v(x, t) in float32."""
         return self.head.velocity(ctx, x.float(), t.float()).float()
-
-    def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
-        """Return the executed actions in the env's units, the gripper open or closed."""
-        del obs
-        return policy_to_env(unnormalise(x0[:, : self.spec.exec_steps].float(), self.action_scale), self.convention)
 
     def latents(self, actions: Float[Tensor, "b h a"]) -> Float[Tensor, "b h d"]:
         """Return demonstrated actions as latents, clipped to -1..1 as in the training of the published policies."""

@@ -45,6 +45,7 @@ class VLAAdapter(PrismaticPolicy):
     LORA: ClassVar[LoraTargets] = LoraTargets(
         (LoraPart(rf".*language_model.*\.{PROJECTIONS}", 32, 32),), (r"(.*\.)?action_queries", r"(.*\.)?action_head")
     )
+    LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = LORA
 
     def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)

@@ -1,0 +1,160 @@
+"""Share what all published policies do: load and save, train in one of four modes, see and act by a convention."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from prophrl_algos.flow import FlowSpec, Obs
+from prophrl_algos.vla._lora import LoraTargets, add_lora
+from prophrl_algos.vla._merge import fitted
+from prophrl_algos.vla._observations import shown_images
+from prophrl_algos.vla._options import LoadOptions
+from prophrl_algos.vla.conventions import Affine, Convention, policy_image, policy_to_env, unnormalise
+from prophrl_algos.vla.io._saved import CONFIG, as_saved, own_type, read_saved, saving
+from prophrl_algos.vla.io._weights import load_strictly, read_json, require_sizes
+
+
+class PublishedPolicy(nn.Module):
+    """Hold what is common to `PrefixPolicy` and `PrismaticPolicy`.
+
+    Attributes:
+        spec: The sizes.
+        lora: What the adapters were made from; None without adapters.
+        convention: How the policy meets its benchmark.
+        action_scale: The scale of actions.
+    """
+
+    FAMILY: ClassVar[str]
+    """Name of the family in the `config.json` of saved policies."""
+    LAYOUT: ClassVar[str]
+    """One line that names the files it reads, for error messages."""
+    LORA: ClassVar[LoraTargets]
+    """What is trained in the mode `lora`."""
+    LORA_WITH_LANGUAGE: ClassVar[LoraTargets]
+    """The same with the option `language`: all layers of the family that may have adapters."""
+    PREFIX: ClassVar[str] = ""
+    """What the names of the weights in `adapted` begin with."""
+
+    spec: FlowSpec
+    lora: LoraTargets | None = None
+    convention: Convention
+    action_scale: Affine
+
+    @classmethod
+    def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PublishedPolicy":
+        """Return the policy of a published checkpoint, before it is decided what is trained."""
+        raise NotImplementedError
+
+    @classmethod
+    def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PublishedPolicy":
+        """Return the policy that a saved config describes, before it has weights."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `make_saved` needs as plain data; ValueError for parts that no file can describe."""
+        raise NotImplementedError
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer into the folder of the policy."""
+        raise NotImplementedError
+
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """Let what is trained require a gradient, in float32.
+
+        Args:
+            train: `LoadOptions.train`.
+            language: `LoadOptions.language`.
+            lora: The layers that take adapters; the family's by default.
+        """
+        raise NotImplementedError
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the precision of the pretrained model where it is not trained."""
+
+    @property
+    def adapted(self) -> nn.Module:
+        """Return the module whose layers may take adapters."""
+        return self
+
+    @classmethod
+    def load(cls, folder: Path, options: LoadOptions) -> "PublishedPolicy":
+        """Load a published checkpoint (see `LAYOUT`) or a saved policy, on the CPU, in eval mode.
+
+        A saved policy may be trained further in any mode. With `train="lora"` or `"none"` its adapters come back as
+        they were; `"expert"` and `"full"` add them to the weights.
+
+        Raises:
+            CheckpointError: A file is damaged, or tensors are missing, unexpected or of another shape.
+            MissingWeightsError: A file is missing.
+            ValueError: The options do not fit the checkpoint.
+        """
+        config = read_json(folder / CONFIG)
+        if config.get("model_type") != own_type(cls.FAMILY):
+            policy = cls.load_published(folder, config, options)
+            policy.let_train(options.train, language=options.language)
+            policy.cast(options.dtype)
+            return policy.eval()
+        require_sizes(config, folder / CONFIG)
+        with as_saved(folder):
+            lora = LoraTargets.from_json(config["lora"])
+        policy = cls.make_saved(folder, config, options)
+        state = read_saved(folder, config)
+        # What is trained is chosen before the weights are loaded, since it takes them in float32.
+        if lora is not None and options.train == "none":
+            policy.adapt(lora)
+        policy.let_train(options.train, language=options.language, lora=lora)
+        policy.cast(options.dtype)
+        policy._fill(state, lora or LoraTargets(()), source=folder)
+        return policy.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the policy with its adapters, whole or not at all; `prophrl_algos.load_policy` reads it.
+
+        Raises:
+            ValueError: The policy has parts that no file can describe.
+            CheckpointError: A weight is not finite.
+        """
+        lora = None if self.lora is None else asdict(self.lora)
+        said = {"model_type": own_type(self.FAMILY), **self.describe(), "lora": lora}
+        with saving(Path(folder), said, self.state_dict()) as new:
+            self.save_tokenizer(new)
+
+    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Load weights of this family's `state_dict`, whatever was trained of them.
+
+        Raises:
+            CheckpointError: They do not fit; names the tensors.
+            ValueError: Adapters would be added to half-precision weights.
+        """
+        own = LoraTargets(()) if self.lora is None else self.lora
+        self._fill(state, LoraTargets(self.LORA_WITH_LANGUAGE.parts + own.parts), source=source)
+
+    def adapt(self, targets: LoraTargets) -> None:
+        """Freeze all but low-rank adapters and the modules that `targets` names."""
+        add_lora(self.adapted, targets)
+        self.lora = targets
+
+    def views(self, env_obs: Mapping[str, Any], rows: int) -> dict[str, UInt8[Tensor, "b h w 3"]]:
+        """Return the images as the policy was trained on them, by view; a view that the env does not have is left out.
+
+        Raises:
+            ValueError: The first view is missing, or images are not uint8 `(rows, h, w, 3)`.
+        """
+        first, *others = self.convention.views
+        names = (first, *(name for name in others if name in env_obs))
+        return {name: policy_image(shown_images(env_obs, name, rows), self.convention.image) for name in names}
+
+    def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
+        """Return the executed actions in the env's units."""
+        del obs
+        latents = x0[:, : self.spec.exec_steps, : self.spec.action_dim].float()
+        return policy_to_env(unnormalise(latents, self.action_scale), self.convention)
+
+    def _fill(self, state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> None:
+        own = {name.removeprefix(self.PREFIX): tensor for name, tensor in state.items()}
+        load_strictly(self.adapted, fitted(own, self.adapted, targets, source=source), source=source)
