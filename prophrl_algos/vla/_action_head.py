@@ -49,15 +49,7 @@ class HeadLayer(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """Run a transformer over the actions of a chunk that reads context vectors.
-
-    Args:
-        horizon: Number of actions in a chunk.
-        latent_dim: Number of dimensions of an action.
-        width: Width of the transformer.
-        layers: Number of layers.
-        heads: Number of attention heads.
-    """
+    """Run a transformer over the actions of a chunk that reads context vectors."""
 
     def __init__(self, horizon: int, latent_dim: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
@@ -78,7 +70,6 @@ class ActionHead(nn.Module):
     def forward(
         self, x: Float[Tensor, "b h a"], t: Float[Tensor, " b"], prefix: Float[Tensor, "b l two n d"]
     ) -> Float[Tensor, "b h a"]:
-        """Return the velocity."""
         time = self.time(_time_features(t)).unflatten(1, (_MODULATIONS, -1))
         hidden = self.into(x) + self.positions
         for layer, part in zip(self.layers, prefix.unbind(1), strict=True):
@@ -92,6 +83,7 @@ def _norm(x: Tensor) -> Tensor:
 
 def _time_features(t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
     half = _TIME_WIDTH // 2
+    # Periods from about 6 down to 0.03, since times lie in [0, 1].
     rates = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (math.log(200.0) / (half - 1)))
     angles = t[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)

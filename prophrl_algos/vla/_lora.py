@@ -89,6 +89,7 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    # peft's own option for these matches the ends of names only.
     for name in sorted({name for names in whole.values() for name in names}):
         parent, _, child = name.rpartition(".")
         wrapper = ModulesToSaveWrapper(model.get_submodule(name), NAME)

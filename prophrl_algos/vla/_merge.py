@@ -38,6 +38,7 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, 
     if {name: tensor.shape for name, tensor in state.items()} == {name: each.shape for name, each in wanted.items()}:
         return dict(state)
     _require_precision(state, wanted, source)
+    # Both have adapters, but other ones: those of the state dict go into the weights, those of the model begin at zero.
     plain = merged(state, targets, source=source)
     found = {}
     for name, own in wanted.items():
@@ -58,6 +59,7 @@ def merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object)
     Raises:
         CheckpointError: As in `fitted`.
     """
+    # `_BEFORE` holds a module as it was before it was trained whole; the trained copy is what the model computes with.
     adapters = (_DOWN, _UP, _BEFORE)
     found = {plain_name(name): tensor for name, tensor in state.items() if not any(each in name for each in adapters)}
     for name, down in state.items():

@@ -55,7 +55,7 @@ def may_attend(pad: Bool[Tensor, "b n"], starts_block: Bool[Tensor, "b n"]) -> B
         pad: True where a token is real.
         starts_block: True where a token begins a new block.
     """
-    block = starts_block.cumsum(1)
+    block = starts_block.cumsum(1)  # number of the block that each token is in
     return (block[:, None, :] <= block[:, :, None]) & pad[:, None, :] & pad[:, :, None]
 
 

@@ -53,6 +53,11 @@ class PrefixPolicy(PublishedPolicy):
             raise ValueError(f"the statistics are of {numbers} action numbers, the policy has {spec.action_dim}")
         self.network, self.spec, self.processor, self.config = network, spec, processor, config
         self.convention, self.action_scale = processor.convention, processor.actions
+        self._take_over(network)
+
+    def _take_over(self, network: Any) -> None:
+        """Take off what no action depends on, and note how the installed release calls what is read."""
+        raise NotImplementedError
 
     @staticmethod
     def make_network(config: Mapping[str, Any]) -> nn.Module:
@@ -157,6 +162,7 @@ class PrefixPolicy(PublishedPolicy):
         with torch.set_grad_enabled(grad and torch.is_grad_enabled() and self.reads_gradient()):
             views = [obs[name] for name in self.convention.views if name in obs]
             images = [resized(view.to(device), self.processor.images) for view in views]
+            # Stored tokens have one length for all rows; columns of padding alone would only cost time.
             tokens, mask = trimmed(obs)
             read = {**obs, "tokens": tokens.to(device), "token_mask": mask.to(device)}
             return self.prefix(images, read, device)
@@ -171,6 +177,7 @@ class PrefixPolicy(PublishedPolicy):
         device = next(self.network.parameters()).device
         said = env_to_policy(actions.to(device).float(), self.convention)
         latents = normalise(said, self.action_scale)
+        # Padded dimensions are noised like the others, since the network reads them, but they are not scored.
         x0 = F.pad(latents, (0, self.spec.latent_dim - self.spec.action_dim))
         noise = torch.randn(x0.shape, generator=generator).to(device)
         t = (torch.rand(len(x0), generator=generator) ** (2 / 3) * 0.999 + 0.001).to(device)

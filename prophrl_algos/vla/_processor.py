@@ -80,6 +80,7 @@ class ProcessorConfig:
         return {
             "benchmark": self.convention.benchmark,
             "convention": self.convention.family,
+            # "pictures" and "letters" are the names in files since the first release.
             "pictures": asdict(self.images),
             "actions": _listed(self.actions),
             "state": None if self.state is None else _listed(self.state),

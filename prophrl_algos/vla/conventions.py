@@ -261,6 +261,7 @@ def unnormalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b 
 
 
 def _gripper(values: Tensor, given: Gripper, wanted: Gripper, *, binary: bool) -> Tensor:
+    # From 0 (closed) to 1 (open), whatever the signs.
     openness = (values - given.closed) / (given.open - given.closed)
     if binary:
         openness = (openness > 0.5).to(values.dtype)
@@ -271,6 +272,7 @@ def _rotation(angles: Tensor, given: RotationKind, wanted: RotationKind) -> Tens
     """Convert rotations; Euler angles are about fixed axes (R = Rz Ry Rx)."""
     if given == wanted:
         return angles
+    # In float64: two conversions must lead back to the action that was demonstrated.
     flat = angles.detach().reshape(-1, 3).double().cpu().numpy()
     if given == "euler xyz":
         found = Rotation.from_euler("xyz", flat).as_rotvec()

@@ -44,11 +44,8 @@ class SmolVLAPolicy(PrefixPolicy):
     LORA: ClassVar[LoraTargets] = _TARGETS
     LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = _TARGETS
 
-    def __init__(
-        self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(network, spec, processor, config)
-        both = cast(Any, network).vlm_with_expert
+    def _take_over(self, network: Any) -> None:
+        both = network.vlm_with_expert
         # No word is predicted: the head would only take memory.
         both.vlm.lm_head = nn.Identity()
         # lerobot up to 0.4 keeps a dict of layers and is told to fill it; later versions keep a DynamicCache.
@@ -61,6 +58,7 @@ class SmolVLAPolicy(PrefixPolicy):
         from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
         from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
 
+        # Only what shapes the network: other fields differ between lerobot's releases.
         names = ("chunk_size", "max_action_dim", "max_state_dim", "num_steps", "vlm_model_name", "attention_mode",
                  "add_image_special_tokens", "prefix_length", "num_expert_layers", "num_vlm_layers",
                  "self_attn_every_n_layers", "expert_width_multiplier", "min_period", "max_period")  # fmt: skip

@@ -137,6 +137,7 @@ def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: s
     if any(each.ndim != 1 or len(each) != len(read[0]) or not len(each) for each in read):
         sizes = {name: tuple(statistics[name].shape) for name in needed}
         raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
+    # Finite in float64 is not enough: the scale is a sum of two of them in float32.
     wrong = [
         f"{name} of {feature!r} must be finite, number {place} of it is {each[place]:g}"
         for name, each in zip(needed, read, strict=False)

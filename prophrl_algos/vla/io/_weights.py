@@ -120,7 +120,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     # A path to elsewhere would let a checkpoint read any file of this machine.
     if not isinstance(places, dict) or not all(isinstance(e, str) and PurePosixPath(e).name == e for e in named):
         raise CheckpointError(f"{folder / INDEX} must have a weight_map of tensors to files in the same folder")
-    files = sorted(set(named))
+    files = sorted(set(places.values()))
     missing = [name for name in files if not (folder / name).is_file()]
     if missing or not places:
         raise MissingWeightsError(
@@ -253,6 +253,7 @@ def without_init() -> Iterator[None]:
     def keep(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
         return tensor
 
+    # Drawing billions of numbers that are overwritten takes minutes.
     names = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
              "xavier_normal_")  # fmt: skip
     with ExitStack() as stack:

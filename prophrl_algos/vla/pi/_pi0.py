@@ -66,12 +66,9 @@ class Pi0Policy(PrefixPolicy):
     LORA: ClassVar[LoraTargets] = LoraTargets((_EXPERT,), _WHOLE)
     LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = LoraTargets((_EXPERT, _LANGUAGE), _WHOLE)
 
-    def __init__(
-        self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(network, spec, processor, config)
+    def _take_over(self, network: Any) -> None:
         # The expert reads no words: its word embedding would only take memory.
-        cast(Any, network).model.dit.embed_tokens = nn.Identity()
+        network.model.dit.embed_tokens = nn.Identity()
         # transformers 5.24 renamed the argument and the output; later ones do not know the old name.
         self._cache = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 

@@ -62,17 +62,14 @@ class Pi05Policy(PrefixPolicy):
     LORA: ClassVar[LoraTargets] = LoraTargets((_EXPERT,), _WHOLE)
     LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = LoraTargets((_EXPERT, _LANGUAGE), _WHOLE)
 
-    def __init__(
-        self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(network, spec, processor, config)
-        both = cast(Any, network).paligemma_with_expert
+    def _take_over(self, network: Any) -> None:
+        both = network.paligemma_with_expert
         # No word is predicted: the heads would only take memory.
         both.paligemma.lm_head = both.gemma_expert.lm_head = nn.Identity()
         # Both are given a mask of every pair of tokens, which only this implementation takes.
         both.paligemma.model.language_model.config._attn_implementation = "eager"
         both.gemma_expert.model.config._attn_implementation = "eager"
-        self._wants_state = "state" in inspect.signature(cast(Any, network).denoise_step).parameters
+        self._wants_state = "state" in inspect.signature(network.denoise_step).parameters
 
     @staticmethod
     def make_network(config: Mapping[str, Any]) -> nn.Module:

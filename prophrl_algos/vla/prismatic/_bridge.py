@@ -44,11 +44,7 @@ class BridgeStates:
 
 
 class _Bridge(nn.Module):
-    """Attend over the actions and what is read, then apply one layer with a ReLU and no residual around it.
-
-    Args:
-        width: Width of all tokens; a multiple of 8.
-    """
+    """Attend over the actions and what is read, then apply one layer with a ReLU and no residual around it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -105,11 +101,9 @@ class _PlainBridge(_Bridge):
         self.k_proj, self.v_proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query, key and value of the actions, by head."""
         return _heads(self.q_proj(x)), _heads(self.k_proj(x)), _heads(self.v_proj(x))
 
     def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
-        """Return keys and values of what is read, by head."""
         gate = torch.tanh(self.gating_factor)
         keys = torch.cat([self.k_proj(action), gate * self.k_proj(task)], 1)
         return _heads(keys), _heads(self.v_proj(torch.cat([action, task], 1)))
@@ -125,11 +119,9 @@ class _ProBridge(_Bridge):
         self.k_task, self.v_task = nn.Linear(width, width), nn.Linear(width, width)
 
     def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query, key and value of the actions, by head."""
         return rotated(_heads(self.q_proj(x))), rotated(_heads(self.k_self(x))), _heads(self.v_self(x))
 
     def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
-        """Return keys and values of what is read, by head."""
         gate = torch.tanh(self.gating_factor)
         keys = [rotated(_heads(self.k_adapter(action))), gate * rotated(_heads(self.k_task(task)))]
         values = [_heads(self.v_adapter(action)), _heads(self.v_task(task))]
@@ -137,15 +129,7 @@ class _ProBridge(_Bridge):
 
 
 class BridgeL1Head(L1Head):
-    """The published head: a constant in, one block per layer of the language model, one action out.
-
-    Args:
-        width: Width of the language model.
-        blocks: Number of its layers.
-        horizon: Number of actions of a chunk.
-        action_dim: Number of dimensions of an action.
-        pro: Whether the blocks are those of the Pro release.
-    """
+    """The published head: a constant in, one block per layer of the language model, one action out."""
 
     def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
         super().__init__(width, horizon, action_dim, _blocks(width, blocks, pro=pro))
@@ -170,13 +154,13 @@ class BridgeFlowHead(FlowHead):
     so the head starts as the published one.
 
     Args:
-        width: Width of the language model.
+        width: Width of the language model, a multiple of 8.
         blocks: Number of its layers.
         horizon: Number of actions of a chunk.
         action_dim: Number of dimensions of an action.
         pro: Whether the blocks are those of the Pro release.
-        spread: See `FlowHead`.
-        draws: See `FlowHead`.
+        spread: See `FlowHead`, as for `draws`.
+        draws: Noises and times per demonstration.
     """
 
     def __init__(
@@ -260,6 +244,7 @@ def _read(blocks: nn.ModuleList, states: BridgeStates) -> tuple[Tensor, ...]:
     for block, task, action in zip(blocks, states.task, states.action, strict=True):
         assert isinstance(block, _Bridge)
         read.extend(block.read(torch.cat([action.to(dtype), *state], 1), task.to(dtype)))
+    # The images stand last; all before them is real.
     real = F.pad(states.seen, (read[0].shape[2] - states.seen.shape[1], 0), value=True)
     bias = torch.zeros(real.shape, dtype=dtype, device=real.device)
     return bias.masked_fill(~real, torch.finfo(dtype).min), *read

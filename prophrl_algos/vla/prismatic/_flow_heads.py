@@ -33,6 +33,7 @@ def gaussian_velocity(
         mean: Mean of the actions.
         spread: Standard deviation of the actions; 0 leads to the mean exactly, in any number of Euler steps.
     """
+    # With a spread of 0 the velocity is (x - action) / t, which has no limit at t = 0.
     t = t[:, None, None].clamp(min=_LEAST_TIME)
     variance = ((1 - t) * spread) ** 2 + t**2
     return (t - (1 - t) * spread**2) / variance * (x - (1 - t) * mean) - mean
@@ -52,13 +53,9 @@ def flow_targets(
 
 
 class L1Head(nn.Module):
-    """Predict one action per slot, with the published names of weights; as a flow it leads from any noise to it.
+    """Predict an action, with the published names of weights; as a flow it leads from any noise to this action.
 
-    Args:
-        width: Width of the language model.
-        horizon: Number of actions of a chunk.
-        action_dim: Number of dimensions of an action.
-        blocks: Layers between the first and the last one.
+    The width is that of the language model, as for all heads.
     """
 
     def __init__(self, width: int, horizon: int, action_dim: int, blocks: nn.ModuleList) -> None:
@@ -123,11 +120,7 @@ class FlowHead(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Turn a time in [0, 1] into a scale and a shift, which are 0 before any training.
-
-    Args:
-        width: Width of the layers that are scaled and shifted.
-    """
+    """Turn a time in [0, 1] into a scale and a shift, which are 0 before any training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -137,7 +130,6 @@ class TimeEmbedding(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b two d"]:
-        """Return scale and shift."""
         half = _TIME_WIDTH // 2
         rates = torch.exp(-math.log(_LONGEST_PERIOD) * torch.arange(half, device=t.device) / half)
         angles = 1000 * t[:, None] * rates
@@ -146,12 +138,7 @@ class TimeEmbedding(nn.Module):
 
 
 class SharedContext(Context):
-    """Hold tensors whose rows each stand for `copies` rows side by side, so that repeating costs no memory.
-
-    Args:
-        tensors: Batch-leading tensors.
-        copies: Number of rows that each of their rows stands for.
-    """
+    """Hold tensors whose rows each stand for `copies` rows side by side, so that repeating costs no memory."""
 
     def __init__(self, tensors: tuple[Tensor, ...], copies: int = 1) -> None:
         self.tensors, self.copies = tensors, copies

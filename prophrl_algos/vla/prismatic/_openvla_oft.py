@@ -28,13 +28,7 @@ class _Residual(nn.Module):
 
 
 class OftL1Head(L1Head):
-    """The published head: from the states of an action's slots to the action.
-
-    Args:
-        width: Width of the language model.
-        horizon: Number of actions of a chunk.
-        action_dim: Number of dimensions of an action, each with a slot.
-    """
+    """The published head: from the states of an action's slots, one per dimension, to the action."""
 
     def __init__(self, width: int, horizon: int, action_dim: int) -> None:
         blocks = nn.ModuleList(_Residual(width) for _ in range(_L1_BLOCKS))
@@ -62,8 +56,8 @@ class OftFlowHead(FlowHead):
         dit_width: Width of the transformer; by default 512, or the language model's where that is less.
         dit_layers: Number of layers of the transformer.
         dit_heads: Number of attention heads of the transformer.
-        spread: See `FlowHead`.
-        draws: See `FlowHead`.
+        spread: See `FlowHead`, as for `draws`.
+        draws: Noises and times per demonstration.
     """
 
     def __init__(

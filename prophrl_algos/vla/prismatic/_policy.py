@@ -239,6 +239,7 @@ class PrismaticPolicy(PublishedPolicy):
 
     def pieces(self, obs: Obs) -> tuple[list[Tensor], list[Tensor]]:
         """Return the embeddings of each row: the patches of all its images, and its prompt."""
+        # Only real images run through the vision encoders: rows may have different numbers of them.
         shown = obs["image_mask"].to(self.device)
         patches = self.projector(self.vision_backbone(obs["image"].to(self.device)[shown])).flatten(0, 1)
         counts = (shown.sum(1) * self.vision_backbone.featurizer.size.grid**2).tolist()

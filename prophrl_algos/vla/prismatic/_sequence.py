@@ -34,11 +34,7 @@ class Prompt:
 
 
 class Tokenizer:
-    """Read a checkpoint's `tokenizer.json` with the `tokenizers` library alone, so that no class is chosen by a file.
-
-    Args:
-        text: Content of the file.
-    """
+    """Read the text of a `tokenizer.json` with the `tokenizers` library alone, so that no class is chosen by a file."""
 
     def __init__(self, text: str) -> None:
         from tokenizers import Tokenizer as Backend

@@ -55,10 +55,6 @@ class VitSize:
 def vit_size(weights: Mapping[str, Tensor], heads: int) -> VitSize:
     """Return the sizes of published weights; their last block is not run, since the features are those before it.
 
-    Args:
-        weights: Weights of one backbone, in timm's names.
-        heads: Number of attention heads.
-
     Raises:
         CheckpointError: Weights that tell a size are missing.
     """
@@ -94,11 +90,7 @@ class _Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Compute the features that Prismatic reads: those of the last but one published block, without a norm.
-
-    Args:
-        size: The sizes; `depth` counts the blocks that are run.
-    """
+    """Compute the features that Prismatic reads: those of the last but one published block, without a norm."""
 
     def __init__(self, size: VitSize) -> None:
         super().__init__()
@@ -112,7 +104,6 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(size) for _ in range(size.depth))
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
-        """Return the features of the patches."""
         x = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2) + self.pos_embed
         before = [self.cls_token] if self.size.dino else []
         before += [self.reg_token] if self.size.registers else []
@@ -123,12 +114,7 @@ class VisionTransformer(nn.Module):
 
 
 class FusedVision(nn.Module):
-    """Concatenate the features of DINOv2 and SigLIP for each patch.
-
-    Args:
-        first: Sizes of DINOv2.
-        second: Sizes of SigLIP, which must have the same grid.
-    """
+    """Concatenate the features of DINOv2 (`first`) and SigLIP (`second`) for each patch."""
 
     def __init__(self, first: VitSize, second: VitSize) -> None:
         super().__init__()
@@ -159,12 +145,7 @@ class FusedVision(nn.Module):
 
 
 class Projector(nn.Module):
-    """Project features of patches to one token per patch.
-
-    Args:
-        features: Number of features.
-        width: Width of the language model.
-    """
+    """Project features of patches to one token per patch, as wide as the language model."""
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
@@ -173,17 +154,11 @@ class Projector(nn.Module):
         self.fc3 = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
-        """Return the tokens."""
         return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x)))))
 
 
 class StateProjector(nn.Module):
-    """Project the robot's state to one token.
-
-    Args:
-        numbers: Size of a state.
-        width: Width of the token.
-    """
+    """Project the robot's state to one token."""
 
     def __init__(self, numbers: int, width: int) -> None:
         super().__init__()
@@ -191,5 +166,4 @@ class StateProjector(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, state: Float[Tensor, "b s"]) -> Float[Tensor, "b d"]:
-        """Return the token."""
         return self.fc2(F.gelu(self.fc1(state)))

@@ -67,6 +67,7 @@ class VLAAdapter(PrismaticPolicy):
         patches, prompts = self.pieces(obs)
         queries = self.action_queries(torch.arange(_QUERIES, device=self.device)).to(patches[0])
         stop = self.stop()
+        # Each row is put together by itself and padded behind, so that a batch says what its rows say alone.
         rows = [
             [words[:1], seen, words[1:], queries, stop] for seen, words in zip(patches, prompts, strict=True)
         ]  # fmt: skip
@@ -79,6 +80,7 @@ class VLAAdapter(PrismaticPolicy):
         return BridgeStates(
             [layer[:, :most] for layer in layers],
             torch.arange(most, device=self.device) < counts[:, None],
+            # One early: -1 for the stop token, -1 for the window.
             [windows(layer, lengths - _QUERIES - 2, _QUERIES) for layer in layers],
             token,
         )

@@ -14,11 +14,7 @@ _DEEP_WIDTH = 128
 
 
 class TextEncoder(nn.Module):
-    """Turn bytes into a vector: two convolutions over neighbours, and the largest response anywhere, which spots words.
-
-    Args:
-        width: Size of the vector.
-    """
+    """Turn bytes into a vector: two convolutions, and the largest response anywhere, which spots words."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,6 +26,7 @@ class TextEncoder(nn.Module):
     def forward(self, text: UInt8[Tensor, "b n"]) -> Float[Tensor, "b d"]:
         """Return one vector per row; byte 0 is padding, and a row must have another one."""
         real = (text != 0)[:, None]
+        # Padding is zeroed between the convolutions, so that a text means the same however long its row is.
         hidden = F.silu(self.near(self.letters(text.long()).movedim(1, 2) * real)) * real
         hidden = F.silu(self.far(hidden)).masked_fill(~real, -math.inf)
         return self.out(hidden.amax(2))
@@ -57,10 +54,6 @@ class PlaceEncoder(nn.Module):
 
     Each place is a softmax over a grid of a quarter of the image's resolution. Its mean position is finer than a cell
     (spatial softmax, arXiv 1504.00702), and the features under it say what is there.
-
-    Args:
-        places: Number of places.
-        width: Size of the text vector and of each place's vector.
     """
 
     def __init__(self, places: int, width: int) -> None:
@@ -80,6 +73,7 @@ class PlaceEncoder(nn.Module):
         self, pixels: Float[Tensor, "b 3 h w"], text: Float[Tensor, "b d"]
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n 2"]]:
         """Return the vector of each place, and its position across and down from -1 to 1; pixels are in [-1, 1]."""
+        # A convolution alone cannot tell where it is, so the positions are channels beside the colours.
         fine = self.fine(F.silu(self.stem(torch.cat([pixels, _coordinates(pixels)], 1))), text)
         deep = self.deep(F.silu(self.down(fine)), text)
         above = F.interpolate(self.top(deep), fine.shape[2:], mode="bilinear", align_corners=False)

@@ -303,6 +303,7 @@ class SmallVLA(
 def difference(places: Float[Tensor, "bb n d"]) -> Float[Tensor, ""]:
     """Return the mean squared difference between the two halves of the rows, by the variance over rows."""
     one, other = places.chunk(2)
+    # Without the division the encoder could make both small instead of alike.
     return (one - other).square().mean() / places.detach().var(0).mean().clamp(min=1e-6)
 
 
