@@ -21,16 +21,16 @@ import torch
 import tyro
 
 from prophet_gym._report import evaluation_tables, machine, summarise, write_json
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.evaluation import evaluate_open_loop
 from prophet_gym.prophet import SmallConfig, SmallProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.train.adapt import BUNDLED
-from prophet_gym.train.autoencoder import encode_episodes
-from prophet_gym.train.dynamics import train_transformer
-from prophet_gym.train.loop import LoopConfig, on_device
+from prophet_gym.train._autoencoder import encode_episodes
+from prophet_gym.train._dynamics import Rehearsal, train_transformer
+from prophet_gym.train._fit import FitConfig, on_device
 
 ARMS: dict[str, dict[str, Any]] = {
     "both": {},
@@ -72,7 +72,7 @@ def main(args: Args) -> None:
     unknown = sorted(set(args.arms) - set(ARMS))
     if unknown:
         raise ValueError(f"arms must be among {', '.join(ARMS)}, got {', '.join(unknown)}")
-    base = SmallProphet.from_pretrained(BUNDLED)
+    base = SmallProphet.from_pretrained(Checkpoint.named("bundled").folder)
     args.out.mkdir(parents=True, exist_ok=True)
     latents = args.out / "latents.npz"
     if not latents.exists():
@@ -99,13 +99,11 @@ def train(base: SmallProphet, data: LatentEpisodes, arm: str, args: Args) -> Sma
     """Train one arm's transformer; the rest of the world model is the bundled one's."""
     assert isinstance(base.config, SmallConfig)
     assert base.tracker is not None
-    camera = torch.tensor(base.config.camera)
     torch.manual_seed(0)
     transformer = on_device(small_transformer(**ARMS[arm]), torch.device(args.device))
-    config = LoopConfig(steps=args.steps, learning_rate=1e-3, ema=0.995)
-    average = train_transformer(
-        transformer, base.tracker, data, camera, args.out / arm, config, rows=args.rows, single_until=0.7, chunks=2
-    )
+    schedule = FitConfig(args.steps, learning_rate=1e-3, ema=0.995)
+    rehearsal = Rehearsal(args.rows, chunks=2, single_until=0.7)
+    average = train_transformer(transformer, base.tracker, data, base.config, args.out / arm, schedule, rehearsal)
     return SmallProphet(on_device(average, torch.device("cpu")), base.autoencoder, base.tracker, replace(base.config))
 
 

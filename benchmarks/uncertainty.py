@@ -26,7 +26,7 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import Estimate
-from prophet_gym.train.success import auroc
+from prophet_gym.train._success import auroc
 from prophet_gym.world_model import WorldModel
 
 RESAMPLES = 1000

@@ -35,8 +35,9 @@ SAVES = {
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
     "starts": "from tests.test_atomic import noise; from prophet_gym.envs.initial_states import write_initial_states; "
     "write_initial_states(out, noise(1), quality=101)",
-    "training state": "from prophet_gym.train.loop import atomic_save; "
-    "atomic_save({{'weights': torch.rand(100_000)}}, out / 'a.pt')",
+    "training state": "import sys; sys.modules['torch.utils.tensorboard'] = None; model = torch.nn.Linear(300, 300); "
+    "from prophet_gym.train._fit import FitConfig, fit; "
+    "fit(model, lambda model, *_: (model(torch.ones(300)).sum(), {{}}), FitConfig(1, 1e-3), out, name='line')",
     "trainer": "from prophrl_algos.checkpoint import save_checkpoint; "
     "save_checkpoint(out / 'last.pt', {{'policy': {{'weight': torch.rand(100_000)}}}})",
 }

@@ -55,8 +55,8 @@ def load_lora(model: nn.Module, folder: Path) -> None:
 
     if not (folder / WEIGHTS_NAME).is_file():
         raise CheckpointError(
-            f"no adapter at {folder}: {WEIGHTS_NAME} not found; `prophet adapt` and `prophet pretrain` write one to "
-            "OUT/lora"
+            f"no adapter at {folder}: {WEIGHTS_NAME} not found; `prophet train` and `prophet pretrain` write one to "
+            "OUT/lora, given --lora-rank"
         )
     state = read_tensors(folder / WEIGHTS_NAME)
     try:

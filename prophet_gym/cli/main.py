@@ -15,15 +15,14 @@ COMMANDS = {
     ),
     "export": Command("prophet_gym.cli.export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
-    "train": Command("prophet_gym.train.small", "train the small Prophet from recordings", resumes=True),
+    "train": Command(
+        "prophet_gym.train.small", "train the small Prophet from recordings, or adapt one to a scene", resumes=True
+    ),
     "pretrain": Command(
         "prophet_gym.train.pretrain",
         "train the full Prophet on any mixture of recordings",
         resumes=True,
         processes=True,
-    ),
-    "adapt": Command(
-        "prophet_gym.train.adapt", "adapt a checkpoint to another scene from few recordings", resumes=True
     ),
     "merge": Command("prophet_gym.cli.merge", "write a checkpoint with its adapters merged in"),
     "train-reward": Command(

@@ -49,6 +49,7 @@ class SmallConfig:
         reader_weight: See `GripperTracker.correct`; 0..1.
         suite: The suite of the training data.
         look: The look of the simulator there.
+        embodiment: The robot whose actions it takes.
     """
 
     chunk: int = 8
@@ -64,6 +65,7 @@ class SmallConfig:
     reader_weight: float = 0.1
     suite: str = "libero_object"
     look: str = "light"
+    embodiment: str = "libero"
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.chunk % FRAMES_PER_LATENT or self.steps < 1:

@@ -1,7 +1,6 @@
 """Train an object reader from recordings: `prophet objects --data DIR --out DIR`."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.rewards import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards._classifier import hash_words
-from prophet_gym.train.run_folder import run_lock
+from prophet_gym.train._fit import CosineConfig, fit
+from prophet_gym.train._run_folder import run_lock
 
 METRICS_NAME = "metrics.json"
 
@@ -98,7 +98,8 @@ def blurred(frames: UInt8[Tensor, "b h w 3"], generator: torch.Generator) -> UIn
 
 def train_object_reader(images: LabelledFrames, args: Args) -> ObjectReader:
     """Fit a reader by mean absolute error; the cosine follows steps or minutes, whichever is nearer its end."""
-    mean, std = images.positions.mean(0), images.positions.std(0)
+    # What never changes, such as the height of a table, must not be divided by zero.
+    mean, std = images.positions.mean(0), images.positions.std(0).clip(min=1e-6)
     device = torch.device(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
@@ -108,22 +109,15 @@ def train_object_reader(images: LabelledFrames, args: Args) -> ObjectReader:
     words = torch.stack([hash_words(text, reader.config.words) for text in images.instructions])
     targets = torch.from_numpy(((images.positions - mean) / std).astype(np.float32))
     generator = torch.Generator().manual_seed(args.seed)
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=args.learning_rate, weight_decay=1e-2)
-    began, bar = time.monotonic(), tqdm(range(args.steps), desc="object reader", mininterval=1.0)
-    for step in bar:
-        progress = max(step / args.steps, (time.monotonic() - began) / (60 * args.minutes))
-        if progress >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * 0.5 * (1 + np.cos(np.pi * progress)) * min(1.0, (step + 1) / 100)
+
+    def loss(reader: ObjectReader, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.randint(len(targets), (args.batch,), generator=generator)
         frames = blurred(torch.from_numpy(images.frames[chosen.numpy()]).to(device), generator)
         given = words[torch.from_numpy(images.episode[chosen.numpy()])].to(device)
-        loss = F.l1_loss(reader(frames, given), targets[chosen].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
+        return F.l1_loss(reader(frames, given), targets[chosen].to(device)), {}
+
+    config = CosineConfig(args.steps, args.learning_rate, warmup=100, minutes=args.minutes)
+    fit(reader, loss, config, name="object reader")
     return reader.eval()
 
 

@@ -18,11 +18,11 @@ from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data.windows import ToModelActions, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.prophet import Prophet
-from prophet_gym.train.full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
-from prophet_gym.train.loop import LoopConfig
-from prophet_gym.train.plans import poses_to_plan, poses_unknown, robot_to_model_actions, to_plan
-from prophet_gym.train.run_folder import begin_run, run_lock
-from prophet_gym.train.states import list_states
+from prophet_gym.train._fit import FitConfig
+from prophet_gym.train._full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
+from prophet_gym.train._plans import poses_to_plan, poses_unknown, robot_to_model_actions, to_plan
+from prophet_gym.train._run_folder import begin_run, run_lock
+from prophet_gym.train._states import steps_done
 
 
 @dataclass(frozen=True)
@@ -90,25 +90,21 @@ def main(args: Args) -> None:
     """Run the steps that are left and write the result."""
     from accelerate import Accelerator
 
-    batching = Batching(args.rows, args.accumulate, args.self_forcing, args.sampler_steps, args.workers, args.keep)
-    schedule = LoopConfig(
+    batching = Batching(args.rows, args.self_forcing, args.sampler_steps, args.workers)
+    schedule = FitConfig(
         steps=args.steps, learning_rate=args.learning_rate, warmup=args.warmup, weight_decay=args.weight_decay,
-        ema=args.ema, save_every=args.save_every, seed=args.seed,
+        ema=args.ema, accumulate=args.accumulate, save_every=args.save_every, keep=args.keep, seed=args.seed,
     )  # fmt: skip
     on_gpu = torch.cuda.is_available() and not args.cpu
     precision = ("bf16" if on_gpu else "no") if args.precision == "auto" else args.precision
-    accelerator = Accelerator(
-        cpu=args.cpu,
-        mixed_precision=precision,
-        gradient_accumulation_steps=args.accumulate,
-    )
+    accelerator = Accelerator(cpu=args.cpu, mixed_precision=precision)
     prophet = begin(args, accelerator.device)
     clips = open_clips(prophet, args.data, args.self_forcing)
     choose_trained(prophet, lora_rank=args.lora_rank, seed=args.seed)
     if args.gradient_checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
     with run_lock(args.out, main=accelerator.is_main_process):
-        begin_run(args.out, args, begun=bool(list_states(args.out / "states")), free=MAY_CHANGE)
+        begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=MAY_CHANGE)
         train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
         if accelerator.is_main_process:
             write_result(prophet, args)

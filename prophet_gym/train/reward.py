@@ -5,10 +5,10 @@ with success and failure as its two answers, as the paper does for LIBERO.
 """
 
 import json
+import math
 import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import tyro
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym.arguments import (
@@ -33,14 +32,17 @@ from prophet_gym.arguments import (
 )
 from prophet_gym.data.recording import list_recordings, refuse_official
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward
+from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig
 from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
-from prophet_gym.train import success
-from prophet_gym.train.run_folder import run_lock
-from prophet_gym.train.success import METRICS_NAME, LabelledVideo, precision_recall, read_videos, split_of
+from prophet_gym.train import _success as success
+from prophet_gym.train._fit import CosineConfig, fit
+from prophet_gym.train._run_folder import run_lock
+from prophet_gym.train._success import LabelledVideo, precision_recall, read_videos
 
 TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the picture encoder stays as it is."""
 MIN_CONSECUTIVE = 3
+_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -100,35 +102,69 @@ class Clip:
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Run the command."""
+    """Train a judge, choose its threshold, measure it on episodes that neither saw, and write it with its metrics.
+
+    Raises:
+        ValueError: Too few episodes, or none that choose the threshold are successful.
+        RunInUseError: Another process trains in the folder.
+    """
     for folder in (*args.data, *args.dreams):
         refuse_official(folder)
-    if args.backbone == "head":
-        rate: dict[str, Any] = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
-        names = (
-            "data", "out", "dreams", "minutes", "steps", "batch", "held_out", "max_episodes", "image_size", "seed",
-            "without",
-        )  # fmt: skip
-        given: dict[str, Any] = rate | {name: getattr(args, name) for name in names}
-        with run_lock(args.out):
-            return success.main(success.Args(**given))
     with run_lock(args.out):
-        return _train_vlm(args)
+        reward_model, metrics = _train_head(args) if args.backbone == "head" else _train_vlm(args)
+        reward_model.save_pretrained(args.out)
+        atomic_write(args.out / _METRICS, json.dumps(metrics, indent=2) + "\n")
+    print(json.dumps(metrics, indent=2))
+    return metrics
 
 
-def _train_vlm(args: Args) -> dict[str, Any]:
-    groups = {name: _videos(args, name) for name in ("train", "tune", "test")}
-    if not all(groups.values()):
-        sizes = {name: len(group) for name, group in groups.items()}
-        where = ", ".join(map(str, args.data))
-        raise ValueError(f"{where} has too few episodes to split: {sizes}; record more, or raise held_out")
+def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
+    recordings = {"held_out": args.data} | ({"held_out_dreams": args.dreams} if args.dreams else {})
+    groups = {
+        name: success.split([path for paths in listed for path in paths], args.held_out)
+        for name, listed in zip(recordings, _listed(args), strict=False)
+    }
+    for name, parts in groups.items():
+        _require_parts(recordings[name], parts)
+    tune = read_videos(groups["held_out"]["tune"], size=args.image_size, all_frames=True)
+    success.require_success([bool(video.success.any()) for video in tune])
+    paths = [path for parts in groups.values() for path in parts["train"]]
+    train = read_videos(paths, size=args.image_size, all_frames=False)
+    head = success.train_success_head(
+        train,
+        SuccessHeadConfig(image_size=args.image_size),
+        steps=args.steps,
+        batch=args.batch,
+        learning_rate=args.learning_rate or 2e-3,
+        seed=args.seed,
+        minutes=args.minutes,
+    )
+    head = head.with_threshold(success.choose_threshold(head, tune))
+    metrics: dict[str, Any] = {
+        "train_episodes": len(train),
+        "config": asdict(head.config),
+        "parameters": sum(parameter.numel() for parameter in head.parameters()),
+    }
+    for name, parts in groups.items():
+        videos = read_videos(parts["test"], size=args.image_size, all_frames=True)
+        metrics[name] = success.evaluate(head, videos)
+    return head, metrics
+
+
+def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
+    recorded, dreams = _listed(args)
+    parts = success.split([path for paths in recorded for path in paths], args.held_out)
+    dreamt = success.split([path for paths in dreams for path in paths], args.held_out)
+    _require_parts(args.data, parts)
+    groups = {name: read_videos(paths, size=None, all_frames=True) for name, paths in parts.items()}
+    groups["train"] += read_videos(dreamt["train"], size=None, all_frames=True)
     tune = _ends(groups["tune"], args.stride)
     success.require_success([clip.done for clip in tune])
     model = LocalVlm.from_pretrained(args.model, device=args.device, dtype=args.dtype, batch=args.batch)
     add_adapters(model, args.lora_rank, args.seed)
     config = LikelihoodConfig(base=args.model, when="chunk", stride=args.stride, shown=args.shown)
     reward_model = LikelihoodReward(model, config)
-    fit(
+    train_adapters(
         reward_model,
         lambda generator: cut(generator.choice(groups["train"]), args.stride, generator),
         steps=args.steps,
@@ -143,10 +179,20 @@ def _train_vlm(args: Args) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.model.parameters() if p.requires_grad),
         "held_out": measure(reward_model, _ends(groups["test"], args.stride)),
     }
-    reward_model.save_pretrained(args.out)
-    atomic_write(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
-    print(json.dumps(metrics, indent=2))
-    return metrics
+    return reward_model, metrics
+
+
+def _listed(args: Args) -> tuple[list[list[Path]], list[list[Path]]]:
+    """Return the episodes of the recordings and those of the dreams, one list a folder."""
+    every = list_recordings([*args.data, *args.dreams], most=args.max_episodes, without=args.without)
+    return every[: len(args.data)], every[len(args.data) :]
+
+
+def _require_parts(folders: Sequence[Path], parts: Mapping[str, list[Path]]) -> None:
+    if not all(parts.values()):
+        sizes = {part: len(paths) for part, paths in parts.items()}
+        where = ", ".join(map(str, folders))
+        raise ValueError(f"{where} has too few episodes to split: {sizes}; record more, or raise held_out")
 
 
 def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
@@ -166,7 +212,7 @@ def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
         model.model = get_peft_model(network, config)
 
 
-def fit(
+def train_adapters(
     reward_model: LikelihoodReward,
     draw: Callable[[random.Random], Clip],
     *,
@@ -174,7 +220,7 @@ def fit(
     batch: int,
     learning_rate: float,
     seed: int = 0,
-    minutes: float = float("inf"),
+    minutes: float = math.inf,
 ) -> None:
     """Train whatever requires gradients in a judge's model: cross-entropy between the two answers.
 
@@ -193,24 +239,20 @@ def fit(
         ValueError: The clips are all of one kind.
     """
     generator = random.Random(seed)
-    parameters = [p for p in reward_model.model.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    reward_model.model.model.train()
-    began = time.monotonic()
-    bar = tqdm(range(steps), desc="adapters", mininterval=1.0)
-    for step in bar:
-        passed = max(step / steps, (time.monotonic() - began) / (60 * minutes))
-        if passed >= 1:
-            break
-        optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + np.cos(np.pi * passed))
+
+    def loss(_model: object, _step: int, _generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         clips = _balanced(draw, generator, batch)
         odds = reward_model.log_odds([clip.frames for clip in clips], [clip.instruction for clip in clips])
-        loss = F.binary_cross_entropy_with_logits(odds, torch.tensor([float(c.done) for c in clips]).to(odds))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
+        labels = torch.tensor([float(clip.done) for clip in clips]).to(odds)
+        return F.binary_cross_entropy_with_logits(odds, labels), {}
+
+    reward_model.model.model.train()
+    fit(
+        reward_model.model.model,
+        loss,
+        CosineConfig(steps, learning_rate, weight_decay=0.0, clip=1.0, minutes=minutes),
+        name="adapters",
+    )
     reward_model.model.model.eval()
 
 
@@ -272,15 +314,6 @@ def _likely(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> np.ndarray
 def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:
     """Each video to its end and to its middle."""
     return [clip_at(v, end, stride) for v in videos for end in (len(v.frames) - 1, len(v.frames) // 2)]
-
-
-def _videos(args: Args, group: str) -> list[LabelledVideo]:
-    every = list_recordings([*args.data, *args.dreams], most=args.max_episodes, without=args.without)
-    used = every if group == "train" else every[: len(args.data)]
-    mine = [
-        path for paths in used for path in paths if split_of(f"{path.parent.name}/{path.stem}", args.held_out) == group
-    ]
-    return read_videos(mine, size=None, all_frames=True)
 
 
 if __name__ == "__main__":

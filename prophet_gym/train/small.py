@@ -1,12 +1,17 @@
-"""Train the small Prophet from recordings, on a CPU or a GPU: `python -m prophet_gym.train.small --data DIR --out DIR`.
+"""Train the small Prophet, on a CPU or a GPU: `prophet train --data DIR --out DIR`.
 
-Stages, each resumable: autoencoder, decoder, latents, tracker, transformer. The result is `OUT/checkpoint`. With
-`--base` the transformer of a checkpoint is trained on, beside its autoencoder and tracker, from `OUT/latents.npz` only.
+The stages are autoencoder, decoder, latents, tracker, transformer and checkpoint; each resumes after a kill, and the
+result is `OUT/checkpoint`. With `--base` the transformer of a checkpoint is trained further, beside its autoencoder and
+tracker, from `OUT/latents.npz` alone. With `--lora-rank` it is adapted to another scene from few recordings: adapters
+in the transformer, a new tracker, the decoder trained further.
 """
 
+import copy
 import json
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +19,8 @@ import torch
 import tyro
 
 from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.companions import next_steps
+from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import load_part, save_network
 from prophet_gym.arguments import (
     Arguments,
@@ -26,21 +33,27 @@ from prophet_gym.arguments import (
     NotNegative,
     OutFolder,
 )
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_recordings, name_of, read_episode
+from prophet_gym.embodiments import get_embodiment
+from prophet_gym.envs.initial_states import INDEX_NAME, write_initial_states
 from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.train.autoencoder import encode_episodes, train_autoencoder, tune_decoder
-from prophet_gym.train.dynamics import tracker_errors, train_tracker, train_transformer
-from prophet_gym.train.loop import LoopConfig, on_device, read_stage
-from prophet_gym.train.result import write_checkpoint
-from prophet_gym.train.run_folder import begin_run, counted, run_lock
+from prophet_gym.specs import InitialState
+from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
+from prophet_gym.train._dynamics import Rehearsal, tracker_errors, train_tracker, train_transformer
+from prophet_gym.train._fit import FitConfig, on_device
+from prophet_gym.train._run_folder import begin_run, counted, run_lock
+from prophet_gym.train._states import read_average, steps_done
 
 Stage = Literal["all", "autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint"]
+_STAGES: tuple[Stage, ...] = ("autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint")
+_STARTS_PER_TASK = 50
 
 
 @dataclass(frozen=True)
@@ -48,33 +61,43 @@ class Args(Arguments):
     """Train the small Prophet.
 
     Attributes:
-        data: folders that `prophet collect` or `prophrl record` wrote; not read where `base` and `OUT/latents.npz` are
+        data: Folders that `prophet collect` or `prophrl record` wrote; not read where `base` and `OUT/latents.npz` are
             enough.
-        out: folder for checkpoints, logs and the result.
-        base: folder of the checkpoint whose transformer is trained on; its autoencoder, tracker, camera, settings,
-            judge, object reader and starts are kept. Without it all begins anew.
-        stage: one stage, or all.
-        held_out: one episode in so many is kept for validation.
-        autoencoder_steps: optimiser steps of 32 crops.
-        decoder_steps: further ones of the decoder alone, the encoder and so the latents fixed.
-        tracker_steps: optimiser steps of 128 windows.
-        steps: optimiser steps of the transformer.
-        minutes: wall-clock limit of the transformer's training, runs before this one counted.
-        rows: chunks per step.
-        learning_rate: peak rate of the transformer.
-        chunks: mean length of the training dreams, in chunks.
-        single_until: share of the steps before dreams begin.
-        layers: blocks of the transformer, where it begins anew.
-        width: width of the transformer, likewise.
-        without: episodes to leave out, e.g. `task_03/episode_00007`.
+        out: Folder for training states, logs and the result.
+        base: The checkpoint whose transformer is trained further, a name or a folder (`bundled`); its autoencoder,
+            tracker, camera, settings, reward model, object reader and initial states are kept. Without it all begins
+            from the start.
+        lora_rank: Rank of adapters in the transformer of `base`, which adapt it to the scene of the data (16 in the
+            paper): the tracker begins from the start, the decoder is trained further, camera, suite and look are those
+            of the data. 0 trains all weights of the transformer for the scene of `base`.
+        stage: One stage, or all.
+        held_out: One episode in so many is kept for validation.
+        max_episodes: Read at most so many episodes of each folder.
+        autoencoder_steps: Optimiser steps of 32 crops.
+        decoder_steps: Further ones of the decoder alone, the encoder and so the latents fixed.
+        tracker_steps: Optimiser steps of 128 windows.
+        steps: Optimiser steps of the transformer.
+        minutes: Wall-clock limit of the transformer's training, runs before this one counted.
+        rows: Chunks per step.
+        learning_rate: Peak rate of the transformer.
+        warmup: Steps in which the transformer's rate rises.
+        ema: Decay of the transformer's averaged weights, which are the result.
+        chunks: Mean length of the training dreams, in chunks.
+        single_until: Fraction of the steps before dreams begin.
+        chunk: Actions per chunk, where training begins from the start; the robot's own number if not given.
+        layers: Blocks of the transformer, likewise.
+        width: Width of the transformer, likewise.
+        without: Episodes to leave out, e.g. `task_03/episode_00007`.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
     out: OutFolder
     data: tuple[Path, ...] = ()
-    base: Path | None = None
+    base: str | None = None
+    lora_rank: CountOrNone = 0
     stage: Stage = "all"
     held_out: Count = 20
+    max_episodes: Count | None = None
     autoencoder_steps: CountOrNone = 12_000
     decoder_steps: CountOrNone = 6_000
     tracker_steps: CountOrNone = 8_000
@@ -82,8 +105,11 @@ class Args(Arguments):
     minutes: Minutes = math.inf
     rows: Items = 16
     learning_rate: NotNegative = 1e-3
+    warmup: CountOrNone = 200
+    ema: Fraction = 0.999
     chunks: Count = 4
     single_until: Fraction = 0.6
+    chunk: Count | None = None
     layers: Items = 6
     width: Items = 192
     without: tuple[str, ...] = ()
@@ -95,78 +121,69 @@ class Args(Arguments):
 
 
 def main(args: Args) -> None:
-    """Run the stages asked for.
+    """Run the stages asked for; those that are done already take no steps.
 
     Raises:
-        ValueError: no recordings where they are needed, a base that does not fit, or a folder of another run.
-        RunInUseError: another process trains there.
+        ValueError: No recordings where they are needed, a base that does not fit, or a folder of another run.
+        CheckpointError: The folder holds a run of an earlier version, or a damaged state.
+        RunInUseError: Another process trains there.
     """
     with run_lock(args.out):
-        _begin_run(args)
-        _run(args)
+        base = None if args.base is None else Checkpoint.named(args.base).folder
+        stages = _chosen_stages(args)
+        _begin_run(args, base, stages)
+        _Training(args, None if base is None else _load_base(base)).run(stages)
 
 
-def _run(args: Args) -> None:
-    base = None if args.base is None else load_base(args.base)
-    if base is not None:
-        _keep(base, args.out)
-    stages = {
-        "autoencoder": lambda: train_autoencoder(
-            _train(args), args.out, steps=args.autoencoder_steps, device=args.torch_device()
-        ),
-        "decoder": lambda: tune_decoder(_train(args), args.out, steps=args.decoder_steps, device=args.torch_device()),
-        "latents": lambda: _latents(args),
-        "tracker": lambda: _tracker(args, base),
-        "transformer": lambda: _transformer(args, base),
-        "checkpoint": lambda: _checkpoint(args, base),
-    }
-    for name in chosen_stages(args):
-        stages[name]()
-
-
-def _begin_run(args: Args) -> None:
-    """Check that every stage to come goes on with what it was begun with, before anything is computed."""
-    chosen = chosen_stages(args)
-    recorded = {"data": args.data, "held_out": args.held_out, "episodes": counted(args.data)}
-    network = {} if args.base is not None else {"layers": args.layers, "width": args.width}
-    steps = {"rows": args.rows, "chunks": args.chunks, "single_until": args.single_until}
-    asked: dict[str, dict[str, Any]] = {
-        "autoencoder": recorded,
-        "decoder": recorded,
-        "latents": {**recorded, "base": args.base},
-        "tracker": {"base": args.base},
-        "transformer": {"base": args.base, **network, **steps, "learning_rate": args.learning_rate},
-    }
-    done = {stage: (args.out / f"{stage}.pt").exists() for stage in asked}
-    # Latents may be made anew as long as nothing was trained on them; left as they are, they must be of this data.
-    encoded = (args.out / "latents.npz").exists()
-    done["latents"] = encoded and ("latents" not in chosen or done["tracker"] or done["transformer"])
-    for stage, settings in asked.items():
-        if stage in chosen or (stage == "latents" and encoded and args.data):
-            begin_run(args.out, settings, begun=done[stage], stage=stage)
-
-
-def chosen_stages(args: Args) -> tuple[Stage, ...]:
-    """The stages to run: the one that is named, or all that a base leaves.
+def _chosen_stages(args: Args) -> tuple[Stage, ...]:
+    """Return the stages to run: the one that is named, or all that a base leaves.
 
     Raises:
-        ValueError: the autoencoder is to begin anew beside a base, whose transformer reads the latents of its own.
+        ValueError: The autoencoder is to begin from the start beside a base, whose transformer reads the latents of its
+            own, or adapters are asked for without a base.
     """
+    if args.base is None and args.lora_rank:
+        raise ValueError("adapters are put into a checkpoint: give --base, e.g. bundled, or leave --lora-rank away")
     if args.base is not None and args.stage == "autoencoder":
         raise ValueError("with a base its autoencoder is kept: leave --base away, or name another stage")
     if args.stage != "all":
         return (args.stage,)
     if args.base is None:
-        return ("autoencoder", "decoder", "latents", "tracker", "transformer", "checkpoint")
+        return _STAGES
     encoded = (args.out / "latents.npz").exists()
-    return ("transformer", "checkpoint") if encoded else ("latents", "transformer", "checkpoint")
+    kept: tuple[Stage, ...] = ("decoder", "tracker") if args.lora_rank else ()
+    return (*(() if encoded else ("latents",)), *kept, "transformer", "checkpoint")
 
 
-def load_base(folder: Path) -> SmallProphet:
-    """Load a checkpoint to train on.
+def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
+    """Check that every stage to come resumes with what it was begun with, before anything is computed."""
+    begins = {"base": base, **({"lora_rank": args.lora_rank} if base else {"chunk": args.chunk})}
+    recorded = {
+        "data": args.data, "held_out": args.held_out, "max_episodes": args.max_episodes, "episodes": counted(args.data),
+    }  # fmt: skip
+    network = {} if base is not None else {"layers": args.layers, "width": args.width}
+    steps = {name: getattr(args, name) for name in ("rows", "chunks", "single_until", "warmup", "ema")}
+    asked: dict[str, dict[str, Any]] = {
+        "autoencoder": recorded,
+        "decoder": recorded,
+        "latents": {**recorded, "base": base},
+        "tracker": begins,
+        "transformer": {**begins, **network, **steps, "learning_rate": args.learning_rate},
+    }
+    done = {stage: steps_done(args.out, stage) > 0 for stage in asked}
+    # Latents may be made again as long as nothing was trained on them; left as they are, they must be of this data.
+    encoded = (args.out / "latents.npz").exists()
+    done["latents"] = encoded and ("latents" not in stages or done["tracker"] or done["transformer"])
+    for stage, settings in asked.items():
+        if stage in stages or (stage == "latents" and encoded and args.data):
+            begin_run(args.out, settings, begun=done[stage], stage=stage)
+
+
+def _load_base(folder: Path) -> SmallProphet:
+    """Load a checkpoint to train further.
 
     Raises:
-        ValueError: it is not of the small Prophet.
+        ValueError: It is not one of the small Prophet.
     """
     base = Prophet.from_pretrained(folder)
     if not isinstance(base, SmallProphet):
@@ -174,98 +191,180 @@ def load_base(folder: Path) -> SmallProphet:
     return base
 
 
-def _keep(base: SmallProphet, out: Path) -> None:
-    """Put the base's autoencoder and tracker where those of earlier stages lie."""
-    for name in ("autoencoder", "tracker"):
-        if not (out / name).exists():
-            save_network(getattr(base, name), out / name)
+@dataclass(frozen=True)
+class _Training:
+    """The stages of one run, each of which reads what the ones before left in the folder."""
 
+    args: Args
+    base: SmallProphet | None
 
-def _episodes(args: Args) -> list[Path]:
-    if not args.data:
-        raise ValueError("this stage reads recordings: give --data, a folder that `prophet collect` wrote")
-    return [path for paths in list_recordings(args.data, without=args.without) for path in paths]
+    def run(self, stages: Sequence[Stage]) -> None:
+        """Run some stages, in this order."""
+        if self.base is not None:
+            # A new scene needs a new tracker; else the base's own is used.
+            for name in ("autoencoder",) if self.args.lora_rank else ("autoencoder", "tracker"):
+                if not (self.args.out / name).exists():
+                    save_network(getattr(self.base, name), self.args.out / name)
+        ways: dict[Stage, Callable[[], None]] = {
+            "autoencoder": self.autoencoder,
+            "decoder": self.decoder,
+            "latents": self.latents,
+            "tracker": self.tracker,
+            "transformer": self.transformer,
+            "checkpoint": self.checkpoint,
+        }
+        for stage in stages:
+            ways[stage]()
 
+    def autoencoder(self) -> None:
+        steps, device = self.args.autoencoder_steps, self.args.torch_device()
+        train_autoencoder(self._recorded(), self.args.out, steps=steps, device=device)
 
-def _train(args: Args) -> list[Path]:
-    paths = [path for path in _episodes(args) if not held_out(name_of(path), 1 / args.held_out)]
-    if not paths:
-        raise ValueError(
-            f"{', '.join(map(str, args.data))} has no episode to train on beside those held out (one in "
-            f"{args.held_out}) and left out; record more with `prophet collect`"
+    def decoder(self) -> None:
+        steps, device = self.args.decoder_steps, self.args.torch_device()
+        tune_decoder(self._recorded(), self.args.out, steps=steps, device=device)
+
+    def latents(self) -> None:
+        autoencoder = on_device(self._part(FrameAutoencoder, "autoencoder"), self.args.torch_device())
+        encode_episodes(self._recorded(), autoencoder).save(self.args.out / "latents.npz")
+
+    def tracker(self) -> None:
+        args, config = self.args, self._config()
+        data = LatentEpisodes.load(args.out / "latents.npz")
+        known = None if self.base is None or args.lora_rank else self.base.tracker
+        steps, device = args.tracker_steps, args.torch_device()
+        tracker = train_tracker(data, config, args.out, steps=steps, device=device, base=known)
+        errors = tracker_errors(tracker, data, config)
+        atomic_write(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
+
+    def transformer(self) -> None:
+        args, config = self.args, self._config()
+        torch.manual_seed(0)
+        transformer = on_device(self._untrained(config), args.torch_device()).train()
+        train_transformer(
+            transformer,
+            self._part(GripperTracker, "tracker"),
+            LatentEpisodes.load(args.out / "latents.npz"),
+            config,
+            args.out,
+            FitConfig(args.steps, args.learning_rate, warmup=args.warmup, ema=args.ema, minutes=args.minutes),
+            Rehearsal(args.rows, args.chunks, args.single_until),
         )
-    return paths
+        if args.lora_rank:
+            save_lora(transformer, args.out / "lora")
+            merge_lora(transformer)
+        save_network(transformer, args.out / "transformer")
+
+    def checkpoint(self) -> None:
+        """Put the parts together, the transformer averaged as far as it has come, and say what to do next."""
+        args, config = self.args, self._config()
+        transformer = self._untrained(config)
+        transformer.load_state_dict(read_average(args.out, "transformer"), strict=False)
+        if args.lora_rank:
+            merge_lora(transformer)
+        parts = self._part(FrameAutoencoder, "autoencoder"), self._part(GripperTracker, "tracker")
+        prophet = SmallProphet(transformer, *parts, config)
+        if self.base is not None and _scene(config) == _scene(self.base.config):
+            prophet.source = self.base.source  # the same scene: its initial states and its success head are true of it
+        _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else [])
+
+    def _part(self, kind: Any, name: str) -> Any:
+        return load_part(kind, self.args.out / name).eval()
+
+    def _episodes(self) -> list[Path]:
+        args = self.args
+        if not args.data:
+            raise ValueError("this stage reads recordings: give --data, a folder that `prophet collect` wrote")
+        listed = list_recordings(args.data, most=args.max_episodes, without=args.without)
+        return [path for paths in listed for path in paths]
+
+    def _recorded(self) -> list[Path]:
+        """Return the episodes to train on."""
+        paths = [path for path in self._episodes() if not held_out(name_of(path), 1 / self.args.held_out)]
+        if not paths:
+            raise ValueError(
+                f"{', '.join(map(str, self.args.data))} has no episode to train on beside those held out (one in "
+                f"{self.args.held_out}) and left out; record more with `prophet collect`"
+            )
+        return paths
+
+    def _untrained(self, config: SmallConfig) -> ProphetTransformer3DModel:
+        """Return the transformer that training begins with."""
+        args = self.args
+        if self.base is None:
+            return small_transformer(args.width, args.layers, action_dim=config.action_dim)
+        # A copy: the stages that follow read the base as it was.
+        transformer = copy.deepcopy(self.base.transformer).requires_grad_(requires_grad=True)
+        if args.lora_rank:
+            add_lora(transformer, args.lora_rank)
+        return transformer
+
+    def _config(self) -> SmallConfig:
+        """Return the base's config, or what the scene and the robot of the first episode say."""
+        base = None if self.base is None else self.base.config
+        if base is not None and not self.args.lora_rank:
+            return base
+        path = self._episodes()[0]
+        episode = read_episode(path)
+        if episode.camera is None:
+            raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
+        camera = tuple(tuple(float(x) for x in row) for row in episode.camera)
+        scene = {"camera": camera, "suite": episode.sim.suite, "look": episode.sim.look}
+        if base is not None:
+            return replace(base, **scene)
+        robot = get_embodiment(episode.robot)
+        height, width = episode.frames(0, 1).shape[1:3]
+        return SmallConfig(
+            chunk=self.args.chunk or robot.chunk,
+            frame_size=(height, width),
+            action_dim=robot.action_spec.dim,
+            no_op=tuple(map(float, robot.action_before(episode.actions[0]))),
+            embodiment=robot.name,
+            **scene,
+        )
 
 
-def _latents(args: Args) -> None:
-    autoencoder = on_device(load_part(FrameAutoencoder, args.out / "autoencoder").eval(), args.torch_device())
-    encode_episodes(_train(args), autoencoder).save(args.out / "latents.npz")
+def _scene(config: Any) -> tuple[str, str]:
+    return config.suite, config.look
 
 
-def _tracker(args: Args, base: SmallProphet | None) -> None:
-    data, camera = LatentEpisodes.load(args.out / "latents.npz"), torch.tensor(_config(args, base).camera)
-    known = None if base is None else base.tracker
-    tracker = train_tracker(data, camera, args.out, steps=args.tracker_steps, device=args.torch_device(), base=known)
-    errors = tracker_errors(tracker, data, camera)
-    atomic_write(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
-
-
-def _transformer(args: Args, base: SmallProphet | None) -> None:
-    config = _config(args, base)
-    torch.manual_seed(0)
-    average = train_transformer(
-        on_device(_untrained(args, base), args.torch_device()).train().requires_grad_(requires_grad=True),
-        load_part(GripperTracker, args.out / "tracker").eval(),
-        LatentEpisodes.load(args.out / "latents.npz"),
-        torch.tensor(config.camera),
-        args.out,
-        LoopConfig(steps=args.steps, learning_rate=args.learning_rate),
-        rows=args.rows,
-        single_until=args.single_until,
-        chunks=args.chunks,
-        noise_scale=config.noise_scale,
-        minutes=args.minutes,
-    )
-    save_network(average, args.out / "transformer")
-
-
-def _untrained(args: Args, base: SmallProphet | None) -> ProphetTransformer3DModel:
-    """The transformer that training begins with."""
-    return small_transformer(args.width, args.layers) if base is None else base.transformer
-
-
-def _config(args: Args, base: SmallProphet | None) -> SmallConfig:
-    """The base's, or that of the first recorded episode's scene."""
-    if base is not None:
-        assert isinstance(base.config, SmallConfig)
-        return base.config
-    recorded = read_episode(_episodes(args)[0])
-    assert recorded.camera is not None
-    camera = tuple(tuple(float(x) for x in row) for row in recorded.camera)
-    return SmallConfig(camera=camera, suite=recorded.sim.suite, look=recorded.sim.look)
-
-
-def _checkpoint(args: Args, base: SmallProphet | None) -> None:
-    prophet = assemble(args, base)
-    prophet.source = args.base
-    write_checkpoint(prophet, args.out / "checkpoint", _train(args) if args.data else [])
-
-
-def assemble(args: Args, base: SmallProphet | None = None) -> SmallProphet:
-    """Put the parts of a training folder together, the transformer averaged as far as it has come.
+def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) -> None:
+    """Save a model with what its base had beside it; make initial states where there are none; print what to do next.
 
     Args:
-        args: of the training; `out`, and without a base `data`, `width` and `layers` count.
-        base: that it went on from.
+        prophet: Its `source` is the checkpoint whose initial states, success head and object reader are true of its
+            scene, too.
+        folder: Of the checkpoint.
+        recorded: Episodes of random resets that it was trained on; their first frames become the split `train`.
     """
-    transformer = _untrained(args, base)
-    transformer.load_state_dict(read_stage(args.out / "transformer.pt")["average"])
-    return SmallProphet(
-        on_device(transformer, torch.device("cpu")),
-        load_part(FrameAutoencoder, args.out / "autoencoder").eval(),
-        load_part(GripperTracker, args.out / "tracker").eval(),
-        _config(args, base),
-    )
+    places = [folder, *([] if prophet.source is None else [prophet.source])]
+    if recorded and not any(any((place / "starts").glob(f"*/{INDEX_NAME}")) for place in places):
+        write_initial_states(folder / "starts" / "train", _initial_states(recorded, prophet.frame_size))
+    prophet.save_pretrained(folder)
+    print(next_steps(folder, recorded[0].parents[1] if recorded else "DIR"))
+
+
+def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[InitialState]:
+    """Return the first frames of recorded episodes, at most `_STARTS_PER_TASK` of every task.
+
+    Raises:
+        ValueError: They are of another size than the model's.
+    """
+    taken: Counter[tuple[str, int]] = Counter()
+    states = []
+    for path in recorded:
+        episode = read_episode(path)
+        suite, task = key = (episode.sim.suite, episode.sim.task)
+        if taken[key] == _STARTS_PER_TASK:
+            continue
+        frames = episode.frames(0, 1)
+        if frames.shape[1:3] != size:
+            raise ValueError(f"{path} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so")
+        states.append(
+            InitialState(frames, episode.instruction, suite=suite, task=task, index=taken[key], split="train")
+        )
+        taken[key] += 1
+    return states
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.train.run_folder import begin_run, run_lock
+    from prophet_gym.train._run_folder import begin_run, run_lock
     from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
     from prophrl_algos._named import make_env, make_policy, save_policy
     from prophrl_algos.loggers import CsvLogger

@@ -9,7 +9,7 @@ import pytest
 
 from prophet_gym.cli.main import COMMANDS as PROPHET
 from prophet_gym.cli.main import main as prophet
-from prophet_gym.train.run_folder import LOCK
+from prophet_gym.train._run_folder import LOCK
 from prophrl_algos.cli import COMMANDS as PROPHRL
 from prophrl_algos.cli import main as prophrl
 
@@ -23,7 +23,6 @@ DOOMED = {
     "prophet convert": ["nowhere.pt", "new", "--vae", "none"],
     "prophet train": ["--data", "nowhere", "--out", "new"],
     "prophet pretrain": ["--base", "nowhere", "--data", "nowhere", "--out", "new"],
-    "prophet adapt": ["--data", "nowhere", "--out", "new"],
     "prophet merge": ["--base", "nowhere", "--lora", "nowhere", "--out", "new"],
     "prophet train-reward": ["--data", "nowhere", "--out", "new"],
     "prophet redream": ["--data", "nowhere", "--out", "new"],

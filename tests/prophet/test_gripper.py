@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from prophet_gym.data._latents import LatentEpisodes
+from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._gripper import GripperTracker, window_around
-from prophet_gym.train.dynamics import new_tracker, train_tracker
+from prophet_gym.train._dynamics import new_tracker, train_tracker
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 """Of an eye at the origin: a place (x, y, 1) is seen x across and y down from the middle, in pictures."""
+SEEN = SmallConfig(camera=tuple(map(tuple, CAMERA.tolist())))
 FOLLOW = {"past_actions": torch.rand(3, 8, 7), "actions": torch.rand(3, 8, 7), "camera": CAMERA}
 
 
@@ -32,7 +34,7 @@ def test_outside_the_picture_and_behind_the_camera_the_window_is_finite(place):
 def test_a_tracker_that_sees_begins_with_all_that_its_base_knows():
     torch.manual_seed(0)
     base = GripperTracker(latent_size=(8, 8), hidden=8, gripper_mean=(0.1, 0.0, 0.0, 0.5))
-    seeing = new_tracker(walled_world(2), base)
+    seeing = new_tracker(walled_world(2), SEEN, base)
     assert seeing.config["window"] == 7
     gripper, latents = torch.rand(3, 4), torch.rand(3, 4, 8, 8)
     torch.testing.assert_close(
@@ -65,7 +67,7 @@ def walled_world(episodes, seed=0):
 
 
 def test_what_lies_under_the_hand_stops_it(tmp_path):
-    tracker = train_tracker(walled_world(60), CAMERA, tmp_path, steps=120, device=torch.device("cpu"), rows=32)
+    tracker = train_tracker(walled_world(60), SEEN, tmp_path, steps=120, device=torch.device("cpu"), rows=32)
     clips = walled_world(20, seed=1).draw(40, past=1, chunk=8, chunks=1, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ends = tracker.follow(clips.gripper[:, 0], clips.past_actions, clips.actions, clips.past[:, -1], CAMERA)[:, -1]

@@ -65,3 +65,11 @@ def toy_recording(tmp_path_factory) -> Path:
 def toys() -> SimpleNamespace:
     """What tests need of the toy world besides."""
     return SimpleNamespace(camera=CAMERA, episode=toy_episode, write=write_recording)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    """Accelerate keeps its settings, such as the precision, for the whole process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from prophet_gym.data._latents import LatentEpisodes
+from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.train.dreams import CHUNK, PAST, Dreams, inputs_of
-from prophet_gym.train.dynamics import dream_loss
+from prophet_gym.train._dynamics import Dreams, dream_loss, inputs_of
 
 LENGTHS = (50, 9, 90)
+CHUNK, PAST = 8, 20
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 
 
@@ -36,12 +37,12 @@ def tracker():
 
 
 def begin(data, tracker, rows=300):
-    return Dreams.begin(data, tracker, rows, torch.Generator().manual_seed(0))
+    return Dreams.begin(data, tracker, rows, PAST, torch.Generator().manual_seed(0))
 
 
 def chunk_later(dreams, data, tracker, offset=0.0):
     """What really came, plus an offset, as the dream of every row."""
-    clips = dreams.clips(data)
+    clips = dreams.windows(data, CHUNK)
     inputs = inputs_of(dreams, clips, tracker, CAMERA)
     return dreams.go_on(tracker, inputs, stack_frames(clips.future + offset), 0.1)
 
@@ -56,7 +57,7 @@ def test_a_dream_that_is_right_is_the_recording(data, tracker):
 def test_a_dream_goes_on_from_what_it_dreamt(data, tracker):
     before = begin(data, tracker)
     after = chunk_later(before, data, tracker, offset=5.0)
-    clips = after.renewed(data, tracker, np.inf, torch.Generator()).clips(data)
+    clips = after.renewed(data, tracker, np.inf, torch.Generator()).windows(data, CHUNK)
     going_on = torch.from_numpy(after.current + CHUNK <= after.last)
     assert 0 < going_on.sum() < len(going_on)
     assert (clips.past[going_on, -CHUNK:] > 4).all()
@@ -81,7 +82,7 @@ def test_dreams_begin_anew_at_the_end_of_their_episode_and_by_chance(data, track
 
 def test_the_gripper_is_followed_through_the_commands(data, tracker):
     before = begin(data, tracker, rows=5)
-    inputs = inputs_of(before, before.clips(data), tracker, CAMERA)
+    inputs = inputs_of(before, before.windows(data, CHUNK), tracker, CAMERA)
     after = chunk_later(before, data, tracker)
     torch.testing.assert_close(after.gripper, 0.9 * inputs.path[:, -4:] + 0.1 * tracker.read_frames(after.past[:, -4:]))
 
@@ -90,11 +91,10 @@ def test_the_loss_is_of_the_next_chunk_and_is_logged_by_age_and_against_copying(
     torch.manual_seed(0)
     model = small_transformer(width=24, layers=1, head=12)
     dreams = replace(begin(data, tracker, rows=4), age=np.array([0, 0, 3, 9]))
-    loss, figures, after = dream_loss(
-        model, tracker, data, CAMERA, dreams, torch.Generator().manual_seed(0), noise_scale=0.0, source_fraction=1.0
-    )
+    config = SmallConfig(camera=tuple(map(tuple, CAMERA.tolist())), noise_scale=0.0)
+    loss, figures, after = dream_loss(model, tracker, data, config, dreams, torch.Generator().manual_seed(0))
     # An untrained model predicts its source, the last frame: its error is that of copying.
-    change = (dreams.clips(data).future - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
+    change = (dreams.windows(data, CHUNK).future - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
     assert loss.item() == pytest.approx(change.mean().item(), rel=1e-4)
     assert figures == pytest.approx(
         {

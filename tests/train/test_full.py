@@ -14,10 +14,9 @@ import torch
 
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet.presets import tiny_prophet
-from prophet_gym.train.full import Batching, choose_trained, placed, train_full
-from prophet_gym.train.loop import LoopConfig
-from prophet_gym.train.objective import Draws, clip_losses, draw
-from prophet_gym.train.states import list_states, read_state
+from prophet_gym.train._fit import FitConfig
+from prophet_gym.train._full import Batching, choose_trained, placed, train_full
+from prophet_gym.train._objective import Draws, clip_losses, draw
 
 accelerate = pytest.importorskip("accelerate")
 pytest.importorskip("peft")
@@ -26,13 +25,13 @@ pytest.importorskip("tensorboard")
 from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape  # noqa: E402
 from prophet_gym.prophet._sampling import karras_sigmas  # noqa: E402
 
-from .toy_full import Squares, first_weights, run, squares  # noqa: E402
+from .toy_full import Squares, first_weights, list_states, read_state, run, squares  # noqa: E402
 
 SCRIPT = Path(__file__).with_name("toy_full.py")
 
 
 def newest(folder: Path) -> dict:
-    return read_state(list_states(folder / "states")[-1])
+    return read_state(list_states(folder)[-1])
 
 
 def gradient(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     child = subprocess.Popen(
         [sys.executable, SCRIPT, tmp_path / "killed", str(steps), "1e-3", "1"], stderr=subprocess.DEVNULL
     )
-    while len(list_states(tmp_path / "killed" / "states")) < 2 and child.poll() is None:
+    while len(list_states(tmp_path / "killed")) < 2 and child.poll() is None:
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
@@ -97,8 +96,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
         assert all(torch.equal(value, other["optimizer"]["state"][index][name]) for name, value in moments.items())
     for name, value in whole.transformer.state_dict().items():
         assert torch.equal(value, resumed.transformer.state_dict()[name])
-    kept = {path.name for path in (tmp_path / "killed" / "states").iterdir()}
-    assert kept == {f"step-{steps - 1:08d}.pt", f"step-{steps:08d}.pt"}
+    kept = {path.name for path in (tmp_path / "killed" / "states" / "full").iterdir()}
+    assert kept == {f"step-{steps - 1:08d}", f"step-{steps:08d}"}
 
 
 @pytest.mark.slow
@@ -213,16 +212,16 @@ def test_wrong_runs_are_refused(tmp_path):
     run(tmp_path, steps=1)
     with pytest.raises(CheckpointError, match="of a run that trains other weights"):
         run(tmp_path, steps=2, lora_rank=2)
-    state = list_states(tmp_path / "states")[-1]
+    state = list_states(tmp_path)[-1] / "optimizer.bin"
     state.write_bytes(state.read_bytes()[:-500])
-    with pytest.raises(CheckpointError, match=r"is damaged or cut.*; remove it to go on from the one before"):
+    with pytest.raises(CheckpointError, match=r"is damaged or cut.*; remove .* to resume from the state before"):
         run(tmp_path, steps=2)
     with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
         Batching(rows=0)
 
     def train(prophet, clips):
         accelerator = accelerate.Accelerator(cpu=True)
-        train_full(prophet, clips, tmp_path / "other", LoopConfig(1, 1e-3), Batching(), accelerator=accelerator)
+        train_full(prophet, clips, tmp_path / "other", FitConfig(1, 1e-3), Batching(), accelerator=accelerator)
 
     prophet = first_weights()
     with pytest.raises(ValueError, match="must be a full Prophet, got a small one"):
@@ -238,7 +237,7 @@ def test_wrong_runs_are_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(tmp_path):
     run(tmp_path, steps=2)
-    before = np.array([p.stat().st_mtime_ns for p in list_states(tmp_path / "states")])
+    before = np.array([p.stat().st_mtime_ns for p in list_states(tmp_path)])
     with pytest.raises(FloatingPointError, match="at step 3; the last state is good"):
         run(tmp_path, steps=9, learning_rate=float("inf"), save_every=1e9)
-    assert before.tolist() == [p.stat().st_mtime_ns for p in list_states(tmp_path / "states")]
+    assert before.tolist() == [p.stat().st_mtime_ns for p in list_states(tmp_path)]

@@ -8,8 +8,8 @@ import pytest
 from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data.recording import META, list_episodes
 from prophet_gym.data.windows import as_given
-from prophet_gym.train import adapt, objects, reward, small, success
-from prophet_gym.train.run_folder import ARGUMENTS, LOCK, LOCK_OWNER
+from prophet_gym.train import objects, reward, small
+from prophet_gym.train._run_folder import ARGUMENTS, LOCK, LOCK_OWNER
 from prophrl_algos.cli import sft
 
 
@@ -43,7 +43,7 @@ def test_the_small_prophet(official, random, tmp_path, stage):
 
 def test_adaptation(official, tmp_path):
     with refused():
-        adapt.main(adapt.Args(official, tmp_path / "out"))
+        small.main(small.Args(tmp_path / "out", (official,), base="bundled", lora_rank=16, device="cpu"))
     assert nothing_made(tmp_path / "out")
 
 
@@ -59,8 +59,6 @@ def test_reward_models(official, random, tmp_path, backbone, dreams):
     data = {"data": (random,), "dreams": (official,)} if dreams else {"data": (random, official)}
     with refused():
         reward.main(reward.Args(out=tmp_path / "out", backbone=backbone, **data))
-    with refused():
-        success.main(success.Args(out=tmp_path / "out", **data))
     assert nothing_made(tmp_path / "out")
 
 

@@ -1,5 +1,6 @@
 """Poses in clips: numbers of robots that need them, and action frames in the rows that have them."""
 
+import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,8 +18,8 @@ from prophet_gym.prophet._full import encode_conditions
 from prophet_gym.prophet._sampling import karras_sigmas
 from prophet_gym.prophet._training import flow_times, velocity_loss
 from prophet_gym.prophet.presets import TINY_FULL, tiny_full_prophet
-from prophet_gym.train.objective import clip_losses, draw
-from prophet_gym.train.plans import draw_batch, poses_to_plan, robot_to_model_actions, to_plan
+from prophet_gym.train._objective import clip_losses, draw
+from prophet_gym.train._plans import draw_batch, poses_to_plan, robot_to_model_actions, to_plan
 
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")
@@ -26,11 +27,10 @@ pytest.importorskip("tensorboard")
 
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowShape, concat_windows
-from prophet_gym.train.full import drawing
+from prophet_gym.train._full import drawing
 from prophet_gym.train.pretrain import open_clips
-from prophet_gym.train.states import list_states, read_state
 
-from .toy_full import CAMERA, Squares, first_weights, run, squares
+from .toy_full import CAMERA, Squares, first_weights, list_states, read_state, run, squares
 
 QUARTER = np.pi / 2
 
@@ -211,13 +211,13 @@ def test_a_mixed_batch_has_the_mean_loss_of_its_rows_each_as_if_alone():
 def test_training_moves_the_conditioner_and_resumes_to_the_bit(tmp_path):
     options = {"steps": 3, "draw_tools": True, "posed": (1,), "learning_rate": 1e-2, "chunks": 2}
     whole = run(tmp_path, **options).transformer.state_dict()
-    newest = list_states(tmp_path / "states")[-1]
+    newest = list_states(tmp_path)[-1]
     stored = read_state(newest)
-    newest.unlink()
-    assert read_state(list_states(tmp_path / "states")[-1])["step"] == 2
+    shutil.rmtree(newest)
+    assert read_state(list_states(tmp_path)[-1])["step"] == 2
     resumed = run(tmp_path, **options).transformer.state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    again = read_state(list_states(tmp_path / "states")[-1])
+    again = read_state(list_states(tmp_path)[-1])
     assert all(torch.equal(value, again["trained"][name]) for name, value in stored["trained"].items())
     first = first_weights().transformer.state_dict()
     conditioner = [name for name in first if name.startswith("action_frame_embedder.")]

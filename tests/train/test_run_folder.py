@@ -11,8 +11,8 @@ import pytest
 
 from prophet_gym.errors import CheckpointError, RunInUseError
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.train import adapt, objects, pretrain, reward, small
-from prophet_gym.train.run_folder import ARGUMENTS, begin_run, run_lock
+from prophet_gym.train import objects, pretrain, reward, small
+from prophet_gym.train._run_folder import ARGUMENTS, begin_run, run_lock
 from prophrl_algos.cli import train as policy_training
 from prophrl_algos.trainer import TrainerConfig
 
@@ -20,8 +20,8 @@ NO_OP = """
 import sys
 from pathlib import Path
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.train import adapt, objects, pretrain, reward, small
-from prophet_gym.train.run_folder import run_lock
+from prophet_gym.train import objects, pretrain, reward, small
+from prophet_gym.train._run_folder import run_lock
 with run_lock(Path({out!r})):
     print("held", flush=True)
     sys.stdin.readline()
@@ -114,7 +114,7 @@ def test_damaged_arguments_are_named(content, tmp_path):
         begin_run(tmp_path, {"width": 1}, begun=True, stage="one")
 
 
-@pytest.mark.parametrize("command", ["train", "adapt", "pretrain", "train-reward", "objects"])
+@pytest.mark.parametrize("command", ["train", "adaptation", "pretrain", "train-reward", "objects"])
 def test_every_training_command_holds_its_folder(command, toy_recording, tmp_path):
     data, out = toy_recording, tmp_path / "out"
     if command == "pretrain":
@@ -125,7 +125,7 @@ def test_every_training_command_holds_its_folder(command, toy_recording, tmp_pat
         tiny_full_prophet().save_pretrained(tmp_path / "base", half=False)
     begun = {
         "train": lambda: small.main(small.Args(data=(data,), out=out, device="cpu")),
-        "adapt": lambda: adapt.main(adapt.Args(data=data, out=out)),
+        "adaptation": lambda: small.main(small.Args(out, (data,), base="bundled", lora_rank=16, device="cpu")),
         "pretrain": lambda: pretrain.main(
             pretrain.Args(str(tmp_path / "base"), (str(data),), out, cpu=True, workers=0)
         ),

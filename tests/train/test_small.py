@@ -15,8 +15,9 @@ from prophet_gym.errors import RunInUseError
 from prophet_gym.prophet import Prophet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.rewards import SuccessHead
-from prophet_gym.train.autoencoder import load_footage, tune_decoder
-from prophet_gym.train.run_folder import run_lock
+from prophet_gym.train._autoencoder import load_footage, tune_decoder
+from prophet_gym.train._run_folder import run_lock
+from prophet_gym.train._states import steps_done
 from prophet_gym.train.small import Args, main
 
 
@@ -58,7 +59,7 @@ def test_a_finished_stage_is_not_trained_again_and_a_longer_one_goes_on(toy_reco
     assert path.read_bytes() == before
     main(recipe(toy_recording, folder, stage="transformer", steps=3))
     assert path.read_bytes() != before
-    assert torch.load(folder / "out" / "transformer.pt", weights_only=True)["step"] == 3
+    assert steps_done(folder / "out", "transformer") == 3
 
 
 def test_the_decoder_is_tuned_without_changing_a_latent(toys, toy_recording, folder, tmp_path):
@@ -101,7 +102,7 @@ def further(folder, out, **changes):
     base = folder / "out" / "checkpoint"
     (base / "success_head").mkdir(exist_ok=True)
     (base / "success_head" / "config.json").write_text("{}")
-    main(Args(out=out, base=base, device="cpu", **{"steps": 1, "rows": 2, "single_until": 1.0, **changes}))
+    main(Args(out=out, base=str(base), device="cpu", **{"steps": 1, "rows": 2, "single_until": 1.0, **changes}))
     return Prophet.from_pretrained(base), Prophet.from_pretrained(out / "checkpoint")
 
 
@@ -119,7 +120,7 @@ def test_a_checkpoint_is_trained_on_from_latents_alone(folder, tmp_path):
 
 def test_a_base_keeps_its_autoencoder_and_its_absence_needs_recordings(folder, tmp_path):
     with pytest.raises(ValueError, match="its autoencoder is kept"):
-        main(Args(out=tmp_path, base=folder / "out" / "checkpoint", stage="autoencoder"))
+        main(Args(out=tmp_path, base=str(folder / "out" / "checkpoint"), stage="autoencoder"))
     with pytest.raises(ValueError, match="give --data"):
         main(Args(out=tmp_path))
 
@@ -130,14 +131,14 @@ def test_a_base_keeps_its_autoencoder_and_its_absence_needs_recordings(folder, t
         ({"layers": 2}, r"\(transformer\): layers was 1, is 2"),
         ({"rows": 8}, r"\(transformer\): rows was 4, is 8"),
         ({"held_out": 3}, r"\(autoencoder\): held_out was 4, is 3"),
-        ({"steps": 1}, r"transformer\.pt has [23] steps already, and 1 are asked for"),
+        ({"steps": 1}, r"transformer has [23] steps already, and 1 are asked for"),
     ],
 )
 def test_other_settings_in_a_used_folder_are_refused_and_change_nothing(toy_recording, folder, changes, said):
-    before = {path: path.read_bytes() for path in (folder / "out").glob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=said):
         main(recipe(toy_recording, folder, **{"stage": "transformer" if "steps" in changes else "all", **changes}))
-    after = {path: path.read_bytes() for path in (folder / "out").glob("*") if path.is_file()}
+    after = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
     assert after.keys() == before.keys()
     assert [path.name for path in before if before[path] != after[path]] == []
 
@@ -187,7 +188,7 @@ def test_what_was_trained_makes_an_env_whose_episodes_are_scored(toy_recording, 
 
     capsys.readouterr()
     out = tmp_path / "further"
-    main(recipe(toy_recording, tmp_path / "further", base=trained, single_until=1.0))
+    main(recipe(toy_recording, tmp_path / "further", base=str(trained), single_until=1.0))
     assert [scored for _, scored in scored(out / "out" / "checkpoint")] == [True, True]
     printed = capsys.readouterr().out
     assert f'gym.make("Prophet-LIBERO-v0", weights="{out / "out" / "checkpoint"}")' in printed

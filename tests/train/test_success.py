@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
-from prophet_gym.train.success import (
-    Args,
+from prophet_gym.train import reward
+from prophet_gym.train._success import (
     LabelledVideo,
     augment,
     auroc,
     choose_threshold,
     evaluate,
-    main,
     precision_recall,
     split,
     split_of,
@@ -134,13 +133,15 @@ def test_from_a_recording_to_weights_and_metrics(tmp_path, record):
         clip = labelled("red", index // 2, frames=10)
         about = {"instruction": clip.instruction, "suite": "squares", "look": "plain"}
         record(tmp_path / "data", index, clip.success, steps=9, frames=clip.frames, **about)
-    main(Args(data=(tmp_path / "data",), out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16))
+    reward.main(
+        reward.Args(data=(tmp_path / "data",), out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16)
+    )
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 24
     assert metrics["config"]["image_size"] == 16
     assert SuccessHead.from_pretrained(tmp_path / "out").config.threshold == metrics["config"]["threshold"]
     with pytest.raises(ValueError, match="too few episodes"):
-        main(Args(data=(tmp_path / "data",), out=tmp_path / "out", held_out=0.0))
+        reward.main(reward.Args(data=(tmp_path / "data",), out=tmp_path / "out", held_out=0.0))
 
 
 def test_the_threshold_finds_the_share_of_successes_that_is_asked_for():

@@ -7,7 +7,7 @@ from prophet_gym.data.recording import episode_path, list_recordings
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
-from prophet_gym.train import adapt, objects, reward, small, success
+from prophet_gym.train import objects, reward, small
 from prophrl_algos.cli import sft
 
 ALL = tuple(f"task_00/episode_{index:05d}" for index in range(4))
@@ -32,12 +32,12 @@ def test_every_command_that_fits_something(recording, tmp_path):
     none_left(
         small.main, small.Args(out=out, data=(recording,), without=ALL, device="cpu"), "has no episode to train on"
     )
-    none_left(adapt.main, adapt.Args(recording, out, without=ALL), "has no episode to train on")
+    adapting = small.Args(out, (recording,), base="bundled", lora_rank=16, without=ALL, device="cpu")
+    none_left(small.main, adapting, "has no episode to train on")
     none_left(objects.main, objects.Args(recording, out, without=ALL), "has 0 episodes")
     for backbone in ("head", "vlm"):
         args = reward.Args((recording,), out, backbone=backbone, without=ALL)
         none_left(reward.main, args, "too few episodes to split")
-    none_left(success.main, success.Args((recording,), out, without=ALL), "too few episodes to split")
     none_left(sft.main, sft.Args((recording,), policy="small", out=out, without=ALL), "holds no episode to clone")
 
 

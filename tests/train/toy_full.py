@@ -1,20 +1,23 @@
 """A full Prophet in miniature and a toy data set; run as a script it is one run of training, which a test may kill."""
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.windows import MixtureEntry, WindowDataset
 from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.train.full import Batching, choose_trained, clip_shape, train_full
-from prophet_gym.train.loop import LoopConfig
+from prophet_gym.train._fit import FitConfig
+from prophet_gym.train._full import Batching, choose_trained, clip_shape, train_full
 
 
 @dataclass(frozen=True)
@@ -80,18 +83,37 @@ def run(
 ):  # fmt: skip
     """Train from the same first weights; returns the Prophet with averaged weights."""
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps its settings for the whole process
-    accelerator = Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=accumulate)
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     prophet = first_weights(draw_tools=draw_tools)
     choose_trained(prophet, lora_rank=lora_rank)
     if checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
-    schedule = LoopConfig(steps, learning_rate, warmup=1, ema=ema, save_every=save_every, clip=clip, weight_decay=0.1)
-    batching = Batching(rows, accumulate, chunks, sampler_steps=2, workers=workers)
+    schedule = FitConfig(
+        steps, learning_rate, warmup=1, ema=ema, save_every=save_every, clip=clip, weight_decay=0.1, keep=2,
+        accumulate=accumulate,
+    )  # fmt: skip
+    batching = Batching(rows, chunks, sampler_steps=2, workers=workers)
     train_full(
         prophet, squares(prophet, chunks, Squares(posed=posed)), folder, schedule, batching, accelerator=accelerator
     )
     accelerator.end_training()
     return prophet
+
+
+def list_states(folder: Path) -> list[Path]:
+    """The whole states of a run, oldest first."""
+    return sorted(path.parent for path in folder.glob("states/full/step-*/progress.json"))
+
+
+def read_state(path: Path) -> dict:
+    """What a state holds."""
+    return {
+        "step": json.loads((path / "progress.json").read_text())["step"],
+        "trained": load_file(path / "model.safetensors"),
+        "average": load_file(path / "average.safetensors"),
+        "optimizer": torch.load(path / "optimizer.bin", weights_only=True),
+        "data": torch.load(path / "custom_checkpoint_0.pkl", weights_only=True),
+    }
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.recording import read_episode
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
-from prophet_gym.train.loop import LoopConfig, Step, on_device, train_loop
+from prophet_gym.train._fit import FitConfig, Loss, fit, on_device
 
-CROP = 64
+_CROP = 64
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def draw_crops(
     height, width = footage.frames.shape[1:3]
     picks = torch.randint(len(footage.frames), (rows,), generator=generator).numpy()
     kind = torch.rand(rows, generator=generator).numpy()
-    jitter = (torch.rand(rows, 2, generator=generator).numpy() - 0.5) * CROP
+    jitter = (torch.rand(rows, 2, generator=generator).numpy() - 0.5) * _CROP
     anywhere = torch.rand(rows, 2, generator=generator).numpy() * [height, width]
     centre = np.where(kind[:, None] < 0.45, footage.centres[picks, 0], footage.centres[picks, 1]) + jitter
     centre = np.where(kind[:, None] < 0.7, centre, anywhere)
-    corner = np.clip(centre - CROP / 2, 0, [height - CROP, width - CROP]) / 8
+    corner = np.clip(centre - _CROP / 2, 0, [height - _CROP, width - _CROP]) / 8
     crops, references = [], []
     for pick, (y, x) in zip(picks, np.round(corner).astype(int) * 8, strict=True):
-        place = (slice(y, y + CROP), slice(x, x + CROP))
+        place = (slice(y, y + _CROP), slice(x, x + _CROP))
         crops.append(footage.frames[pick][place])
         references.append(footage.frames[footage.references[pick]][place])
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(references))
@@ -131,11 +131,11 @@ def train_autoencoder(
     footage = load_footage(paths, stride=3)
     torch.manual_seed(0)
     model = on_device(FrameAutoencoder(), device)
-    config = LoopConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
-    average = train_loop(model, crop_step(model, footage, rows, device), config, folder, name="autoencoder")
-    mean, std = measure_latents(average, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
-    result = FrameAutoencoder(**{**small_config(average), "latents_mean": mean, "latents_std": std})
-    result.load_state_dict(average.state_dict())
+    config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
+    fit(model, crop_loss(footage, rows), config, folder, name="autoencoder")
+    mean, std = measure_latents(model, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
+    result = FrameAutoencoder(**{**small_config(model), "latents_mean": mean, "latents_std": std})
+    result.load_state_dict(model.state_dict())
     save_network(result, folder / "autoencoder")
     return result
 
@@ -155,22 +155,22 @@ def tune_decoder(
     footage = load_footage(paths, stride=3)
     model = on_device(load_part(FrameAutoencoder, folder / "autoencoder"), device).train()
     model.encoder.requires_grad_(requires_grad=False)
-    config = LoopConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
-    average = train_loop(model, crop_step(model, footage, rows, device), config, folder, name="decoder")
-    save_network(average, folder / "autoencoder")
-    return average
+    config = FitConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
+    fit(model, crop_loss(footage, rows), config, folder, name="decoder")
+    save_network(model, folder / "autoencoder")
+    return model
 
 
-def crop_step(model: FrameAutoencoder, footage: Footage, rows: int, device: torch.device) -> Step:
-    """The training step on crops around what moves, with a little noise on the latents."""
+def crop_loss(footage: Footage, rows: int) -> Loss:
+    """Return the loss of crops around what moves, with a little noise on the latents."""
 
-    def step(_index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        crops, references = draw_crops(footage, rows, generator)
-        shape = (rows, model.config["latent_channels"], CROP // 8, CROP // 8)
-        noise = (0.05 * torch.randn(shape, generator=generator)).to(device)
-        return autoencoder_loss(model, to_pixels(crops.to(device)), to_pixels(references.to(device)), noise)
+    def loss(model: FrameAutoencoder, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        crops, references = (part.to(model.device) for part in draw_crops(footage, rows, generator))
+        shape = (rows, model.config["latent_channels"], _CROP // 8, _CROP // 8)
+        noise = (0.05 * torch.randn(shape, generator=generator)).to(model.device)
+        return autoencoder_loss(model, to_pixels(crops), to_pixels(references), noise)
 
-    return step
+    return loss
 
 
 def small_config(model: FrameAutoencoder) -> dict[str, int]:

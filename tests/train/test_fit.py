@@ -1,14 +1,16 @@
-"""The loop learns, resumes to the same weights, and its schedule is what it says."""
+"""The loop that all training goes through learns, resumes to the same weights, and its schedule is what it says."""
 
+import json
 import math
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from prophet_gym.train import loop
-from prophet_gym.train.loop import LoopConfig, learning_rate, train_loop
+from prophet_gym.train import _fit
+from prophet_gym.train._fit import FitConfig, fit
 
 pytest.importorskip("tensorboard")
 
@@ -17,14 +19,21 @@ def run(folder, steps, stop_after=None, decay=0.3, minutes=math.inf):
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
 
-    def step(index, generator):
+    def loss(model, index, generator):
         if stop_after is not None and index == stop_after:
             raise KeyboardInterrupt
         x = torch.randn(16, 3, generator=generator)
         return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
-    config = LoopConfig(steps=steps, learning_rate=0.05, warmup=5, save_every=0.0, weight_decay=0.0, decay=decay)
-    return train_loop(model, step, config, folder, name="line", minutes=minutes)
+    config = FitConfig(
+        steps=steps, learning_rate=0.05, warmup=5, save_every=0.0, weight_decay=0.0, decay=decay, minutes=minutes
+    )
+    return fit(model, loss, config, folder, name="line")
+
+
+def newest(folder, part="progress.json"):
+    path = sorted(folder.glob("states/line/step-*"))[-1] / part
+    return json.loads(path.read_text()) if part.endswith("json") else load_file(path)
 
 
 def test_it_learns(tmp_path):
@@ -41,8 +50,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
 
 
 def test_schedule_warms_up_stays_and_falls():
-    config = LoopConfig(steps=100, learning_rate=1.0, warmup=10, decay=0.2)
-    rates = [learning_rate(i, config) for i in range(101)]
+    config = FitConfig(steps=100, learning_rate=1.0, warmup=10, decay=0.2)
+    rates = [config.rate(i) for i in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:80] == [1.0] * 71
     assert rates[90] == pytest.approx(0.5)
@@ -53,38 +62,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(tmp_
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
 
-    def step(index, generator):
+    def loss(model, index, generator):
         loss = model(torch.randn(4, 3, generator=generator)).square().mean()
         return (loss * float("nan") if index == 3 else loss), {}
 
-    config = LoopConfig(steps=9, learning_rate=0.01, save_every=0.0)
+    config = FitConfig(steps=9, learning_rate=0.01, save_every=0.0)
     with pytest.raises(FloatingPointError, match="step 3"):
-        train_loop(model, step, config, tmp_path, name="line")
-    state = torch.load(tmp_path / "line.pt", weights_only=True)
-    assert state["step"] == 3
-    assert all(torch.isfinite(value).all() for value in state["model"].values())
+        fit(model, loss, config, tmp_path, name="line")
+    assert newest(tmp_path)["step"] == 3
+    assert all(torch.isfinite(value).all() for value in newest(tmp_path, "model.safetensors").values())
 
 
 def test_time_ends_a_run_and_more_of_it_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole", 30, decay=0.0)
     seconds = iter(range(10_000))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(_fit.time, "monotonic", lambda: float(next(seconds)))
     run(tmp_path / "short", 30, decay=0.0, minutes=0.25)
-    first = torch.load(tmp_path / "short" / "line.pt", weights_only=True)
+    first = newest(tmp_path / "short")
     assert 0 < first["step"] < 15
     assert first["seconds"] == pytest.approx(15, abs=2)
     run(tmp_path / "short", 30, decay=0.0, minutes=0.25)  # all of it is used
-    assert torch.load(tmp_path / "short" / "line.pt", weights_only=True)["step"] == first["step"]
+    assert newest(tmp_path / "short")["step"] == first["step"]
     resumed = run(tmp_path / "short", 30, decay=0.0, minutes=60.0)
     assert torch.equal(whole.weight, resumed.weight)
 
 
 def test_the_rate_falls_towards_the_end_of_steps_or_time_whichever_is_nearer():
-    config = LoopConfig(steps=100, learning_rate=1.0, warmup=1, decay=0.2)
-    assert learning_rate(50, config, used=0.5) == 1.0
-    assert learning_rate(50, config, used=0.9) == pytest.approx(0.5)
-    assert learning_rate(95, config, used=0.9) == pytest.approx(0.25)
-    assert learning_rate(50, config, used=1.0) == 0.0
+    config = FitConfig(steps=100, learning_rate=1.0, warmup=1, decay=0.2)
+    assert config.rate(50, used=0.5) == 1.0
+    assert config.rate(50, used=0.9) == pytest.approx(0.5)
+    assert config.rate(95, used=0.9) == pytest.approx(0.25)
+    assert config.rate(50, used=1.0) == 0.0
 
 
 def test_without_tensorboard_there_is_one_warning_and_the_same_weights(tmp_path, monkeypatch):

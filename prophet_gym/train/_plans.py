@@ -12,7 +12,7 @@ from prophet_gym.data.windows import MixtureEntry, WindowDataset, Windows
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
 from prophet_gym.prophet._action_frames import action_video, plan
-from prophet_gym.train.objective import ToolVideos
+from prophet_gym.train._objective import ToolVideos
 
 Actions = Float32[np.ndarray, "k a"]
 ModelActions = Float32[np.ndarray, "k m"]

@@ -1,26 +1,21 @@
-"""Train the success head on recorded episodes: `prophet train-reward --data DIR --out DIR`."""
+"""The success head: which frames it learns from, how they are varied, its threshold and its scores."""
 
-import json
-import time
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import torch
-import tyro
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym._io.atomic import atomic_write
-from prophet_gym.arguments import Arguments, Count, Fraction, Items, Minutes, OutFolder, Positive, Seed
-from prophet_gym.data.recording import list_recordings, read_episode
+from prophet_gym.data.recording import read_episode
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
-
-METRICS_NAME = "metrics.json"
+from prophet_gym.train._fit import CosineConfig, fit
 
 
 @dataclass(frozen=True)
@@ -30,43 +25,6 @@ class LabelledVideo:
     frames: UInt8[np.ndarray, "t h w 3"]
     success: Bool[np.ndarray, " t"]
     instruction: str
-
-
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Train a success head on a recording.
-
-    Attributes:
-        data: Folders of recordings.
-        out: Folder for weights, config and metrics.
-        dreams: Recordings of dreams (`prophet redream`) to train on as well; recorded episodes choose the threshold.
-        minutes: Time for the optimizer, reading not counted.
-        steps: Most optimizer steps.
-        batch: Frames per step.
-        learning_rate: Peak of a cosine schedule.
-        held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
-        recall: Share of the successful episodes that the threshold must find.
-        max_episodes: Read at most so many episodes of each recording.
-        without: Episodes to leave out, e.g. `task_03/episode_00007`.
-        image_size: Pictures are averaged down to this.
-        width: Channels of the first convolution.
-        seed: Seed of weights and batches.
-    """
-
-    data: tuple[Path, ...]
-    out: OutFolder
-    dreams: tuple[Path, ...] = ()
-    minutes: Minutes = 60.0
-    steps: Count = 3000
-    batch: Items = 64
-    learning_rate: Positive = 2e-3
-    held_out: Fraction = 0.2
-    recall: Fraction = 0.95
-    max_episodes: Count = 600
-    without: tuple[str, ...] = ()
-    image_size: Items = 64
-    width: Items = 16
-    seed: Seed = 0
 
 
 def split_of(name: str, held_out: float) -> str:
@@ -114,11 +72,11 @@ def train_success_head(
     batch: int = 64,
     learning_rate: float = 2e-3,
     seed: int = 0,
-    seconds: float = float("inf"),
+    minutes: float = math.inf,
 ) -> SuccessHead:
     """Fit a head to labelled videos; half of each batch is success, half is not, tasks as they come.
 
-    Stops after `steps` or `seconds`, with the learning rate's cosine following whichever is nearer its end.
+    It stops after `steps` or `minutes`, whichever come first.
 
     Raises:
         ValueError: If no frame shows success, or every frame does.
@@ -133,23 +91,14 @@ def train_success_head(
         torch.manual_seed(seed)
         head = SuccessHead(config)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=1e-2)
-    began = time.monotonic()
-    bar = tqdm(range(steps), desc="success head", mininterval=1.0)
-    for step in bar:
-        progress = max(step / steps, (time.monotonic() - began) / seconds)
-        if progress >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * 0.5 * (1 + np.cos(np.pi * progress))
+
+    def loss(head: SuccessHead, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.cat([pool[torch.randint(len(pool), (batch // 2,), generator=generator)] for pool in pools])
         images = augment(shrink(frames[chosen], config.image_size), generator)
         as_frames = images.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-        loss = F.binary_cross_entropy_with_logits(head(as_frames, words[chosen]), labels[chosen].float())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
+        return F.binary_cross_entropy_with_logits(head(as_frames, words[chosen]), labels[chosen].float()), {}
+
+    fit(head, loss, CosineConfig(steps, learning_rate, minutes=minutes), name="success head")
     return head.eval()
 
 
@@ -238,50 +187,7 @@ def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) ->
     return videos
 
 
-def main(args: Args) -> dict[str, object]:
-    """Read, train, choose a threshold, evaluate on episodes that neither saw, write."""
-    recordings = {"held_out": args.data} | ({"held_out_dreams": args.dreams} if args.dreams else {})
-    every = list_recordings([*args.data, *args.dreams], most=args.max_episodes, without=args.without)
-    listed = {"held_out": every[: len(args.data)], "held_out_dreams": every[len(args.data) :]}
-    groups = {name: split([path for paths in listed[name] for path in paths], args.held_out) for name in recordings}
-    for name, parts in groups.items():
-        if not all(parts.values()):
-            sizes = {part: len(paths) for part, paths in parts.items()}
-            where = ", ".join(map(str, recordings[name]))
-            raise ValueError(f"{where} has too few episodes to split: {sizes}; add some, or raise held_out")
-
-    tune = read_videos(groups["held_out"]["tune"], size=args.image_size, all_frames=True)
-    require_success([bool(video.success.any()) for video in tune])
-    paths = [path for parts in groups.values() for path in parts["train"]]
-    train = read_videos(paths, size=args.image_size, all_frames=False)
-    head = train_success_head(
-        train,
-        SuccessHeadConfig(image_size=args.image_size, width=args.width),
-        steps=args.steps,
-        batch=args.batch,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
-        seconds=60 * args.minutes,
-    )
-    head = head.with_threshold(choose_threshold(head, tune, args.recall))
-    metrics: dict[str, object] = {
-        "train_episodes": len(train),
-        "config": asdict(head.config),
-        "parameters": sum(parameter.numel() for parameter in head.parameters()),
-    }
-    for name, parts in groups.items():
-        metrics[name] = evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
-    head.save_pretrained(args.out)
-    atomic_write(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
-    print(json.dumps(metrics, indent=2))
-    return metrics
-
-
 def _best_consecutive(scores: np.ndarray, min_consecutive: int) -> float:
     if len(scores) < min_consecutive:
         return 0.0
     return float(np.lib.stride_tricks.sliding_window_view(scores, min_consecutive).min(axis=1).max())
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

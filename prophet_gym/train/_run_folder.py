@@ -17,6 +17,7 @@ from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.files import read_json
 from prophet_gym.data.recording import list_episodes
 from prophet_gym.errors import CheckpointError, RunInUseError, shown
+from prophet_gym.train._states import refuse_earlier
 
 ARGUMENTS = "arguments.json"
 LOCK, LOCK_OWNER = ".run.lock", ".run.json"
@@ -89,6 +90,7 @@ def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (
     """
     given = args if isinstance(args, Mapping) else asdict(args)
     asked = json.loads(json.dumps({name: value for name, value in given.items() if name not in free}, default=_written))
+    refuse_earlier(folder)
     path = folder / ARGUMENTS
     stored = read_json(path, CheckpointError) if path.is_file() else {}
     earlier = stored if stage is None else stored.get(stage, {})

@@ -1,0 +1,308 @@
+"""Train the gripper tracker and the transformer on latents.
+
+The transformer is trained on dreams that continue from step to step: it sees what its own long dreams look like.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from prophet_gym._io.networks import save_network
+from prophet_gym.data._latents import LatentEpisodes
+from prophet_gym.data.windows import Windows
+from prophet_gym.prophet import SmallConfig
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
+from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, tracker_loss
+from prophet_gym.prophet._training import flow_loss, sample_times
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel
+from prophet_gym.train._fit import FitConfig, fit, on_device
+
+_WINDOW = 7
+"""Samples across and down that a new tracker sees around the gripper."""
+_SHAKE = (0.005, 0.005, 0.005, 0.02)
+"""Standard deviation of the error that a tracker's start is given, metres and openness: about that of its reader."""
+_LATENT_NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """How the transformer's training steps are made of dreams.
+
+    Attributes:
+        rows: Chunks per step, each of another dream.
+        chunks: Mean length of the dreams, where their episodes are long enough.
+        single_until: Fraction of the steps, at the beginning, with single chunks.
+        source_fraction: See `sample_times`.
+    """
+
+    rows: int
+    chunks: int
+    single_until: float
+    source_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """Recorded actions, dreamt so far by the model itself.
+
+    Attributes:
+        current: Index among all frames where each dream is.
+        first: Index of its episode's first frame.
+        last: Index of its episode's last frame.
+        age: Chunks that it has dreamt.
+        past: Latents of its newest frames, its own where it dreamt them.
+        gripper: Where the gripper is in the last four of them.
+    """
+
+    current: Int64[np.ndarray, " b"]
+    first: Int64[np.ndarray, " b"]
+    last: Int64[np.ndarray, " b"]
+    age: Int64[np.ndarray, " b"]
+    past: Float[Tensor, "b n c h w"]
+    gripper: Float[Tensor, "b 4 4"]
+
+    @classmethod
+    def begin(
+        cls, data: LatentEpisodes, tracker: GripperTracker, rows: int, past_frames: int, generator: torch.Generator
+    ) -> "Dreams":
+        """Begin at frames of any episode, each as likely as another, that have a chunk of actions after them."""
+        chunk = tracker.config["chunk"]
+        current, episode = data.places(rows, chunk, generator)
+        first, last = data.starts[episode], data.starts[episode + 1] - 1
+        past = data.window(current, first, past=past_frames, chunk=chunk, ahead=0).past.to(tracker.device)
+        with torch.no_grad():
+            gripper = tracker.read_frames(past[:, -FRAMES_PER_LATENT:])
+        return cls(current, first, last, np.zeros(rows, np.int64), past, gripper)
+
+    def windows(self, data: LatentEpisodes, chunk: int) -> Windows:
+        """Return the next chunk's actions and what really came of them, behind the dream's own past."""
+        real = data.window(self.current, self.first, past=self.past.shape[1], chunk=chunk, ahead=chunk)
+        return replace(real.to(self.past.device), past=self.past)
+
+    def go_on(
+        self, tracker: GripperTracker, inputs: ChunkInputs, dreamt: Float[Tensor, "b c t h w"], reader_weight: float
+    ) -> "Dreams":
+        """Return the dreams one chunk later, with what was dreamt in it, as a rollout continues."""
+        past = torch.cat([self.past, unstack_frames(dreamt).to(self.past)], dim=1)[:, -self.past.shape[1] :]
+        newest = slice(-FRAMES_PER_LATENT, None)
+        with torch.no_grad():
+            gripper = tracker.correct(inputs.path[:, newest], past[:, newest], reader_weight)
+        current = self.current + tracker.config["chunk"]
+        return replace(self, current=current, age=self.age + 1, past=past, gripper=gripper)
+
+    def renewed(
+        self, data: LatentEpisodes, tracker: GripperTracker, length: float | int, generator: torch.Generator
+    ) -> "Dreams":
+        """Return the same with new dreams where the recording ends and, by chance, after `length` chunks on average."""
+        chance = torch.rand(len(self.current), generator=generator).numpy() < 1 / length
+        ended = chance | (self.current + tracker.config["chunk"] > self.last)
+        if not ended.any():
+            return self
+        # As many as there are dreams, so that what is drawn does not depend on how many have ended.
+        return self._with(ended, Dreams.begin(data, tracker, len(ended), self.past.shape[1], generator))
+
+    def _with(self, rows: Bool[np.ndarray, " b"], other: "Dreams") -> "Dreams":
+        """Return some rows of another batch in place of these."""
+        chosen = torch.from_numpy(rows).to(self.past.device)
+        taken = {}
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, Tensor):
+                taken[field.name] = torch.where(chosen.reshape(-1, *[1] * (mine.ndim - 1)), theirs, mine)
+            else:
+                taken[field.name] = np.where(rows, theirs, mine)
+        return Dreams(**taken)
+
+
+class _Carried:
+    """The dreams of the step before, which a training state must hold for a run to resume to the same bits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.dreams: Dreams | None = None
+        self.device = device
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.dreams is None else {name: torch.as_tensor(part) for name, part in vars(self.dreams).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        parts: dict[str, Any] = {
+            name: part.to(self.device) if part.is_floating_point() else part.numpy() for name, part in state.items()
+        }
+        self.dreams = Dreams(**parts) if parts else None
+
+
+def inputs_of(dreams: Dreams, windows: Windows, tracker: GripperTracker, camera: Float[Tensor, "3 4"]) -> ChunkInputs:
+    """Return what the transformer reads to dream the next chunk."""
+    with torch.no_grad():
+        return chunk_inputs(tracker, dreams.past, dreams.gripper, windows.past_actions, windows.actions, camera)
+
+
+def train_tracker(
+    data: LatentEpisodes,
+    config: SmallConfig,
+    folder: Path,
+    *,
+    steps: int,
+    device: torch.device,
+    rows: int = 128,
+    base: GripperTracker | None = None,
+) -> GripperTracker:
+    """Train a tracker, or `base` further, on real frames; the result goes to `folder/tracker`.
+
+    Args:
+        data: Latents.
+        config: Says what camera sees them, and how long a chunk is.
+        folder: Of the run.
+        steps: Optimiser steps.
+        device: Where to train.
+        rows: Windows per step.
+        base: The tracker to begin with.
+    """
+    torch.manual_seed(0)
+    tracker = on_device(new_tracker(data, config, base), device)
+    shake, camera = torch.tensor(_SHAKE), torch.tensor(config.camera).to(device)
+
+    def loss(tracker: GripperTracker, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        windows = data.draw(rows, past=1, chunk=config.chunk, chunks=1, generator=generator).to(device)
+        latents = windows.past[:, -1]
+        latents = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(device)
+        start = windows.gripper[:, 0]
+        shaken = start + (shake * torch.randn(start.shape, generator=generator)).to(device)
+        following = windows.gripper[:, 1:]
+        found = tracker_loss(tracker, latents, start, shaken, windows.past_actions, windows.actions, following, camera)
+        return found, {}
+
+    fit(tracker, loss, FitConfig(steps=steps, learning_rate=1e-3), folder, name="tracker")
+    save_network(tracker, folder / "tracker")
+    return tracker
+
+
+def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker | None = None) -> GripperTracker:
+    """Make a tracker that sees around the gripper; what `base` knows, it knows from the beginning."""
+    gripper = torch.from_numpy(data.gripper)
+    # What never changes in a recording (a gripper that stays open, say) must not be divided by zero.
+    sizes: dict[str, Any] = {
+        "latent_size": tuple(data.latents.shape[-2:]),
+        "chunk": config.chunk,
+        "action_dim": config.action_dim,
+        "gripper_mean": tuple(gripper.mean(0).tolist()),
+        "gripper_std": tuple(gripper.std(0).clamp(min=1e-3).tolist()),
+    }
+    if base is not None:
+        sizes = {name: value for name, value in base.config.items() if not name.startswith("_")}
+    sizes["window"] = _WINDOW
+    tracker = GripperTracker(**sizes)
+    if base is not None:
+        tracker.load_state_dict(base.state_dict(), strict=False)
+    return tracker
+
+
+@torch.no_grad()
+def tracker_errors(
+    tracker: GripperTracker, data: LatentEpisodes, config: SmallConfig, rows: int = 2000
+) -> dict[str, float]:
+    """Return mean distances in millimetres: of a frame read, and of true and read starts followed for a chunk."""
+    generator, device = torch.Generator().manual_seed(1), tracker.device
+    windows = data.draw(rows, past=1, chunk=config.chunk, chunks=1, generator=generator).to(device)
+    seen, true, camera = windows.past[:, -1], windows.gripper, torch.tensor(config.camera).to(device)
+    read = tracker.read(seen)
+
+    def followed(start: Tensor) -> Tensor:
+        return tracker.follow(start, windows.past_actions, windows.actions, seen, camera)[:, -1]
+
+    found = {
+        "read_mm": (read, true[:, 0]),
+        "follow_true_mm": (followed(true[:, 0]), true[:, -1]),
+        "follow_read_mm": (followed(read), true[:, -1]),
+    }
+    return {name: 1000 * (one - other)[..., :3].norm(dim=-1).mean().item() for name, (one, other) in found.items()}
+
+
+def dream_loss(
+    transformer: ProphetTransformer3DModel,
+    tracker: GripperTracker,
+    data: LatentEpisodes,
+    config: SmallConfig,
+    dreams: Dreams,
+    generator: torch.Generator,
+    *,
+    source_fraction: float = 1.0,
+) -> tuple[Tensor, dict[str, float], Dreams]:
+    """Return the loss of the next chunk of some dreams, what to log of it, and the dreams with what was predicted.
+
+    Gradients stop between chunks, so dreaming costs no more than single chunks do.
+
+    Args:
+        transformer: The network that is trained.
+        tracker: Follows the gripper, as it will in dreams.
+        data: Latents.
+        config: Of the checkpoint in the making.
+        dreams: How far they have come.
+        generator: All randomness.
+        source_fraction: See `sample_times`.
+    """
+    windows = dreams.windows(data, config.chunk)
+    inputs = inputs_of(dreams, windows, tracker, torch.tensor(config.camera).to(dreams.past))
+    target = windows.future
+    b, _, c, h, w = target.shape
+    time = sample_times(b, source_fraction=source_fraction, generator=generator).to(target)
+    slots = config.chunk // FRAMES_PER_LATENT
+    noise = torch.randn(b, FRAMES_PER_LATENT * c, slots, h, w, generator=generator).to(target)
+    with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
+        loss, predicted = flow_loss(transformer, inputs, target, time, noise, config.noise_scale)
+    error = (unstack_frames(predicted) - target).square().mean((1, 2, 3, 4))
+    figures = {
+        f"error_{name}": error[torch.from_numpy(ages)].mean().item()
+        for name, ages in {"new": dreams.age == 0, "later": dreams.age > 0, "after_8": dreams.age >= 8}.items()
+        if ages.any()
+    }
+    new = torch.from_numpy(dreams.age == 0)
+    if new.any():
+        copied = (target - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
+        figures["against_copy"] = (error[new].mean() / copied[new].mean()).item()
+    return loss, figures, dreams.go_on(tracker, inputs, predicted, config.reader_weight)
+
+
+def train_transformer(
+    transformer: ProphetTransformer3DModel,
+    tracker: GripperTracker,
+    data: LatentEpisodes,
+    config: SmallConfig,
+    folder: Path,
+    schedule: FitConfig,
+    rehearsal: Rehearsal,
+) -> ProphetTransformer3DModel:
+    """Train on single chunks first, then on dreams that continue from step to step; return the averaged model.
+
+    Args:
+        transformer: Trained in place, on the device where it lies.
+        tracker: Fixed.
+        data: Latents.
+        config: Of the checkpoint in the making: camera, chunk, past frames and noise are read.
+        folder: Of the run.
+        schedule: Of the optimiser.
+        rehearsal: What a step is made of.
+    """
+    tracker = on_device(tracker, transformer.device).eval().requires_grad_(requires_grad=False)
+    carried = _Carried(tracker.device)
+
+    def loss(
+        transformer: ProphetTransformer3DModel, index: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        length = 1 if index < rehearsal.single_until * schedule.steps else rehearsal.chunks
+        if carried.dreams is None:
+            dreams = Dreams.begin(data, tracker, rehearsal.rows, config.past_frames, generator)
+        else:
+            dreams = carried.dreams.renewed(data, tracker, length, generator)
+        found, figures, carried.dreams = dream_loss(
+            transformer, tracker, data, config, dreams, generator, source_fraction=rehearsal.source_fraction
+        )
+        return found, figures
+
+    return fit(transformer, loss, schedule, folder, name="transformer", state=(carried,))

@@ -1,0 +1,276 @@
+"""The loop that every model is trained with: it resumes after a kill, averages the weights and logs to one place."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from prophet_gym.train._states import Stateful, States
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Loss = Callable[[Any, int, torch.Generator], tuple[Tensor, dict[str, float]]]
+"""`loss(model, step, generator) -> (loss or losses, figures to log)`: the mean of several losses is minimised.
+
+`model` is what was given to `fit`, wrapped where several processes train it; the generator is seeded by the step."""
+Model = TypeVar("Model", bound=nn.Module)
+_LOG_EVERY = 20
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long, how fast and how often.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        learning_rate: Its peak: it is warmed up, stays, then falls linearly to zero.
+        warmup: Steps of warm-up.
+        decay: Fraction of the steps, at the end, in which the rate falls.
+        weight_decay: Of AdamW, on matrices.
+        clip: The largest norm of the gradient; `inf` only measures it.
+        ema: Decay of the averaged weights, which are the result; None keeps the last weights.
+        minutes: Wall-clock time, that of the runs before a kill included; the rate falls towards its end as towards
+            that of the steps.
+        accumulate: Batches per optimiser step.
+        save_every: Seconds between training states.
+        keep: Training states that stay on disk, the newest ones.
+        seed: Of all randomness.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    decay: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float | None = 0.999
+    minutes: float = math.inf
+    accumulate: int = 1
+    save_every: float = 120.0
+    keep: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0:
+            raise ValueError(f"minutes={self.minutes} must be above 0")
+
+    def rate(self, step: int, used: float = 0.0) -> float:
+        """Return the fraction of the peak rate in a step.
+
+        Args:
+            step: Of `steps`, from 0.
+            used: The fraction of the time that is gone.
+        """
+        left = min((self.steps - step) / max(self.decay * self.steps, 1), (1 - used) / max(self.decay, 1e-9))
+        return min(1.0, (step + 1) / max(self.warmup, 1), max(left, 0.0))
+
+    def optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
+        """Return AdamW that decays matrices alone; betas as A2World (reference.md: "Training objective")."""
+        matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99))
+
+
+@dataclass(frozen=True)
+class CosineConfig(FitConfig):
+    """A cosine to zero after the warm-up, AdamW as torch has it, and the last weights: for small heads and adapters."""
+
+    warmup: int = 0
+    weight_decay: float = 0.01
+    clip: float = math.inf
+    ema: float | None = None
+
+    def rate(self, step: int, used: float = 0.0) -> float:
+        """Return the fraction of the peak rate; the cosine follows steps or time, whichever is nearer its end."""
+        progress = min(max(step / self.steps, used), 1.0)
+        return 0.5 * (1 + math.cos(math.pi * progress)) * min(1.0, (step + 1) / max(self.warmup, 1))
+
+    def optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
+        """Return AdamW that decays all weights."""
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+
+def fit(
+    model: Model,
+    loss: Loss,
+    config: FitConfig,
+    folder: Path | None = None,
+    *,
+    name: str,
+    state: Sequence[Stateful] = (),
+    accelerator: "Accelerator | None" = None,
+) -> Model:
+    """Take the steps that are left, or those that the time allows, and return the model with its averaged weights.
+
+    Whatever requires gradients is trained. With a folder, a training state is written to `folder/states/name` every
+    `save_every` seconds, whole; a run that was killed resumes from the newest to the same bits.
+
+    Args:
+        model: Trained in place, on the device where it lies.
+        loss: See `Loss`; all its randomness comes from its generator or from `state`.
+        config: The schedule.
+        folder: Of the run; without one nothing is written.
+        name: Of this model in the run.
+        state: What else changes from step to step and is saved, e.g. the loader of the data.
+        accelerator: Of a run of several processes or of mixed precision; one process in float32 if not given.
+
+    Raises:
+        FloatingPointError: The loss is not finite; nothing of that step is saved.
+        ValueError: The run has taken more steps than are asked for.
+        CheckpointError: The newest state is damaged, or of other weights.
+    """
+    run = _Run(model, loss, config, accelerator, name)
+    states = None if folder is None else States(folder, name, run.accelerator, run.trained, run.average, state)
+    done, spent = (0, 0.0) if states is None else states.resume()
+    if done > config.steps:
+        raise ValueError(
+            f"{folder}: {name} has {done} steps already, and {config.steps} are asked for: ask for as many or more, or "
+            "use another folder"
+        )
+    clock = _Clock(config.minutes, spent)
+    scheduler = run.scheduler(done, clock)
+    saved, unsaved = time.monotonic(), False
+    with _Log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
+        for index in range(done, config.steps):
+            if clock.used >= 1:
+                break
+            log.add(index, run.step(index))
+            scheduler.step()
+            done, unsaved = index + 1, True
+            if states is not None and time.monotonic() - saved > config.save_every:
+                states.save(done, clock.seconds, keep=config.keep)
+                saved, unsaved = time.monotonic(), False
+    if states is not None and unsaved:
+        states.save(done, clock.seconds, keep=config.keep)
+    if run.average is not None:
+        run.average.copy_to(run.trained.values())
+    return model
+
+
+def on_device(model: Model, device: torch.device) -> Model:
+    """Move a model and return it, whatever class of diffusers it is."""
+    nn.Module.to(model, device)
+    return model
+
+
+class _Run:
+    """What takes an optimiser step: model and optimiser as accelerate prepares them, and the averaged weights."""
+
+    def __init__(self, model: nn.Module, loss: Loss, config: FitConfig, accelerator: Any, name: str) -> None:
+        # Imported where training begins: they take seconds, for which no other command should wait.
+        from accelerate import Accelerator
+        from diffusers.training_utils import EMAModel
+
+        if accelerator is None:
+            on_cpu = next(model.parameters()).device.type == "cpu"
+            accelerator = Accelerator(cpu=on_cpu, device_placement=False, mixed_precision="no")
+        accelerator.gradient_accumulation_steps = config.accumulate
+        self.accelerator, self.loss, self.config, self.name = accelerator, loss, config, name
+        self.trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+        self.inner = config.optimizer(list(self.trained.values()))
+        self.model, self.optimizer = accelerator.prepare(model, self.inner)
+        self.average = None if config.ema is None else EMAModel(self.trained.values(), config.ema, foreach=True)
+
+    def scheduler(self, done: int, clock: "_Clock") -> LambdaLR:
+        """Return what sets the rate of the step after `done`: a function of step and clock, so no part of a state."""
+        for group in self.inner.param_groups:
+            group["initial_lr"] = self.config.learning_rate
+        return LambdaLR(self.inner, lambda step: self.config.rate(step, clock.used), last_epoch=done - 1)
+
+    def step(self, index: int) -> dict[str, float]:
+        """Take one step and return its figures, the losses averaged over batches and processes."""
+        accelerator: Any = self.accelerator
+        count = self.config.accumulate
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
+        total, norm = torch.zeros((), device=accelerator.device), torch.zeros(())
+        figures: dict[str, float] = {}
+        for _ in range(count):
+            with accelerator.accumulate(self.model):
+                losses, figures = self.loss(self.model, index, generator)
+                accelerator.backward(losses.mean())
+                total = total.to(losses.device) + losses.detach() / count
+                if accelerator.sync_gradients:
+                    total = accelerator.reduce(total, "mean")
+                    self._require_finite(total.mean().item(), index)
+                    norm = accelerator.clip_grad_norm_(list(self.trained.values()), self.config.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.step(self.trained.values())
+        parts = {f"loss_{n}": loss for n, loss in enumerate(total.tolist())} if total.ndim else {}
+        rate = self.inner.param_groups[0]["lr"]
+        return {"loss": total.mean().item(), "gradient_norm": float(norm), "learning_rate": rate, **parts, **figures}
+
+    def _require_finite(self, loss: float, index: int) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of {self.name} is {loss} at step {index}; the last state is good: look at the data, then "
+                "resume with a lower learning rate"
+            )
+
+
+class _Clock:
+    """How long a run has taken, runs before a kill included."""
+
+    def __init__(self, minutes: float, spent: float) -> None:
+        self.limit, self.began = 60 * minutes, time.monotonic() - spent
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def used(self) -> float:
+        """The fraction of the time that is gone."""
+        return self.seconds / self.limit
+
+
+class _Log:
+    """A progress bar and TensorBoard events, on one process alone."""
+
+    def __init__(self, folder: Path | None, name: str, steps: int, done: int, *, shown: bool) -> None:
+        self.events: Any = _open_events(folder / "tensorboard" / name) if shown and folder is not None else None
+        self.bar = tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5, disable=not shown)
+        self.smooth = math.nan
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        if self.events is not None:
+            self.events.close()
+
+    def add(self, index: int, figures: dict[str, float]) -> None:
+        """Show the loss of a step, smoothed; every twentieth step's figures become events."""
+        loss = figures["loss"]
+        self.smooth = loss if math.isnan(self.smooth) else 0.99 * self.smooth + 0.01 * loss
+        self.bar.update()
+        self.bar.set_postfix_str(f"loss {self.smooth:.5f}", refresh=False)
+        if self.events is not None and index % _LOG_EVERY == 0:
+            for key, figure in figures.items():
+                self.events.add_scalar(key, figure, index)
+
+
+def _open_events(folder: Path) -> Any:
+    """Return a `SummaryWriter` of the folder; without TensorBoard warn and return None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        warnings.warn(
+            f"TensorBoard is not installed, so no events are written to {folder}: pip install 'prophet-gym[train]'",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,198 @@
+"""Train the full Prophet on clips of pictures: pixels -> latents -> rectified flow, on any number of processes.
+
+All randomness of a clip is a function of the seed and of the clip's place in the row that all processes read, so a run
+that was killed goes on to the same bits, and two processes compute what one of twice the batch does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prophet_gym._io.lora import add_lora
+from prophet_gym.data.windows import WindowDataset, WindowLoader, Windows, WindowShape
+from prophet_gym.prophet import FullProphet, Prophet
+from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION
+from prophet_gym.prophet._full import FullConfig
+from prophet_gym.prophet._history import HistoryMemory, history_levels
+from prophet_gym.train._fit import FitConfig, fit
+from prophet_gym.train._objective import ClipObjective, draw
+from prophet_gym.train._plans import draw_batch, require_drawable
+
+
+@dataclass(frozen=True)
+class Batching:
+    """What a step of training reads.
+
+    Attributes:
+        rows: Windows that a process holds at once.
+        chunks: Length of a window; from the second chunk on it continues on the model's own frames (self-forcing).
+        sampler_steps: Steps that sample those frames, as in `karras_sigmas`.
+        workers: Processes that decode windows, for each process that trains.
+    """
+
+    rows: int = 1
+    chunks: int = 1
+    sampler_steps: int = 5
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "chunks", "sampler_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def config_of(prophet: Prophet) -> FullConfig:
+    """The config of a full Prophet.
+
+    Raises:
+        ValueError: it is a small one.
+    """
+    if not isinstance(prophet.config, FullConfig):
+        raise ValueError("the base must be a full Prophet, got a small one; `prophet train` is for those")
+    return prophet.config
+
+
+def drawing(prophet: Prophet) -> Prophet:
+    """The same full Prophet, which draws the tools in training and in dreams.
+
+    Raises:
+        ValueError: it is a small one.
+        CheckpointError: its transformer has no action-frame conditioner.
+    """
+    config = replace(config_of(prophet), draw_tools=True)
+    drawn = FullProphet(prophet.transformer, prophet.autoencoder, config)
+    drawn.source = prophet.source
+    return drawn
+
+
+def clip_shape(config: FullConfig, chunks: int) -> WindowShape:
+    """The clips that a checkpoint is trained on."""
+    return WindowShape(config.history_frames, config.chunk * chunks, config.frame_size)
+
+
+def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> None:
+    """Mark what is trained: adapters if `lora_rank` is above 0, else all weights that are read.
+
+    Text is off, so the cross-attentions stay as they are (reference.md: "Text"), and so does the action-frame
+    conditioner of a model that does not draw the tools.
+
+    Args:
+        prophet: a full one; its transformer is changed in place. Its config says whether the tools are drawn.
+        lora_rank: of the adapters, q, k, v, output and both MLP layers of every block; alpha is the same, as in the
+            paper's 16 and 16 (reference.md: "Training objective").
+        seed: of the adapters' first weights.
+
+    Raises:
+        ValueError: adapters are asked for in a model that does not read actions yet.
+    """
+    transformer = prophet.transformer
+    if lora_rank:
+        if not transformer.action_embedder.to_embedding.linear_2.weight.any():
+            raise ValueError(
+                "the base does not follow actions yet (it is a starting point from Cosmos-Predict2), and adapters "
+                "cannot teach it that; train all weights: --lora-rank 0"
+            )
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            add_lora(transformer, lora_rank)
+        return
+    unread = {"attn2", "norm2"} | (set() if config_of(prophet).draw_tools else {"action_frame_embedder"})
+    transformer.requires_grad_(requires_grad=True)
+    for name, module in transformer.named_modules():
+        if name.split(".")[-1] in unread:
+            module.requires_grad_(requires_grad=False)
+    if transformer.history_memory is not None:
+        _leave_out_unread_levels(transformer.history_memory, config_of(prophet).history_frames)
+
+
+def _leave_out_unread_levels(memory: HistoryMemory, history_frames: int) -> None:
+    """A short history has no coarse levels, none has no tokens at all: data-parallel training wants that known."""
+    latents = 1 + (history_frames - 1) // FRAMES_PER_LATENT
+    read = set(history_levels(latents, memory.order))
+    memory.requires_grad_(requires_grad=bool(read))
+    for number, level in enumerate(memory.levels):
+        level.requires_grad_(requires_grad=number in read)
+
+
+def train_full(
+    prophet: Prophet, clips: WindowDataset, folder: Path, config: FitConfig, batching: Batching, *, accelerator: Any
+) -> None:
+    """Take the steps that are left; at the end the weights that require gradients hold their moving average.
+
+    A run that was killed resumes from its newest state, also with another number of processes, rows or workers.
+
+    Args:
+        prophet: A full one on the accelerator's device, with what is trained marked, see `choose_trained`. With
+            `draw_tools` in its config, videos of the tools are read in the rows whose windows say where they are.
+        clips: See `clip_shape`.
+        folder: For states and TensorBoard events.
+        config: Of the optimiser.
+        batching: Of the data.
+        accelerator: An `accelerate.Accelerator` without data of its own.
+
+    Raises:
+        ValueError: A small Prophet, windows that do not fit it or whose tools cannot be drawn though its config says
+            so, or an accelerator that shards weights.
+        CheckpointError: A state there is damaged or of another run.
+        FloatingPointError: The loss is not finite; nothing of that step is saved.
+    """
+    require_fit(prophet, clips, batching, accelerator)
+    autoencoder: Any = prophet.autoencoder
+    objective = ClipObjective(prophet.transformer, autoencoder, batching.sampler_steps)
+    loader = WindowLoader(
+        clips, batching.rows, seed=config.seed,
+        rank=accelerator.process_index, ranks=accelerator.num_processes, workers=batching.workers,
+    )  # fmt: skip
+    batches, device = placed(loader), accelerator.device
+    draw_tools = config_of(prophet).draw_tools
+
+    # The random numbers belong to the windows' places, not to the step, so that processes and rows may change.
+    def loss(model: Any, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch, places = next(batches)
+        draws = draw(places, batching.chunks, _latent_shape(prophet, batch, batching.chunks), seed=config.seed)
+        tensors = (batch.history, batch.frames, batch.actions, draws.sigmas, draws.noise, draws.dream_noise)
+        if draw_tools:
+            images = draw_batch(batch, device)
+            tensors = (*tensors, images.video, images.drawn)
+        return model(*(tensor.to(device) for tensor in tensors)), {}
+
+    fit(objective, loss, config, folder, name="full", state=(loader,), accelerator=accelerator)
+
+
+def _latent_shape(prophet: Prophet, batch: Windows, chunks: int) -> tuple[int, int, int, int]:
+    """Return the size of a chunk's generated slots."""
+    height, width = batch.future.shape[2:4]
+    slots = batch.actions.shape[1] // chunks // FRAMES_PER_LATENT
+    channels = prophet.transformer.config["latent_channels"]
+    return channels, slots, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
+
+
+def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, accelerator: Any) -> None:
+    """Raise ValueError unless model, clips and accelerator go together."""
+    config = config_of(prophet)
+    if clips.shape != clip_shape(config, batching.chunks):
+        raise ValueError(f"clips must be {clip_shape(config, batching.chunks)} for this checkpoint, got {clips.shape}")
+    expected = prophet.transformer.config["action_dim"]
+    for number, entry in enumerate(clips.entries):
+        numbers = clips[number, 0].actions.shape[2]
+        if numbers != expected:
+            raise ValueError(
+                f"the model reads {expected} numbers an action, data set {number}, a {type(entry.source).__name__}, "
+                f"gives {numbers}; give its MixtureEntry to_model_actions"
+            )
+    if config.draw_tools:
+        require_drawable(clips)
+    kind = accelerator.distributed_type.value
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise ValueError(f"every process must hold all weights, got {kind}; use `accelerate launch --multi_gpu`")
+
+
+def placed(loader: WindowLoader) -> Iterator[tuple[Windows, list[int]]]:
+    """Batches, and each clip's place in the row that all processes read."""
+    for batch in loader:
+        first = loader.read - loader.rows * loader.ranks
+        yield batch, [first + row * loader.ranks + loader.rank for row in range(loader.rows)]
