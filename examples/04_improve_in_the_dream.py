@@ -6,7 +6,7 @@
 The settings are those of experiments/reinforce_in_dream. Success in the dream is not the test; that is LIBERO, the
 simulator:
 
-    prophrl evaluate --policy small-k4 --weights outputs/improved --env LIBERO-Object-v0 --tasks 3 --episodes 50
+    prophrl evaluate --policy small-k4 --policy-weights outputs/improved --env LIBERO-Object-v0 --tasks 3 --episodes 50
 
 Expected output of --tiny (the numbers depend on the machine):
 

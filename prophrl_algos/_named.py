@@ -1,4 +1,4 @@
-"""What the subcommands share: policies, environments and their starts."""
+"""Policies, environments and algorithms by name, as the commands take them."""
 
 import importlib
 import logging
@@ -16,7 +16,6 @@ from prophet_gym.errors import MissingWeightsError, unknown_option
 from prophrl_algos import algorithms
 from prophrl_algos.algorithms import Algorithm
 from prophrl_algos.checkpoint import load_checkpoint
-from prophrl_algos.cli.published import OWN, Published, is_published
 from prophrl_algos.flow import FlowPolicy, FlowSpec
 from prophrl_algos.rollout import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy
@@ -29,6 +28,8 @@ PRETRAINED = "policy"
 """The folder inside a run's that a policy's own `save_pretrained` writes."""
 CONFIG = "config.json"
 _log = logging.getLogger(__name__)
+OWN = ("tiny", "small", "small-k4")
+"""Policies that are made here, by name; a folder of such a name is `./NAME`."""
 NUM_STEPS = {"small": 10, "small-k4": 4}
 """Names of the small VLA, each with its denoising steps; weights serve all of them."""
 
@@ -59,14 +60,23 @@ def make_env(
     starts: str,
     tasks: Sequence[int] = (),
     device: str = "cpu",
-    dream: str = "",
+    world_model: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
-    """A vector env of a registered id with autoreset DISABLED; a dream computes on the device.
+    """Make a vector env of a registered id with autoreset DISABLED.
+
+    Args:
+        name: Id of a registered environment.
+        num_envs: Number of sub-environments.
+        starts: Split of the initial states, `train` or `official`.
+        tasks: Numbers of the tasks; all by default.
+        device: Device of the world model.
+        world_model: Checkpoint of the world model; the bundled one by default.
+        options: More keyword arguments of the environment.
 
     Raises:
-        UnknownOptionError: there is no such id.
-        ValueError: a checkpoint that dreams is given for an env that does not dream.
+        UnknownOptionError: There is no such id.
+        ValueError: A world model is given for an environment that has none.
     """
     import prophet_gym  # noqa: F401 registers the ids
 
@@ -76,35 +86,41 @@ def make_env(
     if name.startswith("LIBERO-"):
         chosen["render"] = "chunk"
     if name.startswith("Prophet-"):
-        chosen |= {"device": device} | ({"weights": dream} if dream else {})
-    elif dream:
-        raise ValueError(f"{dream!r} is to dream, but {name} is no dream: take a Prophet-* id, or leave it out")
+        chosen |= {"device": device} | ({"weights": world_model} if world_model else {})
+    elif world_model:
+        raise ValueError(
+            f"{name} has no world model, so it takes no {world_model!r}: give a Prophet-* id, or leave it out"
+        )
     chosen |= dict(options or {})
     return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)
 
 
 def begin_of(env: VectorEnv) -> Begin:
-    """Rows of a group share a start: of the env's own list where it has one, else of their common seed."""
+    """Return how the rollouts of a group begin alike: from the env's own initial states, else by a common seed."""
     starts = getattr(env.unwrapped, "starts", None)
     return begin_by_seed if starts is None or isinstance(starts, str) else BeginFromStarts(starts)
 
 
 def make_policy(
-    policy: str, env: VectorEnv, weights: Path | None, device: str = "cpu", published: Published | None = None
+    policy: str, env: VectorEnv, weights: Path | None, device: str = "cpu", options: LoadOptions | None = None
 ) -> FlowPolicy:
-    """A policy by name, with weights of a run's folder or file if given.
+    """Make a policy by name, with the weights of a run if they are given.
 
     Args:
-        policy: `tiny`, `small` (K = 10), `small-k4`, what `load_policy` reads (a folder, a bundled name, a Hub
-            repository), or `package.module:function`, a function from the env to a `FlowPolicy`.
-        env: what it will act in.
-        weights: a folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for
+        policy: `tiny`, `small` (10 denoising steps), `small-k4` (4), what `load_policy` reads (a folder, a bundled
+            name, a Hub repository), or `package.module:function`, a function from the env to a `FlowPolicy`.
+        env: The environment that it will act in.
+        weights: A folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for
             `small` also what `load_policy` reads: a folder that `save_pretrained` wrote, or a bundled name.
-        device: where it computes.
-        published: how a folder or repository is used.
+        device: Device that computes.
+        options: How a folder or repository is loaded.
+
+    Raises:
+        UnknownOptionError: There is no such policy.
+        ValueError: The function cannot be imported, or returns no `nn.Module`.
     """
     if is_published(policy):
-        loaded = load_policy(policy, (published or Published()).options(), device=device)
+        loaded = load_policy(policy, options or LoadOptions(), device=device)
         assert isinstance(loaded, nn.Module)
         if weights is not None:
             take_weights(loaded, weights)
@@ -120,18 +136,23 @@ def make_policy(
     return made.to(device).eval()  # pyright: ignore[reportReturnType] checked against the protocol by the trainer
 
 
+def is_published(policy: str) -> bool:
+    """Tell whether a policy is named by a folder, a repository or a bundled name, not by one of ours or a function."""
+    return policy not in OWN and (policy in BUNDLED or Path(policy).is_dir() or ("/" in policy and ":" not in policy))
+
+
 def warn_untrained(policy: str, weights: Path | None) -> None:
-    """Say so where a policy of this package begins with drawn weights, which is rarely what was meant."""
+    """Warn where a policy of this package begins with random weights, which is rarely what was meant."""
     if policy in OWN and weights is None:
         _log.warning(
-            "--policy %s without --weights is untrained: give weights of `prophrl sft`, or %s",
+            "--policy %s without --policy-weights is untrained: give weights of `prophrl sft`, or %s",
             policy,
             ", ".join(BUNDLED),
         )
 
 
 def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
-    """Write `folder/policy` where the policy has a `save_pretrained` of its own; where it was written."""
+    """Write `folder/policy` if the policy has a `save_pretrained`, and return where it was written."""
     save = getattr(policy, "save_pretrained", None)
     if save is None:
         return None
@@ -140,11 +161,11 @@ def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
 
 
 def take_weights(policy: nn.Module, path: Path) -> None:
-    """Put the weights of `read_weights` into a policy; a published one takes them whatever was trained of it.
+    """Load the weights of `read_weights` into a policy; a published one takes them whatever was trained of it.
 
     Raises:
-        CheckpointError: they are damaged, or of another policy; names the tensors.
-        MissingWeightsError: there are none.
+        CheckpointError: They are damaged, or of another policy; the message names the tensors.
+        MissingWeightsError: There are none.
     """
     state = read_weights(path)
     if isinstance(policy, LoadsWeights):
@@ -160,8 +181,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         path: A folder of a run or of `save_pretrained`, or one of their files.
 
     Raises:
-        CheckpointError: they are damaged.
-        MissingWeightsError: there are none.
+        CheckpointError: They are damaged.
+        MissingWeightsError: There are none.
     """
     if path.is_dir() and has_weights([each.name for each in path.iterdir()]):
         return read_safetensors(path)
@@ -181,7 +202,7 @@ def _tiny(env: VectorEnv) -> TinyFlowPolicy:
 
 
 def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallVLA, Path | None]:
-    """The policy, and what is still to be loaded into it."""
+    """Return the policy, and the weights that are still to be loaded into it."""
     if weights is not None and (str(weights) in BUNDLED or (weights / CONFIG).is_file()):
         loaded = load_policy(weights, LoadOptions(num_steps=num_steps, train="full"))
         assert isinstance(loaded, SmallVLA)

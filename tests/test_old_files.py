@@ -121,7 +121,7 @@ def test_a_half_finished_prophrl_run_is_refused(tmp_path, monkeypatch):
     shutil.copytree(OLD / "half_prophrl", tmp_path / "run")
     monkeypatch.chdir(OLD)  # the run was begun there, with the same arguments
     args = Args(
-        policy="tests.test_old_files:tiny_policy", dream="small", out=tmp_path / "run", loggers=("csv",),
+        policy="tests.test_old_files:tiny_policy", world_model="small", out=tmp_path / "run", loggers=("csv",),
         config=TrainerConfig(groups=1, group_size=2, updates=3),
     )  # fmt: skip
     with pytest.raises(ValueError, match=BEGIN_AGAIN):

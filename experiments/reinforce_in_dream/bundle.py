@@ -1,4 +1,4 @@
-"""Put a cloned policy into the package, where `--weights SmallVLA-LIBERO-object-sft` finds it.
+"""Put a cloned policy into the package, where `--policy-weights SmallVLA-LIBERO-object-sft` finds it.
 
 python -m experiments.reinforce_in_dream.bundle --size cpu --out outputs/reinforce_cpu
 """

@@ -29,7 +29,8 @@ Outcomes = list[tuple[int, int, float]]
 def table() -> str:
     """Return success in LIBERO from the official states, and the gain over the cloned policy acting in either way."""
     command = (
-        "`prophrl evaluate --policy small-k4 --weights ... --env LIBERO-Object-v0 --tasks 3 5 --episodes 50 --json ...`"
+        "`prophrl evaluate --policy small-k4 --policy-weights ... --env LIBERO-Object-v0 --tasks 3 5 --episodes 50 "
+        "--json ...`"
     )
     cloned = logged(SFT)
     if not cloned:

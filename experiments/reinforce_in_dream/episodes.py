@@ -151,7 +151,7 @@ def episodes_of(
     options = {"workers": place.workers, "render": "step" if scored else "chunk"} if simulated else {}
     num_envs, dream = min(size.num_envs, len(cells)), "" if simulated else place.dream
     tasks = sorted({cell["task"] for cell in cells})
-    env = make_env(world, num_envs, starts=starts, tasks=tasks, device=place.device, dream=dream, options=options)
+    env = make_env(world, num_envs, starts=starts, tasks=tasks, device=place.device, world_model=dream, options=options)
     reward_model = Checkpoint.named(place.dream or "bundled").reward_model("success") if scored else None
     scoring = None if reward_model is None else Scored(env, reward_model)
     policy = read_policy(place, weights)

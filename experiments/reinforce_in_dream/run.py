@@ -219,9 +219,9 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
     )
     args = TrainArgs(
         policy=size.policy,
-        weights=weights,
+        policy_weights=weights,
         env=arm.env,
-        dream=place.dream if arm.env == DREAM else "",
+        world_model=place.dream if arm.env == DREAM else "",
         algo=arm.algo,
         config=config,
         flowscale=FlowScale(alpha=arm.alpha),

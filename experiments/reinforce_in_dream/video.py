@@ -76,7 +76,7 @@ def record(
 ) -> Video:
     """Film an episode from an official state; the seeds are of the env and of the policy's noise."""
     options = {"render": "step"} if world.startswith("LIBERO-") else {}
-    env = make_env(world, 1, starts="official", tasks=[cell["task"]], dream=dream, options=options)
+    env = make_env(world, 1, starts="official", tasks=[cell["task"]], world_model=dream, options=options)
     observation, info = env.reset(seed=seeds[0], options={name: [value] for name, value in cell.items()})
     text, frames, over, success = str(info["instruction"][0]), [np.asarray(observation["image"])], False, False
     schedule, generator = ode_schedule(policy), torch.Generator().manual_seed(seeds[1])

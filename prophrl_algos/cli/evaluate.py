@@ -1,42 +1,30 @@
-"""`prophrl evaluate`: how often a policy succeeds, in the dream or in the simulator."""
+"""`prophrl evaluate`: measure how often a policy succeeds, in dreams or in the simulator."""
 
 import itertools
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from prophet_gym.arguments import Arguments, Device, Items, NotNegative, OutFile, Seed, SomeTasks
-from prophrl_algos.cli.published import Published
+from prophet_gym.arguments import Items, NotNegative, OutFile, Seed, SomeTasks, resolved_device
+from prophrl_algos.cli._options import EnvOptions, WeightsOptions
 
 
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Run a policy, without noise if not asked, and count its successes, per task, with Wilson's 95% intervals."""
+@dataclass(frozen=True, kw_only=True)
+class Args(WeightsOptions, EnvOptions):
+    """Run a policy and count its successes, per task, with Wilson's 95% intervals; without noise by default."""
 
-    policy: str
-    """What acts: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub
-    repository of a published policy, or `package.module:function`, a function from the env to a FlowPolicy."""
-    weights: Path | None = None
-    """A folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name."""
-    env: str = "Prophet-LIBERO-v0"
-    """A registered id, e.g. `LIBERO-Object-v0`, the simulator."""
-    dream: str = ""
-    """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
     starts: str = "official"
-    """`official` (the 50 states of each task) or `train`."""
+    """Split of the initial states: `official` (50 per task) or `train`."""
     tasks: SomeTasks = (0,)
-    """Tasks to run."""
+    """Numbers of the tasks, for example `--tasks 3 5`."""
     episodes: Items = 10
-    """Of each task: its first official states, or as many drawn starts."""
+    """Number of episodes of each task: its first official states, or as many random ones."""
     num_envs: Items = 8
-    """Episodes at once."""
+    """Number of episodes run at once."""
     initial_noise: NotNegative = 1.0
-    """Factor on the noise that each chunk is denoised from; 0 for its centre, the same every time."""
+    """Factor on the noise that each chunk is denoised from; with 0 a chunk is the same every time."""
     noise_level: NotNegative = 0.0
-    """a of the SDE that chunks are sampled with, as while a policy learns or is recorded; 0 acts without noise."""
-    published: Published = field(default_factory=Published)
-    """How a published policy is used."""
-    device: Device = "cpu"
+    """Noise level of the sampling SDE, as in learning and recording; 0 acts without noise."""
     seed: Seed = 0
+    """Seed of the initial states and of the policy's noise."""
     json: OutFile | None = None
     """Also write every episode to this file."""
 
@@ -52,9 +40,10 @@ def main(args: Args) -> None:
 
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
-    env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=args.device, dream=args.dream)
-    policy = make_policy(args.policy, env, args.weights, args.device, args.published)
-    warn_untrained(args.policy, args.weights)
+    device = resolved_device(args.device)
+    env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=device, world_model=args.world_model)
+    policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
+    warn_untrained(args.policy, args.policy_weights)
     schedule = ode_schedule(policy, args.initial_noise)
     if args.noise_level:
         schedule = FlowSchedule.uniform(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
@@ -76,7 +65,7 @@ def main(args: Args) -> None:
         args.json,
         {
             "policy": args.policy,
-            "weights": None if args.weights is None else str(args.weights),
+            "weights": None if args.policy_weights is None else str(args.policy_weights),
             "env": args.env,
             "starts": args.starts,
             "initial_noise": args.initial_noise,

@@ -1,4 +1,4 @@
-"""`prophrl record`: what a policy does in LIBERO, as episodes that a world model learns from."""
+"""`prophrl record`: record a policy in the simulator, for a world model to learn from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from prophet_gym.arguments import Arguments, Items, NotNegative, OutFolder, Seed, Workers
-from prophrl_algos.cli.published import Published
+from prophet_gym.arguments import Items, NotNegative, OutFolder, Seed, Tasks, Workers
+from prophrl_algos.cli._options import Load, WeightsOptions
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,59 +20,58 @@ if TYPE_CHECKING:
     from prophrl_algos.flow import FlowPolicy
 
 
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Record a policy in the LIBERO simulator, successes and failures, from `train` placements.
+@dataclass(frozen=True, kw_only=True)
+class Args(WeightsOptions):
+    """Record a policy in the LIBERO simulator, successes and failures, from `train` states.
 
-    `prophet train --data` reads such a recording as it does one of scripts: a world model that is to be explored by a
-    policy should have seen what the policy does. A recording that was killed is continued by the same command.
+    `prophet train --data` reads such a recording like one of scripts: a world model should have seen what the policy
+    that explores it does. Give the same command again to continue a recording that was stopped.
     """
 
     out: OutFolder
-    """Folder for the recording; an unfinished one is continued."""
+    """Folder of the recording; an unfinished one is continued."""
     policy: str = "small-k4"
-    """As `prophrl evaluate --policy`."""
-    weights: Path | None = None
-    """A folder or file that `prophrl sft` or `prophrl train` wrote."""
+    """Policy, as `prophrl evaluate --policy` takes it."""
     suite: str = "libero_object"
-    task: str = "all"
-    """Task numbers such as 3 or 0,2,5, or all."""
+    """Suite of tasks, for example `libero_object` or `libero_goal`."""
+    tasks: Tasks = ()
+    """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     episodes: Items = 100
-    """Episodes in all, spread evenly over the tasks."""
+    """Number of episodes, spread evenly over the tasks."""
     noise_level: NotNegative = 0.5
-    """a of the SDE that rollouts are sampled with; 0 acts without noise."""
-    dream: str = ""
-    """Where given (`bundled`, a bundled checkpoint's name or a folder), the policy sees the simulator's first picture
-    and from there on only this checkpoint's dream of its own commands; the simulator executes them, until the dream's
-    judge sees success. So the recording says what is true of what the dream makes a policy believe."""
+    """Noise level of the sampling SDE, as in rollouts; 0 acts without noise."""
+    world_model: str = ""
+    """Checkpoint of a world model: if given, the policy sees the simulator's first image and then only this model's
+    dream of its own actions, which the simulator executes until the checkpoint's reward model sees success. Such a
+    recording shows what really happens where the policy believes a dream."""
     look: str = "light"
+    """Look of the simulator: `light`, `plain` or `official`."""
     seed: Seed = 0
+    """Seed of the initial states and of the policy's noise."""
     workers: Workers = 2
-    """Processes, each on one thread."""
-    published: Published = field(default_factory=Published)
-    """How a published policy is used."""
+    """Number of processes, each on one thread."""
 
 
 @dataclass(frozen=True)
 class PolicyActor:
-    """Acts in a simulator as a policy does; made anew, once, in every process that it is sent to.
+    """Acts in a simulator as a policy does; each process that it is sent to makes the policy once.
 
     Attributes:
-        policy: as `make_policy` takes it.
-        weights: likewise.
-        noise_level: of its sampling.
-        published: likewise.
-        dream: the checkpoint whose dream it sees; the simulator's own pictures if empty.
+        policy: Name of the policy, as `make_policy` takes it.
+        weights: Its weights, as `make_policy` takes them.
+        noise_level: Noise level of the sampling SDE.
+        load: How a published policy is loaded.
+        world_model: Checkpoint whose dream the policy sees; it sees the simulator if this is empty.
     """
 
     policy: str
     weights: Path | None
     noise_level: float
-    published: Published
-    dream: str = ""
+    load: Load = field(default_factory=Load)
+    world_model: str = ""
 
     def __call__(self, sim: "Simulator", rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Commands chunk after chunk: without end, or until the dream's judge sees success."""
+        """Yield actions chunk after chunk: without end, or until the dream's reward model sees success."""
         import torch
 
         from prophrl_algos.flow import FlowSchedule, sample
@@ -80,7 +79,9 @@ class PolicyActor:
         policy = _policy(self)
         schedule = FlowSchedule.uniform(policy.spec.num_steps, self.noise_level)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        dream = Dreamer(self.dream, sim.render(), sim.instruction, int(rng.integers(2**62))) if self.dream else None
+        dream = None
+        if self.world_model:
+            dream = Dreamer(self.world_model, sim.render(), sim.instruction, int(rng.integers(2**62)))
         while dream is None or not dream.success:
             obs = policy.prepare({"image": (sim.render() if dream is None else dream.image)[None]}, [sim.instruction])
             with torch.no_grad():
@@ -91,13 +92,13 @@ class PolicyActor:
 
 
 class Dreamer:
-    """One dream, from a picture of the simulator on.
+    """Dreams one episode from an image of the simulator, and scores it.
 
     Args:
-        checkpoint: that dreams and judges.
-        image: the first one.
-        instruction: of the task.
-        seed: of the dream's noise.
+        checkpoint: Name of the checkpoint that has the world model and the reward model.
+        image: The first image.
+        instruction: The task in words.
+        seed: Seed of the dream's noise.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Dreamer:
         self._generator = torch.Generator().manual_seed(seed)
 
     def step(self, actions: "Float[Tensor, 'k a']") -> None:
-        """Dream a chunk; `image` is its last frame, `success` what the judge says of all so far."""
+        """Dream a chunk; `image` becomes its last frame, and `success` tells whether the reward model sees one."""
         import torch
 
         with torch.no_grad():
@@ -132,26 +133,26 @@ def _policy(actor: PolicyActor) -> "FlowPolicy":
     from prophrl_algos._named import make_env, make_policy
 
     env = make_env("Prophet-LIBERO-v0", 1, starts="train")
-    return make_policy(actor.policy, env, actor.weights, published=actor.published)
+    return make_policy(actor.policy, env, actor.weights, options=actor.load.options("LIBERO"))
 
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.cli.collect import parse_tasks
     from prophet_gym.sims.recorder import Plan, collect
+    from prophet_gym.sims.simulator import simulator_of
     from prophrl_algos._named import warn_untrained
 
-    warn_untrained(args.policy, args.weights)
-    actor = PolicyActor(args.policy, args.weights, args.noise_level, args.published, args.dream)
+    warn_untrained(args.policy, args.policy_weights)
+    actor = PolicyActor(args.policy, args.policy_weights, args.noise_level, args.load, args.world_model)
     _policy(actor)
     plan = Plan(
         args.suite,
-        parse_tasks(args.task),
+        args.tasks or tuple(range(simulator_of(args.suite).tasks)),
         args.episodes,
         args.seed,
         args.look,
         actor=actor,
-        about=f"{args.policy} {args.weights or ''} at noise {args.noise_level:g}".replace("  ", " ")
-        + (f" in the dream of {args.dream}" if args.dream else ""),
+        about=f"{args.policy} {args.policy_weights or ''} at noise {args.noise_level:g}".replace("  ", " ")
+        + (f" in the dream of {args.world_model}" if args.world_model else ""),
     )
     collect(plan, args.out, workers=args.workers)

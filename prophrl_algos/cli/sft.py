@@ -4,41 +4,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from prophet_gym.arguments import Arguments, Device, OutFolder, Several, Tasks
-from prophrl_algos.cli.published import Published
+from prophet_gym.arguments import OutFolder, Several, Tasks, resolved_device
+from prophrl_algos.cli._options import DeviceOptions, PolicyOptions, TrainLoad
 from prophrl_algos.sft import SftConfig
 
 
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Fit a flow policy to episodes that `prophet collect` recorded; never from official starts.
+@dataclass(frozen=True, kw_only=True)
+class Args(PolicyOptions, DeviceOptions):
+    """Fit a flow policy to recorded episodes by behaviour cloning; never to episodes from official states.
 
-    A run that was killed goes on when the command is given again.
+    Give the same command again to continue a run that was stopped.
     """
 
+    load: TrainLoad = field(default_factory=TrainLoad)
+    """How a published policy is loaded and what is trained of it."""
     data: Annotated[tuple[Path, ...], Several()]
     """Recordings of `prophet collect`."""
-    policy: str
-    """What is fitted: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub
-    repository of a published policy, or `package.module:function`, a function from the env to a FlowPolicy."""
     dreams: tuple[Path, ...] = ()
-    """Dreams of each of them (`prophet redream`), in the same order: both worlds should look alike to the policy."""
+    """Dreams of each recording (`prophet redream`), in the same order, so that both look alike to the policy."""
     env: str = "Prophet-LIBERO-v0"
-    """What the policy will act in."""
+    """Id of the environment that the policy will act in."""
     out: OutFolder = Path("outputs/sft")
-    """The folder of the run."""
+    """Folder of the run."""
     config: SftConfig = field(default_factory=SftConfig)
+    """Steps, batches and optimizer."""
     tasks: Tasks = ()
-    """Only these tasks; all if not given."""
+    """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     modes: tuple[str, ...] = ("expert",)
-    """Only episodes of these scripts (expert, noisy, offset ...), those that succeed; all scripts if empty."""
+    """Scripts whose successful episodes are used, such as expert, noisy or offset; all scripts if empty."""
     failing: tuple[str, ...] = ()
-    """Of these scripts also episodes that fail, e.g. `other`, which picks up the wrong thing."""
+    """Scripts whose failed episodes are used too, for example `other`, which picks up the wrong object."""
     without: tuple[str, ...] = ()
-    """Episodes to leave out, e.g. `task_03/episode_00007`."""
-    published: Published = field(default_factory=Published)
-    """How a published policy is used."""
-    device: Device = "cpu"
+    """Episodes to leave out, for example `task_03/episode_00007`."""
 
 
 def main(args: Args) -> None:
@@ -50,7 +47,7 @@ def main(args: Args) -> None:
     from prophrl_algos.sft import LAST, sft
 
     env = make_env(args.env, 1, starts="train")
-    policy = make_policy(args.policy, env, None, args.device, args.published)
+    policy = make_policy(args.policy, env, None, resolved_device(args.device), args.load.options(args.env))
     env.close()
     demonstrations = read_demonstrations(
         policy,

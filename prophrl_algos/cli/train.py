@@ -9,68 +9,60 @@ from typing import Annotated, Literal
 
 from gymnasium.vector import VectorEnv
 
-from prophet_gym.arguments import Arguments, Device, Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole
+from prophet_gym.arguments import Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole, resolved_device
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
+from prophrl_algos.cli._options import EnvOptions, TrainLoad, WeightsOptions
 from prophrl_algos.cli.precision import Precision
-from prophrl_algos.cli.published import Published
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
 
 
-@dataclass(frozen=True)
-class Args(Arguments):
-    """Improve a flow policy in the dream (or in the simulator: `--env LIBERO-Object-v0`).
+@dataclass(frozen=True, kw_only=True)
+class Args(WeightsOptions, EnvOptions):
+    """Improve a flow policy by reinforcement learning, in dreams or in the simulator (`--env LIBERO-Object-v0`).
 
-    Training begins from `train` starts only. A run that was killed goes on when the command is given again.
+    Training begins from `train` states only. Give the same command again to continue a run that was stopped.
     """
 
-    policy: str
-    """What learns: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub
-    repository of a published policy, or `package.module:function`, a function from the env to a FlowPolicy."""
-    weights: Path | None = None
-    """A folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name: where the policy starts."""
-    env: str = "Prophet-LIBERO-v0"
-    """A registered id."""
-    dream: str = ""
-    """The checkpoint that dreams, a folder or Hub repository; the bundled one if not given."""
+    load: TrainLoad = field(default_factory=TrainLoad)
+    """How a published policy is loaded and what is trained of it."""
     algo: str = "fa-grpo"
-    """A name that `prophrl` lists, or `package.module:function`, a function from a FlowSpec to an Algorithm."""
+    """Algorithm: a name that `prophrl` lists, or `package.module:function`, a function from FlowSpec to Algorithm."""
     advantages: Literal["group", "leave-one-out"] = "group"
-    """`group`: (return - mean) / std of the group; `leave-one-out`: return - mean of the group's other rollouts."""
+    """Advantages: `group` is (return - mean) / std of the group, `leave-one-out` the return minus the others' mean."""
     out: OutFolder = Path("outputs/rl")
-    """The folder of the run."""
+    """Folder of the run."""
     config: TrainerConfig = field(default_factory=TrainerConfig)
+    """Rounds, groups and loss."""
     flowscale: FlowScale = field(default_factory=FlowScale)
-    """`--flowscale.alpha 1` switches it off."""
+    """Weights of the flow steps; `--flowscale.alpha 1` switches them off."""
     learning_rate: Positive = 3e-4
-    """Of AdamW; 5e-6 for models of billions of parameters."""
+    """Learning rate of AdamW; 5e-6 suits models of billions of parameters."""
     discount: Annotated[float, Number(above=0, most=1)] = 1.0
-    """The reward of chunk n, counted from 0, counts discount^n: below 1 a sooner success is worth more."""
+    """Discount per chunk: the reward of chunk n counts discount^n, so that below 1 an earlier success is worth more."""
     num_envs: Items | None = None
-    """Rows; one per rollout if not given."""
+    """Number of sub-environments; one per rollout by default."""
     tasks: Tasks = ()
-    """Only these tasks; all if not given."""
+    """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     resample: bool = False
-    """Replace groups whose mean success lies outside 0.1 .. 0.9, up to twice as many groups."""
+    """Replace groups whose mean success lies outside 0.1 to 0.9, up to twice as many groups."""
     ema: Annotated[float, Number(above=0, most=1)] | None = None
-    """Evaluate an average of the weights with this decay."""
+    """Decay of an average of the weights, which is then evaluated in place of the last weights."""
     autocast: bool = False
-    """Compute the policy in bfloat16; the dream computes as it does without."""
-    published: Published = field(default_factory=Published)
-    """How a published policy is used."""
-    device: Device = "cpu"
+    """Compute the policy in bfloat16; the world model is not affected."""
     evaluate_every: Annotated[int, Whole(0, 10**9)] = 0
-    """Evaluate after so many updates, on `train` starts of the same env; 0 does not."""
+    """Number of updates between evaluations on `train` states of the same environment; 0 never evaluates."""
     evaluate_episodes: Items = 20
+    """Number of episodes of an evaluation."""
     precision: Precision = field(default_factory=Precision)
     """How the reward's precision is watched."""
     loggers: Annotated[tuple[str, ...], NoneTwice()] | None = None
-    """Of csv, jsonl, tensorboard, wandb, trackio, terminal; csv, terminal and tensorboard if not given."""
+    """Loggers: csv, jsonl, tensorboard, wandb, trackio, terminal; by default csv, terminal and tensorboard."""
 
 
 MAY_CHANGE = (
     "out", "config", "flowscale", "num_envs", "device", "evaluate_every", "evaluate_episodes", "precision", "loggers",
 )  # fmt: skip
-"""Arguments that a run may be gone on with otherwise; `config` and `flowscale` are checked by the trainer."""
+"""Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
 
 
 def main(args: Args) -> None:
@@ -97,7 +89,7 @@ def main(args: Args) -> None:
 
 
 def usual_loggers() -> tuple[str, ...]:
-    """What is logged to if nothing is asked for; says so where TensorBoard is missing."""
+    """Return the loggers for when none are given, and print how to get TensorBoard if it is missing."""
     if find_spec("tensorboard") is not None:
         return ("csv", "terminal", "tensorboard")
     print(
@@ -107,7 +99,7 @@ def usual_loggers() -> tuple[str, ...]:
 
 
 def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env: env) -> Trainer:
-    """What the command line asks for; everything is checked, nothing is generated. `wrap` is put around the env."""
+    """Make the trainer that the arguments describe, checked but not begun; `wrap` is put around its env."""
     import torch
     from torch import nn
 
@@ -115,11 +107,11 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     from prophrl_algos.rollout import Grouping, KeepWithin, keep_all
     from prophrl_algos.trainer import Execution
 
-    config = args.config
+    config, device = args.config, resolved_device(args.device)
     rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
-    env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device, dream=args.dream))
-    policy = make_policy(args.policy, env, args.weights, args.device, args.published)
-    warn_untrained(args.policy, args.weights)
+    env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=device, world_model=args.world_model))
+    policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
+    warn_untrained(args.policy, args.policy_weights)
     assert isinstance(policy, nn.Module)
     algorithm = make_algorithm(args.algo, policy.spec)
     if args.advantages == "leave-one-out":
@@ -148,8 +140,8 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     from prophrl_algos.cli.precision import precision_metrics
     from prophrl_algos.evaluate import evaluate
 
-    rows, seed = min(args.evaluate_episodes, 16), 10**6
-    env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=args.device, dream=args.dream)
+    rows, seed, device = min(args.evaluate_episodes, 16), 10**6, resolved_device(args.device)
+    env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=device, world_model=args.world_model)
     precision = None
     if args.precision.truth_env:
         truth = make_env(args.precision.truth_env, rows, starts="train", tasks=args.tasks)

@@ -153,7 +153,7 @@ def test_several_processes_of_one_torchrun_are_refused(main, words, tmp_path, mo
 def test_a_torchrun_of_one_is_one_process(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(SystemExit):
-        prophrl(["plan", "--policy", "nope"])
+        prophrl(["evaluate", "--policy", "nope"])
     assert "unknown policy 'nope'" in capsys.readouterr().err
 
 

@@ -28,12 +28,12 @@ DOOMED = {
     "prophet redream": ["--data", "nowhere", "--out", "new"],
     "prophet objects": ["--data", "nowhere", "--out", "new"],
     "prophet starts": ["--out", "new", "--suite", "nowhere"],
-    "prophrl train": ["--policy", "tiny", "--weights", "nowhere", "--out", "new"],
-    "prophrl evaluate": ["--policy", "tiny", "--weights", "nowhere"],
+    "prophrl train": ["--policy", "tiny", "--policy-weights", "nowhere", "--out", "new"],
+    "prophrl evaluate": ["--policy", "tiny", "--policy-weights", "nowhere"],
     "prophrl sft": ["--policy", "tiny", "--data", "nowhere", "--out", "new"],
-    "prophrl record": ["--policy", "tiny", "--weights", "nowhere", "--out", "new"],
+    "prophrl record": ["--policy", "tiny", "--policy-weights", "nowhere", "--out", "new"],
 }
-REASONS = ("--suite", "--weights", "--base", "--lora", "--vae", "--data", "--policy")
+REASONS = ("--suite", "--policy-weights", "--base", "--lora", "--vae", "--data", "--policy")
 """Options of DOOMED that are only given other values that fail too."""
 WHOLE = ["-1", "0", str(10**12), "1.5", "nan", "", "one", "0x10", "--"]
 REAL = ["nan", "inf", "-inf", "-1", "1e400", "one", ""]

@@ -19,7 +19,7 @@ from prophrl_algos._named import make_algorithm, make_env, make_policy, read_wei
 from prophrl_algos.algorithms import ALGORITHMS, FA_GRPO
 from prophrl_algos.cli import main, train
 from prophrl_algos.cli import record as record_cli
-from prophrl_algos.cli.published import Published
+from prophrl_algos.cli._options import Load
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
@@ -97,7 +97,7 @@ def test_a_misspelt_command_is_refused(capsys):
         (["--policy", "nowhere:made"], "policy 'nowhere:made' cannot be imported"),
         (["--num-envs", "3"], "num_envs=3 must be a multiple of group_size=2"),
         (["--config.noise-level", "0"], "noise_level must be above 0"),
-        (["--weights", "/nowhere"], "holds none of best.pt, last.pt, sft.pt"),
+        (["--policy-weights", "/nowhere"], "holds none of best.pt, last.pt, sft.pt"),
     ],
 )
 @bundled
@@ -124,7 +124,7 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     main(["train", *words, "--evaluate-every", "5"])
     assert "2 updates" in capsys.readouterr().out
     report = tmp_path / "evaluation.json"
-    words = [*POLICY, "--weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--initial-noise", "0"]
+    words = [*POLICY, "--policy-weights", str(tmp_path), "--tasks", "3", "--episodes", "2", "--initial-noise", "0"]
     main(["evaluate", *words, "--json", str(report)])
     printed = capsys.readouterr().out
     assert "pick up the" in printed
@@ -136,7 +136,7 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
     capsys.readouterr()
     for command in ("train", "evaluate"):
         with pytest.raises(SystemExit):
-            main([command, *POLICY, "--dream", str(tmp_path / "nowhere"), "--tasks", "3"])
+            main([command, *POLICY, "--world-model", str(tmp_path / "nowhere"), "--tasks", "3"])
         assert str(tmp_path / "nowhere") in capsys.readouterr().err
 
 
@@ -144,10 +144,10 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
 def test_a_checkpoint_of_ones_own_dreams_where_it_is_asked_for(tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(CHECKPOINTS / "libero_small", folder)
-    env = make_env("Prophet-LIBERO-v0", 1, starts="train", tasks=[3], dream=str(folder))
+    env = make_env("Prophet-LIBERO-v0", 1, starts="train", tasks=[3], world_model=str(folder))
     assert env.unwrapped.world_model is not make_env("Prophet-LIBERO-v0", 1, starts="train").unwrapped.world_model
-    with pytest.raises(ValueError, match="is to dream, but LIBERO-Object-v0 is no dream"):
-        make_env("LIBERO-Object-v0", 1, starts="train", dream=str(folder))
+    with pytest.raises(ValueError, match="LIBERO-Object-v0 has no world model"):
+        make_env("LIBERO-Object-v0", 1, starts="train", world_model=str(folder))
 
 
 class TestDemonstrations:
@@ -258,9 +258,9 @@ class OnePicture:
 
 @bundled
 class TestActingInADream:
-    """`prophrl record --dream`: what a policy does while it sees a dream."""
+    """`prophrl record --world-model`: what a policy does while it sees a dream."""
 
-    actor = record_cli.PolicyActor("tiny", None, 0.5, Published(), "bundled")
+    actor = record_cli.PolicyActor("tiny", None, 0.5, Load(), "bundled")
 
     def actions(self, seed, count=24):
         return np.array(list(islice(self.actor(OnePicture(), np.random.default_rng(seed)), count)))

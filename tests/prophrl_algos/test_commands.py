@@ -5,10 +5,9 @@ import logging
 import pytest
 
 from prophet_gym.checkpoint import bundled_checkpoints
-from prophrl_algos._named import make_policy, warn_untrained
+from prophrl_algos._named import OWN, is_published, make_policy, warn_untrained
 from prophrl_algos.algorithms import ALGORITHMS
 from prophrl_algos.cli import main
-from prophrl_algos.cli.published import OWN, is_published
 from prophrl_algos.loggers import LOGGERS, require_loggers
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla._load import BUNDLED, choose
@@ -43,7 +42,7 @@ def test_a_folder_does_not_hide_a_policy_of_its_name(dream, tmp_path, monkeypatc
 def test_untrained_weights_are_said_to_be(caplog, tmp_path):
     with caplog.at_level(logging.WARNING, "prophrl_algos"):
         warn_untrained("small-k4", None)
-        assert "--policy small-k4 without --weights is untrained" in caplog.text
+        assert "--policy small-k4 without --policy-weights is untrained" in caplog.text
         caplog.clear()
         warn_untrained("small-k4", tmp_path)
         warn_untrained("owner/repo", None)

@@ -10,7 +10,6 @@ from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophrl_algos._named import begin_of, make_env
 from prophrl_algos.cli import record
-from prophrl_algos.cli.published import Published
 from prophrl_algos.cli.record import PolicyActor
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
@@ -60,7 +59,7 @@ def test_official_states_are_refused_by_the_trainer_and_run_in_evaluation():
 def test_a_policy_is_recorded_as_scripts_are(monkeypatch):
     monkeypatch.setattr(recorder, "MAX_STEPS", 20)
     sim = LiberoSimulator("libero_object", 3)
-    actor = PolicyActor("tiny", None, 0.5, Published())
+    actor = PolicyActor("tiny", None, 0.5)
     episode, frames = recorder.record_episode(sim, 4, 9, actor=actor)
     again, _ = recorder.record_episode(sim, 4, 9, actor=actor, render=False)
     other, _ = recorder.record_episode(sim, 5, 9, actor=actor, render=False)

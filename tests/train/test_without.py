@@ -38,7 +38,7 @@ def test_every_command_that_fits_something(recording, tmp_path):
     for backbone in ("head", "vlm"):
         args = reward.Args((recording,), out, backbone=backbone, without=ALL)
         none_left(reward.main, args, "too few episodes to split")
-    none_left(sft.main, sft.Args((recording,), policy="small", out=out, without=ALL), "holds no episode to clone")
+    none_left(sft.main, sft.Args(data=(recording,), policy="small", out=out, without=ALL), "holds no episode to clone")
 
 
 def test_every_command_that_evaluates(recording, tmp_path):

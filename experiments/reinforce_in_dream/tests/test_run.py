@@ -252,7 +252,7 @@ def test_an_arm_learns_by_its_own_settings_and_in_the_dream_that_is_given(place,
     assert [(c.clip_low, c.clip_high, c.beta, c.noise_level) for c in configs] == [
         (0.0134, 0.0187, 0.0625, 1.0), (0.2, 0.28, 0.25, 1.0), (0.2, 0.28, 0.01, 0.2), (0.2, 0.28, 0.25, 1.0)
     ]  # fmt: skip
-    assert [each.dream for each in asked] == ["mine", "mine", "mine", ""]
+    assert [each.world_model for each in asked] == ["mine", "mine", "mine", ""]
 
 
 def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(place, tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_the_documented_commands_clone_and_then_learn(write, tmp_path, record, m
     sizes = write(tmp_path / "published")
     record(tmp_path / "outputs" / "recordings", 0, success=True)
     monkeypatch.chdir(tmp_path)
-    words = ["--published.tokenizer", str(small_words(tmp_path / "words"))]
+    words = ["--load.tokenizer", str(small_words(tmp_path / "words"))]
     clone, learn = commands()
     assert (clone[0], learn[0]) == ("sft", "train")
     with sizes():

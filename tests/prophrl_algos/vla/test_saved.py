@@ -137,7 +137,7 @@ def test_it_is_trained_on_in_another_way(made, before, after, tmp_path, seen):
     torch.testing.assert_close(says(again, seen), said, atol=1e-5, rtol=1e-5)
     assert has_lora(again) == (after == "lora" or (before, after) == ("lora", "none"))
     assert trained(again) == trained(other)
-    # The same through `--weights`: into a policy that was made for another way of training.
+    # The same through `--policy-weights`: into a policy that was made for another way of training.
     torch.save({"format": "prophrl-trainer-1", "policy": policy.state_dict()}, tmp_path / "sft.pt")
     for source in (tmp_path, tmp_path / "sft.pt", tmp_path / "ours"):
         into = stirred(made(after)[0], seed=4)

@@ -8,10 +8,9 @@ import torch
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos._named import make_policy
+from prophrl_algos._named import is_published, make_policy
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli import main
-from prophrl_algos.cli.published import Published, is_published
 from prophrl_algos.vla._load import choose
 from prophrl_algos.vla._lora import has_lora
 
@@ -185,7 +184,7 @@ def test_a_saved_policy_is_loaded_as_what_it_is_or_not_at_all(checkpoint, tmp_pa
 def test_the_command_line_takes_a_folder_for_a_policy(checkpoint):
     folder = checkpoint("vla-adapter").write()
     env = BanditVectorEnv(1)
-    policy = make_policy(str(folder), env, None, published=Published(dtype="float32", num_steps=3, train="lora"))
+    policy = make_policy(str(folder), env, None, options=LoadOptions(dtype=torch.float32, num_steps=3, train="lora"))
     assert policy.spec.num_steps == 3
     assert has_lora(policy)
     assert is_published("VLA-Adapter/LIBERO-Object-Pro")
@@ -199,7 +198,7 @@ def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_p
     made = checkpoint(family)
     released, out = made.write(), tmp_path / "out"
     record(tmp_path / "data", 0, success=True)
-    used = ["--published.dtype", "float32", "--published.without-state", "mean", "--published.num-steps", "2"]
+    used = ["--load.dtype", "float32", "--load.without-state", "mean", "--load.num-steps", "2"]
     main(["sft", "--data", str(tmp_path / "data"), "--out", str(out), "--policy", str(released), *used,
           "--config.steps", "2", "--config.rows", "2"])  # fmt: skip
     assert "1 episodes, 5 steps" in capsys.readouterr().out

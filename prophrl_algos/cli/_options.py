@@ -1,0 +1,86 @@
+"""Options that several commands share, each declared once; a command's `Args` inherits those that it takes."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prophet_gym.arguments import Arguments, DeviceOrAuto, Items
+
+if TYPE_CHECKING:
+    from prophrl_algos.vla._options import LoadOptions
+
+
+@dataclass(frozen=True)
+class Load(Arguments):
+    """How a published policy acts; other policies do not read it."""
+
+    num_steps: Items | None = None
+    """Number of denoising steps; the checkpoint's by default."""
+    exec_steps: Items | None = None
+    """Number of actions of a chunk that are executed; the benchmark's usual number by default."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the weights that are not trained."""
+    unnorm_key: str | None = None
+    """Name of the data set whose statistics are used, where a checkpoint has several."""
+    statistics: Path | None = None
+    """File of normalisation statistics that replaces the checkpoint's."""
+    tokenizer: str | None = None
+    """Folder or Hub name of a tokenizer that replaces the checkpoint's."""
+    without_state: Literal["refuse", "mean"] = "refuse"
+    """What a policy that reads a robot state does where there is none, as in a dream: refuse, or read the mean."""
+
+    def options(self, env: str) -> "LoadOptions":
+        """Return the options of `load_policy` for a policy that acts in an environment of this id."""
+        import torch
+
+        from prophrl_algos.vla._options import LoadOptions
+
+        given = asdict(self) | {"dtype": getattr(torch, self.dtype)}
+        return LoadOptions(benchmark="bridge" if "BRIDGE" in env else "libero", **given)
+
+
+@dataclass(frozen=True)
+class TrainLoad(Load):
+    """How a published policy acts and what is trained of it; other policies do not read it."""
+
+    train: Literal["expert", "lora", "full", "none"] = "expert"
+    """What is trained: the action expert or flow head, low-rank adapters, everything, or nothing."""
+    language: bool = False
+    """Whether adapters also go into the language model, in families that leave this open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions(Arguments):
+    """Which policy."""
+
+    policy: str
+    """Policy: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub repository
+    of a published policy, or `package.module:function`, a function from the environment to a FlowPolicy."""
+    load: Load = field(default_factory=Load)
+    """How a published policy is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions(PolicyOptions):
+    """Which policy, with which weights."""
+
+    policy_weights: Path | None = None
+    """Weights of the policy: a folder or file that `prophrl sft` or `prophrl train` wrote, or a bundled name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Arguments):
+    """Where networks compute."""
+
+    device: DeviceOrAuto = "auto"
+    """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvOptions(DeviceOptions):
+    """Where a policy acts."""
+
+    env: str = "Prophet-LIBERO-v0"
+    """Id of a registered environment; `LIBERO-Object-v0` is the simulator."""
+    world_model: str = ""
+    """Checkpoint of the world model in a Prophet environment: a folder or Hub repository; the bundled one if empty."""
