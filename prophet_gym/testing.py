@@ -132,6 +132,7 @@ def check_world_model(
     """
     height, width, chunk, numbers = _check_attributes(model)
     source = torch.Generator().manual_seed(0)
+    # Three, so that turning the batch around changes neighbours and leaves one element in its place.
     images = torch.randint(256, (3, 1, height, width, 3), generator=source, dtype=torch.uint8)
     images = images if frames is None else frames
     rows = len(images)
@@ -156,6 +157,7 @@ def check_world_model(
         _close(message, _row(result, row), _row(turned, rows - 1 - row), tolerance)
     encoded = concat_batches([model.encode(images[row : row + 1]) for row in range(rows)])
     _close("encode must treat elements alone", result, _roll(model, encoded, actions, range(rows)), tolerance)
+    # As an env resets one sub-environment beside others.
     mixed = scatter_batch(result.state, [0], select_batch(state, [0]))
     fresh = _row(_roll(model, mixed, actions, range(rows)), 0)
     message = "an element that starts beside older ones must do as in a batch that starts"

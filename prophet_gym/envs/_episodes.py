@@ -225,6 +225,7 @@ class EpisodeVectorEnv(VectorEnv):
             return self._step(checked)
 
     def _step(self, checked: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        # Ended episodes rest: `_advance` is not called on them, so they cost nothing.
         live = [row for row in range(self.num_envs) if not self._rows[row].ended]
         over = [row for row in range(self.num_envs) if self._rows[row].ended]
         self.usage = self.usage.after(self.num_envs, len(live))
@@ -265,7 +266,7 @@ class EpisodeVectorEnv(VectorEnv):
         put_back = [row.keep() for row in rows]
         try:
             yield
-        except BaseException:
+        except BaseException:  # an interrupt too: a notebook goes on with the env after it
             vars(self).update(fields)
             self._rows[:] = rows
             for each in put_back:

@@ -117,9 +117,7 @@ def require_reward_model(model: Any) -> RewardModel | None:
     """Return the model, None where there is none; ValueError unless it has what `RewardModel` asks for."""
     if model is None:
         return None
-    is_function = callable(model) and not isinstance(model, type)
     advice = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"
-    advice = "wrap a function in prophet_gym.rewards.FunctionReward" if is_function else advice
     _require_parts("reward_model must be a RewardModel", model, ("when", "stride", "max_frames", "score"), advice)
     require_when(model.when)
     require_count("stride of the reward model", model.stride)
@@ -131,6 +129,8 @@ def _require_parts(wanted: str, model: Any, parts: Sequence[str], advice: str) -
     # Not isinstance of the protocol: the message names what is missing, and a class has every part of its instances.
     missing = [name for name in parts if not hasattr(model, name)]
     if missing or isinstance(model, type):
+        if callable(model) and not isinstance(model, type) and "score" in parts:
+            advice = "wrap a function in prophet_gym.rewards.FunctionReward"
         raise ValueError(f"{wanted}, and {_named(model)} has no {', '.join(missing) or 'instance'}: {advice}")
 
 

@@ -43,6 +43,7 @@ class LeRobotVectorEnv(VectorEnv):
 
     def __init__(self, envs: VectorEnv) -> None:
         """Wrap a vector env; ValueError unless it has a horizon and autoreset SAME_STEP."""
+        # Not a VectorWrapper: LeRobot takes an env with `envs` for a vector env of single ones, as this pretends to be.
         self._inner = OneActionPerStepVector(envs)
         horizon = getattr(envs.unwrapped, "max_episode_steps", None)
         if horizon is None:
@@ -153,6 +154,7 @@ def make_env(
         "autoreset_mode": AutoresetMode.SAME_STEP,
         "render_mode": "rgb_array",
     }
+    # One env is made to learn the chunk and the tasks; weights are loaded once per process, so the rest are cheap.
     probe: Any = gym.make_vec(suites[suite], num_envs=1, **arguments).unwrapped
     chunk, length = probe.single_action_space.shape[0], asked.get("episode_length")
     if length is not None:

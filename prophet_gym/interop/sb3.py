@@ -70,6 +70,7 @@ class Sb3VecEnv(VecEnv):
         done = terminated | truncated
         rows = [sub_env_info(infos, row) for row in range(self.num_envs)]
         for row in np.flatnonzero(done):
+            # The next episode has begun already: its info is that of a reset, and the last step's is inside.
             started = rows[row]
             self.reset_infos[row] = {name: value for name, value in started.items() if not name.startswith("final_")}
             rows[row] = {

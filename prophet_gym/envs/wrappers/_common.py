@@ -1,11 +1,9 @@
 """What the wrappers share: plain arguments for specs, attributes of the env inside, arrays instead of tensors."""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
@@ -55,9 +53,3 @@ def chunk_space(wrapper: str, space: gym.Space) -> gym.spaces.Box:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
         raise ValueError(f"{wrapper} needs an action space Box (k, a), got {space}")
     return space
-
-
-def copied(observation: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """Return an observation with arrays of its own."""
-    assert observation is not None
-    return {name: value.copy() for name, value in observation.items()}

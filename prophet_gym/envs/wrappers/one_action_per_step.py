@@ -11,13 +11,37 @@ from numpy.typing import ArrayLike
 
 from prophet_gym.envs._episodes import NOTHING_RUN, START_FACTS, sub_env_info
 from prophet_gym.envs._require import require_actions, require_open
-from prophet_gym.envs.wrappers._common import (
-    DeclaringVectorWrapper,
-    PlainArguments,
-    chunk_space,
-    copied,
-    require_arrays,
-)
+from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, chunk_space, require_arrays
+
+
+class _Clock:
+    """The actions that wait for their chunk, and what is seen meanwhile."""
+
+    def __init__(self, env: gym.Env | VectorEnv, steps: int) -> None:
+        self.env, self.steps = env, steps
+        self.pending: list[np.ndarray] = []
+        self.seen: dict[str, np.ndarray] | None = None
+
+    def add(self, action: ArrayLike, space: gym.Space) -> np.ndarray | None:
+        """Return the chunk (..., k, a) that an action (..., a) completes; None while it waits."""
+        require_open(self.env, "step")
+        if self.seen is None:
+            raise gym.error.ResetNeeded("call reset before step")
+        checked = require_actions(action, space)
+        if len(self.pending) + 1 < self.steps:
+            self.pending.append(checked)
+            return None
+        # The last action joins the others only in the chunk: a step that fails can be taken again.
+        return np.stack([*self.pending, checked], axis=-2)
+
+    def show(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Begin the next chunk after an observation; return it."""
+        self.pending, self.seen = [], observation
+        return self.observation()
+
+    def observation(self) -> dict[str, np.ndarray]:
+        assert self.seen is not None
+        return {name: value.copy() for name, value in self.seen.items()}
 
 
 class OneActionPerStep(gym.Wrapper, PlainArguments):
@@ -41,20 +65,18 @@ class OneActionPerStep(gym.Wrapper, PlainArguments):
         PlainArguments.__init__(self)
         super().__init__(env)
         space = chunk_space("OneActionPerStep", env.action_space)
-        self._steps = space.shape[0]
-        self.metadata = _metadata_of_actions(env, self._steps)
+        self.metadata = _metadata_of_actions(env, space.shape[0])
         self.action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
-        self._pending: list[np.ndarray] = []
-        self._observation: dict[str, np.ndarray] | None = None
+        self._clock = _Clock(env.unwrapped, space.shape[0])
         self._held_info: dict[str, Any] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reset the env and drop the actions that wait."""
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        self._pending, self._held_info = [], _waiting_info(info, ended=False)
-        return copied(self._observation), info | {"pending": 0}
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._held_info = _waiting_info(info, ended=False)
+        return self._clock.show(observation), info | {"pending": 0}
 
     def step(self, action: ArrayLike) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Add one action (a,); run the chunk when it is full.
@@ -62,18 +84,13 @@ class OneActionPerStep(gym.Wrapper, PlainArguments):
         Raises:
             InvalidActionError: The action is no such array; nothing has changed.
         """
-        require_open(self.unwrapped, "step")
-        if self._observation is None:
-            raise gym.error.ResetNeeded("call reset before step")
-        checked = require_actions(action, self.action_space)
-        if len(self._pending) + 1 < self._steps:
-            self._pending.append(checked)
-            return copied(self._observation), 0.0, False, False, self._held_info | {"pending": len(self._pending)}
-        # The action joins the others only after the step: one that fails can be taken again.
-        chunk = np.stack([*self._pending, checked])
-        self._observation, reward, terminated, truncated, info = self.env.step(chunk)
-        self._pending, self._held_info = [], _waiting_info(info, ended=terminated or truncated)
-        return copied(self._observation), float(reward), terminated, truncated, info | {"pending": 0}
+        chunk = self._clock.add(action, self.action_space)
+        if chunk is None:
+            info = self._held_info | {"pending": len(self._clock.pending)}
+            return self._clock.observation(), 0.0, False, False, info
+        observation, reward, terminated, truncated, info = self.env.step(chunk)
+        self._held_info = _waiting_info(info, ended=terminated or truncated)
+        return self._clock.show(observation), float(reward), terminated, truncated, info | {"pending": 0}
 
 
 class OneActionPerStepVector(DeclaringVectorWrapper):
@@ -101,12 +118,10 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(f"OneActionPerStepVector needs autoreset_mode SAME_STEP, got {mode}")
-        self._steps = space.shape[0]
-        self.metadata = _metadata_of_actions(env, self._steps)
+        self.metadata = _metadata_of_actions(env, space.shape[0])
         self.single_action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
-        self._pending: list[np.ndarray] = []
-        self._observation: dict[str, np.ndarray] | None = None
+        self._clock = _Clock(env.unwrapped, space.shape[0])
         self._held_infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
 
     def reset(
@@ -114,44 +129,40 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reset sub-environments and drop the actions that wait; ValueError for a mask in the middle of a chunk."""
         mask = options.get("reset_mask") if isinstance(options, Mapping) else None
-        if self._pending and mask is not None and not np.asarray(mask).all():
+        if self._clock.pending and mask is not None and not np.asarray(mask).all():
             raise ValueError(
-                f"a reset_mask needs a moment between two chunks, and {len(self._pending)} of {self._steps} actions "
-                "wait; step until info['pending'] is 0 or reset all sub-environments"
+                f"a reset_mask needs a moment between two chunks, and {len(self._clock.pending)} of "
+                f"{self._clock.steps} actions wait; step until info['pending'] is 0 or reset all sub-environments"
             )
-        self._observation, infos = self.env.reset(seed=seed, options=options)
+        observation, infos = self.env.reset(seed=seed, options=options)
         self._hold(infos)
-        return copied(self._observation), infos | self._waiting()
+        return self._clock.show(observation), infos | self._waiting()
 
     def step(
         self, actions: ArrayLike
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Add one action (num_envs, a) each; run the chunks when they are full. Errors as in `OneActionPerStep`."""
-        require_open(self.unwrapped, "step")
-        if self._observation is None:
-            raise gym.error.ResetNeeded("call reset before step")
-        checked = require_actions(actions, self.action_space)
-        if len(self._pending) + 1 < self._steps:
-            self._pending.append(checked)
+        chunk = self._clock.add(actions, self.action_space)
+        if chunk is None:
             nothing = np.zeros(self.num_envs, np.bool_)
             infos: dict[str, Any] = {}
             for row, info in enumerate(self._held_infos):
                 infos = self._add_info(infos, info, row)
-            return copied(self._observation), np.zeros(self.num_envs), nothing, nothing.copy(), infos | self._waiting()
-        chunk = np.stack([*self._pending, checked], axis=1)
-        self._observation, rewards, terminated, truncated, infos = self.env.step(chunk)
+            seen = self._clock.observation()
+            return seen, np.zeros(self.num_envs), nothing, nothing.copy(), infos | self._waiting()
+        observation, rewards, terminated, truncated, infos = self.env.step(chunk)
         self._hold(infos)
-        return copied(self._observation), rewards, terminated, truncated, infos | self._waiting()
+        return self._clock.show(observation), rewards, terminated, truncated, infos | self._waiting()
 
     def _hold(self, infos: dict[str, Any]) -> None:
         """Keep what is said of the sub-environments that `infos` speaks of, for while the next actions wait."""
-        self._pending = []
         for row in range(self.num_envs):
             if info := sub_env_info(infos, row):
                 self._held_infos[row] = _waiting_info(info, ended=info.get("live") is False)
 
     def _waiting(self) -> dict[str, np.ndarray]:
-        return {"pending": np.full(self.num_envs, len(self._pending)), "_pending": np.ones(self.num_envs, np.bool_)}
+        count = len(self._clock.pending)
+        return {"pending": np.full(self.num_envs, count), "_pending": np.ones(self.num_envs, np.bool_)}
 
 
 def _waiting_info(info: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
