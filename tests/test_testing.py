@@ -91,7 +91,7 @@ class SharedState(CountingWorldModel):
 
 
 class BlindEncoder(CountingWorldModel):
-    """Encodes the mean picture of the batch."""
+    """Encodes the mean image of the batch."""
 
     def encode(self, frames):
         return super().encode(frames.float().mean(0, keepdim=True).expand(frames.shape).to(torch.uint8))

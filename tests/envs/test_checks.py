@@ -164,7 +164,7 @@ def test_each_broken_env_is_named(kind, kwargs, message):
         check_prophet_env(make(kind, **kwargs))
 
 
-def test_needs_two_rows_and_images():
+def test_needs_two_sub_environments_and_images():
     with pytest.raises(AssertionError, match="at least two sub-environments, got 1"):
         check_prophet_env(make(num_envs=1))
 

@@ -1,4 +1,4 @@
-"""Start sets in memory and on disk."""
+"""Initial states in memory and on disk."""
 
 import json
 
@@ -12,14 +12,14 @@ from prophet_gym.testing import counting_starts
 
 
 def scene(task: int, index: int, count: int = 1, split: str = "train") -> InitialState:
-    """Smooth pictures of 16x16 that differ in task and index."""
+    """Smooth images of 16x16 that differ in task and index."""
     down, across = np.mgrid[0:16, 0:16] * 4
     frames = np.stack([np.stack([down + 20 * task, across + 3 * index, 0 * down + 30 * n], -1) for n in range(count)])
     extra = {"gripper_position": np.array([0.1, -0.2, 1.0 + index])}
     return InitialState(frames.astype(np.uint8), f"task {task}", "suite_a", task, index, split, extra)
 
 
-def test_round_trip_keeps_order_numbers_and_pictures(tmp_path):
+def test_round_trip_keeps_order_numbers_and_images(tmp_path):
     states = [scene(task, index, 1 + index % 4) for index in range(5) for task in (3, 0)]
     written = write_initial_states(tmp_path / "train", states)
     read = read_initial_states(tmp_path / "train")

@@ -1,4 +1,4 @@
-"""Start sets in the format of Fleurrr/Bridge-RL-Data: a manifest of JSON lines beside a folder of pictures."""
+"""Initial states in the format of Fleurrr/Bridge-RL-Data: a manifest of JSON lines beside a folder of images."""
 
 import json
 
@@ -18,7 +18,7 @@ def colour(folder, name, rgb):
 
 @pytest.fixture
 def manifest(tmp_path):
-    """Two tasks, the second in two wordings; one picture is used twice."""
+    """Two tasks, the second in two wordings; one image is used twice."""
     colour(tmp_path, "images/000/a.png", (250, 10, 20))
     colour(tmp_path, "images/101/b.png", (1, 2, 3))
     rows = [
@@ -33,7 +33,7 @@ def manifest(tmp_path):
     return path
 
 
-def test_rows_become_starts_with_tasks_numbered_by_type_and_language(manifest):
+def test_lines_become_initial_states_with_tasks_numbered_by_type_and_language(manifest):
     starts = read_jsonl_states(manifest)
     assert [(s.task, s.index) for s in starts] == [(0, 0), (1, 0), (0, 1), (2, 0)]
     assert [s.instruction for s in starts][1:] == [

@@ -1,4 +1,4 @@
-"""What a world model says of itself: its doubt, which can end an episode, and where its gripper is."""
+"""What a world model says of itself: its uncertainty, which can end an episode, and where its gripper is."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ class TestDoubt:
         *_, truncated, info = env.step(actions)
         assert (truncated, info["uncertainty"]) == (True, 0.75)
 
-    def test_a_doubt_that_is_no_number_is_no_certainty(self):
+    def test_an_uncertainty_that_is_no_number_is_no_certainty(self):
         class Lost(CountingWorldModel):
             def rollout(self, state, actions, *, generators):
                 chunk = super().rollout(state, actions, generators=generators)
@@ -67,7 +67,7 @@ class TestDoubt:
         assert env.step(still(env))[3]
         assert envs.step(still(envs))[3].all()
 
-    def test_a_row_is_truncated_unjudged_and_restarts(self):
+    def test_an_uncertain_episode_is_truncated_unscored_and_restarts(self):
         reward_model = FunctionReward(lambda *_: 1.0, when="end")
         envs = vector(
             model=Outspoken(chunk=CHUNK),
@@ -95,7 +95,7 @@ class TestDoubt:
         assert [truncated for truncated, _ in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
         assert ["uncertainty" in info for _, info in steps] == [False] * (CHUNK - 1) + [True] + [False] * CHUNK
 
-    def test_bad_thresholds_and_models_without_doubt(self):
+    def test_bad_thresholds_and_models_without_uncertainty(self):
         for bad in (-1.0, float("nan")):
             with pytest.raises(ValueError, match="at least 0"):
                 single(max_uncertainty=bad)

@@ -45,7 +45,7 @@ def episodes(envs: ProphetVectorEnv, queue: Any, seed: int | list[int]) -> dict[
 
 
 @BOTH
-def test_every_start_is_dreamt_once_from_its_beginning_to_its_end(mode):
+def test_every_initial_state_of_a_queue_has_one_whole_episode(mode):
     envs = make(2, autoreset_mode=mode)
     found = episodes(envs, STARTS, seed=0)
     assert {index: len(chunks) for index, chunks in found.items()} == {i: 1 + i // 3 for i in range(9)}
@@ -80,7 +80,7 @@ def test_every_generated_frame_belongs_to_a_live_episode():
 
 
 @BOTH
-def test_rows_absorb_when_nothing_waits(mode):
+def test_sub_envs_rest_when_nothing_waits(mode):
     envs = make(2, autoreset_mode=mode)
     envs.reset(seed=0, options={"queue": [STARTS[0], STARTS[6]]})
     assert (envs.waiting, envs.finished) == (0, False)
@@ -99,7 +99,7 @@ def test_rows_absorb_when_nothing_waits(mode):
     assert envs.finished
 
 
-def test_a_reset_of_all_rows_ends_the_queue():
+def test_a_reset_of_all_sub_envs_ends_the_queue():
     envs = make(2, autoreset_mode="SameStep")
     envs.reset(seed=0, options={"queue": STARTS})
     assert envs.waiting == 7
@@ -112,7 +112,7 @@ def test_a_reset_of_all_rows_ends_the_queue():
     assert envs.usage.fraction == 1.0
 
 
-def test_a_row_taken_out_of_the_queue_returns_to_it():
+def test_a_sub_env_taken_out_of_the_queue_returns_to_it():
     envs = make(2, autoreset_mode="SameStep")
     envs.reset(seed=0, options={"queue": STARTS[:4]})
     _, infos = envs.reset(options={"reset_mask": np.array([True, False]), "task": 0})

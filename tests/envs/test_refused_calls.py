@@ -127,7 +127,7 @@ def test_a_reward_that_is_none_is_refused_by_name_and_the_step_is_not_taken(kind
 
 
 @pytest.mark.parametrize("answer", [None, torch.zeros(3), [0.0, 0.0, 0.0]])
-def test_an_answer_that_is_no_verdict_is_refused_and_the_step_is_not_taken(answer):
+def test_an_output_that_is_none_is_refused_and_the_step_is_not_taken(answer):
     class Mute(Answering):
         def score(self, videos, instructions):
             return answer

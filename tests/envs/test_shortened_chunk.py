@@ -49,7 +49,7 @@ def test_keeps_the_contract_of_a_world_model():
     check_world_model(ShortenedChunk(Cuttable(chunk=8), 3, no_op=NO_OP))
 
 
-def test_info_says_that_a_row_is_approximate():
+def test_info_says_that_a_step_is_approximate():
     envs = ProphetVectorEnv(ShortenedChunk(Cuttable(chunk=8), 3, no_op=NO_OP), counting_starts(), num_envs=2)
     assert envs.single_action_space.shape == (3, 7)
     envs.reset(seed=0)

@@ -17,8 +17,8 @@ from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
 CHUNK = 4
 
 
-def make_single(*, end_judge: bool = False, render_mode: str | None = None) -> ProphetEnv:
-    reward_model = FunctionReward(lambda *_: 1.0, when="end") if end_judge else None
+def make_single(*, at_the_end: bool = False, render_mode: str | None = None) -> ProphetEnv:
+    reward_model = FunctionReward(lambda *_: 1.0, when="end") if at_the_end else None
     model = CountingWorldModel(chunk=CHUNK)
     return ProphetEnv(model, counting_starts(), reward_model=reward_model, render_mode=render_mode)
 
@@ -58,27 +58,27 @@ def test_make_can_change_the_horizon(counting_id):
     assert [env.step(still(env))[3] for _ in range(2)] == [False, True]
 
 
-def test_a_judge_of_whole_episodes_is_asked_at_the_horizon_of_make(counting_id):
-    env = gym.make(counting_id, end_judge=True)
+def test_a_reward_model_of_whole_episodes_is_asked_at_the_horizon_of_make(counting_id):
+    env = gym.make(counting_id, at_the_end=True)
     env.reset(seed=0)
     results = [env.step(still(env)) for _ in range(3)]
     assert [result[1] for result in results] == [0.0, 0.0, 1.0]
     assert [result[2] for result in results] == [False, False, True]
 
 
-def test_a_judge_of_whole_episodes_must_know_when_they_end():
+def test_a_reward_model_of_whole_episodes_must_know_when_they_end():
     with pytest.raises(ValueError, match="pass max_episode_steps"):
-        make_single(end_judge=True).reset(seed=0)
+        make_single(at_the_end=True).reset(seed=0)
 
 
-def test_an_episode_that_ends_before_the_judge_of_whole_episodes_is_asked_is_told(counting_id):
-    env = gym.make(counting_id, end_judge=True, max_episode_steps=2)
+def test_an_episode_that_ends_before_a_reward_model_of_whole_episodes_is_asked_is_told(counting_id):
+    env = gym.make(counting_id, at_the_end=True, max_episode_steps=2)
     env.reset(seed=0)
     results = [env.step(still(env)) for _ in range(2)]
     assert (results[1][3], results[1][4]["scored"]) == (True, False)
     with pytest.warns(UserWarning, match=r"left unscored after 2 chunks.*after the 3 that the id is registered with"):
         env.reset(seed=0)
-    whole = gym.make(counting_id, end_judge=True)
+    whole = gym.make(counting_id, at_the_end=True)
     for _ in range(2):
         whole.reset(seed=0)
         assert [whole.step(still(whole))[2] for _ in range(3)] == [False, False, True]
@@ -93,7 +93,7 @@ def test_make_vec_hands_the_horizon_over(counting_id):
     assert [envs.step(zeros)[3].tolist() for _ in range(3)][-1] == [True, True]
 
 
-def test_the_same_seed_and_actions_give_the_same_dream():
+def test_the_same_seed_and_actions_give_the_same_episode():
     rng = np.random.default_rng(0)
     one, other = make_single(), make_single()
     first, second = one.reset(seed=7), other.reset(seed=7)
@@ -162,7 +162,7 @@ def test_render_list_gives_every_frame_once():
 
 
 def test_episode_statistics_wrapper(counting_id):
-    env = RecordEpisodeStatistics(gym.make(counting_id, end_judge=True))
+    env = RecordEpisodeStatistics(gym.make(counting_id, at_the_end=True))
     env.reset(seed=0)
     info = [env.step(still(env)) for _ in range(3)][-1][4]
     assert info["episode"]["r"] == 1.0

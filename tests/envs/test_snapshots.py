@@ -53,7 +53,7 @@ def test_all_that_follows_is_as_before(window):
         assert_same([other.step(action) for action in actions], expected)
 
 
-def test_a_row_goes_on_in_another_row_beside_others():
+def test_a_snapshot_continues_in_another_sub_env_beside_others():
     envs, other = make(), make(2)
     envs.reset(seed=0), other.reset(seed=50)
     before = envs.step(still(envs))[0]
@@ -96,7 +96,7 @@ def test_new_randomness_of_a_branch_is_reproducible():
     assert (frames[0] != frames[1]).any()
 
 
-def test_an_ended_row_stays_ended_and_its_flags_are_not_told_again():
+def test_an_ended_episode_stays_ended_and_its_flags_are_not_repeated():
     envs = make(1, max_episode_steps=1, autoreset_mode="Disabled")
     envs.reset(seed=0)
     envs.step(still(envs))
@@ -120,7 +120,7 @@ def test_the_single_env_branches_too():
     assert expected[1][3]
 
 
-def test_replay_of_a_dream_of_prophet_is_bit_equal_in_another_process(tmp_path):
+def test_a_snapshot_of_prophet_continues_bit_equal_in_another_process(tmp_path):
     start = InitialState(
         np.full((2, 64, 64, 3), 90, np.uint8), "lift", extra={"gripper_position": np.arange(3.0, dtype=np.float32)}
     )

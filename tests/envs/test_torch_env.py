@@ -68,7 +68,7 @@ def test_observations_are_their_own():
     assert envs.step(torch.zeros(3, CHUNK, 7))[0]["image"][:, 0, 0, 0].tolist() == [2 * CHUNK] * 3
 
 
-def test_rows_go_on_between_both_kinds():
+def test_snapshots_pass_between_both_kinds():
     given, named = arguments(reward_model=FunctionReward(lambda video, _: video.float().mean() / 512, max_frames=3))
     envs, tensors = ProphetVectorEnv(*given, **named), ProphetTorchVectorEnv(*given, **named)
     envs.reset(seed=0)
@@ -81,7 +81,7 @@ def test_rows_go_on_between_both_kinds():
     np.testing.assert_allclose(found[1].numpy(), expected[1], rtol=1e-6)
 
 
-def test_pictures_are_arrays():
+def test_rendered_images_are_arrays():
     given, named = arguments(render_mode="rgb_array_list")
     envs = ProphetTorchVectorEnv(*given, **named)
     envs.reset(seed=0)

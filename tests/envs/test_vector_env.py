@@ -50,14 +50,14 @@ class TestStep:
         assert info["scored"].tolist() == [False, False]
         assert info["live"].tolist() == [True, True]
 
-    def test_noise_comes_from_the_row_generator(self):
+    def test_noise_comes_from_the_generator_of_the_sub_env(self):
         envs = make(1)
         envs.reset(seed=12, options={"start": 0})
         seed = int(gym.utils.seeding.np_random(12)[0].integers(2**63 - 1))
         expected = torch.randint(256, (CHUNK,), generator=torch.Generator().manual_seed(seed))
         assert envs.step(still(envs))[4]["frames"][0, :, 0, 0, 2].tolist() == expected.tolist()
 
-    def test_a_row_equals_the_single_env_whatever_is_around_it(self):
+    def test_a_sub_env_equals_the_single_env_whatever_is_around_it(self):
         rng = np.random.default_rng(0)
         envs = make(5)
         image, info = envs.reset(seed=20)
@@ -126,7 +126,7 @@ class TestStep:
         with pytest.raises(gym.error.ResetNeeded):
             envs.render()
 
-    def test_doubt_is_reported_where_the_model_has_one(self):
+    def test_uncertainty_is_reported_where_the_model_estimates_it(self):
         class Doubtful(CountingWorldModel):
             def rollout(self, state, actions, *, generators):
                 chunk = super().rollout(state, actions, generators=generators)
@@ -180,7 +180,7 @@ class TestConstruction:
         collecting.step(still(collecting))
         assert red(np.stack(collecting.render()[1])) == list(range(2 * CHUNK + 1, 3 * CHUNK + 1))
 
-    def test_a_start_set_is_kept_for_others_to_read(self):
+    def test_initial_states_are_kept_for_others_to_read(self):
         envs = make()
         assert isinstance(envs.starts, InitialStates)
         assert envs.starts.splits == ("train",)

@@ -1,4 +1,4 @@
-"""Episodes that end at different times: autoreset, horizon, judges."""
+"""Episodes that end at different times: autoreset, horizon, reward models."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ class TestEpisodes:
             endings |= {(bool(a), bool(b)) for a, b in zip(found[2], found[3], strict=True)}
         assert {(True, False), (False, True)} <= endings
 
-    def test_equals_sync_vector_env_when_ended_rows_are_reset_by_hand(self):
+    def test_equals_sync_vector_env_when_ended_episodes_are_reset_by_hand(self):
         def single() -> ProphetEnv:
             model = CountingWorldModel(chunk=CHUNK)
             return ProphetEnv(model, counting_starts(), reward_model=lucky(), max_episode_steps=3)
@@ -70,7 +70,7 @@ class TestEpisodes:
             if over.any():
                 assert_same(ours.reset(options={"reset_mask": over}), theirs.reset(options={"reset_mask": over}))
 
-    def test_disabled_rows_absorb_and_cost_nothing(self):
+    def test_ended_episodes_rest_and_cost_nothing_when_autoreset_is_disabled(self):
         model = CountingWorldModel(chunk=CHUNK)
         early = FunctionReward(lambda video, text: float(text.endswith("1")))
         envs = make(3, world_model=model, reward_model=early, max_episode_steps=4, autoreset_mode="Disabled")
@@ -96,7 +96,7 @@ class TestEpisodes:
         assert "frames" not in info
         assert model.rows_dreamt == [3, 2, 2, 2]
 
-    def test_next_step_spends_no_dream_on_rows_that_restart(self):
+    def test_next_step_generates_nothing_for_sub_envs_that_restart(self):
         model = CountingWorldModel(chunk=CHUNK)
         early = FunctionReward(lambda video, text: float(text.endswith("1")))
         envs = make(2, world_model=model, reward_model=early)
@@ -133,7 +133,7 @@ class TestEpisodes:
         assert not terminated.any()
         assert info["success"].tolist() == [False]
 
-    def test_an_unjudged_row_is_no_failure(self):
+    def test_an_unscored_episode_is_no_failure(self):
         envs = make(2, reward_model=FunctionReward(lambda _, text: None if text.endswith("1") else 0.25))
         envs.reset(seed=0, options={"task": [0, 1]})
         _, reward, _, _, info = envs.step(still(envs))
@@ -152,7 +152,7 @@ class TestEpisodes:
             (5, 1, [[4], [8], [12]]),
         ],
     )
-    def test_the_judge_sees_what_it_asked_for(self, stride, max_frames, expected):
+    def test_the_reward_model_sees_what_it_asked_for(self, stride, max_frames, expected):
         seen = []
         reward_model = FunctionReward(
             lambda video, _: seen.append(video[:, 0, 0, 0].tolist()), stride=stride, max_frames=max_frames
@@ -163,7 +163,7 @@ class TestEpisodes:
             envs.step(still(envs))
         assert seen == expected
 
-    def test_a_new_episode_is_judged_on_its_own_frames(self):
+    def test_a_new_episode_is_scored_on_its_own_frames(self):
         seen = []
         reward_model = FunctionReward(lambda video, _: seen.append(len(video)), max_frames=99)
         envs = make(1, reward_model=reward_model, max_episode_steps=2, autoreset_mode="SameStep")

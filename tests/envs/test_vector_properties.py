@@ -18,7 +18,7 @@ STARTS = counting_starts(size=SIZE)
 
 
 def lucky(threshold: int) -> FunctionReward:
-    """Success when the blue noise of the latest frame is below the threshold; unjudged when it is 255."""
+    """Success when the blue noise of the latest frame is below the threshold; unscored when it is 255."""
 
     def reward_model(video, _):
         blue = int(video[-1, 0, 0, 2])
@@ -132,7 +132,7 @@ def test_a_vector_env_equals_single_envs_in_every_autoreset_mode(data, mode, num
     steps=st.integers(1, 4),
     noise=seeds,
 )
-def test_a_row_does_not_depend_on_its_place(first, order, steps, noise):
+def test_a_sub_env_does_not_depend_on_its_place(first, order, steps, noise):
     """Rows that swap places, with their seeds and actions, swap results."""
     make = lambda: ProphetVectorEnv(CountingWorldModel(chunk=CHUNK, frame_size=SIZE), STARTS, 4)  # noqa: E731
     plain, turned = make(), make()

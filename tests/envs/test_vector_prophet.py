@@ -28,7 +28,7 @@ def starts(size: int) -> list[InitialState]:
 
 
 def close(found: Any, expected: Any, where: str) -> None:
-    """Equal; pictures within 2 levels, doubt within 2 in 255."""
+    """Equal; images within 2 levels, uncertainty within 2 in 255."""
     if isinstance(expected, dict):
         assert set(found) == set(expected), where
         for key in expected:

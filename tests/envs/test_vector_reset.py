@@ -30,7 +30,7 @@ def red(image: np.ndarray) -> list[int]:
 
 
 class TestReset:
-    def test_resets_only_the_masked_rows(self):
+    def test_resets_only_the_masked_sub_envs(self):
         envs = make(autoreset_mode=AutoresetMode.DISABLED)
         envs.reset(seed=0, options={"task": 0, "start": 0})
         envs.step(still(envs))
@@ -52,7 +52,7 @@ class TestReset:
         np.testing.assert_array_equal(expected[1:], found[1:])
         assert (expected[0] != found[0]).any()
 
-    def test_a_row_reset_mid_batch_dreams_like_a_fresh_env(self):
+    def test_a_sub_env_reset_beside_others_equals_a_fresh_env(self):
         envs, fresh = make(), make(1)
         envs.reset(seed=0)
         for _ in range(3):
@@ -63,7 +63,7 @@ class TestReset:
             frames = envs.step(still(envs))[4]["frames"][1]
             np.testing.assert_array_equal(frames, fresh.step(still(fresh))[4]["frames"][0])
 
-    def test_the_first_reset_must_be_of_all_rows(self):
+    def test_the_first_reset_must_be_of_all_sub_envs(self):
         envs = make()
         with pytest.raises(gym.error.ResetNeeded, match="first reset"):
             envs.reset(options={"reset_mask": np.array([True, False, False])})
@@ -75,14 +75,14 @@ class TestReset:
         envs.reset(seed=0, options=options)
         assert options == {"reset_mask": options["reset_mask"], "task": 1}
 
-    def test_an_integer_seed_counts_up_over_the_rows(self):
+    def test_an_integer_seed_counts_up_over_the_sub_envs(self):
         one, other = make(), make()
         one.reset(seed=5), other.reset(seed=[5, 6, 7])
         np.testing.assert_array_equal(one.step(still(one))[4]["frames"], other.step(still(other))[4]["frames"])
         noise = one.step(still(one))[4]["frames"][:, :, 0, 0, 2]
         assert len({tuple(row) for row in noise.tolist()}) == 3
 
-    def test_np_random_seed_is_that_of_each_row(self):
+    def test_np_random_seed_is_that_of_each_sub_env(self):
         envs = make()
         envs.reset(seed=5)
         assert envs.np_random_seed == (5, 6, 7)
@@ -111,7 +111,7 @@ class TestReset:
             blue.append(envs.step(still(envs))[4]["frames"][..., 2] - 4)
         np.testing.assert_array_equal(*blue)
 
-    def test_task_and_start_choose_per_row(self):
+    def test_task_and_start_choose_for_each_sub_env(self):
         envs = make()
         image, info = envs.reset(options={"task": [0, 1, 1], "start": [2, 0, 2]})
         assert red(image["image"]) == [8, 40, 48]
@@ -122,7 +122,7 @@ class TestReset:
         envs = make()
         assert red(envs.reset(options={"start": [0, 3, 5]})[0]["image"]) == [0, 40, 48]
 
-    def test_own_starts_of_different_lengths_keep_their_rows(self):
+    def test_own_starts_of_different_lengths_keep_their_places(self):
         frames = [np.full((n, 8, 8, 3), 10 * n, np.uint8) for n in (2, 1, 2)]
         own = [InitialState(clip, f"own {row}") for row, clip in enumerate(frames)]
         envs = make()

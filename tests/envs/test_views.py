@@ -1,4 +1,4 @@
-"""Views: the last frames, the instruction as numbers, flat chunks, single actions, doubt, proprioception."""
+"""Views: the last frames, the instruction as numbers, flat chunks, single actions, uncertainty, proprioception."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ class TestStackFrames:
         assert env.observation_space.contains(env.reset()[0])
 
     @pytest.mark.parametrize("mode", list(AutoresetMode))
-    def test_a_row_sees_what_the_single_env_sees(self, mode):
+    def test_a_sub_env_sees_what_the_single_env_sees(self, mode):
         reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
         kwargs: dict[str, Any] = {"reward_model": reward_model, "max_episode_steps": 3}
         envs = ViewedVector(vector(autoreset_mode=mode, **kwargs), StackFrames(6))
@@ -101,7 +101,7 @@ class TestStackFrames:
 
 
 class TestEmbedInstruction:
-    def test_follows_the_task_of_each_row(self):
+    def test_follows_the_task_of_each_sub_env(self):
         envs = ViewedVector(vector(max_episode_steps=1, autoreset_mode="SameStep"), EmbedInstruction(TABLE))
         observation, _ = envs.reset(seed=0, options={"task": [0, 1, 0]})
         assert observation["instruction"].tolist() == [[1, 0], [0, 1], [1, 0]]
@@ -162,7 +162,7 @@ class TestFlattenChunk:
 
 
 class TestOneActionPerStepVector:
-    def test_each_row_equals_the_single_view(self):
+    def test_each_sub_env_equals_the_single_view(self):
         reward_model = FunctionReward(lambda video, _: float(video[-1, 0, 0, 2] < 60))
         kwargs: dict[str, Any] = {"reward_model": reward_model, "max_episode_steps": 2}
         envs = OneActionPerStepVector(vector(autoreset_mode="SameStep", **kwargs))
@@ -234,7 +234,7 @@ class TestOneActionPerChunk:
 
 
 class TestRecording:
-    def test_a_video_has_a_picture_per_chunk_and_lasts_as_long_as_the_dream(self, tmp_path):
+    def test_a_video_has_an_image_per_chunk_and_lasts_as_long_as_the_episode(self, tmp_path):
         pytest.importorskip("moviepy")
         from prophet_gym.data._video import read_video
 

@@ -148,7 +148,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("name", "mode", "queue"), ROWS)
-def test_info_has_the_same_entries_at_every_step_of_a_row(name, mode, queue):
+def test_info_has_the_same_entries_at_every_step_of_a_sub_env(name, mode, queue):
     envs = VECTOR[name](vector(mode.value, num_envs=2))
     options = {"queue": list(counting_starts())[:4]} if queue else None
     envs.reset(seed=0, options=options)
@@ -190,7 +190,7 @@ def test_observations_are_the_callers_own():
 
 @pytest.mark.parametrize("make", [single, vector], ids=["single", "vector"])
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
-def test_a_copied_env_dreams_on_by_itself(make, how):
+def test_a_copied_env_continues_by_itself(make, how):
     env, twin = make(), make()
     actions = [np.random.default_rng(seed).uniform(-1, 1, env.action_space.shape) for seed in range(6)]
     env.reset(seed=3), twin.reset(seed=3)

@@ -86,7 +86,7 @@ class Rollout:
         while not done.all() and len(dones) < limit:
             for image in observation["pixels"].values():
                 assert (image.ndim, image.shape[-1], image.dtype) == (4, 3, np.uint8)
-                assert min(image.shape[1:3]) > 3, "pictures no larger than their channels are taken for channel first"
+                assert min(image.shape[1:3]) > 3, "images no larger than their channels are taken for channel first"
             torch.from_numpy(observation["agent_pos"]).float()
             self.tasks.append(list(envs.call("task_description")))
             action = torch.zeros(envs.num_envs, 7).numpy()

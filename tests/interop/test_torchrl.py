@@ -36,7 +36,7 @@ def make(**kwargs: Any) -> ProphetVectorEnv:
     return ProphetVectorEnv(CountingWorldModel(chunk=CHUNK), counting_starts(per_task=1), 3, **kwargs)
 
 
-def test_rows_are_reset_when_they_end_and_only_they():
+def test_episodes_are_reset_when_they_end_and_only_they():
     env = torchrl_env(make())
     check_env_specs(env)
     env.set_seed(0)
