@@ -8,7 +8,12 @@ from importlib.metadata import version
 from prophet_gym.cli.running import Command, find, run
 
 COMMANDS = {
-    "train": Command("prophrl_algos.cli.train", "improve a flow policy in the dream or in the simulator", resumes=True),
+    "train": Command(
+        "prophrl_algos.cli.train",
+        "improve a flow policy in the dream or in the simulator",
+        resumes=True,
+        processes=True,
+    ),
     "evaluate": Command("prophrl_algos.cli.evaluate", "measure how often a policy succeeds, per task, with intervals"),
     "sft": Command("prophrl_algos.cli.sft", "fit a flow policy to recorded episodes", resumes=True),
     "record": Command(

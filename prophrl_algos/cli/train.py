@@ -20,7 +20,8 @@ from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
 class Args(WeightsOptions, EnvOptions):
     """Improve a flow policy by reinforcement learning, in dreams or in the simulator (`--env LIBERO-Object-v0`).
 
-    Training begins from `train` states only. Give the same command again to continue a run that was stopped.
+    Training begins from `train` states only. Give the same command again to continue a run that was stopped. Under
+    `torchrun --nproc-per-node N -m prophrl_algos train` the groups are split between N processes.
     """
 
     load: TrainLoad = field(default_factory=TrainLoad)
@@ -78,14 +79,17 @@ def main(args: Args) -> None:
     if args.precision.truth_env and not args.evaluate_every:
         raise ValueError("--precision.truth-env is asked at every evaluation: give --evaluate-every too")
     evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
-    with run_lock(args.out, main=trainer.processes.main):
+    main = trainer.processes.main
+    with run_lock(args.out, main=main):
         begun = (args.out / LAST).exists()
-        begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
+        if main:
+            begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
         done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
         updates = args.config.updates
-        loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names]
+        loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names if main]
         run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
-    print(f"{args.out / LAST}: {trainer.done} updates")
+    if main:
+        print(f"{args.out / LAST}: {trainer.done} updates")
 
 
 def usual_loggers() -> tuple[str, ...]:
@@ -105,10 +109,11 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
 
     from prophrl_algos._named import begin_of, make_algorithm, make_env, make_policy, warn_untrained
     from prophrl_algos.rollout import Grouping, KeepWithin, keep_all
-    from prophrl_algos.trainer import Execution
+    from prophrl_algos.trainer import Execution, Processes
 
     config, device = args.config, resolved_device(args.device)
-    rows = config.groups * config.group_size if args.num_envs is None else args.num_envs
+    processes = Processes.joined()
+    rows = processes.split(config.groups) * config.group_size if args.num_envs is None else args.num_envs
     env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=device, world_model=args.world_model))
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
@@ -127,7 +132,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         algorithm=algorithm,
         flowscale=args.flowscale,
         grouping=Grouping(begin_of(env), KeepWithin() if args.resample else keep_all, discount=args.discount),
-        execution=Execution(torch.bfloat16 if args.autocast else None, args.ema),
+        execution=Execution(torch.bfloat16 if args.autocast else None, args.ema, processes),
     )
 
 

@@ -66,7 +66,7 @@ class Execution:
     Attributes:
         autocast: Compute velocities in this dtype (`torch.bfloat16`); densities stay in float32.
         ema_decay: Average the weights with this decay at every optimizer step, for evaluation; None does not.
-        processes: `Processes.joined()` under torchrun.
+        processes: Processes that train together; `Processes.joined()` under torchrun.
     """
 
     autocast: torch.dtype | None = None

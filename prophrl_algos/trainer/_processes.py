@@ -1,5 +1,6 @@
 """Several processes, each with its own env and its part of the groups: sums over all of them."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,7 +23,11 @@ class Processes:
 
     @classmethod
     def joined(cls) -> "Processes":
-        """Return the processes of the default group of `torch.distributed`; one alone where none was started."""
+        """Return the processes that torchrun started, each on a GPU of its own; one alone without torchrun."""
+        if dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group()
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())

@@ -135,7 +135,6 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
 @pytest.mark.parametrize(
     ("main", "words"),
     [
-        (prophrl, ["train", "--policy", "tiny", "--out"]),
         (prophrl, ["sft", "--policy", "tiny", "--data", "nowhere", "--out"]),
         (prophet, ["train", "--data", "nowhere", "--out"]),
         (prophet, ["objects", "--data", "nowhere", "--out"]),
