@@ -110,7 +110,7 @@ def bookkeeping(args: Args) -> dict[str, float]:
 
 
 def main(args: Args) -> None:
-    from prophet_gym._report import machine, write_json
+    from prophet_gym.evaluation._report import machine, write_json
 
     torch.set_num_threads(1)
     update = update_cost(args)

@@ -129,7 +129,7 @@ def identity(policy: TinyFlowPolicy, seed: int) -> float:
 
 
 def main(args: Args) -> None:
-    from prophet_gym._report import machine, write_json
+    from prophet_gym.evaluation._report import machine, write_json
 
     began = time.perf_counter()
     starts = [start(seed) for seed in range(args.seeds)]

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 import tyro
 
-from prophet_gym._report import evaluation_tables, machine, summarise, write_json
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.evaluation import evaluate_open_loop
+from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
 from prophet_gym.prophet import SmallConfig, SmallProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet.presets import small_transformer

@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from prophet_gym._report import table, write_json
+from prophet_gym.evaluation._report import table, write_json
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophet_gym.sims.recorder import record_episode
 

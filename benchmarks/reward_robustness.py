@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from prophet_gym._report import machine, table, write_json
 from prophet_gym.estimates import bootstrap
+from prophet_gym.evaluation._report import machine, table, write_json
 from prophet_gym.rewards import degrade, false_positive_rate
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import tyro
 
-from prophet_gym._report import machine, table, write_json
 from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.evaluation._report import machine, table, write_json
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def report(what: str, how: str, measured: Mapping[str, float]) -> None:
 def main(args: Args) -> None:
     import torch
 
-    from prophet_gym._report import machine, write_json
+    from prophet_gym.evaluation._report import machine, write_json
 
     load_before = os.getloadavg()[0]
     dreams = dream(args)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym._reliability_plot import reliability_svg
 from prophet_gym.evaluation._calibration import (
     LabelledVideo,
     ScoredVideo,
@@ -18,6 +17,7 @@ from prophet_gym.evaluation._calibration import (
     reliability,
     score_videos,
 )
+from prophet_gym.evaluation._reliability_plot import reliability_svg
 from prophet_gym.rewards import FunctionReward, OracleReward
 from prophet_gym.world_model import RewardOutput
 

@@ -10,14 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"_registration", "errors", "estimates"},
-    {"specs", "_io", "arguments", "_panels"},
+    {"specs", "_io", "arguments"},
     {"world_model"},
     {"embodiments", "rewards", "envs"},
     {"data"},
     {"prophet", "sims", "testing"},
     {"checkpoint"},
     {"train", "evaluation", "interop"},
-    {"_episodes", "_reliability_plot", "_report"},
     {"factory"},
     {"cli"},
     {"__main__"},

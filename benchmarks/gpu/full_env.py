@@ -22,8 +22,8 @@ import numpy as np
 import torch
 import tyro
 
-from prophet_gym._report import machine, write_json
 from prophet_gym.envs import InitialStates, ProphetVectorEnv
+from prophet_gym.evaluation._report import machine, write_json
 from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet._autoencoder import WanAutoencoder
 from prophet_gym.prophet._full import FullConfig, decode_chunk, encode_conditions

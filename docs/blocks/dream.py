@@ -7,8 +7,8 @@ from typing import Any
 
 from docs.blocks.common import CHECKPOINT, ROOT, load, markdown_table, where
 from prophet_gym._io.header import read_header
-from prophet_gym._report import COLUMNS, CONDITIONS, interval
 from prophet_gym.embodiments import EMBODIMENTS
+from prophet_gym.evaluation._report import COLUMNS, CONDITIONS, interval
 
 
 def evaluation(name: str, command: str) -> str:

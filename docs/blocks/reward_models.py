@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from docs.blocks.common import CHECKPOINT, load, markdown_table, where
-from prophet_gym._report import interval
 from prophet_gym.evaluation._calibration import CARD_NAME, RATES, SOURCES, grouped, summary
+from prophet_gym.evaluation._report import interval
 
 HEADER = ["source", "scored", *RATES.values()]
 WORLDS = {"real": "recorded frames", "dream": "dreams"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.blocks.common import ROOT, markdown_table, where
-from prophet_gym._report import interval
+from prophet_gym.evaluation._report import interval
 
 FOLDER = Path(__file__).parent
 RUN = "python -m experiments.reach_with_ppo.run --chunk-steps {} --json experiments/reach_with_ppo/results/reach.json"

@@ -28,10 +28,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
-from prophet_gym._report import as_json, machine, write_json
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.envs import InitialStates, OneActionPerChunkVector, ProphetVectorEnv
 from prophet_gym.estimates import bootstrap
+from prophet_gym.evaluation._report import as_json, machine, write_json
 from prophet_gym.prophet import Prophet
 from prophet_gym.rewards import ReachReward, mark_of
 from prophet_gym.specs import InitialState

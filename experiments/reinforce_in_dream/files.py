@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, Size
-from prophet_gym._report import machine, write_json
 from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.evaluation._report import machine, write_json
 from prophrl_algos._named import make_env, make_policy
 from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.vla._load import BUNDLED

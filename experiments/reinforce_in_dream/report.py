@@ -19,8 +19,8 @@ import tyro
 
 from experiments.reinforce_in_dream.files import CHOICE, EVALUATIONS, PROTOCOL, SUMMARY, learning_log, read_lines
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, label_of
-from prophet_gym._report import table
 from prophet_gym.estimates import mcnemar, paired_gain, wilson
+from prophet_gym.evaluation._report import table
 
 ALGORITHMS, SCALED = ("flow-grpo", "fa-grpo"), "+flowscale"
 Line = Mapping[str, Any]

@@ -42,8 +42,8 @@ from experiments.reinforce_in_dream.files import (
     write_weights,
 )
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES, Arm, Size
-from prophet_gym._report import write_json
 from prophet_gym.estimates import wilson
+from prophet_gym.evaluation._report import write_json
 from prophet_gym.rewards import DegradedOracle
 from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
 from prophrl_algos._named import make_policy

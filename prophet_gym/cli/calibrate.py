@@ -31,12 +31,12 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym._episodes import dreamt_videos, held_out_episodes, recorded_videos
-    from prophet_gym._reliability_plot import reliability_svg
-    from prophet_gym._report import machine, table, write_json
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data.recording import read_meta
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
+    from prophet_gym.evaluation._episodes import dreamt_videos, held_out_episodes, recorded_videos
+    from prophet_gym.evaluation._reliability_plot import reliability_svg
+    from prophet_gym.evaluation._report import machine, table, write_json
 
     if args.reward == "None":
         raise ValueError("calibration needs a reward model to compare with the truth, got --reward None")

@@ -66,9 +66,9 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym._panels import write_animation, write_mp4
-    from prophet_gym._report import machine, table, write_json
+    from prophet_gym._io.panels import write_animation, write_mp4
     from prophet_gym.checkpoint import Checkpoint
+    from prophet_gym.evaluation._report import machine, table, write_json
 
     world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))
     episodes = demo_episodes(args)
@@ -144,7 +144,7 @@ def dream_scene(world_model: Any, episode: Any, other_actions: np.ndarray, steps
 
 def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
     """Yield the labelled images of a scene's video."""
-    from prophet_gym._panels import side_by_side
+    from prophet_gym._io.panels import side_by_side
 
     for i in range(scene.steps + 1):
         panels = {label: video[i] for label, video in scene.videos.items()}
@@ -155,7 +155,7 @@ def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
     """Write a contact sheet of all scenes."""
     import imageio.v3 as iio
 
-    from prophet_gym._panels import contact_sheet, stack
+    from prophet_gym._io.panels import contact_sheet, stack
 
     sheets = [
         contact_sheet(

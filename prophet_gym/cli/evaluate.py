@@ -35,11 +35,11 @@ class Args(BatchOptions, HeldOutOptions):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym._episodes import held_out_episodes
-    from prophet_gym._report import evaluation_tables, machine, summarise, write_json
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data.recording import read_meta
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
+    from prophet_gym.evaluation._episodes import held_out_episodes
+    from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
 
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
     world_model = checkpoint.world_model(device)

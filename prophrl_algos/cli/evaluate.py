@@ -33,7 +33,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from prophet_gym._report import machine, write_json
+    from prophet_gym.evaluation._report import machine, write_json
     from prophrl_algos._named import make_env, make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate, ode_schedule
     from prophrl_algos.flow import FlowSchedule

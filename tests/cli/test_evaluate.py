@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from prophet_gym._report import evaluation_tables, summarise, table
 from prophet_gym.cli.main import main
+from prophet_gym.evaluation._report import evaluation_tables, summarise, table
 
 
 def test_the_command_prints_and_stores_every_horizon(checkpoint, recording, tmp_path, capsys):
