@@ -18,17 +18,20 @@ from prophet_gym.data.recording import read_episode
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
 from prophet_gym.train._fit import FitConfig, Loss, fit, on_device
 
-_CROP = 64
+_CROP, _CELL = 64, 8
+"""Pixels across and down of a crop, and of a latent's cell, on whose grid crops lie."""
+_LATENT_NOISE = 0.05
+"""Standard deviation of what is added to the latents, so that the decoder bears the errors of a dream."""
 
 
 @dataclass(frozen=True)
 class Footage:
-    """Frames of many episodes in memory, with the places where crops are worth taking.
+    """Hold frames of many episodes in memory, with the places where crops are worth taking.
 
     Attributes:
-        frames: all kept frames.
-        references: index (into frames) of each frame's start frame.
-        centres: where gripper and target object are in the picture (y, x), pixels; the gripper twice for a target that
+        frames: All kept frames.
+        references: Index (into frames) of each frame's start frame.
+        centres: Where gripper and target object are in the image (y, x), pixels; the gripper twice for a target that
             is a fixture.
     """
 
@@ -38,7 +41,11 @@ class Footage:
 
 
 def load_footage(paths: Sequence[Path], stride: int) -> Footage:
-    """Decode every `stride`-th frame of the episodes."""
+    """Decode every `stride`-th frame of the episodes.
+
+    Raises:
+        ValueError: An episode does not say where its tools are, or what camera looks on.
+    """
     frames, references, centres, total = [], [], [], 0
     for path in tqdm(paths, desc="decode", unit="episode"):
         episode = read_episode(path)
@@ -46,15 +53,16 @@ def load_footage(paths: Sequence[Path], stride: int) -> Footage:
         video = episode.frames()[kept]
         frames.append(video)
         references.append(np.full(len(kept), total))
-        assert episode.camera is not None
+        if episode.camera is None:
+            raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
         target = episode.gripper_position if episode.target_positions is None else episode.target_positions
         points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
-        centres.append(picture_points(points, episode.camera, video.shape[1:3]))
+        centres.append(_image_points(points, episode.camera, video.shape[1:3]))
         total += len(kept)
     return Footage(np.concatenate(frames), np.concatenate(references), np.concatenate(centres))
 
 
-def picture_points(
+def _image_points(
     points: Float[np.ndarray, "*n 3"], camera: Float[np.ndarray, "3 4"], size: tuple[int, int]
 ) -> Float[np.ndarray, "*n 2"]:
     """Project world points to (y, x) pixels."""
@@ -68,19 +76,24 @@ def draw_crops(
 ) -> tuple[UInt8[Tensor, "b h w 3"], UInt8[Tensor, "b h w 3"]]:
     """Draw crops and the same places of the start frames: 45% at the gripper, 25% at the target, the rest anywhere."""
     height, width = footage.frames.shape[1:3]
+    crop = _crop_side(footage)
     picks = torch.randint(len(footage.frames), (rows,), generator=generator).numpy()
     kind = torch.rand(rows, generator=generator).numpy()
-    jitter = (torch.rand(rows, 2, generator=generator).numpy() - 0.5) * _CROP
+    jitter = (torch.rand(rows, 2, generator=generator).numpy() - 0.5) * crop
     anywhere = torch.rand(rows, 2, generator=generator).numpy() * [height, width]
     centre = np.where(kind[:, None] < 0.45, footage.centres[picks, 0], footage.centres[picks, 1]) + jitter
     centre = np.where(kind[:, None] < 0.7, centre, anywhere)
-    corner = np.clip(centre - _CROP / 2, 0, [height - _CROP, width - _CROP]) / 8
+    corner = np.clip(centre - crop / 2, 0, [height - crop, width - crop]) / _CELL
     crops, references = [], []
-    for pick, (y, x) in zip(picks, np.round(corner).astype(int) * 8, strict=True):
-        place = (slice(y, y + _CROP), slice(x, x + _CROP))
+    for pick, (y, x) in zip(picks, np.round(corner).astype(int) * _CELL, strict=True):
+        place = (slice(y, y + crop), slice(x, x + crop))
         crops.append(footage.frames[pick][place])
         references.append(footage.frames[footage.references[pick]][place])
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(references))
+
+
+def _crop_side(footage: Footage) -> int:
+    return min(_CROP, *footage.frames.shape[1:3]) // _CELL * _CELL
 
 
 def autoencoder_loss(
@@ -89,16 +102,16 @@ def autoencoder_loss(
     reference: Float[Tensor, "b 3 h w"],
     noise: Float[Tensor, "b c y x"],
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Charbonnier reconstruction loss that counts what differs from the start frame five times and colour twice.
+    """Return a Charbonnier loss that counts what differs from the start frame five times and colour twice.
 
     What has not moved is shown from the start frame (`keep_background`), so the autoencoder may be poor there. Colour,
     the difference of the channels from their mean, tells objects apart, and few pixels show it.
 
     Args:
-        model: the autoencoder.
-        pixels: crops in [-1, 1].
-        reference: the same places of the start frames.
-        noise: added to the latents, so that the decoder bears the dream's errors.
+        model: The autoencoder.
+        pixels: Crops in [-1, 1].
+        reference: The same places of the start frames.
+        noise: Added to the latents.
     """
     latents = model.encode_raw(pixels)
     out = model.decode_raw(latents + noise)
@@ -122,19 +135,20 @@ def train_autoencoder(
     """Train on the episodes and return the averaged model with its normalisation measured.
 
     Args:
-        paths: training episodes.
-        folder: for checkpoints; the result goes to `folder/autoencoder`.
-        steps: optimiser steps.
-        device: where to train.
-        rows: crops per step.
+        paths: Training episodes.
+        folder: Of the run; the result goes to `folder/autoencoder`.
+        steps: Optimiser steps.
+        device: Where to train.
+        rows: Crops per step.
     """
     footage = load_footage(paths, stride=3)
     torch.manual_seed(0)
     model = on_device(FrameAutoencoder(), device)
     config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
-    fit(model, crop_loss(footage, rows), config, folder, name="autoencoder")
-    mean, std = measure_latents(model, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
-    result = FrameAutoencoder(**{**small_config(model), "latents_mean": mean, "latents_std": std})
+    fit(model, _crop_loss(footage, rows), config, folder, name="autoencoder")
+    mean, std = _measure_latents(model, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
+    sizes = {name: model.config[name] for name in ("latent_channels", "fine_channels", "coarse_channels")}
+    result = FrameAutoencoder(**sizes, latents_mean=mean, latents_std=std)
     result.load_state_dict(model.state_dict())
     save_network(result, folder / "autoencoder")
     return result
@@ -143,53 +157,49 @@ def train_autoencoder(
 def tune_decoder(
     paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
 ) -> FrameAutoencoder:
-    """Train the decoder of `folder/autoencoder` on; latents stay as they are, so may what was trained on them.
+    """Train the decoder of `folder/autoencoder` further; latents, and what was trained on them, stay valid.
 
     Args:
-        paths: training episodes.
-        folder: where the autoencoder lies; it is replaced.
-        steps: optimiser steps.
-        device: where to train.
-        rows: crops per step.
+        paths: Training episodes.
+        folder: Of the run; its autoencoder is replaced.
+        steps: Optimiser steps.
+        device: Where to train.
+        rows: Crops per step.
     """
     footage = load_footage(paths, stride=3)
     model = on_device(load_part(FrameAutoencoder, folder / "autoencoder"), device).train()
     model.encoder.requires_grad_(requires_grad=False)
     config = FitConfig(steps=steps, learning_rate=1e-3, weight_decay=1e-3, decay=0.6)
-    fit(model, crop_loss(footage, rows), config, folder, name="decoder")
+    fit(model, _crop_loss(footage, rows), config, folder, name="decoder")
     save_network(model, folder / "autoencoder")
     return model
 
 
-def crop_loss(footage: Footage, rows: int) -> Loss:
+def _crop_loss(footage: Footage, rows: int) -> Loss:
     """Return the loss of crops around what moves, with a little noise on the latents."""
+    cells = _crop_side(footage) // _CELL
 
     def loss(model: FrameAutoencoder, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         crops, references = (part.to(model.device) for part in draw_crops(footage, rows, generator))
-        shape = (rows, model.config["latent_channels"], _CROP // 8, _CROP // 8)
-        noise = (0.05 * torch.randn(shape, generator=generator)).to(model.device)
+        shape = (rows, model.config["latent_channels"], cells, cells)
+        noise = (_LATENT_NOISE * torch.randn(shape, generator=generator)).to(model.device)
         return autoencoder_loss(model, to_pixels(crops), to_pixels(references), noise)
 
     return loss
 
 
-def small_config(model: FrameAutoencoder) -> dict[str, int]:
-    """The constructor's sizes."""
-    return {name: model.config[name] for name in ("latent_channels", "fine_channels", "coarse_channels")}
-
-
 @torch.no_grad()
-def measure_latents(
+def _measure_latents(
     model: FrameAutoencoder, frames: UInt8[Tensor, "n h w 3"]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation of the raw latents."""
+    """Measure the per-channel mean and standard deviation of the raw latents."""
     latents = torch.cat([model.encode_raw(to_pixels(part.to(model.device))) for part in frames.split(64)])
     return tuple(latents.mean((0, 2, 3)).tolist()), tuple(latents.std((0, 2, 3)).tolist())
 
 
 @torch.no_grad()
 def encode_episodes(paths: Sequence[Path], autoencoder: FrameAutoencoder) -> LatentEpisodes:
-    """Encode whole episodes."""
+    """Encode whole episodes, 64 frames at a time; latents are kept as float16."""
     latents: list[np.ndarray] = []
     episodes: list[Episode] = []
     for path in tqdm(paths, desc="encode", unit="episode"):
