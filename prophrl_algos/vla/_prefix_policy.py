@@ -175,8 +175,7 @@ class PrefixPolicy(PublishedPolicy):
         Times have the density 1.5 sqrt(t) on 0.001..1: the Beta(1.5, 1) of openpi, lerobot and transformers.
         """
         device = next(self.network.parameters()).device
-        said = env_to_policy(actions.to(device).float(), self.convention)
-        latents = normalise(said, self.action_scale)
+        latents = normalise(env_to_policy(actions.to(device).float(), self.convention), self.action_scale)
         # Padded dimensions are noised like the others, since the network reads them, but they are not scored.
         x0 = F.pad(latents, (0, self.spec.latent_dim - self.spec.action_dim))
         noise = torch.randn(x0.shape, generator=generator).to(device)

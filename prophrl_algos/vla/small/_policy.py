@@ -115,6 +115,7 @@ class SmallVLA(
         self.shift, self.jitter, self.blur = shift, jitter, blur
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            # `eye`, and `letters` inside the text encoder, are the names in weights that were saved earlier.
             self.text = TextEncoder(width)
             self.eye = PlaceEncoder(places, width)
             self.head = ActionHead(horizon, action_dim, width, layers, heads)

@@ -101,6 +101,20 @@ def test_a_saved_policy_comes_back_and_may_take_another_number_of_steps(listener
     assert torch.equal(slower.action_std, policy.action_std)
 
 
+def test_it_is_pushed_where_asked_with_what_belongs_to_it(tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(
+        SmallVLA, "push_to_hub", lambda self, repo_id, **given: pushed.append((repo_id, given)) or "there"
+    )
+    policy = SmallVLA(**SIZES)
+    assert policy.save_pretrained(tmp_path / "mine") is None
+    assert policy.save_pretrained(tmp_path / "mine", push_to_hub=True, private=True) == "there"
+    policy.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id="owner/repo", commit_message="more")
+    assert [repo for repo, _ in pushed] == ["mine", "owner/repo"]
+    assert pushed[0][1]["private"] is True
+    assert pushed[1][1]["commit_message"] == "more"
+
+
 def test_latents_have_the_scale_of_the_demonstrations_and_the_gripper_is_a_sign():
     policy = SmallVLA(horizon=1, **{name: SIZES[name] for name in ("image_size", "places", "width", "layers")})
     shown = torch.randn(4000, 7, generator=torch.Generator().manual_seed(0)) * 0.3 + 0.1
