@@ -8,7 +8,7 @@ import pytest
 
 from prophet_gym.evaluation._metrics import compare_flow, frame_metrics, optical_flow, video_metrics
 
-GOLDEN = Path(__file__).parent / "data" / "video_metrics.npz"
+GOLDEN = Path(__file__).parents[1] / "data" / "video_metrics.npz"
 
 
 @pytest.fixture(scope="module")

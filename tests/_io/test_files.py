@@ -92,7 +92,7 @@ def test_images_of_any_number_pass():
         assert require_images("frames", images) is images
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODES = {"open": 1, "fdopen": 1, "NamedTemporaryFile": 0}
 """Calls that open texts or bytes -> where the mode stands; a method `open` has it first."""
 NOT_FILES = {"Image", "os", "self", "tarfile", "webbrowser", "wave", "fs"}

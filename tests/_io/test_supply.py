@@ -9,7 +9,7 @@ import pytest
 from prophet_gym.errors import MissingWeightsError
 from prophrl_algos.vla._tokenization import pretrained_tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     path
     for name in ("prophet_gym", "prophrl_algos", "benchmarks", "experiments")

@@ -41,7 +41,7 @@ def run(code: str, timeout: float = 240) -> str:
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
         env=environment,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
