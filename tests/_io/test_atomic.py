@@ -33,7 +33,8 @@ SAVES = {
     "success head": "from prophet_gym.rewards import SuccessHead; SuccessHead().save_pretrained(out)",
     "object reader": "from prophet_gym.rewards import ObjectReader; ObjectReader().save_pretrained(out)",
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
-    "starts": "from tests._io.test_atomic import noise; from prophet_gym.envs.initial_states import write_initial_states; "
+    "starts": "from tests._io.test_atomic import noise; "
+    "from prophet_gym.envs.initial_states import write_initial_states; "
     "write_initial_states(out, noise(1), quality=101)",
     "training state": "import sys; sys.modules['torch.utils.tensorboard'] = None; model = torch.nn.Linear(300, 300); "
     "from prophet_gym.train._fit import FitConfig, fit; "
