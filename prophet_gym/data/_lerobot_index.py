@@ -14,7 +14,7 @@ from typing import Any
 
 from prophet_gym._io.files import read_json, read_json_lines, refuse_pointer
 from prophet_gym.data._video import WITHIN
-from prophet_gym.data.episode import choose
+from prophet_gym.data.episode import _choose
 
 try:
     import pyarrow as pa
@@ -151,7 +151,7 @@ def read_index(
             f"{path} must list the {stated} episodes that {INFO} states, lists {len(numbers)}; fetch it again"
         )
     # Chosen before anything of an entry is read: a damaged episode can be left out.
-    kept = choose(str(root), numbers, episodes, without)
+    kept = _choose(str(root), numbers, episodes, without)
     read = _entry_v3 if third else _entry_v2
     entries = [read(root, info, found[number], video_key) for number in kept]
     if third and video_key:

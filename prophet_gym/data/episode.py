@@ -216,7 +216,7 @@ _Name = TypeVar("_Name", int, str)
 """What a data set calls an episode: a number, or a text."""
 
 
-def choose(
+def _choose(
     where: str, known: Sequence[_Name], episodes: Sequence[_Name] | None = None, without: Sequence[_Name] = ()
 ) -> list[_Name]:
     """Return the episodes to read of those that a data set has, in its own order.
@@ -231,9 +231,9 @@ def choose(
         UnknownOptionError: There is no such episode.
 
     Example:
-        >>> choose("a set", [0, 1, 2, 3], without=[2])
+        >>> _choose("a set", [0, 1, 2, 3], without=[2])
         [0, 1, 3]
-        >>> choose("a set", [0, 1, 2, 3], episodes=[4])
+        >>> _choose("a set", [0, 1, 2, 3], episodes=[4])
         Traceback (most recent call last):
         ...
         prophet_gym.errors.UnknownOptionError: a set has no episode 4; it has 4 episodes: 0 .. 3

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._io.files import refuse_pointer
-from prophet_gym.data.episode import Episode, choose
+from prophet_gym.data.episode import Episode, _choose
 from prophet_gym.data.reading import Calibration, Orient, ToolReading, as_stored, rows_reversed
 from prophet_gym.errors import ProphetError, require_number, unknown_option
 from prophet_gym.specs import require_image_type
@@ -114,7 +114,7 @@ class Hdf5Source:
                 self.facts[file] = _facts(file, stored["data"].attrs, layout, instruction, fps, robot)
                 prefix = f"{file.name}/" if Path(path).is_dir() else ""
                 listed |= {f"{prefix}{key}": (file, key) for key in _keys(file, stored, split)}
-        kept = choose(str(path), list(listed), episodes, without)
+        kept = _choose(str(path), list(listed), episodes, without)
         if calibration is not None:
             calibration.require(len(listed))
         places = {name: place for place, name in enumerate(listed)}

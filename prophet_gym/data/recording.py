@@ -17,15 +17,15 @@ from jaxtyping import Float32, Float64, UInt8
 from prophet_gym._io.atomic import atomic_file, atomic_write
 from prophet_gym._io.files import read_json, read_npz
 from prophet_gym.data._video import decode_frames, write_video
-from prophet_gym.data.episode import Episode, ReadFrames, Simulation, choose
+from prophet_gym.data.episode import Episode, ReadFrames, Simulation, _choose
 from prophet_gym.data.reading import _tool_states
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._kinematics import matrix_to_euler, quaternion_to_matrix
 from prophet_gym.specs import require_images
 
 META = "meta.json"
-OFFICIAL = "official"
-_STARTS = ("random", "train", OFFICIAL)
+_OFFICIAL = "official"
+_STARTS = ("random", "train", _OFFICIAL)
 """Where a recording's episodes start; one that does not say it was made before there were two."""
 _ROBOT = "libero"
 """The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
@@ -243,7 +243,7 @@ def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str,
 
 def refuse_official(folder: str | os.PathLike) -> None:
     """Raise ValueError for a recording of official starts: those must never become training data."""
-    if read_meta(folder).get("starts") == OFFICIAL:
+    if read_meta(folder).get("starts") == _OFFICIAL:
         raise ValueError(
             f"{folder} starts from official initial states, which are for evaluation alone; "
             "record training data with `prophet collect --starts random`"
@@ -270,7 +270,7 @@ def begin_recording(folder: str | os.PathLike, meta: dict[str, Any], same: Seque
     if other:
         asked = ", ".join(f"{key}={meta[key]!r}" for key in other)
         has = ", ".join(f"{key}={value!r}" for key, value in other.items())
-        raise ValueError(f"{folder} holds a recording with {has} and cannot take {asked}; choose another --out")
+        raise ValueError(f"{folder} holds a recording with {has} and cannot take {asked}; _choose another --out")
 
 
 def list_episodes(
@@ -303,7 +303,7 @@ def list_episodes(
     # The npz appears last, so this finds no episode that is still being written; a video may have been removed.
     found = [path for path in folder.glob("task_*/episode_*.npz") if path.with_suffix(".mp4").exists()]
     whole = {name_of(path): path for path in sorted(found)}
-    kept = [whole[name] for name in choose(str(folder), list(whole), episodes, without)]
+    kept = [whole[name] for name in _choose(str(folder), list(whole), episodes, without)]
     of_task = [path for path in kept if task is None or path.parent.name == f"task_{task:02d}"]
     return sorted(of_task, key=lambda path: (path.name, path.parent.name))
 
@@ -329,7 +329,7 @@ def list_recordings(
         ValueError: One starts from official initial states.
     """
     every = [list_episodes(folder) for folder in folders]
-    choose(", ".join(map(str, folders)), sorted({name_of(path) for paths in every for path in paths}), without=without)
+    _choose(", ".join(map(str, folders)), sorted({name_of(path) for paths in every for path in paths}), without=without)
     return [
         [
             path

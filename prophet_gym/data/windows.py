@@ -239,7 +239,7 @@ def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UIn
     return np.stack([cv2.resize(frame, (width, height), interpolation=way) for frame in frames])
 
 
-def concat_windows(windows: Sequence[Windows]) -> Windows:
+def _concat_windows(windows: Sequence[Windows]) -> Windows:
     """Put batches of one mixture together.
 
     Raises:
@@ -310,7 +310,7 @@ class WindowLoader:
             self.windows,
             batch_sampler=self._places(),
             num_workers=self.workers,
-            collate_fn=concat_windows,
+            collate_fn=_concat_windows,
             # A fork would inherit locks of libraries that decode videos.
             multiprocessing_context="spawn" if self.workers else None,
             generator=torch.Generator(),

@@ -21,7 +21,7 @@ from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import InitialState
 
 _RESET_OPTIONS = ("reset_mask", "start", "task")
-# Placements of the start set `train` are numbered by their seed.
+# Placements of the split `train` are numbered by their seed.
 _TRAIN_SEEDS = 2**31
 
 _SPLITS = ("train", "official")
@@ -37,7 +37,29 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
     frame fills the rest of `info["frames"]`).
 
     Options of `reset`: `task` (LIBERO: 0..9), `start` (`official`: the state's index, 0..49; `train`: the seed of the
-    placement), each an integer or one per row, and `reset_mask`. What is not given is drawn at random by the seed.
+    placement), each an integer or one per sub-environment, and `reset_mask`. What is not given is drawn by the seed.
+
+    Args:
+        suite: `libero_spatial`, `libero_object`, `libero_goal`, `libero_10`, or one of a registered simulator.
+        num_envs: Sub-environments, at least 1.
+        look: How it is drawn; LIBERO's are `light` (the default), `plain` and `official`.
+        starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only).
+        tasks: Tasks to draw from; all if not given.
+        size: Height and width of a frame, pixels.
+        chunk: Actions in one step; the robot's own number if not given.
+        render: `step` draws every frame; `chunk` only the last one of a step, and there is no `info["frames"]`.
+        max_episode_steps: Chunks until an episode is truncated, None for no horizon.
+        autoreset_mode: Any of Gymnasium's three.
+        render_mode: `rgb_array` (last frame) or `rgb_array_list` (all drawn frames since the last render).
+        workers: Processes that sub-environments are spread over; 0 simulates them here, one after the other.
+        proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: the true one, where a
+            learned simulator's is an estimate.
+        worker_timeout: Seconds that a worker may take for one step or reset (loading its task included) before
+            SimulatorLostError says which one does not answer.
+
+    Raises:
+        UnknownOptionError: A suite, look, split or task that does not exist.
+        MissingAssetsError: The simulator or its assets are missing.
 
     Example:
         >>> envs = SimulatorVectorEnv("libero_object", num_envs=2)
@@ -63,30 +85,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         proprioception: bool = False,
         worker_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
-        """Check that the simulator can run; simulations are built at the first reset.
-
-        Args:
-            suite: `libero_spatial`, `libero_object`, `libero_goal`, `libero_10`, or one of a registered simulator.
-            num_envs: Rows, at least 1.
-            look: How it is drawn; LIBERO's are `light` (the default), `plain` and `official`.
-            starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only).
-            tasks: Tasks to draw from; all if not given.
-            size: Height and width of a frame, pixels.
-            chunk: Actions in one step; the robot's own number if not given.
-            render: `step` draws every frame; `chunk` only the last one of a step, and there is no `info["frames"]`.
-            max_episode_steps: Chunks until an episode is truncated, None for no horizon.
-            autoreset_mode: Any of Gymnasium's three.
-            render_mode: `rgb_array` (last frame) or `rgb_array_list` (all drawn frames since the last render).
-            workers: Processes that rows are spread over; 0 simulates them here, one after the other.
-            proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: the true one, where a
-                dream's is an estimate.
-            worker_timeout: Seconds that a worker may take for a row's step or reset (loading its task included) before
-                SimulatorLostError says which one does not answer.
-
-        Raises:
-            UnknownOptionError: A suite, look, start set or task that does not exist.
-            MissingAssetsError: The simulator or its assets are missing.
-        """
+        """Check that the simulator can run; simulations are built at the first reset."""
         simulator = check_task(suite, look=look)
         robot = get_embodiment(simulator.robot)
         pool = tuple(range(simulator.tasks)) if tasks is None else tuple(require_tasks(tasks))
@@ -94,7 +93,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             check_task(suite, task)
         look = str(look or simulator.looks[0])
         if starts not in _SPLITS:
-            raise unknown_option("start set", starts, _SPLITS)
+            raise unknown_option("split", starts, _SPLITS)
         if render not in _FRAMES_WANTED:
             raise unknown_option("choice of frames", render, _FRAMES_WANTED)
         workers = require_count("workers", workers, 0)
@@ -134,16 +133,16 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         self._stages.close()
 
     def go_on(self, row: int, actions: Float[np.ndarray, "k a"]) -> UInt8[np.ndarray, "k h w 3"]:
-        """Return what is seen after a row's episode has ended, under further actions; the episode stays as it ended.
+        """Return what is seen after an episode has ended, under further actions; the episode stays as it ended.
 
         LIBERO says success while the object still falls; a reward model that reads images needs the moments after.
 
         Args:
-            row: One whose episode has ended.
+            row: The sub-environment, whose episode has ended.
             actions: One each step, within the robot's bounds.
 
         Raises:
-            ValueError: The row's episode has not ended.
+            ValueError: The episode has not ended.
             InvalidActionError: An action is not as many finite numbers within bounds.
         """
         if not self._started or not self._rows[row].ended:
@@ -165,7 +164,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
                 raise unknown_option("task", task, map(str, self.tasks))
             if start is not None and not 0 <= start < self._limit:
                 raise InvalidStartError(
-                    f"options['start'] must be in 0..{self._limit - 1} for the start set {self.split!r}, got {start}"
+                    f"options['start'] must be in 0..{self._limit - 1} for the split {self.split!r}, got {start}"
                 )
         return {row: (tasks[row], starts[row]) for row in rows}
 

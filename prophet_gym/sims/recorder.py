@@ -27,9 +27,9 @@ from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_task
 
 Starts = Literal["random", "official"]
 MAX_STEPS = 240
-SILENCE = 1800.0
+_SILENCE = 1800.0
 """Seconds without a finished episode after which the recording processes count as lost."""
-POLICY = "policy"
+_POLICY = "policy"
 """The mode of episodes that no script acted in."""
 Actor = Callable[[Simulator, np.random.Generator], Iterator[np.ndarray]]
 """Acts in place of a script: actions without end, of the simulator after its reset and the episode's own generator."""
@@ -61,7 +61,7 @@ class Plan:
     starts: Starts = "random"
     mode: str | None = None
     actor: Actor | None = None
-    about: str = POLICY
+    about: str = _POLICY
 
     def jobs(self) -> list[tuple[int, int]]:
         """Return (task, index) of every episode; all tasks' first episodes come first."""
@@ -89,7 +89,7 @@ class Plan:
         }
 
 
-def episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, np.random.Generator]:
+def _episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, np.random.Generator]:
     """Return the simulator's seed and the script's generator; the look has no part in them."""
     placement, motion = np.random.SeedSequence([zlib.crc32(suite.encode()), task, index, seed]).spawn(2)
     return int(placement.generate_state(1)[0]), np.random.default_rng(motion)
@@ -123,7 +123,7 @@ def record_episode(
     Raises:
         InvalidActionError: The actor gives what is no action; the message names episode and step.
     """
-    placement, rng = episode_seeds(sim.suite, sim.task, index, seed)
+    placement, rng = _episode_seeds(sim.suite, sim.task, index, seed)
     if starts == "official":
         placement = index
         sim.reset(official=index)
@@ -144,7 +144,7 @@ def record_episode(
             where = f"episode {index} of task {sim.task}, step {len(log.actions)}"
             raise InvalidActionError(f"{where}: {error}") from None
     frames = np.stack(log.frames) if render else np.empty((0, sim.size, sim.size, 3), np.uint8)
-    return log.episode(mode or POLICY, placement), frames
+    return log.episode(mode or _POLICY, placement), frames
 
 
 def _draw_mode(rng: np.random.Generator, mixture: Mapping[str, float]) -> str:
@@ -245,7 +245,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
         MissingAssetsError: The simulator is not installed.
         ValueError: `folder` holds another recording, or there are no workers.
         RuntimeError: A worker failed; the message is the worker's traceback. SimulatorLostError, which is one, when a
-            worker is gone, or when none has finished an episode for `SILENCE` seconds.
+            worker is gone, or when none has finished an episode for half an hour.
     """
     simulator = check_task(plan.suite, look=plan.look)
     for task in plan.tasks:
@@ -285,7 +285,7 @@ def _divided(jobs: Sequence[tuple[int, int]], tasks: Sequence[int], workers: int
 
 
 def _next_message(queue: Queue, processes: Sequence[BaseProcess], *, heard: bool) -> str:
-    deadline = time.monotonic() + SILENCE
+    deadline = time.monotonic() + _SILENCE
     while True:
         try:
             kind, text = queue.get(timeout=5.0)
@@ -298,7 +298,7 @@ def _next_message(queue: Queue, processes: Sequence[BaseProcess], *, heard: bool
             if time.monotonic() > deadline:
                 alive = ", ".join(str(process.pid) for process in processes if process.is_alive())
                 raise SimulatorLostError(
-                    f"no recording process has finished an episode for {SILENCE:g} s; still there: {alive or 'none'}. "
+                    f"no recording process has finished an episode for {_SILENCE:g} s; still there: {alive or 'none'}. "
                     "Run again to continue"
                 ) from None
             continue

@@ -166,7 +166,7 @@ def test_a_start_of_the_train_set_is_the_seed_of_its_placement(env):
     [
         ({"taks": TASK}, UnknownOptionError, "Did you mean 'task'.*reset_mask, start, task"),
         ({"task": 4}, UnknownOptionError, "unknown task 4"),
-        ({"start": -1}, InvalidStartError, r"must be in 0\.\.2147483647 for the start set 'train', got -1"),
+        ({"start": -1}, InvalidStartError, r"must be in 0\.\.2147483647 for the split 'train', got -1"),
         ({"start": [1, 2, 3]}, ValueError, "must be an integer"),
     ],
 )
@@ -208,7 +208,7 @@ def test_drawing_once_per_chunk_changes_no_other_thing(env):
         np.testing.assert_array_equal(found[0]["image"], expected[0]["image"])
         assert found[1:4] == expected[1:4]
         assert "frames" not in found[4]
-        with pytest.raises(InvalidStartError, match=r"0\.\.49 for the start set 'official', got 50"):
+        with pytest.raises(InvalidStartError, match=r"0\.\.49 for the split 'official', got 50"):
             frugal.reset(options={"start": 50})
     finally:
         frugal.close()
@@ -236,7 +236,7 @@ def test_rows_in_worker_processes_are_the_rows_here(envs):
     [
         ({"suite": "libero"}, "Did you mean 'libero_"),
         ({"look": "plian"}, "Did you mean 'plain'"),
-        ({"starts": "test"}, "unknown start set 'test'"),
+        ({"starts": "test"}, "unknown split 'test'"),
         ({"tasks": [3, 11]}, "unknown task 11"),
         ({"render": "all"}, "chunk, step"),
     ],

@@ -4,7 +4,7 @@ import pytest
 from prophet_gym.embodiments._libero import camera
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.sims.libero import _install as install
-from prophet_gym.sims.libero.simulator import WAIT_ACTION, LiberoSimulator
+from prophet_gym.sims.libero.simulator import _WAIT_ACTION, LiberoSimulator
 
 pytestmark = [
     pytest.mark.libero,
@@ -152,7 +152,7 @@ def test_the_goal_predicate_holds_when_the_target_is_in_the_basket(light):
     assert not light.success()
     put_target_in_basket(light)
     for _ in range(4):
-        light.step(WAIT_ACTION)
+        light.step(_WAIT_ACTION)
     assert light.success()
 
 

@@ -8,7 +8,7 @@ from prophet_gym.data.recording import begin_recording, episode_path, list_episo
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
 from prophet_gym.sims import recorder
 from prophet_gym.sims.libero import _install as install
-from prophet_gym.sims.recorder import Plan, collect, episode_seeds, record_episode
+from prophet_gym.sims.recorder import Plan, _episode_seeds, collect, record_episode
 
 TASK = 6
 
@@ -26,7 +26,7 @@ def test_every_task_has_its_first_episode_before_any_has_its_second():
 def test_seeds_differ_between_suites_tasks_episodes_and_recordings():
     arguments = [("libero_object", 0, 0, 0), ("libero_goal", 0, 0, 0), ("libero_object", 1, 0, 0)]
     arguments += [("libero_object", 0, 1, 0), ("libero_object", 0, 0, 1)]
-    drawn = [(placement, rng.random()) for placement, rng in (episode_seeds(*a) for a in arguments)]
+    drawn = [(placement, rng.random()) for placement, rng in (_episode_seeds(*a) for a in arguments)]
     assert len({d[0] for d in drawn}) == len({d[1] for d in drawn}) == len(arguments)
 
 

@@ -103,7 +103,7 @@ def test_a_lost_worker_is_named_with_what_it_was_asked():
 def test_an_answer_that_was_left_unread_belongs_to_no_later_call():
     with closing(stages()) as made:
         # As after Ctrl-C between a request and its answer; the answers say what is wrong with each.
-        made._connections[0].send((0, "begin", (0, Scene(task=11, seed=0)), {}))
+        made._connections[0].send((0, "begin", 0, Scene(task=11, seed=0), {}))
         with pytest.raises(ValueError, match="task 12"):
             made.begin({0: Scene(task=12, seed=0)})
 
@@ -176,7 +176,7 @@ def test_a_worker_whose_parent_was_killed_while_it_started_does_nothing(tmp_path
 
 @needs_signals
 def test_a_recording_whose_workers_are_silent_ends(monkeypatch):
-    monkeypatch.setattr(recorder, "SILENCE", 0.1)
+    monkeypatch.setattr(recorder, "_SILENCE", 0.1)
     processes = start_workers(time.sleep, [(600,)])
     os.kill(processes[0].pid, signal.SIGSTOP)
     try:

@@ -26,7 +26,7 @@ pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
 from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowShape, concat_windows
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowShape, _concat_windows
 from prophet_gym.train._full import drawing
 from prophet_gym.train.pretrain import open_clips
 
@@ -137,7 +137,7 @@ def batch_of(posed: tuple[int, ...], chunks: int = 1):
     """Clip 4 of each of three episodes."""
     clips = squares(first_weights(), chunks, Squares(posed=posed))
     windows = 20 - 4 * chunks + 1
-    return concat_windows([clips[0, windows * episode + 4] for episode in range(3)])
+    return _concat_windows([clips[0, windows * episode + 4] for episode in range(3)])
 
 
 def seeing() -> FullProphet:

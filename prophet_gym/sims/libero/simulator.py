@@ -21,16 +21,16 @@ from prophet_gym.sims.libero._install import find_assets, prepare_libero, requir
 from prophet_gym.sims.libero._looks import LOOKS, assets_for, drawn_model, look_version
 from prophet_gym.sims.simulator import check_task
 
-CAMERA = "agentview"
+_CAMERA = "agentview"
 # LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
-WAIT_STEPS = 10
-ARM_NOISE = 0.02
+_WAIT_STEPS = 10
+_ARM_NOISE = 0.02
 """Standard deviation of the arm's joints at a random start, radians: robosuite's default, and what LIBERO's official
 states show."""
-WAIT_ACTION = np.asarray(EMBODIMENT.rest_action, dtype=np.float64)
+_WAIT_ACTION = np.asarray(EMBODIMENT.rest_action, dtype=np.float64)
 
 
-def as_action(action: ArrayLike) -> Float[np.ndarray, " 7"]:
+def _as_action(action: ArrayLike) -> Float[np.ndarray, " 7"]:
     """Return what the robot's controller makes of an action: each number clipped to [-1, 1].
 
     Raises:
@@ -97,7 +97,7 @@ class LiberoSimulator:
             use_camera_obs=False,
             ignore_done=True,
             hard_reset=False,
-            initialization_noise={"type": "gaussian", "magnitude": ARM_NOISE},
+            initialization_noise={"type": "gaussian", "magnitude": _ARM_NOISE},
         )
         self._renderer: Any = None
         self._official: np.ndarray | None = None
@@ -154,7 +154,7 @@ class LiberoSimulator:
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
         """Start an episode: a random placement drawn from `seed`, or the official initial state of index `official`.
 
-        Random placements shake the arm's joints by `ARM_NOISE`. Official states hold their own joints, and the
+        Random placements shake the arm's joints by `_ARM_NOISE`. Official states hold their own joints, and the
         controller keeps the unshaken posture as its reference, as under LIBERO's own evaluation.
         The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
 
@@ -165,7 +165,7 @@ class LiberoSimulator:
             raise ValueError(f"give seed or official, not both; got seed={seed} and official={official}")
         if official is not None and not 0 <= official < self.official_states:
             raise ValueError(f"official must be in 0..{self.official_states - 1}, got {official}")
-        self._env.robots[0].initialization_noise["magnitude"] = ARM_NOISE if official is None else 0.0
+        self._env.robots[0].initialization_noise["magnitude"] = _ARM_NOISE if official is None else 0.0
         # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
         with _global_seed(0 if official is not None else seed):
             self._env.reset()
@@ -175,8 +175,8 @@ class LiberoSimulator:
             self._env.sim.set_state_from_flattened(self._official_starts()[official])
             self._env.sim.forward()
             self._env._post_process()
-        for _ in range(WAIT_STEPS):
-            self.step(WAIT_ACTION)
+        for _ in range(_WAIT_STEPS):
+            self.step(_WAIT_ACTION)
 
     def _official_starts(self) -> Float[np.ndarray, "n s"]:
         """Return the initial states that LIBERO evaluates this task from, before the wait steps."""
@@ -207,7 +207,7 @@ class LiberoSimulator:
         """
         import mujoco
 
-        command = as_action(action)
+        command = _as_action(action)
         domain, model, data = self._env.env, self.model, self.data
         controller = domain.robots[0].controller
         # The controller asks for a full forward pass each time it looks at the arm.
@@ -227,7 +227,7 @@ class LiberoSimulator:
         if self._renderer is None:
             from prophet_gym.sims.libero._rendering import Renderer
 
-            self._renderer = Renderer(self.model, drawn_model(self.look, self.model), camera=CAMERA, size=self.size)
+            self._renderer = Renderer(self.model, drawn_model(self.look, self.model), camera=_CAMERA, size=self.size)
         return self._renderer.draw(self.data)
 
     def success(self) -> bool:
@@ -260,7 +260,7 @@ class LiberoSimulator:
 
         u runs left to right and v top to bottom, both 0..1 inside the image; z is depth in metres.
         """
-        camera = self.model.camera(CAMERA).id
+        camera = self.model.camera(_CAMERA).id
         focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[camera]) / 2)
         rotation = self.data.cam_xmat[camera].reshape(3, 3).T
         # MuJoCo cameras look along -z with y up; image coordinates have z forward and v down.
