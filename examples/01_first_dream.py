@@ -1,4 +1,4 @@
-"""Dream a scene: lower the open gripper, close it, lift it; write what was dreamt to a video.
+"""Dream a scene: lower the open gripper, close it, lift it, and write the dream to a video.
 
     python examples/01_first_dream.py
     python examples/01_first_dream.py --tiny     # an untrained model, in a second: only shows that it runs
@@ -34,7 +34,7 @@ class Args:
 
 
 def tiny_env() -> gym.Env:
-    """Two chunks long, 64x64 pixels."""
+    """Build an untrained env: episodes of two chunks, 64x64 pixels."""
     from prophet_gym.envs import ProphetEnv
     from prophet_gym.prophet.presets import tiny_prophet
     from prophet_gym.specs import InitialState
@@ -44,7 +44,7 @@ def tiny_env() -> gym.Env:
 
 
 def chunk_of(direction: tuple[float, float, float], gripper: float) -> np.ndarray:
-    """Eight equal commands: x, y, z in [-1, 1] (1 is 5 cm), no turning, gripper -1 open or +1 closed."""
+    """Repeat one action eight times: x, y, z in [-1, 1] (1 is 5 cm), no turning, gripper -1 open or +1 closed."""
     return np.tile(np.array([*direction, 0, 0, 0, gripper], np.float32), (8, 1))
 
 

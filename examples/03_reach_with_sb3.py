@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO learns to reach in the dream: the gripper to a marked place, judged from pixels alone.
+"""Train Stable-Baselines3's PPO in the dream to bring the gripper to a marked place, rewarded from pixels alone.
 
     python examples/03_reach_with_sb3.py --tiny     # an untrained model, in seconds: only shows that it runs
     python examples/03_reach_with_sb3.py --chunk-steps 30000
@@ -8,7 +8,7 @@ detector sees the gripper. Its two dimensions, sideways and forward, are held fo
 0 a quarter of the image away. `experiments/reach_with_ppo` repeats this over seeds and in LIBERO.
 Expected output of --tiny (the returns depend on the machine):
 
-    4 rows, 64 chunk-steps
+    4 sub-environments, 64 chunk-steps
     32 chunk-steps: mean return ...
     64 chunk-steps: mean return ...
 """
@@ -35,8 +35,8 @@ from prophet_gym.specs import InitialState
 
 MARKED = ((0.2, 0.8), (0.27, 0.45))
 """Where marks lie, right and down: within reach at the height of the start, above all objects."""
-NUMBERS, REST = (1, 0), (0, 0, 0, 0, 0, 0, -1)
-"""Chosen are y (right in the picture) and x (towards the camera); nothing turns, the gripper is open."""
+DIMS, REST = (1, 0), (0, 0, 0, 0, 0, 0, -1)
+"""Chosen are y (right in the image) and x (towards the camera); nothing turns, the gripper is open."""
 CHUNKS, SIZE = 8, 64
 
 
@@ -45,20 +45,20 @@ class Args:
     """Train a policy."""
 
     chunk_steps: int = 30_000
-    rows: int = 16
+    num_envs: int = 16
     seed: int = 0
     tiny: bool = False
     """An untrained tiny model instead of the bundled one."""
 
 
 def finder(world: Prophet) -> FindGripper:
-    """Finds the gripper in single frames, dreamt or recorded, with the eyes of a world model."""
+    """Build a detector that finds the gripper in single frames, dreamt or recorded, by the world model's own."""
     camera = torch.tensor(world.config.camera)
     return lambda frames: project(world.see_gripper(frames), camera)[:, :2]
 
 
 def with_marks(starts: Iterable[InitialState], seed: int, copies: int = 1) -> list[InitialState]:
-    """The starts, each `copies` times with a mark of its own."""
+    """Return the initial states, each `copies` times with a mark of its own."""
     rng = np.random.default_rng(seed)
     low, high = np.transpose(MARKED)
     every = [start for start in starts for _ in range(copies)]
@@ -66,14 +66,14 @@ def with_marks(starts: Iterable[InitialState], seed: int, copies: int = 1) -> li
 
 
 class Marked(View):
-    """The picture with the mark in it, and the way from the gripper to the mark."""
+    """Show the image with the mark in it, and the way from the gripper to the mark."""
 
     def __init__(self, find_gripper: FindGripper) -> None:
         self.find_gripper = find_gripper
         self.mark = np.zeros(2, np.float32)
 
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
-        """A small picture and two numbers."""
+        """Return the space of a small image and of the way."""
         del spaces
         image = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
         return gym.spaces.Dict(image=image, way=gym.spaces.Box(-4, 4, (2,), dtype=np.float32))
@@ -91,17 +91,17 @@ class Marked(View):
         return {"image": image, "way": np.clip(4 * (self.mark - gripper), -4, 4).astype(np.float32)}
 
 
-def make(world: Prophet, starts: list[InitialState], rows: int) -> VecMonitor:
-    """The dream as Stable-Baselines3 wants it."""
+def make(world: Prophet, starts: list[InitialState], num_envs: int) -> VecMonitor:
+    """Build the dream as a VecEnv of Stable-Baselines3."""
     find_gripper = finder(world)
     options = {"max_episode_steps": CHUNKS, "autoreset_mode": "SameStep"}
-    envs = ProphetVectorEnv(world, starts, rows, reward_model=ReachReward(find_gripper), **options)
-    held = OneActionPerChunkVector(ViewedVector(envs, Marked(find_gripper)), NUMBERS, REST)
+    envs = ProphetVectorEnv(world, starts, num_envs, reward_model=ReachReward(find_gripper), **options)
+    held = OneActionPerChunkVector(ViewedVector(envs, Marked(find_gripper)), DIMS, REST)
     return VecMonitor(Sb3VecEnv(held))
 
 
 def learner(venv: VecMonitor, seed: int, steps: int = 512) -> PPO:
-    """PPO that is updated every `steps` chunk-steps."""
+    """Build a PPO that is updated every `steps` chunk-steps."""
     return PPO(
         "MultiInputPolicy",
         venv,
@@ -118,7 +118,7 @@ def learner(venv: VecMonitor, seed: int, steps: int = 512) -> PPO:
 
 
 class Report(BaseCallback):
-    """Prints the mean return of the newest episodes before every update."""
+    """Print the mean return of the newest episodes before every update."""
 
     def _on_step(self) -> bool:
         return True
@@ -134,14 +134,14 @@ def main(args: Args) -> None:
     from prophet_gym.prophet.presets import tiny_prophet
 
     if args.tiny:
-        args = replace(args, rows=4, chunk_steps=64)
+        args = replace(args, num_envs=4, chunk_steps=64)
         world, starts = tiny_prophet(), [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "")]
     else:
         checkpoint = Checkpoint.named("bundled")
         world, starts = checkpoint.world_model(), checkpoint.initial_states("train")
     assert isinstance(world, Prophet)
-    venv = make(world, with_marks(starts, args.seed, 4), args.rows)
-    print(f"{args.rows} rows, {args.chunk_steps} chunk-steps")
+    venv = make(world, with_marks(starts, args.seed, 4), args.num_envs)
+    print(f"{args.num_envs} sub-environments, {args.chunk_steps} chunk-steps")
     learner(venv, args.seed, 32 if args.tiny else 512).learn(args.chunk_steps, Report())
 
 

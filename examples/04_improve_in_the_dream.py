@@ -50,10 +50,10 @@ class Args:
     """Untrained tiny models instead of the bundled dream."""
 
 
-def make(args: Args, rows: int) -> gym.vector.VectorEnv:
-    """Dreams from `train` starts that wait where they end."""
+def make(args: Args, num_envs: int) -> gym.vector.VectorEnv:
+    """Build dreams from `train` states; an episode that ends waits for the others."""
     if not args.tiny:
-        return gym.make_vec("Prophet-LIBERO-v0", num_envs=rows, tasks=[args.task], autoreset_mode="Disabled")
+        return gym.make_vec("Prophet-LIBERO-v0", num_envs=num_envs, tasks=[args.task], autoreset_mode="Disabled")
     from prophet_gym.envs import ProphetVectorEnv
     from prophet_gym.prophet.presets import tiny_prophet
     from prophet_gym.rewards import FunctionReward
@@ -62,12 +62,12 @@ def make(args: Args, rows: int) -> gym.vector.VectorEnv:
     reward_model = FunctionReward(lambda video, _: float(int(video[-1].sum()) % 2), max_frames=1)
     starts = [InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=args.task)]
     return ProphetVectorEnv(
-        tiny_prophet(), starts, rows, reward_model=reward_model, max_episode_steps=2, autoreset_mode="Disabled"
+        tiny_prophet(), starts, num_envs, reward_model=reward_model, max_episode_steps=2, autoreset_mode="Disabled"
     )
 
 
 def make_policy(args: Args) -> SmallVLA:
-    """K = 4 denoising steps."""
+    """Load the policy with 4 denoising steps."""
     if args.tiny:
         return SmallVLA(num_steps=4, image_size=16, places=2, width=16, layers=1)
     policy = load_policy(args.weights, LoadOptions(num_steps=4, train="full"))
@@ -76,7 +76,7 @@ def make_policy(args: Args) -> SmallVLA:
 
 
 def report(when: str, policy: SmallVLA, args: Args) -> None:
-    """Success without noise from starts drawn by a seed that training does not use."""
+    """Print the success without noise on the way, from initial states drawn by a seed that training does not use."""
     found = evaluate(policy, make(args, 2), 2 if args.tiny else 20, seed=10**6)
     low, high = found.interval
     print(f"{when}: {found.success:.0%} [{low:.0%}, {high:.0%}] of {len(found.episodes)} dreams")

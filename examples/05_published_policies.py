@@ -43,9 +43,9 @@ class Args:
     """Weights after the last update; none are written with --tiny."""
     task: int = 3
     reward: str = "classifier?reward=relative"
-    """What the dream pays; the change of the judge's probability differs between rollouts that all fail."""
+    """The reward; the change of the classifier's probability differs even between rollouts that all fail."""
     chunks: int = 2
-    """Of eight actions in an episode; whole tasks need 30."""
+    """Chunks of eight actions in an episode; whole tasks need 30."""
     updates: int = 1
     groups: int = 1
     group_size: int = 2
@@ -57,11 +57,11 @@ class Args:
 
 
 def make_env(args: Args) -> gym.vector.VectorEnv:
-    """Short dreams of the bundled model, or of a tiny one."""
-    rows = args.groups * args.group_size
+    """Build short dreams of the bundled model, or of a tiny one."""
+    num_envs = args.groups * args.group_size
     if not args.tiny:
         made = {"tasks": [args.task], "reward": args.reward, "max_episode_steps": args.chunks, "device": args.device}
-        return gym.make_vec("Prophet-LIBERO-v0", num_envs=rows, autoreset_mode="Disabled", **made)
+        return gym.make_vec("Prophet-LIBERO-v0", num_envs=num_envs, autoreset_mode="Disabled", **made)
     from prophet_gym.envs import ProphetVectorEnv
     from prophet_gym.prophet.presets import tiny_prophet
     from prophet_gym.rewards import FunctionReward
@@ -73,7 +73,7 @@ def make_env(args: Args) -> gym.vector.VectorEnv:
     return ProphetVectorEnv(
         tiny_prophet(),
         starts,
-        rows,
+        num_envs,
         reward_model=reward_model,
         max_episode_steps=args.chunks,
         autoreset_mode="Disabled",

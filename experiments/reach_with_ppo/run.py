@@ -51,7 +51,7 @@ class Args:
     Attributes:
         checkpoint: `bundled`, or a folder.
         chunk_steps: of every seed.
-        rows: dreams at once.
+        num_envs: dreams at once.
         update: chunk-steps between two updates.
         seeds: runs.
         episodes: scored, per world and policy; a multiple of ten tasks.
@@ -62,7 +62,7 @@ class Args:
 
     checkpoint: str = "bundled"
     chunk_steps: int = 30_000
-    rows: int = 16
+    num_envs: int = 16
     update: int = 512
     seeds: int = 3
     episodes: int = 40
@@ -215,7 +215,7 @@ def play(
         reward_model: Scores the last frame of every chunk.
         camera: Projects the world to the image.
     """
-    held = OneActionPerChunkVector(envs, EXAMPLE.NUMBERS, EXAMPLE.REST)
+    held = OneActionPerChunkVector(envs, EXAMPLE.DIMS, EXAMPLE.REST)
     found: Scores = {name: [] for name in METRICS}
     for first in range(0, len(starts), envs.num_envs):
         batch = starts[first : first + envs.num_envs]
@@ -243,7 +243,7 @@ def play(
 
 def acts(models: Sequence[PPO]) -> dict[str, Act]:
     """Return who is scored: random actions (the same in both worlds), no action, and the policies without noise."""
-    numbers = len(EXAMPLE.NUMBERS)
+    numbers = len(EXAMPLE.DIMS)
     drawn: dict[int, np.random.Generator] = {}
 
     def random(seen: dict[str, np.ndarray], episodes: range) -> np.ndarray:
@@ -364,14 +364,14 @@ def main(args: Args) -> None:
     folders = [args.out / f"seed_{seed}" for seed in range(args.seeds)]
     models = []
     for seed, folder in enumerate(folders):
-        venv = EXAMPLE.make(world, EXAMPLE.with_marks(train_starts, seed, 4), args.rows)
+        venv = EXAMPLE.make(world, EXAMPLE.with_marks(train_starts, seed, 4), args.num_envs)
         models.append(train(venv, folder, seed, args.chunk_steps, args.update))
     worlds = {
         "dream": lambda: dream(world, test_starts),
         "libero": lambda: simulator(args.look, world.config.suite),
     }
     scores = {name: score(name, build, world, models, test_starts, args.out) for name, build in worlds.items()}
-    settings = {"chunk_steps": args.chunk_steps, "rows": args.rows, "update": args.update, "seeds": args.seeds,
+    settings = {"chunk_steps": args.chunk_steps, "rows": args.num_envs, "update": args.update, "seeds": args.seeds,
                 "episodes": args.episodes, "chunks": EXAMPLE.CHUNKS, "look": args.look}  # fmt: skip
     write_json(args.json, {"settings": settings, "curves": curves(folders), "scores": scores, "machine": machine()})
 
