@@ -10,7 +10,7 @@ import pytest
 import torch
 import tyro
 
-from prophet_gym.arguments import (
+from prophet_gym._arguments import (
     Arguments,
     Count,
     Device,

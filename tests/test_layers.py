@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"_registration", "errors", "estimates"},
-    {"specs", "_io", "arguments"},
+    {"specs", "_io", "_arguments"},
     {"world_model"},
     {"embodiments", "rewards", "envs"},
     {"data"},

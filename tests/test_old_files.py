@@ -115,7 +115,7 @@ def test_a_half_finished_full_training_run_is_refused(tmp_path):
 
 
 def test_a_half_finished_prophrl_run_is_refused(tmp_path, monkeypatch):
-    from prophrl_algos.cli.train import Args, main
+    from prophrl_algos.cli._train import Args, main
     from prophrl_algos.trainer import TrainerConfig
 
     shutil.copytree(OLD / "half_prophrl", tmp_path / "run")

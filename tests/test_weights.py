@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym._io.hub import PUBLISHED, WAN_VAE
-from prophet_gym.cli.starts import Args, resolved
+from prophet_gym.cli._starts import Args, resolved
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError

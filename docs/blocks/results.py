@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from prophet_gym._report import interval
-
 from docs.blocks.common import load, points, share
 from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import headline
 from experiments.reinforce_in_dream.files import read_summary
 from experiments.reinforce_in_dream.protocol import DREAM, LIBERO
+from prophet_gym.evaluation._report import interval
 
 _HORIZON = "64"
 _OWN, _PAPER = "fa-grpo-forward", "fa-grpo-cps+flowscale (the paper's scoring)"

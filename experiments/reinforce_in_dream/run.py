@@ -48,8 +48,8 @@ from prophet_gym.rewards import DegradedOracle
 from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
 from prophrl_algos._named import make_policy
 from prophrl_algos.algorithms import FlowScale
-from prophrl_algos.cli.train import Args as TrainArgs
-from prophrl_algos.cli.train import make_trainer
+from prophrl_algos.cli._train import Args as TrainArgs
+from prophrl_algos.cli._train import make_trainer
 from prophrl_algos.loggers import JsonLinesLogger, TerminalLogger
 from prophrl_algos.run import run as run_trainer
 from prophrl_algos.sft import SftConfig, sft

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prophet_gym.arguments import Arguments, DeviceOrAuto, Items, Seed, Workers
+from prophet_gym._arguments import Arguments, DeviceOrAuto, Items, Seed, Workers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,17 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from prophet_gym.cli.running import Command, find, run
+from prophet_gym.cli._running import Command, find, run
 
 COMMANDS = {
-    "demo": Command("prophet_gym.cli.demo", "dream a recorded episode, and the same start under other actions"),
-    "evaluate": Command("prophet_gym.cli.evaluate", "compare a checkpoint's dreams with held-out recorded episodes"),
-    "collect": Command("prophet_gym.cli.collect", "record scripted episodes in a simulator", resumes=True),
+    "demo": Command("prophet_gym.cli._demo", "dream a recorded episode, and the same start under other actions"),
+    "evaluate": Command("prophet_gym.cli._evaluate", "compare a checkpoint's dreams with held-out recorded episodes"),
+    "collect": Command("prophet_gym.cli._collect", "record scripted episodes in a simulator", resumes=True),
     "calibrate": Command(
-        "prophet_gym.cli.calibrate", "compare a reward model with the truth, in recorded episodes and in dreams"
+        "prophet_gym.cli._calibrate", "compare a reward model with the truth, in recorded episodes and in dreams"
     ),
-    "export": Command("prophet_gym.cli.export", "write a recording as a LeRobot data set"),
-    "convert": Command("prophet_gym.cli.convert", "turn released weights into a checkpoint folder"),
+    "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
+    "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
     "train": Command(
         "prophet_gym.train.small", "train the small Prophet from recordings, or adapt one to a scene", resumes=True
     ),
@@ -24,15 +24,15 @@ COMMANDS = {
         resumes=True,
         processes=True,
     ),
-    "merge": Command("prophet_gym.cli.merge", "write a checkpoint with its adapters merged in"),
+    "merge": Command("prophet_gym.cli._merge", "write a checkpoint with its adapters merged in"),
     "train-reward": Command(
         "prophet_gym.train.reward", "train a reward model from recordings: a success head or VLM adapters"
     ),
     "redream": Command(
-        "prophet_gym.cli.redream", "write a recording's episodes as a checkpoint dreams them", resumes=True
+        "prophet_gym.cli._redream", "write a recording's episodes as a checkpoint dreams them", resumes=True
     ),
     "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
-    "starts": Command("prophet_gym.cli.starts", "render the initial states of a suite"),
+    "starts": Command("prophet_gym.cli._starts", "render the initial states of a suite"),
 }
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from prophet_gym._arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym.data.episode import held_out
 from prophet_gym.data.recording import list_episodes, name_of, read_episode
 from prophet_gym.rewards import ObjectReader, ObjectReaderConfig

@@ -11,9 +11,19 @@ from typing import Literal
 import torch
 import tyro
 
+from prophet_gym._arguments import (
+    Arguments,
+    Count,
+    CountOrNone,
+    Fraction,
+    Items,
+    NotNegative,
+    OutFolder,
+    Positive,
+    Seed,
+)
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import save_lora
-from prophet_gym.arguments import Arguments, Count, CountOrNone, Fraction, Items, NotNegative, OutFolder, Positive, Seed
 from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data.windows import ToModelActions, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment

@@ -17,8 +17,7 @@ import torch
 import tyro
 from torch.nn import functional as F
 
-from prophet_gym._io.atomic import atomic_write
-from prophet_gym.arguments import (
+from prophet_gym._arguments import (
     Arguments,
     Count,
     CountOrNone,
@@ -30,6 +29,7 @@ from prophet_gym.arguments import (
     Positive,
     Seed,
 )
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.data.recording import list_recordings, refuse_official
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig

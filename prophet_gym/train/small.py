@@ -18,11 +18,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from prophet_gym._io.atomic import atomic_write
-from prophet_gym._io.companions import next_steps
-from prophet_gym._io.lora import add_lora, merge_lora, save_lora
-from prophet_gym._io.networks import load_part, save_network
-from prophet_gym.arguments import (
+from prophet_gym._arguments import (
     Arguments,
     Count,
     CountOrNone,
@@ -33,6 +29,10 @@ from prophet_gym.arguments import (
     NotNegative,
     OutFolder,
 )
+from prophet_gym._io.atomic import atomic_write
+from prophet_gym._io.companions import next_steps
+from prophet_gym._io.lora import add_lora, merge_lora, save_lora
+from prophet_gym._io.networks import load_part, save_network
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data.episode import held_out

@@ -5,19 +5,19 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from prophet_gym.cli.running import Command, find, run
+from prophet_gym.cli._running import Command, find, run
 
 COMMANDS = {
     "train": Command(
-        "prophrl_algos.cli.train",
+        "prophrl_algos.cli._train",
         "improve a flow policy in the dream or in the simulator",
         resumes=True,
         processes=True,
     ),
-    "evaluate": Command("prophrl_algos.cli.evaluate", "measure how often a policy succeeds, per task, with intervals"),
-    "sft": Command("prophrl_algos.cli.sft", "fit a flow policy to recorded episodes", resumes=True),
+    "evaluate": Command("prophrl_algos.cli._evaluate", "measure how often a policy succeeds, per task, with intervals"),
+    "sft": Command("prophrl_algos.cli._sft", "fit a flow policy to recorded episodes", resumes=True),
     "record": Command(
-        "prophrl_algos.cli.record", "record a policy in LIBERO, for a world model to learn from", resumes=True
+        "prophrl_algos.cli._record", "record a policy in LIBERO, for a world model to learn from", resumes=True
     ),
 }
 

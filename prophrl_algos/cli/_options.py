@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prophet_gym.arguments import Arguments, DeviceOrAuto, Items
+from prophet_gym._arguments import Arguments, DeviceOrAuto, Items
 
 if TYPE_CHECKING:
     from prophrl_algos.vla._options import LoadOptions

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from prophet_gym.cli.calibrate import Args, main
+from prophet_gym.cli._calibrate import Args, main
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 
 

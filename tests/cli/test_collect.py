@@ -2,7 +2,7 @@ import importlib.util
 
 import pytest
 
-from prophet_gym.cli.collect import Args, main, parse_mode
+from prophet_gym.cli._collect import Args, main, parse_mode
 from prophet_gym.cli.main import main as prophet
 from prophet_gym.errors import UnknownOptionError
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from prophet_gym.cli.redream import Args, main
+from prophet_gym.cli._redream import Args, main
 from prophet_gym.data.recording import META, list_episodes, read_episode
 
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from prophet_gym.cli._running import said
 from prophet_gym.cli.main import COMMANDS, Command
 from prophet_gym.cli.main import main as prophet
-from prophet_gym.cli.running import said
 from prophrl_algos.cli import main as prophrl
 
 PROBE = """

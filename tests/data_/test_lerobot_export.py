@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from prophet_gym.cli.export import Args, main
+from prophet_gym.cli._export import Args, main
 from prophet_gym.data._lerobot_export import CAMERA, STATE_NAMES, export_recording
 from prophet_gym.data.episode import Simulation
 from prophet_gym.data.lerobot import LeRobotSource

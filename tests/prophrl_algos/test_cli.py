@@ -17,8 +17,9 @@ from prophrl_algos import _named as common
 from prophrl_algos._demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos._named import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.algorithms import ALGORITHMS, FA_GRPO
-from prophrl_algos.cli import main, train
-from prophrl_algos.cli import record as record_cli
+from prophrl_algos.cli import _record as record_cli
+from prophrl_algos.cli import _train as train
+from prophrl_algos.cli import main
 from prophrl_algos.cli._options import Load
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.tiny import TinyFlowPolicy

@@ -9,8 +9,8 @@ from prophet_gym.sims import recorder
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophrl_algos._named import begin_of, make_env
-from prophrl_algos.cli import record
-from prophrl_algos.cli.record import PolicyActor
+from prophrl_algos.cli import _record as record
+from prophrl_algos.cli._record import PolicyActor
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.rollout import Grouping, GroupPlan, collect

@@ -6,8 +6,8 @@ from collections import deque
 import pytest
 
 from prophet_gym.errors import RewardCollapseError
-from prophrl_algos.cli import train
-from prophrl_algos.cli.precision import Precision, precision_metrics
+from prophrl_algos.cli import _train as train
+from prophrl_algos.cli._precision import Precision, precision_metrics
 
 
 def watched(dream, tiny, reward_model, *, truth_level, **settings):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prophet_gym.cli import collect as command
+from prophet_gym.cli import _collect as command
 from prophet_gym.data.recording import META, RecordingSource, list_episodes, read_episode
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims import simulator

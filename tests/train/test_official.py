@@ -10,7 +10,7 @@ from prophet_gym.data.recording import META, list_episodes
 from prophet_gym.data.windows import as_given
 from prophet_gym.train import objects, reward, small
 from prophet_gym.train._run_folder import ARGUMENTS, LOCK, LOCK_OWNER
-from prophrl_algos.cli import sft
+from prophrl_algos.cli import _sft as sft
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prophet_gym.cli import merge
+from prophet_gym.cli import _merge as merge
 from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
 from prophet_gym.prophet import FullProphet, Prophet

@@ -13,7 +13,7 @@ from prophet_gym.errors import CheckpointError, RunInUseError
 from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.train import objects, pretrain, reward, small
 from prophet_gym.train._run_folder import ARGUMENTS, begin_run, run_lock
-from prophrl_algos.cli import train as policy_training
+from prophrl_algos.cli import _train as policy_training
 from prophrl_algos.trainer import TrainerConfig
 
 NO_OP = """

@@ -2,13 +2,14 @@
 
 import pytest
 
-from prophet_gym.cli import calibrate, evaluate
+from prophet_gym.cli import _calibrate as calibrate
+from prophet_gym.cli import _evaluate as evaluate
 from prophet_gym.data.recording import episode_path, list_recordings
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import objects, reward, small
-from prophrl_algos.cli import sft
+from prophrl_algos.cli import _sft as sft
 
 ALL = tuple(f"task_00/episode_{index:05d}" for index in range(4))
 

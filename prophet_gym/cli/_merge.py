@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from prophet_gym.arguments import Arguments, OutFolder
+from prophet_gym._arguments import Arguments, OutFolder
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
-from prophet_gym.arguments import Items, NotNegative, OutFile, Seed, SomeTasks, resolved_device
+from prophet_gym._arguments import Items, NotNegative, OutFile, Seed, SomeTasks, resolved_device
 from prophrl_algos.cli._options import EnvOptions, WeightsOptions
 
 

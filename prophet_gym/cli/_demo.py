@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from prophet_gym.arguments import Count, Items, OutFile, OutFolder, Tasks, Whole, WriteFile, resolved_device
+from prophet_gym._arguments import Count, Items, OutFile, OutFolder, Tasks, Whole, WriteFile, resolved_device
 from prophet_gym.cli._options import DreamOptions
 
 LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from prophet_gym.arguments import Items, OutFolder, resolved_device
+from prophet_gym._arguments import Items, OutFolder, resolved_device
 from prophet_gym.cli._options import BatchOptions
 
 

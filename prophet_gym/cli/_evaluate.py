@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from prophet_gym.arguments import Count, OutFile, Several, resolved_device
+from prophet_gym._arguments import Count, OutFile, Several, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 
 Look = Literal["light", "plain", "official"]

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from prophet_gym._arguments import Arguments, Items, WriteFolder
 from prophet_gym._io.hub import PUBLISHED_FILES, WAN_VAE, WAN_VAE_FILES
-from prophet_gym.arguments import Arguments, Items, WriteFolder
 from prophet_gym.errors import MissingWeightsError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from prophet_gym.arguments import Arguments, OutFolder
+from prophet_gym._arguments import Arguments, OutFolder
 
 
 @dataclass(frozen=True)

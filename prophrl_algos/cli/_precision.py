@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from prophet_gym.arguments import Arguments, Number
+from prophet_gym._arguments import Arguments, Number
 from prophrl_algos.trainer import Metrics
 
 if TYPE_CHECKING:

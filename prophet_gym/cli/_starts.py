@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from prophet_gym.arguments import Arguments, Items, OutFolder, Tasks, Whole
+from prophet_gym._arguments import Arguments, Items, OutFolder, Tasks, Whole
 
 SPLITS: tuple[Literal["official", "train"], ...] = ("official", "train")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from prophet_gym.arguments import OutFolder, Several, Tasks, resolved_device
+from prophet_gym._arguments import OutFolder, Several, Tasks, resolved_device
 from prophrl_algos.cli._options import DeviceOptions, PolicyOptions, TrainLoad
 from prophrl_algos.sft import SftConfig
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tyro
 
-from prophet_gym.arguments import OutFile, resolved_device
+from prophet_gym._arguments import OutFile, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from prophet_gym.arguments import Items, NotNegative, OutFolder, Seed, Tasks, Workers
+from prophet_gym._arguments import Items, NotNegative, OutFolder, Seed, Tasks, Workers
 from prophrl_algos.cli._options import Load, WeightsOptions
 
 if TYPE_CHECKING:

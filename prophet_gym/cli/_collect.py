@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from prophet_gym.arguments import Arguments, Items, OutFolder, Seed, Tasks, Workers
+from prophet_gym._arguments import Arguments, Items, OutFolder, Seed, Tasks, Workers
 
 if TYPE_CHECKING:
     from prophet_gym.sims.libero._experts import Mode

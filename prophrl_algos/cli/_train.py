@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from gymnasium.vector import VectorEnv
 
-from prophet_gym.arguments import Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole, resolved_device
+from prophet_gym._arguments import Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole, resolved_device
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
 from prophrl_algos.cli._options import EnvOptions, TrainLoad, WeightsOptions
-from prophrl_algos.cli.precision import Precision
+from prophrl_algos.cli._precision import Precision
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
 
 
@@ -142,7 +142,7 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     With `args.precision.truth_env` it also measures the reward's precision on dreams that are replayed there.
     """
     from prophrl_algos._named import make_env
-    from prophrl_algos.cli.precision import precision_metrics
+    from prophrl_algos.cli._precision import precision_metrics
     from prophrl_algos.evaluate import evaluate
 
     rows, seed, device = min(args.evaluate_episodes, 16), 10**6, resolved_device(args.device)
