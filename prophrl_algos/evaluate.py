@@ -13,10 +13,11 @@ from gymnasium.vector import VectorEnv
 from prophet_gym.estimates import wilson
 from prophrl_algos.flow import FlowPolicy, FlowSchedule, no_step, sample
 from prophrl_algos.rollout import Progress
-from prophrl_algos.rollout._collect import entry, env_actions, require_reward, rows_of, silent
+from prophrl_algos.rollout._collect import silent
+from prophrl_algos.rollout._episodes import Outcome, env_actions, rows_of
 from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
-START_KEYS = ("suite", "task", "start", "split", "instruction")
+_START_KEYS = ("suite", "task", "start", "split", "instruction")
 
 
 @runtime_checkable
@@ -162,30 +163,22 @@ def _wave(
 ) -> list[EpisodeResult]:
     numbers, rows = list(cells), np.arange(len(cells))
     observation, info = _reset(env, cells, seed, initial=initial)
-    starts = [{key: info[key][row] for key in START_KEYS if key in info} for row in rows.tolist()]
+    starts = [{key: info[key][row] for key in _START_KEYS if key in info} for row in rows.tolist()]
     generators = [torch.Generator().manual_seed(noise_seed(seed, number)) for number in numbers]
-    returns, chunks = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
-    success, scored = np.zeros(len(rows), dtype=np.bool_), np.zeros(len(rows), dtype=np.bool_)
+    outcomes = [Outcome(start.get("task"), str(start.get("instruction", ""))) for start in starts]
     live = rows
     while len(live):
-        obs = policy.prepare(rows_of(observation, live), [str(starts[row].get("instruction", "")) for row in live])
+        obs = policy.prepare(rows_of(observation, live), [outcomes[row].instruction for row in live])
         path = sample(policy, obs, schedule, [generators[row] for row in live])
         actions = env_actions(policy.decode(path.x0, obs), env, live)
         observation, reward, terminated, truncated, info = env.step(actions)
         for row in live.tolist():
-            scored[row] = bool(entry(info, "scored", row, default=True))
-            if scored[row]:
-                require_reward(
-                    float(reward[row]), row, starts[row].get("task"), str(starts[row].get("instruction", ""))
-                )
-                returns[row] += float(reward[row])
-            success[row] |= bool(entry(info, "success", row, default=terminated[row] and reward[row] > 0))
-            chunks[row] += 1
+            outcomes[row].add(row, reward, terminated, info)
         live = live[~(np.asarray(terminated) | np.asarray(truncated))[live]]
         tell(len(rows) - len(live))
     return [
-        EpisodeResult(bool(success[row]), float(returns[row]), bool(scored[row]), int(chunks[row]), starts[row])
-        for row in rows.tolist()
+        EpisodeResult(found.success, found.returns, found.scored, found.chunks, start)
+        for found, start in zip(outcomes, starts, strict=True)
     ]
 
 

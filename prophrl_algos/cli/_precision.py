@@ -46,7 +46,7 @@ def precision_metrics(
     from prophet_gym.sims.replay import true_outcomes
     from prophrl_algos.evaluate import noise_seed, ode_schedule
     from prophrl_algos.flow import sample
-    from prophrl_algos.rollout._collect import env_actions
+    from prophrl_algos.rollout._episodes import env_actions
 
     monitor = PrecisionMonitor(floor=settings.floor, stop=settings.stop)
     everywhere = np.arange(dreams.num_envs)

@@ -7,7 +7,7 @@ nothing. Latents and raw observations are stored, never contexts.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from prophet_gym.errors import InvalidStartError
 from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, sample
+from prophrl_algos.rollout._episodes import Outcome, entry, env_actions, outside_autocast, rows_of
 from prophrl_algos.rollout._groups import Draw, GroupPlan, random_number, refuse_official
 
 CPU = torch.device("cpu")
@@ -119,16 +120,6 @@ def collect(
 
 
 @dataclass
-class _Fate:
-    """The outcome of one rollout so far."""
-
-    returns: float = 0.0
-    success: bool = False
-    scored: bool = False
-    chunks: int = 0
-
-
-@dataclass
 class _Decisions:
     trajectory: Int[Tensor, " s"]
     obs: Obs
@@ -156,9 +147,8 @@ class _Rollout:
         self.live = np.zeros(count, dtype=np.bool_)
         self.trajectory = np.zeros(count, dtype=np.int64)
         self.instructions = [""] * count
-        self.tasks: list[Any] = [None] * count
         self.generators = [torch.Generator() for _ in range(count)]
-        self.fates: dict[int, _Fate] = {}
+        self.outcomes: dict[int, Outcome] = {}
         self.decisions: list[_Decisions] = []
         self.observation: Any = None
 
@@ -180,9 +170,8 @@ class _Rollout:
         for row, member, number in zip(rows, members, numbers, strict=True):
             self.live[row] = True
             self.trajectory[row] = member
-            self.fates[member] = _Fate()
             self.instructions[row] = str(entry(info, "instruction", row, default=""))
-            self.tasks[row] = entry(info, "task", row, default=None)
+            self.outcomes[member] = Outcome(entry(info, "task", row, default=None), self.instructions[row])
             self.generators[row].manual_seed(random_number(self.seed, 2, number))
         self.check_groups(rows)
 
@@ -200,7 +189,8 @@ class _Rollout:
         """Run one chunk in every live sub-environment and return the places whose groups have ended with it."""
         rows = np.flatnonzero(self.live)
         with _timed(self.clock, "policy"):
-            obs = self.policy.prepare(rows_of(self.observation, rows), [self.instructions[row] for row in rows])
+            instructions = [self.instructions[row] for row in rows]
+            obs = self.policy.prepare(rows_of(self.observation, rows), instructions)
             path = sample(self.policy, obs, self.schedule, [self.generators[row] for row in rows])
             actions = env_actions(self.policy.decode(path.x0, obs), self.env, rows)
         with _timed(self.clock, "env"), outside_autocast():
@@ -212,35 +202,26 @@ class _Rollout:
         stored = {name: tensor.to(CPU) for name, tensor in obs.items()}
         numbers = torch.from_numpy(self.trajectory[rows])
         self.decisions.append(_Decisions(numbers, stored, path.to(CPU), mask))
-        over = np.asarray(terminated, dtype=np.bool_) | np.asarray(truncated, dtype=np.bool_)
         for row in rows.tolist():
-            self.note(row, float(reward[row]), info, terminated=bool(terminated[row]))
-        self.live &= ~over
+            outcome = self.outcomes[int(self.trajectory[row])]
+            outcome.add(row, reward, terminated, info, discount=self.plan.grouping.discount)
+        self.live &= ~(np.asarray(terminated, dtype=np.bool_) | np.asarray(truncated, dtype=np.bool_))
         return [place for place in self.running if not self.live[self.rows_of(place)].any()]
-
-    def note(self, row: int, reward: float, info: Mapping[str, Any], *, terminated: bool) -> None:
-        fate = self.fates[int(self.trajectory[row])]
-        fate.scored = bool(entry(info, "scored", row, default=True))
-        if fate.scored:
-            require_reward(reward, row, self.tasks[row], self.instructions[row])
-            fate.returns += self.plan.grouping.discount**fate.chunks * reward
-        fate.chunks += 1
-        fate.success |= bool(entry(info, "success", row, default=terminated and reward > 0))
 
     def mean_success(self, group: int) -> float:
         """Return the mean over the group's scored rollouts; 0 if there are none."""
-        scored = [fate.success for fate in self.fates_of(group) if fate.scored]
+        scored = [each.success for each in self.outcomes_of(group) if each.scored]
         return float(np.mean(scored)) if scored else 0.0
 
-    def fates_of(self, group: int) -> list[_Fate]:
-        return [self.fates[group * self.group_size + member] for member in range(self.group_size)]
+    def outcomes_of(self, group: int) -> list[Outcome]:
+        return [self.outcomes[group * self.group_size + member] for member in range(self.group_size)]
 
     def rows_of(self, place: int) -> list[int]:
         return list(range(place * self.group_size, (place + 1) * self.group_size))
 
     def gather(self, kept: Sequence[int], seconds: float) -> Rollouts:
         """Return the kept groups, in the given order."""
-        fates = [fate for group in kept for fate in self.fates_of(group)]
+        outcomes = [each for group in kept for each in self.outcomes_of(group)]
         position = torch.full((self.started * self.group_size,), -1, dtype=torch.int64)
         for index, group in enumerate(kept):
             members = torch.arange(self.group_size)
@@ -253,9 +234,9 @@ class _Rollout:
             path=FlowPath.cat([part.path for part in self.decisions]).select(rows),
             mask=torch.cat([part.mask for part in self.decisions])[rows],
             trajectory=number[rows],
-            returns=torch.tensor([fate.returns for fate in fates], dtype=torch.float32),
-            success=torch.tensor([fate.success for fate in fates], dtype=torch.bool),
-            scored=torch.tensor([fate.scored for fate in fates], dtype=torch.bool),
+            returns=torch.tensor([each.returns for each in outcomes], dtype=torch.float32),
+            success=torch.tensor([each.success for each in outcomes], dtype=torch.bool),
+            scored=torch.tensor([each.scored for each in outcomes], dtype=torch.bool),
             groups=torch.arange(len(kept)).repeat_interleave(self.group_size),
             frames=self.frames,
             started=self.started,
@@ -268,53 +249,3 @@ def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     clock[name] = clock.get(name, 0.0) + time.perf_counter() - began
-
-
-@contextmanager
-def outside_autocast() -> Iterator[None]:
-    """Let an env compute as it does without the caller's autocast, which is the policy's alone."""
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-def require_reward(reward: float, row: int, task: object, instruction: str) -> None:
-    """Raise ValueError for a reward that no learning and no mean can use."""
-    if not math.isfinite(reward):
-        raise ValueError(
-            f"sub-environment {row} (task {task}, {instruction!r}) gave the reward {reward}: rewards must be finite "
-            "numbers. Mend the env or its reward model; where it cannot tell, it may say info['scored'] = False"
-        )
-
-
-def entry(info: Mapping[str, Any], name: str, row: int, *, default: Any) -> Any:
-    """Return what `info` says of a sub-environment; the default where it says nothing."""
-    if name not in info or not info.get(f"_{name}", np.ones(row + 1, dtype=np.bool_))[row]:
-        return default
-    return info[name][row]
-
-
-def env_actions(
-    decoded: Float[Tensor, "b n a"], env: VectorEnv, rows: Int[np.ndarray, " b"]
-) -> Float[np.ndarray, "r n a"]:
-    """Return an action for every sub-environment: decoded chunks clipped to the space, zeros where none is decoded."""
-    space = env.single_action_space
-    shape = space.shape
-    if shape is None or tuple(decoded.shape) != (len(rows), *shape):
-        raise ValueError(
-            f"the policy decodes to chunks (actions, dimensions) of {tuple(decoded.shape[1:])}, the env takes {shape}: "
-            "its decode must give the env's own actions"
-        )
-    low, high = getattr(space, "low", -1.0), getattr(space, "high", 1.0)
-    actions = np.clip(np.zeros((env.num_envs, *shape), np.float32), low, high)
-    actions[rows] = np.clip(decoded.detach().float().cpu().numpy(), low, high)
-    return actions
-
-
-def rows_of(observation: Any, rows: Int[np.ndarray, " r"]) -> Any:
-    """Return the given elements of what an env observes: an array, or a mapping of arrays."""
-    if isinstance(observation, Mapping):
-        return {name: value[rows] for name, value in observation.items()}
-    return observation[rows]

@@ -82,5 +82,5 @@ def test_a_policy_is_recorded_as_scripts_are(monkeypatch):
 )
 def test_nothing_to_record_is_refused_before_anything_is_written(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        record.main(record.Args(tmp_path / "out", **changes))
+        record.main(record.Args(out=tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
