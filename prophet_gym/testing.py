@@ -50,7 +50,7 @@ class CountingWorldModel:
     blue by the j-th integer below 256 drawn from the generator (`noise=True`) or by nothing.
 
     Attributes:
-        rows_dreamt: Batch size of each rollout so far, for tests of what a step costs.
+        batch_sizes: Of every rollout so far, for tests of what a step costs.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CountingWorldModel:
         self.frame_size = frame_size
         self.action_dim = action_dim
         self.noise = noise
-        self.rows_dreamt: list[int] = []
+        self.batch_sizes: list[int] = []
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
         """Return the last frame, with nothing counted yet."""
@@ -74,7 +74,7 @@ class CountingWorldModel:
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Raise the colours by the actions, see the class."""
         rows, steps = actions.shape[:2]
-        self.rows_dreamt.append(rows)
+        self.batch_sizes.append(rows)
         red = torch.arange(1, steps + 1).expand(rows, steps)
         green = torch.round(100 * actions[..., 0]).to(torch.int64).cumsum(1)
         raised = state["raised"][:, None] + torch.stack([red, green, torch.zeros_like(red)], -1)

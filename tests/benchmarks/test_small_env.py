@@ -29,7 +29,7 @@ def test_a_step_counts_all_frames_of_all_rows(small_env, monkeypatch):
     envs = ProphetVectorEnv(model, counting_starts(), 3, max_episode_steps=None)
     found = small_env.measure(envs, 3.0, {})
     assert found == {"frames_per_second": 24.0, "step_ms": 500.0, "fastest_step_ms": 500.0, "steps": 6}
-    assert model.rows_dreamt == [3] * 7  # the first step is not counted
+    assert model.batch_sizes == [3] * 7  # the first step is not counted
 
 
 def test_ratios_are_by_the_real_simulators_best_rate(small_env):

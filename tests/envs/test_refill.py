@@ -73,8 +73,8 @@ def test_every_generated_frame_belongs_to_a_live_episode():
     model = CountingWorldModel(chunk=CHUNK)
     envs = make(2, world_model=model, autoreset_mode="SameStep")
     found = episodes(envs, STARTS, seed=0)
-    assert sum(model.rows_dreamt) == sum(len(chunks) for chunks in found.values()) == 18
-    assert model.rows_dreamt == [2] * 8 + [1, 1]
+    assert sum(model.batch_sizes) == sum(len(chunks) for chunks in found.values()) == 18
+    assert model.batch_sizes == [2] * 8 + [1, 1]
     assert envs.usage == Usage(slots=20, live=18)
     assert envs.usage.fraction == 0.9
 

@@ -79,7 +79,7 @@ class TestEpisodes:
         assert terminated.tolist() == [False, True, False]
         assert reward.tolist() == [0.0, 1.0, 0.0]
         image, reward, terminated, truncated, info = envs.step(still(envs))
-        assert model.rows_dreamt == [3, 2]
+        assert model.batch_sizes == [3, 2]
         assert red(image["image"]) == [2 * CHUNK, 40 + CHUNK, 2 * CHUNK]
         assert not terminated.any()
         assert reward.tolist() == [0.0, 0.0, 0.0]
@@ -94,7 +94,7 @@ class TestEpisodes:
         assert not truncated.any()
         assert not info["live"].any()
         assert "frames" not in info
-        assert model.rows_dreamt == [3, 2, 2, 2]
+        assert model.batch_sizes == [3, 2, 2, 2]
 
     def test_next_step_generates_nothing_for_sub_envs_that_restart(self):
         model = CountingWorldModel(chunk=CHUNK)
@@ -103,7 +103,7 @@ class TestEpisodes:
         envs.reset(seed=0, options={"task": [0, 1]})
         envs.step(still(envs))
         *_, info = envs.step(still(envs))
-        assert model.rows_dreamt == [2, 1]
+        assert model.batch_sizes == [2, 1]
         assert info["live"].tolist() == [True, False]
         assert info["_frames"].tolist() == [True, False]
 

@@ -43,7 +43,7 @@ def test_every_cell_is_run_once_whatever_the_number_of_rows(dream, tiny, reward_
     assert [(e.start["task"], e.start["start"]) for e in found.episodes] == asked
     assert [e.chunks for e in found.episodes] == [3] * 5
     # Five episodes of three chunks; only rows that a first reset must begin may rest beside them.
-    assert sum(env.world_model.rows_dreamt) == 15
+    assert sum(env.world_model.batch_sizes) == 15
 
 
 def test_results_do_not_depend_on_the_number_of_rows(dream, tiny, reward_model):
@@ -96,7 +96,7 @@ def test_everything_is_checked_before_anything_is_run(dream, tiny):
         InvalidStartError, match=r"options\['start'\] must be in 0\.\.\d+, the initial states of task 0, got 1000"
     ):
         evaluate(tiny(), env, cells)
-    assert env.world_model.rows_dreamt == []
+    assert env.world_model.batch_sizes == []
     with pytest.raises(UnknownOptionError, match="unknown task 7"):
         evaluate(tiny(), env, [{"task": 0, "start": 0}] * 2 + [{"task": 7, "start": 0}])
-    assert env.world_model.rows_dreamt == []
+    assert env.world_model.batch_sizes == []

@@ -76,7 +76,7 @@ def test_ended_rows_cost_nothing_and_store_nothing(dream, tiny, reward_model):
     lengths = torch.bincount(found.trajectory, minlength=8)
     assert lengths.min() < 6
     # The success of a row at its first greener frame ends it; the model dreams live rows only.
-    assert sum(env.world_model.rows_dreamt) == int(lengths.sum())
+    assert sum(env.world_model.batch_sizes) == int(lengths.sum())
     assert torch.equal(found.success, found.returns >= 1)
     assert found.scored.all()
 
@@ -170,7 +170,7 @@ class TestRefusals:
         made = dream(**env)
         with pytest.raises(ValueError, match=message):
             gather(tiny(), made, **kwargs)
-        assert made.world_model.rows_dreamt == []
+        assert made.world_model.batch_sizes == []
 
     def test_a_policy_that_decodes_to_other_commands_is_refused_before_anything_is_dreamt(self, dream, tiny):
         env = dream()
@@ -178,14 +178,14 @@ class TestRefusals:
             ValueError, match=r"decodes to chunks \(actions, dimensions\) of \(2, 1\), the env takes \(2, 2\)"
         ):
             gather(tiny(action_dim=1), env)
-        assert env.world_model.rows_dreamt == []
+        assert env.world_model.batch_sizes == []
 
     def test_official_starts_are_refused_even_behind_a_wrapper(self, dream, tiny):
         frames = np.zeros((1, 8, 8, 3), np.uint8)
         env = dream(starts=[InitialState(frames, "lift", split="official")])
         with pytest.raises(InvalidStartError, match="nothing is trained from the official starts"):
             gather(tiny(), Recording(env))
-        assert env.world_model.rows_dreamt == []
+        assert env.world_model.batch_sizes == []
 
     def test_a_group_of_different_instructions_is_refused(self, dream, tiny):
         def mixed(env, draw, seed):
