@@ -1,7 +1,7 @@
-"""Train the full Prophet on clips of pictures: pixels -> latents -> rectified flow, on any number of processes.
+"""Train the full Prophet on windows of images: pixels -> latents -> rectified flow, on any number of processes.
 
-All randomness of a clip is a function of the seed and of the clip's place in the row that all processes read, so a run
-that was killed goes on to the same bits, and two processes compute what one of twice the batch does.
+All randomness of a window is a function of the seed and of its place in the sequence that all processes read, so a run
+that was killed resumes to the same bits, and two processes compute what one does with twice the batch.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from prophet_gym.train._plans import draw_batch, require_drawable
 
 @dataclass(frozen=True)
 class Batching:
-    """What a step of training reads.
+    """Say what a step of training reads.
 
     Attributes:
         rows: Windows that a process holds at once.
@@ -46,10 +46,10 @@ class Batching:
 
 
 def config_of(prophet: Prophet) -> FullConfig:
-    """The config of a full Prophet.
+    """Return the config of a full Prophet.
 
     Raises:
-        ValueError: it is a small one.
+        ValueError: The Prophet is a small one.
     """
     if not isinstance(prophet.config, FullConfig):
         raise ValueError("the base must be a full Prophet, got a small one; `prophet train` is for those")
@@ -57,11 +57,11 @@ def config_of(prophet: Prophet) -> FullConfig:
 
 
 def drawing(prophet: Prophet) -> Prophet:
-    """The same full Prophet, which draws the tools in training and in dreams.
+    """Return the same full Prophet, but one that draws the tools in training and in dreams.
 
     Raises:
-        ValueError: it is a small one.
-        CheckpointError: its transformer has no action-frame conditioner.
+        ValueError: The Prophet is a small one.
+        CheckpointError: Its transformer has no action-frame conditioner.
     """
     config = replace(config_of(prophet), draw_tools=True)
     drawn = FullProphet(prophet.transformer, prophet.autoencoder, config)
@@ -70,7 +70,7 @@ def drawing(prophet: Prophet) -> Prophet:
 
 
 def clip_shape(config: FullConfig, chunks: int) -> WindowShape:
-    """The clips that a checkpoint is trained on."""
+    """Return the shape of the windows that a checkpoint is trained on."""
     return WindowShape(config.history_frames, config.chunk * chunks, config.frame_size)
 
 
@@ -81,13 +81,13 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
     conditioner of a model that does not draw the tools.
 
     Args:
-        prophet: a full one; its transformer is changed in place. Its config says whether the tools are drawn.
-        lora_rank: of the adapters, q, k, v, output and both MLP layers of every block; alpha is the same, as in the
-            paper's 16 and 16 (reference.md: "Training objective").
-        seed: of the adapters' first weights.
+        prophet: A full one, whose transformer is changed in place; its config says whether the tools are drawn.
+        lora_rank: Rank of the adapters of q, k, v, output and both MLP layers in every block; alpha is the same, as in
+            the paper's 16 and 16 (reference.md: "Training objective").
+        seed: Seed of the adapters' first weights.
 
     Raises:
-        ValueError: adapters are asked for in a model that does not read actions yet.
+        ValueError: Adapters are asked for in a model that does not read actions yet.
     """
     transformer = prophet.transformer
     if lora_rank:
@@ -110,7 +110,7 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
 
 
 def _leave_out_unread_levels(memory: HistoryMemory, history_frames: int) -> None:
-    """A short history has no coarse levels, none has no tokens at all: data-parallel training wants that known."""
+    """Freeze the levels that a short history does not reach: data-parallel training waits for every gradient."""
     latents = 1 + (history_frames - 1) // FRAMES_PER_LATENT
     read = set(history_levels(latents, memory.order))
     memory.requires_grad_(requires_grad=bool(read))
@@ -178,11 +178,11 @@ def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, acce
         raise ValueError(f"clips must be {clip_shape(config, batching.chunks)} for this checkpoint, got {clips.shape}")
     expected = prophet.transformer.config["action_dim"]
     for number, entry in enumerate(clips.entries):
-        numbers = clips[number, 0].actions.shape[2]
-        if numbers != expected:
+        found = clips[number, 0].actions.shape[2]
+        if found != expected:
             raise ValueError(
-                f"the model reads {expected} numbers an action, data set {number}, a {type(entry.source).__name__}, "
-                f"gives {numbers}; give its MixtureEntry to_model_actions"
+                f"the model reads actions of {expected} dimensions, data set {number}, a "
+                f"{type(entry.source).__name__}, gives {found}; give its MixtureEntry to_model_actions"
             )
     if config.draw_tools:
         require_drawable(clips)
@@ -192,7 +192,7 @@ def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, acce
 
 
 def placed(loader: WindowLoader) -> Iterator[tuple[Windows, list[int]]]:
-    """Batches, and each clip's place in the row that all processes read."""
+    """Yield batches with each window's place in the sequence that all processes read."""
     for batch in loader:
         first = loader.read - loader.rows * loader.ranks
         yield batch, [first + row * loader.ranks + loader.rank for row in range(loader.rows)]

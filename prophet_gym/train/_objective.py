@@ -1,4 +1,4 @@
-"""The loss of the full Prophet on clips of pictures: pixels -> latents -> rectified flow, and what is random in it."""
+"""The loss of the full Prophet on windows of images: pixels -> latents -> rectified flow, and what is random in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DMod
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of a batch, one row a clip and one column a chunk.
+    """Hold the random numbers of a batch, a row for each window and a column for each chunk.
 
     Attributes:
-        sigmas: noise levels of the loss.
-        noise: of the loss.
-        dream_noise: what sampling of all chunks but the last starts from.
+        sigmas: Noise levels of the loss.
+        noise: Of the loss.
+        dream_noise: What sampling of all chunks but the last starts from.
     """
 
     sigmas: Float[Tensor, "b n"]
@@ -35,8 +35,8 @@ class ToolVideos:
     """What the action-frame conditioner reads of a batch.
 
     Attributes:
-        video: the tools at the current frame and after each action; black where they are not known.
-        drawn: the rows where they are.
+        video: The tools at the current frame and after each action; black where they are not known.
+        drawn: The rows where they are.
     """
 
     video: UInt8[Tensor, "b f h w 3"]
@@ -44,13 +44,13 @@ class ToolVideos:
 
 
 def draw(places: Sequence[int], chunks: int, latent_shape: Sequence[int], *, seed: int) -> Draws:
-    """Draw each clip's random numbers from a generator of its own.
+    """Draw each window's random numbers from a generator of its own.
 
     Args:
-        places: of the clips in the row that all processes read.
-        chunks: of a clip.
-        latent_shape: of a chunk's generated slots, `c t h w`.
-        seed: of the run.
+        places: Of the clips in the row that all processes read.
+        chunks: Chunks of a window.
+        latent_shape: Of a chunk's generated slots, `c t h w`.
+        seed: Of the run.
     """
     sigmas, noise, dream_noise = [], [], []
     for place in places:
@@ -72,25 +72,25 @@ def clip_losses(
     levels: Float[Tensor, " levels"],
     images: ToolVideos | None = None,
 ) -> Float[Tensor, " n"]:
-    """Loss of each chunk of a clip (reference.md: "Training objective"); after the first the past is the model's own.
+    """Return the loss of each chunk (reference.md: "Training objective"); after the first one the past is dreamt.
 
     The target of a later chunk is the real future as the VAE encodes it after the model's own frame, so it is what must
     be decoded there. Gradients stop between chunks: n chunks cost n training steps, and sampling besides.
 
     Args:
-        transformer: trained.
-        autoencoder: fixed.
-        history: real frames before the current one, oldest first.
-        frames: the current frame and the real ones after each action.
-        actions: the model's numbers.
-        draws: random numbers, as many columns as there are chunks.
-        levels: noise levels that the model's own frames are sampled along.
-        images: of the tools, in the rows where they are known; None leaves the action-frame conditioner out.
+        transformer: Trained.
+        autoencoder: Fixed.
+        history: Real frames before the current one, oldest first.
+        frames: The current frame and the real ones after each action.
+        actions: Model actions.
+        draws: Random numbers, as many columns as there are chunks.
+        levels: Noise levels that the model's own frames are sampled along.
+        images: Of the tools, in the rows where they are known; None leaves the action-frame conditioner out.
 
     Differences from the paper: Prophet trains on real pasts. In Self-Forcing (arXiv 2506.08009) a distribution-matching
     loss on the model's rollout runs back through its last sampler step; here, as in `dynamics.dream_loss`, the rollout
     is only the condition of the usual loss. Unlike there, where the prediction of the loss itself is the next past, a
-    prediction from a random noise level is no picture: the past is sampled, without gradient, in `len(levels)` calls.
+    prediction from a random noise level is no image: the past is sampled, without gradient, in `len(levels)` calls.
     """
     count = draws.sigmas.shape[1]
     chunk = actions.shape[1] // count
@@ -123,7 +123,7 @@ def encode_rows(
     rows: Bool[Tensor, " b"],
     like: Float[Tensor, "b c s y x"],
 ) -> Float[Tensor, "b c s y x"]:
-    """The latents of some rows' videos, those of the others 0; `like` says how large they are."""
+    """Encode the videos of some rows; the latents of the others are 0, and `like` says how large they are."""
     latents = torch.zeros_like(like)
     if rows.any():
         latents[rows] = autoencoder.encode(video[rows])
@@ -139,18 +139,18 @@ def dreamt_past(
     noise: Float[Tensor, "b c t y x"],
     levels: Float[Tensor, " levels"],
 ) -> UInt8[Tensor, "b p h w 3"]:
-    """The past after the chunk that the model itself dreams."""
+    """Return the past after the chunk that the model itself dreams."""
     latents = sample_chunk(transformer, conditions, noise, levels)
     return appended(past, decode_chunk(autoencoder, conditions.given, latents))
 
 
 class ClipObjective(nn.Module):
-    """`clip_losses` as the forward pass of one module, which is what data-parallel wrappers take.
+    """Make `clip_losses` the forward pass of one module, which is what data-parallel wrappers take.
 
     Args:
-        transformer: trained.
-        autoencoder: fixed.
-        sampler_steps: of the model's own frames.
+        transformer: Trained.
+        autoencoder: Fixed.
+        sampler_steps: Of the model's own frames.
     """
 
     def __init__(self, transformer: ProphetTransformer3DModel, autoencoder: WanAutoencoder, sampler_steps: int) -> None:

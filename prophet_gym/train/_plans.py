@@ -1,4 +1,4 @@
-"""From a data set's commands and poses to what the full Prophet reads in training: numbers and action frames."""
+"""From a data set's actions and poses to what the full Prophet reads in training: model actions and action frames."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -20,33 +20,33 @@ Tools = Float32[np.ndarray, "f arms 7"]
 
 
 def robot_to_model_actions(actions: Actions, *, robot: Embodiment, action_dim: int) -> ModelActions:
-    """The model's numbers of a robot's commands, as `rollout` has them, where its poses are not known.
+    """Return the model's actions for a robot's, as `rollout` has them, where its poses are not known.
 
     Raises:
-        ValueError: the commands have another width than the robot's, or mean nothing without the tools' poses.
+        ValueError: The actions have other dimensions than the robot's, or mean nothing without the tools' poses.
     """
     if robot.posed:
         raise ValueError(
-            f"what {robot.name}'s commands come to depends on where the tools are, which this data set does not say; "
+            f"what {robot.name}'s actions come to depends on where the tools are, which this data set does not say; "
             "name its states and what they hold, state=COLUMN,numbers=xyz+euler+gripper, or add actions=given to data "
-            "that hold the model's own numbers"
+            "that hold model actions"
         )
     _require_width(actions, robot)
     return plan(robot, torch.from_numpy(actions)[None], None, action_dim).actions[0].numpy()
 
 
 def to_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[ModelActions, Tools]:
-    """The model's numbers of a robot's commands, and where they lead from the true pose at the clip's current frame.
+    """Return the model's actions for a robot's, and where they lead from the true pose at the window's current frame.
 
-    Both are what a rollout from that pose computes; true poses after it are not looked at. So the pictures show what
+    Both are what a rollout from that pose computes; true poses after it are not read. So the images show what
     was commanded, as they will in dreams; the true path would tell what came of it (a grasp that held the gripper open,
     an arm that lagged or was stopped), which no dream can know beforehand.
 
-    Differences from the paper: it reads numbers off the recorded poses, see `poses_to_plan`; for BRIDGE, whose commands
+    Differences from the paper: it reads actions off the recorded poses, see `poses_to_plan`; for BRIDGE, whose actions
     are their differences, that is the same but for the gripper.
 
     Raises:
-        ValueError: commands or poses are not those of this robot, or the model reads fewer arms.
+        ValueError: Commands or poses are not those of this robot, or the model reads fewer arms.
     """
     _require_width(actions, robot)
     _require_arms(robot.arms, action_dim)
@@ -56,7 +56,7 @@ def to_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: in
 
 
 def poses_unknown(actions: Actions) -> ModelActions:  # noqa: ARG001
-    """Raise ValueError: there is nothing to read numbers off."""
+    """Raise ValueError: there are no poses to read actions off."""
     raise ValueError(
         "actions=poses needs data that say where the tools are: name the states and what they hold, "
         "state=COLUMN,numbers=xyz+euler+gripper"
@@ -69,12 +69,12 @@ def poses_to_plan(
     *,
     action_dim: int,
 ) -> tuple[ModelActions, Tools]:
-    """The model's numbers as the motion between true poses (ProphRL, section on actions), and these poses to be drawn.
+    """Return the motion between true poses as model actions (ProphRL, section on actions), and these poses to be drawn.
 
-    Right for any robot whose numbers are metres and radians, whatever its commands are.
+    This is right for any robot whose model actions are metres and radians, whatever its own are.
 
     Raises:
-        ValueError: the model reads fewer arms.
+        ValueError: The model reads fewer arms.
     """
     _require_arms(tools.shape[1], action_dim)
     model_actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
@@ -96,7 +96,7 @@ def draw_batch(batch: Windows, device: torch.device) -> ToolVideos:
 def require_drawable(clips: WindowDataset) -> None:
     """Raise ValueError unless there is an episode whose tools can be drawn.
 
-    First episodes of all data sets are looked at before second ones, and no picture is decoded.
+    First episodes of all data sets are read before second ones, and no image is decoded.
     """
     for episodes in zip_longest(*(range(len(entry.source)) for entry in clips.entries)):
         if _any_drawable(clips.entries, episodes):
@@ -121,11 +121,13 @@ def _any_drawable(entries: Sequence[MixtureEntry], episodes: Sequence[int | None
 def _require_width(actions: Actions, robot: Embodiment) -> None:
     if actions.shape[1] != robot.action_spec.dim:
         raise ValueError(
-            f"{robot.name} takes commands of {robot.action_spec.dim} numbers, the data have {actions.shape[1]}; "
-            "add actions=given to data that hold the model's own numbers"
+            f"{robot.name} takes actions of {robot.action_spec.dim} dimensions, the data have {actions.shape[1]}; "
+            "add actions=given to data that hold model actions"
         )
 
 
 def _require_arms(arms: int, action_dim: int) -> None:
     if action_dim < ARM_DIM * arms:
-        raise ValueError(f"{arms} arm(s) are {ARM_DIM * arms} numbers an action, but the model reads {action_dim}")
+        raise ValueError(
+            f"{arms} arm(s) are {ARM_DIM * arms} dimensions of an action, but the model reads {action_dim}"
+        )

@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time, and what it was begun with: the same command goes on, another one is refused."""
+"""A run's folder: one run at a time, and what it was begun with: the same command resumes, another one is refused."""
 
 import json
 import os
@@ -25,14 +25,14 @@ LOCK, LOCK_OWNER = ".run.lock", ".run.json"
 
 @contextmanager
 def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
-    """Keep a run's folder for this process; a second run in it is refused. Ends with the process, however that ends.
+    """Keep a run's folder for this process and refuse a second run in it, until the process ends, however it does.
 
     Args:
-        folder: of the run, created if missing.
-        main: whether this process writes there; of several that train together only one holds the folder.
+        folder: Of the run, created if missing.
+        main: Whether this process writes there; of several that train together only one holds the folder.
 
     Raises:
-        RunInUseError: another process holds it.
+        RunInUseError: Another process holds it.
     """
     if not main:
         yield
@@ -75,18 +75,18 @@ def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
 
 
 def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), stage: str | None = None) -> None:
-    """Write down what a run is begun with, or check that it is gone on with under the same.
+    """Write down what a run begins with, or check that it resumes with the same.
 
     Args:
-        folder: of the run.
-        args: a dataclass of the command line, or names -> values.
-        begun: whether there is anything to go on with; until then the arguments take the place of earlier ones.
-        free: names of arguments that may change.
-        stage: of a run in stages, each of which has its own arguments.
+        folder: Of the run.
+        args: A dataclass of the command line, or names -> values.
+        begun: Whether there is anything to resume; until then the arguments take the place of earlier ones.
+        free: Names of arguments that may change.
+        stage: The stage, of a run in stages that have arguments of their own.
 
     Raises:
-        ValueError: the folder is of a run with other arguments.
-        CheckpointError: what it was begun with cannot be read.
+        ValueError: The folder is of a run with other arguments.
+        CheckpointError: What it was begun with cannot be read.
     """
     given = args if isinstance(args, Mapping) else asdict(args)
     asked = json.loads(json.dumps({name: value for name, value in given.items() if name not in free}, default=_written))
@@ -111,7 +111,7 @@ def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (
 
 
 def counted(folders: Sequence[Path]) -> dict[str, str]:
-    """Return how many episodes recordings have, with a sum of their names and sizes: whether they are as they were."""
+    """Count the episodes of recordings and sum up names and sizes, to tell whether they have changed."""
     found = {}
     for folder in folders:
         paths = list_episodes(folder)

@@ -20,7 +20,7 @@ from prophet_gym.train._fit import CosineConfig, fit
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """Frames with the simulator's verdict on each."""
+    """Hold frames, with what the simulator says of each."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     success: Bool[np.ndarray, " t"]
@@ -28,7 +28,7 @@ class LabelledVideo:
 
 
 def split_of(name: str, held_out: float) -> str:
-    """`train`, `tune` or `test` by the name of an episode, the same on every machine."""
+    """Return `train`, `tune` or `test` by the name of an episode, the same on every machine."""
     place = crc32(name.encode()) / 2**32
     if place < held_out / 2:
         return "test"
@@ -36,7 +36,7 @@ def split_of(name: str, held_out: float) -> str:
 
 
 def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
-    """Episodes by part; an episode and its dream, which have one name, fall into the same."""
+    """Sort episodes by part; an episode and its dream, which have one name, fall into the same."""
     parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
     for path in paths:
         parts[split_of(f"{path.parent.name}/{path.stem}", held_out)].append(path)
@@ -44,14 +44,14 @@ def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
 
 
 def thin(success: Bool[np.ndarray, " t"], stride: int = 4, margin: int = 12) -> list[int]:
-    """Frames worth training on: every stride-th, and all within `margin` of a change of the label."""
+    """List the frames worth training on: every stride-th, and all within `margin` of a change of the label."""
     changes = np.flatnonzero(success[1:] != success[:-1])
     near = {int(change + offset) for change in changes for offset in range(-margin, margin + 1)}
     return [frame for frame in range(len(success)) if frame % stride == 0 or frame in near]
 
 
 def augment(images: Float[Tensor, "b 3 s s"], generator: torch.Generator) -> Float[Tensor, "b 3 s s"]:
-    """Each picture shifted by up to 3 pixels, brighter or darker by up to 15%, and sometimes blurred."""
+    """Shift each image by up to 3 pixels, make it brighter or darker by up to 15%, and sometimes blur it."""
     rows, _, height, width = images.shape
     shifts = torch.randint(-3, 4, (rows, 2), generator=generator)
     down = (torch.arange(height) + shifts[:, :1]).clamp(0, height - 1)
@@ -103,7 +103,7 @@ def train_success_head(
 
 
 def auroc(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> float:
-    """Area under the ROC curve: how often a success scores above a failure, ties counting half."""
+    """Return the area under the ROC curve: how often a success scores above a failure, ties counting half."""
     positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
     if not len(positives) or not len(negatives):
         return float("nan")
@@ -112,13 +112,13 @@ def auroc(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> fl
 
 
 def precision_recall(predicted: Bool[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> tuple[float, float]:
-    """Precision and recall, 0.0 where nothing was predicted or nothing was there to find."""
+    """Return precision and recall, 0.0 where nothing was predicted or nothing was there to find."""
     hits = float((predicted & labels).sum())
     return hits / max(1.0, float(predicted.sum())), hits / max(1.0, float(labels.sum()))
 
 
 def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, int | float]:
-    """AUROC, precision and recall by frame and by episode (an episode scores its best held frame run)."""
+    """Return AUROC, precision and recall by frame and by episode, which scores as its best run of frames."""
     scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos]
     frames, labels = np.concatenate(scores), np.concatenate([v.success for v in videos])
     episodes = np.array([v.success.any() for v in videos])
@@ -141,14 +141,14 @@ def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, in
 
 
 def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo], recall: float = 0.95) -> float:
-    """The highest threshold that still finds this share of the successful episodes."""
+    """Return the highest threshold that still finds this fraction of the successful episodes."""
     require_success([bool(video.success.any()) for video in videos])
     scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos if v.success.any()]
     return threshold_of(np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores]), recall)
 
 
 def require_success(done: Sequence[bool]) -> None:
-    """ValueError unless something that chooses the threshold is successful; asked before the training."""
+    """Raise ValueError unless something that chooses the threshold is successful; asked before the training."""
     if not any(done):
         raise ValueError(
             f"no success among the {len(done)} held-out videos that choose the threshold: "
@@ -157,7 +157,7 @@ def require_success(done: Sequence[bool]) -> None:
 
 
 def threshold_of(successes: Float[np.ndarray, " n"], recall: float) -> float:
-    """The highest threshold that finds this share of the successes, given how likely a judge says each is.
+    """Return the highest threshold that finds this fraction of the successes, given their predicted probabilities.
 
     A policy in training looks for what is rewarded wrongly, so what recall leaves open goes to precision.
 

@@ -27,21 +27,21 @@ METRICS_NAME = "metrics.json"
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train an object reader: the position of the object that an instruction names, from one picture.
+    """Train an object reader: the position of the object that an instruction names, from one image.
 
     Attributes:
-        data: folder that `prophet collect` wrote.
-        out: folder for weights, config and metrics.json.
-        minutes: of training at most.
-        steps: optimiser steps at most.
-        batch: pictures per step.
-        image_size: pictures are averaged down to this.
-        learning_rate: peak of a cosine schedule.
-        stride: every so many frames are read.
-        held_out: one episode in so many is kept for the error that is reported.
-        without: episodes to leave out, e.g. `task_03/episode_00007`.
-        seed: of weights and batches.
-        device: cpu or cuda.
+        data: Folder that `prophet collect` wrote.
+        out: Folder for weights, config and metrics.json.
+        minutes: Of training at most.
+        steps: Optimiser steps at most.
+        batch: Pictures per step.
+        image_size: Pictures are averaged down to this.
+        learning_rate: Peak of a cosine schedule.
+        stride: Every so many frames are read.
+        held_out: One episode in so many is kept for the error that is reported.
+        without: Episodes to leave out, e.g. `task_03/episode_00007`.
+        seed: Of weights and batches.
+        device: Cpu or cuda.
     """
 
     data: Path
@@ -60,7 +60,7 @@ class Args(Arguments):
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """Pictures with the instruction and the named object's true position (metres)."""
+    """Hold frames with their instructions and the true positions of the objects that these name, metres."""
 
     frames: UInt8[np.ndarray, "n h w 3"]
     episode: np.ndarray
@@ -69,7 +69,7 @@ class LabelledFrames:
 
 
 def read_frames(paths: Sequence[Path], stride: int) -> LabelledFrames:
-    """Every `stride`-th frame of the episodes."""
+    """Read every `stride`-th frame of the episodes."""
     frames, owners, positions, instructions = [], [], [], []
     for number, path in enumerate(tqdm(paths, desc="reading", mininterval=1.0)):
         episode = read_episode(path)
@@ -88,7 +88,7 @@ def read_frames(paths: Sequence[Path], stride: int) -> LabelledFrames:
 
 
 def blurred(frames: UInt8[Tensor, "b h w 3"], generator: torch.Generator) -> UInt8[Tensor, "b h w 3"]:
-    """Each picture blurred and brightened by a drawn amount, as a dream may be."""
+    """Blur and brighten each image by a drawn amount, as a dream may."""
     images = frames.permute(0, 3, 1, 2).float()
     smooth = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     share, gain = torch.rand(2, len(frames), 1, 1, 1, generator=generator).to(images.device)
@@ -122,7 +122,7 @@ def train_object_reader(images: LabelledFrames, args: Args) -> ObjectReader:
 
 
 def reading_error(reader: ObjectReader, images: LabelledFrames) -> dict[str, int | float]:
-    """Distance between read and true positions, millimetres."""
+    """Return the distance between read and true positions, millimetres."""
     distances = []
     for number, instruction in enumerate(images.instructions):
         mine = images.episode == number
@@ -141,8 +141,8 @@ def main(args: Args) -> dict[str, object]:
     """Read, train, measure on held-out episodes, write.
 
     Raises:
-        ValueError: too few episodes.
-        RunInUseError: another process trains in the folder.
+        ValueError: Too few episodes.
+        RunInUseError: Another process trains in the folder.
     """
     with run_lock(args.out):
         return _run(args)

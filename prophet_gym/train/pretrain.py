@@ -1,7 +1,7 @@
 """Train the full Prophet: `prophet pretrain --base DIR --data DIR --out DIR`, on several GPUs with `accelerate launch`.
 
-Starts from a converted Prophet or Cosmos-Predict2 checkpoint. A run that was killed goes on from its newest state; the
-result is `OUT/checkpoint`, or the adapters alone in `OUT/lora`.
+It begins with a converted Prophet or Cosmos-Predict2 checkpoint. A run that was killed resumes from its newest state.
+The result is `OUT/checkpoint`, or the adapters alone in `OUT/lora`.
 """
 
 from dataclasses import dataclass
@@ -40,31 +40,31 @@ class Args(Arguments):
     """Train the full Prophet, all weights or adapters; the optimiser's defaults are A2World's (reference.md section 1).
 
     Attributes:
-        base: folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
-        data: data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
-            HDF5), camera (LeRobot), actions (`checkpoint`: commands as the base takes them; a robot's name: as that one
-            does; `poses`: the motion between the tools' poses; `given`: the model's own numbers), state, numbers, open,
+        base: Folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
+        data: Data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
+            HDF5), camera (LeRobot), actions (`checkpoint`: actions as the base takes them; a robot's name: as that one
+            does; `poses`: the motion between the tools' poses; `given`: the model's own), state, numbers, open,
             closed and calibration (where the tools are and what camera looks on), and the options of its reader.
-        out: folder for training states, logs and the result.
-        lora_rank: rank of the adapters, 16 in the paper; 0 trains all weights.
-        draw_tools: train the action-frame conditioner too, on pictures of the tools in the clips that say where they
-            are and what camera looks on; the result draws them in its dreams. A base that draws them goes on so.
-        steps: optimiser steps.
-        rows: clips that a process holds at once.
-        accumulate: such batches per optimiser step.
-        learning_rate: peak rate.
-        warmup: steps of warm-up.
-        weight_decay: of AdamW, on matrices.
-        ema: decay of the averaged weights, which are the result.
-        self_forcing: chunks per clip; from the second on a row continues on the model's own frames. 1 is off.
-        sampler_steps: steps that sample those frames.
-        precision: bf16, no (float32), or auto: bf16 on a GPU.
-        gradient_checkpointing: compute each block again in the backward pass instead of keeping what is inside it.
-        workers: processes that decode clips, for each process that trains.
-        save_every: seconds between training states.
-        keep: how many of them are kept.
-        seed: of data order, noise and adapters.
-        cpu: train on the CPU even where there is a GPU.
+        out: Folder for training states, logs and the result.
+        lora_rank: Rank of the adapters, 16 in the paper; 0 trains all weights.
+        draw_tools: Train the action-frame conditioner too, on images of the tools in the windows that say where
+            they are and what camera looks on; the result draws them in its dreams, as does a base that draws them.
+        steps: Optimiser steps.
+        rows: Windows that a process holds at once.
+        accumulate: Such batches per optimiser step.
+        learning_rate: Peak rate.
+        warmup: Steps of warm-up.
+        weight_decay: Of AdamW, on matrices.
+        ema: Decay of the averaged weights, which are the result.
+        self_forcing: Chunks per window; from the second on it continues on the model's own frames. 1 is off.
+        sampler_steps: Steps that sample those frames.
+        precision: `bf16`, `no` (float32), or `auto`: bf16 on a GPU.
+        gradient_checkpointing: Compute each block again in the backward pass instead of keeping what is inside it.
+        workers: Processes that decode windows, for each process that trains.
+        save_every: Seconds between training states.
+        keep: How many of them are kept.
+        seed: Of data order, noise and adapters.
+        cpu: Train on the CPU even where there is a GPU.
     """
 
     base: str
@@ -90,10 +90,10 @@ class Args(Arguments):
     cpu: bool = False
 
 
-MAY_CHANGE = (
+_MAY_CHANGE = (
     "out", "steps", "rows", "accumulate", "precision", "gradient_checkpointing", "workers", "save_every", "keep", "cpu",
 )  # fmt: skip
-"""Arguments that a run may be gone on with otherwise."""
+"""Arguments that may differ when a run resumes."""
 
 
 def main(args: Args) -> None:
@@ -114,7 +114,7 @@ def main(args: Args) -> None:
     if args.gradient_checkpointing:
         prophet.transformer.enable_gradient_checkpointing()
     with run_lock(args.out, main=accelerator.is_main_process):
-        begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=MAY_CHANGE)
+        begin_run(args.out, args, begun=steps_done(args.out, "full") > 0, free=_MAY_CHANGE)
         train_full(prophet, clips, args.out, schedule, batching, accelerator=accelerator)
         if accelerator.is_main_process:
             write_result(prophet, args)
@@ -125,8 +125,8 @@ def begin(args: Args, device: torch.device) -> Prophet:
     """Load the base, drawing the tools if that is asked for.
 
     Raises:
-        ValueError: adapters, which leave the conditioner as it is, are to teach it pictures new to the base.
-        CheckpointError: the base is damaged, or its transformer has no action-frame conditioner.
+        ValueError: Adapters, which leave the conditioner as it is, are to teach it images new to the base.
+        CheckpointError: The base is damaged, or its transformer has no action-frame conditioner.
     """
     prophet = Prophet.from_pretrained(args.base, device=device)
     if not args.draw_tools or config_of(prophet).draw_tools:
@@ -143,19 +143,19 @@ def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDa
     """Open the data sets of a mixture as clips for this checkpoint.
 
     Raises:
-        ValueError: the checkpoint is a small one, or a data set is refused, see `read_mixture_entry`.
-        FileNotFoundError: a data set is not there.
+        ValueError: The checkpoint is a small one, or a data set is refused, see `read_mixture_entry`.
+        FileNotFoundError: A data set is not there.
     """
-    config, numbers = config_of(prophet), prophet.transformer.config["action_dim"]
+    config, action_dim = config_of(prophet), prophet.transformer.config["action_dim"]
     robots = {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}
     ways: dict[str, ToModelActions] = {
-        name: partial(robot_to_model_actions, robot=robot, action_dim=numbers) for name, robot in robots.items()
+        name: partial(robot_to_model_actions, robot=robot, action_dim=action_dim) for name, robot in robots.items()
     }
     plans: dict[str, ToPlan] = {
-        name: partial(to_plan, robot=robot, action_dim=numbers) for name, robot in robots.items()
+        name: partial(to_plan, robot=robot, action_dim=action_dim) for name, robot in robots.items()
     }
     ways |= {"given": as_given, "poses": poses_unknown}
-    plans["poses"] = partial(poses_to_plan, action_dim=numbers)
+    plans["poses"] = partial(poses_to_plan, action_dim=action_dim)
     return WindowDataset([read_mixture_entry(text, ways, plans) for text in data], clip_shape(config, chunks))
 
 

@@ -1,4 +1,4 @@
-"""Train a judge on recorded episodes: `prophet train-reward --data DIR --out DIR`.
+"""Train a reward model on recorded episodes: `prophet train-reward --data DIR --out DIR`.
 
 `--backbone head` trains the small success head; `--backbone vlm` adapts a vision-language model by low-rank matrices,
 with success and failure as its two answers, as the paper does for LIBERO.
@@ -39,19 +39,20 @@ from prophet_gym.train._fit import CosineConfig, fit
 from prophet_gym.train._run_folder import run_lock
 from prophet_gym.train._success import LabelledVideo, precision_recall, read_videos
 
-TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
-"""Attention and MLP matrices of the language model; the picture encoder stays as it is."""
-MIN_CONSECUTIVE = 3
+_TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
+"""Attention and MLP matrices of the language model; the vision encoder stays as it is."""
+_MIN_CONSECUTIVE = 3
+"""Frames that must show success in a row before a video counts as done."""
 _METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train a judge on a recording.
+    """Train a reward model on recordings.
 
     Attributes:
         data: Folders of recordings.
-        out: Folder for the judge and its metrics.
+        out: Folder for the reward model and its metrics.
         backbone: `head` (a small network on single frames) or `vlm` (adapters of a vision-language model).
         dreams: Recordings of dreams, labelled with the simulator's outcome of the same actions.
         minutes: Time for the optimizer, reading not counted.
@@ -94,7 +95,7 @@ class Args(Arguments):
 
 @dataclass(frozen=True)
 class Clip:
-    """A video that ends where the task is done, or is not."""
+    """Hold a video that ends where the task is done, or is not."""
 
     frames: torch.Tensor
     instruction: str
@@ -102,7 +103,7 @@ class Clip:
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Train a judge, choose its threshold, measure it on episodes that neither saw, and write it with its metrics.
+    """Train a reward model, choose its threshold, measure it on episodes that neither saw, and write it all.
 
     Raises:
         ValueError: Too few episodes, or none that choose the threshold are successful.
@@ -205,7 +206,7 @@ def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
         raise ValueError(f"the rank of an adapter must be at least 1, got {rank}")
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=TARGETS)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_TARGETS)
     network: Any = model.model
     with torch.random.fork_rng(devices=[]), peft_is_behind():
         torch.manual_seed(seed)
@@ -222,7 +223,7 @@ def train_adapters(
     seed: int = 0,
     minutes: float = math.inf,
 ) -> None:
-    """Train whatever requires gradients in a judge's model: cross-entropy between the two answers.
+    """Train whatever requires gradients in a reward model's network: cross-entropy between the two answers.
 
     Half of each batch ends in success, half does not.
 
@@ -272,19 +273,19 @@ def _balanced(draw: Callable[[random.Random], Clip], generator: random.Random, b
 
 
 def cut(video: LabelledVideo, stride: int, generator: random.Random) -> Clip:
-    """A video up to a moment, thinned by `stride`; done where success was held for the last three frames."""
+    """Cut a video at a drawn moment and thin it by `stride`; done means that its last three frames succeed."""
     return clip_at(video, generator.randrange(1, len(video.frames)), stride)
 
 
 def clip_at(video: LabelledVideo, end: int, stride: int) -> Clip:
-    """The video up to frame `end`: every stride-th frame and the last, as an env shows it to a judge."""
+    """Return the video up to frame `end`: every stride-th frame and the last, as an env shows it to a reward model."""
     places = sorted({*range(0, end + 1, stride), end})
-    done = bool(video.success[max(0, end + 1 - MIN_CONSECUTIVE) : end + 1].all())
+    done = bool(video.success[max(0, end + 1 - _MIN_CONSECUTIVE) : end + 1].all())
     return Clip(torch.from_numpy(video.frames[places]), video.instruction, done)
 
 
 def with_threshold(reward_model: LikelihoodReward, clips: Sequence[Clip], recall: float = 0.95) -> LikelihoodReward:
-    """The same judge with the highest threshold that finds this share of the successful clips."""
+    """Return the same reward model with the highest threshold that finds this fraction of the successful clips."""
     likely = _likely(reward_model, clips)
     chosen = success.threshold_of(likely[[clip.done for clip in clips]], recall)
     return LikelihoodReward(
@@ -293,7 +294,7 @@ def with_threshold(reward_model: LikelihoodReward, clips: Sequence[Clip], recall
 
 
 def measure(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> dict[str, int | float]:
-    """AUROC, precision and recall over clips."""
+    """Return AUROC, precision and recall over clips."""
     likely, labels = _likely(reward_model, clips), np.array([clip.done for clip in clips])
     precision, recall = precision_recall(likely >= reward_model.config.threshold, labels)
     return {
@@ -312,7 +313,7 @@ def _likely(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> np.ndarray
 
 
 def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:
-    """Each video to its end and to its middle."""
+    """Cut each video at its end and at its middle."""
     return [clip_at(v, end, stride) for v in videos for end in (len(v.frames) - 1, len(v.frames) // 2)]
 
 

@@ -231,7 +231,7 @@ def test_wrong_runs_are_refused(tmp_path):
     narrow = WindowDataset(
         [MixtureEntry(Squares(), to_model_actions=lambda actions: actions[:, :7])], squares(prophet).shape
     )
-    with pytest.raises(ValueError, match="reads 14 numbers an action, data set 0, a Squares, gives 7"):
+    with pytest.raises(ValueError, match="reads actions of 14 dimensions, data set 0, a Squares, gives 7"):
         train(prophet, narrow)
 
 

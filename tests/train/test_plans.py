@@ -99,7 +99,7 @@ def test_the_papers_numbers_are_the_motion_between_poses_of_any_robot():
     np.testing.assert_allclose(actions[:, :7], [[0, -0.1, 0, 0, 0, 0, 0.5], [0, 0, 0, 0, 0, QUARTER, 0.25]], atol=1e-6)
     assert drawn is tools
     both = np.concatenate([tools, tools], axis=1)
-    with pytest.raises(ValueError, match=r"2 arm\(s\) are 14 numbers an action, but the model reads 7"):
+    with pytest.raises(ValueError, match=r"2 arm\(s\) need 14 dimensions of an action, but the model reads 7"):
         poses_to_plan(np.zeros((2, 3), np.float32), both, action_dim=7)
 
 
@@ -111,7 +111,7 @@ def test_liberos_tools_are_drawn_where_commands_lead_not_where_the_arm_went():
     np.testing.assert_allclose(model_actions[:, 0], 0.05, atol=1e-7)
     np.testing.assert_allclose(path[:, 0, 0], 0.05 * FRACTION_REACHED * np.arange(5), atol=1e-6)
     assert path[:, 0, 6].tolist() == [0.5, 1, 1, 1, 1]
-    with pytest.raises(ValueError, match="libero takes commands of 7 numbers, the data have 5; add actions=given"):
+    with pytest.raises(ValueError, match="libero takes actions of 7 dimensions, the data have 5; add actions=given"):
         to_plan(actions[:, :5], tools, robot=get_embodiment("libero"), action_dim=14)
 
 

@@ -107,7 +107,7 @@ def test_commands_are_read_as_the_checkpoint_takes_them(toy_recording, toys):
     clip = clips[0, 3]
     np.testing.assert_allclose(clip.actions[0], to_model_actions(episode.actions[3:11]), atol=1e-6)
     assert clip.frames.shape == (1, 9, 32, 32, 3)
-    with pytest.raises(ValueError, match=r"takes commands of 7 numbers, the data have 5; add actions=given"):
+    with pytest.raises(ValueError, match=r"takes actions of 7 dimensions, the data have 5; add actions=given"):
         clips.entries[0].to_model_actions(np.zeros((3, 5), np.float32))
 
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(base, toy_recording, tmp_
     tiny_prophet().save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="`prophet train` is for those"):
         main(arguments(tmp_path / "small", toy_recording, tmp_path / "out"))
-    with pytest.raises(ValueError, match="reads 14 numbers an action, data set 0, a RecordingSource, gives 7"):
+    with pytest.raises(ValueError, match="reads actions of 14 dimensions, data set 0, a RecordingSource, gives 7"):
         main(arguments(base, f"{toy_recording},actions=given", tmp_path / "out"))
     with pytest.raises(ValueError, match="accumulate must be an integer of at least 1, got 0"):
         main(arguments(base, toy_recording, tmp_path / "out", accumulate=0))
