@@ -1,6 +1,5 @@
 """The success head: which frames it learns from, how they are varied, its threshold and its scores."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,21 +64,12 @@ def augment(images: Float[Tensor, "b 3 s s"], generator: torch.Generator) -> Flo
 
 
 def train_success_head(
-    videos: Sequence[LabelledVideo],
-    config: SuccessHeadConfig,
-    *,
-    steps: int,
-    batch: int = 64,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
-    minutes: float = math.inf,
+    videos: Sequence[LabelledVideo], config: SuccessHeadConfig, schedule: CosineConfig, *, batch: int = 64
 ) -> SuccessHead:
     """Fit a head to labelled videos; half of each batch is success, half is not, tasks as they come.
 
-    It stops after `steps` or `minutes`, whichever come first.
-
     Raises:
-        ValueError: If no frame shows success, or every frame does.
+        ValueError: No frame shows success, or every frame does.
     """
     labels = torch.from_numpy(np.concatenate([video.success for video in videos]))
     if not labels.any() or labels.all():
@@ -88,9 +78,9 @@ def train_success_head(
     words = torch.cat([hash_words(v.instruction, config.words).expand(len(v.success), -1) for v in videos])
     pools = (labels.nonzero()[:, 0], (~labels).nonzero()[:, 0])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(schedule.seed)
         head = SuccessHead(config)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(schedule.seed)
 
     def loss(head: SuccessHead, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.cat([pool[torch.randint(len(pool), (batch // 2,), generator=generator)] for pool in pools])
@@ -98,7 +88,7 @@ def train_success_head(
         as_frames = images.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         return F.binary_cross_entropy_with_logits(head(as_frames, words[chosen]), labels[chosen].float()), {}
 
-    fit(head, loss, CosineConfig(steps, learning_rate, minutes=minutes), name="success head")
+    fit(head, loss, schedule, name="success head")
     return head.eval()
 
 

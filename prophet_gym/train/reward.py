@@ -5,7 +5,6 @@ with success and failure as its two answers, as the paper does for LIBERO.
 """
 
 import json
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -131,15 +130,8 @@ def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
     success.require_success([bool(video.success.any()) for video in tune])
     paths = [path for parts in groups.values() for path in parts["train"]]
     train = read_videos(paths, size=args.image_size, all_frames=False)
-    head = success.train_success_head(
-        train,
-        SuccessHeadConfig(image_size=args.image_size),
-        steps=args.steps,
-        batch=args.batch,
-        learning_rate=args.learning_rate or 2e-3,
-        seed=args.seed,
-        minutes=args.minutes,
-    )
+    schedule = CosineConfig(args.steps, args.learning_rate or 2e-3, minutes=args.minutes, seed=args.seed)
+    head = success.train_success_head(train, SuccessHeadConfig(image_size=args.image_size), schedule, batch=args.batch)
     head = head.with_threshold(success.choose_threshold(head, tune))
     metrics: dict[str, Any] = {
         "train_episodes": len(train),
@@ -165,15 +157,11 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
     add_adapters(model, args.lora_rank, args.seed)
     config = LikelihoodConfig(base=args.model, when="chunk", stride=args.stride, shown=args.shown)
     reward_model = LikelihoodReward(model, config)
-    train_adapters(
-        reward_model,
-        lambda generator: cut(generator.choice(groups["train"]), args.stride, generator),
-        steps=args.steps,
-        batch=args.batch,
-        learning_rate=args.learning_rate or 1e-4,
-        seed=args.seed,
-        minutes=args.minutes,
+    schedule = CosineConfig(
+        args.steps, args.learning_rate or 1e-4, weight_decay=0.0, clip=1.0, minutes=args.minutes, seed=args.seed
     )
+    draw = lambda generator: cut(generator.choice(groups["train"]), args.stride, generator)  # noqa: E731
+    train_adapters(reward_model, draw, schedule, batch=args.batch)
     reward_model = with_threshold(reward_model, tune)
     metrics = {
         "train_episodes": len(groups["train"]),
@@ -214,14 +202,7 @@ def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
 
 
 def train_adapters(
-    reward_model: LikelihoodReward,
-    draw: Callable[[random.Random], Clip],
-    *,
-    steps: int,
-    batch: int,
-    learning_rate: float,
-    seed: int = 0,
-    minutes: float = math.inf,
+    reward_model: LikelihoodReward, draw: Callable[[random.Random], Clip], schedule: CosineConfig, *, batch: int
 ) -> None:
     """Train whatever requires gradients in a reward model's network: cross-entropy between the two answers.
 
@@ -230,16 +211,13 @@ def train_adapters(
     Args:
         reward_model: Trained in place.
         draw: Gives clips; asked until both kinds are there.
-        steps: Most optimizer steps.
+        schedule: Its seed is that of the clips.
         batch: Clips per step, at least 2.
-        learning_rate: Peak of a cosine schedule.
-        seed: Of the clips.
-        minutes: Most time.
 
     Raises:
         ValueError: The clips are all of one kind.
     """
-    generator = random.Random(seed)
+    generator, network = random.Random(schedule.seed), reward_model.model.model
 
     def loss(_model: object, _step: int, _generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         clips = _balanced(draw, generator, batch)
@@ -247,14 +225,9 @@ def train_adapters(
         labels = torch.tensor([float(clip.done) for clip in clips]).to(odds)
         return F.binary_cross_entropy_with_logits(odds, labels), {}
 
-    reward_model.model.model.train()
-    fit(
-        reward_model.model.model,
-        loss,
-        CosineConfig(steps, learning_rate, weight_decay=0.0, clip=1.0, minutes=minutes),
-        name="adapters",
-    )
-    reward_model.model.model.eval()
+    network.train()
+    fit(network, loss, schedule, name="adapters")
+    network.eval()
 
 
 def _balanced(draw: Callable[[random.Random], Clip], generator: random.Random, batch: int) -> list[Clip]:

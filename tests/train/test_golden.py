@@ -12,7 +12,7 @@ from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.rewards._classifier import SuccessHeadConfig
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
-from prophet_gym.train._fit import FitConfig
+from prophet_gym.train._fit import CosineConfig, FitConfig
 from prophet_gym.train._success import train_success_head
 
 from .test_success import labelled
@@ -78,7 +78,7 @@ def test_tracker_and_transformer(losses, toys, toy_recording, tmp_path):
 
 def test_the_success_head(losses):
     videos = [labelled("red", index) for index in range(4)]
-    train_success_head(videos, SuccessHeadConfig(image_size=16, width=4), steps=4, batch=8, seed=1)
+    train_success_head(videos, SuccessHeadConfig(image_size=16, width=4), CosineConfig(4, 2e-3, seed=1), batch=8)
     assert_golden(losses, "head")
 
 

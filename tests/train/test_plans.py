@@ -89,7 +89,7 @@ def test_bridges_commands_are_read_from_the_true_pose_of_the_current_frame():
 
 
 def test_without_poses_they_mean_nothing():
-    with pytest.raises(ValueError, match=r"bridge's commands come to depends .* state=COLUMN,numbers=xyz"):
+    with pytest.raises(ValueError, match=r"bridge's actions come to depends .* state=COLUMN,numbers=xyz"):
         bridge_clips(posed=False)[0, 0]
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ pytest.importorskip("peft", reason="needs the extra train")
 
 from prophet_gym.data.recording import META
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward, LocalVlm, Prompt
+from prophet_gym.train._fit import CosineConfig
 from prophet_gym.train._success import LabelledVideo
 from prophet_gym.train.reward import Args, Clip, add_adapters, clip_at, main, measure, train_adapters
+
+ADAPTERS = CosineConfig(40, 2e-2, weight_decay=0.0, clip=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +51,7 @@ def test_adapters_learn_a_separable_toy_set(tiny_qwen, tmp_path):
         untrained, reward_model.score([c.frames for c in fresh], [c.instruction for c in fresh]).probability, atol=1e-6
     )
     seeds = iter(range(10**6))
-    train_adapters(
-        reward_model, lambda g: coloured(g.random() < 0.3, next(seeds)), steps=40, batch=8, learning_rate=2e-2
-    )
+    train_adapters(reward_model, lambda g: coloured(g.random() < 0.3, next(seeds)), ADAPTERS, batch=8)
     found = measure(reward_model, fresh)
     assert found["auroc"] == 1.0
     assert (found["precision"], found["recall"]) == (1.0, 1.0)
@@ -75,7 +77,7 @@ def test_clips_end_where_they_say_and_are_done_when_success_is_held():
 def test_both_kinds_are_needed(tiny_qwen):
     reward_model = LikelihoodReward(LocalVlm.from_pretrained(str(tiny_qwen)))
     with pytest.raises(ValueError, match="got 0 and 2 of each 2"):
-        train_adapters(reward_model, lambda g: coloured(False, 0), steps=1, batch=4, learning_rate=1e-3)
+        train_adapters(reward_model, lambda g: coloured(False, 0), replace(ADAPTERS, steps=1), batch=4)
     with pytest.raises(ValueError, match="rank of an adapter"):
         add_adapters(reward_model.model, rank=0)
 

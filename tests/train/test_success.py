@@ -9,6 +9,7 @@ import torch
 
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import reward
+from prophet_gym.train._fit import CosineConfig
 from prophet_gym.train._success import (
     LabelledVideo,
     augment,
@@ -95,14 +96,14 @@ def test_augment_keeps_range_and_moves_each_picture_its_own_way():
 def test_training_needs_both_classes():
     clip = labelled("red", 0)
     with pytest.raises(ValueError, match="0 of 24 successes"):
-        train_success_head([clip], SuccessHeadConfig(), steps=1)
+        train_success_head([clip], SuccessHeadConfig(), CosineConfig(1, 2e-3))
 
 
 def test_it_learns_colour_and_place_from_the_instruction(tmp_path):
     videos = [labelled(colour, index) for colour in COLOURS for index in range(12)]
     fresh = [labelled(colour, 100 + index) for colour in COLOURS for index in range(6)]
     config = SuccessHeadConfig(image_size=32, width=8)
-    head = train_success_head(videos, config, steps=150, batch=48, learning_rate=5e-3)
+    head = train_success_head(videos, config, CosineConfig(150, 5e-3), batch=48)
     head = head.with_threshold(choose_threshold(head, videos))
     metrics = evaluate(head, fresh)
     assert metrics["frame_auroc"] > 0.97
@@ -120,10 +121,10 @@ def test_training_is_a_function_of_its_seed():
     config = SuccessHeadConfig(image_size=16, width=4)
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    one = train_success_head(videos, config, steps=3, batch=8, seed=1)
+    one = train_success_head(videos, config, CosineConfig(3, 2e-3, seed=1), batch=8)
     assert torch.equal(before, torch.get_rng_state())
-    other = train_success_head(videos, config, steps=3, batch=8, seed=1)
-    third = train_success_head(videos, config, steps=3, batch=8, seed=2)
+    other = train_success_head(videos, config, CosineConfig(3, 2e-3, seed=1), batch=8)
+    third = train_success_head(videos, config, CosineConfig(3, 2e-3, seed=2), batch=8)
     assert torch.equal(one.out.weight, other.out.weight)
     assert not torch.equal(one.out.weight, third.out.weight)
 
