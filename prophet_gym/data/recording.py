@@ -275,7 +275,6 @@ def begin_recording(folder: str | os.PathLike, meta: dict[str, Any], same: Seque
 
 def list_episodes(
     folder: str | os.PathLike,
-    task: int | None = None,
     *,
     evaluating: bool = False,
     episodes: Sequence[str] | None = None,
@@ -285,7 +284,6 @@ def list_episodes(
 
     Args:
         folder: The recording.
-        task: One task's episodes; all if not given.
         evaluating: Nothing is fitted to them, so they may start from official initial states.
         episodes: Only these, e.g. `task_03/episode_00007`; all if not given.
         without: Episodes to leave out.
@@ -304,8 +302,7 @@ def list_episodes(
     found = [path for path in folder.glob("task_*/episode_*.npz") if path.with_suffix(".mp4").exists()]
     whole = {name_of(path): path for path in sorted(found)}
     kept = [whole[name] for name in _choose(str(folder), list(whole), episodes, without)]
-    of_task = [path for path in kept if task is None or path.parent.name == f"task_{task:02d}"]
-    return sorted(of_task, key=lambda path: (path.name, path.parent.name))
+    return sorted(kept, key=lambda path: (path.name, path.parent.name))
 
 
 def list_recordings(
@@ -329,15 +326,11 @@ def list_recordings(
         ValueError: One starts from official initial states.
     """
     every = [list_episodes(folder) for folder in folders]
-    _choose(", ".join(map(str, folders)), sorted({name_of(path) for paths in every for path in paths}), without=without)
-    return [
-        [
-            path
-            for path in paths
-            if name_of(path) not in without and (task is None or path.parent.name == f"task_{task:02d}")
-        ][:most]
-        for paths in every
-    ]
+    names = sorted({name_of(path) for paths in every for path in paths})
+    kept = set(_choose(", ".join(map(str, folders)), names, without=without))
+    if task is not None:
+        kept = {name for name in kept if name.startswith(f"task_{task:02d}/")}
+    return [[path for path in paths if name_of(path) in kept][:most] for paths in every]
 
 
 class RecordingSource:
@@ -345,7 +338,6 @@ class RecordingSource:
 
     Args:
         folder: The recording.
-        task: One task's episodes; all if not given.
         robot: Stands in for what the recording calls its robot.
         episodes: Only these, e.g. `task_03/episode_00007`; all if not given.
         without: Episodes to leave out.
@@ -360,12 +352,11 @@ class RecordingSource:
         self,
         folder: str | os.PathLike,
         *,
-        task: int | None = None,
         robot: str | None = None,
         episodes: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ):
-        self.paths = list_episodes(folder, task, episodes=episodes, without=without)
+        self.paths = list_episodes(folder, episodes=episodes, without=without)
         self.robot = robot
         # Read once here, so that damage shows before training begins and `steps` costs nothing.
         self.lengths = [len(read_episode(path)) for path in self.paths]

@@ -299,11 +299,6 @@ class WindowLoader:
         self.stop = None if epochs is None else epochs * sum(self.shares)
         self.read = 0
 
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next window."""
-        return self.read // sum(self.shares)
-
     def __iter__(self) -> Iterator[Windows]:
         """Continue with the batch after the last one that was taken."""
         loader = DataLoader(

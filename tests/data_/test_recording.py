@@ -11,6 +11,7 @@ from prophet_gym.data.recording import (
     begin_recording,
     episode_path,
     list_episodes,
+    list_recordings,
     name_of,
     read_episode,
     simulated_episode,
@@ -82,7 +83,8 @@ def test_only_whole_episodes_are_listed_and_by_index_first(tmp_path):
     (tmp_path / "task_07" / ".episode_00009-draft.npz").touch()
     found = [(path.parent.name, path.stem) for path in list_episodes(tmp_path)]
     assert found == [("task_03", "episode_00000"), ("task_07", "episode_00000"), ("task_07", "episode_00001")]
-    assert [path.parent.name for path in list_episodes(tmp_path, task=3)] == ["task_03"]
+    (first,) = list_recordings([tmp_path], task=3)
+    assert [path.parent.name for path in first] == ["task_03"]
     assert not list(tmp_path.glob("task_03/.*"))
 
 
