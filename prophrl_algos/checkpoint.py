@@ -9,14 +9,14 @@ import torch
 from prophet_gym._io.tensor_files import read_torch, require_finite, write_torch
 from prophet_gym.errors import CheckpointError
 
-FORMAT = "prophrl-trainer-2"
+_FORMAT = "prophrl-trainer-2"
 _OLDER = ("prophrl-trainer-1",)
 """Formats whose weights are still read, but whose runs cannot be resumed: they kept other settings."""
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain data as a file that is never half there: written beside it, flushed, then renamed."""
-    write_torch({"format": FORMAT, **state}, path)
+    write_torch({"format": _FORMAT, **state}, path)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, resume: bool = False) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, resume: b
     except CheckpointError as error:
         raise CheckpointError(f"{error}; delete it to start again") from error
     found = state.get("format") if isinstance(state, dict) else None
-    if found not in (FORMAT, *_OLDER):
-        raise CheckpointError(f"{path} is no checkpoint of the trainer: it must have format {FORMAT!r}")
-    if resume and found != FORMAT:
+    if found not in (_FORMAT, *_OLDER):
+        raise CheckpointError(f"{path} is no checkpoint of the trainer: it must have format {_FORMAT!r}")
+    if resume and found != _FORMAT:
         raise CheckpointError(
             f"{path} was written by an earlier version, and its run cannot be resumed: start in another folder; "
             "its weights can be read as before"

@@ -21,7 +21,7 @@ _START_KEYS = ("suite", "task", "start", "split", "instruction")
 
 
 @runtime_checkable
-class ChecksResets(Protocol):
+class _ChecksResets(Protocol):
     """An env that can say beforehand which reset options it would refuse."""
 
     def check_reset(self, options: Mapping[str, Any] | None) -> None:
@@ -117,7 +117,7 @@ def evaluate(
 ) -> Evaluation:
     """Run one episode per cell, as many at once as the env has sub-environments.
 
-    Where the env can say so (`ChecksResets`), a cell that it would refuse is refused before any episode is run.
+    Where the env can say so (`_ChecksResets`), a cell that it would refuse is refused before any episode is run.
 
     Args:
         policy: Policy in eval mode.
@@ -137,11 +137,12 @@ def evaluate(
     asked: Sequence[Mapping[str, int]] = [{}] * cells if isinstance(cells, int) else cells
     if not asked or len({tuple(sorted(cell)) for cell in asked}) > 1:
         raise ValueError(f"there must be at least one cell, and all must have the same names, got {list(asked)[:3]}")
+    # As many episodes at once as fit; the next wave begins when the last of this one has ended.
     waves = [
         {number: asked[number] for number in range(first, min(first + env.num_envs, len(asked)))}
         for first in range(0, len(asked), env.num_envs)
     ]
-    if isinstance(env.unwrapped, ChecksResets):
+    if isinstance(env.unwrapped, _ChecksResets):
         for wave in waves:
             env.unwrapped.check_reset(_options(env, wave, initial=wave is waves[0]))
     found: list[EpisodeResult] = []
@@ -199,6 +200,7 @@ def _padded(env: VectorEnv, cells: Mapping[int, Mapping[str, int]]) -> list[int]
 def _options(env: VectorEnv, cells: Mapping[int, Mapping[str, int]], *, initial: bool) -> dict[str, Any]:
     padded, numbers = _padded(env, cells), list(cells)
     options: dict[str, Any] = {name: [cells[number][name] for number in padded] for name in cells[numbers[0]]}
+    # A first reset must begin every sub-environment, later ones only those that are needed.
     if not initial and len(numbers) < env.num_envs:
         options["reset_mask"] = np.arange(env.num_envs) < len(numbers)
     return options

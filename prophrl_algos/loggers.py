@@ -104,7 +104,7 @@ class JsonLinesLogger(_FileLogger):
         return "".join(f"{row}\n" for row in rows)
 
 
-class TensorBoardLogger:
+class _TensorBoardLogger:
     """Event files of TensorBoard in a folder; needs the extra `train`."""
 
     def __init__(self, folder: Path, done: int = 0) -> None:
@@ -124,7 +124,7 @@ class TensorBoardLogger:
         self._writer.close()
 
 
-class RunLogger:
+class _RunLogger:
     """Weights & Biases or trackio, whose interfaces are the same once a run has begun.
 
     An update that is logged again after a kill has the same metrics: W&B keeps one of them, trackio both.
@@ -171,6 +171,7 @@ class TerminalLogger:
     def progress(self, stage: str, done: int, total: int | None) -> None:
         """Say what is being done, and how long it will take at the pace so far."""
         now = time.monotonic()
+        # The pace is that of one kind of work; "rollouts, 3 of 8 groups" and "rollouts, 4 of 8 groups" are one kind.
         kind = stage.partition(",")[0]
         if kind != self._stage or done <= self._first:
             self._stage, self._began, self._first = kind, now, done
@@ -227,19 +228,19 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
     if name == "jsonl":
         return JsonLinesLogger(folder / "metrics.jsonl")
     if name == "tensorboard":
-        return TensorBoardLogger(folder / "tensorboard", done)
+        return _TensorBoardLogger(folder / "tensorboard", done)
     if name == "wandb":
         import wandb  # pyright: ignore[reportMissingImports]
 
         name = run_name(folder)
         run = wandb.init(project=_PROJECT, id=name, name=name, dir=str(folder), resume="allow")
         # With a step given, a row would otherwise wait for the next one, and be lost in a kill.
-        return RunLogger(partial(run.log, commit=True), run.finish)
+        return _RunLogger(partial(run.log, commit=True), run.finish)
     if name == "trackio":
         import trackio  # pyright: ignore[reportMissingImports]
 
         trackio.init(project=_PROJECT, name=run_name(folder), resume="allow")
-        return RunLogger(trackio.log, trackio.finish)
+        return _RunLogger(trackio.log, trackio.finish)
     if name == "terminal":
         return TerminalLogger(updates, done)
     raise unknown_option("logger", name, LOGGERS)

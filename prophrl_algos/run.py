@@ -82,6 +82,7 @@ def _evaluate(trainer: Trainer, folder: Path, evaluate: Callable[[], Metrics], m
     with nullcontext() if trainer.ema is None else trainer.ema.applied():
         found = evaluate()
         metrics |= {f"evaluation/{name}": value for name, value in found.items()}
+        # Inside, so that the averaged weights are the ones that are kept.
         if found[_SCORE] > best and trainer.processes.main:
             assert isinstance(trainer.policy, nn.Module)
             state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found[_SCORE]}

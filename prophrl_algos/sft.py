@@ -98,6 +98,7 @@ def sft(
         obs, actions = draw(config.rows, generator)
         loss = policy.sft_loss(obs, actions, generator=generator)
         losses.append(loss.item())
+        # Before the backward pass: the weights of the last checkpoint stay usable.
         if not losses[-1] < float("inf"):
             raise FloatingPointError(
                 f"the loss of step {step} is {losses[-1]}; look at the demonstrations or lower the learning rate"

@@ -104,6 +104,7 @@ def _check_velocity(policy: FlowPolicy, obs: Obs, x: Tensor, tolerance: float) -
 
 
 def _check_context(policy: FlowPolicy, context: Any, x: Tensor, t: Tensor, velocity: Tensor, tolerance: float) -> None:
+    # Reversed, since a context that ignores the order would pass with the identity.
     order = torch.arange(len(x)).flip(0)
     picked = policy.velocity(context.select(order), x[order], t[order])
     _close("context.select must give the rows in the order asked for", velocity[order], picked, tolerance)
@@ -136,6 +137,7 @@ def _check_rescoring(policy: FlowPolicy, obs: Obs, path: FlowPath, tolerance: fl
     together = rescore(policy, obs, path, grad=False).log_prob
     gap = float((together - path.log_prob).sum(1).abs().max())
     assert gap <= tolerance, f"re-scoring all steps in one call must agree within {tolerance:g}, differs by {gap:g}"
+    # In the shapes of sampling the ratio is 1 to the bit, whatever the tolerance of other shapes.
     mask = torch.ones(len(path), policy.spec.exec_steps, dtype=torch.bool, device=same.device)
     ones = torch.ones(len(path), device=same.device)
     _, stats = FA_GRPO.loss(same, path.log_prob, ones, mask, clip_low=0.2, clip_high=0.2)

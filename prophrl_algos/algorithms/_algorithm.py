@@ -127,5 +127,6 @@ class Algorithm:
         terms, stats = clipped_surrogate(
             log_ratio, advantages, counts, loss_weights, clip_low=clip_low, clip_high=clip_high
         )
+        # Every algorithm divides by entries, whatever its ratios are of, so that their gradients can be compared.
         own = float(max(int(entries.sum()), 1)) if denominator is None else denominator
         return self.aggregate(terms, entries, own), stats

@@ -22,6 +22,7 @@ def mean_over_chunk(
 ) -> tuple[Float[Tensor, "s k"], Bool[Tensor, "s k"]]:
     """Return one log-ratio per flow step: the mean of l_k - l_k_old over the valid entries of the chunk."""
     entries = mask.sum(1) * log_ratio.shape[3]
+    # A sum over valid entries, since masked ones are 0 already.
     mean = log_ratio.sum((2, 3)) / entries.clamp(min=1)[:, None]
     return mean, (entries > 0)[:, None].expand_as(mean)
 

@@ -26,6 +26,7 @@ def guarded_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " ti
         times: Times of the schedule.
     """
     std = old.std
+    # Steps without noise have no density: 1 stands in for their std, and their log-ratio stays 0.
     moves = std > 0
     drift = ((new.mean - old.mean) ** 2) / (2 * std.masked_fill(~moves, 1.0) ** 2)
     guarded = old.log_prob + ((new.log_prob - old.log_prob) + drift) * std

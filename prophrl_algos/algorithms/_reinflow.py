@@ -39,6 +39,7 @@ class LearnedNoise(nn.Module):
             raise ValueError(f"bounds of the std must be 0 < low < high, got {low} and {high}")
         self.low, self.high = low, high
         last = nn.Linear(hidden, latent_dim)
+        # Zeros put the std halfway between its bounds, in logarithm, whatever the input.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.network = nn.Sequential(nn.Linear(2 * latent_dim + 1, hidden), nn.SiLU(), last)

@@ -28,6 +28,7 @@ def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Seq
         raise ValueError("a schedule that scores the path's end cannot be sampled by; sample by the one it was made of")
     spec, device = policy.spec, device_of(policy)
     rows, steps = len(generators), schedule.num_steps
+    # Drawn before the noise, always: a seed's path depends on the order of its draws.
     stochastic = schedule.choose(generators, steps).to(device)
     size = (steps + 1, spec.horizon, spec.latent_dim)
     # float32 whatever torch's default is: densities and seeds' noise are the same then.

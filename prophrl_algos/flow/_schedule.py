@@ -108,6 +108,7 @@ class FlowSchedule:
         # With no axis of its own, t broadcasts over the batch: the kernels read one axis alone as the batch's.
         t, t_next = times[first:last, None, None], times[first + 1 : last + 1, None, None]
         mean, std = self.kernel(sample, velocity, t, t_next, noise_level=self.noise_level, t_clamp=times[1])
+        # The usual case skips a `where` over the whole path.
         if bool(stochastic.all()):
             return mean, std
         moves = stochastic[:, :, None, None]
@@ -123,6 +124,7 @@ class FlowSchedule:
 
     @torch.no_grad()
     def _probe(self, latent_dim: int, velocity: float) -> tuple[Tensor, Tensor]:
+        # A kernel with weights computes where they lie, which need not be the caller's device.
         weights = self.kernel.parameters() if isinstance(self.kernel, nn.Module) else iter(())
         device = next((weight.device for weight in weights), torch.device("cpu"))
         still = torch.zeros(1, self.num_steps, 1, latent_dim, device=device, dtype=torch.float32)

@@ -161,6 +161,7 @@ class _Rollout:
             rows += self.rows_of(place)
             members += range(self.started * self.group_size, (self.started + 1) * self.group_size)
             self.started += 1
+        # Numbered across processes, so that a group's seed does not depend on how many share the work.
         groups = [self.plan.first + member // self.group_size * self.plan.stride for member in members]
         numbers = [g * self.group_size + m % self.group_size for g, m in zip(groups, members, strict=True)]
         draw = Draw(np.array(rows), groups, numbers)
@@ -198,7 +199,9 @@ class _Rollout:
         chunk = actions.shape[1]
         executed = np.array([int(entry(info, "executed", row, default=chunk)) for row in rows.tolist()])
         self.frames += int(executed.sum())
+        # An episode may end inside a chunk: what the env did not run must not be learnt from.
         mask = torch.from_numpy(np.arange(chunk) < executed[:, None])
+        # A round's images would fill a GPU; they go back a microbatch at a time.
         stored = {name: tensor.to(CPU) for name, tensor in obs.items()}
         numbers = torch.from_numpy(self.trajectory[rows])
         self.decisions.append(_Decisions(numbers, stored, path.to(CPU), mask))
@@ -222,6 +225,7 @@ class _Rollout:
     def gather(self, kept: Sequence[int], seconds: float) -> Rollouts:
         """Return the kept groups, in the given order."""
         outcomes = [each for group in kept for each in self.outcomes_of(group)]
+        # From a rollout's number to its index among the kept ones; -1 for rollouts of replaced groups.
         position = torch.full((self.started * self.group_size,), -1, dtype=torch.int64)
         for index, group in enumerate(kept):
             members = torch.arange(self.group_size)

@@ -142,6 +142,7 @@ class GroupPlan:
             raise ValueError(f"a group needs at least 2 rollouts and there must be 1 group, got {size} and {groups}")
         if self.limit < groups:
             raise ValueError(f"budget={self.limit} must be at least groups={groups}: groups must be begun to be kept")
+        # A group lives in neighbouring sub-environments, its place, so that one reset begins it whole.
         if count % size:
             raise ValueError(
                 f"num_envs={count} must be a multiple of group_size={size}: make the env with "
@@ -202,6 +203,8 @@ def splits_of(env: VectorEnv) -> set[object]:
 
 def random_number(*key: int) -> int:
     """Return a random 31-bit number that is a function of the key."""
+    # Keys are (seed, purpose, number): 0 and 1 begin episodes, 2 and 3 are the policy's noise in rollouts and
+    # evaluations, 10 to 12 the trainer's, 20 cloning's. No two purposes share a stream.
     return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
 
 

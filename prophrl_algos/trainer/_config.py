@@ -45,6 +45,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         for name in ("updates", "groups", "group_size", "epochs", "minibatches", "microbatch"):
+            # Not `< 1`, which NaN would pass; so below too.
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (0 < self.clip_low < 1 and 0 < self.clip_high < math.inf):

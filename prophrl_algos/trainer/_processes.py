@@ -25,6 +25,7 @@ class Processes:
     def joined(cls) -> "Processes":
         """Return the processes that torchrun started, each on a GPU of its own; one alone without torchrun."""
         if dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
+            # From here on "cuda" is this process's own GPU.
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group()
@@ -46,7 +47,7 @@ class Processes:
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over all processes."""
         if self.size > 1:
-            tensor = tensor.clone()
+            tensor = tensor.clone()  # all_reduce writes in place
             dist.all_reduce(tensor)
         return tensor
 

@@ -164,6 +164,7 @@ class Trainer:
         advantages = self.algorithm.advantages(rollouts.returns, rollouts.groups, rollouts.scored)
         require_finite("advantage", advantages, rollouts)
         metrics = rollout_metrics(rollouts, advantages, self.processes)
+        # Decisions of advantage 0 would cost passes and teach nothing; the KL leaves them out as well.
         rows = torch.nonzero((advantages != 0)[rollouts.trajectory])[:, 0]
         if self.processes.total(len(rows)) == 0:
             return metrics | {"optimizer_steps": 0.0, "seconds_update": time.perf_counter() - began}
@@ -239,6 +240,7 @@ class Trainer:
             CheckpointError: Its kept weights are of another policy.
         """
         mine, theirs = self._settings(), state["config"]
+        # More updates continue the same run; anything else would make it another one.
         changed = [name for name in theirs if mine.get(name) != theirs[name] and name != "updates"]
         if changed:
             raise ValueError(
@@ -254,6 +256,7 @@ class Trainer:
         for kept, name in ((self.ema, "ema"), (self.reference, "reference")):
             if kept is not None and state[name]:
                 kept.load_state_dict(state[name])
+        # The checkpoint was read onto the policy's device, and torch takes these states from the CPU alone.
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
@@ -300,6 +303,7 @@ class Trainer:
         if self.reference is not None:
             with self.reference.applied():
                 reference = self._score_all(obs, path)
+        # A process without decisions has stds of 0, which must not pull the mean down.
         having = max(self.processes.total(len(rows) > 0), 1.0)
         stds = self.processes.sum(step_stds(path.scores, path.stochastic)) / having
         mask, trajectory = rollouts.mask[rows], rollouts.trajectory[rows]
@@ -338,7 +342,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for part in rows.split(self.config.microbatch) if len(rows) else ():
             terms = self.loss(batch.select(part, self.device), denominator)
-            terms.scores.mean.retain_grad()
+            terms.scores.mean.retain_grad()  # for the metric of each flow step's gradient
             terms.loss.backward()
             tally.add(terms)
         self.processes.sum_gradients(self.parameters)
