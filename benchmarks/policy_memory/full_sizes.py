@@ -15,14 +15,15 @@ from prophrl_algos.flow import Context, FlowPolicy, FlowSpec, device_of
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import CharTokenizer, line
-from prophrl_algos.vla.conventions import Affine, convention
+from prophrl_algos.vla._units import Affine
+from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.pi import Pi0Policy
 from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
 from prophrl_algos.vla.prismatic._config import PrismaticConfig
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
 from prophrl_algos.vla.prismatic._sequence import Tokenizer
 from prophrl_algos.vla.prismatic._vision import VitSize
-from prophrl_algos.vla.smolvla import SmolVLAPolicy, require_lerobot
+from prophrl_algos.vla.smolvla import SmolVLAPolicy
 
 META = torch.device("meta")
 ACTIONS, STATE, PADDED = 7, 8, 32
@@ -133,7 +134,7 @@ def full_smolvla(train: str, *, language: bool, device: torch.device = META) -> 
 @contextmanager
 def smolvlm_of(sizes: Mapping[str, Any]) -> Iterator[None]:
     """Make lerobot's SmolVLA on a SmolVLM of the given sizes; lerobot would fetch its config and its tokenizer."""
-    require_lerobot()
+    SmolVLAPolicy.require_lerobot()
     from lerobot.policies.smolvla import smolvlm_with_expert as module
     from transformers import AutoConfig
 

@@ -14,7 +14,8 @@ from prophrl_algos.vla._lora import LoraTargets, add_lora
 from prophrl_algos.vla._merge import fitted
 from prophrl_algos.vla._observations import shown_images
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla.conventions import Affine, Convention, policy_image, policy_to_env, unnormalise
+from prophrl_algos.vla._units import Affine, policy_image, policy_to_env, unnormalise
+from prophrl_algos.vla.conventions import Convention
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, own_type, read_saved, saving
 from prophrl_algos.vla.io._weights import load_strictly, read_json, require_sizes
 

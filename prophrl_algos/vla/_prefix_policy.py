@@ -19,7 +19,7 @@ from prophrl_algos.vla._observations import shown_state
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._processor import ProcessorConfig, resized, save_tokenizer, saved_tokenizer
 from prophrl_algos.vla._tokenization import PROMPTS, padded_tokens, trimmed
-from prophrl_algos.vla.conventions import env_to_policy, normalise
+from prophrl_algos.vla._units import env_to_policy, normalise
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
 from prophrl_algos.vla.io._weights import has_weights, require_sizes, without_init
 

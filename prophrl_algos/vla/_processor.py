@@ -21,7 +21,8 @@ from prophrl_algos.vla._tokenization import (
     pretrained_tokenizer,
     tokenizer_of,
 )
-from prophrl_algos.vla.conventions import Affine, Convention, convention
+from prophrl_algos.vla._units import Affine
+from prophrl_algos.vla.conventions import Convention, convention
 
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer inside that of a saved policy."""

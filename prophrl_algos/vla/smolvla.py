@@ -52,9 +52,20 @@ class SmolVLAPolicy(PrefixPolicy):
         self._fills_dict = "fill_kv_cache" in inspect.signature(both.forward).parameters
 
     @staticmethod
+    def require_lerobot() -> None:
+        """Raise ImportError, with what to install, unless lerobot's SmolVLA can be imported."""
+        try:
+            import lerobot.policies.smolvla.modeling_smolvla  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                "SmolVLA needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and on 3.12 "
+                "`pip install 'lerobot[smolvla]'` does"
+            ) from error
+
+    @staticmethod
     def make_network(config: Mapping[str, Any]) -> Any:
         """Return the network of a lerobot config; SmolVLM's own config and tokenizer are fetched by their name."""
-        require_lerobot()
+        SmolVLAPolicy.require_lerobot()
         from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
         from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
 
@@ -78,7 +89,7 @@ class SmolVLAPolicy(PrefixPolicy):
         if config.get("adapt_to_pi_aloha"):
             raise CheckpointError("this checkpoint speaks Aloha's joints, which no env here takes")
         network = cls.empty_network(config, folder)
-        fill(network, read_safetensors(folder), source=folder)
+        _fill(network, read_safetensors(folder), source=folder)
         horizon = int(config.get("chunk_size", 50))
         action_dim = int(config["output_features"]["action"]["shape"][0])
         spec = FlowSpec(
@@ -129,18 +140,7 @@ class SmolVLAPolicy(PrefixPolicy):
         return found.float()
 
 
-def require_lerobot() -> None:
-    """Raise ImportError, with what to install, unless lerobot's SmolVLA can be imported."""
-    try:
-        import lerobot.policies.smolvla.modeling_smolvla  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "SmolVLA needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and on 3.12 "
-            "`pip install 'lerobot[smolvla]'` does"
-        ) from error
-
-
-def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+def _fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
     """Load lerobot's state dict, with every tensor accounted for; the word head is not read.
 
     Raises:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
-from prophrl_algos.vla.conventions import STATISTICS, Affine, Scaling, affine
+from prophrl_algos.vla._units import STATISTICS, Affine, affine
+from prophrl_algos.vla.conventions import Scaling
 from prophrl_algos.vla.io._weights import read_json
 
 _PREPROCESSOR = "policy_preprocessor.json"

@@ -23,7 +23,8 @@ from prophrl_algos.vla._prefix_cache import additive, as_cache, cache_tensors, m
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, task_and_state, tokenizer_of
-from prophrl_algos.vla.conventions import Affine, convention
+from prophrl_algos.vla._units import Affine
+from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.io._statistics import Scales, cut, lerobot_scales, openpi_scales, without_padding
 from prophrl_algos.vla.io._weights import load_strictly, read_safetensors, renamed
 

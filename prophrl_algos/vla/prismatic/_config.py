@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from prophet_gym.errors import CheckpointError
-from prophrl_algos.vla.conventions import Affine, Convention, affine
+from prophrl_algos.vla._units import Affine, affine
+from prophrl_algos.vla.conventions import Convention
 from prophrl_algos.vla.io._statistics import require_sound, tensors
 from prophrl_algos.vla.prismatic._vision import VitSize
 

@@ -6,16 +6,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from prophet_gym.errors import UnknownOptionError
-from prophrl_algos.vla.conventions import (
-    CONVENTIONS,
-    affine,
-    convention,
-    env_to_policy,
-    normalise,
-    policy_image,
-    policy_to_env,
-    unnormalise,
-)
+from prophrl_algos.vla._units import affine, env_to_policy, normalise, policy_image, policy_to_env, unnormalise
+from prophrl_algos.vla.conventions import CONVENTIONS, convention
 
 OPEN, CLOSED = 0.9, 0.1
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from prophrl_algos.flow import FlowSchedule, no_step, rescore, sample, select_obs
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.trainer._weight_copy import WeightCopy
-from prophrl_algos.vla.conventions import policy_to_env, unnormalise
+from prophrl_algos.vla._units import policy_to_env, unnormalise
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -19,7 +19,8 @@ from prophrl_algos.vla import smolvla
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import CharTokenizer, Prompt, line, task_and_state
-from prophrl_algos.vla.conventions import Affine, convention
+from prophrl_algos.vla._units import Affine
+from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.pi import Pi0Policy, Pi05Policy
 from prophrl_algos.vla.pi import _pi05 as pi05
 from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter

@@ -1,0 +1,109 @@
+"""Convert between a policy's normalised numbers and an env's images and actions."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from prophrl_algos.vla.conventions import Convention, Gripper, ImageLayout, RotationKind, Scaling
+
+
+def policy_image(frames: UInt8[Tensor, "*b h w 3"], how: ImageLayout) -> UInt8[Tensor, "*b h w 3"]:
+    """Return upright images of an env as the policy was trained on them."""
+    axes = {"as is": (), "mirrored": (-2,), "rotated": (-3, -2)}[how]
+    return frames.flip(axes) if axes else frames
+
+
+def policy_to_env(actions: Float[Tensor, "*b 7"], how: Convention) -> Float[Tensor, "*b 7"]:
+    """Convert rotation and gripper of un-normalised policy actions to those of the env."""
+    turn = _rotation(actions[..., 3:6], how.rotation, how.env_rotation)
+    grip = _gripper(actions[..., 6:], how.gripper, how.env_gripper, binary=how.binary)
+    return torch.cat([actions[..., :3], turn, grip], -1)
+
+
+def env_to_policy(actions: Float[Tensor, "*b 7"], how: Convention) -> Float[Tensor, "*b 7"]:
+    """Convert rotation and gripper of demonstrated env actions to what the policy says, un-normalised."""
+    turn = _rotation(actions[..., 3:6], how.env_rotation, how.rotation)
+    grip = _gripper(actions[..., 6:], how.env_gripper, how.gripper, binary=False)
+    return torch.cat([actions[..., :3], turn, grip], -1)
+
+
+class Affine(NamedTuple):
+    """Hold a scale: `normalised = (value - offset) / scale`."""
+
+    offset: Float[Tensor, " a"]
+    scale: Float[Tensor, " a"]
+
+
+STATISTICS: Mapping[Scaling, tuple[str, ...]] = {
+    "quantile": ("q01", "q99"),
+    "mean std": ("mean", "std"),
+    "min max": ("min", "max"),
+    "identity": (),
+}
+"""The statistics that each way of scaling is made of."""
+
+
+def affine(
+    scaling: Scaling, statistics: Mapping[str, Tensor], *, eps: float, mask: Bool[Tensor, " a"] | None = None
+) -> Affine:
+    """Make a scale from the statistics of a data set.
+
+    Args:
+        scaling: `quantile` maps q01..q99 to -1..1, `min max` the extremes; `mean std` takes out mean and deviation.
+        statistics: `q01` and `q99`, `min` and `max`, or `mean` and `std`; any one of them for the identity.
+        eps: Added to the span or deviation.
+        mask: True for the numbers that are scaled; the others stay as they are.
+
+    Raises:
+        ValueError: Statistics that the scaling needs are missing.
+    """
+    names = STATISTICS[scaling]
+    if any(name not in statistics for name in names):
+        raise ValueError(f"{scaling!r} scaling needs {' and '.join(names)}, the statistics have {sorted(statistics)}")
+    if scaling == "identity":
+        like = next(iter(statistics.values())).float()
+        return Affine(torch.zeros_like(like), torch.ones_like(like))
+    first, second = (statistics[name].float() for name in names)
+    if scaling == "mean std":
+        offset, scale = first, second + eps
+    else:
+        scale = (second - first + eps) / 2
+        offset = first + scale
+    if mask is not None:
+        offset, scale = torch.where(mask, offset, 0.0), torch.where(mask, scale, 1.0)
+    return Affine(offset, scale)
+
+
+def normalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b a"]:
+    """Return numbers in physical units as a policy reads or says them."""
+    return (values - by.offset.to(values)) / by.scale.to(values)
+
+
+def unnormalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b a"]:
+    """Invert `normalise`."""
+    return values * by.scale.to(values) + by.offset.to(values)
+
+
+def _gripper(values: Tensor, given: Gripper, wanted: Gripper, *, binary: bool) -> Tensor:
+    # From 0 (closed) to 1 (open), whatever the signs.
+    openness = (values - given.closed) / (given.open - given.closed)
+    if binary:
+        openness = (openness > 0.5).to(values.dtype)
+    return wanted.closed + openness * (wanted.open - wanted.closed)
+
+
+def _rotation(angles: Tensor, given: RotationKind, wanted: RotationKind) -> Tensor:
+    """Convert rotations; Euler angles are about fixed axes (R = Rz Ry Rx)."""
+    if given == wanted:
+        return angles
+    # In float64: two conversions must lead back to the action that was demonstrated.
+    flat = angles.detach().reshape(-1, 3).double().cpu().numpy()
+    if given == "euler xyz":
+        found = Rotation.from_euler("xyz", flat).as_rotvec()
+    else:
+        found = Rotation.from_rotvec(flat).as_euler("xyz")
+    return torch.from_numpy(found).to(angles).view(angles.shape)
