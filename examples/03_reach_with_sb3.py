@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from prophet_gym.envs import OneActionPerChunkVector, ProphetVectorEnv, View, ViewedVector
 from prophet_gym.interop.sb3 import Sb3VecEnv
-from prophet_gym.prophet import Prophet
+from prophet_gym.prophet import SmallProphet
 from prophet_gym.prophet._action_frames import project
 from prophet_gym.rewards import FindGripper, ReachReward, mark_of, reach_instruction
 from prophet_gym.specs import InitialState
@@ -51,7 +51,7 @@ class Args:
     """An untrained tiny model instead of the bundled one."""
 
 
-def finder(world: Prophet) -> FindGripper:
+def finder(world: SmallProphet) -> FindGripper:
     """Build a detector that finds the gripper in single frames, dreamt or recorded, by the world model's own."""
     camera = torch.tensor(world.config.camera)
     return lambda frames: project(world.see_gripper(frames), camera)[:, :2]
@@ -91,7 +91,7 @@ class Marked(View):
         return {"image": image, "way": np.clip(4 * (self.mark - gripper), -4, 4).astype(np.float32)}
 
 
-def make(world: Prophet, starts: list[InitialState], num_envs: int) -> VecMonitor:
+def make(world: SmallProphet, starts: list[InitialState], num_envs: int) -> VecMonitor:
     """Build the dream as a VecEnv of Stable-Baselines3."""
     find_gripper = finder(world)
     options = {"max_episode_steps": CHUNKS, "autoreset_mode": "SameStep"}
@@ -139,7 +139,7 @@ def main(args: Args) -> None:
     else:
         checkpoint = Checkpoint.named("bundled")
         world, starts = checkpoint.world_model(), checkpoint.initial_states("train")
-    assert isinstance(world, Prophet)
+    assert isinstance(world, SmallProphet)
     venv = make(world, with_marks(starts, args.seed, 4), args.num_envs)
     print(f"{args.num_envs} sub-environments, {args.chunk_steps} chunk-steps")
     learner(venv, args.seed, 32 if args.tiny else 512).learn(args.chunk_steps, Report())

@@ -20,7 +20,7 @@ from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
 from prophet_gym.evaluation._episodes import record_official
 from prophet_gym.evaluation._report import as_json, machine, write_json
-from prophet_gym.prophet import Prophet
+from prophet_gym.prophet import SmallProphet
 from prophet_gym.prophet._action_frames import project
 
 STRIDE = 8
@@ -43,7 +43,7 @@ class Args:
     json: Path | None = None
 
 
-def places(world: Prophet, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def places(world: SmallProphet, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return seen and true positions in the image (pixels), and their distance in space (millimeters)."""
     seen = world.see_gripper(torch.from_numpy(episode.frames()[::STRIDE].copy()))
     true = torch.from_numpy(episode.gripper_position[::STRIDE])
@@ -73,7 +73,7 @@ def main(args: Args) -> None:
     """Run the command."""
     checkpoint = Checkpoint.named(args.checkpoint)
     world = checkpoint.world_model()
-    assert isinstance(world, Prophet)
+    assert isinstance(world, SmallProphet)
     paths = (
         record_official(checkpoint, args.episodes) if args.data is None else list_episodes(args.data, evaluating=True)
     )

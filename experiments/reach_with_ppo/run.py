@@ -32,7 +32,7 @@ from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.envs import InitialStates, OneActionPerChunkVector, ProphetVectorEnv
 from prophet_gym.estimates import bootstrap
 from prophet_gym.evaluation._report import as_json, machine, write_json
-from prophet_gym.prophet import Prophet
+from prophet_gym.prophet import SmallProphet
 from prophet_gym.rewards import ReachReward, mark_of
 from prophet_gym.specs import InitialState
 
@@ -261,7 +261,7 @@ def acts(models: Sequence[PPO]) -> dict[str, Act]:
     return {"random": random, "still": still} | {f"seed_{seed}": follow(model) for seed, model in enumerate(models)}
 
 
-def dream(world: Prophet, starts: list[InitialState]) -> tuple[VectorEnv, Callable[..., dict[str, Any]]]:
+def dream(world: SmallProphet, starts: list[InitialState]) -> tuple[VectorEnv, Callable[..., dict[str, Any]]]:
     """Build the dream and what makes its reset options."""
     envs = ProphetVectorEnv(
         world,
@@ -336,7 +336,12 @@ def curves(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def score(
-    name: str, build: Callable[[], Any], world: Prophet, models: Sequence[PPO], starts: list[InitialState], out: Path
+    name: str,
+    build: Callable[[], Any],
+    world: SmallProphet,
+    models: Sequence[PPO],
+    starts: list[InitialState],
+    out: Path,
 ) -> dict[str, Any] | None:
     """Score everyone in one world, those that were not before; None where there is no such world."""
     reward_model, camera = ReachReward(EXAMPLE.finder(world)), np.array(world.config.camera)
@@ -359,7 +364,7 @@ def main(args: Args) -> None:
     claim(args)
     checkpoint = Checkpoint.named(args.checkpoint)
     world = checkpoint.world_model()
-    assert isinstance(world, Prophet)
+    assert isinstance(world, SmallProphet)
     train_starts, test_starts = checkpoint.initial_states("train"), scored_starts(args.checkpoint, args.episodes)
     folders = [args.out / f"seed_{seed}" for seed in range(args.seeds)]
     models = []
