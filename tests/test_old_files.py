@@ -93,7 +93,7 @@ def test_a_snapshot_goes_on_as_it_would_have(expected):
 
 
 def test_a_half_finished_small_training_run_is_refused(tmp_path):
-    from prophet_gym.train.small import Args, main
+    from prophet_gym.train._small import Args, main
 
     shutil.copytree(OLD / "half_small", tmp_path / "run")
     args = Args(

@@ -16,22 +16,22 @@ COMMANDS = {
     "export": Command("prophet_gym.cli._export", "write a recording as a LeRobot data set"),
     "convert": Command("prophet_gym.cli._convert", "turn released weights into a checkpoint folder"),
     "train": Command(
-        "prophet_gym.train.small", "train the small Prophet from recordings, or adapt one to a scene", resumes=True
+        "prophet_gym.train._small", "train the small Prophet from recordings, or adapt one to a scene", resumes=True
     ),
     "pretrain": Command(
-        "prophet_gym.train.pretrain",
+        "prophet_gym.train._pretrain",
         "train the full Prophet on any mixture of recordings",
         resumes=True,
         processes=True,
     ),
     "merge": Command("prophet_gym.cli._merge", "write a checkpoint with its adapters merged in"),
     "train-reward": Command(
-        "prophet_gym.train.reward", "train a reward model from recordings: a success head or VLM adapters"
+        "prophet_gym.train._reward", "train a reward model from recordings: a success head or VLM adapters"
     ),
     "redream": Command(
         "prophet_gym.cli._redream", "write a recording's episodes as a checkpoint dreams them", resumes=True
     ),
-    "objects": Command("prophet_gym.train.objects", "train an object reader from recordings"),
+    "objects": Command("prophet_gym.train._objects", "train an object reader from recordings"),
     "starts": Command("prophet_gym.cli._starts", "render the initial states of a suite"),
 }
 

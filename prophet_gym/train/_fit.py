@@ -128,6 +128,14 @@ def fit(
         FloatingPointError: The loss is not finite; nothing of that step is saved.
         ValueError: The run has taken more steps than are asked for.
         CheckpointError: The newest state is damaged, or of other weights.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> data = torch.linspace(-1, 1, 8)[:, None]
+        >>> loss = lambda model, step, generator: ((model(data) - 2 * data).square().mean(), {})
+        >>> fitted = fit(model, loss, FitConfig(200, learning_rate=0.05, warmup=1, ema=0.9), name="line")
+        >>> round(fitted.weight.item(), 1)
+        2.0
     """
     run = _Run(model, loss, config, accelerator, name)
     states = None if folder is None else States(folder, name, run.accelerator, run.trained, run.average, state)

@@ -15,7 +15,7 @@ from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.train.small import Args, main
+from prophet_gym.train._small import Args, main
 
 pytest.importorskip("peft")
 

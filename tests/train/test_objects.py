@@ -8,7 +8,7 @@ import torch
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards._object_reader import ObjectReader, ObjectReaderConfig, soft_points
-from prophet_gym.train.objects import Args, LabelledFrames, blurred, reading_error, train_object_reader
+from prophet_gym.train._objects import Args, LabelledFrames, blurred, reading_error, train_object_reader
 
 COLOURS = {"red": 0, "green": 1}
 

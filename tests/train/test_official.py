@@ -8,7 +8,9 @@ import pytest
 from prophet_gym.data._mixture import read_mixture_entry
 from prophet_gym.data.recording import META, list_episodes
 from prophet_gym.data.windows import as_given
-from prophet_gym.train import objects, reward, small
+from prophet_gym.train import _objects as objects
+from prophet_gym.train import _reward as reward
+from prophet_gym.train import _small as small
 from prophet_gym.train._run_folder import ARGUMENTS, LOCK, LOCK_OWNER
 from prophrl_algos.cli import _sft as sft
 

@@ -28,7 +28,7 @@ pytest.importorskip("tensorboard")
 from prophet_gym.data.episode import Episode
 from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowShape, _concat_windows
 from prophet_gym.train._full import drawing
-from prophet_gym.train.pretrain import open_clips
+from prophet_gym.train._pretrain import open_clips
 
 from .toy_full import CAMERA, Squares, first_weights, list_states, read_state, run, squares
 

@@ -12,7 +12,7 @@ from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
 from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
-from prophet_gym.train.pretrain import Args, main, open_clips
+from prophet_gym.train._pretrain import Args, main, open_clips
 
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")

@@ -17,8 +17,8 @@ pytest.importorskip("peft", reason="needs the extra train")
 from prophet_gym.data.recording import META
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward, LocalVlm, Prompt
 from prophet_gym.train._fit import CosineConfig
+from prophet_gym.train._reward import Args, Clip, add_adapters, clip_at, main, measure, train_adapters
 from prophet_gym.train._success import LabelledVideo
-from prophet_gym.train.reward import Args, Clip, add_adapters, clip_at, main, measure, train_adapters
 
 ADAPTERS = CosineConfig(40, 2e-2, weight_decay=0.0, clip=1.0)
 
@@ -116,7 +116,7 @@ def test_official_starts_are_refused(tmp_path, record):
 
 def test_draws_are_a_function_of_the_generator():
     video = LabelledVideo(np.zeros((20, 4, 4, 3), np.uint8), np.zeros(20, bool), "x")
-    from prophet_gym.train.reward import cut
+    from prophet_gym.train._reward import cut
 
     lengths = [len(cut(video, 1, random.Random(seed)).frames) for seed in (0, 0, 1)]
     assert lengths[0] == lengths[1]

@@ -11,7 +11,9 @@ from prophet_gym.data.recording import META, episode_path, write_episode
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import SmallProphet
-from prophet_gym.train import objects, pretrain, small
+from prophet_gym.train import _objects as objects
+from prophet_gym.train import _pretrain as pretrain
+from prophet_gym.train import _small as small
 
 
 @pytest.mark.parametrize("robot", ["agibot", "bridge"])

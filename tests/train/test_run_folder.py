@@ -11,7 +11,10 @@ import pytest
 
 from prophet_gym.errors import CheckpointError, RunInUseError
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.train import objects, pretrain, reward, small
+from prophet_gym.train import _objects as objects
+from prophet_gym.train import _pretrain as pretrain
+from prophet_gym.train import _reward as reward
+from prophet_gym.train import _small as small
 from prophet_gym.train._run_folder import ARGUMENTS, begin_run, run_lock
 from prophrl_algos.cli import _train as policy_training
 from prophrl_algos.trainer import TrainerConfig
@@ -20,7 +23,10 @@ NO_OP = """
 import sys
 from pathlib import Path
 from prophet_gym.prophet.presets import tiny_full_prophet
-from prophet_gym.train import objects, pretrain, reward, small
+from prophet_gym.train import _objects as objects
+from prophet_gym.train import _pretrain as pretrain
+from prophet_gym.train import _reward as reward
+from prophet_gym.train import _small as small
 from prophet_gym.train._run_folder import run_lock
 with run_lock(Path({out!r})):
     print("held", flush=True)

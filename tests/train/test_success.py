@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
-from prophet_gym.train import reward
+from prophet_gym.train import _reward as reward
 from prophet_gym.train._fit import CosineConfig
 from prophet_gym.train._success import (
     LabelledVideo,

@@ -8,7 +8,9 @@ from prophet_gym.data.recording import episode_path, list_recordings
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
-from prophet_gym.train import objects, reward, small
+from prophet_gym.train import _objects as objects
+from prophet_gym.train import _reward as reward
+from prophet_gym.train import _small as small
 from prophrl_algos.cli import _sft as sft
 
 ALL = tuple(f"task_00/episode_{index:05d}" for index in range(4))
