@@ -1,7 +1,7 @@
-"""What the arguments of a command must be: said in their types, checked when they are made, before anything runs.
+"""Types of command-line arguments that say what a value must be, checked when the arguments are made.
 
-An `Args` dataclass inherits `Arguments` and says `episodes: Count = 40`; then `Args(episodes=0)` raises, whether it was
-made by a command line or by a caller.
+An `Args` dataclass inherits `Arguments` and declares `episodes: Count = 40`; then `Args(episodes=0)` raises, whether a
+command line or a caller made it.
 """
 
 import math
@@ -20,11 +20,11 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 class Check(ABC):
-    """What a value must hold; stands in the metadata of an `Annotated` type."""
+    """A requirement on a value, in the metadata of an `Annotated` type."""
 
     @abstractmethod
     def __call__(self, name: str, value: Any) -> None:
-        """Raise ValueError, with the argument's name, unless the value will do."""
+        """Raise ValueError, with the argument's name, unless the value meets the requirement."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Number(Check):
 
 @dataclass(frozen=True)
 class Several(Check):
-    """At least one value; `different`: no value twice, since it would be counted twice."""
+    """At least one value, and with `different` none twice, since it would be counted twice."""
 
     different: bool = True
 
@@ -182,7 +182,7 @@ def resolved_device(name: str) -> str:
 
 
 class Arguments:
-    """Checks every field whose type says what it must be; dataclasses inherit it.
+    """Base class of `Args` dataclasses: checks every field whose type states a requirement.
 
     Example:
         >>> @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Recorded episodes as batches for behaviour cloning, prepared once."""
+"""Recorded episodes for behaviour cloning: prepared once, drawn in batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class FitsActions(Protocol):
-    """A policy whose latents are scaled by what was demonstrated."""
+    """A policy that scales its latents by the demonstrated actions."""
 
     def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
-        """Take the scale; before any training."""
+        """Set the scale before any training."""
         ...
 
 
 @runtime_checkable
 class LearnsWhere(Protocol):
-    """A policy whose `sft_loss` reads `obs["points"]`: where in the picture the gripper and the target are."""
+    """A policy whose `sft_loss` reads `obs["points"]`: where in the image the gripper and the target are."""
 
     learns_where: bool
 
 
 @runtime_checkable
 class SeesTwins(Protocol):
-    """A policy whose `sft_loss` reads `obs["twin"]`: the picture of the same moment in the other world."""
+    """A policy whose `sft_loss` reads `obs["twin"]`: the image of the same moment in a dream."""
 
     sees_twins: bool
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """What a policy sees at every step of some episodes, and the commands; all in memory.
+    """Hold what a policy sees at every step of some episodes, and the actions; all in memory.
 
     Attributes:
-        obs: as the policy's `prepare` gives it, the rows of all episodes one after the other, final frames left out.
-        actions: of each episode.
+        obs: Observations from the policy's `prepare`, all episodes one after the other without their final frames.
+        actions: Actions of each episode.
     """
 
     obs: Obs
@@ -57,23 +57,23 @@ class Demonstrations:
 
     @property
     def steps(self) -> int:
-        """Commands in all episodes."""
+        """Return the number of actions in all episodes."""
         return sum(map(len, self.actions))
 
     def draw(self, rows: int, horizon: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
-        """Observations, and the next `horizon` commands (the last one repeated past the end)."""
+        """Draw observations and the next `horizon` actions of each; past an episode's end the last one is repeated."""
         picks = torch.randint(self.steps, (rows,), generator=generator)
         return select_obs(self.obs, picks), self.chunks(picks, horizon)
 
     def chunks(self, steps: Int[Tensor, " b"], horizon: int) -> Float[Tensor, "b h a"]:
-        """The commands from the given steps on; steps are counted over all episodes."""
+        """Return the `horizon` actions from each step on; steps are counted over all episodes."""
         ends = np.cumsum([len(actions) for actions in self.actions])
         picks = steps.numpy()
         last = ends[np.searchsorted(ends, picks, side="right")] - 1
         return torch.from_numpy(self._all()[np.minimum(picks[:, None] + np.arange(horizon), last[:, None])])
 
     def all_actions(self) -> Float[Tensor, "n a"]:
-        """The commands of all episodes."""
+        """Return the actions of all episodes."""
         return torch.from_numpy(self._all())
 
     def _all(self) -> Float[np.ndarray, "n a"]:
@@ -90,22 +90,22 @@ def read_demonstrations(
     failing: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> Demonstrations:
-    """The successful episodes of recordings, and failures where they are asked for, each decoded and prepared once.
+    """Read the successful episodes of recordings, and failures where they are asked for; decode and prepare each once.
 
     Args:
-        policy: prepares them.
-        folders: recordings of `prophet collect`.
-        dreams: of each of them (`prophet redream`), in the same order; their pictures become `obs["twin"]`.
-        tasks: only these; all if not given.
-        modes: only episodes of these scripts; all if not given.
-        failing: of these scripts also episodes that fail, e.g. `other`, which picks up the wrong thing.
-        without: episodes to leave out, e.g. `task_03/episode_00007`.
+        policy: Prepares the observations.
+        folders: Recordings of `prophet collect`.
+        dreams: Dreams of each of them (`prophet redream`), in the same order; their images become `obs["twin"]`.
+        tasks: Numbers of the tasks; all by default.
+        modes: Scripts whose successful episodes are read; all if empty.
+        failing: Scripts whose failed episodes are read too, such as `other`, which picks up the wrong object.
+        without: Episodes to leave out, such as `task_03/episode_00007`.
 
     Raises:
-        FileNotFoundError: a folder is no recording, or an episode has no dream.
-        ValueError: one starts from official states, none holds such an episode, there is not one folder of dreams for
-            each recording, or the policy has no use for them.
-        UnknownOptionError: no episode has such a mode.
+        FileNotFoundError: A folder is no recording, or an episode has no dream.
+        ValueError: A recording starts from official states, none holds such an episode, there is not one folder of
+            dreams for each recording, or the policy cannot use dreams.
+        UnknownOptionError: No episode has such a mode.
     """
     from prophet_gym.data.recording import list_recordings, read_episode, refuse_official
 
@@ -151,16 +151,16 @@ def read_demonstrations(
 
 
 def prepared(policy: FlowPolicy, episode: "Episode", steps: int) -> Obs:
-    """What the policy sees at the first so many commands."""
+    """Return what the policy sees before each of the first `steps` actions."""
     frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:steps]
     return policy.prepare({"image": frames}, [episode.instruction] * steps)
 
 
 def read_dream(path: Path) -> "Episode":
-    """The dream of an episode, which ends with its last whole chunk.
+    """Read the dream of an episode; it ends with the last whole chunk.
 
     Raises:
-        FileNotFoundError: it has none.
+        FileNotFoundError: The episode has no dream.
     """
     from prophet_gym.data.recording import read_episode
 
@@ -178,7 +178,7 @@ def require_dream(path: Path) -> None:
 
 
 def refuse_dreams(policy: FlowPolicy, folders: Sequence[Path], dreams: Sequence[Path]) -> None:
-    """Refuse dreams that do not go with the recordings, or with the policy."""
+    """Raise ValueError if the dreams do not match the recordings, or the policy cannot use them."""
     if dreams and len(dreams) != len(folders):
         raise ValueError(
             f"there must be one folder of dreams for each recording, got {len(dreams)} for {len(folders)}: make them "
@@ -192,9 +192,9 @@ def refuse_dreams(policy: FlowPolicy, folders: Sequence[Path], dreams: Sequence[
 
 
 def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:
-    """How far across and down the picture, -1 to 1, gripper and target are at each command.
+    """Return how far across and down the image the gripper and the target are before each action, -1 to 1.
 
-    NaN for a fixture and behind the camera.
+    NaN for a fixture, which has no place of its own, and for what lies behind the camera.
     """
     assert episode.camera is not None
     gripper, target = episode.gripper_position, episode.target_positions
@@ -205,7 +205,7 @@ def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:
 
 
 def drawer(policy: FlowPolicy, demonstrations: Demonstrations) -> DrawBatch:
-    """Batches as `sft` wants them, commands on the policy's device."""
+    """Return a function that draws batches for `sft`, with the actions on the policy's device."""
 
     def draw(rows: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
         obs, actions = demonstrations.draw(rows, policy.spec.horizon, generator)

@@ -1,4 +1,4 @@
-"""Pictures of a dream beside what was recorded: a labelled film, and a contact sheet of moments."""
+"""Videos and contact sheets that show a dream beside a recording."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,10 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def side_by_side(panels: Mapping[str, Image], footer: str, scale: int) -> Image:
-    """Enlarged panels in a row, each under its label; below them a line of text. Even height and width."""
+    """Enlarge panels and put them in a row, each under its label, with a line of text below.
+
+    Height and width of the result are even, since video encoders refuse odd ones.
+    """
     enlarged = [_enlarge(panel, scale) for panel in panels.values()]
     height, width = enlarged[0].shape[:2]
     canvas = _paper(height + 2 * STRIP + (height % 2), len(enlarged) * (width + GAP) - GAP + (GAP + width) % 2)
@@ -30,7 +33,7 @@ def side_by_side(panels: Mapping[str, Image], footer: str, scale: int) -> Image:
 
 
 def contact_sheet(videos: Mapping[str, UInt8[np.ndarray, "t h w 3"]], times: Sequence[int], title: str) -> Image:
-    """A title, then one row per film and one column per moment (frame number), labelled on the left and on top."""
+    """Draw a title, then one row per video and one column per frame number in `times`, labelled left and on top."""
     margin = 150
     rows = [np.concatenate([video[moment] for moment in times], axis=1) for video in videos.values()]
     height, width = rows[0].shape[:2]
@@ -47,14 +50,14 @@ def contact_sheet(videos: Mapping[str, UInt8[np.ndarray, "t h w 3"]], times: Seq
 
 
 def stack(sheets: Sequence[Image]) -> Image:
-    """Images of any width under each other."""
+    """Put images of any width below each other, padded with black."""
     width = max(sheet.shape[1] for sheet in sheets)
     padded = [np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0))) for sheet in sheets]
     return np.concatenate(padded)
 
 
 def write_mp4(path: Path, images: Iterable[Image], frames_per_second: int = 20) -> None:
-    """H.264 that browsers play."""
+    """Write H.264 that browsers play."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 7, "macro_block_size": 2}
     writer: Any = imageio.get_writer(path, fps=frames_per_second, **options)
@@ -64,14 +67,14 @@ def write_mp4(path: Path, images: Iterable[Image], frames_per_second: int = 20) 
 
 
 def write_animation(path: Path, images: Sequence[Image], frames_per_second: int = 10) -> None:
-    """An endless GIF or WebP, by the name's ending.
+    """Write an endless GIF or WebP, by the ending of the name.
 
     Raises:
-        ValueError: for another ending.
+        ValueError: The name ends otherwise.
     """
     options: dict[str, dict[str, Any]] = {".gif": {}, ".webp": {"quality": 60, "method": 4}}
     if path.suffix not in options:
-        raise ValueError(f"a moving picture ends in .gif or .webp, got {path.name!r}")
+        raise ValueError(f"an animation ends in .gif or .webp, got {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     duration = 1000 // frames_per_second
     iio.imwrite(path, np.stack(images), plugin="pillow", duration=duration, loop=0, **options[path.suffix])

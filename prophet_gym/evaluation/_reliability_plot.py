@@ -1,4 +1,4 @@
-"""The reliability plot: what a judge says is likely against how often it is true, as an SVG without any library."""
+"""The reliability plot: stated probability of success against observed frequency, as an SVG without any library."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,9 +28,9 @@ def reliability_svg(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         marks.append(f'<text x="{_x(tick)}" y="{_y(0.0) + 16}" text-anchor="middle">{tick:g}</text>')
         marks.append(f'<text x="{_x(0.0) - 6}" y="{_y(tick) + 4}" text-anchor="end">{tick:g}</text>')
     middle = MARGIN + SIZE / 2
-    marks.append(f'<text x="{middle}" y="{width - 8}" text-anchor="middle">probability of success, as judged</text>')
+    marks.append(f'<text x="{middle}" y="{width - 8}" text-anchor="middle">stated probability of success</text>')
     marks.append(
-        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">share that is done</text>'
+        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">observed frequency</text>'
     )
     most = max((place["count"] for bins in curves.values() for place in bins), default=1)
     for number, (name, bins) in enumerate(curves.items()):

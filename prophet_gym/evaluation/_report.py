@@ -1,4 +1,4 @@
-"""What a command found: as JSON for other programs, as a table for people."""
+"""Reports of results: JSON for other programs, tables for people."""
 
 import json
 import os
@@ -35,11 +35,11 @@ PACKAGES = ("prophet-gym", "torch", "diffusers", "numpy", "opencv-python-headles
 
 
 def summarise(scores: Scores, episodes: int) -> dict[str, Any]:
-    """Means and intervals of every horizon, condition and metric, and the paired margins of the dream.
+    """Return means and intervals of every horizon, condition and metric, and the paired margins of the dream.
 
     Args:
-        scores: of `evaluate_open_loop`.
-        episodes: how many were given to it.
+        scores: Result of `evaluate_open_loop`.
+        episodes: Number of episodes that were given to it.
     """
     return {str(horizon): _horizon(conditions, episodes) for horizon, conditions in scores.items() if conditions}
 
@@ -69,12 +69,12 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def as_json(estimate: Estimate) -> dict[str, float | int | None]:
-    """Plain numbers; None where there is none, since JSON has no NaN."""
+    """Return an estimate as plain numbers, with None in place of NaN, which JSON does not have."""
     return {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(estimate).items()}
 
 
 def machine() -> dict[str, Any]:
-    """Where the numbers were made: processor, cores, package versions (None for what is not installed)."""
+    """Return what computed the numbers: processor, cores and package versions (None for what is not installed)."""
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
@@ -93,13 +93,13 @@ def _version(name: str) -> str | None:
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write a report where one was asked for: whole or, where writing is cut short, not at all."""
+    """Write a report if a path is given; an interrupted write leaves no file."""
     if path is not None:
         atomic_write(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned: the first to the left, the others to the right."""
+    """Align columns of text, the first to the left and the others to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
@@ -108,7 +108,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def evaluation_tables(horizons: Mapping[str, Any]) -> str:
-    """A table for each horizon of `summarise`, with the margins below it."""
+    """Format a table for each horizon of `summarise`, with the margins below it."""
     return "\n\n".join(_evaluation_table(frames, found) for frames, found in horizons.items())
 
 
@@ -139,7 +139,7 @@ def _margin_lines(margins: Mapping[str, Any]) -> list[str]:
 
 
 def interval(estimate: Mapping[str, Any] | None, digits: int) -> str:
-    """`mean [low, high]`, or a dash where there is no value."""
+    """Format an estimate as `mean [low, high]`, or as a dash if it has no value."""
     if estimate is None or estimate["mean"] is None:
         return "-"
     return f"{estimate['mean']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"

@@ -23,7 +23,7 @@ COMMANDS = {
 
 
 def overview() -> str:
-    """What `prophrl` prints: commands, environments that are registered and algorithms."""
+    """Return what `prophrl` prints: commands, registered environments and algorithms."""
     import gymnasium as gym
 
     import prophet_gym  # noqa: F401 registers the ids
