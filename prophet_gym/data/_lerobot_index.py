@@ -121,12 +121,8 @@ def read_index(
 ) -> tuple[list[Entry], list[int]]:
     """Read where the episodes lie.
 
-    Args:
-        root: The data set's folder.
-        info: What `read_info` gives.
-        video_key: The camera whose videos are read; None where the images lie in the rows.
-        episodes: Only these; all if not given.
-        without: Episodes to leave out: nothing of them is read, so one that is damaged does no harm.
+    `video_key` is the camera whose videos are read, None where the images lie in the rows. Nothing is read of the
+    episodes `without`, so one that is damaged does no harm.
 
     Returns:
         The episodes to read, by number, and the numbers of all.

@@ -4,7 +4,7 @@ Sources are mixed by exact quotas. An epoch takes `quota` windows of each source
 source come as an endless row of shuffled passes over it, so none comes twice before all have come once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64
@@ -44,56 +44,9 @@ def shuffled_passes(count: int, start: int, take: int, *, seed: int, source: int
 
 
 def epoch_order(counts: Sequence[int], shares: Sequence[int], *, seed: int, epoch: int) -> Int64[np.ndarray, "n 2"]:
-    """Return (source, window) of every position of an epoch.
-
-    Args:
-        counts: Windows of each source.
-        shares: See `quotas`.
-        seed: The seed of the order.
-        epoch: The number of the epoch, from 0.
-    """
+    """Return (source, window) of every position of an epoch that takes `shares` of the `counts` windows of sources."""
     rows = []
     for source, (count, share) in enumerate(zip(counts, shares, strict=True)):
         windows = shuffled_passes(count, epoch * share, share, seed=seed, source=source)
         rows.append(np.stack([np.full_like(windows, source), windows], axis=1))
     return np.random.default_rng([seed, _EPOCH, epoch]).permutation(np.concatenate(rows))
-
-
-def batches(
-    counts: Sequence[int],
-    shares: Sequence[int],
-    *,
-    rows: int,
-    seed: int,
-    start: int = 0,
-    stop: int | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-) -> Iterator[Int64[np.ndarray, "n 2"]]:
-    """Yield one rank's batches of (source, window), epoch after epoch.
-
-    All ranks read one row of windows, `rows * ranks` at a time, each its own of them; batches run across the end of an
-    epoch, so no window is lost or read twice and every rank gets as many.
-
-    Args:
-        counts: Windows of each source.
-        shares: Windows that an epoch takes of each.
-        rows: Batch size of a rank.
-        seed: The seed of the order.
-        start: Windows that all ranks together have read.
-        stop: Windows after which the row ends; the last batches may be shorter, by one between ranks, or empty.
-        rank: The rank of this process.
-        ranks: How many ranks there are.
-    """
-    size = sum(shares)
-    known = (-1, np.empty((0, 2), np.int64))
-    while stop is None or start < stop:
-        end = start + rows * ranks if stop is None else min(start + rows * ranks, stop)
-        group = []
-        for position in range(start + rank, end, ranks):
-            epoch, place = divmod(position, size)
-            if epoch != known[0]:
-                known = (epoch, epoch_order(counts, shares, seed=seed, epoch=epoch))
-            group.append(known[1][place])
-        yield np.stack(group) if group else np.empty((0, 2), np.int64)
-        start = end

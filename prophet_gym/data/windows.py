@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64, Num, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from prophet_gym.data._order import batches, quotas
+from prophet_gym.data._order import epoch_order, quotas
 from prophet_gym.data.episode import Episode, EpisodeSource
 
 ToModelActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
@@ -339,17 +339,22 @@ class WindowLoader:
         self.read = int(state["read"])
 
     def _places(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the (data set, window) pairs of each batch that is left."""
-        left = batches(
-            self.windows.counts,
-            self.shares,
-            rows=self.rows,
-            seed=self.seed,
-            start=self.read,
-            stop=self.stop,
-            rank=self.rank,
-            ranks=self.ranks,
-        )
-        for batch in left:
-            if len(batch):
-                yield [(int(source), int(window)) for source, window in batch]
+        """Yield the (data set, window) pairs of each batch that is left.
+
+        All ranks read one row of windows, `rows * ranks` at a time, each its own of them; batches run across the end of
+        an epoch, so no window is lost or read twice and every rank gets as many. At the end the last batches may be
+        shorter, by one between ranks.
+        """
+        size, read = sum(self.shares), self.read
+        known, order = -1, np.empty((0, 2), np.int64)
+        while self.stop is None or read < self.stop:
+            end = read + self.rows * self.ranks
+            batch = []
+            for position in range(read + self.rank, end if self.stop is None else min(end, self.stop), self.ranks):
+                epoch, place = divmod(position, size)
+                if epoch != known:
+                    known, order = epoch, epoch_order(self.windows.counts, self.shares, seed=self.seed, epoch=epoch)
+                batch.append((int(order[place, 0]), int(order[place, 1])))
+            if batch:
+                yield batch
+            read = end

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -54,25 +54,6 @@ class Advance:
     executed: int
     success: bool
     gripper: Float[np.ndarray, " 3"]
-
-
-@runtime_checkable
-class Stages(Protocol):
-    """All sub-environments of a vector env, by number."""
-
-    def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
-        """Start episodes in some of them."""
-        ...
-
-    def advance(
-        self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
-    ) -> dict[int, Advance]:
-        """Run a chunk in some of them, until the task succeeds or, `to_the_end`, all of it."""
-        ...
-
-    def close(self) -> None:
-        """Free everything."""
-        ...
 
 
 class LocalStages:
@@ -280,6 +261,8 @@ def _describe(name: str, row: int, given: Scene | np.ndarray) -> str:
     return f"{name} of row {row}: {given if isinstance(given, Scene) else f'{len(given)} actions'}"
 
 
-def open_stages(suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT) -> Stages:
+def open_stages(
+    suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT
+) -> LocalStages | WorkerStages:
     """Keep the rows in this process (`workers=0`) or in worker processes."""
     return WorkerStages(suite, look, size, workers, timeout) if workers else LocalStages(suite, look, size)

@@ -1,31 +1,57 @@
-"""The order of clips against what every training run needs of it."""
+"""The order of windows against what every training run needs of it."""
 
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import pytest
 
-from prophet_gym.data._order import batches, epoch_order, quotas, shuffled_passes
+from prophet_gym.data._order import epoch_order, quotas, shuffled_passes
+from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape
 
 
-def row(**changes):
-    """All (source, clip) pairs of a finite row, batch by batch."""
-    given = {"rows": 4, "seed": 3, "stop": 40, **changes}
-    return [[tuple(pair) for pair in batch.tolist()] for batch in batches([13, 7], [13, 7], **given)]
+@dataclass(frozen=True)
+class Long:
+    """One episode, of which no frame is ever read."""
+
+    length: int
+
+    def __len__(self) -> int:
+        return 1
+
+    def steps(self, index: int) -> int:
+        del index
+        return self.length
+
+    def episode(self, index: int):
+        raise AssertionError(index)
+
+
+def loader(rows=4, **options) -> WindowLoader:
+    """Of 13 windows of one source and 7 of another."""
+    windows = WindowDataset([MixtureEntry(Long(13)), MixtureEntry(Long(7))], WindowShape(0, 1, (8, 8)))
+    return WindowLoader(windows, rows, seed=3, **options)
+
+
+def row(start=0, stop=40, **options) -> list[list[tuple[int, int]]]:
+    """All (source, window) pairs of a finite row, batch by batch."""
+    made = loader(**options)
+    made.read, made.stop = start, stop
+    return list(made._places())
 
 
 def flat(rows):
     return list(chain.from_iterable(rows))
 
 
-def test_an_epoch_without_weights_reads_every_clip_once():
+def test_an_epoch_without_weights_reads_every_window_once():
     order = epoch_order([13, 7], quotas([13, 7], 20), seed=0, epoch=5)
     everything = [(0, clip) for clip in range(13)] + [(1, clip) for clip in range(7)]
     assert sorted(map(tuple, order.tolist())) == everything
     assert order.tolist() != [list(pair) for pair in everything]
 
 
-def test_weights_are_met_exactly_and_a_clip_repeats_only_after_all_were_read():
+def test_weights_are_met_exactly_and_a_window_repeats_only_after_all_were_read():
     shares = quotas([3, 1], 40)
     assert shares == [30, 10]
     read = np.concatenate([epoch_order([13, 100], shares, seed=0, epoch=epoch) for epoch in range(4)])
@@ -72,10 +98,9 @@ def test_ranks_share_the_row_without_repeats_or_losses(ranks):
 
 
 def test_an_endless_row_runs_across_the_end_of_an_epoch():
-    endless = batches([13, 7], [13, 7], rows=6, seed=3)
-    read = np.concatenate([next(endless) for _ in range(10)])
+    read = flat(islice(loader(6)._places(), 10))
     for epoch in range(3):
-        assert len({tuple(pair) for pair in read[20 * epoch : 20 * epoch + 20].tolist()}) == 20
+        assert len(set(read[20 * epoch : 20 * epoch + 20])) == 20
 
 
 @pytest.mark.parametrize("start", [4, 12, 20, 28])
