@@ -84,7 +84,7 @@ def test_the_success_head(losses):
 
 def test_the_full_prophet(losses, tmp_path):
     pytest.importorskip("peft")
-    from .toy_full import run
+    from .full.toy_full import run
 
     run(tmp_path / "full", steps=4, rows=2, chunks=2)
     assert_golden(losses, "full")
