@@ -36,7 +36,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, resume: b
     except CheckpointError as error:
         raise CheckpointError(f"{error}; delete it to start again") from error
     found = state.get("format") if isinstance(state, dict) else None
-    if found not in (_FORMAT, *_OLDER):
+    if not isinstance(state, dict) or found not in (_FORMAT, *_OLDER):
         raise CheckpointError(f"{path} is no checkpoint of the trainer: it must have format {_FORMAT!r}")
     if resume and found != _FORMAT:
         raise CheckpointError(
