@@ -14,8 +14,8 @@ from torch import nn
 
 from prophet_gym.errors import MissingWeightsError, unknown_option
 from prophrl_algos import algorithms
+from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import Algorithm
-from prophrl_algos.checkpoint import load_checkpoint
 from prophrl_algos.flow import FlowPolicy, FlowSpec
 from prophrl_algos.rollout import Begin, BeginFromStarts, begin_by_seed
 from prophrl_algos.tiny import TinyFlowPolicy

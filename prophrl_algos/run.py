@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
-from prophrl_algos.loggers import Logger, ShowsProgress
+from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos._loggers import Logger, ShowsProgress
 from prophrl_algos.rollout import Progress
 from prophrl_algos.trainer import Metrics, Trainer
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from prophet_gym.errors import require_count, require_number
-from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos._loggers import Logger
 from prophrl_algos.flow import FlowPolicy, Obs
-from prophrl_algos.loggers import Logger
 from prophrl_algos.rollout._groups import random_number
 
 LAST = "sft.pt"

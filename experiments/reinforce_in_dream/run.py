@@ -46,11 +46,11 @@ from prophet_gym.estimates import wilson
 from prophet_gym.evaluation._report import write_json
 from prophet_gym.rewards import DegradedOracle
 from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
+from prophrl_algos._loggers import JsonLinesLogger, TerminalLogger
 from prophrl_algos._named import make_policy
 from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.cli._train import Args as TrainArgs
 from prophrl_algos.cli._train import make_trainer
-from prophrl_algos.loggers import JsonLinesLogger, TerminalLogger
 from prophrl_algos.run import run as run_trainer
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Metrics, TrainerConfig

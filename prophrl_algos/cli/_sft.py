@@ -42,8 +42,8 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.train._run_folder import begin_run, run_lock
     from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
+    from prophrl_algos._loggers import CsvLogger
     from prophrl_algos._named import make_env, make_policy, save_policy
-    from prophrl_algos.loggers import CsvLogger
     from prophrl_algos.sft import LAST, sft
 
     env = make_env(args.env, 1, starts="train")

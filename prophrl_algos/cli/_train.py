@@ -69,8 +69,8 @@ MAY_CHANGE = (
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.train._run_folder import begin_run, run_lock
-    from prophrl_algos.checkpoint import load_checkpoint
-    from prophrl_algos.loggers import make_logger, require_loggers
+    from prophrl_algos._checkpoint import load_checkpoint
+    from prophrl_algos._loggers import make_logger, require_loggers
     from prophrl_algos.run import LAST, run
 
     names = usual_loggers() if args.loggers is None else args.loggers

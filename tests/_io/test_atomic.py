@@ -39,7 +39,7 @@ SAVES = {
     "training state": "import sys; sys.modules['torch.utils.tensorboard'] = None; model = torch.nn.Linear(300, 300); "
     "from prophet_gym.train._fit import FitConfig, fit; "
     "fit(model, lambda model, *_: (model(torch.ones(300)).sum(), {{}}), FitConfig(1, 1e-3), out, name='line')",
-    "trainer": "from prophrl_algos.checkpoint import save_checkpoint; "
+    "trainer": "from prophrl_algos._checkpoint import save_checkpoint; "
     "save_checkpoint(out / 'last.pt', {{'policy': {{'weight': torch.rand(100_000)}}}})",
 }
 

@@ -21,7 +21,7 @@ from prophet_gym.prophet import Prophet
 from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
-from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
 
 DOCUMENTED = (CheckpointError, FileNotFoundError)  # which MissingWeightsError is, too
 ODD = [
@@ -175,7 +175,7 @@ from prophet_gym._io import atomic
 from prophet_gym.envs.initial_states import write_initial_states
 from prophet_gym.prophet.presets import tiny_prophet
 from prophet_gym.specs import InitialState
-from prophrl_algos.checkpoint import save_checkpoint
+from prophrl_algos._checkpoint import save_checkpoint
 import torch
 torch.manual_seed(0)
 

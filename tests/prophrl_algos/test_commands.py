@@ -5,10 +5,10 @@ import logging
 import pytest
 
 from prophet_gym.checkpoint import bundled_checkpoints
+from prophrl_algos._loggers import LOGGERS, require_loggers
 from prophrl_algos._named import OWN, is_published, make_policy, warn_untrained
 from prophrl_algos.algorithms import ALGORITHMS
 from prophrl_algos.cli import main
-from prophrl_algos.loggers import LOGGERS, require_loggers
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla._load import BUNDLED, choose
 
@@ -79,7 +79,7 @@ def test_an_evaluation_past_the_last_start_is_refused_before_it_begins(capsys, t
 
 def test_a_logger_whose_package_is_missing_is_named_beforehand(monkeypatch):
     require_loggers([name for name in LOGGERS if name not in ("tensorboard", "wandb", "trackio")])
-    monkeypatch.setattr("prophrl_algos.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("prophrl_algos._loggers.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="No module named 'wandb'") as missing:
         require_loggers(["csv", "wandb"])
     assert missing.value.name == "wandb"

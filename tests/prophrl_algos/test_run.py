@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from prophet_gym.errors import CheckpointError, UnknownOptionError
+from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
+from prophrl_algos._loggers import CsvLogger, JsonLinesLogger, make_logger, run_name
 from prophrl_algos._named import read_weights
 from prophrl_algos.algorithms import REINFLOW, FlowScale
 from prophrl_algos.bandit import BanditVectorEnv
-from prophrl_algos.checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.loggers import CsvLogger, JsonLinesLogger, make_logger, run_name
 from prophrl_algos.rollout import Grouping, KeepWithin
 from prophrl_algos.run import BEST, LAST, run
 from prophrl_algos.tiny import TinyFlowPolicy

@@ -4,9 +4,9 @@ import re
 
 import torch
 
+from prophrl_algos._loggers import ShowsProgress, TerminalLogger
 from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.loggers import ShowsProgress, TerminalLogger
 from prophrl_algos.run import run
 from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophrl_algos import LoadOptions, load_policy
-from prophrl_algos.checkpoint import load_checkpoint
+from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.cli import main
 
 from . import tiny
