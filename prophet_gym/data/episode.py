@@ -135,7 +135,7 @@ class Episode:
 
     @property
     def sim(self) -> Simulation:
-        """What the simulator recorded.
+        """Return what the simulator recorded.
 
         Raises:
             ValueError: The episode does not come from a simulator.
@@ -149,7 +149,7 @@ class Episode:
 
     @property
     def gripper_position(self) -> Float[np.ndarray, "f 3"]:
-        """Position of the first tool at every frame, metres.
+        """Return the position of the first tool at every frame, metres.
 
         Raises:
             ValueError: The episode does not say where its tools are.
@@ -160,7 +160,7 @@ class Episode:
 
     @cached_property
     def target_positions(self) -> Float[np.ndarray, "f 3"] | None:
-        """Path of the object that the task is about; None where that is a fixture (a drawer) or is not known."""
+        """Return the path of the object that the task is about; None for a fixture, or where it is not known."""
         if self.simulation is None or self.simulation.target not in self.simulation.object_names:
             return None
         return self.simulation.object_positions[:, self.simulation.object_names.index(self.simulation.target)]

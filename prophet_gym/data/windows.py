@@ -92,12 +92,12 @@ class Windows:
 
     @property
     def history(self) -> Num[Tensor, "b p1 *frame"]:
-        """The frames before the current one."""
+        """Return the frames before the current one."""
         return self.past[:, :-1]
 
     @property
     def frames(self) -> Num[Tensor, "b f *frame"]:
-        """The current frame and those after each action."""
+        """Return the current frame and those after each action."""
         return torch.cat([self.past[:, -1:], self.future], dim=1)
 
     def to(self, device: torch.device) -> "Windows":
@@ -162,12 +162,12 @@ class WindowDataset(Dataset[Windows]):
 
     @property
     def counts(self) -> list[int]:
-        """How many windows each data set has."""
+        """Return how many windows each data set has."""
         return [int(ends[-1]) for ends in self.ends]
 
     @property
     def weights(self) -> list[float]:
-        """The weight of each data set: its own, or its number of windows."""
+        """Return the weight of each data set: its own, or its number of windows."""
         pairs = zip(self.entries, self.counts, strict=True)
         return [float(count if entry.weight is None else entry.weight) for entry, count in pairs]
 

@@ -74,7 +74,7 @@ class Simulator(Protocol):
 
     @property
     def target_name(self) -> str:
-        """The object or fixture that the task is about."""
+        """Return the object or fixture that the task is about."""
         ...
 
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:

@@ -24,7 +24,7 @@ class Arm(Protocol):
 
     @property
     def target_name(self) -> str:
-        """The object that the task is about."""
+        """Return the object that the task is about."""
         ...
 
     def gripper_position(self) -> Float[np.ndarray, "3"]:
@@ -53,7 +53,7 @@ class Levelled:
 
     @property
     def target_name(self) -> str:
-        """The object that the task is about."""
+        """Return the object that the task is about."""
         return self.arm.target_name
 
     def gripper_position(self) -> Float[np.ndarray, "3"]:
@@ -109,7 +109,7 @@ class Hand:
 
     @property
     def position(self) -> Float[np.ndarray, "3"]:
-        """Where the grip is, world metres."""
+        """Return where the grip is, world metres."""
         return np.asarray(self.arm.gripper_position(), dtype=np.float64)
 
     def towards(self, goal: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"], speed: float) -> np.ndarray:

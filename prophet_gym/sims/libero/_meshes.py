@@ -91,7 +91,7 @@ def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _charts(mesh: Mesh, welded: np.ndarray) -> np.ndarray:
-    """Number the texture chart of each face: faces joined through corners of equal position and equal uv."""
+    """Return the texture chart of each face: faces joined through corners of equal position and equal uv."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

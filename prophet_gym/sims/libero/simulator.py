@@ -138,17 +138,17 @@ class LiberoSimulator:
 
     @property
     def model(self) -> Any:
-        """The compiled `mujoco.MjModel` that physics runs on."""
+        """Return the compiled `mujoco.MjModel` that physics runs on."""
         return self._env.sim.model._model
 
     @property
     def data(self) -> Any:
-        """The `mujoco.MjData` that physics runs on."""
+        """Return the `mujoco.MjData` that physics runs on."""
         return self._env.sim.data._data
 
     @property
     def target_name(self) -> str:
-        """The task's first object of interest: the one to be moved in pick-and-place tasks."""
+        """Return the task's first object of interest: the one to be moved in pick-and-place tasks."""
         return self._env.obj_of_interest[0]
 
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
