@@ -1,4 +1,4 @@
-"""What the trainer costs beside what it cannot avoid: the policy's own forward and backward passes, and the env.
+"""Measure what the trainer costs beside what it cannot avoid: the policy's own passes, and the env.
 
     python benchmarks/algos.py --json benchmarks/results/algos.json
 

@@ -1,4 +1,4 @@
-"""Algorithms on a bandit whose optimum is known, on one budget: learning curves, and gradients of each flow step.
+"""Run every algorithm on a bandit of known optimum, on one budget: learning curves, and each flow step's gradients.
 
     python benchmarks/bandit.py --json benchmarks/results/bandit.json
 

@@ -1,4 +1,4 @@
-"""What action frames and history are worth (the direction of the paper's Table 3), on one LIBERO task.
+"""Measure what action frames and history are worth on one LIBERO task, as in the paper's Table 3.
 
     prophet collect --suite libero_object --tasks 3 --episodes 100 --seed 2 --out outputs/one_task
     prophet collect --suite libero_object --tasks 3 --episodes 30 --starts official --out outputs/one_task_official

@@ -1,4 +1,4 @@
-"""Success rate of the scripted experts in LIBERO, per task, from random placements.
+"""Measure the success of the scripted experts in LIBERO, per task, from random placements.
 
     python benchmarks/experts.py --json benchmarks/results/experts.json
 

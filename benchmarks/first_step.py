@@ -1,4 +1,4 @@
-"""From `import` to the first step: CPU time with the light imports of diffusers, and with diffusers as it stands.
+"""Measure CPU time from `import` to the first step, with the light imports of diffusers and without.
 
     python benchmarks/first_step.py --json benchmarks/results/first_step.json
 

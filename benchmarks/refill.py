@@ -1,4 +1,4 @@
-"""How full the batch is with and without refill on episodes of uneven length, and what the env costs beside the model.
+"""Measure how full the batch is with and without a queue of episodes, and what the env costs beside the model.
 
     python benchmarks/refill.py --json benchmarks/results/refill.json
     python benchmarks/refill.py --tiny     # an untrained tiny model, in seconds
@@ -7,7 +7,8 @@ The same episodes (their lengths drawn from a seed) are dreamt twice: in lockste
 waits for its slowest row, as a vector env without absorbing rows dreams all of them) and with a queue that refills
 ended rows. The useful fraction is live chunks by rows times steps: of slots, not of what is generated: an ended
 row generates nothing, so the seconds differ by less than the fractions. The env's own share of a step is time outside
-`encode`, `rollout` and `score`, measured with the checkpoint's own judge, with every row restarting at times.
+`encode`, `rollout` and `score`, measured with the checkpoint's own reward model, while sub-environments
+restart at times.
 """
 
 import json
@@ -42,7 +43,7 @@ class Args:
 
 
 class Stopwatch:
-    """A world model or judge that counts the seconds it works; the frames and verdicts are its own."""
+    """Count the seconds that a world model or a reward model works; frames and outputs stay its own."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -123,20 +124,20 @@ def own_share(
     model: WorldModel, reward_model: RewardModel | None, starts: InitialStates, args: Args
 ) -> dict[str, float]:
     """The env's own time by all time, over steps with staggered restarts; the first step is not counted."""
-    timed, timed_judge = Stopwatch(model), None if reward_model is None else Stopwatch(reward_model)
+    timed, timed_reward = Stopwatch(model), None if reward_model is None else Stopwatch(reward_model)
     envs = ProphetVectorEnv(
-        timed, starts, args.rows, reward_model=timed_judge, max_episode_steps=6, autoreset_mode="SameStep"
+        timed, starts, args.rows, reward_model=timed_reward, max_episode_steps=6, autoreset_mode="SameStep"
     )
     rng = np.random.default_rng(args.seed)
     envs.reset(seed=args.seed)
     shares, steps = [], []
     for step in range(args.steps + 1):
         actions = rng.uniform(-0.3, 0.3, envs.action_space.shape).astype(np.float32)
-        before = timed.seconds + (timed_judge.seconds if timed_judge else 0.0)
+        before = timed.seconds + (timed_reward.seconds if timed_reward else 0.0)
         began = time.perf_counter()
         envs.step(actions)
         total = time.perf_counter() - began
-        inside = timed.seconds + (timed_judge.seconds if timed_judge else 0.0) - before
+        inside = timed.seconds + (timed_reward.seconds if timed_reward else 0.0) - before
         if step:
             shares.append((total - inside) / total)
             steps.append(total)

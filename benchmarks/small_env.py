@@ -1,4 +1,4 @@
-"""Frames per second of the dream and of the simulator, on one machine in one run.
+"""Measure frames per second of the dream and of the simulator, on one machine in one run.
 
     python benchmarks/small_env.py --json benchmarks/results/small_env.json
 

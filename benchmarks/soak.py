@@ -1,4 +1,4 @@
-"""Memory over many chunks with random resets: it must not grow.
+"""Check that memory does not grow over many chunks with random resets.
 
     python benchmarks/soak.py --json benchmarks/results/soak.json     # 10,000 chunks of a tiny untrained Prophet
     python benchmarks/soak.py --checkpoint bundled --chunks 1300 --json benchmarks/results/soak_bundled.json

@@ -1,4 +1,4 @@
-"""Speed and memory of the full Prophet: the published sizes with random weights, driven through its vector env.
+"""Measure speed and memory of the full Prophet's vector env: published sizes, random weights.
 
     python benchmarks/gpu/full_env.py --device cuda --json benchmarks/results/full_env.json
     python benchmarks/gpu/full_env.py --tiny                             # the same code in seconds, on a CPU

@@ -1,4 +1,4 @@
-"""Training latents as a file of a few megabytes: steps of 1/16, differences between consecutive frames, lzma.
+"""Store training latents in a few megabytes: steps of 1/16, differences between consecutive frames, lzma.
 
 numpy and the standard library alone, since it runs on the other machine before anything is installed there.
 """

@@ -1,1 +1,1 @@
-"""What stands in the documents' blocks of figures, each made from files by a function."""
+"""Functions that generate the documents' blocks of figures from result files."""

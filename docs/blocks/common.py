@@ -1,4 +1,4 @@
-"""Where the numbers lie, and how they are written down."""
+"""Find result files, and format their numbers."""
 
 import json
 from collections.abc import Mapping

@@ -39,7 +39,7 @@ def draw(report: dict[str, Any]) -> plt.Figure:
         right.bar(places, [p["mean"] for p in points], 0.25, yerr=errors, label=label)
     labels = {"dream": "dream", "libero": "LIBERO"}
     right.set_xticks(range(len(worlds)), [labels[name] for name in worlds])
-    right.set(ylabel="return", title="the same reward model in both worlds, 95% interval over episodes")
+    right.set(ylabel="return", title="the same reward model in both worlds,\n95% interval over states")
     right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
     return figure
 

@@ -1,4 +1,4 @@
-"""What the pages outside the experiment say of it."""
+"""Blocks about the experiment in the pages outside of it."""
 
 from typing import Any
 
