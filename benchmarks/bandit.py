@@ -66,7 +66,7 @@ def start(seed: int) -> TinyFlowPolicy:
         wide = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in obs.items()}
         return wide, 0.3 * torch.randn(rows, 1, 2, generator=generator)
 
-    sft(policy, draw, SftConfig(steps=300, rows=128, learning_rate=3e-3, seed=seed))
+    sft(policy, draw, SftConfig(steps=300, batch_size=128, learning_rate=3e-3, seed=seed))
     return policy
 
 

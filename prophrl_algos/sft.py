@@ -27,7 +27,7 @@ class SftConfig:
 
     Attributes:
         steps: Optimizer steps.
-        rows: Demonstrations in a step.
+        batch_size: Demonstrations in a step.
         learning_rate: Learning rate of AdamW; warmed up over 5% of the steps, then a cosine to a tenth.
         weight_decay: Weight decay of AdamW.
         max_grad_norm: Gradients are scaled down to this norm.
@@ -39,7 +39,7 @@ class SftConfig:
     """
 
     steps: int = 2000
-    rows: int = 64
+    batch_size: int = 64
     learning_rate: float | int = 3e-4
     weight_decay: float | int = 1e-4
     max_grad_norm: float | int = 1.0
@@ -47,7 +47,7 @@ class SftConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "save_every"):
+        for name in ("steps", "batch_size", "save_every"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         require_count("seed", self.seed, 0)
@@ -95,7 +95,7 @@ def sft(
     for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
         # A generator per step, so that a resumed run draws what the whole one would have drawn.
         generator = torch.Generator().manual_seed(random_number(config.seed, 20, step))
-        obs, actions = draw(config.rows, generator)
+        obs, actions = draw(config.batch_size, generator)
         loss = policy.sft_loss(obs, actions, generator=generator)
         losses.append(loss.item())
         # Before the backward pass: the weights of the last checkpoint stay usable.

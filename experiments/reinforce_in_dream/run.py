@@ -145,7 +145,7 @@ def clone(place: Place) -> None:
         sft(
             policy,
             drawer(policy, shown),
-            SftConfig(steps=size.sft_steps, rows=size.sft_batch_size, learning_rate=size.sft_rate),
+            SftConfig(steps=size.sft_steps, batch_size=size.sft_batch_size, learning_rate=size.sft_rate),
             place.out / SFT,
             logger=JsonLinesLogger(place.logs / CLONING),
         )

@@ -34,7 +34,7 @@ class Args(Arguments):
         out: Folder for weights, config and metrics.json.
         minutes: Of training at most.
         steps: Optimiser steps at most.
-        batch: Pictures per step.
+        batch_size: Images per step.
         image_size: Pictures are averaged down to this.
         learning_rate: Peak of a cosine schedule.
         stride: Every so many frames are read.
@@ -48,7 +48,7 @@ class Args(Arguments):
     out: OutFolder
     minutes: Minutes = 15.0
     steps: Count = 6000
-    batch: Items = 32
+    batch_size: Items = 32
     image_size: Items = 128
     learning_rate: Positive = 2e-3
     stride: Count = 4
@@ -111,7 +111,7 @@ def train_object_reader(images: LabelledFrames, args: Args) -> ObjectReader:
     generator = torch.Generator().manual_seed(args.seed)
 
     def loss(reader: ObjectReader, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.randint(len(targets), (args.batch,), generator=generator)
+        chosen = torch.randint(len(targets), (args.batch_size,), generator=generator)
         frames = blurred(torch.from_numpy(images.frames[chosen.numpy()]).to(device), generator)
         given = words[torch.from_numpy(images.episode[chosen.numpy()])].to(device)
         return F.l1_loss(reader(frames, given), targets[chosen].to(device)), {}

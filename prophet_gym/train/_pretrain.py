@@ -50,7 +50,7 @@ class Args(Arguments):
         draw_tools: Train the action-frame conditioner too, on images of the tools in the windows that say where
             they are and what camera looks on; the result draws them in its dreams, as does a base that draws them.
         steps: Optimiser steps.
-        rows: Windows that a process holds at once.
+        batch_size: Windows that a process holds at once.
         accumulate: Such batches per optimiser step.
         learning_rate: Peak rate.
         warmup: Steps of warm-up.
@@ -73,7 +73,7 @@ class Args(Arguments):
     lora_rank: CountOrNone = 0
     draw_tools: bool = False
     steps: Count = 30_000
-    rows: Items = 1
+    batch_size: Items = 1
     accumulate: Count = 1
     learning_rate: Positive = 1e-4
     warmup: CountOrNone = 1000
@@ -91,7 +91,8 @@ class Args(Arguments):
 
 
 _MAY_CHANGE = (
-    "out", "steps", "rows", "accumulate", "precision", "gradient_checkpointing", "workers", "save_every", "keep", "cpu",
+    "out", "steps", "batch_size", "accumulate", "precision", "gradient_checkpointing", "workers", "save_every",
+    "keep", "cpu",
 )  # fmt: skip
 """Arguments that may differ when a run resumes."""
 
@@ -100,7 +101,7 @@ def main(args: Args) -> None:
     """Run the steps that are left and write the result."""
     from accelerate import Accelerator
 
-    batching = Batching(args.rows, args.self_forcing, args.sampler_steps, args.workers)
+    batching = Batching(args.batch_size, args.self_forcing, args.sampler_steps, args.workers)
     schedule = FitConfig(
         steps=args.steps, learning_rate=args.learning_rate, warmup=args.warmup, weight_decay=args.weight_decay,
         ema=args.ema, accumulate=args.accumulate, save_every=args.save_every, keep=args.keep, seed=args.seed,

@@ -56,7 +56,7 @@ class Args(Arguments):
         dreams: Recordings of dreams, labelled with the simulator's outcome of the same actions.
         minutes: Time for the optimizer, reading not counted.
         steps: Most optimizer steps.
-        batch: Frames per step (head), videos per step (vlm).
+        batch_size: Frames per step (head), videos per step (vlm).
         learning_rate: Peak; the backbone's own choice if not given.
         held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
         max_episodes: Read at most so many episodes of each recording.
@@ -77,7 +77,7 @@ class Args(Arguments):
     dreams: tuple[Path, ...] = ()
     minutes: Minutes = 60.0
     steps: Count = 3000
-    batch: Items = 64
+    batch_size: Items = 64
     learning_rate: Positive | None = None
     held_out: Fraction = 0.2
     max_episodes: Count = 600
@@ -131,7 +131,9 @@ def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
     paths = [path for parts in groups.values() for path in parts["train"]]
     train = read_videos(paths, size=args.image_size, all_frames=False)
     schedule = CosineConfig(args.steps, args.learning_rate or 2e-3, minutes=args.minutes, seed=args.seed)
-    head = success.train_success_head(train, SuccessHeadConfig(image_size=args.image_size), schedule, batch=args.batch)
+    head = success.train_success_head(
+        train, SuccessHeadConfig(image_size=args.image_size), schedule, batch=args.batch_size
+    )
     head = head.with_threshold(success.choose_threshold(head, tune))
     metrics: dict[str, Any] = {
         "train_episodes": len(train),
@@ -153,7 +155,7 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
     groups["train"] += read_videos(dreamt["train"], size=None, all_frames=True)
     tune = _ends(groups["tune"], args.stride)
     success.require_success([clip.done for clip in tune])
-    model = LocalVlm.from_pretrained(args.model, device=args.device, dtype=args.dtype, batch=args.batch)
+    model = LocalVlm.from_pretrained(args.model, device=args.device, dtype=args.dtype, batch=args.batch_size)
     add_adapters(model, args.lora_rank, args.seed)
     config = LikelihoodConfig(base=args.model, when="chunk", stride=args.stride, shown=args.shown)
     reward_model = LikelihoodReward(model, config)
@@ -161,7 +163,7 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
         args.steps, args.learning_rate or 1e-4, weight_decay=0.0, clip=1.0, minutes=args.minutes, seed=args.seed
     )
     draw = lambda generator: cut(generator.choice(groups["train"]), args.stride, generator)  # noqa: E731
-    train_adapters(reward_model, draw, schedule, batch=args.batch)
+    train_adapters(reward_model, draw, schedule, batch=args.batch_size)
     reward_model = with_threshold(reward_model, tune)
     metrics = {
         "train_episodes": len(groups["train"]),

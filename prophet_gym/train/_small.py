@@ -78,7 +78,7 @@ class Args(Arguments):
         tracker_steps: Optimiser steps of 128 windows.
         steps: Optimiser steps of the transformer.
         minutes: Wall-clock limit of the transformer's training, runs before this one counted.
-        rows: Chunks per step.
+        batch_size: Chunks per step.
         learning_rate: Peak rate of the transformer.
         warmup: Steps in which the transformer's rate rises.
         ema: Decay of the transformer's averaged weights, which are the result.
@@ -103,7 +103,7 @@ class Args(Arguments):
     tracker_steps: CountOrNone = 8_000
     steps: Count = 8_000
     minutes: Minutes = math.inf
-    rows: Items = 16
+    batch_size: Items = 16
     learning_rate: NotNegative = 1e-3
     warmup: CountOrNone = 200
     ema: Fraction = 0.999
@@ -162,7 +162,7 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
         "data": args.data, "held_out": args.held_out, "max_episodes": args.max_episodes, "episodes": counted(args.data),
     }  # fmt: skip
     network = {} if base is not None else {"layers": args.layers, "width": args.width}
-    steps = {name: getattr(args, name) for name in ("rows", "chunks", "single_until", "warmup", "ema")}
+    steps = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
     asked: dict[str, dict[str, Any]] = {
         "autoencoder": recorded,
         "decoder": recorded,
@@ -248,7 +248,7 @@ class _Training:
             config,
             args.out,
             FitConfig(args.steps, args.learning_rate, warmup=args.warmup, ema=args.ema, minutes=args.minutes),
-            Rehearsal(args.rows, args.chunks, args.single_until),
+            Rehearsal(args.batch_size, args.chunks, args.single_until),
         )
         if args.lora_rank:
             save_lora(transformer, args.out / "lora")

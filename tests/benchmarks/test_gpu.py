@@ -26,7 +26,8 @@ from prophet_gym.prophet import Prophet
 
 warnings.simplefilter("error")
 base, out = sys.argv[1:]
-words = ["train", "--base", base, "--out", out, "--device", "cpu", "--rows", "4", "--steps", "2", "--minutes", "5"]
+words = ["train", "--base", base, "--out", out, "--device", "cpu", "--batch-size", "4", "--steps", "2"]
+words += ["--minutes", "5"]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     main([*words, "--stage", "transformer", "--single-until", "0.5", "--chunks", "2"])

@@ -166,7 +166,7 @@ class TestDemonstrations:
         data, out = tmp_path / "data", tmp_path / "out"
         for index, (success, mode) in enumerate([(True, "expert"), (False, "expert"), (True, "noisy")]):
             record(data, index, success, mode=mode)
-        words = [*POLICY, "--data", str(data), "--out", str(out), "--config.steps", "3", "--config.rows", "4"]
+        words = [*POLICY, "--data", str(data), "--out", str(out), "--config.steps", "3", "--config.batch-size", "4"]
         main(["sft", *words])
         assert "1 episodes, 5 steps" in capsys.readouterr().out
         assert "context.weight" in read_weights(out)
@@ -187,7 +187,7 @@ class TestDemonstrations:
         record(data, 0, success=True)
         monkeypatch.setattr(common, "SmallVLA", small_small_vla)
         main(["sft", "--data", str(data), "--out", str(out), "--policy", "small", "--config.steps", "2",
-              "--config.rows", "2"])  # fmt: skip
+              "--config.batch-size", "2"])  # fmt: skip
         env = common.make_env("Prophet-LIBERO-v0", 1, starts="train")
         monkeypatch.undo()
         made = make_policy("small-k4", env, out / "policy")

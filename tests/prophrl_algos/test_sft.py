@@ -37,7 +37,7 @@ def test_the_policy_does_what_was_demonstrated():
 
 
 def test_a_run_that_stops_goes_on_with_the_same_result(tmp_path):
-    config = SftConfig(steps=12, save_every=4, rows=8)
+    config = SftConfig(steps=12, save_every=4, batch_size=8)
     whole = TinyFlowPolicy(SPEC, hidden=8)
     loss = sft(whole, demonstrations(whole), config, tmp_path / "whole")
     parts = TinyFlowPolicy(SPEC, hidden=8)
@@ -55,12 +55,12 @@ def test_a_run_that_stops_goes_on_with_the_same_result(tmp_path):
     assert sft(again, draw, config, tmp_path / "parts") == loss
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     with pytest.raises(ValueError, match="use another folder"):
-        sft(again, draw, SftConfig(steps=13, save_every=4, rows=8), tmp_path / "parts")
+        sft(again, draw, SftConfig(steps=13, save_every=4, batch_size=8), tmp_path / "parts")
 
 
 def test_it_ends_where_enough_is_kept(tmp_path):
     policy, kept = TinyFlowPolicy(SPEC, hidden=8), []
-    config = SftConfig(steps=12, save_every=4, rows=8)
+    config = SftConfig(steps=12, save_every=4, batch_size=8)
     sft(policy, demonstrations(policy), config, tmp_path, keep=lambda steps: kept.append(steps) or steps == 8)
     assert kept == [4, 8]
     assert torch.load(tmp_path / "sft.pt", weights_only=False)["step"] == 8

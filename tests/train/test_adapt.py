@@ -133,8 +133,8 @@ def base(tmp_path_factory, toys):
 
 def test_adaptation_makes_a_checkpoint_for_the_new_scene(base, toys, toy_recording, tmp_path):
     args = Args(
-        data=(toy_recording,), out=tmp_path / "out", base=str(base), lora_rank=4, steps=2, rows=4, tracker_steps=2,
-        decoder_steps=2, held_out=4, device="cpu",
+        data=(toy_recording,), out=tmp_path / "out", base=str(base), lora_rank=4, steps=2, batch_size=4,
+        tracker_steps=2, decoder_steps=2, held_out=4, device="cpu",
     )  # fmt: skip
     main(args)
     prophet = Prophet.from_pretrained(tmp_path / "out" / "checkpoint")

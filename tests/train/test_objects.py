@@ -40,7 +40,7 @@ def test_a_sharp_heat_map_is_one_point_and_a_flat_one_is_the_middle():
 
 
 def test_it_finds_the_square_that_the_instruction_names(tmp_path):
-    args = Args(data=tmp_path, out=tmp_path, steps=250, batch=32, image_size=32, learning_rate=5e-3)
+    args = Args(data=tmp_path, out=tmp_path, steps=250, batch_size=32, image_size=32, learning_rate=5e-3)
     reader = train_object_reader(squares(60, seed=0), args)
     fresh = squares(20, seed=1)
     swapped = LabelledFrames(

@@ -95,7 +95,7 @@ def write_toys(record: Callable[..., None], folder: Path, **meta: str) -> Path:
 
 def test_from_a_recording_to_a_judge_by_either_backbone(tiny_qwen, tmp_path, record):
     data = (write_toys(record, tmp_path / "data"),)
-    common = {"data": data, "steps": 2, "batch": 2, "held_out": 0.5}
+    common = {"data": data, "steps": 2, "batch_size": 2, "held_out": 0.5}
     found = main(
         Args(out=tmp_path / "vlm", backbone="vlm", model=str(tiny_qwen), stride=4, shown=2, lora_rank=2, **common)
     )

@@ -30,7 +30,7 @@ def test_a_tiny_run_on_another_robot_ends_in_a_checkpoint_that_dreams_its_action
         other = replace(episode, robot=robot, actions=drawn.astype(np.float32), fps=known.control_hz)
         write_episode(episode_path(tmp_path / "data", 0, index), other, frames[:, 32:96, ::2])
     args = small.Args(
-        tmp_path / "out", (tmp_path / "data",), chunk=4, width=96, layers=1, held_out=4, device="cpu", rows=4,
+        tmp_path / "out", (tmp_path / "data",), chunk=4, width=96, layers=1, held_out=4, device="cpu", batch_size=4,
         autoencoder_steps=2, decoder_steps=2, tracker_steps=2, steps=2, single_until=0.5,
     )  # fmt: skip
     small.main(args)

@@ -27,7 +27,7 @@ def recipe(data, folder, **changes):
         "decoder_steps": 2,
         "tracker_steps": 2,
         "steps": 2,
-        "rows": 4,
+        "batch_size": 4,
         "layers": 1,
         "held_out": 4,
     }
@@ -102,7 +102,7 @@ def further(folder, out, **changes):
     base = folder / "out" / "checkpoint"
     (base / "success_head").mkdir(exist_ok=True)
     (base / "success_head" / "config.json").write_text("{}")
-    main(Args(out=out, base=str(base), device="cpu", **{"steps": 1, "rows": 2, "single_until": 1.0, **changes}))
+    main(Args(out=out, base=str(base), device="cpu", **{"steps": 1, "batch_size": 2, "single_until": 1.0, **changes}))
     return Prophet.from_pretrained(base), Prophet.from_pretrained(out / "checkpoint")
 
 
@@ -129,7 +129,7 @@ def test_a_base_keeps_its_autoencoder_and_its_absence_needs_recordings(folder, t
     ("changes", "said"),
     [
         ({"layers": 2}, r"\(transformer\): layers was 1, is 2"),
-        ({"rows": 8}, r"\(transformer\): rows was 4, is 8"),
+        ({"batch_size": 8}, r"\(transformer\): batch_size was 4, is 8"),
         ({"held_out": 3}, r"\(autoencoder\): held_out was 4, is 3"),
         ({"steps": 1}, r"transformer has [23] steps already, and 1 are asked for"),
     ],

@@ -135,7 +135,7 @@ def test_from_a_recording_to_weights_and_metrics(tmp_path, record):
         about = {"instruction": clip.instruction, "suite": "squares", "look": "plain"}
         record(tmp_path / "data", index, clip.success, steps=9, frames=clip.frames, **about)
     reward.main(
-        reward.Args(data=(tmp_path / "data",), out=tmp_path / "out", steps=2, batch=8, held_out=0.6, image_size=16)
+        reward.Args(data=(tmp_path / "data",), out=tmp_path / "out", steps=2, batch_size=8, held_out=0.6, image_size=16)
     )
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["train_episodes"] + metrics["held_out"]["episodes"] < 24

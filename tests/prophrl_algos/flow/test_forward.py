@@ -132,7 +132,7 @@ def test_a_policy_that_denoises_learns_the_bandit_by_it(algorithm):
         wide = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in obs.items()}
         return wide, 0.3 * torch.randn(rows, 1, 2, generator=generator)
 
-    sft(policy, draw, SftConfig(steps=200, rows=64, learning_rate=3e-3))
+    sft(policy, draw, SftConfig(steps=200, batch_size=64, learning_rate=3e-3))
     before = evaluate(policy, BanditVectorEnv(64), 64).metrics()["return"]
     config = TrainerConfig(groups=4, group_size=8, epochs=4, beta=0.0, noise_level=1.0)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95))

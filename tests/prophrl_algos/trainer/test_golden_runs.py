@@ -51,7 +51,7 @@ def a_cloning_and_its_evaluation():
         wide = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in obs.items()}
         return wide, 0.3 * torch.randn(rows, 1, 2, generator=generator)
 
-    loss = sft(policy, draw, SftConfig(steps=30, rows=16, learning_rate=3e-3))
+    loss = sft(policy, draw, SftConfig(steps=30, batch_size=16, learning_rate=3e-3))
     return {"loss": loss} | evaluate(policy, BanditVectorEnv(8), 16, seed=2).metrics()
 
 

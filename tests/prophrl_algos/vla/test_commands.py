@@ -26,7 +26,7 @@ pytestmark = [
 DOCS = Path(__file__).parents[3] / "docs" / "policies.md"
 WORDS = 600
 SMALL = {
-    "sft": ["--config.steps", "2", "--config.rows", "2"],
+    "sft": ["--config.steps", "2", "--config.batch-size", "2"],
     "train": ["--config.updates", "1", "--config.groups", "1", "--config.group-size", "2"],
 }
 

@@ -165,7 +165,7 @@ def test_it_is_cloned_and_saved_and_cloned_on(made, tmp_path, seen):
     goal = policy.decode(torch.full((3, policy.spec.horizon, policy.spec.latent_dim), 0.3), obs)
     goal = torch.cat([goal, goal[:, -1:].expand(-1, policy.spec.horizon - goal.shape[1], -1)], 1)
     begun = weights_of(policy)
-    sft(policy, lambda rows, _: (obs, goal), SftConfig(steps=2, rows=3, learning_rate=1e-2))
+    sft(policy, lambda rows, _: (obs, goal), SftConfig(steps=2, batch_size=3, learning_rate=1e-2))
     changed = {name for name, tensor in policy.state_dict().items() if not torch.equal(tensor, begun[name])}
     assert any(".lora_" in name for name in changed)
     policy.save_pretrained(tmp_path / "ours")

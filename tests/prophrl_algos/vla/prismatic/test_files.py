@@ -200,7 +200,7 @@ def test_the_command_clones_a_flow_head_from_the_released_head(checkpoint, tmp_p
     record(tmp_path / "data", 0, success=True)
     used = ["--load.dtype", "float32", "--load.without-state", "mean", "--load.num-steps", "2"]
     main(["sft", "--data", str(tmp_path / "data"), "--out", str(out), "--policy", str(released), *used,
-          "--config.steps", "2", "--config.rows", "2"])  # fmt: skip
+          "--config.steps", "2", "--config.batch-size", "2"])  # fmt: skip
     assert "1 episodes, 5 steps" in capsys.readouterr().out
     assert f"is read as {family.replace('-', '_')}: " in caplog.text
     cloned = load_policy(out / "policy", LoadOptions(**FLOAT))

@@ -90,7 +90,7 @@ def test_it_is_cloned_from_the_published_head_on(loaded, seen, family, head):
         return (policy.decode(path.x0, obs) - goal)[:, :, :6].abs().mean()
 
     before = distance()
-    sft(policy, draw, SftConfig(steps=40, rows=4, learning_rate=1e-2, weight_decay=0.0))
+    sft(policy, draw, SftConfig(steps=40, batch_size=4, learning_rate=1e-2, weight_decay=0.0))
     assert distance() < 0.5 * before
     kept = {name: tensor for name, tensor in policy.state_dict().items() if "action_head" not in name}
     changed = {name for name, tensor in kept.items() if not torch.equal(tensor, frozen[name])}
