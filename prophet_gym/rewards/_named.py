@@ -145,12 +145,13 @@ def _of_module(module: str, attribute: str, options: Mapping[str, str]) -> Rewar
     if isinstance(made, RewardModel):
         read(options, {})
         return made
-    if not callable(made):
+    function: Any = made
+    if not callable(function):
         raise UnknownOptionError(
             f"{where} must be a function of a video (frames, h, w, 3) and an instruction, or a reward model (see "
             f"prophet_gym.world_model.RewardModel), got {type(made).__name__}"
         )
-    return FunctionReward(made, **read(options, _FUNCTION))
+    return FunctionReward(function, **read(options, _FUNCTION))
 
 
 def _classifier(folder: Path, options: Mapping[str, str], device: str, chunk: int) -> RewardModel:
@@ -174,7 +175,7 @@ def _vlm(rest: str, device: str) -> RewardModel:
     else:
         base, options = split(rest)
         given = _read_votes(options, _LOCAL)
-        backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **{"device": device} | _take(given, _LOCAL))
+        backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **_on(device, given))
     return VlmReward(backend, **given)
 
 
@@ -192,9 +193,14 @@ def _read_votes(options: Mapping[str, str], backend: _Readers) -> dict[str, Any]
 def _likelihood(rest: str, device: str) -> RewardModel:
     base, options = split(rest)
     given = read(options, {**_LIKELIHOOD, **_LOCAL})
-    weights = {"device": device} | _take(given, _LOCAL)
+    weights = _on(device, given)
     config = LikelihoodConfig(base=base or DEFAULT_MODEL, **given)
     return LikelihoodReward(LocalVlm.from_pretrained(config.base, **weights), config)
+
+
+def _on(device: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Take out the options of a `LocalVlm`, whose device is the env's unless they say another."""
+    return {"device": device} | _take(given, _LOCAL)
 
 
 def _take(given: dict[str, Any], names: _Readers) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def open_client(url: str, key: str | None) -> Any:
     except ImportError as error:
         raise ModuleNotFoundError("an endpoint is asked through openai: pip install 'prophet-gym[vlm]'") from error
     # What OPENAI_ORG_ID and OPENAI_PROJECT_ID say is for OpenAI's own host alone.
-    omitted = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
+    omitted: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
     client = openai.AsyncOpenAI(
         base_url=url,
         api_key=key or "none",
