@@ -181,7 +181,7 @@ class Checkpoint:
         given, split = split, plain(split)
         if not isinstance(split, str):
             raise ValueError(
-                f"starts must be {' or '.join(map(repr, _SPLITS))} or the path of a start set, got "
+                f"starts must be {' or '.join(map(repr, _SPLITS))} or the path of initial states, got "
                 f"{type(given).__name__}; one that exists already goes to ProphetEnv or ProphetVectorEnv"
             )
         if split in _SPLITS:
@@ -191,7 +191,7 @@ class Checkpoint:
         else:
             path = Path(split).expanduser()
             if not path.exists():
-                raise unknown_option("start set", split, [*_SPLITS, "the path of a start set"])
+                raise unknown_option("initial states", split, [*_SPLITS, "the path of initial states"])
         pool = _initial_states(path.resolve())
         if suite is not None:
             pool = pool.of_suite(suite)
@@ -223,8 +223,8 @@ class Checkpoint:
         head = self.folder / "success_head" if own else None
         if text == "auto" and head is not None and not head.is_dir():
             gym.logger.warn(
-                f"weights={self.name!r} have no success head, so nothing judges the dream: every reward is 0 and "
-                "unjudged. Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or "
+                f"weights={self.name!r} have no success head, so nothing scores the dream: every reward is 0 and "
+                "not scored. Pass reward='vlm:...', reward=PATH of a head that `prophet train-reward` trained, or "
                 "reward=None"
             )
             return None
@@ -238,8 +238,8 @@ class Checkpoint:
     def _not_covered(self, split: str, suite: str | None) -> str:
         if not self.suites or suite in self.suites or suite is None:
             return (
-                f"weights={self.name!r} have no starts of their own named {split!r}: pass starts=PATH of a start set. "
-                f"{_starts_advice(self.robot)}"
+                f"weights={self.name!r} have no starts of their own named {split!r}: pass starts=PATH of initial "
+                f"states. {_starts_advice(self.robot)}"
             )
         bundled = bundled_checkpoints()
         able = [name for name, suites in bundled.items() if suite in suites]
@@ -288,7 +288,7 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
         try:
             suites |= {str(entry["suite"]) for entry in index["starts"]}
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); write the start set again") from error
+            raise CheckpointError(f"{path} is damaged ({error}); write the initial states again") from error
     return tuple(sorted(suites))
 
 
@@ -348,4 +348,4 @@ def _starts_advice(robot: str) -> str:
             "With the simulator, `prophet starts --world-model FOLDER --suite SUITE` films them into "
             "FOLDER/starts, and `--out DIR` elsewhere, for starts='DIR/train'"
         )
-    return "Pass starts=PATH of a start set (envs.write_initial_states)"
+    return "Pass starts=PATH of initial states (envs.write_initial_states)"

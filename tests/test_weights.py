@@ -243,7 +243,7 @@ def test_a_success_head_that_is_not_there_says_what_to_pass(offline):
 
 
 def test_weights_without_a_judge_dream_unjudged_with_a_warning(offline):
-    with pytest.warns(UserWarning, match="have no success head, so nothing judges the dream"):
+    with pytest.warns(UserWarning, match="have no success head, so nothing scores the dream"):
         env = gym.make("Prophet-LIBERO-v0", weights="owner/repo@v1", starts=starts_of(offline))
     env.reset(seed=0)
     _, reward, terminated, _, info = env.step(env.action_space.sample())

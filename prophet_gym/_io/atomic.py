@@ -14,7 +14,7 @@ from typing import TypeVar
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 STALE_AFTER = 60.0
-"""Seconds without a change after which the draft of a process that has ended is removed."""
+"""Seconds without a change after which the temporary file of a process that has ended is removed."""
 PATIENCE, PAUSE = 10.0, 0.1
 """For how long, and after how many seconds each time, a folder is read again while it is saved to."""
 
@@ -26,9 +26,9 @@ Loaded = TypeVar("Loaded")
 
 @contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a draft to write that takes the place of `path` at the end; after an error `path` is as it was.
+    """Yield a temporary file to write that takes the place of `path` at the end; after an error `path` is as it was.
 
-    The draft's name is this process's own, so that two writers never share one, and it has the mode that the umask
+    Its name is this process's own, so that two writers never share one, and it has the mode that the umask
     gives, so that a shared cache stays readable to others. Drafts that killed processes left behind are removed.
     """
     path = Path(path)
@@ -103,13 +103,13 @@ def read_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
         folder: That `atomic_directory` writes.
         load: Raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
     """
-    # Not so many attempts: a draft may stay for ever, of a process that was killed elsewhere, and loading may be slow.
+    # A time, not a count of attempts: loading may be slow, and what a process killed elsewhere was writing stays there.
     began, attempt = time.monotonic(), 0
     while True:
         try:
             return load()
         except (CheckpointError, MissingWeightsError):
-            # The save may have ended since, so a folder without drafts is read once more.
+            # The save may have ended since, so a folder to which nobody writes is read once more.
             if attempt and (not _is_written(folder) or time.monotonic() - began > PATIENCE):
                 raise
         time.sleep(PAUSE if attempt else 0.0)
@@ -121,17 +121,17 @@ def _is_written(folder: Path) -> bool:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file or folder is one that a save has not finished."""
+    """Return whether a file or folder is one that a save has not finished."""
     return path.name.startswith(".") and ".draft-" in path.name
 
 
 def is_aside(name: str) -> bool:
-    """Return whether a name is that of a lock or a draft rather than of a part of what a folder holds."""
+    """Return whether a name is that of a lock or a temporary file rather than of a part of what a folder holds."""
     return name.startswith(ASIDE) or is_temporary(Path(name))
 
 
 def _commit(temporary: Path, folder: Path, last: str) -> None:
-    """Rename every entry of the draft into the folder; on an error all that was there before is put back."""
+    """Rename every entry of the temporary folder into its place; on an error all that was there before is put back."""
     entries = sorted(temporary.iterdir(), key=lambda path: (path.name == last, path.name))
     earlier = temporary / ".earlier"
     earlier.mkdir()
@@ -176,7 +176,7 @@ def _owner() -> str:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove drafts of `path` whose process has ended on this machine; of those elsewhere nothing is known."""
+    """Remove temporary files of `path` whose process has ended on this machine; of those elsewhere nothing is known."""
     host = _owner().split(".")[0]
     for temporary in path.parent.glob("*.draft-*"):
         if not temporary.name.startswith(_prefix(path)):

@@ -58,7 +58,7 @@ def carry_companions(source: Path | None, target: Path, temporary: Path) -> list
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Return whether two folders hold the same files, apart from locks and drafts."""
+    """Return whether two folders hold the same files, apart from locks and temporary files."""
     found = [
         {
             path.relative_to(folder).as_posix()

@@ -89,7 +89,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is what a field is annotated as: bool, int, float, str, None or tuples of these."""
+    """Return whether a value of JSON is what a field is annotated as: a number, a text, None or tuples of these."""
     inner = get_args(hint)
     if get_origin(hint) is Literal:
         return any(type(value) is type(known) and value == known for known in inner)

@@ -15,7 +15,7 @@ from prophet_gym.errors import SHOWN_NAMES, CheckpointError, MissingWeightsError
 MANIFEST = "manifest.json"
 """Beside the files of a checkpoint: each file's name -> its sha-256."""
 ASIDE_PATTERNS = [f"{start}{name}" for name in (f"{ASIDE}*", ".*.draft-*") for start in ("", "**/")]
-"""Locks and drafts of a run, as the Hub's client matches them."""
+"""Locks and temporary files of a run, as the Hub's client matches them."""
 PUBLISHED = "Fleurrr/Prophet-World-Model"
 PUBLISHED_FILES = {"libero": "prophet-libero.pt", "bridge": "prophet-bridge.pt"}
 """What the authors of ProphRL released: robot -> file."""
@@ -194,7 +194,7 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
 
 
 def _names(folder: Path) -> set[str]:
-    """Return the names of all files, but for locks and drafts of a run."""
+    """Return the names of all files, but for locks and temporary files of a run."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return {path.as_posix() for path in found if not any(map(is_aside, path.parts))}
 

@@ -1,8 +1,8 @@
-"""How far a judge is to be trusted: its verdicts on videos whose truth the simulator knows.
+"""Calibration: how far a reward model is to be trusted, by its scores of videos whose truth the simulator knows.
 
-A verdict falls after every chunk (or once, at the end), on what the env would show the judge then; the truth is whether
-the task's own predicate holds at the latest frame. Verdicts of one episode depend on each other, so where they are
-counted one by one, intervals come from resampling episodes.
+A video is scored after every chunk (or once, at the end), on what the env would show the reward model then; the truth
+is whether the task's own predicate holds at the latest frame. Scores of one episode depend on each other, so where they
+are counted one by one, intervals come from resampling episodes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,10 +27,10 @@ RATES = {"precision": "precision", "recall": "recall", "false_positive_rate": "f
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """Frames, real or dreamt, and at which of them the task is really done.
+    """Hold frames, real or dreamt, and at which of them the task is really done.
 
     Attributes:
-        frames: Frame 0 is the start.
+        frames: Frame 0 is the initial one.
         success: The simulator's predicate at each frame of the same actions.
         instruction: The task in words.
         task: Its number.
@@ -50,15 +50,15 @@ class LabelledVideo:
 
 @dataclass(frozen=True)
 class ScoredVideo:
-    """A judge's verdicts on one video, in order.
+    """Hold the scores of one video, in order.
 
     Attributes:
-        age: Frames since the start at each verdict.
-        called: Verdicts of success.
-        scored: Whether there was a verdict.
-        probability: What the judge said it was, NaN where it said none.
+        age: Frames since the initial one at each score.
+        called: Whether it was scored as a success.
+        scored: Whether there was a score.
+        probability: Stated probability of success, NaN where none was stated.
         truth: Whether the task was really done.
-        ever: Whether the task was really done at any frame up to the last verdict.
+        ever: Whether the task was really done at any frame up to the last score.
         task: As in `LabelledVideo`.
         policy: As in `LabelledVideo`.
     """
@@ -80,13 +80,13 @@ def score_videos(
     *,
     progress: Callable[[int], Any] | None = None,
 ) -> list[ScoredVideo]:
-    """Show a judge what the env would have shown it.
+    """Show a reward model what the env would have shown it.
 
     Args:
-        reward_model: Any judge.
+        reward_model: Any reward model.
         videos: Taken one at a time. Frames after the last whole chunk are left out; a video shorter than a chunk has
-            no verdict.
-        chunk: Frames between two verdicts.
+            no score.
+        chunk: Frames between two scores.
         progress: Told how many videos are through, after each.
     """
     results = []
@@ -129,9 +129,10 @@ def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = AGES) -> d
     """Return how good a reward model is, as plain data.
 
     Returns:
-        `episodes` (a video counts as called when any verdict calls it), `by_task`, `by_policy` (with the success rate
-        that the judge sees, and the true one), `outputs`, `by_age` (frames since the start, up to and including each
-        bound), `reliability`. Each rate is `mean`, `low`, `high`, `episodes`; None where there is nothing to count.
+        `episodes` (a video counts as called when any score calls it a success), `by_task`, `by_policy` (with the
+        success rate that the reward model sees, and the true one), `verdicts`, `by_age` (frames since the initial one,
+        up to and including each bound), `reliability`. Each rate is `mean`, `low`, `high`, `episodes`; None where there
+        is nothing to count.
     """
     bounds = [0, *sorted(set(ages))]
     last = max((int(video.age.max()) for video in scored if len(video.age)), default=0)
@@ -217,7 +218,7 @@ def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"], seed: i
 
 
 def reliability(scored: Sequence[ScoredVideo], bins: int = BINS) -> dict[str, Any] | None:
-    """How often verdicts of a given probability are true, in equal bins; None where the judge gives no probabilities.
+    """Return how often scores of a given probability are true, in equal bins; None where no probability is stated.
 
     Returns:
         `bins` (each with `low`, `high`, `count`, mean `probability` and the true `rate` with its interval) and `error`,
@@ -247,7 +248,7 @@ def reliability(scored: Sequence[ScoredVideo], bins: int = BINS) -> dict[str, An
 
 
 def plain(estimate: Estimate) -> dict[str, float | int | None]:
-    """Plain numbers; None where there is none."""
+    """Return an estimate as plain numbers, None in place of NaN."""
     return {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(estimate).items()}
 
 
@@ -260,7 +261,7 @@ SOURCES = {"real": "recorded", "dream": "dream"}
 
 
 def summary(card: Mapping[str, Any]) -> list[list[str]]:
-    """Rows `source, videos scored, precision, recall, false positive rate` of a card, for tables."""
+    """Return rows `source, videos scored, precision, recall, false positive rate` of a card, for tables."""
     found = [(source, card[source]["episodes"]) for source in SOURCES if source in card]
     return [
         [
@@ -273,7 +274,7 @@ def summary(card: Mapping[str, Any]) -> list[list[str]]:
 
 
 def grouped(card: Mapping[str, Any], source: str, group: str) -> list[list[str]]:
-    """Rows `name, count, precision, recall, false positive rate` of one source's groups, e.g. `by_age`, for tables."""
+    """Return rows `name, count, precision, recall, false positive rate` of groups of a source, e.g. `by_age`."""
     return [
         [name, str(rates["count"]), *(_interval(rates[rate]) for rate in RATES)]
         for name, rates in card.get(source, {}).get(group, {}).items()

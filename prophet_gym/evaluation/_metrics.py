@@ -1,4 +1,4 @@
-"""How close a generated video is to the real one: the evaluation protocol of the world model, frame by frame.
+"""Metrics of how close a generated video is to the real one, frame by frame: the paper's evaluation protocol.
 
 Appearance: PSNR and SSIM of each frame, SSIM of the temporal differences (tSSIM). Motion: optical flow of both videos,
 compared by end-point error (EPE, pixels) and by direction (cosine).
@@ -15,15 +15,15 @@ Video = UInt8[np.ndarray, "_ _ _ 3"]  # t h w 3; two videos in one signature may
 PerFrame = Float[np.ndarray, " t"]
 PerPair = Float[np.ndarray, " p"]
 
-SSIM_WINDOW, SSIM_STD = 11, 1.5
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
-MIN_FLOW = 1e-3  # pixels; below it a flow vector has no direction
-MIN_MSE = 1e-10  # identical frames count as 100 dB, so that means stay finite
+_SSIM_WINDOW, _SSIM_STD = 11, 1.5
+_SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
+_MIN_FLOW = 1e-3  # pixels; below it a flow vector has no direction
+_MIN_MSE = 1e-10  # identical frames count as 100 dB, so that means stay finite
 
 
 @dataclass(frozen=True)
 class FrameMetrics:
-    """The metrics before they are averaged: one value per frame, or per pair of consecutive frames.
+    """Hold the metrics before they are averaged: one value per frame, or per pair of consecutive frames.
 
     Attributes:
         mse: Mean squared error on [0, 1] of each frame.
@@ -54,7 +54,7 @@ class FrameMetrics:
         )
 
     def summary(self) -> dict[str, float]:
-        """Means (and for flow medians) under the names of `video_metrics`."""
+        """Return means (and for flow medians) under the names of `video_metrics`."""
         seen = self.cosine[~np.isnan(self.cosine)]
         return {
             "pairs": float(len(self.epe)),
@@ -114,7 +114,7 @@ def frame_metrics(
     epe, cosine = compare_flow(optical_flow(target) if real_flow is None else real_flow, optical_flow(generated))
     return FrameMetrics(
         mse=mse,
-        psnr=-10.0 * np.log10(np.maximum(mse, MIN_MSE)),
+        psnr=-10.0 * np.log10(np.maximum(mse, _MIN_MSE)),
         ssim=ssim(a, b),
         tssim=ssim(np.diff(a, axis=0), np.diff(b, axis=0)),
         epe=epe,
@@ -123,12 +123,12 @@ def frame_metrics(
 
 
 def ssim(target: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h w 3"]) -> PerFrame:
-    """Structural similarity of each frame: Gaussian window (11 pixels, std 1.5), zero padding, data range 1."""
+    """Return the structural similarity of each frame: Gaussian window (11 pixels, std 1.5), zero padding, range 1."""
     return np.array([_ssim_image(a, b) for a, b in zip(target, generated, strict=True)], dtype=np.float64)
 
 
 def optical_flow(video: Video) -> Float32[np.ndarray, "p h w 2"]:
-    """Farneback flow in pixels from each frame to the next, on gray images; `t - 1` fields."""
+    """Return Farneback flow in pixels from each frame to the next, on gray images; `t - 1` fields."""
     import cv2
 
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
@@ -153,7 +153,7 @@ def compare_flow(
     epe = np.linalg.norm(target - generated, axis=-1).mean(axis=(1, 2), dtype=np.float64)
     length_real, length_generated = np.linalg.norm(target, axis=-1), np.linalg.norm(generated, axis=-1)
     # A flow of a thousandth of a pixel has no direction to compare.
-    moves = (length_real > MIN_FLOW) & (length_generated > MIN_FLOW)
+    moves = (length_real > _MIN_FLOW) & (length_generated > _MIN_FLOW)
     cosine = (target * generated).sum(axis=-1) / (length_real * length_generated + 1e-6)
     moving = moves.sum(axis=(1, 2))
     total = np.where(moves, cosine, 0.0).sum(axis=(1, 2), dtype=np.float64)
@@ -164,12 +164,12 @@ def _ssim_image(a: Float32[np.ndarray, "h w 3"], b: Float32[np.ndarray, "h w 3"]
     import cv2
 
     mean_a, mean_b, square_a, square_b, product = (
-        cv2.GaussianBlur(part, (SSIM_WINDOW, SSIM_WINDOW), SSIM_STD, borderType=cv2.BORDER_CONSTANT)
+        cv2.GaussianBlur(part, (_SSIM_WINDOW, _SSIM_WINDOW), _SSIM_STD, borderType=cv2.BORDER_CONSTANT)
         for part in (a, b, a * a, b * b, a * b)
     )
     covariance = product - mean_a * mean_b
     variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
-    similarity = ((2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)) / (
-        (mean_a * mean_a + mean_b * mean_b + SSIM_C1) * (variances + SSIM_C2)
+    similarity = ((2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)) / (
+        (mean_a * mean_a + mean_b * mean_b + _SSIM_C1) * (variances + _SSIM_C2)
     )
     return float(similarity.mean(dtype=np.float64))

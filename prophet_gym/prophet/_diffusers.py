@@ -107,7 +107,7 @@ class LightModelMixin(ModelMixin):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights, or that to which diffusers' group offloading brings them."""
+        """Return the device of the weights, or that to which diffusers' group offloading brings them."""
         if _HOOKS in sys.modules:
             return super().device
         return next(self.parameters()).device

@@ -92,7 +92,7 @@ CASES = {
     "PrecisionMonitor().update(1, np.ones(2, bool), np.ones(1, bool))": "got 2 rewards and 1 truths",
     "make_reward_model(5)": "a reward is named by a text",
     "make_reward_model(FunctionReward(max))": "goes to ProphetEnv or ProphetVectorEnv as reward_model=",
-    "Checkpoint.named().initial_states(counting_starts())": "or the path of a start set, got InitialStates",
+    "Checkpoint.named().initial_states(counting_starts())": "or the path of initial states, got InitialStates",
     "Checkpoint.named().initial_states('train', tasks=['3'])": "must be task numbers, as in tasks=[0, 3], got ['3']",
 }
 

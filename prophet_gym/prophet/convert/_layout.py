@@ -296,7 +296,7 @@ def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]
 
 
 def _count_blocks(state: Mapping[str, Tensor]) -> int:
-    """Blocks, numbered from 0 without a gap."""
+    """Return the number of blocks; raise CheckpointError unless they are numbered from 0 without a gap."""
     numbers = {k.split(".")[1] for k in state if k.startswith("transformer_blocks.")}
     wrong = sorted(numbers - {str(i) for i in range(len(numbers))})
     if wrong:
