@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, shown, unknown_option
@@ -145,13 +145,12 @@ def _of_module(module: str, attribute: str, options: Mapping[str, str]) -> Rewar
     if isinstance(made, RewardModel):
         read(options, {})
         return made
-    function: Any = made
-    if not callable(function):
+    if not callable(made):
         raise UnknownOptionError(
             f"{where} must be a function of a video (frames, h, w, 3) and an instruction, or a reward model (see "
             f"prophet_gym.world_model.RewardModel), got {type(made).__name__}"
         )
-    return FunctionReward(function, **read(options, _FUNCTION))
+    return FunctionReward(cast(Any, made), **read(options, _FUNCTION))
 
 
 def _classifier(folder: Path, options: Mapping[str, str], device: str, chunk: int) -> RewardModel:
