@@ -123,7 +123,7 @@ class PrefixPolicy(PublishedPolicy):
 
     @property
     def adapted(self) -> nn.Module:
-        """Return the network."""
+        """Return the module whose layers may take adapters."""
         return self.network
 
     @classmethod

@@ -84,7 +84,7 @@ def normalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b a"
 
 
 def unnormalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b a"]:
-    """Invert `normalise`."""
+    """Return normalised numbers in physical units again."""
     return values * by.scale.to(values) + by.offset.to(values)
 
 

@@ -94,7 +94,7 @@ class _Bridge(nn.Module):
 
 
 class _PlainBridge(_Bridge):
-    """The block of the first release: one key and one value layer for all that is attended to, no positions."""
+    """Attend as in the first release: one key and one value layer for everything, no positions."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -110,7 +110,7 @@ class _PlainBridge(_Bridge):
 
 
 class _ProBridge(_Bridge):
-    """The block of the Pro release: own key and value layers for each of the three, and rotary positions."""
+    """Attend as in the Pro release: own key and value layers for each of the three sources, and rotary positions."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -129,7 +129,7 @@ class _ProBridge(_Bridge):
 
 
 class BridgeL1Head(L1Head):
-    """The published head: a constant in, one block per layer of the language model, one action out."""
+    """Predict as the published head: a constant in, one block per layer of the language model, one action out."""
 
     def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
         super().__init__(width, horizon, action_dim, _blocks(width, blocks, pro=pro))
@@ -139,7 +139,6 @@ class BridgeL1Head(L1Head):
         return F.relu(self.fc1(self.layer_norm1.bias))
 
     def mean(self, states: BridgeStates) -> Float[Tensor, "b h a"]:
-        """Return the action."""
         bias, *read = _read(self.mlp_resnet_blocks, states)
         x = self.query().expand(len(bias), self.horizon, -1)
         for block, keys, values in zip(self.mlp_resnet_blocks, read[::2], read[1::2], strict=True):
@@ -260,5 +259,5 @@ def _together(x: Tensor, copies: int) -> Tensor:
 
 
 def _apart(x: Tensor, copies: int) -> Tensor:
-    """Invert `_together`."""
+    """Rearrange b heads (copies rows) ... -> (b copies) heads rows ..."""
     return x.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)

@@ -68,7 +68,7 @@ class L1Head(nn.Module):
         self.fc2 = nn.Linear(width, action_dim)
 
     def mean(self, states: Any) -> Float[Tensor, "b h a"]:
-        """Return the action."""
+        """Return the action that the states lead to."""
         raise NotImplementedError
 
     def prefix(self, states: Any) -> TensorContext:

@@ -28,14 +28,13 @@ class _Residual(nn.Module):
 
 
 class OftL1Head(L1Head):
-    """The published head: from the states of an action's slots, one per dimension, to the action."""
+    """Predict as the published head: from the states of an action's slots, one per dimension, to the action."""
 
     def __init__(self, width: int, horizon: int, action_dim: int) -> None:
         blocks = nn.ModuleList(_Residual(width) for _ in range(_L1_BLOCKS))
         super().__init__(width, horizon, action_dim, blocks)
 
     def mean(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b h a"]:
-        """Return the action."""
         x = states.to(self.fc1.weight.dtype).unflatten(1, (self.horizon, -1)).flatten(2)
         x = F.relu(self.fc1(self.layer_norm1(x)))
         for block in self.mlp_resnet_blocks:

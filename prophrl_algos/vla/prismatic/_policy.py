@@ -134,7 +134,7 @@ class PrismaticPolicy(PublishedPolicy):
         return {"policy": asdict(self.config)}
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write `tokenizer.json`."""
+        """Write the tokenizer as the file that it was read from."""
         (folder / TOKENIZER).write_text(self.tokenizer.text, encoding="utf-8")
 
     def begin_flow(self) -> None:
