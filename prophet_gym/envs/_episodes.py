@@ -20,6 +20,7 @@ from prophet_gym.envs._plain import plain_spec
 from prophet_gym.envs._require import require_actions, require_open
 from prophet_gym.envs._sub_env import Row, Turn, Usage, as_array
 from prophet_gym.errors import require_count, require_number, unknown_option
+from prophet_gym.specs import ActionSpec
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 FPS = 20.0
@@ -345,6 +346,12 @@ class EpisodeVectorEnv(VectorEnv):
         generator = self._rows[row].np_random
         assert generator is not None
         return generator
+
+
+def chunk_box(spec: ActionSpec, steps: int) -> gym.spaces.Box:
+    """Return the action space of chunks (steps, a) of a robot's actions."""
+    low, high = (np.tile(np.asarray(bound, np.float32), (steps, 1)) for bound in (spec.low, spec.high))
+    return gym.spaces.Box(low, high, dtype=np.float32)
 
 
 def _mode(given: AutoresetMode | str) -> AutoresetMode:

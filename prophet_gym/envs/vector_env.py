@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from jaxtyping import UInt8
 
-from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
 from prophet_gym.envs._require import (
@@ -337,13 +337,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:
-    shape = (int(world_model.chunk), int(world_model.action_dim))
     if action_spec is None:
-        return gym.spaces.Box(-1.0, 1.0, shape, dtype=np.float32)
+        return gym.spaces.Box(-1.0, 1.0, (int(world_model.chunk), int(world_model.action_dim)), dtype=np.float32)
     if not isinstance(action_spec, ActionSpec):
         raise ValueError(f"action_spec must be an ActionSpec, or None for [-1, 1], got {action_spec!r}")
     if action_spec.dim != world_model.action_dim:
         raise ValueError(f"action_spec has {action_spec.dim} dimensions, the world model's {world_model.action_dim}")
-    low = np.broadcast_to(np.asarray(action_spec.low, np.float32), shape)
-    high = np.broadcast_to(np.asarray(action_spec.high, np.float32), shape)
-    return gym.spaces.Box(low, high, dtype=np.float32)
+    return chunk_box(action_spec, world_model.chunk)

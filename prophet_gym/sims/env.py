@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, UInt8
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.envs._episodes import GRIPPER_SPACE, EpisodeVectorEnv, Observation, Outcome
+from prophet_gym.envs._episodes import EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
@@ -101,30 +99,22 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         chunk = require_count("chunk", robot.chunk if chunk is None else chunk)
         size = require_count("size", size)
         self._bounds = robot.action_spec
+        self._tells_gripper = require_flag("proprioception", proprioception)
         super().__init__(
             num_envs,
-            self._action_space(chunk),
+            chunk_box(self._bounds, chunk),
             (size, size),
             max_episode_steps=max_episode_steps,
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
+            proprioception=self._tells_gripper,
         )
         self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
         self._limit = simulator.official_states if starts == "official" else _TRAIN_SEEDS
         self._every_frame = render == "step"
         self._grippers = np.zeros((num_envs, 3), np.float32)
-        self._tells_gripper = require_flag("proprioception", proprioception)
-        if self._tells_gripper:
-            image = gym.spaces.Box(0, 255, (size, size, 3), dtype=np.uint8)
-            self.single_observation_space = gym.spaces.Dict(gripper_position=GRIPPER_SPACE, image=image)
-            self.observation_space = batch_space(self.single_observation_space, num_envs)
         simulator.require(look)
         self._stages = open_stages(suite, look, size, min(workers, num_envs), timeout)
-
-    def _action_space(self, steps: int) -> gym.spaces.Box:
-        bounds = (self._bounds.low, self._bounds.high)
-        low, high = (np.tile(np.asarray(bound, np.float32), (steps, 1)) for bound in bounds)
-        return gym.spaces.Box(low, high, dtype=np.float32)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free all simulations and end the workers."""
@@ -147,7 +137,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         """
         if not self._started or not self._rows[row].ended:
             raise ValueError(f"row {row}'s episode has not ended: go on with step")
-        actions = require_actions(actions, self._action_space(len(actions)))
+        actions = require_actions(actions, chunk_box(self._bounds, len(actions)))
         return self._stages.advance({row: actions}, every_frame=True, to_the_end=True)[row].frames
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
