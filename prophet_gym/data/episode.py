@@ -195,7 +195,7 @@ def held_out(name: str, share: float | int) -> bool:
 
     Args:
         name: The name of the episode, e.g. `task_03/episode_00007` (`recording.name_of`).
-        share: The fraction of episodes to keep, 0 to 1; `1 / 20` keeps one in twenty.
+        share: The fraction of episodes to hold out, 0 to 1; `1 / 20` keeps one in twenty.
 
     Raises:
         ValueError: The share is not in 0..1.
@@ -203,7 +203,7 @@ def held_out(name: str, share: float | int) -> bool:
     Example:
         >>> names = [f"task_00/episode_{number:05d}" for number in range(1000)]
         >>> sum(held_out(name, 1 / 20) for name in names)
-        50
+        48
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the held-out share must be in 0..1, got {share}")
