@@ -10,8 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophrl_algos.flow import FlowSpec, Obs
-from prophrl_algos.vla._lora import LoraTargets, add_lora
-from prophrl_algos.vla._merge import fitted
+from prophrl_algos.vla._lora import LoraTargets, add_lora, fitted
 from prophrl_algos.vla._observations import shown_images
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import Affine, policy_image, policy_to_env, unnormalise
