@@ -124,7 +124,9 @@ class Checkpoint:
                 f"the bundled weights are of {_DEFAULT_ROBOT}, not {robot}: pass {_published_weights(str(robot))}. "
                 f"{_starts_advice(str(robot))}"
             )
+        # The authors' repository holds a file for each robot, and only here is it known which one is meant.
         name = published_file(name, robot or _DEFAULT_ROBOT)
+        # Resolved, so that two names of one folder share what is loaded.
         folder = _folder_of(name).resolve()
         header = read_header(folder)
         own = str(header.config.get("embodiment", _DEFAULT_ROBOT))
@@ -256,6 +258,7 @@ class Checkpoint:
 
 def _folder_of(name: str) -> Path:
     """Return the folder of a checkpoint, fetched and converted where need be."""
+    # A bundled name means the bundled checkpoint, whatever folder of that name lies in the working directory.
     bundled = {path.parent.name: path.parent for path in CHECKPOINTS.glob("*/starts")}
     bundled["bundled"] = CHECKPOINTS / _BUNDLED
     if name == "bundled" and not bundled[name].is_dir():
@@ -292,6 +295,7 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(suites))
 
 
+# Few, because the full Prophet takes gigabytes.
 @lru_cache(maxsize=4)
 def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offload: bool) -> WorldModel:
     # Our own names come last: no installed package can take the place of a class that it did not write.

@@ -166,6 +166,7 @@ class RewardOutput:
         _entries("scored", self.scored, count, floating=False)
         if self.done is not None:
             _entries("done", self.done, count, floating=False)
+        # In float64: the bound must not round, and half-precision rewards are compared with it too.
         reward = self.reward.detach().cpu().double()
         _refuse(
             "a reward must be a finite number in float32",

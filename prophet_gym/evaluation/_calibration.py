@@ -113,6 +113,7 @@ def score_videos(
 
 
 def _shown(reward_model: RewardModel, video: LabelledVideo, chunk: int) -> tuple[list[np.ndarray], list[int]]:
+    # The env's own bookkeeping, so that calibration shows exactly the frames that training would.
     row = Row()
     row.begin(InitialState(video.frames[:1], video.instruction), 0, reward_model)
     ends = list(range(chunk, len(video.frames), chunk))
@@ -207,6 +208,7 @@ def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"], seed: i
         >>> found.mean, found.low, found.high
         (0.5, 0.5, 0.5)
     """
+    # Episodes without a whole have no rate, and a draw of them alone would divide by 0.
     some = whole > 0
     part, whole = part[some], whole[some]
     if not len(whole):
