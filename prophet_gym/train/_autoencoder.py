@@ -85,6 +85,7 @@ def draw_crops(
     centre = np.where(kind[:, None] < 0.7, centre, anywhere)
     corner = np.clip(centre - crop / 2, 0, [height - crop, width - crop]) / _CELL
     crops, references = [], []
+    # On the grid of cells: a latent of a crop is then what the whole frame has there.
     for pick, (y, x) in zip(picks, np.round(corner).astype(int) * _CELL, strict=True):
         place = (slice(y, y + crop), slice(x, x + crop))
         crops.append(footage.frames[pick][place])
@@ -115,17 +116,20 @@ def autoencoder_loss(
     """
     latents = model.encode_raw(pixels)
     out = model.decode_raw(latents + noise)
+    # Blurred, so that the noise of a video's compression does not count as motion.
     moved = F.avg_pool2d((pixels - reference).abs().amax(dim=1, keepdim=True), 5, 1, 2) > 0.08
     weight = 0.25 + moved.float()
     difference = out - pixels
     colour = difference - difference.mean(dim=1, keepdim=True)
     error = difference.square()
+    # The root is linear far from zero, so a wrong edge does not outweigh a whole object, and smooth at it.
     distance = torch.sqrt(error + 4e-4) + 2 * torch.sqrt(colour.square() + 4e-4)
     loss = (weight * distance).mean() / weight.mean()
     with torch.no_grad():
         everywhere = -10 * torch.log10(error.mean() / 4)
         at_motion = -10 * torch.log10((error * moved).sum() / (3 * moved.sum().clamp(min=1)) / 4 + 1e-9)
     figures = {"psnr": everywhere.item(), "psnr_moved": at_motion.item()}
+    # Nothing else keeps the latents small, and the noise on them would be nothing beside large ones.
     return loss + 1e-4 * latents.square().mean(), figures
 
 
@@ -146,6 +150,7 @@ def train_autoencoder(
     model = on_device(FrameAutoencoder(), device)
     config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
     fit(model, _crop_loss(footage, rows), config, folder, name="autoencoder")
+    # A thousand frames are enough for four means; the normalisation is measured once and kept in the config.
     mean, std = _measure_latents(model, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
     sizes = {name: model.config[name] for name in ("latent_channels", "fine_channels", "coarse_channels")}
     result = FrameAutoencoder(**sizes, latents_mean=mean, latents_std=std)

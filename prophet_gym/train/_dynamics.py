@@ -171,6 +171,7 @@ def train_tracker(
     def loss(tracker: GripperTracker, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         windows = data.draw(rows, past=1, chunk=config.chunk, chunks=1, generator=generator).to(device)
         latents = windows.past[:, -1]
+        # In a dream the reader sees latents with errors, and the path begins where the reader says.
         latents = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(device)
         start = windows.gripper[:, 0]
         shaken = start + (shake * torch.randn(start.shape, generator=generator)).to(device)
@@ -198,6 +199,7 @@ def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker 
         sizes = {name: value for name, value in base.config.items() if not name.startswith("_")}
     sizes["window"] = _WINDOW
     tracker = GripperTracker(**sizes)
+    # Not strict: a base from before trackers saw their surroundings has no weights for that.
     if base is not None:
         tracker.load_state_dict(base.state_dict(), strict=False)
     return tracker
@@ -254,6 +256,7 @@ def dream_loss(
     time = sample_times(b, source_fraction=source_fraction, generator=generator).to(target)
     slots = config.chunk // FRAMES_PER_LATENT
     noise = torch.randn(b, FRAMES_PER_LATENT * c, slots, h, w, generator=generator).to(target)
+    # Only the network runs in bf16: latents that are carried from chunk to chunk would lose what little changes.
     with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
         loss, predicted = flow_loss(transformer, inputs, target, time, noise, config.noise_scale)
     error = (unstack_frames(predicted) - target).square().mean((1, 2, 3, 4))

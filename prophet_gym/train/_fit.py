@@ -71,11 +71,13 @@ class FitConfig:
             step: Of `steps`, from 0.
             used: The fraction of the time that is gone.
         """
+        # `used` too, so that a run which its time ends has cooled down as one that its steps end.
         left = min((self.steps - step) / max(self.decay * self.steps, 1), (1 - used) / max(self.decay, 1e-9))
         return min(1.0, (step + 1) / max(self.warmup, 1), max(left, 0.0))
 
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
         """Return AdamW that decays matrices alone; betas as A2World (reference.md: "Training objective")."""
+        # Decay pulls to zero, where the scale of a norm or a bias has no business to be.
         matrices, others = ([p for p in parameters if (p.ndim >= 2) is wanted] for wanted in (True, False))
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99))
@@ -139,12 +141,7 @@ def fit(
     """
     run = _Run(model, loss, config, accelerator, name)
     states = None if folder is None else States(folder, name, run.accelerator, run.trained, run.average, state)
-    done, spent = (0, 0.0) if states is None else states.resume()
-    if done > config.steps:
-        raise ValueError(
-            f"{folder}: {name} has {done} steps already, and {config.steps} are asked for: ask for as many or more, or "
-            "use another folder"
-        )
+    done, spent = (0, 0.0) if states is None else states.resume(config.steps)
     clock = _Clock(config.minutes, spent)
     scheduler = run.scheduler(done, clock)
     saved, unsaved = time.monotonic(), False
@@ -158,6 +155,7 @@ def fit(
             if states is not None and time.monotonic() - saved > config.save_every:
                 states.save(done, clock.seconds, keep=config.keep)
                 saved, unsaved = time.monotonic(), False
+    # A run that had nothing left to do leaves its state as it was.
     if states is not None and unsaved:
         states.save(done, clock.seconds, keep=config.keep)
     if run.average is not None:
@@ -181,6 +179,7 @@ class _Run:
 
         if accelerator is None:
             on_cpu = next(model.parameters()).device.type == "cpu"
+            # The model is where the caller wants it (`cuda:1`, say), which accelerate would not know.
             accelerator = Accelerator(cpu=on_cpu, device_placement=False, mixed_precision="no")
         accelerator.gradient_accumulation_steps = config.accumulate
         self.accelerator, self.loss, self.config, self.name = accelerator, loss, config, name
@@ -191,6 +190,7 @@ class _Run:
 
     def scheduler(self, done: int, clock: "_Clock") -> LambdaLR:
         """Return what sets the rate of the step after `done`: a function of step and clock, so no part of a state."""
+        # The optimiser's own state may be of a run with another peak.
         for group in self.inner.param_groups:
             group["initial_lr"] = self.config.learning_rate
         return LambdaLR(self.inner, lambda step: self.config.rate(step, clock.used), last_epoch=done - 1)
@@ -199,6 +199,7 @@ class _Run:
         """Take one step and return its figures, the losses averaged over batches and processes."""
         accelerator: Any = self.accelerator
         count = self.config.accumulate
+        # By the step and not by the one before, so that a run that resumes draws what it would have drawn.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
         total, norm = torch.zeros((), device=accelerator.device), torch.zeros(())
         figures: dict[str, float] = {}
@@ -208,6 +209,7 @@ class _Run:
                 accelerator.backward(losses.mean())
                 total = total.to(losses.device) + losses.detach() / count
                 if accelerator.sync_gradients:
+                    # Before the optimiser's step: the weights stay those of the last state.
                     total = accelerator.reduce(total, "mean")
                     self._require_finite(total.mean().item(), index)
                     norm = accelerator.clip_grad_norm_(list(self.trained.values()), self.config.clip)

@@ -100,6 +100,7 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
             torch.manual_seed(seed)
             add_lora(transformer, lora_rank)
         return
+    # What no gradient reaches would make data-parallel training wait for ever.
     unread = {"attn2", "norm2"} | (set() if config_of(prophet).draw_tools else {"action_frame_embedder"})
     transformer.requires_grad_(requires_grad=True)
     for name, module in transformer.named_modules():
@@ -186,6 +187,7 @@ def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, acce
             )
     if config.draw_tools:
         require_drawable(clips)
+    # The average and the adapters are taken of whole weights, which sharding would cut.
     kind = accelerator.distributed_type.value
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise ValueError(f"every process must hold all weights, got {kind}; use `accelerate launch --multi_gpu`")

@@ -54,6 +54,7 @@ def draw(places: Sequence[int], chunks: int, latent_shape: Sequence[int], *, see
     """
     sigmas, noise, dream_noise = [], [], []
     for place in places:
+        # A generator for each place: the numbers do not depend on which process or batch the window is in.
         state = np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]) >> 1)
         sigmas.append(sample_sigmas(chunks, 1 + latent_shape[1], generator=generator))

@@ -22,7 +22,7 @@ from prophet_gym.rewards._classifier import hash_words
 from prophet_gym.train._fit import CosineConfig, fit
 from prophet_gym.train._run_folder import run_lock
 
-METRICS_NAME = "metrics.json"
+_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -138,20 +138,22 @@ def reading_error(reader: ObjectReader, images: LabelledFrames) -> dict[str, int
 
 
 def main(args: Args) -> dict[str, object]:
-    """Read, train, measure on held-out episodes, write.
+    """Train a reader, measure it on held-out episodes, and write both.
 
     Raises:
         ValueError: Too few episodes.
         RunInUseError: Another process trains in the folder.
     """
     with run_lock(args.out):
-        return _run(args)
+        return _train_and_measure(args)
 
 
-def _run(args: Args) -> dict[str, object]:
+def _train_and_measure(args: Args) -> dict[str, object]:
     paths = list_episodes(args.data, without=args.without)
-    kept = [path for path in paths if not held_out(name_of(path), 1 / args.held_out)]
-    left = [path for path in paths if held_out(name_of(path), 1 / args.held_out)]
+    parts: dict[bool, list[Path]] = {True: [], False: []}
+    for path in paths:
+        parts[held_out(name_of(path), 1 / args.held_out)].append(path)
+    left, kept = parts[True], parts[False]
     if not kept or not left:
         raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
     reader = train_object_reader(read_frames(kept, args.stride), args)
@@ -167,7 +169,7 @@ def _run(args: Args) -> dict[str, object]:
         },
     }
     reader.save_pretrained(args.out)
-    atomic_write(args.out / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+    atomic_write(args.out / _METRICS, json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 

@@ -235,6 +235,7 @@ def train_adapters(
 def _balanced(draw: Callable[[random.Random], Clip], generator: random.Random, batch: int) -> list[Clip]:
     kinds: dict[bool, list[Clip]] = {True: [], False: []}
     share = max(1, batch // 2)
+    # Rejection keeps the recording's own mix within each kind; the limit ends it where one kind is missing.
     for _ in range(200 * share):
         clip = draw(generator)
         if len(kinds[clip.done]) < share:

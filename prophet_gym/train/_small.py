@@ -162,6 +162,7 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
         "data": args.data, "held_out": args.held_out, "max_episodes": args.max_episodes, "episodes": counted(args.data),
     }  # fmt: skip
     network = {} if base is not None else {"layers": args.layers, "width": args.width}
+    # Steps and minutes are not among them: a run may resume with more.
     steps = {name: getattr(args, name) for name in ("batch_size", "chunks", "single_until", "warmup", "ema")}
     asked: dict[str, dict[str, Any]] = {
         "autoencoder": recorded,

@@ -82,12 +82,12 @@ class States:
                 (path / _PROGRESS).unlink(missing_ok=True)
                 shutil.rmtree(path)
 
-    def resume(self) -> tuple[int, float]:
+    def resume(self, steps: int) -> tuple[int, float]:
         """Return to the newest state, if there is one; the result is the steps done and the seconds they took.
 
         Raises:
             CheckpointError: It is damaged, or of a run that trains other weights.
-            ValueError: It is of a run on other data.
+            ValueError: It is of a run on other data, or has more than `steps` steps.
         """
         states = _list_states(self.folder)
         if not states:
@@ -95,6 +95,12 @@ class States:
         newest = states[-1]
         try:
             progress = read_json(newest / _PROGRESS, CheckpointError)
+            if progress["step"] > steps:
+                raise ValueError(
+                    f"{self.folder.parents[1]}: {self.folder.name} has {progress['step']} steps already, and {steps} "
+                    "are asked for: ask for as many or more, or use another folder"
+                )
+            # Accelerate reads these with `weights_only=True`, but neither compares checksums nor limits what unpacks.
             for path in sorted({*newest.glob("*.bin"), *newest.glob("custom_*.pkl")}):
                 read_torch(path)
             if self.average is not None:
@@ -111,6 +117,7 @@ class States:
         return progress["step"], progress["seconds"]
 
     def _choose(self, _models: object, weights: list[dict[str, Tensor]], _folder: str) -> None:
+        # Names without the prefix of a data-parallel wrapper, so that a state is the same for any number of processes.
         weights[:] = [{key: value.detach().contiguous() for key, value in self.trained.items()}]
 
     @torch.no_grad()

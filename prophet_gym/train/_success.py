@@ -28,6 +28,7 @@ class LabelledVideo:
 
 def split_of(name: str, held_out: float) -> str:
     """Return `train`, `tune` or `test` by the name of an episode, the same on every machine."""
+    # A hash and not an index: a recording that grows keeps its test episodes.
     place = crc32(name.encode()) / 2**32
     if place < held_out / 2:
         return "test"
@@ -84,6 +85,7 @@ def train_success_head(
 
     def loss(head: SuccessHead, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.cat([pool[torch.randint(len(pool), (batch // 2,), generator=generator)] for pool in pools])
+        # The head reads frames as an env gives them, so what was varied is rounded to bytes again.
         images = augment(shrink(frames[chosen], config.image_size), generator)
         as_frames = images.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         return F.binary_cross_entropy_with_logits(head(as_frames, words[chosen]), labels[chosen].float()), {}
@@ -160,6 +162,7 @@ def threshold_of(successes: Float[np.ndarray, " n"], recall: float) -> float:
     """
     if not 0 < recall <= 1:
         raise ValueError(f"recall must be above 0 and at most 1, got {recall}")
+    # The small number makes (1 - 0.75) * 4 one miss, not 0.999 of one.
     missed = int((1 - recall) * len(successes) + 1e-9)
     return float(np.sort(successes)[missed])
 
