@@ -97,8 +97,8 @@ def test_a_half_finished_small_training_run_is_refused(tmp_path):
 
     shutil.copytree(OLD / "half_small", tmp_path / "run")
     args = Args(
-        data=(OLD / "recording",), out=tmp_path / "run", held_out=4, device="cpu",
-        autoencoder_steps=6, decoder_steps=2, tracker_steps=2, steps=2, rows=2,
+        data=(OLD / "recording",), out=tmp_path / "run", device="cpu",
+        autoencoder_steps=6, decoder_steps=2, tracker_steps=2, steps=2, batch_size=2,
     )  # fmt: skip
     with pytest.raises(ValueError, match=BEGIN_AGAIN):
         main(args)
