@@ -55,13 +55,13 @@ def _reinforced(summary: dict[str, Any]) -> list[list[str]]:
     command = "`make reinforce-cpu`"
     arms = {headline.label_of(arm, found["about"]): found["final"] for arm, found in summary["arms"].items()}
     own, paper = arms[_OWN], arms[_PAPER]
-    controls = [
-        f"{name.removeprefix('no learning: ')} {rate}, a gain of {gain}" for name, rate, gain, _ in headline.controls()
-    ]
+    # In the order of `headline.controls`.
+    who = ("The cloned policy, acting from the centre of its noise", "a policy cloned from the experts alone")
+    controls = [f"{name}: {row[1]}, a gain of {row[2]}" for name, row in zip(who, headline.controls(), strict=True)]
     dream, libero = (headline.env_seconds(summary, world) for world in (DREAM, LIBERO))
     return [
         [
-            "Does a small VLA improve in it?",
+            "Does a policy (a small VLA) improve in it?",
             f"Success in LIBERO {share(summary['sft'])} as cloned, with a planted fault; {share(own)} after "
             f"`{_OWN}`, a gain of {points(own['gain'])} points; {share(paper)} with the paper's scoring (one run)",
             command,
