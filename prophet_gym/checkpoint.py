@@ -349,7 +349,7 @@ def _starts_advice(robot: str) -> str:
         )
     if robot == _DEFAULT_ROBOT:
         return (
-            "With the simulator, `prophet starts --world-model FOLDER --suite SUITE` films them into "
+            "With the simulator, `prophet starts --world-model FOLDER --suite SUITE` renders them into "
             "FOLDER/starts, and `--out DIR` elsewhere, for starts='DIR/train'"
         )
     return "Pass starts=PATH of initial states (envs.write_initial_states)"

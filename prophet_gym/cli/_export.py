@@ -16,8 +16,6 @@ class Args(Arguments):
     """Recording of `prophet collect`."""
     out: OutFolder
     """New folder for the data set."""
-    robot: str = "panda"
-    """Robot type that the data set states."""
     without: tuple[str, ...] = ()
     """Episodes to leave out, for example `task_03/episode_00007`."""
 
@@ -26,7 +24,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.data._lerobot_export import export_recording
 
-    count = export_recording(args.data, args.out, robot=args.robot, without=args.without)
+    count = export_recording(args.data, args.out, without=args.without)
     print(f"{args.out}: {count} episodes")
 
 

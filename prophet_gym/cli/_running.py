@@ -1,4 +1,4 @@
-"""How a command of `prophet` and `prophrl` runs: what the caller can put right is a line or two, never a traceback."""
+"""How a command of `prophet` and `prophrl` runs: what the caller can put right is a few lines, never a traceback."""
 
 import os
 import re
@@ -17,20 +17,20 @@ INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C (signal 2) ended: 128 + 2."""
 LINES = 6
 """Most lines of an error that are shown."""
-AGAIN = "give the same command again to go on with it"
+AGAIN = "give the same command again to continue it"
 # FloatingPointError: training diverged. MemoryError: too much was asked for at once.
 MENDABLE = (ProphetError, ValueError, OSError, FloatingPointError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand.
+    """Describe a subcommand.
 
     Attributes:
-        module: That holds its `Args` and its `main(args)`.
-        summary: What it does, in a line.
-        resumes: Whether the same command goes on with a run that was killed.
-        processes: Whether several processes of one torchrun may run it together.
+        module: Module that holds its `Args` and its `main(args)`.
+        summary: One line on what it does.
+        resumes: Whether the same command continues a run that was stopped.
+        processes: Whether the processes of one torchrun may run it together.
     """
 
     module: str
@@ -56,9 +56,9 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
     for Ctrl-C; each says so in a few lines.
 
     Args:
-        title: Program and command, e.g. `prophet demo`.
-        command: What is run; nothing of it is imported before.
-        words: Of the command line, after the title.
+        title: Program and command, for example `prophet demo`.
+        command: Command to run; its module is imported only here, so that `--help` of another stays fast.
+        words: Words of the command line after the title.
     """
     try:
         import tyro

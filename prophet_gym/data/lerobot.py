@@ -1,7 +1,7 @@
 """LeRobot data sets, layouts v2 (a file per episode) and v3 (many episodes in a file): parquet rows, mp4 or PNG frames.
 
 Layouts: github.com/huggingface/lerobot, `lerobot/datasets/utils.py` and `lerobot_dataset.py` of 0.3.3 (v2.1) and 0.4.4
-(v3.0). A row holds a frame and the action after it; the outcome of an episode's last action was not filmed, so that
+(v3.0). A row holds a frame and the action after it; the outcome of an episode's last action was not recorded, so that
 action is left out here.
 """
 

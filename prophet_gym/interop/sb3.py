@@ -40,7 +40,7 @@ class Sb3VecEnv(VecEnv):
         self.envs = envs
         self._actions: np.ndarray | None = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
-        # The base class keeps the render modes alone, and recorders read the pace of films from here.
+        # The base class keeps the render modes alone, and recorders read the frame rate of videos from here.
         self.metadata = dict(envs.metadata)
 
     def reset(self) -> VecEnvObs:

@@ -35,7 +35,7 @@ class Args(Arguments):
         minutes: Of training at most.
         steps: Optimiser steps at most.
         batch_size: Images per step.
-        image_size: Pictures are averaged down to this.
+        image_size: Images are averaged down to this.
         learning_rate: Peak of a cosine schedule.
         stride: Every so many frames are read.
         held_out: One episode in so many is kept for the error that is reported.

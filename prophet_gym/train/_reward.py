@@ -61,7 +61,7 @@ class Args(Arguments):
         held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
         max_episodes: Read at most so many episodes of each recording.
         without: Episodes to leave out, e.g. `task_03/episode_00007`.
-        image_size: Pictures are averaged down to this (head).
+        image_size: Images are averaged down to this (head).
         model: A Hub id or folder (vlm).
         lora_rank: Of the adapters (vlm).
         stride: The model is shown every so many frames (vlm).

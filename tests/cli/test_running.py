@@ -76,7 +76,7 @@ def test_a_fault_of_ours_keeps_its_traceback(probe):
         prophet(["probe"])
 
 
-@pytest.mark.parametrize(("resumes", "said"), [(True, "give the same command again to go on"), (False, "is lost")])
+@pytest.mark.parametrize(("resumes", "said"), [(True, "give the same command again to continue"), (False, "is lost")])
 def test_an_interrupt_is_one_line_and_status_130(tmp_path, resumes, said):
     body = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
     (tmp_path / "probe.py").write_text(PROBE.format(body=body))
@@ -112,7 +112,7 @@ def test_training_that_is_interrupted_says_how_to_go_on(tmp_path):
     _, error = training.communicate(timeout=120)
     assert training.returncode == 130
     lines = error.strip().split("\n")
-    assert lines[-1] == "prophrl train: interrupted; give the same command again to go on with it"
+    assert lines[-1] == "prophrl train: interrupted; give the same command again to continue it"
     assert "Traceback" not in error
     assert len(lines) <= 3
 
