@@ -44,7 +44,7 @@ class Args:
 
 
 def least(repeats: int, *runs: Callable[[], object], clock: Callable[[], float] = time.process_time) -> list[float]:
-    """The least time of each of several things, which take turns; the first round is not counted."""
+    """Return the least time of several calls that take turns; the first round is not counted."""
     times: list[list[float]] = []
     for _ in range(repeats + 1):
         times.append([])
@@ -56,7 +56,7 @@ def least(repeats: int, *runs: Callable[[], object], clock: Callable[[], float] 
 
 
 def bare(trainer: Trainer, rollouts: Rollouts) -> None:
-    """The velocity calls of an update, forward and backward, and nothing else."""
+    """Run an update's velocity calls, forward and backward, and nothing else."""
     policy = trainer.policy
     for rows in torch.arange(len(rollouts.path)).split(trainer.config.microbatch):
         path, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)

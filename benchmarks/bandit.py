@@ -58,7 +58,7 @@ class Args:
 
 
 def start(seed: int) -> TinyFlowPolicy:
-    """The policy before reinforcement: its actions are near N(0, 0.3^2)."""
+    """Fit the policy before reinforcement: its actions are near N(0, 0.3^2)."""
     policy = TinyFlowPolicy(SPEC, seed=seed)
     obs = policy.prepare(BanditVectorEnv(1).reset()[0], ["pull"])
 

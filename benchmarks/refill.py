@@ -3,12 +3,12 @@
     python benchmarks/refill.py --json benchmarks/results/refill.json
     python benchmarks/refill.py --tiny     # an untrained tiny model, in seconds
 
-The same episodes (their lengths drawn from a seed) are dreamt twice: in lockstep (a batch of rows begins together and
-waits for its slowest row, as a vector env without absorbing rows dreams all of them) and with a queue that refills
-ended rows. The useful fraction is live chunks by rows times steps: of slots, not of what is generated: an ended
-row generates nothing, so the seconds differ by less than the fractions. The env's own share of a step is time outside
-`encode`, `rollout` and `score`, measured with the checkpoint's own reward model, while sub-environments
-restart at times.
+The same episodes (their lengths drawn from a seed) are dreamt twice: in lockstep (the sub-environments begin together
+and wait for the slowest) and with a queue that restarts each as soon as its episode ends. The useful fraction is live
+chunks by sub-environments times steps. An ended episode generates nothing, so the seconds differ by less than these
+fractions.
+The env's own part of a step is time outside `encode`, `rollout` and `score`, measured with the checkpoint's own reward
+model, while sub-environments restart at times.
 """
 
 import json
@@ -71,12 +71,12 @@ class Stopwatch:
 
 
 def of_length(model: WorldModel) -> RewardModel:
-    """Success after as many chunks as the instruction says."""
+    """Return success after as many chunks as the instruction says."""
     return FunctionReward(lambda video, text: float(len(video) - 1 >= int(text)), stride=model.chunk, max_frames=10_000)
 
 
 def lockstep(model: WorldModel, starts: InitialStates, rows: int, seed: int) -> tuple[int, int]:
-    """Chunks that were useful, and slots of the batch."""
+    """Return how many chunks were useful, and how many the batch had room for."""
     live = slots = 0
     for first in range(0, len(starts), rows):
         batch = starts[first : first + rows]
@@ -90,7 +90,7 @@ def lockstep(model: WorldModel, starts: InitialStates, rows: int, seed: int) -> 
 
 
 def refilled(model: WorldModel, starts: InitialStates, rows: int, seed: int) -> tuple[int, int]:
-    """Chunks that were useful, and slots of the batch."""
+    """Return how many chunks were useful, and how many the batch had room for."""
     envs = ProphetVectorEnv(
         model, starts, rows, reward_model=of_length(model), max_episode_steps=None, autoreset_mode="SameStep"
     )
@@ -123,7 +123,7 @@ def useful(run: Any, model: WorldModel, starts: InitialStates, args: Args) -> di
 def own_share(
     model: WorldModel, reward_model: RewardModel | None, starts: InitialStates, args: Args
 ) -> dict[str, float]:
-    """The env's own time by all time, over steps with staggered restarts; the first step is not counted."""
+    """Return the env's own time by all time, over steps with staggered restarts; the first step is not counted."""
     timed, timed_reward = Stopwatch(model), None if reward_model is None else Stopwatch(reward_model)
     envs = ProphetVectorEnv(
         timed, starts, args.rows, reward_model=timed_reward, max_episode_steps=6, autoreset_mode="SameStep"

@@ -37,7 +37,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Cell:
-    """A reward of the grid; what stays fixed in a run is its recall and its false-positive rate."""
+    """Hold a reward of the grid, whose recall and false-positive rate stay fixed in a run."""
 
     recall: float
     precision: float

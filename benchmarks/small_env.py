@@ -87,7 +87,7 @@ def simulator(args: Args, look: str) -> dict[str, Any]:
 
 
 def ratios(dreams: Mapping[str, Any], simulated: Mapping[str, Any], rows: Sequence[int]) -> dict[str, float]:
-    """The dream's rate by the best rate of the simulator, per look, drawing and number of rows."""
+    """Return the dream's rate by the best rate of the simulator, per look, drawing and number of dreams."""
     found = {}
     for look, drawings in simulated.items():
         for name, processes in drawings.items():

@@ -126,7 +126,7 @@ def spearman_at_one_age(rows: Float[np.ndarray, "n 3"]) -> float:
 def interval(
     dreams: list[np.ndarray], statistic: Callable[[Float[np.ndarray, "n 3"]], float]
 ) -> dict[str, float | int | None]:
-    """The statistic over all chunks, with its 95% interval from resampling episodes."""
+    """Return the statistic over all chunks, with its 95% interval from resampling episodes."""
     rng = np.random.default_rng(0)
     picks = rng.integers(len(dreams), size=(RESAMPLES, len(dreams)))
     drawn = np.array([statistic(np.concatenate([dreams[i] for i in pick])) for pick in picks])
@@ -136,7 +136,7 @@ def interval(
 
 
 def quantiles(values: Float[np.ndarray, " n"]) -> dict[str, float]:
-    """Where a threshold may lie."""
+    """Return where a threshold may lie."""
     return {f"{share:g}": round(float(np.quantile(values, share)), 4) for share in (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)}
 
 

@@ -49,7 +49,7 @@ class Args:
 
 
 def full_prophet(device: torch.device, dtype: torch.dtype) -> FullProphet:
-    """The published geometry with random weights: 2.058 B of the transformer, the Wan 2.1 VAE."""
+    """Build the published sizes with random weights: 2.058 B of the transformer, the Wan 2.1 VAE."""
     torch.manual_seed(0)
     with device:
         transformer = ProphetTransformer3DModel(**FULL_TRANSFORMER).to(dtype)
@@ -58,7 +58,7 @@ def full_prophet(device: torch.device, dtype: torch.dtype) -> FullProphet:
 
 
 def with_steps(prophet: FullProphet, steps: int) -> FullProphet:
-    """The same networks with another number of sampler steps."""
+    """Return the same networks with another number of sampler steps."""
     assert isinstance(prophet.config, FullConfig)
     return FullProphet(prophet.transformer, prophet.autoencoder, replace(prophet.config, steps=steps))
 
@@ -76,7 +76,7 @@ def median_seconds(run: Callable[[], object], repeats: int, device: torch.device
 
 
 def measure(prophet: FullProphet, rows: int, repeats: int) -> dict[str, float | None]:
-    """Seconds of an env step of `rows` chunks, frames a second, and the most memory that was held on the GPU."""
+    """Measure seconds of an env step of `rows` chunks, frames a second, and the peak memory of the GPU."""
     device = next(prophet.transformer.parameters()).device
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -99,7 +99,7 @@ def measure(prophet: FullProphet, rows: int, repeats: int) -> dict[str, float | 
 
 @torch.no_grad()
 def measure_autoencoder(prophet: FullProphet, rows: int, repeats: int) -> dict[str, float]:
-    """Seconds that a step of `rows` chunks spends in the VAE: encoding the past, decoding the chunk."""
+    """Measure the seconds that a step of `rows` chunks spends in the VAE, encoding the past and decoding the chunk."""
     config, autoencoder, device = prophet.config, prophet.autoencoder, next(prophet.transformer.parameters()).device
     assert isinstance(config, FullConfig)
     assert isinstance(autoencoder, WanAutoencoder)

@@ -47,7 +47,7 @@ def compress(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def decompress(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays that `compress` packed, latents in float16, which holds all sixteenths exactly."""
+    """Unpack what `compress` packed, latents in float16, which holds all sixteenths exactly."""
     with np.load(io.BytesIO(lzma.decompress(data))) as stored:
         arrays = {name: stored[name] for name in NAMES}
     changes, starts = arrays["latents"], arrays["starts"]

@@ -76,7 +76,7 @@ SIGLIP = VitSize(width=1152, depth=26, heads=16, hidden=4304, grid=16)
 
 @dataclass(frozen=True)
 class FullSize:
-    """A policy with random weights, or of shapes alone.
+    """Hold a policy with random weights, or of shapes alone.
 
     Attributes:
         policy: with what is trained requiring a gradient.
@@ -147,7 +147,7 @@ def smolvlm_of(sizes: Mapping[str, Any]) -> Iterator[None]:
 
 
 def full_vla_adapter(train: str, *, language: bool, device: torch.device = META) -> FullSize:
-    """VLA-Adapter's Pro release with its flow head."""
+    """Build VLA-Adapter's Pro release with its flow head."""
     del language
     return _prismatic(VLAAdapter, QWEN, {"pro": True}, train, device)
 
@@ -225,7 +225,7 @@ def _prismatic(
 
 
 def _pieces(policy: PrismaticPolicy, obs: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """As the policy's own, where all rows have the same views and words: nothing is read of the numbers."""
+    """Build the policy's sequence where the whole batch has the same views and tokens; no values are read."""
     rows = len(obs["tokens"])
     patches = policy.projector(policy.vision_backbone(obs["image"])).flatten(0, 1)
     words = policy.language_model.get_input_embeddings()(obs["tokens"])
@@ -233,7 +233,7 @@ def _pieces(policy: PrismaticPolicy, obs: Mapping[str, Tensor]) -> tuple[list[Te
 
 
 class _Modulated(nn.Module):
-    """A norm that time scales, as pi0.5's, in the place of pi0's."""
+    """Scale a norm by time, as pi0.5 does, in the place of pi0's."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class _Embedded(nn.Module):
 
 
 def _embedded_by_smolvlm(both: Any, image: Tensor) -> Tensor:
-    """As lerobot's `embed_image`, whose way through SmolVLM reads numbers of a mask."""
+    """Embed images as lerobot's `embed_image` does, whose way through SmolVLM reads values of a mask."""
     vision = both.vlm.model.vision_model
     patches = vision.embeddings.patch_embedding(image.to(vision.dtype)).flatten(2).transpose(1, 2)
     states = vision.encoder(inputs_embeds=patches + vision.embeddings.position_embedding.weight).last_hidden_state

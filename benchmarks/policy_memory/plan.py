@@ -23,7 +23,7 @@ WORKING = 3
 
 @dataclass(frozen=True)
 class Workload:
-    """A round of learning.
+    """Describe a round of learning.
 
     Attributes:
         groups: in a round.
@@ -130,7 +130,7 @@ def make_plan(full: FullSize, work: Workload) -> MemoryPlan:
 
 
 def stored_bytes(full: FullSize, work: Workload) -> int:
-    """Of a decision: latents and scores in float32, pictures in uint8, tokens with their mask, a state."""
+    """Return the bytes of a decision: float32 latents and scores, uint8 images, tokens with their mask, a state."""
     spec: FlowSpec = full.policy.spec
     latents = 4 * (spec.num_steps + 1) * spec.horizon * spec.latent_dim
     scores = 3 * 4 * spec.num_steps * spec.exec_steps * spec.action_dim
@@ -139,14 +139,14 @@ def stored_bytes(full: FullSize, work: Workload) -> int:
 
 
 def context_bytes(context: Any) -> int:
-    """Of all tensors in a context, nested ones too; each once."""
+    """Return the bytes of all tensors in a context, nested ones too, each once."""
     found: dict[int, Tensor] = {}
     _collect(context, found)
     return sum(tensor.numel() * tensor.element_size() for tensor in found.values())
 
 
 def measured(call: Callable[[], Any], policy: nn.Module) -> tuple[int, int]:
-    """The largest tensor that a call makes, and all that it keeps for its backward pass, in bytes."""
+    """Return the largest tensor that a call makes, and all that it keeps for its backward pass, in bytes."""
     own = {weight.untyped_storage()._cdata for weight in [*policy.parameters(), *policy.buffers()]}
     kept: dict[int, Tensor] = {}
 
@@ -161,7 +161,7 @@ def measured(call: Callable[[], Any], policy: nn.Module) -> tuple[int, int]:
 
 
 def scored(full: FullSize, work: Workload, steps: int) -> Float[Tensor, "b h d"]:
-    """Velocities of a microbatch at so many flow steps, as the update computes them."""
+    """Compute velocities of a microbatch at so many flow steps, as the update does."""
     context: Context = full.encode(work.microbatch, work.views)
     rows, spec = work.microbatch * steps, full.policy.spec
     repeated = context if steps == 1 else context.repeat_interleave(steps)
@@ -170,7 +170,7 @@ def scored(full: FullSize, work: Workload, steps: int) -> Float[Tensor, "b h d"]
 
 
 class _Largest(TorchDispatchMode):
-    """The largest tensor that any operation returns, bytes."""
+    """Track the largest tensor that any operation returns, in bytes."""
 
     found: int = 0
 

@@ -29,7 +29,7 @@ def actions(**numbers: tuple[int, float]) -> np.ndarray:
 
 
 def row(start: ToolPose, steps: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """The frames of one motion side by side."""
+    """Draw the frames of one motion side by side."""
     positions, euler, openness = integrate_tool_deltas(start, steps)
     tensors = (torch.tensor(x, dtype=torch.float32) for x in (positions, euler_to_matrix(euler), openness, camera))
     frames = draw_tools(*tensors, SIZE).numpy()
@@ -38,7 +38,7 @@ def row(start: ToolPose, steps: np.ndarray, camera: np.ndarray) -> np.ndarray:
 
 
 def sheet() -> np.ndarray:
-    """All rows: towards the camera, turning, closing, two arms."""
+    """Draw all motions: towards the camera, turning, closing, two arms."""
     one = ToolPose(np.array([[-0.1, 0.0, 0.25]]), np.array([DOWN]), np.ones(1))
     close = actions()
     close[:, 6] = np.linspace(0.83, 0, FRAMES - 1)

@@ -58,7 +58,7 @@ def learning_log(logs: Path, run: str) -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files of an experiment are, and how it computes.
+    """Say where the files of an experiment are, and how it computes.
 
     Attributes:
         size: What is run.

@@ -15,7 +15,7 @@ CLONED = "SmallVLA-LIBERO-object-sft"
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to improve the cloned policy.
+    """Describe a way to improve the cloned policy.
 
     Attributes:
         algo: As `prophrl train --algo` takes it.
@@ -106,7 +106,7 @@ DEGRADED = {
 
 @dataclass(frozen=True)
 class Size:
-    """The experiment at one size.
+    """Fix the experiment at one size.
 
     Attributes:
         policy: As `prophrl sft --policy` takes it.
