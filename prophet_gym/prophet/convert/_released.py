@@ -190,8 +190,9 @@ def _read_vae(source: Path) -> tuple[dict[str, Tensor], WanAutoencoder]:
         raise MissingWeightsError(f"no Wan VAE at {source}: it must hold config.json, or a subfolder vae that does")
     weights = read_released(folder / WEIGHTS_NAME)
     try:
+        settings: Any = WanAutoencoder.load_config(folder, local_files_only=True)
         with torch.device("meta"):
-            empty: Any = WanAutoencoder.from_config(WanAutoencoder.load_config(folder, local_files_only=True))
+            empty: Any = WanAutoencoder.from_config(settings)
     except Exception as error:  # whatever a damaged config makes constructors raise
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise CheckpointError(
