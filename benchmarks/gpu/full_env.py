@@ -123,7 +123,7 @@ def main(args: Args) -> None:
         "command": shlex.join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else args.device,
         "dtype": str(prophet.transformer.dtype).removeprefix("torch."),
-        "weights": {name: sum(p.numel() for p in part.parameters()) for name, part in prophet.networks.items()},
+        "weights": {name: sum(p.numel() for p in getattr(prophet, name).parameters()) for name in prophet.networks},
         "chunk": prophet.chunk,
         "frame_size": prophet.frame_size,
         "autoencoder": {},
