@@ -41,7 +41,7 @@ class Args(Arguments):
         held_out: One episode in so many is kept for the error that is reported.
         without: Episodes to leave out, e.g. `task_03/episode_00007`.
         seed: Of weights and batches.
-        device: Cpu or cuda.
+        device: `cpu` or `cuda`.
     """
 
     data: Path

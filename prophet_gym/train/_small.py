@@ -88,7 +88,7 @@ class Args(Arguments):
         layers: Blocks of the transformer, likewise.
         width: Width of the transformer, likewise.
         without: Episodes to leave out, e.g. `task_03/episode_00007`.
-        device: Cpu, cuda, or auto: cuda where there is one.
+        device: `cpu`, `cuda`, or `auto`: `cuda` where there is one.
     """
 
     out: OutFolder
