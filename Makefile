@@ -9,7 +9,7 @@
 # make train    record LIBERO and train the small Prophet (hours)
 # make reinforce    learn in the dream, test in LIBERO: the short version, one task (experiments/reinforce_in_dream)
 # make reinforce-cpu, make reinforce-full   the whole experiment
-# make figures  put the measured numbers into README.md and the model cards
+# make figures  put the measured numbers into the documents
 # make clean    remove the environments and caches; recordings and training under outputs/ stay
 #
 # PYTHON=python3.12 chooses an interpreter (>= 3.11), TORCH=cpu or TORCH=auto (what the GPU wants) a build, JOBS=4 the test processes.

@@ -53,14 +53,14 @@ def test_the_robot_of_the_embodiments_page_moves():
     np.testing.assert_allclose(scope["positions"][-1, 0], [0.4 + 20 * 0.075, 0, 0.3], atol=1e-5)
 
 
-def test_the_start_of_the_weights_page_has_a_pose():
+def test_the_initial_state_of_the_weights_page_has_a_pose():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "weights.md").read_text(), re.DOTALL)
     scope: dict = {}
     exec(compile(blocks[-1], "weights.md", "exec"), scope)
     assert start_pose(scope["start"], 1) is not None
 
 
-def test_the_picture_of_action_frames_is_what_is_drawn():
+def test_the_image_of_action_frames_is_what_is_drawn():
     stored = imageio.imread(ROOT / "docs" / "images" / "action_frames.png").astype(int)
     drawn = script("action_frames").sheet().astype(int)
     assert stored.shape == drawn.shape
