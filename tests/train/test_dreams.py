@@ -11,7 +11,9 @@ from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import GripperTracker
 from prophet_gym.prophet.presets import small_transformer
-from prophet_gym.train._dynamics import Dreams, dream_loss, inputs_of
+from prophet_gym.train import _dynamics
+from prophet_gym.train._dynamics import Dreams, Rehearsal, dream_loss, inputs_of, train_transformer
+from prophet_gym.train._fit import FitConfig
 
 LENGTHS = (50, 9, 90)
 CHUNK, PAST = 8, 20
@@ -107,3 +109,28 @@ def test_the_loss_is_of_the_next_chunk_and_is_logged_by_age_and_against_copying(
     )
     assert (after.current == dreams.current + CHUNK).all()
     torch.testing.assert_close(after.past[:, -1], dreams.past[:, -1])
+
+
+def test_a_killed_training_resumes_in_the_middle_of_its_dreams(data, tracker, tmp_path, monkeypatch):
+    config = SmallConfig(camera=tuple(map(tuple, CAMERA.tolist())))
+    schedule = FitConfig(8, 1e-2, warmup=1, save_every=0.0)
+    calls = []
+
+    def killed(*given, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return dream_loss(*given, **options)
+
+    def train(folder):
+        torch.manual_seed(0)
+        model = small_transformer(width=24, layers=1, head=12)
+        return train_transformer(model, tracker, data, config, folder, schedule, Rehearsal(4, 3, 0.0)).state_dict()
+
+    whole = train(tmp_path / "whole")
+    monkeypatch.setattr(_dynamics, "dream_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed")
+    resumed = train(tmp_path / "killed")
+    assert len(calls) == 5 + 4
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
