@@ -51,7 +51,7 @@ def margins() -> str:
         "dream, PSNR dB",
         "over copying the last frame, dB",
         "over other actions, dB",
-        "EPE by copying's",
+        "EPE relative to copying",
     ]
     rows = []
     for frames, found in report["horizons"].items():
@@ -251,7 +251,7 @@ def compared(arms: dict[str, dict[str, Any]]) -> str:
             "over copying, dB",
             "over other actions, dB",
             "EPE px",
-            "EPE by copying's",
+            "EPE relative to copying",
         ]
         tables.append(markdown_table(header, rows))
     return "\n\n".join(tables)

@@ -36,7 +36,7 @@ def gradient_spread() -> str:
     if report is None:
         return "Not measured yet: `python benchmarks/bandit.py --json benchmarks/results/bandit.json`."
     rows = [[name, f"{found['spread']:.1f}"] for name, found in report["gradient"].items()]
-    return markdown_table(["FlowScale", "gradient of a flow step, greatest by least (K = 10)"], rows)
+    return markdown_table(["FlowScale", "gradient of a flow step, greatest over least (K = 10)"], rows)
 
 
 def algorithm_cost() -> str:
@@ -47,8 +47,8 @@ def algorithm_cost() -> str:
         return f"Not measured yet: `{command}`."
     update, rollout = report["update"], report["rollout"]
     rows = [
-        ["an update, by the same forward and backward passes alone", f"{update['update_by_bare']:.2f}"],
-        ["bookkeeping of a rollout in the dream, by the env's time", f"{rollout['bookkeeping_by_env']:.2%}"],
+        ["an update, relative to its forward and backward passes alone", f"{update['update_by_bare']:.2f}"],
+        ["bookkeeping of a rollout in the dream, relative to the env's time", f"{rollout['bookkeeping_by_env']:.2%}"],
     ]
     about = f"{update['weights']:,} weights, {update['decisions']} decisions"
     return f"{markdown_table(['', 'ratio'], rows)}\n\n{about}; `{command}` on {where(report['machine'])}."

@@ -33,7 +33,7 @@ def draw(report: dict[str, Any]) -> plt.Figure:
     right.set(
         xlabel="flow step (0 is noisiest)", ylabel="mean ||dl_k/dv||", yscale="log", title="gradient of each flow step"
     )
-    right.legend(title="FlowScale: greatest by least", fontsize=8)
+    right.legend(title="FlowScale: greatest over least", fontsize=8)
     return figure
 
 
