@@ -137,7 +137,7 @@ def encode_initial_states(
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """Hold what a reward model says of each video. A video that was not scored has reward 0.0 and valid False.
+    """Hold what a reward model says of each video. A video that was not scored has reward 0.0 and scored False.
 
     Attributes:
         reward: Finite in float32.

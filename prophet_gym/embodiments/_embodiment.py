@@ -51,7 +51,7 @@ class Embodiment:
         name: Its name in `EMBODIMENTS`.
         robot: Arms and gripper in words.
         arms: 1 or 2.
-        actions: What an action means, in a sentence.
+        action_meaning: What an action means, in a sentence.
         action_spec: Names, units and bounds of one action.
         gripper: The gripper's convention.
         to_model_actions: `actions (t, a), start -> actions (t, 14)`, the start being the tools before.

@@ -80,6 +80,7 @@ class ProphetEnv(SingleEnv):
     | argument | meaning |
     |---|---|
     | `weights` | the world model: `bundled`, a folder, or a repository of the Hugging Face Hub |
+    | `embodiment` | the robot whose actions the env takes, where it is not `libero`; the weights must be of it |
     | `reward` | the reward model: `auto` (the one beside the weights), the name of another, or None |
     | `starts` | the initial states: `train`, `official` (for evaluation alone), or a path |
     | `tasks` | the tasks to draw from; all if not given |
