@@ -17,7 +17,7 @@ from prophet_gym.errors import SimulatorLostError, require_count, require_number
 from prophet_gym.sims._workers import describe_end, end_workers, start_workers
 from prophet_gym.sims.simulator import Simulator, SimulatorClass, simulator_of
 
-# Simulations of tasks that no row has now are kept for the next change: building one takes seconds and 0.3 GB.
+# Simulations of tasks that are not in use are kept for the next change: building one takes seconds and 0.3 GB.
 _IDLE_SIMS = 3
 ANSWER_TIMEOUT = 600.0
 """Seconds that a worker may take for one call: far more than loading a task takes on a busy machine."""
@@ -117,7 +117,7 @@ class LocalStages:
         return Advance(np.stack(frames), executed, success, sim.gripper_position())
 
     def _simulation(self, row: int) -> Simulator:
-        """Return the simulation of a row's episode, where it left it; the row that had its turn waits."""
+        """Return the simulation of a sub-environment's episode as it left it; the one that had its turn waits."""
         task = self._tasks[row]
         if task not in self._sims:
             unused = [each for each in self._sims if each not in self._tasks.values()]
@@ -165,7 +165,7 @@ class WorkerStages:
             look: How it is drawn.
             size: Height and width of a frame, pixels.
             workers: How many, at least 1.
-            timeout: Seconds that a process may take for one call of one row, loading its task included.
+            timeout: Seconds that a process may take for one call of one sub-environment, loading its task included.
         """
         workers = require_count("workers", workers)
         self._timeout = require_number("timeout", timeout, above=0)
@@ -178,13 +178,13 @@ class WorkerStages:
             there.close()
 
     def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
-        """Start episodes in some rows."""
+        """Start episodes in some sub-environments."""
         return self._call("begin", scenes, {})
 
     def advance(
         self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
     ) -> dict[int, Advance]:
-        """Run a chunk in some rows."""
+        """Run a chunk in some sub-environments."""
         options = {"every_frame": every_frame, "to_the_end": to_the_end}
         return self._call("advance", actions, options)
 
@@ -228,7 +228,7 @@ class WorkerStages:
             self._give_up(row, request)
 
     def _receive(self, row: int, request: str) -> tuple[Any, Exception | None] | None:
-        """Return the answer of a row; None, and `_lost` says why, if it never comes."""
+        """Return the answer of a sub-environment; None, and `_lost` says why, if it never comes."""
         worker = self._worker(row)
         deadline = time.monotonic() + self._timeout
         try:
@@ -240,8 +240,8 @@ class WorkerStages:
         except (EOFError, ConnectionError):
             return self._give_up(row, request)
         self._lost = (
-            f"worker {worker} (process {self._processes[worker].pid}), which simulates row {row}, has not answered for "
-            f"{self._timeout:g} s; the last request was {request}. Close this env and make a new one"
+            f"worker {worker} (process {self._processes[worker].pid}), which simulates sub-environment {row}, has not "
+            f"answered for {self._timeout:g} s; the last request was {request}. Close this env and make a new one"
         )
         return None
 
@@ -249,8 +249,8 @@ class WorkerStages:
         worker = self._worker(row)
         end = describe_end(self._processes[worker], answered=self._answered[worker])
         self._lost = (
-            f"the process that simulates row {row} {end}; it is worker {worker} and the last request was "
-            f"{request}. Close this env and make a new one"
+            f"the process that simulates sub-environment {row} {end}; it is worker {worker} and the last request "
+            f"was {request}. Close this env and make a new one"
         )
 
     def _worker(self, row: int) -> int:
@@ -258,11 +258,11 @@ class WorkerStages:
 
 
 def _describe(name: str, row: int, given: Scene | np.ndarray) -> str:
-    return f"{name} of row {row}: {given if isinstance(given, Scene) else f'{len(given)} actions'}"
+    return f"{name} of sub-environment {row}: {given if isinstance(given, Scene) else f'{len(given)} actions'}"
 
 
 def open_stages(
     suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT
 ) -> LocalStages | WorkerStages:
-    """Keep the rows in this process (`workers=0`) or in worker processes."""
+    """Keep the sub-environments in this process (`workers=0`) or in worker processes."""
     return WorkerStages(suite, look, size, workers, timeout) if workers else LocalStages(suite, look, size)

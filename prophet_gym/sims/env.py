@@ -136,7 +136,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             InvalidActionError: An action is not as many finite numbers within bounds.
         """
         if not self._started or not self._rows[row].ended:
-            raise ValueError(f"row {row}'s episode has not ended: go on with step")
+            raise ValueError(f"the episode of sub-environment {row} has not ended: continue it with step")
         actions = require_actions(actions, chunk_box(self._bounds, len(actions)))
         return self._stages.advance({row: actions}, every_frame=True, to_the_end=True)[row].frames
 
@@ -206,8 +206,8 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
 class SimulatorEnv(SingleEnv):
     """One episode of a simulator at a time, one action chunk per step: the vector env of one, with its arguments.
 
-    `reset(seed=s)` and the same actions give the row of a vector env that was seeded with `s`. After its end an
-    episode absorbs: nothing changes until `reset`.
+    `reset(seed=s)` and the same actions give the episode of a vector env that was seeded with `s`. After its end
+    an episode absorbs: nothing changes until `reset`.
 
     Example:
         >>> env = SimulatorEnv("libero_object")

@@ -16,22 +16,22 @@ def true_outcomes(
     chunks: Float32[np.ndarray, "b n k a"],
     lengths: Sequence[int] | None = None,
 ) -> Bool[np.ndarray, " b"]:
-    """Tell whether each row's actions solve its task.
+    """Tell whether the actions of each sub-environment solve its task.
 
     Args:
         env: A `SimulatorVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is
-            true; as many rows as `chunks`, autoreset disabled.
-        tasks: The number of each row's task.
-        starts: Number of each row's start, as `info["start"]` of the dream says.
+            true; as many sub-environments as `chunks`, autoreset disabled.
+        tasks: The number of the task of each sub-environment.
+        starts: The number of the initial state of each, as `info["start"]` of the dream says.
         chunks: The n chunks of k actions.
-        lengths: Chunks of each row that count; all of them if not given.
+        lengths: Chunks of each that count; all of them if not given.
 
     Raises:
-        ValueError: The env has another number of rows, or resets by itself.
+        ValueError: The env has another number of sub-environments, or resets by itself.
     """
     if env.num_envs != len(chunks) or env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
         raise ValueError(
-            f"the env must have {len(chunks)} rows and autoreset DISABLED, got {env.num_envs} and "
+            f"the env must have {len(chunks)} sub-environments and autoreset DISABLED, got {env.num_envs} and "
             f"{env.metadata.get('autoreset_mode')}"
         )
     train = getattr(env.unwrapped, "split", "") == "train"

@@ -255,7 +255,7 @@ def test_missing_assets_are_one_clear_error(monkeypatch, tmp_path):
 @needs_libero
 def test_a_judge_may_look_on_after_the_end_and_the_episode_stays_as_it_ended(envs):
     envs.reset(seed=0)
-    with pytest.raises(ValueError, match="row 0's episode has not ended: go on with step"):
+    with pytest.raises(ValueError, match="the episode of sub-environment 0 has not ended: continue it with step"):
         envs.go_on(0, np.zeros((4, 7), np.float32))
     envs.step(chunks(2))
     put_target_in_basket(simulation(envs, 0))
@@ -274,5 +274,5 @@ def test_a_process_that_ends_by_itself_is_named_with_its_exit_code():
     with closing(SimulatorVectorEnv("libero_object", 2, tasks=[TASK], chunk=2, workers=1)) as envs:
         envs.reset(seed=0)
         envs._stages._processes[0].kill()
-        with pytest.raises(SimulatorLostError, match=r"row 0 ended with exit code -9 .*make a new one"):
+        with pytest.raises(SimulatorLostError, match=r"sub-environment 0 ended with exit code -9 .*make a new one"):
             envs.step(chunks(2))

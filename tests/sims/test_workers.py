@@ -82,11 +82,12 @@ def test_a_frozen_worker_is_named_with_what_it_was_asked():
     with closing(stages(timeout=1.0)) as made:
         process = made._processes[0]
         os.kill(process.pid, signal.SIGSTOP)
-        with pytest.raises(SimulatorLostError, match=rf"worker 0 \(process {process.pid}\).*row 2.*for 1 s.*seed=7"):
+        said = rf"worker 0 \(process {process.pid}\).*sub-environment 2.*for 1 s.*seed=7"
+        with pytest.raises(SimulatorLostError, match=said):
             made.begin({2: Scene(3, seed=7)})
         # What it answers later belongs to no later call.
         os.kill(process.pid, signal.SIGCONT)
-        with pytest.raises(SimulatorLostError, match="for 1 s; the last request was begin of row 2"):
+        with pytest.raises(SimulatorLostError, match="for 1 s; the last request was begin of sub-environment 2"):
             made.begin({0: Scene(3, seed=0)})
         os.kill(process.pid, signal.SIGSTOP)
     assert gone(process.pid)
@@ -96,7 +97,8 @@ def test_a_frozen_worker_is_named_with_what_it_was_asked():
 def test_a_lost_worker_is_named_with_what_it_was_asked():
     with closing(stages()) as made:
         made._processes[0].kill()
-        with pytest.raises(SimulatorLostError, match=r"row 0 ended with exit code -9 .*worker 0.*advance of row 0: 5"):
+        said = r"sub-environment 0 ended with exit code -9 .*worker 0.*advance of sub-environment 0: 5"
+        with pytest.raises(SimulatorLostError, match=said):
             made.advance({0: np.zeros((5, 7))}, every_frame=True)
 
 
