@@ -42,7 +42,7 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
         spec: Sizes of the policy.
 
     Raises:
-        UnknownOptionError: There is none of this name.
+        UnknownOptionError: No algorithm has this name.
         ValueError: The function cannot be imported or returns something else.
     """
     if ":" not in name:

@@ -54,7 +54,7 @@ def check_flow_policy(
         AssertionError: Says what must hold and what was found.
     """
     spec, rows = policy.spec, len(instructions)
-    assert rows >= _LEAST, f"check_flow_policy needs at least {_LEAST} rows, got {rows}"
+    assert rows >= _LEAST, f"check_flow_policy needs at least {_LEAST} batch elements, got {rows}"
     assert isinstance(policy, nn.Module), f"a policy must be an nn.Module, got {type(policy).__name__}"
     assert not policy.training, "the policy must be in eval mode: call policy.eval()"
     obs = policy.prepare(env_obs, instructions)
@@ -76,7 +76,7 @@ def _check_obs(obs: Obs, rows: int) -> None:
     assert isinstance(obs, Mapping), f"prepare must return a mapping of tensors, got {type(obs).__name__}"
     for name, tensor in obs.items():
         assert isinstance(tensor, Tensor), f"prepare's {name!r} must be a tensor, got {type(tensor).__name__}"
-        assert len(tensor) == rows, f"prepare's {name!r} must have {rows} rows, got {len(tensor)}"
+        assert len(tensor) == rows, f"prepare's {name!r} must be a batch of {rows}, got {len(tensor)}"
         assert not tensor.requires_grad, f"prepare's {name!r} must carry no gradient"
 
 
@@ -97,7 +97,7 @@ def _check_velocity(policy: FlowPolicy, obs: Obs, x: Tensor, tolerance: float) -
         for row in range(rows):
             index = torch.tensor([row])
             alone = policy.velocity(policy.encode(select_obs(obs, index), grad=False), x[index], t[index])
-            _close(f"row {row} must not depend on the rows around it", velocity[row], alone[0], tolerance)
+            _close(f"element {row} must not depend on the others of its batch", velocity[row], alone[0], tolerance)
         _check_context(policy, context, x, t, velocity, tolerance)
         moved = policy.velocity(context, x, t * 0.5)
     assert not torch.allclose(moved, velocity), "velocity must depend on t"
@@ -107,10 +107,10 @@ def _check_context(policy: FlowPolicy, context: Any, x: Tensor, t: Tensor, veloc
     # Reversed, since a context that ignores the order would pass with the identity.
     order = torch.arange(len(x)).flip(0)
     picked = policy.velocity(context.select(order), x[order], t[order])
-    _close("context.select must give the rows in the order asked for", velocity[order], picked, tolerance)
+    _close("context.select must give the elements in the order asked for", velocity[order], picked, tolerance)
     doubled = policy.velocity(context.repeat_interleave(2), x.repeat_interleave(2, 0), t.repeat_interleave(2))
     _close(
-        "context.repeat_interleave must keep copies of a row side by side",
+        "context.repeat_interleave must keep copies of an element side by side",
         velocity.repeat_interleave(2, 0),
         doubled,
         tolerance,
@@ -124,7 +124,7 @@ def _check_sampling(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, rows: 
     other = sample(policy, obs, schedule, _generators(range(50, 50 + rows)))
     assert not torch.equal(path.latents, other.latents), "other seeds must give another path"
     alone = sample(policy, select_obs(obs, torch.tensor([1])), schedule, _generators([1]))
-    _close("a row's path must not depend on the rows around it", path.latents[1], alone.latents[0], tolerance)
+    _close("a path must not depend on the others of its batch", path.latents[1], alone.latents[0], tolerance)
     return path
 
 
@@ -164,7 +164,7 @@ def _check_decode(policy: FlowPolicy, obs: Obs, x0: Tensor, rows: int) -> None:
         other[:, spec.exec_steps :] += 1
         other[:, :, spec.action_dim :] += 1
         same = torch.equal(policy.decode(other, obs), actions)
-    assert same, "decoded actions must not depend on padded columns or on rows past exec_steps: they are not scored"
+    assert same, "decoded actions must not depend on padded columns or on what lies past exec_steps: it is not scored"
 
 
 def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: float) -> None:
@@ -172,7 +172,7 @@ def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: floa
     kept = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     with torch.no_grad():
         start = _euler(policy, obs, rows)
-    # A chunk that the policy can decode to, shifted so that it must be learnt.
+    # A chunk that the policy can decode to, shifted so that it must be learned.
     goal = policy.decode(torch.full_like(_still(policy, rows), 0.5), obs).detach()
     goal = torch.cat([goal, goal[:, -1:].expand(-1, spec.horizon - spec.exec_steps, -1)], 1)
     weights = [weight for weight in policy.parameters() if weight.requires_grad]

@@ -44,7 +44,7 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
     """Return the algorithm of a name in `ALGORITHMS`, sized for a policy.
 
     Raises:
-        UnknownOptionError: There is none of this name.
+        UnknownOptionError: No algorithm has this name.
     """
     if name not in ALGORITHMS:
         raise unknown_option("algorithm", name, ALGORITHMS)

@@ -27,7 +27,7 @@ class Load(Arguments):
     tokenizer: str | None = None
     """Folder or Hub name of a tokenizer that replaces the checkpoint's."""
     without_state: Literal["refuse", "mean"] = "refuse"
-    """What a policy that reads a robot state does where there is none, as in a dream: refuse, or read the mean."""
+    """What a policy that reads a robot state does in an env without one, such as a dream: refuse, or read the mean."""
 
     def options(self, env: str) -> "LoadOptions":
         """Return the options of `load_policy` for a policy that acts in an environment of this id."""

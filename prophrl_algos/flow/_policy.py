@@ -193,7 +193,7 @@ class FlowPath:
     @staticmethod
     def cat(paths: Sequence["FlowPath"]) -> "FlowPath":
         """Concatenate paths that were sampled with one schedule; ValueError if they were not."""
-        # By identity, not by value: a schedule's kernel may have weights that are learnt meanwhile.
+        # By identity, not by value: a schedule's kernel may have weights that are learned meanwhile.
         if any(path.schedule is not paths[0].schedule for path in paths):
             raise ValueError("paths of different schedules cannot be scored together; sample them with one schedule")
         return FlowPath(

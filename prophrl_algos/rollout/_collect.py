@@ -199,7 +199,7 @@ class _Rollout:
         chunk = actions.shape[1]
         executed = np.array([int(entry(info, "executed", row, default=chunk)) for row in rows.tolist()])
         self.frames += int(executed.sum())
-        # An episode may end inside a chunk: what the env did not run must not be learnt from.
+        # An episode may end inside a chunk: what the env did not run must not be learned from.
         mask = torch.from_numpy(np.arange(chunk) < executed[:, None])
         # A round's images would fill a GPU; they go back a microbatch at a time.
         stored = {name: tensor.to(CPU) for name, tensor in obs.items()}

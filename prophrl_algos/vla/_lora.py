@@ -73,7 +73,7 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     from peft.utils import ModulesToSaveWrapper
 
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise ValueError("the model has adapters already; make it anew to give it others")
+        raise ValueError("the model has adapters already; make the model again to give it others")
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     found = {part.pattern: _matching(linear, part.pattern) for part in targets.parts}
     whole = {pattern: _matching([name for name, _ in model.named_modules()], pattern) for pattern in targets.whole}
@@ -156,7 +156,7 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, 
 
     Raises:
         CheckpointError: An adapter belongs to no layer, or to one that the targets do not name.
-        ValueError: Adapters would be added to half-precision weights, which rounds away what was learnt.
+        ValueError: Adapters would be added to half-precision weights, which rounds away what was learned.
     """
     wanted = model.state_dict()
     if not has_lora(model):
@@ -227,7 +227,7 @@ def _require_precision(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
         if into is not None and into.dtype != torch.float32:
             raise ValueError(
                 f"{source} has adapters on {name.removesuffix(_DOWN)}, whose weights are {str(into.dtype)[6:]} here, "
-                "so that adding them would round away what was learnt: load the policy with train='lora' or 'none', "
+                "so that adding them would round away what was learned: load the policy with train='lora' or 'none', "
                 "or with dtype=torch.float32"
             )
 

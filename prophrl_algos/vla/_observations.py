@@ -32,7 +32,7 @@ def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tens
 
 
 def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: str) -> Float[Tensor, "b s"] | None:
-    """Return the robot's state on the CPU, or None where there is none and the policy accepts that.
+    """Return the robot's state on the CPU, or None where an observation lacks it and the policy accepts that.
 
     Args:
         env_obs: Observation of the environment.
@@ -56,7 +56,9 @@ def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: st
         raise ValueError(f"observation['state'] must be ({rows}, {numbers}) numbers, got {given.dtype} {given.shape}")
     if not np.isfinite(given).all():
         row, number = np.argwhere(~np.isfinite(given))[0]
-        raise ValueError(f"observation['state'] must be finite, number {number} of row {row} is {given[row, number]}")
+        raise ValueError(
+            f"observation['state'] must be finite, number {number} of batch element {row} is {given[row, number]}"
+        )
     return torch.from_numpy(np.ascontiguousarray(given)).float()
 
 

@@ -120,7 +120,7 @@ def save_tokenizer(tokenize: Tokenize, folder: Path) -> None:
 
 
 def saved_tokenizer(folder: Path, said: Mapping[str, Any], options: LoadOptions) -> Tokenize:
-    """Return the tokenizer of a saved policy, or the one of the options; CheckpointError if there is none."""
+    """Return the tokenizer of a saved policy, or the one of the options; CheckpointError if neither exists."""
     if options.tokenizer is not None:
         return tokenizer_of(options.tokenizer, folder)
     if isinstance(said.get("letters"), int) and said["letters"] > 0:

@@ -42,7 +42,7 @@ def task_and_state(instruction: str, state: Float[Tensor, " s"] | None = None) -
         'Task: stop, State: 0 128 255 -1;\nAction: '
     """
     if state is None:
-        raise ValueError("this prompt names the robot's state, and there is none")
+        raise ValueError("this prompt names the robot's state, and none was given")
     edges = torch.linspace(-1, 1, _BINS + 1, dtype=torch.float64)[:-1]
     bins = torch.bucketize(state.double().contiguous(), edges, right=True) - 1
     return f"Task: {_cleaned(instruction)}, State: {' '.join(map(str, bins.tolist()))};\nAction: "

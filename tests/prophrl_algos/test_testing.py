@@ -73,7 +73,7 @@ class UsedUp(TinyFlowPolicy):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (Mixing, "must not depend on the rows around it"),
+        (Mixing, "must not depend on the others of its batch"),
         (Dropping, "the same call must give the same velocity"),
         (Timeless, "velocity must depend on t"),
         (Halved, r"velocity must be float32, got torch\.bfloat16"),

@@ -42,7 +42,7 @@ class Scales:
     state: Affine | None
 
     def require_state(self, family: str, folder: Path) -> Affine:
-        """Return the scale of the state; CheckpointError if there is none."""
+        """Return the scale of the state; CheckpointError if the files have no such scale."""
         if self.state is None:
             raise CheckpointError(f"{family} reads the robot's state, and {folder} has no statistics of it")
         return self.state

@@ -44,7 +44,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Return the tokenizer in a folder; MissingWeightsError if there is none."""
+        """Return the tokenizer in a folder; MissingWeightsError if the folder has no tokenizer."""
         if not (folder / TOKENIZER).is_file():
             raise MissingWeightsError(f"{folder} holds no {TOKENIZER}; fetch it from the checkpoint's repository")
         return cls((folder / TOKENIZER).read_text(encoding="utf-8"))

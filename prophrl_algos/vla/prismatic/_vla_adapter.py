@@ -19,7 +19,7 @@ _QUERIES = 64
 class VLAAdapter(PrismaticPolicy):
     """Act with VLA-Adapter; `prophrl_algos.load_policy` makes one of a published checkpoint.
 
-    The sequence is causal: the prompt's first token, all patches, the rest of the prompt, 64 learnt queries, a stop
+    The sequence is causal: the prompt's first token, all patches, the rest of the prompt, 64 learned queries, a stop
     token. The head reads every layer, each window one place early, as published: the first token and all patches but
     the last, and the prompt's last token and all queries but the last.
 

@@ -79,7 +79,7 @@ class PlaceEncoder(nn.Module):
         above = F.interpolate(self.top(deep), fine.shape[2:], mode="bilinear", align_corners=False)
         grid = F.silu(self.norm(self.lateral(fine) + above))
         weights = self.maps(grid).flatten(2).softmax(2)
-        # Positions count fourfold beside the features, so that small differences are learnt soon.
+        # Positions count fourfold beside the features, so that small differences are learned soon.
         seen = weights @ torch.cat([grid, 4 * _coordinates(grid)], 1).flatten(2).movedim(1, 2)
         return self.out(seen) + self.names, seen[..., -2:] / 4
 

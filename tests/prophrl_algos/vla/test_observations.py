@@ -67,7 +67,7 @@ def test_states_are_numbers_of_the_right_count_and_finite(made):
     for bad, said in (
         (good[:, :7], r"observation\['state'\] must be \(2, 8\) numbers, got float32 \(2, 7\)"),
         (np.full((2, 8), "x"), r"must be \(2, 8\) numbers"),
-        (np.where(np.arange(8) == 3, np.nan, good), r"must be finite, number 3 of row 0 is nan"),
+        (np.where(np.arange(8) == 3, np.nan, good), r"must be finite, number 3 of batch element 0 is nan"),
     ):
         with pytest.raises(ValueError, match=said):
             policy.prepare({"image": IMAGES, "state": bad}, TEXTS)
