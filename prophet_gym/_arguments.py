@@ -153,7 +153,7 @@ Count = Annotated[int, Whole(1, 10**9)]
 CountOrNone = Annotated[int, Whole(0, 10**9)]
 """How many steps; 0 leaves them out."""
 Items = Annotated[int, Whole(1, 100_000)]
-"""How many things are held at once or listed before work begins (episodes, rows of a batch), at least 1."""
+"""How many things are held at once or listed before work begins (episodes, elements of a batch), at least 1."""
 Workers = Annotated[int, Whole(1, 1024)]
 """Processes."""
 Seed = Annotated[int, Whole(0, 2**62)]

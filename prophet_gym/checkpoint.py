@@ -113,7 +113,7 @@ class Checkpoint:
             robot: The embodiment that the checkpoint must be of; any if not given.
 
         Raises:
-            MissingWeightsError: There is none of that name, it is of another robot, or it is a file to convert first.
+            MissingWeightsError: No checkpoint has that name, it is of another robot, or it is a file to convert first.
             CheckpointError: Its `prophet.json` is damaged, or a file is not the one that its manifest names.
         """
         name = plain(weights)

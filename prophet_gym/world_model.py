@@ -172,7 +172,7 @@ class RewardOutput:
             "a reward must be a finite number in float32",
             reward,
             reward.abs() <= LARGEST_REWARD,
-            "; say scored=False, with a reward of 0, where there is none",
+            "; say scored=False, with a reward of 0, for videos without a score",
         )
         if self.probability is not None:
             _entries("probability", self.probability, count, floating=True)
@@ -258,7 +258,7 @@ def concat_batches(states: Sequence[State]) -> State:
     """Join states one after the other along the batch axis.
 
     Raises:
-        ValueError: There is none, or their names differ.
+        ValueError: No state was given, or their names differ.
     """
     if not states:
         raise ValueError("concat_batches needs at least one state, got none")
@@ -285,4 +285,4 @@ def _require_same_layout(state: State, part: State) -> None:
     layout = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
     given = {name: tuple(tensor.shape[1:]) for name, tensor in part.items()}
     if layout != given:
-        raise ValueError(f"rows must have the names and shapes {layout}, got {given}")
+        raise ValueError(f"elements must have the names and shapes {layout}, got {given}")

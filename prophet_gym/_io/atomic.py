@@ -29,7 +29,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary file to write that takes the place of `path` at the end; after an error `path` is as it was.
 
     Its name is this process's own, so that two writers never share one, and it has the mode that the umask
-    gives, so that a shared cache stays readable to others. Drafts that killed processes left behind are removed.
+    gives, so that a shared cache stays readable to others. What killed processes left behind is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

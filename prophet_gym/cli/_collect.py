@@ -39,7 +39,7 @@ def parse_mode(text: str) -> "Mode":
     """Return the script of a name.
 
     Raises:
-        UnknownOptionError: There is none.
+        UnknownOptionError: No script has this name.
     """
     from prophet_gym.errors import unknown_option
     from prophet_gym.sims.libero._experts import MODES

@@ -113,7 +113,7 @@ def said(error: BaseException) -> str:
 
 
 def extra_of(package: str) -> str | None:
-    """Return the optional extra of prophet-gym that brings a package; None if there is none."""
+    """Return the optional extra of prophet-gym that brings a package; None if no extra does."""
     for requirement in requires("prophet-gym") or ():
         found = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
         if found and found[1].replace("-", "_") == package and found[2] != "dev":

@@ -72,8 +72,8 @@ class Windows:
         past_actions: What led to the newest of the past frames; none for models that do not read them.
         gripper: Position (metres) and openness (1 open .. 0 closed) of the first tool at the current frame and after
             each action; NaN where it is not known.
-        tools: Where to draw the tools at the current frame and after each action; None in rows that do not say.
-        cameras: The matrix of what each row shows (see `CameraSpec`); None where it is not known.
+        tools: Where to draw the tools at the current frame and after each action; None for windows that do not say.
+        cameras: The matrix of what each window shows (see `CameraSpec`); None where it is not known.
         instructions: Tasks in words.
         robots: Names of embodiments.
         fps: Frames a second; None where it is not read.
@@ -101,7 +101,7 @@ class Windows:
         return torch.cat([self.past[:, -1:], self.future], dim=1)
 
     def to(self, device: torch.device) -> "Windows":
-        """Return the same batch on a device; tools and cameras, a few numbers that not all rows have, stay."""
+        """Return the same batch on a device; tools and cameras, a few numbers that not all windows have, stay."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
@@ -264,7 +264,7 @@ def _concat(values: list[Any]) -> Any:
 class WindowLoader:
     """Shuffled batches of windows, epoch after epoch; its state is how many windows were read.
 
-    The order is a function of the seed alone: the number of workers does not change it, ranks read one row of windows
+    The order is a function of the seed alone: the number of workers does not change it, ranks read one order
     together, and `load_state_dict` continues with the batch after the last one that was taken, whatever the workers had
     read ahead.
 
@@ -341,7 +341,7 @@ class WindowLoader:
     def _places(self) -> Iterator[list[tuple[int, int]]]:
         """Yield the (data set, window) pairs of each batch that is left.
 
-        All ranks read one row of windows, `rows * ranks` at a time, each its own of them; batches run across the end of
+        All ranks read one order, `rows * ranks` windows at a time, each its own of them; batches run across the end of
         an epoch, so no window is lost or read twice and every rank gets as many. At the end the last batches may be
         shorter, by one between ranks.
         """

@@ -25,7 +25,7 @@ def get_embodiment(name: str) -> Embodiment:
     """Return the robot of that name.
 
     Raises:
-        UnknownOptionError: There is none; the message lists the ones that are and the closest.
+        UnknownOptionError: No robot has this name; the message lists all names and the closest.
 
     Example:
         >>> get_embodiment("droid").control_hz

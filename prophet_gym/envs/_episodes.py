@@ -267,7 +267,7 @@ class EpisodeVectorEnv(VectorEnv):
         put_back = [row.keep() for row in rows]
         try:
             yield
-        except BaseException:  # an interrupt too: a notebook goes on with the env after it
+        except BaseException:  # an interrupt too: a notebook keeps using the env after it
             vars(self).update(fields)
             self._rows[:] = rows
             for each in put_back:

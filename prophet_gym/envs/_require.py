@@ -114,7 +114,7 @@ def require_world_model(model: Any) -> WorldModel:
 
 
 def require_reward_model(model: Any) -> RewardModel | None:
-    """Return the model, None where there is none; ValueError unless it has what `RewardModel` asks for."""
+    """Return the model, or None for None; ValueError unless it has what `RewardModel` asks for."""
     if model is None:
         return None
     advice = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"

@@ -21,7 +21,7 @@ class ProphetEnv(SingleEnv):
     ## Description
     An episode begins at a recorded image of a scene with an instruction, such as "pick up the milk and place it in
     the basket". Every step runs a chunk of actions; the world model generates the camera image after each of them,
-    and a reward model judges from these images whether the task is done. Nothing is simulated by physics: images,
+    and a reward model says from these images whether the task is done. Nothing is simulated by physics: images,
     rewards and success are estimates of a neural network.
 
     ## Action Space

@@ -148,7 +148,7 @@ def compare_flow(
 ) -> tuple[PerPair, PerPair]:
     """Return end-point error (pixels) and mean cosine of each pair of flow fields.
 
-    The cosine is taken over pixels that move by more than 0.001 pixels in both; it is NaN where there is none.
+    The cosine is taken over pixels that move by more than 0.001 pixels in both; it is NaN where no pixel does.
     """
     epe = np.linalg.norm(target - generated, axis=-1).mean(axis=(1, 2), dtype=np.float64)
     length_real, length_generated = np.linalg.norm(target, axis=-1), np.linalg.norm(generated, axis=-1)

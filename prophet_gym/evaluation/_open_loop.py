@@ -43,7 +43,7 @@ _STILL = 0.002
 ReadObject: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"], str], Float[Tensor, "t 3"]]
 """World positions (metres) of the object that an instruction names, in frames: `ObjectReader.positions`."""
 Scores: TypeAlias = Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]
-"""`scores[horizon][condition][metric][i]`: the mean over the windows of episode i, NaN where there is none."""
+"""`scores[horizon][condition][metric][i]`: the mean over the windows of episode i, NaN where it has no window."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def evaluate_open_loop(
         world_model: Any world model.
         episodes: Recorded ones; those shorter than a horizon are left out of that horizon.
         horizons: Frames to predict, multiples of the model's chunk.
-        rows: Windows dreamt at once.
+        rows: Windows that are dreamt at once.
         spacing: Frames from one window to the next, at least; a large number leaves one window per episode.
         seed: Of the noise.
         read_object: Reads the target object's position.
@@ -274,7 +274,7 @@ def _reconstructed(world_model: Reconstructs, stretch: _Stretch) -> UInt8[np.nda
 
 
 def _other_episode(window: Window, episodes: Sequence[Episode]) -> int | None:
-    """Return the next episode that lasts as long as the window; None if there is none."""
+    """Return the next episode that lasts as long as the window; None if no other does."""
     for step in range(1, len(episodes)):
         index = (window.episode + step) % len(episodes)
         if len(episodes[index].actions) >= window.start + window.length:

@@ -138,7 +138,7 @@ def _of_module(module: str, attribute: str, options: Mapping[str, str]) -> Rewar
     except ModuleNotFoundError as error:
         if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there and lacks something itself
-        raise UnknownOptionError(f"{where} needs an importable module {module!r}; there is none") from error
+        raise UnknownOptionError(f"{where} needs an importable module {module!r}, which was not found") from error
     except AttributeError as error:
         raise UnknownOptionError(f"{where} names nothing: {module} has no {attribute!r}") from error
     made = found() if isinstance(found, type) else found

@@ -27,7 +27,7 @@ class InitialStates(Sequence[InitialState]):
         """Check the states.
 
         Raises:
-            InvalidStartError: There is none, or one of them is no initial state, see `require_start`.
+            InvalidStartError: They are empty, or one of them is no initial state, see `require_start`.
         """
         if not isinstance(states, Iterable):
             raise InvalidStartError(f"initial states must be InitialState objects, got {type(states).__name__}")

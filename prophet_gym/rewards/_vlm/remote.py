@@ -193,7 +193,7 @@ class RemoteVlm:
                 problem = refusal.problem
                 if refusal.field is not None:
                     # The same question without the field is neither a retry nor a reason to wait. Another question may
-                    # have learnt it while this one was under way.
+                    # have learned it while this one was under way.
                     if refusal.field not in self.refused:
                         self.refused |= {refusal.field}
                         call.learnt[refusal.field] = problem

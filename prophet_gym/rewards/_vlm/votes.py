@@ -49,7 +49,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """Hold one answer, or the reason why there is none.
+    """Hold one answer, or the reason why it is missing.
 
     Attributes:
         text: What the model wrote; None if no answer came.
