@@ -1,5 +1,6 @@
 """Several processes, each with its own env and its part of the groups: sums over all of them."""
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Processes:
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group()
+            # Gloo's threads must end before the interpreter does, or the process may abort after its work is done.
+            atexit.register(_leave)
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
@@ -64,3 +67,8 @@ class Processes:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
