@@ -60,19 +60,21 @@ def golden():
     return json.loads(GOLDEN.read_text())
 
 
-def near(found, expected):
+def near(found, expected, tolerance=1e-3):
     """Equal up to what other processors round otherwise."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
-        return all(near(found[name], value) for name, value in expected.items())
+        return all(near(found[name], value, tolerance) for name, value in expected.items())
     if isinstance(expected, list):
-        return all(near(*pair) for pair in zip(found, expected, strict=True))
-    return found == pytest.approx(expected, rel=1e-2, abs=1e-4)
+        return all(near(*pair, tolerance) for pair in zip(found, expected, strict=True))
+    return found == pytest.approx(expected, rel=tolerance, abs=1e-2 * tolerance)
 
 
 @pytest.mark.parametrize("name", sorted(json.loads(GOLDEN.read_text()).keys() - {"sft"}))
 def test_a_run_in_a_dream_whose_episodes_differ_in_length(name, golden, dream, reward_model):
-    assert near(a_run(name, dream(reward_model=reward_model(level=90), max_episode_steps=4)), golden[name])
+    found = a_run(name, dream(reward_model=reward_model(level=90), max_episode_steps=4))
+    # Where a processor lacks AVX2, the forward algorithms differ the most.
+    assert near(found, golden[name], 1e-2 if name.endswith("-forward") else 1e-3)
 
 
 def test_cloning_and_evaluation(golden):
