@@ -105,11 +105,13 @@ def test_a_half_finished_small_training_run_is_refused(tmp_path):
 
 
 def test_a_half_finished_full_training_run_is_refused(tmp_path):
-    from prophet_gym.train._run_folder import begin_run  # which every command calls before it trains
+    from prophet_gym.train._pretrain import Args, main
 
     shutil.copytree(OLD / "half_full", tmp_path / "run")
+    data = f"{OLD / 'recording'},actions=checkpoint"
+    args = Args(str(OLD / "full"), (data,), tmp_path / "run", lora_rank=0, steps=4, workers=0, cpu=True)
     with pytest.raises(ValueError, match=BEGIN_AGAIN):
-        begin_run(tmp_path / "run", {"steps": 4, "lora_rank": 1}, begun=True)
+        main(args)
 
 
 def test_a_half_finished_prophrl_run_is_refused(tmp_path, monkeypatch):
