@@ -132,7 +132,8 @@ class Checkpoint:
         own = str(header.config.get("embodiment", _DEFAULT_ROBOT))
         if robot not in (None, own):
             raise MissingWeightsError(
-                f"weights={name!r} are of {own}, not {robot}: pass {_published_weights(str(robot))}"
+                f"weights={name!r} are of {own}, not {robot}: pass embodiment={own!r}, or "
+                f"{_published_weights(str(robot))}"
             )
         return cls(name, folder, header.config, header.class_name, own)
 

@@ -1,6 +1,6 @@
 """Build the envs that `gym.make` and `gym.make_vec` return: plain data in, live objects out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -15,6 +15,7 @@ from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
+from prophet_gym.errors import unknown_option
 
 __all__ = ["EnvOptions", "make_env", "make_vector_env"]
 
@@ -96,7 +97,7 @@ class EnvOptions:
 
 def make_env(**options: Any) -> ProphetEnv:
     """Build a single env; the arguments and errors are those of `EnvOptions`."""
-    return ProphetEnv(**EnvOptions(**options).parts())
+    return ProphetEnv(**_options(options).parts())
 
 
 def make_vector_env(
@@ -117,5 +118,14 @@ def make_vector_env(
         options: Those of `EnvOptions`.
     """
     kind = ProphetTorchVectorEnv if require_flag("tensors", tensors) else ProphetVectorEnv
-    parts = EnvOptions(max_episode_steps=max_episode_steps, **options).parts()
+    parts = _options({"max_episode_steps": max_episode_steps, **options}).parts()
     return kind(num_envs=plain(num_envs), autoreset_mode=autoreset_mode, **parts)
+
+
+def _options(given: dict[str, Any]) -> EnvOptions:
+    """Return the options, with the closest name in the error for one that does not exist."""
+    names = [field.name for field in fields(EnvOptions)]
+    for name in given:
+        if name not in names:
+            raise unknown_option("argument of gym.make", name, names)
+    return EnvOptions(**given)

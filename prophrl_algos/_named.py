@@ -38,7 +38,7 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
     """Return the algorithm of a name, or the one that a function of the user's returns.
 
     Args:
-        name: A name in `ALGORITHMS`, or `package.module:function`, a function from a FlowSpec to an Algorithm.
+        name: A name in `ALGORITHMS`, or `package.module:NAME`, an Algorithm or a function from a FlowSpec to one.
         spec: Sizes of the policy.
 
     Raises:
@@ -47,7 +47,13 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
     """
     if ":" not in name:
         return algorithms.make_algorithm(name, spec)
-    made = _imported("algorithm", name)(spec)
+    found: Any = _imported("algorithm", name)
+    if isinstance(found, Algorithm):
+        return found.sized(spec)
+    try:
+        made = found(spec)
+    except TypeError as error:
+        raise ValueError(f"{name} must be an Algorithm, or a function from a FlowSpec to one: {error}") from error
     if not isinstance(made, Algorithm):
         raise ValueError(f"{name} must give an Algorithm, it gave {type(made).__name__}")
     return made
@@ -214,7 +220,9 @@ def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallV
 
 def _imported_policy(name: str) -> Callable[[VectorEnv], Any]:
     if ":" not in name:
-        raise unknown_option("policy", name, [*OWN, "package.module:function"])
+        raise unknown_option(
+            "policy", name, [*OWN, *BUNDLED, "package.module:function", "the path of a folder", "owner/repo"]
+        )
     return _imported("policy", name)
 
 

@@ -249,3 +249,10 @@ def test_truncated_weights(tmp_path, victim):
     (folder / victim).write_bytes((folder / victim).read_bytes()[:100])
     with pytest.raises(CheckpointError, match=Path(victim).parts[0]):
         gym.make("Prophet-LIBERO-v0", weights=str(folder))
+
+
+def test_an_argument_that_does_not_exist_is_named_with_the_closest():
+    with pytest.raises(UnknownOptionError, match=r"unknown argument of gym.make 'rewrd'\. Did you mean 'reward'"):
+        gym.make("Prophet-LIBERO-v0", rewrd=None)
+    with pytest.raises(UnknownOptionError, match="Did you mean 'weights'"):
+        gym.make_vec("Prophet-LIBERO-v0", num_envs=1, weight="bundled")

@@ -157,7 +157,8 @@ def test_a_step_in_bridge(offline, tmp_path):
     assert env.metadata["render_fps"] == get_embodiment("bridge").control_hz == 5
     assert not np.array_equal(still["frames"], turned["frames"])
     with pytest.raises(
-        MissingWeightsError, match="are of bridge, not libero: pass weights='Fleurrr/Prophet-World-Model'"
+        MissingWeightsError,
+        match="are of bridge, not libero: pass embodiment='bridge', or weights='Fleurrr/Prophet-World-Model'",
     ):
         gym.make("Prophet-LIBERO-v0", **settings)
     with pytest.raises(MissingWeightsError, match=r"own named 'train'.*Fleurrr/Bridge-RL-Data.*dataset\.jsonl"):

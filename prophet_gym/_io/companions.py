@@ -28,7 +28,7 @@ Scene: suite `{suite}`, look `{look}`.
 import gymnasium as gym
 import prophet_gym
 
-env = gym.make("Prophet-LIBERO-v0", weights="{weights}")
+env = gym.make("Prophet-LIBERO-v0", weights="{weights}"{embodiment})
 ```
 
 {origin}
@@ -70,7 +70,9 @@ def _same(one: Path, other: Path) -> bool:
     return bool(found[0]) and found[0] == found[1] and not any(cmpfiles(one, other, found[0], shallow=False)[1:])
 
 
-def card(weights: str, target: Path, *, source: Path | None, carried: list[str], scene: tuple[str, str]) -> str:
+def card(
+    weights: str, target: Path, *, source: Path | None, carried: list[str], scene: tuple[str, str], robot: str
+) -> str:
     """Return the text of a model card: where the checkpoint comes from, what it has, and how to use it.
 
     Args:
@@ -79,6 +81,7 @@ def card(weights: str, target: Path, *, source: Path | None, carried: list[str],
         source: Folder of the checkpoint that it began as.
         carried: Companions that are that checkpoint's.
         scene: Suite and look of the training data.
+        robot: The embodiment whose actions it takes.
     """
     if source is None:
         origin = "It was trained from scratch: nothing that was measured for another checkpoint holds for it."
@@ -94,7 +97,20 @@ def card(weights: str, target: Path, *, source: Path | None, carried: list[str],
     advice = {"starts": "`prophet starts` or `starts=PATH`", "success_head": "`prophet train-reward` or `reward=...`"}
     parts += [f"It has no `{name}`: {advice[name]}." for name in missing]
     suite, look = scene
-    return _CARD.format(marker=MARKER, suite=suite, look=look, weights=weights, origin=origin, parts="\n".join(parts))
+    return _CARD.format(
+        marker=MARKER,
+        suite=suite,
+        look=look,
+        weights=weights,
+        embodiment=_embodiment(robot),
+        origin=origin,
+        parts="\n".join(parts),
+    )
+
+
+def _embodiment(robot: str) -> str:
+    """Return the argument of `gym.make` that a robot other than the default needs."""
+    return "" if robot == "libero" else f', embodiment="{robot}"'
 
 
 def is_ours(path: Path) -> bool:
@@ -102,11 +118,11 @@ def is_ours(path: Path) -> bool:
     return not path.is_file() or MARKER in path.read_text(encoding="utf-8", errors="replace")
 
 
-def next_steps(folder: Path, data: Path | str) -> str:
-    """Return the commands to run next with a checkpoint that a training has written, as text."""
+def next_steps(folder: Path, data: Path | str, robot: str) -> str:
+    """Return the commands to run next with a robot's checkpoint that a training has written, as text."""
     lines = [
         f"wrote {folder}",
-        f'  gym.make("Prophet-LIBERO-v0", weights="{folder}")',
+        f'  gym.make("Prophet-LIBERO-v0", weights="{folder}"{_embodiment(robot)})',
         f"  prophet evaluate --world-model {folder} --data {data}",
     ]
     if not (folder / "starts").is_dir():

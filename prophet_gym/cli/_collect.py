@@ -1,14 +1,11 @@
 """`prophet collect`: record scripted episodes in a simulator."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import tyro
 
 from prophet_gym._arguments import Arguments, Items, OutFolder, Seed, Tasks, Workers
-
-if TYPE_CHECKING:
-    from prophet_gym.sims.libero._experts import Mode
 
 
 @dataclass(frozen=True)
@@ -23,8 +20,8 @@ class Args(Arguments):
     """Numbers of the tasks, for example `--tasks 0 2 5`; all by default."""
     episodes: Items = 500
     """Number of episodes, spread evenly over the tasks."""
-    look: str = "light"
-    """Look of the simulator: `light` draws fast, `official` as LIBERO does."""
+    look: str | None = None
+    """Look of the simulator, its first by default; of LIBERO `light` draws fast, `official` as published."""
     seed: Seed = 0
     """Seed of the initial states and scripts."""
     starts: Literal["random", "official"] = "random"
@@ -35,33 +32,20 @@ class Args(Arguments):
     """Number of processes, each on one thread."""
 
 
-def parse_mode(text: str) -> "Mode":
-    """Return the script of a name.
-
-    Raises:
-        UnknownOptionError: No script has this name.
-    """
-    from prophet_gym.errors import unknown_option
-    from prophet_gym.sims.libero._experts import MODES
-
-    if text not in MODES:
-        raise unknown_option("mode", text, MODES)
-    return text
-
-
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.sims.recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
 
+    simulator = simulator_of(args.suite)
     plan = Plan(
         args.suite,
-        args.tasks or tuple(range(simulator_of(args.suite).tasks)),
+        args.tasks or tuple(range(simulator.tasks)),
         args.episodes,
         args.seed,
-        args.look,
+        args.look or simulator.looks[0],
         starts=args.starts,
-        mode=None if args.mode is None else parse_mode(args.mode),
+        mode=args.mode,
     )
     collect(plan, args.out, workers=args.workers)
 

@@ -80,7 +80,7 @@ def read_episode(path: str | os.PathLike) -> Episode:
             values[name] = str(values[name]) if kind == "U" else int(values[name])
     values["object_names"] = tuple(str(name) for name in values["object_names"])
     simulation = Simulation(**{name: values[name] for name in _SIMULATION})
-    fps, _ = _recorded_facts(robot)
+    fps, _ = recorded_facts(robot)
     return simulated_episode(
         values["actions"],
         values["instruction"],
@@ -120,7 +120,7 @@ def simulated_episode(
     if not np.linalg.norm(simulation.gripper_quaternion, axis=1).all():
         raise ValueError(f"gripper_quaternion of {name} must not be zero; record the episode again or leave it out")
     euler = matrix_to_euler(quaternion_to_matrix(simulation.gripper_quaternion))
-    fps, open_width = _recorded_facts(robot)
+    fps, open_width = recorded_facts(robot)
     return Episode(
         name=name,
         actions=actions,
@@ -136,7 +136,7 @@ def simulated_episode(
     )
 
 
-def _recorded_facts(robot: str) -> tuple[float, float]:
+def recorded_facts(robot: str) -> tuple[float, float]:
     """Return a robot's frame rate and how wide its gripper opens, metres: a recording's files hold neither."""
     embodiment = get_embodiment(robot)
     if embodiment.control_hz is None or embodiment.gripper.opening is None:

@@ -141,7 +141,14 @@ class Prophet(nn.Module):
             carried = carry_companions(self.source, target, temporary)
             if is_ours(target / CARD):
                 scene = (self.config.suite, self.config.look)
-                text = card(repo or "path/to/this/folder", target, source=self.source, carried=carried, scene=scene)
+                text = card(
+                    repo or "path/to/this/folder",
+                    target,
+                    source=self.source,
+                    carried=carried,
+                    scene=scene,
+                    robot=self.config.embodiment,
+                )
                 (temporary / CARD).write_text(text, encoding="utf-8")
 
     @classmethod

@@ -34,7 +34,12 @@ def small_transformer(
         action_dim: Dimensions of an action.
         action_frames: None for a transformer that does not see the drawn gripper path.
         history_order: None for a transformer that sees no frames before the given ones.
+
+    Raises:
+        ValueError: The width is not a multiple of `head`.
     """
+    if width < head or width % head:
+        raise ValueError(f"width must be a multiple of {head}, the size of an attention head, got {width}")
     model = ProphetTransformer3DModel(
         num_attention_heads=width // head,
         attention_head_dim=head,

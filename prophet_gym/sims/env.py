@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Float, UInt8
 
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.envs._episodes import EpisodeVectorEnv, Observation, Outcome, chunk_box
+from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
@@ -108,6 +108,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             proprioception=self._tells_gripper,
+            fps=FPS if robot.control_hz is None else robot.control_hz,
         )
         self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
         self._limit = simulator.official_states if starts == "official" else _TRAIN_SEEDS

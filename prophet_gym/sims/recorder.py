@@ -19,7 +19,13 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from prophet_gym.data.episode import Episode, Simulation
-from prophet_gym.data.recording import begin_recording, episode_path, simulated_episode, write_episode
+from prophet_gym.data.recording import (
+    begin_recording,
+    episode_path,
+    recorded_facts,
+    simulated_episode,
+    write_episode,
+)
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count, unknown_option
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
@@ -252,6 +258,7 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
         check_task(plan.suite, task)
     if plan.mode is not None and plan.mode not in simulator.modes:
         raise unknown_option("mode", plan.mode, simulator.modes)
+    recorded_facts(simulator.robot)  # before anything is written: what an episode of this robot needs must be known
     require_main_guard()
     workers = require_count("workers", workers)
     folder = Path(folder)

@@ -164,7 +164,7 @@ def write_result(prophet: Prophet, args: Args) -> None:
     """Write the averaged weights as a checkpoint in float32, or the adapters alone."""
     if not args.lora_rank:
         prophet.save_pretrained(args.out / "checkpoint", half=False)
-        print(next_steps(args.out / "checkpoint", "DIR"))
+        print(next_steps(args.out / "checkpoint", "DIR", prophet.config.embodiment))
         return
     folder = args.out / "lora"
     save_lora(prophet.transformer, folder)

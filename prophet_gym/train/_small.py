@@ -342,7 +342,7 @@ def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) 
     if recorded and not any(any((place / "starts").glob(f"*/{INDEX_NAME}")) for place in places):
         write_initial_states(folder / "starts" / "train", _initial_states(recorded, prophet.frame_size))
     prophet.save_pretrained(folder)
-    print(next_steps(folder, recorded[0].parents[1] if recorded else "DIR"))
+    print(next_steps(folder, recorded[0].parents[1] if recorded else "DIR", prophet.config.embodiment))
 
 
 def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[InitialState]:

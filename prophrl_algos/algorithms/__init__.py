@@ -47,5 +47,5 @@ def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
         UnknownOptionError: No algorithm has this name.
     """
     if name not in ALGORITHMS:
-        raise unknown_option("algorithm", name, ALGORITHMS)
+        raise unknown_option("algorithm", name, [*ALGORITHMS, "package.module:function"])
     return ALGORITHMS[name].sized(spec)

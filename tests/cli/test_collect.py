@@ -2,7 +2,7 @@ import importlib.util
 
 import pytest
 
-from prophet_gym.cli._collect import Args, main, parse_mode
+from prophet_gym.cli._collect import Args, main
 from prophet_gym.cli.main import main as prophet
 from prophet_gym.errors import UnknownOptionError
 
@@ -22,7 +22,6 @@ def test_nothing_to_do_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_a_script_is_named(tmp_path):
-    assert parse_mode("expert") == "expert"
     with pytest.raises(UnknownOptionError, match=r"'exprt'\. Did you mean 'expert'"):
         main(Args(out=tmp_path / "r", mode="exprt"))
     assert not (tmp_path / "r").exists()
