@@ -33,5 +33,5 @@ def test_outcomes_are_those_of_the_commands_from_the_named_starts():
 def test_the_env_must_not_reset_by_itself():
     with pytest.raises(ValueError, match="autoreset DISABLED"):
         true_outcomes(world(3, AutoresetMode.NEXT_STEP), [0] * 3, [0] * 3, np.zeros((3, 1, 2, 7), np.float32))
-    with pytest.raises(ValueError, match="must have 2 rows"):
+    with pytest.raises(ValueError, match="must have 2 sub-environments"):
         true_outcomes(world(3), [0] * 2, [0] * 2, np.zeros((2, 1, 2, 7), np.float32))
