@@ -217,7 +217,7 @@ def require_loggers(names: Iterable[str]) -> None:
 
 
 def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:
-    """Make the logger of a name in LOGGERS for the run of this folder, of which `done` updates are done.
+    """Make the logger of a name in LOGGERS for the run of this folder, whose first `done` updates are done.
 
     Raises:
         UnknownOptionError: There is no such logger.

@@ -129,7 +129,7 @@ def decode_frames(
     found = _decode(path, [*seek, "-t", f"{length:.6f}"], ["-frames:v", str(len(wanted))])
     if len(found) != len(wanted):
         raise ValueError(
-            f"{path} must hold the frames {first + frames[0]}..{first + frames[-1]}, of which {len(found)} could be "
+            f"{path} must hold the frames {first + frames[0]}..{first + frames[-1]}, but only {len(found)} could be "
             "decoded; fetch it again"
         )
     return found

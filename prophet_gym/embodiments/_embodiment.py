@@ -68,7 +68,7 @@ class Embodiment:
             no such pose.
         path: `actions (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.
         rest_action: The action that leaves the robot where it is, its gripper open; None for robots that are commanded
-            to poses, of which there is no such action.
+            to poses, which have no such action.
         chunk: Actions of one env step, where neither a world model nor a policy says otherwise.
     """
 

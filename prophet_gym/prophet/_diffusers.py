@@ -3,7 +3,7 @@
 Imported as they stand, they bring peft, torch._dynamo, transformers' image processors and all other transformers of
 diffusers: a large part of the CPU time from `import` to the first step. While they are imported here, stand-ins take
 the place of those modules. Afterwards every name of diffusers means what it always does, for us and for everyone else
-in the process: the modules that were loaded on stand-ins are copies of our own, of which we use the layers alone.
+in the process: the modules that were loaded on stand-ins are copies of our own, and we use their layers alone.
 """
 
 import importlib
@@ -38,7 +38,7 @@ class _StandIn(ModuleType):
 
 
 class _Mixins(ModuleType):
-    """diffusers' loaders of whole models, of which the blocks need nothing: every name is an empty class."""
+    """diffusers' loaders of whole models, which the blocks do not need: every name is an empty class."""
 
     __spec__ = importlib.util.spec_from_loader("diffusers.loaders", loader=None)
 

@@ -194,7 +194,7 @@ def _load_base(folder: Path) -> SmallProphet:
 
 @dataclass(frozen=True)
 class _Training:
-    """The stages of one run, each of which reads what the ones before left in the folder."""
+    """The stages of one run; each reads what the ones before left in the folder."""
 
     args: Args
     base: SmallProphet | None

@@ -161,7 +161,7 @@ def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: s
 
 
 def cut(scale: Affine, numbers: int, feature: str, source: Path) -> Affine:
-    """Return the first numbers of a scale; the rest must be padding, of which some files hold statistics as well.
+    """Return the first numbers of a scale; the rest must be padding, for which some files hold statistics too.
 
     Raises:
         CheckpointError: The scale has fewer numbers, or something else than padding would be cut off.

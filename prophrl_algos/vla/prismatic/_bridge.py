@@ -135,7 +135,7 @@ class BridgeL1Head(L1Head):
         super().__init__(width, horizon, action_dim, _blocks(width, blocks, pro=pro))
 
     def query(self) -> Float[Tensor, " d"]:
-        """Return what every action starts from: the head is given zeros, of which the norm leaves its bias."""
+        """Return what every action starts from: the head is given zeros, and the norm turns them into its bias."""
         return F.relu(self.fc1(self.layer_norm1.bias))
 
     def mean(self, states: BridgeStates) -> Float[Tensor, "b h a"]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -344,3 +345,10 @@ def test_zeros_inside_of_escapes_hide_no_key():
     escaped = KEY.replace("-", "\\u002d")
     assert hide("bad key " + "\0".join(escaped) + "\0, yes", KEY) == "bad key ***, yes"
     assert hide("bad key " + "\0".join(escaped)[:40], KEY) == "bad key ***"
+
+
+def test_a_missing_client_is_named_with_what_to_install(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'prophet-gym\[vlm\]'"):
+        RemoteVlm(server.url, "m").answer([question()])
+    assert server.requests == []
