@@ -249,7 +249,7 @@ def _concat_windows(windows: Sequence[Windows]) -> Windows:
     if len({width for width, _ in widths}) > 1:
         listed = ", ".join(f"{width} ({robot})" for width, robot in sorted(widths))
         raise ValueError(
-            f"all data sets must give as many action numbers, got {listed}; give every MixtureEntry to_model_actions"
+            f"all data sets must give as many action dimensions, got {listed}; give every MixtureEntry to_model_actions"
         )
     parts = {name: [getattr(each, name) for each in windows] for name in vars(windows[0])}
     return Windows(**{name: _concat(values) for name, values in parts.items()})

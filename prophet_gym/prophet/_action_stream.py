@@ -56,7 +56,7 @@ class ActionStream(nn.Module):
         expected = self.to_embedding.linear_1.in_features
         if flat.shape[-1] != expected:
             raise ValueError(
-                f"actions must hold {slots} x {expected} numbers a row, got shape {tuple(actions.shape)}; "
-                "check the chunk length and action_dim against the transformer's config"
+                f"actions must hold {slots} x {expected} numbers for each batch element, got shape "
+                f"{tuple(actions.shape)}; check the chunk length and action_dim against the transformer's config"
             )
         return self.to_embedding(flat), self.to_modulation(flat)

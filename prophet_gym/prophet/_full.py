@@ -62,7 +62,7 @@ class FullConfig:
         dim = self.robot.action_spec.dim
         if self.action_dim != dim:
             raise ValueError(
-                f"action_dim={self.action_dim} must be the {dim} numbers of an action of {self.robot.name}"
+                f"action_dim={self.action_dim} must be the {dim} dimensions of an action of {self.robot.name}"
             )
 
     @property

@@ -50,7 +50,7 @@ class PrefixPolicy(PublishedPolicy):
         super().__init__()
         numbers = processor.actions.scale.shape[0]
         if numbers != spec.action_dim:
-            raise ValueError(f"the statistics are of {numbers} action numbers, the policy has {spec.action_dim}")
+            raise ValueError(f"the statistics are of {numbers} action dimensions, the policy has {spec.action_dim}")
         self.network, self.spec, self.processor, self.config = network, spec, processor, config
         self.convention, self.action_scale = processor.convention, processor.actions
         self._take_over(network)

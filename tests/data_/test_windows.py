@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_refused(mixture):
     with pytest.raises(ValueError, match="must have the 9 actions that its index states, has 7"):
         WindowDataset([MixtureEntry(Numbered((9,), short=2))], SHAPE)[0, 0]
     mixed = WindowDataset([mixture[0], MixtureEntry(Numbered((20,), width=14, robot="two"))], SHAPE)
-    with pytest.raises(ValueError, match=r"as many action numbers, got 7 \(one\), 14 \(two\); give every MixtureEntry"):
+    with pytest.raises(ValueError, match=r"many action dimensions, got 7 \(one\), 14 \(two\); give every MixtureEntry"):
         list(WindowLoader(mixed, rows=34, epochs=1))
     with pytest.raises(ValueError, match=r"rank in 0\.\.ranks - 1, got rows=2, rank=2, ranks=2"):
         WindowLoader(mixed, rows=2, rank=2, ranks=2)

@@ -153,7 +153,7 @@ def test_wrong_numbers_and_networks_are_refused(prophet, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what users read, who have no such checks
     with pytest.raises(ValueError, match="chunk=6 must be a multiple of 4"):
         FullConfig(chunk=6)
-    with pytest.raises(ValueError, match="action_dim=8 must be the 7 numbers of an action of libero"):
+    with pytest.raises(ValueError, match="action_dim=8 must be the 7 dimensions of an action of libero"):
         FullConfig(action_dim=8)
     from prophet_gym.prophet.presets import tiny_prophet
 
