@@ -94,8 +94,8 @@ def record():
 
     import numpy as np
 
-    from prophet_gym.data.episode import Simulation
-    from prophet_gym.data.recording import META, episode_path, simulated_episode, write_episode
+    from prophet_gym.data._episode import Simulation
+    from prophet_gym.data._recording import META, episode_path, simulated_episode, write_episode
 
     def make(folder, index, success=True, *, steps=5, shade=0, frames=None, **about):
         values = {

@@ -21,13 +21,12 @@ import torch
 import tyro
 
 from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.data import list_episodes, read_episode
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.data.recording import list_episodes, read_episode
 from prophet_gym.evaluation import evaluate_open_loop
 from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
-from prophet_gym.prophet import SmallConfig, SmallProphet
+from prophet_gym.prophet import SmallConfig, SmallProphet, small_transformer
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
-from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train._autoencoder import encode_episodes
 from prophet_gym.train._dynamics import Rehearsal, train_transformer
 from prophet_gym.train._fit import FitConfig, on_device

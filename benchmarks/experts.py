@@ -13,8 +13,8 @@ import tyro
 from tqdm import tqdm
 
 from prophet_gym.evaluation._report import table, write_json
+from prophet_gym.sims._recorder import record_episode
 from prophet_gym.sims.libero.simulator import LiberoSimulator
-from prophet_gym.sims.recorder import record_episode
 
 
 @dataclass(frozen=True)

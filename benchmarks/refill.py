@@ -153,7 +153,7 @@ def own_share(
 
 def load(args: Args) -> tuple[WorldModel, RewardModel | None, InitialStates]:
     if args.tiny:
-        from prophet_gym.prophet.presets import tiny_prophet
+        from prophet_gym.prophet import tiny_prophet
         from prophet_gym.specs import InitialState
 
         return tiny_prophet(), None, InitialStates([InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "nothing")])

@@ -40,7 +40,7 @@ class Args:
 
 def load(checkpoint: str) -> tuple[WorldModel, InitialStates]:
     if checkpoint == "tiny":
-        from prophet_gym.prophet.presets import tiny_prophet
+        from prophet_gym.prophet import tiny_prophet
 
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (8, 2, 64, 64, 3), dtype=np.uint8)

@@ -21,8 +21,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data import Episode, list_episodes, read_episode
 from prophet_gym.estimates import Estimate
 from prophet_gym.evaluation._episodes import record_official
 from prophet_gym.evaluation._report import as_json, machine, write_json

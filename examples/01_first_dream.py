@@ -36,7 +36,7 @@ class Args:
 def tiny_env() -> gym.Env:
     """Build an untrained env: episodes of two chunks, 64x64 pixels."""
     from prophet_gym.envs import ProphetEnv
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
     from prophet_gym.specs import InitialState
 
     start = InitialState(np.full((1, 64, 64, 3), 100, np.uint8), "pick up nothing", task=3)

@@ -52,7 +52,7 @@ def make(args: Args) -> gym.vector.VectorEnv:
     """Build a dream whose ended episodes restart in the same step, so that no sub-environment ever waits."""
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.envs import ProphetVectorEnv
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
     from prophet_gym.specs import InitialState
 
     if args.tiny:

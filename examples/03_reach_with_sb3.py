@@ -131,7 +131,7 @@ class Report(BaseCallback):
 def main(args: Args) -> None:
     """Run the example."""
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
 
     if args.tiny:
         args = replace(args, num_envs=4, chunk_steps=64)

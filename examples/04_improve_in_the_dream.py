@@ -55,7 +55,7 @@ def make(args: Args, num_envs: int) -> gym.vector.VectorEnv:
     if not args.tiny:
         return gym.make_vec("Prophet-LIBERO-v0", num_envs=num_envs, tasks=[args.task], autoreset_mode="Disabled")
     from prophet_gym.envs import ProphetVectorEnv
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
     from prophet_gym.rewards import FunctionReward
     from prophet_gym.specs import InitialState
 

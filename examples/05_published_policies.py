@@ -63,7 +63,7 @@ def make_env(args: Args) -> gym.vector.VectorEnv:
         made = {"tasks": [args.task], "reward": args.reward, "max_episode_steps": args.chunks, "device": args.device}
         return gym.make_vec("Prophet-LIBERO-v0", num_envs=num_envs, autoreset_mode="Disabled", **made)
     from prophet_gym.envs import ProphetVectorEnv
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
     from prophet_gym.rewards import FunctionReward
     from prophet_gym.specs import InitialState
 

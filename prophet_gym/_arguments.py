@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from prophet_gym.errors import require_count, require_number, unknown_option
+from prophet_gym._checks import require_count, require_number, unknown_option
 
 DEVICES = ("cpu", "cuda", "mps")
 

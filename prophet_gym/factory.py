@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from prophet_gym._checks import unknown_option
 from prophet_gym.checkpoint import Checkpoint, PathOrName, Tasks
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import FPS
@@ -15,7 +16,6 @@ from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
-from prophet_gym.errors import unknown_option
 
 __all__ = ["EnvOptions", "make_env", "make_vector_env"]
 

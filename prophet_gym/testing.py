@@ -11,23 +11,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym._batches import batch_size, concat_batches, scatter_batch, select_batch
 from prophet_gym.envs._env_checks import assert_same, check_prophet_env
 from prophet_gym.envs._plain import plain
 from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
-from prophet_gym.world_model import (
-    Chunk,
-    RewardModel,
-    RewardOutput,
-    State,
-    WorldModel,
-    batch_size,
-    concat_batches,
-    scatter_batch,
-    select_batch,
-)
+from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, State, WorldModel
 
 __all__ = [
     "CountingWorldModel",

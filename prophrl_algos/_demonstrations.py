@@ -12,12 +12,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from prophet_gym.errors import unknown_option
+from prophet_gym._checks import unknown_option
 from prophrl_algos.flow import FlowPolicy, Obs, cat_obs, device_of, select_obs
 from prophrl_algos.sft import DrawBatch
 
 if TYPE_CHECKING:
-    from prophet_gym.data.episode import Episode
+    from prophet_gym.data._episode import Episode
 
 
 @runtime_checkable
@@ -107,7 +107,7 @@ def read_demonstrations(
             dreams for each recording, or the policy cannot use dreams.
         UnknownOptionError: No episode has such a mode.
     """
-    from prophet_gym.data.recording import list_recordings, read_episode, refuse_official
+    from prophet_gym.data._recording import list_recordings, read_episode, refuse_official
 
     refuse_dreams(policy, folders, dreams)
     listed = [list_recordings(folders, task=task, without=without) for task in tasks or (None,)]
@@ -162,7 +162,7 @@ def read_dream(path: Path) -> "Episode":
     Raises:
         FileNotFoundError: The episode has no dream.
     """
-    from prophet_gym.data.recording import read_episode
+    from prophet_gym.data._recording import read_episode
 
     require_dream(path)
     return read_episode(path)

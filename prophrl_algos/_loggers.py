@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from prophet_gym._checks import unknown_option
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.errors import unknown_option
 from prophrl_algos.trainer import Metrics
 
 

@@ -12,7 +12,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import nn
 
-from prophet_gym.errors import MissingWeightsError, unknown_option
+from prophet_gym._checks import unknown_option
+from prophet_gym.errors import MissingWeightsError
 from prophrl_algos import algorithms
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import Algorithm

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prophet_gym.errors import require_count, require_number
+from prophet_gym._checks import require_count, require_number
 from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos._loggers import Logger
 from prophrl_algos.flow import FlowPolicy, Obs

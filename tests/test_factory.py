@@ -19,7 +19,7 @@ import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym import checkpoint as checkpoints
 from prophet_gym.envs import ProphetVectorEnv, sub_env_info, write_initial_states
 from prophet_gym.errors import CheckpointError, InvalidActionError, MissingWeightsError, UnknownOptionError
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import assert_same

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.data.episode import held_out
-from prophet_gym.data.recording import list_episodes, name_of, read_episode
+from prophet_gym.data import held_out
+from prophet_gym.data._recording import list_episodes, name_of, read_episode
 from prophet_gym.envs import read_initial_states
 from prophet_gym.factory import make_vector_env
 from prophrl_algos.flow import FlowSpec

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym._batches import concat_batches, scatter_batch, select_batch
 from prophet_gym.rewards import FunctionReward, SuccessHead
 from prophet_gym.testing import CountingWorldModel, assert_same, check_reward_model, check_world_model
-from prophet_gym.world_model import Chunk, RewardOutput, concat_batches, scatter_batch, select_batch
+from prophet_gym.world_model import Chunk, RewardOutput
 
 
 def test_the_counting_model_keeps_the_contract():

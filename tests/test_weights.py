@@ -18,8 +18,8 @@ from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophet_gym.prophet import Prophet
+from prophet_gym.prophet._presets import tiny_vae
 from prophet_gym.prophet.convert import Conversion, convert_file
-from prophet_gym.prophet.presets import tiny_vae
 from prophet_gym.specs import InitialState
 
 COMMITS = "a" * 40, "b" * 40

@@ -14,7 +14,7 @@ from prophet_gym import checkpoint as checkpoints
 from prophet_gym.checkpoint import Checkpoint, register_world_model
 from prophet_gym.envs import write_initial_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.specs import InitialState
 
 PACKAGE = """

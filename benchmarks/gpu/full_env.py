@@ -27,8 +27,8 @@ from prophet_gym.evaluation._report import machine, write_json
 from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet._autoencoder import WanAutoencoder
 from prophet_gym.prophet._full import FullConfig, decode_chunk, encode_conditions
+from prophet_gym.prophet._presets import FULL_TRANSFORMER, tiny_full_prophet
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.presets import FULL_TRANSFORMER, tiny_full_prophet
 from prophet_gym.specs import InitialState
 
 

@@ -15,8 +15,7 @@ import torch
 import tyro
 
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data import Episode, list_episodes, read_episode
 from prophet_gym.estimates import bootstrap
 from prophet_gym.evaluation._episodes import record_official
 from prophet_gym.evaluation._report import as_json, machine, write_json

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from torch import Tensor
 
-from prophet_gym.errors import shown
+from prophet_gym._checks import shown
 
 LARGEST = 4096
 """No integer of a network's config is larger, unless a side of its tensors is."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prophet_gym._checks import shown
 from prophet_gym._io.files import read_json
 from prophet_gym._io.tensor_files import MARK
-from prophet_gym.errors import CheckpointError, shown
+from prophet_gym.errors import CheckpointError
 
 CONFIG = "prophet.json"
 """The file that makes a folder a checkpoint."""

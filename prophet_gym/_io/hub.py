@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from prophet_gym._checks import SHOWN_NAMES, listed, shown
 from prophet_gym._io.atomic import ASIDE, atomic_write, is_aside
 from prophet_gym._io.files import read_json
-from prophet_gym.errors import SHOWN_NAMES, CheckpointError, MissingWeightsError, listed, shown
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 MANIFEST = "manifest.json"
 """Beside the files of a checkpoint: each file's name -> its sha-256."""

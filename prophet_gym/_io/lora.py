@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from prophet_gym._checks import require_count, shown
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.tensor_files import read_tensors, write_tensors
-from prophet_gym.errors import CheckpointError, require_count, shown
+from prophet_gym.errors import CheckpointError
 
 TARGETS = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
 """The paper's choice: q, k, v, output and both MLP layers of every block."""

@@ -17,9 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from prophet_gym._checks import listed, shown
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.files import refuse_pointer
-from prophet_gym.errors import CheckpointError, MissingWeightsError, listed, shown
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MARK = "save"

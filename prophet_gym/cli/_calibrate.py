@@ -32,7 +32,7 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.data.recording import read_meta
+    from prophet_gym.data._recording import read_meta
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
     from prophet_gym.evaluation._episodes import dreamt_videos, held_out_episodes, recorded_videos
     from prophet_gym.evaluation._reliability_plot import reliability_svg

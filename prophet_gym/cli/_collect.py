@@ -34,7 +34,7 @@ class Args(Arguments):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.sims.recorder import Plan, collect
+    from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
 
     simulator = simulator_of(args.suite)

@@ -101,7 +101,7 @@ def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
         ValueError: Fewer than two episodes are recorded, or none of a task that was asked for.
     """
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.data.recording import read_episode
+    from prophet_gym.data._recording import read_episode
 
     folder = args.data or Checkpoint.named(args.world_model).folder / "demo"
     found = [read_episode(path) for path in sorted(folder.glob("**/episode_*.npz"))]

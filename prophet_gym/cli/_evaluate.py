@@ -36,7 +36,7 @@ class Args(BatchOptions, HeldOutOptions):
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.data.recording import read_meta
+    from prophet_gym.data._recording import read_meta
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
     from prophet_gym.evaluation._episodes import held_out_episodes
     from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json

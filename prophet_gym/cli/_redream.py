@@ -31,7 +31,7 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.data.recording import begin_recording, list_episodes, read_episode, read_meta, write_episode
+    from prophet_gym.data._recording import begin_recording, list_episodes, read_episode, read_meta, write_episode
     from prophet_gym.evaluation._episodes import dreamt_frames
 
     world_model = Checkpoint.named(args.world_model).world_model(resolved_device(args.device))

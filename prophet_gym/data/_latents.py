@@ -11,8 +11,8 @@ from jaxtyping import Float16, Float32, Int64
 
 from prophet_gym._io.atomic import atomic_file
 from prophet_gym._io.files import read_npz
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import Windows, _gripper_states, _past_indices
+from prophet_gym.data._episode import Episode
+from prophet_gym.data._windows import Windows, _gripper_states, _past_indices
 from prophet_gym.embodiments import get_embodiment
 
 

@@ -17,8 +17,8 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from prophet_gym._io.atomic import atomic_directory
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data._episode import Episode
+from prophet_gym.data._recording import list_episodes, read_episode
 from prophet_gym.embodiments import get_embodiment
 
 try:

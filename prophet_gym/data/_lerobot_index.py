@@ -13,8 +13,8 @@ from string import Formatter
 from typing import Any
 
 from prophet_gym._io.files import read_json, read_json_lines, refuse_pointer
+from prophet_gym.data._episode import _choose
 from prophet_gym.data._video import WITHIN
-from prophet_gym.data.episode import _choose
 
 try:
     import pyarrow as pa

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prophet_gym.data.episode import EpisodeSource
-from prophet_gym.data.reading import Calibration, ToolReading, as_stored, columns_reversed, rows_reversed
-from prophet_gym.data.recording import META, RecordingSource
-from prophet_gym.data.windows import MixtureEntry, ToModelActions, ToPlan
-from prophet_gym.errors import unknown_option
+from prophet_gym._checks import unknown_option
+from prophet_gym.data._episode import EpisodeSource
+from prophet_gym.data._reading import Calibration, ToolReading, as_stored, columns_reversed, rows_reversed
+from prophet_gym.data._recording import META, RecordingSource
+from prophet_gym.data._windows import MixtureEntry, ToModelActions, ToPlan
 
 ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
 HDF5_KINDS = ("libero", "libero_regenerated", "robomimic")
@@ -114,7 +114,7 @@ def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> Episo
     words = {name: value for name, value in given.items() if name not in (*TOOLS, *CHOICE)}
     rest: dict[str, Any] = _tools({name: value for name, value in given.items() if name in TOOLS})
     if kind == "lerobot":
-        from prophet_gym.data.lerobot import LeRobotSource
+        from prophet_gym.data._lerobot import LeRobotSource
 
         if "camera" not in given:
             raise ValueError(f"say which camera to read: {path},camera=observation.images.NAME")
@@ -126,7 +126,7 @@ def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> Episo
         if "tolerance" in words:
             rest["tolerance"] = _number("tolerance", words["tolerance"])
         return LeRobotSource(path, given["camera"], orient=ORIENT[orient], **rest)
-    from prophet_gym.data.hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
+    from prophet_gym.data._hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
 
     layout = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}[kind]
     fps = _number("fps", given["fps"]) if "fps" in given else None

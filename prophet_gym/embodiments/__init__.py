@@ -3,11 +3,11 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
+from prophet_gym._checks import unknown_option
 from prophet_gym.embodiments._cameras import camera_matrix
 from prophet_gym.embodiments._embodiment import Embodiment, Gripper
 from prophet_gym.embodiments._kinematics import ToolPose
 from prophet_gym.embodiments._start_poses import pose_extra
-from prophet_gym.errors import unknown_option
 
 __all__ = ["EMBODIMENTS", "Embodiment", "Gripper", "ToolPose", "camera_matrix", "get_embodiment", "pose_extra"]
 

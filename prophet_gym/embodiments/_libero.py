@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
+from prophet_gym._checks import unknown_option
 from prophet_gym.embodiments._embodiment import Embodiment, Gripper, ToolPath
 from prophet_gym.embodiments._kinematics import (
     ACTION_DIM,
@@ -12,7 +13,6 @@ from prophet_gym.embodiments._kinematics import (
     require_arms,
     rotation_vector_to_matrix,
 )
-from prophet_gym.errors import unknown_option
 from prophet_gym.specs import ActionSpec, CameraSpec
 
 CONTROL_HZ = 20.0

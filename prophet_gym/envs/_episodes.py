@@ -15,11 +15,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
+from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym.envs._options import row_seeds
 from prophet_gym.envs._plain import plain_spec
 from prophet_gym.envs._require import require_actions, require_open
 from prophet_gym.envs._sub_env import Row, Turn, Usage, as_array
-from prophet_gym.errors import require_count, require_number, unknown_option
 from prophet_gym.specs import ActionSpec
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")

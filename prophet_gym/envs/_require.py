@@ -10,7 +10,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from prophet_gym.errors import InvalidActionError, InvalidRewardError, require_count
+from prophet_gym._checks import require_count
+from prophet_gym.errors import InvalidActionError, InvalidRewardError
 from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, WorldModel, require_when
 
 ROUNDING = 1e-6

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prophet_gym.errors import require_count
+from prophet_gym._checks import require_count
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, CutsChunks, State, TracksGripper, WorldModel, encode_initial_states
 
@@ -22,7 +22,7 @@ class ShortenedChunk:
 
     Example:
         >>> from prophet_gym.embodiments import get_embodiment
-        >>> from prophet_gym.prophet.presets import tiny_full_prophet
+        >>> from prophet_gym.prophet._presets import tiny_full_prophet
         >>> shorter = ShortenedChunk(tiny_full_prophet(), 3, no_op=get_embodiment("libero").no_op)
         >>> state = shorter.encode(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8))
         >>> chunk = shorter.rollout(state, torch.zeros(1, 3, 7), generators=[torch.Generator()])

@@ -10,6 +10,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 from jaxtyping import UInt8
 
+from prophet_gym._batches import concat_batches, scatter_batch, select_batch
+from prophet_gym._checks import require_count, require_different
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
@@ -24,19 +26,9 @@ from prophet_gym.envs._require import (
 from prophet_gym.envs._snapshots import pack_row, unpack_row
 from prophet_gym.envs._sub_env import Frame, Row
 from prophet_gym.envs.initial_states import InitialStates, require_frames
-from prophet_gym.errors import InvalidRewardError, InvalidStartError, require_count, require_different
+from prophet_gym.errors import InvalidRewardError, InvalidStartError
 from prophet_gym.specs import ActionSpec, InitialState
-from prophet_gym.world_model import (
-    Chunk,
-    RewardModel,
-    State,
-    TracksGripper,
-    WorldModel,
-    concat_batches,
-    encode_initial_states,
-    scatter_batch,
-    select_batch,
-)
+from prophet_gym.world_model import Chunk, RewardModel, State, TracksGripper, WorldModel, encode_initial_states
 
 _NOISE_SEEDS = 2**63 - 1
 _BYTES = bytes | bytearray | memoryview

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import UInt8
 
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.recording import list_episodes, read_episode
+from prophet_gym.data._episode import Episode
+from prophet_gym.data._recording import list_episodes, read_episode
 from prophet_gym.evaluation import dream
 from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.world_model import WorldModel
@@ -51,14 +51,14 @@ def held_out_episodes(
 def record_official(checkpoint: Checkpoint, count: int, *, look: str | None = None, workers: int = 2) -> list[Path]:
     """Record what is missing of the held-out episodes and return their files; arguments as `held_out_episodes`."""
     from prophet_gym._io.cache import cache_dir
-    from prophet_gym.data.recording import episode_path
+    from prophet_gym.data._recording import episode_path
     from prophet_gym.errors import MissingAssetsError
     from prophet_gym.sims.libero._install import missing
 
     reason = missing()
     if reason is not None:
         raise MissingAssetsError(f"cannot record held-out episodes: {reason}. Or give recorded ones with --data")
-    from prophet_gym.sims.recorder import Plan, collect
+    from prophet_gym.sims._recorder import Plan, collect
 
     starts = checkpoint.initial_states("official")
     suite = starts.suites[0]

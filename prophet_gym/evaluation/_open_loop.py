@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from prophet_gym.data.episode import Episode
+from prophet_gym.data._episode import Episode
 from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
 from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper, WorldModel
 

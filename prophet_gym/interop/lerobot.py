@@ -12,10 +12,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
+from prophet_gym._checks import require_count, unknown_option
 from prophet_gym._registration import SUITE_IDS
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStepVector
-from prophet_gym.errors import require_count, unknown_option
 from prophet_gym.world_model import TracksGripper
 
 _CONFIG = ("task", "task_ids", "episode_length")

@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.envs import GymWrapper, default_info_dict_reader
 
-from prophet_gym.errors import unknown_option
+from prophet_gym._checks import unknown_option
 
 _FLAGS = ("scored", "success")
 _KNOWN_FLAGS = ("approximate", "live", *_FLAGS)

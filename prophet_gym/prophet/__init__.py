@@ -2,6 +2,16 @@
 
 from prophet_gym.prophet._base import Prophet
 from prophet_gym.prophet._full import FullConfig, FullProphet
+from prophet_gym.prophet._presets import small_transformer, tiny_full_prophet, tiny_prophet
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
 
-__all__ = ["FullConfig", "FullProphet", "Prophet", "SmallConfig", "SmallProphet"]
+__all__ = [
+    "FullConfig",
+    "FullProphet",
+    "Prophet",
+    "SmallConfig",
+    "SmallProphet",
+    "small_transformer",
+    "tiny_full_prophet",
+    "tiny_prophet",
+]

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prophet_gym._batches import batch_size
+from prophet_gym._checks import shown
 from prophet_gym._io.atomic import atomic_directory, read_whole
 from prophet_gym._io.companions import CARD, card, carry_companions, is_ours
 from prophet_gym._io.configs import config_of, keys_of
@@ -19,10 +21,10 @@ from prophet_gym._io.hub import push_folder, resolve
 from prophet_gym._io.lora import load_lora, merge_lora
 from prophet_gym._io.networks import WEIGHTS_NAME, load_part, stored
 from prophet_gym._io.tensor_files import mark_of, require_mark, write_tensors
-from prophet_gym.errors import CheckpointError, shown
+from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._diffusers import ModelMixin
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.world_model import Chunk, State, batch_size
+from prophet_gym.world_model import Chunk, State
 
 _Model = TypeVar("_Model", bound="Prophet")
 _MOST_FRAMES, _MOST_PIXELS = 4096, 4096

@@ -87,7 +87,7 @@ class FullProphet(Prophet):
     the config says `draw_tools`; our images are those of `action_frames.draw_tools`.
 
     Example:
-        >>> from prophet_gym.prophet.presets import tiny_full_prophet
+        >>> from prophet_gym.prophet._presets import tiny_full_prophet
         >>> prophet = tiny_full_prophet()
         >>> state = prophet.encode(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8))
         >>> prophet.rollout(state, torch.zeros(1, 4, 7), generators=[torch.Generator()]).frames.shape

@@ -111,7 +111,7 @@ class SmallProphet(Prophet):
 
     Example:
         >>> import torch
-        >>> from prophet_gym.prophet.presets import tiny_prophet
+        >>> from prophet_gym.prophet._presets import tiny_prophet
         >>> prophet = tiny_prophet()
         >>> state = prophet.encode(torch.zeros(1, 1, 64, 64, 3, dtype=torch.uint8))
         >>> chunk = prophet.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator()])

@@ -14,7 +14,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prophet_gym.errors import CheckpointError, require_count, require_number
+from prophet_gym._checks import require_count, require_number
+from prophet_gym.errors import CheckpointError
 from prophet_gym.rewards._network_folder import load_network, save_network
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import RewardOutput

@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool
 
-from prophet_gym.errors import RewardCollapseError, require_count, require_number
+from prophet_gym._checks import require_count, require_number
+from prophet_gym.errors import RewardCollapseError
 from prophet_gym.estimates import Estimate, wilson
 
 Truth: TypeAlias = Callable[[list[int], list[int], np.ndarray, list[int]], Any]

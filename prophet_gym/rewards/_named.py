@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from prophet_gym.errors import MissingWeightsError, UnknownOptionError, require_count, shown, unknown_option
+from prophet_gym._checks import require_count, shown, unknown_option
+from prophet_gym.errors import MissingWeightsError, UnknownOptionError
 from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
 from prophet_gym.rewards._function import FunctionReward
 from prophet_gym.rewards._vlm.likelihood import CONFIG_NAME, LikelihoodConfig, LikelihoodReward

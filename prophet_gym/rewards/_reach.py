@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prophet_gym.errors import require_number
+from prophet_gym._checks import require_number
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import RewardOutput
 

@@ -13,7 +13,8 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from prophet_gym.errors import SimulatorLostError, require_count, require_number
+from prophet_gym._checks import require_count, require_number
+from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims._workers import describe_end, end_workers, start_workers
 from prophet_gym.sims.simulator import Simulator, SimulatorClass, simulator_of
 

@@ -7,13 +7,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Float, UInt8
 
+from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs._single import SingleEnv
-from prophet_gym.errors import InvalidStartError, require_count, require_number, unknown_option
+from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims._episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
 from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import InitialState

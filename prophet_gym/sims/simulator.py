@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from prophet_gym.errors import unknown_option
+from prophet_gym._checks import unknown_option
 
 _GROUP = "prophet_gym.simulators"
 _LIBERO = "prophet_gym.sims.libero.simulator:LiberoSimulator"

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from prophet_gym._io.networks import load_part, save_network
+from prophet_gym.data._episode import Episode
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.recording import read_episode
+from prophet_gym.data._recording import read_episode
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
 from prophet_gym.train._fit import FitConfig, Loss, fit, on_device
 

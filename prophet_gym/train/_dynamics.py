@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prophet_gym._io.networks import save_network
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.data.windows import Windows
+from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, tracker_loss

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prophet_gym._io.lora import add_lora
-from prophet_gym.data.windows import WindowDataset, WindowLoader, Windows, WindowShape
+from prophet_gym.data._windows import WindowDataset, WindowLoader, Windows, WindowShape
 from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION
 from prophet_gym.prophet._full import FullConfig

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from prophet_gym._arguments import Arguments, Count, Device, Items, Minutes, OutFolder, Positive, Seed
 from prophet_gym._io.atomic import atomic_write
-from prophet_gym.data.episode import held_out
-from prophet_gym.data.recording import list_episodes, name_of, read_episode
+from prophet_gym.data._episode import held_out
+from prophet_gym.data._recording import list_episodes, name_of, read_episode
 from prophet_gym.rewards import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards._classifier import hash_words
 from prophet_gym.train._fit import CosineConfig, fit

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32
 from torch.nn import functional as F
 
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, Windows
+from prophet_gym.data._windows import MixtureEntry, WindowDataset, Windows
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
 from prophet_gym.prophet._action_frames import action_video, plan

@@ -25,7 +25,7 @@ from prophet_gym._arguments import (
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import save_lora
 from prophet_gym.data._mixture import read_mixture_entry
-from prophet_gym.data.windows import ToModelActions, ToPlan, WindowDataset, as_given
+from prophet_gym.data._windows import ToModelActions, ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.prophet import Prophet
 from prophet_gym.train._fit import FitConfig

@@ -13,10 +13,11 @@ from zlib import crc32
 
 from filelock import FileLock, Timeout
 
+from prophet_gym._checks import shown
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.files import read_json
-from prophet_gym.data.recording import list_episodes
-from prophet_gym.errors import CheckpointError, RunInUseError, shown
+from prophet_gym.data._recording import list_episodes
+from prophet_gym.errors import CheckpointError, RunInUseError
 from prophet_gym.train._states import refuse_earlier
 
 ARGUMENTS = "arguments.json"

@@ -34,16 +34,16 @@ from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import load_part, save_network
 from prophet_gym.checkpoint import Checkpoint
+from prophet_gym.data._episode import held_out
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.data.episode import held_out
-from prophet_gym.data.recording import list_recordings, name_of, read_episode
+from prophet_gym.data._recording import list_recordings, name_of, read_episode
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs.initial_states import INDEX_NAME, write_initial_states
 from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
+from prophet_gym.prophet._presets import small_transformer
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.specs import InitialState
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, tracker_errors, train_tracker, train_transformer

@@ -10,10 +10,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from prophet_gym._checks import shown
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.files import read_json
 from prophet_gym._io.tensor_files import read_tensors, read_torch, write_tensors
-from prophet_gym.errors import CheckpointError, shown
+from prophet_gym.errors import CheckpointError
 
 _PROGRESS = "progress.json"
 _WEIGHTS, _AVERAGE = "model.safetensors", "average.safetensors"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym.data.recording import read_episode
+from prophet_gym.data._recording import read_episode
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
 from prophet_gym.train._fit import CosineConfig, fit
 

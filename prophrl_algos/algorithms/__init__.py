@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prophet_gym.errors import unknown_option
+from prophet_gym._checks import unknown_option
 from prophrl_algos.algorithms._advantages import group_advantages, leave_one_out_advantages, per_entry, per_trajectory
 from prophrl_algos.algorithms._algorithm import Algorithm
 from prophrl_algos.algorithms._flow_grpo import FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD

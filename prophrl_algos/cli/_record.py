@@ -138,7 +138,7 @@ def _policy(actor: PolicyActor) -> "FlowPolicy":
 
 def main(args: Args) -> None:
     """Run the command."""
-    from prophet_gym.sims.recorder import Plan, collect
+    from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
     from prophrl_algos._named import warn_untrained
 

@@ -10,8 +10,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
+from prophet_gym._checks import listed, shown
 from prophet_gym._io.hub import fetch, parse_hub_name, resolve
-from prophet_gym.errors import CheckpointError, ProphetError, listed, shown
+from prophet_gym.errors import CheckpointError, ProphetError
 from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla.io._weights import WEIGHTS, instead, read_json, tensor_names

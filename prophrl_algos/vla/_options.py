@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from prophet_gym.errors import unknown_option
+from prophet_gym._checks import unknown_option
 
 _CHOICES = {"train": ("expert", "lora", "full", "none"), "without_state": ("refuse", "mean"), "head": ("flow", "l1")}
 

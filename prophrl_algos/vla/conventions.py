@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from prophet_gym.errors import unknown_option
+from prophet_gym._checks import unknown_option
 
 ImageLayout = Literal["as is", "mirrored", "rotated"]
 RotationKind = Literal["rotation vector", "euler xyz"]

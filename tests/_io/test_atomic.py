@@ -16,8 +16,7 @@ from prophet_gym._io import atomic
 from prophet_gym._io.atomic import atomic_directory, atomic_file, atomic_write, is_temporary
 from prophet_gym.envs.initial_states import InitialStates, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet import Prophet
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import Prophet, tiny_prophet
 from prophet_gym.rewards import ObjectReader, ObjectReaderConfig, SuccessHead, SuccessHeadConfig
 from prophet_gym.specs import InitialState
 from prophrl_algos.vla import SmallVLA
@@ -29,7 +28,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 """
 PLAIN = "import torch; from pathlib import Path; torch.manual_seed(1); out = Path({out!r})\n"
 SAVES = {
-    "world model": "from prophet_gym.prophet.presets import tiny_prophet; tiny_prophet(seed=1).save_pretrained(out)",
+    "world model": "from prophet_gym.prophet import tiny_prophet; tiny_prophet(seed=1).save_pretrained(out)",
     "success head": "from prophet_gym.rewards import SuccessHead; SuccessHead().save_pretrained(out)",
     "object reader": "from prophet_gym.rewards import ObjectReader; ObjectReader().save_pretrained(out)",
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
@@ -225,7 +224,7 @@ def test_who_reads_while_it_is_saved_gets_one_save_whole(tmp_path):
     tiny_prophet(seed=0).save_pretrained(tmp_path)
     code = f"""
 import time
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 models = [tiny_prophet(seed=seed) for seed in (1, 0)]
 print("ready", flush=True)
 for number in range(10_000):

@@ -80,7 +80,7 @@ def test_latents_that_do_not_fit_are_refused():
 
 
 def test_the_pack_is_enough_to_train_on_and_dream_where_much_is_not_installed(tmp_path, capsys):
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
 
     pack = importlib.import_module("pack")
     np.savez(tmp_path / "latents.npz", **episodes())

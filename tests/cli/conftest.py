@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from prophet_gym.data.episode import Episode, Simulation
-from prophet_gym.data.recording import META, episode_path, simulated_episode, write_episode
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.data import Episode, Simulation
+from prophet_gym.data._recording import META, episode_path, simulated_episode, write_episode
+from prophet_gym.prophet import tiny_prophet
 
 SIZE = 64
 

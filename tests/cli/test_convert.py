@@ -8,7 +8,7 @@ import torch
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym.cli.main import main
 from prophet_gym.envs import write_initial_states
-from prophet_gym.prophet.presets import tiny_vae
+from prophet_gym.prophet._presets import tiny_vae
 from prophet_gym.specs import InitialState
 
 TINY = {

@@ -10,8 +10,8 @@ from prophet_gym._io.panels import GAP, STRIP, side_by_side, write_animation
 from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli._demo import DREAM, LIBERO, OTHER, Args, demo_episodes, dream_scene
 from prophet_gym.cli.main import main
+from prophet_gym.data import list_episodes, read_episode
 from prophet_gym.data._video import read_video
-from prophet_gym.data.recording import list_episodes, read_episode
 
 
 @pytest.fixture(scope="module")

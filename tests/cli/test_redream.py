@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prophet_gym.cli._redream import Args, main
-from prophet_gym.data.recording import META, list_episodes, read_episode
+from prophet_gym.data._recording import META, list_episodes, read_episode
 
 
 def test_frames_are_dreamt_and_labels_kept(checkpoint, recording, tmp_path, capsys):

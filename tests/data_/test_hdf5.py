@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from prophet_gym.data.hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
-from prophet_gym.data.reading import as_stored
+from prophet_gym.data import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
+from prophet_gym.data._reading import as_stored
 
 from .conftest import LENGTHS, actions, grey, level
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from prophet_gym.data.hdf5 import LIBERO, Hdf5Source
+from prophet_gym.data import LIBERO, Hdf5Source
 from prophet_gym.errors import UnknownOptionError
 
 from .conftest import LENGTHS, images

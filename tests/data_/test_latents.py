@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.data import Episode
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.data.episode import Episode
 
 LENGTHS = (30, 12, 40)
 

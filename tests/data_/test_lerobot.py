@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from prophet_gym.data.episode import EpisodeSource
-from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.reading import columns_reversed
+from prophet_gym.data import EpisodeSource, LeRobotSource
+from prophet_gym.data._reading import columns_reversed
 
 from .conftest import CAMERA, LENGTHS, SIZE, actions, encode, grey, images, level
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from prophet_gym.data import LeRobotSource
 from prophet_gym.data._video import decode_frames
-from prophet_gym.data.lerobot import LeRobotSource
 from prophet_gym.errors import UnknownOptionError
 
 from .conftest import CAMERA, LENGTHS, actions, encode, grey, images, level
@@ -279,7 +279,7 @@ def test_any_script_is_read_whatever_the_locale(lerobot, layout):
         ]
         (root / "meta/episodes.jsonl").write_bytes("\n".join(lines).encode("utf-8-sig"))
     code = (
-        "import sys; from prophet_gym.data.lerobot import LeRobotSource\n"
+        "import sys; from prophet_gym.data import LeRobotSource\n"
         f"source = LeRobotSource(sys.argv[1], {CAMERA!r})\n"
         "print(ascii([source.episode(i).instruction for i in range(3)]))"
     )

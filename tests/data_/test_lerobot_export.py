@@ -7,11 +7,9 @@ import pytest
 from pyarrow import parquet
 
 from prophet_gym.cli._export import Args, main
+from prophet_gym.data import LeRobotSource, Simulation, ToolReading
 from prophet_gym.data._lerobot_export import CAMERA, STATE_NAMES, export_recording
-from prophet_gym.data.episode import Simulation
-from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.reading import ToolReading
-from prophet_gym.data.recording import (
+from prophet_gym.data._recording import (
     META,
     RecordingSource,
     episode_path,

@@ -6,11 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
+from prophet_gym.data import Hdf5Source, LeRobotSource
 from prophet_gym.data._mixture import read_mixture_entry
-from prophet_gym.data.hdf5 import Hdf5Source
-from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.recording import META, RecordingSource
-from prophet_gym.data.windows import as_given
+from prophet_gym.data._recording import META, RecordingSource
+from prophet_gym.data._windows import as_given
 
 from .conftest import CAMERA
 

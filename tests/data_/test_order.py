@@ -6,8 +6,8 @@ from itertools import chain, islice
 import numpy as np
 import pytest
 
+from prophet_gym.data import MixtureEntry, WindowDataset, WindowLoader, WindowShape
 from prophet_gym.data._order import epoch_order, quotas, shuffled_passes
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape
 
 
 @dataclass(frozen=True)

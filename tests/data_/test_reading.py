@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.reading import Calibration, ToolReading
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape
+from prophet_gym.data import Calibration, Episode, MixtureEntry, ToolReading, WindowDataset, WindowLoader, WindowShape
 
 HALF = 0.5**0.5
 

@@ -6,8 +6,8 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from prophet_gym.data.episode import Episode, Simulation, held_out
-from prophet_gym.data.recording import (
+from prophet_gym.data import Episode, Simulation, held_out
+from prophet_gym.data._recording import (
     begin_recording,
     episode_path,
     list_episodes,

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.hdf5 import Hdf5Source
-from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape, _cut_window
+from prophet_gym.data import Episode, Hdf5Source, LeRobotSource
+from prophet_gym.data._windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape, _cut_window
 
 from .conftest import CAMERA, level
 

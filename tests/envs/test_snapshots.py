@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
@@ -137,7 +137,7 @@ def test_a_snapshot_of_prophet_continues_bit_equal_in_another_process(tmp_path):
     code = f"""
 import numpy as np, pathlib
 from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.specs import InitialState
 folder = pathlib.Path({str(tmp_path)!r})
 dream = np.load(folder / "dream.npz")

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv
-from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
+from prophet_gym.prophet import tiny_full_prophet, tiny_prophet
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophet_gym.testing import check_world_model

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.episode import Episode
+from prophet_gym.data import Episode
 from prophet_gym.evaluation import Window, dream, evaluate_open_loop, windows_of
 from prophet_gym.testing import CountingWorldModel
 from prophet_gym.world_model import Chunk

@@ -15,13 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from prophet_gym.data import LIBERO, Episode, EpisodeSource, Hdf5Source, LeRobotSource, Simulation, ToolReading
 from prophet_gym.data._latents import LatentEpisodes
+from prophet_gym.data._recording import META, RecordingSource, episode_path, simulated_episode, write_episode
 from prophet_gym.data._video import write_video
-from prophet_gym.data.episode import Episode, EpisodeSource, Simulation
-from prophet_gym.data.hdf5 import LIBERO, Hdf5Source
-from prophet_gym.data.lerobot import LeRobotSource
-from prophet_gym.data.reading import ToolReading
-from prophet_gym.data.recording import META, RecordingSource, episode_path, simulated_episode, write_episode
 
 CAMERA = "observation.images.top"
 LENGTHS = (6, 4)

@@ -9,8 +9,15 @@ import pytest
 from prophet_gym._io.configs import require_kinds
 from prophet_gym._io.header import read_header, write_header
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet import FullConfig, FullProphet, Prophet, SmallConfig, SmallProphet
-from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
+from prophet_gym.prophet import (
+    FullConfig,
+    FullProphet,
+    Prophet,
+    SmallConfig,
+    SmallProphet,
+    tiny_full_prophet,
+    tiny_prophet,
+)
 
 
 @pytest.fixture(scope="module")

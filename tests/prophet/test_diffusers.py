@@ -31,7 +31,7 @@ def test_a_first_step_imports_neither_the_compiler_nor_adapters_nor_other_models
 def test_diffusers_is_whole_afterwards():
     run("""
 from prophet_gym.prophet import _diffusers as ours
-from prophet_gym.prophet.presets import tiny_vae
+from prophet_gym.prophet._presets import tiny_vae
 import diffusers, torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
@@ -57,7 +57,7 @@ assert ours.CosmosTransformerBlock is transformer_cosmos.CosmosTransformerBlock
 def test_group_offloading_still_says_where_a_model_computes():
     run("""
 import torch
-from prophet_gym.prophet.presets import tiny_vae
+from prophet_gym.prophet._presets import tiny_vae
 model = tiny_vae()
 assert model.device == torch.device("cpu")
 assert model.to(torch.float64).dtype == torch.float64

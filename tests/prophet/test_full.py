@@ -7,7 +7,7 @@ import torch
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._libero import to_model_actions
-from prophet_gym.prophet import FullProphet, Prophet
+from prophet_gym.prophet import FullProphet, Prophet, tiny_full_prophet
 from prophet_gym.prophet._action_frames import plan
 from prophet_gym.prophet._full import (
     FullConfig,
@@ -17,7 +17,6 @@ from prophet_gym.prophet._full import (
     sample_chunk,
 )
 from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
-from prophet_gym.prophet.presets import tiny_full_prophet
 from prophet_gym.testing import check_world_model
 from prophet_gym.world_model import TracksGripper
 
@@ -155,7 +154,7 @@ def test_wrong_numbers_and_networks_are_refused(prophet, monkeypatch):
         FullConfig(chunk=6)
     with pytest.raises(ValueError, match="action_dim=8 must be the 7 dimensions of an action of libero"):
         FullConfig(action_dim=8)
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
 
     with pytest.raises(TypeError, match="the autoencoder of a FullProphet must be a WanAutoencoder"):
         FullProphet(prophet.transformer, tiny_prophet().autoencoder, prophet.config)

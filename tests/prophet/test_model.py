@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet import Prophet, SmallProphet
+from prophet_gym.prophet import Prophet, SmallProphet, tiny_prophet
 from prophet_gym.prophet._autoencoder import keep_background, stack_frames, unstack_frames
 from prophet_gym.prophet._small import inconsistency, keep_still
-from prophet_gym.prophet.presets import tiny_prophet
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from prophet_gym.envs import ProphetEnv, ShortenedChunk
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet._action_frames import action_video, plan, project, start_tools
-from prophet_gym.prophet.presets import TINY_FULL, tiny_full_prophet
+from prophet_gym.prophet._presets import TINY_FULL, tiny_full_prophet
 from prophet_gym.specs import InitialState
 
 DRAWN = replace(TINY_FULL, draw_tools=True)

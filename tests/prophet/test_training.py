@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from prophet_gym.data._latents import LatentEpisodes
+from prophet_gym.prophet import small_transformer
 from prophet_gym.prophet._action_frames import draw_discs, project
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, flow_source
 from prophet_gym.prophet._training import flow_loss, flow_times, interpolate, sample_sigmas, sample_times, velocity_loss
-from prophet_gym.prophet.presets import small_transformer
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 
@@ -129,8 +129,8 @@ def test_training_sigmas_are_log_normal_times_the_video_factor_with_a_share_of_h
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 300.0])
 def test_the_loss_is_the_weighted_error_of_the_edm_form_on_generated_slots(sigma):
     """(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2 with x = x0 + sigma eps, c_skip = 1 - tau, c_out = -tau."""
+    from prophet_gym.prophet import tiny_full_prophet
     from prophet_gym.prophet._transformer import SIGMA_COND, Conditions
-    from prophet_gym.prophet.presets import tiny_full_prophet
 
     transformer = tiny_full_prophet().transformer
     g = torch.Generator().manual_seed(0)

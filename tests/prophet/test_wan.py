@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prophet_gym.prophet.presets import tiny_vae
+from prophet_gym.prophet._presets import tiny_vae
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims import recorder
+from prophet_gym.sims import _recorder as recorder
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
 from prophrl_algos._named import begin_of, make_env

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from prophet_gym.sims._recorder import _draw_mode
 from prophet_gym.sims.libero import _experts as experts
 from prophet_gym.sims.libero import _hand as hand
 from prophet_gym.sims.libero._experts import (
@@ -16,7 +17,6 @@ from prophet_gym.sims.libero._experts import (
     script,
 )
 from prophet_gym.sims.libero._hand import Hand, Style
-from prophet_gym.sims.recorder import _draw_mode
 
 
 class PointArm:

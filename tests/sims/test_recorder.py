@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prophet_gym.data.recording import begin_recording, episode_path, list_episodes, read_episode
+from prophet_gym.data._recording import begin_recording, episode_path, list_episodes, read_episode
 from prophet_gym.errors import InvalidActionError, UnknownOptionError
-from prophet_gym.sims import recorder
+from prophet_gym.sims import _recorder as recorder
+from prophet_gym.sims._recorder import Plan, _episode_seeds, collect, record_episode
 from prophet_gym.sims.libero import _install as install
-from prophet_gym.sims.recorder import Plan, _episode_seeds, collect, record_episode
 
 TASK = 6
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from prophet_gym.cli import _collect as command
-from prophet_gym.data.recording import META, RecordingSource, list_episodes, read_episode
+from prophet_gym.data._recording import META, RecordingSource, list_episodes, read_episode
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.sims import simulator
 from prophet_gym.sims._initial_states import render_initial_states
+from prophet_gym.sims._recorder import record_episode
 from prophet_gym.sims.env import SimulatorVectorEnv
-from prophet_gym.sims.recorder import record_episode
 from prophet_gym.sims.simulator import Simulator, check_task, register_simulator, simulator_of
 
 

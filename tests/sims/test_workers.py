@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from prophet_gym.errors import SimulatorLostError
-from prophet_gym.sims import recorder
+from prophet_gym.sims import _recorder as recorder
 from prophet_gym.sims._episodes import LocalStages, Scene, WorkerStages
+from prophet_gym.sims._recorder import Plan, collect
 from prophet_gym.sims._workers import end_workers, start_workers
-from prophet_gym.sims.recorder import Plan, collect
 
 ROOT = Path(__file__).parents[2]
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows stops no process by a signal")
@@ -62,7 +62,7 @@ def test_a_script_without_a_guard_is_told_of_it(call, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom prophet_gym.sims._episodes import Scene, WorkerStages\n"
-        f"from prophet_gym.sims.recorder import Plan, collect\n{SCRIPTS[call]}\n"
+        f"from prophet_gym.sims._recorder import Plan, collect\n{SCRIPTS[call]}\n"
     )
     ended = subprocess.run(
         [sys.executable, script, tmp_path / "recording"],

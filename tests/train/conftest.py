@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prophet_gym.data.episode import Episode, Simulation
-from prophet_gym.data.recording import META, episode_path, simulated_episode, write_episode
+from prophet_gym.data import Episode, Simulation
+from prophet_gym.data._recording import META, episode_path, simulated_episode, write_episode
 
 STEPS = 36
 CAMERA = np.array([[0.5, 0, 0, 0.5], [0, 0.5, 0, 0.5], [0, 0, 0, 1]])

@@ -11,10 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from prophet_gym._io.lora import add_lora, load_lora, merge_lora, save_lora
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
+from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet, small_transformer
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
-from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train._small import Args, main
 
 pytest.importorskip("peft")

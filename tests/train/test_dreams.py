@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.prophet import SmallConfig
+from prophet_gym.prophet import SmallConfig, small_transformer
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import GripperTracker
-from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.train import _dynamics
 from prophet_gym.train._dynamics import Dreams, Rehearsal, dream_loss, inputs_of, train_transformer
 from prophet_gym.train._fit import FitConfig

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.recording import list_episodes
-from prophet_gym.prophet import SmallConfig
+from prophet_gym.data import list_episodes
+from prophet_gym.prophet import SmallConfig, small_transformer
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker
-from prophet_gym.prophet.presets import small_transformer
 from prophet_gym.rewards._classifier import SuccessHeadConfig
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
 from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from prophet_gym.data._mixture import read_mixture_entry
-from prophet_gym.data.recording import META, list_episodes
-from prophet_gym.data.windows import as_given
+from prophet_gym.data._recording import META, list_episodes
+from prophet_gym.data._windows import as_given
 from prophet_gym.train import _objects as objects
 from prophet_gym.train import _reward as reward
 from prophet_gym.train import _small as small

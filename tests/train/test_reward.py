@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra vlm")
 pytest.importorskip("peft", reason="needs the extra train")
 
-from prophet_gym.data.recording import META
+from prophet_gym.data._recording import META
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward, LocalVlm, Prompt
 from prophet_gym.train._fit import CosineConfig
 from prophet_gym.train._reward import Args, Clip, add_adapters, clip_at, main, measure, train_adapters

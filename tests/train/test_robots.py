@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.data.recording import META, episode_path, write_episode
+from prophet_gym.data._recording import META, episode_path, write_episode
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import SmallProphet

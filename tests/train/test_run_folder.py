@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prophet_gym.errors import CheckpointError, RunInUseError
-from prophet_gym.prophet.presets import tiny_full_prophet
+from prophet_gym.prophet import tiny_full_prophet
 from prophet_gym.train import _objects as objects
 from prophet_gym.train import _pretrain as pretrain
 from prophet_gym.train import _reward as reward
@@ -22,7 +22,7 @@ from prophrl_algos.trainer import TrainerConfig
 NO_OP = """
 import sys
 from pathlib import Path
-from prophet_gym.prophet.presets import tiny_full_prophet
+from prophet_gym.prophet import tiny_full_prophet
 from prophet_gym.train import _objects as objects
 from prophet_gym.train import _pretrain as pretrain
 from prophet_gym.train import _reward as reward

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prophet_gym.data._latents import LatentEpisodes
-from prophet_gym.data.recording import episode_path, write_episode
+from prophet_gym.data._recording import episode_path, write_episode
 from prophet_gym.errors import RunInUseError
 from prophet_gym.prophet import Prophet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder

@@ -4,9 +4,9 @@ import pytest
 
 from prophet_gym.cli import _calibrate as calibrate
 from prophet_gym.cli import _evaluate as evaluate
-from prophet_gym.data.recording import episode_path, list_recordings
+from prophet_gym.data._recording import episode_path, list_recordings
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import _objects as objects
 from prophet_gym.train import _reward as reward

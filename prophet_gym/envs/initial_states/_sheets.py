@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from prophet_gym._checks import listed, require_count, shown
 from prophet_gym._io.atomic import atomic_write, is_temporary, read_whole
 from prophet_gym._io.files import read_json
 from prophet_gym.envs.initial_states._states import InitialStates, require_start
-from prophet_gym.errors import CheckpointError, MissingWeightsError, listed, require_count, shown
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.specs import InitialState
 
 INDEX_NAME = "index.json"

@@ -7,7 +7,8 @@ from typing import overload
 
 import numpy as np
 
-from prophet_gym.errors import InvalidStartError, unknown_option
+from prophet_gym._checks import unknown_option
+from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
 
 

@@ -9,9 +9,10 @@ from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
+from prophet_gym._checks import require_different
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, chunk_space
-from prophet_gym.errors import InvalidActionError, require_different
+from prophet_gym.errors import InvalidActionError
 
 _Whole: TypeAlias = Sequence[SupportsIndex] | np.ndarray
 _Real: TypeAlias = Sequence[SupportsFloat] | np.ndarray

@@ -14,10 +14,10 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.envs._episodes import Observation, sub_env_info
 from prophet_gym.envs._plain import plain
 from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, require_arrays
-from prophet_gym.errors import require_count, unknown_option
 
 _NEEDS_RESET = "call reset before step, and again where a view refused the episode"
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prophet_gym.errors import CheckpointError, listed
+from prophet_gym._checks import listed
+from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._action_frames import PooledActionFrames
 from prophet_gym.prophet._action_stream import ActionStream
 from prophet_gym.prophet._history import HistoryMemory

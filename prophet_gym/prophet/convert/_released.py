@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prophet_gym._checks import listed
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.header import CONFIG
 from prophet_gym._io.hub import WAN_VAE, WAN_VAE_FILES, fetch, parse_hub_name
 from prophet_gym._io.networks import WEIGHTS_NAME
 from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, WanAutoencoder
 from prophet_gym.prophet._base import save_parts
 from prophet_gym.prophet._full import FullConfig, FullProphet, require_fit

@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.files import read_json
-from prophet_gym.errors import CheckpointError, MissingWeightsError, require_count, require_number, unknown_option
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards._vlm.local import LocalVlm
 from prophet_gym.rewards._vlm.prompt import WORDS, Prompt

@@ -16,16 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from prophet_gym._checks import listed, require_count, require_number, shown, unknown_option
 from prophet_gym._io.tensor_files import require_finite
-from prophet_gym.errors import (
-    CheckpointError,
-    MissingWeightsError,
-    listed,
-    require_count,
-    require_number,
-    shown,
-    unknown_option,
-)
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards._vlm.votes import Question, Reply
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"

@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Template
 
+from prophet_gym._checks import shown
 from prophet_gym._io.files import read_json, read_text
-from prophet_gym.errors import CheckpointError, shown
+from prophet_gym.errors import CheckpointError
 
 PROMPTS = Path(__file__).parent / "prompts"
 CRITERIA_NAME = "criteria.json"

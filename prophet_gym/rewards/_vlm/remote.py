@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
-from prophet_gym.errors import require_count, require_number, unknown_option
+from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym.rewards._vlm.client import OPENAI_HOST, causes, open_client, run
 from prophet_gym.rewards._vlm.replies import Refused, hide, read_refusal, read_reply, seconds_to_wait
 from prophet_gym.rewards._vlm.reward_log import png

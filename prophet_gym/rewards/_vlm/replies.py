@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
 
-from prophet_gym.errors import require_count
+from prophet_gym._checks import require_count
 from prophet_gym.rewards._vlm.votes import Reply
 
 MOST_TOKENS = 10**9

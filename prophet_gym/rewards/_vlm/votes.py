@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from prophet_gym.errors import require_count
+from prophet_gym._checks import require_count
 from prophet_gym.rewards._videos import require_frames, require_videos
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.reward_log import RewardLog, RewardRecord

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prophet_gym.errors import require_count
+from prophet_gym._checks import require_count
 
 # Every repetition below is possessive or bounded, and no two of them can share a character: whatever an endpoint
 # sends, reading it takes time in proportion to its length.

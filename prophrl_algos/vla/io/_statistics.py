@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from prophet_gym._checks import listed, shown, unknown_option
 from prophet_gym._io.tensor_files import read_tensors
-from prophet_gym.errors import CheckpointError, listed, shown, unknown_option
+from prophet_gym.errors import CheckpointError
 from prophrl_algos.vla._units import STATISTICS, Affine, affine
 from prophrl_algos.vla.conventions import Scaling
 from prophrl_algos.vla.io._weights import read_json

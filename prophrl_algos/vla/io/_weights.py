@@ -10,9 +10,10 @@ from unittest.mock import patch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from prophet_gym._checks import listed
 from prophet_gym._io import files as text_files
 from prophet_gym._io.tensor_files import read_tensors
-from prophet_gym.errors import CheckpointError, MissingWeightsError, listed
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

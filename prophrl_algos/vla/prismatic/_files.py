@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from prophet_gym.errors import CheckpointError, MissingWeightsError, unknown_option
+from prophet_gym._checks import unknown_option
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.io._saved import CONFIG

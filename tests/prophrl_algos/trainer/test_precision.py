@@ -6,7 +6,7 @@ import torch
 from gymnasium.vector import VectorWrapper
 
 from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.specs import InitialState
 from prophrl_algos._named import make_algorithm
 from prophrl_algos.algorithms import ALGORITHMS, FlowScale

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophrl_algos import LoadOptions, load_policy

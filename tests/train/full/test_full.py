@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet.presets import tiny_prophet
+from prophet_gym.prophet import tiny_prophet
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._full import Batching, choose_trained, placed, train_full
 from prophet_gym.train._objective import Draws, clip_losses, draw
@@ -22,7 +22,7 @@ accelerate = pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowLoader, WindowShape  # noqa: E402
+from prophet_gym.data import MixtureEntry, WindowDataset, WindowLoader, WindowShape  # noqa: E402
 from prophet_gym.prophet._sampling import karras_sigmas  # noqa: E402
 
 from .toy_full import Squares, first_weights, list_states, read_state, run, squares  # noqa: E402

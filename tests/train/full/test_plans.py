@@ -15,9 +15,9 @@ from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import FullProphet
 from prophet_gym.prophet._action_frames import action_video
 from prophet_gym.prophet._full import encode_conditions
+from prophet_gym.prophet._presets import TINY_FULL, tiny_full_prophet
 from prophet_gym.prophet._sampling import karras_sigmas
 from prophet_gym.prophet._training import flow_times, velocity_loss
-from prophet_gym.prophet.presets import TINY_FULL, tiny_full_prophet
 from prophet_gym.train._objective import clip_losses, draw
 from prophet_gym.train._plans import draw_batch, poses_to_plan, robot_to_model_actions, to_plan
 
@@ -25,8 +25,8 @@ pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import MixtureEntry, WindowDataset, WindowShape, _concat_windows
+from prophet_gym.data import Episode
+from prophet_gym.data._windows import MixtureEntry, WindowDataset, WindowShape, _concat_windows
 from prophet_gym.train._full import drawing
 from prophet_gym.train._pretrain import open_clips
 

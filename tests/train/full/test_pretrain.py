@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from prophet_gym.cli import _merge as merge
 from prophet_gym.embodiments._libero import to_model_actions
 from prophet_gym.errors import CheckpointError, InvalidStartError, MissingWeightsError
-from prophet_gym.prophet import FullProphet, Prophet
-from prophet_gym.prophet.presets import tiny_full_prophet, tiny_prophet
+from prophet_gym.prophet import FullProphet, Prophet, tiny_full_prophet, tiny_prophet
 from prophet_gym.train._pretrain import Args, main, open_clips
 
 pytest.importorskip("accelerate")

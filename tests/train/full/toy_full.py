@@ -12,10 +12,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from prophet_gym.data.episode import Episode
-from prophet_gym.data.windows import MixtureEntry, WindowDataset
-from prophet_gym.prophet import FullProphet
-from prophet_gym.prophet.presets import tiny_full_prophet
+from prophet_gym.data import Episode, MixtureEntry, WindowDataset
+from prophet_gym.prophet import FullProphet, tiny_full_prophet
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._full import Batching, choose_trained, clip_shape, train_full
 

@@ -101,7 +101,7 @@ def test_it_is_cloned_from_the_published_head_on(loaded, seen, family, head):
 @pytest.mark.parametrize("family", BOTH)
 def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
     from prophet_gym.envs import ProphetVectorEnv
-    from prophet_gym.prophet.presets import tiny_prophet
+    from prophet_gym.prophet import tiny_prophet
     from prophet_gym.rewards import FunctionReward
     from prophet_gym.specs import InitialState
 

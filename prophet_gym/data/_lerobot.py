@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
+from prophet_gym._checks import require_number, unknown_option
+from prophet_gym.data._episode import Episode, ReadFrames
 from prophet_gym.data._lerobot_index import INFO, Entry, read_index, read_info, read_rows
+from prophet_gym.data._reading import Calibration, Orient, ToolReading, as_stored
 from prophet_gym.data._video import WITHIN, decode_frames, frame_times
-from prophet_gym.data.episode import Episode, ReadFrames
-from prophet_gym.data.reading import Calibration, Orient, ToolReading, as_stored
-from prophet_gym.errors import require_number, unknown_option
 
 if TYPE_CHECKING:
     import pyarrow as pa

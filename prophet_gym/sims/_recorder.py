@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from prophet_gym.data.episode import Episode, Simulation
-from prophet_gym.data.recording import (
+from prophet_gym._checks import require_count, unknown_option
+from prophet_gym.data._episode import Episode, Simulation
+from prophet_gym.data._recording import (
     begin_recording,
     episode_path,
     recorded_facts,
@@ -27,7 +28,7 @@ from prophet_gym.data.recording import (
     write_episode,
 )
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.errors import InvalidActionError, SimulatorLostError, require_count, unknown_option
+from prophet_gym.errors import InvalidActionError, SimulatorLostError
 from prophet_gym.sims._workers import describe_end, end_workers, require_main_guard, start_workers
 from prophet_gym.sims.simulator import Simulator, SimulatorClass, check_task
 

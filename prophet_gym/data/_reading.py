@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from prophet_gym._checks import unknown_option
 from prophet_gym._io.files import refuse_pointer
 from prophet_gym.embodiments._kinematics import (
     ARMS,
@@ -17,7 +18,6 @@ from prophet_gym.embodiments._kinematics import (
     quaternion_to_matrix,
     rotation_vector_to_matrix,
 )
-from prophet_gym.errors import unknown_option
 
 Orient = Callable[[UInt8[np.ndarray, "f h w 3"]], UInt8[np.ndarray, "f h w 3"]]
 """Turns stored images upright: `as_stored`, `rows_reversed` or `columns_reversed`."""

@@ -10,8 +10,8 @@ from jaxtyping import Float, Float32, Int64, Num, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from prophet_gym.data._episode import Episode, EpisodeSource
 from prophet_gym.data._order import epoch_order, quotas
-from prophet_gym.data.episode import Episode, EpisodeSource
 
 ToModelActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
 """From a robot's actions to the model's, e.g. `get_embodiment("libero").to_model_actions`."""
@@ -131,7 +131,7 @@ class WindowDataset(Dataset[Windows]):
         ValueError: A data set has no episode that is long enough, or only some have a weight.
 
     Example:
-        >>> from prophet_gym.data.episode import Episode
+        >>> from prophet_gym.data._episode import Episode
         >>> class Dark:
         ...     def __len__(self): return 1
         ...     def steps(self, index): return 30

@@ -1,0 +1,89 @@
+"""Check plain arguments, and name what was given in messages."""
+
+import math
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from itertools import islice
+from numbers import Integral, Real
+
+from prophet_gym.errors import UnknownOptionError
+
+SHOWN_NAMES, SHOWN_CHARS = 10, 100
+
+
+def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOptionError:
+    """Return the error for a name that does not exist, with the known ones and the closest match."""
+    names = sorted(known)
+    others = [name for name in names if name != given]  # a name may be known in another sense, as a placeholder
+    close = get_close_matches(given, others, n=1) if isinstance(given, str) else []
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    if isinstance(given, str) and len(given) > SHOWN_CHARS:
+        given = shown(given)
+    return UnknownOptionError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}")
+
+
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """Return the value as an int; ValueError unless it is an integer of at least `least`.
+
+    Example:
+        >>> require_count("samples", 5)
+        5
+        >>> require_count("samples", 2.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: samples must be an integer of at least 1, got 2.5
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def require_number(
+    name: str, value: object, *, least: float | int = -math.inf, above: float | int = -math.inf
+) -> float:
+    """Return the value as a float; ValueError unless it is a finite number, at least `least` and above `above`.
+
+    Example:
+        >>> require_number("timeout", float("nan"), above=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: timeout must be a finite number above 0, got nan
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and number >= least and number > above):
+        bound = f" of at least {least}" if least > -math.inf else f" above {above}" if above > -math.inf else ""
+        raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
+    return number
+
+
+def require_different(name: str, values: object, count: int) -> list[int]:
+    """Return the values as a list; ValueError unless they are different integers in 0..count - 1, at least one.
+
+    Example:
+        >>> require_different("rows", (2, 0), 3)
+        [2, 0]
+    """
+    given = list(values) if isinstance(values, Iterable) and not isinstance(values, bytes | bytearray) else values
+    numbers = [each for each in given if isinstance(each, Integral)] if isinstance(given, list) else []
+    whole = [int(each) for each in numbers if not isinstance(each, bool)]
+    good = isinstance(given, list) and whole and len(whole) == len(given) == len(set(whole))
+    if not good or not set(whole) <= set(range(count)):
+        raise ValueError(f"{name} must be different numbers in 0..{count - 1}, got {given!r}")
+    return whole
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first names, each cut to a length that fits a message, and how many more there are.
+
+    Example:
+        >>> listed([f"block.{n}" for n in range(12)])
+        'block.0, block.1, block.2, block.3, block.4, block.5, block.6, block.7, block.8, block.9 and 2 more'
+    """
+    rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(shown(name) for name in islice(names, SHOWN_NAMES)) + rest
+
+
+def shown(text: str) -> str:
+    """Return text of a file as a message may show it: on one line, without control characters, cut where it is long."""
+    plain = "".join(char if char.isprintable() else "?" for char in text[: SHOWN_CHARS + 1])
+    return plain if len(text) <= SHOWN_CHARS else f"{plain[:SHOWN_CHARS]}... ({len(text)} letters)"
