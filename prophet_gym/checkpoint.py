@@ -5,14 +5,13 @@ are any, `starts/train/`, `starts/official/`, `success_head/` and `object_reader
 such a folder when they are first asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from os import PathLike
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +22,7 @@ from prophet_gym._io.files import read_json
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym._registration import SUITE_IDS
-from prophet_gym.envs._plain import plain, require_flag, require_tasks
+from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_tasks
 from prophet_gym.envs._require import require_world_model
 from prophet_gym.envs.initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
@@ -32,10 +31,8 @@ from prophet_gym.world_model import RewardModel, WorldModel
 
 __all__ = ["Checkpoint", "bundled_checkpoints", "register_world_model"]
 
-PathOrName: TypeAlias = str | PathLike[str]
-Tasks: TypeAlias = Sequence[SupportsIndex] | np.ndarray
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+_CHECKPOINTS = Path(__file__).parent / "checkpoints"
 _BUNDLED = "libero_small"
 _DEFAULT_ROBOT = "libero"
 _SPLITS = ("train", "official")
@@ -71,9 +68,9 @@ def register_world_model(name: str, location: str) -> None:
 
 def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
     """Return the checkpoints that are installed with the package, and the suites that each covers."""
-    if not CHECKPOINTS.is_dir():
+    if not _CHECKPOINTS.is_dir():
         return {}
-    folders = sorted(path for path in CHECKPOINTS.iterdir() if path.is_dir())
+    folders = sorted(path for path in _CHECKPOINTS.iterdir() if path.is_dir())
     return {folder.name: _covered_suites(folder) for folder in folders if (folder / "starts").is_dir()}
 
 
@@ -261,8 +258,8 @@ class Checkpoint:
 def _folder_of(name: str) -> Path:
     """Return the folder of a checkpoint, fetched and converted where need be."""
     # A bundled name means the bundled checkpoint, whatever folder of that name lies in the working directory.
-    bundled = {path.parent.name: path.parent for path in CHECKPOINTS.glob("*/starts")}
-    bundled["bundled"] = CHECKPOINTS / _BUNDLED
+    bundled = {path.parent.name: path.parent for path in _CHECKPOINTS.glob("*/starts")}
+    bundled["bundled"] = _CHECKPOINTS / _BUNDLED
     if name == "bundled" and not bundled[name].is_dir():
         raise MissingWeightsError(
             f"the bundled weights are missing at {bundled[name]}; reinstall, or pass weights=PATH"

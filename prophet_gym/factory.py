@@ -8,10 +8,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from prophet_gym._checks import unknown_option
-from prophet_gym.checkpoint import Checkpoint, PathOrName, Tasks
+from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import FPS
-from prophet_gym.envs._plain import plain, require_flag, require_text
+from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_text
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv

@@ -93,38 +93,3 @@ class InitialState:
     index: int = 0
     split: str = "custom"
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-def require_images(name: str, images: object, error: type[Exception] = ValueError) -> UInt8[np.ndarray, "*_ h w 3"]:
-    """Return the images; raise `error` unless they are a uint8 NumPy array `(..., height, width, 3)`.
-
-    Args:
-        name: What they are, for the message, e.g. `observation["image"]` or a file and its key.
-        images: One image or any number of them, RGB.
-        error: What to raise.
-
-    Example:
-        >>> require_images("frames", np.zeros((2, 3, 64, 64), np.uint8))
-        Traceback (most recent call last):
-        ...
-        ValueError: frames must be uint8 (..., height, width, 3), RGB, got uint8 (2, 3, 64, 64); move the channels last
-    """
-    if not isinstance(images, np.ndarray):
-        raise error(f"{name} must be a NumPy array, uint8 (..., height, width, 3), RGB, got {type(images).__name__}")
-    require_image_type(name, images.dtype, images.shape, error)
-    return images
-
-
-def require_image_type(name: str, dtype: np.dtype, shape: tuple[int, ...], error: type[Exception] = ValueError) -> None:
-    """Raise `error` unless arrays of this type and shape are images, see `require_images`; for files not read yet."""
-    if dtype == np.uint8 and len(shape) >= 3 and shape[-1] == 3 and min(shape[-3:]) > 0:
-        return
-    advice = []
-    if len(shape) >= 3 and shape[-1] == 4:
-        advice.append("drop the fourth channel")
-    elif len(shape) >= 3 and shape[-1] != 3 and shape[-3] in (3, 4):
-        advice.append("move the channels last")
-    if dtype.kind == "f":
-        advice.append("scale them to 0..255 and round them to uint8")
-    remedy = f"; {' and '.join(advice)}" if advice else ""
-    raise error(f"{name} must be uint8 (..., height, width, 3), RGB, got {dtype} {shape}{remedy}")

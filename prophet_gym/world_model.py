@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from prophet_gym._checks import shown
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 
@@ -225,10 +224,3 @@ class RewardModel(Protocol):
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Score each video (lengths may differ) against its instruction."""
         ...
-
-
-def require_when(when: object) -> Literal["chunk", "end"]:
-    """Return `when`; raise ValueError unless it is `chunk` or `end`."""
-    if when in ("chunk", "end"):
-        return when  # pyright: ignore[reportReturnType]
-    raise ValueError(f"when must be 'chunk' or 'end', got {shown(repr(when))}")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prophet_gym.specs import require_images
+from prophet_gym._checks import require_images
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 
 _TIME_FREQUENCIES = (1.0, 2.0, 4.0)

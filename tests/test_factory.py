@@ -190,7 +190,7 @@ def test_creating_many_envs_takes_nothing_that_is_not_given_back(checkpoint):
 
 
 def test_a_suite_without_weights_names_weights_that_have_it(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(checkpoints, "_CHECKPOINTS", tmp_path)
     save_checkpoint(tmp_path / "libero_small")
     save_checkpoint(tmp_path / "goal_small", suite="libero_goal")
     with pytest.raises(MissingWeightsError, match=r"cover libero_object, not libero_goal: pass weights='goal_small'"):

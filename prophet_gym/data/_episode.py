@@ -10,8 +10,8 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
+from prophet_gym._checks import require_images
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.specs import require_images
 
 ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
 """`read(start, stop)` decodes the frames start .. stop - 1 of one episode, RGB."""

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from prophet_gym._checks import require_number, unknown_option
+from prophet_gym._checks import require_image_type, require_number, unknown_option
 from prophet_gym._io.files import refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
 from prophet_gym.data._reading import Calibration, Orient, ToolReading, as_stored, rows_reversed
 from prophet_gym.errors import ProphetError
-from prophet_gym.specs import require_image_type
 
 try:
     import h5py

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from prophet_gym._checks import require_images
 from prophet_gym._io.atomic import atomic_file, atomic_write
 from prophet_gym._io.files import read_json, read_npz
 from prophet_gym.data._episode import Episode, ReadFrames, Simulation, _choose
@@ -21,7 +22,6 @@ from prophet_gym.data._reading import _tool_states
 from prophet_gym.data._video import decode_frames, write_video
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._kinematics import matrix_to_euler, quaternion_to_matrix
-from prophet_gym.specs import require_images
 
 META = "meta.json"
 _OFFICIAL = "official"

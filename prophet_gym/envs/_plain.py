@@ -1,14 +1,17 @@
 """Convert arguments to plain data: what `gym.make` may be given, and what a spec keeps so that JSON can carry it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
+
+PathOrName: TypeAlias = str | os.PathLike[str]
+Tasks: TypeAlias = Sequence[SupportsIndex] | np.ndarray
 
 
 def plain(value: Any) -> Any:

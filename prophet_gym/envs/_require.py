@@ -10,9 +10,9 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from prophet_gym._checks import require_count
+from prophet_gym._checks import require_count, require_when
 from prophet_gym.errors import InvalidActionError, InvalidRewardError
-from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, WorldModel, require_when
+from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, WorldModel
 
 ROUNDING = 1e-6
 """How far past a bound an action may lie, relative to the larger bound, to be clipped: a few steps of float32, which

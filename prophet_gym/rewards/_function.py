@@ -8,9 +8,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from prophet_gym._checks import require_count
+from prophet_gym._checks import require_count, require_when
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.world_model import LARGEST_REWARD, RewardOutput, require_when
+from prophet_gym.world_model import LARGEST_REWARD, RewardOutput
 
 
 class FunctionReward:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from prophet_gym._checks import require_count, shown, unknown_option
+from prophet_gym._checks import require_count, require_when, shown, unknown_option
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError
 from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
 from prophet_gym.rewards._function import FunctionReward
@@ -19,7 +19,7 @@ from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
 from prophet_gym.rewards._vlm.reward_log import RewardLog
 from prophet_gym.rewards._vlm.votes import VlmReward
 from prophet_gym.rewards._vlm.voting import Votes
-from prophet_gym.world_model import RewardModel, require_when
+from prophet_gym.world_model import RewardModel
 
 FORMS = (
     "success",

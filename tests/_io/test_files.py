@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prophet_gym._checks import require_images
 from prophet_gym._io.files import read_json, read_json_lines, read_text, refuse_pointer
 from prophet_gym.errors import CheckpointError
-from prophet_gym.specs import require_images
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from prophet_gym.checkpoint import CHECKPOINTS, bundled_checkpoints
+from prophet_gym.checkpoint import _CHECKPOINTS, bundled_checkpoints
 from prophet_gym.world_model import RewardOutput
 from prophrl_algos import _named as common
 from prophrl_algos._demonstrations import Demonstrations, read_demonstrations
@@ -144,7 +144,7 @@ def test_training_in_the_dream_writes_logs_and_weights_that_evaluation_reads(tmp
 @bundled
 def test_a_checkpoint_of_ones_own_dreams_where_it_is_asked_for(tmp_path):
     folder = tmp_path / "mine"
-    shutil.copytree(CHECKPOINTS / "libero_small", folder)
+    shutil.copytree(_CHECKPOINTS / "libero_small", folder)
     env = make_env("Prophet-LIBERO-v0", 1, starts="train", tasks=[3], world_model=str(folder))
     assert env.unwrapped.world_model is not make_env("Prophet-LIBERO-v0", 1, starts="train").unwrapped.world_model
     with pytest.raises(ValueError, match="LIBERO-Object-v0 has no world model"):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prophet_gym._checks import require_count, require_number, unknown_option
+from prophet_gym._checks import require_count, require_number, require_when, unknown_option
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.files import read_json
@@ -23,7 +23,7 @@ from prophet_gym.rewards._videos import require_videos
 from prophet_gym.rewards._vlm.local import LocalVlm
 from prophet_gym.rewards._vlm.prompt import WORDS, Prompt
 from prophet_gym.rewards._vlm.votes import REQUESTED_FRAMES, Question, labelled_frames, spread
-from prophet_gym.world_model import RewardOutput, require_when
+from prophet_gym.world_model import RewardOutput
 
 CONFIG_NAME = "likelihood.json"
 ADAPTER_NAME = "adapter"

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from prophet_gym._checks import require_count
+from prophet_gym._checks import require_count, require_when
 from prophet_gym.rewards._videos import require_frames, require_videos
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.reward_log import RewardLog, RewardRecord
 from prophet_gym.rewards._vlm.voting import Votes, parse_answer
-from prophet_gym.world_model import RewardOutput, require_when
+from prophet_gym.world_model import RewardOutput
 
 REQUESTED_FRAMES = 512
 """More than a dream of 2,500 steps has at stride 5, so that labels count from the start frame."""
