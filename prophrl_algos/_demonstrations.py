@@ -123,15 +123,7 @@ def read_demonstrations(
     for folder in dreams:
         refuse_official(folder)
     episodes = [(read_episode(path), twin) for path, twin in paths]
-    present = {episode.sim.mode for episode, _ in episodes}
-    for mode in (*modes, *failing):
-        if episodes and mode not in present:
-            raise unknown_option("mode in the recording", mode, present)
-    chosen = [
-        (each, twin)
-        for each, twin in episodes
-        if each.sim.mode in failing or (each.sim.success[-1] and (not modes or each.sim.mode in modes))
-    ]
+    chosen = _of_modes(episodes, modes, failing)
     if not chosen:
         raise ValueError(
             f"{', '.join(map(str, folders))} holds no episode to clone: of {len(episodes)} recorded in tasks "
@@ -148,6 +140,21 @@ def read_demonstrations(
         obs.append(seen if dreamt is None else {**seen, "twin": prepared(policy, dreamt, steps)["image"]})
         actions.append(episode.actions[:steps])
     return Demonstrations(cat_obs(obs), actions)
+
+
+def _of_modes(
+    episodes: Sequence[tuple["Episode", Path | None]], modes: Sequence[str], failing: Sequence[str]
+) -> list[tuple["Episode", Path | None]]:
+    """Return the successful episodes of `modes` (any if empty), and all episodes of `failing`."""
+    present = {episode.sim.mode for episode, _ in episodes}
+    for mode in (*modes, *failing):
+        if episodes and mode not in present:
+            raise unknown_option("mode in the recording", mode, present)
+    return [
+        (each, twin)
+        for each, twin in episodes
+        if each.sim.mode in failing or (each.sim.success[-1] and (not modes or each.sim.mode in modes))
+    ]
 
 
 def prepared(policy: FlowPolicy, episode: "Episode", steps: int) -> Obs:

@@ -98,11 +98,7 @@ def sft(
         obs, actions = draw(config.batch_size, generator)
         loss = policy.sft_loss(obs, actions, generator=generator)
         losses.append(loss.item())
-        # Before the backward pass: the weights of the last checkpoint stay usable.
-        if not losses[-1] < float("inf"):
-            raise FloatingPointError(
-                f"the loss of step {step} is {losses[-1]}; look at the demonstrations or lower the learning rate"
-            )
+        _require_finite(losses[-1], step)  # before the backward pass: the weights of the last checkpoint stay usable
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
@@ -122,6 +118,13 @@ def sft(
     policy.eval()
     recent = losses[-max(config.steps // 10, 1) :]
     return sum(recent) / len(recent)
+
+
+def _require_finite(loss: float, step: int) -> None:
+    if not loss < float("inf"):
+        raise FloatingPointError(
+            f"the loss of step {step} is {loss}; look at the demonstrations or lower the learning rate"
+        )
 
 
 def _rate(step: int, steps: int) -> float:

@@ -34,7 +34,7 @@ VISIBLE_TO_ALGORITHMS = {
     "prophet_gym.estimates",
     "prophet_gym._io",
 }
-MAX_LINES = 400
+MAX_LINES, MAX_FUNCTION, MAX_FILES = 400, 60, 14
 
 
 def files(package: str) -> list[Path]:
@@ -98,6 +98,28 @@ def test_the_algorithms_see_only_the_contracts(path):
 def test_files_are_short(path):
     lines = len(path.read_text().splitlines())
     assert lines <= MAX_LINES, f"{path.name} has {lines} lines, at most {MAX_LINES}: split it by what it does"
+
+
+@pytest.mark.parametrize("package", ["prophet_gym", "prophrl_algos"])
+def test_functions_are_short(package):
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in files(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or node.lineno) - node.lineno >= MAX_FUNCTION
+    ]
+    assert long == [], f"a function has at most {MAX_FUNCTION} lines"
+
+
+def test_folders_are_small():
+    crowded = {
+        str(folder.relative_to(ROOT)): len(names)
+        for package in ("prophet_gym", "prophrl_algos", "tests")
+        for folder in {path.parent for path in files(package)}
+        if len(names := list(folder.glob("*.py"))) > MAX_FILES
+    }
+    assert crowded == {}, f"a folder has at most {MAX_FILES} files side by side"
 
 
 def test_importing_the_package_loads_nothing_heavy():

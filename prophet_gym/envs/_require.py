@@ -25,8 +25,10 @@ def require_open(env: gym.Env | VectorEnv, call: str) -> None:
         raise gym.error.ClosedEnvironmentError(f"{call} was called after close(); make the env again")
 
 
-def require_threshold(name: str, value: object) -> float:
-    """Return the value as a float; ValueError unless it is a number of at least 0 (infinity too)."""
+def require_threshold(name: str, value: object) -> float | None:
+    """Return the value as a float, None as it is; ValueError for anything but a number of at least 0 (infinity too)."""
+    if value is None:
+        return None
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
     if not number >= 0:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")

@@ -107,11 +107,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         world_model = require_world_model(world_model)
         self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
         self._reads_gripper = require_flag("proprioception", proprioception)
-        if self._reads_gripper and not isinstance(world_model, TracksGripper):
-            raise ValueError(
-                f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
-                f"{type(world_model).__name__} does not; leave it out"
-            )
+        if self._reads_gripper:
+            _require_gripper(world_model)
         super().__init__(
             num_envs,
             _action_space(world_model, action_spec),
@@ -127,9 +124,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         self.starts = starts if isinstance(starts, InitialStates) else InitialStates(starts)
         for start in self.starts:
             require_frames(start.frames, self._frame_size)
-        self.max_uncertainty = (
-            None if max_uncertainty is None else require_threshold("max_uncertainty", max_uncertainty)
-        )
+        self.max_uncertainty = require_threshold("max_uncertainty", max_uncertainty)
         self._state: State | None = None
 
     def get_state(self, index: int = 0) -> bytes:
@@ -336,3 +331,12 @@ def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gy
     if action_spec.dim != world_model.action_dim:
         raise ValueError(f"action_spec has {action_spec.dim} dimensions, the world model's {world_model.action_dim}")
     return chunk_box(action_spec, world_model.chunk)
+
+
+def _require_gripper(world_model: WorldModel) -> None:
+    """Raise ValueError for a world model that does not track the gripper."""
+    if not isinstance(world_model, TracksGripper):
+        raise ValueError(
+            f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
+            f"{type(world_model).__name__} does not; leave it out"
+        )
