@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -14,12 +15,16 @@ OPENAI_HOST = "api.openai.com"
 Result = TypeVar("Result")
 
 
+def require_client() -> None:
+    """Raise ModuleNotFoundError, without the second that importing it takes, where openai is not installed."""
+    if find_spec("openai") is None:
+        raise ModuleNotFoundError("an endpoint is asked through openai: pip install 'prophet-gym[vlm]'")
+
+
 def open_client(url: str, key: str | None) -> Any:
     """Build an `openai.AsyncOpenAI` that asks this host alone, once, and tells it nothing but the key."""
-    try:
-        import openai
-    except ImportError as error:
-        raise ModuleNotFoundError("an endpoint is asked through openai: pip install 'prophet-gym[vlm]'") from error
+    import openai
+
     # What OPENAI_ORG_ID and OPENAI_PROJECT_ID say is for OpenAI's own host alone.
     omitted: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
     client = openai.AsyncOpenAI(

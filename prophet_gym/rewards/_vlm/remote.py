@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from prophet_gym._checks import require_count, require_number, unknown_option
-from prophet_gym.rewards._vlm.client import OPENAI_HOST, causes, open_client, run
+from prophet_gym.rewards._vlm.client import OPENAI_HOST, causes, open_client, require_client, run
 from prophet_gym.rewards._vlm.replies import Refused, hide, read_refusal, read_reply, seconds_to_wait
 from prophet_gym.rewards._vlm.reward_log import png
 from prophet_gym.rewards._vlm.votes import Question, Reply
@@ -124,6 +124,7 @@ class RemoteVlm:
         Raises:
             ValueError: The address is malformed or holds a key; a number is out of its range.
             UnknownOptionError: There is no such field.
+            ModuleNotFoundError: `openai` is not installed.
         """
         parts = urlsplit(url)
         odd = parts.username or parts.query or parts.fragment or any(char.isspace() for char in url)
@@ -133,6 +134,7 @@ class RemoteVlm:
                 f"(the key comes from ${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host "
                 f"{parts.hostname!r}"
             )
+        require_client()
         if not model:
             raise ValueError(f"the endpoint {parts.hostname} needs the name of a model: vlm:{url}#MODEL")
         assert parts.port is None or parts.port > 0  # reading the port is what raises ValueError for one that is not
@@ -153,7 +155,6 @@ class RemoteVlm:
 
         Raises:
             ValueError: The key in the environment is not printable ASCII.
-            ModuleNotFoundError: `openai` is not installed.
         """
         if not questions:
             return []
