@@ -66,7 +66,7 @@ def test_keys_of_earlier_versions_are_read(named, folders, tmp_path):
         ("full", {"history_frames": -1}, "history_frames=-1 at least 0"),
         ("full", {"chunk": 0}, "chunk=0 must be a multiple of 4"),
         ("full", {"chunk": 8}, "chunk=8, but the transformer reads 4 actions"),
-        ("full", {"action_dim": 8}, "action_dim=8 must be the 7 numbers"),
+        ("full", {"action_dim": 8}, "action_dim=8 must be the 7 dimensions"),
         ("full", {"draw_tools": None}, "draw_tools=None"),
         ("small", {"camera": [[1, 0, 0, 0]] * 2 + ["x"]}, "camera="),
         ("small", {"background": [1.0, 2.0]}, "background="),
