@@ -68,8 +68,9 @@ def _reinforced(summary: dict[str, Any]) -> list[list[str]]:
         ],
         [
             "How much of that needs no learning?",
-            f"{'; '.join(controls)} points. The first is more than half of the gain; that learning is worth more, each "
-            "acting in its own way, is [not shown](experiments/reinforce_in_dream/README.md#what-costs-no-learning)",
+            f"{'; '.join(controls)} points. The first alone is more than half of the gain; that the learned policy, "
+            "which acts with its noise, beats it is "
+            "[not shown](experiments/reinforce_in_dream/README.md#what-costs-no-learning)",
             "`prophrl evaluate`",
         ],
         [
