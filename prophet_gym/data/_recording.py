@@ -33,6 +33,8 @@ _MAX_BYTES = 2**28
 """The most that one episode's arrays may take in memory; they are a few hundred kilobytes."""
 _SIMULATION = tuple(field.name for field in fields(Simulation))
 _STORED = ("actions", "camera", "instruction", *_SIMULATION)
+_DOUBLE = ("camera", "init_state")
+"""Arrays in float64; the others are in float32."""
 _ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "actions": ("f", "real numbers", ("t", "a")),
     "gripper_position": ("f", "real numbers", ("f", 3)),
@@ -78,6 +80,8 @@ def read_episode(path: str | os.PathLike) -> Episode:
     for name, (kind, _, axes) in _ARRAYS.items():
         if not axes:
             values[name] = str(values[name]) if kind == "U" else int(values[name])
+        elif kind == "f":
+            values[name] = _narrowed(path, name, values[name])
     values["object_names"] = tuple(str(name) for name in values["object_names"])
     simulation = Simulation(**{name: values[name] for name in _SIMULATION})
     fps, _ = recorded_facts(robot)
@@ -90,6 +94,15 @@ def read_episode(path: str | os.PathLike) -> Episode:
         name=str(path),
         read=partial(_read_frames, path.with_suffix(".mp4"), fps),
     )
+
+
+def _narrowed(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Return numbers in the precision that an episode has them in; ValueError where they are too large for it."""
+    with np.errstate(over="ignore"):
+        found = array.astype(np.float64 if name in _DOUBLE else np.float32, copy=False)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} of {path} must be numbers that float32 can hold; record the episode again")
+    return found
 
 
 def simulated_episode(

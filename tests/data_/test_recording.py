@@ -229,3 +229,17 @@ def test_another_robot_brings_its_own_rate_opening_and_bounds(tmp_path):
 def test_a_task_about_a_fixture_has_no_target_path():
     episode, _ = make_episode(target="wooden_cabinet_1_middle_region")
     assert episode.target_positions is None
+
+
+def test_numbers_in_another_precision_are_read_in_the_episodes_own(tmp_path):
+    episode, frames = make_episode()
+    path = episode_path(tmp_path, 7, 0)
+    write_episode(path, episode, frames)
+    stored = dict(np.load(path))
+    np.savez(path, **(stored | {"gripper_opening": stored["gripper_opening"].astype(np.float64)}))
+    again = read_episode(path).sim.gripper_opening
+    assert again.dtype == np.float32
+    assert np.array_equal(again, episode.sim.gripper_opening)
+    np.savez(path, **(stored | {"gripper_opening": np.full(len(episode.actions) + 1, 1e300)}))
+    with pytest.raises(ValueError, match=r"gripper_opening of .* must be numbers that float32 can hold"):
+        read_episode(path)
