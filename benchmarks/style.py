@@ -57,11 +57,11 @@ class Args:
     """Measure a checkout."""
 
     root: Path = ROOT
-    """The checkout."""
+    """Measure this checkout."""
     name: str = "now"
     """Under which the report is stored."""
     json: Path | None = None
-    """A file that holds a report per name; those of other names stay."""
+    """Add the report to this file under its name; those of other names stay."""
     words: bool = False
     """Also print the first words of docstrings that are not taken for imperatives."""
 

@@ -232,7 +232,7 @@ class Checkpoint:
         return make_reward_model("success" if text == "auto" else text, head, _device(device), chunk=chunk)
 
     def object_reader(self) -> ObjectReader | None:
-        """Load the instrument that reads object positions off frames; None where the checkpoint has none."""
+        """Load the reader of object positions; return None for a checkpoint that has none."""
         folder = self.folder / "object_reader"
         return ObjectReader.from_pretrained(folder) if folder.is_dir() else None
 

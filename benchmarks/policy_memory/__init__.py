@@ -1,1 +1,1 @@
-"""How much memory a round of learning takes with a published policy, planned from shapes and measured on a GPU."""
+"""Plan the memory of a round of learning with a published policy from shapes, and measure it on a GPU."""

@@ -1,4 +1,4 @@
-"""How much memory a round of learning takes with a published policy: planned from shapes, and measured on a GPU.
+"""Plan the memory of a round of learning with a published policy from shapes, and measure it on a GPU.
 
     python -m benchmarks.policy_memory --out benchmarks/results/plan
     python -m benchmarks.policy_memory --device cuda --policies vla-adapter pi05 --out benchmarks/results/plan
@@ -24,19 +24,19 @@ from prophrl_algos.flow import device_of
 
 PARTS = ("weights", "while_acting", "while_learning")
 SHARE = 0.9
-"""A plan that is at most this much below what was measured, as a part of it, may be relied on."""
+"""Largest shortfall of a plan, as a fraction of what was measured, at which it may be relied on."""
 
 
 @dataclass(frozen=True)
 class Args:
     policies: tuple[str, ...] = tuple(FULL_SIZES)
     train: tuple[str, ...] = ("expert", "lora")
-    """What is trained: expert, lora or full."""
+    """Part that is trained: expert, lora or full."""
     work: Workload = field(default_factory=lambda: Workload(reference=True))
     device: str = "meta"
     """`cuda` also measures."""
     out: Path | None = None
-    """A folder for one JSON file per policy and way of training."""
+    """Write one JSON file per policy and way of training into this folder."""
 
 
 def act(full: FullSize, work: Workload) -> None:

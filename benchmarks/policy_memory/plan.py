@@ -1,4 +1,4 @@
-"""How much memory a round of learning takes with a published policy, before anything is downloaded or allocated.
+"""Plan the memory of a round of learning with a published policy, before anything is downloaded or allocated.
 
 Shapes are run through the policy at full size on the meta device. What is kept for the backward pass is counted tensor
 by tensor, attention with its scores, which fused kernels on a GPU do not keep; what a pass needs beside it is taken as

@@ -1,4 +1,4 @@
-"""The README's results in one table: a line for each question, its answer beside what tempers it."""
+"""Write the README's results as one table: a line for each question, its answer beside what limits it."""
 
 from typing import Any
 
