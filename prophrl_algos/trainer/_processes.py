@@ -4,6 +4,7 @@ import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,9 @@ class Processes:
             # From here on "cuda" is this process's own GPU.
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            # AdamW imports this module at its first step, and its default arguments are the group of that moment: a
+            # reference that outlives `destroy_process_group`. Imported before there is a group, it holds none.
+            import_module("torch.distributed.nn")
             dist.init_process_group()
             # Gloo's threads must end before the interpreter does, or the process may abort after its work is done.
             atexit.register(_leave)
