@@ -283,7 +283,7 @@ def begin_recording(folder: str | os.PathLike, meta: dict[str, Any], same: Seque
     if other:
         asked = ", ".join(f"{key}={meta[key]!r}" for key in other)
         has = ", ".join(f"{key}={value!r}" for key, value in other.items())
-        raise ValueError(f"{folder} holds a recording with {has} and cannot take {asked}; _choose another --out")
+        raise ValueError(f"{folder} holds a recording with {has} and cannot take {asked}; choose another --out")
 
 
 def list_episodes(
