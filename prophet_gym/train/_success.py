@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym.data._recording import read_episode
+from prophet_gym.data._episode import held_out
+from prophet_gym.data._recording import name_of, read_episode
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
 from prophet_gym.train._fit import CosineConfig, fit
 
@@ -26,20 +26,18 @@ class LabelledVideo:
     instruction: str
 
 
-def split_of(name: str, held_out: float) -> str:
-    """Return `train`, `tune` or `test` by the name of an episode, the same on every machine."""
-    # A hash and not an index: a recording that grows keeps its test episodes.
-    place = crc32(name.encode()) / 2**32
-    if place < held_out / 2:
+def split_of(name: str, share: float) -> str:
+    """Return `train`, `tune` or `test` by the name of an episode: half of what is held out tests, half tunes."""
+    if held_out(name, share / 2):
         return "test"
-    return "tune" if place < held_out else "train"
+    return "tune" if held_out(name, share) else "train"
 
 
-def split(paths: Sequence[Path], held_out: float) -> dict[str, list[Path]]:
+def split(paths: Sequence[Path], share: float) -> dict[str, list[Path]]:
     """Sort episodes by part; an episode and its dream, which have one name, fall into the same."""
     parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
     for path in paths:
-        parts[split_of(f"{path.parent.name}/{path.stem}", held_out)].append(path)
+        parts[split_of(name_of(path), share)].append(path)
     return parts
 
 

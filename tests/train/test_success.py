@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from prophet_gym.data import held_out
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import _reward as reward
 from prophet_gym.train._fit import CosineConfig
@@ -66,9 +67,9 @@ def test_episodes_keep_their_split():
     assert {name: splits.count(name) for name in set(splits)} == pytest.approx(
         {"train": 800, "tune": 100, "test": 100}, abs=30
     )
-    assert all(
-        split_of(name, 0.3) in {"tune", "test"} for name, split in zip(names, splits, strict=True) if split != "train"
-    )
+    # What is held out is what every other training holds out, so no model is measured on what another has learnt.
+    assert [split != "train" for split in splits] == [held_out(name, 1 / 5) for name in names]
+    assert [split == "test" for split in splits] == [held_out(name, 1 / 10) for name in names]
 
 
 def test_an_episode_and_its_dream_fall_into_the_same_part():
