@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from prophet_gym.embodiments import _libero as libero
-from prophet_gym.embodiments._cameras import camera_matrix
-from prophet_gym.embodiments._kinematics import ToolPose, euler_to_matrix, integrate_tool_deltas
+from prophet_gym.embodiments._kinematics import ToolPose, camera_matrix, euler_to_matrix, integrate_tool_deltas
 from prophet_gym.prophet._action_frames import draw_tools
 
 FRAMES, SIZE, GAP = 7, (128, 128), 4

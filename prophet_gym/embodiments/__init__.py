@@ -4,21 +4,17 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from prophet_gym._checks import unknown_option
-from prophet_gym.embodiments._cameras import camera_matrix
 from prophet_gym.embodiments._embodiment import Embodiment, Gripper
-from prophet_gym.embodiments._kinematics import ToolPose
+from prophet_gym.embodiments._kinematics import ToolPose, camera_matrix
 from prophet_gym.embodiments._start_poses import pose_extra
 
 __all__ = ["EMBODIMENTS", "Embodiment", "Gripper", "ToolPose", "camera_matrix", "get_embodiment", "pose_extra"]
 
 
-def _robots() -> dict[str, Embodiment]:
-    modules = (import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__))
-    found = [module.EMBODIMENT for module in modules if hasattr(module, "EMBODIMENT")]
-    return {robot.name: robot for robot in found}
-
-
-EMBODIMENTS = _robots()
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+EMBODIMENTS: dict[str, Embodiment] = {
+    module.EMBODIMENT.name: module.EMBODIMENT for module in _MODULES if hasattr(module, "EMBODIMENT")
+}
 
 
 def get_embodiment(name: str) -> Embodiment:

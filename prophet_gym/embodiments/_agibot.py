@@ -7,8 +7,6 @@ from prophet_gym.embodiments._embodiment import Embodiment, Gripper, keep_pose
 from prophet_gym.embodiments._kinematics import ToolPose, actions_through, quaternion_to_matrix, require_arms
 from prophet_gym.specs import ActionSpec
 
-# AgiBot World as published for LeRobot (cadene/agibot_alpha_world): 30 frames and actions a second.
-CONTROL_HZ = 30.0
 # Our default: the data set names no bounds; wide enough for a robot of a person's size.
 FARTHEST = 2.0
 
@@ -24,12 +22,7 @@ GRIPPER = Gripper(open=0.0, closed=1.0)
 
 
 def to_model_actions(actions: Float[np.ndarray, "t 16"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
-    """Convert AgiBot actions, both flanges' next poses, to the 14 numbers that Prophet reads, left arm first.
-
-    Args:
-        actions: See `ACTION_SPEC`; quaternions of any length but 0.
-        start: Both flanges before the first one.
-    """
+    """Convert AgiBot actions, both flanges' next poses (quaternions of any length but 0), left arm first."""
     require_arms(start, 2)
     arms = actions.astype(np.float64).reshape(len(actions), 2, len(_ARM))
     return actions_through(start, arms[..., :3], quaternion_to_matrix(arms[..., 3:7]), GRIPPER.openness(arms[..., 7]))
@@ -43,7 +36,8 @@ EMBODIMENT = Embodiment(
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
     to_model_actions=to_model_actions,
-    control_hz=CONTROL_HZ,
+    # AgiBot World as published for LeRobot (cadene/agibot_alpha_world): 30 frames and actions a second.
+    control_hz=30.0,
     frame_size=(240, 320),
     metric=True,
     camera=None,

@@ -7,8 +7,6 @@ from prophet_gym.embodiments._embodiment import Embodiment, Gripper
 from prophet_gym.embodiments._kinematics import ToolPose, actions_through, euler_to_matrix, require_arms
 from prophet_gym.specs import ActionSpec
 
-# bridge_data_robot, bridge_data_v2/conf.py: a move takes 0.2 s.
-CONTROL_HZ = 5.0
 # 1st and 99th percentile of the data set: what [-1, 1] of a policy trained on it spans
 # (`dataset_statistics.json`, key `bridge_dataset`, of Stanford-ILIAD/minivla-vq-bridge-prismatic).
 _Q01 = (-0.028727, -0.041703, -0.026094, -0.080921, -0.092887, -0.207183)
@@ -22,18 +20,10 @@ ACTION_SPEC = ActionSpec(
 )
 # bridge_data_robot, widowx_env_service.py: "1.0 is open, 0.0 is closed".
 GRIPPER = Gripper(open=1.0, closed=0.0)
-# Where every episode of the data set begins, about: pointing down, which is angle 0, and open. Actions do not depend on
-# the position, which is not known.
-REST = ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1))
 
 
 def to_model_actions(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> Float[np.ndarray, "t 14"]:
-    """Convert BRIDGE actions, which add to the recorded position and Euler angles, to Prophet's 14 numbers.
-
-    Args:
-        actions: See `ACTION_SPEC`.
-        start: The recorded state before the first one. BRIDGE measures angles from the gripper pointing down.
-    """
+    """Convert BRIDGE actions, which add to the recorded position and Euler angles (0: the gripper points down)."""
     require_arms(start, 1)
     states = np.cumsum(actions[:, None, :6].astype(np.float64), axis=0)
     return actions_through(
@@ -52,7 +42,8 @@ EMBODIMENT = Embodiment(
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
     to_model_actions=to_model_actions,
-    control_hz=CONTROL_HZ,
+    # bridge_data_robot, bridge_data_v2/conf.py: a move takes 0.2 s.
+    control_hz=5.0,
     frame_size=(256, 256),
     metric=True,
     camera=None,
@@ -61,6 +52,8 @@ EMBODIMENT = Embodiment(
         "BridgeData V2, arXiv 2308.12952, and github.com/rail-berkeley/bridge_data_robot",
         "OpenVLA's reader of `bridge_orig` (actions relabelled with the poses that were reached)",
     ),
-    rest=REST,
+    # Where every episode of the data set begins, about: pointing down (angle 0) and open. Actions do not depend
+    # on the position, which is not known.
+    rest=ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1)),
     rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

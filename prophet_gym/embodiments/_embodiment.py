@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments._kinematics import ToolPose, integrate_tool_deltas, require_arms
+from prophet_gym.embodiments._kinematics import ToolPath, ToolPose, integrate_tool_deltas, require_arms
 from prophet_gym.specs import ActionSpec, CameraSpec
 
 
@@ -25,17 +24,9 @@ class Gripper:
         return (actions - self.closed) / (self.open - self.closed)
 
 
-ToolPath: TypeAlias = tuple[
-    Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms 3"], Float[np.ndarray, "t+1 arms"]
-]
-"""Positions, Euler angles and openness of the tools at the start and after each action."""
-
-
 def keep_gripper(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
     """Return no-ops of robots whose motion is a difference or velocity: zeros, the gripper (last) as it was."""
-    still = np.zeros_like(actions)
-    still[..., -1] = actions[..., -1]
-    return still
+    return np.concatenate([np.zeros_like(actions[..., :-1]), actions[..., -1:]], axis=-1)
 
 
 def keep_pose(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
@@ -101,7 +92,6 @@ class Embodiment:
 
     def path_of(self, actions: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
         """Return where actions lead, the start first: what action frames are drawn from."""
-        require_arms(start, self.arms)
         if self.path is not None:
             return self.path(actions, start)
         return self.integrate(start, self.to_model_actions(actions, start))

@@ -36,31 +36,25 @@ ACTION_SPEC = ActionSpec(
 # 0.08 m is the distance of the fingers of an open Panda gripper.
 GRIPPER = Gripper(open=-1.0, closed=1.0, opening=0.08)
 
-
 # `agentview` of the four kinds of scene, read from the simulator; they do not move.
-def _agentview(*rows: list[float]) -> CameraSpec:
-    return CameraSpec("agentview", np.array(rows))
-
-
-_FLOOR = _agentview(
-    [-0.424384737, 1.207106010, -0.264385055, 0.552343409],
-    [0.213898886, 0.000000173, -1.288935238, 0.646031004],
-    [-0.848765314, -0.000001543, -0.528769744, 1.104684108],
-)
-_TABLE = _agentview(
-    [-0.388999210, 1.207106705, -0.314133409, 0.762064747],
-    [0.369385571, -0.000000164, -1.253260181, 1.774905359],
-    [-0.777998244, -0.000000152, -0.628266450, 1.524128787],
-)
-_LIVING_ROOM = _agentview(
-    [-0.424384737, 1.207106010, -0.264385055, 0.511231832],
-    [0.213898886, 0.000000173, -1.288935238, 1.107631604],
-    [-0.848765314, -0.000001543, -0.528769744, 1.022460787],
-)
-_STUDY = _agentview(
-    [-0.388999210, 1.207106705, -0.314133409, 0.684264905],
-    [0.369385571, -0.000000164, -1.253260181, 1.848782473],
-    [-0.777998244, -0.000000152, -0.628266450, 1.368529138],
+_LOW = [
+    [-0.424384737, 1.207106010, -0.264385055],
+    [0.213898886, 0.000000173, -1.288935238],
+    [-0.848765314, -0.000001543, -0.528769744],
+]
+_HIGH = [
+    [-0.388999210, 1.207106705, -0.314133409],
+    [0.369385571, -0.000000164, -1.253260181],
+    [-0.777998244, -0.000000152, -0.628266450],
+]
+_FLOOR, _TABLE, _LIVING_ROOM, _STUDY = (
+    CameraSpec("agentview", np.column_stack([turn, move]))
+    for turn, move in (
+        (_LOW, [0.552343409, 0.646031004, 1.104684108]),
+        (_HIGH, [0.762064747, 1.774905359, 1.524128787]),
+        (_LOW, [0.511231832, 1.107631604, 1.022460787]),
+        (_HIGH, [0.684264905, 1.848782473, 1.368529138]),
+    )
 )
 _CAMERAS = {
     "libero_object": (_FLOOR,) * 10,
@@ -74,11 +68,7 @@ _CAMERAS = {
 
 
 def camera(suite: str, task: int) -> CameraSpec:
-    """Return the fixed camera of a task's scene, without the simulator.
-
-    Raises:
-        UnknownOptionError: No such suite, or the task is not in 0..9.
-    """
+    """Return the fixed camera of a task's scene, without the simulator."""
     if suite not in _CAMERAS:
         raise unknown_option("suite", suite, _CAMERAS)
     if not 0 <= task < len(_CAMERAS[suite]):
@@ -90,14 +80,7 @@ def to_model_actions(
     actions: Float[np.ndarray, "t 7"],
     start: ToolPose | None = None,  # noqa: ARG001 (every robot is called alike)
 ) -> Float[np.ndarray, "t 14"]:
-    """Convert LIBERO actions to the 14 numbers that Prophet reads.
-
-    Motion is multiplied by 0.05, the gripper -1 (open) .. 1 (close) becomes 1 .. 0, the second arm is zeros.
-
-    Args:
-        actions: LIBERO's; what lies outside -1..1 is cut to it, as robosuite's controller cuts it.
-        start: Not read: these actions do not depend on the pose.
-    """
+    """Convert LIBERO actions: motion times 0.05, gripper -1 (open) .. 1 (close) to 1 .. 0, zeros for the second arm."""
     actions = _executed(actions)
     model_actions = np.zeros((len(actions), ACTION_DIM), dtype=np.float32)
     model_actions[:, :6] = actions[:, :6] * PROPHET_SCALE

@@ -27,11 +27,7 @@ def pose_extra(pose: ToolPose) -> dict[str, np.ndarray]:
 
 
 def start_pose(start: InitialState, arms: int) -> ToolPose | None:
-    """Return where the tools are at a start, None where it does not say.
-
-    Raises:
-        InvalidStartError: It says so in part, or of another number of arms.
-    """
+    """Return where the tools are at a start, None where it does not say; InvalidStartError where it does in part."""
     names = {POSITION: (arms, 3), EULER: (arms, 3), OPENNESS: (arms,)}
     if not names.keys() & start.extra.keys():
         return None
@@ -42,27 +38,18 @@ def start_pose(start: InitialState, arms: int) -> ToolPose | None:
 
 
 def start_camera(start: InitialState, robot: Embodiment) -> Float[np.ndarray, "3 4"]:
-    """Return the matrix of a start's camera (see `CameraSpec`): its own, or the one of the robot's scene.
-
-    Raises:
-        InvalidStartError: There is neither.
-    """
+    """Return the matrix of a start's camera (see `CameraSpec`): its own, or else the one of the robot's scene."""
     if CAMERA in start.extra:
         if not _fits(start.extra, CAMERA, (3, 4)):
             raise InvalidStartError(f"extra['{CAMERA}'] of {named(start)} must be finite (3, 4), see CameraSpec.matrix")
         return np.asarray(start.extra[CAMERA], np.float64)
+    needed = f"{named(start)} must have the matrix of its camera, extra['{CAMERA}']: {robot.name} has"
     if robot.camera is None:
-        raise InvalidStartError(
-            f"{named(start)} must have the matrix of its camera, extra['{CAMERA}']: {robot.name} has no fixed one "
-            f"({robot.calibration})"
-        )
+        raise InvalidStartError(f"{needed} no fixed one ({robot.calibration})")
     try:
         return robot.camera(start.suite, start.task).matrix
     except UnknownOptionError as error:
-        raise InvalidStartError(
-            f"{named(start)} must have the matrix of its camera, extra['{CAMERA}']: {robot.name} has none for it "
-            f"({error})"
-        ) from error
+        raise InvalidStartError(f"{needed} none for it ({error})") from error
 
 
 def named(start: InitialState) -> str:

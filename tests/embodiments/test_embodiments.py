@@ -9,9 +9,9 @@ from prophet_gym.embodiments import _bridge as bridge
 from prophet_gym.embodiments import _droid as droid
 from prophet_gym.embodiments import _libero as libero
 from prophet_gym.embodiments import _ur30e as ur30e
-from prophet_gym.embodiments._cameras import camera_matrix
 from prophet_gym.embodiments._kinematics import (
     ToolPose,
+    camera_matrix,
     euler_to_matrix,
     integrate_tool_deltas,
     matrix_to_euler,
