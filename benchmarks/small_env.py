@@ -24,7 +24,7 @@ class Args:
     checkpoint: str = "bundled"
     rows: tuple[int, ...] = (1, 4, 16)
     """Dreams at once."""
-    looks: tuple[str, ...] = ("light", "plain")
+    looks: tuple[str, ...] = ("light",)
     """Looks of the simulator; none skips it."""
     seconds: float = 10.0
     """Time for each number."""

@@ -58,10 +58,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "evaluation": lambda: dream.evaluation(
         "dream/evaluation.json", "prophet evaluate --json benchmarks/results/dream/evaluation.json"
     ),
-    "evaluation-plain": lambda: dream.evaluation(
-        "dream/evaluation_plain.json",
-        "prophet evaluate --look plain --json benchmarks/results/dream/evaluation_plain.json",
-    ),
 }
 
 

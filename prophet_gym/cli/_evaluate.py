@@ -10,7 +10,7 @@ import tyro
 from prophet_gym._arguments import Count, OutFile, Several, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 
-Look = Literal["light", "plain", "official"]
+Look = Literal["light", "official"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,16 +15,11 @@ from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs._single import SingleEnv
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims._episodes import ANSWER_TIMEOUT, Advance, Opening, Scene, open_stages
+from prophet_gym.sims._episodes import ANSWER_TIMEOUT, LocalStages, Scene, WorkerStages
 from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import InitialState
 
 _RESET_OPTIONS = ("reset_mask", "start", "task")
-# Placements of the split `train` are numbered by their seed.
-_TRAIN_SEEDS = 2**31
-
-_SPLITS = ("train", "official")
-_FRAMES_WANTED = ("step", "chunk")
 
 
 class SimulatorVectorEnv(EpisodeVectorEnv):
@@ -41,7 +36,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
     Args:
         suite: `libero_spatial`, `libero_object`, `libero_goal`, `libero_10`, or one of a registered simulator.
         num_envs: Sub-environments, at least 1.
-        look: How it is drawn; LIBERO's are `light` (the default), `plain` and `official`.
+        look: How it is drawn; LIBERO's are `light` (the default) and `official`.
         starts: `train` (random placements) or `official` (the 50 states of a task: evaluation and demo only).
         tasks: Tasks to draw from; all if not given.
         size: Height and width of a frame, pixels.
@@ -91,10 +86,10 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         for task in pool:
             check_task(suite, task)
         look = str(look or simulator.looks[0])
-        if starts not in _SPLITS:
-            raise unknown_option("split", starts, _SPLITS)
-        if render not in _FRAMES_WANTED:
-            raise unknown_option("choice of frames", render, _FRAMES_WANTED)
+        splits, frames = ("train", "official"), ("step", "chunk")
+        for kind, given, known in (("split", starts, splits), ("choice of frames", render, frames)):
+            if given not in known:
+                raise unknown_option(kind, given, known)
         workers = require_count("workers", workers, 0)
         timeout = require_number("worker_timeout", worker_timeout, above=0)
         chunk = require_count("chunk", robot.chunk if chunk is None else chunk)
@@ -112,11 +107,16 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             fps=FPS if robot.control_hz is None else robot.control_hz,
         )
         self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
-        self._limit = simulator.official_states if starts == "official" else _TRAIN_SEEDS
+        # Placements of the split `train` are numbered by their seed.
+        self._limit = simulator.official_states if starts == "official" else 2**31
         self._every_frame = render == "step"
         self._grippers = np.zeros((num_envs, 3), np.float32)
         simulator.require(look)
-        self._stages = open_stages(suite, look, size, min(workers, num_envs), timeout)
+        self._stages = (
+            WorkerStages(suite, look, size, min(workers, num_envs), timeout)
+            if workers
+            else LocalStages(suite, look, size)
+        )
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free all simulations and end the workers."""
@@ -128,14 +128,6 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         """Return what is seen after an episode has ended, under further actions; the episode stays as it ended.
 
         LIBERO says success while the object still falls; a reward model that reads images needs the moments after.
-
-        Args:
-            row: The sub-environment, whose episode has ended.
-            actions: One each step, within the robot's bounds.
-
-        Raises:
-            ValueError: The episode has not ended.
-            InvalidActionError: An action is not as many finite numbers within bounds.
         """
         if not self._started or not self._rows[row].ended:
             raise ValueError(f"the episode of sub-environment {row} has not ended: continue it with step")
@@ -163,7 +155,12 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
     def _begin(self, plans: Mapping[int, tuple[int | None, int | None]]) -> None:
         scenes = {row: self._draw(row, *plan) for row, plan in plans.items()}
         for row, opening in self._stages.begin(scenes).items():
-            self._rows[row].begin(self._initial_state(scenes[row], opening), 0, None)
+            scene = scenes[row]
+            index = scene.seed if scene.official is None else scene.official
+            assert index is not None
+            image, task = opening.image[None], scene.task
+            start = InitialState(image, opening.instruction, self.suite, task, index, split=self.split)
+            self._rows[row].begin(start, 0, None)
             self._grippers[row] = opening.gripper
 
     def _observe(self) -> Observation:
@@ -182,27 +179,16 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         task, start = drawn_task if task is None else task, drawn_start if start is None else start
         return Scene(task, official=start) if self.split == "official" else Scene(task, seed=start)
 
-    def _initial_state(self, scene: Scene, opening: Opening) -> InitialState:
-        index = scene.seed if scene.official is None else scene.official
-        assert index is not None
-        return InitialState(opening.image[None], opening.instruction, self.suite, scene.task, index, split=self.split)
-
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
+        outcomes = {}
         results = self._stages.advance({row: actions[row] for row in live}, every_frame=self._every_frame)
-        return {row: self._outcome(row, result) for row, result in results.items()}
-
-    def _outcome(self, row: int, result: Advance) -> Outcome:
-        self._rows[row].extend(result.frames, None, collect=self.render_mode == "rgb_array_list")
-        self._grippers[row] = result.gripper
-        info = self._rows[row].start_info() | {
-            "executed": result.executed,
-            "scored": True,
-            "success": result.success,
-            "live": True,
-        }
-        if self._every_frame:
-            info["frames"] = result.frames
-        return Outcome(info, float(result.success), result.success, self._at_horizon(row))
+        for row, result in results.items():
+            self._rows[row].extend(result.frames, None, collect=self.render_mode == "rgb_array_list")
+            self._grippers[row] = result.gripper
+            said = {"executed": result.executed, "scored": True, "success": result.success, "live": True}
+            info = self._rows[row].start_info() | said | ({"frames": result.frames} if self._every_frame else {})
+            outcomes[row] = Outcome(info, float(result.success), result.success, self._at_horizon(row))
+        return outcomes
 
 
 class SimulatorEnv(SingleEnv):

@@ -45,7 +45,7 @@ class Args(WeightsOptions):
     dream of its own actions, which the simulator executes until the checkpoint's reward model sees success. Such a
     recording shows what really happens where the policy believes a dream."""
     look: str = "light"
-    """Look of the simulator: `light`, `plain` or `official`."""
+    """Look of the simulator: `light` or `official`."""
     seed: Seed = 0
     """Seed of the initial states and of the policy's noise."""
     workers: Workers = 2

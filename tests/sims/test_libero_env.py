@@ -235,7 +235,7 @@ def test_rows_in_worker_processes_are_the_rows_here(envs):
     ("arguments", "message"),
     [
         ({"suite": "libero"}, "Did you mean 'libero_"),
-        ({"look": "plian"}, "Did you mean 'plain'"),
+        ({"look": "oficial"}, "Did you mean 'official'"),
         ({"starts": "test"}, "unknown split 'test'"),
         ({"tasks": [3, 11]}, "unknown task 11"),
         ({"render": "all"}, "chunk, step"),

@@ -26,19 +26,19 @@ def tetrahedron_obj() -> str:
 
 
 def official_assets(folder: Path) -> Path:
-    """As little of the official assets as the plain look is made from, with one file more."""
-    for target, source in looks.STAND_IN_MESHES.items():
-        model = (folder / target).parent.parent
-        (folder / target).parent.mkdir(parents=True)
-        (folder / target).write_bytes(b"the official mesh")
-        name = model / source.replace("*", model.name)
+    """As little of the official assets as the light look is made from, with one file more."""
+    for model, source in looks.REPLACED_MESHES.items():
+        target = folder / model / f"visual/{Path(model).name}_vis.msh"
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"the official mesh")
+        name = folder / model / source
         name.parent.mkdir(exist_ok=True)
         if name.suffix == ".stl":
             name.write_bytes(tetrahedron_stl())
         else:
             name.write_text(tetrahedron_obj())
     image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    for target in looks.STAND_IN_TEXTURES:
+    for target in looks.REPLACED_TEXTURES:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         iio.imwrite(folder / target, image)
     wall = folder / next(iter(looks.CONVERTED_TEXTURES.values()))
@@ -61,13 +61,11 @@ def test_an_obj_shares_vertices_and_cuts_polygons_into_fans():
     np.testing.assert_array_equal(faces[4:], [[0, 1, 3], [0, 3, 2], [0, 1, 2]])
 
 
-def test_the_plain_look_replaces_what_its_tables_name_and_links_the_rest(tmp_path):
+def test_the_light_look_replaces_what_its_tables_name_and_links_the_rest(tmp_path):
     official = official_assets(tmp_path / "official")
-    target = tmp_path / "cache" / "plain"
-    assert not looks.has_stand_ins(official)
-    looks.derive_plain(official, target)
-    assert looks.has_stand_ins(target)
-    for name, colour in looks.STAND_IN_TEXTURES.items():
+    target = tmp_path / "cache" / "light"
+    looks.derive_light(official, target)
+    for name, colour in looks.REPLACED_TEXTURES.items():
         image = iio.imread(target / name)
         assert image.shape == (64, 64, 3)
         assert (image == colour).all()
@@ -83,33 +81,37 @@ def test_the_plain_look_replaces_what_its_tables_name_and_links_the_rest(tmp_pat
 
 def test_a_second_process_that_derives_the_same_finds_it_done(tmp_path):
     official = official_assets(tmp_path / "official")
-    target = tmp_path / "cache" / "plain"
-    looks.derive_plain(official, target)
-    looks.derive_plain(official, target)
-    assert [path.name for path in target.parent.iterdir()] == ["plain"]
+    target = tmp_path / "cache" / "light"
+    looks.derive_light(official, target)
+    looks.derive_light(official, target)
+    assert [path.name for path in target.parent.iterdir()] == ["light"]
 
 
 def test_looks_are_taken_from_the_folder_that_was_found(tmp_path, monkeypatch):
     monkeypatch.setenv("PROPHET_CACHE", str(tmp_path / "cache"))
     official = official_assets(tmp_path / "official")
     assert looks.assets_for("official", official) == official
-    plain = looks.assets_for("plain", official)
-    assert looks.has_stand_ins(plain)
-    assert looks.assets_for("light", official) == plain == looks.assets_for("light", plain)
-    with pytest.raises(MissingAssetsError, match="holds stand-ins"):
-        looks.assets_for("official", plain)
+    light = looks.assets_for("light", official)
+    assert light.parent == tmp_path / "cache"
+    assert (light / "stable_scanned_objects/basket/visual/basket_vis.msh").read_bytes() != b"the official mesh"
+    assert looks.assets_for("light", official) == light
 
 
-def test_a_missing_source_of_a_stand_in_is_named(tmp_path):
+def test_a_missing_source_of_a_replaced_mesh_is_named(tmp_path):
     official = official_assets(tmp_path / "official")
     (official / "stable_scanned_objects/basket/basket_col.obj").unlink()
     with pytest.raises(MissingAssetsError, match=r"basket_col\.obj"):
-        looks.derive_plain(official, tmp_path / "plain")
+        looks.derive_light(official, tmp_path / "light")
 
 
 def test_an_unknown_look_is_an_error_that_lists_the_looks():
     with pytest.raises(UnknownOptionError, match=r"'lihgt'.*Did you mean 'light'.*official"):
         check_task("libero_object", look="lihgt")
+
+
+def test_the_look_plain_is_an_error_that_names_the_one_to_use():
+    with pytest.raises(UnknownOptionError, match=r"the look 'plain' is no more.*use 'light'"):
+        check_task("libero_object", look="plain")
 
 
 def surface(mesh: bytes) -> str:
@@ -122,7 +124,7 @@ def surface(mesh: bytes) -> str:
 
 
 # the surfaces that the frames of the bundled weights were drawn with
-STAND_INS = {
+SURFACES = {
     "scenes/floor_lamp/visual/floor_lamp_vis.msh": "8a76c28cdc2710ce",
     "scenes/kitchen_background/visual/kitchen_background_vis.msh": "ec3f2b23acff9a04",
     "scenes/kitchen_background_stove/visual/kitchen_background_stove_vis.msh": "4af3c1a656795938",
@@ -135,8 +137,8 @@ STAND_INS = {
 
 @pytest.mark.libero
 @pytest.mark.skipif(install.missing() is not None, reason=str(install.missing()))
-def test_the_plain_look_has_the_surfaces_that_the_bundled_weights_were_trained_with(tmp_path):
-    target = tmp_path / "plain"
-    looks.derive_plain(install.find_assets(), target)
-    for name, digest in STAND_INS.items():
+def test_the_light_look_has_the_surfaces_that_the_bundled_weights_were_trained_with(tmp_path):
+    target = tmp_path / "light"
+    looks.derive_light(install.find_assets(), target)
+    for name, digest in SURFACES.items():
         assert surface((target / name).read_bytes()) == digest, name

@@ -10,19 +10,22 @@ import copy
 import hashlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import mujoco
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.cache import cache_dir, keeping
+from prophet_gym.sims.libero._looks import LOOK_VERSIONS
 
-# Part of every cache key: rises when the decimation gives other meshes.
-VERSION = 3
 # Texture coordinates and normals are looked up among this many nearby samples of the full surface.
 _NEIGHBOURS = 24
 # A texture coordinate that is further than this from where the face's centre points lies across a seam.
@@ -55,19 +58,18 @@ def read_mesh(model: mujoco.MjModel, index: int) -> Mesh:
     return Mesh(vertices, model.mesh_face[rows].astype(np.int64), normals, uv)
 
 
-def write_mesh(model: mujoco.MjModel, index: int, mesh: Mesh) -> bool:
-    """Put a smaller mesh where mesh `index` is stored; False, and nothing done, when it does not fit there."""
-    count, corners = len(mesh.faces), 3 * len(mesh.faces)
-    fits = count <= model.mesh_facenum[index] and len(mesh.vertices) <= model.mesh_vertnum[index]
-    fits = fits and corners <= model.mesh_normalnum[index]
+def write_mesh(model: mujoco.MjModel, index: int, mesh: Mesh) -> None:
+    """Put a smaller mesh where mesh `index` is stored, if it fits there."""
+    count, corners, points = len(mesh.faces), 3 * len(mesh.faces), len(mesh.vertices)
+    room = [(count, model.mesh_facenum), (points, model.mesh_vertnum), (corners, model.mesh_normalnum)]
     if mesh.uv is not None:
-        fits = fits and corners <= model.mesh_texcoordnum[index]
-    if not fits:
-        return False
+        room.append((corners, model.mesh_texcoordnum))
+    if any(needed > stored[index] for needed, stored in room):
+        return
     rows = slice(model.mesh_faceadr[index], model.mesh_faceadr[index] + count)
     corner_ids = np.arange(corners).reshape(count, 3)
     first = model.mesh_vertadr[index]
-    model.mesh_vert[first : first + len(mesh.vertices)] = mesh.vertices
+    model.mesh_vert[first : first + points] = mesh.vertices
     model.mesh_face[rows] = mesh.faces
     first = model.mesh_normaladr[index]
     model.mesh_normal[first : first + corners] = mesh.normals.reshape(-1, 3)
@@ -76,12 +78,10 @@ def write_mesh(model: mujoco.MjModel, index: int, mesh: Mesh) -> bool:
         first = model.mesh_texcoordadr[index]
         model.mesh_texcoord[first : first + corners] = mesh.uv.reshape(-1, 2)
         model.mesh_facetexcoord[rows] = corner_ids
-        model.mesh_texcoordnum[index] = corners
-    model.mesh_facenum[index], model.mesh_vertnum[index] = count, len(mesh.vertices)
-    model.mesh_normalnum[index] = corners
+    for needed, stored in room:
+        stored[index] = needed
     # The convex hull is drawn on request only, and it indexes the vertices that were just replaced.
     model.mesh_graphadr[index] = -1
-    return True
 
 
 def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -92,12 +92,8 @@ def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def _charts(mesh: Mesh, welded: np.ndarray) -> np.ndarray:
     """Return the texture chart of each face: faces joined through corners of equal position and equal uv."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     count = len(mesh.faces)
-    if mesh.uv is None:
-        return np.zeros(count, dtype=np.int64)
+    assert mesh.uv is not None
     corners = np.column_stack([welded[mesh.faces].ravel(), np.round(mesh.uv.reshape(-1, 2) * 1e4)])
     _, ids = np.unique(corners, axis=0, return_inverse=True)
     ids = ids.ravel()
@@ -108,9 +104,8 @@ def _charts(mesh: Mesh, welded: np.ndarray) -> np.ndarray:
 
 def _uv_slopes(mesh: Mesh) -> np.ndarray:
     """Return how texture coordinates change with position on each face, (f, 2, 3); 0 on slivers."""
+    assert mesh.uv is not None
     slopes = np.zeros((len(mesh.faces), 2, 3))
-    if mesh.uv is None:
-        return slopes
     corners = mesh.vertices[mesh.faces]
     edges = corners[:, 1:] - corners[:, :1]
     area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
@@ -120,43 +115,12 @@ def _uv_slopes(mesh: Mesh) -> np.ndarray:
     return slopes
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Points on the full surface with what is known there."""
-
-    tree: Any
-    face_normal: np.ndarray
-    normal: np.ndarray
-    uv: np.ndarray | None
-    chart: np.ndarray
-    uv_slope: np.ndarray
-
-
-def _sample(mesh: Mesh, welded: np.ndarray) -> _Samples:
-    """Sample corners, edge middles and centres of every face."""
-    from scipy.spatial import cKDTree
-
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Return values, given for each corner (f, 3, d), at corners, edge middles and centres, (7 f, d)."""
     weights = np.array(
         [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [1 / 3, 1 / 3, 1 / 3]]
     )
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        return np.einsum("sc,fcd->fsd", weights, values).reshape(-1, values.shape[-1])
-
-    repeats = len(weights)
-    return _Samples(
-        tree=cKDTree(spread(mesh.vertices[mesh.faces])),
-        face_normal=np.repeat(_face_normals(mesh.vertices, mesh.faces), repeats, axis=0),
-        normal=spread(mesh.normals),
-        uv=None if mesh.uv is None else spread(mesh.uv),
-        chart=np.repeat(_charts(mesh, welded), repeats),
-        uv_slope=np.repeat(_uv_slopes(mesh), repeats, axis=0),
-    )
-
-
-def _first(allowed: np.ndarray) -> np.ndarray:
-    """Return the index of the first True in each row (0 where there is none)."""
-    return np.argmax(allowed, axis=-1)
+    return np.einsum("sc,fcd->fsd", weights, values).reshape(-1, values.shape[-1])
 
 
 def _simplify(mesh: Mesh, welded: np.ndarray, points: np.ndarray, faces: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,10 +128,11 @@ def _simplify(mesh: Mesh, welded: np.ndarray, points: np.ndarray, faces: int) ->
     import fast_simplification
 
     connected = welded[mesh.faces]
-    distinct = (connected[:, 0] != connected[:, 1]) & (connected[:, 1] != connected[:, 2])
-    connected = connected[distinct & (connected[:, 0] != connected[:, 2])]
+    distinct = (connected != np.roll(connected, 1, axis=1)).all(axis=1)
     simplify: Any = fast_simplification.simplify
-    vertices, triangles = simplify(points.astype(np.float32), connected.astype(np.int32), target_count=faces, agg=5)
+    vertices, triangles = simplify(
+        points.astype(np.float32), connected[distinct].astype(np.int32), target_count=faces, agg=5
+    )
     return vertices.astype(np.float64), triangles.astype(np.int64)
 
 
@@ -180,28 +145,38 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     points, welded = np.unique(np.round(mesh.vertices, 7), axis=0, return_inverse=True)
     welded = welded.ravel()
     vertices, triangles = _simplify(mesh, welded, points, faces)
-    samples = _sample(mesh, welded)
     new_normals = _face_normals(vertices, triangles)
     centres = vertices[triangles].mean(axis=1)
-    neighbours = min(_NEIGHBOURS, len(samples.normal))
-    _, near = samples.tree.query(centres, k=neighbours)
-    agrees = np.einsum("fkd,fd->fk", samples.face_normal[near], new_normals) > _NORMAL_AGREEMENT
-    middle = near[np.arange(len(triangles)), _first(agrees)]
 
+    # The full surface is known at samples of each face.
+    samples = _spread(mesh.vertices[mesh.faces])
+    tree, face_of = cKDTree(samples), np.repeat(np.arange(len(mesh.faces)), len(samples) // len(mesh.faces))
+    sample_normals, full_normals = _spread(mesh.normals), _face_normals(mesh.vertices, mesh.faces)
+    neighbours = min(_NEIGHBOURS, len(samples))
+
+    def look_up(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the samples near places of new faces, (f, ..., k), and which of them face the same way."""
+        _, near = tree.query(places.reshape(-1, 3), k=neighbours)
+        near = near.reshape(*places.shape[:-1], neighbours)
+        agrees = np.einsum("f...kd,fd->f...k", full_normals[face_of[near]], new_normals) > _NORMAL_AGREEMENT
+        return near, agrees
+
+    def first(near: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        """Return the nearest allowed sample, or the nearest at all where none is."""
+        return np.take_along_axis(near, np.argmax(allowed, axis=-1)[..., None], axis=-1)[..., 0]
+
+    middle = first(*look_up(centres))
     # Corners are pulled a little towards the centre: on a seam, both sides are equally near.
     corners = 0.98 * vertices[triangles] + 0.02 * centres[:, None]
-    _, near = samples.tree.query(corners.reshape(-1, 3), k=neighbours)
-    near = near.reshape(len(triangles), 3, neighbours)
-    agrees = np.einsum("fckd,fd->fck", samples.face_normal[near], new_normals) > _NORMAL_AGREEMENT
-    best = np.take_along_axis(near, _first(agrees)[..., None], axis=-1)[..., 0]
-    normals = np.where(agrees.any(axis=-1)[..., None], samples.normal[best], new_normals[:, None])
+    near, agrees = look_up(corners)
+    normals = np.where(agrees.any(axis=-1)[..., None], sample_normals[first(near, agrees)], new_normals[:, None])
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-20)
-    if samples.uv is None:
+    if mesh.uv is None:
         return Mesh(vertices, triangles, normals, None)
-    usable = agrees & (samples.chart[near] == samples.chart[middle][:, None, None])
-    nearest = samples.uv[np.take_along_axis(near, _first(usable)[..., None], axis=-1)[..., 0]]
-    steps = corners - centres[:, None]
-    expected = samples.uv[middle][:, None] + np.einsum("fud,fcd->fcu", samples.uv_slope[middle], steps)
+    uv, chart, slope = _spread(mesh.uv), _charts(mesh, welded)[face_of], _uv_slopes(mesh)[face_of[middle]]
+    usable = agrees & (chart[near] == chart[middle][:, None, None])
+    nearest = uv[first(near, usable)]
+    expected = uv[middle][:, None] + np.einsum("fud,fcd->fcu", slope, corners - centres[:, None])
     fits = usable.any(axis=-1) & (np.abs(nearest - expected).max(axis=-1) < _SEAM)
     return Mesh(vertices, triangles, normals, np.where(fits[..., None], nearest, expected))
 
@@ -213,31 +188,22 @@ def light_mesh(mesh: Mesh, faces: int) -> Mesh:
 
 
 def _key(mesh: Mesh, faces: int) -> str:
-    digest = hashlib.sha256(f"{VERSION} {faces}".encode())
+    digest = hashlib.sha256(f"{LOOK_VERSIONS['light']} {faces}".encode())
     for part in (mesh.vertices, mesh.faces, mesh.normals, mesh.uv):
         if part is not None:
             digest.update(part.tobytes())
     return digest.hexdigest()[:24]
 
 
-def _load(data: bytes) -> Mesh:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+def _load(path: Path) -> Mesh:
+    with np.load(path, allow_pickle=False) as arrays:
         return Mesh(arrays["vertices"], arrays["faces"], arrays["normals"], arrays.get("uv"))
 
 
 def _dump(mesh: Mesh) -> bytes:
-    arrays: dict[str, Any] = {"vertices": mesh.vertices, "faces": mesh.faces, "normals": mesh.normals}
-    if mesh.uv is not None:
-        arrays["uv"] = mesh.uv
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **{name: part for name, part in vars(mesh).items() if part is not None})
     return buffer.getvalue()
-
-
-def _drawn_meshes(model: mujoco.MjModel) -> list[int]:
-    """List the meshes that visual geoms use."""
-    is_mesh = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_group != 0)
-    return sorted(set(model.geom_dataid[is_mesh].tolist()))
 
 
 def shrink_texture(pixels: UInt8[np.ndarray, "h w c"], limit: int) -> UInt8[np.ndarray, "_ _ c"]:
@@ -253,20 +219,6 @@ def shrink_texture(pixels: UInt8[np.ndarray, "h w c"], limit: int) -> UInt8[np.n
     return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA).reshape(*shape, channels)
 
 
-def _shrink_textures(model: mujoco.MjModel, limit: int) -> None:
-    for index in range(model.ntex):
-        height, width, channels = (
-            int(model.tex_height[index]),
-            int(model.tex_width[index]),
-            int(model.tex_nchannel[index]),
-        )
-        start = int(model.tex_adr[index])
-        pixels = model.tex_data[start : start + height * width * channels].reshape(height, width, channels)
-        small = shrink_texture(pixels, limit)
-        model.tex_data[start : start + small.size] = small.ravel()
-        model.tex_height[index], model.tex_width[index] = small.shape[:2]
-
-
 def face_budget(vertices: Float[np.ndarray, "v 3"], density: float, most: int) -> int:
     """Return how many faces a mesh may keep: `density` per metre of its bounding box's diagonal, 40 to `most`."""
     diagonal = float(np.linalg.norm(vertices.max(axis=0) - vertices.min(axis=0)))
@@ -279,16 +231,24 @@ def lighten(model: mujoco.MjModel, *, density: float, most: int, texture: int) -
     Decimated meshes are kept in the cache folder and made once per mesh; two processes may make them at the same time.
     """
     light = copy.copy(model)
-    folder = cache_dir() / "meshes"
-    meshes = {index: read_mesh(model, index) for index in _drawn_meshes(model)}
-    budgets = {index: face_budget(mesh.vertices, density, most) for index, mesh in meshes.items()}
-    large = [index for index, mesh in meshes.items() if len(mesh.faces) > budgets[index]]
-    paths = {index: folder / f"{_key(meshes[index], budgets[index])}.npz" for index in large}
-    absent = [index for index in large if not paths[index].exists()]
-    for index in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
-        with keeping(paths[index]):
-            atomic_write(paths[index], _dump(light_mesh(meshes[index], budgets[index])))
-    for index in large:
-        write_mesh(light, index, _load(paths[index].read_bytes()))
-    _shrink_textures(light, texture)
+    visual = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_group != 0)
+    large: dict[int, tuple[Mesh, int, Path]] = {}
+    for index in sorted(set(model.geom_dataid[visual].tolist())):
+        mesh = read_mesh(model, index)
+        budget = face_budget(mesh.vertices, density, most)
+        if len(mesh.faces) > budget:
+            large[index] = mesh, budget, cache_dir() / "meshes" / f"{_key(mesh, budget)}.npz"
+    absent = [each for each in large.values() if not each[2].exists()]
+    for mesh, budget, path in tqdm(absent, desc="light meshes", unit="mesh", leave=False, disable=not absent):
+        with keeping(path):
+            atomic_write(path, _dump(light_mesh(mesh, budget)))
+    for index, (_, _, path) in large.items():
+        write_mesh(light, index, _load(path))
+    for index in range(light.ntex):
+        height, width, channels = (int(part[index]) for part in (light.tex_height, light.tex_width, light.tex_nchannel))
+        start = int(light.tex_adr[index])
+        pixels = light.tex_data[start : start + height * width * channels].reshape(height, width, channels)
+        small = shrink_texture(pixels, texture)
+        light.tex_data[start : start + small.size] = small.ravel()
+        light.tex_height[index], light.tex_width[index] = small.shape[:2]
     return light

@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import Iterator
@@ -16,50 +17,18 @@ from numpy.typing import ArrayLike
 
 from prophet_gym.embodiments._libero import ACTION_SPEC, EMBODIMENT
 from prophet_gym.errors import InvalidActionError
-from prophet_gym.sims.libero._experts import MODES, SCRIPT_VERSION, Mode, mixture_of, script
+from prophet_gym.sims.libero._experts import EXPLORATION, MIXTURE, MODES, SCRIPT_VERSION, Mode, script
 from prophet_gym.sims.libero._install import find_assets, prepare_libero, require_packages
-from prophet_gym.sims.libero._looks import LOOKS, assets_for, drawn_model, look_version
+from prophet_gym.sims.libero._looks import LOOK_VERSIONS, assets_for, drawn_model
 from prophet_gym.sims.simulator import check_task
 
 _CAMERA = "agentview"
 # LIBERO's evaluation protocol lets objects settle under ten no-op steps with the gripper open.
 _WAIT_STEPS = 10
+# Standard deviation of the arm's joints at a random start, radians: robosuite's default, and what LIBERO's official
+# states show.
 _ARM_NOISE = 0.02
-"""Standard deviation of the arm's joints at a random start, radians: robosuite's default, and what LIBERO's official
-states show."""
 _WAIT_ACTION = np.asarray(EMBODIMENT.rest_action, dtype=np.float64)
-
-
-def _as_action(action: ArrayLike) -> Float[np.ndarray, " 7"]:
-    """Return what the robot's controller makes of an action: each number clipped to [-1, 1].
-
-    Raises:
-        InvalidActionError: It is not seven finite numbers; robosuite would let NaN through to the joints.
-    """
-    try:
-        command = np.asarray(action, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidActionError(f"an action must be {ACTION_SPEC.dim} numbers, got {action!r}") from error
-    if command.shape != (ACTION_SPEC.dim,) or not np.isfinite(command).all():
-        raise InvalidActionError(f"an action must be {ACTION_SPEC.dim} finite numbers, got {command.tolist()}")
-    return np.clip(command, -1.0, 1.0)
-
-
-@contextlib.contextmanager
-def _global_seed(seed: int | None) -> Iterator[None]:
-    """Seed numpy's global generator, which LIBERO draws from, for the block; then put back what was there."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
-
-
-def _quiet(call: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call without what LIBERO prints while it loads, which would break progress bars."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return call(*args, **kwargs)
 
 
 class LiberoSimulator:
@@ -74,12 +43,12 @@ class LiberoSimulator:
     """
 
     robot = EMBODIMENT.name
-    looks = LOOKS
+    looks = tuple(LOOK_VERSIONS)
     tasks = 10
     official_states = 50
     modes = MODES
 
-    def __init__(self, suite: str, task: int, *, look: str = LOOKS[0], size: int = 128) -> None:
+    def __init__(self, suite: str, task: int, *, look: str = "light", size: int = 128) -> None:
         check_task(suite, task, look)
         self.require(look)
         from libero.libero import benchmark
@@ -88,41 +57,33 @@ class LiberoSimulator:
         # Its settings were loaded before the package, which does not know them as its attribute then.
         sys.modules["robosuite"].macros = sys.modules["robosuite.macros"]  # pyright: ignore
         self.suite, self.task, self.look, self.size = suite, task, look, size
-        self._benchmark = _quiet(benchmark.get_benchmark(suite))
+        # What LIBERO prints while it loads would break progress bars.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._benchmark = benchmark.get_benchmark(suite)()
+            self._env: Any = ControlEnv(
+                bddl_file_name=self._benchmark.get_task_bddl_file_path(task),
+                has_offscreen_renderer=False,
+                use_camera_obs=False,
+                ignore_done=True,
+                hard_reset=False,
+                initialization_noise={"type": "gaussian", "magnitude": _ARM_NOISE},
+            )
         self.instruction: str = self._benchmark.get_task(task).language
-        self._env: Any = _quiet(
-            ControlEnv,
-            bddl_file_name=self._benchmark.get_task_bddl_file_path(task),
-            has_offscreen_renderer=False,
-            use_camera_obs=False,
-            ignore_done=True,
-            hard_reset=False,
-            initialization_noise={"type": "gaussian", "magnitude": _ARM_NOISE},
-        )
         self._renderer: Any = None
-        self._official: np.ndarray | None = None
 
     @classmethod
     def require(cls, look: str) -> None:
-        """Prepare to run in this process.
-
-        Raises:
-            MissingAssetsError: LIBERO, its assets or a renderer is missing; the message says what to install.
-        """
+        """Prepare to run in this process; MissingAssetsError says what to install where it cannot."""
         # Before the assets: without the packages nothing else matters.
         require_packages()
         prepare_libero(assets_for(look, find_assets()))
 
     @classmethod
     def provenance(cls, look: str) -> dict[str, Any]:
-        """Return what a recording's meta.json says of its making.
-
-        Raises:
-            MissingAssetsError: The packages are not installed.
-        """
+        """Return what a recording's meta.json says of its making."""
         require_packages()
         return {
-            "look_version": look_version(look),
+            "look_version": LOOK_VERSIONS[look],
             "script_version": SCRIPT_VERSION,
             "versions": {name: version(name) for name in ("mujoco", "robosuite", "hf-libero")},
         }
@@ -130,7 +91,7 @@ class LiberoSimulator:
     @classmethod
     def mixture(cls, suite: str) -> dict[str, float]:
         """Return which of its scripts act in a recording of the suite, and how often."""
-        return {**mixture_of(suite)}
+        return dict(MIXTURE if suite == "libero_object" else EXPLORATION)
 
     def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
         """Return the actions of a script, see `experts.script`."""
@@ -154,12 +115,9 @@ class LiberoSimulator:
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
         """Start an episode: a random placement drawn from `seed`, or the official initial state of index `official`.
 
-        Random placements shake the arm's joints by `_ARM_NOISE`. Official states hold their own joints, and the
-        controller keeps the unshaken posture as its reference, as under LIBERO's own evaluation.
-        The wait steps of LIBERO's protocol are run, so that objects lie still and the gripper is open.
-
-        Raises:
-            ValueError: Both were given, or `official` is not in 0..49.
+        Random placements shake the arm's joints. Official states hold their own joints, and the controller keeps the
+        unshaken posture as its reference, as under LIBERO's own evaluation. The wait steps of LIBERO's protocol are
+        run, so that objects lie still and the gripper is open.
         """
         if seed is not None and official is not None:
             raise ValueError(f"give seed or official, not both; got seed={seed} and official={official}")
@@ -167,29 +125,33 @@ class LiberoSimulator:
             raise ValueError(f"official must be in 0..{self.official_states - 1}, got {official}")
         self._env.robots[0].initialization_noise["magnitude"] = _ARM_NOISE if official is None else 0.0
         # Fixtures are placed at reset and are no part of an official state: one fixed seed places them.
-        with _global_seed(0 if official is not None else seed):
+        # LIBERO draws from numpy's global generator, which is the caller's.
+        before = np.random.get_state()
+        np.random.seed(0 if official is not None else seed)
+        try:
             self._env.reset()
+        finally:
+            np.random.set_state(before)
         # robosuite keeps the finger action of the last episode.
         self._env.robots[0].gripper.current_action = np.zeros(2)
         if official is not None:
-            self._env.sim.set_state_from_flattened(self._official_starts()[official])
+            self._env.sim.set_state_from_flattened(self._official_starts[official])
             self._env.sim.forward()
             self._env._post_process()
         for _ in range(_WAIT_STEPS):
             self.step(_WAIT_ACTION)
 
+    @functools.cached_property
     def _official_starts(self) -> Float[np.ndarray, "n s"]:
         """Return the initial states that LIBERO evaluates this task from, before the wait steps."""
-        if self._official is None:
-            self._official = np.asarray(self._benchmark.get_task_init_states(self.task), dtype=np.float64)
-        return self._official
+        return np.asarray(self._benchmark.get_task_init_states(self.task), dtype=np.float64)
 
     def starts_officially(self) -> bool:
         """Tell whether every object lies within a millimetre (on the floor plane) of one official initial state."""
         free = [address for address, kind in zip(self.model.jnt_qposadr, self.model.jnt_type, strict=True) if kind == 0]
         plane = np.array([[address, address + 1] for address in free]).ravel()
         # A LIBERO state is time, qpos, qvel.
-        official = self._official_starts()[:, 1:][:, plane]
+        official = self._official_starts[:, 1:][:, plane]
         return bool((np.abs(official - self.data.qpos[plane]).max(axis=1) < 1e-3).any())
 
     def step(self, action: ArrayLike) -> None:
@@ -197,17 +159,17 @@ class LiberoSimulator:
 
         Bit for bit what LIBERO's own `step` does at half its cost: observations nobody reads are not computed, and each
         of the 25 physics steps evaluates positions and velocities once (before the controller) and forces once (after).
-
-        Args:
-            action: Six operational-space deltas in [-1, 1] (1 is 5 cm or 0.5 rad), then the gripper: -1 open, +1 close.
-                Values outside are clipped, as the robot's controller does.
-
-        Raises:
-            InvalidActionError: Not seven finite numbers; nothing has moved.
         """
         import mujoco
 
-        command = _as_action(action)
+        try:
+            command = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError):
+            command = np.empty(0)
+        # robosuite would let NaN through to the joints.
+        if command.shape != (ACTION_SPEC.dim,) or not np.isfinite(command).all():
+            raise InvalidActionError(f"an action must be {ACTION_SPEC.dim} finite numbers, got {action!r}")
+        command = np.clip(command, -1.0, 1.0)
         domain, model, data = self._env.env, self.model, self.data
         controller = domain.robots[0].controller
         # The controller asks for a full forward pass each time it looks at the arm.
@@ -271,49 +233,31 @@ class LiberoSimulator:
 
     def get_state(self) -> Float[np.ndarray, " s"]:
         """Return everything the next step depends on, as one float64 vector that `set_state` takes back."""
-        controller, gripper = self._env.robots[0].controller, self._env.robots[0].gripper
-        return np.concatenate(
-            [
-                self._integration_state(),
-                *(part.ravel() for part in self._fixture_poses()),
-                np.ravel(controller.goal_pos),
-                np.ravel(controller.goal_ori),
-                np.ravel(controller.initial_joint),
-                np.ravel(gripper.current_action),
-            ]
-        )
+        return np.concatenate([part.ravel() for part in self._state_parts()])
 
     def set_state(self, state: Float[np.ndarray, " s"]) -> None:
-        """Continue from a state of `get_state`, exactly.
-
-        Raises:
-            ValueError: The vector has another length, so it belongs to another task.
-        """
+        """Continue from a state of `get_state` of the same task, exactly."""
         import mujoco
 
-        expected = self.get_state().size
+        sizes = [part.size for part in self._state_parts()]
         state = np.asarray(state, dtype=np.float64)
-        if state.shape != (expected,):
+        if state.shape != (sum(sizes),):
             raise ValueError(
-                f"a state of {self.suite} task {self.task} has shape ({expected},), got {state.shape}; "
+                f"a state of {self.suite} task {self.task} has shape ({sum(sizes)},), got {state.shape}; "
                 "states fit the task they were taken from"
             )
-        physics = self._integration_state().size
-        sizes = [physics, *(part.size for part in self._fixture_poses()), 3, 9, 7, 2]
-        parts = np.split(state, np.cumsum(sizes)[:-1])
-        fixtures = self._fixture_bodies()
-        self.model.body_pos[fixtures] = parts[1].reshape(-1, 3)
-        self.model.body_quat[fixtures] = parts[2].reshape(-1, 4)
-        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
+        physics, places, turns, position, orientation, posture, fingers = np.split(state, np.cumsum(sizes)[:-1])
+        fixtures, robot = self._fixture_bodies(), self._env.robots[0]
+        self.model.body_pos[fixtures] = places.reshape(-1, 3)
+        self.model.body_quat[fixtures] = turns.reshape(-1, 4)
+        mujoco.mj_setState(self.model, self.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
         self._env.sim.forward()
         # A forward pass overwrites the solver's warm start, which the next step begins from.
-        mujoco.mj_setState(self.model, self.data, parts[0], mujoco.mjtState.mjSTATE_INTEGRATION)
-        robot = self._env.robots[0]
+        mujoco.mj_setState(self.model, self.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
         robot.controller.new_update = True
-        robot.controller.goal_pos, robot.controller.goal_ori = parts[3].copy(), parts[4].reshape(3, 3).copy()
-        # The posture that the null space of the controller is drawn to: where the episode's reset left the arm.
-        robot.controller.initial_joint = parts[5].copy()
-        robot.gripper.current_action = parts[6].copy()
+        robot.controller.goal_pos, robot.controller.goal_ori = position.copy(), orientation.reshape(3, 3).copy()
+        robot.controller.initial_joint = posture.copy()
+        robot.gripper.current_action = fingers.copy()
         self._env._post_process()
 
     def close(self) -> None:
@@ -332,14 +276,14 @@ class LiberoSimulator:
         domain = self._env.env
         return [domain.obj_body_id[name] for name in domain.fixtures_dict]
 
-    def _fixture_poses(self) -> tuple[np.ndarray, np.ndarray]:
-        bodies = self._fixture_bodies()
-        return self.model.body_pos[bodies], self.model.body_quat[bodies]
-
-    def _integration_state(self) -> np.ndarray:
+    def _state_parts(self) -> list[np.ndarray]:
+        """Return what `get_state` joins: physics, fixtures, the controller's goal and posture, the fingers."""
         import mujoco
 
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        state = np.empty(mujoco.mj_stateSize(self.model, kind))
-        mujoco.mj_getState(self.model, self.data, state, kind)
-        return state
+        kind, fixtures = mujoco.mjtState.mjSTATE_INTEGRATION, self._fixture_bodies()
+        physics = np.empty(mujoco.mj_stateSize(self.model, kind))
+        mujoco.mj_getState(self.model, self.data, physics, kind)
+        controller, gripper = self._env.robots[0].controller, self._env.robots[0].gripper
+        # The null space of the controller is drawn to its initial joints: where the episode's reset left the arm.
+        held = (controller.goal_pos, controller.goal_ori, controller.initial_joint, gripper.current_action)
+        return [physics, self.model.body_pos[fixtures], self.model.body_quat[fixtures], *map(np.asarray, held)]
