@@ -98,7 +98,7 @@ def read_demonstrations(
         dreams: Dreams of each of them (`prophet redream`), in the same order; their images become `obs["twin"]`.
         tasks: Numbers of the tasks; all by default.
         modes: Scripts whose successful episodes are read; all if empty.
-        failing: Scripts whose failed episodes are read too, such as `other`, which picks up the wrong object.
+        failing: Scripts whose failed episodes are read too, such as `slip`, which lets go on the way.
         without: Episodes to leave out, such as `task_03/episode_00007`.
 
     Raises:

@@ -33,7 +33,7 @@ class Args(PolicyOptions, DeviceOptions):
     modes: tuple[str, ...] = ("expert",)
     """Scripts whose successful episodes are used, such as expert, noisy or offset; all scripts if empty."""
     failing: tuple[str, ...] = ()
-    """Scripts whose failed episodes are used too, for example `other`, which picks up the wrong object."""
+    """Scripts whose failed episodes are used too, for example `slip`, which lets go on the way."""
     without: tuple[str, ...] = ()
     """Episodes to leave out, for example `task_03/episode_00007`."""
 

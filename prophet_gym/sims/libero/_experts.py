@@ -1,7 +1,7 @@
 """Scripted experts of LIBERO: top-down pick and place, and the ways in which it goes wrong.
 
 A script is a generator: each `next` reads the simulator as it is now and yields one action, (7,) in [-1, 1].
-Everything that varies between episodes comes from the generator `rng`, so an episode is a function of its seed.
+All that varies between episodes comes from the generator `rng`, so an episode is a function of its seed.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from prophet_gym.sims.libero._hand import (
     draw_style,
 )
 
-Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "other", "slip"]
+Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "slip"]
 SCRIPT_VERSION = 3
 """Rises when the same seed gives another episode."""
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -38,7 +38,7 @@ MIXTURE: dict[Mode, float] = {
     "abort": 0.08,
     "random": 0.07,
 }
-"""Of a recording of successes and failures; `other` and `slip` are in none, and recorded where they are asked for."""
+"""Of a recording of successes and failures; `slip` is in none, and recorded where it is asked for."""
 EXPLORATION: dict[Mode, float] = {"explore": 0.75, "random": 0.25}
 """Of suites whose tasks no script solves: the arm reaches for things, moves some, and wanders."""
 
@@ -48,6 +48,7 @@ PALM = 0.05
 """Metres from the grip up to the palm."""
 HAND = 0.10
 """Half the width of the hand, metres; the fingers open along it, world y when the wrist is not turned."""
+NOWHERE = np.zeros(3)
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,12 @@ GRASPS: dict[str, Grasp] = {
 }
 
 
-def mixture_of(suite: str) -> dict[Mode, float]:
-    """Return which modes a recording of the suite holds, and how much of each."""
-    return MIXTURE if suite == "libero_object" else EXPLORATION
-
-
 HANDY = Grasp(0.0, 0.03)
 """A guess for things whose grasp is not known."""
 
 
 def grasp_of(name: str) -> Grasp:
-    """Return the grasp of the object `name`, such as `milk_1`.
-
-    Raises:
-        ValueError: For an object without a known grasp.
-    """
+    """Return the grasp of the object `name`, such as `milk_1`."""
     kind = name.rsplit("_", 1)[0]
     if kind not in GRASPS:
         raise ValueError(f"no grasp is known for {name!r}; the scripted experts hold {', '.join(sorted(GRASPS))}")
@@ -109,17 +101,11 @@ def clear_turn(hand: Hand, name: str, grasp: Grasp) -> float:
 
 
 def pick(
-    hand: Hand,
-    name: str,
-    *,
-    grasp: Grasp | None = None,
-    offset: Float[np.ndarray, "3"] | None = None,
-    height: float = 0.0,
-) -> Iterator:
-    """Go above the object, down, close, up; `offset` (metres) moves the grasp off it, `height` is the lift."""
+    hand: Hand, name: str, *, grasp: Grasp | None = None, shift: Float[np.ndarray, "3"] = NOWHERE, height: float = 0.0
+) -> Iterator[np.ndarray]:
+    """Go above the object, down, close, up; `shift` (metres) moves the grasp off it, `height` is added to the lift."""
     style, rng = hand.style, hand.rng
     grasp = grasp or grasp_of(name)
-    shift = np.zeros(3) if offset is None else offset
     turn = clear_turn(hand, name, grasp) + rng.normal(0.0, 10.0 * style.jitter)
     hand.grip = OPEN
     if style.via:
@@ -171,12 +157,6 @@ def pick_and_place(hand: Hand, name: str) -> Iterator[np.ndarray]:
         yield from hand.squeeze(OPEN, 2)
 
 
-def mistake(hand: Hand, name: str) -> Iterator[np.ndarray]:
-    """Pick and place another object, always the same beside the same `name`: a demonstration with a wrong label."""
-    known = [other for other in sorted(hand.arm.object_positions()) if other.rsplit("_", 1)[0] in GRASPS]
-    yield from pick_and_place(hand, next((other for other in known if other != name), name))
-
-
 def slip(hand: Hand, name: str) -> Iterator[np.ndarray]:
     """Act as an expert up to somewhere on the way to the basket, where the hand opens: a bad habit."""
     yield from pick(hand, name)
@@ -196,7 +176,7 @@ def miss(hand: Hand, name: str) -> Iterator[np.ndarray]:
     angle = rng.uniform(-np.pi, np.pi)
     reach = rng.uniform(0.015, 0.07)
     offset = np.array([reach * np.cos(angle), reach * np.sin(angle), rng.choice([0.0, 0.0, 0.02, 0.05])])
-    yield from pick(hand, name, offset=offset)
+    yield from pick(hand, name, shift=offset)
     kind = rng.choice(["carry", "again", "stay"], p=[0.5, 0.35, 0.15])
     if kind == "carry" or hand.holds(name):
         yield from place(hand, name, basket_spot(hand))
@@ -232,9 +212,7 @@ def abort(hand: Hand, name: str) -> Iterator[np.ndarray]:
         yield from pick(hand, name)
         yield from place(hand, name, rng.uniform(WORKSPACE_LOW[:2] * 0.8, [0.18, 0.12]), rim=False)
     else:
-        steps = int(rng.integers(10, 60))
-        for _, action in zip(range(steps), pick_and_place(hand, name), strict=False):
-            yield action
+        yield from islice(pick_and_place(hand, name), int(rng.integers(10, 60)))
         yield from hand.squeeze(OPEN, 3)
         yield from hand.reach(HOME)
 
@@ -245,7 +223,7 @@ def explore(hand: Hand) -> Iterator[np.ndarray]:
     while True:
         name = str(rng.choice(sorted(hand.arm.object_positions())))
         slip = rng.uniform(-0.02, 0.02, 3) + np.array([0.0, 0.0, rng.choice([0.0, 0.03])])
-        yield from pick(hand, name, grasp=HANDY, offset=slip, height=rng.uniform(-0.1, 0.0))
+        yield from pick(hand, name, grasp=HANDY, shift=slip, height=rng.uniform(-0.1, 0.0))
         spot = rng.uniform(WORKSPACE_LOW[:2] * 0.8, [0.16, 0.25])
         yield from place(hand, name, spot, grasp=HANDY, rim=False)
         yield from wander(hand, int(rng.integers(0, 40)), grip_changes=0.1)
@@ -316,18 +294,17 @@ def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Itera
 
 
 def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None = None) -> tuple[Iterator, Iterator]:
-    """Return the actions of a script, which ends, and those after it, endless but for `other` and `slip`.
+    """Return the actions of a script, which ends, and those after it, endless but for `slip`.
 
-    Args:
-        arm: The simulator, already reset; it must be stepped with each action before the next is asked for.
-        rng: Drawn from while the script runs.
-        mode: What happens, see `MIXTURE` and `EXPLORATION`.
-        style: The hand; drawn from `rng` when absent.
+    The arm has been reset, and is stepped with each action before the next is asked for. The style is drawn from `rng`
+    if not given.
     """
     if mode in EXPLORATION:
         arm = Levelled(arm)
     hand = Hand(arm, rng, style or draw_style(rng))
     name = arm.target_name
+    if mode == "expert":
+        return pick_and_place(hand, name), linger(hand)
     if mode == "noisy":
         hand.style = replace(hand.style, attempts=2)
         return with_noise(pick_and_place(hand, name), rng), linger(hand)
@@ -335,15 +312,12 @@ def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None =
         return _maybe_noisy(explore(hand), rng, 0.5), linger(hand)
     if mode == "random":
         return _maybe_noisy(wander(hand, int(rng.integers(120, 201))), rng, 0.5), linger(hand)
-    if mode == "other":
-        return mistake(hand, name), islice(linger(hand), int(rng.integers(16, 33)))
     if mode == "slip":
         return slip(hand, name), iter(())
-    failures = {"expert": pick_and_place, "offset": miss, "drop": drop, "abort": abort}
+    failures = {"offset": miss, "drop": drop, "abort": abort}
     if mode not in failures:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
-    actions = failures[mode](hand, name)
-    return (actions if mode == "expert" else _maybe_noisy(actions, rng, 0.3)), linger(hand)
+    return _maybe_noisy(failures[mode](hand, name), rng, 0.3), linger(hand)
 
 
 def _maybe_noisy(actions: Iterator[np.ndarray], rng: np.random.Generator, probability: float) -> Iterator[np.ndarray]:
