@@ -45,10 +45,9 @@ class Opening:
 
 @dataclass(frozen=True)
 class Advance:
-    """One chunk: the frames after each action (only the last one if the others were not asked for).
+    """One chunk: the frames after each action (or the last one alone), and where the gripper ends, metres.
 
-    After a success in the middle the remaining actions are not executed, and the last frame is repeated. `gripper` is
-    its position at the end, metres.
+    After a success in the middle the remaining actions are not executed, and the last frame is repeated.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -72,15 +71,25 @@ class LocalStages:
     def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
         """Start episodes in some of them."""
         self._require_open()
-        return {row: self._begin(row, scene) for row, scene in scenes.items()}
+        openings = {}
+        for row, scene in scenes.items():
+            left = self._tasks.pop(row, None)
+            if left is not None and self._turns.get(left) == row:
+                del self._turns[left]
+            self._waiting.pop(row, None)
+            self._tasks[row] = scene.task
+            sim = self._simulation(row)
+            sim.reset(seed=scene.seed, official=scene.official)
+            openings[row] = Opening(sim.render(), sim.instruction, sim.gripper_position())
+        return openings
 
     def advance(
         self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
     ) -> dict[int, Advance]:
         """Run a chunk in some of them, until the task succeeds or, `to_the_end`, all of it."""
         self._require_open()
-        options = {"every_frame": every_frame, "to_the_end": to_the_end}
-        return {row: self._advance(row, chunk, **options) for row, chunk in actions.items()}
+        how = {"every_frame": every_frame, "to_the_end": to_the_end}
+        return {row: self._advance(row, chunk, **how) for row, chunk in actions.items()}
 
     def close(self) -> None:
         """Free all simulations."""
@@ -92,16 +101,6 @@ class LocalStages:
         if self._closed:
             raise gym.error.ClosedEnvironmentError(CLOSED)
 
-    def _begin(self, row: int, scene: Scene) -> Opening:
-        left = self._tasks.pop(row, None)
-        if left is not None and self._turns.get(left) == row:
-            del self._turns[left]
-        self._waiting.pop(row, None)
-        self._tasks[row] = scene.task
-        sim = self._simulation(row)
-        sim.reset(seed=scene.seed, official=scene.official)
-        return Opening(sim.render(), sim.instruction, sim.gripper_position())
-
     def _advance(self, row: int, actions: Float[np.ndarray, "k a"], *, every_frame: bool, to_the_end: bool) -> Advance:
         sim, frames, success, executed = self._simulation(row), [], False, 0
         for action in actions:
@@ -112,9 +111,10 @@ class LocalStages:
                 frames.append(sim.render())
             if success and not to_the_end:
                 break
-        if not every_frame:
-            return Advance(sim.render()[None], executed, success, sim.gripper_position())
-        frames.extend(frames[-1:] * (len(actions) - executed))
+        if every_frame:
+            frames += frames[-1:] * (len(actions) - executed)
+        else:
+            frames = [sim.render()]
         return Advance(np.stack(frames), executed, success, sim.gripper_position())
 
     def _simulation(self, row: int) -> Simulator:
@@ -152,22 +152,13 @@ def _work(connection: Connection, suite: str, look: str, size: int, simulator: S
 
 
 class WorkerStages:
-    """Sub-environments spread over processes: number i lives in process i modulo `workers`.
+    """Sub-environments spread over spawned processes: number i lives in process i modulo `workers`.
 
-    The processes are spawned, so a script that uses them guards its entry with `if __name__ == "__main__"`. Once one is
-    lost, so are the others: every later call says so.
+    Once one is lost, so are the others: every later call says so.
     """
 
     def __init__(self, suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT) -> None:
-        """Start the processes.
-
-        Args:
-            suite: Whose tasks are simulated.
-            look: How it is drawn.
-            size: Height and width of a frame, pixels.
-            workers: How many, at least 1.
-            timeout: Seconds that a process may take for one call of one sub-environment, loading its task included.
-        """
+        """Start the processes; `timeout` is for one call of one sub-environment, loading its task included."""
         workers = require_count("workers", workers)
         self._timeout = require_number("timeout", timeout, above=0)
         self._pid, self._number, self._lost = os.getpid(), 0, ""
@@ -186,8 +177,7 @@ class WorkerStages:
         self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
     ) -> dict[int, Advance]:
         """Run a chunk in some sub-environments."""
-        options = {"every_frame": every_frame, "to_the_end": to_the_end}
-        return self._call("advance", actions, options)
+        return self._call("advance", actions, {"every_frame": every_frame, "to_the_end": to_the_end})
 
     def close(self) -> None:
         """End the processes; in a fork of the process that started them, let them be."""
@@ -205,65 +195,47 @@ class WorkerStages:
                 f"the simulator's processes answer to process {self._pid}, which started them, and this one is a fork "
                 'of it: make the env here, or start this process with context="spawn"'
             )
-        # Answers that a Ctrl-C left unread have other numbers.
-        self._number += 1
-        answers = {}
-        # All are asked before any answer is waited for: the workers compute at the same time.
-        for row, value in given.items():
-            if not self._lost:
-                self._send(row, _describe(name, row, value), (self._number, name, row, value, options))
-        for row, value in given.items():
-            if not self._lost:
-                answers[row] = self._receive(row, _describe(name, row, value))
         if self._lost:
             raise SimulatorLostError(self._lost)
+        # Answers that a Ctrl-C left unread have other numbers.
+        self._number += 1
+        answers, row = {}, -1
+        # All are asked before any answer is waited for: the workers compute at the same time.
+        try:
+            for row, value in given.items():
+                self._connections[row % len(self._processes)].send((self._number, name, row, value, options))
+            for row in given:
+                answers[row] = self._receive(row % len(self._processes))
+        except (EOFError, ConnectionError, TimeoutError) as error:
+            self._lost = self._explain(row, f"{name} of sub-environment {row}: {_described(given[row])}", error)
+            raise SimulatorLostError(self._lost) from None
         for _, error in answers.values():
             if error is not None:
                 raise error
         return {row: value for row, (value, _) in answers.items()}
 
-    def _send(self, row: int, request: str, message: tuple) -> None:
-        try:
-            self._connections[self._worker(row)].send(message)
-        except ConnectionError:
-            self._give_up(row, request)
-
-    def _receive(self, row: int, request: str) -> tuple[Any, Exception | None] | None:
-        """Return the answer of a sub-environment; None, and `_lost` says why, if it never comes."""
-        worker = self._worker(row)
+    def _receive(self, worker: int) -> tuple[Any, Exception | None]:
         deadline = time.monotonic() + self._timeout
-        try:
-            while self._connections[worker].poll(max(0.0, deadline - time.monotonic())):
-                number, value, error = self._connections[worker].recv()
-                self._answered[worker] = True
-                if number == self._number:
-                    return value, error
-        except (EOFError, ConnectionError):
-            return self._give_up(row, request)
-        self._lost = (
-            f"worker {worker} (process {self._processes[worker].pid}), which simulates sub-environment {row}, has not "
-            f"answered for {self._timeout:g} s; the last request was {request}. Close this env and make a new one"
-        )
-        return None
+        while self._connections[worker].poll(max(0.0, deadline - time.monotonic())):
+            number, value, error = self._connections[worker].recv()
+            self._answered[worker] = True
+            if number == self._number:
+                return value, error
+        raise TimeoutError
 
-    def _give_up(self, row: int, request: str) -> None:
-        worker = self._worker(row)
-        end = describe_end(self._processes[worker], answered=self._answered[worker])
-        self._lost = (
-            f"the process that simulates sub-environment {row} {end}; it is worker {worker} and the last request "
-            f"was {request}. Close this env and make a new one"
+    def _explain(self, row: int, request: str, error: Exception) -> str:
+        worker = row % len(self._processes)
+        process = self._processes[worker]
+        if isinstance(error, TimeoutError):
+            return (
+                f"worker {worker} (process {process.pid}), which simulates sub-environment {row}, has not answered for "
+                f"{self._timeout:g} s; the last request was {request}. Close this env and make a new one"
+            )
+        return (
+            f"the process that simulates sub-environment {row} {describe_end(process, answered=self._answered[worker])}"
+            f"; it is worker {worker} and the last request was {request}. Close this env and make a new one"
         )
 
-    def _worker(self, row: int) -> int:
-        return row % len(self._processes)
 
-
-def _describe(name: str, row: int, given: Scene | np.ndarray) -> str:
-    return f"{name} of sub-environment {row}: {given if isinstance(given, Scene) else f'{len(given)} actions'}"
-
-
-def open_stages(
-    suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT
-) -> LocalStages | WorkerStages:
-    """Keep the sub-environments in this process (`workers=0`) or in worker processes."""
-    return WorkerStages(suite, look, size, workers, timeout) if workers else LocalStages(suite, look, size)
+def _described(given: Scene | np.ndarray) -> str:
+    return str(given) if isinstance(given, Scene) else f"{len(given)} actions"

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -46,17 +47,8 @@ Actor = Callable[[Simulator, np.random.Generator], Iterator[np.ndarray]]
 class Plan:
     """What a recording holds; two plans that agree in all but `episodes` and `tasks` may share a folder.
 
-    Attributes:
-        suite: Whose tasks are recorded.
-        tasks: Their numbers.
-        episodes: How many in all, spread evenly over the tasks.
-        seed: The seed of placements and scripts.
-        look: How the simulator is drawn.
-        size: Height and width of a frame, pixels.
-        starts: Random placements, or official initial states, which nothing may be trained from.
-        mode: The script of every episode, e.g. `expert` for demonstrations; the suite's mixture if not given.
-        actor: Acts in place of all scripts; worker processes get it pickled.
-        about: What the actor is, in words.
+    The episodes are spread evenly over the tasks. `mode` is the script of all, the suite's mixture if not given;
+    `actor`, which `about` describes in words, acts in place of scripts, and worker processes get it pickled.
     """
 
     suite: str
@@ -75,25 +67,14 @@ class Plan:
         count = len(self.tasks)
         return [(self.tasks[number % count], number // count) for number in range(self.episodes)]
 
-    def mixture(self) -> dict[str, float]:
-        """Return who acts, and how often."""
-        if self.actor is not None:
-            return {self.about: 1.0}
-        return {**check_task(self.suite).mixture(self.suite)} if self.mode is None else {self.mode: 1.0}
-
     def meta(self) -> dict[str, Any]:
         """Return what meta.json says of the recording."""
-        return {
-            "suite": self.suite,
-            "look": self.look,
-            "size": self.size,
-            "seed": self.seed,
-            "starts": self.starts,
-            "mixture": self.mixture(),
-            "tasks": list(self.tasks),
-            "episodes": self.episodes,
-            **check_task(self.suite).provenance(self.look),
-        }
+        simulator = check_task(self.suite)
+        # Who acts, and how often.
+        mixture = {self.about: 1.0} if self.actor else {self.mode: 1.0} if self.mode else simulator.mixture(self.suite)
+        names = ("suite", "look", "size", "seed", "starts", "episodes")
+        said = {name: getattr(self, name) for name in names} | simulator.provenance(self.look)
+        return said | {"mixture": dict(mixture), "tasks": list(self.tasks)}
 
 
 def _episode_seeds(suite: str, task: int, index: int, seed: int) -> tuple[int, np.random.Generator]:
@@ -112,23 +93,10 @@ def record_episode(
     render: bool = True,
     actor: Actor | None = None,
 ) -> tuple[Episode, UInt8[np.ndarray, "t h w 3"]]:
-    """Play and render episode `index` of the simulator's task.
+    """Reset the simulator, play episode `index` of its task and return it with its t + 1 frames, none if not rendered.
 
-    Args:
-        sim: The simulator, which is reset first.
-        index: The episode's number within its task.
-        seed: The recording's seed.
-        mode: The script; drawn from the episode's own generator if not given.
-        starts: `random`, a placement drawn from `index` and `seed`; `official`, the official initial state `index`, for
-            evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
-        render: Without it the frames are an empty array.
-        actor: Acts in place of a script.
-
-    Returns:
-        The episode and its t + 1 frames.
-
-    Raises:
-        InvalidActionError: The actor gives what is no action; the message names episode and step.
+    A `random` start is drawn from `index` and `seed`, as is the mode if not given. An `official` start is the initial
+    state `index`, for evaluation alone: the episode lasts all of its 240 steps and its `seed` is `index`.
     """
     placement, rng = _episode_seeds(sim.suite, sim.task, index, seed)
     if starts == "official":
@@ -164,24 +132,18 @@ def _paced(
     """Yield the script, then what follows: 16 to 32 steps after success, else until step 120 to 200; or all steps."""
     after, length = int(rng.integers(16, 33)), int(rng.integers(120, 201))
     acting, lingering = sim.script(rng, mode)
-    for action in acting:
-        if len(log.actions) >= MAX_STEPS:
-            return
-        yield action
-    for action in lingering:
-        steps = len(log.actions)
-        first = int(np.argmax(log.success))
-        enough = steps >= first + after if log.success[-1] else steps >= length
-        if (enough and not to_the_end) or steps >= MAX_STEPS:
+    yield from islice(acting, MAX_STEPS)
+    for action in islice(lingering, MAX_STEPS - len(log.actions)):
+        enough = int(np.argmax(log.success)) + after if log.success[-1] else length
+        if len(log.actions) >= enough and not to_the_end:
             return
         yield action
 
 
 def _until_success(actions: Iterator[np.ndarray], after: int, log: "_Log") -> Iterator[np.ndarray]:
     """Yield all that the steps allow, but only so many after success."""
-    for action in actions:
-        steps = len(log.actions)
-        if steps >= MAX_STEPS or (log.success[-1] and steps >= int(np.argmax(log.success)) + after):
+    for action in islice(actions, MAX_STEPS):
+        if log.success[-1] and len(log.actions) >= int(np.argmax(log.success)) + after:
             return
         yield action
 
@@ -190,9 +152,7 @@ class _Log:
     """What is written down before every action and after the last."""
 
     def __init__(self, sim: Simulator, *, render: bool):
-        self.sim, self.render = sim, render
-        spec = get_embodiment(sim.robot).action_spec
-        self.low, self.high = np.array(spec.low), np.array(spec.high)
+        self.sim, self.render, self.spec = sim, render, get_embodiment(sim.robot).action_spec
         self.names = tuple(sorted(sim.object_positions()))
         self.init_state = sim.get_state()
         self.actions: list[np.ndarray] = []
@@ -202,8 +162,7 @@ class _Log:
         self._look()
 
     def _look(self) -> None:
-        sim = self.sim
-        places = sim.object_positions()
+        sim, places = self.sim, self.sim.object_positions()
         objects = np.stack([places[name] for name in self.names])
         self.poses.append((sim.gripper_position(), sim.gripper_quaternion(), sim.gripper_opening(), objects))
         self.success.append(sim.success())
@@ -213,8 +172,8 @@ class _Log:
     def step(self, action: np.ndarray) -> None:
         # A recording says what the robot did: rounded as it is stored, within the controller's bounds.
         action = np.asarray(action)
-        if action.shape == self.low.shape:
-            action = np.clip(action, self.low, self.high).astype(np.float32)
+        if action.shape == (self.spec.dim,):
+            action = np.clip(action, np.array(self.spec.low), np.array(self.spec.high)).astype(np.float32)
         self.sim.step(action)
         self.actions.append(action)
         self._look()
@@ -246,13 +205,6 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
 
     An episode is a function of (suite, task, index, seed, look), whatever the number of workers; a run that was killed
     is continued by calling this again.
-
-    Raises:
-        UnknownOptionError: There is no such suite, task, look or mode; nothing has been written.
-        MissingAssetsError: The simulator is not installed.
-        ValueError: `folder` holds another recording, or there are no workers.
-        RuntimeError: A worker failed; the message is the worker's traceback. SimulatorLostError, which is one, when a
-            worker is gone, or when none has finished an episode for half an hour.
     """
     simulator = check_task(plan.suite, look=plan.look)
     for task in plan.tasks:
@@ -267,16 +219,13 @@ def collect(plan: Plan, folder: str | os.PathLike, *, workers: int = 2) -> int:
     same = set(plan.meta()) - {"tasks", "episodes", "versions"}
     begin_recording(folder, plan.meta(), sorted(same))
     jobs = [job for job in plan.jobs() if not episode_path(folder, *job).exists()]
-    parts = [part for part in _divided(jobs, plan.tasks, workers) if part]
     queue = get_context("spawn").Queue()
+    calls = [(simulator, plan, folder, part, queue) for part in _divided(jobs, plan.tasks, workers) if part]
     with _one_thread_each():
-        calls = [(simulator, plan, folder, part, queue) for part in parts]
         processes = start_workers(_work, calls) if calls else []
+    about = {"total": plan.episodes, "initial": plan.episodes - len(jobs), "desc": f"collect {plan.suite}"}
     try:
-        done = plan.episodes - len(jobs)
-        with tqdm(
-            total=plan.episodes, initial=done, desc=f"collect {plan.suite}", unit="episode", smoothing=0.05
-        ) as bar:
+        with tqdm(**about, unit="episode", smoothing=0.05) as bar:
             for number, _ in enumerate(jobs):
                 bar.set_postfix_str(_next_message(queue, processes, heard=number > 0))
                 bar.update()
@@ -298,11 +247,9 @@ def _next_message(queue: Queue, processes: Sequence[BaseProcess], *, heard: bool
         try:
             kind, text = queue.get(timeout=5.0)
         except Empty:
-            dead = [process for process in processes if process.exitcode]
-            if dead:
-                raise SimulatorLostError(
-                    f"a recording process {describe_end(dead[0], answered=heard)}; run again to continue"
-                ) from None
+            if dead := [process for process in processes if process.exitcode]:
+                end = describe_end(dead[0], answered=heard)
+                raise SimulatorLostError(f"a recording process {end}; run again to continue") from None
             if time.monotonic() > deadline:
                 alive = ", ".join(str(process.pid) for process in processes if process.is_alive())
                 raise SimulatorLostError(

@@ -15,8 +15,6 @@ GUARD = (
     "worker processes import the main script again, so it must guard what it runs with "
     '`if __name__ == "__main__":` (or call it with no workers)'
 )
-# Seconds between two looks at the parent, where its end was not told.
-_LOOK = 1.0
 
 
 def require_main_guard() -> None:
@@ -26,16 +24,7 @@ def require_main_guard() -> None:
 
 
 def start_workers(target: Callable[..., None], calls: Sequence[tuple]) -> list[BaseProcess]:
-    """Start one spawned process for each tuple of arguments.
-
-    Args:
-        target: What a process runs; a function of a module, since it is pickled.
-        calls: The arguments of each process.
-
-    Raises:
-        SimulatorLostError: Called by a main script without a guard, in a worker that imports it.
-        ValueError: There is nothing to start.
-    """
+    """Start one spawned process for each tuple of arguments; `target` is a function of a module (it is pickled)."""
     require_main_guard()
     if not calls:
         raise ValueError("at least one worker process is needed, got 0")
@@ -88,7 +77,8 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     def watch() -> None:
-        while not _is_orphan(parent, _LOOK):
+        # A look every second, where the end was not told.
+        while not _is_orphan(parent, 1.0):
             pass
         # Not `sys.exit`: the main thread may be deep in native code, and files are written whole or not at all.
         os._exit(1)

@@ -25,9 +25,6 @@ def true_outcomes(
         starts: The number of the initial state of each, as `info["start"]` of the dream says.
         chunks: The n chunks of k actions.
         lengths: Chunks of each that count; all of them if not given.
-
-    Raises:
-        ValueError: The env has another number of sub-environments, or resets by itself.
     """
     if env.num_envs != len(chunks) or env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
         raise ValueError(

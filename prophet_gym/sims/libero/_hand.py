@@ -25,44 +25,29 @@ class Arm(Protocol):
     @property
     def target_name(self) -> str:
         """Return the object that the task is about."""
-        ...
 
     def gripper_position(self) -> Float[np.ndarray, "3"]:
         """Return where the grip is, world metres."""
-        ...
 
     def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
         """Return the world orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
-        ...
 
     def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
         """Return the world positions of the movable objects, metres."""
-        ...
 
 
 class Levelled:
-    """An arm in another scene with its height as it would be in libero_object's, whose floor is at 0.
-
-    Robots of other suites stand before tables of other heights, so scripts need no numbers for each.
-    """
+    """An arm in another scene with heights as in libero_object's, so that scripts need no numbers for each table."""
 
     def __init__(self, arm: Arm):
         self.arm = arm
         # In steps of 10 cm, because the arm's rest is shaken by centimetres at every reset.
         self.shift = np.array([0.0, 0.0, np.round(10 * (HOME - arm.gripper_position())[2]) / 10])
-
-    @property
-    def target_name(self) -> str:
-        """Return the object that the task is about."""
-        return self.arm.target_name
+        self.target_name, self.gripper_quaternion = arm.target_name, arm.gripper_quaternion
 
     def gripper_position(self) -> Float[np.ndarray, "3"]:
         """Return where the grip is in libero_object's world, metres."""
         return self.arm.gripper_position() + self.shift
-
-    def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
-        """Return the world orientation of the hand, xyzw."""
-        return self.arm.gripper_quaternion()
 
     def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
         """Return the positions of the objects in libero_object's world, metres."""
@@ -112,12 +97,11 @@ class Hand:
         """Return where the grip is, world metres."""
         return np.asarray(self.arm.gripper_position(), dtype=np.float64)
 
-    def towards(self, goal: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"], speed: float) -> np.ndarray:
-        """Return the action towards `goal` (metres) with the tool turned by the rotation vector `turn` (radians)."""
-        error = goal - self.position
-        move = self.style.gain * error
+    def towards(self, goal: Float[np.ndarray, "3"], turn: float, speed: float) -> Float[np.ndarray, "7"]:
+        """Return the action towards `goal` (metres) with the tool turned by `turn` (radians) about the vertical."""
+        move = self.style.gain * (goal - self.position)
         move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
-        wanted = Rotation.from_rotvec(turn) * self.level
+        wanted = Rotation.from_rotvec([0.0, 0.0, turn]) * self.level
         twist = (wanted * Rotation.from_quat(self.arm.gripper_quaternion()).inv()).as_rotvec()
         twist = np.clip(twist / RADIANS_PER_UNIT, -0.6 * speed, 0.6 * speed)
         return np.concatenate([move, twist, [self.grip]])
@@ -135,13 +119,11 @@ class Hand:
         for _ in range(limit):
             if np.linalg.norm(goal - self.position) < tolerance:
                 return
-            yield self.towards(goal, np.array([0.0, 0.0, turn]), speed or self.style.speed)
+            yield self.towards(goal, turn, speed or self.style.speed)
 
     def hold(self, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
         """Stay for `steps` steps with the gripper as it is."""
-        goal = self.position
-        for _ in range(steps):
-            yield self.towards(goal, np.array([0.0, 0.0, turn]), self.style.speed)
+        yield from self.reach(self.position, turn=turn, tolerance=0.0, limit=steps)
 
     def squeeze(self, grip: float, steps: int, *, turn: float = 0.0) -> Iterator[np.ndarray]:
         """Open or close the gripper and wait `steps` steps for the fingers."""

