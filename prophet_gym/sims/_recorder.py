@@ -69,7 +69,7 @@ class Plan:
 
     def meta(self) -> dict[str, Any]:
         """Return what meta.json says of the recording."""
-        simulator = check_task(self.suite)
+        simulator = check_task(self.suite, look=self.look)
         # Who acts, and how often.
         mixture = {self.about: 1.0} if self.actor else {self.mode: 1.0} if self.mode else simulator.mixture(self.suite)
         names = ("suite", "look", "size", "seed", "starts", "episodes")

@@ -18,8 +18,6 @@ from prophet_gym.errors import UnknownOptionError
 
 _GROUP = "prophet_gym.simulators"
 _LIBERO = "prophet_gym.sims.libero.simulator:LiberoSimulator"
-_RETIRED_LOOKS = {"plain": "light"}
-"""Look that old checkpoints, recordings and results may name -> the one to use."""
 _REGISTERED: dict[str, str] = dict.fromkeys(("libero_spatial", "libero_object", "libero_goal", "libero_10"), _LIBERO)
 
 
@@ -162,7 +160,8 @@ def check_task(suite: str, task: int | None = None, look: str | None = None) -> 
     if task is not None and not 0 <= task < simulator.tasks:
         raise unknown_option("task", task, map(str, range(simulator.tasks)))
     if look is not None and look not in simulator.looks:
-        if _RETIRED_LOOKS.get(look) in simulator.looks:
-            raise UnknownOptionError(f"the look {look!r} is no more: use {_RETIRED_LOOKS[look]!r}")
+        # Old checkpoints, recordings and results may name it.
+        if look == "plain" and "light" in simulator.looks:
+            raise UnknownOptionError("the look 'plain' is no more: use 'light'")
         raise unknown_option("look", look, simulator.looks)
     return simulator

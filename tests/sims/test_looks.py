@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from prophet_gym.errors import MissingAssetsError, UnknownOptionError
+from prophet_gym.sims._recorder import Plan
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero import _looks as looks
 from prophet_gym.sims.simulator import check_task
@@ -112,6 +113,8 @@ def test_an_unknown_look_is_an_error_that_lists_the_looks():
 def test_the_look_plain_is_an_error_that_names_the_one_to_use():
     with pytest.raises(UnknownOptionError, match=r"the look 'plain' is no more.*use 'light'"):
         check_task("libero_object", look="plain")
+    with pytest.raises(UnknownOptionError, match="use 'light'"):
+        Plan("libero_object", (0,), 1, seed=0, look="plain").meta()
 
 
 def surface(mesh: bytes) -> str:
