@@ -6,7 +6,7 @@ are counted one by one, intervals come from resampling episodes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,27 +15,20 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
 from prophet_gym.envs._sub_env import Row
-from prophet_gym.estimates import RESAMPLES, Estimate, wilson
+from prophet_gym.estimates import Estimate, bootstrap, wilson
+from prophet_gym.evaluation._report import as_json, interval
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel
 
 CARD_NAME = "calibration.json"
-AGES = (40, 80, 160, 240)
-BINS = 10
 RATES = {"precision": "precision", "recall": "recall", "false_positive_rate": "false positive rate"}
+SOURCES = {"real": "recorded", "dream": "dream"}
+"""A card's key of a source -> what tables and plots call it."""
 
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """Hold frames, real or dreamt, and at which of them the task is really done.
-
-    Attributes:
-        frames: Frame 0 is the initial one.
-        success: The simulator's predicate at each frame of the same actions.
-        instruction: The task in words.
-        task: Its number.
-        policy: Who acted, e.g. a script's mode.
-    """
+    """Hold frames, real or dreamt, who acted, and at which frames the simulator calls the task done."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     success: Bool[np.ndarray, " _"]
@@ -50,17 +43,10 @@ class LabelledVideo:
 
 @dataclass(frozen=True)
 class ScoredVideo:
-    """Hold the scores of one video, in order.
+    """Hold the scores of one video, in order: whether each `called` a success, and the truth.
 
-    Attributes:
-        age: Frames since the initial one at each score.
-        called: Whether it was scored as a success.
-        scored: Whether there was a score.
-        probability: Stated probability of success, NaN where none was stated.
-        truth: Whether the task was really done.
-        ever: Whether the task was really done at any frame up to the last score.
-        task: As in `LabelledVideo`.
-        policy: As in `LabelledVideo`.
+    `age` counts frames since the initial one; `probability` is NaN where none was stated; `ever` says whether the task
+    was really done at any frame up to the last score.
     """
 
     age: Int[np.ndarray, " n"]
@@ -80,14 +66,9 @@ def score_videos(
     *,
     progress: Callable[[int], Any] | None = None,
 ) -> list[ScoredVideo]:
-    """Show a reward model what the env would have shown it.
+    """Show a reward model what the env would have shown it, one video at a time.
 
-    Args:
-        reward_model: Any reward model.
-        videos: Taken one at a time. Frames after the last whole chunk are left out; a video shorter than a chunk has
-            no score.
-        chunk: Frames between two scores.
-        progress: Told how many videos are through, after each.
+    A score comes every `chunk` frames: those after the last whole chunk are left out.
     """
     results = []
     for video in videos:
@@ -126,7 +107,7 @@ def _shown(reward_model: RewardModel, video: LabelledVideo, chunk: int) -> tuple
     return shown, ages
 
 
-def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = AGES) -> dict[str, Any]:
+def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = (40, 80, 160, 240)) -> dict[str, Any]:
     """Return how good a reward model is, as plain data.
 
     Returns:
@@ -139,14 +120,15 @@ def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = AGES) -> d
     last = max((int(video.age.max()) for video in scored if len(video.age)), default=0)
     if last > bounds[-1]:
         bounds.append(last)
+
+    def by(name: str) -> dict[str, Any]:
+        groups = sorted({getattr(video, name) for video in scored})
+        return {str(group): episode_rates([v for v in scored if getattr(v, name) == group]) for group in groups}
+
     return {
         "episodes": episode_rates(scored),
-        "by_task": {
-            str(task): episode_rates([v for v in scored if v.task == task]) for task in _sorted(scored, "task")
-        },
-        "by_policy": {
-            str(name): episode_rates([v for v in scored if v.policy == name]) for name in _sorted(scored, "policy")
-        },
+        "by_task": by("task"),
+        "by_policy": by("policy"),
         "verdicts": output_rates(scored),
         "by_age": {
             f"{low + 1}-{high}": output_rates(scored, low=low, high=high)
@@ -160,128 +142,93 @@ def calibrate(scored: Sequence[ScoredVideo], *, ages: Sequence[int] = AGES) -> d
 def episode_rates(scored: Sequence[ScoredVideo]) -> dict[str, Any]:
     """Return counts and rates over videos, with 95% Wilson intervals; `unjudged` counts those never scored."""
     heard = [video for video in scored if video.scored.any()]
-    called = np.array([bool((video.called & video.scored).any()) for video in heard], bool)
+    called = np.array([(video.called & video.scored).any() for video in heard], bool)
     truth = np.array([video.ever for video in heard], bool)
-    hits, false_positives = int((called & truth).sum()), int((called & ~truth).sum())
-    return {
-        "count": len(scored),
-        "unjudged": len(scored) - len(heard),
-        "successes": int(truth.sum()),
-        "called": int(called.sum()),
-        "right": hits,
-        "precision": plain(wilson(hits, int(called.sum()))),
-        "recall": plain(wilson(hits, int(truth.sum()))),
-        "false_positive_rate": plain(wilson(false_positives, int((~truth).sum()))),
-        "success_seen": plain(wilson(int(called.sum()), len(heard))),
-        "success_true": plain(wilson(int(truth.sum()), len(heard))),
+    unscored, every = np.ones(len(scored) - len(heard)), np.ones(len(heard))
+
+    def rate(part: np.ndarray, whole: np.ndarray) -> Estimate:
+        return wilson(int(part.sum()), int(whole.sum()))
+
+    return _rates(rate, (unscored, truth, ~truth, called, called & truth, called & ~truth)) | {
+        "success_seen": as_json(rate(called, every)),
+        "success_true": as_json(rate(truth, every)),
     }
 
 
-def output_rates(scored: Sequence[ScoredVideo], *, low: int = -1, high: int | None = None) -> dict[str, Any]:
+def output_rates(scored: Sequence[ScoredVideo], *, low: int = -1, high: float = np.inf) -> dict[str, Any]:
     """Return counts and rates over single scores at ages in (low, high], 95% intervals by resampling videos."""
     table = []
     for video in scored:
-        here = (video.age > low) & (video.age <= (high if high is not None else np.iinfo(np.int64).max))
+        here = (video.age > low) & (video.age <= high)
         heard = here & video.scored
         called, truth = video.called[heard], video.truth[heard]
         groups = (here & ~video.scored, truth, ~truth, called, called & truth, called & ~truth)
         table.append([group.sum() for group in groups])
-    counts = np.array(table, dtype=np.float64).reshape(len(scored), 6)
-    unscored, successes, failures, called, hits, false_positives = counts.T
+    return _rates(ratio, list(np.array(table, dtype=np.float64).reshape(len(scored), 6).T))
+
+
+def _rates(rate: Callable[[np.ndarray, np.ndarray], Estimate], counts: Sequence[np.ndarray]) -> dict[str, Any]:
+    unscored, successes, failures, called, hits, false_positives = counts
     return {
         "count": int(unscored.sum() + successes.sum() + failures.sum()),
         "unjudged": int(unscored.sum()),
         "successes": int(successes.sum()),
         "called": int(called.sum()),
         "right": int(hits.sum()),
-        "precision": plain(ratio(hits, called)),
-        "recall": plain(ratio(hits, successes)),
-        "false_positive_rate": plain(ratio(false_positives, failures)),
+        "precision": as_json(rate(hits, called)),
+        "recall": as_json(rate(hits, successes)),
+        "false_positive_rate": as_json(rate(false_positives, failures)),
     }
 
 
-def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"], seed: int = 0) -> Estimate:
-    """Sum of `part` over sum of `whole`, its 95% interval by resampling episodes in which there is a whole.
-
-    Example:
-        >>> found = ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))
-        >>> found.mean, found.low, found.high
-        (0.5, 0.5, 0.5)
-    """
-    # Episodes without a whole have no rate, and a draw of them alone would divide by 0.
-    some = whole > 0
-    part, whole = part[some], whole[some]
-    if not len(whole):
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    # Episodes are drawn, not scores: those of one episode are not independent.
-    picks = np.random.default_rng(seed).integers(len(whole), size=(RESAMPLES, len(whole)))
-    low, high = np.quantile(part[picks].sum(1) / whole[picks].sum(1), [0.025, 0.975])
-    return Estimate(float(part.sum() / whole.sum()), float(low), float(high), len(whole))
+def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"]) -> Estimate:
+    """Return the sum of `part` over the sum of `whole`, its 95% interval by resampling episodes."""
+    # Episodes are drawn, not scores: those of one episode are not independent. One without a whole has no rate, and a
+    # draw of such alone would divide by 0.
+    return bootstrap(part, np.where(whole > 0, whole, np.nan), statistic=np.divide)
 
 
-def reliability(scored: Sequence[ScoredVideo], bins: int = BINS) -> dict[str, Any] | None:
+def reliability(scored: Sequence[ScoredVideo], bins: int = 10) -> dict[str, Any] | None:
     """Return how often scores of a given probability are true, in equal bins; None where no probability is stated.
 
-    Returns:
-        `bins` (each with `low`, `high`, `count`, mean `probability` and the true `rate` with its interval) and `error`,
-        the mean distance between the two, weighted by count (the expected calibration error).
+    `error` is the mean distance between the two, weighted by count (the expected calibration error).
     """
-    likely = np.concatenate([video.probability for video in scored]) if scored else np.zeros(0)
-    if np.isnan(likely).all():
+    empty = np.zeros(0)
+    likely = np.concatenate([empty, *(video.probability for video in scored)])
+    true = np.concatenate([empty, *(video.truth for video in scored)]).astype(bool)
+    owner = np.repeat(np.arange(len(scored)), [len(video.age) for video in scored])
+    seen = int((~np.isnan(likely)).sum())
+    if not seen:
         return None
-    edges = np.linspace(0, 1, bins + 1)
-    found, error, seen = [], 0.0, int((~np.isnan(likely)).sum())
-    for low, high in pairwise(edges):
-        inside = [
-            (v.probability >= low) & ((v.probability < high) | ((high == 1) & (v.probability == 1))) for v in scored
-        ]
-        count = np.array([mask.sum() for mask in inside], dtype=np.float64)
-        if count.sum() == 0:
+    found, error = [], 0.0
+    for low, high in pairwise(np.linspace(0, 1, bins + 1)):
+        inside = (likely >= low) & ((likely < high) | ((high == 1) & (likely == 1)))
+        if not inside.any():
             continue
-        true = np.array([v.truth[mask].sum() for v, mask in zip(scored, inside, strict=True)], dtype=np.float64)
-        mean = float(np.concatenate([v.probability[m] for v, m in zip(scored, inside, strict=True)]).mean())
-        rate = ratio(true, count)
+        count, right = (np.bincount(owner[mask], minlength=len(scored)) for mask in (inside, inside & true))
+        mean, rate = float(likely[inside].mean()), ratio(right.astype(float), count.astype(float))
         error += abs(mean - rate.mean) * count.sum() / seen
         found.append(
             {"low": round(float(low), 6), "high": round(float(high), 6), "count": int(count.sum())}
-            | {"probability": round(mean, 6), "rate": plain(rate)}
+            | {"probability": round(mean, 6), "rate": as_json(rate)}
         )
     return {"bins": found, "error": round(error, 6)}
 
 
-def plain(estimate: Estimate) -> dict[str, float | int | None]:
-    """Return an estimate as plain numbers, None in place of NaN."""
-    return {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(estimate).items()}
-
-
-def _sorted(scored: Sequence[ScoredVideo], name: str) -> list[Any]:
-    return sorted({getattr(video, name) for video in scored})
-
-
-SOURCES = {"real": "recorded", "dream": "dream"}
-"""A card's key of a source -> what tables and plots call it."""
-
-
 def summary(card: Mapping[str, Any]) -> list[list[str]]:
     """Return rows `source, videos scored, precision, recall, false positive rate` of a card, for tables."""
-    found = [(source, card[source]["episodes"]) for source in SOURCES if source in card]
+    found = {SOURCES[source]: card[source]["episodes"] for source in SOURCES if source in card}
     return [
-        [
-            SOURCES[source],
-            f"{rates['count'] - rates['unjudged']}/{rates['count']}",
-            *(_interval(rates[name]) for name in RATES),
-        ]
-        for source, rates in found
+        [label, f"{rates['count'] - rates['unjudged']}/{rates['count']}", *_intervals(rates)]
+        for label, rates in found.items()
     ]
 
 
 def grouped(card: Mapping[str, Any], source: str, group: str) -> list[list[str]]:
     """Return rows `name, count, precision, recall, false positive rate` of groups of a source, e.g. `by_age`."""
-    return [
-        [name, str(rates["count"]), *(_interval(rates[rate]) for rate in RATES)]
-        for name, rates in card.get(source, {}).get(group, {}).items()
-    ]
+    groups = card.get(source, {}).get(group, {})
+    return [[name, str(rates["count"]), *_intervals(rates)] for name, rates in groups.items()]
 
 
-def _interval(rate: Mapping[str, Any]) -> str:
-    return "-" if rate["mean"] is None else f"{rate['mean']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]"
+def _intervals(rates: Mapping[str, Any]) -> list[str]:
+    return [interval(rates[name], 2) for name in RATES]

@@ -24,20 +24,9 @@ def held_out_episodes(
     workers: int = 2,
     without: Sequence[str] = (),
 ) -> tuple[list[Path], list[Episode]]:
-    """Return held-out episodes and their files, spread evenly over the tasks.
+    """Return at most `count` held-out episodes and their files, spread evenly over the tasks.
 
-    Args:
-        checkpoint: Names the suite, the tasks and the look of what is recorded.
-        data: Recording of `prophet collect`; None records from the official initial states what is missing of it, which
-            later calls use again.
-        count: At most so many episodes.
-        look: Look of the simulator while it records; the checkpoint's own by default.
-        workers: Processes that record.
-        without: Episodes of `data` to leave out, such as `task_03/episode_00007`.
-
-    Raises:
-        MissingAssetsError: The simulator is needed and cannot run here.
-        ValueError: The recording holds no complete episode.
+    Without `data` they are recorded from the official initial states; later calls use them again.
     """
     if data is None:
         paths = record_official(checkpoint, count, look=look, workers=workers)
@@ -49,7 +38,7 @@ def held_out_episodes(
 
 
 def record_official(checkpoint: Checkpoint, count: int, *, look: str | None = None, workers: int = 2) -> list[Path]:
-    """Record what is missing of the held-out episodes and return their files; arguments as `held_out_episodes`."""
+    """Record what is missing of the held-out episodes and return their files."""
     from prophet_gym._io.cache import cache_dir
     from prophet_gym.data._recording import episode_path
     from prophet_gym.errors import MissingAssetsError
@@ -90,11 +79,11 @@ def dreamt_frames(
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
     """Yield each episode's number and its frames as dreamt from the first one under the recorded actions.
 
-    Episodes are dreamt in batches of similar length; an episode's dream ends with its last whole chunk. Its noise
-    depends on `seed` and on its number alone.
+    A dream ends with the last whole chunk; its noise depends on `seed` and on the episode's number alone.
     """
     chunk = world_model.chunk
     order = sorted(range(len(episodes)), key=lambda number: len(episodes[number]))
+    # In batches of similar length.
     for first in range(0, len(order), batch_size):
         numbers = order[first : first + batch_size]
         batch = [episodes[number] for number in numbers]

@@ -15,7 +15,6 @@ Video = UInt8[np.ndarray, "_ _ _ 3"]  # t h w 3; two videos in one signature may
 PerFrame = Float[np.ndarray, " t"]
 PerPair = Float[np.ndarray, " p"]
 
-_SSIM_WINDOW, _SSIM_STD = 11, 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 _MIN_FLOW = 1e-3  # pixels; below it a flow vector has no direction
 _MIN_MSE = 1e-10  # identical frames count as 100 dB, so that means stay finite
@@ -25,13 +24,8 @@ _MIN_MSE = 1e-10  # identical frames count as 100 dB, so that means stay finite
 class FrameMetrics:
     """Hold the metrics before they are averaged: one value per frame, or per pair of consecutive frames.
 
-    Attributes:
-        mse: Mean squared error on [0, 1] of each frame.
-        psnr: Peak signal-to-noise ratio of each frame in dB, at most 100.
-        ssim: Structural similarity of each frame, at most 1.
-        tssim: SSIM of the differences between consecutive frames.
-        epe: Mean distance between the flow vectors of a pair, in pixels.
-        cosine: Mean cosine between the flow vectors of a pair; NaN where no pixel moves in both videos.
+    `mse` is that of pixels in [0, 1], `psnr` in dB and at most 100; `tssim` is the SSIM of differences between frames;
+    `epe` and `cosine` compare flow vectors: pixels, and NaN where no pixel moves in both videos.
     """
 
     mse: PerFrame
@@ -43,15 +37,9 @@ class FrameMetrics:
 
     def first(self, frames: int) -> "FrameMetrics":
         """Return the metrics of the first `frames` frames alone."""
-        pairs = frames - 1
-        return FrameMetrics(
-            self.mse[:frames],
-            self.psnr[:frames],
-            self.ssim[:frames],
-            self.tssim[:pairs],
-            self.epe[:pairs],
-            self.cosine[:pairs],
-        )
+        per_frame = (values[:frames] for values in (self.mse, self.psnr, self.ssim))
+        per_pair = (values[: frames - 1] for values in (self.tssim, self.epe, self.cosine))
+        return FrameMetrics(*per_frame, *per_pair)
 
     def summary(self) -> dict[str, float]:
         """Return means (and for flow medians) under the names of `video_metrics`."""
@@ -95,16 +83,7 @@ def video_metrics(target: Video, generated: Video) -> dict[str, float]:
 def frame_metrics(
     target: Video, generated: Video, real_flow: Float32[np.ndarray, "p h w 2"] | None = None
 ) -> FrameMetrics:
-    """Compare two clips and keep every frame's value.
-
-    Args:
-        target: The clip that was recorded, at least two frames.
-        generated: The clip that was generated for it.
-        real_flow: `optical_flow(target)` if it is known already, to compare several clips with the same real one.
-
-    Raises:
-        ValueError: If the clips differ in shape or have fewer than two frames.
-    """
+    """Compare two clips and keep every frame's value; `real_flow` is `optical_flow(target)` where it is known."""
     if target.shape != generated.shape:
         raise ValueError(f"both clips must have the same shape, got real {target.shape}, generated {generated.shape}")
     if len(target) < 2:
@@ -124,7 +103,21 @@ def frame_metrics(
 
 def ssim(target: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h w 3"]) -> PerFrame:
     """Return the structural similarity of each frame: Gaussian window (11 pixels, std 1.5), zero padding, range 1."""
-    return np.array([_ssim_image(a, b) for a, b in zip(target, generated, strict=True)], dtype=np.float64)
+    import cv2
+
+    def one(a: Float32[np.ndarray, "h w 3"], b: Float32[np.ndarray, "h w 3"]) -> np.ndarray:
+        mean_a, mean_b, square_a, square_b, product = (
+            cv2.GaussianBlur(part, (11, 11), 1.5, borderType=cv2.BORDER_CONSTANT)
+            for part in (a, b, a * a, b * b, a * b)
+        )
+        covariance = product - mean_a * mean_b
+        variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
+        similarity = ((2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)) / (
+            (mean_a * mean_a + mean_b * mean_b + _SSIM_C1) * (variances + _SSIM_C2)
+        )
+        return similarity.mean(dtype=np.float64)
+
+    return np.array([one(a, b) for a, b in zip(target, generated, strict=True)])
 
 
 def optical_flow(video: Video) -> Float32[np.ndarray, "p h w 2"]:
@@ -134,22 +127,15 @@ def optical_flow(video: Video) -> Float32[np.ndarray, "p h w 2"]:
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
     # OpenCV's stubs want an array where None (no initial flow) is meant
     no_flow = cast(Any, None)
-    fields = [
-        cv2.calcOpticalFlowFarneback(
-            before, after, no_flow, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
-        )
-        for before, after in pairwise(gray)
-    ]
+    settings = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2}
+    fields = [cv2.calcOpticalFlowFarneback(a, b, no_flow, **settings, flags=0) for a, b in pairwise(gray)]
     return np.stack(fields).astype(np.float32, copy=False)
 
 
 def compare_flow(
     target: Float32[np.ndarray, "p h w 2"], generated: Float32[np.ndarray, "p h w 2"]
 ) -> tuple[PerPair, PerPair]:
-    """Return end-point error (pixels) and mean cosine of each pair of flow fields.
-
-    The cosine is taken over pixels that move by more than 0.001 pixels in both; it is NaN where no pixel does.
-    """
+    """Return end-point error (pixels) and mean cosine of each pair of flow fields; NaN where nothing moves in both."""
     epe = np.linalg.norm(target - generated, axis=-1).mean(axis=(1, 2), dtype=np.float64)
     length_real, length_generated = np.linalg.norm(target, axis=-1), np.linalg.norm(generated, axis=-1)
     # A flow of a thousandth of a pixel has no direction to compare.
@@ -158,18 +144,3 @@ def compare_flow(
     moving = moves.sum(axis=(1, 2))
     total = np.where(moves, cosine, 0.0).sum(axis=(1, 2), dtype=np.float64)
     return epe, np.where(moving > 0, total / np.maximum(moving, 1), np.nan)
-
-
-def _ssim_image(a: Float32[np.ndarray, "h w 3"], b: Float32[np.ndarray, "h w 3"]) -> float:
-    import cv2
-
-    mean_a, mean_b, square_a, square_b, product = (
-        cv2.GaussianBlur(part, (_SSIM_WINDOW, _SSIM_WINDOW), _SSIM_STD, borderType=cv2.BORDER_CONSTANT)
-        for part in (a, b, a * a, b * b, a * b)
-    )
-    covariance = product - mean_a * mean_b
-    variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
-    similarity = ((2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)) / (
-        (mean_a * mean_a + mean_b * mean_b + _SSIM_C1) * (variances + _SSIM_C2)
-    )
-    return float(similarity.mean(dtype=np.float64))

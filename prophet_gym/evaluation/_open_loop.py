@@ -22,8 +22,6 @@ from prophet_gym.data._episode import Episode
 from prophet_gym.evaluation._metrics import FrameMetrics, frame_metrics, optical_flow
 from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper, WorldModel
 
-HORIZONS = (8, 64, 160, 240)
-"""Frames to predict by default: 0.4 to 12 seconds of LIBERO."""
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
 GRIPPER = "gripper_mm"
 OBJECT = "object_mm"
@@ -38,10 +36,11 @@ _MOVED = 0.02
 _READABLE = 0.03
 """Metres by which the reader may err on the real frame of a window that is scored: in the basket the object hides."""
 _STILL = 0.002
-"""Metres within which an arm is at rest."""
+"""Metres within which an arm is at rest: it shows nothing, and copying the last frame is then perfect."""
 
 ReadObject: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"], str], Float[Tensor, "t 3"]]
 """World positions (metres) of the object that an instruction names, in frames: `ObjectReader.positions`."""
+_Notes: TypeAlias = dict[tuple[str, str], list[list[float]]]
 Scores: TypeAlias = Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]
 """`scores[horizon][condition][metric][i]`: the mean over the windows of episode i, NaN where it has no window."""
 
@@ -56,7 +55,6 @@ class Window:
 
     @property
     def length(self) -> int:
-        """Return the number of frames to predict."""
         return max(self.horizons)
 
 
@@ -69,22 +67,11 @@ class Dream:
 
 
 def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t a"], seeds: Sequence[int]) -> Dream:
-    """Dream open loop, chunk after chunk.
-
-    Args:
-        world_model: Any world model.
-        state: From `encode`, one batch element for each of `actions`.
-        actions: In the robot's units, a whole number of the model's chunks.
-        seeds: Of the noise, one per batch element.
-
-    Raises:
-        ValueError: The actions are no whole number of chunks.
-    """
+    """Dream open loop, chunk after chunk, with one seed of the noise per batch element."""
     if actions.shape[1] % world_model.chunk:
         raise ValueError(f"actions must be a multiple of the chunk ({world_model.chunk}), got {actions.shape[1]}")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    frames: list[Tensor] = []
-    gripper: list[Tensor] = []
+    frames, gripper = [], []
     for part in torch.from_numpy(np.ascontiguousarray(actions)).split(world_model.chunk, dim=1):
         chunk = world_model.rollout(state, part, generators=generators)
         state = chunk.state
@@ -98,17 +85,10 @@ def dream(world_model: WorldModel, state: State, actions: Float[np.ndarray, "b t
 def windows_of(
     episodes: Sequence[Episode], horizons: Sequence[int], spacing: int, *, still: float = _STILL
 ) -> list[Window]:
-    """Choose where to dream from, and how far.
+    """Choose where to dream from, and how far; where the gripper stays within `still` metres there is no window.
 
     Windows of a horizon begin at frame 0 and then every `max(horizon, spacing)` frames, so they do not overlap, and
     shorter horizons are read off the beginning of longer ones.
-
-    Args:
-        episodes: Recorded ones.
-        horizons: Frames to predict.
-        spacing: Frames from one window to the next, at least.
-        still: Windows in which the gripper stays within so many metres are left out: an arm at rest shows nothing, and
-            copying the last frame is then perfect.
     """
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     for horizon in sorted(set(horizons)):
@@ -123,7 +103,7 @@ def windows_of(
 def evaluate_open_loop(
     world_model: WorldModel,
     episodes: Sequence[Episode],
-    horizons: Sequence[int] = HORIZONS,
+    horizons: Sequence[int] = (8, 64, 160, 240),
     *,
     rows: int = 8,
     spacing: int = 32,
@@ -146,7 +126,7 @@ def evaluate_open_loop(
     Args:
         world_model: Any world model.
         episodes: Recorded ones; those shorter than a horizon are left out of that horizon.
-        horizons: Frames to predict, multiples of the model's chunk.
+        horizons: Frames to predict, multiples of the model's chunk; the default is 0.4 to 12 seconds of LIBERO.
         rows: Windows that are dreamt at once.
         spacing: Frames from one window to the next, at least; a large number leaves one window per episode.
         seed: Of the noise.
@@ -162,14 +142,16 @@ def evaluate_open_loop(
     windows = windows_of(episodes, horizons, spacing)
     if not windows:
         raise _too_short(episodes, horizons)
-    scores = _empty_scores(len(episodes), horizons)
+    scores: dict[int, _Notes] = {
+        horizon: defaultdict(lambda: [[] for _ in episodes]) for horizon in sorted(set(horizons))
+    }
     bar = tqdm(total=sum(w.length for w in windows), desc="evaluate", unit="frame", disable=not progress)
     # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in _batches(windows, rows, _past_frames(world_model)):
             stretches = list(pool.map(lambda window: _Stretch.cut(episodes[window.episode], window), batch))
             predictions = _predict(world_model, stretches, episodes, seed)
-            measured = pool.map(_measure, predictions)
+            measured = pool.map(lambda p: frame_metrics(p.target.future, p.frames, p.target.flow), predictions)
             for prediction, metrics in zip(predictions, measured, strict=True):
                 for horizon in prediction.target.window.horizons:
                     _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
@@ -237,12 +219,10 @@ def _predict(
         if not able:
             continue
         target = [stretch for stretch, _ in able]
-        actions = np.stack(
-            [episodes[source].actions[s.window.start : s.window.start + s.window.length] for s, source in able]
-        )
+        actions = np.stack([_actions(episodes[source], s.window.start, s.window.length) for s, source in able])
         # One seed an episode: the same noise for both conditions, and whatever the batch around it.
         seeds = [seed + s.window.episode for s in target]
-        dreamt = dream(world_model, _begin(world_model, target, episodes), actions.astype(np.float32), seeds)
+        dreamt = dream(world_model, _begin(world_model, target, episodes), actions, seeds)
         for row, stretch in enumerate(target):
             path = None if dreamt.gripper is None else dreamt.gripper[row]
             predictions.append(_Prediction(stretch, condition, dreamt.frames[row], path))
@@ -255,10 +235,13 @@ def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Seq
     # At an episode's start there is no chunk of past actions: the model takes the arm to be at rest.
     if not isinstance(world_model, Resumes) or first < world_model.chunk:
         return world_model.encode(past)
-    actions = [
-        episodes[s.window.episode].actions[s.window.start - world_model.chunk : s.window.start] for s in stretches
-    ]
-    return world_model.resume(past, torch.from_numpy(np.stack(actions).astype(np.float32)))
+    chunk = world_model.chunk
+    actions = [_actions(episodes[s.window.episode], s.window.start - chunk, chunk) for s in stretches]
+    return world_model.resume(past, torch.from_numpy(np.stack(actions)))
+
+
+def _actions(episode: Episode, start: int, count: int) -> Float[np.ndarray, "t a"]:
+    return episode.actions[start : start + count].astype(np.float32)
 
 
 def _past_frames(world_model: WorldModel) -> int:
@@ -279,11 +262,8 @@ def _reconstructed(world_model: Reconstructs, stretch: _Stretch) -> UInt8[np.nda
 
 def _other_episode(window: Window, episodes: Sequence[Episode]) -> int | None:
     """Return the next episode that lasts as long as the window; None if no other does."""
-    for step in range(1, len(episodes)):
-        index = (window.episode + step) % len(episodes)
-        if len(episodes[index].actions) >= window.start + window.length:
-            return index
-    return None
+    others = ((window.episode + step) % len(episodes) for step in range(1, len(episodes)))
+    return next((i for i in others if len(episodes[i].actions) >= window.start + window.length), None)
 
 
 def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[Window]]:
@@ -298,20 +278,8 @@ def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[W
         yield from (same[i : i + rows] for i in range(0, len(same), rows))
 
 
-def _measure(prediction: _Prediction) -> FrameMetrics:
-    return frame_metrics(prediction.target.future, prediction.frames, prediction.target.flow)
-
-
-_Notes = dict[tuple[str, str], list[list[float]]]
-
-
-def _empty_scores(episodes: int, horizons: Sequence[int]) -> dict[int, _Notes]:
-    return {horizon: defaultdict(lambda: [[] for _ in range(episodes)]) for horizon in sorted(set(horizons))}
-
-
 def _note(notes: _Notes, prediction: _Prediction, metrics: FrameMetrics, chunks: int) -> None:
-    summary = metrics.summary()
-    window = prediction.target.window
+    summary, window = metrics.summary(), prediction.target.window
     for name, key in METRICS.items():
         notes[prediction.condition, name][window.episode].append(summary[key])
     if prediction.gripper is not None:

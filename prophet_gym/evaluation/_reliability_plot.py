@@ -10,12 +10,7 @@ COLOURS = {"real": "#1b6ca8", "dream": "#c8553d"}
 
 
 def reliability_svg(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Draw one curve per source.
-
-    Args:
-        curves: Source (`real`, `dream`) -> bins of `evaluation.calibration.reliability`; a bin's disc grows with its
-            count, its bar is the 95% interval.
-    """
+    """Draw each source's bins of `reliability`; a bin's disc grows with its count, its bar is the 95% interval."""
     width = SIZE + 2 * MARGIN
     marks = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {width}" font-family="sans-serif" '

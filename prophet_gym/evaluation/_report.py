@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym.estimates import Estimate, bootstrap
-from prophet_gym.evaluation import GRIPPER, METRICS, OBJECT, Scores
+from prophet_gym.evaluation._open_loop import GRIPPER, METRICS, OBJECT, Scores
 
 CONDITIONS = {
     "dream": "dream",
@@ -34,13 +35,20 @@ COLUMNS = {
 PACKAGES = ("prophet-gym", "torch", "diffusers", "numpy", "opencv-python-headless")
 
 
-def summarise(scores: Scores, episodes: int) -> dict[str, Any]:
-    """Return means and intervals of every horizon, condition and metric, and the paired margins of the dream.
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
 
-    Args:
-        scores: Result of `evaluate_open_loop`.
-        episodes: Number of episodes that were given to it.
-    """
+
+MARGINS: dict[str, tuple[str, str, Callable[..., np.ndarray], str, str]] = {
+    "psnr_over_copy": ("copy", "psnr", np.subtract, "dream over copying", " dB"),
+    "epe_by_copy": ("copy", "epe", _divide, "EPE of the dream by that of copying", ""),
+    "psnr_over_other_actions": ("other_actions", "psnr", np.subtract, "right over other actions", " dB"),
+}
+"""Name -> what the dream is paired with, by which metric, how, and what tables call it."""
+
+
+def summarise(scores: Scores, episodes: int) -> dict[str, Any]:
+    """Return means and intervals of every horizon, condition and metric, and the paired margins of the dream."""
     return {str(horizon): _horizon(conditions, episodes) for horizon, conditions in scores.items() if conditions}
 
 
@@ -49,23 +57,13 @@ def _horizon(conditions: Mapping[str, Mapping[str, np.ndarray]], episodes: int) 
         condition: {name: as_json(bootstrap(metrics[name])) for name in (*METRICS, GRIPPER, OBJECT) if name in metrics}
         for condition, metrics in conditions.items()
     }
+    margins = {
+        name: as_json(bootstrap(conditions["dream"][metric], conditions[other][metric], statistic=statistic))
+        for name, (other, metric, statistic, *_) in MARGINS.items()
+        if {"dream", other} <= conditions.keys()
+    }
     used = int((~np.isnan(conditions["copy"]["psnr"])).sum())
-    return {"episodes": used, "shorter": episodes - used, "conditions": means, "margins": _margins(conditions)}
-
-
-def _margins(conditions: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    dream, copy, other = (conditions.get(name) for name in ("dream", "copy", "other_actions"))
-    margins = {}
-    if dream and copy:
-        margins["psnr_over_copy"] = bootstrap(dream["psnr"], copy["psnr"], statistic=lambda a, b: a - b)
-        margins["epe_by_copy"] = bootstrap(dream["epe"], copy["epe"], statistic=_ratio)
-    if dream and other:
-        margins["psnr_over_other_actions"] = bootstrap(dream["psnr"], other["psnr"], statistic=lambda a, b: a - b)
-    return {name: as_json(estimate) for name, estimate in margins.items()}
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+    return {"episodes": used, "shorter": episodes - used, "conditions": means, "margins": margins}
 
 
 def as_json(estimate: Estimate) -> dict[str, float | int | None]:
@@ -76,20 +74,14 @@ def as_json(estimate: Estimate) -> dict[str, float | int | None]:
 def machine() -> dict[str, Any]:
     """Return what computed the numbers: processor, cores and package versions (None for what is not installed)."""
     processor = platform.processor() or platform.machine()
-    try:
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
         processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    versions = {name: _version(name) for name in PACKAGES}
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
@@ -122,20 +114,12 @@ def _evaluation_table(frames: str, found: Mapping[str, Any]) -> str:
     ]
     shorter = f" ({found['shorter']} shorter ones left out)" if found["shorter"] else ""
     title = f"{frames} frames, {found['episodes']} episodes{shorter}"
-    return "\n".join([table([title, *(COLUMNS[name][0] for name in names)], rows), *_margin_lines(found["margins"])])
-
-
-def _margin_lines(margins: Mapping[str, Any]) -> list[str]:
-    labels = {
-        "psnr_over_copy": ("dream over copying", 2, " dB"),
-        "epe_by_copy": ("EPE of the dream by that of copying", 2, ""),
-        "psnr_over_other_actions": ("right over other actions", 2, " dB"),
-    }
-    return [
-        f"  {label}: {interval(margins[name], digits)}{unit}"
-        for name, (label, digits, unit) in labels.items()
-        if name in margins
+    margins = [
+        f"  {label}: {interval(found['margins'][name], 2)}{unit}"
+        for name, (*_, label, unit) in MARGINS.items()
+        if name in found["margins"]
     ]
+    return "\n".join([table([title, *(COLUMNS[name][0] for name in names)], rows), *margins])
 
 
 def interval(estimate: Mapping[str, Any] | None, digits: int) -> str:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from prophet_gym._io.networks import load_part, save_network
-from prophet_gym.data._episode import Episode
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import read_episode
 from prophet_gym.prophet._autoencoder import FrameAutoencoder, to_pixels
@@ -23,16 +22,15 @@ _CROP, _CELL = 64, 8
 _LATENT_NOISE = 0.05
 """Standard deviation of what is added to the latents, so that the decoder bears the errors of a dream."""
 
+Crops = UInt8[Tensor, "b h w 3"]
+
 
 @dataclass(frozen=True)
 class Footage:
     """Hold frames of many episodes in memory, with the places where crops are worth taking.
 
-    Attributes:
-        frames: All kept frames.
-        references: Index (into frames) of each frame's start frame.
-        centres: Where gripper and target object are in the image (y, x), pixels; the gripper twice for a target that
-            is a fixture.
+    `references` are indices of each frame's start frame; `centres` say where gripper and target object are in the image
+    (y, x), pixels: the gripper twice for a target that is a fixture.
     """
 
     frames: UInt8[np.ndarray, "n h w 3"]
@@ -41,11 +39,7 @@ class Footage:
 
 
 def load_footage(paths: Sequence[Path], stride: int) -> Footage:
-    """Decode every `stride`-th frame of the episodes.
-
-    Raises:
-        ValueError: An episode does not say where its tools are, or what camera looks on.
-    """
+    """Decode every `stride`-th frame of the episodes."""
     frames, references, centres, total = [], [], [], 0
     for path in tqdm(paths, desc="decode", unit="episode"):
         episode = read_episode(path)
@@ -71,18 +65,16 @@ def _image_points(
     return np.stack([v * size[0], u * size[1]], axis=-1)
 
 
-def draw_crops(
-    footage: Footage, rows: int, generator: torch.Generator
-) -> tuple[UInt8[Tensor, "b h w 3"], UInt8[Tensor, "b h w 3"]]:
+def draw_crops(footage: Footage, rows: int, generator: torch.Generator) -> tuple[Crops, Crops]:
     """Draw crops and the same places of the start frames: 45% at the gripper, 25% at the target, the rest anywhere."""
     height, width = footage.frames.shape[1:3]
     crop = _crop_side(footage)
     picks = torch.randint(len(footage.frames), (rows,), generator=generator).numpy()
-    kind = torch.rand(rows, generator=generator).numpy()
+    kind = torch.rand(rows, 1, generator=generator).numpy()
     jitter = (torch.rand(rows, 2, generator=generator).numpy() - 0.5) * crop
     anywhere = torch.rand(rows, 2, generator=generator).numpy() * [height, width]
-    centre = np.where(kind[:, None] < 0.45, footage.centres[picks, 0], footage.centres[picks, 1]) + jitter
-    centre = np.where(kind[:, None] < 0.7, centre, anywhere)
+    centre = np.where(kind < 0.45, footage.centres[picks, 0], footage.centres[picks, 1]) + jitter
+    centre = np.where(kind < 0.7, centre, anywhere)
     corner = np.clip(centre - crop / 2, 0, [height - crop, width - crop]) / _CELL
     crops, references = [], []
     # On the grid of cells: a latent of a crop is then what the whole frame has there.
@@ -106,13 +98,7 @@ def autoencoder_loss(
     """Return a Charbonnier loss that counts what differs from the start frame five times and colour twice.
 
     What has not moved is shown from the start frame (`keep_background`), so the autoencoder may be poor there. Colour,
-    the difference of the channels from their mean, tells objects apart, and few pixels show it.
-
-    Args:
-        model: The autoencoder.
-        pixels: Crops in [-1, 1].
-        reference: The same places of the start frames.
-        noise: Added to the latents.
+    the difference of the channels from their mean, tells objects apart, and few pixels show it. Pixels are in [-1, 1].
     """
     latents = model.encode_raw(pixels)
     out = model.decode_raw(latents + noise)
@@ -136,22 +122,17 @@ def autoencoder_loss(
 def train_autoencoder(
     paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
 ) -> FrameAutoencoder:
-    """Train on the episodes and return the averaged model with its normalisation measured.
-
-    Args:
-        paths: Training episodes.
-        folder: Of the run; the result goes to `folder/autoencoder`.
-        steps: Optimiser steps.
-        device: Where to train.
-        rows: Crops per step.
-    """
+    """Train on `rows` crops a step; the averaged model, its normalisation measured, goes to `folder/autoencoder`."""
     footage = load_footage(paths, stride=3)
     torch.manual_seed(0)
     model = on_device(FrameAutoencoder(), device)
     config = FitConfig(steps=steps, learning_rate=2e-3, weight_decay=1e-3)
     fit(model, _crop_loss(footage, rows), config, folder, name="autoencoder")
     # A thousand frames are enough for four means; the normalisation is measured once and kept in the config.
-    mean, std = _measure_latents(model, torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)]))
+    frames = torch.from_numpy(footage.frames[:: max(1, len(footage.frames) // 1000)])
+    with torch.no_grad():
+        latents = torch.cat([model.encode_raw(to_pixels(part.to(device))) for part in frames.split(64)])
+    mean, std = (tuple(found.tolist()) for found in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
     sizes = {name: model.config[name] for name in ("latent_channels", "fine_channels", "coarse_channels")}
     result = FrameAutoencoder(**sizes, latents_mean=mean, latents_std=std)
     result.load_state_dict(model.state_dict())
@@ -162,15 +143,7 @@ def train_autoencoder(
 def tune_decoder(
     paths: Sequence[Path], folder: Path, *, steps: int, device: torch.device, rows: int = 32
 ) -> FrameAutoencoder:
-    """Train the decoder of `folder/autoencoder` further; latents, and what was trained on them, stay valid.
-
-    Args:
-        paths: Training episodes.
-        folder: Of the run; its autoencoder is replaced.
-        steps: Optimiser steps.
-        device: Where to train.
-        rows: Crops per step.
-    """
+    """Train the decoder of `folder/autoencoder` further; latents, and what was trained on them, stay valid."""
     footage = load_footage(paths, stride=3)
     model = on_device(load_part(FrameAutoencoder, folder / "autoencoder"), device).train()
     model.encoder.requires_grad_(requires_grad=False)
@@ -181,7 +154,6 @@ def tune_decoder(
 
 
 def _crop_loss(footage: Footage, rows: int) -> Loss:
-    """Return the loss of crops around what moves, with a little noise on the latents."""
     cells = _crop_side(footage) // _CELL
 
     def loss(model: FrameAutoencoder, _step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -194,19 +166,9 @@ def _crop_loss(footage: Footage, rows: int) -> Loss:
 
 
 @torch.no_grad()
-def _measure_latents(
-    model: FrameAutoencoder, frames: UInt8[Tensor, "n h w 3"]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Measure the per-channel mean and standard deviation of the raw latents."""
-    latents = torch.cat([model.encode_raw(to_pixels(part.to(model.device))) for part in frames.split(64)])
-    return tuple(latents.mean((0, 2, 3)).tolist()), tuple(latents.std((0, 2, 3)).tolist())
-
-
-@torch.no_grad()
 def encode_episodes(paths: Sequence[Path], autoencoder: FrameAutoencoder) -> LatentEpisodes:
     """Encode whole episodes, 64 frames at a time; latents are kept as float16."""
-    latents: list[np.ndarray] = []
-    episodes: list[Episode] = []
+    latents, episodes = [], []
     for path in tqdm(paths, desc="encode", unit="episode"):
         episode = read_episode(path)
         frames = torch.from_numpy(episode.frames())

@@ -1,16 +1,13 @@
-"""Train the gripper tracker and the transformer on latents.
-
-The transformer is trained on dreams that continue from step to step: it sees what its own long dreams look like.
-"""
+"""Train the gripper tracker and the transformer on latents: on dreams that continue from step to step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from prophet_gym._io.networks import save_network
@@ -32,13 +29,9 @@ _LATENT_NOISE = 0.1
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """How the transformer's training steps are made of dreams.
+    """How the transformer's training steps are made of dreams: `rows` at once, of `chunks` chunks on average.
 
-    Attributes:
-        rows: Chunks per step, each of another dream.
-        chunks: Mean length of the dreams, where their episodes are long enough.
-        single_until: Fraction of the steps, at the beginning, with single chunks.
-        source_fraction: See `sample_times`.
+    In the first steps, a fraction `single_until` of all, they are single chunks; see `sample_times` for the other.
     """
 
     rows: int
@@ -51,13 +44,8 @@ class Rehearsal:
 class Dreams:
     """Recorded actions, dreamt so far by the model itself.
 
-    Attributes:
-        current: Index among all frames where each dream is.
-        first: Index of its episode's first frame.
-        last: Index of its episode's last frame.
-        age: Chunks that it has dreamt.
-        past: Latents of its newest frames, its own where it dreamt them.
-        gripper: Where the gripper is in the last four of them.
+    `current` is the index among all frames where each dream is, between its episode's `first` and `last`; `age` counts
+    the chunks that it has dreamt. `past` are latents of its newest frames, `gripper` is that in the last four of them.
     """
 
     current: Int64[np.ndarray, " b"]
@@ -105,27 +93,23 @@ class Dreams:
         if not ended.any():
             return self
         # As many as there are dreams, so that what is drawn does not depend on how many have ended.
-        return self._with(ended, Dreams.begin(data, tracker, len(ended), self.past.shape[1], generator))
-
-    def _with(self, rows: Bool[np.ndarray, " b"], other: "Dreams") -> "Dreams":
-        """Return some rows of another batch in place of these."""
-        chosen = torch.from_numpy(rows).to(self.past.device)
-        taken = {}
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, Tensor):
-                taken[field.name] = torch.where(chosen.reshape(-1, *[1] * (mine.ndim - 1)), theirs, mine)
-            else:
-                taken[field.name] = np.where(rows, theirs, mine)
-        return Dreams(**taken)
+        new = vars(Dreams.begin(data, tracker, len(ended), self.past.shape[1], generator))
+        chosen = torch.from_numpy(ended).to(self.past.device)
+        mixed: dict[str, Any] = {
+            name: torch.where(chosen.reshape(-1, *[1] * (part.ndim - 1)), new[name], part)
+            if isinstance(part, Tensor)
+            else np.where(ended, new[name], part)
+            for name, part in vars(self).items()
+        }
+        return Dreams(**mixed)
 
 
+@dataclass
 class _Carried:
     """The dreams of the step before, which a training state must hold for a run to resume to the same bits."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.dreams: Dreams | None = None
-        self.device = device
+    device: torch.device
+    dreams: Dreams | None = None
 
     def state_dict(self) -> dict[str, Tensor]:
         return {} if self.dreams is None else {name: torch.as_tensor(part) for name, part in vars(self.dreams).items()}
@@ -153,17 +137,7 @@ def train_tracker(
     rows: int = 128,
     base: GripperTracker | None = None,
 ) -> GripperTracker:
-    """Train a tracker, or `base` further, on real frames; the result goes to `folder/tracker`.
-
-    Args:
-        data: Latents.
-        config: Says what camera sees them, and how long a chunk is.
-        folder: Of the run.
-        steps: Optimiser steps.
-        device: Where to train.
-        rows: Windows per step.
-        base: The tracker to begin with.
-    """
+    """Train a tracker, or `base` further, on `rows` real windows a step; the result goes to `folder/tracker`."""
     torch.manual_seed(0)
     tracker = on_device(new_tracker(data, config, base), device)
     shake, camera = torch.tensor(_SHAKE), torch.tensor(config.camera).to(device)
@@ -197,8 +171,7 @@ def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker 
     }
     if base is not None:
         sizes = {name: value for name, value in base.config.items() if not name.startswith("_")}
-    sizes["window"] = _WINDOW
-    tracker = GripperTracker(**sizes)
+    tracker = GripperTracker(**sizes | {"window": _WINDOW})
     # Not strict: a base from before trackers saw their surroundings has no weights for that.
     if base is not None:
         tracker.load_state_dict(base.state_dict(), strict=False)
@@ -206,12 +179,10 @@ def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker 
 
 
 @torch.no_grad()
-def tracker_errors(
-    tracker: GripperTracker, data: LatentEpisodes, config: SmallConfig, rows: int = 2000
-) -> dict[str, float]:
+def tracker_errors(tracker: GripperTracker, data: LatentEpisodes, config: SmallConfig) -> dict[str, float]:
     """Return mean distances in millimetres: of a frame read, and of true and read starts followed for a chunk."""
     generator, device = torch.Generator().manual_seed(1), tracker.device
-    windows = data.draw(rows, past=1, chunk=config.chunk, chunks=1, generator=generator).to(device)
+    windows = data.draw(2000, past=1, chunk=config.chunk, chunks=1, generator=generator).to(device)
     seen, true, camera = windows.past[:, -1], windows.gripper, torch.tensor(config.camera).to(device)
     read = tracker.read(seen)
 
@@ -233,21 +204,11 @@ def dream_loss(
     config: SmallConfig,
     dreams: Dreams,
     generator: torch.Generator,
-    *,
     source_fraction: float = 1.0,
 ) -> tuple[Tensor, dict[str, float], Dreams]:
     """Return the loss of the next chunk of some dreams, what to log of it, and the dreams with what was predicted.
 
     Gradients stop between chunks, so dreaming costs no more than single chunks do.
-
-    Args:
-        transformer: The network that is trained.
-        tracker: Follows the gripper, as it will in dreams.
-        data: Latents.
-        config: Of the checkpoint in the making.
-        dreams: How far they have come.
-        generator: All randomness.
-        source_fraction: See `sample_times`.
     """
     windows = dreams.windows(data, config.chunk)
     inputs = inputs_of(dreams, windows, tracker, torch.tensor(config.camera).to(dreams.past))
@@ -281,30 +242,18 @@ def train_transformer(
     schedule: FitConfig,
     rehearsal: Rehearsal,
 ) -> ProphetTransformer3DModel:
-    """Train on single chunks first, then on dreams that continue from step to step; return the averaged model.
-
-    Args:
-        transformer: Trained in place, on the device where it lies.
-        tracker: Fixed.
-        data: Latents.
-        config: Of the checkpoint in the making: camera, chunk, past frames and noise are read.
-        folder: Of the run.
-        schedule: Of the optimiser.
-        rehearsal: What a step is made of.
-    """
+    """Train on single chunks first, then on dreams that continue from step to step; return the averaged model."""
     tracker = on_device(tracker, transformer.device).eval().requires_grad_(requires_grad=False)
     carried = _Carried(tracker.device)
 
-    def loss(
-        transformer: ProphetTransformer3DModel, index: int, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(transformer: Any, index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         length = 1 if index < rehearsal.single_until * schedule.steps else rehearsal.chunks
         if carried.dreams is None:
             dreams = Dreams.begin(data, tracker, rehearsal.rows, config.past_frames, generator)
         else:
             dreams = carried.dreams.renewed(data, tracker, length, generator)
         found, figures, carried.dreams = dream_loss(
-            transformer, tracker, data, config, dreams, generator, source_fraction=rehearsal.source_fraction
+            transformer, tracker, data, config, dreams, generator, rehearsal.source_fraction
         )
         return found, figures
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from prophet_gym.train._states import Stateful, States
+from prophet_gym.train._states import States
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -65,12 +65,7 @@ class FitConfig:
             raise ValueError(f"minutes={self.minutes} must be above 0")
 
     def rate(self, step: int, used: float = 0.0) -> float:
-        """Return the fraction of the peak rate in a step.
-
-        Args:
-            step: Of `steps`, from 0.
-            used: The fraction of the time that is gone.
-        """
+        """Return the fraction of the peak rate in a step, from 0; `used` is the fraction of the time that is gone."""
         # `used` too, so that a run which its time ends has cooled down as one that its steps end.
         left = min((self.steps - step) / max(self.decay * self.steps, 1), (1 - used) / max(self.decay, 1e-9))
         return min(1.0, (step + 1) / max(self.warmup, 1), max(left, 0.0))
@@ -109,7 +104,7 @@ def fit(
     folder: Path | None = None,
     *,
     name: str,
-    state: Sequence[Stateful] = (),
+    state: Sequence[Any] = (),
     accelerator: "Accelerator | None" = None,
 ) -> Model:
     """Take the steps that are left, or those that the time allows, and return the model with its averaged weights.
@@ -123,7 +118,8 @@ def fit(
         config: The schedule.
         folder: Of the run; without one nothing is written.
         name: Of this model in the run.
-        state: What else changes from step to step and is saved, e.g. the loader of the data.
+        state: What else changes from step to step and is saved, e.g. the loader of the data; `state_dict` and
+            `load_state_dict` are called.
         accelerator: Of a run of several processes or of mixed precision; one process in float32 if not given.
 
     Raises:
@@ -211,7 +207,11 @@ class _Run:
                 if accelerator.sync_gradients:
                     # Before the optimiser's step: the weights stay those of the last state.
                     total = accelerator.reduce(total, "mean")
-                    self._require_finite(total.mean().item(), index)
+                    if not total.mean().isfinite():
+                        raise FloatingPointError(
+                            f"the loss of {self.name} is {total.mean().item()} at step {index}; the last state is "
+                            "good: look at the data, then resume with a lower learning rate"
+                        )
                     norm = accelerator.clip_grad_norm_(list(self.trained.values()), self.config.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -221,16 +221,9 @@ class _Run:
         rate = self.inner.param_groups[0]["lr"]
         return {"loss": total.mean().item(), "gradient_norm": float(norm), "learning_rate": rate, **parts, **figures}
 
-    def _require_finite(self, loss: float, index: int) -> None:
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of {self.name} is {loss} at step {index}; the last state is good: look at the data, then "
-                "resume with a lower learning rate"
-            )
-
 
 class _Clock:
-    """How long a run has taken, runs before a kill included."""
+    """How long a run has taken, in seconds and as a fraction of its time, runs before a kill included."""
 
     def __init__(self, minutes: float, spent: float) -> None:
         self.limit, self.began = 60 * minutes, time.monotonic() - spent
@@ -241,7 +234,6 @@ class _Clock:
 
     @property
     def used(self) -> float:
-        """The fraction of the time that is gone."""
         return self.seconds / self.limit
 
 

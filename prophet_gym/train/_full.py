@@ -17,7 +17,7 @@ from prophet_gym.data._windows import WindowDataset, WindowLoader, Windows, Wind
 from prophet_gym.prophet import FullProphet, Prophet
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION
 from prophet_gym.prophet._full import FullConfig
-from prophet_gym.prophet._history import HistoryMemory, history_levels
+from prophet_gym.prophet._history import history_levels
 from prophet_gym.train._fit import FitConfig, fit
 from prophet_gym.train._objective import ClipObjective, draw
 from prophet_gym.train._plans import draw_batch, require_drawable
@@ -25,13 +25,9 @@ from prophet_gym.train._plans import draw_batch, require_drawable
 
 @dataclass(frozen=True)
 class Batching:
-    """Say what a step of training reads.
+    """Say what a step of training reads: `rows` windows, each of so many chunks, in every process.
 
-    Attributes:
-        rows: Windows that a process holds at once.
-        chunks: Length of a window; from the second chunk on it continues on the model's own frames (self-forcing).
-        sampler_steps: Steps that sample those frames, as in `karras_sigmas`.
-        workers: Processes that decode windows, for each process that trains.
+    From the second chunk on a window continues on the model's own frames (self-forcing), which take `sampler_steps`.
     """
 
     rows: int = 1
@@ -46,25 +42,15 @@ class Batching:
 
 
 def config_of(prophet: Prophet) -> FullConfig:
-    """Return the config of a full Prophet.
-
-    Raises:
-        ValueError: The Prophet is a small one.
-    """
+    """Return the config of a full Prophet; a small one is refused."""
     if not isinstance(prophet.config, FullConfig):
         raise ValueError("the base must be a full Prophet, got a small one; `prophet train` is for those")
     return prophet.config
 
 
 def drawing(prophet: Prophet) -> Prophet:
-    """Return the same full Prophet, but one that draws the tools in training and in dreams.
-
-    Raises:
-        ValueError: The Prophet is a small one.
-        CheckpointError: Its transformer has no action-frame conditioner.
-    """
-    config = replace(config_of(prophet), draw_tools=True)
-    drawn = FullProphet(prophet.transformer, prophet.autoencoder, config)
+    """Return the same full Prophet, but one that draws the tools in training and in dreams."""
+    drawn = FullProphet(prophet.transformer, prophet.autoencoder, replace(config_of(prophet), draw_tools=True))
     drawn.source = prophet.source
     return drawn
 
@@ -78,16 +64,8 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
     """Mark what is trained: adapters if `lora_rank` is above 0, else all weights that are read.
 
     Text is off, so the cross-attentions stay as they are (reference.md: "Text"), and so does the action-frame
-    conditioner of a model that does not draw the tools.
-
-    Args:
-        prophet: A full one, whose transformer is changed in place; its config says whether the tools are drawn.
-        lora_rank: Rank of the adapters of q, k, v, output and both MLP layers in every block; alpha is the same, as in
-            the paper's 16 and 16 (reference.md: "Training objective").
-        seed: Seed of the adapters' first weights.
-
-    Raises:
-        ValueError: Adapters are asked for in a model that does not read actions yet.
+    conditioner of a model that does not draw the tools. Adapters are of q, k, v, output and both MLP layers in every
+    block; alpha is their rank, as in the paper's 16 and 16 (reference.md: "Training objective").
     """
     transformer = prophet.transformer
     if lora_rank:
@@ -106,17 +84,14 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
     for name, module in transformer.named_modules():
         if name.split(".")[-1] in unread:
             module.requires_grad_(requires_grad=False)
-    if transformer.history_memory is not None:
-        _leave_out_unread_levels(transformer.history_memory, config_of(prophet).history_frames)
-
-
-def _leave_out_unread_levels(memory: HistoryMemory, history_frames: int) -> None:
-    """Freeze the levels that a short history does not reach: data-parallel training waits for every gradient."""
-    latents = 1 + (history_frames - 1) // FRAMES_PER_LATENT
-    read = set(history_levels(latents, memory.order))
-    memory.requires_grad_(requires_grad=bool(read))
-    for number, level in enumerate(memory.levels):
-        level.requires_grad_(requires_grad=number in read)
+    memory = transformer.history_memory
+    if memory is not None:
+        # The levels that a short history does not reach.
+        latents = 1 + (config_of(prophet).history_frames - 1) // FRAMES_PER_LATENT
+        read = set(history_levels(latents, memory.order))
+        memory.requires_grad_(requires_grad=bool(read))
+        for number, level in enumerate(memory.levels):
+            level.requires_grad_(requires_grad=number in read)
 
 
 def train_full(
@@ -125,21 +100,6 @@ def train_full(
     """Take the steps that are left; at the end the weights that require gradients hold their moving average.
 
     A run that was killed resumes from its newest state, also with another number of processes, rows or workers.
-
-    Args:
-        prophet: A full one on the accelerator's device, with what is trained marked, see `choose_trained`. With
-            `draw_tools` in its config, videos of the tools are read in the rows whose windows say where they are.
-        clips: See `clip_shape`.
-        folder: For states and TensorBoard events.
-        config: Of the optimiser.
-        batching: Of the data.
-        accelerator: An `accelerate.Accelerator` without data of its own.
-
-    Raises:
-        ValueError: A small Prophet, windows that do not fit it or whose tools cannot be drawn though its config says
-            so, or an accelerator that shards weights.
-        CheckpointError: A state there is damaged or of another run.
-        FloatingPointError: The loss is not finite; nothing of that step is saved.
     """
     require_fit(prophet, clips, batching, accelerator)
     autoencoder: Any = prophet.autoencoder
@@ -149,27 +109,19 @@ def train_full(
         rank=accelerator.process_index, ranks=accelerator.num_processes, workers=batching.workers,
     )  # fmt: skip
     batches, device = placed(loader), accelerator.device
-    draw_tools = config_of(prophet).draw_tools
+    draw_tools, channels = config_of(prophet).draw_tools, prophet.transformer.config["latent_channels"]
 
     # The random numbers belong to the windows' places, not to the step, so that processes and rows may change.
     def loss(model: Any, _step: int, _generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch, places = next(batches)
-        draws = draw(places, batching.chunks, _latent_shape(prophet, batch, batching.chunks), seed=config.seed)
-        tensors = (batch.history, batch.frames, batch.actions, draws.sigmas, draws.noise, draws.dream_noise)
-        if draw_tools:
-            images = draw_batch(batch, device)
-            tensors = (*tensors, images.video, images.drawn)
-        return model(*(tensor.to(device) for tensor in tensors)), {}
+        height, width = batch.future.shape[2:4]
+        slots = batch.actions.shape[1] // batching.chunks // FRAMES_PER_LATENT
+        shape = (channels, slots, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
+        draws = draw(places, batching.chunks, shape, seed=config.seed).to(device)
+        images = draw_batch(batch, device) if draw_tools else None
+        return model(batch.to(device), draws, images), {}
 
     fit(objective, loss, config, folder, name="full", state=(loader,), accelerator=accelerator)
-
-
-def _latent_shape(prophet: Prophet, batch: Windows, chunks: int) -> tuple[int, int, int, int]:
-    """Return the size of a chunk's generated slots."""
-    height, width = batch.future.shape[2:4]
-    slots = batch.actions.shape[1] // chunks // FRAMES_PER_LATENT
-    channels = prophet.transformer.config["latent_channels"]
-    return channels, slots, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
 
 
 def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, accelerator: Any) -> None:
@@ -179,8 +131,7 @@ def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, acce
         raise ValueError(f"clips must be {clip_shape(config, batching.chunks)} for this checkpoint, got {clips.shape}")
     expected = prophet.transformer.config["action_dim"]
     for number, entry in enumerate(clips.entries):
-        found = clips[number, 0].actions.shape[2]
-        if found != expected:
+        if (found := clips[number, 0].actions.shape[2]) != expected:
             raise ValueError(
                 f"the model reads actions of {expected} dimensions, data set {number}, a "
                 f"{type(entry.source).__name__}, gives {found}; give its MixtureEntry to_model_actions"

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from prophet_gym.data._windows import Windows
 from prophet_gym.prophet._autoencoder import WanAutoencoder
 from prophet_gym.prophet._full import appended, decode_chunk, encode_history, sample_chunk
 from prophet_gym.prophet._sampling import karras_sigmas
@@ -19,39 +20,27 @@ from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DMod
 class Draws:
     """Hold the random numbers of a batch, a row for each window and a column for each chunk.
 
-    Attributes:
-        sigmas: Noise levels of the loss.
-        noise: Of the loss.
-        dream_noise: What sampling of all chunks but the last starts from.
+    `sigmas` and `noise` are those of the loss; `dream_noise` is what sampling of all chunks but the last starts from.
     """
 
     sigmas: Float[Tensor, "b n"]
     noise: Float[Tensor, "b n c t h w"]
     dream_noise: Float[Tensor, "b n1 c t h w"]
 
+    def to(self, device: torch.device) -> "Draws":
+        return Draws(*(values.to(device) for values in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class ToolVideos:
-    """What the action-frame conditioner reads of a batch.
-
-    Attributes:
-        video: The tools at the current frame and after each action; black where they are not known.
-        drawn: The rows where they are.
-    """
+    """The tools at the current frame and after each action, in the rows `drawn`; black where they are not known."""
 
     video: UInt8[Tensor, "b f h w 3"]
     drawn: Bool[Tensor, " b"]
 
 
 def draw(places: Sequence[int], chunks: int, latent_shape: Sequence[int], *, seed: int) -> Draws:
-    """Draw each window's random numbers from a generator of its own.
-
-    Args:
-        places: Of the clips in the row that all processes read.
-        chunks: Chunks of a window.
-        latent_shape: Of a chunk's generated slots, `c t h w`.
-        seed: Of the run.
-    """
+    """Draw random numbers by each window's place in the row that all processes read; `latent_shape` is `c t h w`."""
     sigmas, noise, dream_noise = [], [], []
     for place in places:
         # A generator for each place: the numbers do not depend on which process or batch the window is in.
@@ -78,15 +67,8 @@ def clip_losses(
     The target of a later chunk is the real future as the VAE encodes it after the model's own frame, so it is what must
     be decoded there. Gradients stop between chunks: n chunks cost n training steps, and sampling besides.
 
-    Args:
-        transformer: Trained.
-        autoencoder: Fixed.
-        history: Real frames before the current one, oldest first.
-        frames: The current frame and the real ones after each action.
-        actions: Model actions.
-        draws: Random numbers, as many columns as there are chunks.
-        levels: Noise levels that the model's own frames are sampled along.
-        images: Of the tools, in the rows where they are known; None leaves the action-frame conditioner out.
+    `history` are the real frames before the current one, oldest first; `frames` the current and the following ones; the
+    model's own frames are sampled along `levels`.
 
     Differences from the paper: Prophet trains on real pasts. In Self-Forcing (arXiv 2506.08009) a distribution-matching
     loss on the model's rollout runs back through its last sampler step; here, as in `dynamics.dream_loss`, the rollout
@@ -108,69 +90,29 @@ def clip_losses(
         )
         if images is not None:
             shown = images.video[:, n * chunk : (n + 1) * chunk + 1]
-            action_frames = encode_rows(autoencoder, shown, images.drawn, latents)
+            action_frames = torch.zeros_like(latents)
+            if images.drawn.any():
+                action_frames[images.drawn] = autoencoder.encode(shown[images.drawn])
             conditions = replace(conditions, action_frames=action_frames, drawn=images.drawn)
         target, time = latents[:, :, 1:], flow_times(draws.sigmas[:, n])
         loss, _ = velocity_loss(transformer, conditions, target, draws.noise[:, n], time)
         losses.append(loss)
         if n + 1 < count:
-            past = dreamt_past(transformer, autoencoder, past, conditions, draws.dream_noise[:, n], levels)
+            with torch.no_grad():
+                dreamt = sample_chunk(transformer, conditions, draws.dream_noise[:, n], levels)
+                past = appended(past, decode_chunk(autoencoder, conditions.given, dreamt))
     return torch.stack(losses)
 
 
-def encode_rows(
-    autoencoder: WanAutoencoder,
-    video: UInt8[Tensor, "b f h w 3"],
-    rows: Bool[Tensor, " b"],
-    like: Float[Tensor, "b c s y x"],
-) -> Float[Tensor, "b c s y x"]:
-    """Encode the videos of some rows; the latents of the others are 0, and `like` says how large they are."""
-    latents = torch.zeros_like(like)
-    if rows.any():
-        latents[rows] = autoencoder.encode(video[rows])
-    return latents
-
-
-@torch.no_grad()
-def dreamt_past(
-    transformer: ProphetTransformer3DModel,
-    autoencoder: WanAutoencoder,
-    past: UInt8[Tensor, "b p h w 3"],
-    conditions: Conditions,
-    noise: Float[Tensor, "b c t y x"],
-    levels: Float[Tensor, " levels"],
-) -> UInt8[Tensor, "b p h w 3"]:
-    """Return the past after the chunk that the model itself dreams."""
-    latents = sample_chunk(transformer, conditions, noise, levels)
-    return appended(past, decode_chunk(autoencoder, conditions.given, latents))
-
-
 class ClipObjective(nn.Module):
-    """Make `clip_losses` the forward pass of one module, which is what data-parallel wrappers take.
-
-    Args:
-        transformer: Trained.
-        autoencoder: Fixed.
-        sampler_steps: Of the model's own frames.
-    """
+    """Make `clip_losses` the forward pass of one module, which is what data-parallel wrappers take."""
 
     def __init__(self, transformer: ProphetTransformer3DModel, autoencoder: WanAutoencoder, sampler_steps: int) -> None:
         super().__init__()
         self.transformer, self.autoencoder = transformer, autoencoder
         self.levels = karras_sigmas(sampler_steps)
 
-    def forward(
-        self,
-        history: Tensor,
-        frames: Tensor,
-        actions: Tensor,
-        sigmas: Tensor,
-        noise: Tensor,
-        dream_noise: Tensor,
-        video: Tensor | None = None,
-        drawn: Tensor | None = None,
-    ) -> Float[Tensor, " n"]:
-        """Return the loss of each chunk; `video` and `drawn` are those of `ToolVideos`."""
-        draws = Draws(sigmas, noise, dream_noise)
-        images = None if video is None or drawn is None else ToolVideos(video, drawn)
-        return clip_losses(self.transformer, self.autoencoder, history, frames, actions, draws, self.levels, images)
+    def forward(self, batch: Windows, draws: Draws, images: ToolVideos | None) -> Float[Tensor, " n"]:
+        """Return the loss of each chunk."""
+        parts = batch.history, batch.frames, batch.actions
+        return clip_losses(self.transformer, self.autoencoder, *parts, draws, self.levels, images)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,6 @@ from prophet_gym.rewards import ObjectReader, ObjectReaderConfig
 from prophet_gym.rewards._classifier import hash_words
 from prophet_gym.train._fit import CosineConfig, fit
 from prophet_gym.train._run_folder import run_lock
-
-_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ def read_frames(paths: Sequence[Path], stride: int) -> LabelledFrames:
     for number, path in enumerate(tqdm(paths, desc="reading", mininterval=1.0)):
         episode = read_episode(path)
         if episode.target_positions is None:
-            raise ValueError(
-                f"{path}: the task's target {episode.sim.target!r} is no movable object; leave its task out"
-            )
+            raise ValueError(f"{path}: the target {episode.sim.target!r} is no movable object; leave its task out")
         kept = slice(number % stride, None, stride)
         frames.append(episode.frames()[kept])
         positions.append(episode.target_positions[kept])
@@ -100,12 +96,11 @@ def train_object_reader(images: LabelledFrames, args: Args) -> ObjectReader:
     """Fit a reader by mean absolute error; the cosine follows steps or minutes, whichever is nearer its end."""
     # What never changes, such as the height of a table, must not be divided by zero.
     mean, std = images.positions.mean(0), images.positions.std(0).clip(min=1e-6)
+    made = ObjectReaderConfig(image_size=args.image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
     device = torch.device(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        reader = ObjectReader(
-            ObjectReaderConfig(image_size=args.image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
-        ).to(device)
+        reader = ObjectReader(made).to(device)
     words = torch.stack([hash_words(text, reader.config.words) for text in images.instructions])
     targets = torch.from_numpy(((images.positions - mean) / std).astype(np.float32))
     generator = torch.Generator().manual_seed(args.seed)
@@ -129,47 +124,29 @@ def reading_error(reader: ObjectReader, images: LabelledFrames) -> dict[str, int
         read = reader.positions(torch.from_numpy(images.frames[mine]), instruction).numpy()
         distances.append(1000 * np.linalg.norm(read - images.positions[mine], axis=1))
     errors = np.concatenate(distances)
-    return {
-        "frames": len(errors),
-        "mean_mm": round(float(errors.mean()), 2),
-        "median_mm": round(float(np.median(errors)), 2),
-        "ninetieth_percentile_mm": round(float(np.percentile(errors, 90)), 2),
-    }
+    found = {"mean": errors.mean(), "median": np.median(errors), "ninetieth_percentile": np.percentile(errors, 90)}
+    return {"frames": len(errors), **{f"{name}_mm": round(float(error), 2) for name, error in found.items()}}
 
 
 def main(args: Args) -> dict[str, object]:
-    """Train a reader, measure it on held-out episodes, and write both.
-
-    Raises:
-        ValueError: Too few episodes.
-        RunInUseError: Another process trains in the folder.
-    """
+    """Train a reader, measure it on held-out episodes, and write both."""
     with run_lock(args.out):
-        return _train_and_measure(args)
-
-
-def _train_and_measure(args: Args) -> dict[str, object]:
-    paths = list_episodes(args.data, without=args.without)
-    parts: dict[bool, list[Path]] = {True: [], False: []}
-    for path in paths:
-        parts[held_out(name_of(path), 1 / args.held_out)].append(path)
-    left, kept = parts[True], parts[False]
-    if not kept or not left:
-        raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
-    reader = train_object_reader(read_frames(kept, args.stride), args)
-    metrics = {
-        "train_episodes": len(kept),
-        "held_out_episodes": len(left),
-        "parameters": sum(parameter.numel() for parameter in reader.parameters()),
-        "held_out": reading_error(reader, read_frames(left, args.stride)),
-        "args": {
-            k: str(v) if isinstance(v, Path) else v
-            for k, v in asdict(replace(args, data=Path(args.data.name))).items()
-            if k != "out"
-        },
-    }
-    reader.save_pretrained(args.out)
-    atomic_write(args.out / _METRICS, json.dumps(metrics, indent=2) + "\n")
+        paths = list_episodes(args.data, without=args.without)
+        left = [path for path in paths if held_out(name_of(path), 1 / args.held_out)]
+        kept = [path for path in paths if path not in left]
+        if not kept or not left:
+            raise ValueError(f"{args.data} has {len(paths)} episodes; one in {args.held_out} is held out: record more")
+        reader = train_object_reader(read_frames(kept, args.stride), args)
+        settings = {name: value for name, value in asdict(args).items() if name != "out"}
+        metrics = {
+            "train_episodes": len(kept),
+            "held_out_episodes": len(left),
+            "parameters": sum(parameter.numel() for parameter in reader.parameters()),
+            "held_out": reading_error(reader, read_frames(left, args.stride)),
+            "args": settings | {"data": args.data.name},
+        }
+        reader.save_pretrained(args.out)
+        atomic_write(args.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 

@@ -1,14 +1,11 @@
 """From a data set's actions and poses to what the full Prophet reads in training: model actions and action frames."""
 
-from collections.abc import Sequence
-from itertools import zip_longest
-
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch.nn import functional as F
 
-from prophet_gym.data._windows import MixtureEntry, WindowDataset, Windows
+from prophet_gym.data._windows import WindowDataset, Windows
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
 from prophet_gym.prophet._action_frames import action_video, plan
@@ -20,11 +17,7 @@ Tools = Float32[np.ndarray, "f arms 7"]
 
 
 def robot_to_model_actions(actions: Actions, *, robot: Embodiment, action_dim: int) -> ModelActions:
-    """Return the model's actions for a robot's, as `rollout` has them, where its poses are not known.
-
-    Raises:
-        ValueError: The actions have other dimensions than the robot's, or mean nothing without the tools' poses.
-    """
+    """Return the model's actions for a robot's, as `rollout` has them, where its poses are not known."""
     if robot.posed:
         raise ValueError(
             f"what {robot.name}'s actions come to depends on where the tools are, which this data set does not say; "
@@ -44,9 +37,6 @@ def to_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: in
 
     Differences from the paper: it reads actions off the recorded poses, see `poses_to_plan`; for BRIDGE, whose actions
     are their differences, that is the same but for the gripper.
-
-    Raises:
-        ValueError: Commands or poses are not those of this robot, or the model reads fewer arms.
     """
     _require_width(actions, robot)
     _require_arms(robot.arms, action_dim)
@@ -72,9 +62,6 @@ def poses_to_plan(
     """Return the motion between true poses as model actions (ProphRL, section on actions), and these poses to be drawn.
 
     This is right for any robot whose model actions are metres and radians, whatever its own are.
-
-    Raises:
-        ValueError: The model reads fewer arms.
     """
     _require_arms(tools.shape[1], action_dim)
     model_actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
@@ -83,39 +70,30 @@ def poses_to_plan(
 
 def draw_batch(batch: Windows, device: torch.device) -> ToolVideos:
     """Draw the tools in the rows that say where they are and what camera looks on; the others stay black."""
-    size = (batch.frames.shape[2], batch.frames.shape[3])
-    video = torch.zeros(batch.frames.shape, dtype=torch.uint8, device=device)
-    drawn = torch.zeros(len(batch.frames), dtype=torch.bool)
+    shape = batch.frames.shape
+    video, drawn = torch.zeros(shape, dtype=torch.uint8, device=device), torch.zeros(shape[0], dtype=torch.bool)
     for row, (tools, camera) in enumerate(zip(batch.tools, batch.cameras, strict=True)):
         if tools is not None and camera is not None:
-            video[row] = action_video(tools[None].to(device), camera[None], size)[0]
+            video[row] = action_video(tools[None].to(device), camera[None], (shape[2], shape[3]))[0]
             drawn[row] = True
     return ToolVideos(video, drawn.to(device))
 
 
 def require_drawable(clips: WindowDataset) -> None:
-    """Raise ValueError unless there is an episode whose tools can be drawn.
-
-    First episodes of all data sets are read before second ones, and no image is decoded.
-    """
-    for episodes in zip_longest(*(range(len(entry.source)) for entry in clips.entries)):
-        if _any_drawable(clips.entries, episodes):
-            return
+    """Raise ValueError unless there is an episode whose tools can be drawn; no image is decoded."""
+    entries = clips.entries
+    # First episodes of all data sets before second ones: most data sets say it in all episodes or in none.
+    for index in range(max(len(entry.source) for entry in entries)):
+        for entry in entries:
+            if entry.plan is not None and index < len(entry.source) and entry.source.steps(index):
+                episode = entry.source.episode(index)
+                if episode.tools is not None and episode.camera is not None:
+                    return
     raise ValueError(
         "the tools cannot be drawn: no data set says where they are and what camera looks on; name its states, what "
         "they hold, and a file of camera matrices: state=COLUMN,numbers=xyz+euler+gripper,calibration=FILE.npy; our "
         "recordings say it all, except with actions=given"
     )
-
-
-def _any_drawable(entries: Sequence[MixtureEntry], episodes: Sequence[int | None]) -> bool:
-    for entry, index in zip(entries, episodes, strict=True):
-        if index is None or not entry.source.steps(index):
-            continue
-        episode = entry.source.episode(index)
-        if entry.plan is not None and episode.tools is not None and episode.camera is not None:
-            return True
-    return False
 
 
 def _require_width(actions: Actions, robot: Embodiment) -> None:

@@ -1,6 +1,5 @@
 """Train the full Prophet: `prophet pretrain --base DIR --data DIR --out DIR`, on several GPUs with `accelerate launch`.
 
-It begins with a converted Prophet or Cosmos-Predict2 checkpoint. A run that was killed resumes from its newest state.
 The result is `OUT/checkpoint`, or the adapters alone in `OUT/lora`.
 """
 
@@ -123,12 +122,7 @@ def main(args: Args) -> None:
 
 
 def begin(args: Args, device: torch.device) -> Prophet:
-    """Load the base, drawing the tools if that is asked for.
-
-    Raises:
-        ValueError: Adapters, which leave the conditioner as it is, are to teach it images new to the base.
-        CheckpointError: The base is damaged, or its transformer has no action-frame conditioner.
-    """
+    """Load the base, drawing the tools if that is asked for."""
     prophet = Prophet.from_pretrained(args.base, device=device)
     if not args.draw_tools or config_of(prophet).draw_tools:
         return prophet
@@ -141,22 +135,15 @@ def begin(args: Args, device: torch.device) -> Prophet:
 
 
 def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDataset:
-    """Open the data sets of a mixture as clips for this checkpoint.
-
-    Raises:
-        ValueError: The checkpoint is a small one, or a data set is refused, see `read_mixture_entry`.
-        FileNotFoundError: A data set is not there.
-    """
+    """Open the data sets of a mixture as clips for this checkpoint."""
     config, action_dim = config_of(prophet), prophet.transformer.config["action_dim"]
-    robots = {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}
-    ways: dict[str, ToModelActions] = {
-        name: partial(robot_to_model_actions, robot=robot, action_dim=action_dim) for name, robot in robots.items()
-    }
-    plans: dict[str, ToPlan] = {
-        name: partial(to_plan, robot=robot, action_dim=action_dim) for name, robot in robots.items()
-    }
+    ways: dict[str, ToModelActions] = {}
+    plans: dict[str, ToPlan] = {"poses": partial(poses_to_plan, action_dim=action_dim)}
+    # The checkpoint's own robot first: that is the default.
+    for name, robot in {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}.items():
+        ways[name] = partial(robot_to_model_actions, robot=robot, action_dim=action_dim)
+        plans[name] = partial(to_plan, robot=robot, action_dim=action_dim)
     ways |= {"given": as_given, "poses": poses_unknown}
-    plans["poses"] = partial(poses_to_plan, action_dim=action_dim)
     return WindowDataset([read_mixture_entry(text, ways, plans) for text in data], clip_shape(config, chunks))
 
 

@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,13 +37,12 @@ from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm, peft_is_behi
 from prophet_gym.train import _success as success
 from prophet_gym.train._fit import CosineConfig, fit
 from prophet_gym.train._run_folder import run_lock
-from prophet_gym.train._success import LabelledVideo, precision_recall, read_videos
+from prophet_gym.train._success import LabelledVideo, read_videos
 
 _TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the vision encoder stays as it is."""
 _MIN_CONSECUTIVE = 3
 """Frames that must show success in a row before a video counts as done."""
-_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -102,30 +102,22 @@ class Clip:
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Train a reward model, choose its threshold, measure it on episodes that neither saw, and write it all.
-
-    Raises:
-        ValueError: Too few episodes, or none that choose the threshold are successful.
-        RunInUseError: Another process trains in the folder.
-    """
+    """Train a reward model, choose its threshold, measure it on episodes that neither saw, and write it all."""
     for folder in (*args.data, *args.dreams):
         refuse_official(folder)
     with run_lock(args.out):
         reward_model, metrics = _train_head(args) if args.backbone == "head" else _train_vlm(args)
         reward_model.save_pretrained(args.out)
-        atomic_write(args.out / _METRICS, json.dumps(metrics, indent=2) + "\n")
+        atomic_write(args.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
 
 
 def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
-    recordings = {"held_out": args.data} | ({"held_out_dreams": args.dreams} if args.dreams else {})
-    groups = {
-        name: success.split([path for paths in listed for path in paths], args.held_out)
-        for name, listed in zip(recordings, _listed(args), strict=False)
-    }
-    for name, parts in groups.items():
-        _require_parts(recordings[name], parts)
+    recorded, dreams = _split(args)
+    groups = {"held_out": recorded} | ({"held_out_dreams": dreams} if args.dreams else {})
+    for folders, parts in zip((args.data, args.dreams), groups.values(), strict=False):
+        _require_parts(folders, parts)
     tune = read_videos(groups["held_out"]["tune"], size=args.image_size, all_frames=True)
     success.require_success([bool(video.success.any()) for video in tune])
     paths = [path for parts in groups.values() for path in parts["train"]]
@@ -147,9 +139,7 @@ def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
 
 
 def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
-    recorded, dreams = _listed(args)
-    parts = success.split([path for paths in recorded for path in paths], args.held_out)
-    dreamt = success.split([path for paths in dreams for path in paths], args.held_out)
+    parts, dreamt = _split(args)
     _require_parts(args.data, parts)
     groups = {name: read_videos(paths, size=None, all_frames=True) for name, paths in parts.items()}
     groups["train"] += read_videos(dreamt["train"], size=None, all_frames=True)
@@ -164,7 +154,8 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
     )
     draw = lambda generator: cut(generator.choice(groups["train"]), args.stride, generator)  # noqa: E731
     train_adapters(reward_model, draw, schedule, batch=args.batch_size)
-    reward_model = with_threshold(reward_model, tune)
+    threshold = success.threshold_of(_likely(reward_model, tune)[[clip.done for clip in tune]])
+    reward_model = LikelihoodReward(model, replace(config, threshold=threshold))
     metrics = {
         "train_episodes": len(groups["train"]),
         "parameters": sum(p.numel() for p in model.model.parameters() if p.requires_grad),
@@ -173,10 +164,11 @@ def _train_vlm(args: Args) -> tuple[LikelihoodReward, dict[str, Any]]:
     return reward_model, metrics
 
 
-def _listed(args: Args) -> tuple[list[list[Path]], list[list[Path]]]:
-    """Return the episodes of the recordings and those of the dreams, one list a folder."""
+def _split(args: Args) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Return the episodes of the recordings and those of the dreams by part."""
     every = list_recordings([*args.data, *args.dreams], most=args.max_episodes, without=args.without)
-    return every[: len(args.data)], every[len(args.data) :]
+    recorded, dreams = every[: len(args.data)], every[len(args.data) :]
+    return success.split(chain(*recorded), args.held_out), success.split(chain(*dreams), args.held_out)
 
 
 def _require_parts(folders: Sequence[Path], parts: Mapping[str, list[Path]]) -> None:
@@ -187,11 +179,7 @@ def _require_parts(folders: Sequence[Path], parts: Mapping[str, list[Path]]) -> 
 
 
 def add_adapters(model: LocalVlm, rank: int, seed: int = 0) -> None:
-    """Put trainable low-rank matrices into the language model and freeze the rest; the first output is unchanged.
-
-    Raises:
-        ValueError: The rank is below 1.
-    """
+    """Put trainable low-rank matrices into the language model and freeze the rest; the first output is unchanged."""
     if rank < 1:
         raise ValueError(f"the rank of an adapter must be at least 1, got {rank}")
     from peft import LoraConfig, get_peft_model
@@ -208,16 +196,7 @@ def train_adapters(
 ) -> None:
     """Train whatever requires gradients in a reward model's network: cross-entropy between the two answers.
 
-    Half of each batch ends in success, half does not.
-
-    Args:
-        reward_model: Trained in place.
-        draw: Gives clips; asked until both kinds are there.
-        schedule: Its seed is that of the clips.
-        batch: Clips per step, at least 2.
-
-    Raises:
-        ValueError: The clips are all of one kind.
+    Half of each batch ends in success, half does not; clips are drawn until both kinds are there.
     """
     generator, network = random.Random(schedule.seed), reward_model.model.model
 
@@ -242,10 +221,8 @@ def _balanced(draw: Callable[[random.Random], Clip], generator: random.Random, b
             kinds[clip.done].append(clip)
         if all(len(clips) == share for clips in kinds.values()):
             return kinds[True] + kinds[False]
-    raise ValueError(
-        f"need videos that end in success and in failure, got {len(kinds[True])} and {len(kinds[False])} of each "
-        f"{share} wanted"
-    )
+    found = f"{len(kinds[True])} and {len(kinds[False])} of each {share} wanted"
+    raise ValueError(f"need videos that end in success and in failure, got {found}")
 
 
 def cut(video: LabelledVideo, stride: int, generator: random.Random) -> Clip:
@@ -260,26 +237,11 @@ def clip_at(video: LabelledVideo, end: int, stride: int) -> Clip:
     return Clip(torch.from_numpy(video.frames[places]), video.instruction, done)
 
 
-def with_threshold(reward_model: LikelihoodReward, clips: Sequence[Clip], recall: float = 0.95) -> LikelihoodReward:
-    """Return the same reward model with the highest threshold that finds this fraction of the successful clips."""
-    likely = _likely(reward_model, clips)
-    chosen = success.threshold_of(likely[[clip.done for clip in clips]], recall)
-    return LikelihoodReward(
-        reward_model.model, replace(reward_model.config, threshold=chosen), prompt=reward_model.prompt
-    )
-
-
 def measure(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> dict[str, int | float]:
     """Return AUROC, precision and recall over clips."""
     likely, labels = _likely(reward_model, clips), np.array([clip.done for clip in clips])
-    precision, recall = precision_recall(likely >= reward_model.config.threshold, labels)
-    return {
-        "clips": len(clips),
-        "successful_clips": int(labels.sum()),
-        "auroc": success.auroc(likely, labels),
-        "precision": precision,
-        "recall": recall,
-    }
+    counts = {"clips": len(clips), "successful_clips": int(labels.sum())}
+    return counts | success.quality(likely, labels, reward_model.config.threshold)
 
 
 def _likely(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> np.ndarray:

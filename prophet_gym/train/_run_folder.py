@@ -28,12 +28,7 @@ LOCK, LOCK_OWNER = ".run.lock", ".run.json"
 def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
     """Keep a run's folder for this process and refuse a second run in it, until the process ends, however it does.
 
-    Args:
-        folder: Of the run, created if missing.
-        main: Whether this process writes there; of several that train together only one holds the folder.
-
-    Raises:
-        RunInUseError: Another process holds it.
+    `main` says whether this process writes there: of several that train together only one holds the folder.
     """
     if not main:
         yield
@@ -50,11 +45,8 @@ def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
             f"{folder} is in use by another run ({_lock_owner(folder)}): wait for it, end it, or give another folder"
         ) from error
     except NotImplementedError:  # a file system without locks
-        warnings.warn(
-            f"the disk of {folder} knows no locks: see to it that no second run writes there",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        told = f"the disk of {folder} knows no locks: see to it that no second run writes there"
+        warnings.warn(told, RuntimeWarning, stacklevel=3)
         yield
         return
     refused = True
@@ -76,21 +68,15 @@ def run_lock(folder: Path, *, main: bool = True) -> Iterator[None]:
 
 
 def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (), stage: str | None = None) -> None:
-    """Write down what a run begins with, or check that it resumes with the same.
+    """Write down what a run, or a stage of it, begins with, or check that it resumes with the same.
 
-    Args:
-        folder: Of the run.
-        args: A dataclass of the command line, or names -> values.
-        begun: Whether there is anything to resume; until then the arguments take the place of earlier ones.
-        free: Names of arguments that may change.
-        stage: The stage, of a run in stages that have arguments of their own.
-
-    Raises:
-        ValueError: The folder is of a run with other arguments.
-        CheckpointError: What it was begun with cannot be read.
+    Until there is anything to resume (`begun`), `args` (a dataclass, or names -> values) take the place of earlier
+    ones; those named in `free` may change at any time.
     """
     given = args if isinstance(args, Mapping) else asdict(args)
-    asked = json.loads(json.dumps({name: value for name, value in given.items() if name not in free}, default=_written))
+    # However a path was spelled, and from wherever: it is the same run.
+    plain = json.dumps(given, default=lambda value: str(value.resolve() if isinstance(value, Path) else value))
+    asked = {name: value for name, value in json.loads(plain).items() if name not in free}
     refuse_earlier(folder)
     path = folder / ARGUMENTS
     stored = read_json(path, CheckpointError) if path.is_file() else {}
@@ -101,11 +87,8 @@ def begin_run(folder: Path, args: Any, *, begun: bool, free: Collection[str] = (
         changed = [name for name in asked if name in earlier and earlier[name] != asked[name]]
         if changed:
             which = "" if stage is None else f" ({stage})"
-            raise ValueError(
-                f"{folder} is of another run{which}: "
-                + ", ".join(f"{name} was {earlier[name]}, is {asked[name]}" for name in changed)
-                + "; use another folder"
-            )
+            told = ", ".join(f"{name} was {earlier[name]}, is {asked[name]}" for name in changed)
+            raise ValueError(f"{folder} is of another run{which}: {told}; use another folder")
         return
     entries = asked if stage is None else {**stored, stage: asked}
     atomic_write(path, json.dumps(entries, indent=2) + "\n")
@@ -119,11 +102,6 @@ def counted(folders: Sequence[Path]) -> dict[str, str]:
         lines = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
         found[str(folder.resolve())] = f"{len(paths)} ({crc32(chr(10).join(lines).encode()):08x})"
     return found
-
-
-def _written(value: object) -> str:
-    # However a path was spelled, and from wherever: it is the same run.
-    return str(value.resolve() if isinstance(value, Path) else value)
 
 
 def _lock_owner(folder: Path) -> str:

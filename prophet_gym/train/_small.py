@@ -1,17 +1,16 @@
 """Train the small Prophet, on a CPU or a GPU: `prophet train --data DIR --out DIR`.
 
-The stages are autoencoder, decoder, latents, tracker, transformer and checkpoint; each resumes after a kill, and the
-result is `OUT/checkpoint`. With `--base` the transformer of a checkpoint is trained further, beside its autoencoder and
-tracker, from `OUT/latents.npz` alone. With `--lora-rank` it is adapted to another scene from few recordings: adapters
-in the transformer, a new tracker, the decoder trained further.
+Each stage resumes after a kill, and the result is `OUT/checkpoint`. With `--base` and all of its weights, the
+transformer is trained further from `OUT/latents.npz` alone.
 """
 
 import copy
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from prophet_gym._arguments import (
     Minutes,
     NotNegative,
     OutFolder,
+    resolved_device,
 )
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.companions import next_steps
@@ -115,35 +115,24 @@ class Args(Arguments):
     without: tuple[str, ...] = ()
     device: DeviceOrAuto = "auto"
 
-    def torch_device(self) -> torch.device:
-        """Return the device that `device` names."""
-        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
-
 
 def main(args: Args) -> None:
-    """Run the stages asked for; those that are done already take no steps.
-
-    Raises:
-        ValueError: No recordings where they are needed, a base that does not fit, or a folder of another run.
-        CheckpointError: The folder holds a run of an earlier version, or a damaged state.
-        RunInUseError: Another process trains there.
-    """
+    """Run the stages asked for; those that are done already take no steps."""
     with run_lock(args.out):
-        base = None if args.base is None else Checkpoint.named(args.base).folder
+        folder = None if args.base is None else Checkpoint.named(args.base).folder
         stages = _chosen_stages(args)
-        _begin_run(args, base, stages)
-        _Training(args, None if base is None else _load_base(base)).run(stages)
+        _begin_run(args, folder, stages)
+        base = None if folder is None else Prophet.from_pretrained(folder)
+        if base is not None and not isinstance(base, SmallProphet):
+            raise ValueError(f"the base must be a checkpoint of the small Prophet, and {folder} holds a full one")
+        _Training(args, base, torch.device(resolved_device(args.device))).run(stages)
 
 
 def _chosen_stages(args: Args) -> tuple[Stage, ...]:
-    """Return the stages to run: the one that is named, or all that a base leaves.
-
-    Raises:
-        ValueError: The autoencoder is to begin from the start beside a base, whose transformer reads the latents of its
-            own, or adapters are asked for without a base.
-    """
+    """Return the stages to run: the one that is named, or all that a base leaves."""
     if args.base is None and args.lora_rank:
         raise ValueError("adapters are put into a checkpoint: give --base, e.g. bundled, or leave --lora-rank away")
+    # The base's transformer reads the latents of its own.
     if args.base is not None and args.stage == "autoencoder":
         raise ValueError("with a base its autoencoder is kept: leave --base away, or name another stage")
     if args.stage != "all":
@@ -180,68 +169,46 @@ def _begin_run(args: Args, base: Path | None, stages: Sequence[Stage]) -> None:
             begin_run(args.out, settings, begun=done[stage], stage=stage)
 
 
-def _load_base(folder: Path) -> SmallProphet:
-    """Load a checkpoint to train further.
-
-    Raises:
-        ValueError: It is not one of the small Prophet.
-    """
-    base = Prophet.from_pretrained(folder)
-    if not isinstance(base, SmallProphet):
-        raise ValueError(f"the base must be a checkpoint of the small Prophet, and {folder} holds a full one")
-    return base
-
-
 @dataclass(frozen=True)
 class _Training:
     """The stages of one run; each reads what the ones before left in the folder."""
 
     args: Args
     base: SmallProphet | None
+    device: torch.device
 
     def run(self, stages: Sequence[Stage]) -> None:
-        """Run some stages, in this order."""
+        """Run some stages, in this order; each is a method of its name."""
         if self.base is not None:
             # A new scene needs a new tracker; else the base's own is used.
             for name in ("autoencoder",) if self.args.lora_rank else ("autoencoder", "tracker"):
                 if not (self.args.out / name).exists():
                     save_network(getattr(self.base, name), self.args.out / name)
-        ways: dict[Stage, Callable[[], None]] = {
-            "autoencoder": self.autoencoder,
-            "decoder": self.decoder,
-            "latents": self.latents,
-            "tracker": self.tracker,
-            "transformer": self.transformer,
-            "checkpoint": self.checkpoint,
-        }
         for stage in stages:
-            ways[stage]()
+            getattr(self, stage)()
 
     def autoencoder(self) -> None:
-        steps, device = self.args.autoencoder_steps, self.args.torch_device()
-        train_autoencoder(self._recorded(), self.args.out, steps=steps, device=device)
+        train_autoencoder(self._recorded(), self.args.out, steps=self.args.autoencoder_steps, device=self.device)
 
     def decoder(self) -> None:
-        steps, device = self.args.decoder_steps, self.args.torch_device()
-        tune_decoder(self._recorded(), self.args.out, steps=steps, device=device)
+        tune_decoder(self._recorded(), self.args.out, steps=self.args.decoder_steps, device=self.device)
 
     def latents(self) -> None:
-        autoencoder = on_device(self._part(FrameAutoencoder, "autoencoder"), self.args.torch_device())
+        autoencoder = on_device(self._part(FrameAutoencoder, "autoencoder"), self.device)
         encode_episodes(self._recorded(), autoencoder).save(self.args.out / "latents.npz")
 
     def tracker(self) -> None:
         args, config = self.args, self._config()
         data = LatentEpisodes.load(args.out / "latents.npz")
         known = None if self.base is None or args.lora_rank else self.base.tracker
-        steps, device = args.tracker_steps, args.torch_device()
-        tracker = train_tracker(data, config, args.out, steps=steps, device=device, base=known)
+        tracker = train_tracker(data, config, args.out, steps=args.tracker_steps, device=self.device, base=known)
         errors = tracker_errors(tracker, data, config)
         atomic_write(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
 
     def transformer(self) -> None:
         args, config = self.args, self._config()
         torch.manual_seed(0)
-        transformer = on_device(self._untrained(config), args.torch_device()).train()
+        transformer = on_device(self._untrained(config), self.device).train()
         train_transformer(
             transformer,
             self._part(GripperTracker, "tracker"),
@@ -265,7 +232,8 @@ class _Training:
             merge_lora(transformer)
         parts = self._part(FrameAutoencoder, "autoencoder"), self._part(GripperTracker, "tracker")
         prophet = SmallProphet(transformer, *parts, config)
-        if self.base is not None and _scene(config) == _scene(self.base.config):
+        base = None if self.base is None else self.base.config
+        if base is not None and (config.suite, config.look) == (base.suite, base.look):
             prophet.source = self.base.source  # the same scene: its initial states and its success head are true of it
         _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else [])
 
@@ -273,11 +241,9 @@ class _Training:
         return load_part(kind, self.args.out / name).eval()
 
     def _episodes(self) -> list[Path]:
-        args = self.args
-        if not args.data:
+        if not self.args.data:
             raise ValueError("this stage reads recordings: give --data, a folder that `prophet collect` wrote")
-        listed = list_recordings(args.data, most=args.max_episodes, without=args.without)
-        return [path for paths in listed for path in paths]
+        return list(chain(*list_recordings(self.args.data, most=self.args.max_episodes, without=self.args.without)))
 
     def _recorded(self) -> list[Path]:
         """Return the episodes to train on."""
@@ -309,7 +275,7 @@ class _Training:
         episode = read_episode(path)
         if episode.camera is None:
             raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
-        camera = tuple(tuple(float(x) for x in row) for row in episode.camera)
+        camera = tuple(map(tuple, episode.camera.astype(float).tolist()))
         scene = {"camera": camera, "suite": episode.sim.suite, "look": episode.sim.look}
         if base is not None:
             return replace(base, **scene)
@@ -325,18 +291,10 @@ class _Training:
         )
 
 
-def _scene(config: Any) -> tuple[str, str]:
-    return config.suite, config.look
-
-
 def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) -> None:
-    """Save a model with what its base had beside it; make initial states where there are none; print what to do next.
+    """Save a model with what its base had beside it, and print what to do next.
 
-    Args:
-        prophet: Its `source` is the checkpoint whose initial states, success head and object reader are true of its
-            scene, too.
-        folder: Of the checkpoint.
-        recorded: Episodes of random resets that it was trained on; their first frames become the split `train`.
+    Where there are no initial states, first frames of the recorded episodes become the split `train`.
     """
     places = [folder, *([] if prophet.source is None else [prophet.source])]
     if recorded and not any(any((place / "starts").glob(f"*/{INDEX_NAME}")) for place in places):
@@ -346,11 +304,7 @@ def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) 
 
 
 def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[InitialState]:
-    """Return the first frames of recorded episodes, at most `_STARTS_PER_TASK` of every task.
-
-    Raises:
-        ValueError: They are of another size than the model's.
-    """
+    """Return the first frames of recorded episodes, at most `_STARTS_PER_TASK` of every task."""
     taken: Counter[tuple[str, int]] = Counter()
     states = []
     for path in recorded:
@@ -361,9 +315,8 @@ def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[Ini
         frames = episode.frames(0, 1)
         if frames.shape[1:3] != size:
             raise ValueError(f"{path} has frames of {frames.shape[1:3]}, and the model dreams {size}; record them so")
-        states.append(
-            InitialState(frames, episode.instruction, suite=suite, task=task, index=taken[key], split="train")
-        )
+        place = {"suite": suite, "task": task, "index": taken[key], "split": "train"}
+        states.append(InitialState(frames, episode.instruction, **place))
         taken[key] += 1
     return states
 

@@ -3,8 +3,9 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,44 +23,27 @@ _EARLIER = ("autoencoder.pt", "decoder.pt", "tracker.pt", "transformer.pt", "sta
 """Where prophet-gym 0.1 kept training states before accelerate wrote them."""
 
 
-@runtime_checkable
-class Stateful(Protocol):
-    """Something that changes while a model is trained, and that a state holds."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
-
-
+@dataclass
 class States:
-    """The training states of one model.
+    """The training states of the model `name` in a run's folder.
 
-    Accelerate writes the optimiser, what else is registered with it and, as safetensors, the weights that are trained;
-    the averaged weights lie beside them. The other weights are not stored: a run resumes with the base that it began
-    with.
-
-    Args:
-        folder: Of the run.
-        name: Of the model in it.
-        accelerator: Holds model and optimiser.
-        trained: Weights by name.
-        average: Their average (`EMAModel`); None without one.
-        state: What else is saved.
+    Accelerate writes the optimiser, what else is registered with it (`state`) and, as safetensors, the weights that are
+    trained; their average (an `EMAModel`) lies beside them. The other weights are not stored: a run resumes with the
+    base that it began with.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        accelerator: Any,
-        trained: Mapping[str, Tensor],
-        average: Any,
-        state: Sequence[Stateful] = (),
-    ) -> None:
-        self.folder, self.accelerator, self.trained, self.average = _place(folder, name), accelerator, trained, average
-        accelerator.register_for_checkpointing(*state)
-        accelerator.register_save_state_pre_hook(self._choose)
-        accelerator.register_load_state_pre_hook(self._take)
+    run: Path
+    name: str
+    accelerator: Any
+    trained: Mapping[str, Tensor]
+    average: Any | None
+    state: InitVar[Sequence[Any]] = ()
+
+    def __post_init__(self, state: Sequence[Any]) -> None:
+        self.folder = _place(self.run, self.name)
+        self.accelerator.register_for_checkpointing(*state)
+        self.accelerator.register_save_state_pre_hook(self._choose)
+        self.accelerator.register_load_state_pre_hook(self._take)
 
     def save(self, step: int, seconds: float, *, keep: int) -> None:
         """Write the state after `step` steps, on the main process, then remove all but the newest `keep`."""
@@ -72,8 +56,7 @@ class States:
                 if self.average is not None:
                     means = dict(zip(self.trained, self.average.shadow_params, strict=True))
                     write_tensors(means, temporary / _AVERAGE)
-                content = json.dumps({"step": step, "seconds": seconds}) + "\n"
-                (temporary / _PROGRESS).write_text(content, encoding="utf-8")
+                (temporary / _PROGRESS).write_text(json.dumps({"step": step, "seconds": seconds}) + "\n")
         except (RuntimeError, SafetensorError) as error:  # what torch and safetensors say of a full disk
             raise OSError(f"cannot write {target}: {shown(str(error))}; is the disk full?") from error
         kept = _list_states(self.folder)[-keep:]
@@ -84,12 +67,7 @@ class States:
                 shutil.rmtree(path)
 
     def resume(self, steps: int) -> tuple[int, float]:
-        """Return to the newest state, if there is one; the result is the steps done and the seconds they took.
-
-        Raises:
-            CheckpointError: It is damaged, or of a run that trains other weights.
-            ValueError: It is of a run on other data, or has more than `steps` steps.
-        """
+        """Return to the newest state, if there is one; the result is the steps done and the seconds they took."""
         states = _list_states(self.folder)
         if not states:
             return 0, 0.0
@@ -98,8 +76,8 @@ class States:
             progress = read_json(newest / _PROGRESS, CheckpointError)
             if progress["step"] > steps:
                 raise ValueError(
-                    f"{self.folder.parents[1]}: {self.folder.name} has {progress['step']} steps already, and {steps} "
-                    "are asked for: ask for as many or more, or use another folder"
+                    f"{self.run}: {self.name} has {progress['step']} steps already, and {steps} are asked for: ask for "
+                    "as many or more, or use another folder"
                 )
             # Accelerate reads these with `weights_only=True`, but neither compares checksums nor limits what unpacks.
             for path in sorted({*newest.glob("*.bin"), *newest.glob("custom_*.pkl")}):
@@ -146,11 +124,7 @@ def steps_done(folder: Path, name: str) -> int:
 
 
 def read_average(folder: Path, name: str) -> dict[str, Tensor]:
-    """Return the averaged weights in the newest state of a run's model.
-
-    Raises:
-        CheckpointError: There is no state, or it is damaged.
-    """
+    """Return the averaged weights in the newest state of a run's model."""
     states = _list_states(_place(folder, name))
     if not states:
         raise CheckpointError(f"{folder} has no training state of the {name}: train it first")

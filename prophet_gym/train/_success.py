@@ -1,6 +1,6 @@
 """The success head: which frames it learns from, how they are varied, its threshold and its scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from prophet_gym.data._episode import held_out
 from prophet_gym.data._recording import name_of, read_episode
-from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, hash_words, shrink
+from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, best_consecutive, hash_words, shrink
 from prophet_gym.train._fit import CosineConfig, fit
 
 
@@ -33,7 +33,7 @@ def split_of(name: str, share: float) -> str:
     return "tune" if held_out(name, share) else "train"
 
 
-def split(paths: Sequence[Path], share: float) -> dict[str, list[Path]]:
+def split(paths: Iterable[Path], share: float) -> dict[str, list[Path]]:
     """Sort episodes by part; an episode and its dream, which have one name, fall into the same."""
     parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
     for path in paths:
@@ -65,11 +65,7 @@ def augment(images: Float[Tensor, "b 3 s s"], generator: torch.Generator) -> Flo
 def train_success_head(
     videos: Sequence[LabelledVideo], config: SuccessHeadConfig, schedule: CosineConfig, *, batch: int = 64
 ) -> SuccessHead:
-    """Fit a head to labelled videos; half of each batch is success, half is not, tasks as they come.
-
-    Raises:
-        ValueError: No frame shows success, or every frame does.
-    """
+    """Fit a head to labelled videos; half of each batch is success, half is not, tasks as they come."""
     labels = torch.from_numpy(np.concatenate([video.success for video in videos]))
     if not labels.any() or labels.all():
         raise ValueError(f"need frames of success and of failure, got {int(labels.sum())} of {len(labels)} successes")
@@ -107,56 +103,52 @@ def precision_recall(predicted: Bool[np.ndarray, " n"], labels: Bool[np.ndarray,
     return hits / max(1.0, float(predicted.sum())), hits / max(1.0, float(labels.sum()))
 
 
+def quality(
+    scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], threshold: float, prefix: str = ""
+) -> dict[str, float]:
+    """Return AUROC, and precision and recall at a threshold."""
+    precision, recall = precision_recall(scores >= threshold, labels)
+    return {f"{prefix}auroc": auroc(scores, labels), f"{prefix}precision": precision, f"{prefix}recall": recall}
+
+
 def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, int | float]:
     """Return AUROC, precision and recall by frame and by episode, which scores as its best run of frames."""
-    scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos]
+    scores, best = _scored(head, videos)
     frames, labels = np.concatenate(scores), np.concatenate([v.success for v in videos])
     episodes = np.array([v.success.any() for v in videos])
-    best = np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores])
-    threshold = head.config.threshold
-    called = best >= threshold
-    frame_precision, frame_recall = precision_recall(frames >= threshold, labels)
-    precision, recall = precision_recall(called, episodes)
     return {
         "episodes": len(videos),
         "successful_episodes": int(episodes.sum()),
         "frames": len(frames),
-        "frame_auroc": auroc(frames, labels),
-        "frame_precision": frame_precision,
-        "frame_recall": frame_recall,
-        "episode_auroc": auroc(best, episodes),
-        "episode_precision": precision,
-        "episode_recall": recall,
+        **quality(frames, labels, head.config.threshold, "frame_"),
+        **quality(best, episodes, head.config.threshold, "episode_"),
     }
 
 
 def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo], recall: float = 0.95) -> float:
     """Return the highest threshold that still finds this fraction of the successful episodes."""
     require_success([bool(video.success.any()) for video in videos])
-    scores = [head.probabilities(torch.from_numpy(v.frames), v.instruction).numpy() for v in videos if v.success.any()]
-    return threshold_of(np.array([_best_consecutive(score, head.config.min_consecutive) for score in scores]), recall)
+    return threshold_of(_scored(head, [video for video in videos if video.success.any()])[1], recall)
+
+
+def _scored(head: SuccessHead, videos: Sequence[LabelledVideo]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return each frame's probability of each video, and that of the video's best run of frames."""
+    scores = [head.probabilities(torch.from_numpy(video.frames), video.instruction) for video in videos]
+    best = [best_consecutive(score, head.config.min_consecutive) for score in scores]
+    return [score.numpy() for score in scores], np.array(best)
 
 
 def require_success(done: Sequence[bool]) -> None:
     """Raise ValueError unless something that chooses the threshold is successful; asked before the training."""
     if not any(done):
-        raise ValueError(
-            f"no success among the {len(done)} held-out videos that choose the threshold: "
-            "record more, or raise held_out"
-        )
+        found = f"no success among the {len(done)} held-out videos that choose the threshold"
+        raise ValueError(f"{found}: record more, or raise held_out")
 
 
-def threshold_of(successes: Float[np.ndarray, " n"], recall: float) -> float:
+def threshold_of(successes: Float[np.ndarray, " n"], recall: float = 0.95) -> float:
     """Return the highest threshold that finds this fraction of the successes, given their predicted probabilities.
 
     A policy in training looks for what is rewarded wrongly, so what recall leaves open goes to precision.
-
-    Raises:
-        ValueError: `recall` is not in (0, 1].
-
-    Example:
-        >>> threshold_of(np.array([0.2, 0.9, 0.8, 0.7]), 0.75)
-        0.7
     """
     if not 0 < recall <= 1:
         raise ValueError(f"recall must be above 0 and at most 1, got {recall}")
@@ -176,9 +168,3 @@ def read_videos(paths: Sequence[Path], *, size: int | None, all_frames: bool) ->
             frames = shrink(frames, size).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         videos.append(LabelledVideo(frames.contiguous().numpy(), episode.sim.success[keep], episode.instruction))
     return videos
-
-
-def _best_consecutive(scores: np.ndarray, min_consecutive: int) -> float:
-    if len(scores) < min_consecutive:
-        return 0.0
-    return float(np.lib.stride_tricks.sliding_window_view(scores, min_consecutive).min(axis=1).max())
