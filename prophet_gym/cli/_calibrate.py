@@ -34,7 +34,7 @@ def main(args: Args) -> None:
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._recording import read_meta
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
-    from prophet_gym.evaluation._episodes import dreamt_videos, held_out_episodes, recorded_videos
+    from prophet_gym.evaluation._episodes import dreamt_frames, held_out_episodes, labelled
     from prophet_gym.evaluation._reliability_plot import reliability_svg
     from prophet_gym.evaluation._report import machine, table, write_json
 
@@ -57,9 +57,10 @@ def main(args: Args) -> None:
         "seed": args.seed,
         "machine": machine(),
     }
-    sources = {"real": recorded_videos(episodes)}
+    sources = {"real": (labelled(episode, episode.frames()) for episode in episodes)}
     if args.dream:
-        sources["dream"] = dreamt_videos(world_model, episodes, args.batch_size, args.seed)
+        dreams = dreamt_frames(world_model, episodes, args.batch_size, args.seed)
+        sources["dream"] = (labelled(episodes[number], frames) for number, frames in dreams)
     for name, videos in sources.items():
         with tqdm(total=len(episodes), desc=f"score: {SOURCES[name]}", unit="episode") as bar:
             scored = score_videos(reward_model, videos, world_model.chunk, progress=bar.update)

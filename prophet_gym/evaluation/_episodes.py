@@ -60,20 +60,6 @@ def record_official(checkpoint: Checkpoint, count: int, *, look: str | None = No
     return [episode_path(folder, *job) for job in plan.jobs()]
 
 
-def recorded_videos(episodes: Sequence[Episode]) -> Iterator[LabelledVideo]:
-    """Yield the recorded frames with their labels, one episode at a time."""
-    for episode in episodes:
-        yield _labelled(episode, episode.frames())
-
-
-def dreamt_videos(
-    world_model: WorldModel, episodes: Sequence[Episode], batch_size: int, seed: int
-) -> Iterator[LabelledVideo]:
-    """Yield dreams of the recorded actions with the labels of the recorded episodes; see `dreamt_frames`."""
-    for number, frames in dreamt_frames(world_model, episodes, batch_size, seed):
-        yield _labelled(episodes[number], frames)
-
-
 def dreamt_frames(
     world_model: WorldModel, episodes: Sequence[Episode], batch_size: int, seed: int
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
@@ -101,7 +87,8 @@ def dreamt_frames(
             yield number, np.concatenate([starts[row], frames[row, :steps]])
 
 
-def _labelled(episode: Episode, frames: UInt8[np.ndarray, "t h w 3"]) -> LabelledVideo:
+def labelled(episode: Episode, frames: UInt8[np.ndarray, "t h w 3"]) -> LabelledVideo:
+    """Return an episode's frames, recorded or dreamt, with the labels of the recording."""
     assert episode.sim is not None
     labels = episode.sim.success[: len(frames)]
     return LabelledVideo(frames, labels, episode.instruction, episode.sim.task, episode.sim.mode)

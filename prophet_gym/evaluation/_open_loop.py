@@ -156,7 +156,7 @@ def evaluate_open_loop(
                 for horizon in prediction.target.window.horizons:
                     _note(scores[horizon], prediction, metrics.first(horizon), horizon // world_model.chunk)
             if read_object is not None:
-                _note_objects(scores, stretches, predictions, episodes, read_object)
+                _note_objects(scores, stretches, predictions, read_object)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
 
@@ -171,18 +171,17 @@ def _too_short(episodes: Sequence[Episode], horizons: Sequence[int]) -> ValueErr
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A window that was cut out of its episode: what is given, and what is to be predicted."""
+    """A window with its episode up to its end: what is given, and what is to be predicted."""
 
     window: Window
+    episode: Episode
     frames: UInt8[np.ndarray, "t h w 3"]
     flow: np.ndarray
-    gripper: np.ndarray
 
     @classmethod
     def cut(cls, episode: Episode, window: Window) -> "_Stretch":
-        end = window.start + window.length + 1
-        frames = episode.frames(0, end)
-        return cls(window, frames, optical_flow(frames[window.start + 1 :]), episode.gripper_position[:end])
+        frames = episode.frames(0, window.start + window.length + 1)
+        return cls(window, episode, frames, optical_flow(frames[window.start + 1 :]))
 
     @property
     def future(self) -> UInt8[np.ndarray, "t h w 3"]:
@@ -203,40 +202,36 @@ class _Prediction:
 def _predict(
     world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[Episode], seed: int
 ) -> list[_Prediction]:
-    windows = [stretch.window for stretch in stretches]
-    predictions = [
-        _Prediction(stretch, "copy", np.repeat(stretch.past(1), window.length, axis=0), None)
-        for stretch, window in zip(stretches, windows, strict=True)
-    ]
+    predictions = [_Prediction(s, "copy", np.repeat(s.past(1), s.window.length, axis=0), None) for s in stretches]
     if isinstance(world_model, Reconstructs):
         predictions += [_Prediction(s, "autoencoder", _reconstructed(world_model, s), None) for s in stretches]
+    others = [(stretch, _other_episode(stretch.window, episodes)) for stretch in stretches]
     sources = {
-        "dream": [window.episode for window in windows],
-        "other_actions": [_other_episode(window, episodes) for window in windows],
+        "dream": [(stretch, stretch.episode) for stretch in stretches],
+        "other_actions": [(stretch, other) for stretch, other in others if other is not None],
     }
-    for condition, chosen in sources.items():
-        able = [(stretch, source) for stretch, source in zip(stretches, chosen, strict=True) if source is not None]
+    for condition, able in sources.items():
         if not able:
             continue
         target = [stretch for stretch, _ in able]
-        actions = np.stack([_actions(episodes[source], s.window.start, s.window.length) for s, source in able])
+        actions = np.stack([_actions(source, s.window.start, s.window.length) for s, source in able])
         # One seed an episode: the same noise for both conditions, and whatever the batch around it.
         seeds = [seed + s.window.episode for s in target]
-        dreamt = dream(world_model, _begin(world_model, target, episodes), actions, seeds)
+        dreamt = dream(world_model, _begin(world_model, target), actions, seeds)
         for row, stretch in enumerate(target):
             path = None if dreamt.gripper is None else dreamt.gripper[row]
             predictions.append(_Prediction(stretch, condition, dreamt.frames[row], path))
     return predictions
 
 
-def _begin(world_model: WorldModel, stretches: Sequence[_Stretch], episodes: Sequence[Episode]) -> State:
+def _begin(world_model: WorldModel, stretches: Sequence[_Stretch]) -> State:
     past = torch.from_numpy(np.stack([stretch.past(_past_frames(world_model)) for stretch in stretches]))
     first = min(stretch.window.start for stretch in stretches)
     # At an episode's start there is no chunk of past actions: the model takes the arm to be at rest.
     if not isinstance(world_model, Resumes) or first < world_model.chunk:
         return world_model.encode(past)
     chunk = world_model.chunk
-    actions = [_actions(episodes[s.window.episode], s.window.start - chunk, chunk) for s in stretches]
+    actions = [_actions(s.episode, s.window.start - chunk, chunk) for s in stretches]
     return world_model.resume(past, torch.from_numpy(np.stack(actions)))
 
 
@@ -250,20 +245,17 @@ def _past_frames(world_model: WorldModel) -> int:
 
 def _reconstructed(world_model: Reconstructs, stretch: _Stretch) -> UInt8[np.ndarray, "t h w 3"]:
     """Return the real future through the autoencoder, the given frame before every piece: a dream may keep from it."""
-    given = stretch.past(1)
-    pieces = [
-        world_model.reconstruct(
-            torch.from_numpy(np.concatenate([given, stretch.future[i : i + _RECONSTRUCTED_FRAMES]])[None])
-        )
-        for i in range(0, stretch.window.length, _RECONSTRUCTED_FRAMES)
-    ]
-    return np.concatenate([piece[0, 1:].cpu().numpy() for piece in pieces])
+    pieces = []
+    for i in range(0, stretch.window.length, _RECONSTRUCTED_FRAMES):
+        frames = np.concatenate([stretch.past(1), stretch.future[i : i + _RECONSTRUCTED_FRAMES]])
+        pieces.append(world_model.reconstruct(torch.from_numpy(frames[None]))[0, 1:].cpu().numpy())
+    return np.concatenate(pieces)
 
 
-def _other_episode(window: Window, episodes: Sequence[Episode]) -> int | None:
+def _other_episode(window: Window, episodes: Sequence[Episode]) -> Episode | None:
     """Return the next episode that lasts as long as the window; None if no other does."""
-    others = ((window.episode + step) % len(episodes) for step in range(1, len(episodes)))
-    return next((i for i in others if len(episodes[i].actions) >= window.start + window.length), None)
+    others = (*episodes[window.episode + 1 :], *episodes[: window.episode])
+    return next((other for other in others if len(other.actions) >= window.start + window.length), None)
 
 
 def _batches(windows: Sequence[Window], rows: int, past: int) -> Iterator[list[Window]]:
@@ -284,7 +276,7 @@ def _note(notes: _Notes, prediction: _Prediction, metrics: FrameMetrics, chunks:
         notes[prediction.condition, name][window.episode].append(summary[key])
     if prediction.gripper is not None:
         end = window.start + chunks * (window.length // len(prediction.gripper))
-        distance = np.linalg.norm(prediction.gripper[chunks - 1] - prediction.target.gripper[end])
+        distance = np.linalg.norm(prediction.gripper[chunks - 1] - prediction.target.episode.gripper_position[end])
         notes[prediction.condition, GRIPPER][window.episode].append(1000.0 * float(distance))
 
 
@@ -292,26 +284,21 @@ def _note_objects(
     scores: dict[int, _Notes],
     stretches: Sequence[_Stretch],
     predictions: Sequence[_Prediction],
-    episodes: Sequence[Episode],
     read_object: ReadObject,
 ) -> None:
     for stretch in stretches:
-        window = stretch.window
-        episode = episodes[window.episode]
+        window, episode = stretch.window, stretch.episode
         if episode.target_positions is None:
             continue
         path = episode.target_positions[window.start :]
         moved = [h for h in window.horizons if np.linalg.norm(path[h] - path[0]) >= _MOVED]
         if not moved:
             continue
-        last = [horizon - 1 for horizon in moved]
         shown = {p.condition: p.frames for p in predictions if p.target is stretch} | {"real": stretch.future}
-        errors = {
-            condition: np.linalg.norm(
-                read_object(torch.from_numpy(frames[last]), episode.instruction).numpy() - path[moved], axis=1
-            )
-            for condition, frames in shown.items()
-        }
+        errors = {}
+        for condition, frames in shown.items():
+            last = torch.from_numpy(frames[[horizon - 1 for horizon in moved]])
+            errors[condition] = np.linalg.norm(read_object(last, episode.instruction).numpy() - path[moved], axis=1)
         for number, horizon in enumerate(moved):
             if errors["real"][number] < _READABLE:
                 for condition, distances in errors.items():

@@ -29,9 +29,9 @@ def reliability_svg(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     )
     most = max((place["count"] for bins in curves.values() for place in bins), default=1)
     for number, (name, bins) in enumerate(curves.items()):
-        marks += _curve(bins, COLOURS.get(name, "#444"), most)
-        x, y, colour = _x(0.0) + 10, _y(1.0) + 18 + 16 * number, COLOURS.get(name, "#444")
-        marks.append(f'<text x="{x}" y="{y}" fill="{colour}">{SOURCES.get(name, name)}</text>')
+        x, y, colour = _x(0.0) + 10, _y(1.0) + 18 + 16 * number, COLOURS[name]
+        marks += _curve(bins, colour, most)
+        marks.append(f'<text x="{x}" y="{y}" fill="{colour}">{SOURCES[name]}</text>')
     return "\n".join([*marks, "</svg>"]) + "\n"
 
 

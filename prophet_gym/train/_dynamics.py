@@ -171,7 +171,8 @@ def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker 
     }
     if base is not None:
         sizes = {name: value for name, value in base.config.items() if not name.startswith("_")}
-    tracker = GripperTracker(**sizes | {"window": _WINDOW})
+    sizes["window"] = _WINDOW
+    tracker = GripperTracker(**sizes)
     # Not strict: a base from before trackers saw their surroundings has no weights for that.
     if base is not None:
         tracker.load_state_dict(base.state_dict(), strict=False)

@@ -3,7 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +25,6 @@ Loss = Callable[[Any, int, torch.Generator], tuple[Tensor, dict[str, float]]]
 
 `model` is what was given to `fit`, wrapped where several processes train it; the generator is seeded by the step."""
 Model = TypeVar("Model", bound=nn.Module)
-_LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -138,22 +138,27 @@ def fit(
     run = _Run(model, loss, config, accelerator, name)
     states = None if folder is None else States(folder, name, run.accelerator, run.trained, run.average, state)
     done, spent = (0, 0.0) if states is None else states.resume(config.steps)
-    clock = _Clock(config.minutes, spent)
-    scheduler = run.scheduler(done, clock)
+    # Runs before a kill are counted.
+    began = time.monotonic() - spent
+
+    def used() -> float:
+        return (time.monotonic() - began) / (60 * config.minutes)
+
+    scheduler = run.scheduler(done, used)
     saved, unsaved = time.monotonic(), False
-    with _Log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
+    with _log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
         for index in range(done, config.steps):
-            if clock.used >= 1:
+            if used() >= 1:
                 break
-            log.add(index, run.step(index))
+            log(index, run.step(index))
             scheduler.step()
             done, unsaved = index + 1, True
             if states is not None and time.monotonic() - saved > config.save_every:
-                states.save(done, clock.seconds, keep=config.keep)
+                states.save(done, time.monotonic() - began, keep=config.keep)
                 saved, unsaved = time.monotonic(), False
     # A run that had nothing left to do leaves its state as it was.
     if states is not None and unsaved:
-        states.save(done, clock.seconds, keep=config.keep)
+        states.save(done, time.monotonic() - began, keep=config.keep)
     if run.average is not None:
         run.average.copy_to(run.trained.values())
     return model
@@ -184,12 +189,12 @@ class _Run:
         self.model, self.optimizer = accelerator.prepare(model, self.inner)
         self.average = None if config.ema is None else EMAModel(self.trained.values(), config.ema, foreach=True)
 
-    def scheduler(self, done: int, clock: "_Clock") -> LambdaLR:
+    def scheduler(self, done: int, used: Callable[[], float]) -> LambdaLR:
         """Return what sets the rate of the step after `done`: a function of step and clock, so no part of a state."""
         # The optimiser's own state may be of a run with another peak.
         for group in self.inner.param_groups:
             group["initial_lr"] = self.config.learning_rate
-        return LambdaLR(self.inner, lambda step: self.config.rate(step, clock.used), last_epoch=done - 1)
+        return LambdaLR(self.inner, lambda step: self.config.rate(step, used()), last_epoch=done - 1)
 
     def step(self, index: int) -> dict[str, float]:
         """Take one step and return its figures, the losses averaged over batches and processes."""
@@ -222,46 +227,26 @@ class _Run:
         return {"loss": total.mean().item(), "gradient_norm": float(norm), "learning_rate": rate, **parts, **figures}
 
 
-class _Clock:
-    """How long a run has taken, in seconds and as a fraction of its time, runs before a kill included."""
+@contextmanager
+def _log(
+    folder: Path | None, name: str, steps: int, done: int, *, shown: bool
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Give what shows a step's smoothed loss; every twentieth step's figures become events; on one process alone."""
+    events: Any = _open_events(folder / "tensorboard" / name) if shown and folder is not None else None
+    smooth = math.nan
 
-    def __init__(self, minutes: float, spent: float) -> None:
-        self.limit, self.began = 60 * minutes, time.monotonic() - spent
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    @property
-    def used(self) -> float:
-        return self.seconds / self.limit
-
-
-class _Log:
-    """A progress bar and TensorBoard events, on one process alone."""
-
-    def __init__(self, folder: Path | None, name: str, steps: int, done: int, *, shown: bool) -> None:
-        self.events: Any = _open_events(folder / "tensorboard" / name) if shown and folder is not None else None
-        self.bar = tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5, disable=not shown)
-        self.smooth = math.nan
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        if self.events is not None:
-            self.events.close()
-
-    def add(self, index: int, figures: dict[str, float]) -> None:
-        """Show the loss of a step, smoothed; every twentieth step's figures become events."""
-        loss = figures["loss"]
-        self.smooth = loss if math.isnan(self.smooth) else 0.99 * self.smooth + 0.01 * loss
-        self.bar.update()
-        self.bar.set_postfix_str(f"loss {self.smooth:.5f}", refresh=False)
-        if self.events is not None and index % _LOG_EVERY == 0:
+    def log(index: int, figures: dict[str, float]) -> None:
+        nonlocal smooth
+        smooth = figures["loss"] if math.isnan(smooth) else 0.99 * smooth + 0.01 * figures["loss"]
+        bar.update()
+        bar.set_postfix_str(f"loss {smooth:.5f}", refresh=False)
+        if events is not None and index % 20 == 0:
             for key, figure in figures.items():
-                self.events.add_scalar(key, figure, index)
+                events.add_scalar(key, figure, index)
+
+    bar = tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5, disable=not shown)
+    with bar, nullcontext() if events is None else events:
+        yield log
 
 
 def _open_events(folder: Path) -> Any:
@@ -269,10 +254,7 @@ def _open_events(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        warnings.warn(
-            f"TensorBoard is not installed, so no events are written to {folder}: pip install 'prophet-gym[train]'",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        told = f"TensorBoard is not installed, so no events are written to {folder}: pip install 'prophet-gym[train]'"
+        warnings.warn(told, RuntimeWarning, stacklevel=2)
         return None
     return SummaryWriter(str(folder))

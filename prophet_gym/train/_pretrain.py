@@ -108,7 +108,14 @@ def main(args: Args) -> None:
     on_gpu = torch.cuda.is_available() and not args.cpu
     precision = ("bf16" if on_gpu else "no") if args.precision == "auto" else args.precision
     accelerator = Accelerator(cpu=args.cpu, mixed_precision=precision)
-    prophet = begin(args, accelerator.device)
+    prophet = Prophet.from_pretrained(args.base, device=accelerator.device)
+    if args.draw_tools and not config_of(prophet).draw_tools:
+        if args.lora_rank:
+            raise ValueError(
+                "adapters do not train the action-frame conditioner: give --draw-tools with --lora-rank 0, or a base "
+                "whose prophet.json says draw_tools"
+            )
+        prophet = drawing(prophet)
     clips = open_clips(prophet, args.data, args.self_forcing)
     choose_trained(prophet, lora_rank=args.lora_rank, seed=args.seed)
     if args.gradient_checkpointing:
@@ -119,19 +126,6 @@ def main(args: Args) -> None:
         if accelerator.is_main_process:
             write_result(prophet, args)
     accelerator.end_training()
-
-
-def begin(args: Args, device: torch.device) -> Prophet:
-    """Load the base, drawing the tools if that is asked for."""
-    prophet = Prophet.from_pretrained(args.base, device=device)
-    if not args.draw_tools or config_of(prophet).draw_tools:
-        return prophet
-    if args.lora_rank:
-        raise ValueError(
-            "adapters do not train the action-frame conditioner: give --draw-tools with --lora-rank 0, or a base whose "
-            "prophet.json says draw_tools"
-        )
-    return drawing(prophet)
 
 
 def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDataset:

@@ -209,15 +209,10 @@ class _Training:
         args, config = self.args, self._config()
         torch.manual_seed(0)
         transformer = on_device(self._untrained(config), self.device).train()
-        train_transformer(
-            transformer,
-            self._part(GripperTracker, "tracker"),
-            LatentEpisodes.load(args.out / "latents.npz"),
-            config,
-            args.out,
-            FitConfig(args.steps, args.learning_rate, warmup=args.warmup, ema=args.ema, minutes=args.minutes),
-            Rehearsal(args.batch_size, args.chunks, args.single_until),
-        )
+        data, tracker = LatentEpisodes.load(args.out / "latents.npz"), self._part(GripperTracker, "tracker")
+        schedule = FitConfig(args.steps, args.learning_rate, warmup=args.warmup, ema=args.ema, minutes=args.minutes)
+        rehearsal = Rehearsal(args.batch_size, args.chunks, args.single_until)
+        train_transformer(transformer, tracker, data, config, args.out, schedule, rehearsal)
         if args.lora_rank:
             save_lora(transformer, args.out / "lora")
             merge_lora(transformer)
@@ -232,9 +227,9 @@ class _Training:
             merge_lora(transformer)
         parts = self._part(FrameAutoencoder, "autoencoder"), self._part(GripperTracker, "tracker")
         prophet = SmallProphet(transformer, *parts, config)
-        base = None if self.base is None else self.base.config
-        if base is not None and (config.suite, config.look) == (base.suite, base.look):
-            prophet.source = self.base.source  # the same scene: its initial states and its success head are true of it
+        base = self.base
+        if base is not None and (config.suite, config.look) == (base.config.suite, base.config.look):
+            prophet.source = base.source  # the same scene: its initial states and its success head are true of it
         _write_checkpoint(prophet, args.out / "checkpoint", self._recorded() if args.data else [])
 
     def _part(self, kind: Any, name: str) -> Any:
@@ -281,14 +276,10 @@ class _Training:
             return replace(base, **scene)
         robot = get_embodiment(episode.robot)
         height, width = episode.frames(0, 1).shape[1:3]
-        return SmallConfig(
-            chunk=self.args.chunk or robot.chunk,
-            frame_size=(height, width),
-            action_dim=robot.action_spec.dim,
-            no_op=tuple(map(float, robot.action_before(episode.actions[0]))),
-            embodiment=robot.name,
-            **scene,
-        )
+        no_op = tuple(map(float, robot.action_before(episode.actions[0])))
+        chunk, action_dim = self.args.chunk or robot.chunk, robot.action_spec.dim
+        sizes = {"chunk": chunk, "frame_size": (height, width), "action_dim": action_dim}
+        return SmallConfig(embodiment=robot.name, no_op=no_op, **sizes, **scene)
 
 
 def _write_checkpoint(prophet: Prophet, folder: Path, recorded: Sequence[Path]) -> None:
