@@ -106,6 +106,4 @@ def _require_width(actions: Actions, robot: Embodiment) -> None:
 
 def _require_arms(arms: int, action_dim: int) -> None:
     if action_dim < ARM_DIM * arms:
-        raise ValueError(
-            f"{arms} arm(s) need {ARM_DIM * arms} dimensions of an action, but the model reads {action_dim}"
-        )
+        raise ValueError(f"{arms} arm(s) need {ARM_DIM * arms} dimensions of an action, the model reads {action_dim}")

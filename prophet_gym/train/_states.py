@@ -40,7 +40,6 @@ class States:
     state: InitVar[Sequence[Any]] = ()
 
     def __post_init__(self, state: Sequence[Any]) -> None:
-        self.folder = _place(self.run, self.name)
         self.accelerator.register_for_checkpointing(*state)
         self.accelerator.register_save_state_pre_hook(self._choose)
         self.accelerator.register_load_state_pre_hook(self._take)
@@ -49,7 +48,7 @@ class States:
         """Write the state after `step` steps, on the main process, then remove all but the newest `keep`."""
         if not self.accelerator.is_main_process:
             return
-        target = self.folder / f"step-{step:08d}"
+        target = self.run / "states" / self.name / f"step-{step:08d}"
         try:
             with atomic_directory(target, last=_PROGRESS) as temporary:
                 self.accelerator.save_state(str(temporary))
@@ -59,8 +58,8 @@ class States:
                 (temporary / _PROGRESS).write_text(json.dumps({"step": step, "seconds": seconds}) + "\n")
         except (RuntimeError, SafetensorError) as error:  # what torch and safetensors say of a full disk
             raise OSError(f"cannot write {target}: {shown(str(error))}; is the disk full?") from error
-        kept = _list_states(self.folder)[-keep:]
-        for path in self.folder.glob("step-*"):
+        kept = _list_states(self.run, self.name)[-keep:]
+        for path in target.parent.glob("step-*"):
             if path not in kept:
                 # Without it the folder is no state, wherever the process is killed while the rest is removed.
                 (path / _PROGRESS).unlink(missing_ok=True)
@@ -68,7 +67,7 @@ class States:
 
     def resume(self, steps: int) -> tuple[int, float]:
         """Return to the newest state, if there is one; the result is the steps done and the seconds they took."""
-        states = _list_states(self.folder)
+        states = _list_states(self.run, self.name)
         if not states:
             return 0, 0.0
         newest = states[-1]
@@ -119,13 +118,13 @@ class States:
 
 def steps_done(folder: Path, name: str) -> int:
     """Return how many steps of a model the newest state of a run has; 0 without a state."""
-    states = _list_states(_place(folder, name))
+    states = _list_states(folder, name)
     return int(read_json(states[-1] / _PROGRESS, CheckpointError)["step"]) if states else 0
 
 
 def read_average(folder: Path, name: str) -> dict[str, Tensor]:
     """Return the averaged weights in the newest state of a run's model."""
-    states = _list_states(_place(folder, name))
+    states = _list_states(folder, name)
     if not states:
         raise CheckpointError(f"{folder} has no training state of the {name}: train it first")
     return read_tensors(states[-1] / _AVERAGE)
@@ -141,10 +140,6 @@ def refuse_earlier(folder: Path) -> None:
             )
 
 
-def _place(folder: Path, name: str) -> Path:
-    return folder / "states" / name
-
-
-def _list_states(folder: Path) -> list[Path]:
-    """Return the whole states, oldest first; one that a kill cut short has no progress yet."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{_PROGRESS}"))
+def _list_states(folder: Path, name: str) -> list[Path]:
+    """Return the whole states of a model, oldest first; one that a kill cut short has no progress yet."""
+    return sorted(path.parent for path in folder.glob(f"states/{name}/step-*/{_PROGRESS}"))
