@@ -1,8 +1,6 @@
 """Calibration: how far a reward model is to be trusted, by its scores of videos whose truth the simulator knows.
 
-A video is scored after every chunk (or once, at the end), on what the env would show the reward model then; the truth
-is whether the task's own predicate holds at the latest frame. Scores of one episode depend on each other, so where they
-are counted one by one, intervals come from resampling episodes.
+The truth of a score is whether the task's own predicate holds at the latest frame.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

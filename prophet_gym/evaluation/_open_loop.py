@@ -25,18 +25,12 @@ from prophet_gym.world_model import Reconstructs, Resumes, State, TracksGripper,
 METRICS = {"psnr": "PSNR_mean", "ssim": "SSIM_mean", "tssim": "tSSIM_mean", "epe": "EPE_mean", "cosine": "dir_cos_mean"}
 GRIPPER = "gripper_mm"
 OBJECT = "object_mm"
-_ENCODED_FRAMES = 4
-"""The most that `WorldModel.encode` takes."""
-_RESUMED_FRAMES = 20
-"""As many as the bundled Prophet carries."""
-_RECONSTRUCTED_FRAMES = 32
-"""Frames that pass the autoencoder at once, for memory."""
-_MOVED = 0.02
-"""Metres that an object must move in a window for its place to be scored: one that stands is predicted by copying."""
-_READABLE = 0.03
-"""Metres by which the reader may err on the real frame of a window that is scored: in the basket the object hides."""
-_STILL = 0.002
-"""Metres within which an arm is at rest: it shows nothing, and copying the last frame is then perfect."""
+_ENCODED_FRAMES = 4  # the most that `WorldModel.encode` takes
+_RESUMED_FRAMES = 20  # as many as the bundled Prophet carries
+_RECONSTRUCTED_FRAMES = 32  # pass the autoencoder at once, for memory
+_MOVED = 0.02  # metres that an object must move in a window to be scored: one that stands is predicted by copying
+_READABLE = 0.03  # metres by which the reader may err on the real frame that is scored: in the basket the object hides
+_STILL = 0.002  # metres within which an arm is at rest: it shows nothing, and copying the last frame is then perfect
 
 ReadObject: TypeAlias = Callable[[UInt8[Tensor, "t h w 3"], str], Float[Tensor, "t 3"]]
 """World positions (metres) of the object that an instruction names, in frames: `ObjectReader.positions`."""
@@ -141,10 +135,12 @@ def evaluate_open_loop(
         raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
     windows = windows_of(episodes, horizons, spacing)
     if not windows:
-        raise _too_short(episodes, horizons)
-    scores: dict[int, _Notes] = {
-        horizon: defaultdict(lambda: [[] for _ in episodes]) for horizon in sorted(set(horizons))
-    }
+        longest = max((len(episode.actions) for episode in episodes), default=0)
+        raise ValueError(
+            f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} "
+            f"actions, the longest of {len(episodes)} episodes has {longest}"
+        )
+    scores: dict[int, _Notes] = {h: defaultdict(lambda: [[] for _ in episodes]) for h in sorted(set(horizons))}
     bar = tqdm(total=sum(w.length for w in windows), desc="evaluate", unit="frame", disable=not progress)
     # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -159,14 +155,6 @@ def evaluate_open_loop(
                 _note_objects(scores, stretches, predictions, read_object)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
-
-
-def _too_short(episodes: Sequence[Episode], horizons: Sequence[int]) -> ValueError:
-    longest = max((len(episode.actions) for episode in episodes), default=0)
-    return ValueError(
-        f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} actions, "
-        f"the longest of {len(episodes)} episodes has {longest}"
-    )
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from prophet_gym.train._fit import FitConfig, Loss, fit, on_device
 
 _CROP, _CELL = 64, 8
 """Pixels across and down of a crop, and of a latent's cell, on whose grid crops lie."""
-_LATENT_NOISE = 0.05
-"""Standard deviation of what is added to the latents, so that the decoder bears the errors of a dream."""
+_LATENT_NOISE = 0.05  # standard deviation, added to the latents so that the decoder bears the errors of a dream
 
 Crops = UInt8[Tensor, "b h w 3"]
 

@@ -20,8 +20,7 @@ from prophet_gym.prophet._training import flow_loss, sample_times
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.train._fit import FitConfig, fit, on_device
 
-_WINDOW = 7
-"""Samples across and down that a new tracker sees around the gripper."""
+_WINDOW = 7  # samples across and down that a new tracker sees around the gripper
 _SHAKE = (0.005, 0.005, 0.005, 0.02)
 """Standard deviation of the error that a tracker's start is given, metres and openness: about that of its reader."""
 _LATENT_NOISE = 0.1

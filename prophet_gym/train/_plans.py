@@ -53,12 +53,7 @@ def poses_unknown(actions: Actions) -> ModelActions:  # noqa: ARG001
     )
 
 
-def poses_to_plan(
-    actions: Actions,  # noqa: ARG001 (every plan is called alike)
-    tools: Tools,
-    *,
-    action_dim: int,
-) -> tuple[ModelActions, Tools]:
+def poses_to_plan(actions: Actions, tools: Tools, *, action_dim: int) -> tuple[ModelActions, Tools]:  # noqa: ARG001
     """Return the motion between true poses as model actions (ProphRL, section on actions), and these poses to be drawn.
 
     This is right for any robot whose model actions are metres and radians, whatever its own are.

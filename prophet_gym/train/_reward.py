@@ -41,8 +41,7 @@ from prophet_gym.train._success import LabelledVideo, read_videos
 
 _TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the vision encoder stays as it is."""
-_MIN_CONSECUTIVE = 3
-"""Frames that must show success in a row before a video counts as done."""
+_MIN_CONSECUTIVE = 3  # frames that must show success in a row before a video counts as done
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,8 @@ def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
     paths = [path for parts in groups.values() for path in parts["train"]]
     train = read_videos(paths, size=args.image_size, all_frames=False)
     schedule = CosineConfig(args.steps, args.learning_rate or 2e-3, minutes=args.minutes, seed=args.seed)
-    head = success.train_success_head(
-        train, SuccessHeadConfig(image_size=args.image_size), schedule, batch=args.batch_size
-    )
+    config = SuccessHeadConfig(image_size=args.image_size)
+    head = success.train_success_head(train, config, schedule, batch=args.batch_size)
     head = head.with_threshold(success.choose_threshold(head, tune))
     metrics: dict[str, Any] = {
         "train_episodes": len(train),
@@ -133,8 +131,7 @@ def _train_head(args: Args) -> tuple[SuccessHead, dict[str, Any]]:
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
     }
     for name, parts in groups.items():
-        videos = read_videos(parts["test"], size=args.image_size, all_frames=True)
-        metrics[name] = success.evaluate(head, videos)
+        metrics[name] = success.evaluate(head, read_videos(parts["test"], size=args.image_size, all_frames=True))
     return head, metrics
 
 
