@@ -153,7 +153,7 @@ def episode_rates(scored: Sequence[ScoredVideo]) -> dict[str, Any]:
     }
 
 
-def output_rates(scored: Sequence[ScoredVideo], *, low: int = -1, high: float = np.inf) -> dict[str, Any]:
+def output_rates(scored: Sequence[ScoredVideo], *, low: int = -1, high: float | int = np.inf) -> dict[str, Any]:
     """Return counts and rates over single scores at ages in (low, high], 95% intervals by resampling videos."""
     table = []
     for video in scored:
@@ -179,11 +179,11 @@ def _rates(rate: Callable[[np.ndarray, np.ndarray], Estimate], counts: Sequence[
     }
 
 
-def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"]) -> Estimate:
+def ratio(part: Float[np.ndarray, " e"], whole: Float[np.ndarray, " e"], seed: int = 0) -> Estimate:
     """Return the sum of `part` over the sum of `whole`, its 95% interval by resampling episodes."""
     # Episodes are drawn, not scores: those of one episode are not independent. One without a whole has no rate, and a
     # draw of such alone would divide by 0.
-    return bootstrap(part, np.where(whole > 0, whole, np.nan), statistic=np.divide)
+    return bootstrap(part, np.where(whole > 0, whole, np.nan), statistic=np.divide, seed=seed)
 
 
 def reliability(scored: Sequence[ScoredVideo], bins: int = 10) -> dict[str, Any] | None:

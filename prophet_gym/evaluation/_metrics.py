@@ -105,7 +105,7 @@ def ssim(target: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h
     """Return the structural similarity of each frame: Gaussian window (11 pixels, std 1.5), zero padding, range 1."""
     import cv2
 
-    def one(a: Float32[np.ndarray, "h w 3"], b: Float32[np.ndarray, "h w 3"]) -> np.ndarray:
+    def one(a: Float32[np.ndarray, "h w 3"], b: Float32[np.ndarray, "h w 3"]) -> float:
         mean_a, mean_b, square_a, square_b, product = (
             cv2.GaussianBlur(part, (11, 11), 1.5, borderType=cv2.BORDER_CONSTANT)
             for part in (a, b, a * a, b * b, a * b)
@@ -115,7 +115,7 @@ def ssim(target: Float[np.ndarray, "t h w 3"], generated: Float[np.ndarray, "t h
         similarity = ((2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)) / (
             (mean_a * mean_a + mean_b * mean_b + _SSIM_C1) * (variances + _SSIM_C2)
         )
-        return similarity.mean(dtype=np.float64)
+        return float(similarity.mean(dtype=np.float64))
 
     return np.array([one(a, b) for a, b in zip(target, generated, strict=True)])
 

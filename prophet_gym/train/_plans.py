@@ -101,4 +101,5 @@ def _require_width(actions: Actions, robot: Embodiment) -> None:
 
 def _require_arms(arms: int, action_dim: int) -> None:
     if action_dim < ARM_DIM * arms:
-        raise ValueError(f"{arms} arm(s) need {ARM_DIM * arms} dimensions of an action, the model reads {action_dim}")
+        needed = f"{arms} arm(s) need {ARM_DIM * arms} dimensions of an action"
+        raise ValueError(f"{needed}, but the model reads {action_dim}")
