@@ -29,36 +29,22 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long, how fast and how often.
+    """How long, how fast and how often."""
 
-    Attributes:
-        steps: Optimiser steps in all.
-        learning_rate: Its peak: it is warmed up, stays, then falls linearly to zero.
-        warmup: Steps of warm-up.
-        decay: Fraction of the steps, at the end, in which the rate falls.
-        weight_decay: Of AdamW, on matrices.
-        clip: The largest norm of the gradient; `inf` only measures it.
-        ema: Decay of the averaged weights, which are the result; None keeps the last weights.
-        minutes: Wall-clock time, that of the runs before a kill included; the rate falls towards its end as towards
-            that of the steps.
-        accumulate: Batches per optimiser step.
-        save_every: Seconds between training states.
-        keep: Training states that stay on disk, the newest ones.
-        seed: Of all randomness.
-    """
-
-    steps: int
-    learning_rate: float
-    warmup: int = 200
-    decay: float = 0.3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float | None = 0.999
+    steps: int  # Optimiser steps in all.
+    learning_rate: float  # Its peak: it is warmed up, stays, then falls linearly to zero.
+    warmup: int = 200  # Steps of warm-up.
+    decay: float = 0.3  # Fraction of the steps, at the end, in which the rate falls.
+    weight_decay: float = 0.01  # Of AdamW, on matrices.
+    clip: float = 1.0  # The largest norm of the gradient; `inf` only measures it.
+    ema: float | None = 0.999  # Decay of the averaged weights, which are the result; None keeps the last weights.
     minutes: float = math.inf
-    accumulate: int = 1
-    save_every: float = 120.0
-    keep: int = 1
-    seed: int = 0
+    """Wall-clock time, that of the runs before a kill included; the rate falls towards its end as towards that of
+    the steps."""
+    accumulate: int = 1  # Batches per optimiser step.
+    save_every: float = 120.0  # Seconds between training states.
+    keep: int = 1  # Training states that stay on disk, the newest ones.
+    seed: int = 0  # Of all randomness.
 
     def __post_init__(self) -> None:
         if self.minutes <= 0:

@@ -25,35 +25,20 @@ from prophet_gym.train._run_folder import run_lock
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train an object reader: the position of the object that an instruction names, from one image.
+    """Train an object reader: the position of the object that an instruction names, from one image."""
 
-    Attributes:
-        data: Folder that `prophet collect` wrote.
-        out: Folder for weights, config and metrics.json.
-        minutes: Of training at most.
-        steps: Optimiser steps at most.
-        batch_size: Images per step.
-        image_size: Images are averaged down to this.
-        learning_rate: Peak of a cosine schedule.
-        stride: Every so many frames are read.
-        held_out: One episode in so many is kept for the error that is reported.
-        without: Episodes to leave out, e.g. `task_03/episode_00007`.
-        seed: Of weights and batches.
-        device: `cpu` or `cuda`.
-    """
-
-    data: Path
-    out: OutFolder
-    minutes: Minutes = 15.0
-    steps: Count = 6000
-    batch_size: Items = 32
-    image_size: Items = 128
-    learning_rate: Positive = 2e-3
-    stride: Count = 4
-    held_out: Count = 10
-    without: tuple[str, ...] = ()
-    seed: Seed = 0
-    device: Device = "cpu"
+    data: Path  # Folder that `prophet collect` wrote.
+    out: OutFolder  # Folder for weights, config and metrics.json.
+    minutes: Minutes = 15.0  # Of training at most.
+    steps: Count = 6000  # Optimiser steps at most.
+    batch_size: Items = 32  # Images per step.
+    image_size: Items = 128  # Images are averaged down to this.
+    learning_rate: Positive = 2e-3  # Peak of a cosine schedule.
+    stride: Count = 4  # Every so many frames are read.
+    held_out: Count = 10  # One episode in so many is kept for the error that is reported.
+    without: tuple[str, ...] = ()  # Episodes to leave out, e.g. `task_03/episode_00007`.
+    seed: Seed = 0  # Of weights and batches.
+    device: Device = "cpu"  # `cpu` or `cuda`.
 
 
 @dataclass(frozen=True)

@@ -36,57 +36,36 @@ from prophet_gym.train._states import steps_done
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train the full Prophet, all weights or adapters; the optimiser's defaults are A2World's (reference.md section 1).
+    """Train the full Prophet, all weights or adapters; optimiser defaults are A2World's (reference.md section 1)."""
 
-    Attributes:
-        base: Folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
-        data: Data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
-            HDF5), camera (LeRobot), actions (`checkpoint`: actions as the base takes them; a robot's name: as that one
-            does; `poses`: the motion between the tools' poses; `given`: the model's own), state, numbers, open,
-            closed and calibration (where the tools are and what camera looks on), and the options of its reader.
-        out: Folder for training states, logs and the result.
-        lora_rank: Rank of the adapters, 16 in the paper; 0 trains all weights.
-        draw_tools: Train the action-frame conditioner too, on images of the tools in the windows that say where
-            they are and what camera looks on; the result draws them in its dreams, as does a base that draws them.
-        steps: Optimiser steps.
-        batch_size: Windows that a process holds at once.
-        accumulate: Such batches per optimiser step.
-        learning_rate: Peak rate.
-        warmup: Steps of warm-up.
-        weight_decay: Of AdamW, on matrices.
-        ema: Decay of the averaged weights, which are the result.
-        self_forcing: Chunks per window; from the second on it continues on the model's own frames. 1 is off.
-        sampler_steps: Steps that sample those frames.
-        precision: `bf16`, `no` (float32), or `auto`: bf16 on a GPU.
-        gradient_checkpointing: Compute each block again in the backward pass instead of keeping what is inside it.
-        workers: Processes that decode windows, for each process that trains.
-        save_every: Seconds between training states.
-        keep: How many of them are kept.
-        seed: Of data order, noise and adapters.
-        cpu: Train on the CPU even where there is a GPU.
-    """
-
-    base: str
+    base: str  # Folder or Hub repository of the full checkpoint to begin with, as `prophet convert` writes it.
     data: tuple[str, ...]
-    out: OutFolder
-    lora_rank: CountOrNone = 0
+    """Data sets, each `PATH` or `PATH,name=value,...`: weight, kind (libero, libero_regenerated, robomimic for
+    HDF5), camera (LeRobot), actions (`checkpoint`: actions as the base takes them; a robot's name: as that one
+    does; `poses`: the motion between the tools' poses; `given`: the model's own), state, numbers, open, closed and
+    calibration (where the tools are and what camera looks on), and the options of its reader."""
+    out: OutFolder  # Folder for training states, logs and the result.
+    lora_rank: CountOrNone = 0  # Rank of the adapters, 16 in the paper; 0 trains all weights.
     draw_tools: bool = False
-    steps: Count = 30_000
-    batch_size: Items = 1
-    accumulate: Count = 1
-    learning_rate: Positive = 1e-4
-    warmup: CountOrNone = 1000
-    weight_decay: NotNegative = 0.1
-    ema: Fraction = 0.999
-    self_forcing: Count = 1
-    sampler_steps: Count = 5
-    precision: Literal["auto", "bf16", "no"] = "auto"
+    """Train the action-frame conditioner too, on images of the tools in the windows that say where they are and
+    what camera looks on; the result draws them in its dreams, as does a base that draws them."""
+    steps: Count = 30_000  # Optimiser steps.
+    batch_size: Items = 1  # Windows that a process holds at once.
+    accumulate: Count = 1  # Such batches per optimiser step.
+    learning_rate: Positive = 1e-4  # Peak rate.
+    warmup: CountOrNone = 1000  # Steps of warm-up.
+    weight_decay: NotNegative = 0.1  # Of AdamW, on matrices.
+    ema: Fraction = 0.999  # Decay of the averaged weights, which are the result.
+    self_forcing: Count = 1  # Chunks per window; from the second on it continues on the model's own frames. 1 is off.
+    sampler_steps: Count = 5  # Steps that sample those frames.
+    precision: Literal["auto", "bf16", "no"] = "auto"  # `bf16`, `no` (float32), or `auto`: bf16 on a GPU.
     gradient_checkpointing: bool = True
-    workers: CountOrNone = 4
-    save_every: Positive = 1800.0
-    keep: Count = 2
-    seed: Seed = 0
-    cpu: bool = False
+    """Compute each block again in the backward pass instead of keeping what is inside it."""
+    workers: CountOrNone = 4  # Processes that decode windows, for each process that trains.
+    save_every: Positive = 1800.0  # Seconds between training states.
+    keep: Count = 2  # How many of them are kept.
+    seed: Seed = 0  # Of data order, noise and adapters.
+    cpu: bool = False  # Train on the CPU even where there is a GPU.
 
 
 _MAY_CHANGE = (

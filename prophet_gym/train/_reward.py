@@ -46,49 +46,28 @@ _MIN_CONSECUTIVE = 3  # frames that must show success in a row before a video co
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train a reward model on recordings.
+    """Train a reward model on recordings."""
 
-    Attributes:
-        data: Folders of recordings.
-        out: Folder for the reward model and its metrics.
-        backbone: `head` (a small network on single frames) or `vlm` (adapters of a vision-language model).
-        dreams: Recordings of dreams, labelled with the simulator's outcome of the same actions.
-        minutes: Time for the optimizer, reading not counted.
-        steps: Most optimizer steps.
-        batch_size: Frames per step (head), videos per step (vlm).
-        learning_rate: Peak; the backbone's own choice if not given.
-        held_out: Share of the episodes that is never trained on; half of them help to pick the threshold.
-        max_episodes: Read at most so many episodes of each recording.
-        without: Episodes to leave out, e.g. `task_03/episode_00007`.
-        image_size: Images are averaged down to this (head).
-        model: A Hub id or folder (vlm).
-        lora_rank: Of the adapters (vlm).
-        stride: The model is shown every so many frames (vlm).
-        shown: The most frames that the model is shown (vlm).
-        device: Where the model is trained (vlm).
-        dtype: `auto`, `float32`, `bfloat16` or `float16` (vlm).
-        seed: Of weights and batches.
-    """
-
-    data: tuple[Path, ...]
-    out: OutFolder
+    data: tuple[Path, ...]  # Folders of recordings.
+    out: OutFolder  # Folder for the reward model and its metrics.
     backbone: Literal["head", "vlm"] = "head"
-    dreams: tuple[Path, ...] = ()
-    minutes: Minutes = 60.0
-    steps: Count = 3000
-    batch_size: Items = 64
-    learning_rate: Positive | None = None
-    held_out: Fraction = 0.2
-    max_episodes: Count = 600
-    without: tuple[str, ...] = ()
-    image_size: Items = 64
-    model: str = DEFAULT_MODEL
-    lora_rank: CountOrNone = 16
-    stride: Count = 5
-    shown: Count = 16
-    device: Device = "cpu"
-    dtype: str = "auto"
-    seed: Seed = 0
+    """`head` (a small network on single frames) or `vlm` (adapters of a vision-language model)."""
+    dreams: tuple[Path, ...] = ()  # Recordings of dreams, labelled with the simulator's outcome of the same actions.
+    minutes: Minutes = 60.0  # Time for the optimizer, reading not counted.
+    steps: Count = 3000  # Most optimizer steps.
+    batch_size: Items = 64  # Frames per step (head), videos per step (vlm).
+    learning_rate: Positive | None = None  # Peak; the backbone's own choice if not given.
+    held_out: Fraction = 0.2  # Share of the episodes that is never trained on; half of them help to pick the threshold.
+    max_episodes: Count = 600  # Read at most so many episodes of each recording.
+    without: tuple[str, ...] = ()  # Episodes to leave out, e.g. `task_03/episode_00007`.
+    image_size: Items = 64  # Images are averaged down to this (head).
+    model: str = DEFAULT_MODEL  # A Hub id or folder (vlm).
+    lora_rank: CountOrNone = 16  # Of the adapters (vlm).
+    stride: Count = 5  # The model is shown every so many frames (vlm).
+    shown: Count = 16  # The most frames that the model is shown (vlm).
+    device: Device = "cpu"  # Where the model is trained (vlm).
+    dtype: str = "auto"  # `auto`, `float32`, `bfloat16` or `float16` (vlm).
+    seed: Seed = 0  # Of weights and batches.
 
 
 @dataclass(frozen=True)

@@ -58,62 +58,40 @@ _STARTS_PER_TASK = 50
 
 @dataclass(frozen=True)
 class Args(Arguments):
-    """Train the small Prophet.
+    """Train the small Prophet."""
 
-    Attributes:
-        data: Folders that `prophet collect` or `prophrl record` wrote; not read where `base` and `OUT/latents.npz` are
-            enough.
-        out: Folder for training states, logs and the result.
-        base: The checkpoint whose transformer is trained further, a name or a folder (`bundled`); its autoencoder,
-            tracker, camera, settings, reward model, object reader and initial states are kept. Without it all begins
-            from the start.
-        lora_rank: Rank of adapters in the transformer of `base`, which adapt it to the scene of the data (16 in the
-            paper): the tracker begins from the start, the decoder is trained further, camera, suite and look are those
-            of the data. 0 trains all weights of the transformer for the scene of `base`.
-        stage: One stage, or all.
-        held_out: One episode in so many is kept for validation.
-        max_episodes: Read at most so many episodes of each folder.
-        autoencoder_steps: Optimiser steps of 32 crops.
-        decoder_steps: Further ones of the decoder alone, the encoder and so the latents fixed.
-        tracker_steps: Optimiser steps of 128 windows.
-        steps: Optimiser steps of the transformer.
-        minutes: Wall-clock limit of the transformer's training, runs before this one counted.
-        batch_size: Chunks per step.
-        learning_rate: Peak rate of the transformer.
-        warmup: Steps in which the transformer's rate rises.
-        ema: Decay of the transformer's averaged weights, which are the result.
-        chunks: Mean length of the training dreams, in chunks.
-        single_until: Fraction of the steps before dreams begin.
-        chunk: Actions per chunk, where training begins from the start; the robot's own number if not given.
-        layers: Blocks of the transformer, likewise.
-        width: Width of the transformer, likewise.
-        without: Episodes to leave out, e.g. `task_03/episode_00007`.
-        device: `cpu`, `cuda`, or `auto`: `cuda` where there is one.
-    """
-
-    out: OutFolder
+    out: OutFolder  # Folder for training states, logs and the result.
     data: tuple[Path, ...] = ()
+    """Folders that `prophet collect` or `prophrl record` wrote; not read where `base` and `OUT/latents.npz` are
+    enough."""
     base: str | None = None
+    """The checkpoint whose transformer is trained further, a name or a folder (`bundled`); its autoencoder,
+    tracker, camera, settings, reward model, object reader and initial states are kept. Without it all begins from
+    the start."""
     lora_rank: CountOrNone = 0
-    stage: Stage = "all"
-    held_out: Count = 20
-    max_episodes: Count | None = None
-    autoencoder_steps: CountOrNone = 12_000
-    decoder_steps: CountOrNone = 6_000
-    tracker_steps: CountOrNone = 8_000
-    steps: Count = 8_000
-    minutes: Minutes = math.inf
-    batch_size: Items = 16
-    learning_rate: NotNegative = 1e-3
-    warmup: CountOrNone = 200
-    ema: Fraction = 0.999
-    chunks: Count = 4
-    single_until: Fraction = 0.6
+    """Rank of adapters in the transformer of `base`, which adapt it to the scene of the data (16 in the paper): the
+    tracker begins from the start, the decoder is trained further, camera, suite and look are those of the data. 0
+    trains all weights of the transformer for the scene of `base`."""
+    stage: Stage = "all"  # One stage, or all.
+    held_out: Count = 20  # One episode in so many is kept for validation.
+    max_episodes: Count | None = None  # Read at most so many episodes of each folder.
+    autoencoder_steps: CountOrNone = 12_000  # Optimiser steps of 32 crops.
+    decoder_steps: CountOrNone = 6_000  # Further ones of the decoder alone, the encoder and so the latents fixed.
+    tracker_steps: CountOrNone = 8_000  # Optimiser steps of 128 windows.
+    steps: Count = 8_000  # Optimiser steps of the transformer.
+    minutes: Minutes = math.inf  # Wall-clock limit of the transformer's training, runs before this one counted.
+    batch_size: Items = 16  # Chunks per step.
+    learning_rate: NotNegative = 1e-3  # Peak rate of the transformer.
+    warmup: CountOrNone = 200  # Steps in which the transformer's rate rises.
+    ema: Fraction = 0.999  # Decay of the transformer's averaged weights, which are the result.
+    chunks: Count = 4  # Mean length of the training dreams, in chunks.
+    single_until: Fraction = 0.6  # Fraction of the steps before dreams begin.
     chunk: Count | None = None
-    layers: Items = 6
-    width: Items = 192
-    without: tuple[str, ...] = ()
-    device: DeviceOrAuto = "auto"
+    """Actions per chunk, where training begins from the start; the robot's own number if not given."""
+    layers: Items = 6  # Blocks of the transformer, likewise.
+    width: Items = 192  # Width of the transformer, likewise.
+    without: tuple[str, ...] = ()  # Episodes to leave out, e.g. `task_03/episode_00007`.
+    device: DeviceOrAuto = "auto"  # `cpu`, `cuda`, or `auto`: `cuda` where there is one.
 
 
 def main(args: Args) -> None:
