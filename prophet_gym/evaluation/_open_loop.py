@@ -135,11 +135,7 @@ def evaluate_open_loop(
         raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
     windows = windows_of(episodes, horizons, spacing)
     if not windows:
-        longest = max((len(episode.actions) for episode in episodes), default=0)
-        raise ValueError(
-            f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} "
-            f"actions, the longest of {len(episodes)} episodes has {longest}"
-        )
+        raise _too_short(episodes, horizons)
     scores: dict[int, _Notes] = {h: defaultdict(lambda: [[] for _ in episodes]) for h in sorted(set(horizons))}
     bar = tqdm(total=sum(w.length for w in windows), desc="evaluate", unit="frame", disable=not progress)
     # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
@@ -155,6 +151,14 @@ def evaluate_open_loop(
                 _note_objects(scores, stretches, predictions, read_object)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
+
+
+def _too_short(episodes: Sequence[Episode], horizons: Sequence[int]) -> ValueError:
+    longest = max((len(episode.actions) for episode in episodes), default=0)
+    return ValueError(
+        f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} actions, "
+        f"the longest of {len(episodes)} episodes has {longest}"
+    )
 
 
 @dataclass(frozen=True)
