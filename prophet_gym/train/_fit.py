@@ -104,8 +104,7 @@ def fit(
         config: The schedule.
         folder: Of the run; without one nothing is written.
         name: Of this model in the run.
-        state: What else changes from step to step and is saved, e.g. the loader of the data; `state_dict` and
-            `load_state_dict` are called.
+        state: What else changes and is saved, e.g. the loader of the data, by `state_dict` and `load_state_dict`.
         accelerator: Of a run of several processes or of mixed precision; one process in float32 if not given.
 
     Raises:
@@ -124,12 +123,8 @@ def fit(
     run = _Run(model, loss, config, accelerator, name)
     states = None if folder is None else States(folder, name, run.accelerator, run.trained, run.average, state)
     done, spent = (0, 0.0) if states is None else states.resume(config.steps)
-    # Runs before a kill are counted.
-    began = time.monotonic() - spent
-
-    def used() -> float:
-        return (time.monotonic() - began) / (60 * config.minutes)
-
+    began = time.monotonic() - spent  # runs before a kill are counted
+    used = lambda: (time.monotonic() - began) / (60 * config.minutes)  # noqa: E731
     scheduler = run.scheduler(done, used)
     saved, unsaved = time.monotonic(), False
     with _log(folder, name, config.steps, done, shown=run.accelerator.is_main_process) as log:
