@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from prophet_gym._arguments import OutFile, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
 
@@ -28,7 +26,6 @@ class Args(BatchOptions, HeldOutOptions):
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from tqdm import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
@@ -76,7 +73,3 @@ def main(args: Args) -> None:
         image = args.out.with_suffix(".svg")
         image.write_text(reliability_svg(curves), encoding="utf-8")
         print(f"wrote {image}")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

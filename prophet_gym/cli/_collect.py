@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
 from prophet_gym._arguments import Arguments, Items, OutFolder, Seed, Tasks, Workers
 
 
@@ -33,7 +31,6 @@ class Args(Arguments):
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from prophet_gym.sims._recorder import Plan, collect
     from prophet_gym.sims.simulator import simulator_of
 
@@ -48,7 +45,3 @@ def main(args: Args) -> None:
         mode=args.mode,
     )
     collect(plan, args.out, workers=args.workers)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -41,7 +41,6 @@ class Args(Arguments):
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from prophet_gym._io.hub import fetch, parse_hub_name, resolve
     from prophet_gym.prophet.convert import PROPHET_ACTION_DIM, Conversion, NewParts, convert_file
 
@@ -68,7 +67,3 @@ def main(args: Args) -> None:
     )
     if args.starting_point:
         print("It is a starting point for training: it does not follow actions yet.")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

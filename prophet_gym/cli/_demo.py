@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 
 from prophet_gym._arguments import Count, Items, OutFile, OutFolder, Tasks, Whole, WriteFile, resolved_device
 from prophet_gym.cli._options import DreamOptions
@@ -50,7 +49,7 @@ class Args(DreamOptions):
 
 @dataclass(frozen=True)
 class Scene:
-    """Hold one episode as recorded and as dreamt; frame 0 of each video is the recorded one."""
+    """One episode as recorded and as dreamt; frame 0 of each video is the recorded one."""
 
     instruction: str
     videos: dict[str, np.ndarray]
@@ -58,15 +57,18 @@ class Scene:
 
     @property
     def steps(self) -> int:
-        """Return the number of actions."""
         return len(self.videos[LIBERO]) - 1
+
+    @property
+    def moments(self) -> list[int]:
+        return np.linspace(0, self.steps, MOMENTS).round().astype(int).tolist()
 
 
 def main(args: Args) -> None:
-    """Run the command."""
+    import imageio.v3 as iio
     from tqdm import tqdm
 
-    from prophet_gym._io.panels import write_animation, write_mp4
+    from prophet_gym._io.panels import contact_sheet, stack, write_animation, write_mp4
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation._report import machine, table, write_json
 
@@ -79,7 +81,8 @@ def main(args: Args) -> None:
     fps = int(episodes[0][0].fps)
     video = (image for scene in tqdm(scenes, desc="draw", unit="episode") for image in scene_images(scene, args.scale))
     write_mp4(args.out / "demo.mp4", video, fps)
-    write_sheet(args.out / "demo.png", scenes)
+    sheets = [contact_sheet(scene.videos, scene.moments, scene.instruction) for scene in scenes]
+    iio.imwrite(args.out / "demo.png", stack(sheets))
     if args.animation is not None:
         every_second = list(islice(scene_images(scenes[0], 2), 0, None, 2))
         write_animation(args.animation, every_second, fps // 2)
@@ -95,11 +98,7 @@ def main(args: Args) -> None:
 
 
 def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
-    """Return the recorded episodes to show, each with the actions of the one that follows it.
-
-    Raises:
-        ValueError: Fewer than two episodes are recorded, or none of a task that was asked for.
-    """
+    """Return the recorded episodes to show, each with the actions of the one that follows it."""
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._recording import read_episode
 
@@ -151,22 +150,6 @@ def scene_images(scene: Scene, scale: int) -> Iterator[np.ndarray]:
         yield side_by_side(panels, f"{scene.instruction}   {i}/{scene.steps}", scale)
 
 
-def write_sheet(path: Path, scenes: Sequence[Scene]) -> None:
-    """Write a contact sheet of all scenes."""
-    import imageio.v3 as iio
-
-    from prophet_gym._io.panels import contact_sheet, stack
-
-    sheets = [
-        contact_sheet(
-            scene.videos, np.linspace(0, scene.steps, MOMENTS).round().astype(int).tolist(), scene.instruction
-        )
-        for scene in scenes
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(path, stack(sheets))
-
-
 def measure(scenes: Sequence[Scene]) -> dict[str, dict[str, dict[str, float]]]:
     """Return the mean PSNR and EPE of the dreamt frames over the first 8, the first 64 and all frames."""
     from prophet_gym.evaluation._metrics import frame_metrics
@@ -193,7 +176,3 @@ def _rows(found: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
         return "-" if value is None else f"{value['PSNR_mean']:.2f} / {value['EPE_mean']:.3f}"
 
     return [[label, *(cell(by_length.get(key)) for key in ("8", "64", "all"))] for label, by_length in found.items()]
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

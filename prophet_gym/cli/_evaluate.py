@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from prophet_gym._arguments import Count, OutFile, Several, resolved_device
 from prophet_gym.cli._options import BatchOptions, HeldOutOptions
-
-Look = Literal["light", "official"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +23,13 @@ class Args(BatchOptions, HeldOutOptions):
     """Numbers of frames to predict."""
     spacing: Count = 32
     """Least number of frames between the windows of one horizon that are cut from the same episode."""
-    look: Look | None = None
+    look: Literal["light", "official"] | None = None
     """Look of the simulator while it records; the checkpoint's own by default."""
     json: OutFile | None = None
     """Also write the numbers to this file."""
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.data._recording import read_meta
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
@@ -87,7 +82,3 @@ def main(args: Args) -> None:
 
 def _count(windows: Sequence[Any], horizons: Sequence[int]) -> dict[str, int]:
     return {str(horizon): sum(horizon in window.horizons for window in windows) for horizon in sorted(set(horizons))}
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from prophet_gym._arguments import Arguments, OutFolder
 
 
@@ -21,12 +19,7 @@ class Args(Arguments):
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from prophet_gym.data._lerobot_export import export_recording
 
     count = export_recording(args.data, args.out, without=args.without)
     print(f"{args.out}: {count} episodes")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import tyro
-
 from prophet_gym._arguments import Arguments, OutFolder
 
 
@@ -22,7 +20,6 @@ class Args(Arguments):
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from prophet_gym.errors import CheckpointError
     from prophet_gym.prophet import Prophet
 
@@ -30,7 +27,3 @@ def main(args: Args) -> None:
         raise CheckpointError(f"{args.out} holds something already; give a new or empty folder")
     Prophet.from_pretrained(args.base, lora=args.lora).save_pretrained(args.out, half=args.half)
     print(f"wrote {args.out}; `Prophet.from_pretrained` and `weights=` read it")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -6,8 +6,6 @@ The paper trains a second reward model on such videos, so that it knows what dre
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from prophet_gym._arguments import Items, OutFolder, resolved_device
 from prophet_gym.cli._options import BatchOptions
 
@@ -27,7 +25,6 @@ class Args(BatchOptions):
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from tqdm import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
@@ -52,7 +49,3 @@ def main(args: Args) -> None:
             write_episode(missing[number][1], episodes[number].cut(len(frames) - 1), frames)
             bar.update()
     print(f"wrote {len(missing)} episodes to {args.out}, {len(targets) - len(missing)} were there")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -24,13 +24,10 @@ MENDABLE = (ProphetError, ValueError, OSError, FloatingPointError, MemoryError)
 
 @dataclass(frozen=True)
 class Command:
-    """Describe a subcommand.
+    """A subcommand: a module with its `Args` and its `main(args)`, and one line on what it does.
 
-    Attributes:
-        module: Module that holds its `Args` and its `main(args)`.
-        summary: One line on what it does.
-        resumes: Whether the same command continues a run that was stopped.
-        processes: Whether the processes of one torchrun may run it together.
+    `resumes` says that the same command continues a run that was stopped, `processes` that the processes of one
+    torchrun may run it together.
     """
 
     module: str
@@ -50,15 +47,10 @@ def find(program: str, name: str, commands: Mapping[str, Command], overview: Cal
 
 
 def run(title: str, command: Command, words: Sequence[str]) -> None:
-    """Read the words and run the command.
+    """Read the words and run the command, whose module is imported only here, so that `--help` of another stays fast.
 
     Exits with status 2 where an option does not exist or cannot be read, 1 for what the caller can put right, and 130
-    for Ctrl-C; each says so in a few lines.
-
-    Args:
-        title: Program and command, for example `prophet demo`.
-        command: Command to run; its module is imported only here, so that `--help` of another stays fast.
-        words: Words of the command line after the title.
+    for Ctrl-C; each says so in a few lines. `title` is program and command, for example `prophet demo`.
     """
     try:
         import tyro

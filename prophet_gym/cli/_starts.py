@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from prophet_gym._arguments import Arguments, Items, OutFolder, Tasks, Whole
 
 SPLITS: tuple[Literal["official", "train"], ...] = ("official", "train")
@@ -37,7 +35,6 @@ class Args(Arguments):
 
 
 def main(args: Args) -> None:
-    """Run the command."""
     from tqdm import tqdm
 
     from prophet_gym.envs.initial_states import write_initial_states
@@ -61,11 +58,7 @@ def main(args: Args) -> None:
 
 
 def resolved(args: Args) -> tuple[Path, str, int]:
-    """Return where the splits go, the look and the size of their frames.
-
-    Raises:
-        ValueError: Neither a folder nor a checkpoint's folder was given, or the checkpoint's frames are not square.
-    """
+    """Return where the splits go, the look and the size of their frames."""
     from prophet_gym.checkpoint import Checkpoint
 
     look, size, out = args.look or "light", args.size or 128, args.out
@@ -80,7 +73,3 @@ def resolved(args: Args) -> tuple[Path, str, int]:
     if out is None:
         raise ValueError("give --out FOLDER, or --world-model FOLDER of a checkpoint on this machine")
     return out, look, size
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

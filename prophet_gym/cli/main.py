@@ -40,25 +40,13 @@ def help_text() -> str:
     """Return what `prophet --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: prophet COMMAND [OPTIONS]",
-            "",
-            "A learned robot simulator behind Gymnasium.",
-            "",
-            *lines,
-            "",
-            "`prophet COMMAND --help` lists a command's options; `prophet --version` prints the version.",
-        ]
-    )
+    head = ["usage: prophet COMMAND [OPTIONS]", "", "A learned robot simulator behind Gymnasium.", ""]
+    tail = ["", "`prophet COMMAND --help` lists a command's options; `prophet --version` prints the version."]
+    return "\n".join([*head, *lines, *tail])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line `argv` (the process's own if not given).
-
-    What the caller can put right is printed in a few lines, with exit status 1, or 2 for a word of the command line;
-    Ctrl-C is status 130.
-    """
+    """Run the command line `argv` (the process's own if not given); how it ends is what `_running.run` says."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(help_text())
@@ -66,7 +54,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(version("prophet-gym"))
     else:
         run(f"prophet {words[0]}", find("prophet", words[0], COMMANDS, help_text), words[1:])
-
-
-if __name__ == "__main__":
-    main()
