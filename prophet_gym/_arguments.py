@@ -35,7 +35,6 @@ class Whole(Check):
     most: int
 
     def __call__(self, name: str, value: Any) -> None:
-        """Check the number."""
         if require_count(name, value, self.least) > self.most:
             raise ValueError(f"{name} must be an integer in {self.least}..{self.most}, got {value!r}")
 
@@ -50,7 +49,6 @@ class Number(Check):
     endless: bool = False
 
     def __call__(self, name: str, value: Any) -> None:
-        """Check the number."""
         if self.endless and value == math.inf:
             return
         if require_number(name, value, least=self.least, above=self.above) > self.most:
@@ -64,7 +62,6 @@ class Several(Check):
     different: bool = True
 
     def __call__(self, name: str, value: Any) -> None:
-        """Check the values."""
         if not len(value):
             raise ValueError(f"{name} must have at least one value, got none")
         if self.different:
@@ -76,7 +73,6 @@ class NoneTwice(Check):
     """No value twice; there may be none."""
 
     def __call__(self, name: str, value: Any) -> None:
-        """Check the values."""
         twice = sorted({str(each) for each in value if list(value).count(each) > 1})
         if twice:
             raise ValueError(f"{name} must be different, got {', '.join(twice)} more than once")
@@ -89,7 +85,6 @@ class OnDevice(Check):
     also: tuple[str, ...] = ()
 
     def __call__(self, name: str, value: Any) -> None:
-        """Check the device."""
         if value in ("cpu", *self.also):
             return
         import torch
@@ -111,10 +106,9 @@ class OnDevice(Check):
 
 @dataclass(frozen=True)
 class WriteFolder(Check):
-    """A folder that is there or can be made, and written to."""
+    """A folder that is there or can be made, and written to; none is made."""
 
     def __call__(self, name: str, value: Any) -> None:
-        """Check the folder, and make none."""
         path = Path(value).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"{name} must be a folder, got {value}, which is a file")
@@ -123,12 +117,11 @@ class WriteFolder(Check):
 
 @dataclass(frozen=True)
 class WriteFile(Check):
-    """A file that is there or can be made, and written to; `endings` that its name may have."""
+    """A file that is there or can be made, and written to; none is made. `endings` that its name may have."""
 
     endings: tuple[str, ...] = ()
 
     def __call__(self, name: str, value: Any) -> None:
-        """Check the file, and make none."""
         path = Path(value).expanduser()
         if path.is_dir():
             raise ValueError(f"{name} must be a file, got {value}, which is a folder")
@@ -182,17 +175,7 @@ def resolved_device(name: str) -> str:
 
 
 class Arguments:
-    """Base class of `Args` dataclasses: checks every field whose type states a requirement.
-
-    Example:
-        >>> @dataclass(frozen=True)
-        ... class Args(Arguments):
-        ...     episodes: Count = 40
-        >>> Args(episodes=0)
-        Traceback (most recent call last):
-        ...
-        ValueError: episodes must be an integer of at least 1, got 0
-    """
+    """Base class of `Args` dataclasses: checks every field whose type states a requirement."""
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():

@@ -27,16 +27,7 @@ def unknown_option(kind: str, given: object, known: Iterable[str]) -> UnknownOpt
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:
-    """Return the value as an int; ValueError unless it is an integer of at least `least`.
-
-    Example:
-        >>> require_count("samples", 5)
-        5
-        >>> require_count("samples", 2.5)
-        Traceback (most recent call last):
-        ...
-        ValueError: samples must be an integer of at least 1, got 2.5
-    """
+    """Return the value as an int; ValueError unless it is an integer of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
@@ -45,14 +36,7 @@ def require_count(name: str, value: object, least: int = 1) -> int:
 def require_number(
     name: str, value: object, *, least: float | int = -math.inf, above: float | int = -math.inf
 ) -> float:
-    """Return the value as a float; ValueError unless it is a finite number, at least `least` and above `above`.
-
-    Example:
-        >>> require_number("timeout", float("nan"), above=0)
-        Traceback (most recent call last):
-        ...
-        ValueError: timeout must be a finite number above 0, got nan
-    """
+    """Return the value as a float; ValueError unless it is a finite number, at least `least` and above `above`."""
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if not (math.isfinite(number) and number >= least and number > above):
         bound = f" of at least {least}" if least > -math.inf else f" above {above}" if above > -math.inf else ""
@@ -61,12 +45,7 @@ def require_number(
 
 
 def require_different(name: str, values: object, count: int) -> list[int]:
-    """Return the values as a list; ValueError unless they are different integers in 0..count - 1, at least one.
-
-    Example:
-        >>> require_different("rows", (2, 0), 3)
-        [2, 0]
-    """
+    """Return the values as a list; ValueError unless they are different integers in 0..count - 1, at least one."""
     given = list(values) if isinstance(values, Iterable) and not isinstance(values, bytes | bytearray) else values
     numbers = [each for each in given if isinstance(each, Integral)] if isinstance(given, list) else []
     whole = [int(each) for each in numbers if not isinstance(each, bool)]
@@ -77,12 +56,7 @@ def require_different(name: str, values: object, count: int) -> list[int]:
 
 
 def listed(names: Collection[str]) -> str:
-    """Return the first names, each cut to a length that fits a message, and how many more there are.
-
-    Example:
-        >>> listed([f"block.{n}" for n in range(12)])
-        'block.0, block.1, block.2, block.3, block.4, block.5, block.6, block.7, block.8, block.9 and 2 more'
-    """
+    """Return the first names, each cut to a length that fits a message, and how many more there are."""
     rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(shown(name) for name in islice(names, SHOWN_NAMES)) + rest
 
@@ -103,16 +77,7 @@ def require_when(when: object) -> Literal["chunk", "end"]:
 def require_images(name: str, images: object, error: type[Exception] = ValueError) -> UInt8[np.ndarray, "*_ h w 3"]:
     """Return the images; raise `error` unless they are a uint8 NumPy array `(..., height, width, 3)`.
 
-    Args:
-        name: What they are, for the message, e.g. `observation["image"]` or a file and its key.
-        images: One image or any number of them, RGB.
-        error: What to raise.
-
-    Example:
-        >>> require_images("frames", np.zeros((2, 3, 64, 64), np.uint8))
-        Traceback (most recent call last):
-        ...
-        ValueError: frames must be uint8 (..., height, width, 3), RGB, got uint8 (2, 3, 64, 64); move the channels last
+    `name` says what they are, for the message, e.g. `observation["image"]` or a file and its key.
     """
     if not isinstance(images, np.ndarray):
         raise error(f"{name} must be a NumPy array, uint8 (..., height, width, 3), RGB, got {type(images).__name__}")

@@ -12,14 +12,7 @@ _QUANTILES = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over episodes with its 95% interval.
-
-    Attributes:
-        mean: Mean over the episodes that have a value; NaN if none has.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        episodes: Number of episodes that have a value.
-    """
+    """A mean over the episodes that have a value, with its 95% interval; NaN if none has."""
 
     mean: float
     low: float
@@ -47,12 +40,6 @@ def bootstrap(
         statistic: From the means of each of `values` (one array each) to the number of interest; by default the
             mean itself.
         seed: Seed of the resampling.
-
-    Example:
-        >>> dream, copy = np.array([25.0, 27.0, 26.0]), np.array([22.0, 24.0, 23.0])
-        >>> gain = bootstrap(dream, copy, statistic=lambda d, c: d - c)
-        >>> gain.mean, gain.low, gain.high, gain.episodes
-        (3.0, 3.0, 3.0, 3)
     """
     statistic = statistic or (lambda first: first)
     table = np.stack(values)
@@ -68,13 +55,7 @@ def bootstrap(
 
 
 def wilson(successes: int, tries: int) -> Estimate:
-    """Return a rate with its 95% Wilson interval; NaN where nothing was tried.
-
-    Example:
-        >>> found = wilson(9, 10)
-        >>> found.mean, round(found.low, 3), round(found.high, 3)
-        (0.9, 0.596, 0.982)
-    """
+    """Return a rate with its 95% Wilson interval; NaN where nothing was tried."""
     if not 0 <= successes <= tries:
         raise ValueError(f"successes must be between 0 and tries, got {successes} of {tries}")
     if tries == 0:
@@ -93,14 +74,6 @@ def paired_gain(before: Float[np.ndarray, "n runs"], after: Float[np.ndarray, "m
         after: Likewise, a column for each training seed. One column leaves the spread over seeds unknown: the interval
             is then of the states alone.
         seed: Seed of the resampling.
-
-    Raises:
-        ValueError: The two are not of the same initial states.
-
-    Example:
-        >>> gain = paired_gain(np.array([[0.0], [0.0], [1.0]]), np.array([[1.0], [1.0], [1.0]]))
-        >>> round(gain.mean, 3), gain.episodes
-        (0.667, 3)
     """
     if len(before) != len(after) or not len(before):
         raise ValueError(f"before and after must hold the same starts, got {len(before)} and {len(after)}")
@@ -112,15 +85,7 @@ def paired_gain(before: Float[np.ndarray, "n runs"], after: Float[np.ndarray, "m
 
 
 def mcnemar(before: Bool[np.ndarray, " n"] | Sequence[bool], after: Bool[np.ndarray, " n"] | Sequence[bool]) -> float:
-    """Return the exact two-sided p-value of McNemar's test: are gains and losses over the same episodes equally likely?
-
-    Raises:
-        ValueError: The two are not of the same episodes.
-
-    Example:
-        >>> mcnemar([False] * 5 + [True], [True] * 6)
-        0.0625
-    """
+    """Return McNemar's exact two-sided p-value: are gains and losses over the same episodes equally likely?"""
     one, other = np.asarray(before, bool), np.asarray(after, bool)
     if one.shape != other.shape:
         raise ValueError(f"before and after must hold the same episodes, got {one.shape} and {other.shape}")

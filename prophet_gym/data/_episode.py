@@ -21,20 +21,10 @@ ReadFrames = Callable[[int, int], UInt8[np.ndarray, "f h w 3"]]
 class Simulation:
     """What a simulator knows of an episode of t actions and f = t + 1 frames, beside what a camera sees.
 
-    Attributes:
-        gripper_position: World position of the grip at every frame, metres.
-        gripper_quaternion: World orientation of the hand, xyzw.
-        gripper_opening: Distance between the fingers, metres.
-        object_positions: World positions of the movable objects, metres, in the order of `object_names`.
-        object_names: Their names.
-        target: The object or fixture that the task is about.
-        success: Whether the task's goal holds at every frame.
-        init_state: The simulator's state at frame 0.
-        suite: The suite of the task, e.g. `libero_object`.
-        task: The number of the task in its suite.
-        mode: Who acted, e.g. `expert`, `noisy` or `policy`.
-        seed: The seed of the placement, or the index of the official initial state.
-        look: How the simulator was drawn.
+    Positions are the world's, in metres; quaternions are the hand's, xyzw; `gripper_opening` is the distance between
+    the fingers in metres; `success` says whether the task's goal holds; `target` is the object or fixture that the task
+    is about; `mode` is who acted (`expert`, `noisy`, `policy`); `seed` is that of the placement, or the index of the
+    official initial state; `look` is how the simulator was drawn.
     """
 
     gripper_position: Float32[np.ndarray, "f 3"]
@@ -187,23 +177,11 @@ class EpisodeSource(Protocol):
 
 
 def held_out(name: str, share: float | int) -> bool:
-    """Decide whether an episode is kept from training: by its name alone, so the same on every machine.
+    """Decide whether an episode (`recording.name_of`) is kept from training; `share` in 0..1 is the fraction that is.
 
-    The checksum of the name decides: a growing recording keeps its held-out episodes, and an episode and its dream,
-    which have one name, fall on the same side. Half of a share is a part of it (`held_out(name, share / 2)` implies
-    `held_out(name, share)`), so a held-out set can be split further by the same rule.
-
-    Args:
-        name: The name of the episode, e.g. `task_03/episode_00007` (`recording.name_of`).
-        share: The fraction of episodes to hold out, 0 to 1; `1 / 20` keeps one in twenty.
-
-    Raises:
-        ValueError: The share is not in 0..1.
-
-    Example:
-        >>> names = [f"task_00/episode_{number:05d}" for number in range(1000)]
-        >>> sum(held_out(name, 1 / 20) for name in names)
-        48
+    The checksum of the name alone decides: a growing recording keeps its held-out episodes, and an episode and its
+    dream, which have one name, fall on the same side. Half of a share is a part of it (`held_out(name, share / 2)`
+    implies `held_out(name, share)`), so a held-out set can be split further by the same rule.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the held-out share must be in 0..1, got {share}")
@@ -219,25 +197,7 @@ _Name = TypeVar("_Name", int, str)
 def _choose(
     where: str, known: Sequence[_Name], episodes: Sequence[_Name] | None = None, without: Sequence[_Name] = ()
 ) -> list[_Name]:
-    """Return the episodes to read of those that a data set has, in its own order.
-
-    Args:
-        where: The data set, for the message.
-        known: All its episodes.
-        episodes: Only these; all if not given.
-        without: Episodes to leave out.
-
-    Raises:
-        UnknownOptionError: There is no such episode.
-
-    Example:
-        >>> _choose("a set", [0, 1, 2, 3], without=[2])
-        [0, 1, 3]
-        >>> _choose("a set", [0, 1, 2, 3], episodes=[4])
-        Traceback (most recent call last):
-        ...
-        prophet_gym.errors.UnknownOptionError: a set has no episode 4; it has 4 episodes: 0 .. 3
-    """
+    """Return the episodes to read of those that a data set has, in its own order: all or `episodes`, `without` some."""
     asked, left_out = set(known if episodes is None else episodes), set(without)
     for name in (asked | left_out) - set(known):
         span = f": {known[0]} .. {known[-1]}" if known else ""

@@ -35,11 +35,8 @@ except ImportError as error:
 class Layout:
     """What one writer of these files does differently from others.
 
-    Attributes:
-        camera: The image in `obs` to read as frames.
-        first_action: The action that follows frame 0. LIBERO's writer stores the image *after* each action, so the
-            action after frame 0 is number 1 there, and action 0 has no frame before it.
-        orient: Turns its images upright.
+    `first_action` follows frame 0. LIBERO's writer stores the image *after* each action, so the action after frame 0 is
+    number 1 there, and action 0 has no frame before it. `orient` turns the images of `camera` upright.
     """
 
     camera: str

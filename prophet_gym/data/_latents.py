@@ -18,14 +18,11 @@ from prophet_gym.embodiments import get_embodiment
 
 @dataclass(frozen=True)
 class LatentEpisodes:
-    """All frames of many episodes as latents, one after the other.
+    """All frames of many episodes as normalised latents, one after the other.
 
-    Attributes:
-        latents: Normalised latents of every frame.
-        actions: The action after each frame; in the row of an episode's last frame, what its robot is taken to have
-            done before the first (`Embodiment.action_before`).
-        gripper: Position and openness of the first tool at every frame, see `Windows.gripper`.
-        starts: Index of every episode's first frame, and the total as last entry.
+    In the row of an episode's last frame, `actions` has what its robot is taken to have done before the first
+    (`Embodiment.action_before`). `gripper` is that of `Windows`. `starts` is the index of every episode's first frame,
+    and the total as last entry.
     """
 
     latents: Float16[np.ndarray, "n c h w"]
@@ -40,12 +37,7 @@ class LatentEpisodes:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatentEpisodes":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is damaged, or its arrays do not belong together.
-        """
+        """Read what `save` wrote."""
         names = {_stored(field.name): field.name for field in fields(cls)}
         # Uncompressed, so the arrays cannot be larger than the file.
         values = read_npz(path, list(names), limit=Path(path).stat().st_size if Path(path).exists() else 0)
@@ -54,11 +46,7 @@ class LatentEpisodes:
 
     @classmethod
     def join(cls, latents: Sequence[np.ndarray], episodes: Sequence[Episode]) -> "LatentEpisodes":
-        """Join the latents `t+1 c h w` of episodes with their actions.
-
-        Raises:
-            ValueError: An episode does not say where its tools are.
-        """
+        """Join the latents `t+1 c h w` of episodes with their actions; each must say where its tools are."""
         for each in episodes:
             if each.tools is None:
                 raise ValueError(f"{each.name} must say where its tools are; name the states that hold them")
@@ -74,15 +62,7 @@ class LatentEpisodes:
     def draw(self, rows: int, *, past: int, chunk: int, chunks: int, generator: torch.Generator) -> Windows:
         """Draw windows uniformly over all frames that have `chunk * chunks` actions left.
 
-        Args:
-            rows: Batch size.
-            past: Frames up to and with the current one.
-            chunk: Actions before the current frame.
-            chunks: Chunks after it.
-            generator: All randomness.
-
-        Raises:
-            ValueError: No episode is long enough.
+        They have `past` frames up to and with the current one, `chunk` actions before it and `chunks` chunks after it.
         """
         current, episode = self.places(rows, chunk * chunks, generator)
         return self.window(current, self.starts[episode], past=past, chunk=chunk, ahead=chunk * chunks)
@@ -90,11 +70,7 @@ class LatentEpisodes:
     def places(
         self, rows: int, ahead: int, generator: torch.Generator
     ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-        """Draw frames uniformly over all that have `ahead` actions left; return their indices and their episodes'.
-
-        Raises:
-            ValueError: No episode is long enough.
-        """
+        """Draw frames uniformly over all that have `ahead` actions left; return their indices and their episodes'."""
         counts = np.maximum(np.diff(self.starts) - ahead, 0)
         ends = np.cumsum(counts)
         if not ends[-1]:

@@ -135,11 +135,7 @@ class LeRobotSource:
 
 
 def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f n"]:
-    """Return a column's numbers, as many in each row.
-
-    Raises:
-        ValueError: It holds anything else.
-    """
+    """Return a column's numbers, as many in each row."""
     try:
         values = np.asarray(table[column].to_pylist())
     except (ValueError, TypeError, OverflowError) as error:

@@ -40,18 +40,9 @@ _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 def export_recording(
     folder: str | os.PathLike, out: str | os.PathLike, *, robot: str = "panda", without: Sequence[str] = ()
 ) -> int:
-    """Write a recording as a LeRobot data set and return its number of episodes; the recording is only read.
+    """Write a recording as a LeRobot data set of `robot_type` `robot` and return its number of episodes.
 
-    Args:
-        folder: What `prophet collect` wrote.
-        out: The new folder, which must not be there yet; after an error it is not there.
-        robot: The `robot_type` to state.
-        without: Episodes to leave out, e.g. `task_03/episode_00007`.
-
-    Raises:
-        FileNotFoundError: `folder` is no recording.
-        UnknownOptionError: It has no such episode.
-        ValueError: It holds no episode or starts from official states, or `out` is there already.
+    The recording is only read. `out` must not be there yet, and after an error it is not there.
     """
     paths, out = list_episodes(folder, without=without), Path(out)
     if not paths:

@@ -31,17 +31,10 @@ _DIGITS = re.compile(r"(0?\d{1,2}d?)?")
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a data set's index: where an episode's rows and images lie.
+    """One line of a data set's index: where an episode's rows and images lie; several tasks are one instruction.
 
-    Attributes:
-        number: The number of the episode.
-        rows: How many rows it has.
-        instruction: Its task in words; several are joined.
-        data: The parquet file of its rows.
-        video: Its video, maybe one of several episodes; None where its images lie in the rows.
-        offset: Seconds at which it begins in the video.
-        until: Seconds at which it ends, where the index says so.
-        video_ends: Seconds at which the last episode of the video ends.
+    `video` may be one of several episodes, and is None where the images lie in the rows. The episode runs in it from
+    `offset` to `until`, where the index says so, and its last episode ends at `video_ends`; all in seconds.
     """
 
     number: int
@@ -86,12 +79,7 @@ class Line:
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """Read what a data set says of itself.
-
-    Raises:
-        FileNotFoundError: It is no LeRobot data set.
-        ValueError: It is of another layout, damaged, or does not say what is needed.
-    """
+    """Read what a data set says of itself; ValueError for another layout, or one that does not say what is needed."""
     path = root / INFO
     if not path.exists():
         raise FileNotFoundError(f"{root} is no LeRobot data set (it has no {INFO}); give the folder that holds meta/")
@@ -119,18 +107,10 @@ def read_index(
     episodes: Sequence[int] | None = None,
     without: Sequence[int] = (),
 ) -> tuple[list[Entry], list[int]]:
-    """Read where the episodes lie.
+    """Read where the episodes lie: the entries to read, by number, and the numbers of all.
 
     `video_key` is the camera whose videos are read, None where the images lie in the rows. Nothing is read of the
     episodes `without`, so one that is damaged does no harm.
-
-    Returns:
-        The episodes to read, by number, and the numbers of all.
-
-    Raises:
-        FileNotFoundError: A file of the index is missing.
-        UnknownOptionError: There is no such episode.
-        ValueError: The index is damaged or contradicts itself.
     """
     third = str(info["codebase_version"]).startswith("v3")
     lines, path = (_lines_v3 if third else _lines_v2)(root, info, video_key)
@@ -287,12 +267,7 @@ def _first(error: Exception) -> str:
 
 
 def read_rows(path: Path, episode: int, columns: Iterable[str]) -> "pa.Table":
-    """Read columns of one episode's rows.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is cut off, or lacks a column.
-    """
+    """Read columns of one episode's rows."""
     names = list(columns)
     if not path.exists():
         raise FileNotFoundError(f"the data set's index names {path}, which is not there; fetch the data set again")

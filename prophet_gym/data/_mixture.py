@@ -26,22 +26,14 @@ OPTIONS = {
 def read_mixture_entry(
     text: str, actions: Mapping[str, ToModelActions], plans: Mapping[str, ToPlan] | None = None
 ) -> MixtureEntry:
-    """Open a data set that is named in words.
+    """Open a data set that is named in words: its folder or file, then options `name=value`, all separated by commas.
 
-    Args:
-        text: Its folder or file, then options `name=value`, all separated by commas. `kind` is needed for HDF5 files
-            alone, `camera` for LeRobot sets; `weight` counts only if every data set of the mixture has one; `actions`
-            is one of the names below. `state` names the columns that say where the tools are and `numbers` what they
-            hold, both joined by +, `open` and `closed` the gripper's numbers (see `ToolReading`); `calibration` is a
-            file of camera matrices (see `Calibration`). `episodes` names those to read and `without` those to leave
-            out, joined by +, as their reader calls them.
-        actions: Name -> how a robot's actions become the model's; the first is the default.
-        plans: Name -> how they do where the tools' poses are known, see `MixtureEntry.plan`; the same names or fewer.
-
-    Raises:
-        FileNotFoundError: Nothing is there.
-        UnknownOptionError: An option, kind or name that does not exist.
-        ValueError: What is needed is not given, or the data set is refused by its reader.
+    `kind` is needed for HDF5 files alone, `camera` for LeRobot sets; `weight` counts only if every data set of the
+    mixture has one. `state` names the columns that say where the tools are and `numbers` what they hold, both joined by
+    +, `open` and `closed` the gripper's numbers (see `ToolReading`); `calibration` is a file of camera matrices.
+    `episodes` names those to read and `without` those to leave out, joined by +, as their reader calls them. `actions`
+    is one of the names in `actions`: how a robot's actions become the model's, the first by default; `plans`, by the
+    same names, says how they do where the tools' poses are known (see `MixtureEntry.plan`).
     """
     path, *words = text.split(",")
     given = dict(_option(text, word) for word in words)

@@ -13,11 +13,7 @@ _PASS, _EPOCH = 0, 1
 
 
 def quotas(weights: Sequence[float | int], size: int) -> list[int]:
-    """Divide `size` windows in proportion to the weights, to the nearest whole one (largest remainders).
-
-    Raises:
-        ValueError: A weight is not above zero, or too small for a single window.
-    """
+    """Divide `size` windows in proportion to the weights, to the nearest whole one (largest remainders)."""
     if not weights or not all(np.isfinite(weight) and weight > 0 for weight in weights):
         raise ValueError(f"weights must be above zero, got {list(weights)}; leave a source out instead")
     # Quotas rather than draws: the mixture is met exactly in every epoch, and a position says which window it is.

@@ -52,16 +52,9 @@ has it; see `ToolReading`; read over."""
 class ToolReading:
     """How a data set's states say where the tools are.
 
-    Attributes:
-        columns: Whose numbers, one column after the other, are a state.
-        numbers: What these are, in order, names of `_WIDTHS`; each arm has one xyz, one rotation and one gripper, and
-            the first of each are the first arm's.
-        open: The gripper's number when it is open.
-        closed: The gripper's number when it is closed.
-
-    Raises:
-        UnknownOptionError: A name is not one of `_WIDTHS`.
-        ValueError: They are not the poses of 1 or 2 arms, or the gripper's two numbers are the same.
+    The numbers of `columns`, one column after the other, are a state; `numbers` names what these are, in order, as in
+    `_WIDTHS`. Each arm has one xyz, one rotation and one gripper, and the first of each are the first arm's. `open` and
+    `closed` are the gripper's numbers when it is open and closed.
 
     Example:
         >>> bridge = ToolReading(("observation.state",), ("xyz", "euler", "skip", "gripper"))
@@ -89,15 +82,7 @@ class ToolReading:
             raise ValueError(f"the gripper's numbers when open and closed must differ, both are {self.open}")
 
     def read(self, states: Float[np.ndarray, "f s"], where: str = "") -> Float32[np.ndarray, "f arms 7"]:
-        """Return position (metres), Euler angles x, y, z (radians) and openness (1 open .. 0 closed) of each tool.
-
-        Args:
-            states: One line of numbers a frame.
-            where: Whose they are, for the message.
-
-        Raises:
-            ValueError: The states have another width than the numbers.
-        """
+        """Return position (metres), Euler angles x, y, z (radians) and openness (1 open .. 0 closed) of each tool."""
         # A state is a row of numbers without names: only their count can tell that the reading is of another robot.
         widths = [_WIDTHS[name] for name in self.numbers]
         if states.shape[1] != sum(widths):
@@ -129,8 +114,7 @@ def _tool_states(
 class Calibration:
     """The camera matrices of a data set's episodes (see `CameraSpec`), upright images in [0, 1].
 
-    Args:
-        matrices: One for all episodes, or one each; NaN where it is not known.
+    One for all episodes, or one each; NaN where it is not known.
     """
 
     def __init__(self, matrices: Float[np.ndarray, "3 4"] | Float[np.ndarray, "n 3 4"]):
@@ -138,12 +122,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Calibration":
-        """Read an `.npy` file.
-
-        Raises:
-            FileNotFoundError: It is not there.
-            ValueError: It holds something else.
-        """
+        """Read an `.npy` file."""
         if not Path(path).expanduser().is_file():
             raise FileNotFoundError(f"no camera matrices at {path}; write them with numpy.save")
         refuse_pointer(Path(path).expanduser())

@@ -63,16 +63,7 @@ def name_of(path: Path) -> str:
 
 
 def read_episode(path: str | os.PathLike) -> Episode:
-    """Read one episode; its frames are decoded when they are asked for.
-
-    Args:
-        path: The npz or the mp4 of the episode.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        UnknownOptionError: It names a robot that there is no embodiment for.
-        ValueError: It is damaged, or what it holds is no episode.
-    """
+    """Read one episode by its npz or its mp4; its frames are decoded when they are asked for."""
     path = Path(path).with_suffix(".npz")
     values: dict[str, Any] = read_npz(path, _STORED, optional=("robot",), limit=_MAX_BYTES)
     robot = str(values.pop("robot", _ROBOT))
@@ -117,18 +108,7 @@ def simulated_episode(
 ) -> Episode:
     """Build an episode of what a simulator says: fps from its robot, the tool from the pose of the gripper.
 
-    Args:
-        actions: What was executed, within the robot's bounds.
-        instruction: The task in words.
-        camera: The matrix of the camera, see `CameraSpec`.
-        simulation: What the simulator recorded.
-        robot: The name of its embodiment.
-        name: What messages call the episode.
-        read: Decodes its frames; without it, asking for a frame is an error.
-
-    Raises:
-        UnknownOptionError: There is no such robot.
-        ValueError: A gripper quaternion is zero.
+    Without `read`, asking for a frame is an error.
     """
     if not np.linalg.norm(simulation.gripper_quaternion, axis=1).all():
         raise ValueError(f"gripper_quaternion of {name} must not be zero; record the episode again or leave it out")
@@ -169,15 +149,9 @@ def _no_video(name: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
 
 
 def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray) -> None:
-    """Write an episode of a simulator and its video.
+    """Write an episode of a simulator and its t + 1 frames: the npz to `path`, see `episode_path`, the video beside it.
 
-    Args:
-        path: Where the npz goes, see `episode_path`; the video goes beside it.
-        episode: What a simulator recorded, see `simulated_episode`.
-        frames: Its t + 1 frames, uint8 `f h w 3`, RGB.
-
-    Raises:
-        ValueError: Frames or arrays are not those of an episode of at least one action; nothing is written.
+    ValueError for frames or arrays that are not those of an episode of at least one action; nothing is written then.
     """
     path = Path(path).with_suffix(".npz")
     require_images(f"frames for {path}", frames)
@@ -230,16 +204,7 @@ def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -
 
 
 def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a recording's meta.json says.
-
-    Args:
-        folder: The recording.
-        needs: What it must say in words, e.g. `suite`.
-
-    Raises:
-        FileNotFoundError: `folder` is no recording.
-        ValueError: The file is damaged, or does not say that.
-    """
+    """Return what a recording's meta.json says; it must say what is in `needs` in words, e.g. `suite`."""
     path = Path(folder) / META
     if not path.exists():
         raise FileNotFoundError(
@@ -264,16 +229,7 @@ def refuse_official(folder: str | os.PathLike) -> None:
 
 
 def begin_recording(folder: str | os.PathLike, meta: dict[str, Any], same: Sequence[str]) -> None:
-    """Write `meta` as the folder's meta.json, or check that a recording there agrees with it.
-
-    Args:
-        folder: Made if it is not there.
-        meta: What was asked for; plain JSON values.
-        same: The keys in which a folder must not change.
-
-    Raises:
-        ValueError: The folder holds a recording made with other values.
-    """
+    """Write `meta` as the folder's meta.json, or check that a recording there agrees with it in the keys `same`."""
     path = Path(folder) / META
     if not path.exists():
         atomic_write(path, json.dumps(meta, indent=2) + "\n")
@@ -295,16 +251,8 @@ def list_episodes(
 ) -> list[Path]:
     """List the whole episodes (their npz) of a recording, by index, then task: any prefix is balanced over tasks.
 
-    Args:
-        folder: The recording.
-        evaluating: Nothing is fitted to them, so they may start from official initial states.
-        episodes: Only these, e.g. `task_03/episode_00007`; all if not given.
-        without: Episodes to leave out.
-
-    Raises:
-        FileNotFoundError: `folder` is no recording.
-        UnknownOptionError: It has no such episode.
-        ValueError: It starts from official initial states, and something may be fitted to it.
+    Nothing is fitted to episodes that are read for `evaluating`, so they may start from official initial states.
+    `episodes` are the only ones listed, e.g. `task_03/episode_00007`, and `without` are left out.
     """
     folder = Path(folder)
     if evaluating:
@@ -325,18 +273,9 @@ def list_recordings(
     most: int | None = None,
     without: Sequence[str] = (),
 ) -> list[list[Path]]:
-    """List the episodes of several recordings to fit something to, see `list_episodes`.
+    """List the episodes of several recordings to fit something to: of one `task` or all, the first `most` of each.
 
-    Args:
-        folders: The recordings.
-        task: One task's episodes; all if not given.
-        most: The most episodes of each recording; all if not given.
-        without: Episodes to leave out of each recording that has them, and one must.
-
-    Raises:
-        FileNotFoundError: A folder is no recording.
-        UnknownOptionError: None of the recordings has such an episode.
-        ValueError: One starts from official initial states.
+    Episodes `without` are left out of each recording that has them, and one must.
     """
     every = [list_episodes(folder) for folder in folders]
     names = sorted({name_of(path) for paths in every for path in paths})

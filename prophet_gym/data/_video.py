@@ -34,24 +34,14 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float | i
 
 
 def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "t h w 3"]:
-    """Decode all frames of a video, RGB.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be decoded.
-    """
+    """Decode all frames of a video, RGB."""
     path = Path(path)
     frame_times(path)  # refuses what is no video
     return _decode(path, [])
 
 
 def frame_times(path: Path) -> Float64[np.ndarray, " n"]:
-    """Return when each frame of a video is shown, in seconds from its start and in order.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no video.
-    """
+    """Return when each frame of a video is shown, in seconds from its start and in order."""
     if not path.exists():
         raise FileNotFoundError(f"no video at {path}; fetch the data set again, with its videos")
     stat = path.stat()
@@ -78,22 +68,11 @@ def _times_of_version(path: Path, size: int, changed: int) -> Float64[np.ndarray
 def decode_frames(
     path: Path, start: int, count: int, *, fps: float | int, offset: float = 0.0, until: float | None = None
 ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Decode `count` frames, fewer where the video ends, RGB.
+    """Decode `count` frames from `start` on, RGB, of an episode that lies from `offset` to `until` seconds in a video.
 
-    Frame i of an episode is the i-th of the video after the one that is shown at `offset`. The frames' own time stamps
-    decide: where they and the stated rate disagree by more than half a frame there is no telling which frame is meant.
-
-    Args:
-        path: The video.
-        start: The first frame, counted from `offset`.
-        count: How many frames to decode.
-        fps: Frames a second that the data set claims.
-        offset: Seconds at which the episode begins in a video of several.
-        until: Seconds at which it ends.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be decoded, has another frame rate, or a frame is not where the data set says.
+    Fewer where the video ends. Frame i of an episode is the i-th of the video after the one that is shown at `offset`.
+    The frames' own time stamps decide: where they and the stated rate `fps` disagree by more than half a frame there is
+    no telling which frame is meant, which is a ValueError.
     """
     times = frame_times(path)
     _require_rate(path, times, fps)

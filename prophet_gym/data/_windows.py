@@ -32,12 +32,10 @@ def as_given(actions: Float32[np.ndarray, "t a"]) -> Float32[np.ndarray, "t a"]:
 class MixtureEntry:
     """A data set's part in a mixture.
 
-    Attributes:
-        source: The data set.
-        weight: How often it is read, relative to the others' weights; if none has one, every window counts alike.
-        to_model_actions: From its actions to the model's; a module's function, so that workers can be sent it.
-        plan: Stands in for `to_model_actions` in episodes that say where the tools are, for robots whose model actions
-            depend on that and for models that read images of the tools; a module's function, too.
+    `weight` is how often it is read, relative to the others' weights; if none has one, every window counts alike.
+    `to_model_actions` leads from its actions to the model's. `plan` stands in for it in episodes that say where the
+    tools are, for robots whose model actions depend on that and for models that read images of the tools. Both are a
+    module's functions, so that workers can be sent them.
     """
 
     source: EpisodeSource
@@ -50,10 +48,8 @@ class MixtureEntry:
 class WindowShape:
     """How long and how large a window is.
 
-    Attributes:
-        history: Frames before the current one; 60 is the paper's (reference.md: "History").
-        steps: Actions, and frames after the current one; 20 is one call of the model.
-        size: Height and width to which frames are resized.
+    `history` counts the frames before the current one, 60 in the paper (reference.md: "History"); `steps` the actions,
+    and frames after the current one: 20 is one call of the model. Frames are resized to the height and width of `size`.
     """
 
     history: int = 60
@@ -74,8 +70,6 @@ class Windows:
             each action; NaN where it is not known.
         tools: Where to draw the tools at the current frame and after each action; None for windows that do not say.
         cameras: The matrix of what each window shows (see `CameraSpec`); None where it is not known.
-        instructions: Tasks in words.
-        robots: Names of embodiments.
         fps: Frames a second; None where it is not read.
     """
 
@@ -121,27 +115,7 @@ def _past_indices(
 
 
 class WindowDataset(Dataset[Windows]):
-    """Every window of the episodes of several data sets, read from disk; the index is (data set, window).
-
-    Args:
-        entries: The data sets.
-        shape: The shape of a window.
-
-    Raises:
-        ValueError: A data set has no episode that is long enough, or only some have a weight.
-
-    Example:
-        >>> from prophet_gym.data._episode import Episode
-        >>> class Dark:
-        ...     def __len__(self): return 1
-        ...     def steps(self, index): return 30
-        ...     def episode(self, index):
-        ...         read = lambda start, stop: np.zeros((stop - start, 48, 64, 3), np.uint8)
-        ...         return Episode("dark", np.zeros((30, 7), np.float32), "wait", 20.0, "none", read)
-        >>> windows = WindowDataset([MixtureEntry(Dark())], WindowShape(history=8, steps=20, size=(24, 32)))
-        >>> len(windows), tuple(windows[0, 10].frames.shape)
-        (11, (1, 21, 24, 32, 3))
-    """
+    """Every window of the episodes of several data sets, read from disk; the index is (data set, window)."""
 
     def __init__(self, entries: Sequence[MixtureEntry], shape: WindowShape):
         self.entries, self.shape = tuple(entries), shape
@@ -187,11 +161,7 @@ def _windows(source: EpisodeSource, steps: int) -> Int64[np.ndarray, " e"]:
 
 
 def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowShape) -> Windows:
-    """Decode the window around frame `current` of an episode, a batch of one.
-
-    Raises:
-        ValueError: The episode's frames and actions are not as many as its data set says.
-    """
+    """Decode the window around frame `current` of an episode, a batch of one."""
     found, steps = entry.source.episode(episode), entry.source.steps(episode)
     if len(found) != steps:
         raise ValueError(
@@ -240,11 +210,7 @@ def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UIn
 
 
 def _concat_windows(windows: Sequence[Windows]) -> Windows:
-    """Put batches of one mixture together.
-
-    Raises:
-        ValueError: They come from data sets with different numbers of actions.
-    """
+    """Put batches of one mixture together."""
     widths = {(each.actions.shape[2], each.robots[0]) for each in windows}
     if len({width for width, _ in widths}) > 1:
         listed = ", ".join(f"{width} ({robot})" for width, robot in sorted(widths))
@@ -264,19 +230,10 @@ def _concat(values: list[Any]) -> Any:
 class WindowLoader:
     """Shuffled batches of windows, epoch after epoch; its state is how many windows were read.
 
-    The order is a function of the seed alone: the number of workers does not change it, ranks read one order
-    together, and `load_state_dict` continues with the batch after the last one that was taken, whatever the workers had
-    read ahead.
-
-    Args:
-        windows: What to read.
-        rows: Batch size of this process.
-        seed: The seed of the order; the same on all ranks.
-        epoch_size: Windows of an epoch over all ranks; as many as there are if not given.
-        epochs: After which it ends, the last batch possibly shorter; None never ends.
-        rank: The rank of this process.
-        ranks: How many processes there are.
-        workers: Processes that decode; with 0 this one does.
+    The order is a function of the seed alone: the number of workers does not change it, ranks read one order together,
+    and `load_state_dict` continues with the batch after the last one that was taken, whatever the workers had read
+    ahead. An epoch has `epoch_size` windows over all ranks, as many as there are by default; after `epochs` it ends,
+    the last batch possibly shorter, or never.
     """
 
     def __init__(
@@ -324,11 +281,7 @@ class WindowLoader:
         return {"read": self.read, "seed": self.seed, "counts": self.windows.counts, "shares": list(self.shares)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state; batch size, ranks and workers may have changed.
-
-        Raises:
-            ValueError: The state belongs to other data, weights or another seed.
-        """
+        """Continue from a state; batch size, ranks and workers may have changed."""
         own = self.state_dict()
         other = [name for name in ("seed", "counts", "shares") if state.get(name) != own[name]]
         if other:
