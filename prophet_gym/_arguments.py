@@ -16,15 +16,12 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from prophet_gym._checks import require_count, require_number, unknown_option
 
-DEVICES = ("cpu", "cuda", "mps")
-
 
 class Check(ABC):
-    """A requirement on a value, in the metadata of an `Annotated` type."""
+    """A requirement in the metadata of an `Annotated` type: raises ValueError unless the value of `name` meets it."""
 
     @abstractmethod
-    def __call__(self, name: str, value: Any) -> None:
-        """Raise ValueError, with the argument's name, unless the value meets the requirement."""
+    def __call__(self, name: str, value: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -57,22 +54,13 @@ class Number(Check):
 
 @dataclass(frozen=True)
 class Several(Check):
-    """At least one value, and with `different` none twice, since it would be counted twice."""
+    """Different values, since one that is given twice would be counted twice; at least one unless `none` may be."""
 
-    different: bool = True
+    none: bool = False
 
     def __call__(self, name: str, value: Any) -> None:
-        if not len(value):
+        if not len(value) and not self.none:
             raise ValueError(f"{name} must have at least one value, got none")
-        if self.different:
-            NoneTwice()(name, value)
-
-
-@dataclass(frozen=True)
-class NoneTwice(Check):
-    """No value twice; there may be none."""
-
-    def __call__(self, name: str, value: Any) -> None:
         twice = sorted({str(each) for each in value if list(value).count(each) > 1})
         if twice:
             raise ValueError(f"{name} must be different, got {', '.join(twice)} more than once")
@@ -89,14 +77,12 @@ class OnDevice(Check):
             return
         import torch
 
+        counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
         try:
             device = torch.device(value)
-        except RuntimeError as error:
-            raise unknown_option(name, value, [*DEVICES, *self.also]) from error
-        if device.type not in DEVICES:
-            raise unknown_option(name, value, [*DEVICES, *self.also])
-        cuda, mps = torch.cuda.device_count(), int(torch.backends.mps.is_available())
-        count = {"cpu": 1, "cuda": cuda, "mps": mps}[device.type]
+            count = counts[device.type]
+        except (RuntimeError, KeyError) as error:
+            raise unknown_option(name, value, [*counts, *self.also]) from error
         if (device.index or 0) >= count:
             raise ValueError(
                 f"{name} must be on this machine, got {value!r}: torch {torch.__version__} finds {count} "
@@ -159,7 +145,7 @@ DeviceOrAuto = Annotated[str, OnDevice(("auto",))]
 OutFolder = Annotated[Path, WriteFolder()]
 OutFile = Annotated[Path, WriteFile()]
 TaskNumber = Annotated[int, Whole(0, 10**6)]
-Tasks = Annotated[tuple[TaskNumber, ...], NoneTwice()]
+Tasks = Annotated[tuple[TaskNumber, ...], Several(none=True)]
 """Different task numbers; none means all."""
 SomeTasks = Annotated[tuple[TaskNumber, ...], Several()]
 """Different task numbers, at least one."""
@@ -179,8 +165,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
-            value = getattr(self, name)
-            for check, part in _checks(hint, value):
+            for check, part in _checks(hint, getattr(self, name)):
                 check(name, part)
 
 

@@ -134,8 +134,9 @@ class Hdf5Source:
         demo, first = self.demos[index], self.layout.first_action
         name = f"{demo.key} of {demo.path}"
         with _open(demo.path) as stored:
-            actions = _numbers(stored["data"][demo.key], "actions", name)[first : first + demo.steps]
-            states = None if self.tools is None else _states(stored["data"][demo.key], self.tools, name)
+            found = stored["data"][demo.key]
+            actions = _numbers(found, "actions", name)[first : first + demo.steps]
+            tools = None if self.tools is None else self.tools.read(_states(found, self.tools, name), name)
         instruction, fps, robot = self.facts[demo.path]
         return Episode(
             name=name,
@@ -144,7 +145,7 @@ class Hdf5Source:
             fps=fps,
             robot=robot,
             read=partial(_read, demo, self.layout),
-            tools=None if self.tools is None or states is None else self.tools.read(states, name),
+            tools=tools,
             camera=None if self.calibration is None else self.calibration.camera(demo.place),
         )
 
@@ -190,9 +191,7 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as stored:
             if not isinstance(stored.get("data"), h5py.Group):
-                raise ValueError(
-                    f"{path} must hold a group data with demo_0, demo_1, ...; it is no robomimic or LIBERO file"
-                )
+                raise ValueError(f"{path} must hold a group data with demo_0, ...; it is no robomimic or LIBERO file")
             yield stored
     except BlockingIOError as error:
         raise ValueError(
@@ -236,27 +235,26 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
         demo: Any = stored["data"][key]
         if not isinstance(demo, h5py.Group) or not isinstance(demo.get("actions"), h5py.Dataset):
             raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{called!r}]")
-        if not isinstance(demo.get("obs"), h5py.Group):
+        obs: Any = demo.get("obs")
+        if not isinstance(obs, h5py.Group):
             raise ValueError(
                 f"{name} has no images (no group obs): the file holds the simulator's states alone; make images of "
                 "them with robomimic's dataset_states_to_obs.py"
             )
-        obs: Any = demo["obs"]
         if layout.camera not in obs:
             raise unknown_option("camera", layout.camera, [each for each, data in obs.items() if _ndim(data) == 4])
         images: Any = obs[layout.camera]
-        stored_actions: Any = demo["actions"]
-        shape = getattr(images, "shape", ())
+        shape, actions = getattr(images, "shape", ()), demo["actions"].shape
         require_image_type(f"{layout.camera} of {name}", getattr(images, "dtype", np.dtype("O")), shape)
-        if len(shape) != 4 or not stored_actions.ndim:
+        if len(shape) != 4 or not actions:
             raise ValueError(f"{layout.camera} of {name} must be frames (steps, height, width, 3), is {shape}")
-        frames, actions = len(images), len(stored_actions)
-    if frames != actions:
+    if shape[0] != actions[0]:
         raise ValueError(
-            f"{name} must have as many frames as actions, has {frames} and {actions}; leave it out or fetch it again"
+            f"{name} must have as many frames as actions, has {shape[0]} and {actions[0]}; leave it out or fetch it "
+            "again"
         )
     # Whichever way the writer paired them, one action lacks a frame on one side.
-    return max(frames - 1, 0)
+    return max(shape[0] - 1, 0)
 
 
 def _facts(
@@ -269,10 +267,11 @@ def _facts(
 ) -> tuple[str, float, str]:
     """Return instruction, fps and robot of a file: what the caller gave, else what its attributes say."""
     convention = _text(path, attrs, "macros_image_convention")
-    if convention in _UPRIGHT and layout.orient in _UPRIGHT.values() and layout.orient is not _UPRIGHT[convention]:
+    upright, orient = _UPRIGHT.get(convention or ""), layout.orient
+    if upright and orient in _UPRIGHT.values() and orient is not upright:
         raise ValueError(
-            f"{path} notes the image convention {convention!r}, which {_UPRIGHT[convention].__name__} turns upright; "
-            f"the layout has {layout.orient.__name__}; give Layout(..., orient={_UPRIGHT[convention].__name__})"
+            f"{path} notes the image convention {convention!r}, which {upright.__name__} turns upright; the layout has "
+            f"{orient.__name__}; give Layout(..., orient={upright.__name__})"
         )
     settings = _object(path, attrs, "env_args").get("env_kwargs") or {}
     if not isinstance(settings, dict):
@@ -283,7 +282,7 @@ def _facts(
             require_number(name, value, above=0)
     if fps is not None and stated is not None and abs(fps - stated) > 1e-6:
         raise ValueError(f"{path} states control_freq={stated:g}, which contradicts fps={fps:g}; leave fps out")
-    rate = fps if fps is not None else stated
+    rate = stated if fps is None else fps
     text = instruction if instruction is not None else _instruction(path, attrs)
     if rate is None or text is None:
         name = "fps" if rate is None else "instruction"

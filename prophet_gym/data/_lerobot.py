@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64, UInt8
 
 from prophet_gym._checks import require_number, unknown_option
-from prophet_gym.data._episode import Episode, ReadFrames
+from prophet_gym.data._episode import Episode
 from prophet_gym.data._lerobot_index import INFO, Entry, read_index, read_info, read_rows
 from prophet_gym.data._reading import Calibration, Orient, ToolReading, as_stored
 from prophet_gym.data._video import WITHIN, decode_frames, frame_times
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-_TOLERANCE = 0.1
-"""How far, in frames, a row's time stamp may lie from where the stated rate has it."""
 
 
 class LeRobotSource:
@@ -64,7 +60,7 @@ class LeRobotSource:
         calibration: Calibration | None = None,
         episodes: Sequence[int] | None = None,
         without: Sequence[int] = (),
-        tolerance: float | int = _TOLERANCE,
+        tolerance: float | int = 0.1,
     ):
         self.root = Path(root)
         self.tolerance = require_number("tolerance", tolerance, above=0)
@@ -74,14 +70,11 @@ class LeRobotSource:
         info = read_info(self.root)
         features = info["features"]
         cameras = {name: f for name, f in features.items() if f["dtype"] in ("video", "image")}
-        if camera not in cameras:
-            raise unknown_option("camera", camera, cameras)
-        if action not in features:
-            raise unknown_option("action feature", action, features)
         self.states = () if tools is None else tools.columns
-        for name in self.states:
-            if name not in features:
-                raise unknown_option("state feature", name, features)
+        asked = [("camera", camera, cameras), ("action feature", action, features)]
+        for kind, name, known in [*asked, *(("state feature", state, features) for state in self.states)]:
+            if name not in known:
+                raise unknown_option(kind, name, known)
         self.camera, self.action, self.orient = camera, action, orient
         self.tools, self.calibration = tools, calibration
         self.fps = float(info["fps"])
@@ -114,66 +107,54 @@ class LeRobotSource:
             raise ValueError(f"{name} must have {entry.rows} rows, has {len(table)} in {entry.data}; fetch it again")
         times = _column(table, "timestamp", name)[:, 0]
         _check_times(name, times, self.fps, self.tolerance)
-        if entry.video is None:
-            read = partial(_read_stored, entry, self.camera)
-        else:
-            # As lerobot has it: a row shows the frame of its own time stamp.
-            read = partial(_read_video, entry, self.fps, float(times[0]) if len(times) else 0.0)
+        # As lerobot has it: a row shows the frame of its own time stamp.
+        video = partial(_read_video, entry, self.fps, float(times[0]) if len(times) else 0.0, self.orient)
+        states = [_column(table, column, name) for column in self.states]
         return Episode(
             name=name,
             actions=_column(table, self.action, name)[: self.steps(index)].astype(np.float32),
             instruction=entry.instruction,
             fps=self.fps,
             robot=self.robot,
-            read=partial(_upright, read, self.orient),
-            tools=None if self.tools is None else self.tools.read(self._states(table, name), name),
+            read=video if entry.video else partial(_read_stored, entry, self.camera, self.orient),
+            tools=None if self.tools is None else self.tools.read(np.hstack(states), name),
             camera=None if self.calibration is None else self.calibration.camera(self._places[entry.number]),
         )
-
-    def _states(self, table: "pa.Table", name: str) -> Float[np.ndarray, "f s"]:
-        return np.hstack([_column(table, column, name) for column in self.states])
 
 
 def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f n"]:
     """Return a column's numbers, as many in each row."""
     try:
         values = np.asarray(table[column].to_pylist())
+        wide = values.reshape(len(table), -1) if len(table) else np.zeros((0, 1))
+        if wide.dtype.kind not in "fiub" or not wide.shape[1]:
+            raise ValueError(f"they are {wide.dtype} {values.shape}")
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{column} of {name} must be as many numbers in each row ({error})") from error
-    wide = values.reshape(len(table), -1) if len(table) else np.zeros((0, 1))
-    if wide.dtype.kind not in "fiub" or not wide.shape[1]:
         raise ValueError(
-            f"{column} of {name} must be as many numbers in each row, is {wide.dtype} {values.shape}; leave this "
-            "episode out"
-        )
+            f"{column} of {name} must be as many numbers in each row ({error}); leave this episode out"
+        ) from error
     # What float32 cannot hold would become infinite without a word.
     if not (np.abs(wide.astype(np.float64)) <= np.finfo(np.float32).max).all():
         raise ValueError(f"{column} of {name} must be finite numbers; leave this episode out")
     return wide.astype(np.float64)
 
 
-def _upright(read: ReadFrames, orient: Orient, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
-    return orient(read(start, stop))
-
-
-def _read_video(entry: Entry, fps: float, begin: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+def _read_video(
+    entry: Entry, fps: float, begin: float, orient: Orient, start: int, stop: int
+) -> UInt8[np.ndarray, "f h w 3"]:
     assert entry.video is not None
-    if entry.video_ends is not None:
-        _require_length(entry.video, entry.video_ends, fps)
-    return decode_frames(entry.video, start, stop - start, fps=fps, offset=entry.offset + begin, until=entry.until)
-
-
-def _require_length(video: Path, ends: float, fps: float) -> None:
-    """Raise ValueError if a video of several episodes is too short: it does not say which of them lacks a frame."""
-    times = frame_times(video)
-    if (ends - times[-1]) * fps > 1 + WITHIN:
+    last = frame_times(entry.video)[-1]
+    if entry.video_ends is not None and (entry.video_ends - last) * fps > 1 + WITHIN:
         raise ValueError(
-            f"{video} must last until {ends:.4f} s, where its last episode ends, and its last frame is shown at "
-            f"{times[-1]:.4f} s; there is no telling which episode lacks a frame: fetch or convert the data set again"
+            f"{entry.video} must last until {entry.video_ends:.4f} s, where its last episode ends, and its last frame "
+            f"is shown at {last:.4f} s; there is no telling which episode lacks a frame: fetch or convert the data set "
+            "again"
         )
+    until, offset = entry.until, entry.offset + begin
+    return orient(decode_frames(entry.video, start, stop - start, fps=fps, offset=offset, until=until))
 
 
-def _read_stored(entry: Entry, camera: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+def _read_stored(entry: Entry, camera: str, orient: Orient, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     """Read frames that lie in the rows themselves, as PNG or JPEG bytes."""
     cells = read_rows(entry.data, entry.number, [camera])[camera].slice(start, stop - start).to_pylist()
     frames = [_decoded(cell) for cell in cells]
@@ -183,7 +164,7 @@ def _read_stored(entry: Entry, camera: str, start: int, stop: int) -> UInt8[np.n
             f"{entry.data} must hold images of one size as PNG or JPEG bytes in {camera} of episode {entry.number}; "
             "save the set again"
         )
-    return np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8)
+    return orient(np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8))
 
 
 def _decoded(cell: Any) -> UInt8[np.ndarray, "h w 3"] | None:

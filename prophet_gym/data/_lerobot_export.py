@@ -8,12 +8,15 @@ unread, at the end of the episode's video.
 import json
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+import pyarrow as pa
+from jaxtyping import Float
+from pyarrow import parquet
 from tqdm import tqdm
 
 from prophet_gym._io.atomic import atomic_directory
@@ -21,20 +24,11 @@ from prophet_gym.data._episode import Episode
 from prophet_gym.data._recording import list_episodes, read_episode
 from prophet_gym.embodiments import get_embodiment
 
-try:
-    import pyarrow as pa
-    from pyarrow import parquet
-except ImportError as error:
-    raise ImportError(
-        "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'", name=error.name
-    ) from error
-
 CAMERA = "observation.images.agentview"
 STATE_NAMES = ["x", "y", "z", "qx", "qy", "qz", "qw", "opening"]
 _FILES_IN_CHUNK = 1000
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-_QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 
 def export_recording(
@@ -57,35 +51,51 @@ def export_recording(
 def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
     tasks: dict[str, int] = {}
     index: list[dict[str, Any]] = []
-    rows: dict[str, list[np.ndarray]] = {}
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
     images: list[np.ndarray] = []
     begin = 0
     for number, path in enumerate(tqdm(paths, desc="export", unit="episode")):
         episode = read_episode(path)
         task = tasks.setdefault(episode.instruction, len(tasks))
         for name, values in _rows(episode, number, begin, task).items():
-            rows.setdefault(name, []).append(values)
-        video = out / _VIDEO_PATH.format(video_key=CAMERA, **_place(number))
+            rows[name].append(values)
+        place = {"chunk_index": number // _FILES_IN_CHUNK, "file_index": number % _FILES_IN_CHUNK}
+        video = out / _VIDEO_PATH.format(video_key=CAMERA, **place)
         video.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.with_suffix(".mp4"), video)
         images.append(episode.frames(len(episode) // 2, len(episode) // 2 + 1))
-        index.append(_index_row(episode, number, begin))
+        place |= {"from_timestamp": 0.0, "to_timestamp": len(episode) / episode.fps}
+        index.append(
+            {
+                "episode_index": number,
+                "tasks": [episode.instruction],
+                "length": len(episode),
+                "data/chunk_index": 0,
+                "data/file_index": 0,
+                "dataset_from_index": begin,
+                "dataset_to_index": begin + len(episode),
+                **{f"videos/{CAMERA}/{name}": value for name, value in place.items()},
+                "meta/episodes/chunk_index": 0,
+                "meta/episodes/file_index": 0,
+            }
+        )
         begin += len(episode)
     columns = {name: np.concatenate(values) for name, values in rows.items()}
-    _write_rows(columns, out / _DATA_PATH.format(chunk_index=0, file_index=0))
-    meta = out / "meta"
+    data, meta = out / _DATA_PATH.format(chunk_index=0, file_index=0), out / "meta"
+    data.parent.mkdir(parents=True)
+    parquet.write_table(
+        pa.table({name: _column(values) for name, values in columns.items()}), data, row_group_size=4096
+    )
     (meta / "episodes" / "chunk-000").mkdir(parents=True)
     parquet.write_table(pa.Table.from_pylist(index), meta / "episodes" / "chunk-000" / "file-000.parquet")
     _write_tasks(tasks, meta / "tasks.parquet")
-    totals = {
-        "total_episodes": len(paths),
-        "total_frames": begin,
-        "total_tasks": len(tasks),
-        "splits": {"train": f"0:{len(paths)}"},
-    }
+    totals = {"total_episodes": len(paths), "total_frames": begin, "total_tasks": len(tasks)}
+    info = _info(episode, images[0].shape[1:3], robot) | totals | {"splits": {"train": f"0:{len(paths)}"}}
     statistics = {name: _statistics(columns[name]) for name in ("action", "observation.state")}
-    statistics[CAMERA] = _image_statistics(np.concatenate(images))
-    for name, values in (("info", _info(episode, images[0].shape[1:3], robot) | totals), ("stats", statistics)):
+    # Images have theirs for each colour, 0 to 1, of every episode's middle frame, in lerobot's shape (3, 1, 1).
+    colours = _statistics(np.concatenate(images).reshape(-1, 3) / 255) | {"count": [len(images)]}
+    statistics[CAMERA] = {n: v if n == "count" else [[[x]] for x in v] for n, v in colours.items()}
+    for name, values in (("info", info), ("stats", statistics)):
         (meta / f"{name}.json").write_text(json.dumps(values, indent=4) + "\n", encoding="utf-8")
 
 
@@ -105,35 +115,9 @@ def _rows(episode: Episode, number: int, begin: int, task: int) -> dict[str, np.
     }
 
 
-def _place(number: int) -> dict[str, int]:
-    return {"chunk_index": number // _FILES_IN_CHUNK, "file_index": number % _FILES_IN_CHUNK}
-
-
-def _index_row(episode: Episode, number: int, begin: int) -> dict[str, Any]:
-    """Return one line of meta/episodes: where the episode's rows and images lie."""
-    return {
-        "episode_index": number,
-        "tasks": [episode.instruction],
-        "length": len(episode),
-        "data/chunk_index": 0,
-        "data/file_index": 0,
-        "dataset_from_index": begin,
-        "dataset_to_index": begin + len(episode),
-        **{f"videos/{CAMERA}/{name}": value for name, value in _place(number).items()},
-        f"videos/{CAMERA}/from_timestamp": 0.0,
-        f"videos/{CAMERA}/to_timestamp": len(episode) / episode.fps,
-        "meta/episodes/chunk_index": 0,
-        "meta/episodes/file_index": 0,
-    }
-
-
-def _write_rows(columns: Mapping[str, np.ndarray], path: Path) -> None:
-    path.parent.mkdir(parents=True)
-    arrays = {}
-    for name, values in columns.items():
-        flat = pa.array(values.ravel())
-        arrays[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1]) if values.ndim == 2 else flat
-    parquet.write_table(pa.table(arrays), path, row_group_size=4096)
+def _column(values: np.ndarray) -> pa.Array:
+    flat = pa.array(values.ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1]) if values.ndim == 2 else flat
 
 
 def _write_tasks(tasks: Mapping[str, int], path: Path) -> None:
@@ -188,11 +172,5 @@ def _statistics(values: Float[np.ndarray, "n a"]) -> dict[str, list[Any]]:
     """Return what policies normalise with, for each number."""
     wide = values.astype(np.float64)
     moments = {"min": wide.min(axis=0), "max": wide.max(axis=0), "mean": wide.mean(axis=0), "std": wide.std(axis=0)}
-    quantiles = {name: np.quantile(wide, part, axis=0) for name, part in _QUANTILES.items()}
+    quantiles = {f"q{part:02d}": np.quantile(wide, part / 100, axis=0) for part in (1, 10, 50, 90, 99)}
     return {name: value.tolist() for name, value in (moments | quantiles).items()} | {"count": [len(wide)]}
-
-
-def _image_statistics(frames: UInt8[np.ndarray, "n h w 3"]) -> dict[str, list[Any]]:
-    """Return the same for each colour, 0 to 1, of every episode's middle frame, in lerobot's shape (3, 1, 1)."""
-    found = _statistics(frames.reshape(-1, 3) / 255)
-    return {name: [len(frames)] if name == "count" else [[[x]] for x in values] for name, values in found.items()}

@@ -5,7 +5,8 @@ Everything in it is checked before anything is done with it, and what is wrong i
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -25,7 +26,6 @@ except ImportError as error:
     ) from error
 
 INFO = "meta/info.json"
-MAX_FPS = 1e6
 _DIGITS = re.compile(r"(0?\d{1,2}d?)?")
 
 
@@ -92,10 +92,10 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{path} must be of layout v2 or v3, is {info['codebase_version']}; convert it with lerobot's own scripts"
         )
     fps, features = info["fps"], info["features"]
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < MAX_FPS:
-        raise ValueError(f"fps of {path} must be a number above 0 and below {MAX_FPS:g}, is {fps!r}")
-    kinds = [each.get("dtype") for each in features.values() if isinstance(each, dict)] if _is_map(features) else []
-    if not kinds or len(kinds) < len(features) or not all(isinstance(kind, str) for kind in kinds):
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
+        raise ValueError(f"fps of {path} must be a number above 0 and below 1e+06, is {fps!r}")
+    given = features.values() if isinstance(features, dict) else [None]
+    if not all(isinstance(each, dict) and isinstance(each.get("dtype"), str) for each in given):
         raise ValueError(f"features of {path} must map names to features that each state their dtype")
     return info
 
@@ -113,9 +113,11 @@ def read_index(
     episodes `without`, so one that is damaged does no harm.
     """
     third = str(info["codebase_version"]).startswith("v3")
-    lines, path = (_lines_v3 if third else _lines_v2)(root, info, video_key)
+    path = root / "meta" / ("episodes" if third else "episodes.jsonl")
+    if not path.exists():
+        raise FileNotFoundError(f"layout {info['codebase_version']} needs {path}; fetch the data set again")
     found: dict[int, Line] = {}
-    for line in lines:
+    for line in _lines_v3(path, video_key) if third else [Line(each, str(path)) for each in read_json_lines(path)]:
         number = line.whole("episode_index")
         if number in found:
             raise ValueError(f"{path} must list every episode once, lists episode {number} twice")
@@ -137,13 +139,6 @@ def read_index(
     return entries, numbers
 
 
-def _lines_v2(root: Path, info: Mapping[str, Any], video_key: str | None) -> tuple[list[Line], Path]:  # noqa: ARG001
-    path = root / "meta" / "episodes.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(f"layout {info['codebase_version']} needs {path}; fetch the data set again")
-    return [Line(values, str(path)) for values in read_json_lines(path)], path
-
-
 def _entry_v2(root: Path, info: Mapping[str, Any], line: Line, video_key: str | None) -> Entry:
     number = line.whole("episode_index")
     place = {"episode_index": number}
@@ -153,42 +148,29 @@ def _entry_v2(root: Path, info: Mapping[str, Any], line: Line, video_key: str | 
     return Entry(number, line.whole("length"), line.tasks(), _place(root, info, "data_path", place), video)
 
 
-def _lines_v3(root: Path, info: Mapping[str, Any], video_key: str | None) -> tuple[list[Line], Path]:
-    folder = root / "meta" / "episodes"
+def _lines_v3(folder: Path, video_key: str | None) -> Iterator[Line]:
+    needed = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
+    if video_key:
+        needed += [f"videos/{video_key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
     paths = sorted(folder.glob("chunk-*/file-*.parquet"))
     if not paths:
-        raise FileNotFoundError(f"layout {info['codebase_version']} needs {folder}; fetch the data set again")
-    needed = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
-    video = (
-        [f"videos/{video_key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")] if video_key else []
-    )
-    lines = []
+        raise FileNotFoundError(f"{folder} must hold chunk-*/file-*.parquet; fetch the data set again")
     for path in paths:
-        refuse_pointer(path)
-        # A damaged file may fail in any of arrow's ways, also where its columns become Python's numbers.
-        try:
+        with _whole(path):
             names = parquet.read_schema(path).names
-            absent = [name for name in needed + video if name not in names]
+            absent = [name for name in needed if name not in names]
             extra = [name for name in [f"videos/{video_key}/to_timestamp"] if name in names]
-            columns = [] if absent else needed + video + extra
+            columns = [] if absent else needed + extra
             rows = parquet.read_table(path, columns=columns, use_threads=False).to_pylist()
-        except Exception as error:
-            raise ValueError(f"{path} must be a whole parquet file; fetch it again ({_first(error)})") from error
         if absent:
             raise ValueError(f"{path} must have the columns {', '.join(absent)}; convert the set with lerobot again")
-        lines += [Line(row, str(path)) for row in rows]
-    return lines, folder
+        yield from (Line(row, str(path)) for row in rows)
 
 
 def _entry_v3(root: Path, info: Mapping[str, Any], line: Line, video_key: str | None) -> Entry:
     place = {"chunk_index": line.whole("data/chunk_index"), "file_index": line.whole("data/file_index")}
-    entry = Entry(
-        number=line.whole("episode_index"),
-        rows=line.whole("length"),
-        instruction=line.tasks(),
-        data=_place(root, info, "data_path", place),
-        video=None,
-    )
+    data = _place(root, info, "data_path", place)
+    entry = Entry(line.whole("episode_index"), line.whole("length"), line.tasks(), data, video=None)
     if video_key is None:
         return entry
     own = f"videos/{video_key}/"
@@ -258,12 +240,15 @@ def _place(root: Path, info: Mapping[str, Any], key: str, values: Mapping[str, i
     return root / path
 
 
-def _is_map(value: object) -> bool:
-    return isinstance(value, dict) and bool(value)
-
-
-def _first(error: Exception) -> str:
-    return next(iter(str(error).strip().split("\n")), "") or type(error).__name__
+@contextmanager
+def _whole(path: Path, needs: str = "") -> Iterator[None]:
+    """Raise ValueError where a file cannot be read; a damaged one may fail in any of arrow's ways."""
+    refuse_pointer(path)
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} must be a whole parquet file{needs}; fetch it again ({reason})") from error
 
 
 def read_rows(path: Path, episode: int, columns: Iterable[str]) -> "pa.Table":
@@ -271,10 +256,5 @@ def read_rows(path: Path, episode: int, columns: Iterable[str]) -> "pa.Table":
     names = list(columns)
     if not path.exists():
         raise FileNotFoundError(f"the data set's index names {path}, which is not there; fetch the data set again")
-    refuse_pointer(path)
-    try:
+    with _whole(path, f" with {', '.join(names)}"):
         return parquet.read_table(path, columns=names, filters=[("episode_index", "==", episode)], use_threads=False)
-    except Exception as error:
-        raise ValueError(
-            f"{path} must be a whole parquet file with {', '.join(names)}; fetch it again ({_first(error)})"
-        ) from error

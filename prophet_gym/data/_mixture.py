@@ -1,6 +1,5 @@
 """Open data sets that a command line names: `PATH`, or `PATH,kind=libero,weight=2`."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from prophet_gym.data._windows import MixtureEntry, ToModelActions, ToPlan
 ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
 HDF5_KINDS = ("libero", "libero_regenerated", "robomimic")
 CHOICE = ("episodes", "without")
-TOOLS = ("state", "numbers", "open", "closed", "calibration")
+TOOLS = ("state", "numbers", "open", "closed")
 OPTIONS = {
     "recording": ("robot", *CHOICE),
-    "lerobot": ("camera", "action", "robot", "orient", "tolerance", *CHOICE, *TOOLS),
-    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot", *CHOICE, *TOOLS)),
+    "lerobot": ("camera", "action", "robot", "orient", "tolerance", *CHOICE, *TOOLS, "calibration"),
+    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot", *CHOICE, *TOOLS, "calibration")),
 }
-"""What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`."""
+"""What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`,
+which become a `ToolReading`."""
 
 
 def read_mixture_entry(
@@ -35,57 +35,53 @@ def read_mixture_entry(
     is one of the names in `actions`: how a robot's actions become the model's, the first by default; `plans`, by the
     same names, says how they do where the tools' poses are known (see `MixtureEntry.plan`).
     """
-    path, *words = text.split(",")
-    given = dict(_option(text, word) for word in words)
-    if not Path(path).expanduser().exists():
-        raise FileNotFoundError(f"no data set at {path}")
-    kind = given.pop("kind", None) or _kind(Path(path).expanduser())
+    name, *words = text.split(",")
+    path = Path(name).expanduser()
+    given: dict[str, str] = {}
+    for word in words:
+        option, _, value = word.partition("=")
+        if not value:
+            raise ValueError(f"a data set is PATH,name=value,..., got {word!r} in {text!r}")
+        given[option] = value
+    if not path.exists():
+        raise FileNotFoundError(f"no data set at {name}")
+    kind = given.pop("kind", None) or _kind(path)
     if kind not in OPTIONS:
         raise unknown_option("kind of data set", kind, OPTIONS)
-    weight, chosen = given.pop("weight", None), given.pop("actions", next(iter(actions)))
+    chosen = given.pop("actions", next(iter(actions)))
     if chosen not in actions:
         raise unknown_option("way of reading actions", chosen, actions)
-    odd = [name for name in given if name not in OPTIONS[kind]]
-    if odd:
-        raise unknown_option(f"option of a {kind} data set", odd[0], ["kind", "weight", "actions", *OPTIONS[kind]])
-    source = _open(Path(path).expanduser(), kind, given)
-    number = None if weight is None else _number("weight", weight)
-    return MixtureEntry(source, number, actions[chosen], (plans or {}).get(chosen))
+    known = ("weight", *OPTIONS[kind])
+    for option in given:
+        if option not in known:
+            raise unknown_option(f"option of a {kind} data set", option, ["kind", "actions", *known])
+    options = {option: _value(option, value, kind) for option, value in given.items()}
+    weight = options.pop("weight", None)
+    return MixtureEntry(_open(path, kind, options), weight, actions[chosen], (plans or {}).get(chosen))
 
 
-def _option(text: str, word: str) -> tuple[str, str]:
-    name, equals, value = word.partition("=")
-    if not equals or not value:
-        raise ValueError(f"a data set is PATH,name=value,..., got {word!r} in {text!r}")
-    return name, value
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a number, got {value!r}") from error
-
-
-def _whole(name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
-        raise ValueError(f"{name} must be numbers of episodes joined by +, got {value!r}")
-    return int(value)
-
-
-def _tools(words: dict[str, str]) -> dict[str, Any]:
-    """Build the arguments of a reader from what was said of tools and camera."""
-    found: dict[str, Any] = {}
-    if "calibration" in words:
-        found["calibration"] = Calibration.load(words.pop("calibration"))
-    if words and not {"state", "numbers"} <= words.keys():
-        raise ValueError(
-            f"where the tools are is said with both state=COLUMN+... and numbers=xyz+..., got {', '.join(words)}"
-        )
-    if words:
-        bounds = {name: _number(name, words[name]) for name in ("open", "closed") if name in words}
-        found["tools"] = ToolReading(tuple(words["state"].split("+")), tuple(words["numbers"].split("+")), **bounds)
-    return found
+def _value(name: str, value: str, kind: str) -> Any:
+    """Return the value of an option as a reader takes it."""
+    if name in ("weight", "fps", "tolerance", "open", "closed"):
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ValueError(f"{name} must be a number, got {value!r}") from error
+    if name == "orient":
+        if value not in ORIENT:
+            raise unknown_option("orient", value, ORIENT)
+        return ORIENT[value]
+    if name == "calibration":
+        return Calibration.load(value)
+    if name not in ("state", "numbers", *CHOICE):
+        return value
+    names = tuple(value.split("+"))
+    if name not in CHOICE or kind != "lerobot":
+        return names
+    for number in names:
+        if not (number.isascii() and number.isdigit()):
+            raise ValueError(f"{name} must be numbers of episodes joined by +, got {number!r}")
+    return tuple(map(int, names))
 
 
 def _kind(path: Path) -> str:
@@ -99,28 +95,23 @@ def _kind(path: Path) -> str:
     )
 
 
-def _open(path: str | os.PathLike, kind: str, given: Mapping[str, str]) -> EpisodeSource:
-    chosen: dict[str, Any] = {name: given[name].split("+") for name in CHOICE if name in given}
+def _open(path: Path, kind: str, options: dict[str, Any]) -> EpisodeSource:
     if kind == "recording":
-        return RecordingSource(path, robot=given.get("robot"), **chosen)
-    words = {name: value for name, value in given.items() if name not in (*TOOLS, *CHOICE)}
-    rest: dict[str, Any] = _tools({name: value for name, value in given.items() if name in TOOLS})
+        return RecordingSource(path, **options)
+    tools = {name: options.pop(name) for name in TOOLS if name in options}
+    if tools and not {"state", "numbers"} <= tools.keys():
+        raise ValueError(
+            f"where the tools are is said with both state=COLUMN+... and numbers=xyz+..., got {', '.join(tools)}"
+        )
+    if tools:
+        options["tools"] = ToolReading(tools.pop("state"), **tools)
     if kind == "lerobot":
         from prophet_gym.data._lerobot import LeRobotSource
 
-        if "camera" not in given:
+        if "camera" not in options:
             raise ValueError(f"say which camera to read: {path},camera=observation.images.NAME")
-        orient = given.get("orient", "as_stored")
-        if orient not in ORIENT:
-            raise unknown_option("orient", orient, ORIENT)
-        rest |= {name: value for name, value in words.items() if name not in ("camera", "orient", "tolerance")}
-        rest |= {name: [_whole(name, number) for number in numbers] for name, numbers in chosen.items()}
-        if "tolerance" in words:
-            rest["tolerance"] = _number("tolerance", words["tolerance"])
-        return LeRobotSource(path, given["camera"], orient=ORIENT[orient], **rest)
+        return LeRobotSource(path, **options)
     from prophet_gym.data._hdf5 import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
 
-    layout = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}[kind]
-    fps = _number("fps", given["fps"]) if "fps" in given else None
-    rest |= {name: value for name, value in words.items() if name != "fps"} | chosen
-    return Hdf5Source(path, layout, fps=fps, **rest)
+    layouts = {"libero": LIBERO, "libero_regenerated": LIBERO_REGENERATED, "robomimic": ROBOMIMIC}
+    return Hdf5Source(path, layouts[kind], **options)

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64, UInt8
 from prophet_gym._checks import require_images
 from prophet_gym._io.atomic import atomic_file, atomic_write
 from prophet_gym._io.files import read_json, read_npz
-from prophet_gym.data._episode import Episode, ReadFrames, Simulation, _choose
+from prophet_gym.data._episode import Episode, Simulation, _choose
 from prophet_gym.data._reading import _tool_states
 from prophet_gym.data._video import decode_frames, write_video
 from prophet_gym.embodiments import get_embodiment
@@ -29,8 +29,6 @@ _STARTS = ("random", "train", _OFFICIAL)
 """Where a recording's episodes start; one that does not say it was made before there were two."""
 _ROBOT = "libero"
 """The robot of an episode that does not name one: all of them were LIBERO's once, and LIBERO's still do not."""
-_MAX_BYTES = 2**28
-"""The most that one episode's arrays may take in memory; they are a few hundred kilobytes."""
 _SIMULATION = tuple(field.name for field in fields(Simulation))
 _STORED = ("actions", "camera", "instruction", *_SIMULATION)
 _DOUBLE = ("camera", "init_state")
@@ -65,35 +63,22 @@ def name_of(path: Path) -> str:
 def read_episode(path: str | os.PathLike) -> Episode:
     """Read one episode by its npz or its mp4; its frames are decoded when they are asked for."""
     path = Path(path).with_suffix(".npz")
-    values: dict[str, Any] = read_npz(path, _STORED, optional=("robot",), limit=_MAX_BYTES)
+    # The limit is for what packed zeros may claim; an episode's arrays are a few hundred kilobytes.
+    values: dict[str, Any] = read_npz(path, _STORED, optional=("robot",), limit=2**28)
     robot = str(values.pop("robot", _ROBOT))
     _require_episode(path, values, robot)
     for name, (kind, _, axes) in _ARRAYS.items():
         if not axes:
             values[name] = str(values[name]) if kind == "U" else int(values[name])
         elif kind == "f":
-            values[name] = _narrowed(path, name, values[name])
-    values["object_names"] = tuple(str(name) for name in values["object_names"])
+            with np.errstate(over="ignore"):
+                values[name] = values[name].astype(np.float64 if name in _DOUBLE else np.float32, copy=False)
+            if not np.isfinite(values[name]).all():
+                raise ValueError(f"{name} of {path} must be numbers that float32 can hold; record the episode again")
+    values["object_names"] = tuple(map(str, values["object_names"]))
+    own = {name: values[name] for name in ("actions", "instruction", "camera")}
     simulation = Simulation(**{name: values[name] for name in _SIMULATION})
-    fps, _ = recorded_facts(robot)
-    return simulated_episode(
-        values["actions"],
-        values["instruction"],
-        values["camera"],
-        simulation,
-        robot=robot,
-        name=str(path),
-        read=partial(_read_frames, path.with_suffix(".mp4"), fps),
-    )
-
-
-def _narrowed(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """Return numbers in the precision that an episode has them in; ValueError where they are too large for it."""
-    with np.errstate(over="ignore"):
-        found = array.astype(np.float64 if name in _DOUBLE else np.float32, copy=False)
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} of {path} must be numbers that float32 can hold; record the episode again")
-    return found
+    return simulated_episode(**own, simulation=simulation, robot=robot, path=path)
 
 
 def simulated_episode(
@@ -103,27 +88,26 @@ def simulated_episode(
     simulation: Simulation,
     *,
     robot: str = _ROBOT,
-    name: str = "a new episode",
-    read: ReadFrames | None = None,
+    path: Path | None = None,
 ) -> Episode:
     """Build an episode of what a simulator says: fps from its robot, the tool from the pose of the gripper.
 
-    Without `read`, asking for a frame is an error.
+    Without the `path` of its npz, asking for a frame is an error.
     """
+    name = "a new episode" if path is None else str(path)
     if not np.linalg.norm(simulation.gripper_quaternion, axis=1).all():
         raise ValueError(f"gripper_quaternion of {name} must not be zero; record the episode again or leave it out")
     euler = matrix_to_euler(quaternion_to_matrix(simulation.gripper_quaternion))
     fps, open_width = recorded_facts(robot)
+    tool = _tool_states(simulation.gripper_position, euler, simulation.gripper_opening[:, None] / open_width)
     return Episode(
         name=name,
         actions=actions,
         instruction=instruction,
         fps=fps,
         robot=robot,
-        read=read or partial(_no_video, name),
-        tools=_tool_states(simulation.gripper_position, euler, simulation.gripper_opening[:, None] / open_width)[
-            :, None
-        ],
+        read=partial(_read_frames, path, fps),
+        tools=tool[:, None],
         camera=camera,
         simulation=simulation,
     )
@@ -140,12 +124,10 @@ def recorded_facts(robot: str) -> tuple[float, float]:
     return embodiment.control_hz, embodiment.gripper.opening
 
 
-def _read_frames(path: Path, fps: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
-    return decode_frames(path, start, stop - start, fps=fps)
-
-
-def _no_video(name: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
-    raise ValueError(f"{name} was not read from a folder, so it has no frames {start}..{stop - 1}; use read_episode")
+def _read_frames(path: Path | None, fps: float, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+    if path is None:
+        raise ValueError(f"a new episode has no frames {start}..{stop - 1} yet; write it and use read_episode")
+    return decode_frames(path.with_suffix(".mp4"), start, stop - start, fps=fps)
 
 
 def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray) -> None:
@@ -157,8 +139,8 @@ def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray)
     require_images(f"frames for {path}", frames)
     if len(frames) != len(episode) + 1:
         raise ValueError(f"{len(episode)} actions need {len(episode) + 1} frames, got {len(frames)}")
-    values: dict[str, Any] = {name: np.asarray(getattr(episode.sim, name)) for name in _SIMULATION}
-    values |= {name: np.asarray(getattr(episode, name)) for name in ("actions", "camera", "instruction")}
+    holders = {name: episode.sim if name in _SIMULATION else episode for name in _STORED}
+    values: dict[str, Any] = {name: np.asarray(getattr(holder, name)) for name, holder in holders.items()}
     _require_episode(path, values, episode.robot)
     # LIBERO's files stay as they have always been.
     if episode.robot != _ROBOT:
@@ -166,7 +148,7 @@ def write_episode(path: str | os.PathLike, episode: Episode, frames: np.ndarray)
     # The inner file is renamed first: the npz, which makes it an episode, comes last.
     with atomic_file(path) as numbers, atomic_file(path.with_suffix(".mp4")) as video:
         write_video(video, frames, episode.fps)
-        np.savez_compressed(numbers, **{name: values[name] for name in (*_STORED, "robot") if name in values})
+        np.savez_compressed(numbers, **values)
 
 
 def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -> None:
@@ -179,10 +161,8 @@ def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -
     for name, (kinds, words, axes) in _ARRAYS.items():
         array = values[name]
         if array.ndim == len(axes):
-            named = zip(axes, array.shape, strict=True)
-            want = tuple(sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in named)
-        else:
-            want = tuple(sizes.get(str(axis), axis) for axis in axes)
+            sizes = dict(zip(map(str, axes), array.shape, strict=True)) | sizes
+        want = tuple(axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in axes)
         # An empty list of names has numpy's default kind.
         if array.shape != want or (array.dtype.kind not in kinds and array.size):
             shape = f", shape ({', '.join(map(str, want))})" if want else ""

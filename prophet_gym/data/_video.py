@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from jaxtyping import Float64, UInt8
 
 from prophet_gym._io.files import refuse_pointer
 
-QUALITY = "10"
-"""The constant rate factor of x264: about 45 dB on the simulator's images."""
 _TICK = re.compile(rb"#tb 0: (\d+)/(\d+)")
 _HEADER = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 BEGIN = 0.25
@@ -25,10 +22,10 @@ WITHIN = 0.5
 def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float | int) -> None:
     """Write H.264 with full colour resolution, on one thread."""
     height, width = frames.shape[1:3]
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
-    target = ["-c:v", "libx264", "-preset", "fast", "-crf", QUALITY, "-pix_fmt", "yuv444p", "-threads", "1"]
-    arguments = ["-y", "-loglevel", "error", *source, *target, str(path)]
-    done = _run(arguments, np.ascontiguousarray(frames).tobytes())
+    source = f"-y -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps:g} -i -"
+    # The constant rate factor 10 of x264 is about 45 dB on the simulator's images.
+    target = "-c:v libx264 -preset fast -crf 10 -pix_fmt yuv444p -threads 1"
+    done = _run([*source.split(), *target.split(), str(path)], np.ascontiguousarray(frames).tobytes())
     if done.returncode:
         raise OSError(f"ffmpeg could not write {path}: {_reason(done)}")
 
@@ -52,9 +49,7 @@ def frame_times(path: Path) -> Float64[np.ndarray, " n"]:
 def _times_of_version(path: Path, size: int, changed: int) -> Float64[np.ndarray, " n"]:  # noqa: ARG001 (cache key)
     refuse_pointer(path)
     # Packets are copied, not decoded; each says when the frame in it is shown.
-    listing = _ffmpeg(
-        path, ["-loglevel", "error", "-i", str(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-"]
-    )
+    listing = _ffmpeg(path, [], "-c copy -f framecrc -")
     tick = _TICK.search(listing)
     shown = [int(line.split(b",")[2]) for line in listing.split(b"\n") if line and not line.startswith(b"#")]
     if tick is None or not shown:
@@ -75,7 +70,14 @@ def decode_frames(
     no telling which frame is meant, which is a ValueError.
     """
     times = frame_times(path)
-    _require_rate(path, times, fps)
+    # The median, since a frame that is missing says nothing of the rate.
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+    rate = 1 / step if step else np.inf
+    if abs(rate - fps) > 0.01 * fps:
+        raise ValueError(
+            f"{path} must have the {fps:g} frames a second that its data set states, has {rate:.4g}; "
+            "correct the stated rate or encode the video again"
+        )
     # Time stamps, not frame numbers, say where an episode begins: a video may lack frames before it.
     first = int(np.abs(times - offset).argmin())
     if abs(times[first] - offset) * fps > BEGIN:
@@ -105,7 +107,7 @@ def decode_frames(
     begin = max(float(wanted[0]) - WITHIN / fps, 0.0)
     length = float(wanted[-1]) + WITHIN / fps - begin
     seek = ["-ss", f"{begin:.6f}"] if begin else []
-    found = _decode(path, [*seek, "-t", f"{length:.6f}"], ["-frames:v", str(len(wanted))])
+    found = _decode(path, [*seek, "-t", f"{length:.6f}"], f"-frames:v {len(wanted)}")
     if len(found) != len(wanted):
         raise ValueError(
             f"{path} must hold the frames {first + frames[0]}..{first + frames[-1]}, but only {len(found)} could be "
@@ -114,55 +116,10 @@ def decode_frames(
     return found
 
 
-def _decode(path: Path, part: list[str], most: Sequence[str] = ()) -> UInt8[np.ndarray, "f h w 3"]:
+def _decode(path: Path, part: list[str], most: str = "") -> UInt8[np.ndarray, "f h w 3"]:
     # Time stamps as they are: ffmpeg would repeat and drop frames to meet a constant rate.
-    target = [
-        "-map",
-        "0:v:0",
-        "-fps_mode",
-        "passthrough",
-        *most,
-        "-f",
-        "image2pipe",
-        "-c:v",
-        "ppm",
-        "-pix_fmt",
-        "rgb24",
-    ]
-    return _images(_ffmpeg(path, ["-loglevel", "error", "-xerror", *part, "-i", str(path), *target, "-"]))
-
-
-def _ffmpeg(path: Path, arguments: list[str]) -> bytes:
-    done = _run(["-nostdin", "-threads", "1", *arguments])
-    if done.returncode:
-        raise ValueError(f"{path} must be a video that ffmpeg can decode; fetch it again ({_reason(done)})")
-    return done.stdout
-
-
-def _run(arguments: list[str], given: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
-    import imageio_ffmpeg
-
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
-    return subprocess.run(command, input=given, capture_output=True, check=False)
-
-
-def _reason(done: "subprocess.CompletedProcess[bytes]") -> str:
-    return done.stderr.decode(errors="replace").strip()[-300:]
-
-
-def _require_rate(path: Path, times: Float64[np.ndarray, " n"], fps: float | int) -> None:
-    # The median, since a frame that is missing says nothing of the rate.
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
-    rate = 1 / step if step else np.inf
-    if abs(rate - fps) > 0.01 * fps:
-        raise ValueError(
-            f"{path} must have the {fps:g} frames a second that its data set states, has {rate:.4g}; "
-            "correct the stated rate or encode the video again"
-        )
-
-
-def _images(stream: bytes) -> UInt8[np.ndarray, "f h w 3"]:
-    """Split a stream of binary PPMs, which say their own size, into images."""
+    stream = _ffmpeg(path, ["-xerror", *part], f"-fps_mode passthrough {most} -f image2pipe -c:v ppm -pix_fmt rgb24 -")
+    # Binary PPMs say their own size.
     header = _HEADER.match(stream)
     if header is None:
         return np.empty((0, 1, 1, 3), np.uint8)
@@ -171,3 +128,21 @@ def _images(stream: bytes) -> UInt8[np.ndarray, "f h w 3"]:
     records = np.frombuffer(stream, np.uint8).reshape(-1, size + height * width * 3)
     # A copy, since the stream itself cannot be written to.
     return records[:, size:].reshape(-1, height, width, 3).copy()
+
+
+def _ffmpeg(path: Path, part: list[str], target: str) -> bytes:
+    done = _run(["-nostdin", "-threads", "1", *part, "-i", str(path), "-map", "0:v:0", *target.split()])
+    if done.returncode:
+        raise ValueError(f"{path} must be a video that ffmpeg can decode; fetch it again ({_reason(done)})")
+    return done.stdout
+
+
+def _run(arguments: list[str], given: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", "-loglevel", "error", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, check=False)
+
+
+def _reason(done: "subprocess.CompletedProcess[bytes]") -> str:
+    return done.stderr.decode(errors="replace").strip()[-300:]

@@ -1,7 +1,9 @@
 """Training windows of episodes: past frames, actions and the frames after them, from any mixture of robots."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -123,9 +125,12 @@ class WindowDataset(Dataset[Windows]):
         given = [entry.weight is not None for entry in self.entries]
         if not given or any(given) != all(given):
             raise ValueError("give every data set of a mixture a weight or none of them, and at least one data set")
-        self.ends = [np.cumsum(_windows(entry.source, shape.steps)) for entry in self.entries]
-        for number, (entry, ends) in enumerate(zip(self.entries, self.ends, strict=True)):
-            if not len(ends) or not ends[-1]:
+        self.ends: list[np.ndarray] = []
+        for number, entry in enumerate(self.entries):
+            lengths = np.array([entry.source.steps(index) for index in range(len(entry.source))], dtype=np.int64)
+            # Each episode has a window for each frame with `shape.steps` actions left.
+            self.ends.append(np.cumsum(np.maximum(lengths - shape.steps + 1, 0)))
+            if not self.ends[-1].any():
                 raise ValueError(
                     f"data set {number}, a {type(entry.source).__name__}, has no episode of {shape.steps} steps; "
                     "leave it out or make windows shorter"
@@ -154,12 +159,6 @@ class WindowDataset(Dataset[Windows]):
         return _cut_window(entry, episode, current, self.shape)
 
 
-def _windows(source: EpisodeSource, steps: int) -> Int64[np.ndarray, " e"]:
-    """Count the windows of each episode: one for each frame with `steps` actions left."""
-    lengths = np.array([source.steps(index) for index in range(len(source))], dtype=np.int64)
-    return np.maximum(lengths - steps + 1, 0)
-
-
 def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowShape) -> Windows:
     """Decode the window around frame `current` of an episode, a batch of one."""
     found, steps = entry.source.episode(episode), entry.source.steps(episode)
@@ -171,7 +170,11 @@ def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowSh
     first = max(current - shape.history, 0)
     frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
     past = _past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
-    actions, tools = _planned(entry, found, current, shape.steps)
+    actions, tools = found.actions[current : current + shape.steps], None
+    if entry.plan is None or found.tools is None:
+        actions = entry.to_model_actions(actions)
+    else:
+        actions, tools = entry.plan(actions, found.tools[current : current + shape.steps + 1])
     return Windows(
         past=frames[past][None],
         future=frames[None, current - first + 1 :],
@@ -184,16 +187,6 @@ def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowSh
         robots=(found.robot,),
         fps=torch.tensor([found.fps]),
     )
-
-
-def _planned(
-    entry: MixtureEntry, episode: Episode, current: int, steps: int
-) -> tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"] | None]:
-    """Return the model's actions from frame `current` on, and where to draw the tools, None where not known."""
-    actions = episode.actions[current : current + steps]
-    if entry.plan is None or episode.tools is None:
-        return entry.to_model_actions(actions), None
-    return entry.plan(actions, episode.tools[current : current + steps + 1])
 
 
 def _resized(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "f h2 w2 3"]:
@@ -217,14 +210,13 @@ def _concat_windows(windows: Sequence[Windows]) -> Windows:
         raise ValueError(
             f"all data sets must give as many action dimensions, got {listed}; give every MixtureEntry to_model_actions"
         )
-    parts = {name: [getattr(each, name) for each in windows] for name in vars(windows[0])}
-    return Windows(**{name: _concat(values) for name, values in parts.items()})
-
-
-def _concat(values: list[Any]) -> Any:
-    if isinstance(values[0], Tensor):
-        return torch.cat(values)
-    return None if values[0] is None else tuple(each for row in values for each in row)
+    parts: dict[str, Any] = {name: [getattr(each, name) for each in windows] for name in vars(windows[0])}
+    for name, values in parts.items():
+        if isinstance(values[0], Tensor):
+            parts[name] = torch.cat(values)
+        else:
+            parts[name] = None if values[0] is None else tuple(chain.from_iterable(values))
+    return Windows(**parts)
 
 
 class WindowLoader:
@@ -253,7 +245,7 @@ class WindowLoader:
         self.windows, self.rows, self.seed = windows, rows, seed
         self.rank, self.ranks, self.workers = rank, ranks, workers
         self.shares = quotas(windows.weights, epoch_size or len(windows))
-        self.stop = None if epochs is None else epochs * sum(self.shares)
+        self.stop = math.inf if epochs is None else epochs * sum(self.shares)
         self.read = 0
 
     def __iter__(self) -> Iterator[Windows]:
@@ -269,12 +261,9 @@ class WindowLoader:
         )
         for batch in loader:
             # Counted when a batch is taken, not when a worker reads it ahead.
-            self.read += self.rows * self.ranks
-            if self.stop is not None:
-                self.read = min(self.read, self.stop)
+            self.read = int(min(self.read + self.rows * self.ranks, self.stop))
             yield batch
-        if self.stop is not None:
-            self.read = self.stop
+        self.read = int(self.stop)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far all ranks are, and what that refers to: plain numbers, the same on every rank."""
@@ -300,10 +289,10 @@ class WindowLoader:
         """
         size, read = sum(self.shares), self.read
         known, order = -1, np.empty((0, 2), np.int64)
-        while self.stop is None or read < self.stop:
+        while read < self.stop:
             end = read + self.rows * self.ranks
             batch = []
-            for position in range(read + self.rank, end if self.stop is None else min(end, self.stop), self.ranks):
+            for position in range(read + self.rank, int(min(end, self.stop)), self.ranks):
                 epoch, place = divmod(position, size)
                 if epoch != known:
                     known, order = epoch, epoch_order(self.windows.counts, self.shares, seed=self.seed, epoch=epoch)

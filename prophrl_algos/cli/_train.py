@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from gymnasium.vector import VectorEnv
 
-from prophet_gym._arguments import Items, NoneTwice, Number, OutFolder, Positive, Tasks, Whole, resolved_device
+from prophet_gym._arguments import Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
 from prophrl_algos.cli._options import EnvOptions, TrainLoad, WeightsOptions
 from prophrl_algos.cli._precision import Precision
@@ -56,7 +56,7 @@ class Args(WeightsOptions, EnvOptions):
     """Number of episodes of an evaluation."""
     precision: Precision = field(default_factory=Precision)
     """How the reward's precision is watched."""
-    loggers: Annotated[tuple[str, ...], NoneTwice()] | None = None
+    loggers: Annotated[tuple[str, ...], Several(none=True)] | None = None
     """Loggers: csv, jsonl, tensorboard, wandb, trackio, terminal; by default csv, terminal and tensorboard."""
 
 
