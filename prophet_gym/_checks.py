@@ -46,12 +46,10 @@ def require_number(
 
 def require_different(name: str, values: object, count: int) -> list[int]:
     """Return the values as a list; ValueError unless they are different integers in 0..count - 1, at least one."""
-    given = list(values) if isinstance(values, Iterable) and not isinstance(values, bytes | bytearray) else values
-    numbers = [each for each in given if isinstance(each, Integral)] if isinstance(given, list) else []
-    whole = [int(each) for each in numbers if not isinstance(each, bool)]
-    good = isinstance(given, list) and whole and len(whole) == len(given) == len(set(whole))
-    if not good or not set(whole) <= set(range(count)):
-        raise ValueError(f"{name} must be different numbers in 0..{count - 1}, got {given!r}")
+    given = list(values) if isinstance(values, Iterable) and not isinstance(values, bytes | bytearray) else []
+    whole = [int(each) for each in given if isinstance(each, Integral) and not isinstance(each, bool)]
+    if not whole or not len(whole) == len(given) == len(set(whole)) or not set(whole) <= set(range(count)):
+        raise ValueError(f"{name} must be different numbers in 0..{count - 1}, got {given or values!r}")
     return whole
 
 

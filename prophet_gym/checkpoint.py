@@ -39,10 +39,7 @@ _SPLITS = ("train", "official")
 _DTYPES = ("float32", "bfloat16", "float16")
 _ENTRY_POINTS = "prophet_gym.world_models"
 
-_WORLD_MODELS = {
-    "SmallProphet": "prophet_gym.prophet:SmallProphet",
-    "FullProphet": "prophet_gym.prophet:FullProphet",
-}
+_WORLD_MODELS = {"SmallProphet": "prophet_gym.prophet:SmallProphet", "FullProphet": "prophet_gym.prophet:FullProphet"}
 
 
 def register_world_model(name: str, location: str) -> None:
@@ -261,9 +258,7 @@ def _folder_of(name: str) -> Path:
     bundled = {path.parent.name: path.parent for path in _CHECKPOINTS.glob("*/starts")}
     bundled["bundled"] = _CHECKPOINTS / _BUNDLED
     if name == "bundled" and not bundled[name].is_dir():
-        raise MissingWeightsError(
-            f"the bundled weights are missing at {bundled[name]}; reinstall, or pass weights=PATH"
-        )
+        raise MissingWeightsError(f"no bundled weights at {bundled[name]}; reinstall, or pass weights=PATH")
     found = resolve(name, bundled, needs=CONFIG)
     if found.is_file():
         robots = {file: robot for robot, file in PUBLISHED_FILES.items()}
@@ -272,10 +267,8 @@ def _folder_of(name: str) -> Path:
             from prophet_gym.prophet.convert import converted
 
             return converted(found, robots[found.name], cache_dir())
-        raise MissingWeightsError(
-            f"weights={name!r} is a file, not a checkpoint folder: convert it first with "
-            f"`prophet convert {name} FOLDER`, then pass weights=FOLDER"
-        )
+        how = f"convert it first with `prophet convert {name} FOLDER`, then pass weights=FOLDER"
+        raise MissingWeightsError(f"weights={name!r} is a file, not a checkpoint folder: {how}")
     if not (found / CONFIG).is_file():
         files = [path.name for path in sorted(found.iterdir()) if path.suffix in (".pt", ".safetensors")]
         hint = f"; it holds {', '.join(files[:10])}: name one, as in {name}:{files[0]}" if files else ""

@@ -29,9 +29,7 @@ _NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
 
 def bootstrap(
-    *values: Float[np.ndarray, " e"],
-    statistic: Callable[..., Float[np.ndarray, " r"]] | None = None,
-    seed: int = 0,
+    *values: Float[np.ndarray, " e"], statistic: Callable[..., Float[np.ndarray, " r"]] | None = None, seed: int = 0
 ) -> Estimate:
     """Resample episodes; values of one episode stay together, so differences and ratios are paired.
 

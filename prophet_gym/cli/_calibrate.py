@@ -29,9 +29,8 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.data._recording import read_meta
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
-    from prophet_gym.evaluation._episodes import dreamt_frames, held_out_episodes, labelled
+    from prophet_gym.evaluation._episodes import dreamt_frames, labelled
     from prophet_gym.evaluation._reliability_plot import reliability_svg
     from prophet_gym.evaluation._report import machine, table, write_json
 
@@ -40,16 +39,11 @@ def main(args: Args) -> None:
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
     reward_model, world_model = checkpoint.reward_model(args.reward, device), checkpoint.world_model(device)
     assert reward_model is not None
-    paths, episodes = held_out_episodes(
-        checkpoint, args.data, args.episodes, workers=args.workers, without=args.without
-    )
-    meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
+    episodes, recorded = args.read(checkpoint)
     card: dict[str, Any] = {
         "checkpoint": args.world_model,
         "judge": args.reward,
-        "suite": meta["suite"],
-        "look": meta["look"],
-        "starts": meta.get("starts", "random"),
+        **recorded,
         "chunk": world_model.chunk,
         "seed": args.seed,
         "machine": machine(),

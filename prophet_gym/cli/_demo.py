@@ -105,9 +105,7 @@ def demo_episodes(args: Args) -> list[tuple[Any, np.ndarray]]:
     folder = args.data or Checkpoint.named(args.world_model).folder / "demo"
     found = [read_episode(path) for path in sorted(folder.glob("**/episode_*.npz"))]
     if len(found) < 2:
-        raise ValueError(
-            f"{folder} must hold at least two recorded episodes, found {len(found)}; give others with --data"
-        )
+        raise ValueError(f"{folder} must hold at least two recorded episodes, found {len(found)}; give other --data")
     if args.data is None:
         # A stable sort: tasks that the list does not name keep their order, behind those that it does.
         places = {task: place for place, task in enumerate(CLOSEST_FIRST)}

@@ -31,19 +31,14 @@ class Args(BatchOptions, HeldOutOptions):
 
 def main(args: Args) -> None:
     from prophet_gym.checkpoint import Checkpoint
-    from prophet_gym.data._recording import read_meta
     from prophet_gym.evaluation import evaluate_open_loop, windows_of
-    from prophet_gym.evaluation._episodes import held_out_episodes
     from prophet_gym.evaluation._report import evaluation_tables, machine, summarise, write_json
 
     checkpoint, device = Checkpoint.named(args.world_model), resolved_device(args.device)
     world_model = checkpoint.world_model(device)
-    paths, episodes = held_out_episodes(
-        checkpoint, args.data, args.episodes, look=args.look, workers=args.workers, without=args.without
-    )
-    meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
+    episodes, recorded = args.read(checkpoint, args.look)
     # An object reader knows the scene that it was trained in, which is the checkpoint's.
-    object_reader = checkpoint.object_reader() if checkpoint.config.get("suite") == meta["suite"] else None
+    object_reader = checkpoint.object_reader() if checkpoint.config.get("suite") == recorded["suite"] else None
     began = time.perf_counter()
     scores = evaluate_open_loop(
         world_model,
@@ -57,9 +52,7 @@ def main(args: Args) -> None:
     )
     report: dict[str, Any] = {
         "checkpoint": args.world_model,
-        "suite": meta["suite"],
-        "look": meta["look"],
-        "starts": meta.get("starts", "random"),
+        **recorded,
         "tasks": sorted({episode.sim.task for episode in episodes}),
         "episodes": len(episodes),
         "successes": sum(bool(episode.sim.success.any()) for episode in episodes),

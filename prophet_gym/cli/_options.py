@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prophet_gym._arguments import Arguments, DeviceOrAuto, Items, Seed, Workers
 
@@ -38,3 +39,13 @@ class HeldOutOptions(Arguments):
     """Number of processes that record."""
     without: tuple[str, ...] = ()
     """Episodes of `--data` to leave out, for example `task_03/episode_00007`."""
+
+    def read(self, checkpoint: Any, look: str | None = None) -> tuple[list[Any], dict[str, Any]]:
+        """Return the episodes, recorded where they are missing, and what their recording says of itself."""
+        from prophet_gym.data._recording import read_meta
+        from prophet_gym.evaluation._episodes import held_out_episodes
+
+        where = {"look": look, "workers": self.workers, "without": self.without}
+        paths, episodes = held_out_episodes(checkpoint, self.data, self.episodes, **where)
+        meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
+        return episodes, {"suite": meta["suite"], "look": meta["look"], "starts": meta.get("starts", "random")}

@@ -194,10 +194,8 @@ def _open(path: Path) -> Iterator[Any]:
                 raise ValueError(f"{path} must hold a group data with demo_0, ...; it is no robomimic or LIBERO file")
             yield stored
     except BlockingIOError as error:
-        raise ValueError(
-            f"another process holds {path} open for writing; close it there, or set HDF5_USE_FILE_LOCKING=FALSE if it "
-            "writes no more"
-        ) from error
+        advice = "close it there, or set HDF5_USE_FILE_LOCKING=FALSE if it writes no more"
+        raise ValueError(f"another process holds {path} open for writing; {advice}") from error
     except Exception as error:
         # Our own refusals pass; they are raised inside this block, too, and name the file.
         if isinstance(error, ProphetError) or (type(error) is ValueError and str(path) in str(error)):
@@ -238,8 +236,7 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
         obs: Any = demo.get("obs")
         if not isinstance(obs, h5py.Group):
             raise ValueError(
-                f"{name} has no images (no group obs): the file holds the simulator's states alone; make images of "
-                "them with robomimic's dataset_states_to_obs.py"
+                f"{name} has no images (no group obs), only states; run robomimic's dataset_states_to_obs.py"
             )
         if layout.camera not in obs:
             raise unknown_option("camera", layout.camera, [each for each, data in obs.items() if _ndim(data) == 4])
@@ -249,10 +246,7 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
         if len(shape) != 4 or not actions:
             raise ValueError(f"{layout.camera} of {name} must be frames (steps, height, width, 3), is {shape}")
     if shape[0] != actions[0]:
-        raise ValueError(
-            f"{name} must have as many frames as actions, has {shape[0]} and {actions[0]}; leave it out or fetch it "
-            "again"
-        )
+        raise ValueError(f"{name} must have as many frames as actions, has {shape[0]} and {actions[0]}; leave it out")
     # Whichever way the writer paired them, one action lacks a frame on one side.
     return max(shape[0] - 1, 0)
 

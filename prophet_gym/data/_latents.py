@@ -80,13 +80,7 @@ class LatentEpisodes:
         return self.starts[episode] + picks - (ends - counts)[episode], episode
 
     def window(
-        self,
-        current: Int64[np.ndarray, " b"],
-        first: Int64[np.ndarray, " b"],
-        *,
-        past: int,
-        chunk: int,
-        ahead: int,
+        self, current: Int64[np.ndarray, " b"], first: Int64[np.ndarray, " b"], *, past: int, chunk: int, ahead: int
     ) -> Windows:
         """Cut the windows around the `current` frames of episodes that begin at `first`."""
         before = current[:, None] + np.arange(-chunk, 0)
@@ -117,13 +111,9 @@ def _require_latents(path: str | os.PathLike, values: Mapping[str, np.ndarray]) 
     for name, shape in shapes.items():
         array, kind = values[name], np.float16 if name == "latents" else np.float32
         if not array.size or array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
-            raise ValueError(
-                f"{name} of {path} must be finite {np.dtype(kind)} numbers for each of {frames} frames, are "
-                f"{array.dtype} {array.shape}; delete the file and encode the episodes again"
-            )
+            want, has = f"finite {np.dtype(kind)} numbers for each of {frames} frames", f"{array.dtype} {array.shape}"
+            raise ValueError(f"{name} of {path} must be {want}, are {has}; delete the file to encode again")
     starts = values["starts"]
     whole = starts.ndim == 1 and starts.dtype == np.int64 and len(starts) > 1
     if not whole or starts[0] != 0 or starts[-1] != frames or (np.diff(starts) < 1).any():
-        raise ValueError(
-            f"starts of {path} must rise from 0 to {frames}, its frames; delete the file and encode the episodes again"
-        )
+        raise ValueError(f"starts of {path} must rise from 0 to {frames}, its frames; delete the file to encode again")

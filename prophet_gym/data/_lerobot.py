@@ -130,9 +130,7 @@ def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f
         if wide.dtype.kind not in "fiub" or not wide.shape[1]:
             raise ValueError(f"they are {wide.dtype} {values.shape}")
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(
-            f"{column} of {name} must be as many numbers in each row ({error}); leave this episode out"
-        ) from error
+        raise ValueError(f"{column} of {name} must be as many numbers in each row ({error}); leave it out") from error
     # What float32 cannot hold would become infinite without a word.
     if not (np.abs(wide.astype(np.float64)) <= np.finfo(np.float32).max).all():
         raise ValueError(f"{column} of {name} must be finite numbers; leave this episode out")
@@ -160,10 +158,8 @@ def _read_stored(entry: Entry, camera: str, orient: Orient, start: int, stop: in
     frames = [_decoded(cell) for cell in cells]
     whole = [frame for frame in frames if frame is not None]
     if len(whole) < len(frames) or len({frame.shape for frame in whole}) > 1:
-        raise ValueError(
-            f"{entry.data} must hold images of one size as PNG or JPEG bytes in {camera} of episode {entry.number}; "
-            "save the set again"
-        )
+        what = f"{camera} of episode {entry.number} in {entry.data}"
+        raise ValueError(f"{what} must be images of one size as PNG or JPEG bytes; save the set again")
     return orient(np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8))
 
 

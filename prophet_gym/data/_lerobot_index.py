@@ -5,8 +5,9 @@ Everything in it is checked before anything is done with it, and what is wrong i
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -88,9 +89,7 @@ def read_info(root: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} must state codebase_version, fps, features, data_path; {', '.join(missing)} missing")
     if not str(info["codebase_version"]).startswith(("v2.", "v3.")):
-        raise ValueError(
-            f"{path} must be of layout v2 or v3, is {info['codebase_version']}; convert it with lerobot's own scripts"
-        )
+        raise ValueError(f"{path} must be of layout v2 or v3, is {info['codebase_version']}; convert it with lerobot")
     fps, features = info["fps"], info["features"]
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
         raise ValueError(f"fps of {path} must be a number above 0 and below 1e+06, is {fps!r}")
@@ -125,17 +124,20 @@ def read_index(
     numbers = sorted(found)
     stated = Line(info, str(root / INFO)).whole("total_episodes") if "total_episodes" in info else len(numbers)
     if len(numbers) != stated:
-        raise ValueError(
-            f"{path} must list the {stated} episodes that {INFO} states, lists {len(numbers)}; fetch it again"
-        )
+        raise ValueError(f"{path} must list the {stated} episodes that {INFO} states, lists {len(numbers)}; fetch it")
     # Chosen before anything of an entry is read: a damaged episode can be left out.
     kept = _choose(str(root), numbers, episodes, without)
     read = _entry_v3 if third else _entry_v2
     entries = [read(root, info, found[number], video_key) for number in kept]
     if third and video_key:
         _require_apart(entries, float(info["fps"]))
-        ends = _video_ends(root, info, found.values(), video_key)
-        entries = [replace(entry, video_ends=ends[entry.video]) for entry in entries if entry.video is not None]
+        ends: dict[Path | None, float] = defaultdict(float)
+        for line in found.values():
+            # Episodes that are not read count, too, unless they are damaged.
+            with suppress(ValueError):
+                entry = _entry_v3(root, info, line, video_key)
+                ends[entry.video] = max(ends[entry.video], entry.offset + entry.rows / info["fps"])
+        entries = [replace(entry, video_ends=ends[entry.video]) for entry in entries]
     return entries, numbers
 
 
@@ -197,19 +199,6 @@ def _require_apart(entries: Iterable[Entry], fps: float) -> None:
                 f"into those of episode {other.number}, which begins at {other.offset:.4f} s; leave one of the two out "
                 "or convert the data set again"
             )
-
-
-def _video_ends(root: Path, info: Mapping[str, Any], lines: Iterable[Line], video_key: str) -> dict[Path, float]:
-    """Return when the last episode of each video ends; unread ones count, too, unless they are damaged."""
-    ends: dict[Path, float] = {}
-    for line in lines:
-        try:
-            entry = _entry_v3(root, info, line, video_key)
-        except ValueError:
-            continue
-        assert entry.video is not None
-        ends[entry.video] = max(ends.get(entry.video, 0.0), entry.offset + entry.rows / info["fps"])
-    return ends
 
 
 def _fields(info: Mapping[str, Any], key: str) -> set[str]:

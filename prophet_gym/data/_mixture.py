@@ -101,7 +101,7 @@ def _open(path: Path, kind: str, options: dict[str, Any]) -> EpisodeSource:
     tools = {name: options.pop(name) for name in TOOLS if name in options}
     if tools and not {"state", "numbers"} <= tools.keys():
         raise ValueError(
-            f"where the tools are is said with both state=COLUMN+... and numbers=xyz+..., got {', '.join(tools)}"
+            f"where tools are is said with both state=COLUMN+... and numbers=xyz+..., got {', '.join(tools)}"
         )
     if tools:
         options["tools"] = ToolReading(tools.pop("state"), **tools)

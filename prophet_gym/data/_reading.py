@@ -13,7 +13,6 @@ from prophet_gym._checks import unknown_option
 from prophet_gym._io.files import refuse_pointer
 from prophet_gym.embodiments._kinematics import (
     ARMS,
-    euler_to_matrix,
     matrix_to_euler,
     quaternion_to_matrix,
     rotation_vector_to_matrix,
@@ -38,11 +37,7 @@ def columns_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, 
     return np.ascontiguousarray(frames[:, :, ::-1])
 
 
-_ROTATIONS = {
-    "euler": euler_to_matrix,
-    "quaternion": quaternion_to_matrix,
-    "rotation_vector": rotation_vector_to_matrix,
-}
+_ROTATIONS = {"euler": None, "quaternion": quaternion_to_matrix, "rotation_vector": rotation_vector_to_matrix}
 _WIDTHS = {"xyz": 3, "euler": 3, "quaternion": 4, "rotation_vector": 3, "gripper": 1, "skip": 1}
 """What a state's numbers can be, and how many there are: metres; radians, R = Rz Ry Rx; real part last; as `kinematics`
 has it; see `ToolReading`; read over."""
@@ -93,15 +88,12 @@ class ToolReading:
         places = zip(self.numbers, accumulate([0, *widths[:-1]]), widths, strict=True)
         parts = [(name, states[:, first : first + width].astype(np.float64)) for name, first, width in places]
         positions = [part for name, part in parts if name == "xyz"]
-        angles = [_angles(name, part) for name, part in parts if name in _ROTATIONS]
+        # Stored angles stay as they are, since BRIDGE's actions add to them number by number.
+        turns = [(_ROTATIONS[name], part) for name, part in parts if name in _ROTATIONS]
+        angles = [part if to_matrix is None else matrix_to_euler(to_matrix(part)) for to_matrix, part in turns]
         openness = [(part - self.closed) / (self.open - self.closed) for name, part in parts if name == "gripper"]
         arms = zip(positions, angles, openness, strict=True)
         return np.stack([_tool_states(*arm) for arm in arms], axis=1)
-
-
-def _angles(name: str, numbers: Float[np.ndarray, "f n"]) -> Float[np.ndarray, "f 3"]:
-    """Return Euler angles; stored ones stay as they are, since BRIDGE's actions add to them number by number."""
-    return numbers if name == "euler" else matrix_to_euler(_ROTATIONS[name](numbers))
 
 
 def _tool_states(
@@ -141,7 +133,7 @@ class Calibration:
         """Raise ValueError unless there is one for all episodes or one for each of so many."""
         if self.matrices.ndim == 3 and len(self.matrices) != episodes:
             raise ValueError(
-                f"there must be one camera matrix, or one for each of {episodes} episodes, got {len(self.matrices)}"
+                f"give one camera matrix, or one for each of {episodes} episodes, got {len(self.matrices)}"
             )
 
     def camera(self, episode: int) -> Float[np.ndarray, "3 4"] | None:

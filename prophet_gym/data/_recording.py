@@ -117,10 +117,7 @@ def recorded_facts(robot: str) -> tuple[float, float]:
     """Return a robot's frame rate and how wide its gripper opens, metres: a recording's files hold neither."""
     embodiment = get_embodiment(robot)
     if embodiment.control_hz is None or embodiment.gripper.opening is None:
-        raise ValueError(
-            f"the embodiment {robot} must say its control_hz and the opening of its gripper before episodes of it can "
-            "be recorded"
-        )
+        raise ValueError(f"the embodiment {robot} must say its control_hz and the opening of its gripper; add them")
     return embodiment.control_hz, embodiment.gripper.opening
 
 
@@ -165,10 +162,8 @@ def _require_episode(path: Path, values: Mapping[str, np.ndarray], robot: str) -
         want = tuple(axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in axes)
         # An empty list of names has numpy's default kind.
         if array.shape != want or (array.dtype.kind not in kinds and array.size):
-            shape = f", shape ({', '.join(map(str, want))})" if want else ""
-            raise ValueError(
-                f"{name} of {path} must be {words}{shape}, is {array.dtype} {array.shape}; record the episode again"
-            )
+            shape = f"{words}, shape ({', '.join(map(str, want))})" if want else words
+            raise ValueError(f"{name} of {path} must be {shape}, is {array.dtype} {array.shape}; record it again")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{name} of {path} must be finite numbers; record the episode again")
     # The recorder writes what the controller did, which stops at its bounds; float32 may round them outwards.
@@ -187,9 +182,7 @@ def read_meta(folder: str | os.PathLike, needs: Sequence[str] = ()) -> dict[str,
     """Return what a recording's meta.json says; it must say what is in `needs` in words, e.g. `suite`."""
     path = Path(folder) / META
     if not path.exists():
-        raise FileNotFoundError(
-            f"{folder} is no recording (it has no {META}); make one with `prophet collect --out {folder}`"
-        )
+        raise FileNotFoundError(f"{folder} is no recording (it has no {META}); `prophet collect --out` makes one")
     meta = read_json(path)
     for name in needs:
         if not isinstance(meta.get(name), str):

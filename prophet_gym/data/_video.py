@@ -109,10 +109,8 @@ def decode_frames(
     seek = ["-ss", f"{begin:.6f}"] if begin else []
     found = _decode(path, [*seek, "-t", f"{length:.6f}"], f"-frames:v {len(wanted)}")
     if len(found) != len(wanted):
-        raise ValueError(
-            f"{path} must hold the frames {first + frames[0]}..{first + frames[-1]}, but only {len(found)} could be "
-            "decoded; fetch it again"
-        )
+        span = f"{first + frames[0]}..{first + frames[-1]}"
+        raise ValueError(f"{path} must hold the frames {span}, only {len(found)} could be decoded; fetch it again")
     return found
 
 

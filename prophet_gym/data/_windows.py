@@ -131,10 +131,8 @@ class WindowDataset(Dataset[Windows]):
             # Each episode has a window for each frame with `shape.steps` actions left.
             self.ends.append(np.cumsum(np.maximum(lengths - shape.steps + 1, 0)))
             if not self.ends[-1].any():
-                raise ValueError(
-                    f"data set {number}, a {type(entry.source).__name__}, has no episode of {shape.steps} steps; "
-                    "leave it out or make windows shorter"
-                )
+                name = f"data set {number}, a {type(entry.source).__name__},"
+                raise ValueError(f"{name} has no episode of {shape.steps} steps; leave it out or make windows shorter")
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -163,9 +161,7 @@ def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowSh
     """Decode the window around frame `current` of an episode, a batch of one."""
     found, steps = entry.source.episode(episode), entry.source.steps(episode)
     if len(found) != steps:
-        raise ValueError(
-            f"{found.name} must have the {steps} actions that its index states, has {len(found)}; fetch it again"
-        )
+        raise ValueError(f"{found.name} must have the {steps} actions that its index states, has {len(found)}")
     # One call decodes past and future together: finding the place in a video costs more than the frames.
     first = max(current - shape.history, 0)
     frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
@@ -207,9 +203,7 @@ def _concat_windows(windows: Sequence[Windows]) -> Windows:
     widths = {(each.actions.shape[2], each.robots[0]) for each in windows}
     if len({width for width, _ in widths}) > 1:
         listed = ", ".join(f"{width} ({robot})" for width, robot in sorted(widths))
-        raise ValueError(
-            f"all data sets must give as many action dimensions, got {listed}; give every MixtureEntry to_model_actions"
-        )
+        raise ValueError(f"all must give as many action dimensions, got {listed}; give every MixtureEntry a conversion")
     parts: dict[str, Any] = {name: [getattr(each, name) for each in windows] for name in vars(windows[0])}
     for name, values in parts.items():
         if isinstance(values[0], Tensor):
@@ -276,7 +270,7 @@ class WindowLoader:
         if other:
             told = ", ".join(f"{name}={state.get(name)} (here {own[name]})" for name in other)
             raise ValueError(
-                f"the state must come from the same data, weights and seed, comes from {told}; start a new run"
+                f"the state must be of the same data, weights and seed, comes from {told}; start a new run"
             )
         self.read = int(state["read"])
 
