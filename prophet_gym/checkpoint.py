@@ -33,11 +33,9 @@ __all__ = ["Checkpoint", "bundled_checkpoints", "register_world_model"]
 
 
 _CHECKPOINTS = Path(__file__).parent / "checkpoints"
-_BUNDLED = "libero_small"
 _DEFAULT_ROBOT = "libero"
 _SPLITS = ("train", "official")
 _DTYPES = ("float32", "bfloat16", "float16")
-_ENTRY_POINTS = "prophet_gym.world_models"
 
 _WORLD_MODELS = {"SmallProphet": "prophet_gym.prophet:SmallProphet", "FullProphet": "prophet_gym.prophet:FullProphet"}
 
@@ -256,7 +254,7 @@ def _folder_of(name: str) -> Path:
     """Return the folder of a checkpoint, fetched and converted where need be."""
     # A bundled name means the bundled checkpoint, whatever folder of that name lies in the working directory.
     bundled = {path.parent.name: path.parent for path in _CHECKPOINTS.glob("*/starts")}
-    bundled["bundled"] = _CHECKPOINTS / _BUNDLED
+    bundled["bundled"] = _CHECKPOINTS / "libero_small"
     if name == "bundled" and not bundled[name].is_dir():
         raise MissingWeightsError(f"no bundled weights at {bundled[name]}; reinstall, or pass weights=PATH")
     found = resolve(name, bundled, needs=CONFIG)
@@ -291,7 +289,7 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
 @lru_cache(maxsize=4)
 def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offload: bool) -> WorldModel:
     # Our own names come last: no installed package can take the place of a class that it did not write.
-    known = {entry.name: entry.value for entry in entry_points(group=_ENTRY_POINTS)} | _WORLD_MODELS
+    known = {entry.name: entry.value for entry in entry_points(group="prophet_gym.world_models")} | _WORLD_MODELS
     if class_name not in known:
         raise CheckpointError(
             f"{folder / CONFIG}: {CLASS} must be one of {', '.join(sorted(known))}, got {shown(repr(class_name))}; "

@@ -17,7 +17,6 @@ from prophet_gym.cli._options import DreamOptions
 
 LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"
 MOMENTS = 8
-ANIMATIONS = (".gif", ".webp")
 CLOSEST_FIRST = (3, 5, 0, 8)
 """Tasks of the bundled checkpoint's own episodes, by how close its dream of each looks to the recording."""
 
@@ -41,7 +40,7 @@ class Args(DreamOptions):
     """Folder for the video and the contact sheet."""
     scale: Annotated[int, Whole(1, 32)] = 3
     """Enlargement of the video's frames."""
-    animation: Annotated[Path, WriteFile(ANIMATIONS)] | None = None
+    animation: Annotated[Path, WriteFile((".gif", ".webp"))] | None = None
     """Also write a small endless animation of the first episode to this .gif or .webp file."""
     json: OutFile | None = None
     """Also write the numbers to this file."""

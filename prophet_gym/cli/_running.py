@@ -13,11 +13,8 @@ from typing import Any, NoReturn
 from prophet_gym.errors import ProphetError
 from prophet_gym.sims.libero._install import INSTALL
 
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C (signal 2) ended: 128 + 2."""
 LINES = 6
 """Most lines of an error that are shown."""
-AGAIN = "give the same command again to continue it"
 # FloatingPointError: training diverged. MemoryError: too much was asked for at once.
 MENDABLE = (ProphetError, ValueError, OSError, FloatingPointError, MemoryError)
 
@@ -61,7 +58,9 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
             require_one_process()
         module.main(args)
     except KeyboardInterrupt:
-        _leave(title, f"interrupted; {AGAIN if command.resumes else 'what was not written yet is lost'}", INTERRUPTED)
+        lost = "give the same command again to continue it" if command.resumes else "what was not written yet is lost"
+        # What a shell reports of a program that signal 2 ended: 128 + 2.
+        _leave(title, f"interrupted; {lost}", 130)
     except BrokenPipeError:
         # Who read what is printed has gone, as `| head` does; what Python flushes on its way out must go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -231,7 +231,8 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
     name = f"{key} of {path}"
     with _open(path) as stored:
         demo: Any = stored["data"][key]
-        if not isinstance(demo, h5py.Group) or not isinstance(demo.get("actions"), h5py.Dataset):
+        stored_actions: Any = demo.get("actions") if isinstance(demo, h5py.Group) else None
+        if not isinstance(stored_actions, h5py.Dataset):
             raise ValueError(f"{name} has no actions, so it is no demonstration; leave it out: without=[{called!r}]")
         obs: Any = demo.get("obs")
         if not isinstance(obs, h5py.Group):
@@ -241,7 +242,7 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
         if layout.camera not in obs:
             raise unknown_option("camera", layout.camera, [each for each, data in obs.items() if _ndim(data) == 4])
         images: Any = obs[layout.camera]
-        shape, actions = getattr(images, "shape", ()), demo["actions"].shape
+        shape, actions = getattr(images, "shape", ()), stored_actions.shape
         require_image_type(f"{layout.camera} of {name}", getattr(images, "dtype", np.dtype("O")), shape)
         if len(shape) != 4 or not actions:
             raise ValueError(f"{layout.camera} of {name} must be frames (steps, height, width, 3), is {shape}")

@@ -3,7 +3,6 @@
 Everything in it is checked before anything is done with it, and what is wrong is named by file, episode and column.
 """
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
 
+from prophet_gym._checks import require_number
 from prophet_gym._io.files import read_json, read_json_lines, refuse_pointer
 from prophet_gym.data._episode import _choose
 from prophet_gym.data._video import WITHIN
@@ -64,11 +64,7 @@ class Line:
         return number
 
     def seconds(self, column: str) -> float:
-        """Return a finite number of at least 0."""
-        value = self.values.get(column)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-            return float(value)
-        raise ValueError(f"{column} of {self.where} must be a number of seconds from 0 up, is {value!r}")
+        return require_number(f"{column} of {self.where}", self.values.get(column), least=0)
 
     def tasks(self) -> str:
         """Return the tasks in words: a text is one task, several are joined."""
