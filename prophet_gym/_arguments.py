@@ -1,7 +1,6 @@
 """Types of command-line arguments that say what a value must be, checked when the arguments are made.
 
-An `Args` dataclass inherits `Arguments` and declares `episodes: Count = 40`; then `Args(episodes=0)` raises, whether a
-command line or a caller made it.
+An `Args` dataclass inherits `Arguments` and declares `episodes: Count = 40`; then `Args(episodes=0)` raises.
 """
 
 import math

@@ -33,11 +33,8 @@ def bootstrap(
 ) -> Estimate:
     """Resample episodes; values of one episode stay together, so differences and ratios are paired.
 
-    Args:
-        values: One or more values per episode; an episode with a NaN in any of them is left out.
-        statistic: From the means of each of `values` (one array each) to the number of interest; by default the
-            mean itself.
-        seed: Seed of the resampling.
+    An episode with a NaN in any of `values` is left out. `statistic` leads from the means of each of `values` (one
+    array each) to the number of interest; by default the mean itself.
     """
     statistic = statistic or (lambda first: first)
     table = np.stack(values)
@@ -67,11 +64,8 @@ def wilson(successes: int, tries: int) -> Estimate:
 def paired_gain(before: Float[np.ndarray, "n runs"], after: Float[np.ndarray, "m seeds"], *, seed: int = 0) -> Estimate:
     """Estimate the gain over the same initial states, resampling the states and, apart from them, the training seeds.
 
-    Args:
-        before: Success at each initial state (0 or 1, or a rate), a column for each run.
-        after: Likewise, a column for each training seed. One column leaves the spread over seeds unknown: the interval
-            is then of the states alone.
-        seed: Seed of the resampling.
+    `before` and `after` hold the success at each initial state (0 or 1, or a rate), a column for each run or seed. One
+    column leaves the spread over seeds unknown: the interval is then of the states alone.
     """
     if len(before) != len(after) or not len(before):
         raise ValueError(f"before and after must hold the same starts, got {len(before)} and {len(after)}")

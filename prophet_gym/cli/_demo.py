@@ -1,7 +1,4 @@
-"""`prophet demo`: dream an initial state under the recorded actions and under others, beside the recording.
-
-Needs the checkpoint alone: a few recorded episodes are part of it.
-"""
+"""`prophet demo`: dream an initial state under the recorded actions and under others; it needs the checkpoint alone."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -45,7 +45,8 @@ class HeldOutOptions(Arguments):
         from prophet_gym.data._recording import read_meta
         from prophet_gym.evaluation._episodes import held_out_episodes
 
-        where = {"look": look, "workers": self.workers, "without": self.without}
-        paths, episodes = held_out_episodes(checkpoint, self.data, self.episodes, **where)
+        paths, episodes = held_out_episodes(
+            checkpoint, self.data, self.episodes, look=look, workers=self.workers, without=self.without
+        )
         meta = read_meta(paths[0].parents[1], needs=("suite", "look"))
         return episodes, {"suite": meta["suite"], "look": meta["look"], "starts": meta.get("starts", "random")}

@@ -54,8 +54,12 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
 
         module = import_module(command.module)
         args: Any = tyro.cli(module.Args, prog=title, args=words)
-        if not command.processes:
-            require_one_process()
+        world = os.environ.get("WORLD_SIZE", "1")
+        if world != "1" and not command.processes:
+            raise ValueError(
+                f"it runs in one process, but WORLD_SIZE={world} says that several were started (torchrun, accelerate "
+                "launch): each would do the same and write the same files. Start it alone, or unset WORLD_SIZE"
+            )
         module.main(args)
     except KeyboardInterrupt:
         lost = "give the same command again to continue it" if command.resumes else "what was not written yet is lost"
@@ -82,16 +86,6 @@ def run(title: str, command: Command, words: Sequence[str]) -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise
         _leave(title, f"the device's memory is full; ask for smaller batches ({said(error)})", 1, error)
-
-
-def require_one_process() -> None:
-    """Refuse to be started by torchrun, where each process would do all of it and write the same files."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world != "1":
-        raise ValueError(
-            f"it runs in one process, but WORLD_SIZE={world} says that several were started (torchrun, accelerate "
-            "launch): each would do the same and write the same files. Start it alone, or unset WORLD_SIZE"
-        )
 
 
 def said(error: BaseException) -> str:

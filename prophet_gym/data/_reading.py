@@ -50,11 +50,6 @@ class ToolReading:
     The numbers of `columns`, one column after the other, are a state; `numbers` names what these are, in order, as in
     `_WIDTHS`. Each arm has one xyz, one rotation and one gripper, and the first of each are the first arm's. `open` and
     `closed` are the gripper's numbers when it is open and closed.
-
-    Example:
-        >>> bridge = ToolReading(("observation.state",), ("xyz", "euler", "skip", "gripper"))
-        >>> bridge.read(np.array([[0.3, 0, 0.1, 0, 0, 1.5, 0, 0.25]])).tolist()
-        [[[0.30000001192092896, 0.0, 0.10000000149011612, 0.0, 0.0, 1.5, 0.25]]]
     """
 
     columns: tuple[str, ...]

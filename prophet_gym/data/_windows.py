@@ -278,8 +278,7 @@ class WindowLoader:
         """Yield the (data set, window) pairs of each batch that is left.
 
         All ranks read one order, `rows * ranks` windows at a time, each its own of them; batches run across the end of
-        an epoch, so no window is lost or read twice and every rank gets as many. At the end the last batches may be
-        shorter, by one between ranks.
+        an epoch, so no window is lost or read twice. At the end the last batches may be shorter, by one between ranks.
         """
         size, read = sum(self.shares), self.read
         known, order = -1, np.empty((0, 2), np.int64)
