@@ -13,13 +13,12 @@ from typing import TypeVar
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
+# Seconds without a change after which the temporary file of a process that has ended is removed.
 STALE_AFTER = 60.0
-"""Seconds without a change after which the temporary file of a process that has ended is removed."""
+# For how long, and after how many seconds each time, a folder is read again while it is saved to.
 PATIENCE, PAUSE = 10.0, 0.1
-"""For how long, and after how many seconds each time, a folder is read again while it is saved to."""
-
+# How the names of files begin that a training keeps in its folder for itself.
 ASIDE = ".run."
-"""How the names of files begin that a training keeps in its folder for itself."""
 
 Loaded = TypeVar("Loaded")
 
@@ -58,13 +57,9 @@ def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
 def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
     """Yield an empty folder whose entries take the place of those of `folder` at the end; after an error none has.
 
-    Entries of other names in `folder` stay. The entries are renamed one by one, `last` at the end: who reads two of
-    them while they are renamed, or after the process was killed between two renames, must compare what they say of the
-    save that they are of (`tensor_files.MARK`).
-
-    Args:
-        folder: Target, created if missing.
-        last: The entry that makes the folder what it is, e.g. `prophet.json`.
+    Entries of other names in `folder` stay. The entries are renamed one by one, `last` (e.g. `prophet.json`) at the
+    end: who reads two of them while they are renamed, or after the process was killed between two renames, must compare
+    what they say of the save that they are of (`tensor_files.MARK`).
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -97,11 +92,9 @@ def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
 
 
 def read_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
-    """Return what `load` reads in a folder that another process may be saving to: it is called again while one does.
+    """Return what `load` reads in a folder of `atomic_directory`: it is called again while another process saves there.
 
-    Args:
-        folder: That `atomic_directory` writes.
-        load: Raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
+    `load` raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
     """
     # A time, not a count of attempts: loading may be slow, and what a process killed elsewhere was writing stays there.
     began, attempt = time.monotonic(), 0
@@ -109,15 +102,12 @@ def read_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
         try:
             return load()
         except (CheckpointError, MissingWeightsError):
+            written = folder.is_dir() and any(map(is_temporary, folder.iterdir()))
             # The save may have ended since, so a folder to which nobody writes is read once more.
-            if attempt and (not _is_written(folder) or time.monotonic() - began > PATIENCE):
+            if attempt and (not written or time.monotonic() - began > PATIENCE):
                 raise
         time.sleep(PAUSE if attempt else 0.0)
         attempt += 1
-
-
-def _is_written(folder: Path) -> bool:
-    return any(is_temporary(path) for path in folder.iterdir()) if folder.is_dir() else False
 
 
 def is_temporary(path: Path) -> bool:
@@ -151,11 +141,11 @@ def _commit(temporary: Path, folder: Path, last: str) -> None:
     except BaseException:
         for name in reversed(moved):
             with suppress(OSError):
-                if (earlier / name).exists():
+                kept = (earlier / name).exists()
+                if kept or name in new:
                     _remove(folder / name)
+                if kept:
                     (earlier / name).rename(folder / name)
-                elif name in new:
-                    _remove(folder / name)
         raise
 
 
@@ -179,10 +169,9 @@ def _remove_stale(path: Path) -> None:
     """Remove temporary files of `path` whose process has ended on this machine; of those elsewhere nothing is known."""
     host = _owner().split(".")[0]
     for temporary in path.parent.glob("*.draft-*"):
-        if not temporary.name.startswith(_prefix(path)):
-            continue
         owner = temporary.name.removeprefix(_prefix(path)).split(".")
-        if len(owner) < 3 or owner[0] != host or not owner[1].isdigit() or _lives(int(owner[1])):
+        ours = temporary.name.startswith(_prefix(path)) and len(owner) > 2 and owner[0] == host and owner[1].isdigit()
+        if not ours or _lives(int(owner[1])):
             continue
         with suppress(OSError):
             if time.time() - temporary.stat().st_mtime > STALE_AFTER:
@@ -194,10 +183,8 @@ def _lives(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -205,20 +192,14 @@ def _flush(path: Path) -> None:
     """Bring a file's content, or a folder's names, onto the disk: some disks say only now that they are full."""
     if path.is_symlink():
         return
-    if path.is_dir():
-        with suppress(OSError):  # not every system can, and the files themselves are there
-            _sync(path, os.O_RDONLY)
-        return
+    folder = path.is_dir()
     try:
-        _sync(path, os.O_RDWR)
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EACCES):
+        # Not every system can flush a folder, and the files themselves are there.
+        if not folder and error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EACCES):
             raise
-
-
-def _sync(path: Path, mode: int) -> None:
-    handle = os.open(path, mode)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

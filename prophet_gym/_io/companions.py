@@ -3,11 +3,12 @@
 import shutil
 from filecmp import cmpfiles
 from pathlib import Path
+from typing import Any
 
 from prophet_gym._io.atomic import is_aside
 
+# Folders that stay true of the same scene while the world model is trained further.
 COMPANIONS = ("success_head", "object_reader", "starts")
-"""Folders that stay true of the same scene while the world model is trained further."""
 CARD = "README.md"
 MARKER = "<!-- written by prophet-gym: remove this line to keep what you write here -->"
 
@@ -37,51 +38,32 @@ env = gym.make("Prophet-LIBERO-v0", weights="{weights}"{embodiment})
 
 
 def carry_companions(source: Path | None, target: Path, temporary: Path) -> list[str]:
-    """Copy the companions of the checkpoint that a model came from beside the model that is saved.
+    """Copy the companions of the checkpoint that a model began as, and return the names of those that are still its.
 
-    Args:
-        source: Folder of that checkpoint; None for a model that was trained from scratch.
-        target: Where the model is saved; a companion that is there already is kept.
-        temporary: The folder that takes the place of the target at the end.
-
-    Returns:
-        The names of the companions that are that checkpoint's: copied now, or by an earlier save.
+    They are copied to `temporary`, the folder that takes the place of `target` at the end; a companion that is there
+    already is kept. A `source` of None is a model that was trained from scratch.
     """
     if source is None or source.resolve() == target.resolve():
         return []
     names = [name for name in COMPANIONS if (source / name).is_dir() and not (target / name).exists()]
     for name in names:
-        shutil.copytree(
-            source / name, temporary / name, ignore=lambda _folder, found: [n for n in found if is_aside(n)]
-        )
+        shutil.copytree(source / name, temporary / name, ignore=lambda _folder, found: {*filter(is_aside, found)})
     return names + [name for name in COMPANIONS if name not in names and _same(source / name, target / name)]
 
 
 def _same(one: Path, other: Path) -> bool:
     """Return whether two folders hold the same files, apart from locks and temporary files."""
-    found = [
-        {
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*")
-            if path.is_file() and not is_aside(path.name)
-        }
-        for folder in (one, other)
-    ]
-    return bool(found[0]) and found[0] == found[1] and not any(cmpfiles(one, other, found[0], shallow=False)[1:])
+    first, second = (
+        {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and not is_aside(path.name)}
+        for root in (one, other)
+    )
+    return bool(first) and first == second and not any(cmpfiles(one, other, first, shallow=False)[1:])
 
 
-def card(
-    weights: str, target: Path, *, source: Path | None, carried: list[str], scene: tuple[str, str], robot: str
-) -> str:
-    """Return the text of a model card: where the checkpoint comes from, what it has, and how to use it.
+def card(weights: str, target: Path, *, source: Path | None, carried: list[str], config: Any) -> str:
+    """Return the text of a model card: where the checkpoint comes from, what it has, and how to load it by `weights`.
 
-    Args:
-        weights: The name to load it by, its repository on the Hub or a path.
-        target: Its folder.
-        source: Folder of the checkpoint that it began as.
-        carried: Companions that are that checkpoint's.
-        scene: Suite and look of the training data.
-        robot: The embodiment whose actions it takes.
+    `source` is the folder of the checkpoint that it began as, whose companions `carried` are.
     """
     if source is None:
         origin = "It was trained from scratch: nothing that was measured for another checkpoint holds for it."
@@ -93,16 +75,14 @@ def card(
     own = sorted(name for name in COMPANIONS if (target / name).is_dir() and name not in carried)
     parts = [f"Taken over from it: {', '.join(f'`{name}`' for name in carried)}."] if carried else []
     parts += [f"Its own: {', '.join(f'`{name}`' for name in own)}."] if own else []
-    missing = [name for name in ("starts", "success_head") if name not in (*carried, *own)]
     advice = {"starts": "`prophet starts` or `starts=PATH`", "success_head": "`prophet train-reward` or `reward=...`"}
-    parts += [f"It has no `{name}`: {advice[name]}." for name in missing]
-    suite, look = scene
+    parts += [f"It has no `{name}`: {how}." for name, how in advice.items() if name not in (*carried, *own)]
     return _CARD.format(
         marker=MARKER,
-        suite=suite,
-        look=look,
+        suite=config.suite,
+        look=config.look,
         weights=weights,
-        embodiment=_embodiment(robot),
+        embodiment=_embodiment(config.embodiment),
         origin=origin,
         parts="\n".join(parts),
     )

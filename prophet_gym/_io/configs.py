@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from inspect import formatannotation
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -10,19 +11,14 @@ from torch import Tensor
 
 from prophet_gym._checks import shown
 
+# No integer of a network's config is larger, unless a side of its tensors is.
 LARGEST = 4096
-"""No integer of a network's config is larger, unless a side of its tensors is."""
 
 Config = TypeVar("Config")
 
 
 def config_of(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Return the dataclass that JSON describes, its lists as tuples.
-
-    Raises:
-        TypeError: A key is unknown, or a value is not what its field is annotated as; a number must be finite.
-        ValueError: As the dataclass itself raises.
-    """
+    """Return the dataclass that JSON describes, lists as tuples; raise TypeError for unknown keys and other kinds."""
     frozen = {key: _frozen(value) for key, value in values.items()}
     hints = get_type_hints(kind)
     problems = [f"{shown(key)} is unknown" for key in sorted(frozen.keys() - hints.keys())]
@@ -45,7 +41,7 @@ def require_kinds(network: type, config: Mapping[str, Any]) -> None:
     """Raise ValueError if a value of a network's config is not what its constructor is annotated with."""
     hints = get_type_hints(network.__init__)
     wrong = [
-        f"{shown(name)} in config.json must be {_kind(hints[name])}, got {shown(repr(value))}"
+        f"{shown(name)} in config.json must be {formatannotation(hints[name])}, got {shown(repr(value))}"
         for name, value in config.items()
         if name in hints and not _is_of(_frozen(value), hints[name])
     ]
@@ -74,10 +70,6 @@ def require_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
     ]
     if wrong:
         raise ValueError("; ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""))
-
-
-def _kind(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

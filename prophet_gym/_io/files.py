@@ -13,12 +13,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def refuse_pointer(path: str | os.PathLike, error: type[Exception] = ValueError) -> None:
-    """Raise `error` if a file is what Git LFS leaves in place of a large file that was not fetched.
-
-    Args:
-        path: The file; a missing one, or a folder, passes.
-        error: What to raise.
-    """
+    """Raise `error` if a file is what Git LFS leaves in place of a large one; what is missing or a folder passes."""
     path = Path(path)
     if not path.is_file():
         return
@@ -29,15 +24,7 @@ def refuse_pointer(path: str | os.PathLike, error: type[Exception] = ValueError)
 
 
 def read_text(path: str | os.PathLike, error: type[Exception] = ValueError) -> str:
-    """Read a whole UTF-8 file; a byte order mark at its start is left out.
-
-    Args:
-        path: The file.
-        error: What to raise for a file that is there and is not text.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Read a whole UTF-8 file without its byte order mark; raise `error` if it is there and is not text."""
     path = Path(path)
     refuse_pointer(path, error)
     try:
@@ -51,28 +38,12 @@ def read_text(path: str | os.PathLike, error: type[Exception] = ValueError) -> s
 
 
 def read_json(path: str | os.PathLike, error: type[Exception] = ValueError) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Args:
-        path: The file.
-        error: What to raise for a file that is there and holds anything else: a cut-off file, a Git LFS pointer.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Read a file that holds one JSON object; raise `error` if it is there and holds anything else."""
     return _object(read_text(path, error), str(path), error)
 
 
 def read_json_lines(path: str | os.PathLike, error: type[Exception] = ValueError) -> list[dict[str, Any]]:
-    r"""Read a file of one JSON object a line; lines end at `\n` alone, whatever else a text may hold.
-
-    Args:
-        path: The file; empty lines are skipped.
-        error: What to raise for a file that is there and holds anything else.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Read a file of one JSON object a line, empty lines skipped; raise `error` if it is there and holds others."""
     # Not splitlines: it also splits at U+2028 and U+0085, which may stand inside a JSON string.
     lines = read_text(path, error).split("\n")
     return [_object(line, f"line {n} of {path}", error) for n, line in enumerate(lines, 1) if line.strip()]
@@ -86,17 +57,9 @@ def read_npz(
     optional: Sequence[str] = (),
     error: type[Exception] = ValueError,
 ) -> dict[str, np.ndarray]:
-    """Read arrays of an npz; nothing in it is executed.
+    """Read arrays of an npz, the `optional` ones where they are there; nothing in it is executed.
 
-    Args:
-        path: The file.
-        names: The arrays that it must hold; others are not read.
-        limit: The most bytes that these may take in memory; a small file of packed zeros can claim any size.
-        optional: Arrays that are read where they are there.
-        error: What to raise for a file that is there and holds anything else.
-
-    Raises:
-        FileNotFoundError: There is no such file.
+    `limit` is the most bytes that they may take in memory: a small file of packed zeros can claim any size.
     """
     path = Path(path)
     refuse_pointer(path, error)

@@ -11,10 +11,10 @@ from prophet_gym._io.files import read_json
 from prophet_gym._io.tensor_files import MARK
 from prophet_gym.errors import CheckpointError
 
+# The file that makes a folder a checkpoint.
 CONFIG = "prophet.json"
-"""The file that makes a folder a checkpoint."""
+# Key of the name that a class is registered under, see `prophet_gym.checkpoint.register_world_model`.
 CLASS = "class"
-"""Key of the name that a world model's class is registered under, see `prophet_gym.checkpoint.register_world_model`."""
 
 # What commit f4e30db and earlier wrote: the small Prophet was named by no key at all.
 _OLD_CLASS = "recipe"
@@ -26,10 +26,8 @@ _OLD_KEYS = {"hold": "no_op", "reader_trust": "reader_weight"}
 class Header:
     """Hold what `prophet.json` says.
 
-    Attributes:
-        class_name: Of the world model.
-        config: The rest, as that class wrote it. Commands read `embodiment`, `suite`, `look` and `frame_size` of it.
-        marks: The mark of the save of each part; None for a checkpoint of a version that wrote none.
+    `config` is as the class wrote it; commands read `embodiment`, `suite`, `look` and `frame_size` of it. `marks` has
+    the mark of the save of each part; None for a checkpoint of a version that wrote none.
     """
 
     class_name: str
@@ -38,11 +36,7 @@ class Header:
 
 
 def read_header(folder: Path) -> Header:
-    """Read `prophet.json`.
-
-    Raises:
-        CheckpointError: It is missing, no JSON object, or names its class or marks as no text.
-    """
+    """Read `prophet.json`; raise CheckpointError if it is missing, damaged, or names its class or marks as no text."""
     path = folder / CONFIG
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file, not a checkpoint folder: convert it first with `prophet convert`")

@@ -13,15 +13,15 @@ from prophet_gym._io.atomic import ASIDE, atomic_write, is_aside
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
+# Beside the files of a checkpoint: each file's name -> its sha-256.
 MANIFEST = "manifest.json"
-"""Beside the files of a checkpoint: each file's name -> its sha-256."""
+# Locks and temporary files of a run, as the Hub's client matches them.
 ASIDE_PATTERNS = [f"{start}{name}" for name in (f"{ASIDE}*", ".*.draft-*") for start in ("", "**/")]
-"""Locks and temporary files of a run, as the Hub's client matches them."""
+# What the authors of ProphRL released: robot -> file.
 PUBLISHED = "Fleurrr/Prophet-World-Model"
 PUBLISHED_FILES = {"libero": "prophet-libero.pt", "bridge": "prophet-bridge.pt"}
-"""What the authors of ProphRL released: robot -> file."""
+# Public; the same VAE is in the subfolder `vae` of the gated `nvidia/Cosmos-Predict2-2B-Video2World`.
 WAN_VAE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-"""Public; the same VAE is in the subfolder `vae` of the gated `nvidia/Cosmos-Predict2-2B-Video2World`."""
 WAN_VAE_FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
 FORMS = "'owner/repo', 'owner/repo:file.pt' or either with '@revision'"
 
@@ -45,15 +45,7 @@ class HubName:
 
 
 def parse_hub_name(name: str) -> HubName:
-    """Read `owner/repo`, `owner/repo:file.pt`, each perhaps with `@revision`.
-
-    Raises:
-        MissingWeightsError: For any other text, and for a file outside the repository.
-
-    Example:
-        >>> parse_hub_name("owner/repo:weights/prophet.pt@v1")
-        HubName(repo='owner/repo', file='weights/prophet.pt', revision='v1')
-    """
+    """Read `owner/repo` or `owner/repo:file.pt`, either with `@revision`; raise MissingWeightsError for other text."""
     match = _NAME.fullmatch(name)
     found = HubName(**match.groupdict()) if match else None
     texts = [] if found is None else [found.repo, found.file or "-", found.revision or "-"]
@@ -77,16 +69,9 @@ def published_file(weights: str, robot: str) -> str:
 
 
 def resolve(weights: str, bundled: Mapping[str, Path], needs: str | None = None) -> Path:
-    """Return the local folder, or file, that `weights` names; the Hub's cache keeps what was fetched.
+    """Return the local folder, or file, of a key of `bundled`, a path or a Hub name, whose files are as its manifest.
 
-    Args:
-        weights: A key of `bundled`, the path of a folder or file, or a Hub name (see `parse_hub_name`).
-        bundled: Checkpoints that are installed with the package.
-        needs: As in `fetch`.
-
-    Raises:
-        MissingWeightsError: There is nothing of that name; says what was looked for and what is there.
-        CheckpointError: A file is not the one that its manifest names.
+    `needs` is as in `fetch`, and so are the errors.
     """
     if weights in bundled:
         return verified(bundled[weights])
@@ -94,33 +79,41 @@ def resolve(weights: str, bundled: Mapping[str, Path], needs: str | None = None)
     if path.exists():
         return verified(path)
     known = f"{f'one of {sorted(bundled)}, ' if bundled else ''}a local path, or a Hub name ({FORMS})"
-    if weights.count("/") == 0 or weights.startswith(("/", ".", "~")):
-        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file")
+    missing = MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file")
+    if "/" not in weights or weights.startswith(("/", ".", "~")):
+        raise missing
     try:
         name = parse_hub_name(weights)
-    except MissingWeightsError as error:
-        raise MissingWeightsError(f"weights={weights!r} must be {known}; found no folder or file") from error
+    except MissingWeightsError:
+        raise missing from None
     return fetch(name, needs=needs)
 
 
 def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = None) -> Path:
     """Fetch a repository, or one file of it, into the Hub's cache and return where it lies.
 
-    Args:
-        name: What to fetch.
-        only: Patterns of the files wanted, e.g. `vae/*`; all if not given.
-        needs: A file that a whole repository must have; looked for before the rest is fetched.
+    `only` has patterns of the files wanted, e.g. `vae/*`. A whole repository must have the file `needs`, which is
+    looked for before the rest is fetched.
 
     Raises:
         MissingWeightsError: It cannot be reached, does not exist, or asks for a licence or token.
         CheckpointError: A file is not the one that the manifest names.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         if name.file is None:
-            _require_file(name, needs)
+            try:
+                if needs is not None:
+                    hf_hub_download(name.repo, needs, revision=name.revision)
+            except LocalEntryNotFoundError:
+                pass  # Without a network only what is there counts, and the caller looks at it.
+            except EntryNotFoundError as error:
+                raise MissingWeightsError(
+                    f"the Hub repository {name.repo} has no {needs}, so it holds no checkpoint: name a file of it, as "
+                    f"in {name.repo}:file.pt, or give another repository"
+                ) from error
             patterns = None if only is None else [MANIFEST, *only]
             folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns))
             _require_hashes(folder, None if only is None else _names(folder))
@@ -133,27 +126,15 @@ def fetch(name: HubName, only: Sequence[str] | None = None, needs: str | None = 
     except (CheckpointError, MissingWeightsError):
         raise
     except Exception as error:
-        raise _unreachable(name, error) from error
-    root = path.parents[name.file.count("/")]
-    _require_hashes(root, {name.file})
-    return path
-
-
-def _require_file(name: HubName, needs: str | None) -> None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    if needs is None:
-        return
-    try:
-        hf_hub_download(name.repo, needs, revision=name.revision)
-    except LocalEntryNotFoundError:
-        return  # Without a network only what is there counts, and the caller looks at it.
-    except EntryNotFoundError as error:
+        what = f"the file {name.file} of the Hub repository" if name.file else "the Hub repository"
+        at = f"revision {name.revision}" if name.revision else "its newest revision"
         raise MissingWeightsError(
-            f"the Hub repository {name.repo} has no {needs}, so it holds no checkpoint: name a file of it, as in "
-            f"{name.repo}:file.pt, or give another repository"
+            f"could not get {what} {name.repo} at {at}: {_first_line(error)} Neither the Hub nor its local cache has "
+            "it for us: check the name, the network (HF_HUB_OFFLINE) and, for a gated repository, its licence and your "
+            "token (hf auth login); weights='bundled' works without a network"
         ) from error
+    _require_hashes(path.parents[name.file.count("/")], {name.file})
+    return path
 
 
 def verified(path: Path) -> Path:
@@ -172,11 +153,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def push_folder(folder: Path, repo: str, *, revision: str | None = None, private: bool | None = None) -> str:
-    """Upload a folder with its manifest and return the address of the commit.
-
-    Raises:
-        MissingWeightsError: The Hub cannot be reached or does not let this account write there.
-    """
+    """Upload a folder with its manifest and return the address of the commit."""
     from huggingface_hub import HfApi
 
     name = parse_hub_name(repo)
@@ -201,6 +178,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _require_hashes(folder: Path, only: set[str] | None) -> None:
+    """Raise CheckpointError unless all files that the manifest names, or those of `only`, are there and unchanged."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return
@@ -226,9 +204,8 @@ def _require_hashes(folder: Path, only: set[str] | None) -> None:
 
 def _is_inside(name: str) -> bool:
     """Return whether a file's name stays in its folder, as everything that `write_manifest` writes does."""
-    return all(part not in ("", ".", "..") and len(part.encode()) < 256 for part in name.split("/")) and not set(
-        name
-    ) & {"\\", ":", "\0"}
+    parts = name.split("/")
+    return not set(name) & {*"\\:\0"} and all(p not in ("", ".", "..") and len(p.encode()) < 256 for p in parts)
 
 
 def _hash(path: Path) -> str:
@@ -240,16 +217,6 @@ def _hash(path: Path) -> str:
 def _hash_of_version(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 (the key of the cache)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unreachable(name: HubName, error: Exception) -> MissingWeightsError:
-    what = f"the file {name.file} of the Hub repository {name.repo}" if name.file else f"the Hub repository {name.repo}"
-    at = f"revision {name.revision}" if name.revision else "its newest revision"
-    return MissingWeightsError(
-        f"could not get {what} at {at}: {_first_line(error)} Neither the Hub nor its local cache has it for us: check "
-        "the name, the network (HF_HUB_OFFLINE) and, for a gated repository, its licence and your token (hf auth "
-        "login); weights='bundled' works without a network"
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,27 +11,20 @@ from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.tensor_files import read_tensors, write_tensors
 from prophet_gym.errors import CheckpointError
 
+# The paper's choice: q, k, v, output and both MLP layers of every block.
 TARGETS = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
-"""The paper's choice: q, k, v, output and both MLP layers of every block."""
 WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float | None = None) -> None:
-    """Add trainable adapters to a transformer and freeze the rest; its first output is unchanged.
-
-    Args:
-        model: A transformer; changed in place.
-        rank: Rank of the update of each matrix.
-        alpha: The update is scaled by alpha / rank. The rank itself if not given.
-    """
+    """Add trainable adapters, scaled by alpha / rank (or by 1), and freeze the rest; the output is as before."""
     from peft import LoraConfig, inject_adapter_in_model
 
     if rank < 1:
         raise ValueError(f"the rank of an adapter must be at least 1, got {rank}")
     model.requires_grad_(requires_grad=False)
-    inject_adapter_in_model(
-        LoraConfig(r=rank, lora_alpha=int(alpha or rank), lora_dropout=0.0, target_modules=TARGETS), model
-    )
+    config = LoraConfig(r=rank, lora_alpha=int(alpha or rank), lora_dropout=0.0, target_modules=TARGETS)
+    inject_adapter_in_model(config, model)
 
 
 def save_lora(model: nn.Module, folder: Path) -> None:
@@ -46,11 +39,7 @@ def save_lora(model: nn.Module, folder: Path) -> None:
 
 
 def load_lora(model: nn.Module, folder: Path) -> None:
-    """Add saved adapters to a model that has none.
-
-    Raises:
-        CheckpointError: Files are missing, damaged, or made for another model.
-    """
+    """Add saved adapters to a model that has none; raise CheckpointError if they are missing, damaged or another's."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.utils import set_peft_model_state_dict
 

@@ -11,8 +11,7 @@ from prophet_gym._io.configs import require_kinds, require_shapes, require_sizes
 from prophet_gym._io.tensor_files import read_tensors, require_finite, write_tensors
 from prophet_gym.errors import CheckpointError
 
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-"""As in `diffusers.utils.SAFETENSORS_WEIGHTS_NAME`."""
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
 
 def save_network(network: Any, folder: Path) -> None:
@@ -23,11 +22,7 @@ def save_network(network: Any, folder: Path) -> None:
 
 
 def stored(network: nn.Module, *, half: bool) -> dict[str, Tensor]:
-    """Return a network's state as it is stored, in float16 if `half`.
-
-    Raises:
-        CheckpointError: A finite number is too large for that.
-    """
+    """Return a network's state as it is stored, in float16 if `half`; CheckpointError if a number is too large."""
     state = network.state_dict()
     if not half:
         return state
@@ -40,16 +35,9 @@ def stored(network: nn.Module, *, half: bool) -> dict[str, Tensor]:
 def load_part(
     kind: Any, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Any:
-    """Load one network straight to its device: built without memory, then filled from the mapped file.
+    """Load a network of `save_network` straight to its device: built without memory, then filled from the mapped file.
 
-    Args:
-        kind: Its class, one of diffusers' model mixins.
-        folder: What `save_network` wrote.
-        device: Where it goes.
-        dtype: Of its weights.
-
-    Raises:
-        CheckpointError: A file is missing, truncated, of another architecture, or has numbers that are not finite.
+    `kind` is its class, one of diffusers' model mixins.
     """
     try:
         config = kind.load_config(folder, local_files_only=True)

@@ -17,12 +17,10 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def side_by_side(panels: Mapping[str, Image], footer: str, scale: int) -> Image:
-    """Enlarge panels and put them in a row, each under its label, with a line of text below.
-
-    Height and width of the result are even, since video encoders refuse odd ones.
-    """
-    enlarged = [_enlarge(panel, scale) for panel in panels.values()]
+    """Enlarge panels and put them in a row, each under its label, with a line of text below."""
+    enlarged = [cv2.resize(panel, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for panel in panels.values()]
     height, width = enlarged[0].shape[:2]
+    # Even sides, since video encoders refuse odd ones.
     canvas = _paper(height + 2 * STRIP + (height % 2), len(enlarged) * (width + GAP) - GAP + (GAP + width) % 2)
     for number, (label, panel) in enumerate(zip(panels, enlarged, strict=True)):
         left = number * (width + GAP)
@@ -67,11 +65,7 @@ def write_mp4(path: Path, images: Iterable[Image], frames_per_second: int = 20) 
 
 
 def write_animation(path: Path, images: Sequence[Image], frames_per_second: int = 10) -> None:
-    """Write an endless GIF or WebP, by the ending of the name.
-
-    Raises:
-        ValueError: The name ends otherwise.
-    """
+    """Write an endless GIF or WebP, by the ending of the name."""
     options: dict[str, dict[str, Any]] = {".gif": {}, ".webp": {"quality": 60, "method": 4}}
     if path.suffix not in options:
         raise ValueError(f"an animation ends in .gif or .webp, got {path.name!r}")
@@ -81,14 +75,7 @@ def write_animation(path: Path, images: Sequence[Image], frames_per_second: int 
 
 
 def _paper(height: int, width: int) -> Image:
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = PAPER
-    return canvas
-
-
-def _enlarge(image: Image, scale: int) -> Image:
-    size = (image.shape[1] * scale, image.shape[0] * scale)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
+    return np.full((height, width, 3), PAPER, np.uint8)
 
 
 def _write(canvas: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int], *, room: int) -> None:

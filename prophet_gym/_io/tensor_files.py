@@ -23,21 +23,16 @@ from prophet_gym._io.files import refuse_pointer
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+# Key of a safetensors header, and of the JSON file beside that says which weights belong to it: a sum of both.
 MARK = "save"
-"""Key of a safetensors header, and of the JSON file beside that says which weights belong to it: a sum of both."""
+# What files of torch before 1.6 begin with: a pickle of torch.serialization.MAGIC_NUMBER.
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""What files of torch before 1.6 begin with: a pickle of torch.serialization.MAGIC_NUMBER."""
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     """Return the state dict of a `.safetensors`, `.pt`, `.pth` or `.bin` file, mapped into memory, on the CPU.
 
-    Nothing of the file is executed: a `.pt` is read with `weights_only=True`, and one that unpacks to more than its own
-    size is refused.
-
-    Raises:
-        MissingWeightsError: There is no such file.
-        CheckpointError: It is no such file, damaged, or holds something else than plain tensors of finite numbers.
+    A missing file raises MissingWeightsError, one with anything but plain tensors of finite numbers CheckpointError.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,11 +49,16 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} must end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise CheckpointError(f"{path} must hold a state dict (names -> tensors), got {type(content).__name__}")
-    wrong = [f"{shown(key)} ({type(value).__name__})" for key, value in content.items() if not _is_tensor(value)]
+    wrong = [
+        f"{shown(key)} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)
+    ]
     if wrong:
         raise CheckpointError(f"{path} must hold tensors alone, got {listed(wrong)}")
     tensors: dict[str, Tensor] = dict(content)
-    require_plain(tensors, path)
+    # One that repeats a stored number a billion times is small in a file, and fills the memory when it is copied.
+    odd = [name for name, value in tensors.items() if not _is_plain(value)]
+    if odd:
+        raise CheckpointError(f"{path} must hold plain contiguous tensors, which {listed(odd)} are not")
     require_finite(tensors, path)
     return tensors
 
@@ -66,13 +66,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
 def read_torch(path: str | os.PathLike, device: torch.device | str = "cpu") -> object:
     """Return what `torch.save` wrote, tensors and plain data, with every entry's checksum compared.
 
-    Args:
-        path: The file.
-        device: Where its tensors go; on the CPU they are mapped, not read.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: It is damaged, holds other objects, or unpacks to more than its own size.
+    On the CPU its tensors are mapped, not read. A missing file raises FileNotFoundError, any other one CheckpointError.
     """
     path = Path(path)
     if not path.exists():
@@ -94,11 +88,7 @@ def read_torch(path: str | os.PathLike, device: torch.device | str = "cpu") -> o
 
 
 def write_torch(content: object, path: Path) -> None:
-    """Write what `read_torch` reads: whole or not at all.
-
-    Raises:
-        OSError: The disk is full.
-    """
+    """Write what `read_torch` reads: whole or not at all."""
     with atomic_file(path) as temporary:
         try:
             with temporary.open("wb") as file:
@@ -108,16 +98,7 @@ def write_torch(content: object, path: Path) -> None:
 
 
 def write_tensors(state: Mapping[str, Tensor], path: Path, mark: str | None = None) -> None:
-    """Write a state dict as safetensors, in the format that diffusers and transformers load.
-
-    Args:
-        state: Names -> tensors.
-        path: The file; its folder is created.
-        mark: Of the save that this is a part of, see `read_mark`.
-
-    Raises:
-        CheckpointError: A number is not finite: nothing could load it again.
-    """
+    """Write a state dict as safetensors, as diffusers and transformers load it, with the mark of the whole save."""
     require_finite(state, path, why="cannot be written")
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt"} | ({} if mark is None else {MARK: mark})
@@ -126,11 +107,7 @@ def write_tensors(state: Mapping[str, Tensor], path: Path, mark: str | None = No
 
 
 def read_mark(path: Path) -> str | None:
-    """Return the mark of the save that wrote a safetensors file; None for a file without one.
-
-    Raises:
-        CheckpointError: The file is damaged.
-    """
+    """Return the mark of the save that wrote a safetensors file; None for a file without one."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get(MARK)
@@ -139,11 +116,7 @@ def read_mark(path: Path) -> str | None:
 
 
 def mark_of(*parts: Mapping[str, Tensor] | str) -> str:
-    """Return a mark of what a save writes: a sum over it, the same for the same content.
-
-    Args:
-        parts: State dicts, and the text of configs.
-    """
+    """Return the mark of what a save writes, state dicts and texts of configs: a sum, the same for the same content."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, str):
@@ -156,26 +129,12 @@ def mark_of(*parts: Mapping[str, Tensor] | str) -> str:
 
 
 def require_mark(path: Path, mark: str | None, source: Path) -> None:
-    """Raise CheckpointError unless a safetensors file, read before, is of the save that `source` names.
-
-    Raises:
-        CheckpointError: The two are of different saves: the folder is being saved to, or a save was killed.
-    """
+    """Raise CheckpointError unless a safetensors file, read before, is of the save that `source` names."""
     if read_mark(path) != mark:
         raise CheckpointError(
             f"{path} and {source} are of two different saves: another process is saving there, or one was killed "
             "while it did; save the checkpoint again"
         )
-
-
-def require_plain(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Raise CheckpointError unless all tensors lie in memory as plain numbers, none larger than what is stored of it.
-
-    A tensor that repeats one stored number a billion times is small in a file and fills the memory when it is copied.
-    """
-    odd = [name for name, value in tensors.items() if not _is_plain(value)]
-    if odd:
-        raise CheckpointError(f"{source} must hold plain contiguous tensors, which {listed(odd)} are not")
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: object, *, why: str = "is damaged") -> None:
@@ -215,10 +174,6 @@ def _require_stored(path: Path) -> None:
         raise CheckpointError(
             f"{path} is damaged: the checksum of its entry {shown(changed)} differs; fetch or save it again"
         )
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _is_plain(value: Tensor) -> bool:

@@ -1,12 +1,10 @@
-"""End effectors drawn on black where the actions lead: the figure's second conditioning.
+"""End effectors drawn on black where the actions lead, the figure's second conditioning.
 
-There are two ways in. `PooledActionFrames` is the released one: its latents are pooled over space and join the timestep
-embedding; `plan` says where the tools go, and `draw_tools` draws them. `draw_discs` makes images at latent resolution
-that the small Prophet reads as extra input channels.
+The full Prophet pools latents of `draw_tools` over space; the small one reads `draw_discs` as extra input channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,16 +24,11 @@ AXIS_METRES = 0.1
 AXIS_WIDTH_METRES = 0.012
 OPEN_COLOUR, CLOSED_COLOUR = (1.0, 1.0, 0.0), (1.0, 0.0, 1.0)
 AXIS_COLOURS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-NEAREST = 0.05
-"""Metres before the camera from where on things are drawn."""
+NEAREST = 0.05  # metres before the camera from where on things are drawn
 
 
 class PooledActionFrames(nn.Module):
-    """Read the latents of an action video, as the released model does, for what is added to the timestep embedding.
-
-    Zero-initialised 1x1x1 conv to D, depthwise (1,3,3) conv, 1x1x1 conv, times (1 - condition mask), spatial mean, plus
-    a sinusoidal position over latent time, then LayerNorm and Linear to D and to 3D (reference.md: "Action frames").
-    """
+    """Read the latents of an action video, as the released model does (reference.md: "Action frames")."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
@@ -44,14 +37,13 @@ class PooledActionFrames(nn.Module):
         self.pointwise = nn.Conv3d(dim, dim, 1, bias=False)
         self.to_embedding = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.to_modulation = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3 * dim))
-        nn.init.zeros_(self.proj_in.weight)
-        if self.proj_in.bias is not None:
-            nn.init.zeros_(self.proj_in.bias)
+        for parameter in self.proj_in.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, action_frames: Float[Tensor, "b c t h w"], condition_mask: Float[Tensor, "b 1 t h w"]
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]]:
-        """Return what is added to the embedding and to the modulation of every latent frame."""
+        """Return what is added to the timestep embedding and to the modulation of every latent frame."""
         # The given frame's drawing says nothing about what is to be generated.
         x = self.pointwise(self.depthwise(self.proj_in(action_frames))) * (1 - condition_mask)
         x = x.mean(dim=(3, 4)).transpose(1, 2)
@@ -67,14 +59,9 @@ def sinusoid(length: int, dim: int) -> Float[Tensor, "t d"]:
 
 
 def project(points: Float[Tensor, "*b 3"], camera: Float[Tensor, "*#b 3 4"]) -> Float[Tensor, "*b 3"]:
-    """Project world points (metres) into the unit image.
+    """Project world points (metres) to u (to the right), v (downwards), both 0..1 in the image, and depth z in metres.
 
-    Args:
-        points: World positions.
-        camera: Maps homogeneous world points to `(u z, v z, z)`; u grows to the right, v downwards, both in [0, 1].
-
-    Returns:
-        u, v and the depth z in metres.
+    The camera maps homogeneous points to `(u z, v z, z)`.
     """
     homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
     uvz = (camera @ homogeneous[..., None])[..., 0]
@@ -89,18 +76,9 @@ def draw_discs(
     *,
     radius: float = 1.0,
 ) -> Float[Tensor, "b t 3 h w"]:
-    """Draw the gripper as a Gaussian disc at latent resolution.
+    """Draw the gripper (world metres) as a Gaussian disc of `radius` cells at 1 m depth, at latent resolution.
 
-    Args:
-        positions: Gripper positions, world metres.
-        openness: 1 open .. 0 closed.
-        camera: See `project`.
-        size: Height and width of the image in latent cells.
-        radius: Standard deviation of the disc in cells at 1 m depth; it shrinks with depth.
-
-    Returns:
-        Three channels per frame: the disc; the disc signed by the gripper (+1 open, -1 closed); the disc times height
-        in decimetres.
+    Channels: the disc; the disc signed by the openness (1 open .. -1 closed); the disc times height in decimetres.
     """
     height, width = size
     uvz = project(positions, camera[:, None])
@@ -123,16 +101,9 @@ def draw_tools(
 ) -> UInt8[Tensor, "*b h w 3"]:
     """Draw end effectors as the released conditioner reads them: on black, at the size of the video.
 
-    Each is a disc that shrinks with depth, yellow where the gripper is open to magenta where it is closed, under its
-    three axes x, y, z in red, green, blue. Nearer tools cover farther ones; what is behind the camera is not drawn. A
-    chunk's video has the pose before the first action and one after each: 21 images for 20 actions.
-
-    Args:
-        positions: World metres.
-        rotations: The columns are the tool's axes in the world.
-        openness: 1 open .. 0 closed.
-        camera: See `project`.
-        size: Height and width in pixels.
+    Each is a disc that shrinks with depth, yellow where the gripper is open (1) to magenta where closed (0), under its
+    axes x, y, z, the columns of its rotation, in red, green, blue. Nearer tools cover farther ones; what is behind
+    the camera is not drawn.
 
     Differences from the paper: it gives neither sizes nor colours; these are our defaults, antialiased.
     """
@@ -195,15 +166,8 @@ def _paint(
     return canvas + cover[..., None] * (colour[..., None, None, :] - canvas)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Hold what a chunk of actions comes to.
-
-    Attributes:
-        actions: The model's.
-        tools: Position, Euler angles and openness of each tool at first and after each action; None where no pose is
-            carried.
-    """
+class Plan(NamedTuple):
+    """Hold a chunk of model actions, and position, Euler angles and openness of the tools at first and after each."""
 
     actions: Float[Tensor, "b k d"]
     tools: Float[Tensor, "b f arms 7"] | None
@@ -212,17 +176,14 @@ class Plan:
 def plan(
     robot: Embodiment, actions: Float[Tensor, "b k a"], tools: Float[Tensor, "b arms 7"] | None, action_dim: int
 ) -> Plan:
-    """Translate a robot's actions into the model's.
+    """Translate a robot's actions into the model's, those of missing arms 0, and follow the tools from their poses.
 
-    Args:
-        robot: Whose actions they are.
-        actions: In its units.
-        tools: The poses before the first action; None for a robot whose model actions do not depend on them.
-        action_dim: Dimensions of the model's actions; what the robot does not have is 0.
+    Without poses, which a robot that is not `posed` can do without, no tools are followed.
     """
+    poses = torch.zeros(len(actions), robot.arms, 7) if tools is None else tools
     model_actions, paths = [], []
-    for row, own in enumerate(actions.cpu().numpy()):
-        start = _nowhere(robot.arms) if tools is None else _pose(tools[row])
+    for own, pose in zip(actions.cpu().numpy(), poses.cpu().double().numpy(), strict=True):
+        start = ToolPose(pose[:, :3], pose[:, 3:6], pose[:, 6])
         model_actions.append(robot.to_model_actions(own, start))
         if tools is not None:
             positions, euler, openness = robot.path_of(own, start)
@@ -233,22 +194,14 @@ def plan(
 
 
 def start_tools(robot: Embodiment, starts: Sequence[InitialState | None], *, drawn: bool) -> Float[Tensor, "b arms 7"]:
-    """Return the tools where dreams begin, one batch element each.
+    """Return the tools where dreams begin, one batch element each; a start is None where only frames are known.
 
-    Args:
-        robot: Whose tools.
-        starts: None where only frames are known.
-        drawn: Whether they are drawn: then every initial state must say where they are. Otherwise the robot's own pose
-            of rest stands in where there is one, for what model actions depend on.
-
-    Raises:
-        InvalidStartError: An initial state does not say what is needed.
+    Where tools are drawn every initial state must say where they are; otherwise the robot's pose of rest, if it has
+    one, stands in for what model actions depend on.
     """
     poses = []
     for start in starts:
-        pose = None if start is None else start_pose(start, robot.arms)
-        if pose is None:
-            pose = None if drawn else robot.rest
+        pose = (start and start_pose(start, robot.arms)) or (None if drawn else robot.rest)
         if pose is None:
             why = "draws the tools" if drawn else f"reads {robot.name}'s actions from where the tools are"
             raise InvalidStartError(
@@ -272,12 +225,3 @@ def action_video(
     """Draw the tools at first and after each action, see `draw_tools`."""
     rotations = torch.from_numpy(euler_to_matrix(tools[..., 3:6].cpu().numpy())).to(tools)
     return draw_tools(tools[..., :3], rotations, tools[..., 6], cameras[:, None].to(tools), size)
-
-
-def _pose(tools: Float[Tensor, "arms 7"]) -> ToolPose:
-    numbers = tools.cpu().double().numpy()
-    return ToolPose(numbers[:, :3], numbers[:, 3:6], numbers[:, 6])
-
-
-def _nowhere(arms: int) -> ToolPose:
-    return ToolPose(np.zeros((arms, 3)), np.zeros((arms, 3)), np.zeros(arms))

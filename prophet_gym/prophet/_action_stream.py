@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class _ActionMLP(nn.Module):
-    """Two linear maps with GELU(tanh) between them, hidden width `4 * dim` (reference.md: "Scalar stream")."""
+    """Two linear maps with GELU(tanh) between them (reference.md: "Scalar stream")."""
 
     def __init__(self, in_features: int, dim: int, out_features: int) -> None:
         super().__init__()
@@ -19,18 +19,10 @@ class _ActionMLP(nn.Module):
 
 
 class ActionStream(nn.Module):
-    """Read the actions of a chunk with two MLPs.
+    """Read `actions_per_slot` actions a call with two MLPs, one for the embedding and one for the modulation.
 
-    One output is added to the timestep embedding before its RMS norm, the other to the shared AdaLN-LoRA vector.
-
-    Args:
-        action_dim: Dimensions of a model action.
-        actions_per_slot: Actions that one MLP call reads.
-        dim: Width D of the transformer.
-        per_frame: False (the paper): one call reads the whole chunk, and all latent frames share its output.
-            True: every latent frame has its own call, on the actions that lead to its own video frames.
-
-    Differences from the paper: `per_frame=True` is ours; small models learn to obey faster with it.
+    Differences from the paper: there one call reads the whole chunk for all latent frames. With `per_frame=True` each
+    one has its own call, on the actions that lead to its own video frames: small models learn to obey faster with it.
     """
 
     def __init__(self, action_dim: int, actions_per_slot: int, dim: int, *, per_frame: bool = False) -> None:
@@ -42,15 +34,7 @@ class ActionStream(nn.Module):
     def forward(
         self, actions: Float[Tensor, "b k a"], frames: int
     ) -> tuple[Float[Tensor, "b _ d"], Float[Tensor, "b _ d3"]]:
-        """Embed the actions.
-
-        Args:
-            actions: The chunk. With `per_frame`, `k` is `frames * actions_per_slot`.
-            frames: Latent frames T of the video.
-
-        Returns:
-            What is added to the embedding and to the modulation, `b 1 d` (shared) or `b T d` (per frame).
-        """
+        """Return what is added to the embedding and to the modulation, `b 1 d` (shared) or `b frames d` (per frame)."""
         slots = frames if self.per_frame else 1
         flat = actions.reshape(actions.shape[0], slots, -1)
         expected = self.to_embedding.linear_1.in_features

@@ -10,14 +10,13 @@ from torch.nn import functional as F
 
 from prophet_gym.prophet._diffusers import AutoencoderKLWan, ConfigMixin, LightModelMixin, register_to_config
 
+# Temporal compression of the Wan VAE; the small autoencoder stacks as many frames in channels.
 FRAMES_PER_LATENT = 4
-"""Temporal compression of the Wan VAE; the small autoencoder stacks as many frames in channels."""
 SPATIAL_COMPRESSION = 8
-"""Pixels of a latent's side, of both."""
+# Side in pixels of the cells that the first and the last convolution see.
 _PATCH = 4
-"""Side in pixels of the cells that the first and the last convolution see."""
+# No statistic of latents is larger.
 _LARGEST = 4096
-"""No statistic of latents is larger."""
 
 
 class ResidualBlock(nn.Module):
@@ -34,23 +33,11 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAutoencoder(LightModelMixin, ConfigMixin):
-    """Encode frames one by one, 8x8 pixels to a latent cell.
+    """Encode frames one by one, 8x8 pixels to a latent cell; four frames stack to the Wan VAE's 16 channels.
 
-    Args:
-        latent_channels: Channels per frame; four frames stack to the Wan VAE's 16.
-        fine_channels: Width at a quarter of the image's resolution.
-        coarse_channels: Width at an eighth.
-        latents_mean: Per-channel mean of the raw latents, for normalisation.
-        latents_std: Per-channel standard deviation.
+    `fine_channels` is the width at a quarter of the image's resolution, `coarse_channels` that at an eighth.
 
     Differences from the paper: the released Prophet uses the Wan 2.1 VAE, which takes seconds per chunk on a CPU.
-
-    Example:
-        >>> import torch
-        >>> autoencoder = FrameAutoencoder(fine_channels=8, coarse_channels=8)
-        >>> frames = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
-        >>> autoencoder.decode(autoencoder.encode(frames)).shape
-        torch.Size([2, 16, 16, 3])
     """
 
     @register_to_config
@@ -97,7 +84,7 @@ class FrameAutoencoder(LightModelMixin, ConfigMixin):
         return self.decoder(latents.contiguous(memory_format=torch.channels_last))
 
     def encode(self, frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n c y x"]:
-        """Return normalised latents. Height and width must be multiples of 8."""
+        """Return normalised latents."""
         if frames.shape[1] % 8 or frames.shape[2] % 8:
             raise ValueError(f"frame height and width must be multiples of 8, got {tuple(frames.shape[1:3])}")
         mean, std = self._normalisation(frames.device)
@@ -115,9 +102,9 @@ class FrameAutoencoder(LightModelMixin, ConfigMixin):
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         channels = self.config["latent_channels"]
-        mean = torch.tensor(self.config["latents_mean"] or [0.0] * channels, device=device, dtype=self.dtype)
-        std = torch.tensor(self.config["latents_std"] or [1.0] * channels, device=device, dtype=self.dtype)
-        return mean[:, None, None], std[:, None, None]
+        numbers = [self.config["latents_mean"] or [0.0] * channels, self.config["latents_std"] or [1.0] * channels]
+        mean, std = torch.tensor(numbers, device=device, dtype=self.dtype)[..., None, None]
+        return mean, std
 
 
 class WanAutoencoder(LightModelMixin, AutoencoderKLWan):
@@ -125,24 +112,13 @@ class WanAutoencoder(LightModelMixin, AutoencoderKLWan):
 
     It is causal: a latent frame depends on its own and earlier frames alone, the first one on the first frame. The
     published folder loads as it is; its config holds the mean and standard deviation of every latent channel.
-
-    Example:
-        >>> import torch
-        >>> autoencoder = WanAutoencoder(base_dim=4, num_res_blocks=1, dim_mult=[1, 1, 1, 1])
-        >>> frames = torch.zeros(1, 5, 16, 16, 3, dtype=torch.uint8)
-        >>> latents = autoencoder.encode(frames)
-        >>> latents.shape, autoencoder.decode(latents).shape
-        (torch.Size([1, 16, 2, 2, 2]), torch.Size([1, 5, 16, 16, 3]))
     """
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b c s y x"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return normalised latents, the posterior's mean, in float32.
-
-        Raises:
-            ValueError: Not 1 + 4n frames (the VAE itself would drop the newest), or sides that 8 does not divide.
-        """
+        """Return normalised latents, the posterior's mean, in float32."""
         count, height, width = frames.shape[1:4]
+        # The VAE itself would drop the newest frames of any other number.
         if count % FRAMES_PER_LATENT != 1 or height % SPATIAL_COMPRESSION or width % SPATIAL_COMPRESSION:
             raise ValueError(
                 f"a video must have 1 + 4n frames whose height and width are multiples of {SPATIAL_COMPRESSION}, got "
@@ -167,11 +143,8 @@ class WanAutoencoder(LightModelMixin, AutoencoderKLWan):
         return statistics_fit(self.config["latents_mean"], self.config["latents_std"], self.config["z_dim"])
 
     def _normalisation(self) -> tuple[Tensor, Tensor]:
-        device = self.device
-        mean, std = (
-            torch.tensor(self.config[name], device=device)[:, None, None, None]
-            for name in ("latents_mean", "latents_std")
-        )
+        numbers = torch.tensor([self.config["latents_mean"], self.config["latents_std"]], device=self.device)
+        mean, std = numbers[..., None, None, None]
         return mean, std
 
 
@@ -187,15 +160,12 @@ def to_frames(pixels: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n h w c"]:
 
 def stack_frames(latents: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b c4 t h w"]:
     """Stack each four consecutive per-frame latents in channels: `n = 4 t` frames to `t` latent frames."""
-    b, n, c, h, w = latents.shape
-    slots = latents.reshape(b, n // FRAMES_PER_LATENT, FRAMES_PER_LATENT * c, h, w)
-    return slots.transpose(1, 2)
+    return latents.unflatten(1, (-1, FRAMES_PER_LATENT)).flatten(2, 3).transpose(1, 2)
 
 
 def unstack_frames(latents: Float[Tensor, "b c4 t h w"]) -> Float[Tensor, "b n c h w"]:
     """Undo `stack_frames`."""
-    b, c, t, h, w = latents.shape
-    return latents.transpose(1, 2).reshape(b, t * FRAMES_PER_LATENT, c // FRAMES_PER_LATENT, h, w)
+    return latents.transpose(1, 2).unflatten(2, (FRAMES_PER_LATENT, -1)).flatten(1, 2)
 
 
 def keep_background(
@@ -209,16 +179,9 @@ def keep_background(
 ) -> UInt8[Tensor, "b k h w 3"]:
     """Show the real initial frame wherever the decoded image has not changed since it.
 
-    A small autoencoder blurs the background; the initial frame holds it sharp. The change of a pixel is the
-    box-averaged absolute difference between the decoded frame and the decoded initial frame.
-
-    Args:
-        decoded: Frames from the decoder.
-        reference: The real initial frame.
-        reference_decoded: The same frame through the autoencoder.
-        threshold: Change (grey levels) at which real and decoded pixel mix half and half.
-        softness: Width of the transition in grey levels.
-        window: Side of the box in pixels, odd.
+    A small autoencoder blurs the background; the initial frame (`reference`) holds it sharp. The change of a pixel is
+    the absolute difference between the decoded frame and the decoded initial frame, averaged over a box of `window`
+    pixels, odd. Where it is `threshold` grey levels, real and decoded pixel mix half and half.
     """
     b, k, h, w, _ = decoded.shape
     old, real = reference_decoded[:, None], reference[:, None].float()

@@ -27,30 +27,24 @@ from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.world_model import Chunk, State
 
 _Model = TypeVar("_Model", bound="Prophet")
-_MOST_FRAMES, _MOST_PIXELS = 4096, 4096
-"""Bounds of what a config may ask for: beyond them memory ends before a dream begins."""
+# Of the frames, and the pixels of a side, that a config may ask for: beyond, memory ends before a dream begins.
+_MOST = 4096
 
 
 class Prophet(nn.Module):
-    """Simulate a robot: frames in, then chunks of actions in and frames out.
-
-    This is the base of `SmallProphet` and `FullProphet`, which are world models. `Prophet.from_pretrained` returns the
-    one that the checkpoint names.
-
-    Attributes:
-        config: What a checkpoint fixes beside its networks.
-        source: Folder that the model was loaded from, whose companions a save takes along; None for a new model.
-    """
+    """Simulate a robot: `Prophet.from_pretrained` returns the small or the full one, whichever a checkpoint names."""
 
     config_class: ClassVar[type]
+    # The name of each network, which is its folder in a checkpoint, and its class.
     networks: ClassVar[Mapping[str, type]]
-    """The name of each network, which is its folder in a checkpoint, and its class."""
+    # The networks that `offload_autoencoder` keeps on the CPU.
     offloaded: ClassVar[tuple[str, ...]] = ()
-    """The networks that `offload_autoencoder` keeps on the CPU."""
+    only_dtype: ClassVar[torch.dtype | None] = None
 
     config: Any
     transformer: ProphetTransformer3DModel
     autoencoder: Any
+    # The folder that the model was loaded from, whose companions a save takes along.
     source: Path | None = None
 
     def __init__(self, config: Any, **networks: nn.Module) -> None:
@@ -142,15 +136,8 @@ class Prophet(nn.Module):
             save_parts(temporary, type(self).__name__, self.config, parts)
             carried = carry_companions(self.source, target, temporary)
             if is_ours(target / CARD):
-                scene = (self.config.suite, self.config.look)
-                text = card(
-                    repo or "path/to/this/folder",
-                    target,
-                    source=self.source,
-                    carried=carried,
-                    scene=scene,
-                    robot=self.config.embodiment,
-                )
+                name = repo or "path/to/this/folder"
+                text = card(name, target, source=self.source, carried=carried, config=self.config)
                 (temporary / CARD).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -186,7 +173,8 @@ class Prophet(nn.Module):
             # The header is read first and the parts' marks last: whatever is renamed in between is seen.
             header = read_header(folder)
             kind, config = cls._kind_of(header, folder)
-            kind.require_dtype(dtype)
+            if kind.only_dtype not in (None, dtype):
+                raise ValueError(f"a {kind.__name__} computes in {kind.only_dtype}, got dtype={dtype}")
             rests = kind.offloaded if offload_autoencoder else ()
             parts = {
                 name: load_part(network, folder / name, device="cpu" if name in rests else device, dtype=dtype)
@@ -205,10 +193,6 @@ class Prophet(nn.Module):
             return prophet
 
         return read_whole(folder, load)
-
-    @classmethod
-    def require_dtype(cls, dtype: torch.dtype) -> None:
-        """Raise ValueError unless the model can compute in this dtype."""
 
     @classmethod
     def _kind_of(cls, header: Header, folder: Path) -> tuple[Any, Any]:
@@ -236,16 +220,9 @@ class Prophet(nn.Module):
 def save_parts(
     folder: Path, class_name: str, config: Any, parts: Mapping[str, tuple[Mapping[str, Tensor], ModelMixin]]
 ) -> None:
-    """Write a checkpoint's own files into an empty folder, each with the mark of this save.
+    """Write a checkpoint's own files into a folder of `atomic_directory`, each with the mark of this save.
 
-    Args:
-        folder: One of `atomic_directory`.
-        class_name: Goes to `prophet.json`.
-        config: A dataclass, which goes there too.
-        parts: The weights of each network by its name, and the network whose config it has.
-
-    Raises:
-        CheckpointError: A number is not finite.
+    Of each part there are the weights, and the network whose config it has.
     """
     marks = {name: mark_of(state, part.to_json_string()) for name, (state, part) in parts.items()}
     for name, (state, part) in parts.items():
@@ -254,12 +231,27 @@ def save_parts(
     write_header(folder, class_name, asdict(config), marks)
 
 
-def require_bounds(frame_size: tuple[int, int], counts: Sequence[int]) -> None:
-    """Raise ValueError unless a config's frame size, and its counts of frames and steps, can be computed at all."""
-    if any(side < 8 or side > _MOST_PIXELS or side % 8 for side in frame_size):
-        raise ValueError(f"frame_size={frame_size} must be multiples of 8, at most {_MOST_PIXELS}")
-    if any(count > _MOST_FRAMES for count in counts):
-        raise ValueError(f"counts of frames and steps must be at most {_MOST_FRAMES}, got {max(counts)}")
+def refuse(problems: Mapping[str, bool], error: type[Exception] = ValueError, about: str = "") -> None:
+    """Raise an error that names all problems that there are, if any."""
+    found = "; ".join(problem for problem, is_there in problems.items() if is_there)
+    if found:
+        raise error(f"{about}{found}")
+
+
+def beyond_bounds(frame_size: tuple[int, int], counts: Sequence[int]) -> dict[str, bool]:
+    """Return the problems of a config whose frame size, or counts of frames and steps, cannot be computed at all."""
+    return {
+        f"frame_size={frame_size} must be multiples of 8, at most {_MOST}": (
+            any(side < 8 or side > _MOST or side % 8 for side in frame_size)
+        ),
+        f"counts of frames and steps must be at most {_MOST}, got {max(counts)}": max(counts) > _MOST,
+    }
+
+
+def beyond_table(latents: Sequence[int], max_size: Sequence[int]) -> dict[str, bool]:
+    """Return the problem of latents (t, h, w) that the transformer's rotary table does not cover."""
+    too_large = any(side > most for side, most in zip(latents, max_size, strict=True))
+    return {f"a chunk has latents of {latents}, but the transformer's table ends at {max_size}": too_large}
 
 
 def _local_folder(source: str | os.PathLike, revision: str | None, needs: str | None = None) -> Path:

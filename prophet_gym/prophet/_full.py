@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -15,55 +16,43 @@ from prophet_gym.embodiments._kinematics import ARM_DIM
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet._action_frames import action_video, plan, start_cameras, start_tools
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
-from prophet_gym.prophet._base import Prophet, require_bounds
+from prophet_gym.prophet._base import Prophet, beyond_bounds, beyond_table, refuse
 from prophet_gym.prophet._history import HistoryOrder
 from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
-from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_velocity
+from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_clean
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
 
 @dataclass(frozen=True)
 class FullConfig:
-    """Hold what a checkpoint of the full Prophet fixes beside its networks; by default the released LIBERO model's.
+    """Hold what a checkpoint of the full Prophet fixes beside its networks; by default the released LIBERO model's."""
 
-    Attributes:
-        chunk: Actions per rollout, a multiple of 4.
-        frame_size: Height and width in pixels, multiples of 16.
-        action_dim: Dimensions of an action of the robot.
-        history_frames: Past frames that are remembered, the current one excluded.
-        steps: Sampler steps per chunk; the network is called once more.
-        embodiment: The robot whose actions it takes (`prophet_gym.embodiments`).
-        draw_tools: Whether the action-frame conditioner gets images of the tools, drawn where the actions lead. Then
-            every initial state must say where the tools are, and what camera looks on where that is not fixed. Off for
-            the released weights: how their images were drawn is not published.
-        suite: The suite of the training data.
-        look: The look of the simulator there.
-    """
-
-    chunk: int = 20
-    frame_size: tuple[int, int] = (256, 256)
+    chunk: int = 20  # actions, a multiple of 4
+    frame_size: tuple[int, int] = (256, 256)  # height and width, multiples of 16
     action_dim: int = 7
-    history_frames: int = 60
-    steps: int = 35
+    history_frames: int = 60  # the current one excluded
+    steps: int = 35  # of the sampler; the network is called once more
     embodiment: str = "libero"
+    # Then every initial state must say where the tools are, and what camera looks on where that is not fixed. Off for
+    # the released weights: how their images were drawn is not published.
     draw_tools: bool = False
+    # Of the simulator that the training data are of.
     suite: str = "libero_object"
     look: str = "official"
 
     def __post_init__(self) -> None:
-        if self.chunk < 1 or self.chunk % FRAMES_PER_LATENT:
-            raise ValueError(f"chunk={self.chunk} must be a multiple of {FRAMES_PER_LATENT}")
-        if self.steps < 1 or self.history_frames < 0:
-            raise ValueError(
-                f"steps={self.steps} must be at least 1 and history_frames={self.history_frames} at least 0"
-            )
-        require_bounds(self.frame_size, (self.chunk, self.steps, self.history_frames))
-        dim = self.robot.action_spec.dim
-        if self.action_dim != dim:
-            raise ValueError(
-                f"action_dim={self.action_dim} must be the {dim} dimensions of an action of {self.robot.name}"
-            )
+        chunk, steps, past, dim = self.chunk, self.steps, self.history_frames, self.robot.action_spec.dim
+        refuse(
+            {
+                f"chunk={chunk} must be a multiple of {FRAMES_PER_LATENT}": chunk < 1 or chunk % FRAMES_PER_LATENT > 0,
+                f"steps={steps} must be at least 1 and history_frames={past} at least 0": steps < 1 or past < 0,
+                f"action_dim={self.action_dim} must be the {dim} dimensions of an action of {self.robot.name}": (
+                    self.action_dim != dim
+                ),
+                **beyond_bounds(self.frame_size, (chunk, steps, past)),
+            }
+        )
 
     @property
     def robot(self) -> Embodiment:
@@ -87,7 +76,7 @@ class FullProphet(Prophet):
     the config says `draw_tools`; our images are those of `action_frames.draw_tools`.
 
     Example:
-        >>> from prophet_gym.prophet._presets import tiny_full_prophet
+        >>> from prophet_gym.prophet import tiny_full_prophet
         >>> prophet = tiny_full_prophet()
         >>> state = prophet.encode(torch.zeros(1, 1, 32, 32, 3, dtype=torch.uint8))
         >>> prophet.rollout(state, torch.zeros(1, 4, 7), generators=[torch.Generator()]).frames.shape
@@ -191,20 +180,12 @@ class FullProphet(Prophet):
 
 
 def require_fit(config: FullConfig, transformer: Mapping[str, Any], *, normalised: bool = True) -> None:
-    """Raise CheckpointError unless networks are for this chunk, frame size, robot and choice of conditions.
-
-    Args:
-        config: Of the checkpoint.
-        transformer: The transformer's config.
-        normalised: Whether the VAE's config has statistics of its latents.
-    """
+    """Raise CheckpointError unless a transformer of this config is for this chunk, frame size, robot and conditions."""
     slots = 1 + config.chunk // FRAMES_PER_LATENT
     latents = (slots, *(side // SPATIAL_COMPRESSION for side in config.frame_size))
     dim, arms = transformer["action_dim"], config.robot.arms
     problems = {
-        f"a chunk has latents of {latents}, but the transformer's table ends at {transformer['max_size']}": any(
-            side > most for side, most in zip(latents, transformer["max_size"], strict=True)
-        ),
+        **beyond_table(latents, transformer["max_size"]),
         "the VAE's config must have latents_mean and latents_std for every channel": not normalised,
         f"chunk={config.chunk}, but the transformer reads {transformer['actions_per_slot']} actions": (
             transformer["actions_per_slot"] != config.chunk
@@ -216,20 +197,15 @@ def require_fit(config: FullConfig, transformer: Mapping[str, Any], *, normalise
             config.draw_tools and transformer["action_frames"] != "pooled"
         ),
     }
-    found = [problem for problem, is_there in problems.items() if is_there]
-    if found:
-        raise CheckpointError(f"prophet.json and the weights do not fit: {'; '.join(found)}")
+    refuse(problems, CheckpointError, "prophet.json and the weights do not fit: ")
 
 
 @contextmanager
 def onloaded(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move a network to `device` and back to where it rests; do nothing if it rests there."""
+    """Move a network to `device` and back to where it rests."""
     rest = next(module.parameters()).device
-    if rest == device:
-        yield
-        return
-    module.to(device)
     try:
+        module.to(device)
         yield
     finally:
         module.to(rest)
@@ -250,10 +226,6 @@ def history_video(past: UInt8[Tensor, "b n h w 3"], order: HistoryOrder) -> UInt
     """Return the 1 + 4n of the past frames that the VAE can encode.
 
     The released weights (`oldest_finest`) were trained with the remainder lost at the newest end; ours lose the oldest.
-
-    Args:
-        past: Frames before the current one, oldest first.
-        order: Which end of the history is finest.
     """
     # The VAE would drop the remainder itself, at the newest end, without a word.
     kept = 1 + (past.shape[1] - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
@@ -274,15 +246,7 @@ def encode_conditions(
     order: HistoryOrder | None,
     action_video: UInt8[Tensor, "b f h w 3"] | None = None,
 ) -> Conditions:
-    """Encode what a chunk is conditioned on.
-
-    Args:
-        autoencoder: Encodes given frame, history and action video alike.
-        past: History and, last, the given frame.
-        actions: The model's.
-        order: Which end of the history is finest; None for a model without memory.
-        action_video: The end effector drawn at the given frame and after each action.
-    """
+    """Encode what a chunk is conditioned on; the last of the past is the given frame."""
     return Conditions(
         given=autoencoder.encode(past[:, -1:]),
         history=encode_history(autoencoder, past[:, :-1], order),
@@ -309,27 +273,9 @@ def sample_chunk(
 
     The given slot is replaced by the clean latent, labelled sigma_cond, in every call (reference.md: "One call"). The
     network runs in its own dtype, the sampler in that of `noise`.
-
-    Args:
-        transformer: The network.
-        conditions: The rest of its inputs.
-        noise: Standard normal.
-        sigmas: Falling noise levels.
     """
     dtype = next(transformer.parameters()).dtype
-    inputs = replace(
-        conditions,
-        given=conditions.given.to(dtype),
-        history=None if conditions.history is None else conditions.history.to(dtype),
-        actions=conditions.actions.to(dtype),
-        action_frames=None if conditions.action_frames is None else conditions.action_frames.to(dtype),
-    )
-
-    def predict_clean(x: Tensor, sigma: float) -> Tensor:
-        tau = sigma / (1 + sigma)
-        noisy = (1 - tau) * x
-        time = torch.full((x.shape[0],), tau, device=x.device)
-        return noisy - tau * predict_velocity(transformer, inputs, noisy.to(dtype), time).to(x)
-
-    x = sample_ab2(predict_clean, float(sigmas[0]) * noise, sigmas)
-    return predict_clean(x, float(sigmas[-1]))
+    read = {name: getattr(conditions, name) for name in ("given", "history", "actions", "action_frames")}
+    inputs = replace(conditions, **{name: value.to(dtype) for name, value in read.items() if value is not None})
+    predict_x0 = partial(predict_clean, transformer, inputs)
+    return predict_x0(sample_ab2(predict_x0, float(sigmas[0]) * noise, sigmas), float(sigmas[-1]))

@@ -13,31 +13,17 @@ from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, ResidualBlock, s
 from prophet_gym.prophet._diffusers import ConfigMixin, LightModelMixin, register_to_config
 from prophet_gym.prophet._transformer import Conditions
 
-GRIPPER_DIM = 4
-"""Position in world metres and openness, 1 open .. 0 closed."""
-DISC_CHANNELS = 3
-"""Channels of `draw_discs`."""
+GRIPPER_DIM = 4  # position in world metres and openness, 1 open .. 0 closed
+DISC_CHANNELS = 3  # of `draw_discs`
 
 
 class GripperTracker(LightModelMixin, ConfigMixin):
     """Read the gripper off latents, and follow it through actions: two small networks, or three.
 
-    The reader maps the latents of a frame to the gripper (position in world metres and openness, 1 open .. 0 closed);
-    the path maps the gripper and actions to its next places. A controller lags its actions, so the path reads those of
-    the chunk before too; it is trusted for one chunk only, then the reader looks again. What lies under the hand may
-    stop it, and what is between the fingers keeps them open: a third network sees that in a window of the latents
-    around the gripper, and corrects the path.
-
-    Args:
-        latent_channels: Channels of one frame's latents.
-        latent_size: Height and width of the latents.
-        chunk: Actions per chunk.
-        action_dim: Dimensions of an action.
-        hidden: Width of the networks.
-        reader_channels: Channels of the reader's first convolution; the later ones have twice as many.
-        window: Samples across and down, half a cell apart, of what is seen around the gripper; 0 if nothing is.
-        gripper_mean: Mean of the four numbers over the training data.
-        gripper_std: Their standard deviation.
+    The reader maps the latents of a frame to the gripper; the path maps the gripper and actions to its next places. A
+    controller lags its actions, so the path reads those of the chunk before too; it is trusted for one chunk only, then
+    the reader looks again. What lies under the hand may stop it, and what is between the fingers keeps them open: with
+    a `window` (samples across and down, half a cell apart) a third network sees that, and corrects the path.
     """
 
     @register_to_config
@@ -78,11 +64,8 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         seen = features + latent_channels * window**2
-        self.touch = (
-            nn.Sequential(nn.Linear(seen, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last)
-            if window
-            else None
-        )
+        touch = (nn.Linear(seen, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last) if window else None
+        self.touch = nn.Sequential(*touch) if touch else None
 
     def read(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4"]:
         """Return the gripper seen in one frame's normalised latents."""
@@ -97,15 +80,7 @@ class GripperTracker(LightModelMixin, ConfigMixin):
         latents: Float[Tensor, "b c h w"],
         camera: Float[Tensor, "3 4"],
     ) -> Float[Tensor, "b k 4"]:
-        """Return the gripper after each action.
-
-        Args:
-            gripper: Where it is before the first action.
-            past_actions: The actions of the chunk before.
-            actions: The actions of this chunk.
-            latents: The frame before the first action.
-            camera: World to unit image.
-        """
+        """Return the gripper after each action; gripper and latents given are those before the first one."""
         mean, std = self.scale(gripper)
         features = torch.cat([(gripper - mean) / std, past_actions.flatten(1), actions.flatten(1)], dim=1)
         # The skip is linear, as a free arm nearly follows its actions; the network has only the rest to learn.
@@ -126,21 +101,15 @@ class GripperTracker(LightModelMixin, ConfigMixin):
     ) -> Float[Tensor, "b n 4"]:
         """Pull a followed path towards what dreamed frames show.
 
-        The path errs by millimetres a chunk, the reader by millimetres a frame; a small `weight` lets neither grow.
-
-        Args:
-            followed: Where the actions led.
-            latents: The same frames as dreamed.
-            weight: Of the reader, 0 to 1.
+        The path errs by millimetres a chunk, the reader by millimetres a frame; a small `weight` of the reader lets
+        neither grow.
         """
         return (1 - weight) * followed + weight * self.read_frames(latents)
 
     def scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the gripper in the training data, on the device of a tensor."""
-        return (
-            torch.tensor(self.config["gripper_mean"], device=like.device, dtype=like.dtype),
-            torch.tensor(self.config["gripper_std"], device=like.device, dtype=like.dtype),
-        )
+        mean, std = (like.new_tensor(self.config[name]) for name in ("gripper_mean", "gripper_std"))
+        return mean, std
 
 
 def window_around(
@@ -149,12 +118,6 @@ def window_around(
     """Return latents at a square of samples, half a cell apart, around where a place in the world is seen.
 
     What lies outside the image repeats its edge; a place behind the camera is as good as one in its plane.
-
-    Args:
-        latents: Of one frame.
-        places: World metres.
-        camera: World to unit image.
-        samples: Across and down.
     """
     seen = F.pad(places, (0, 1), value=1.0) @ camera.to(places).T
     middle = 2 * seen[:, :2] / seen[:, 2:].clamp(min=1e-3) - 1
@@ -176,15 +139,7 @@ def tracker_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean absolute error of both networks in standard deviations of the data.
 
-    Args:
-        tracker: The networks.
-        latents: Latents of the frame before the first action.
-        gripper: The true gripper there.
-        start: Where the path starts: the true gripper with the error of a reader.
-        past_actions: The chunk before.
-        actions: The chunk.
-        following: The true gripper after each action.
-        camera: World to unit image.
+    The path begins at `start`: the true gripper with the error of a reader.
     """
     _, std = tracker.scale(gripper)
     read = F.l1_loss(tracker.read(latents) / std, gripper / std)
@@ -194,11 +149,7 @@ def tracker_loss(
 
 @dataclass(frozen=True)
 class ChunkInputs(Conditions):
-    """Hold those of the small Prophet: four given frames; for every frame its action and where the gripper is.
-
-    Attributes:
-        path: The gripper after each action, where the actions lead.
-    """
+    """Add where the actions lead the gripper; the small Prophet has four given frames."""
 
     path: Float[Tensor, "b k 4"]
 
@@ -213,21 +164,15 @@ def chunk_inputs(
 ) -> ChunkInputs:
     """Assemble the inputs of one chunk from what a dream carries.
 
-    Args:
-        tracker: Follows the gripper through the actions.
-        past: Normalised per-frame latents, oldest first; the last four are the given slot.
-        gripper: The gripper at the four given frames, read off them or tracked.
-        past_actions: The actions that led to the last `k` past frames.
-        actions: Those to dream.
-        camera: World to unit image.
+    The last four of the past, with the gripper there, are the given slot; `past_actions` led to its last `k` frames.
     """
     given = past[:, -FRAMES_PER_LATENT:]
     ahead = tracker.follow(gripper[:, -1], past_actions, actions, given[:, -1], camera)
     path = torch.cat([gripper, ahead], dim=1)
     mean, std = tracker.scale(path)
     numbers = torch.cat([past_actions[:, -FRAMES_PER_LATENT:], actions], dim=1)
-    rows = camera.to(path)[None].expand(path.shape[0], -1, -1)
-    discs = draw_discs(path[..., :3], path[..., 3], rows, (past.shape[-2], past.shape[-1]))
+    cameras = camera.to(path).expand(path.shape[0], -1, -1)
+    discs = draw_discs(path[..., :3], path[..., 3], cameras, (past.shape[-2], past.shape[-1]))
     history = past[:, :-FRAMES_PER_LATENT]
     return ChunkInputs(
         given=stack_frames(given),

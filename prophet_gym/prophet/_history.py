@@ -9,17 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HistoryOrder = Literal["oldest_finest", "newest_finest"]
+# Spatial average-pool sizes of the three levels, fine to coarse (reference.md: "History").
 _POOLS = (2, 4, 8)
-"""Spatial average-pool sizes of the three levels, fine to coarse (reference.md: "History")."""
 _MAX_TOKENS = 1024
 
 
 def history_levels(frames: int, order: HistoryOrder) -> list[int]:
-    """Return the level (0 fine .. 2 coarse) of each latent frame: `min(round(log2(i + 1)), 2)`.
+    """Return the level (0 fine .. 2 coarse) of each latent frame, oldest first: `min(round(log2(i + 1)), 2)`.
 
-    Args:
-        frames: Number of latent history frames, index 0 the oldest.
-        order: Whether `i` counts from the oldest frame (the released weights) or from the newest (ours).
+    `i` counts from the oldest frame in the released weights, from the newest in ours.
     """
     levels = [min(round(math.log2(i + 1)), len(_POOLS) - 1) for i in range(frames)]
     return levels if order == "oldest_finest" else levels[::-1]
@@ -27,11 +25,6 @@ def history_levels(frames: int, order: HistoryOrder) -> list[int]:
 
 class HistoryMemory(nn.Module):
     """Turn history latents into tokens that every self-attention may read.
-
-    Args:
-        channels: Latent channels.
-        dim: Width D of the transformer.
-        order: See `history_levels`.
 
     Differences from the paper: `order="newest_finest"` is ours, for models we train.
     """

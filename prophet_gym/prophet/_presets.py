@@ -12,8 +12,8 @@ from prophet_gym.prophet._history import HistoryOrder
 from prophet_gym.prophet._small import SmallConfig, SmallProphet
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
+# Of the released 2.058 B transformer; all else is the constructor's default (reference.md: "Backbone").
 FULL_TRANSFORMER: dict[str, Any] = {"action_frames": "pooled", "history_order": "oldest_finest"}
-"""Config of the released 2.058 B transformer; all else is the constructor's default (reference.md: "Backbone")."""
 
 
 def small_transformer(
@@ -25,19 +25,7 @@ def small_transformer(
     action_frames: Literal["input"] | None = "input",
     history_order: HistoryOrder | None = "newest_finest",
 ) -> ProphetTransformer3DModel:
-    """Return a small transformer whose blocks are silent at first (AdaLN-zero) and whose first output is zero.
-
-    Args:
-        width: D, a multiple of `head`.
-        layers: Blocks.
-        head: Size of an attention head.
-        action_dim: Dimensions of an action.
-        action_frames: None for a transformer that does not see the drawn gripper path.
-        history_order: None for a transformer that sees no frames before the given ones.
-
-    Raises:
-        ValueError: The width is not a multiple of `head`.
-    """
+    """Return a small transformer whose blocks are silent at first (AdaLN-zero) and whose first output is zero."""
     if width < head or width % head:
         raise ValueError(f"width must be a multiple of {head}, the size of an attention head, got {width}")
     model = ProphetTransformer3DModel(
@@ -67,15 +55,11 @@ def tiny_prophet(seed: int = 0) -> SmallProphet:
         torch.manual_seed(seed)
         transformer = small_transformer(width=24, layers=1, head=12)
         nn.init.normal_(transformer.proj_out.weight, std=0.1)
-        parts = (
-            transformer,
-            FrameAutoencoder(fine_channels=8, coarse_channels=8),
-            GripperTracker(latent_size=(8, 8), hidden=16),
-        )
+        autoencoder = FrameAutoencoder(fine_channels=8, coarse_channels=8)
+        tracker = GripperTracker(latent_size=(8, 8), hidden=16)
     camera = ((0.5, 0.0, 0.0, 0.5), (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0))
-    return SmallProphet(
-        *parts, SmallConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None)
-    )
+    config = SmallConfig(frame_size=(64, 64), camera=camera, background=(0.0, 0.1, 1), stillness=None)
+    return SmallProphet(transformer, autoencoder, tracker, config)
 
 
 TINY_FULL = FullConfig(chunk=4, frame_size=(32, 32), history_frames=8, steps=2)

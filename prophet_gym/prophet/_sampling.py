@@ -11,32 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# The clean latents expected behind `x`, which carries noise of standard deviation `sigma`.
 PredictClean = Callable[[Tensor, float], Tensor]
-"""`predict_x0(x, sigma)`: the clean latents expected behind `x`, which carries noise of standard deviation `sigma`."""
 
 
 def karras_sigmas(
     steps: int, sigma_min: float = 0.01, sigma_max: float = 200.0, order: float = 7.0
 ) -> Float[Tensor, " levels"]:
-    """Return the noise levels of Karras et al. (arXiv 2206.00364, eq. 5), evenly spaced in `sigma ** (1 / order)`.
+    """Return the falling noise levels of Karras et al. (arXiv 2206.00364, eq. 5), by default Prophet's, in float64.
 
-    The defaults are Prophet's (and Cosmos-Predict2's).
-
-    Args:
-        steps: Number of steps between levels, at least 1.
-        sigma_min: The last level, above 0.
-        sigma_max: The first level, above `sigma_min`.
-        order: How strongly the levels gather near `sigma_min`; 1 spaces them evenly.
-
-    Returns:
-        `steps + 1` levels in float64, falling from `sigma_max` to `sigma_min`.
-
-    Raises:
-        ValueError: If an argument is outside its range.
-
-    Example:
-        >>> karras_sigmas(4).tolist()[::4]
-        [200.0, 0.01]
+    They are evenly spaced in `sigma ** (1 / order)`.
     """
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
@@ -58,18 +42,7 @@ def sample_ab2(
     """Solve by second-order exponential (RES) Adams-Bashforth steps in `log sigma`, one prediction a step.
 
     This is the sampler that Prophet generates with. Its last step ends at `sigmas[-1]`; the caller takes the clean
-    prediction there, `predict_x0(x, sigmas[-1])`.
-
-    Args:
-        predict_x0: Called once per step, `len(sigmas) - 1` times.
-        x_init: Latents at noise level `sigmas[0]`.
-        sigmas: Falling noise levels above 0, at least two, as from `karras_sigmas`.
-
-    Returns:
-        Latents at noise level `sigmas[-1]`, in the dtype of `x_init`.
-
-    Raises:
-        ValueError: If the levels do not fall or are not above 0.
+    prediction there.
     """
     levels = _checked_levels(sigmas, lowest_may_be_zero=False)
     x = x_init
@@ -89,21 +62,10 @@ def sample_ab2(
 def sample_euler(
     predict_x0: PredictClean, x_init: Float[Tensor, "*latent"], sigmas: Float[Tensor, " levels"] | Sequence[float]
 ) -> Float[Tensor, "*latent"]:
-    """Solve by first-order steps in `sigma`: the few-step preset.
+    """Solve by first-order steps in `sigma`; where the last level is 0, the result is the last clean prediction.
 
     A step goes straight towards the clean prediction. The rectified flow's Euler step in `tau = sigma / (1 + sigma)`
     is the same step, since both forms share their straight paths.
-
-    Args:
-        predict_x0: Called once per step, `len(sigmas) - 1` times.
-        x_init: Latents at noise level `sigmas[0]`.
-        sigmas: Falling noise levels, at least two; the last may be 0, and then the result is the last clean prediction.
-
-    Returns:
-        Latents at noise level `sigmas[-1]`, in the dtype of `x_init`.
-
-    Raises:
-        ValueError: If the levels do not fall, or one before the last is not above 0.
     """
     levels = _checked_levels(sigmas, lowest_may_be_zero=True)
     x = x_init

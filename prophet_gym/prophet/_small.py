@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,88 +13,76 @@ from torch.nn import functional as F
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._autoencoder import (
     FRAMES_PER_LATENT,
+    SPATIAL_COMPRESSION,
     FrameAutoencoder,
     keep_background,
     statistics_fit,
     unstack_frames,
 )
-from prophet_gym.prophet._base import Prophet, require_bounds
+from prophet_gym.prophet._base import Prophet, beyond_bounds, beyond_table, refuse
 from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, chunk_inputs, flow_source
 from prophet_gym.prophet._sampling import sample_euler
-from prophet_gym.prophet._transformer import ProphetTransformer3DModel, predict_velocity
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel, predict_clean
 from prophet_gym.world_model import Chunk, State
 
-_CELL = 8
-"""Pixels of a latent's side."""
+# The largest number that a config may hold: a dream of larger ones soon overflows.
 _LARGEST_NUMBER = 1e4
-"""The largest number that a config may hold: a dream of larger ones soon overflows."""
+# Noise level that stands for flow time 1, the largest that training draws (reference.md: "Training objective").
 _AT_SOURCE = 1e5
-"""Noise level that stands for flow time 1, the largest that training draws (reference.md: "Training objective")."""
 
 
 @dataclass(frozen=True)
 class SmallConfig:
-    """Hold what a checkpoint of the small Prophet fixes beside its networks.
+    """Hold what a checkpoint of the small Prophet fixes beside its networks."""
 
-    Attributes:
-        chunk: Actions per rollout, a multiple of 4.
-        frame_size: Height and width in pixels, multiples of 8.
-        action_dim: Dimensions of an action.
-        past_frames: Frames that a dream carries, those of the given slot included; a multiple of 4.
-        steps: Network calls per chunk.
-        noise_scale: See `flow_source`.
-        camera: World to unit image, three rows of four.
-        no_op: The action that keeps the arm where it is, taken to have come before the first one.
-        background: Threshold, softness (grey levels) and window (pixels) of `keep_background`.
-        stillness: Threshold and softness (normalised latents) of `keep_still`; None leaves all latents as sampled.
-        reader_weight: See `GripperTracker.correct`; 0..1.
-        suite: The suite of the training data.
-        look: The look of the simulator there.
-        embodiment: The robot whose actions it takes.
-    """
-
-    chunk: int = 8
-    frame_size: tuple[int, int] = (128, 128)
+    chunk: int = 8  # actions, a multiple of 4
+    frame_size: tuple[int, int] = (128, 128)  # height and width, multiples of 8
     action_dim: int = 7
-    past_frames: int = 20
-    steps: int = 1
-    noise_scale: float = 0.1
+    past_frames: int = 20  # those of the given slot included; a multiple of 4
+    steps: int = 1  # network calls per chunk
+    noise_scale: float = 0.1  # see `flow_source`
+    # World to unit image.
     camera: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    # The action that keeps the arm where it is, taken to have come before the first one.
     no_op: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-    background: tuple[float, float, int] = (12.0, 3.0, 5)
-    stillness: tuple[float, float] | None = (0.3, 0.05)
-    reader_weight: float = 0.1
+    background: tuple[float, float, int] = (12.0, 3.0, 5)  # of `keep_background`
+    stillness: tuple[float, float] | None = (0.3, 0.05)  # of `keep_still`; None leaves all latents as sampled
+    reader_weight: float = 0.1  # of `GripperTracker.correct`
+    # Of the simulator that the training data are of.
     suite: str = "libero_object"
     look: str = "light"
     embodiment: str = "libero"
 
     def __post_init__(self) -> None:
-        if self.chunk < 1 or self.chunk % FRAMES_PER_LATENT or self.steps < 1:
-            raise ValueError(
-                f"chunk={self.chunk} must be a multiple of {FRAMES_PER_LATENT} and steps={self.steps} at least 1"
-            )
-        if self.past_frames < FRAMES_PER_LATENT or self.past_frames % FRAMES_PER_LATENT:
-            raise ValueError(f"past_frames={self.past_frames} must be a multiple of {FRAMES_PER_LATENT}")
-        require_bounds(self.frame_size, (self.chunk, self.steps, self.past_frames))
-        if self.noise_scale < 0 or not 0 <= self.reader_weight <= 1:
-            raise ValueError(
-                f"noise_scale={self.noise_scale} must be at least 0 and reader_weight={self.reader_weight} in 0..1"
-            )
         gates = [self.background[:2], *([] if self.stillness is None else [self.stillness])]
-        if any(threshold < 0 or softness <= 0 for threshold, softness in gates) or self.background[2] < 1:
-            raise ValueError(
-                f"background={self.background} and stillness={self.stillness} must have a threshold of at least 0, "
-                "a softness above 0 and a window of at least 1"
-            )
-        if [len(row) for row in self.camera] != [4, 4, 4]:
-            raise ValueError(f"camera must be three rows of four numbers, got rows of {[*map(len, self.camera)]}")
         numbers = [*self.no_op, *sum(self.camera, ()), *self.background, *(self.stillness or ()), self.noise_scale]
-        if any(abs(number) > _LARGEST_NUMBER for number in numbers):
-            raise ValueError(
-                f"no_op, camera, background, stillness and noise_scale must be at most {_LARGEST_NUMBER:g} in size"
-            )
-        if len(self.no_op) != self.action_dim:
-            raise ValueError(f"no_op must have action_dim={self.action_dim} numbers, got {len(self.no_op)}")
+        refuse(
+            {
+                f"chunk={self.chunk} must be a multiple of {FRAMES_PER_LATENT} and steps={self.steps} at least 1": (
+                    self.chunk < 1 or self.chunk % FRAMES_PER_LATENT > 0 or self.steps < 1
+                ),
+                f"past_frames={self.past_frames} must be a multiple of {FRAMES_PER_LATENT}": (
+                    self.past_frames < FRAMES_PER_LATENT or self.past_frames % FRAMES_PER_LATENT > 0
+                ),
+                **beyond_bounds(self.frame_size, (self.chunk, self.steps, self.past_frames)),
+                f"noise_scale={self.noise_scale} must be at least 0 and reader_weight={self.reader_weight} in 0..1": (
+                    self.noise_scale < 0 or not 0 <= self.reader_weight <= 1
+                ),
+                f"background={self.background} and stillness={self.stillness} must have a threshold of at least 0, a "
+                "softness above 0 and a window of at least 1": (
+                    any(threshold < 0 or softness <= 0 for threshold, softness in gates) or self.background[2] < 1
+                ),
+                f"camera must be three rows of four numbers, got rows of {[*map(len, self.camera)]}": (
+                    [*map(len, self.camera)] != [4, 4, 4]
+                ),
+                f"no_op, camera, background, stillness and noise_scale must be at most {_LARGEST_NUMBER:g} in size": (
+                    any(abs(number) > _LARGEST_NUMBER for number in numbers)
+                ),
+                f"no_op must have action_dim={self.action_dim} numbers, got {len(self.no_op)}": (
+                    len(self.no_op) != self.action_dim
+                ),
+            }
+        )
 
 
 class SmallProphet(Prophet):
@@ -111,7 +100,7 @@ class SmallProphet(Prophet):
 
     Example:
         >>> import torch
-        >>> from prophet_gym.prophet._presets import tiny_prophet
+        >>> from prophet_gym.prophet import tiny_prophet
         >>> prophet = tiny_prophet()
         >>> state = prophet.encode(torch.zeros(1, 1, 64, 64, 3, dtype=torch.uint8))
         >>> chunk = prophet.rollout(state, torch.zeros(1, 8, 7), generators=[torch.Generator()])
@@ -120,6 +109,7 @@ class SmallProphet(Prophet):
     """
 
     config_class = SmallConfig
+    only_dtype = torch.float32
     networks: ClassVar = {
         "transformer": ProphetTransformer3DModel,
         "autoencoder": FrameAutoencoder,
@@ -140,12 +130,6 @@ class SmallProphet(Prophet):
     ) -> None:
         super().__init__(config, transformer=transformer, autoencoder=autoencoder, tracker=tracker)
         self._require_fit()
-
-    @classmethod
-    def require_dtype(cls, dtype: torch.dtype) -> None:
-        """Raise ValueError unless the dtype is float32."""
-        if dtype != torch.float32:
-            raise ValueError(f"the small Prophet computes in float32, got dtype={dtype}")
 
     @torch.no_grad()
     def resume(self, frames: UInt8[Tensor, "b t h w 3"], past_actions: Float[Tensor, "b k a"]) -> State:
@@ -232,52 +216,40 @@ class SmallProphet(Prophet):
         times = torch.linspace(1, 0, self.config.steps + 1)[1:-1]
         sigmas = torch.cat([torch.tensor([_AT_SOURCE]), times / (1 - times), torch.zeros(1)])
 
-        def predict_clean(x: Tensor, sigma: float) -> Tensor:
-            tau = sigma / (1 + sigma)
-            noisy = (1 - tau) * x
-            time = torch.full((len(generators),), tau, device=x.device)
-            return noisy - tau * predict_velocity(self.transformer, inputs, noisy, time)
-
         # The solver takes x = x0 + sigma * noise, so the flow's source is scaled to its noise level.
         start = _AT_SOURCE * flow_source(inputs, noise, self.config.noise_scale)
-        latents = unstack_frames(sample_euler(predict_clean, start, sigmas))
+        latents = unstack_frames(sample_euler(partial(predict_clean, self.transformer, inputs), start, sigmas))
         if self.config.stillness is None:
             return latents
         threshold, softness = self.config.stillness
         return keep_still(latents, unstack_frames(inputs.given)[:, -1], threshold=threshold, softness=softness)
 
     def _require_fit(self) -> None:
-        own, table, tracker = self.config, self.transformer.config, self.tracker.config
-        if table["action_dim"] != own.action_dim + GRIPPER_DIM:
-            raise CheckpointError(
-                f"the transformer reads {table['action_dim']} numbers a frame, which must be {own.action_dim} of the "
-                f"action and {GRIPPER_DIM} of the gripper: prophet.json and the weights are of two checkpoints"
-            )
-        scales = (
-            ("tracker", "gripper", GRIPPER_DIM),
-            ("autoencoder", "latents", self.autoencoder.config["latent_channels"]),
-        )
-        problems = [
-            f"the {name} must have {kind}_mean and {kind}_std, finite numbers, one for each of {count}"
-            for name, kind, count in scales
-            if not _normalised(getattr(self, name).config, kind, count)
-        ]
-        sides = (1 + own.chunk // FRAMES_PER_LATENT, *(side // _CELL for side in own.frame_size))
-        if any(side > most for side, most in zip(sides, table["max_size"], strict=True)):
-            problems.append(f"a chunk has latents of {sides}, but the transformer's table ends at {table['max_size']}")
-        if not statistics_fit(table["rope_scale"], table["rope_scale"], 3):
-            problems.append(f"the transformer's rope_scale must be three numbers above 0, got {table['rope_scale']}")
-        has = {"chunk": tracker["chunk"], "action_dim": tracker["action_dim"], "latent_size": [*tracker["latent_size"]]}
-        due = {"chunk": own.chunk, "action_dim": own.action_dim, "latent_size": [*sides[1:]]}
-        problems += [f"the tracker's {name} is {has[name]}, not {due[name]}" for name in due if has[name] != due[name]]
-        if problems:
-            raise CheckpointError(f"prophet.json and the networks do not fit: {'; '.join(problems)}")
-
-
-def _normalised(config: Any, kind: str, count: int) -> bool:
-    """Return whether a network's config has a mean and a deviation; those of latents may both be left out."""
-    mean, std = config[f"{kind}_mean"], config[f"{kind}_std"]
-    return (kind == "latents" and mean is None and std is None) or statistics_fit(mean, std, count)
+        own, table, tracker, vae = self.config, self.transformer.config, self.tracker.config, self.autoencoder.config
+        due = {"chunk": own.chunk, "action_dim": own.action_dim}
+        sides = (1 + own.chunk // FRAMES_PER_LATENT, *(side // SPATIAL_COMPRESSION for side in own.frame_size))
+        problems = {
+            f"the transformer reads {table['action_dim']} numbers a frame, which must be {own.action_dim} of the "
+            f"action and {GRIPPER_DIM} of the gripper": table["action_dim"] != own.action_dim + GRIPPER_DIM,
+            f"the tracker must have gripper_mean and gripper_std, finite numbers, one for each of {GRIPPER_DIM}": (
+                not statistics_fit(tracker["gripper_mean"], tracker["gripper_std"], GRIPPER_DIM)
+            ),
+            # Those of latents may both be left out.
+            "the autoencoder must have latents_mean and latents_std, finite numbers, one for each of "
+            f"{vae['latent_channels']}": (
+                (vae["latents_mean"], vae["latents_std"]) != (None, None)
+                and not statistics_fit(vae["latents_mean"], vae["latents_std"], vae["latent_channels"])
+            ),
+            **beyond_table(sides, table["max_size"]),
+            f"the transformer's rope_scale must be three numbers above 0, got {table['rope_scale']}": (
+                not statistics_fit(table["rope_scale"], table["rope_scale"], 3)
+            ),
+            f"the tracker's latent_size is {tracker['latent_size']}, not {sides[1:]}": (
+                (*tracker["latent_size"],) != sides[1:]
+            ),
+            **{f"the tracker's {name} is {tracker[name]}, not {due[name]}": tracker[name] != due[name] for name in due},
+        }
+        refuse(problems, CheckpointError, "prophet.json and the networks do not fit: ")
 
 
 def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
@@ -286,10 +258,6 @@ def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor
     Root mean square over channels and cells, in standard deviations of real latents. Latents of real frames come back
     almost as they were; a dream that has left what the autoencoder knows does not. How well this ranks the true error
     is measured by `benchmarks/uncertainty.py`.
-
-    Args:
-        latents: Dreamt ones, normalised.
-        encoded_again: The same frame, decoded and encoded.
 
     Differences from the paper: it has no such signal.
     """
@@ -301,14 +269,8 @@ def keep_still(
 ) -> Float[Tensor, "b k c h w"]:
     """Keep the last given latent where the sampled one hardly differs from it.
 
-    What stands still then stays exactly as it was, instead of changing a little with every chunk.
-
-    Args:
-        latents: Sampled ones, normalised.
-        last: The last given one.
-        threshold: Root mean square of the change over channels, its maximum over a window of 3 x 3, at which half of
-            the change is kept.
-        softness: Width of the transition around the threshold.
+    What stands still then stays exactly as it was, instead of changing a little with every chunk. Half of the change is
+    kept where its root mean square over channels, the maximum over a window of 3 x 3, is `threshold`.
 
     Differences from the paper: there is no such gate.
     """

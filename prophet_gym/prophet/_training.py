@@ -10,9 +10,8 @@ from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, flow_source
 from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_velocity
 
-_HIGH_SIGMAS = (200.0, 1e5)
-"""Range of the rare high noise levels of training (reference.md: "Training objective")."""
-_FRACTION_OF_HIGH = 0.05
+# Rare high noise levels of training: range and probability (reference.md: "Training objective").
+_HIGH_SIGMAS, _FRACTION_OF_HIGH = (200.0, 1e5), 0.05
 
 
 def interpolate(
@@ -33,14 +32,7 @@ def velocity_loss(
     """Return the mean squared velocity error on the generated slots, and the clean latents predicted.
 
     The uniform-weight form `(1 + sigma)^2 / sigma^2 ||x0 - x0_hat||^2` equals the squared velocity error (reference.md:
-    "Training objective"). The given slot carries no loss.
-
-    Args:
-        transformer: The network.
-        conditions: The rest of its inputs.
-        clean: True latents of the generated slots.
-        source: Where their flow starts; standard normal noise for the full Prophet.
-        time: Flow times, tau = sigma / (1 + sigma); 1 makes the step a regression from the source.
+    "Training objective"). Time 1 makes the step a regression from the source.
     """
     noisy = interpolate(clean, source, time)
     velocity = predict_velocity(transformer, conditions, noisy, time)
@@ -57,16 +49,7 @@ def flow_loss(
     noise: Float[Tensor, "b c4 t h w"],
     noise_scale: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b c4 t h w"]]:
-    """Return the small Prophet's `velocity_loss`, whose flow starts at the last given frame.
-
-    Args:
-        transformer: The network.
-        inputs: Its conditions.
-        target: True per-frame latents of the chunk.
-        time: See `velocity_loss`.
-        noise: Standard normal.
-        noise_scale: See `flow_source`.
-    """
+    """Return the small Prophet's `velocity_loss`, whose flow starts at the last given frame."""
     source = flow_source(inputs, noise, noise_scale)
     return velocity_loss(transformer, inputs, stack_frames(target), source, time)
 
@@ -80,15 +63,9 @@ def sample_times(rows: int, *, source_fraction: float, generator: torch.Generato
 
 
 def sample_sigmas(rows: int, latent_frames: int, *, generator: torch.Generator) -> Float[Tensor, " b"]:
-    """Draw the full Prophet's noise levels (reference.md: "Training objective").
+    """Draw the full Prophet's noise levels (reference.md: "Training objective"); `latent_frames` has the given one too.
 
-    Log-normal(0, 1) times the square root of the number of latent frames; with probability 0.05 log-uniform in
-    [200, 1e5] instead.
-
-    Args:
-        rows: How many.
-        latent_frames: Of the video, the given one included: 6 for 20 actions.
-        generator: All randomness.
+    Log-normal(0, 1) times the square root of the number of latent frames; some log-uniform in a high range instead.
     """
     usual = math.sqrt(latent_frames) * torch.randn(rows, generator=generator).exp()
     low, high = (math.log(sigma) for sigma in _HIGH_SIGMAS)

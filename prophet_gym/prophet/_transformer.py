@@ -25,27 +25,20 @@ from prophet_gym.prophet._diffusers import (
 )
 from prophet_gym.prophet._history import HistoryMemory, HistoryOrder
 
-SIGMA_COND = 1e-4
-"""Noise label of the given slot (reference.md: "One call")."""
+SIGMA_COND = 1e-4  # noise label of the given slot (reference.md: "One call")
 _Memory = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Hold the inputs of the transformer but for the noisy slots.
-
-    Attributes:
-        given: The latent frame that a chunk starts from.
-        history: The latent frames before, oldest first; None without memory.
-        actions: What the action stream reads.
-        action_frames: Images of the end effector, as latents or drawn at their size; None without them.
-        drawn: The batch elements that have such images, where not all do.
-    """
+    """Hold the inputs of the transformer but for the noisy slots."""
 
     given: Float[Tensor, "b c 1 h w"]
-    history: Float[Tensor, "b c s h w"] | None
+    history: Float[Tensor, "b c s h w"] | None  # oldest first
     actions: Float[Tensor, "b n a"]
+    # Images of the end effector, as latents or drawn at their size.
     action_frames: Float[Tensor, "b f t h w"] | None
+    # The batch elements that have such images, where not all do.
     drawn: Bool[Tensor, " b"] | None = field(default=None, kw_only=True)
 
 
@@ -53,37 +46,12 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
     """Predict the flow of a chunk's latents from noisy latents, actions and memory (reference.md section 1).
 
     diffusers' Cosmos blocks, driven with one AdaLN modulation per latent frame (not per token), a history memory
-    prepended to the keys and values of every self-attention, and two action streams.
+    prepended to the keys and values of every self-attention, and two action streams. Sizes are (t, h, w) in latent
+    cells; without `text_embed_dim` there are no cross-attentions, and without `history_order` there is no memory.
 
-    Args:
-        num_attention_heads: Heads; the width D is heads times head size.
-        attention_head_dim: Size of a head.
-        num_layers: Blocks.
-        mlp_ratio: MLP width over D.
-        text_embed_dim: Width of the text context; None leaves the cross-attentions out.
-        adaln_lora_dim: Rank of the AdaLN modulations.
-        latent_channels: Channels of the latents.
-        max_size: Largest latent size (t, h, w) that the rotary table covers.
-        patch_size: Latent cells per token (t, h, w).
-        rope_scale: Rotary extrapolation (t, h, w).
-        action_dim: Dimensions of a model action.
-        actions_per_slot: Actions that one call of the scalar stream reads (the chunk, or those of one latent frame).
-        action_stream: "chunk" (the paper: shared by all latent frames) or "frame".
-        action_frames: "pooled" (released), "input" (extra channels beside the latents) or None.
-        action_frame_channels: Channels of the action-frame input.
-        history_order: Which end of the history is finest, or None for a model without memory.
-
-    Differences from the paper: `action_stream="frame"`, `action_frames="input"` and `history_order="newest_finest"` are
-    ours, for small models; the released model has "chunk", "pooled" and "oldest_finest".
-
-    Example:
-        >>> import torch
-        >>> model = ProphetTransformer3DModel(
-        ...     num_attention_heads=2, attention_head_dim=12, num_layers=1, text_embed_dim=None, adaln_lora_dim=4,
-        ...     action_dim=7, actions_per_slot=8)
-        >>> latents, mask = torch.zeros(1, 16, 3, 4, 4), torch.zeros(1, 1, 3, 4, 4)
-        >>> model(latents, torch.ones(1, 3), condition_mask=mask, actions=torch.zeros(1, 8, 7)).shape
-        torch.Size([1, 16, 3, 4, 4])
+    Differences from the paper: `action_stream="frame"` (not shared by all latent frames), `action_frames="input"`
+    (extra channels beside the latents) and `history_order="newest_finest"` are ours, for small models; the released
+    model has "chunk", "pooled" and "oldest_finest".
     """
 
     _no_split_modules = ("CosmosTransformerBlock",)
@@ -157,39 +125,37 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         actions: Float[Tensor, "b k a"],
         action_frames: Float[Tensor, "b f t h w"] | None = None,
         history: Float[Tensor, "b c s h w"] | None = None,
-        padding_mask: Float[Tensor, "b 1 h w"] | None = None,
         action_frames_mask: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c t h w"]:
-        """Return the raw network output.
+        """Return the raw network output of scaled noisy latents and the noise label c_noise of every latent frame.
 
-        Args:
-            hidden_states: Scaled noisy latents, the given slots clean.
-            timestep: Noise label c_noise of every latent frame.
-            encoder_hidden_states: Text context; None means off, and the cross-attentions are skipped.
-            condition_mask: 1 on given slots, 0 on generated ones.
-            actions: See `ActionStream`.
-            action_frames: Latents of the action video, or drawn channels with `action_frames="input"`.
-            history: Latents of past frames, oldest first; None leaves the memory out.
-            padding_mask: 1 where the image is padding; None means nowhere.
-            action_frames_mask: Which batch elements have action frames; the others, whatever their `action_frames`
-                hold, are computed as without any. None means all. For `action_frames="pooled"` alone.
-
-        Raises:
-            ValueError: What the config's choice of action frames needs is missing, or cannot be masked.
+        Masks are 1 on given slots, and for batch elements that have action frames: others are computed as without any,
+        whatever theirs hold. What is None is left out.
         """
         if action_frames_mask is not None and self.action_frame_embedder is None:
             raise ValueError('action_frames_mask must be None: this model does not have action_frames="pooled"')
         frames, size = hidden_states.shape[2], hidden_states.shape[3:]
-        x = self._input_channels(hidden_states, condition_mask, action_frames, padding_mask)
+        # The channel after the mask says where an image is padding: nowhere.
+        channels = [hidden_states, condition_mask, torch.zeros_like(condition_mask)]
+        if self.config["action_frames"] == "input":
+            if action_frames is None:
+                raise ValueError('action_frames must be given: this model has action_frames="input"')
+            channels.append(action_frames)
+        x = torch.cat([each.to(hidden_states.dtype) for each in channels], dim=1)
         rope = self.rope(x)
         x = self.patch_embed(x)
         grid = x.shape[1:4]
         x = x.flatten(2, 3)
         # The conditions join the embedding before its norm, where the released weights expect them.
-        embedding, modulation = self._condition(timestep, actions, frames, x.dtype)
+        time = self.time_embed.time_proj(timestep.flatten()).to(x.dtype).unflatten(0, timestep.shape)
+        embedding, modulation = self.action_embedder(actions, frames)
+        embedding, modulation = time + embedding, self.time_embed.t_embedder(time) + modulation
         if self.action_frame_embedder is not None and action_frames is not None:
             drawn = self.action_frame_embedder(action_frames, condition_mask)
-            embedding, modulation = _add_drawn(embedding, modulation, drawn, action_frames_mask)
+            if action_frames_mask is not None:
+                # Chosen, not multiplied: what a masked element holds may be NaN.
+                drawn = [torch.where(action_frames_mask[:, None, None], each, 0) for each in drawn]
+            embedding, modulation = embedding + drawn[0], modulation + drawn[1]
         embedding, modulation = self.time_embed.norm(embedding)[:, :, None], modulation[:, :, None]
         memory = self.history_memory(history) if self.history_memory is not None and history is not None else None
         for block in self.transformer_blocks:
@@ -202,52 +168,11 @@ class ProphetTransformer3DModel(LightModelMixin, ConfigMixin):
         x = self.norm_out(x, embedding, modulation)
         return self._unpatchify(self.proj_out(x), grid, size)
 
-    def _input_channels(
-        self, latents: Tensor, condition_mask: Tensor, action_frames: Tensor | None, padding_mask: Tensor | None
-    ) -> Tensor:
-        """Concatenate latents, condition mask, padding mask and, where the config says so, the drawn action frames."""
-        padding = torch.zeros_like(condition_mask)
-        if padding_mask is not None:
-            resized = F.interpolate(padding_mask.to(latents.dtype), size=latents.shape[-2:], mode="nearest")
-            padding = resized[:, :, None].expand_as(condition_mask)
-        channels = [latents, condition_mask.to(latents.dtype), padding.to(latents.dtype)]
-        if self.config["action_frames"] == "input":
-            if action_frames is None:
-                raise ValueError('action_frames must be given: this model has action_frames="input"')
-            channels.append(action_frames.to(latents.dtype))
-        return torch.cat(channels, dim=1)
-
-    def _condition(
-        self,
-        timestep: Tensor,
-        actions: Tensor,
-        frames: int,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        """Return timestep embedding before its norm and shared AdaLN vector per latent frame, `b t d` and `b t 3d`."""
-        time = self.time_embed.time_proj(timestep.flatten()).to(dtype).unflatten(0, timestep.shape)
-        embedding, modulation = self.action_embedder(actions, frames)
-        return time + embedding, self.time_embed.t_embedder(time) + modulation
-
     def _unpatchify(self, x: Tensor, grid: torch.Size, size: torch.Size) -> Tensor:
         p_t, p_h, p_w = self.config["patch_size"]
         x = x.unflatten(2, grid[1:]).unflatten(-1, (p_h, p_w, p_t, -1))
         x = x.permute(0, 7, 1, 6, 2, 4, 3, 5)
         return x.reshape(x.shape[0], x.shape[1], grid[0] * p_t, *size)
-
-
-def _add_drawn(
-    embedding: Float[Tensor, "b t d"],
-    modulation: Float[Tensor, "b t d3"],
-    drawn: tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]],
-    mask: Bool[Tensor, " b"] | None,
-) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t d3"]]:
-    """Add what the action frames say where the mask is set, everywhere without one; the rest stays to the bit."""
-    if mask is not None:
-        # Chosen, not multiplied: what a masked element holds may be NaN.
-        rows = mask[:, None, None]
-        drawn = (torch.where(rows, drawn[0], 0), torch.where(rows, drawn[1], 0))
-    return embedding + drawn[0], modulation + drawn[1]
 
 
 def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -306,14 +231,7 @@ def predict_velocity(
     noisy: Float[Tensor, "b c t h w"],
     time: Float[Tensor, " b"],
 ) -> Float[Tensor, "b c t h w"]:
-    """Return the transformer's velocity (source minus data) on the generated slots.
-
-    Args:
-        transformer: The network.
-        inputs: The rest of its inputs.
-        noisy: Latents on the way from source (time 1) to data (time 0).
-        time: Flow time of each batch element, tau = sigma / (1 + sigma).
-    """
+    """Return the velocity (source minus data) of the generated slots, noisy at flow time sigma / (1 + sigma)."""
     latents = torch.cat([inputs.given, noisy], dim=2)
     mask = torch.zeros_like(latents[:, :1])
     mask[:, :, :1] = 1
@@ -330,3 +248,13 @@ def predict_velocity(
         action_frames_mask=inputs.drawn,
     )
     return out[:, :, 1:]
+
+
+def predict_clean(
+    transformer: ProphetTransformer3DModel, inputs: Conditions, x: Float[Tensor, "b c t h w"], sigma: float
+) -> Float[Tensor, "b c t h w"]:
+    """Return the clean latents expected behind `x`, which carries noise of standard deviation `sigma`."""
+    tau = sigma / (1 + sigma)
+    noisy = (1 - tau) * x
+    time = torch.full((x.shape[0],), tau, device=x.device)
+    return noisy - tau * predict_velocity(transformer, inputs, noisy.to(inputs.given.dtype), time).to(x)

@@ -203,16 +203,6 @@ def test_new_parts_learn(golden_state, inputs):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
 
-def test_parts_may_be_left_out_and_the_seed_decides(golden_state):
-    plain = cosmos(golden_state, actions=False)
-    config, _ = convert_cosmos(plain, NewParts(action_frames=False, history=False))
-    assert (config["action_frames"], config["history_order"]) == (None, None)
-    one, same, other = (convert_cosmos(plain, NewParts(seed=seed))[1] for seed in (1, 1, 2))
-    name = "action_embedder.to_embedding.linear_1.weight"
-    assert torch.equal(one[name], same[name])
-    assert not torch.equal(one[name], other[name])
-
-
 def test_text_that_is_off_can_be_left_out(golden_state, inputs):
     config, state = convert_transformer(golden_state)
     whole, less = load(config, state), load(*without_text(config, state))

@@ -1,5 +1,6 @@
 """Rename released tensors to ours and report every name that fits nothing; make a Cosmos-Predict2 a starting point."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +16,19 @@ from prophet_gym.prophet._action_stream import ActionStream
 from prophet_gym.prophet._history import HistoryMemory
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
+# Numbers per action of the released Prophet, whose scalar streams are named `action_embedder_*_agi`.
 PROPHET_ACTION_DIM = 14
-"""Numbers per action of the released Prophet, whose scalar streams are named `action_embedder_*_agi`."""
+# Those of `nvidia/Cosmos-Predict2-2B-Sample-Action-Conditioned`, whose streams have the bare names.
 COSMOS_ACTION_DIM = 7
-"""Numbers per action of `nvidia/Cosmos-Predict2-2B-Sample-Action-Conditioned`, whose streams have the bare names."""
 _PATCH = (1, 2, 2)
+# The rotary table splits a head in three, and needs two frequencies for height and for width.
 _SMALLEST_HEAD = 12
-"""The rotary table splits a head in three, and needs two frequencies for height and for width."""
+_NO_PROPHET = "not a Prophet transformer"
 
+# Of a transformer in our layout; a released one has it under another name.
 _OWN_STREAM = "action_embedder.to_embedding.linear_1.weight"
-"""Of a transformer in our layout; a released one has it under another name."""
+# Begins the names of the average of the weights, which training keeps beside them.
 _AVERAGED = "net_ema."
-"""Begins the names of the average of the weights, which training keeps beside them."""
-
 _WRAPPERS = ("module.", "_orig_mod.")
 _DROPPED = re.compile(r"(^|\.)(accum_\w+|pos_embedder\..*|.*_extra_state)$")
 _PROPHET_STREAM = re.compile(r"(^|\.)action_embedder_B_D_\w+\.fc1\.weight$")
@@ -67,11 +68,7 @@ def is_counter(key: str) -> bool:
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the released weights without what training and compiling put before every name.
-
-    Raises:
-        CheckpointError: It is a transformer in our layout already, there are two sets of weights, or adapters.
-    """
+    """Return the released weights without what training and compiling put before every name."""
     found = dict(state)
     # Compiling inside of data parallelism puts two of them before every name.
     while prefix := next((each for each in _WRAPPERS if found and all(k.startswith(each) for k in found)), None):
@@ -108,43 +105,21 @@ def rename(key: str) -> str:
 def convert_transformer(
     state_dict: dict[str, Tensor], action_dim: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Convert a released Prophet transformer, or the action-conditioned sample of Cosmos-Predict2.
+    """Return config and state of a released Prophet transformer, or of Cosmos-Predict2's action-conditioned sample.
 
-    Args:
-        state_dict: The released layout, with or without the `net.` prefix, in any dtype, which is kept.
-        action_dim: Numbers per action; the layout's own if not given (Prophet 14, Cosmos sample 7). The file holds only
-            its product with the chunk.
-
-    Returns:
-        The config that `ProphetTransformer3DModel.from_config` takes, and a state dict for `load_state_dict`.
-
-    Raises:
-        CheckpointError: Tensors are missing, unexpected or of the wrong shape; the message names the first ten of each.
+    The dtype is kept. The file holds only the product of action dimensions and chunk; without `action_dim` it is the
+    layout's own (Prophet 14, Cosmos sample 7).
     """
     state_dict = _unwrapped(state_dict)
-    converted = _renamed(state_dict)
-    config = _infer_config(converted, _own_action_dim(state_dict) if action_dim is None else action_dim)
-    _require_layout(config, converted)
-    return config, converted
+    return _described(_renamed(state_dict), _own_action_dim(state_dict) if action_dim is None else action_dim)
 
 
 @dataclass(frozen=True)
 class NewParts:
-    """Hold what a Cosmos-Predict2 model gets on its way to a Prophet, where it lacks it.
-
-    Attributes:
-        action_dim: Numbers per action.
-        chunk: Actions per chunk.
-        action_frames: Whether it reads images of the end effector.
-        history: Whether it reads the history.
-        seed: Of the random weights.
-    """
+    """Hold what a Cosmos-Predict2 model that reads no actions gets on its way to a Prophet."""
 
     action_dim: int = PROPHET_ACTION_DIM
     chunk: int = 20
-    action_frames: bool = True
-    history: bool = True
-    seed: int = 0
 
 
 def convert_cosmos(state_dict: dict[str, Tensor], new: NewParts) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -153,48 +128,34 @@ def convert_cosmos(state_dict: dict[str, Tensor], new: NewParts) -> tuple[dict[s
     Parts that are there are kept. New ones are silent: with the same text, the first output is the base model's,
     whatever the actions and action frames are. The history's values are zero too, but its tokens take their share of
     every softmax, as in the released architecture: with `history=None` the output is exactly the base's.
-
-    Args:
-        state_dict: The layout of Cosmos-Predict2's `.pt`, with or without the `net.` prefix.
-        new: What to add.
-
-    Returns:
-        As `convert_transformer`.
-
-    Raises:
-        CheckpointError: As `convert_transformer`.
     """
     state_dict = _unwrapped(state_dict)
     converted = _renamed(state_dict)
     dim, like = _shape(converted, "patch_embed.proj.weight", 2)[0], next(iter(converted.values()))
-    channels = _shape(converted, "proj_out.weight", 2)[0] // (_PATCH[0] * _PATCH[1] * _PATCH[2])
-    has = {name.split(".")[0] for name in converted}
-    parts: dict[str, nn.Module] = {}
+    channels = _shape(converted, "proj_out.weight", 2)[0] // math.prod(_PATCH)
+    action_dim = _own_action_dim(state_dict)
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(new.seed)
-        if "action_embedder" not in has:
-            parts["action_embedder"] = stream = ActionStream(new.action_dim, new.chunk, dim)
+        torch.manual_seed(0)
+        parts: dict[str, nn.Module] = {}
+        if not any(name.startswith("action_embedder.") for name in converted):
+            action_dim = new.action_dim
+            parts["action_embedder"] = stream = ActionStream(action_dim, new.chunk, dim)
             _silence(stream.to_embedding.linear_2, stream.to_modulation.linear_2)
-        if new.action_frames and "action_frame_embedder" not in has:
+        if not any(name.startswith("action_frame_embedder.") for name in converted):
             parts["action_frame_embedder"] = embedder = PooledActionFrames(channels, dim)
-            _silence(*embedder.to_embedding, *embedder.to_modulation)
-        if new.history and "history_memory" not in has:
+            _silence(embedder.to_embedding[1], embedder.to_modulation[1])
+        if not any(name.startswith("history_memory.") for name in converted):
             parts["history_memory"] = memory = HistoryMemory(channels, dim, "oldest_finest")
             _silence(memory.to_v)
     for prefix, part in parts.items():
         converted |= {f"{prefix}.{name}": value.to(like.dtype) for name, value in part.state_dict().items()}
-    config = _infer_config(converted, _own_action_dim(state_dict) if "action_embedder" in has else new.action_dim)
-    _require_layout(config, converted)
-    return config, converted
+    return _described(converted, action_dim)
 
 
 def _silence(*layers: nn.Module) -> None:
     """Make linear maps put out exactly zero, so that a new condition starts silent."""
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.zeros_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    for parameter in (parameter for layer in layers for parameter in layer.parameters()):
+        nn.init.zeros_(parameter)
 
 
 def _own_action_dim(state_dict: Mapping[str, Tensor]) -> int:
@@ -207,9 +168,8 @@ def without_text(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict
     return {**config, "text_embed_dim": None}, kept
 
 
-def _infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]:
-    """Read the config off the shapes of a renamed state dict; raise CheckpointError where they fit no Prophet."""
-    _require_names(state)
+def _described(state: dict[str, Tensor], action_dim: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the config that the shapes of a renamed state dict say, and the dict; CheckpointError if they fit none."""
     dim = _shape(state, "patch_embed.proj.weight", 2)[0]
     head = _shape(state, "transformer_blocks.0.attn1.norm_q.weight", 1)[0]
     if head < _SMALLEST_HEAD or head % 2 or dim == 0 or dim % head:
@@ -217,45 +177,52 @@ def _infer_config(state: Mapping[str, Tensor], action_dim: int) -> dict[str, Any
             f"the width {dim} must be a multiple of an even head size of at least {_SMALLEST_HEAD}, "
             f"got head size {head}"
         )
-    text = "transformer_blocks.0.attn2.to_k.weight"
-    flat_actions = _shape(state, "action_embedder.to_embedding.linear_1.weight", 2)[1]
+    if _OWN_STREAM not in state:
+        raise CheckpointError(
+            f"{_NO_PROPHET} in the released layout: it lacks {_OWN_STREAM}. If this is a plain Cosmos-Predict2 "
+            "model, convert it as a starting point for training (convert_cosmos, prophet convert --starting-point)"
+        )
+    flat_actions = _shape(state, _OWN_STREAM, 2)[1]
     if action_dim < 1 or flat_actions % action_dim or flat_actions == 0:
         raise CheckpointError(
             f"the action stream reads {flat_actions} numbers, no whole number of actions of action_dim={action_dim}; "
             "give the action_dim it was trained with"
         )
-    cells = _PATCH[0] * _PATCH[1] * _PATCH[2]
-    return {
+    text = "transformer_blocks.0.attn2.to_k.weight"
+    config = {
         "num_attention_heads": dim // head,
         "attention_head_dim": head,
         "num_layers": _count_blocks(state),
         "mlp_ratio": _shape(state, "transformer_blocks.0.ff.net.0.proj.weight", 2)[0] / dim,
         "text_embed_dim": _shape(state, text, 2)[1] if text in state else None,
         "adaln_lora_dim": _shape(state, "transformer_blocks.0.norm1.linear_1.weight", 2)[0],
-        "latent_channels": _shape(state, "proj_out.weight", 2)[0] // cells,
+        "latent_channels": _shape(state, "proj_out.weight", 2)[0] // math.prod(_PATCH),
         "patch_size": _PATCH,
         "action_dim": action_dim,
         "actions_per_slot": flat_actions // action_dim,
         "action_frames": "pooled" if "action_frame_embedder.proj_in.weight" in state else None,
         "history_order": "oldest_finest" if "history_memory.to_k.weight" in state else None,
     }
+    _require_layout(config, state)
+    return config, state
 
 
 def _require_layout(config: dict[str, Any], state: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError, naming ten tensors of a kind, unless `state` is what a transformer of `config` loads."""
     with torch.device("meta"):
         expected = ProphetTransformer3DModel(**config).state_dict()
-    missing = [f"{k} {tuple(v.shape)}" for k, v in expected.items() if k not in state]
-    unexpected = [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected]
-    wrong = [
-        f"{k} has shape {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
-        for k, v in state.items()
-        if k in expected and v.shape != expected[k].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
+    problems = {
+        "missing": [f"{k} {tuple(v.shape)}" for k, v in expected.items() if k not in state],
+        "unexpected": [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected],
+        "of another shape": [
+            f"{k} has shape {tuple(state[k].shape)}, expected {tuple(v.shape)}"
+            for k, v in expected.items()
+            if k in state and v.shape != state[k].shape
+        ],
+    }
     if any(problems.values()):
         said = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
-        raise CheckpointError(f"not a Prophet transformer in the released layout: {said}")
+        raise CheckpointError(f"{_NO_PROPHET} in the released layout: {said}")
 
 
 def _renamed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -265,34 +232,19 @@ def _renamed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         name = rename(key)
         if name in converted:
-            raise CheckpointError(f"not a Prophet transformer in the released layout: {name} is there twice")
+            raise CheckpointError(f"{_NO_PROPHET} in the released layout: {name} is there twice")
         is_level = name.startswith("history_memory.levels.") and name.endswith("weight") and value.ndim > 1
         # The released levels are 1x1x1 convolutions, ours linear maps of the same numbers.
         converted[name] = value.flatten(1) if is_level else value
     return converted
 
 
-def _require_names(state: Mapping[str, Tensor]) -> None:
-    needed = ("patch_embed.proj.weight", "transformer_blocks.0.attn1.norm_q.weight", "proj_out.weight",
-              "transformer_blocks.0.norm1.linear_1.weight", "transformer_blocks.0.ff.net.0.proj.weight")  # fmt: skip
-    stream = "action_embedder.to_embedding.linear_1.weight"
-    missing = [name for name in needed if name not in state]
-    if not missing and stream not in state:
-        raise CheckpointError(
-            f"not a Prophet transformer in the released layout: it lacks {stream}. If this is a plain Cosmos-Predict2 "
-            "model, convert it as a starting point for training (convert_cosmos, prophet convert --starting-point)"
-        )
-    if missing:
-        missing += [] if stream in state else [stream]
-        raise CheckpointError(f"not a Prophet transformer in the released layout: it lacks {', '.join(missing)}")
-
-
 def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
     if name not in state:
-        raise CheckpointError(f"not a Prophet transformer in the released layout: it lacks {name}")
+        raise CheckpointError(f"{_NO_PROPHET} in the released layout: it lacks {name}")
     shape = tuple(state[name].shape)
     if len(shape) != axes:
-        raise CheckpointError(f"not a Prophet transformer: {name} must have {axes} axes, got shape {shape}")
+        raise CheckpointError(f"{_NO_PROPHET}: {name} must have {axes} axes, got shape {shape}")
     return shape
 
 

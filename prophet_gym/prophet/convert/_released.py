@@ -25,22 +25,14 @@ from prophet_gym.prophet._full import FullConfig, FullProphet, require_fit
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.prophet.convert._layout import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
 
-_PIXELS_PER_TOKEN = 16
-"""The VAE's 8 times the patch's 2."""
-_SMALLEST_SIDE = 64
-"""The VAE's 8 times the coarsest pool of the history."""
-
+_PIXELS_PER_TOKEN = 16  # the VAE's 8 times the patch's 2
+_SMALLEST_SIDE = 64  # the VAE's 8 times the coarsest pool of the history
+# Rises when a checkpoint that was converted earlier would be another now.
 _CACHED_LAYOUT = 1
-"""Rises when a checkpoint that was converted earlier would be another now."""
 
 
 def read_released(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Map the weights of a released `.pt` or `.safetensors` file into memory; counters and caches are left out.
-
-    Raises:
-        MissingWeightsError: There is no such file.
-        CheckpointError: As `read_tensors`, or it holds other tensors than floating-point weights.
-    """
+    """Map the weights of a released `.pt` or `.safetensors` file into memory; counters and caches are left out."""
     tensors = {key: value for key, value in read_tensors(path).items() if not is_counter(key)}
     kinds = [f"{key} ({value.dtype})" for key, value in tensors.items() if not value.is_floating_point()]
     if kinds:
@@ -70,37 +62,20 @@ def _shared(tensors: Mapping[str, Tensor]) -> list[str]:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Hold the choices there are when a released file is converted.
+    """Hold the choices there are when a released file is converted."""
 
-    Attributes:
-        frame_size: Height and width of the frames that the checkpoint dreams; the robot's own if not given.
-        action_dim: Dimensions of a model action; the layout's own if not given.
-        new_parts: What a Cosmos-Predict2 model gets as a starting point for training; None for a Prophet.
-        keep_text: Keep the cross-attentions, a fifth of the weights, which put out zero while text is off.
-        embodiment: The robot whose actions the checkpoint takes.
-        draw_tools: See `FullConfig`.
-    """
-
-    frame_size: tuple[int, int] | None = None
-    action_dim: int | None = None
+    frame_size: tuple[int, int] | None = None  # the robot's own if not given
+    action_dim: int | None = None  # of a model action; the layout's own if not given
+    # What a Cosmos-Predict2 model gets as a starting point for training; None for a Prophet.
     new_parts: NewParts | None = None
+    # The cross-attentions, a fifth of the weights, which put out zero while text is off.
     keep_text: bool = True
     embodiment: str = "libero"
     draw_tools: bool = False
 
 
 def converted(source: Path, embodiment: str, cache: Path) -> Path:
-    """Return the checkpoint folder of a released file, made in `cache` when it is first asked for.
-
-    Args:
-        source: The file.
-        embodiment: Its robot.
-        cache: Folder for things that can be made again; the public Wan VAE is added to what lies there.
-
-    Raises:
-        CheckpointError: As `convert_file`.
-        MissingWeightsError: The VAE cannot be fetched.
-    """
+    """Return the checkpoint folder of a released file with the public Wan VAE, made in `cache` when first asked for."""
     stat = source.stat()
     key = hashlib.sha256(f"{_CACHED_LAYOUT} {source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
     folder = cache / "converted" / f"{source.stem}-{embodiment}-{key[:16]}"
@@ -123,20 +98,7 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     """Write the checkpoint folder of a released file; after an error nothing is there.
 
     The weights keep their dtype. They pass from the mapped source to the new file, so memory holds little more than the
-    pages of the source.
-
-    Args:
-        source: A `.pt` or `.safetensors` file.
-        target: A new or empty folder.
-        vae: Folder of the published Wan VAE, as diffusers stores it; None leaves `autoencoder` out.
-        how: The choices there are.
-
-    Returns:
-        The config of the new checkpoint.
-
-    Raises:
-        CheckpointError: The file or the VAE is damaged or of another architecture, or the target holds something.
-        MissingWeightsError: A file is not there.
+    pages of the source. Without the folder of a Wan VAE, `autoencoder` is left out.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
