@@ -202,8 +202,11 @@ def require_fit(config: FullConfig, transformer: Mapping[str, Any], *, normalise
 
 @contextmanager
 def onloaded(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move a network to `device` and back to where it rests."""
+    """Move a network to `device` and back to where it rests; do nothing if it rests there."""
     rest = next(module.parameters()).device
+    if rest == device:
+        yield
+        return
     try:
         module.to(device)
         yield
