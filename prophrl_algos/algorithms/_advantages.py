@@ -17,12 +17,7 @@ def group_advantages(
     Paper: arXiv 2511.20633, section on FA-GRPO.
 
     Differences from the paper: rollouts without a reward are left out of their group and get 0, as does a group of
-    equal returns or of one rollout, as in the SimpleVLA-RL family.
-
-    Args:
-        returns: One return per rollout; may be NaN where not scored.
-        groups: Group of each rollout.
-        scored: Which rollouts have a reward; all if not given.
+    equal returns or of one rollout, as in the SimpleVLA-RL family. A return may be NaN where `scored` is not true.
 
     Example:
         >>> group_advantages(torch.tensor([1.0, 0.0, 0.5, 0.5]), torch.tensor([3, 3, 7, 7]))
@@ -34,10 +29,7 @@ def group_advantages(
 def leave_one_out_advantages(
     returns: Num[Tensor, " b"], groups: Int[Tensor, " b"], scored: Bool[Tensor, " b"] | None = None
 ) -> Float[Tensor, " b"]:
-    """Return A = R - mean of the other rollouts of the group (RLOO, arXiv 2402.14740).
-
-    Takes the arguments of `group_advantages`.
-    """
+    """Return A = R - mean of the other rollouts of the group (RLOO, arXiv 2402.14740)."""
     return _per_group(
         returns, groups, scored, lambda inside: (inside - inside.mean()) * (len(inside) / (len(inside) - 1))
     )
@@ -50,18 +42,9 @@ def per_entry(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float
 
 
 def per_trajectory(mask: Bool[Tensor, "s n"], trajectory: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
-    """Return weights with which every trajectory counts the same, however long it is.
-
-    The weight of a decision is 1 / the valid actions of its trajectory, so the loss is the mean over trajectories of
-    the mean over each one's valid entries.
-
-    Args:
-        mask: Valid actions of the whole batch.
-        trajectory: Trajectory of each decision.
-    """
-    numbers, inverse = torch.unique(trajectory, return_inverse=True)
-    actions = torch.zeros(len(numbers), device=mask.device, dtype=torch.float32)
-    actions = actions.index_add(0, inverse, mask.sum(1).float())
+    """Return 1 / the valid actions of each decision's trajectory: the mean over trajectories of each one's mean."""
+    inverse = torch.unique(trajectory, return_inverse=True)[1]
+    actions = torch.bincount(inverse, mask.sum(1).float()).float()
     return torch.where(actions > 0, 1 / actions.clamp(min=1), 0.0)[inverse]
 
 

@@ -18,13 +18,7 @@ from prophrl_algos.flow import FlowScores
 
 
 def guarded_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " times"]) -> Float[Tensor, "s k n a"]:
-    """Return log-probs whose difference to `old.log_prob` is the guarded log-ratio.
-
-    Args:
-        new: Scores of the policy that is improved.
-        old: Scores of the policy that sampled.
-        times: Times of the schedule.
-    """
+    """Return log-probs whose difference to `old.log_prob` is the guarded log-ratio."""
     std = old.std
     # Steps without noise have no density: 1 stands in for their std, and their log-ratio stays 0.
     moves = std > 0

@@ -9,28 +9,19 @@ noise at 1 to the action at 0; group-relative advantages instead of a critic.
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from prophrl_algos.algorithms._algorithm import Algorithm
 from prophrl_algos.algorithms._pi_rl import sum_over_chunk
-from prophrl_algos.flow import FlowSpec, ode_step
-from prophrl_algos.flow._sde import Number, over_rows
+from prophrl_algos.flow import ode_step
+from prophrl_algos.flow._sde import Latents, Moments, Number, over_rows
 
 
 class LearnedNoise(nn.Module):
     """A `Kernel` with weights of its own, which learns the std of every latent dimension between two bounds.
 
-    It starts at the geometric mean of the bounds, everywhere. Give its parameters to the optimizer beside the policy's.
-
-    Args:
-        latent_dim: Columns of the latent; the network sees one row of the latent at a time.
-        low: Least std. ReinFlow: 0.10 at K = 4, 0.08 with images at K = 1.
-        high: Greatest std. ReinFlow: 0.24 at K = 4, 0.14 with images at K = 1.
-        hidden: Width of the network.
-
-    Raises:
-        ValueError: It must be that 0 < low < high.
+    It starts at the geometric mean of the bounds, everywhere, and sees one row of the latent at a time. The bounds of
+    ReinFlow are 0.10 and 0.24 at K = 4, and 0.08 and 0.14 with images at K = 1. Its parameters go to the optimizer too.
     """
 
     def __init__(self, latent_dim: int, low: float | int = 0.10, high: float | int = 0.24, hidden: int = 32) -> None:
@@ -47,14 +38,14 @@ class LearnedNoise(nn.Module):
 
     def forward(
         self,
-        sample: Float[Tensor, "*x"],
-        velocity: Float[Tensor, "*x"],
+        sample: Latents,
+        velocity: Latents,
         t: Number,
         t_next: Number,
         *,
         noise_level: Number = 0.0,
         t_clamp: Number = 1.0,
-    ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+    ) -> Moments:
         """Return the mean of the ODE step and the learned std; `noise_level` and `t_clamp` are not read."""
         mean, _ = ode_step(sample, velocity, t, t_next, noise_level=noise_level, t_clamp=t_clamp)
         time = over_rows(t, mean)
@@ -65,9 +56,9 @@ class LearnedNoise(nn.Module):
         return mean, self.low * torch.exp(span * torch.sigmoid(logit))
 
 
-def noise_for(spec: FlowSpec) -> LearnedNoise:
-    """Return a fresh noise network for a policy's latents."""
-    return LearnedNoise(spec.latent_dim)
-
-
-REINFLOW = Algorithm("reinflow", "learned noise, one ratio per chunk", sum_over_chunk, make_kernel=noise_for)
+REINFLOW = Algorithm(
+    "reinflow",
+    "learned noise, one ratio per chunk",
+    sum_over_chunk,
+    make_kernel=lambda spec: LearnedNoise(spec.latent_dim),
+)

@@ -13,15 +13,9 @@ LOG_RATIO_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class RatioStats:
-    """What happened to the ratios of a batch; scalar tensors on the batch's device.
+    """What happened to the ratios of a batch that counted; scalar tensors on the batch's device.
 
-    Attributes:
-        ratios: Number of ratios that counted.
-        ratio_mean: Their mean.
-        ratio_min: Their minimum.
-        ratio_max: Their maximum.
-        clipped_low: Fraction of them that was clipped from below (A < 0 and r < 1 - clip_low).
-        clipped_high: Fraction of them that was clipped from above (A > 0 and r > 1 + clip_high).
+    `clipped_low` is the fraction with A < 0 and r < 1 - clip_low, `clipped_high` with A > 0 and r > 1 + clip_high.
     """
 
     ratios: Float[Tensor, ""]
@@ -65,16 +59,8 @@ def clipped_surrogate(
 ) -> tuple[Float[Tensor, "s *r"], RatioStats]:
     """Return w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) for every ratio, 0 where it does not count.
 
-    Args:
-        log_ratio: log r; 0 where it does not count.
-        advantages: A of each decision; may be NaN where none of its ratios counts.
-        counts: Which ratios count.
-        loss_weights: w >= 0 of each decision; 1 if not given.
-        clip_low: Clipping range below 1, above 0; from 1 on there is no lower bound.
-        clip_high: Clipping range above 1, above 0.
-
-    Raises:
-        ValueError: A clipping range is not above 0.
+    A may be NaN where none of a decision's ratios counts; w >= 0, and 1 if not given; from clip_low = 1 on there is no
+    lower bound.
     """
     if not (clip_low > 0 and clip_high > 0):
         raise ValueError(f"clip_low and clip_high must be above 0, got {clip_low} and {clip_high}")
@@ -83,17 +69,12 @@ def clipped_surrogate(
     weighted = advantages if loss_weights is None else advantages * loss_weights
     advantage = torch.where(counts, weighted.view(-1, *[1] * (log_ratio.ndim - 1)).expand_as(ratio), 0.0)
     terms = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
-    return torch.where(counts, terms, 0.0), _stats(ratio.detach(), advantage, counts, clip_low, clip_high)
-
-
-def _stats(
-    ratio: Tensor, advantage: Tensor, counts: Tensor, clip_low: float | int, clip_high: float | int
-) -> RatioStats:
+    terms, ratio = torch.where(counts, terms, 0.0), ratio.detach()
     number = counts.sum().to(ratio.dtype)
     some = number.clamp(min=1)
     low = counts & (advantage < 0) & (ratio < 1 - clip_low)
     high = counts & (advantage > 0) & (ratio > 1 + clip_high)
-    return RatioStats(
+    return terms, RatioStats(
         ratios=number,
         ratio_mean=torch.where(counts, ratio, 0.0).sum() / some,
         ratio_min=torch.where(counts, ratio, torch.inf).amin() if ratio.numel() else ratio.new_tensor(torch.inf),

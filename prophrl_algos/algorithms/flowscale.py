@@ -4,18 +4,15 @@ Paper: arXiv 2511.20633, section on FlowScale. The score of a Gaussian step grow
 little noise dominate the gradient; weights that grow with std balance them.
 
 Differences from the paper: its printed loss f_clip(r, w_k A) is a constant factor if read literally, because r has
-summed over k. Three readings stand here. `scale_gradients` is what the trainer does: the weight multiplies the gradient
-of each step's log-prob and leaves every value as it was. `scale_ratios` multiplies each step's log-ratio instead, and
-`per_step` is weighted Flow-GRPO with one ratio per flow step and entry; both are for comparison. With one on-policy
-optimizer step all three have the same gradient.
+summed over k. Here the weight multiplies the gradient of each step's log-prob and leaves every value as it was; weights
+on the log-ratios, or weighted Flow-GRPO, have the same gradient in an on-policy step.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 _EPS = 1e-6
@@ -49,9 +46,7 @@ class FlowScale:
 def flowscale_weights(stds: Float[Tensor, " k"], c: FlowScale) -> Float[Tensor, " k"]:
     """Return w[k] = clip((1 - alpha) w~[k] / mean w~ + alpha, w_min, w_max) with w~ = (std^2 + eps)^power.
 
-    Args:
-        stds: Of the sampler's steps, with sqrt(dt) in them; a step of std 0 is left out of the mean and gets weight 0.
-        c: The settings.
+    The sampler's stds have sqrt(dt) in them; a step of std 0 is left out of the mean and gets weight 0.
 
     Example:
         >>> stds = torch.tensor([0.5, 0.433013, 0.25, 0.144338])  # K = 4, noise level 0.5
@@ -70,34 +65,4 @@ def flowscale_weights(stds: Float[Tensor, " k"], c: FlowScale) -> Float[Tensor, 
 def scale_gradients(log_prob: Float[Tensor, "*b k n a"], weights: Float[Tensor, " k"]) -> Float[Tensor, "*b k n a"]:
     """Return sg(l_k) + w_k (l_k - sg(l_k)): the same value to the bit, and w_k times the gradient."""
     fixed = log_prob.detach()
-    return fixed + _over_steps(weights, log_prob) * (log_prob - fixed)
-
-
-def scale_ratios(
-    log_prob: Float[Tensor, "*b k n a"], old: Float[Tensor, "*b k n a"], weights: Float[Tensor, " k"]
-) -> Float[Tensor, "*b k n a"]:
-    """Return l_k_old + w_k (l_k - l_k_old), so that log r = sum_k w_k (l_k - l_k_old)."""
-    return old + _over_steps(weights, log_prob) * (log_prob - old)
-
-
-def keep_flow_steps(
-    log_ratio: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
-) -> tuple[Float[Tensor, "s k n a"], Bool[Tensor, "s k n a"]]:
-    """Return one log-ratio per flow step and action dimension: reduce nothing, for `per_step`."""
-    return log_ratio, mask[:, None, :, None].expand_as(log_ratio)
-
-
-def per_step(weights: Float[Tensor, " k"]) -> Callable[[Tensor, Int[Tensor, " s"], float | int], Float[Tensor, ""]]:
-    """Return the `aggregate` of weighted Flow-GRPO, -sum_k w_k min(r_k A, clip(r_k) A); goes with `keep_flow_steps`."""
-
-    def aggregate(
-        terms: Float[Tensor, "s k n a"], entries: Int[Tensor, " s"], denominator: float | int
-    ) -> Float[Tensor, ""]:
-        del entries
-        return -(terms * _over_steps(weights, terms)).sum() / denominator
-
-    return aggregate
-
-
-def _over_steps(weights: Tensor, like: Tensor) -> Tensor:
-    return weights.to(like)[:, None, None]
+    return fixed + weights.to(log_prob)[:, None, None] * (log_prob - fixed)

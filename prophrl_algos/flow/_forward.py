@@ -23,30 +23,16 @@ from torch import Tensor
 
 from prophrl_algos.flow._policy import FlowPath
 from prophrl_algos.flow._schedule import every_step, final_latents
-from prophrl_algos.flow._sde import Number, over_rows, precise, require_step
+from prophrl_algos.flow._sde import Latents, Moments, Number, over_rows, precise, require_step
 
 
 def forward_step(
-    sample: Float[Tensor, "*x"],
-    velocity: Float[Tensor, "*x"],
-    t: Number,
-    t_next: Number,
-    *,
-    noise_level: Number,
-    t_clamp: Number = 1.0,
-) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
-    """Predict the action from a noised one: mean x - t v, standard deviation a t, in float32.
+    sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number, t_clamp: Number = 1.0
+) -> Moments:
+    """Predict the action from one noised by `renoised`: mean x - t v, standard deviation a t, in float32.
 
-    Args:
-        sample: Sample x at `t`, noised by `renoised`.
-        velocity: v(x, t).
-        t: Time in (0, 1].
-        t_next: Time in [0, t]; the mean is of the path's end, whatever it is.
-        noise_level: a >= 0, the error of a velocity that counts as one standard deviation.
-        t_clamp: Not read.
-
-    Raises:
-        ValueError: As in `flow_sde_step`.
+    The noise level a >= 0 is the error of a velocity that counts as one standard deviation. The mean is of the path's
+    end, whatever `t_next` is.
     """
     del t_clamp
     require_step(t, t_next, noise_level)
@@ -60,10 +46,6 @@ def renoised(path: FlowPath, seed: int) -> FlowPath:
     """Noise the end of each path afresh to every time of its schedule; the scores are still the sampled path's.
 
     The noise of a path depends on the seed and on the noise that the path began from, not on the paths around it.
-
-    Args:
-        path: As sampled.
-        seed: Seed of the noise.
     """
     shape = path.latents.shape[1:]
     drawn = torch.stack([_noise(first, seed, shape) for first in path.latents[:, 0].cpu()]) if len(path) else 0.0

@@ -33,9 +33,9 @@ class FlowSpec:
     num_steps: int
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "latent_dim", "action_dim", "exec_steps", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, size in vars(self).items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
         if self.exec_steps > self.horizon:
             raise ValueError(
                 f"exec_steps={self.exec_steps} must be at most horizon={self.horizon}: "
@@ -57,25 +57,17 @@ class Context(Protocol):
         """Return every batch element `repeats` times, its copies side by side."""
         ...
 
-    def detach(self) -> "Context":
-        """Return the same values without their gradient."""
-        ...
-
 
 class TensorContext(dict[str, Tensor]):
     """A context of named, batch-leading tensors, for policies that need no more."""
 
     def select(self, rows: Int[Tensor, " r"]) -> "TensorContext":
         """Return the given batch elements, in the given order."""
-        return TensorContext({name: tensor[rows.to(tensor.device)] for name, tensor in self.items()})
+        return TensorContext(select_obs(self, rows))
 
     def repeat_interleave(self, repeats: int) -> "TensorContext":
         """Return every batch element `repeats` times, its copies side by side."""
         return TensorContext({name: tensor.repeat_interleave(repeats, 0) for name, tensor in self.items()})
-
-    def detach(self) -> "TensorContext":
-        """Return the same values without their gradient."""
-        return TensorContext({name: tensor.detach() for name, tensor in self.items()})
 
 
 @runtime_checkable
@@ -123,10 +115,7 @@ class FlowPolicy(Protocol):
 class FlowScores:
     """What a policy says of the steps of a path, on executed actions and real dimensions; float32.
 
-    Attributes:
-        log_prob: Log-density of every step in nats; 0 where std is 0.
-        mean: Mean of every step.
-        std: Standard deviation of every step; 0 where it is deterministic.
+    `log_prob` is in nats and 0 where std is 0, as it is where a step is deterministic.
     """
 
     log_prob: Float[Tensor, "s k n a"]
@@ -144,19 +133,15 @@ class FlowScores:
     @staticmethod
     def cat(parts: Sequence["FlowScores"], dim: int = 0) -> "FlowScores":
         """Concatenate scores along an axis, the batch's if not given."""
-        names = ("log_prob", "mean", "std")
-        return FlowScores(*(torch.cat([getattr(part, name) for part in parts], dim) for name in names))
+        tensors = zip(*((part.log_prob, part.mean, part.std) for part in parts), strict=True)
+        return FlowScores(*(torch.cat(each, dim) for each in tensors))
 
 
 @dataclass(frozen=True)
 class FlowPath:
     """Sampled denoising paths: all that an update needs beside the raw observations.
 
-    Attributes:
-        latents: Latents before the first step, and after each of the K.
-        stochastic: Which steps were stochastic.
-        scores: Scores of the policy that sampled.
-        schedule: How the path was sampled.
+    `latents` are those before the first step and after each of the K; `scores` are of the policy that sampled.
     """
 
     latents: Float[Tensor, "s times h d"]

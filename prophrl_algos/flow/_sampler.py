@@ -49,42 +49,26 @@ def sample(policy: FlowPolicy, obs: Obs, schedule: FlowSchedule, generators: Seq
 def rescore(
     policy: FlowPolicy, obs: Obs, path: FlowPath, *, grad: bool = True, steps_per_call: int | None = None
 ) -> FlowScores:
-    """Score the steps of a path under the current policy: the prefix once, all steps in one velocity call.
+    """Score the steps of a path on the policy's device: the prefix once, all steps in one velocity call.
 
     With `steps_per_call=1` the velocity calls have the shapes that they had in `sample`, and an unchanged policy
-    gives the same bits; otherwise matmul kernels may round differently.
-
-    Args:
-        policy: Policy that scores.
-        obs: One element per element of the path.
-        path: Path on the policy's device.
-        grad: Whether the scores carry a gradient.
-        steps_per_call: Flow steps per velocity call, where memory binds; all if not given.
-
-    Raises:
-        ValueError: `steps_per_call` is below 1.
+    gives the same bits; otherwise matmul kernels may round differently. All steps are in one call if it is not given.
     """
     per_call = path.schedule.num_steps if steps_per_call is None else steps_per_call
     if per_call < 1:
         raise ValueError(f"steps_per_call must be at least 1 or None, got {steps_per_call}")
+    before, velocities = path.latents[:, :-1], []
+    calls = zip(before.split(per_call, 1), path.schedule.times[:-1].to(before.device).split(per_call), strict=True)
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         context = policy.encode(obs, grad=grad)
-        velocities = []
-        for first in range(0, path.schedule.num_steps, per_call):
-            before = path.latents[:, first : min(first + per_call, path.schedule.num_steps)]
-            count = before.shape[1]
-            times = path.schedule.times[first : first + count].to(before.device).repeat(len(path))
+        for latents, times in calls:
+            count = len(times)
             # At one step per call the context is passed as it is, as `sample` does.
             repeated = context if count == 1 else context.repeat_interleave(count)
-            velocity = policy.velocity(repeated, before.flatten(0, 1), times)
+            velocity = policy.velocity(repeated, latents.flatten(0, 1), times.repeat(len(path)))
             velocities.append(velocity.float().unflatten(0, (len(path), count)))
-        return score_velocity(torch.cat(velocities, 1), path, policy.spec)
-
-
-def score_velocity(velocity: Float[Tensor, "s k h d"], path: FlowPath, spec: FlowSpec) -> FlowScores:
-    """Return the scores of a path under given velocities."""
-    mean, std = path.schedule.moments(path.latents[:, :-1], velocity, path.stochastic)
-    return _score(path.after, mean, std, spec)
+        mean, std = path.schedule.moments(before, torch.cat(velocities, 1), path.stochastic)
+        return _score(path.after, mean, std, policy.spec)
 
 
 def step_stds(scores: FlowScores, stochastic: Bool[Tensor, "s k"]) -> Float[Tensor, " k"]:

@@ -104,9 +104,9 @@ class FlowSchedule:
     ) -> tuple[Float[Tensor, "b k h d"], Float[Tensor, "b k h d"]]:
         """Return mean and std of the samples after the steps `first`, `first + 1`, ...; std 0 where not stochastic."""
         times = self.times.to(sample.device)
-        last = first + sample.shape[1]
         # With no axis of its own, t broadcasts over the batch: the kernels read one axis alone as the batch's.
-        t, t_next = times[first:last, None, None], times[first + 1 : last + 1, None, None]
+        used = times[first : first + sample.shape[1] + 1, None, None]
+        t, t_next = used[:-1], used[1:]
         mean, std = self.kernel(sample, velocity, t, t_next, noise_level=self.noise_level, t_clamp=times[1])
         # The usual case skips a `where` over the whole path.
         if bool(stochastic.all()):

@@ -17,50 +17,33 @@ Number = float | int | Tensor
 LOG_TWO_PI = math.log(2 * math.pi)
 
 
+Latents = Float[Tensor, "*x"]
+Moments = tuple[Latents, Latents]
+"""Mean and standard deviation, with sqrt(dt) in it; both in the shape of the sample and in float32."""
+
+
 @runtime_checkable
 class Kernel(Protocol):
-    """A denoising step as a Gaussian; `flow_sde_step`, `cps_step`, `ode_step` and `LearnedNoise` are kernels."""
+    """A denoising step as a Gaussian; `flow_sde_step`, `cps_step`, `ode_step` and `LearnedNoise` are kernels.
+
+    It takes sample x and velocity v(x, t) at t in (0, 1], and gives the moments at t_next in [0, t). A plain number out
+    of these bounds is a ValueError; tensors are not looked into.
+    """
 
     def __call__(
-        self,
-        sample: Float[Tensor, "*x"],
-        velocity: Float[Tensor, "*x"],
-        t: Number,
-        t_next: Number,
-        *,
-        noise_level: Number,
-        t_clamp: Number,
-    ) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+        self, sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number, t_clamp: Number
+    ) -> Moments:
         """Return mean and standard deviation of the sample at `t_next`."""
         ...
 
 
 def flow_sde_step(
-    sample: Float[Tensor, "*x"],
-    velocity: Float[Tensor, "*x"],
-    t: Number,
-    t_next: Number,
-    *,
-    noise_level: Number,
-    t_clamp: Number,
-) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+    sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number, t_clamp: Number
+) -> Moments:
     """Take one Euler-Maruyama step of the Flow-GRPO SDE (arXiv 2505.05470, eq. 9), in float32.
 
-    g = a sqrt(t / (1 - t)); mean = x (1 - g^2 dt / 2t) - v (1 + g^2 (1 - t) / 2t) dt; std = g sqrt(dt).
-
-    Args:
-        sample: Sample x at `t`.
-        velocity: v(x, t), noise minus action.
-        t: Time in (0, 1].
-        t_next: Time in [0, t).
-        noise_level: a >= 0; a tensor over the last axis gives every dimension its own.
-        t_clamp: Second time of the schedule, which replaces t = 1 in the denominator of g.
-
-    Returns:
-        Mean, and standard deviation with sqrt(dt) in it, both in the shape of the sample.
-
-    Raises:
-        ValueError: Times or a noise level that are plain numbers outside these bounds (tensors are not looked into).
+    g = a sqrt(t / (1 - t)); mean = x (1 - g^2 dt / 2t) - v (1 + g^2 (1 - t) / 2t) dt; std = g sqrt(dt). The noise level
+    a >= 0 may be a tensor over the last axis; `t_clamp`, the schedule's second time, replaces t = 1 in g.
     """
     require_step(t, t_next, noise_level)
     x, v = precise(sample), precise(velocity)
@@ -74,29 +57,12 @@ def flow_sde_step(
 
 
 def cps_step(
-    sample: Float[Tensor, "*x"],
-    velocity: Float[Tensor, "*x"],
-    t: Number,
-    t_next: Number,
-    *,
-    noise_level: Number,
-    t_clamp: Number = 1.0,
-) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+    sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number, t_clamp: Number = 1.0
+) -> Moments:
     """Take a step of coefficients-preserving sampling: noise of the size the flow has at `t_next` (arXiv 2509.05952).
 
-    std = t' sin(a pi/2); mean = (1 - t') x_0 + sqrt(t'^2 - std^2) x_1 with x_0 = x - t v, x_1 = x + (1 - t) v.
-    The step to t_next = 0 has std 0 and so no density.
-
-    Args:
-        sample: Sample x at `t`.
-        velocity: v(x, t).
-        t: Time in (0, 1].
-        t_next: Time in [0, t).
-        noise_level: a in [0, 1].
-        t_clamp: Not read; nothing diverges at t = 1.
-
-    Raises:
-        ValueError: As in `flow_sde_step`.
+    std = t' sin(a pi/2); mean = (1 - t') x_0 + sqrt(t'^2 - std^2) x_1 with x_0 = x - t v, x_1 = x + (1 - t) v and a in
+    [0, 1]. The step to t_next = 0 has std 0 and so no density. Nothing diverges at t = 1: `t_clamp` is not read.
     """
     del t_clamp
     require_step(t, t_next, noise_level, most=1)
@@ -109,14 +75,8 @@ def cps_step(
 
 
 def ode_step(
-    sample: Float[Tensor, "*x"],
-    velocity: Float[Tensor, "*x"],
-    t: Number,
-    t_next: Number,
-    *,
-    noise_level: Number = 0.0,
-    t_clamp: Number = 1.0,
-) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
+    sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number = 0.0, t_clamp: Number = 1.0
+) -> Moments:
     """Take the Euler step x - v dt, of std 0 and so without a density; `noise_level` and `t_clamp` are not read."""
     del noise_level, t_clamp
     require_step(t, t_next, 0.0)
@@ -124,28 +84,21 @@ def ode_step(
     return x - v * (over_rows(t, x) - over_rows(t_next, x)), torch.zeros_like(x)
 
 
-def gaussian_log_prob(
-    x: Float[Tensor, "*x"], mean: Float[Tensor, "*#x"], std: Float[Tensor, "*#x"] | float | int
-) -> Float[Tensor, "*x"]:
+def gaussian_log_prob(x: Latents, mean: Float[Tensor, "*#x"], std: Float[Tensor, "*#x"] | float | int) -> Latents:
     """Return the log-density of each entry under its own Gaussian in nats; std must be positive."""
     x, mean = precise(x), precise(mean)
     std = precise(std) if isinstance(std, Tensor) else x.new_tensor(std)
     return -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - 0.5 * LOG_TWO_PI
 
 
-def step_log_prob(x: Float[Tensor, "*x"], mean: Float[Tensor, "*x"], std: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
+def step_log_prob(x: Latents, mean: Latents, std: Latents) -> Latents:
     """Return `gaussian_log_prob` where std > 0, and 0 where it is 0: such a step has no density."""
     moves = std > 0
     # The std is replaced before it divides: the gradient of a branch that is not taken would be 0 * inf = NaN.
     return torch.where(moves, gaussian_log_prob(x, mean, torch.where(moves, std, 1.0)), 0.0)
 
 
-def gaussian_kl(
-    mean: Float[Tensor, "*x"],
-    std: Float[Tensor, "*x"],
-    other_mean: Float[Tensor, "*x"],
-    other_std: Float[Tensor, "*x"],
-) -> Float[Tensor, "*x"]:
+def gaussian_kl(mean: Latents, std: Latents, other_mean: Latents, other_std: Latents) -> Latents:
     """Return KL(N(mean, std) || N(other_mean, other_std)) of each entry in nats; 0 where either std is 0."""
     moves = (std > 0) & (other_std > 0)
     here, there = torch.where(moves, std, 1.0), torch.where(moves, other_std, 1.0)
@@ -154,7 +107,7 @@ def gaussian_kl(
     return torch.where(moves, divergence, 0.0)
 
 
-def gaussian_entropy(std: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
+def gaussian_entropy(std: Latents) -> Latents:
     """Return the entropy of each entry in nats; 0 where std is 0 (no density)."""
     moves = std > 0
     return torch.where(moves, 0.5 * (LOG_TWO_PI + 1) + torch.log(torch.where(moves, std, 1.0)), 0.0)
@@ -176,6 +129,4 @@ def precise(x: Tensor) -> Tensor:
 def over_rows(value: Number, sample: Tensor) -> Tensor:
     """Return a number, or one per batch element, in a shape that broadcasts against the sample."""
     number = torch.as_tensor(value, dtype=sample.dtype, device=sample.device)
-    if number.ndim == 1 and sample.ndim > 1:
-        return number.view(-1, *[1] * (sample.ndim - 1))
-    return number
+    return number.view(-1, *[1] * (sample.ndim - 1)) if number.ndim == 1 else number

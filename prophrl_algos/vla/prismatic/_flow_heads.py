@@ -151,7 +151,3 @@ class SharedContext(Context):
     def repeat_interleave(self, repeats: int) -> "SharedContext":
         """Return every row `repeats` times, copies side by side."""
         return SharedContext(self.tensors, self.copies * repeats)
-
-    def detach(self) -> "SharedContext":
-        """Return the same numbers without their gradient."""
-        return SharedContext(tuple(tensor.detach() for tensor in self.tensors), self.copies)

@@ -18,7 +18,7 @@ from prophrl_algos.algorithms import (
 )
 from prophrl_algos.algorithms._grpo_guard import guarded_log_prob
 from prophrl_algos.algorithms._surrogate import RatioStats
-from prophrl_algos.algorithms.flowscale import keep_flow_steps, per_step, scale_gradients, scale_ratios
+from prophrl_algos.algorithms.flowscale import scale_gradients
 from prophrl_algos.flow import FlowScores
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
@@ -27,6 +27,19 @@ LOSSES = [FA_GRPO.loss, FLOW_GRPO.loss, PI_RL.loss]
 
 def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Two other readings of FlowScale's printed loss, for comparison: weighted log-ratios, and Flow-GRPO with weights.
+def scale_ratios(log_prob, old, weights):
+    return old + weights[:, None, None] * (log_prob - old)
+
+
+def keep_flow_steps(log_ratio, mask):
+    return log_ratio, mask[:, None, :, None].expand_as(log_ratio)
+
+
+def per_step(weights):
+    return lambda terms, entries, denominator: -(terms * weights[:, None, None]).sum() / denominator
 
 
 def batch(s=5, k=4, n=3, a=2):

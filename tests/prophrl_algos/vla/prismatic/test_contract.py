@@ -25,7 +25,7 @@ def test_a_published_head_obeys_it_too(loaded, seen, family, pro):
 @pytest.mark.parametrize(("family", "pro"), BOTH)
 def test_what_is_taught_is_what_is_sampled_unless_a_sign_or_the_time_is_flipped(loaded, seen, awake, family, pro):
     policy = awake(loaded(family, pro), 0.1)
-    context = policy.encode(policy.prepare(seen(2), TEXTS[:2]), grad=False).detach()
+    context = policy.encode(policy.prepare(seen(2), TEXTS[:2]), grad=False)
     goal = torch.tensor([0.7, -0.7])[:, None, None].expand(2, 8, 7)
     optimizer = torch.optim.Adam(policy.action_head.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
