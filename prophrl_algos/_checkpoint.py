@@ -20,25 +20,14 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, resume: bool = False) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed.
-
-    Args:
-        path: File that `save_checkpoint` wrote.
-        device: Where its tensors go.
-        resume: Whether a run is to continue from it, which needs a file of this version.
-
-    Raises:
-        CheckpointError: The file is damaged, of another program, or its policy has values that are not finite; or it
-            is of an earlier version and a run is to continue from it.
-    """
+    """Read a checkpoint, of this version if a run is to be resumed from it; nothing in it is executed."""
     try:
         state = read_torch(path, device)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; delete it to start again") from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if not isinstance(state, dict) or found not in (_FORMAT, *_OLDER):
+    if not isinstance(state, dict) or state.get("format") not in (_FORMAT, *_OLDER):
         raise CheckpointError(f"{path} is no checkpoint of the trainer: it must have format {_FORMAT!r}")
-    if resume and found != _FORMAT:
+    if resume and state["format"] != _FORMAT:
         raise CheckpointError(
             f"{path} was written by an earlier version, and its run cannot be resumed: start in another folder; "
             "its weights can be read as before"

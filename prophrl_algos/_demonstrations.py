@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +26,6 @@ class FitsActions(Protocol):
 
     def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
         """Set the scale before any training."""
-        ...
 
 
 @runtime_checkable
@@ -45,12 +44,7 @@ class SeesTwins(Protocol):
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Hold what a policy sees at every step of some episodes, and the actions; all in memory.
-
-    Attributes:
-        obs: Observations from the policy's `prepare`, all episodes one after the other without their final frames.
-        actions: Actions of each episode.
-    """
+    """Hold what a policy sees before every action of some episodes, one after the other, and each episode's actions."""
 
     obs: Obs
     actions: Sequence[Float[np.ndarray, "_ a"]]
@@ -62,22 +56,15 @@ class Demonstrations:
 
     def draw(self, rows: int, horizon: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
         """Draw observations and the next `horizon` actions of each; past an episode's end the last one is repeated."""
-        picks = torch.randint(self.steps, (rows,), generator=generator)
-        return select_obs(self.obs, picks), self.chunks(picks, horizon)
-
-    def chunks(self, steps: Int[Tensor, " b"], horizon: int) -> Float[Tensor, "b h a"]:
-        """Return the `horizon` actions from each step on; steps are counted over all episodes."""
-        ends = np.cumsum([len(actions) for actions in self.actions])
-        picks = steps.numpy()
+        drawn = torch.randint(self.steps, (rows,), generator=generator)
+        ends, picks = np.cumsum([len(actions) for actions in self.actions]), drawn.numpy()
         last = ends[np.searchsorted(ends, picks, side="right")] - 1
-        return torch.from_numpy(self._all()[np.minimum(picks[:, None] + np.arange(horizon), last[:, None])])
+        chunks = np.minimum(picks[:, None] + np.arange(horizon), last[:, None])
+        return select_obs(self.obs, drawn), self.all_actions()[torch.from_numpy(chunks)]
 
     def all_actions(self) -> Float[Tensor, "n a"]:
         """Return the actions of all episodes."""
-        return torch.from_numpy(self._all())
-
-    def _all(self) -> Float[np.ndarray, "n a"]:
-        return np.concatenate(self.actions).astype(np.float32)
+        return torch.from_numpy(np.concatenate(self.actions).astype(np.float32))
 
 
 def read_demonstrations(
@@ -100,16 +87,10 @@ def read_demonstrations(
         modes: Scripts whose successful episodes are read; all if empty.
         failing: Scripts whose failed episodes are read too, such as `slip`, which lets go on the way.
         without: Episodes to leave out, such as `task_03/episode_00007`.
-
-    Raises:
-        FileNotFoundError: A folder is no recording, or an episode has no dream.
-        ValueError: A recording starts from official states, none holds such an episode, there is not one folder of
-            dreams for each recording, or the policy cannot use dreams.
-        UnknownOptionError: No episode has such a mode.
     """
     from prophet_gym.data._recording import list_recordings, read_episode, refuse_official
 
-    refuse_dreams(policy, folders, dreams)
+    _require_dreams(policy, folders, dreams)
     listed = [list_recordings(folders, task=task, without=without) for task in tasks or (None,)]
     paths = [
         (path, dream and dream / path.relative_to(folder))
@@ -118,8 +99,11 @@ def read_demonstrations(
         for path in of_task[number]
     ]
     for _, twin in paths:
-        if twin is not None:
-            require_dream(twin)
+        if twin is not None and not twin.is_file():
+            raise FileNotFoundError(
+                f"{twin} is missing: each episode of a recording must have its dream; make them with `prophet redream "
+                f"--data RECORDING --out {twin.parents[1]} --episodes N` for all N of them"
+            )
     for folder in dreams:
         refuse_official(folder)
     episodes = [(read_episode(path), twin) for path, twin in paths]
@@ -132,14 +116,31 @@ def read_demonstrations(
         )
     obs, actions = [], []
     for episode, twin in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
-        dreamt = None if twin is None else read_dream(twin)
-        steps = len(episode.actions) if dreamt is None else len(dreamt.actions)
-        seen = prepared(policy, episode, steps)
+        # A dream ends with the last whole chunk.
+        dreamt = None if twin is None else read_episode(twin)
+        steps = len(episode.actions if dreamt is None else dreamt.actions)
+        seen = dict(_prepared(policy, episode, steps))
         if isinstance(policy, LearnsWhere):
-            seen = {**seen, "points": points_of(episode)[:steps]}
-        obs.append(seen if dreamt is None else {**seen, "twin": prepared(policy, dreamt, steps)["image"]})
+            seen["points"] = points_of(episode)[:steps]
+        if dreamt is not None:
+            seen["twin"] = _prepared(policy, dreamt, steps)["image"]
+        obs.append(seen)
         actions.append(episode.actions[:steps])
     return Demonstrations(cat_obs(obs), actions)
+
+
+def _require_dreams(policy: FlowPolicy, folders: Sequence[Path], dreams: Sequence[Path]) -> None:
+    """Raise ValueError if the dreams do not match the recordings, or the policy cannot use them."""
+    if dreams and len(dreams) != len(folders):
+        raise ValueError(
+            f"there must be one folder of dreams for each recording, got {len(dreams)} for {len(folders)}: make them "
+            "with `prophet redream`"
+        )
+    if dreams and not isinstance(policy, SeesTwins):
+        raise ValueError(
+            f"{type(policy).__name__} cannot be shown the same moment in two worlds; leave out the dreams, or give "
+            "them as further recordings"
+        )
 
 
 def _of_modes(
@@ -157,45 +158,10 @@ def _of_modes(
     ]
 
 
-def prepared(policy: FlowPolicy, episode: "Episode", steps: int) -> Obs:
+def _prepared(policy: FlowPolicy, episode: "Episode", steps: int) -> Obs:
     """Return what the policy sees before each of the first `steps` actions."""
     frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:steps]
     return policy.prepare({"image": frames}, [episode.instruction] * steps)
-
-
-def read_dream(path: Path) -> "Episode":
-    """Read the dream of an episode; it ends with the last whole chunk.
-
-    Raises:
-        FileNotFoundError: The episode has no dream.
-    """
-    from prophet_gym.data._recording import read_episode
-
-    require_dream(path)
-    return read_episode(path)
-
-
-def require_dream(path: Path) -> None:
-    """Raise FileNotFoundError where an episode has no dream at this path."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: each episode of a recording must have its dream; make them with `prophet redream "
-            f"--data RECORDING --out {path.parents[1]} --episodes N` for all N of them"
-        )
-
-
-def refuse_dreams(policy: FlowPolicy, folders: Sequence[Path], dreams: Sequence[Path]) -> None:
-    """Raise ValueError if the dreams do not match the recordings, or the policy cannot use them."""
-    if dreams and len(dreams) != len(folders):
-        raise ValueError(
-            f"there must be one folder of dreams for each recording, got {len(dreams)} for {len(folders)}: make them "
-            "with `prophet redream`"
-        )
-    if dreams and not isinstance(policy, SeesTwins):
-        raise ValueError(
-            f"{type(policy).__name__} cannot be shown the same moment in two worlds; leave out the dreams, or give "
-            "them as further recordings"
-        )
 
 
 def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:

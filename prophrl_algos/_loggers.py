@@ -7,8 +7,8 @@ import math
 import sys
 import time
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +25,6 @@ class ShowsProgress(Protocol):
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
         """Take a stage's progress, see `prophrl_algos.rollout.Progress`."""
-        ...
 
 
 @runtime_checkable
@@ -34,54 +33,44 @@ class Logger(Protocol):
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Take the metrics of an update."""
-        ...
 
     def close(self) -> None:
         """Finish: nothing follows."""
-        ...
 
 
-class _FileLogger(ABC):
-    """One entry per update in a file that is always whole; entries that a killed run logged too far are dropped."""
+class _FileLogger:
+    """One row per update in a file that is always whole; rows that a killed run logged too far are dropped."""
 
     def __init__(self, path: Path) -> None:
-        """Continue the file if it is there."""
         self.path = path
-        self._rows = self._read(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        rows = self._read(path.read_text(encoding="utf-8")) if path.is_file() else ()
+        self._rows: dict[int, Mapping[str, Any]] = {int(row["update"]): row for row in rows}
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Write the whole file again, with this update as its last."""
         self._rows = {number: row for number, row in self._rows.items() if number < update}
-        self._rows[update] = self._row({"update": update, **metrics})
+        self._rows[update] = {"update": update, **metrics}
         atomic_write(self.path, self._text(list(self._rows.values())))
 
     def close(self) -> None:
         """Return at once: the file is whole already."""
-        return
 
-    @abstractmethod
-    def _read(self, text: str) -> dict[int, Any]: ...
+    def _read(self, text: str) -> Iterable[Mapping[str, Any]]:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _row(self, metrics: dict[str, float | int]) -> Any: ...
-
-    @abstractmethod
-    def _text(self, rows: list[Any]) -> str: ...
+    def _text(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        raise NotImplementedError
 
 
 class CsvLogger(_FileLogger):
     """One line per update in a CSV file; columns appear when their metrics do."""
 
-    def _read(self, text: str) -> dict[int, Any]:
-        return {int(row["update"]): row for row in csv.DictReader(io.StringIO(text))}
+    def _read(self, text: str) -> Iterable[Mapping[str, Any]]:
+        return csv.DictReader(io.StringIO(text))
 
-    def _row(self, metrics: dict[str, float | int]) -> Any:
-        return metrics
-
-    def _text(self, rows: list[Any]) -> str:
-        names = list(dict.fromkeys(name for row in rows for name in row))
+    def _text(self, rows: Sequence[Mapping[str, Any]]) -> str:
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, restval="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), restval="")
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
@@ -90,76 +79,45 @@ class CsvLogger(_FileLogger):
 class JsonLinesLogger(_FileLogger):
     """One JSON object per update, with six significant digits, for scripts that draw and count."""
 
-    def _read(self, text: str) -> dict[int, Any]:
+    def _read(self, text: str) -> Iterable[Mapping[str, Any]]:
         # Not splitlines, which also ends a line at characters that JSON leaves as they are.
-        return {int(json.loads(line)["update"]): line for line in text.split("\n") if line}
+        return [json.loads(line) for line in text.split("\n") if line]
 
-    def _row(self, metrics: dict[str, float | int]) -> Any:
-        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
-        # JSON has no NaN.
-        finite = {name: value if math.isfinite(value) else None for name, value in rounded.items()}
-        return json.dumps(finite | {"update": int(metrics["update"])})
-
-    def _text(self, rows: list[Any]) -> str:
-        return "".join(f"{row}\n" for row in rows)
+    def _text(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        return "".join(json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n" for row in rows)
 
 
-class _TensorBoardLogger:
-    """Event files of TensorBoard in a folder; needs the extra `train`."""
-
-    def __init__(self, folder: Path, done: int = 0) -> None:
-        """Continue after `done` updates; what the folder holds of later ones is hidden."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=done)
-
-    def log(self, metrics: Metrics, update: int) -> None:
-        """Write scalars."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, update)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the files."""
-        self._writer.close()
+def _rounded(value: Any) -> Any:
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None  # JSON has no NaN
 
 
-class _RunLogger:
-    """Weights & Biases or trackio, whose interfaces are the same once a run has begun.
+@dataclass(frozen=True)
+class _Sender:
+    """TensorBoard, Weights & Biases or trackio once a run has begun.
 
     An update that is logged again after a kill has the same metrics: W&B keeps one of them, trackio both.
     """
 
-    def __init__(self, log: Callable[..., Any], finish: Callable[[], Any]) -> None:
-        """Take the run's two functions."""
-        self._log, self._finish = log, finish
+    send: Callable[..., Any]
+    close: Callable[[], Any]
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Send the metrics."""
-        self._log(dict(metrics), step=update)
-
-    def close(self) -> None:
-        """End the run."""
-        self._finish()
+        self.send(dict(metrics), step=update)
 
 
 class TerminalLogger:
     """A live line: progress, time left and the metrics that tell whether the policy learns.
 
-    Between two updates it says what is being done and, from the time that the first parts of it took, how long the rest
-    will take.
+    Between two updates it says what is being done and how long the rest will take at the pace so far. It draws once a
+    second on a terminal, and every 30 seconds in a file.
     """
 
     SHOWN = ("return", "success", "ratio_max", "clipped_high", "kl", "evaluation/success")
 
     def __init__(self, updates: int, done: int = 0, *, every: float | int | None = None) -> None:
-        """Show `done` of `updates`.
-
-        Args:
-            updates: Updates of the run.
-            done: Updates before this process.
-            every: Seconds between two redraws inside an update; 1 on a terminal and 30 in a file if not given.
-        """
         from tqdm import tqdm
 
         self._bar = tqdm(total=updates, initial=done, unit="update", dynamic_ncols=True)
@@ -203,12 +161,7 @@ _PACKAGES = ("tensorboard", "wandb", "trackio")
 
 
 def require_loggers(names: Iterable[str]) -> None:
-    """Raise what `make_logger` would raise for one of these names, and make none.
-
-    Raises:
-        UnknownOptionError: There is no such logger.
-        ModuleNotFoundError: Its library is not installed.
-    """
+    """Raise UnknownOptionError or ModuleNotFoundError where one of these loggers cannot be made, and make none."""
     for name in names:
         if name not in LOGGERS:
             raise unknown_option("logger", name, LOGGERS)
@@ -217,33 +170,41 @@ def require_loggers(names: Iterable[str]) -> None:
 
 
 def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:
-    """Make the logger of a name in LOGGERS for the run of this folder, whose first `done` updates are done.
-
-    Raises:
-        UnknownOptionError: There is no such logger.
-        ImportError: Its library is not installed.
-    """
+    """Make the logger of a name in LOGGERS for the run of this folder, whose first `done` updates are done."""
+    require_loggers([name])
     if name == "csv":
         return CsvLogger(folder / "metrics.csv")
     if name == "jsonl":
         return JsonLinesLogger(folder / "metrics.jsonl")
     if name == "tensorboard":
-        return _TensorBoardLogger(folder / "tensorboard", done)
+        return _tensorboard(folder / "tensorboard", done)
     if name == "wandb":
         import wandb  # pyright: ignore[reportMissingImports]
 
         name = run_name(folder)
         run = wandb.init(project=_PROJECT, id=name, name=name, dir=str(folder), resume="allow")
         # With a step given, a row would otherwise wait for the next one, and be lost in a kill.
-        return _RunLogger(partial(run.log, commit=True), run.finish)
+        return _Sender(partial(run.log, commit=True), run.finish)
     if name == "trackio":
         import trackio  # pyright: ignore[reportMissingImports]
 
         trackio.init(project=_PROJECT, name=run_name(folder), resume="allow")
-        return _RunLogger(trackio.log, trackio.finish)
-    if name == "terminal":
-        return TerminalLogger(updates, done)
-    raise unknown_option("logger", name, LOGGERS)
+        return _Sender(trackio.log, trackio.finish)
+    return TerminalLogger(updates, done)
+
+
+def _tensorboard(folder: Path, done: int) -> Logger:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # What the folder holds of later updates than these is hidden.
+    writer = SummaryWriter(str(folder), purge_step=done)
+
+    def send(metrics: Metrics, step: int) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return _Sender(send, writer.close)
 
 
 def run_name(folder: Path) -> str:

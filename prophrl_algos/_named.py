@@ -3,7 +3,7 @@
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +25,19 @@ from prophrl_algos.vla._load import BUNDLED, LoadOptions, load_policy
 from prophrl_algos.vla.io._weights import LoadsWeights, has_weights, load_strictly, read_pt, read_safetensors
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
-PRETRAINED = "policy"
-"""The folder inside a run's that a policy's own `save_pretrained` writes."""
 CONFIG = "config.json"
 _log = logging.getLogger(__name__)
-OWN = ("tiny", "small", "small-k4")
-"""Policies that are made here, by name; a folder of such a name is `./NAME`."""
 NUM_STEPS = {"small": 10, "small-k4": 4}
 """Names of the small VLA, each with its denoising steps; weights serve all of them."""
+OWN = ("tiny", *NUM_STEPS)
+"""Policies that are made here, by name; a folder of such a name is `./NAME`."""
 
 
 def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
-    """Return the algorithm of a name, or the one that a function of the user's returns.
-
-    Args:
-        name: A name in `ALGORITHMS`, or `package.module:NAME`, an Algorithm or a function from a FlowSpec to one.
-        spec: Sizes of the policy.
-
-    Raises:
-        UnknownOptionError: No algorithm has this name.
-        ValueError: The function cannot be imported or returns something else.
-    """
+    """Return the algorithm of a name, or `package.module:NAME`: an Algorithm, or a function from a FlowSpec to one."""
     if ":" not in name:
         return algorithms.make_algorithm(name, spec)
-    found: Any = _imported("algorithm", name)
+    found = _imported("algorithm", name)
     if isinstance(found, Algorithm):
         return found.sized(spec)
     try:
@@ -70,20 +59,9 @@ def make_env(
     world_model: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
-    """Make a vector env of a registered id with autoreset DISABLED.
+    """Make a vector env of a registered id with autoreset DISABLED, and all tasks if none are given.
 
-    Args:
-        name: Id of a registered environment.
-        num_envs: Number of sub-environments.
-        starts: Split of the initial states, `train` or `official`.
-        tasks: Numbers of the tasks; all by default.
-        device: Device of the world model.
-        world_model: Checkpoint of the world model; the bundled one by default.
-        options: More keyword arguments of the environment.
-
-    Raises:
-        UnknownOptionError: There is no such id.
-        ValueError: A world model is given for an environment that has none.
+    `world_model` is a checkpoint, the bundled one if empty; `options` are more keyword arguments of the environment.
     """
     import prophet_gym  # noqa: F401 registers the ids
 
@@ -98,7 +76,7 @@ def make_env(
         raise ValueError(
             f"{name} has no world model, so it takes no {world_model!r}: give a Prophet-* id, or leave it out"
         )
-    chosen |= dict(options or {})
+    chosen |= options or {}
     return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)
 
 
@@ -121,10 +99,6 @@ def make_policy(
             `small` also what `load_policy` reads: a folder that `save_pretrained` wrote, or a bundled name.
         device: Device that computes.
         options: How a folder or repository is loaded.
-
-    Raises:
-        UnknownOptionError: There is no such policy.
-        ValueError: The function cannot be imported, or returns no `nn.Module`.
     """
     if is_published(policy):
         loaded = load_policy(policy, options or LoadOptions(), device=device)
@@ -134,8 +108,14 @@ def make_policy(
         return loaded
     if policy in NUM_STEPS:
         made, weights = _small(env, weights, NUM_STEPS[policy])
+    elif policy == "tiny":
+        actions, dimensions = _chunk_of(env)
+        made = TinyFlowPolicy(FlowSpec(actions, dimensions, dimensions, actions, num_steps=4), hidden=128, cells=8)
+    elif ":" in policy:
+        made = _imported("policy", policy)(env)
     else:
-        made = _tiny(env) if policy == "tiny" else _imported_policy(policy)(env)
+        known = [*OWN, *BUNDLED, "package.module:function", "the path of a folder", "owner/repo"]
+        raise unknown_option("policy", policy, known)
     if not isinstance(made, nn.Module):
         raise ValueError(f"a policy must be an nn.Module that obeys FlowPolicy, {policy} gave {type(made).__name__}")
     if weights is not None:
@@ -163,17 +143,12 @@ def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
     save = getattr(policy, "save_pretrained", None)
     if save is None:
         return None
-    save(folder / PRETRAINED)
-    return folder / PRETRAINED
+    save(folder / "policy")
+    return folder / "policy"
 
 
 def take_weights(policy: nn.Module, path: Path) -> None:
-    """Load the weights of `read_weights` into a policy; a published one takes them whatever was trained of it.
-
-    Raises:
-        CheckpointError: They are damaged, or of another policy; the message names the tensors.
-        MissingWeightsError: There are none.
-    """
+    """Load the weights of `read_weights` into a policy; a published one takes them whatever was trained of it."""
     state = read_weights(path)
     if isinstance(policy, LoadsWeights):
         policy.load_weights(state, source=path)
@@ -182,15 +157,7 @@ def take_weights(policy: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return a policy's weights: of a run (best, else last, else cloned), of a saved policy, or of a safetensors file.
-
-    Args:
-        path: A folder of a run or of `save_pretrained`, or one of their files.
-
-    Raises:
-        CheckpointError: They are damaged.
-        MissingWeightsError: There are none.
-    """
+    """Return the weights of a run (best, else last, else cloned), of a saved policy, or of a safetensors file."""
     if path.is_dir() and has_weights([each.name for each in path.iterdir()]):
         return read_safetensors(path)
     found = path if path.is_file() else next((path / name for name in WEIGHTS if (path / name).is_file()), None)
@@ -199,13 +166,13 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if found.suffix == ".safetensors":
         return read_pt(found)
     state = load_checkpoint(found)
-    return state["trainer"]["policy"] if "trainer" in state else state["policy"]
+    return state.get("trainer", state)["policy"]
 
 
-def _tiny(env: VectorEnv) -> TinyFlowPolicy:
-    shape = env.single_action_space.shape
-    assert shape is not None
-    return TinyFlowPolicy(FlowSpec(shape[0], shape[1], shape[1], shape[0], num_steps=4), hidden=128, cells=8)
+def _chunk_of(env: VectorEnv) -> tuple[int, ...]:
+    """Return the shape (actions, dimensions) of the chunks that an env takes."""
+    assert env.single_action_space.shape is not None
+    return env.single_action_space.shape
 
 
 def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallVLA, Path | None]:
@@ -214,20 +181,10 @@ def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallV
         loaded = load_policy(weights, LoadOptions(num_steps=num_steps, train="full"))
         assert isinstance(loaded, SmallVLA)
         return loaded, None
-    shape = env.single_action_space.shape
-    assert shape is not None
-    return SmallVLA(shape[0], shape[1], num_steps), weights
+    return SmallVLA(*_chunk_of(env), num_steps), weights
 
 
-def _imported_policy(name: str) -> Callable[[VectorEnv], Any]:
-    if ":" not in name:
-        raise unknown_option(
-            "policy", name, [*OWN, *BUNDLED, "package.module:function", "the path of a folder", "owner/repo"]
-        )
-    return _imported("policy", name)
-
-
-def _imported(kind: str, name: str) -> Callable[[Any], Any]:
+def _imported(kind: str, name: str) -> Any:
     module, _, function = name.partition(":")
     if "" not in sys.path:  # the current folder, as `python -m` has it; a console script does not
         sys.path.insert(0, "")

@@ -9,8 +9,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-_BOUND = 2.0
-
 
 class BanditVectorEnv(VectorEnv):
     """A vector env of one chunk per episode, whose best action is known.
@@ -28,19 +26,12 @@ class BanditVectorEnv(VectorEnv):
     def __init__(
         self, num_envs: int, *, target: Sequence[float] = (0.8, -0.6), width: float = 0.6, chunk: int = 1
     ) -> None:
-        """Build the env.
-
-        Args:
-            num_envs: Number of sub-environments.
-            target: Action whose reward is 1.
-            width: Width of the reward's peak.
-            chunk: Actions in the chunk.
-        """
+        """Build the env; the reward of `target` is 1, and `width` is that of its peak."""
         super().__init__()
-        self.num_envs, self.target, self.width = num_envs, np.asarray(target), width
+        self.num_envs, self.target, self.width, self.chunk = num_envs, np.asarray(target), width, chunk
         self.max_episode_steps = 1
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.single_action_space = gym.spaces.Box(-_BOUND, _BOUND, (chunk, len(target)), dtype=np.float32)
+        self.single_action_space = gym.spaces.Box(-2, 2, (chunk, len(target)), dtype=np.float32)
         self.single_observation_space = gym.spaces.Dict(image=gym.spaces.Box(0, 255, (2, 2, 3), dtype=np.uint8))
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -62,12 +53,11 @@ class BanditVectorEnv(VectorEnv):
         distance = ((np.asarray(actions, dtype=np.float64).mean(1) - self.target) ** 2).sum(1)
         live = self._live.copy()
         reward = np.where(live, np.exp(-distance / (2 * self.width**2)), 0.0)
+        success = live & (reward >= 0.9)
         self._live[:] = False
-        chunk = self.single_action_space.shape
-        assert chunk is not None
-        found = {"success": live & (reward >= 0.9), "scored": live, "live": live, "executed": live * chunk[0]}
+        found = {"success": success, "scored": live, "live": live, "executed": live * self.chunk}
         info = self._info() | found | {f"_{name}": np.ones(self.num_envs, dtype=np.bool_) for name in found}
-        return self._observe(), reward, live & (reward >= 0.9), live, info
+        return self._observe(), reward, success, live, info
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {"image": np.zeros((self.num_envs, 2, 2, 3), np.uint8)}

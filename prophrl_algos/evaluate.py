@@ -1,9 +1,8 @@
 """How often a policy succeeds, with its interval and per task, in the dream or in the simulator."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from prophet_gym.estimates import wilson
-from prophrl_algos.flow import FlowPolicy, FlowSchedule, no_step, sample
+from prophrl_algos.flow import FlowPolicy, FlowSchedule, no_step
 from prophrl_algos.rollout import Progress
 from prophrl_algos.rollout._collect import silent
-from prophrl_algos.rollout._episodes import Outcome, env_actions, rows_of
+from prophrl_algos.rollout._episodes import EpisodeResult, act
 from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
 _START_KEYS = ("suite", "task", "start", "split", "instruction")
@@ -26,70 +25,45 @@ class _ChecksResets(Protocol):
 
     def check_reset(self, options: Mapping[str, Any] | None) -> None:
         """Raise what `reset(options=options)` would raise, and change nothing."""
-        ...
-
-
-@dataclass(frozen=True)
-class EpisodeResult:
-    """The result of one episode.
-
-    Attributes:
-        success: Whether the task was done.
-        returns: Sum of its valid rewards.
-        scored: Whether its end was scored.
-        chunks: Number of action chunks it took.
-        start: What the env says of its initial state (task, start, instruction ...).
-    """
-
-    success: bool
-    returns: float
-    scored: bool
-    chunks: int
-    start: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of a policy's episodes.
-
-    Attributes:
-        episodes: In the order of the cells that were asked for.
-    """
+    """The results of a policy's episodes, in the order of the cells that were asked for."""
 
     episodes: tuple[EpisodeResult, ...]
 
     @property
+    def scored(self) -> list[EpisodeResult]:
+        """The episodes whose end was scored."""
+        return [episode for episode in self.episodes if episode.scored]
+
+    @property
     def success(self) -> float:
         """Success rate over the scored episodes; NaN if none was scored."""
-        scored = [episode.success for episode in self.episodes if episode.scored]
-        return sum(scored) / len(scored) if scored else math.nan
+        return sum(each.success for each in self.scored) / len(self.scored) if self.scored else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of `success`; (0, 1) if no episode was scored."""
-        scored = [episode.success for episode in self.episodes if episode.scored]
-        return wilson(sum(scored), len(scored)).interval if scored else (0.0, 1.0)
+        successes = [each.success for each in self.scored]
+        return wilson(sum(successes), len(successes)).interval if successes else (0.0, 1.0)
 
     def per_task(self) -> dict[str, "Evaluation"]:
         """Return the episodes of each instruction."""
-        names = sorted({str(episode.start.get("instruction", "")) for episode in self.episodes})
-        return {
-            name: Evaluation(tuple(e for e in self.episodes if str(e.start.get("instruction", "")) == name))
-            for name in names
-        }
+        names = sorted({episode.instruction for episode in self.episodes})
+        return {name: Evaluation(tuple(e for e in self.episodes if e.instruction == name)) for name in names}
 
     def metrics(self) -> dict[str, float]:
         """Return what `run` logs."""
         low, high = self.interval
-        scored = [episode for episode in self.episodes if episode.scored]
-        returns = float(np.mean([episode.returns for episode in scored])) if scored else math.nan
         return {
             "success": self.success,
             "success_low": low,
             "success_high": high,
-            "return": returns,
+            "return": float(np.mean([each.returns for each in self.scored])) if self.scored else math.nan,
             "episodes": float(len(self.episodes)),
-            "scored": float(len(scored)),
+            "scored": float(len(self.scored)),
         }
 
 
@@ -137,74 +111,39 @@ def evaluate(
     asked: Sequence[Mapping[str, int]] = [{}] * cells if isinstance(cells, int) else cells
     if not asked or len({tuple(sorted(cell)) for cell in asked}) > 1:
         raise ValueError(f"there must be at least one cell, and all must have the same names, got {list(asked)[:3]}")
-    # As many episodes at once as fit; the next wave begins when the last of this one has ended.
-    waves = [
-        {number: asked[number] for number in range(first, min(first + env.num_envs, len(asked)))}
-        for first in range(0, len(asked), env.num_envs)
-    ]
+    waves = _waves(env, asked, seed)
     if isinstance(env.unwrapped, _ChecksResets):
-        for wave in waves:
-            env.unwrapped.check_reset(_options(env, wave, initial=wave is waves[0]))
+        for _, reset in waves:
+            env.unwrapped.check_reset(reset["options"])
     found: list[EpisodeResult] = []
-    for wave in waves:
-        tell = partial(_tell, progress, len(found), len(asked))
-        found += _wave(policy, env, wave, seed, schedule, tell, initial=wave is waves[0])
+    for numbers, reset in waves:
+        rows = np.arange(len(numbers))
+        observation, info = env.reset(**reset)
+        starts = [{key: info[key][row] for key in _START_KEYS if key in info} for row in rows.tolist()]
+        generators = [torch.Generator().manual_seed(noise_seed(seed, number)) for number in numbers]
+        results = [EpisodeResult(start=start) for start in starts]
+        instructions = [each.instruction for each in results]
+        while len(rows):
+            _, _, actions = act(policy, env, observation, rows, instructions, schedule, generators)
+            observation, reward, terminated, truncated, info = env.step(actions)
+            for row in rows.tolist():
+                results[row].add(row, reward, terminated, info)
+            rows = rows[~(np.asarray(terminated) | np.asarray(truncated))[rows]]
+            progress("episodes", len(found) + len(results) - len(rows), len(asked))
+        found += results
     return Evaluation(tuple(found))
 
 
-def _wave(
-    policy: FlowPolicy,
-    env: VectorEnv,
-    cells: Mapping[int, Mapping[str, int]],
-    seed: int,
-    schedule: FlowSchedule,
-    tell: Callable[[int], object],
-    *,
-    initial: bool,
-) -> list[EpisodeResult]:
-    numbers, rows = list(cells), np.arange(len(cells))
-    observation, info = _reset(env, cells, seed, initial=initial)
-    starts = [{key: info[key][row] for key in _START_KEYS if key in info} for row in rows.tolist()]
-    generators = [torch.Generator().manual_seed(noise_seed(seed, number)) for number in numbers]
-    outcomes = [Outcome(start.get("task"), str(start.get("instruction", ""))) for start in starts]
-    live = rows
-    while len(live):
-        obs = policy.prepare(rows_of(observation, live), [outcomes[row].instruction for row in live])
-        path = sample(policy, obs, schedule, [generators[row] for row in live])
-        actions = env_actions(policy.decode(path.x0, obs), env, live)
-        observation, reward, terminated, truncated, info = env.step(actions)
-        for row in live.tolist():
-            outcomes[row].add(row, reward, terminated, info)
-        live = live[~(np.asarray(terminated) | np.asarray(truncated))[live]]
-        tell(len(rows) - len(live))
-    return [
-        EpisodeResult(found.success, found.returns, found.scored, found.chunks, start)
-        for found, start in zip(outcomes, starts, strict=True)
-    ]
-
-
-def _reset(
-    env: VectorEnv, cells: Mapping[int, Mapping[str, int]], seed: int, *, initial: bool
-) -> tuple[Any, dict[str, Any]]:
-    """Begin the cells in the first sub-environments; the others rest, as far as a first reset lets them."""
-    seeds: Any = [seed + number for number in _padded(env, cells)]
-    return env.reset(seed=seeds, options=_options(env, cells, initial=initial) or None)
-
-
-def _padded(env: VectorEnv, cells: Mapping[int, Mapping[str, int]]) -> list[int]:
-    """Return the episode of each sub-environment; those that are not needed have the first one's."""
-    numbers = list(cells)
-    return numbers + [numbers[0]] * (env.num_envs - len(numbers))
-
-
-def _options(env: VectorEnv, cells: Mapping[int, Mapping[str, int]], *, initial: bool) -> dict[str, Any]:
-    padded, numbers = _padded(env, cells), list(cells)
-    options: dict[str, Any] = {name: [cells[number][name] for number in padded] for name in cells[numbers[0]]}
-    # A first reset must begin every sub-environment, later ones only those that are needed.
-    if not initial and len(numbers) < env.num_envs:
-        options["reset_mask"] = np.arange(env.num_envs) < len(numbers)
-    return options
-
-
-def _tell(progress: Progress, before: int, total: int, ended: int) -> None:
-    progress("episodes", before + ended, total)
+def _waves(env: VectorEnv, cells: Sequence[Mapping[str, int]], seed: int) -> list[tuple[range, dict[str, Any]]]:
+    """Return as many episodes at once as fit, each wave with the arguments of the reset that begins it."""
+    waves = []
+    for first in range(0, len(cells), env.num_envs):
+        numbers = range(first, min(first + env.num_envs, len(cells)))
+        # A sub-environment that is not needed gets the first one's episode, and rests.
+        padded = [*numbers, *[first] * (env.num_envs - len(numbers))]
+        options: dict[str, Any] = {name: [cells[number][name] for number in padded] for name in cells[first]}
+        # A first reset must begin every sub-environment, later ones only those that are needed.
+        if first and len(numbers) < env.num_envs:
+            options["reset_mask"] = np.arange(env.num_envs) < len(numbers)
+        waves.append((numbers, {"seed": [seed + number for number in padded], "options": options or None}))
+    return waves

@@ -13,7 +13,6 @@ from prophrl_algos.rollout import Progress
 from prophrl_algos.trainer import Metrics, Trainer
 
 LAST, BEST = "last.pt", "best.pt"
-_SCORE = "success"
 
 
 def run(
@@ -43,7 +42,11 @@ def run(
     """
     if evaluate_every < 1:
         raise ValueError(f"evaluate_every must be at least 1, got {evaluate_every}")
-    best = _resume(trainer, folder)
+    best = float("-inf")
+    if (folder / LAST).exists():
+        state = load_checkpoint(folder / LAST, trainer.device, resume=True)
+        trainer.load_state_dict(state["trainer"])
+        best = float(state["best"])
     updates, main = trainer.config.updates, trainer.processes.main
     show = [logger.progress for logger in loggers if isinstance(logger, ShowsProgress)]
     if show and main:
@@ -69,22 +72,13 @@ def _show(loggers: Sequence[Progress], stage: str, done: int, total: int | None)
         logger(stage, done, total)
 
 
-def _resume(trainer: Trainer, folder: Path) -> float:
-    """Load the last checkpoint if there is one, and return the best score so far."""
-    if not (folder / LAST).exists():
-        return float("-inf")
-    state = load_checkpoint(folder / LAST, trainer.device, resume=True)
-    trainer.load_state_dict(state["trainer"])
-    return float(state["best"])
-
-
 def _evaluate(trainer: Trainer, folder: Path, evaluate: Callable[[], Metrics], metrics: Metrics, best: float) -> float:
     with nullcontext() if trainer.ema is None else trainer.ema.applied():
         found = evaluate()
         metrics |= {f"evaluation/{name}": value for name, value in found.items()}
         # Inside, so that the averaged weights are the ones that are kept.
-        if found[_SCORE] > best and trainer.processes.main:
+        if found["success"] > best and trainer.processes.main:
             assert isinstance(trainer.policy, nn.Module)
-            state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found[_SCORE]}
+            state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found["success"]}
             save_checkpoint(folder / BEST, state)
-    return found[_SCORE]
+    return found["success"]

@@ -47,12 +47,9 @@ class SftConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "save_every"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        require_count("seed", self.seed, 0)
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name, least in {"steps": 1, "batch_size": 1, "save_every": 1, "seed": 0}.items():
+            require_count(name, getattr(self, name), least)
+        require_number("learning_rate", self.learning_rate, above=0)
         require_number("weight_decay", self.weight_decay, least=0)
         if not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
@@ -98,7 +95,11 @@ def sft(
         obs, actions = draw(config.batch_size, generator)
         loss = policy.sft_loss(obs, actions, generator=generator)
         losses.append(loss.item())
-        _require_finite(losses[-1], step)  # before the backward pass: the weights of the last checkpoint stay usable
+        # Before the backward pass: the weights of the last checkpoint stay usable.
+        if not losses[-1] < math.inf:
+            raise FloatingPointError(
+                f"the loss of step {step} is {losses[-1]}; look at the demonstrations or lower the learning rate"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
@@ -118,13 +119,6 @@ def sft(
     policy.eval()
     recent = losses[-max(config.steps // 10, 1) :]
     return sum(recent) / len(recent)
-
-
-def _require_finite(loss: float, step: int) -> None:
-    if not loss < float("inf"):
-        raise FloatingPointError(
-            f"the loss of step {step} is {loss}; look at the demonstrations or lower the learning rate"
-        )
 
 
 def _rate(step: int, steps: int) -> float:

@@ -23,7 +23,6 @@ from prophrl_algos.flow import (
     select_obs,
 )
 
-_LEAST = 2
 _FIT_BATCH = 48
 
 
@@ -54,14 +53,12 @@ def check_flow_policy(
         AssertionError: Says what must hold and what was found.
     """
     spec, rows = policy.spec, len(instructions)
-    assert rows >= _LEAST, f"check_flow_policy needs at least {_LEAST} batch elements, got {rows}"
+    assert rows >= 2, f"check_flow_policy needs at least 2 batch elements, got {rows}"
     assert isinstance(policy, nn.Module), f"a policy must be an nn.Module, got {type(policy).__name__}"
     assert not policy.training, "the policy must be in eval mode: call policy.eval()"
     obs = policy.prepare(env_obs, instructions)
     _check_obs(obs, rows)
-    x = torch.randn(rows, spec.horizon, spec.latent_dim, generator=torch.Generator().manual_seed(0))
-    x = x.to(device_of(policy))
-    _check_velocity(policy, obs, x, tolerance)
+    _check_velocity(policy, obs, _noise(policy, rows, 0), tolerance)
     schedule = FlowSchedule.uniform(spec.num_steps, 0.5)
     path = _check_sampling(policy, obs, schedule, rows, tolerance)
     _check_rescoring(policy, obs, path, tolerance)
@@ -173,7 +170,8 @@ def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: floa
     with torch.no_grad():
         start = _euler(policy, obs, rows)
     # A chunk that the policy can decode to, shifted so that it must be learned.
-    goal = policy.decode(torch.full_like(_still(policy, rows), 0.5), obs).detach()
+    half = torch.full((rows, spec.horizon, spec.latent_dim), 0.5, device=device_of(policy))
+    goal = policy.decode(half, obs).detach()
     goal = torch.cat([goal, goal[:, -1:].expand(-1, spec.horizon - spec.exec_steps, -1)], 1)
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=learning_rate)
@@ -201,16 +199,15 @@ def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: floa
 
 
 def _first_guess_spread(policy: FlowPolicy, obs: Obs, count: int = 64) -> float:
-    spec = policy.spec
-    x = torch.randn(count, spec.horizon, spec.latent_dim, generator=torch.Generator().manual_seed(1))
-    x = x.to(device_of(policy))
+    x = _noise(policy, count, 1)
     first = policy.encode(select_obs(obs, torch.tensor([0])), grad=False).repeat_interleave(count)
     guess = x - policy.velocity(first, x, torch.ones(count, device=x.device))
-    return float(guess[:, : spec.exec_steps, : spec.action_dim].std(0).mean())
+    return float(guess[:, : policy.spec.exec_steps, : policy.spec.action_dim].std(0).mean())
 
 
-def _still(policy: FlowPolicy, rows: int) -> Tensor:
-    return torch.zeros(rows, policy.spec.horizon, policy.spec.latent_dim, device=device_of(policy))
+def _noise(policy: FlowPolicy, rows: int, seed: int) -> Tensor:
+    size = (rows, policy.spec.horizon, policy.spec.latent_dim)
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(device_of(policy))
 
 
 def _euler(policy: FlowPolicy, obs: Obs, rows: int) -> Tensor:

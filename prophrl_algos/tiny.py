@@ -28,15 +28,7 @@ class TinyFlowPolicy(nn.Module):
     """
 
     def __init__(self, spec: FlowSpec, *, hidden: int = 64, cells: int = 2, letters: int = 16, seed: int = 0) -> None:
-        """Draw the weights.
-
-        Args:
-            spec: Sizes of the policy.
-            hidden: Width of the MLP.
-            cells: The image is averaged to cells x cells.
-            letters: Bins in which the bytes of an instruction are counted.
-            seed: Seed of the weights.
-        """
+        """Draw the weights; images are averaged to cells x cells, bytes of an instruction counted in `letters` bins."""
         super().__init__()
         self.spec, self.cells, self.letters = spec, cells, letters
         width = spec.horizon * spec.latent_dim
@@ -53,7 +45,7 @@ class TinyFlowPolicy(nn.Module):
                 layer.bias.zero_()
 
     def prepare(self, env_obs: Mapping[str, np.ndarray], instructions: Sequence[str]) -> Obs:
-        """Return the images as they are, and counts of characters; ValueError if the images are not uint8 RGB."""
+        """Return the images as they are, and counts of characters."""
         images = require_images("observation['image']", env_obs["image"])
         bins = [np.frombuffer(text.encode(), np.uint8) % self.letters for text in instructions]
         counts = np.stack([np.bincount(each, minlength=self.letters) for each in bins])

@@ -48,15 +48,13 @@ def main(args: Args) -> None:
     if args.noise_level:
         schedule = FlowSchedule.uniform(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
     with tqdm(total=len(cells), desc="evaluate", unit="episode") as bar:
-        found = evaluate(
-            policy,
-            env,
-            cells,
-            seed=args.seed,
-            schedule=schedule,
+
+        def show(_stage: str, done: int, _total: int | None) -> None:
             # Told after every chunk, and an update by 0 would draw the bar again: a line of a log each time.
-            progress=lambda _stage, done, _total: bar.update(done - bar.n) if done > bar.n else None,
-        )
+            if done > bar.n:
+                bar.update(done - bar.n)
+
+        found = evaluate(policy, env, cells, seed=args.seed, schedule=schedule, progress=show)
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
         low, high = part.interval

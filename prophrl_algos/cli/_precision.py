@@ -33,20 +33,14 @@ def precision_metrics(
 ) -> Callable[[int], Metrics]:
     """Return a function of the update's number that dreams one episode per sub-environment and replays it.
 
-    Args:
-        policy: Policy that is trained.
-        dreams: Env with the reward model that the policy learns from, autoreset DISABLED.
-        truth: Simulator of as many sub-environments, from the same split.
-        settings: When to warn or stop.
-        seed: Seed of the initial states; a run should train from others.
+    `truth` is a simulator with as many sub-environments as `dreams`, from the same split.
     """
     import torch
 
     from prophet_gym.rewards import PrecisionMonitor
     from prophet_gym.sims.replay import true_outcomes
     from prophrl_algos.evaluate import noise_seed, ode_schedule
-    from prophrl_algos.flow import sample
-    from prophrl_algos.rollout._episodes import env_actions
+    from prophrl_algos.rollout._episodes import act as play
 
     monitor = PrecisionMonitor(floor=settings.floor, stop=settings.stop)
     everywhere = np.arange(dreams.num_envs)
@@ -59,9 +53,7 @@ def precision_metrics(
             # An episode keeps its instruction, and only the reset's info is certain to say it.
             if not instructions:
                 instructions.extend(map(str, info["instruction"]))
-            obs = policy.prepare(observation, instructions)
-            path = sample(policy, obs, ode_schedule(policy), generators)
-            return env_actions(policy.decode(path.x0, obs), dreams, everywhere)
+            return play(policy, dreams, observation, everywhere, instructions, ode_schedule(policy), generators)[2]
 
         found = monitor.watch(update, dreams, act, partial(true_outcomes, truth), seed=seed + update)
         return {

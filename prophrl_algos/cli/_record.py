@@ -54,15 +54,7 @@ class Args(WeightsOptions):
 
 @dataclass(frozen=True)
 class PolicyActor:
-    """Acts in a simulator as a policy does; each process that it is sent to makes the policy once.
-
-    Attributes:
-        policy: Name of the policy, as `make_policy` takes it.
-        weights: Its weights, as `make_policy` takes them.
-        noise_level: Noise level of the sampling SDE.
-        load: How a published policy is loaded.
-        world_model: Checkpoint whose dream the policy sees; it sees the simulator if this is empty.
-    """
+    """Acts in a simulator as a policy does, or in the dream of a checkpoint; each process makes the policy once."""
 
     policy: str
     weights: Path | None
@@ -92,18 +84,9 @@ class PolicyActor:
 
 
 class Dreamer:
-    """Dreams one episode from an image of the simulator, and scores it.
+    """Dreams one episode from an image of the simulator, and scores it."""
 
-    Args:
-        checkpoint: Name of the checkpoint that has the world model and the reward model.
-        image: The first image.
-        instruction: The task in words.
-        seed: Seed of the dream's noise.
-    """
-
-    def __init__(
-        self, checkpoint: str, image: UInt8[np.ndarray, "h w 3"], instruction: str, seed: int
-    ) -> None:  # fmt: skip
+    def __init__(self, checkpoint: str, image: UInt8[np.ndarray, "h w 3"], instruction: str, seed: int) -> None:
         import torch
 
         from prophet_gym.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ nothing. Latents and raw observations are stored, never contexts.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prophet_gym.errors import InvalidStartError
-from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, sample
-from prophrl_algos.rollout._episodes import Outcome, entry, env_actions, outside_autocast, rows_of
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, select_obs
+from prophrl_algos.rollout._episodes import EpisodeResult, act, entry, outside_autocast
 from prophrl_algos.rollout._groups import Draw, GroupPlan, random_number, refuse_official
 
 CPU = torch.device("cpu")
@@ -120,16 +120,8 @@ def collect(
 
 
 @dataclass
-class _Decisions:
-    trajectory: Int[Tensor, " s"]
-    obs: Obs
-    path: FlowPath
-    mask: Bool[Tensor, "s n"]
-
-
-@dataclass
 class _Rollout:
-    """The mutable part of a collection."""
+    """The mutable part of a collection; a rollout's number is its index in `episodes`."""
 
     policy: FlowPolicy
     env: VectorEnv
@@ -140,6 +132,9 @@ class _Rollout:
     frames: int = 0
     running: dict[int, int] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=dict)
+    episodes: list[EpisodeResult] = field(default_factory=list)
+    decisions: list[tuple[Tensor, Obs, FlowPath, Tensor]] = field(default_factory=list)
+    observation: Any = None
 
     def __post_init__(self) -> None:
         count, self.group_size = self.env.num_envs, self.plan.group_size
@@ -148,38 +143,30 @@ class _Rollout:
         self.trajectory = np.zeros(count, dtype=np.int64)
         self.instructions = [""] * count
         self.generators = [torch.Generator() for _ in range(count)]
-        self.outcomes: dict[int, Outcome] = {}
-        self.decisions: list[_Decisions] = []
-        self.observation: Any = None
 
-    def start(self, places: Iterable[int]) -> None:
-        """Begin the next groups in these places."""
-        rows: list[int] = []
-        members: list[int] = []
-        for place in places:
-            self.running[place] = self.started
-            rows += self.rows_of(place)
-            members += range(self.started * self.group_size, (self.started + 1) * self.group_size)
-            self.started += 1
+    def start(self, places: Sequence[int]) -> None:
+        """Begin the next groups in these places; InvalidStartError if the env does not begin a group alike."""
+        size = self.group_size
+        rows = [place * size + member for place in places for member in range(size)]
+        begun = range(self.started, self.started + len(places))
+        self.running |= dict(zip(places, begun, strict=True))
+        self.started += len(places)
         # Numbered across processes, so that a group's seed does not depend on how many share the work.
-        groups = [self.plan.first + member // self.group_size * self.plan.stride for member in members]
-        numbers = [g * self.group_size + m % self.group_size for g, m in zip(groups, members, strict=True)]
-        draw = Draw(np.array(rows), groups, numbers)
+        groups = [self.plan.first + group * self.plan.stride for group in begun for _ in range(size)]
+        numbers = [group * size + index % size for index, group in enumerate(groups)]
         with _timed(self.clock, "env"), outside_autocast():
+            draw = Draw(np.array(rows), groups, numbers)
             self.observation, info = self.plan.grouping.begin(self.env, draw, self.seed)
         refuse_official({entry(info, "split", row, default=None) for row in rows})
-        for row, member, number in zip(rows, members, numbers, strict=True):
-            self.live[row] = True
-            self.trajectory[row] = member
+        self.live[rows] = True
+        self.trajectory[rows] = np.arange(len(self.episodes), len(self.episodes) + len(rows))
+        for row, number in zip(rows, numbers, strict=True):
             self.instructions[row] = str(entry(info, "instruction", row, default=""))
-            self.outcomes[member] = Outcome(entry(info, "task", row, default=None), self.instructions[row])
+            start = {"task": entry(info, "task", row, default=None), "instruction": self.instructions[row]}
+            self.episodes.append(EpisodeResult(start=start))
             self.generators[row].manual_seed(random_number(self.seed, 2, number))
-        self.check_groups(rows)
-
-    def check_groups(self, rows: Sequence[int]) -> None:
-        """Raise InvalidStartError where the members of a group were given different instructions."""
-        for first in range(0, len(rows), self.group_size):
-            texts = {self.instructions[row] for row in rows[first : first + self.group_size]}
+        for place in places:
+            texts = set(self.instructions[place * size : (place + 1) * size])
             if len(texts) > 1:
                 raise InvalidStartError(
                     f"rollouts of a group must share their initial state, but their instructions are {sorted(texts)}: "
@@ -190,10 +177,9 @@ class _Rollout:
         """Run one chunk in every live sub-environment and return the places whose groups have ended with it."""
         rows = np.flatnonzero(self.live)
         with _timed(self.clock, "policy"):
-            instructions = [self.instructions[row] for row in rows]
-            obs = self.policy.prepare(rows_of(self.observation, rows), instructions)
-            path = sample(self.policy, obs, self.schedule, [self.generators[row] for row in rows])
-            actions = env_actions(self.policy.decode(path.x0, obs), self.env, rows)
+            obs, path, actions = act(
+                self.policy, self.env, self.observation, rows, self.instructions, self.schedule, self.generators
+            )
         with _timed(self.clock, "env"), outside_autocast():
             self.observation, reward, terminated, truncated, info = self.env.step(actions)
         chunk = actions.shape[1]
@@ -203,44 +189,38 @@ class _Rollout:
         mask = torch.from_numpy(np.arange(chunk) < executed[:, None])
         # A round's images would fill a GPU; they go back a microbatch at a time.
         stored = {name: tensor.to(CPU) for name, tensor in obs.items()}
-        numbers = torch.from_numpy(self.trajectory[rows])
-        self.decisions.append(_Decisions(numbers, stored, path.to(CPU), mask))
+        self.decisions.append((torch.from_numpy(self.trajectory[rows]), stored, path.to(CPU), mask))
         for row in rows.tolist():
-            outcome = self.outcomes[int(self.trajectory[row])]
-            outcome.add(row, reward, terminated, info, discount=self.plan.grouping.discount)
+            self.episodes[self.trajectory[row]].add(row, reward, terminated, info, self.plan.grouping.discount)
         self.live &= ~(np.asarray(terminated, dtype=np.bool_) | np.asarray(truncated, dtype=np.bool_))
-        return [place for place in self.running if not self.live[self.rows_of(place)].any()]
+        alive = self.live[: self.places * self.group_size].reshape(self.places, -1).any(1)
+        return [place for place in self.running if not alive[place]]
+
+    def group(self, number: int) -> list[EpisodeResult]:
+        """Return the episodes of a group."""
+        return self.episodes[number * self.group_size : (number + 1) * self.group_size]
 
     def mean_success(self, group: int) -> float:
         """Return the mean over the group's scored rollouts; 0 if there are none."""
-        scored = [each.success for each in self.outcomes_of(group) if each.scored]
-        return float(np.mean(scored)) if scored else 0.0
-
-    def outcomes_of(self, group: int) -> list[Outcome]:
-        return [self.outcomes[group * self.group_size + member] for member in range(self.group_size)]
-
-    def rows_of(self, place: int) -> list[int]:
-        return list(range(place * self.group_size, (place + 1) * self.group_size))
+        return float(np.mean([each.success for each in self.group(group) if each.scored] or [0]))
 
     def gather(self, kept: Sequence[int], seconds: float) -> Rollouts:
         """Return the kept groups, in the given order."""
-        outcomes = [each for group in kept for each in self.outcomes_of(group)]
+        episodes = [each for group in kept for each in self.group(group)]
         # From a rollout's number to its index among the kept ones; -1 for rollouts of replaced groups.
-        position = torch.full((self.started * self.group_size,), -1, dtype=torch.int64)
-        for index, group in enumerate(kept):
-            members = torch.arange(self.group_size)
-            position[group * self.group_size + members] = index * self.group_size + members
-        number = position[torch.cat([part.trajectory for part in self.decisions])]
+        position = torch.full((self.started, self.group_size), -1, dtype=torch.int64)
+        position[list(kept)] = torch.arange(len(episodes)).view(-1, self.group_size)
+        trajectory, obs, paths, masks = zip(*self.decisions, strict=True)
+        number = position.flatten()[torch.cat(trajectory)]
         rows = torch.nonzero(number >= 0)[:, 0]
-        obs = cat_obs([part.obs for part in self.decisions])
         return Rollouts(
-            obs={name: tensor[rows] for name, tensor in obs.items()},
-            path=FlowPath.cat([part.path for part in self.decisions]).select(rows),
-            mask=torch.cat([part.mask for part in self.decisions])[rows],
+            obs=select_obs(cat_obs(obs), rows),
+            path=FlowPath.cat(paths).select(rows),
+            mask=torch.cat(masks)[rows],
             trajectory=number[rows],
-            returns=torch.tensor([each.returns for each in outcomes], dtype=torch.float32),
-            success=torch.tensor([each.success for each in outcomes], dtype=torch.bool),
-            scored=torch.tensor([each.scored for each in outcomes], dtype=torch.bool),
+            returns=torch.tensor([each.returns for each in episodes], dtype=torch.float32),
+            success=torch.tensor([each.success for each in episodes], dtype=torch.bool),
+            scored=torch.tensor([each.scored for each in episodes], dtype=torch.bool),
             groups=torch.arange(len(kept)).repeat_interleave(self.group_size),
             frames=self.frames,
             started=self.started,

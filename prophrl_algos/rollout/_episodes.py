@@ -1,9 +1,9 @@
 """One step of a policy in a vector env, and what becomes of its episodes; collecting and evaluating share it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,49 +13,44 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, sample
+
 
 @dataclass
-class Outcome:
+class EpisodeResult:
     """What has become of one episode so far.
 
     Attributes:
-        task: Task that the env named, for error messages.
-        instruction: Its instruction, likewise.
-        returns: Discounted sum of the valid rewards.
         success: Whether the task was done.
+        returns: Discounted sum of the valid rewards.
         scored: Whether the latest step was scored.
         chunks: Number of steps.
+        start: What the env says of its initial state (task, start, instruction ...).
     """
 
-    task: object
-    instruction: str
-    returns: float = 0.0
     success: bool = False
+    returns: float = 0.0
     scored: bool = False
     chunks: int = 0
+    start: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def instruction(self) -> str:
+        """The task in words; empty where the env does not say it."""
+        return str(self.start.get("instruction", ""))
 
     def add(
-        self,
-        row: int,
-        rewards: ArrayLike,
-        terminated: ArrayLike,
-        info: Mapping[str, Any],
-        *,
-        discount: float | int = 1.0,
+        self, row: int, rewards: ArrayLike, terminated: ArrayLike, info: Mapping[str, Any], discount: float | int = 1.0
     ) -> None:
-        """Take in the step of a sub-environment.
-
-        Raises:
-            ValueError: Its reward is not finite, so that no learning and no mean can use it.
-        """
+        """Take in the step of a sub-environment; ValueError if its reward is not finite."""
         reward, ended = float(np.asarray(rewards)[row]), bool(np.asarray(terminated)[row])
         self.scored = bool(entry(info, "scored", row, default=True))
         if self.scored:
             if not math.isfinite(reward):
                 raise ValueError(
-                    f"sub-environment {row} (task {self.task}, {self.instruction!r}) gave the reward {reward}: rewards "
-                    "must be finite numbers. Mend the env or its reward model; where it cannot tell, it may say "
-                    "info['scored'] = False"
+                    f"sub-environment {row} (task {self.start.get('task')}, {self.instruction!r}) gave the reward "
+                    f"{reward}: rewards must be finite numbers. Mend the env or its reward model; where it cannot "
+                    "tell, it may say info['scored'] = False"
                 )
             self.returns += discount**self.chunks * reward
         self.chunks += 1
@@ -80,6 +75,23 @@ def entry(info: Mapping[str, Any], name: str, row: int, *, default: Any) -> Any:
     return info[name][row]
 
 
+def act(
+    policy: FlowPolicy,
+    env: VectorEnv,
+    observation: Any,
+    rows: Int[np.ndarray, " r"],
+    instructions: Sequence[str],
+    schedule: FlowSchedule,
+    generators: Sequence[torch.Generator],
+) -> tuple[Obs, FlowPath, np.ndarray]:
+    """Return what the policy sees in these sub-environments, the paths it samples, and actions for the whole env."""
+    mapped = isinstance(observation, Mapping)
+    seen = {name: value[rows] for name, value in observation.items()} if mapped else observation[rows]
+    obs = policy.prepare(seen, [instructions[row] for row in rows])
+    path = sample(policy, obs, schedule, [generators[row] for row in rows])
+    return obs, path, env_actions(policy.decode(path.x0, obs), env, rows)
+
+
 def env_actions(
     decoded: Float[Tensor, "b n a"], env: VectorEnv, rows: Int[np.ndarray, " b"]
 ) -> Float[np.ndarray, "r n a"]:
@@ -95,10 +107,3 @@ def env_actions(
     actions = np.clip(np.zeros((env.num_envs, *shape), np.float32), low, high)
     actions[rows] = np.clip(decoded.detach().float().cpu().numpy(), low, high)
     return actions
-
-
-def rows_of(observation: Any, rows: Int[np.ndarray, " r"]) -> Any:
-    """Return the given elements of what an env observes: an array, or a mapping of arrays."""
-    if isinstance(observation, Mapping):
-        return {name: value[rows] for name, value in observation.items()}
-    return observation[rows]

@@ -16,13 +16,7 @@ from prophrl_algos.flow import FlowPolicy
 
 @dataclass(frozen=True)
 class Draw:
-    """Which sub-environments begin an episode.
-
-    Attributes:
-        rows: Indices of the sub-environments.
-        groups: Number of the group that each belongs to.
-        trajectories: Number of each among all rollouts of this collection.
-    """
+    """Which sub-environments begin an episode, in which group each, and as which of all rollouts of the collection."""
 
     rows: Int[np.ndarray, " r"]
     groups: Sequence[int]
@@ -38,20 +32,20 @@ Keep = Callable[[float], bool]
 
 def begin_by_seed(env: VectorEnv, draw: Draw, seed: int) -> tuple[Any, dict[str, Any]]:
     """Give the members of a group one seed, and so one initial state, in any env; a dream's noise is shared too."""
-    seeds = {group: random_number(seed, 0, group) for group in draw.groups}
-    return _reset(env, draw, [seeds[group] for group in draw.groups], {})
+    return _reset(env, draw, [random_number(seed, 0, group) for group in draw.groups], {})
 
 
+@dataclass(frozen=True)
 class BeginFromStarts:
     """Give the members of a group one initial state of a list, and each a seed of its own: a dream's noise is fresh.
 
-    For `ProphetVectorEnv`: `BeginFromStarts(env.starts)`.
+    For `ProphetVectorEnv`: `BeginFromStarts(env.starts)`; InvalidStartError if a start is of the split `official`.
     """
 
-    def __init__(self, starts: Sequence[InitialState]) -> None:
-        """Take the initial states; InvalidStartError if one is of the split `official`."""
-        refuse_official({start.split for start in starts})
-        self.starts = starts
+    starts: Sequence[InitialState]
+
+    def __post_init__(self) -> None:
+        refuse_official({start.split for start in self.starts})
 
     def __call__(self, env: VectorEnv, draw: Draw, seed: int) -> tuple[Any, dict[str, Any]]:
         """Reset the sub-environments of the draw."""
@@ -64,12 +58,7 @@ class BeginFromStarts:
 
 @dataclass(frozen=True)
 class KeepWithin:
-    """Keep groups whose mean success can teach: the dynamic sampling of DAPO and SimpleVLA-RL.
-
-    Attributes:
-        low: Least mean success, in [0, 1].
-        high: Greatest mean success, in [low, 1].
-    """
+    """Keep groups whose mean success lies within, and so can teach: the dynamic sampling of DAPO and SimpleVLA-RL."""
 
     low: float | int = 0.1
     high: float | int = 0.9
@@ -114,14 +103,9 @@ class Grouping:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """Which groups are collected.
+    """Keep `groups` groups of `group_size` rollouts, numbered first, first + stride, ...
 
-    Attributes:
-        groups: Number of groups to keep.
-        group_size: Rollouts in a group.
-        grouping: How groups begin and end.
-        first: Number of the first group.
-        stride: From one group's number to the next; processes that share a seed count past each other.
+    Processes that share a seed count past each other.
     """
 
     groups: int
@@ -193,12 +177,10 @@ def refuse_official(splits: Iterable[object]) -> None:
 
 def splits_of(env: VectorEnv) -> set[object]:
     """Return the splits that an env says it draws from; what it does not say shows at its first reset."""
-    inner = env.unwrapped
-    starts = getattr(inner, "starts", ())
-    named = {getattr(inner, "split", None), starts if isinstance(starts, str) else None}
-    if isinstance(starts, Sequence) and not isinstance(starts, str):
-        named |= {start.split for start in starts if isinstance(start, InitialState)}
-    return named
+    starts = getattr(env.unwrapped, "starts", ())
+    if isinstance(starts, str) or not isinstance(starts, Sequence):
+        return {getattr(env.unwrapped, "split", None), starts if isinstance(starts, str) else None}
+    return {getattr(start, "split", None) for start in (env.unwrapped, *starts)}
 
 
 def random_number(*key: int) -> int:
@@ -209,13 +191,10 @@ def random_number(*key: int) -> int:
 
 
 def _reset(env: VectorEnv, draw: Draw, seeds: Sequence[int], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    per_env: list[int | None] = [None] * env.num_envs
-    for row, seed in zip(draw.rows.tolist(), seeds, strict=True):
-        per_env[row] = seed
+    per_env = dict(zip(draw.rows.tolist(), seeds, strict=True))
     # Without a mask where all begin: envs that cannot reset in part can still be collected from.
     if len(draw.rows) < env.num_envs:
-        mask = np.zeros(env.num_envs, dtype=np.bool_)
-        mask[draw.rows] = True
-        options = options | {"reset_mask": mask}
+        options = options | {"reset_mask": np.isin(np.arange(env.num_envs), draw.rows)}
     # Gymnasium annotates int, and documents one seed per sub-environment.
-    return env.reset(seed=per_env, options=options or None)  # pyright: ignore[reportArgumentType]
+    per_row: Any = [per_env.get(row) for row in range(env.num_envs)]
+    return env.reset(seed=per_row, options=options or None)

@@ -47,35 +47,25 @@ class Tally:
 
 def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], processes: Processes) -> Metrics:
     """Return what the rollouts of all processes were like, and how much of them teaches."""
-    total, scored = processes.total, rollouts.scored
-    total_scored = max(total(int(scored.sum())), 1.0)
-    frames = max(total(rollouts.frames), 1.0)
-    count = total(len(scored))
-    useful = advantages != 0
-    magnitude = max(total(int(useful.sum())), 1.0)
+    total, scored, useful = processes.total, rollouts.scored, advantages != 0
+    count, frames = total(len(scored)), max(total(rollouts.frames), 1.0)
+    total_scored, total_useful = total(int(scored.sum())), total(int(useful.sum()))
     return {
         "rollouts": count,
         "groups_started": total(rollouts.started),
-        "return": total(float(rollouts.returns[scored].sum())) / total_scored,
-        "success": total(int((rollouts.success & scored).sum())) / total_scored,
-        "scored": total(int(scored.sum())) / max(count, 1.0),
-        "advantage_abs": total(float(advantages.abs().sum())) / magnitude,
+        "return": total(float(rollouts.returns[scored].sum())) / max(total_scored, 1.0),
+        "success": total(int((rollouts.success & scored).sum())) / max(total_scored, 1.0),
+        "scored": total_scored / max(count, 1.0),
+        "advantage_abs": total(float(advantages.abs().sum())) / max(total_useful, 1.0),
         "advantage_max": float(advantages.abs().max()) if len(advantages) else 0.0,
-        "useful_rollouts": total(int(useful.sum())) / max(count, 1.0),
+        "useful_rollouts": total_useful / max(count, 1.0),
         "useful_frames": total(rollouts.frames_of(useful)) / frames,
         "frames": frames,
     } | {f"seconds_{name}": seconds for name, seconds in rollouts.seconds.items()}
 
 
 def learning_metrics(tally: Tally, path: FlowPath, weights: Float[Tensor, " k"], entries: int) -> Metrics:
-    """Return what the optimizer of this process saw.
-
-    Args:
-        tally: Sums over the update.
-        path: Paths of its decisions.
-        weights: FlowScale's weights.
-        entries: Valid (s, n, a) entries that were seen, all epochs together.
-    """
+    """Return what the optimizer of this process saw in `entries` valid (s, n, a) entries, all epochs together."""
     entries = max(entries, 1)
     metrics = {
         "optimizer_steps": float(len(tally.norms)),

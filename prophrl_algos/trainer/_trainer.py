@@ -38,14 +38,9 @@ from prophrl_algos.trainer._weight_copy import WeightCopy
 class Batch:
     """Decisions with what the loss needs of them.
 
-    Attributes:
-        obs: Raw observations.
-        path: Scored paths; their scores are those of the policy that the ratio is taken against.
-        mask: Actions that count.
-        advantages: Advantage of each decision.
-        loss_weights: Weight of a valid entry of each decision in the loss.
-        weights: FlowScale's weight of each flow step.
-        reference: Scores of the policy that the run began with; None without a KL term.
+    The scores of `path` are those of the policy that the ratio is taken against, `reference` those of the policy that
+    the run began with, where there is a KL term; `loss_weights` are of a valid entry of each decision, `weights` of
+    FlowScale.
     """
 
     obs: Obs
@@ -214,17 +209,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the following updates depend on, beside the arguments of the constructor."""
-        kernel = self.algorithm.kernel
-        state = {
-            "done": self.done,
-            "config": self._settings(),
-            "policy": self.policy.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "kernel": kernel.state_dict() if isinstance(kernel, nn.Module) else {},
-            "ema": {} if self.ema is None else self.ema.state_dict(),
-            "reference": {} if self.reference is None else self.reference.state_dict(),
-            "random": torch.get_rng_state(),
-        }
+        state: dict[str, Any] = {"done": self.done, "config": self._settings(), "random": torch.get_rng_state()}
+        state |= {name: {} if part is None else part.state_dict() for name, part in self._parts().items()}
         if torch.cuda.is_available():
             state["random_cuda"] = torch.cuda.get_rng_state_all()
         # A dream's wrappers may hold state too, for example of a random reward.
@@ -248,14 +234,9 @@ class Trainer:
                 + ", ".join(f"{name} was {theirs[name]}, is {mine.get(name)}" for name in changed)
                 + "; use another folder"
             )
-        assert isinstance(self.policy, nn.Module)
-        self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if isinstance(self.algorithm.kernel, nn.Module):
-            self.algorithm.kernel.load_state_dict(state["kernel"])
-        for kept, name in ((self.ema, "ema"), (self.reference, "reference")):
-            if kept is not None and state[name]:
-                kept.load_state_dict(state[name])
+        for name, part in self._parts().items():
+            if part is not None and state[name]:
+                part.load_state_dict(state[name])
         # The checkpoint was read onto the policy's device, and torch takes these states from the CPU alone.
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and torch.cuda.is_available():
@@ -264,6 +245,12 @@ class Trainer:
             self.env.unwrapped.load_state_dict(state["env"])  # pyright: ignore[reportAttributeAccessIssue]
         self.done = state["done"]
 
+    def _parts(self) -> dict[str, Any]:
+        """Return what has a state of its own, under its name in a checkpoint."""
+        kernel = self.algorithm.kernel if isinstance(self.algorithm.kernel, nn.Module) else None
+        kept = {"kernel": kernel, "ema": self.ema, "reference": self.reference}
+        return {"policy": self.policy, "optimizer": self.optimizer} | kept
+
     def _settings(self) -> dict[str, Any]:
         """Return the settings that a run must be resumed with."""
         chosen = {"algorithm": self.algorithm.name, "flowscale": asdict(self.flowscale)}
@@ -271,11 +258,11 @@ class Trainer:
 
     def _plan(self, grouping: Grouping) -> GroupPlan:
         """Return this process's groups; several processes that share a seed count past each other's numbers."""
-        groups, processes = self.processes.split(self.config.groups), self.processes
+        processes = self.processes
+        groups = processes.split(self.config.groups)
         budget = 2 * groups if grouping.budget is None else processes.split(grouping.budget)
-        return GroupPlan(
-            groups, self.config.group_size, replace(grouping, budget=budget), processes.rank, processes.size
-        )
+        grouping = replace(grouping, budget=budget)
+        return GroupPlan(groups, self.config.group_size, grouping, processes.rank, processes.size)
 
     def _order(self, count: int, epoch: int) -> Tensor:
         shuffle = torch.Generator().manual_seed(random_number(self.config.seed, 11, self.done, epoch))
@@ -294,7 +281,9 @@ class Trainer:
         sampled, obs = rollouts.path.select(rows), select_obs(rollouts.obs, rows)
         path = self.algorithm.path(sampled, random_number(self.config.seed, 12, self.done))
         drift = 0.0
-        if path is not sampled or self._must_rescore():
+        # In low precision a velocity depends on the shapes of its batch, so old scores must be of the update's shapes.
+        exact = self.execution.autocast is None and {each.dtype for each in self.policy.parameters()} == {torch.float32}
+        if path is not sampled or not exact:
             again = self._score_all(obs, path)
             if path is sampled and len(rows):
                 drift = float((again.log_prob - path.log_prob).sum(1).abs().amax())
@@ -317,19 +306,10 @@ class Trainer:
             reference,
         ), drift
 
-    def _must_rescore(self) -> bool:
-        """Return whether old scores must be of the update's shapes: in low precision a velocity depends on them."""
-        dtypes = {parameter.dtype for parameter in self.policy.parameters()}
-        return self.execution.autocast is not None or dtypes != {torch.float32}
-
     def _score_all(self, obs: Obs, path: FlowPath) -> FlowScores:
         """Score in the batches of an epoch, so that the first ratio is exactly 1."""
-        batches = [
-            rows
-            for minibatch in torch.tensor_split(torch.arange(len(path)), self.config.minibatches)
-            for rows in minibatch.split(self.config.microbatch)
-            if len(rows)
-        ]
+        minibatches = torch.arange(len(path)).tensor_split(self.config.minibatches)
+        batches = [rows for each in minibatches if len(each) for rows in each.split(self.config.microbatch)]
         parts: list[FlowScores] = []
         for rows in batches:
             parts.append(self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False))

@@ -14,19 +14,6 @@ class WeightCopy:
 
     Weights that are not trained are not copied: adapters or an action expert take a small part of the memory of a whole
     second policy. Adapters that were trained before, by cloning, are part of the copy.
-
-    Args:
-        policy: Policy whose weights are copied.
-        trained: Parameters that learning changes; those that are not the policy's are left out.
-
-    Example:
-        >>> policy = nn.Linear(1, 1, bias=False)
-        >>> copy = WeightCopy(policy, list(policy.parameters()))
-        >>> before = policy.weight.detach().clone()
-        >>> _ = policy.weight.data.add_(1)
-        >>> with copy.applied():
-        ...     torch.equal(policy.weight, before)
-        True
     """
 
     def __init__(self, policy: nn.Module, trained: Collection[Tensor]) -> None:
@@ -54,17 +41,9 @@ class WeightCopy:
         return {name: kept.clone() for name, kept in self._kept.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a `state_dict`.
-
-        Raises:
-            CheckpointError: They are not those of this policy; nothing has changed.
-        """
-        wrong = sorted(
-            name
-            for name in self._kept.keys() | state.keys()
-            if name not in state or name not in self._kept or state[name].shape != self._kept[name].shape
-        )
-        if wrong:
+        """Take the weights of a `state_dict`; CheckpointError, and no change, if they are not those of this policy."""
+        mine, theirs = ({(name, tensor.shape) for name, tensor in each.items()} for each in (self._kept, state))
+        if wrong := sorted({name for name, _ in mine ^ theirs}):
             raise CheckpointError(
                 f"the weights kept in the checkpoint are of another policy: {', '.join(wrong[:10])} differ"
             )
