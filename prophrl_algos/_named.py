@@ -18,7 +18,8 @@ from prophrl_algos import algorithms
 from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import Algorithm
 from prophrl_algos.flow import FlowPolicy, FlowSpec
-from prophrl_algos.rollout import Begin, BeginFromStarts, begin_by_seed
+from prophrl_algos.rollout import BeginFromStarts, begin_by_seed
+from prophrl_algos.rollout._groups import Begin
 from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, load_policy

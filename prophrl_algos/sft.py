@@ -1,9 +1,10 @@
 """Behaviour cloning of a flow policy, from which learning in the dream starts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -62,7 +63,6 @@ def sft(
     folder: Path | None = None,
     *,
     logger: Logger | None = None,
-    keep: Callable[[int], bool | None] | None = None,
 ) -> float:
     """Fit a policy to demonstrations and return the mean loss of the last tenth of the steps.
 
@@ -75,8 +75,6 @@ def sft(
         config: How long and how fast.
         folder: Folder of the checkpoint; none is written if not given.
         logger: Takes the loss every 50 steps.
-        keep: Called with the number of steps done after every `save_every` of them and the last one, for example to
-            store the weights of that moment. Where it returns True, training ends there.
 
     Raises:
         FloatingPointError: The loss is not finite; nothing of that step is saved.
@@ -87,7 +85,8 @@ def sft(
     optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
     path = None if folder is None else folder / LAST
-    first, losses = _resume(path, policy, optimizer, schedule, config)
+    parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule}
+    first, losses = _resume(path, parts, config)
     policy.train()
     for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", mininterval=5):
         # A generator per step, so that a resumed run draws what the whole one would have drawn.
@@ -105,17 +104,12 @@ def sft(
         nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
         optimizer.step()
         schedule.step()
-        if logger is not None and (step % 50 == 0 or step + 1 == config.steps):
+        last = step + 1 == config.steps
+        if logger is not None and (step % 50 == 0 or last):
             logger.log({"sft_loss": losses[-1], "learning_rate": float(schedule.get_last_lr()[0])}, step)
-        if (step + 1) % config.save_every and step + 1 != config.steps:
-            continue
-        enough = keep is not None and keep(step + 1)
-        if path is not None:
-            state = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict()}
-            rest = {"schedule": schedule.state_dict(), "step": step + 1, "config": asdict(config), "losses": losses}
-            save_checkpoint(path, state | rest)
-        if enough:
-            break
+        if path is not None and (last or (step + 1) % config.save_every == 0):
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_checkpoint(path, state | {"step": step + 1, "config": asdict(config), "losses": losses})
     policy.eval()
     recent = losses[-max(config.steps // 10, 1) :]
     return sum(recent) / len(recent)
@@ -127,19 +121,13 @@ def _rate(step: int, steps: int) -> float:
     return warm * (0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * step / steps))))
 
 
-def _resume(
-    path: Path | None,
-    policy: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    config: SftConfig,
-) -> tuple[int, list[float]]:
+def _resume(path: Path | None, parts: Mapping[str, Any], config: SftConfig) -> tuple[int, list[float]]:
+    """Load the parts of the last checkpoint if there is one, and return the steps done and their losses."""
     if path is None or not path.exists():
         return 0, []
-    state = load_checkpoint(path, next(policy.parameters()).device)
+    state = load_checkpoint(path, next(parts["policy"].parameters()).device)
     if state["config"] != asdict(config):
         raise ValueError(f"{path} is of a run with {state['config']}, asked for {asdict(config)}; use another folder")
-    policy.load_state_dict(state["policy"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     return int(state["step"]), list(state["losses"])

@@ -10,18 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.algorithms import FA_GRPO
-from prophrl_algos.flow import (
-    FlowPath,
-    FlowPolicy,
-    FlowSchedule,
-    FlowSpec,
-    Obs,
-    device_of,
-    no_step,
-    rescore,
-    sample,
-    select_obs,
-)
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, device_of, no_step, rescore, sample, select_obs
 
 _FIT_BATCH = 48
 
@@ -165,7 +154,7 @@ def _check_decode(policy: FlowPolicy, obs: Obs, x0: Tensor, rows: int) -> None:
 
 
 def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: float) -> None:
-    spec: FlowSpec = policy.spec
+    spec = policy.spec
     kept = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     with torch.no_grad():
         start = _euler(policy, obs, rows)

@@ -13,26 +13,10 @@ from prophrl_algos.algorithms.fa_grpo import FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWA
 from prophrl_algos.algorithms.flowscale import FlowScale
 from prophrl_algos.flow import FlowSpec
 
-__all__ = [
-    "ALGORITHMS",
-    "FA_GRPO",
-    "FA_GRPO_CPS",
-    "FA_GRPO_FORWARD",
-    "FLOW_GRPO",
-    "FLOW_GRPO_CPS",
-    "FLOW_GRPO_FORWARD",
-    "GRPO_GUARD",
-    "PI_RL",
-    "REINFLOW",
-    "Algorithm",
-    "FlowScale",
-    "LearnedNoise",
-    "group_advantages",
-    "leave_one_out_advantages",
-    "make_algorithm",
-    "per_entry",
-    "per_trajectory",
-]
+__all__ = ["ALGORITHMS", "Algorithm", "FlowScale", "LearnedNoise", "make_algorithm"]
+__all__ += ["FA_GRPO", "FA_GRPO_CPS", "FA_GRPO_FORWARD", "FLOW_GRPO", "FLOW_GRPO_CPS", "FLOW_GRPO_FORWARD"]
+__all__ += ["GRPO_GUARD", "PI_RL", "REINFLOW"]
+__all__ += ["group_advantages", "leave_one_out_advantages", "per_entry", "per_trajectory"]
 
 _ALL = (FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWARD, FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD, GRPO_GUARD, PI_RL, REINFLOW)
 
@@ -41,11 +25,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm i
 
 
 def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
-    """Return the algorithm of a name in `ALGORITHMS`, sized for a policy.
-
-    Raises:
-        UnknownOptionError: No algorithm has this name.
-    """
+    """Return the algorithm of a name in `ALGORITHMS`, sized for a policy."""
     if name not in ALGORITHMS:
         raise unknown_option("algorithm", name, [*ALGORITHMS, "package.module:function"])
     return ALGORITHMS[name].sized(spec)

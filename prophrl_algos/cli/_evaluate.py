@@ -59,21 +59,11 @@ def main(args: Args) -> None:
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
         low, high = part.interval
         print(f"{part.success:6.1%} [{low:.1%}, {high:.1%}] of {len(part.episodes):3d}  {name}")
-    write_json(
-        args.json,
-        {
-            "policy": args.policy,
-            "weights": None if args.policy_weights is None else str(args.policy_weights),
-            "env": args.env,
-            "starts": args.starts,
-            "initial_noise": args.initial_noise,
-            "noise_level": args.noise_level,
-            "metrics": found.metrics(),
-            "episodes": [
-                {"task": cell["task"], "start": cell["start"], "success": e.success, "valid": e.scored,
-                 "chunks": e.chunks, "instruction": str(e.start.get("instruction", ""))}
-                for cell, e in zip(cells, found.episodes, strict=True)
-            ],
-            "machine": machine(),
-        },
-    )  # fmt: skip
+    episodes = [
+        cell | {"success": each.success, "valid": each.scored, "chunks": each.chunks, "instruction": each.instruction}
+        for cell, each in zip(cells, found.episodes, strict=True)
+    ]
+    given = {name: getattr(args, name) for name in ("policy", "env", "starts", "initial_noise", "noise_level")}
+    weights = None if args.policy_weights is None else str(args.policy_weights)
+    results = {"weights": weights, "metrics": found.metrics(), "episodes": episodes, "machine": machine()}
+    write_json(args.json, given | results)

@@ -40,18 +40,10 @@ def silent(stage: str, done: int, total: int | None) -> None:
 class Rollouts:
     """Decisions (one action chunk each), and the rollouts they belong to.
 
-    Attributes:
-        obs: What the policy saw at each decision.
-        path: How it denoised each chunk.
-        mask: Actions that were executed.
-        trajectory: Index of the rollout of each decision.
-        returns: Return of each rollout: the discounted sum of its valid rewards.
-        success: Whether each rollout succeeded.
-        scored: Which rollouts were scored at their end.
-        groups: Index of the group of each rollout.
-        frames: Actions that the env ran, including those of groups that were replaced.
-        started: Number of groups that were begun.
-        seconds: Time spent in `env`, in `policy`, and in all (`rollout`).
+    `trajectory` is the rollout of each decision, `groups` the group of each rollout. `mask` has the actions that were
+    executed; `returns` are discounted sums of the valid rewards, and `scored` the rollouts that were scored at their
+    end. `frames` and `started` count the actions and groups that were replaced too; `seconds` are those spent in `env`,
+    in `policy`, and in all (`rollout`).
     """
 
     obs: Obs

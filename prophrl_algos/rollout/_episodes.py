@@ -20,12 +20,8 @@ from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, sample
 class EpisodeResult:
     """What has become of one episode so far.
 
-    Attributes:
-        success: Whether the task was done.
-        returns: Discounted sum of the valid rewards.
-        scored: Whether the latest step was scored.
-        chunks: Number of steps.
-        start: What the env says of its initial state (task, start, instruction ...).
+    `returns` is the discounted sum of the valid rewards, `scored` is of the latest step, and `start` is what the env
+    says of the initial state (task, start, instruction ...).
     """
 
     success: bool = False

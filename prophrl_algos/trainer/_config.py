@@ -64,10 +64,8 @@ class TrainerConfig:
 class Execution:
     """How a run is computed, beside what it computes.
 
-    Attributes:
-        autocast: Compute velocities in this dtype (`torch.bfloat16`); densities stay in float32.
-        ema_decay: Average the weights with this decay at every optimizer step, for evaluation; None does not.
-        processes: Processes that train together; `Processes.joined()` under torchrun.
+    Velocities are computed in the dtype `autocast`, densities always in float32. With `ema_decay`, weights are averaged
+    at every optimizer step, for evaluation. `processes` train together: `Processes.joined()` under torchrun.
     """
 
     autocast: torch.dtype | None = None

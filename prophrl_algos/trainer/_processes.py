@@ -13,12 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """Which process this is, and of how many; `Processes()` is one alone.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-    """
+    """Which process this is, from 0, and of how many; `Processes()` is one alone."""
 
     rank: int = 0
     size: int = 1

@@ -13,17 +13,8 @@ from torch import Tensor, nn
 
 from prophrl_algos.algorithms import FA_GRPO, Algorithm, FlowScale
 from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradients
-from prophrl_algos.flow import (
-    FlowPath,
-    FlowPolicy,
-    FlowSchedule,
-    FlowScores,
-    Obs,
-    device_of,
-    rescore,
-    select_obs,
-    step_stds,
-)
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, FlowScores, Obs, device_of, select_obs
+from prophrl_algos.flow._sampler import rescore, step_stds
 from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.rollout import Grouping, GroupPlan, Progress, Rollouts, collect
 from prophrl_algos.rollout._collect import silent
@@ -136,12 +127,8 @@ class Trainer:
 
     def schedule(self) -> FlowSchedule:
         """Return how paths are sampled."""
-        return FlowSchedule.uniform(
-            self.policy.spec.num_steps,
-            self.config.noise_level,
-            kernel=self.algorithm.kernel,
-            choose=self.algorithm.choose,
-        )
+        algorithm, steps = self.algorithm, self.policy.spec.num_steps
+        return FlowSchedule.uniform(steps, self.config.noise_level, kernel=algorithm.kernel, choose=algorithm.choose)
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
@@ -166,13 +153,11 @@ class Trainer:
         # Old scores are made in the batches of the first epoch, so it is the batch itself that is shuffled.
         batch, drift = self._prepare(rollouts, advantages, rows[self._order(len(rows), 0)])
         tally = Tally(torch.zeros(batch.path.schedule.num_steps, dtype=torch.float64))
-        steps = 0
         for epoch in range(self.config.epochs):
             order = self._order(len(rows), epoch) if epoch else torch.arange(len(rows))
             for minibatch in torch.tensor_split(order, self.config.minibatches):
                 self._optimize(batch, minibatch, tally)
-                steps += 1
-                self.progress("optimizer, step", steps, self.config.epochs * self.config.minibatches)
+                self.progress("optimizer, step", len(tally.norms), self.config.epochs * self.config.minibatches)
         entries = int(batch.mask.sum()) * self.policy.spec.action_dim * self.config.epochs
         metrics |= learning_metrics(tally, batch.path, batch.weights, entries) | {"old_log_prob_drift": drift}
         return metrics | {"seconds_update": time.perf_counter() - began}
