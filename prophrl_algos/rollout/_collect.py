@@ -185,7 +185,7 @@ class _Rollout:
         for row in rows.tolist():
             self.episodes[self.trajectory[row]].add(row, reward, terminated, info, self.plan.grouping.discount)
         self.live &= ~(np.asarray(terminated, dtype=np.bool_) | np.asarray(truncated, dtype=np.bool_))
-        alive = self.live[: self.places * self.group_size].reshape(self.places, -1).any(1)
+        alive = self.live.reshape(self.places, -1).any(1)
         return [place for place in self.running if not alive[place]]
 
     def group(self, number: int) -> list[EpisodeResult]:
