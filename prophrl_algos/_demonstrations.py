@@ -79,14 +79,8 @@ def read_demonstrations(
 ) -> Demonstrations:
     """Read the successful episodes of recordings, and failures where they are asked for; decode and prepare each once.
 
-    Args:
-        policy: Prepares the observations.
-        folders: Recordings of `prophet collect`.
-        dreams: Dreams of each of them (`prophet redream`), in the same order; their images become `obs["twin"]`.
-        tasks: Numbers of the tasks; all by default.
-        modes: Scripts whose successful episodes are read; all if empty.
-        failing: Scripts whose failed episodes are read too, such as `slip`, which lets go on the way.
-        without: Episodes to leave out, such as `task_03/episode_00007`.
+    `dreams` are those of each recording (`prophet redream`), in the same order; their images become `obs["twin"]`. No
+    `tasks` means all, no `modes` the successes of every script; `failing` are scripts whose failures are read too.
     """
     from prophet_gym.data._recording import list_recordings, read_episode, refuse_official
 

@@ -92,14 +92,10 @@ def make_policy(
 ) -> FlowPolicy:
     """Make a policy by name, with the weights of a run if they are given.
 
-    Args:
-        policy: `tiny`, `small` (10 denoising steps), `small-k4` (4), what `load_policy` reads (a folder, a bundled
-            name, a Hub repository), or `package.module:function`, a function from the env to a `FlowPolicy`.
-        env: The environment that it will act in.
-        weights: A folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for
-            `small` also what `load_policy` reads: a folder that `save_pretrained` wrote, or a bundled name.
-        device: Device that computes.
-        options: How a folder or repository is loaded.
+    A policy is `tiny`, `small` (10 denoising steps), `small-k4` (4), what `load_policy` reads (a folder, a bundled
+    name, a Hub repository), or `package.module:function`, a function from the env to a `FlowPolicy`. Weights are a
+    folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for `small` also what
+    `load_policy` reads.
     """
     if is_published(policy):
         loaded = load_policy(policy, options or LoadOptions(), device=device)

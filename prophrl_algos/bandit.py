@@ -15,12 +15,6 @@ class BanditVectorEnv(VectorEnv):
 
     The reward is exp(-d^2 / 2 width^2) with d the distance of the chunk's mean action to `target`. Info keys are those
     of the dream and of LIBERO; the observation is a black image, the same for all.
-
-    Example:
-        >>> env = BanditVectorEnv(2, target=(0.5, -0.5))
-        >>> _ = env.reset(seed=0)
-        >>> env.step(np.full((2, 1, 2), [0.5, -0.5]))[1].tolist()
-        [1.0, 1.0]
     """
 
     def __init__(

@@ -19,12 +19,6 @@ class TinyFlowPolicy(nn.Module):
     """A policy of an MLP on latent, time and a context vector of averaged image cells and counted characters.
 
     It reads `env_obs["image"]` (uint8) of any size. Latents are actions; what the env cannot run is clipped there.
-
-    Example:
-        >>> policy = TinyFlowPolicy(FlowSpec(horizon=2, latent_dim=3, action_dim=2, exec_steps=2, num_steps=4))
-        >>> obs = policy.prepare({"image": np.zeros((5, 8, 8, 3), np.uint8)}, ["lift"] * 5)
-        >>> policy.velocity(policy.encode(obs, grad=False), torch.zeros(5, 2, 3), torch.ones(5)).shape
-        torch.Size([5, 2, 3])
     """
 
     def __init__(self, spec: FlowSpec, *, hidden: int = 64, cells: int = 2, letters: int = 16, seed: int = 0) -> None:

@@ -18,10 +18,6 @@ def group_advantages(
 
     Differences from the paper: rollouts without a reward are left out of their group and get 0, as does a group of
     equal returns or of one rollout, as in the SimpleVLA-RL family. A return may be NaN where `scored` is not true.
-
-    Example:
-        >>> group_advantages(torch.tensor([1.0, 0.0, 0.5, 0.5]), torch.tensor([3, 3, 7, 7]))
-        tensor([ 0.7071, -0.7071,  0.0000,  0.0000])
     """
     return _per_group(returns, groups, scored, lambda inside: (inside - inside.mean()) / (inside.std() + _STD_FLOOR))
 

@@ -82,13 +82,10 @@ def keep_all(success: float | int) -> bool:
 class Grouping:
     """How groups begin and end.
 
-    Attributes:
-        begin: Resets the members of a group to a common initial state.
-        keep: Which groups are kept, for example `KeepWithin()`; the others are replaced.
-        budget: Groups that may be begun in one collection; the last ones are then kept as they come. If not given, as
-            many as are kept in `collect`, and twice as many in the trainer.
-        discount: Weight of the reward of chunk n, counted from 0, is discount^n; in (0, 1]. Below 1 a success is worth
-            more the sooner it comes, and a group whose rollouts all succeed still teaches something.
+    A group that `keep` does not keep is replaced, until `budget` groups were begun in one collection: as many as are
+    kept if it is not given in `collect`, twice as many in the trainer. The reward of chunk n, counted from 0, has the
+    weight discount^n: below 1 a success is worth more the sooner it comes, and a group whose rollouts all succeed still
+    teaches something.
     """
 
     begin: Begin = begin_by_seed

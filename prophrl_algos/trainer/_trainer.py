@@ -204,12 +204,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises:
-            ValueError: It is of another algorithm or configuration, or its optimizer was never kept.
-            CheckpointError: Its kept weights are of another policy.
-        """
+        """Continue from a `state_dict`; ValueError if it is of another algorithm or configuration."""
         mine, theirs = self._settings(), state["config"]
         # More updates continue the same run; anything else would make it another one.
         changed = [name for name in theirs if mine.get(name) != theirs[name] and name != "updates"]
