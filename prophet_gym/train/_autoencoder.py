@@ -38,7 +38,7 @@ class Footage:
 
 
 def load_footage(paths: Sequence[Path], stride: int) -> Footage:
-    """Decode every `stride`-th frame of the episodes."""
+    """Decode every `stride`-th frame of the episodes, and project gripper and target into it."""
     frames, references, centres, total = [], [], [], 0
     for path in tqdm(paths, desc="decode", unit="episode"):
         episode = read_episode(path)
@@ -50,18 +50,10 @@ def load_footage(paths: Sequence[Path], stride: int) -> Footage:
             raise ValueError(f"{path} must say what camera looks on; record it with `prophet collect`")
         target = episode.gripper_position if episode.target_positions is None else episode.target_positions
         points = np.stack([episode.gripper_position[kept], target[kept]], axis=1)
-        centres.append(_image_points(points, episode.camera, video.shape[1:3]))
+        u, v, z = np.moveaxis(np.insert(points, 3, 1, axis=-1) @ episode.camera.T, -1, 0)
+        centres.append(np.stack([v / z * video.shape[1], u / z * video.shape[2]], axis=-1))
         total += len(kept)
     return Footage(np.concatenate(frames), np.concatenate(references), np.concatenate(centres))
-
-
-def _image_points(
-    points: Float[np.ndarray, "*n 3"], camera: Float[np.ndarray, "3 4"], size: tuple[int, int]
-) -> Float[np.ndarray, "*n 2"]:
-    """Project world points to (y, x) pixels."""
-    uvz = np.concatenate([points, np.ones_like(points[..., :1])], axis=-1) @ camera.T
-    u, v = uvz[..., 0] / uvz[..., 2], uvz[..., 1] / uvz[..., 2]
-    return np.stack([v * size[0], u * size[1]], axis=-1)
 
 
 def draw_crops(footage: Footage, rows: int, generator: torch.Generator) -> tuple[Crops, Crops]:

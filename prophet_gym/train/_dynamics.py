@@ -114,9 +114,7 @@ class _Carried:
         return {} if self.dreams is None else {name: torch.as_tensor(part) for name, part in vars(self.dreams).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        parts: dict[str, Any] = {
-            name: part.to(self.device) if part.is_floating_point() else part.numpy() for name, part in state.items()
-        }
+        parts: dict[str, Any] = {n: p.to(self.device) if p.is_floating_point() else p.numpy() for n, p in state.items()}
         self.dreams = Dreams(**parts) if parts else None
 
 

@@ -1,7 +1,7 @@
 """Train the full Prophet on windows of images: pixels -> latents -> rectified flow, on any number of processes.
 
 All randomness of a window is a function of the seed and of its place in the sequence that all processes read, so a run
-that was killed resumes to the same bits, and two processes compute what one does with twice the batch.
+resumes to the same bits, and two processes compute what one does with twice the batch.
 """
 
 from collections.abc import Iterator
@@ -104,10 +104,8 @@ def train_full(
     require_fit(prophet, clips, batching, accelerator)
     autoencoder: Any = prophet.autoencoder
     objective = ClipObjective(prophet.transformer, autoencoder, batching.sampler_steps)
-    loader = WindowLoader(
-        clips, batching.rows, seed=config.seed,
-        rank=accelerator.process_index, ranks=accelerator.num_processes, workers=batching.workers,
-    )  # fmt: skip
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    loader = WindowLoader(clips, batching.rows, seed=config.seed, rank=rank, ranks=ranks, workers=batching.workers)
     batches, device = placed(loader), accelerator.device
     draw_tools, channels = config_of(prophet).draw_tools, prophet.transformer.config["latent_channels"]
 

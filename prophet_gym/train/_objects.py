@@ -81,7 +81,7 @@ def train_object_reader(images: LabelledFrames, args: Args) -> ObjectReader:
     """Fit a reader by mean absolute error; the cosine follows steps or minutes, whichever is nearer its end."""
     # What never changes, such as the height of a table, must not be divided by zero.
     mean, std = images.positions.mean(0), images.positions.std(0).clip(min=1e-6)
-    made = ObjectReaderConfig(image_size=args.image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    made = ObjectReaderConfig(image_size=args.image_size, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
     device = torch.device(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
