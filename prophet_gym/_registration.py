@@ -22,29 +22,22 @@ SUITE_IDS = (
     SuiteId("Goal", "libero_goal", 38),
     SuiteId("10", "libero_10", 65),
 )
+# Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of 5, as the paper's policies act.
 BRIDGE_STEPS = 24
-"""Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of 5, as the paper's policies act."""
 
 
 def register_ids() -> None:
     """Register every id that is not registered yet; entry points are names, so that nothing heavy is imported."""
     learned = ("prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env")
     simulator = ("prophet_gym.sims.env:make_env", "prophet_gym.sims.env:make_vec_env")
-    _register("Prophet-LIBERO-v0", learned, SUITE_IDS[0].max_episode_steps, {})
-    _register("Prophet-BRIDGE-v0", learned, BRIDGE_STEPS, {"embodiment": "bridge"})
-    for suite in SUITE_IDS:
-        for id_, entries in ((f"Prophet-LIBERO-{suite.name}-v0", learned), (f"LIBERO-{suite.name}-v0", simulator)):
-            _register(id_, entries, suite.max_episode_steps, {"suite": suite.suite})
-
-
-def _register(id_: str, entry_points: tuple[str, str], max_episode_steps: int, kwargs: dict[str, str]) -> None:
-    if id_ not in gym.registry:
-        gym.register(
-            id_,
-            entry_point=entry_points[0],
-            vector_entry_point=entry_points[1],
-            max_episode_steps=max_episode_steps,
+    ids = [("Prophet-LIBERO-v0", learned, SUITE_IDS[0].max_episode_steps, {})]
+    ids += [("Prophet-BRIDGE-v0", learned, BRIDGE_STEPS, {"embodiment": "bridge"})]
+    for name, suite, steps in SUITE_IDS:
+        ids += [(f"Prophet-LIBERO-{name}-v0", learned, steps, {"suite": suite})]
+        ids += [(f"LIBERO-{name}-v0", simulator, steps, {"suite": suite})]
+    for id_, (single, vector), steps, kwargs in ids:
+        if id_ not in gym.registry:
             # Gymnasium 1.4's PassiveEnvChecker breaks every later step where the first reset was refused.
-            disable_env_checker=True,
-            kwargs=kwargs,
-        )
+            gym.register(
+                id_, single, vector_entry_point=vector, max_episode_steps=steps, disable_env_checker=True, kwargs=kwargs
+            )

@@ -67,12 +67,7 @@ class EnvOptions:
     def parts(self) -> dict[str, Any]:
         """Load what an env is made of: the arguments of `ProphetEnv` and `ProphetVectorEnv`.
 
-        Raises:
-            MissingWeightsError: The weights do not exist or do not cover the suite or robot; names weights that do.
-            CheckpointError: They exist but are damaged.
-            UnknownOptionError: A name does not exist.
-            ValueError: The chunk is longer than the world model's, or cannot be cut out of it; or proprioception is
-                asked of weights that track no gripper.
+        Errors are those of `Checkpoint` and of the constructors: a name, file or ability that is missing.
         """
         robot = get_embodiment(require_text("embodiment", self.embodiment))
         checkpoint = Checkpoint.named(self.weights, robot.name)

@@ -34,16 +34,13 @@ class ActionSpec:
     units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.units and len(self.units) != len(self.names):
-            raise ValueError(
-                f"units must have one entry per action dimension or none, got {len(self.units)} for {self.names}"
-            )
-        if not len(self.names) == len(self.low) == len(self.high):
-            raise ValueError(
-                f"names, low and high must have one entry per action dimension, "
-                f"got {len(self.names)}, {len(self.low)} and {len(self.high)}"
-            )
-        if not all(np.isfinite(low) and np.isfinite(high) and low < high for low, high in self.bounds):
+        names, low, high, units = map(len, (self.names, self.low, self.high, self.units))
+        if units not in (0, names):
+            raise ValueError(f"units must have one entry per action dimension or none, got {units} for {self.names}")
+        if not names == low == high:
+            wanted = "names, low and high must have one entry per action dimension"
+            raise ValueError(f"{wanted}, got {names}, {low} and {high}")
+        if not all(-np.inf < low < high < np.inf for low, high in self.bounds):
             raise ValueError(f"bounds must be finite with low < high, got {self.bounds}")
 
     @property

@@ -45,17 +45,9 @@ class CountingWorldModel:
     """
 
     def __init__(
-        self,
-        *,
-        chunk: int = 8,
-        frame_size: tuple[int, int] = (8, 8),
-        action_dim: int = 7,
-        noise: bool = True,
+        self, *, chunk: int = 8, frame_size: tuple[int, int] = (8, 8), action_dim: int = 7, noise: bool = True
     ) -> None:
-        self.chunk = chunk
-        self.frame_size = frame_size
-        self.action_dim = action_dim
-        self.noise = noise
+        self.chunk, self.frame_size, self.action_dim, self.noise = chunk, frame_size, action_dim, noise
         self.batch_sizes: list[int] = []
 
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
@@ -69,14 +61,12 @@ class CountingWorldModel:
         red = torch.arange(1, steps + 1).expand(rows, steps)
         green = torch.round(100 * actions[..., 0]).to(torch.int64).cumsum(1)
         raised = state["raised"][:, None] + torch.stack([red, green, torch.zeros_like(red)], -1)
-        raised[..., 2] = self._blue(generators, steps)
+        raised[..., 2] = 0
+        if self.noise:
+            blue = [torch.randint(256, (steps,), generator=generator) for generator in generators]
+            raised[..., 2] = torch.stack(blue)
         frames = (state["start"][:, None].to(torch.int64) + raised[:, :, None, None]) % 256
         return Chunk({"start": state["start"].clone(), "raised": raised[:, -1].clone()}, frames.to(torch.uint8))
-
-    def _blue(self, generators: Sequence[torch.Generator], steps: int) -> Tensor:
-        if not self.noise:
-            return torch.zeros(len(generators), steps, dtype=torch.int64)
-        return torch.stack([torch.randint(256, (steps,), generator=generator) for generator in generators])
 
 
 def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (8, 8)) -> InitialStates:
@@ -121,38 +111,42 @@ def check_world_model(
     Raises:
         AssertionError: The contract is not kept.
     """
-    height, width, chunk, numbers = _check_attributes(model)
+    height, width = model.frame_size
+    _require_counts({"chunk": model.chunk, "action_dim": model.action_dim})
+    _require_counts({"frame_size[0]": height, "frame_size[1]": width})
     source = torch.Generator().manual_seed(0)
     # Three, so that turning the batch around changes neighbours and leaves one element in its place.
     images = torch.randint(256, (3, 1, height, width, 3), generator=source, dtype=torch.uint8)
     images = images if frames is None else frames
-    rows = len(images)
-    actions = torch.rand(rows, chunk, numbers, generator=source) * 2 - 1 if actions is None else actions
-    assert rows >= 2, f"check_world_model needs a batch of at least two, got {rows}"
+    rows = range(len(images))
+    random = torch.rand(len(rows), model.chunk, model.action_dim, generator=source) * 2 - 1
+    actions = random if actions is None else actions
+    assert len(rows) >= 2, f"check_world_model needs a batch of at least two, got {len(rows)}"
     state = _unchanged("encode", {"frames": images}, lambda: model.encode(images))
-    assert batch_size(state) == rows, f"encode must return a batch of {rows}, got {batch_size(state)}"
+    assert batch_size(state) == len(rows), f"encode must return a batch of {len(rows)}, got {batch_size(state)}"
     global_random = torch.get_rng_state()
-    result = _roll(model, state, actions, range(rows))
-    _check_chunk(result, rows, (chunk, height, width, 3))
-    _check_state_rows(state, result.state)
+    result = _roll(model, state, actions, rows)
+    _require_form("frames", result.frames, (len(rows), model.chunk, height, width, 3), torch.uint8)
+    told = result.uncertainty
+    assert told is None or told.shape == (len(rows),), f"uncertainty must have shape ({len(rows)},) or be None"
+    forms = [{name: (tuple(t.shape), t.dtype) for name, t in each.items()} for each in (state, result.state)]
+    assert forms[0] == forms[1], "the state must keep its names, shapes and dtypes, was {}, became {}".format(*forms)
     assert torch.equal(global_random, torch.get_rng_state()), "rollout must draw from its generators alone"
-    again = _roll(model, state, actions, range(rows))
+    again = _roll(model, state, actions, rows)
     _close("the same state, actions and seeds must give the same chunk", result, again, 0)
-    for row in range(rows):
+    turned = _roll(model, select_batch(state, rows[::-1]), actions.flip(0), rows[::-1])
+    for row in rows:
+        one = _row(result, row)
         alone = _roll(model, select_batch(state, [row]), actions[row : row + 1], [row])
-        _close(f"element {row} must not depend on the others of its batch", _row(result, row), alone, tolerance)
-    reverse = list(reversed(range(rows)))
-    turned = _roll(model, select_batch(state, reverse), actions[reverse], reverse)
-    for row in range(rows):
-        message = f"element {row} must not depend on its place in the batch"
-        _close(message, _row(result, row), _row(turned, rows - 1 - row), tolerance)
-    encoded = concat_batches([model.encode(images[row : row + 1]) for row in range(rows)])
-    _close("encode must treat elements alone", result, _roll(model, encoded, actions, range(rows)), tolerance)
+        _close(f"element {row} must not depend on the others of its batch", one, alone, tolerance)
+        place = f"element {row} must not depend on its place in the batch"
+        _close(place, one, _row(turned, len(rows) - 1 - row), tolerance)
+    encoded = concat_batches([model.encode(images[row : row + 1]) for row in rows])
+    _close("encode must treat elements alone", result, _roll(model, encoded, actions, rows), tolerance)
     # As an env resets one sub-environment beside others.
     mixed = scatter_batch(result.state, [0], select_batch(state, [0]))
-    fresh = _row(_roll(model, mixed, actions, range(rows)), 0)
     message = "an element that starts beside older ones must do as in a batch that starts"
-    _close(message, _row(result, 0), fresh, tolerance)
+    _close(message, _row(result, 0), _row(_roll(model, mixed, actions, rows), 0), tolerance)
 
 
 def check_reward_model(
@@ -174,8 +168,7 @@ def check_reward_model(
         AssertionError: The contract is not kept.
     """
     assert reward_model.when in {"chunk", "end"}, f"when must be 'chunk' or 'end', got {reward_model.when!r}"
-    _require_count("stride", reward_model.stride)
-    _require_count("max_frames", reward_model.max_frames)
+    _require_counts({"stride": reward_model.stride, "max_frames": reward_model.max_frames})
     if videos is None:
         source = torch.Generator().manual_seed(0)
         lengths = sorted({1, min(2, reward_model.max_frames), reward_model.max_frames})
@@ -187,37 +180,24 @@ def check_reward_model(
         output = _unchanged("score", arguments, lambda: reward_model.score(videos, texts))
     except InvalidRewardError as error:
         raise AssertionError(str(error)) from error
-    rows = len(videos)
-    _require_form("reward", output.reward, (rows,), torch.float32)
-    _require_form("scored", output.scored, (rows,), torch.bool)
-    assert torch.isfinite(output.reward).all(), f"rewards must be finite, got {output.reward.tolist()}"
+    # A RewardOutput has checked that its parts fit each other, and that its numbers are finite.
+    assert isinstance(output, RewardOutput), f"score must return a RewardOutput, got {type(output).__name__}"
+    for name, part in (("reward", output.reward), ("probability", output.probability)):
+        if part is not None:
+            _require_form(name, part, (len(videos),), torch.float32)
     assert (output.reward[~output.scored] == 0).all(), "the reward of a video that was not scored must be 0.0"
-    if output.done is not None:
-        _require_form("done", output.done, (rows,), torch.bool)
-    if output.probability is not None:
-        _require_form("probability", output.probability, (rows,), torch.float32)
-        likely = output.probability[output.scored]
-        assert ((likely >= 0) & (likely <= 1)).all(), f"probabilities must be in [0, 1], got {likely.tolist()}"
     _same_output("the same videos must get the same output", output, reward_model.score(videos, texts), 0.0)
-    for row in range(rows):
+    for row in range(len(videos)):
         alone = reward_model.score([videos[row]], [texts[row]])
         done = None if output.done is None else output.done[row : row + 1]
         here = RewardOutput(output.reward[row : row + 1], output.scored[row : row + 1], done)
         _same_output(f"video {row} must not depend on the others", here, alone, tolerance)
 
 
-def _check_attributes(model: WorldModel) -> tuple[int, int, int, int]:
-    height, width = model.frame_size
-    _require_count("chunk", model.chunk)
-    _require_count("action_dim", model.action_dim)
-    _require_count("frame_size[0]", height)
-    _require_count("frame_size[1]", width)
-    return height, width, model.chunk, model.action_dim
-
-
-def _require_count(name: str, value: object) -> None:
-    good = isinstance(value, int) and value >= 1
-    assert good, f"{name} must be an integer of at least 1, got {value!r}"
+def _require_counts(values: dict[str, object]) -> None:
+    for name, value in values.items():
+        good = isinstance(value, int) and value >= 1
+        assert good, f"{name} must be an integer of at least 1, got {value!r}"
 
 
 def _require_form(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -239,19 +219,6 @@ def _unchanged(call: str, arguments: dict[str, Tensor], run: Callable[[], _Resul
     return result
 
 
-def _check_chunk(chunk: Chunk, rows: int, shape: tuple[int, int, int, int]) -> None:
-    _require_form("frames", chunk.frames, (rows, *shape), torch.uint8)
-    assert chunk.uncertainty is None or chunk.uncertainty.shape == (rows,), (
-        f"uncertainty must have shape ({rows},) or be None"
-    )
-
-
-def _check_state_rows(before: State, after: State) -> None:
-    old = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in before.items()}
-    new = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in after.items()}
-    assert old == new, f"the state must keep its names, shapes and dtypes, was {old}, became {new}"
-
-
 def _row(chunk: Chunk, row: int) -> Chunk:
     uncertainty = None if chunk.uncertainty is None else chunk.uncertainty[row : row + 1]
     return Chunk(select_batch(chunk.state, [row]), chunk.frames[row : row + 1], uncertainty)
@@ -264,8 +231,10 @@ def _close(message: str, one: Chunk, other: Chunk, tolerance: int) -> None:
     if one.uncertainty is not None and other.uncertainty is not None:
         pairs.append(("uncertainty", one.uncertainty, other.uncertainty))
     for name, left, right in pairs:
-        scale = max(1.0, float(left.double().abs().max())) if left.numel() else 1.0
-        gap = float((left.double() - right.double()).abs().max()) if left.numel() else 0.0
+        if not left.numel():
+            continue
+        scale = max(1.0, float(left.double().abs().max()))
+        gap = float((left.double() - right.double()).abs().max())
         assert gap <= tolerance / 255 * scale, f"{message}: {name} differs by up to {gap:g}"
 
 

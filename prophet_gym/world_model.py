@@ -17,16 +17,11 @@ from torch import Tensor
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 
-
-def _use_one_thread() -> None:
-    # torch's OpenMP pool waits in a fork for threads that are not there: its first parallel loop would never end. One
-    # thread needs no pool, and it is what `AsyncVectorEnv` wants of each of its processes.
-    torch.set_num_threads(1)
-
-
-# Every world model and reward model imports this module before it computes anything, so a later fork is safe.
+# torch's OpenMP pool waits in a fork for threads that are not there: its first parallel loop would never end. One
+# thread needs no pool, and it is what `AsyncVectorEnv` wants of each of its processes. Every world model and reward
+# model imports this module before it computes anything, so a later fork is safe.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_use_one_thread)
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 LARGEST_REWARD = torch.finfo(torch.float32).max
 """The largest reward that float32 holds; a larger one would be infinite to a learner."""
@@ -130,9 +125,9 @@ def encode_initial_states(
     model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]
 ) -> State:
     """Return the state at these initial states, from all that the model reads of them."""
-    return (
-        model.encode_initial_states(frames, starts) if isinstance(model, EncodesInitialStates) else model.encode(frames)
-    )
+    if isinstance(model, EncodesInitialStates):
+        return model.encode_initial_states(frames, starts)
+    return model.encode(frames)
 
 
 @dataclass(frozen=True)
@@ -162,49 +157,42 @@ class RewardOutput:
     probability: Float[Tensor, " b"] | None = None
 
     def __post_init__(self) -> None:
-        count = _entries("reward", self.reward, None, floating=True)
-        _entries("scored", self.scored, count, floating=False)
-        if self.done is not None:
-            _entries("done", self.done, count, floating=False)
+        count = self._require_vector("reward", None)
+        for name in ("scored", "done", "probability"):
+            if name == "scored" or getattr(self, name) is not None:
+                self._require_vector(name, count)
         # In float64: the bound must not round, and half-precision rewards are compared with it too.
         reward = self.reward.detach().cpu().double()
-        _refuse(
-            "a reward must be a finite number in float32",
-            reward,
-            reward.abs() <= LARGEST_REWARD,
-            "; say scored=False, with a reward of 0, for videos without a score",
-        )
+        wanted = "a reward must be a finite number in float32"
+        advice = "; say scored=False, with a reward of 0, for videos without a score"
+        _require_all(reward.abs() <= LARGEST_REWARD, wanted, reward, advice)
         if self.probability is not None:
-            _entries("probability", self.probability, count, floating=True)
             likely = self.probability.detach().cpu().double()
             possible = (likely >= 0) & (likely <= 1) | ~self.scored.detach().cpu()
-            _refuse("a probability must be in 0..1", likely, possible, "")
+            _require_all(possible, "a probability must be in 0..1", likely)
 
     @property
     def success(self) -> Bool[Tensor, " b"]:
         """Whether each video was scored, and its task found done."""
         return self.scored & (self.reward >= 1.0 if self.done is None else self.done)
 
-
-def _entries(name: str, part: object, count: int | None, *, floating: bool) -> int:
-    """Return the number of entries of a part; raise InvalidRewardError unless it is a vector of `count` entries."""
-    if not (
-        isinstance(part, Tensor)
-        and part.ndim == 1
-        and count in (None, len(part))
-        and (part.is_floating_point() if floating else part.dtype == torch.bool)
-    ):
-        given = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+    def _require_vector(self, name: str, count: int | None) -> int:
+        """Return the number of entries of a part; InvalidRewardError unless it is a vector of `count` of them."""
+        part: object = getattr(self, name)
+        kind, given = "floating-point" if name in ("reward", "probability") else "bool", type(part).__name__
+        if isinstance(part, Tensor):
+            found = "floating-point" if part.is_floating_point() else str(part.dtype).removeprefix("torch.")
+            if found == kind and part.ndim == 1 and count in (None, len(part)):
+                return len(part)
+            given = f"{part.dtype} {tuple(part.shape)}"
         wanted = f"({'videos' if count is None else count},)"
-        kind = "floating-point" if floating else "bool"
         raise InvalidRewardError(f"{name} must be a {kind} tensor {wanted}, one entry for each video, got {given}")
-    return len(part)
 
 
-def _refuse(what: str, values: Tensor, good: Tensor, advice: str) -> None:
+def _require_all(good: Tensor, wanted: str, values: Tensor, advice: str = "") -> None:
     if not good.all():
         place = int((~good).nonzero()[0])
-        raise InvalidRewardError(f"{what}, got {values[place]:g} for video {place} of {len(values)}{advice}")
+        raise InvalidRewardError(f"{wanted}, got {values[place]:g} for video {place} of {len(values)}{advice}")
 
 
 @runtime_checkable

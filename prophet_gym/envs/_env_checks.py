@@ -45,11 +45,7 @@ def check_prophet_env(envs: VectorEnv, *, tolerance: int = 0, seed_matters: bool
 
 
 def assert_same(one: Any, other: Any, where: str = "result") -> None:
-    """Check that two results of `reset` or `step` are equal to the bit, in types and dtypes too.
-
-    Raises:
-        AssertionError: Names the first place where they differ.
-    """
+    """Check that two results are equal to the bit, in types and dtypes too; name the first place where they differ."""
     assert type(one) is type(other), f"{where}: {type(one).__name__} and {type(other).__name__}"
     if isinstance(one, dict):
         assert set(one) == set(other), f"{where}: only one of them has {sorted(set(one) ^ set(other))}"
@@ -70,15 +66,13 @@ def assert_same(one: Any, other: Any, where: str = "result") -> None:
 def _actions(envs: VectorEnv, seed: int, steps: int = STEPS) -> list[np.ndarray]:
     space = envs.action_space
     assert isinstance(space, gym.spaces.Box)
-    rng = np.random.default_rng(seed)
     # The middle of the space: the negative of such an action lies within it too, see `_check_apart`.
-    drawn = [rng.uniform(0.3, 0.7, space.shape) for _ in range(steps)]
-    return [(each * (space.high - space.low) + space.low).astype(np.float32) for each in drawn]
+    drawn = np.random.default_rng(seed).uniform(0.3, 0.7, (steps, *space.shape))
+    return list((drawn * (space.high - space.low) + space.low).astype(np.float32))
 
 
 def _run(envs: VectorEnv, seed: Any, actions: list[np.ndarray] | None = None) -> list[Any]:
-    results: list[Any] = [envs.reset(seed=seed)]
-    return results + [envs.step(action) for action in (_actions(envs, 0) if actions is None else actions)]
+    return [envs.reset(seed=seed), *map(envs.step, _actions(envs, 0) if actions is None else actions)]
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -91,17 +85,18 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _same_images(message: str, one: list[Any], other: list[Any], rows: tuple[int, int], tolerance: int) -> None:
     """Compare the images of a sub-environment in some results with those of another in others."""
-    pairs = zip(one, other, strict=True)
-    gaps = [np.abs(a[0]["image"][rows[0]].astype(int) - b[0]["image"][rows[1]].astype(int)).max() for a, b in pairs]
-    assert max(gaps) <= tolerance, f"{message}: images differ by up to {max(gaps)} levels of 255"
+    left, right = (
+        np.stack([each[0]["image"][row] for each in part]) for part, row in zip((one, other), rows, strict=True)
+    )
+    gap = np.abs(left.astype(int) - right.astype(int)).max()
+    assert gap <= tolerance, f"{message}: images differ by up to {gap} levels of 255"
 
 
 def _check_spaces(envs: VectorEnv) -> None:
-    actions, single = envs.action_space, envs.single_action_space
+    actions, single, parts = envs.action_space, envs.single_action_space, envs.single_observation_space
     boxes = isinstance(actions, gym.spaces.Box) and isinstance(single, gym.spaces.Box)
     assert boxes, f"actions must be a Box, got {single}"
     assert actions.shape == (envs.num_envs, *(single.shape or ())), f"{actions} must be {envs.num_envs} times {single}"
-    parts = envs.single_observation_space
     has_image = isinstance(parts, gym.spaces.Dict) and "image" in parts.spaces
     assert has_image, f"an observation must be a Dict with an image, got {parts}"
     for result in _run(envs, 0):
@@ -186,12 +181,12 @@ def _check_bad_input(envs: VectorEnv) -> None:
     envs.reset(seed=7)
     broken = actions[0].copy()
     broken.flat[-1] = np.nan
-    nobody = {"reset_mask": np.zeros(envs.num_envs, bool)}
+    nobody = np.zeros(envs.num_envs, bool)
     attempts = {
         "an action that is not finite": lambda: envs.step(broken),
         "actions of another shape": lambda: envs.step(actions[0][:-1]),
         "an unknown option": lambda: envs.reset(seed=8, options={"no such option": 1}),
-        "a mask of none": lambda: envs.reset(seed=8, options=nobody),
+        "a mask of none": lambda: envs.reset(seed=8, options={"reset_mask": nobody}),
         "too few seeds": lambda: _run(envs, [1], []),
     }
     for name, attempt in attempts.items():
@@ -214,9 +209,9 @@ def _check_ends(envs: VectorEnv) -> None:
             break
     else:
         return
+    wanted = (ended & (mode == AutoresetMode.SAME_STEP)).tolist()
     for name in ("final_obs", "final_info"):
         masked = infos[f"_{name}"].tolist() if name in infos else [False] * envs.num_envs
-        wanted = ended.tolist() if mode == AutoresetMode.SAME_STEP else [False] * envs.num_envs
         assert masked == wanted, f"under {mode.name} info[{name!r}] must be there for {wanted}, got {masked}"
     _, rewards, terminated, truncated, infos = envs.step(action)
     for row in np.flatnonzero(ended) if mode != AutoresetMode.SAME_STEP else ():
@@ -224,8 +219,7 @@ def _check_ends(envs: VectorEnv) -> None:
         assert quiet, f"under {mode.name} the step after the end must have reward 0 and no flag, got others for {row}"
         info = sub_env_info(infos, int(row))
         if mode == AutoresetMode.DISABLED:
-            assert info.get("live") is False, (
-                f"under DISABLED info['live'] must be False after the end, got True for {row}"
-            )
+            live = info.get("live")
+            assert live is False, f"under DISABLED info['live'] must be False after the end, got {live} for {row}"
         else:
             assert "executed" not in info, f"under NEXT_STEP the step after the end runs no action, but did for {row}"

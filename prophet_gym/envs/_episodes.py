@@ -4,12 +4,12 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -17,16 +17,14 @@ from numpy.typing import ArrayLike
 
 from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym.envs._options import row_seeds
-from prophet_gym.envs._plain import plain_spec
+from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions, require_open
-from prophet_gym.envs._sub_env import Row, Turn, Usage, as_array
+from prophet_gym.envs._sub_env import Row, Usage, as_array
 from prophet_gym.specs import ActionSpec
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 FPS = 20.0
 """Actions, and so frames, per second of LIBERO."""
-GRIPPER_SPACE = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)
-"""Positions of a gripper in metres."""
 START_FACTS = ("queue_index", "instruction", "suite", "task", "start", "split")
 """Entries of `info` that belong to the episode: they are the same at its every step."""
 NOTHING_RUN = {"executed": 0, "scored": False, "success": False, "live": False, "approximate": False}
@@ -45,16 +43,20 @@ class Outcome:
     terminated: bool = False
     truncated: bool = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether the episode ended in the step."""
+        return self.terminated or self.truncated
 
-class EpisodeVectorEnv(VectorEnv):
+
+class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Run the episodes of several sub-environments.
 
     A subclass says how episodes begin (`_plan`, `_begin`) and how live ones advance by one chunk (`_advance`).
-
-    Attributes:
-        fps: Actions, and so frames, per second of the scene.
-        usage: How much of the batch was put to use since the last reset of all sub-environments.
     """
+
+    _replaced: tuple[str, ...] = ("usage", "_queue", "_started")
+    """What `reset` and `step` replace, beside the sub-environments."""
 
     def __init__(
         self,
@@ -69,15 +71,16 @@ class EpisodeVectorEnv(VectorEnv):
         proprioception: bool = False,
     ) -> None:
         super().__init__()
-        num_envs = require_count("num_envs", num_envs)
+        self.num_envs = num_envs = require_count("num_envs", num_envs)
         if max_episode_steps is not None:
             max_episode_steps = require_count("max_episode_steps counts chunks and", max_episode_steps)
         if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
             raise unknown_option("render mode", render_mode, RENDER_MODES)
-        self.num_envs = num_envs
-        self.max_episode_steps = max_episode_steps
-        self.autoreset_mode = _mode(autoreset_mode)
-        self.render_mode = render_mode
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            raise unknown_option("autoreset mode", autoreset_mode, [mode.value for mode in AutoresetMode]) from error
+        self.max_episode_steps, self.render_mode = max_episode_steps, render_mode
         self.fps = require_number("fps", fps, above=0)
         self.metadata = {
             "render_modes": list(RENDER_MODES),
@@ -87,23 +90,19 @@ class EpisodeVectorEnv(VectorEnv):
         }
         seen: dict[str, gym.Space] = {"image": gym.spaces.Box(0, 255, (*frame_size, 3), dtype=np.uint8)}
         if proprioception:
-            seen["gripper_position"] = GRIPPER_SPACE
-        self.single_action_space = action_space
-        self.single_observation_space = gym.spaces.Dict(seen)
+            seen["gripper_position"] = gym.spaces.Box(-10.0, 10.0, (3,), dtype=np.float32)  # metres
+        self.single_action_space, self.single_observation_space = action_space, gym.spaces.Dict(seen)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.usage = Usage()
         self._rows = [Row() for _ in range(num_envs)]
-        self._queue: deque[Turn] | None = None
+        # The episodes that wait for a free sub-environment: place in the queue, plan and seed of each.
+        self._queue: deque[tuple[int, Any, int | None]] | None = None
         self._started = False
-        self._spec: EnvSpec | None = None
 
     @abstractmethod
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, Any]:
-        """Return the sub-environments to reset, each with its plan, checked before anything changes.
-
-        Autoreset asks with `options=None` and uses the plans of those that ended.
-        """
+        """Return the sub-environments to reset, each with its checked plan; autoreset asks with `options=None`."""
 
     def _plan_queue(self, options: Mapping[str, Any] | None) -> list[Any] | None:
         """Return the plans of `options["queue"]`, checked; None where there is no queue."""
@@ -116,15 +115,6 @@ class EpisodeVectorEnv(VectorEnv):
     @abstractmethod
     def _advance(self, live: Sequence[int], actions: np.ndarray) -> dict[int, Outcome]:
         """Run one chunk in the live ones: call each `Row.extend`; `actions` (num_envs, k, a) are checked."""
-
-    @property
-    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How `gym.make_vec` made the env, in plain data that JSON can carry; None where it did not."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = plain_spec(spec)
 
     @property
     def elapsed(self) -> tuple[int, ...]:
@@ -188,11 +178,10 @@ class EpisodeVectorEnv(VectorEnv):
         queued = self._plan_queue(options)
         if queued is not None:
             seeds = row_seeds(seed, len(queued), "queued initial state, length")
-            turns = [Turn(index, *both) for index, both in enumerate(zip(queued, seeds, strict=True))]
             with self._whole():
-                self.usage, self._queue, self._started = Usage(), deque(turns), True
-                everyone = self._restart(range(self.num_envs))
-                return self._observe(), self._start_infos(everyone)
+                self.usage, self._started = Usage(), True
+                self._queue = deque(zip(range(len(queued)), queued, seeds, strict=True))
+                return self._begun(self._restart(range(self.num_envs)))
         plans = self._plan(options)
         if not self._started and len(plans) < self.num_envs:
             raise gym.error.ResetNeeded("the first reset must be of all sub-environments; leave out 'reset_mask'")
@@ -200,10 +189,9 @@ class EpisodeVectorEnv(VectorEnv):
         with self._whole():
             self._seed({row: seeds[row] for row in plans})
             if len(plans) == self.num_envs:
-                self.usage, self._queue = Usage(), None
+                self.usage, self._queue, self._started = Usage(), None, True
             self._start(plans)
-            self._started = True
-            return self._observe(), self._start_infos(list(plans))
+            return self._begun(list(plans))
 
     def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Run one chunk in every sub-environment.
@@ -218,32 +206,30 @@ class EpisodeVectorEnv(VectorEnv):
             InvalidActionError: The actions are no such array.
             ClosedEnvironmentError: The env was closed.
         """
-        require_open(self, "step")
-        if not self._started:
-            raise gym.error.ResetNeeded("call reset before step")
+        self._require_started("step")
         checked = require_actions(actions, self.action_space)
         with self._whole():
             return self._step(checked)
 
     def _step(self, checked: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         # Ended episodes rest: `_advance` is not called on them, so they cost nothing.
-        live = [row for row in range(self.num_envs) if not self._rows[row].ended]
         over = [row for row in range(self.num_envs) if self._rows[row].ended]
-        self.usage = self.usage.after(self.num_envs, len(live))
-        outcomes = self._advance(live, checked) if live else {}
-        outcomes = {row: replace(outcome, info=NOTHING_RUN | outcome.info) for row, outcome in outcomes.items()}
-        for row, outcome in outcomes.items():
-            self._rows[row].ended = outcome.terminated or outcome.truncated
+        live = [row for row in range(self.num_envs) if row not in over]
+        self.usage = Usage(self.usage.slots + self.num_envs, self.usage.live + len(live))
+        outcomes: dict[int, Outcome] = {}
+        for row, outcome in (self._advance(live, checked) if live else {}).items():
+            outcomes[row] = replace(outcome, info=NOTHING_RUN | outcome.info)
+            self._rows[row].ended = outcome.ended
         # NEXT_STEP restarts those that ended before this step; SAME_STEP those that end in it, see `_collect`.
         again = self._restart(over) if self.autoreset_mode == AutoresetMode.NEXT_STEP else []
         outcomes |= {row: Outcome(self._rows[row].start_info()) for row in again}
-        outcomes |= {row: self._absorbed(row) for row in over if row not in again}
+        outcomes |= {row: Outcome(self._rows[row].start_info() | NOTHING_RUN) for row in over if row not in again}
         infos = self._collect(outcomes)
         ordered = [outcomes[row] for row in range(self.num_envs)]
         rewards = np.array([outcome.reward for outcome in ordered], dtype=np.float64)
-        terminations = np.array([outcome.terminated for outcome in ordered], dtype=np.bool_)
-        truncations = np.array([outcome.truncated for outcome in ordered], dtype=np.bool_)
-        return self._observe(), rewards, terminations, truncations, infos
+        terminated = np.array([outcome.terminated for outcome in ordered], dtype=np.bool_)
+        truncated = np.array([outcome.truncated for outcome in ordered], dtype=np.bool_)
+        return self._observe(), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
         """Return the last frame of each sub-environment, or all its frames since the last `render` or `reset`."""
@@ -251,8 +237,7 @@ class EpisodeVectorEnv(VectorEnv):
         if self.render_mode is None:
             gym.logger.warn(f"render does nothing without a render mode; pass render_mode= one of {RENDER_MODES}")
             return None
-        if not self._started:
-            raise gym.error.ResetNeeded("call reset before render")
+        self._require_started("render")
         if self.render_mode == "rgb_array":
             return tuple(as_array(row.image) for row in self._rows)
         rendered = tuple([as_array(frame) for frame in row.unseen] for row in self._rows)
@@ -260,10 +245,16 @@ class EpisodeVectorEnv(VectorEnv):
             row.show()
         return rendered
 
+    def _require_started(self, call: str) -> None:
+        require_open(self, call)
+        if not self._started:
+            raise gym.error.ResetNeeded(f"call reset before {call}")
+
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """Restore everything where an error comes from within: from a world or reward model, or an interrupt."""
-        fields, rows = self._fields(), list(self._rows)
+        fields = {name: getattr(self, name) for name in self._replaced} | {"_queue": copy(self._queue)}
+        rows = list(self._rows)
         put_back = [row.keep() for row in rows]
         try:
             yield
@@ -273,11 +264,6 @@ class EpisodeVectorEnv(VectorEnv):
             for each in put_back:
                 each()
             raise
-
-    def _fields(self) -> dict[str, Any]:
-        """Return what `reset` and `step` replace, beside the sub-environments."""
-        queue = None if self._queue is None else self._queue.copy()
-        return {"usage": self.usage, "_queue": queue, "_started": self._started}
 
     def _start(self, plans: Mapping[int, Any]) -> None:
         self._begin(plans)
@@ -294,10 +280,10 @@ class EpisodeVectorEnv(VectorEnv):
             self._start({row: plans[row] for row in rows})
             return list(rows)
         turns = {row: self._queue.popleft() for row in rows[: len(self._queue)]}
-        self._seed({row: turn.seed for row, turn in turns.items()})
-        self._start({row: turn.plan for row, turn in turns.items()})
-        for row, turn in turns.items():
-            self._rows[row].queue_index = turn.index
+        self._seed({row: seed for row, (_, _, seed) in turns.items()})
+        self._start({row: plan for row, (_, plan, _) in turns.items()})
+        for row, (index, _, _) in turns.items():
+            self._rows[row].queue_index = index
         return list(turns)
 
     def _seed(self, seeds: Mapping[int, int | None]) -> None:
@@ -306,59 +292,50 @@ class EpisodeVectorEnv(VectorEnv):
         for row, made in seeded.items():
             self._rows[row].np_random, self._rows[row].seed = made
 
-    def _start_infos(self, rows: Sequence[int]) -> dict[str, Any]:
+    def _begun(self, rows: Sequence[int]) -> tuple[Observation, dict[str, Any]]:
+        """Return what a reset of these sub-environments gives."""
         infos: dict[str, Any] = {}
         for row in rows:
             infos = self._add_info(infos, self._rows[row].start_info(), row)
-        return infos
+        return self._observe(), infos
 
     def _at_horizon(self, row: int) -> bool:
         return self.max_episode_steps is not None and self._rows[row].elapsed >= self.max_episode_steps
 
-    def _absorbed(self, row: int) -> Outcome:
-        return Outcome(self._rows[row].start_info() | NOTHING_RUN)
-
     def _collect(self, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
         """Return the infos of all; under SAME_STEP ended episodes restart here and leave their last step behind."""
-        ended = [row for row in range(self.num_envs) if outcomes[row].terminated or outcomes[row].truncated]
+        ended = [row for row in range(self.num_envs) if outcomes[row].ended]
         leaving = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else []
         # The last observation must be read before the restart replaces it.
-        final = {row: self._observe_row(row) for row in leaving}
+        final = {row: {name: seen[0] for name, seen in self._observation([row]).items()} for row in leaving}
         again = self._restart(leaving)
         infos: dict[str, Any] = {}
         for row in range(self.num_envs):
             info = outcomes[row].info
             if row in final:
                 infos = self._add_info(infos, {"final_obs": final[row], "final_info": info}, row)
-                info = self._rows[row].start_info() if row in again else self._absorbed(row).info
+                info = self._rows[row].start_info() | ({} if row in again else NOTHING_RUN)
             infos = self._add_info(infos, info, row)
         return infos
 
     def _observe(self) -> Observation:
-        return {"image": np.stack([as_array(row.image) for row in self._rows])}
+        return self._observation(range(self.num_envs))
 
-    def _observe_row(self, row: int) -> Observation:
-        return {"image": as_array(self._rows[row].image)}
+    def _observation(self, rows: Sequence[int]) -> Observation:
+        """Return fresh copies of what these sub-environments show."""
+        return {"image": np.stack([as_array(self._rows[row].image) for row in rows])}
 
     def _row_random(self, row: int) -> np.random.Generator:
-        if self._rows[row].np_random is None:
-            self._rows[row].np_random, self._rows[row].seed = seeding.np_random()
-        generator = self._rows[row].np_random
-        assert generator is not None
-        return generator
+        own = self._rows[row]
+        if own.np_random is None:
+            own.np_random, own.seed = seeding.np_random()
+        return own.np_random
 
 
 def chunk_box(spec: ActionSpec, steps: int) -> gym.spaces.Box:
     """Return the action space of chunks (steps, a) of a robot's actions."""
     low, high = (np.tile(np.asarray(bound, np.float32), (steps, 1)) for bound in (spec.low, spec.high))
     return gym.spaces.Box(low, high, dtype=np.float32)
-
-
-def _mode(given: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(given)
-    except ValueError as error:
-        raise unknown_option("autoreset mode", given, [mode.value for mode in AutoresetMode]) from error
 
 
 def sub_env_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:

@@ -20,22 +20,21 @@ RESET_OPTIONS = ("queue", "reset_mask", "start", "starts", "task")
 def plan_reset(
     options: Mapping[str, Any] | None, starts: InitialStates, num_envs: int, frame_size: tuple[int, int]
 ) -> dict[int, InitialStates]:
-    """Return the sub-environments to reset, each with the initial states that it may draw from.
-
-    Raises:
-        UnknownOptionError: An option or task does not exist.
-        InvalidStartError: An initial state does not exist or does not fit the world model.
-        ValueError: A value has the wrong form.
-    """
+    """Return the sub-environments to reset, each with the initial states that it may draw from."""
     given = dict(options or {})
     for name in given:
         if name not in RESET_OPTIONS:
             raise unknown_option("reset option", name, RESET_OPTIONS)
     rows = reset_rows(given.get("reset_mask"), num_envs)
-    if given.get("starts") is not None:
+    own = given.get("starts")
+    if own is not None:
         if given.get("task") is not None or given.get("start") is not None:
             raise UnknownOptionError("options['starts'] says where to start; leave out 'task' and 'start'")
-        chosen = _one_each(given["starts"], num_envs, starts, frame_size)
+        states = [own] * num_envs if isinstance(own, InitialState) else own
+        if not isinstance(states, Sequence) or len(states) != num_envs:
+            found = f"{len(states)}" if isinstance(states, Sequence) else f"{type(own)}"
+            raise InvalidStartError(f"options['starts'] must be an InitialState or {num_envs} of them, got {found}")
+        chosen = _fitting("starts", states, starts, frame_size)
         return {row: InitialStates([chosen[row]]) for row in rows}
     tasks = per_row_integers("task", given.get("task"), num_envs)
     positions = per_row_integers("start", given.get("start"), num_envs)
@@ -49,12 +48,7 @@ def plan_queue(
     frame_size: tuple[int, int],
     autoreset_mode: AutoresetMode,
 ) -> list[InitialStates] | None:
-    """Return the initial states of `options["queue"]`, one for each episode; None where there is no queue.
-
-    Raises:
-        InvalidStartError: It holds anything but initial states that fit, or fewer than sub-environments.
-        ValueError: There is another option too, or ended episodes are not restarted.
-    """
+    """Return the initial states of `options["queue"]`, one for each episode; None where there is no queue."""
     queue = None if options is None else options.get("queue")
     if options is None or queue is None:
         return None
@@ -70,11 +64,7 @@ def plan_queue(
 
 
 def row_seeds(seed: object, count: int, each: str = "sub-environment, num_envs") -> list[int | None]:
-    """Return `count` seeds: the i-th is `seed + i`, or entry i of a sequence; None leaves a generator as it is.
-
-    Raises:
-        ValueError: There is another number of seeds, or one that is negative or no integer.
-    """
+    """Return `count` seeds: the i-th is `seed + i`, or entry i of a sequence; None leaves a generator as it is."""
     if seed is None:
         return [None] * count
     if isinstance(seed, Integral) and not isinstance(seed, bool):
@@ -95,29 +85,25 @@ def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
     if mask is None:
         return tuple(range(num_envs))
     wanted = f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True"
-    array = _array(mask, wanted)
-    if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any() or np.ma.isMaskedArray(mask):
-        given = "a masked array" if np.ma.isMaskedArray(mask) else f"{array.dtype} {array.shape}"
+    array, masked = _array(mask, wanted), np.ma.isMaskedArray(mask)
+    if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any() or masked:
+        given = "a masked array" if masked else f"{array.dtype} {array.shape}"
         raise ValueError(f"{wanted}, got {given} {str(array.tolist())[:200]}")
-    return tuple(int(row) for row in np.flatnonzero(array))
+    return tuple(np.flatnonzero(array).tolist())
 
 
 def per_row_integers(name: str, value: object, num_envs: int) -> list[int | None]:
-    """Return one integer for each sub-environment, from one for all or one each; None where nothing was asked.
-
-    Raises:
-        ValueError: The value is anything else.
-    """
+    """Return one integer for each sub-environment, from one for all or one each; None where nothing was asked."""
     if value is None:
         return [None] * num_envs
     wanted = f"options[{name!r}] must be an integer or {num_envs} integers"
     array = _array(value, wanted)
-    parts = value if isinstance(value, list | tuple) else ()
     # NumPy turns a list of bools and integers into integers, and a masked array hides what it lacks.
-    plain = not np.ma.isMaskedArray(value) and not any(isinstance(part, bool | np.bool_) for part in parts)
-    if not np.issubdtype(array.dtype, np.integer) or array.shape not in {(), (num_envs,)} or not plain:
+    parts = value if isinstance(value, list | tuple) else ()
+    odd = np.ma.isMaskedArray(value) or any(isinstance(part, bool | np.bool_) for part in parts)
+    if not np.issubdtype(array.dtype, np.integer) or array.shape not in {(), (num_envs,)} or odd:
         raise ValueError(f"{wanted}, got {value!r}")
-    return [int(number) for number in np.broadcast_to(array, (num_envs,))]
+    return np.broadcast_to(array, num_envs).tolist()
 
 
 def _array(value: object, wanted: str) -> np.ndarray:
@@ -127,14 +113,6 @@ def _array(value: object, wanted: str) -> np.ndarray:
         raise ValueError(f"{wanted}, got {value!r}") from error
 
 
-def _one_each(value: object, num_envs: int, starts: InitialStates, frame_size: tuple[int, int]) -> list[InitialState]:
-    states = [value] * num_envs if isinstance(value, InitialState) else value
-    if not isinstance(states, Sequence) or len(states) != num_envs:
-        given = f"{len(states)}" if isinstance(states, Sequence) else f"{type(value)}"
-        raise InvalidStartError(f"options['starts'] must be an InitialState or {num_envs} of them, got {given}")
-    return _fitting("starts", states, starts, frame_size)
-
-
 def _fitting(
     option: str, states: Sequence[object], starts: InitialStates, frame_size: tuple[int, int]
 ) -> list[InitialState]:
@@ -142,8 +120,6 @@ def _fitting(
     known = {id(state) for state in starts}
     checked: list[InitialState] = []
     for place, state in enumerate(states):
-        if not isinstance(state, InitialState):
-            raise InvalidStartError(f"options[{option!r}] must hold InitialState only, got {type(state).__name__}")
         try:
             found = require_start(state, frame_size)
         except InvalidStartError as error:
@@ -158,8 +134,6 @@ def _candidates(starts: InitialStates, task: int | None, position: int | None) -
     if position is None:
         return pool
     if not 0 <= position < len(pool):
-        where = "the env" if task is None else f"task {task}"
-        raise InvalidStartError(
-            f"options['start'] must be in 0..{len(pool) - 1}, the initial states of {where}, got {position}"
-        )
+        where = f"0..{len(pool) - 1}, the initial states of {'the env' if task is None else f'task {task}'}"
+        raise InvalidStartError(f"options['start'] must be in {where}, got {position}")
     return pool[position : position + 1]

@@ -15,16 +15,7 @@ Tasks: TypeAlias = Sequence[SupportsIndex] | np.ndarray
 
 
 def plain(value: Any) -> Any:
-    """Return the value as JSON has it; what JSON cannot say stays as it is.
-
-    Paths, torch devices and dtypes become texts; numbers and arrays of NumPy and torch become Python's own; tuples
-    become lists.
-
-    Example:
-        >>> from pathlib import Path
-        >>> plain({"weights": Path("outputs/run"), "tasks": (np.int64(3), 4), "device": torch.device("cpu")})
-        {'weights': 'outputs/run', 'tasks': [3, 4], 'device': 'cpu'}
-    """
+    """Return the value as JSON has it: texts, Python's own numbers, lists; what JSON cannot say stays as it is."""
     if isinstance(value, Enum):
         return plain(value.value)
     if isinstance(value, np.generic | np.ndarray):
@@ -42,9 +33,19 @@ def plain(value: Any) -> Any:
     return value
 
 
-def plain_spec(spec: EnvSpec | None) -> EnvSpec | None:
-    """Return the spec with plain arguments, so that `to_json` and `from_json` give the same env."""
-    return None if spec is None else replace(spec, kwargs=plain(spec.kwargs))
+class PlainSpec:
+    """Keep the spec of an env in plain arguments, so that `to_json` and `from_json` give the same env."""
+
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How Gymnasium made the env, in plain data that JSON can carry; None where it did not."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = None if spec is None else replace(spec, kwargs=plain(spec.kwargs))
 
 
 def require_flag(name: str, value: object) -> bool:

@@ -36,14 +36,9 @@ def require_threshold(name: str, value: object) -> float | None:
 
 
 def require_actions(actions: object, space: gym.Space) -> np.ndarray:
-    """Return a float32 copy of the actions.
+    """Return a float32 copy of an array, a tensor or nested lists; InvalidActionError unless they are in the space.
 
-    Args:
-        actions: An array, a tensor, or nested lists.
-        space: The Box that they must lie in, up to rounding.
-
-    Raises:
-        InvalidActionError: They are not real numbers, have another shape, or a number is not finite or out of bounds.
+    They must be finite real numbers of its shape, and lie within its bounds up to rounding, to which they are clipped.
     """
     assert isinstance(space, gym.spaces.Box)
     array = _numbers(actions, space)
@@ -57,9 +52,8 @@ def require_actions(actions: object, space: gym.Space) -> np.ndarray:
     if outside.any():
         where = tuple(np.argwhere(outside)[0].tolist())
         low, high, value = _apart(float(space.low[where]), float(space.high[where]), float(array[where]))
-        raise InvalidActionError(
-            f"actions must lie within [{low}, {high}], got {value} at {list(where)}; clip them to the action space"
-        )
+        given = f"got {value} at {list(where)}; clip them to the action space"
+        raise InvalidActionError(f"actions must lie within [{low}, {high}], {given}")
     return np.clip(array, space.low, space.high).astype(np.float32)
 
 
@@ -74,15 +68,17 @@ def _apart(low: float, high: float, value: float) -> tuple[str, str, str]:
 
 def _numbers(actions: object, space: gym.spaces.Box) -> np.ndarray:
     """Return the actions in float64, so that nothing is lost before it is checked."""
-    masked = any(
-        isinstance(p, np.ma.MaskedArray) for p in (actions if isinstance(actions, list | tuple) else [actions])
-    )
+    tensor = isinstance(actions, Tensor)
+    given = f"a {'meta tensor' if actions.is_meta else 'tensor'} of {actions.dtype}" if tensor else f"{type(actions)}"
+    parts = actions if isinstance(actions, list | tuple) else [actions]
+    masked = any(isinstance(part, np.ma.MaskedArray) for part in parts)
     try:
         array = np.asarray(_tensor_numbers(actions) if isinstance(actions, Tensor) else actions)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidActionError(f"actions must be numbers of shape {space.shape}, got {_kind(actions)}") from error
+        raise InvalidActionError(f"actions must be numbers of shape {space.shape}, got {given}") from error
     if array.dtype.kind not in "fiu" or masked:
-        given = "a masked array" if masked else _kind(actions, array)
+        if not tensor and array.dtype != object:
+            given = "a masked array" if masked else f"an array of {array.dtype}"
         raise InvalidActionError(f"actions must be real numbers of shape {space.shape}, got {given}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         return array.astype(np.float64)
@@ -95,18 +91,13 @@ def _tensor_numbers(actions: Tensor) -> Any:
     return actions.detach().cpu().double().numpy()
 
 
-def _kind(actions: object, array: np.ndarray | None = None) -> str:
-    if isinstance(actions, Tensor):
-        return f"a {'meta tensor' if actions.is_meta else 'tensor'} of {actions.dtype}"
-    return f"{type(actions)}" if array is None or array.dtype == object else f"an array of {array.dtype}"
-
-
 def require_world_model(model: Any) -> WorldModel:
     """Return the model; ValueError unless it has what `WorldModel` asks for."""
-    _require_parts(
-        "world_model must be a WorldModel", model, ("chunk", "frame_size", "action_dim", "encode", "rollout"),
-        "a name goes to gym.make(id, weights=...), or to prophet_gym.checkpoint.Checkpoint.named(...).world_model()",
-    )  # fmt: skip
+    parts = ("chunk", "frame_size", "action_dim", "encode", "rollout")
+    advice = (
+        "a name goes to gym.make(id, weights=...), or to prophet_gym.checkpoint.Checkpoint.named(...).world_model()"
+    )
+    _require_parts("world_model must be a WorldModel", model, parts, advice)
     require_count("chunk of the world model", model.chunk)
     require_count("action_dim of the world model", model.action_dim)
     if not isinstance(model.frame_size, Sequence) or len(model.frame_size) != 2:
@@ -121,6 +112,8 @@ def require_reward_model(model: Any) -> RewardModel | None:
     if model is None:
         return None
     advice = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"
+    if callable(model) and not isinstance(model, type):
+        advice = "wrap a function in prophet_gym.rewards.FunctionReward"
     _require_parts("reward_model must be a RewardModel", model, ("when", "stride", "max_frames", "score"), advice)
     require_when(model.when)
     require_count("stride of the reward model", model.stride)
@@ -132,8 +125,6 @@ def _require_parts(wanted: str, model: Any, parts: Sequence[str], advice: str) -
     # Not isinstance of the protocol: the message names what is missing, and a class has every part of its instances.
     missing = [name for name in parts if not hasattr(model, name)]
     if missing or isinstance(model, type):
-        if callable(model) and not isinstance(model, type) and "score" in parts:
-            advice = "wrap a function in prophet_gym.rewards.FunctionReward"
         raise ValueError(f"{wanted}, and {_named(model)} has no {', '.join(missing) or 'instance'}: {advice}")
 
 
@@ -148,36 +139,27 @@ def require_chunk(chunk: Chunk, model: WorldModel, count: int) -> Chunk:
 
 
 def read_rewards(model: RewardModel, output: object, rows: Sequence[int]) -> Mapping[int, tuple[float, bool, bool]]:
-    """Return the reward of each sub-environment, whether it was scored, and whether its task is done.
+    """Return of each sub-environment its reward, whether it was scored, and whether its task is done.
 
-    Args:
-        model: The reward model, for the message.
-        output: What its `score` returned.
-        rows: The sub-environments whose videos it was shown, in order.
-
-    Raises:
-        InvalidRewardError: It is not a RewardOutput, is of another number of videos, or gives one a reward that it did
-            not score.
+    `output` is what the model's `score` returned of the videos of `rows`, in order; InvalidRewardError if it is of
+    another kind or number, or gives one a reward that it did not score.
     """
+    who = _named(model)
     if not isinstance(output, RewardOutput):
-        raise InvalidRewardError(
-            f"score of {_named(model)} must return a RewardOutput of prophet_gym.world_model, got "
-            f"{type(output).__name__}; the step was not taken"
-        )
+        problem = f"must return a RewardOutput of prophet_gym.world_model, got {type(output).__name__}"
+        raise InvalidRewardError(f"score of {who} {problem}; the step was not taken")
     # The output has checked its own parts: as many of each, and finite rewards.
     if len(output.reward) != len(rows):
-        raise InvalidRewardError(
-            f"{_named(model)} must return one reward for each of the {len(rows)} videos, a tensor ({len(rows)},), got "
-            f"{tuple(output.reward.shape)}; the step was not taken"
-        )
+        problem = f"one reward for each of the {len(rows)} videos, a tensor ({len(rows)},)"
+        given = tuple(output.reward.shape)
+        raise InvalidRewardError(f"{who} must return {problem}, got {given}; the step was not taken")
     columns = (output.reward.tolist(), output.scored.tolist(), output.success.tolist())
     found = dict(zip(rows, zip(*columns, strict=True), strict=True))
     for row, (reward, scored, _) in found.items():
         if reward and not scored:
-            raise InvalidRewardError(
-                f"the reward of a video that was not scored (scored=False) must be 0, and {_named(model)} returned "
-                f"{reward} for sub-environment {row}; the step was not taken"
-            )
+            wanted = "the reward of a video that was not scored (scored=False) must be 0"
+            given = f"{who} returned {reward} for sub-environment {row}"
+            raise InvalidRewardError(f"{wanted}, and {given}; the step was not taken")
     return found
 
 

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prophet_gym.envs._sub_env import Frame, Row, as_array
-from prophet_gym.envs.initial_states import require_frames, require_start
+from prophet_gym.envs._sub_env import Row, as_array
+from prophet_gym.envs.initial_states import require_start
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel, State
@@ -22,17 +22,12 @@ PLAIN = ("instruction", "suite", "task", "index", "split")
 
 
 def pack_row(row: Row, state: State) -> bytes:
-    """Return a sub-environment with its part of the world model's state (a batch of one) as safetensors bytes.
-
-    Raises:
-        ValueError: Its `np_random` is not a PCG64, as Gymnasium seeds it.
-    """
+    """Return a sub-environment with its part of the world model's state (a batch of one) as safetensors bytes."""
     random = row.np_random
     assert row.start is not None
     assert random is not None
     if random.bit_generator.state["bit_generator"] != "PCG64":
         raise ValueError(f"only a PCG64 np_random can be saved, got {random.bit_generator.state['bit_generator']}")
-    window, seen = row.seen
     tensors = {STATE + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors |= {EXTRA + name: torch.from_numpy(np.array(value, order="C")) for name, value in row.start.extra.items()}
     tensors |= {
@@ -40,15 +35,15 @@ def pack_row(row: Row, state: State) -> bytes:
         "image": torch.from_numpy(as_array(row.image)),
         "start.frames": torch.from_numpy(np.array(row.start.frames, order="C")),
     }
-    if window:
-        tensors["window"] = torch.from_numpy(np.stack([as_array(frame) for frame in window]))
+    if row.window:
+        tensors["window"] = torch.from_numpy(np.stack([as_array(frame) for frame in row.window]))
     facts = {
         "format": FORMAT,
         "start": {name: getattr(row.start, name) for name in PLAIN},
         "elapsed": row.elapsed,
         "ended": row.ended,
         "queue_index": row.queue_index,
-        "seen": seen,
+        "seen": row.frames,
         "np_random": random.bit_generator.state,
     }
     return save(tensors, {"row": json.dumps(facts)})
@@ -57,16 +52,10 @@ def pack_row(row: Row, state: State) -> bytes:
 def unpack_row(
     data: object, like: State, frame_size: tuple[int, int], reward_model: RewardModel | None
 ) -> tuple[Row, State]:
-    """Return what `pack_row` packed.
+    """Return what `pack_row` packed; InvalidStartError for other bytes, or another world model or reward model.
 
-    Args:
-        data: From `pack_row`.
-        like: A state of the world model.
-        frame_size: Height and width of a frame.
-        reward_model: Scores the episode from now on; must look back no further than the one it was saved under.
-
-    Raises:
-        InvalidStartError: These are other bytes, or do not fit the world model or the reward model.
+    `like` is a state of the world model. The reward model, which scores the episode from now on, must look back no
+    further than the one that it was saved under.
     """
     tensors, facts = _read(data)
     try:
@@ -89,16 +78,17 @@ def _read(data: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
         facts = json.loads(header["row"])
         if isinstance(facts.get("start"), dict) and "start_set" in facts["start"]:  # the key before 0.1
             facts["start"]["split"] = facts["start"].pop("start_set")
-        if facts["format"] == FORMAT:
-            return tensors, facts
         found = facts["format"]
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # deep JSON is a RecursionError
+    except (SafetensorError, LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        # RuntimeError: deep JSON is a RecursionError.
         raise InvalidStartError(f"a snapshot must be the bytes of get_state, got others ({error})") from error
-    raise InvalidStartError(f"a snapshot must have format {FORMAT!r}, got {found!r}")
+    if found != FORMAT:
+        raise InvalidStartError(f"a snapshot must have format {FORMAT!r}, got {found!r}")
+    return tensors, facts
 
 
 def _state(tensors: Mapping[str, Tensor], like: State) -> State:
-    state = {name[len(STATE) :]: tensor for name, tensor in tensors.items() if name.startswith(STATE)}
+    state = {name.removeprefix(STATE): tensor for name, tensor in tensors.items() if name.startswith(STATE)}
     wanted = {name: (1, *tensor.shape[1:]) for name, tensor in like.items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if given != wanted:
@@ -119,42 +109,32 @@ def _row(
     frame_size: tuple[int, int],
     reward_model: RewardModel | None,
 ) -> Row:
-    start = facts["start"]
+    start, ended = facts["start"], facts["ended"]
     if not isinstance(start, dict) or set(start) != set(PLAIN):
         raise InvalidStartError(f"'start' of the snapshot must hold {', '.join(PLAIN)}, got {str(start)[:200]}")
+    if not isinstance(ended, bool):
+        raise InvalidStartError(f"'ended' of the snapshot must be true or false, got {ended!r}")
     frames = tensors["start.frames"].numpy()
-    require_frames(frames, frame_size)
-    extra = {name[len(EXTRA) :]: tensor.numpy() for name, tensor in tensors.items() if name.startswith(EXTRA)}
-    row = Row()
-    row.start = require_start(InitialState(frames=frames, extra=extra, **start), frame_size)
-    row.image = _frames("image", tensors["image"][None], frame_size)[0]
-    row.elapsed = _count("elapsed", facts["elapsed"])
-    row.ended = facts["ended"]
-    if not isinstance(row.ended, bool):
-        raise InvalidStartError(f"'ended' of the snapshot must be true or false, got {row.ended!r}")
-    row.queue_index = None if facts["queue_index"] is None else _count("queue_index", facts["queue_index"])
-    row.np_random = np.random.Generator(np.random.PCG64())
-    row.np_random.bit_generator.state = facts["np_random"]
+    extra = {name.removeprefix(EXTRA): tensor.numpy() for name, tensor in tensors.items() if name.startswith(EXTRA)}
+    random = np.random.Generator(np.random.PCG64())
+    random.bit_generator.state = facts["np_random"]
+    row = Row(
+        start=require_start(InitialState(frames=frames, extra=extra, **start), frame_size),
+        image=_frames("image", tensors["image"][None], frame_size)[0],
+        elapsed=_count("elapsed", facts["elapsed"]),
+        ended=ended,
+        queue_index=None if facts["queue_index"] is None else _count("queue_index", facts["queue_index"]),
+        np_random=random,
+    )
     row.generator.set_state(tensors["generator"])
     seen = _count("seen", facts["seen"], 1)
-    row.recall(_window(tensors, seen, frame_size, reward_model), seen, reward_model)
+    window = list(_frames("window", tensors["window"], frame_size)) if "window" in tensors else []
+    wanted = min(reward_model.max_frames, -(-seen // reward_model.stride)) if reward_model else 0
+    if reward_model and len(window) != wanted:
+        found = f"the reward model looks back at {wanted} frames of {seen}, and the snapshot has {len(window)}"
+        raise InvalidStartError(f"{found}: set it in an env with the reward model that it was saved under")
+    row.recall(window, seen, reward_model)
     return row
-
-
-def _window(
-    tensors: Mapping[str, Tensor], seen: int, frame_size: tuple[int, int], model: RewardModel | None
-) -> list[Frame]:
-    frames = list(_frames("window", tensors["window"], frame_size)) if "window" in tensors else []
-    if model is None:
-        return []
-    wanted = min(model.max_frames, -(-seen // model.stride))
-    if len(frames) != wanted:
-        raise InvalidStartError(
-            f"the reward model looks back at {wanted} frames of {seen} (stride {model.stride}, at most "
-            f"{model.max_frames}), and the snapshot has {len(frames)}: set it in an env with the reward model that it "
-            "was saved under"
-        )
-    return list(frames)
 
 
 def _frames(name: str, frames: Tensor, size: tuple[int, int]) -> np.ndarray:

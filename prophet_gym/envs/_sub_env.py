@@ -2,8 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -21,25 +21,11 @@ Frame: TypeAlias = UInt8[np.ndarray, "h w 3"] | UInt8[Tensor, "h w 3"]
 Clip: TypeAlias = UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
 
 
-class Turn(NamedTuple):
-    """An episode that waits for a free sub-environment: its place in the queue, how it begins, and its seed."""
-
-    index: int
-    plan: Any
-    seed: int | None
-
-
 @dataclass(frozen=True)
 class Usage:
     """Count how much of the batch was put to use since the last reset of all sub-environments.
 
-    Attributes:
-        slots: Chunks that the batch had room for: sub-environments times steps.
-        live: Chunks that were generated, each for a live episode.
-
-    Example:
-        >>> Usage(slots=40, live=38).fraction
-        0.95
+    `slots` are the chunks that the batch had room for, sub-environments times steps; `live` those that were generated.
     """
 
     slots: int = 0
@@ -50,16 +36,10 @@ class Usage:
         """Useful chunks divided by those that a full batch would have generated; 1.0 before the first step."""
         return self.live / self.slots if self.slots else 1.0
 
-    def after(self, slots: int, live: int) -> "Usage":
-        """Return the usage after one more step."""
-        return Usage(self.slots + slots, self.live + live)
 
-
-def stack(frames: Sequence[Frame]) -> Clip:
+def stack(frames: Sequence[Any]) -> Clip:
     """Copy frames into one clip, on the device where they are."""
-    if isinstance(frames[0], Tensor):
-        return torch.stack([frame for frame in frames if isinstance(frame, Tensor)])
-    return np.stack([np.asarray(frame) for frame in frames])
+    return torch.stack(list(frames)) if isinstance(frames[0], Tensor) else np.stack(frames)
 
 
 def as_array(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
@@ -67,49 +47,44 @@ def as_array(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
     return frame.cpu().numpy().copy() if isinstance(frame, Tensor) else frame.copy()
 
 
+@dataclass(eq=False)
 class Row:
-    """Hold everything about one sub-environment that changes, beside the world model's state.
+    """Hold everything about one sub-environment that changes, beside the world model's state."""
 
-    Attributes:
-        np_random: Draws initial states and the seeds of episodes.
-        seed: What `np_random` was seeded with, -1 where that is not known.
-        generator: All noise of the current episode.
-        start: The episode's initial state, None before the first reset.
-        image: The latest frame.
-        elapsed: Chunks since the start.
-        ended: Whether the episode is over.
-        queue_index: Its position in the queue, None where it came from none.
-        unseen: Frames that wait for `render`.
-    """
-
-    def __init__(self) -> None:
-        self.np_random: np.random.Generator | None = None
-        self.seed = -1
-        self.generator = torch.Generator()
-        self.start: InitialState | None = None
-        self.image: Frame = np.zeros((0, 0, 3), np.uint8)
-        self.elapsed = 0
-        self.ended = False
-        self.queue_index: int | None = None
-        self.unseen: deque[Frame] = deque(maxlen=UNSEEN_FRAMES)
-        self._dropped = False
-        self._window: deque[Frame] = deque(maxlen=0)
-        self._frames = 0
+    np_random: np.random.Generator | None = None
+    """Draws initial states and the seeds of episodes."""
+    seed: int = -1
+    """What `np_random` was seeded with, -1 where that is not known."""
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    """All noise of the current episode."""
+    start: InitialState | None = None
+    image: Frame = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    """The latest frame."""
+    elapsed: int = 0
+    """Chunks since the start."""
+    ended: bool = False
+    queue_index: int | None = None
+    window: deque[Frame] = field(default_factory=deque)
+    """Frames kept for the reward model."""
+    frames: int = 0
+    """How many frames the episode has had."""
+    unseen: deque[Frame] = field(default_factory=deque)
+    """Frames that wait for `render`."""
+    dropped: bool = False
+    """Whether some of these had to go."""
 
     def __getstate__(self) -> dict[str, Any]:
         # The generator goes by its state: not every version of torch can copy or pickle one.
         return {**vars(self), "generator": self.generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.generator = torch.Generator()
+        vars(self).update(state, generator=torch.Generator())
         self.generator.set_state(state["generator"])
 
     def keep(self) -> Callable[[], None]:
         """Return a function that restores the sub-environment as it is now, both random generators included."""
         fields = {name: value.copy() if isinstance(value, deque) else value for name, value in vars(self).items()}
-        noise = self.generator.get_state()
-        random = self.np_random
+        noise, random = self.generator.get_state(), self.np_random
         drawn = {} if random is None else random.bit_generator.state
 
         def put_back() -> None:
@@ -126,12 +101,8 @@ class Row:
     ) -> None:
         """Start an episode; `image` is its first frame where that is not an array on the CPU."""
         self.generator.manual_seed(noise_seed)
-        self.start = start
-        self.elapsed = 0
-        self.ended = False
-        self.queue_index = None
-        self._frames = 0
-        self._window = deque(maxlen=reward_model.max_frames if reward_model else 0)
+        self.start, self.elapsed, self.ended, self.queue_index = start, 0, False, None
+        self.recall((), 0, reward_model)
         self.show()
         self._see(start.frames[-1].copy() if image is None else image, reward_model, collect=False)
 
@@ -143,25 +114,18 @@ class Row:
 
     def video(self, reward_model: RewardModel) -> Clip:
         """Return what a reward model asks for: the last `max_frames` of every stride-th frame and the latest one."""
-        frames = list(self._window)
-        if (self._frames - 1) % reward_model.stride:
-            frames = [*frames, self.image][-reward_model.max_frames :]
-        return stack(frames)
-
-    @property
-    def seen(self) -> tuple[list[Frame], int]:
-        """The frames kept for the reward model, and how many frames the episode has had."""
-        return list(self._window), self._frames
+        latest = [self.image] if (self.frames - 1) % reward_model.stride else []
+        return stack([*self.window, *latest][-reward_model.max_frames :])
 
     def recall(self, window: Sequence[Frame], frames: int, reward_model: RewardModel | None) -> None:
-        """Restore what `seen` gave; `render` continues from the latest frame."""
-        self._window = deque(window, maxlen=reward_model.max_frames if reward_model else 0)
-        self._frames = frames
+        """Restore the frames kept for the reward model; `render` continues from the latest frame."""
+        self.window = deque(window, maxlen=reward_model.max_frames if reward_model else 0)
+        self.frames = frames
         self.show(self.image)
 
     def show(self, *frames: Frame) -> None:
         """Let these frames, and no others, wait for `render`."""
-        self.unseen, self._dropped = deque(frames, maxlen=UNSEEN_FRAMES), False
+        self.unseen, self.dropped = deque(frames, maxlen=UNSEEN_FRAMES), False
 
     def start_info(self) -> dict[str, Any]:
         """Return the entries of `info` that belong to the episode and are the same at its every step."""
@@ -177,15 +141,15 @@ class Row:
 
     def _see(self, frame: Frame, reward_model: RewardModel | None, *, collect: bool) -> None:
         self.image = frame
-        if reward_model and self._frames % reward_model.stride == 0:
+        if reward_model and self.frames % reward_model.stride == 0:
             # A frame is a view of its chunk: without a copy the window would keep whole chunks alive.
-            self._window.append(frame.clone() if isinstance(frame, Tensor) else frame.copy())
+            self.window.append(frame.clone() if isinstance(frame, Tensor) else frame.copy())
         if collect:
-            if len(self.unseen) == UNSEEN_FRAMES and not self._dropped:
-                self._dropped = True
+            if len(self.unseen) == UNSEEN_FRAMES and not self.dropped:
+                self.dropped = True
                 gym.logger.warn(
                     f"{UNSEEN_FRAMES} frames wait for render() and the oldest are dropped: call it after each step, or "
                     "make the env without render_mode='rgb_array_list'"
                 )
             self.unseen.append(frame)
-        self._frames += 1
+        self.frames += 1

@@ -44,14 +44,11 @@ class ShortenedChunk:
             ValueError: The chunk is not shorter than the model's, or the model's state cannot be cut.
         """
         if require_count("chunk", chunk) >= world_model.chunk:
-            raise ValueError(
-                f"chunk={chunk} must be less than the world model's {world_model.chunk}: longer ones are several steps"
-            )
+            limit = f"less than the world model's {world_model.chunk}: longer ones are several steps"
+            raise ValueError(f"chunk={chunk} must be {limit}")
         if not isinstance(world_model, CutsChunks):
-            raise ValueError(
-                f"chunk={chunk} is shorter than the {world_model.chunk} actions of this world model, whose state "
-                f"cannot be cut inside a chunk: only the full Prophet's can. Use chunk={world_model.chunk}"
-            )
+            problem = "this world model's state cannot be cut inside a chunk: only the full Prophet's can"
+            raise ValueError(f"chunk={chunk} is too short, since {problem}. Use chunk={world_model.chunk}")
         self.world_model, self.chunk, self.no_op = world_model, chunk, no_op
         self.frame_size, self.action_dim = world_model.frame_size, world_model.action_dim
         self._cut: Callable[[State, Chunk, int], State] = world_model.cut
@@ -70,15 +67,10 @@ class ShortenedChunk:
     def rollout(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> Chunk:
         """Generate a whole chunk of the world model and cut it; ValueError for another number of actions."""
         if actions.shape[1] != self.chunk:
-            raise ValueError(
-                f"actions must have shape (b, {self.chunk}, {self.action_dim}), got {tuple(actions.shape)}"
-            )
+            wanted = f"(b, {self.chunk}, {self.action_dim})"
+            raise ValueError(f"actions must have shape {wanted}, got {tuple(actions.shape)}")
         still = torch.from_numpy(np.asarray(self.no_op(actions[:, -1].cpu().numpy()))).to(actions)
         rest = still[:, None].expand(-1, self.world_model.chunk - self.chunk, -1)
         whole = self.world_model.rollout(state, torch.cat([actions, rest], dim=1), generators=generators)
-        return Chunk(
-            state=self._cut(state, whole, self.chunk),
-            frames=whole.frames[:, : self.chunk].clone(),
-            uncertainty=whole.uncertainty,
-            approximate=True,
-        )
+        frames = whole.frames[:, : self.chunk].clone()
+        return Chunk(self._cut(state, whole, self.chunk), frames, whole.uncertainty, approximate=True)

@@ -1,4 +1,4 @@
-"""A learned simulator as a plain Gymnasium environment."""
+"""A vector env of one as a plain Gymnasium environment, and a learned simulator in that form."""
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,92 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
+from numpy.typing import ArrayLike
 
-from prophet_gym.envs._episodes import Observation
-from prophet_gym.envs._single import SingleEnv
+from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, sub_env_info
+from prophet_gym.envs._plain import PlainSpec
+from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel, WorldModel
+
+
+class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Show a vector env of one, whose autoreset mode is DISABLED, as a single env.
+
+    `reset(seed=s)` and the same actions give what the vector env gives when it is seeded with `s`.
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
+    _vector: EpisodeVectorEnv
+
+    def __init__(self, vector: EpisodeVectorEnv) -> None:
+        self._vector = vector
+        self._max_episode_steps = vector.max_episode_steps
+        self.metadata = {name: vector.metadata[name] for name in ("render_modes", "render_fps")}
+        self.render_mode = vector.render_mode
+        self.action_space = vector.single_action_space
+        self.observation_space = vector.single_observation_space
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode, seeded or with the current randomness; after an error everything is as it was."""
+        horizon = self._horizon()
+        if self._np_random is not None:
+            self._vector.np_random = (self._np_random,)
+        try:
+            observations, infos = self._vector.reset(seed=None if seed is None else [seed], options=options)
+        except Exception:
+            # Gymnasium's TimeLimit counts from 0 again before it asks this env to reset. Where the reset is refused,
+            # the episode that goes on ends at the horizon of its id all the same: this env truncates it there.
+            registered, ran = self._registered_horizon(), self._vector.elapsed[0]
+            if self._vector.max_episode_steps is None and registered is not None and 0 < ran < registered:
+                self._vector.max_episode_steps = registered
+            raise
+        return self._begun(horizon, observations, infos)
+
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Run one chunk of actions (k, a).
+
+        Raises:
+            InvalidActionError: The action is no such array, or is out of bounds; nothing has changed.
+        """
+        checked = require_actions(action, self._vector.single_action_space)
+        observations, rewards, terminated, truncated, infos = self._vector.step(checked[None])
+        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), sub_env_info(infos, 0)
+
+    def render(self) -> Any:
+        """Return the last frame, or the frames since the last `render` or `reset`, as the render mode says."""
+        rendered = self._vector.render()
+        return None if rendered is None else rendered[0]
+
+    def close(self) -> None:
+        """Forget the episode and free what the world holds; later calls raise ClosedEnvironmentError."""
+        self._vector.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the env was closed."""
+        return self._vector.closed
+
+    def _begun(
+        self, horizon: int | None, observations: Observation, infos: Mapping[str, Any]
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Take over the horizon and the randomness of an episode that has begun, as Gymnasium's `reset` does."""
+        self._vector.max_episode_steps = horizon
+        if self._vector.np_random[0] is not self._np_random:
+            self._np_random, self._np_random_seed = self._vector.np_random[0], self._vector.np_random_seed[0]
+        return _first(observations), sub_env_info(infos, 0)
+
+    def _horizon(self) -> int | None:
+        """Return the chunks after which this env truncates an episode by itself."""
+        return self._max_episode_steps
+
+    def _registered_horizon(self) -> int | None:
+        registered = None if self.spec is None else gym.registry.get(self.spec.id)
+        return None if registered is None else registered.max_episode_steps
 
 
 class ProphetEnv(SingleEnv):
@@ -70,26 +149,14 @@ class ProphetEnv(SingleEnv):
     | `approximate` | True where chunks are shorter than the model's, see `chunk` |
 
     ## Arguments
-    `gym.make` takes names; a world model, reward model and initial states of your own go to this class, with the
-    other arguments of `ProphetVectorEnv`.
+    `gym.make` takes names, which `prophet_gym.factory.EnvOptions` lists:
 
     ```python
     env = gym.make("Prophet-LIBERO-v0", weights="bundled", reward="auto", starts="train", tasks=[0, 3], device="cpu")
     ```
 
-    | argument | meaning |
-    |---|---|
-    | `weights` | the world model: `bundled`, a folder, or a repository of the Hugging Face Hub |
-    | `embodiment` | the robot whose actions the env takes, where it is not `libero`; the weights must be of it |
-    | `reward` | the reward model: `auto` (the one beside the weights), the name of another, or None |
-    | `starts` | the initial states: `train`, `official` (for evaluation alone), or a path |
-    | `tasks` | the tasks to draw from; all if not given |
-    | `chunk` | actions in a step, if fewer than the world model's own number |
-    | `device`, `dtype` | where and in which precision the world model computes |
-    | `proprioception`, `max_uncertainty`, `render_mode` | as above; `rgb_array` or `rgb_array_list` |
-
-    `prophet_gym.factory.EnvOptions` documents all of them. `gym.make_vec(id, num_envs=n)` generates n episodes in one
-    batch, with one copy of the weights.
+    A world model, reward model and initial states of your own go to this class, with the other arguments of
+    `ProphetVectorEnv`. `gym.make_vec(id, num_envs=n)` generates n episodes in one batch, with one copy of the weights.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts
@@ -121,17 +188,14 @@ class ProphetEnv(SingleEnv):
             arguments: Those of `ProphetVectorEnv`: `reward_model`, `render_mode`, `action_spec`, `proprioception`,
                 `max_uncertainty` and `fps`.
         """
-        _warn_in_worker()
-        super().__init__(
-            ProphetVectorEnv(
-                world_model,
-                starts,
-                1,
-                max_episode_steps=max_episode_steps,
-                autoreset_mode=AutoresetMode.DISABLED,
-                **arguments,
+        # Every worker process of an AsyncVectorEnv loads a world model of its own.
+        if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
+            gym.logger.warn(
+                "AsyncVectorEnv loads one copy of the world model per worker and generates each episode alone; "
+                "gym.make_vec(id, num_envs=...) or ProphetVectorEnv generates all in one batch with one copy"
             )
-        )
+        arguments |= {"max_episode_steps": max_episode_steps, "autoreset_mode": AutoresetMode.DISABLED}
+        super().__init__(ProphetVectorEnv(world_model, starts, 1, **arguments))
 
     @property
     def world_model(self) -> WorldModel:
@@ -157,10 +221,17 @@ class ProphetEnv(SingleEnv):
             seed: Seeds the env's randomness; without it the current one continues.
             options: `task`, `start` or `starts`, see the class.
         """
-        unscored = self._unscored()
+        model, ran, horizon = self.reward_model, self._vector.elapsed[0], self._vector.max_episode_steps
+        at_end = model is not None and model.when == "end" and self._max_episode_steps is None
+        # Another TimeLimit than the id's ended the episode before it was scored.
+        unscored = at_end and ran and not self._vector.finished
         result = super().reset(seed=seed, options=options)
-        if unscored is not None:
-            gym.logger.warn(unscored)
+        if unscored:
+            gym.logger.warn(
+                f"an episode was left unscored after {ran} chunks: this reward model (when='end') is asked after the "
+                f"{horizon} that the id is registered with. gym.make keeps max_episode_steps to itself; give another "
+                "horizon to gym.make_vec, to prophet_gym.factory.make_env or to ProphetEnv"
+            )
         return result
 
     def get_state(self) -> bytes:
@@ -185,24 +256,6 @@ class ProphetEnv(SingleEnv):
             raise ValueError("a reward model with when='end' must know when an episode ends: pass max_episode_steps")
         return registered
 
-    def _unscored(self) -> str | None:
-        """Return the warning for an episode that another TimeLimit than the id's ended before it was scored."""
-        model, ran = self.reward_model, self._vector.elapsed[0]
-        if model is None or model.when != "end" or self._max_episode_steps is not None or not ran:
-            return None
-        if self._vector.finished:
-            return None
-        return (
-            f"an episode was left unscored after {ran} chunks: this reward model (when='end') is asked after the "
-            f"{self._vector.max_episode_steps} that the id is registered with. gym.make keeps max_episode_steps to "
-            "itself; give another horizon to gym.make_vec, to prophet_gym.factory.make_env or to ProphetEnv"
-        )
 
-
-def _warn_in_worker() -> None:
-    # Every worker process of an AsyncVectorEnv loads a world model of its own.
-    if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
-        gym.logger.warn(
-            "AsyncVectorEnv loads one copy of the world model per worker and generates each episode alone; "
-            "gym.make_vec(id, num_envs=...) or ProphetVectorEnv generates all in one batch with one copy"
-        )
+def _first(observations: Observation) -> Observation:
+    return {name: values[0] for name, values in observations.items()}

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from prophet_gym.envs._sub_env import Frame, Row, stack
-from prophet_gym.envs.vector_env import Clips, ProphetVectorEnv
-from prophet_gym.specs import InitialState
-from prophet_gym.world_model import Chunk, State
+from prophet_gym.envs._sub_env import stack
+from prophet_gym.envs.vector_env import ProphetVectorEnv
 
 
 class ProphetTorchVectorEnv(ProphetVectorEnv):
@@ -39,8 +38,8 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
                 clips = list(part["frames"])
                 blank = torch.zeros_like(next(clip for clip in clips if clip is not None))
                 part["frames"] = torch.stack([blank if clip is None else clip for clip in clips])
-        reward = torch.from_numpy(rewards).float().to(self._device)
-        ended, cut = (torch.from_numpy(flag).to(self._device) for flag in (terminated, truncated))
+        told = (rewards.astype(np.float32), terminated, truncated)
+        reward, ended, cut = (torch.from_numpy(each).to(self._device) for each in told)
         return observation, reward, ended, cut, infos
 
     @property
@@ -48,25 +47,9 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
         assert self._state is not None
         return next(iter(self._state.values())).device
 
-    def _frames(self, chunk: Chunk) -> Clips:
-        return chunk.frames
+    def _keep(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames.to(self._device)
 
-    def _first_frame(self, start: InitialState) -> Frame:
-        return torch.from_numpy(start.frames[-1].copy()).to(self._device)
-
-    def _place(self, targets: Sequence[int], rows: Sequence[Row], state: State) -> None:
-        super()._place(targets, rows, state)
-        for row in rows:
-            window, frames = row.seen
-            row.image = torch.as_tensor(row.image).to(self._device)
-            row.recall([torch.as_tensor(frame).to(self._device) for frame in window], frames, self.reward_model)
-
-    def _observe(self) -> Any:
-        return {"image": stack([row.image for row in self._rows])} | self._proprioception(range(self.num_envs))
-
-    def _observe_row(self, row: int) -> Any:
-        image = torch.as_tensor(self._rows[row].image).clone()
-        return {"image": image} | {name: value[0] for name, value in self._proprioception([row]).items()}
-
-    def _proprioception(self, rows: Sequence[int]) -> Any:
-        return {"gripper_position": self._read_gripper(rows).float()} if self._reads_gripper else {}
+    def _observation(self, rows: Sequence[int]) -> Any:
+        seen = {"image": stack([torch.as_tensor(self._rows[row].image) for row in rows])}
+        return seen | {"gripper_position": self._read_gripper(rows).float()} if self._reads_gripper else seen

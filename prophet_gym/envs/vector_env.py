@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,16 +24,14 @@ from prophet_gym.envs._require import (
     require_world_model,
 )
 from prophet_gym.envs._snapshots import pack_row, unpack_row
-from prophet_gym.envs._sub_env import Frame, Row
+from prophet_gym.envs._sub_env import Row
 from prophet_gym.envs.initial_states import InitialStates, require_frames
 from prophet_gym.errors import InvalidRewardError, InvalidStartError
 from prophet_gym.specs import ActionSpec, InitialState
-from prophet_gym.world_model import Chunk, RewardModel, State, TracksGripper, WorldModel, encode_initial_states
+from prophet_gym.world_model import RewardModel, State, TracksGripper, WorldModel, encode_initial_states
 
 _NOISE_SEEDS = 2**63 - 1
 _BYTES = bytes | bytearray | memoryview
-
-Clips: TypeAlias = UInt8[np.ndarray, "b k h w 3"] | UInt8[torch.Tensor, "b k h w 3"]
 
 
 class ProphetVectorEnv(EpisodeVectorEnv):
@@ -66,6 +64,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         >>> info["frames"].shape, info["executed"].tolist()
         ((3, 4, 8, 8, 3), [4, 4, 4])
     """
+
+    _replaced = (*EpisodeVectorEnv._replaced, "_state")
 
     def __init__(
         self,
@@ -107,8 +107,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         world_model = require_world_model(world_model)
         self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
         self._reads_gripper = require_flag("proprioception", proprioception)
-        if self._reads_gripper:
-            _require_gripper(world_model)
+        if self._reads_gripper and not isinstance(world_model, TracksGripper):
+            wanted = "proprioception needs a world model that tracks the gripper (read_gripper)"
+            raise ValueError(f"{wanted}, and this {type(world_model).__name__} does not; leave it out")
         super().__init__(
             num_envs,
             _action_space(world_model, action_spec),
@@ -136,9 +137,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             ResetNeeded: The env was not reset yet.
             ValueError: There is no such sub-environment.
         """
-        require_open(self, "get_state")
-        if not self._started:
-            raise gym.error.ResetNeeded("call reset before get_state")
+        self._require_started("get_state")
         if require_count("index", index, 0) >= self.num_envs:
             raise ValueError(f"index must be in 0..{self.num_envs - 1}, got {index}")
         assert self._state is not None
@@ -187,7 +186,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             for row in (row for row, new in zip(chosen, seeds, strict=True) if new is not None):
                 self._rows[row].generator.manual_seed(int(self._row_random(row).integers(_NOISE_SEEDS)))
             self._started = True
-            return self._observe(), self._start_infos(chosen)
+            return self._begun(chosen)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProphetVectorEnv":
         """Copy the episodes; models and initial states, which no env changes, are shared as between any two envs."""
@@ -203,13 +202,13 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         self._started = False
         self._state = None
 
-    def _fields(self) -> dict[str, Any]:
-        return super()._fields() | {"_state": self._state}
-
     def _place(self, targets: Sequence[int], rows: Sequence[Row], state: State) -> None:
         assert self._state is not None
         self._state = scatter_batch(self._state, targets, state)
         for target, row in zip(targets, rows, strict=True):
+            row.image = self._keep(torch.as_tensor(row.image))
+            window = [self._keep(torch.as_tensor(frame)) for frame in row.window]
+            row.recall(window, row.frames, self.reward_model)
             self._rows[target] = row
 
     def _blank(self) -> State:
@@ -240,18 +239,14 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             whole = targets == list(range(self.num_envs))
             self._state = part if whole else scatter_batch(self._state, targets, part)
         for row, start, noise_seed in zip(rows, starts, noise_seeds, strict=True):
-            self._rows[row].begin(start, noise_seed, self.reward_model, self._first_frame(start))
+            first = self._keep(torch.from_numpy(start.frames[-1].copy()))
+            self._rows[row].begin(start, noise_seed, self.reward_model, first)
 
-    def _observe(self) -> Observation:
-        return super()._observe() | self._proprioception(range(self.num_envs))
-
-    def _observe_row(self, row: int) -> Observation:
-        return super()._observe_row(row) | {name: value[0] for name, value in self._proprioception([row]).items()}
-
-    def _proprioception(self, rows: Sequence[int]) -> Observation:
-        if not self._reads_gripper:
-            return {}
-        return {"gripper_position": self._read_gripper(rows).cpu().numpy().astype(np.float32)}
+    def _observation(self, rows: Sequence[int]) -> Observation:
+        seen = super()._observation(rows)
+        if self._reads_gripper:
+            seen["gripper_position"] = self._read_gripper(rows).cpu().numpy().astype(np.float32)
+        return seen
 
     def _read_gripper(self, rows: Sequence[int]) -> torch.Tensor:
         assert self._state is not None
@@ -267,59 +262,48 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         chunk = self.world_model.rollout(state, torch.from_numpy(actions[list(live)]), generators=generators)
         require_chunk(chunk, self.world_model, len(live))
         if chunk.uncertainty is None and self.max_uncertainty is not None:
-            raise ValueError(
-                "max_uncertainty needs a world model that estimates its uncertainty, and this one gave None; "
-                "leave it out"
-            )
+            wanted = "max_uncertainty needs a world model that estimates its uncertainty"
+            raise ValueError(f"{wanted}, and this one gave None; leave it out")
         self._state = chunk.state if everyone else scatter_batch(self._state, live, chunk.state)
-        frames = self._frames(chunk)
-        uncertainties = None if chunk.uncertainty is None else chunk.uncertainty.tolist()
+        frames = self._keep(chunk.frames)
         for row, clip in zip(live, frames, strict=True):
             self._rows[row].extend(clip, self.reward_model, collect=self.render_mode == "rgb_array_list")
         rewards = self._score(live)
+        uncertainties = [None] * len(live) if chunk.uncertainty is None else chunk.uncertainty.tolist()
         outcomes = {}
-        for position, row in enumerate(live):
+        for row, clip, uncertainty in zip(live, frames, uncertainties, strict=True):
             reward, scored, success = rewards.get(row, (0.0, False, False))
             info = self._rows[row].start_info() | {
-                "frames": frames[position],
-                "executed": len(frames[position]),
+                "frames": clip,
+                "executed": len(clip),
                 "scored": scored,
                 "success": success,
                 "live": True,
                 "approximate": chunk.approximate,
             }
             truncated = self._at_horizon(row)
-            if uncertainties is not None:
-                info["uncertainty"] = uncertainties[position]
+            if uncertainty is not None:
+                info["uncertainty"] = uncertainty
                 # NaN is no certainty: it is not within the limit either.
-                truncated = truncated or (
-                    self.max_uncertainty is not None and not uncertainties[position] <= self.max_uncertainty
-                )
+                truncated |= self.max_uncertainty is not None and not uncertainty <= self.max_uncertainty
             outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
 
-    def _frames(self, chunk: Chunk) -> Clips:
-        """Return the frames as `info` has them."""
-        return chunk.frames.cpu().numpy()
-
-    def _first_frame(self, start: InitialState) -> Frame:
-        """Return the first frame of an episode as all others are kept."""
-        return start.frames[-1].copy()
+    def _keep(self, frames: UInt8[torch.Tensor, "*_ h w 3"]) -> Any:
+        """Return frames in the form in which the env keeps and shows them."""
+        return frames.cpu().numpy()
 
     def _score(self, rows: Sequence[int]) -> Mapping[int, tuple[float, bool, bool]]:
         model = self.reward_model
-        if model is None:
-            return {}
-        asked = [row for row in rows if model.when == "chunk" or self._at_horizon(row)]
-        if not asked:
+        asked = [] if model is None else [row for row in rows if model.when == "chunk" or self._at_horizon(row)]
+        if model is None or not asked:
             return {}
         videos = [torch.as_tensor(self._rows[row].video(model)) for row in asked]
         try:
             output = model.score(videos, [self._rows[row].start_info()["instruction"] for row in asked])
         except InvalidRewardError as error:  # the reward model knows its videos by their number alone
-            raise InvalidRewardError(
-                f"this {type(model).__name__} scored the sub-environments {asked}: {error}; the step was not taken"
-            ) from error
+            who = f"this {type(model).__name__} scored the sub-environments {asked}"
+            raise InvalidRewardError(f"{who}: {error}; the step was not taken") from error
         return read_rewards(model, output, asked)
 
 
@@ -331,12 +315,3 @@ def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gy
     if action_spec.dim != world_model.action_dim:
         raise ValueError(f"action_spec has {action_spec.dim} dimensions, the world model's {world_model.action_dim}")
     return chunk_box(action_spec, world_model.chunk)
-
-
-def _require_gripper(world_model: WorldModel) -> None:
-    """Raise ValueError for a world model that does not track the gripper."""
-    if not isinstance(world_model, TracksGripper):
-        raise ValueError(
-            f"proprioception needs a world model that tracks the gripper (read_gripper), and this "
-            f"{type(world_model).__name__} does not; leave it out"
-        )

@@ -19,8 +19,6 @@ from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStepVector
 from prophet_gym.world_model import TracksGripper
 
 _CONFIG = ("task", "task_ids", "episode_length")
-_PRIVATE = "lerobot_"
-"""Prefix of LeRobot's own reset options, which it gives to every env since 0.6."""
 
 
 class LeRobotVectorEnv(VectorEnv):
@@ -44,22 +42,19 @@ class LeRobotVectorEnv(VectorEnv):
     def __init__(self, envs: VectorEnv) -> None:
         """Wrap a vector env; ValueError unless it has a horizon and autoreset SAME_STEP."""
         # Not a VectorWrapper: LeRobot takes an env with `envs` for a vector env of single ones, as this pretends to be.
-        self._inner = OneActionPerStepVector(envs)
+        self._inner = inner = OneActionPerStepVector(envs)
         horizon = getattr(envs.unwrapped, "max_episode_steps", None)
         if horizon is None:
             raise ValueError("LeRobot runs episodes to their horizon: pass max_episode_steps (in chunks)")
-        self.num_envs = envs.num_envs
-        self.render_mode = envs.render_mode
-        self.spec = envs.spec
+        self.num_envs, self.render_mode, self.spec = envs.num_envs, envs.render_mode, envs.spec
         self.metadata = {**envs.metadata, "render_fps": getattr(envs.unwrapped, "fps", FPS)}
-        self.single_action_space, self.action_space = self._inner.single_action_space, self._inner.action_space
-        space = envs.single_observation_space
+        self.single_action_space, self.action_space = inner.single_action_space, inner.action_space
+        space, chunk = envs.single_observation_space, envs.single_action_space.shape
         assert isinstance(space, gym.spaces.Dict)
+        assert chunk is not None
         self.single_observation_space = gym.spaces.Dict(_renamed(space.spaces, gym.spaces.Dict))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        shape = envs.single_action_space.shape
-        assert shape is not None
-        self._horizon = int(horizon) * shape[0]
+        self._horizon = int(horizon) * chunk[0]
         self._texts = [""] * self.num_envs
 
     @property
@@ -70,19 +65,14 @@ class LeRobotVectorEnv(VectorEnv):
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Return `render`, or an attribute of `envs`, of every sub-environment; AttributeError for anything else."""
-        if name == "render":
-            return self._inner.render(*args, **kwargs) or ()
-        return self.get_attr(name)
+        return self._inner.render(*args, **kwargs) or () if name == "render" else self.get_attr(name)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of `envs` of every sub-environment; AttributeError for anything else."""
         return tuple(getattr(facts, name) for facts in self.envs)
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: Mapping[str, Any] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict]:
         """Start episodes.
 
@@ -90,7 +80,8 @@ class LeRobotVectorEnv(VectorEnv):
             seed: One for all, or one each, as LeRobot gives them.
             options: Those of the env; LeRobot's own, such as `lerobot_new_rollout`, are left out.
         """
-        own = {name: value for name, value in (options or {}).items() if not name.startswith(_PRIVATE)}
+        # Since 0.6 LeRobot gives options of its own to every env.
+        own = {name: value for name, value in (options or {}).items() if not name.startswith("lerobot_")}
         observation, infos = self._inner.reset(seed=seed, options=own or None)
         self._read(infos)
         return _renamed(observation, dict), infos
@@ -149,11 +140,8 @@ def make_env(
     suite = asked.get("task") or "libero_object"
     if suite not in suites:
         raise unknown_option("suite", suite, suites)
-    arguments: dict[str, Any] = {
-        "weights": weights,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-        "render_mode": "rgb_array",
-    }
+    same = AutoresetMode.SAME_STEP
+    arguments: dict[str, Any] = {"weights": weights, "autoreset_mode": same, "render_mode": "rgb_array"}
     # One env is made to learn the chunk and the tasks; weights are loaded once per process, so the rest are cheap.
     probe: Any = gym.make_vec(suites[suite], num_envs=1, **arguments).unwrapped
     chunk, length = probe.single_action_space.shape[0], asked.get("episode_length")
@@ -182,9 +170,11 @@ def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "env.py").write_text(_ENV_FILE.format(weights=weights), encoding="utf-8")
-    (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n", encoding="utf-8")
-    (target / "README.md").write_text(_README_FILE.format(weights=weights), encoding="utf-8")
+    requirements = f"prophet-gym>={version('prophet-gym')}\n"
+    readme = Path(__file__).with_name("envhub.md").read_text(encoding="utf-8")
+    texts = {"env.py": _ENV_FILE, "requirements.txt": requirements, "README.md": readme}
+    for name, text in texts.items():
+        (target / name).write_text(text.format(weights=weights), encoding="utf-8")
     return target
 
 
@@ -204,24 +194,3 @@ def make_env(n_envs=1, use_async_envs=False, cfg=None):
     """Return {{suite: {{task: vector env}}}}; see prophet_gym.interop.lerobot.make_env."""
     return lerobot.make_env(n_envs, use_async_envs, cfg, weights={weights!r})
 '''
-
-_README_FILE = """---
-library_name: lerobot
-tags:
-- lerobot
-- envhub
-- world-model
----
-
-# LIBERO in a learned simulator
-
-Prophet Gym (`pip install prophet-gym`) as a LeRobot environment, weights `{weights}`.
-One action per step; eight of them run as one chunk. Observations are `pixels` with `image`; the instruction is in
-`task_description`; success is what a classifier finds in the generated frames.
-
-```python
-from lerobot.envs.factory import make_env
-
-envs = make_env("OWNER/REPO", n_envs=4, trust_remote_code=True)["libero_object"]
-```
-"""

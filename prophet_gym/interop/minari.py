@@ -5,18 +5,16 @@ from typing import Any
 import gymnasium as gym
 from minari import DataCollector, StepData, StepDataCallback
 
-_ABSENT: dict[str, Any] = {"scored": False, "success": False, "executed": 0}
-"""Entries that the first observation, which no step led to, lacks."""
-_KEPT = ("task", "start", *_ABSENT)
+# What is kept of `info`: numbers, with what stands for those that the first observation, which no step led to, lacks.
+_KEPT: dict[str, Any] = {"task": None, "start": None, "scored": False, "success": False, "executed": 0}
 
 
 class _Step(StepDataCallback):
-    """Keep the numbers of `info`, the same at every step and at the first observation, as Minari asks."""
+    """Keep the same entries of `info` at every step and at the first observation, as Minari asks."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> StepData:
-        """Return one step as it is stored."""
         step = super().__call__(*args, **kwargs)
-        step["info"] = {name: step["info"].get(name, _ABSENT.get(name)) for name in _KEPT}
+        step["info"] = {name: step["info"].get(name, absent) for name, absent in _KEPT.items()}
         return step
 
 

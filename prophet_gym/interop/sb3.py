@@ -47,9 +47,7 @@ class Sb3VecEnv(VecEnv):
         """Start episodes with the seeds and options that were set."""
         options = self._options[0]
         if any(other is not options and other != options for other in self._options):
-            raise ValueError(
-                "options must be one dict for all; its values may be one for each sub-environment, e.g. task=[0, 3]"
-            )
+            raise ValueError("options must be one dict for all, whose values may be one each, e.g. task=[0, 3]")
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         observation, infos = self.envs.reset(seed=seeds, options=dict(options) or None)
         self.reset_infos = [sub_env_info(infos, row) for row in range(self.num_envs)]
@@ -87,9 +85,8 @@ class Sb3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return one image of each sub-environment, None where the render mode has none."""
-        if self.render_mode != "rgb_array":
-            return [None] * self.num_envs
-        return [np.asarray(image) for image in self.envs.render() or ()]
+        images = self.envs.render() if self.render_mode == "rgb_array" else [None] * self.num_envs
+        return [None if image is None else np.asarray(image) for image in images]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return the env's attribute, which all sub-environments share, once for each."""
@@ -109,9 +106,8 @@ class Sb3VecEnv(VecEnv):
     ) -> list:
         """Raise NotImplementedError: sub-environments have no methods of their own."""
         del method_args, indices, method_kwargs
-        raise NotImplementedError(
-            f"all sub-environments are one env: call {method_name} on the `envs` of this Sb3VecEnv"
-        )
+        wanted = f"call {method_name} on the `envs` of this Sb3VecEnv"
+        raise NotImplementedError(f"all sub-environments are one env: {wanted}")
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Return False: sub-environments have no wrappers of their own."""

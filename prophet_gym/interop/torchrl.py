@@ -9,8 +9,7 @@ from torchrl.envs import GymWrapper, default_info_dict_reader
 
 from prophet_gym._checks import unknown_option
 
-_FLAGS = ("scored", "success")
-_KNOWN_FLAGS = ("approximate", "live", *_FLAGS)
+_FLAGS = ("approximate", "live", "scored", "success")
 
 
 class _Named(VectorWrapper):
@@ -18,11 +17,12 @@ class _Named(VectorWrapper):
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
-        """The mode that the metadata name."""
         return self.metadata["autoreset_mode"]
 
 
-def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = _FLAGS, device: str | torch.device = "cpu") -> GymWrapper:
+def torchrl_env(
+    envs: VectorEnv, *, flags: Sequence[str] = ("scored", "success"), device: str | torch.device = "cpu"
+) -> GymWrapper:
     """Wrap a vector env for TorchRL, which resets ended episodes itself.
 
     A plain `GymWrapper(env)` of a `ProphetVectorEnv` works too; this one adds flags of `info` to the tensordict, and
@@ -49,8 +49,8 @@ def torchrl_env(envs: VectorEnv, *, flags: Sequence[str] = _FLAGS, device: str |
     if mode != AutoresetMode.DISABLED:
         raise ValueError(f"TorchRL resets ended episodes itself: it needs autoreset_mode DISABLED, got {mode}")
     for flag in flags:
-        if flag not in _KNOWN_FLAGS:
-            raise unknown_option("flag of info", flag, _KNOWN_FLAGS)
+        if flag not in _FLAGS:
+            raise unknown_option("flag of info", flag, _FLAGS)
     env = GymWrapper(_Named(envs), device=device)
     spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in flags}
     env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))

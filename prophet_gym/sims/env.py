@@ -13,7 +13,7 @@ from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outco
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
-from prophet_gym.envs._single import SingleEnv
+from prophet_gym.envs.single_env import SingleEnv
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims._episodes import ANSWER_TIMEOUT, LocalStages, Scene, WorkerStages
 from prophet_gym.sims.simulator import check_task
@@ -163,13 +163,9 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             self._rows[row].begin(start, 0, None)
             self._grippers[row] = opening.gripper
 
-    def _observe(self) -> Observation:
-        seen = super()._observe()
-        return seen | {"gripper_position": self._grippers.copy()} if self._tells_gripper else seen
-
-    def _observe_row(self, row: int) -> Observation:
-        seen = super()._observe_row(row)
-        return seen | {"gripper_position": self._grippers[row].copy()} if self._tells_gripper else seen
+    def _observation(self, rows: Sequence[int]) -> Observation:
+        seen = super()._observation(rows)
+        return seen | {"gripper_position": self._grippers[list(rows)]} if self._tells_gripper else seen
 
     def _draw(self, row: int, task: int | None, start: int | None) -> Scene:
         random = self._row_random(row)

@@ -1,6 +1,7 @@
 """Initial states in the format of `Fleurrr/Bridge-RL-Data`: JSON lines that name an image and a task each."""
 
 import json
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,25 +15,18 @@ from prophet_gym.specs import InitialState
 FIELDS = ("task_type", "task_language", "init_state_path")
 
 
-def read_jsonl_states(path: Path | str, suite: str = "bridge") -> InitialStates:
-    """Read a manifest, one initial state a line: `task_type`, `task_language`, `init_state_path`.
+def read_jsonl_states(path: Path | str) -> InitialStates:
+    """Read a manifest, one initial state of suite `bridge` a line: `task_type`, `task_language`, `init_state_path`.
 
     An image is looked for beside the manifest: under its whole path, then under ever shorter ends of it. Tasks are
-    numbered in the order in which a new pair of type and language appears, initial states within each task.
-
-    Args:
-        path: The `.jsonl` file.
-        suite: Name of the suite that they belong to.
-
-    Raises:
-        MissingWeightsError: There is no such file, or an image is not there.
-        CheckpointError: A line is damaged, or an image cannot be read.
+    numbered in the order in which a new pair of type and language appears, initial states within each task. Raises
+    MissingWeightsError for a file or image that is not there, CheckpointError for a damaged one.
     """
     manifest = Path(path)
     if not manifest.is_file():
         raise MissingWeightsError(f"no initial states at {manifest}")
     tasks: dict[tuple[str, str], int] = {}
-    counts: dict[int, int] = {}
+    counts: Counter[int] = Counter()
     images: dict[Path, np.ndarray] = {}
     states = []
     # Lines end at "\n" alone: JSON texts may hold the other separators that `splitlines` knows.
@@ -42,12 +36,11 @@ def read_jsonl_states(path: Path | str, suite: str = "bridge") -> InitialStates:
         where = f"line {number} of {manifest}"
         kind, language, name = _fields(line, where)
         task = tasks.setdefault((kind, language), len(tasks))
-        index = counts.setdefault(task, 0)
+        image = _find(manifest.parent, name, where)
+        if image not in images:
+            images[image] = _read(image, where)
+        states.append(InitialState(images[image][None], language, "bridge", task, counts[task]))
         counts[task] += 1
-        found = _find(manifest.parent, name, where)
-        if found not in images:
-            images[found] = _read(found, where)
-        states.append(InitialState(images[found][None], language, suite, task, index))
     if not states:
         raise CheckpointError(f"{manifest} has no rows; each must be JSON with {', '.join(FIELDS)}")
     return InitialStates(states)
@@ -69,9 +62,8 @@ def _find(folder: Path, name: str, where: str) -> Path:
     if ".." in parts:
         raise CheckpointError(f"{where}: init_state_path={name!r} must not lead out of the folder")
     for first in range(len(parts)):
-        candidate = folder.joinpath(*parts[first:])
-        if candidate.is_file():
-            return candidate
+        if (path := folder.joinpath(*parts[first:])).is_file():
+            return path
     raise MissingWeightsError(f"{where}: no image {name!r} beside the manifest in {folder}")
 
 

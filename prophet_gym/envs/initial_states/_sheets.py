@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from prophet_gym._checks import listed, require_count, shown
-from prophet_gym._io.atomic import atomic_write, is_temporary, read_whole
+from prophet_gym._io.atomic import atomic_directory, is_temporary, read_whole
 from prophet_gym._io.files import read_json
 from prophet_gym.envs.initial_states._states import InitialStates, require_start
 from prophet_gym.errors import CheckpointError, MissingWeightsError
@@ -43,42 +43,24 @@ def write_initial_states(directory: Path | str, states: Iterable[InitialState], 
     sheets: dict[str, bytes] = {}
     for name, members in _sheets(starts).items():
         data = _encode_sheet(np.concatenate([starts[member].frames for member in members]), quality)
-        chosen = _free_name(folder, name, data)
-        sheets[chosen] = data
-        cell = 0
+        path, cell = folder / name, 0
+        if path.exists() and not (path.is_file() and path.read_bytes() == data):
+            # Another sheet of this name stays until the new index is there: a reader of the old one still opens it.
+            name = f"{path.stem}-{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
+        sheets[name] = data
         for member in members:
-            entries[member] = _entry(starts[member], chosen, cell)
+            entries[member] = _entry(starts[member], name, cell)
             cell += len(starts[member].frames)
     ordered = [entries[member] for member in range(len(starts))]
     text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": ordered}, indent=0) + "\n"
-    _write_files(folder, sheets, text)
-    return sum(map(len, sheets.values())) + len(text)
-
-
-def _free_name(folder: Path, name: str, data: bytes) -> str:
-    # Another sheet of this name stays until the new index is there: a reader of the old one still opens it.
-    path = folder / name
-    if not path.exists() or (path.is_file() and path.read_bytes() == data):
-        return name
-    return f"{path.stem}-{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
-
-
-def _write_files(folder: Path, sheets: Mapping[str, bytes], index: str) -> None:
-    """Write sheets, then the index that names them, then remove those that it does not name."""
-    written: list[Path] = []
-    try:
+    with atomic_directory(folder, last=INDEX_NAME) as temporary:
         for name, data in sheets.items():
-            if not (folder / name).exists():
-                written.append(folder / name)
-                atomic_write(folder / name, data)
-        atomic_write(folder / INDEX_NAME, index)
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+            (temporary / name).write_bytes(data)
+        (temporary / INDEX_NAME).write_text(text, encoding="utf-8")
     for old in folder.glob("*.webp"):
         if old.name not in sheets and not is_temporary(old):
             old.unlink(missing_ok=True)
+    return sum(map(len, sheets.values())) + len(text)
 
 
 def read_initial_states(directory: Path | str) -> InitialStates:
@@ -147,14 +129,11 @@ def _decode_sheet(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w
     try:
         with Image.open(path, formats=["WEBP"]) as sheet:
             # Before it is unpacked: a small file can be a large image.
-            fits = sheet.size[0] == SHEET_COLUMNS * width and sheet.size[1] in lines
-            image = np.asarray(sheet.convert("RGB")) if fits else None
+            if sheet.size[0] != SHEET_COLUMNS * width or sheet.size[1] not in lines:
+                raise ValueError(f"it must hold frames of {size} in {SHEET_COLUMNS} columns")
+            image = np.asarray(sheet.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises, by the kind of damage
         raise CheckpointError(f"{path} is missing or damaged ({error}); write the initial states again") from error
-    if image is None:
-        raise CheckpointError(
-            f"{path} must hold frames of {size} in {SHEET_COLUMNS} columns; write the initial states again"
-        )
     cells = image.reshape(-1, height, SHEET_COLUMNS, width, 3).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(cells).reshape(-1, height, width, 3)
 

@@ -25,11 +25,7 @@ class InitialStates(Sequence[InitialState]):
     """
 
     def __init__(self, states: Iterable[InitialState]) -> None:
-        """Check the states.
-
-        Raises:
-            InvalidStartError: They are empty, or one of them is no initial state, see `require_start`.
-        """
+        """Check the states; InvalidStartError if they are empty, or one of them is no initial state."""
         if not isinstance(states, Iterable):
             raise InvalidStartError(f"initial states must be InitialState objects, got {type(states).__name__}")
         self._states = tuple(require_start(state) for state in states)
@@ -81,15 +77,10 @@ class InitialStates(Sequence[InitialState]):
 
 
 def require_start(state: object, size: tuple[int, int] | None = None) -> InitialState:
-    """Return the initial state, its task and index as Python's own integers.
+    """Return the initial state, its task and index as Python's own integers; InvalidStartError if it is none.
 
-    Args:
-        state: What must be an `InitialState`: frames uint8 (1 to 4, h, w, 3), texts, 64-bit integers, and an `extra`
-            of numbers by name.
-        size: Height and width that the frames must have.
-
-    Raises:
-        InvalidStartError: It is anything else.
+    It is an `InitialState`: frames uint8 (1 to 4, h, w, 3), of this height and width if given, texts, 64-bit integers,
+    and an `extra` of numbers by name.
     """
     if not isinstance(state, InitialState):
         raise InvalidStartError(f"an initial state must be an InitialState, got {type(state).__name__}")
@@ -97,40 +88,34 @@ def require_start(state: object, size: tuple[int, int] | None = None) -> Initial
         if not isinstance(getattr(state, name), str):
             raise InvalidStartError(f"the {name} of an initial state must be a text, got {getattr(state, name)!r}")
     require_frames(state.frames, size)
-    numbers = {name: _integer(name, getattr(state, name)) for name in ("task", "index")}
-    extra = state.extra
-    if not isinstance(extra, Mapping):
-        raise InvalidStartError(f"the extra of an initial state must map names to arrays, got {type(extra).__name__}")
-    for name, value in extra.items():
+    numbers: dict[str, int] = {}
+    for name in ("task", "index"):
+        value = getattr(state, name)
+        if not isinstance(value, Integral) or isinstance(value, bool) or not -(2**63) <= int(value) < 2**63:
+            raise InvalidStartError(f"the {name} of an initial state must be a 64-bit integer, got {value!r}")
+        numbers[name] = int(value)
+    wanted = "the extra of an initial state must map names to arrays of numbers"
+    if not isinstance(state.extra, Mapping):
+        raise InvalidStartError(f"{wanted}, got {type(state.extra).__name__}")
+    for name, value in state.extra.items():
         if not isinstance(name, str) or not _is_numbers(value):
-            raise InvalidStartError(
-                f"the extra of an initial state must map names to arrays of numbers, got {name!r}: {value}"
-            )
+            raise InvalidStartError(f"{wanted}, got {name!r}: {value}")
     # The same object where nothing changes: an env knows its own initial states by identity.
-    plain = all(type(getattr(state, name)) is int for name in numbers)
+    plain = type(state.task) is type(state.index) is int
     return state if plain else replace(state, **numbers)
 
 
 def require_frames(frames: object, size: tuple[int, int] | None = None) -> None:
     """Raise InvalidStartError unless these are uint8 frames `t h w 3` with 1 <= t <= 4, of this height and width."""
-    wanted = "uint8 (1 to 4, height, width, 3)" if size is None else f"uint8 (1 to 4, {size[0]}, {size[1]}, 3)"
-    given = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
-    if not (
-        isinstance(frames, np.ndarray)
-        and frames.dtype == np.uint8
-        and frames.ndim == 4
-        and frames.shape[3] == 3
-        and 1 <= frames.shape[0] <= 4
-        and frames.size
-        and size in (None, frames.shape[1:3])
-    ):
-        raise InvalidStartError(f"the frames of an initial state must be {wanted}, got {given}")
-
-
-def _integer(name: str, value: object) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not -(2**63) <= int(value) < 2**63:
-        raise InvalidStartError(f"the {name} of an initial state must be a 64-bit integer, got {value!r}")
-    return int(value)
+    given = type(frames).__name__
+    if isinstance(frames, np.ndarray):
+        images = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and frames.size
+        if images and len(frames) <= 4 and size in (None, frames.shape[1:3]):
+            return
+        given = f"{frames.dtype} {frames.shape}"
+    height, width = size or ("height", "width")
+    wanted = f"the frames of an initial state must be uint8 (1 to 4, {height}, {width}, 3)"
+    raise InvalidStartError(f"{wanted}, got {given}")
 
 
 def _is_numbers(value: object) -> bool:

@@ -8,7 +8,6 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from prophet_gym.envs._plain import plain
-from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 
 
 class PlainArguments(RecordConstructorArgs):
@@ -32,20 +31,16 @@ class DeclaringVectorWrapper(VectorWrapper):
             raise AttributeError(f"neither {type(self).__name__} nor the env inside has an attribute {name!r}")
         value = getattr(env, name)
         if inspect.ismethod(value):
-            raise AttributeError(
-                f"{name!r} is a method of the env inside {type(self).__name__}, which knows nothing of this wrapper: "
-                f"call it on unwrapped, and reset afterwards"
-            )
+            whose = f"a method of the env inside {type(self).__name__}, which knows nothing of this wrapper"
+            raise AttributeError(f"{name!r} is {whose}: call it on unwrapped, and reset afterwards")
         return value
 
 
 def require_arrays(user: str, envs: VectorEnv) -> None:
     """Raise ValueError if the env, or the one that it wraps, gives tensors."""
-    if isinstance(envs.unwrapped, ProphetTorchVectorEnv):
-        raise ValueError(
-            f"{user} works on arrays, and {type(envs.unwrapped).__name__} gives tensors: put it around a "
-            "ProphetVectorEnv, which gives the same in arrays"
-        )
+    if getattr(envs.unwrapped, "gives_tensors", False):
+        given = f"{type(envs.unwrapped).__name__} gives tensors"
+        raise ValueError(f"{user} works on arrays, and {given}: put it around a ProphetVectorEnv")
 
 
 def chunk_space(wrapper: str, space: gym.Space) -> gym.spaces.Box:

@@ -1,7 +1,7 @@
 """Simpler forms of a chunk of actions: flat, or one action held for the whole chunk."""
 
-from collections.abc import Sequence
-from typing import SupportsFloat, SupportsIndex, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -47,7 +47,11 @@ class _Held:
 
 
 class _ChunkWrapper(gym.ActionWrapper, PlainArguments):
-    _form: _Flat | _Held
+    def __init__(self, env: gym.Env, form: Callable[..., _Flat | _Held], **arguments: Any) -> None:
+        PlainArguments.__init__(self, **arguments)
+        super().__init__(env)
+        self._form = form(type(self).__name__, env.action_space, **arguments)
+        self.action_space = self._form.space
 
     def action(self, action: ArrayLike) -> np.ndarray:
         """Return the chunk (k, a) that an action of this form stands for."""
@@ -55,11 +59,11 @@ class _ChunkWrapper(gym.ActionWrapper, PlainArguments):
 
 
 class _ChunkVectorWrapper(DeclaringVectorWrapper, VectorActionWrapper):
-    def __init__(self, env: VectorEnv, form: _Flat | _Held) -> None:
+    def __init__(self, env: VectorEnv, form: Callable[..., _Flat | _Held], **arguments: Any) -> None:
         super().__init__(env)
-        self._form = form
-        self.single_action_space = form.space
-        self.action_space = batch_space(form.space, env.num_envs)
+        self._form = form(type(self).__name__, env.single_action_space, **arguments)
+        self.single_action_space = self._form.space
+        self.action_space = batch_space(self._form.space, env.num_envs)
 
     def actions(self, actions: ArrayLike) -> np.ndarray:
         """Return the chunks (num_envs, k, a) that actions of this form stand for."""
@@ -78,10 +82,7 @@ class FlattenChunk(_ChunkWrapper):
 
     def __init__(self, env: gym.Env) -> None:
         """Wrap an env whose action space is `Box` (k, a); ValueError for another one."""
-        PlainArguments.__init__(self)
-        super().__init__(env)
-        self._form = _Flat("FlattenChunk", env.action_space)
-        self.action_space = self._form.space
+        super().__init__(env, _Flat)
 
 
 class FlattenChunkVector(_ChunkVectorWrapper):
@@ -89,7 +90,7 @@ class FlattenChunkVector(_ChunkVectorWrapper):
 
     def __init__(self, env: VectorEnv) -> None:
         """Wrap a vector env whose single action space is `Box` (k, a); ValueError for another one."""
-        super().__init__(env, _Flat("FlattenChunkVector", env.single_action_space))
+        super().__init__(env, _Flat)
 
 
 class OneActionPerChunk(_ChunkWrapper):
@@ -115,10 +116,7 @@ class OneActionPerChunk(_ChunkWrapper):
         Raises:
             ValueError: The action space is another one, an action has no such dimension, or `rest` is no action.
         """
-        PlainArguments.__init__(self, dims=dims, rest=rest)
-        super().__init__(env)
-        self._form = _Held("OneActionPerChunk", env.action_space, dims, rest)
-        self.action_space = self._form.space
+        super().__init__(env, _Held, dims=dims, rest=rest)
 
 
 class OneActionPerChunkVector(_ChunkVectorWrapper):
@@ -126,4 +124,4 @@ class OneActionPerChunkVector(_ChunkVectorWrapper):
 
     def __init__(self, env: VectorEnv, dims: _Whole, rest: _Real) -> None:
         """Wrap a vector env whose single action space is `Box` (k, a); arguments as in `OneActionPerChunk`."""
-        super().__init__(env, _Held("OneActionPerChunkVector", env.single_action_space, dims, rest))
+        super().__init__(env, _Held, dims=dims, rest=rest)

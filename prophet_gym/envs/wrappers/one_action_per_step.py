@@ -15,10 +15,15 @@ from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArgum
 
 
 class _Clock:
-    """The actions that wait for their chunk, and what is seen meanwhile."""
+    """Keep the actions that wait for their chunk, and what is seen meanwhile."""
 
-    def __init__(self, env: gym.Env | VectorEnv, steps: int) -> None:
-        self.env, self.steps = env, steps
+    def __init__(self, env: gym.Env | VectorEnv, space: gym.spaces.Box) -> None:
+        self.env, self.steps = env.unwrapped, space.shape[0]
+        self.space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
+        # An image is rendered for every action, not for every chunk: videos keep the pace of the scene.
+        self.metadata = dict(env.metadata)
+        if env.render_mode == "rgb_array" and "render_fps" in env.metadata:
+            self.metadata["render_fps"] *= self.steps
         self.pending: list[np.ndarray] = []
         self.seen: dict[str, np.ndarray] | None = None
 
@@ -64,10 +69,8 @@ class OneActionPerStep(gym.Wrapper, PlainArguments):
         """Wrap an env whose action space is `Box` (k, a)."""
         PlainArguments.__init__(self)
         super().__init__(env)
-        space = chunk_space("OneActionPerStep", env.action_space)
-        self.metadata = _metadata_of_actions(env, space.shape[0])
-        self.action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
-        self._clock = _Clock(env.unwrapped, space.shape[0])
+        self._clock = _Clock(env, chunk_space("OneActionPerStep", env.action_space))
+        self.metadata, self.action_space = self._clock.metadata, self._clock.space
         self._held_info: dict[str, Any] = {}
 
     def reset(
@@ -118,10 +121,9 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(f"OneActionPerStepVector needs autoreset_mode SAME_STEP, got {mode}")
-        self.metadata = _metadata_of_actions(env, space.shape[0])
-        self.single_action_space = gym.spaces.Box(space.low[0], space.high[0], dtype=np.float32)
+        self._clock = _Clock(env, space)
+        self.metadata, self.single_action_space = self._clock.metadata, self._clock.space
         self.action_space = batch_space(self.single_action_space, env.num_envs)
-        self._clock = _Clock(env.unwrapped, space.shape[0])
         self._held_infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
 
     def reset(
@@ -130,10 +132,9 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
         """Reset sub-environments and drop the actions that wait; ValueError for a mask in the middle of a chunk."""
         mask = options.get("reset_mask") if isinstance(options, Mapping) else None
         if self._clock.pending and mask is not None and not np.asarray(mask).all():
-            raise ValueError(
-                f"a reset_mask needs a moment between two chunks, and {len(self._clock.pending)} of "
-                f"{self._clock.steps} actions wait; step until info['pending'] is 0 or reset all sub-environments"
-            )
+            found = f"{len(self._clock.pending)} of {self._clock.steps} actions wait"
+            advice = "step until info['pending'] is 0 or reset all sub-environments"
+            raise ValueError(f"a reset_mask needs a moment between two chunks, and {found}; {advice}")
         observation, infos = self.env.reset(seed=seed, options=options)
         self._hold(infos)
         return self._clock.show(observation), infos | self._waiting()
@@ -148,8 +149,8 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
             infos: dict[str, Any] = {}
             for row, info in enumerate(self._held_infos):
                 infos = self._add_info(infos, info, row)
-            seen = self._clock.observation()
-            return seen, np.zeros(self.num_envs), nothing, nothing.copy(), infos | self._waiting()
+            infos |= self._waiting()
+            return self._clock.observation(), np.zeros(self.num_envs), nothing, nothing.copy(), infos
         observation, rewards, terminated, truncated, infos = self.env.step(chunk)
         self._hold(infos)
         return self._clock.show(observation), rewards, terminated, truncated, infos | self._waiting()
@@ -169,11 +170,3 @@ def _waiting_info(info: Mapping[str, Any], *, ended: bool) -> dict[str, Any]:
     """Return what `info` says while actions wait: the episode's own entries, and that nothing was run."""
     known = {name: info[name] for name in START_FACTS if name in info}
     return known | NOTHING_RUN | {"live": not ended and info.get("live") is not False}
-
-
-def _metadata_of_actions(env: gym.Env | VectorEnv, steps: int) -> dict[str, Any]:
-    # An image is rendered for every action, not for every chunk: videos keep the pace of the scene.
-    metadata = dict(env.metadata)
-    if env.render_mode == "rgb_array" and "render_fps" in metadata:
-        metadata["render_fps"] *= steps
-    return metadata

@@ -26,10 +26,8 @@ class RecordEveryFrame(RecordVideo, PlainArguments):
     def __init__(self, env: gym.Env, video_folder: str | os.PathLike[str], **arguments: Any) -> None:
         """Wrap an env; ValueError for another render mode."""
         if env.render_mode != "rgb_array_list":
-            raise ValueError(
-                f"RecordEveryFrame needs render_mode='rgb_array_list', got {env.render_mode!r}; "
-                "Gymnasium's RecordVideo takes 'rgb_array'"
-            )
+            given = f"{env.render_mode!r}; Gymnasium's RecordVideo takes 'rgb_array'"
+            raise ValueError(f"RecordEveryFrame needs render_mode='rgb_array_list', got {given}")
         PlainArguments.__init__(self, video_folder=video_folder, **arguments)
         super().__init__(env, os.fspath(video_folder), **arguments)
 

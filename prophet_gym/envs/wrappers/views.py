@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, SupportsIndex
 
 import gymnasium as gym
@@ -23,10 +23,9 @@ _NEEDS_RESET = "call reset before step, and again where a view refused the episo
 
 
 class View(ABC):
-    """Map what an env shows to what a policy sees, with a memory of the episode.
+    """Map what an env shows to what a policy sees, with a memory of the episode of one sub-environment.
 
-    `Viewed` and `ViewedVector` apply it; they copy it for every sub-environment. A subclass passes its constructor's
-    arguments to `View.__init__` by name, so that an env in it can be made again from its spec.
+    A subclass passes its constructor's arguments to `View.__init__` by name, so that its spec can make it again.
     """
 
     _arguments: dict[str, Any] | None = None
@@ -36,8 +35,7 @@ class View(ABC):
 
     def description(self) -> dict[str, Any]:
         """Return the view as plain data: its class, and the arguments that it was made with."""
-        kind = type(self)
-        return {"view": f"{kind.__module__}:{kind.__qualname__}", "arguments": self._arguments}
+        return {"view": f"{type(self).__module__}:{type(self).__qualname__}", "arguments": self._arguments}
 
     @abstractmethod
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
@@ -82,10 +80,9 @@ class StackFrames(View):
 
     def extend(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
         """Add the frames of a step; ValueError if it ran actions and has no `info["frames"]`."""
-        executed = info.get("executed", 0)
-        if executed and "frames" not in info:
-            raise ValueError("StackFrames needs info['frames']; make the env with every frame (render='step')")
-        if executed:
+        if executed := info.get("executed", 0):
+            if "frames" not in info:
+                raise ValueError("StackFrames needs info['frames']; make the env with every frame (render='step')")
             # Copies: the caller owns what it is given, and may write into it.
             self._seen.extend(np.array(info["frames"][:executed]))
         return self._stacked(observation)
@@ -110,7 +107,8 @@ class EmbedInstruction(View):
         except (TypeError, ValueError) as error:
             raise ValueError(f"table must map instructions to embeddings (d,) of numbers: {error}") from error
         shapes = {row.shape for row in rows.values()}
-        if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not all(np.isfinite(row).all() for row in rows.values()):
+        finite = all(np.isfinite(row).all() for row in rows.values())
+        if [len(shape) for shape in shapes] != [1] or not finite:
             raise ValueError(f"table must hold finite embeddings (d,) of one length, got shapes {sorted(shapes)}")
         super().__init__(table=rows)
         self.table = rows
@@ -248,17 +246,15 @@ def _own_view(view: object) -> View:
         return copy.deepcopy(view)
     if not isinstance(view, Mapping) or set(view) != {"view", "arguments"} or not isinstance(view["view"], str):
         raise ValueError(f"what is seen must be a View, e.g. StackFrames(4), got {view!r}")
-    module, _, name = view["view"].partition(":")
     try:
-        kind = getattr(import_module(module), name)
+        kind = resolve_name(view["view"])
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{view['view']!r} cannot be imported ({error}); install the package that has it") from error
     if not isinstance(kind, type) or not issubclass(kind, View):
         raise ValueError(f"{view['view']!r} must be a View")
     if not isinstance(view["arguments"], Mapping):
-        raise ValueError(
-            f"{name} cannot be made again from a spec: its __init__ must pass its arguments to View.__init__ by name"
-        )
+        wanted = "its __init__ must pass its arguments to View.__init__ by name"
+        raise ValueError(f"{kind.__name__} cannot be made again from a spec: {wanted}")
     return kind(**view["arguments"])
 
 
