@@ -17,8 +17,6 @@ from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 
-__all__ = ["EnvOptions", "make_env", "make_vector_env"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EnvOptions:

@@ -32,6 +32,7 @@ NOTHING_RUN = {"executed": 0, "scored": False, "success": False, "live": False, 
 
 Observation = dict[str, Any]
 """Arrays by name; tensors in the torch env."""
+Info = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Observation, Info]:
         """Start episodes in all sub-environments, or in those of `options["reset_mask"]`.
 
         After an error every episode is as it was.
@@ -193,7 +194,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
             self._start(plans)
             return self._begun(list(plans))
 
-    def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Info]:
         """Run one chunk in every sub-environment.
 
         After an error, even one of the world model or of the reward model, every episode is as it was, and the step
@@ -211,7 +212,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         with self._whole():
             return self._step(checked)
 
-    def _step(self, checked: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def _step(self, checked: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Info]:
         # Ended episodes rest: `_advance` is not called on them, so they cost nothing.
         over = [row for row in range(self.num_envs) if self._rows[row].ended]
         live = [row for row in range(self.num_envs) if row not in over]
@@ -292,7 +293,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         for row, made in seeded.items():
             self._rows[row].np_random, self._rows[row].seed = made
 
-    def _begun(self, rows: Sequence[int]) -> tuple[Observation, dict[str, Any]]:
+    def _begun(self, rows: Sequence[int]) -> tuple[Observation, Info]:
         """Return what a reset of these sub-environments gives."""
         infos: dict[str, Any] = {}
         for row in rows:

@@ -120,6 +120,8 @@ def _fitting(
     known = {id(state) for state in starts}
     checked: list[InitialState] = []
     for place, state in enumerate(states):
+        if not isinstance(state, InitialState):
+            raise InvalidStartError(f"options[{option!r}] must hold InitialState only, got {type(state).__name__}")
         try:
             found = require_start(state, frame_size)
         except InvalidStartError as error:

@@ -111,9 +111,9 @@ def require_reward_model(model: Any) -> RewardModel | None:
     """Return the model, or None for None; ValueError unless it has what `RewardModel` asks for."""
     if model is None:
         return None
-    advice = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"
-    if callable(model) and not isinstance(model, type):
-        advice = "wrap a function in prophet_gym.rewards.FunctionReward"
+    function = callable(model) and not isinstance(model, type)
+    named = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"
+    advice = "wrap a function in prophet_gym.rewards.FunctionReward" if function else named
     _require_parts("reward_model must be a RewardModel", model, ("when", "stride", "max_frames", "score"), advice)
     require_when(model.when)
     require_count("stride of the reward model", model.stride)

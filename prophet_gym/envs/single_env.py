@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Observation, sub_env_info
+from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Info, Observation, sub_env_info
 from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.initial_states import InitialStates
@@ -34,9 +34,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
         self.action_space = vector.single_action_space
         self.observation_space = vector.single_observation_space
 
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
         """Start an episode, seeded or with the current randomness; after an error everything is as it was."""
         horizon = self._horizon()
         if self._np_random is not None:
@@ -52,7 +50,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
             raise
         return self._begun(horizon, observations, infos)
 
-    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, Info]:
         """Run one chunk of actions (k, a).
 
         Raises:
@@ -78,7 +76,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
 
     def _begun(
         self, horizon: int | None, observations: Observation, infos: Mapping[str, Any]
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Observation, Info]:
         """Take over the horizon and the randomness of an episode that has begun, as Gymnasium's `reset` does."""
         self._vector.max_episode_steps = horizon
         if self._vector.np_random[0] is not self._np_random:
@@ -212,9 +210,7 @@ class ProphetEnv(SingleEnv):
         """The initial states that `reset` draws from."""
         return self._vector.starts
 
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
         """Start an episode. After an error everything is as it was.
 
         Args:
@@ -238,7 +234,7 @@ class ProphetEnv(SingleEnv):
         """Return the episode as it stands as safetensors bytes, see `ProphetVectorEnv.get_state`."""
         return self._vector.get_state()
 
-    def set_state(self, state: bytes, *, seed: int | None = None) -> tuple[Observation, dict[str, Any]]:
+    def set_state(self, state: bytes, *, seed: int | None = None) -> tuple[Observation, Info]:
         """Continue an episode that `get_state` saved, with new randomness if there is a seed.
 
         A TimeLimit around this env counts on as it was: pass `max_episode_steps` to this class to have it saved too.

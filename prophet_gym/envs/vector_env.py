@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from prophet_gym._batches import concat_batches, scatter_batch, select_batch
 from prophet_gym._checks import require_count, require_different
-from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
+from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
 from prophet_gym.envs._require import (
@@ -150,7 +150,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         indices: Sequence[int] | None = None,
         *,
         seed: int | Sequence[int | None] | None = None,
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Observation, Info]:
         """Continue saved episodes in place of the current ones. After an error every episode is as it was.
 
         Args:

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from prophet_gym.envs._episodes import NOTHING_RUN, START_FACTS, sub_env_info
+from prophet_gym.envs._episodes import NOTHING_RUN, START_FACTS, Info, Observation, sub_env_info
 from prophet_gym.envs._require import require_actions, require_open
 from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, chunk_space, require_arrays
 
@@ -25,7 +25,7 @@ class _Clock:
         if env.render_mode == "rgb_array" and "render_fps" in env.metadata:
             self.metadata["render_fps"] *= self.steps
         self.pending: list[np.ndarray] = []
-        self.seen: dict[str, np.ndarray] | None = None
+        self.seen: Observation | None = None
 
     def add(self, action: ArrayLike, space: gym.Space) -> np.ndarray | None:
         """Return the chunk (..., k, a) that an action (..., a) completes; None while it waits."""
@@ -39,12 +39,12 @@ class _Clock:
         # The last action joins the others only in the chunk: a step that fails can be taken again.
         return np.stack([*self.pending, checked], axis=-2)
 
-    def show(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def show(self, observation: Observation) -> Observation:
         """Begin the next chunk after an observation; return it."""
         self.pending, self.seen = [], observation
         return self.observation()
 
-    def observation(self) -> dict[str, np.ndarray]:
+    def observation(self) -> Observation:
         assert self.seen is not None
         return {name: value.copy() for name, value in self.seen.items()}
 
@@ -73,15 +73,13 @@ class OneActionPerStep(gym.Wrapper, PlainArguments):
         self.metadata, self.action_space = self._clock.metadata, self._clock.space
         self._held_info: dict[str, Any] = {}
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Reset the env and drop the actions that wait."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._held_info = _waiting_info(info, ended=False)
         return self._clock.show(observation), info | {"pending": 0}
 
-    def step(self, action: ArrayLike) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, Info]:
         """Add one action (a,); run the chunk when it is full.
 
         Raises:
@@ -126,9 +124,7 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self._held_infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Reset sub-environments and drop the actions that wait; ValueError for a mask in the middle of a chunk."""
         mask = options.get("reset_mask") if isinstance(options, Mapping) else None
         if self._clock.pending and mask is not None and not np.asarray(mask).all():
@@ -139,9 +135,7 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
         self._hold(infos)
         return self._clock.show(observation), infos | self._waiting()
 
-    def step(
-        self, actions: ArrayLike
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Info]:
         """Add one action (num_envs, a) each; run the chunks when they are full. Errors as in `OneActionPerStep`."""
         chunk = self._clock.add(actions, self.action_space)
         if chunk is None:
@@ -161,7 +155,7 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
             if info := sub_env_info(infos, row):
                 self._held_infos[row] = _waiting_info(info, ended=info.get("live") is False)
 
-    def _waiting(self) -> dict[str, np.ndarray]:
+    def _waiting(self) -> Observation:
         count = len(self._clock.pending)
         return {"pending": np.full(self.num_envs, count), "_pending": np.ones(self.num_envs, np.bool_)}
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from prophet_gym._checks import require_count, unknown_option
-from prophet_gym.envs._episodes import Observation, sub_env_info
+from prophet_gym.envs._episodes import Info, Observation, sub_env_info
 from prophet_gym.envs._plain import plain
 from prophet_gym.envs.wrappers._common import DeclaringVectorWrapper, PlainArguments, require_arrays
 
@@ -165,9 +165,7 @@ class Viewed(gym.Wrapper, PlainArguments):
         self._begun = False
         self.observation_space = self._view.space(_parts(env.observation_space))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Reset the env and the view."""
         observation, info = self.env.reset(seed=seed, options=options)
         # A view may refuse the episode, as for an unknown instruction: then no step is possible until the next reset.
@@ -176,7 +174,7 @@ class Viewed(gym.Wrapper, PlainArguments):
         self._begun = True
         return seen, info
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         """Step the env; ResetNeeded before the first reset, and after one whose episode the view refused."""
         if not self._begun:
             raise gym.error.ResetNeeded(_NEEDS_RESET)
@@ -205,7 +203,7 @@ class ViewedVector(DeclaringVectorWrapper):
         self.single_observation_space = self._views[0].space(_parts(env.single_observation_space))
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Reset the env, and the views of the sub-environments that were reset."""
         observation, infos = self.env.reset(seed=seed, options=options)
         for row in range(self.num_envs):
@@ -213,7 +211,7 @@ class ViewedVector(DeclaringVectorWrapper):
                 self._begin(row, observation, info)
         return self._batch(), infos
 
-    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, Info]:
         """Step the env; under SAME_STEP `info["final_obs"]` shows the last step of an episode through the view too."""
         if not all(self._begun):
             raise gym.error.ResetNeeded(_NEEDS_RESET)
