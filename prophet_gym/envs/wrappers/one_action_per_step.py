@@ -155,7 +155,7 @@ class OneActionPerStepVector(DeclaringVectorWrapper):
             if info := sub_env_info(infos, row):
                 self._held_infos[row] = _waiting_info(info, ended=info.get("live") is False)
 
-    def _waiting(self) -> Observation:
+    def _waiting(self) -> Info:
         count = len(self._clock.pending)
         return {"pending": np.full(self.num_envs, count), "_pending": np.ones(self.num_envs, np.bool_)}
 
