@@ -51,44 +51,31 @@ def require_actions(actions: object, space: gym.Space) -> np.ndarray:
     outside = (array < space.low - slack) | (array > space.high + slack)
     if outside.any():
         where = tuple(np.argwhere(outside)[0].tolist())
-        low, high, value = _apart(float(space.low[where]), float(space.high[where]), float(array[where]))
+        # Eight digits tell float32's bounds in short and, with that slack, from what lies outside.
+        low, high, value = (f"{float(each[where]):.8g}" for each in (space.low, space.high, array))
         given = f"got {value} at {list(where)}; clip them to the action space"
         raise InvalidActionError(f"actions must lie within [{low}, {high}], {given}")
     return np.clip(array, space.low, space.high).astype(np.float32)
 
 
-def _apart(low: float, high: float, value: float) -> tuple[str, str, str]:
-    """Format the three with as many digits as tell the value from the bounds."""
-    for digits in (6, 9, 17):
-        texts = (f"{low:.{digits}g}", f"{high:.{digits}g}", f"{value:.{digits}g}")
-        if texts[2] not in texts[:2]:
-            break
-    return texts
-
-
-def _numbers(actions: object, space: gym.spaces.Box) -> np.ndarray:
+def _numbers(actions: Any, space: gym.spaces.Box) -> np.ndarray:
     """Return the actions in float64, so that nothing is lost before it is checked."""
-    tensor = isinstance(actions, Tensor)
-    given = f"a {'meta tensor' if actions.is_meta else 'tensor'} of {actions.dtype}" if tensor else f"{type(actions)}"
+    given = f"a tensor of {actions.dtype}" if isinstance(actions, Tensor) else f"{type(actions)}"
     parts = actions if isinstance(actions, list | tuple) else [actions]
     masked = any(isinstance(part, np.ma.MaskedArray) for part in parts)
     try:
-        array = np.asarray(_tensor_numbers(actions) if isinstance(actions, Tensor) else actions)
+        if isinstance(actions, Tensor):
+            # NumPy has no bfloat16; a tensor that holds no real numbers keeps its dtype, which is refused below.
+            actions = actions.detach().cpu()
+            actions = (actions.double() if actions.is_floating_point() else actions).numpy()
+        array = np.asarray(actions)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidActionError(f"actions must be numbers of shape {space.shape}, got {given}") from error
     if array.dtype.kind not in "fiu" or masked:
-        if not tensor and array.dtype != object:
-            given = "a masked array" if masked else f"an array of {array.dtype}"
+        given = "a masked array" if masked else given if array.dtype == object else f"an array of {array.dtype}"
         raise InvalidActionError(f"actions must be real numbers of shape {space.shape}, got {given}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         return array.astype(np.float64)
-
-
-def _tensor_numbers(actions: Tensor) -> Any:
-    odd = actions.is_complex() or actions.is_quantized or actions.is_meta or actions.dtype == torch.bool
-    if odd or actions.layout != torch.strided or actions.is_nested:
-        return None
-    return actions.detach().cpu().double().numpy()
 
 
 def require_world_model(model: Any) -> WorldModel:

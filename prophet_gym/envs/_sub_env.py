@@ -23,10 +23,7 @@ Clip: TypeAlias = UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
 
 @dataclass(frozen=True)
 class Usage:
-    """Count how much of the batch was put to use since the last reset of all sub-environments.
-
-    `slots` are the chunks that the batch had room for, sub-environments times steps; `live` those that were generated.
-    """
+    """Count the chunks since the last reset of all: `slots`, sub-environments times steps, and `live`, generated."""
 
     slots: int = 0
     live: int = 0
@@ -130,14 +127,9 @@ class Row:
     def start_info(self) -> dict[str, Any]:
         """Return the entries of `info` that belong to the episode and are the same at its every step."""
         assert self.start is not None
+        facts = {name: getattr(self.start, name) for name in ("instruction", "suite", "task", "split")}
         queued = {} if self.queue_index is None else {"queue_index": self.queue_index}
-        return queued | {
-            "instruction": self.start.instruction,
-            "suite": self.start.suite,
-            "task": self.start.task,
-            "start": self.start.index,
-            "split": self.start.split,
-        }
+        return facts | {"start": self.start.index} | queued
 
     def _see(self, frame: Frame, reward_model: RewardModel | None, *, collect: bool) -> None:
         self.image = frame
