@@ -14,7 +14,6 @@ from prophet_gym.envs.wrappers.chunks import (
     OneActionPerChunkVector,
 )
 from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStep, OneActionPerStepVector
-from prophet_gym.envs.wrappers.record_frames import RecordEveryFrame
 from prophet_gym.envs.wrappers.views import EmbedInstruction, StackFrames, View, Viewed, ViewedVector, one_hot_table
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "ProphetEnv",
     "ProphetTorchVectorEnv",
     "ProphetVectorEnv",
-    "RecordEveryFrame",
     "ShortenedChunk",
     "StackFrames",
     "Usage",

@@ -20,7 +20,6 @@ from prophet_gym.envs import (
     OneActionPerStepVector,
     ProphetEnv,
     ProphetVectorEnv,
-    RecordEveryFrame,
     StackFrames,
     Viewed,
     ViewedVector,
@@ -248,29 +247,6 @@ class TestRecording:
         env.close()
         video = next((tmp_path / "films").glob("*.mp4"))
         assert len(read_video(video)) == 4
-
-    def test_a_video_can_have_every_frame(self, tmp_path):
-        pytest.importorskip("moviepy")
-        from prophet_gym.data._video import read_video
-
-        model = CountingWorldModel(chunk=CHUNK, frame_size=(32, 32), noise=False)
-        starts = counting_starts(tasks=1, per_task=1, size=(32, 32))
-        env = ProphetEnv(model, starts, max_episode_steps=2, render_mode="rgb_array_list")
-        env = RecordEveryFrame(OneActionPerStep(env), str(tmp_path / "films"), episode_trigger=lambda _: True)
-        env.reset(seed=0)
-        for _ in range(CHUNK):
-            env.step(np.zeros(7, np.float32))
-        assert [int(frame[0, 0, 0]) for frame in env.render()] == list(range(CHUNK + 1))
-        for _ in range(CHUNK):
-            env.step(np.zeros(7, np.float32))
-        env.close()
-        video = read_video(next((tmp_path / "films").glob("*.mp4")))
-        assert len(video) == 2 * CHUNK + 1
-        assert env.frames_per_sec == 20
-
-    def test_every_frame_is_there_in_one_render_mode_only(self):
-        with pytest.raises(ValueError, match="needs render_mode='rgb_array_list', got 'rgb_array'"):
-            RecordEveryFrame(single(render_mode="rgb_array"), "films")
 
     def test_statistics_of_uneven_episodes(self):
         reward_model = FunctionReward(lambda video, text: 1.0 if text.endswith("1") else 0.25)

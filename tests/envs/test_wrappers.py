@@ -22,7 +22,6 @@ from prophet_gym.envs import (
     OneActionPerStepVector,
     ProphetEnv,
     ProphetVectorEnv,
-    RecordEveryFrame,
     StackFrames,
     View,
     Viewed,
@@ -235,17 +234,6 @@ def test_a_spec_with_our_wrappers_comes_back_from_json(counting_id, name):
     for _ in range(2 * CHUNK):
         assert_same(again.step(action), env.step(action))
     assert gym.make(EnvSpec.from_json(again.spec.to_json())).spec == again.spec
-
-
-def test_a_video_folder_comes_back_from_json(counting_id, tmp_path):
-    pytest.importorskip("moviepy")
-    env = RecordEveryFrame(
-        gym.make(counting_id, render_mode="rgb_array_list"), tmp_path / "films", video_length=np.int64(9)
-    )
-    with pytest.warns(UserWarning, match="Overwriting existing videos"):
-        again = gym.make(EnvSpec.from_json(env.spec.to_json()))
-    assert again.spec.additional_wrappers == env.spec.additional_wrappers
-    assert again.spec.additional_wrappers[0].kwargs == {"video_folder": str(tmp_path / "films"), "video_length": 9}
 
 
 class Inverted(View):
