@@ -4,7 +4,7 @@ The checks raise AssertionError, which says what must hold and what was found; t
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +13,7 @@ from torch import Tensor
 
 from prophet_gym._batches import batch_size, concat_batches, scatter_batch, select_batch
 from prophet_gym.envs._env_checks import assert_same, check_prophet_env
-from prophet_gym.envs._plain import plain
 from prophet_gym.envs.initial_states import InitialStates
-from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, State, WorldModel
@@ -26,7 +24,6 @@ __all__ = [
     "check_prophet_env",
     "check_reward_model",
     "check_world_model",
-    "counting_env",
     "counting_starts",
 ]
 
@@ -83,13 +80,6 @@ def counting_starts(tasks: int = 2, per_task: int = 3, size: tuple[int, int] = (
         for task in range(tasks)
         for index in range(per_task)
     )
-
-
-def counting_env(*, chunk: SupportsIndex = 8, size: Sequence[SupportsIndex] = (8, 8), **arguments: Any) -> ProphetEnv:
-    """Build a `ProphetEnv` of the counting model from plain data, so that an id can name it as its entry point."""
-    height, width = plain(size)
-    model = CountingWorldModel(chunk=plain(chunk), frame_size=(height, width))
-    return ProphetEnv(model, counting_starts(size=(height, width)), **plain(arguments))
 
 
 def check_world_model(

@@ -228,7 +228,7 @@ def test_a_closed_env_refuses_with_one_clear_error(single, call):
 
 
 def test_a_refused_reset_does_not_prolong_an_episode_of_make():
-    gym.register("CountingRefused-v0", entry_point="prophet_gym.testing:counting_env", max_episode_steps=3)
+    gym.register("CountingRefused-v0", entry_point="tests.counting:counting_env", max_episode_steps=3)
     try:
         env = gym.make("CountingRefused-v0", chunk=CHUNK)
         zeros = np.zeros((CHUNK, 7), np.float32)

@@ -216,7 +216,7 @@ def test_a_deep_copy_shares_the_models_and_the_starts():
 @pytest.fixture
 def counting_id():
     name = "CountingWrapped-v0"
-    entry = "prophet_gym.testing:counting_env"
+    entry = "tests.counting:counting_env"
     gym.register(name, entry_point=entry, max_episode_steps=4, disable_env_checker=True)
     yield name
     del gym.registry[name]

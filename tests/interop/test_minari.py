@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def test_a_data_set_replays_in_the_env_that_it_recovers(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    gym.register("CountingMinari-v0", entry_point="prophet_gym.testing:counting_env", max_episode_steps=3)
+    gym.register("CountingMinari-v0", entry_point="tests.counting:counting_env", max_episode_steps=3)
     try:
         env = collector(gym.make("CountingMinari-v0", chunk=4))
         for seed in range(2):
@@ -73,7 +73,7 @@ WRAPPED = {
 @pytest.mark.parametrize("name", WRAPPED)
 def test_an_env_in_wrappers_is_recorded_and_recovered(tmp_path, monkeypatch, name):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    gym.register("CountingMinari-v0", entry_point="prophet_gym.testing:counting_env", max_episode_steps=3)
+    gym.register("CountingMinari-v0", entry_point="tests.counting:counting_env", max_episode_steps=3)
     try:
         env = collector(WRAPPED[name](gym.make("CountingMinari-v0", chunk=np.int64(4), size=(8, 8))))
         env.reset(seed=1, options={"task": 1})

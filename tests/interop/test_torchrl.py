@@ -8,7 +8,6 @@ import pytest
 import torch
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, RescaleAction
 
-import prophet_gym.testing
 from prophet_gym.envs import (
     FlattenChunkVector,
     OneActionPerChunkVector,
@@ -86,8 +85,7 @@ def test_the_single_env_and_ids(monkeypatch):
     env = GymWrapper(ProphetEnv(CountingWorldModel(chunk=CHUNK), counting_starts(), max_episode_steps=3))
     check_env_specs(env)
     assert env.rollout(10)["next", "truncated"].squeeze(-1).tolist() == [False, False, True]
-    entry = f"{prophet_gym.testing.__name__}:counting_env"
-    gym.register("CountingTorchRL-v0", entry_point=entry, max_episode_steps=2)
+    gym.register("CountingTorchRL-v0", entry_point="tests.counting:counting_env", max_episode_steps=2)
     try:
         env = GymEnv("CountingTorchRL-v0", chunk=CHUNK)
         assert env.rollout(10).shape == torch.Size([2])

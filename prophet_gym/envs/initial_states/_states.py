@@ -54,11 +54,6 @@ class InitialStates(Sequence[InitialState]):
         """The suites that occur, ascending."""
         return tuple(sorted({state.suite for state in self._states}))
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that occur (`train`, `official`, ...), ascending."""
-        return tuple(sorted({state.split for state in self._states}))
-
     def of_task(self, task: int) -> "InitialStates":
         """Return the initial states of one task; UnknownOptionError if it has none."""
         if task not in self.tasks:
