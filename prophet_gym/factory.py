@@ -29,10 +29,8 @@ class EnvOptions:
         suite: Only initial states of this suite; all there are if not given.
         embodiment: The robot whose actions the env takes; the weights must be of it.
         weights: The checkpoint, see `Checkpoint.named`.
-        reward: `auto` (the checkpoint's success head; none, with a warning, where it has none), `success` or
-            `classifier` (its success head), `classifier?reward=relative`, the path of a head, `vlm:MODEL`,
-            `vlm:http://HOST/v1#MODEL`, `likelihood:MODEL`, `MODULE:FUNCTION`, or None (no reward). Options of a reward
-            follow a question mark, see `prophet_gym.rewards.make_reward_model`.
+        reward: `auto` (the checkpoint's success head; none, with a warning, where it has none), None (no reward), or a
+            name or path that `prophet_gym.rewards.make_reward_model` knows, as `success` or `vlm:MODEL`.
         device: Where the world model runs, e.g. `cpu` or `cuda`.
         dtype: What it computes in: `float32`, `bfloat16` or `float16`.
         offload_autoencoder: Whether to keep the full Prophet's VAE on the CPU while it is idle.

@@ -22,10 +22,7 @@ def plan_reset(
 ) -> dict[int, InitialStates]:
     """Return the sub-environments to reset, each with the initial states that it may draw from."""
     given = dict(options or {})
-    for name in given:
-        if name not in RESET_OPTIONS:
-            raise unknown_option("reset option", name, RESET_OPTIONS)
-    rows = reset_rows(given.get("reset_mask"), num_envs)
+    rows = reset_rows(given, RESET_OPTIONS, num_envs)
     own = given.get("starts")
     if own is not None:
         if given.get("task") is not None or given.get("start") is not None:
@@ -80,8 +77,12 @@ def row_seeds(seed: object, count: int, each: str = "sub-environment, num_envs")
     return [None if value is None else int(value) for value in seed]
 
 
-def reset_rows(mask: object, num_envs: int) -> tuple[int, ...]:
-    """Return the sub-environments of a `reset_mask`, all without one; ValueError if it is no mask or empty."""
+def reset_rows(options: Mapping[str, Any], known: Sequence[str], num_envs: int) -> tuple[int, ...]:
+    """Return the sub-environments of `reset_mask`, all without one; ValueError for no mask, or an unknown option."""
+    for name in options:
+        if name not in known:
+            raise unknown_option("reset option", name, known)
+    mask = options.get("reset_mask")
     if mask is None:
         return tuple(range(num_envs))
     wanted = f"options['reset_mask'] must be a bool array of shape ({num_envs},) with at least one True"

@@ -81,9 +81,7 @@ def _numbers(actions: Any, space: gym.spaces.Box) -> np.ndarray:
 def require_world_model(model: Any) -> WorldModel:
     """Return the model; ValueError unless it has what `WorldModel` asks for."""
     parts = ("chunk", "frame_size", "action_dim", "encode", "rollout")
-    advice = (
-        "a name goes to gym.make(id, weights=...), or to prophet_gym.checkpoint.Checkpoint.named(...).world_model()"
-    )
+    advice = "a name goes to gym.make(id, weights=...), or prophet_gym.checkpoint.Checkpoint.named(...).world_model()"
     _require_parts("world_model must be a WorldModel", model, parts, advice)
     require_count("chunk of the world model", model.chunk)
     require_count("action_dim of the world model", model.action_dim)

@@ -37,15 +37,9 @@ def pack_row(row: Row, state: State) -> bytes:
     }
     if row.window:
         tensors["window"] = torch.from_numpy(np.stack([as_array(frame) for frame in row.window]))
-    facts = {
-        "format": FORMAT,
-        "start": {name: getattr(row.start, name) for name in PLAIN},
-        "elapsed": row.elapsed,
-        "ended": row.ended,
-        "queue_index": row.queue_index,
-        "seen": row.frames,
-        "np_random": random.bit_generator.state,
-    }
+    facts = {name: getattr(row, name) for name in ("elapsed", "ended", "queue_index")}
+    start = {name: getattr(row.start, name) for name in PLAIN}
+    facts |= {"format": FORMAT, "start": start, "seen": row.frames, "np_random": random.bit_generator.state}
     return save(tensors, {"row": json.dumps(facts)})
 
 

@@ -18,8 +18,6 @@ from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStepVector
 from prophet_gym.world_model import TracksGripper
 
-_CONFIG = ("task", "task_ids", "episode_length")
-
 
 class LeRobotVectorEnv(VectorEnv):
     """Adapt a vector env of chunks to LeRobot's rollout.
@@ -136,12 +134,12 @@ def make_env(
     if use_async_envs:
         gym.logger.warn("use_async_envs makes no difference: one model generates all episodes in one batch")
     suites = {suite.suite: f"Prophet-LIBERO-{suite.name}-v0" for suite in SUITE_IDS}
-    asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in _CONFIG}
+    names = ("task", "task_ids", "episode_length")
+    asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in names}
     suite = asked.get("task") or "libero_object"
     if suite not in suites:
         raise unknown_option("suite", suite, suites)
-    same = AutoresetMode.SAME_STEP
-    arguments: dict[str, Any] = {"weights": weights, "autoreset_mode": same, "render_mode": "rgb_array"}
+    arguments = {"weights": weights, "autoreset_mode": AutoresetMode.SAME_STEP, "render_mode": "rgb_array"}
     # One env is made to learn the chunk and the tasks; weights are loaded once per process, so the rest are cheap.
     probe: Any = gym.make_vec(suites[suite], num_envs=1, **arguments).unwrapped
     chunk, length = probe.single_action_space.shape[0], asked.get("episode_length")

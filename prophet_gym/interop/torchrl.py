@@ -1,15 +1,11 @@
 """TorchRL: a vector env of chunks as an env of tensordicts."""
 
-from collections.abc import Sequence
-
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.envs import GymWrapper, default_info_dict_reader
 
-from prophet_gym._checks import unknown_option
-
-_FLAGS = ("approximate", "live", "scored", "success")
+_FLAGS = ("scored", "success")
 
 
 class _Named(VectorWrapper):
@@ -20,22 +16,18 @@ class _Named(VectorWrapper):
         return self.metadata["autoreset_mode"]
 
 
-def torchrl_env(
-    envs: VectorEnv, *, flags: Sequence[str] = ("scored", "success"), device: str | torch.device = "cpu"
-) -> GymWrapper:
+def torchrl_env(envs: VectorEnv, *, device: str | torch.device = "cpu") -> GymWrapper:
     """Wrap a vector env for TorchRL, which resets ended episodes itself.
 
-    A plain `GymWrapper(env)` of a `ProphetVectorEnv` works too; this one adds flags of `info` to the tensordict, and
-    takes an env in any wrappers, Gymnasium's too.
+    A plain `GymWrapper(env)` of a `ProphetVectorEnv` works too; this one adds `scored` and `success` of `info` to the
+    tensordict, and takes an env in any wrappers, Gymnasium's too.
 
     Args:
         envs: A vector env with autoreset DISABLED.
-        flags: Bool entries of `info` to add.
         device: Where the tensordicts are.
 
     Raises:
         ValueError: The autoreset mode is another.
-        UnknownOptionError: `info` has no such flag.
 
     Example:
         >>> from prophet_gym.envs import ProphetVectorEnv
@@ -48,10 +40,7 @@ def torchrl_env(
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.DISABLED:
         raise ValueError(f"TorchRL resets ended episodes itself: it needs autoreset_mode DISABLED, got {mode}")
-    for flag in flags:
-        if flag not in _FLAGS:
-            raise unknown_option("flag of info", flag, _FLAGS)
     env = GymWrapper(_Named(envs), device=device)
-    spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in flags}
-    env.set_info_dict_reader(default_info_dict_reader(list(flags), spec=spec))
+    spec: dict[str, TensorSpec] = {name: Unbounded(torch.Size([envs.num_envs]), dtype=torch.bool) for name in _FLAGS}
+    env.set_info_dict_reader(default_info_dict_reader(list(_FLAGS), spec=spec))
     return env

@@ -136,10 +136,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
 
     def _plan(self, options: Mapping[str, Any] | None) -> dict[int, tuple[int | None, int | None]]:
         given = dict(options or {})
-        for name in given:
-            if name not in _RESET_OPTIONS:
-                raise unknown_option("reset option", name, _RESET_OPTIONS)
-        rows = reset_rows(given.get("reset_mask"), self.num_envs)
+        rows = reset_rows(given, _RESET_OPTIONS, self.num_envs)
         tasks = per_row_integers("task", given.get("task"), self.num_envs)
         starts = per_row_integers("start", given.get("start"), self.num_envs)
         for row in rows:

@@ -23,7 +23,6 @@ pytest.importorskip("torchrl")
 
 from torchrl.envs import GymEnv, GymWrapper, check_env_specs
 
-from prophet_gym.errors import UnknownOptionError
 from prophet_gym.interop.torchrl import torchrl_env
 
 CHUNK = 4
@@ -96,8 +95,3 @@ def test_the_single_env_and_ids(monkeypatch):
 def test_another_autoreset_mode_is_refused():
     with pytest.raises(ValueError, match="DISABLED, got"):
         torchrl_env(make(autoreset_mode="SameStep"))
-
-
-def test_a_flag_that_info_does_not_have():
-    with pytest.raises(UnknownOptionError, match=r"unknown flag of info 'sucess'\. Did you mean 'success'"):
-        torchrl_env(make(), flags=("sucess",))

@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import UInt8
 
 from prophet_gym._io.files import read_text
 from prophet_gym.envs.initial_states._states import InitialStates
@@ -22,6 +21,8 @@ def read_jsonl_states(path: Path | str) -> InitialStates:
     numbered in the order in which a new pair of type and language appears, initial states within each task. Raises
     MissingWeightsError for a file or image that is not there, CheckpointError for a damaged one.
     """
+    import cv2
+
     manifest = Path(path)
     if not manifest.is_file():
         raise MissingWeightsError(f"no initial states at {manifest}")
@@ -38,7 +39,10 @@ def read_jsonl_states(path: Path | str) -> InitialStates:
         task = tasks.setdefault((kind, language), len(tasks))
         image = _find(manifest.parent, name, where)
         if image not in images:
-            images[image] = _read(image, where)
+            pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
+            if pixels is None:
+                raise CheckpointError(f"{where}: {image} is no image, or damaged")
+            images[image] = np.ascontiguousarray(pixels[..., ::-1])
         states.append(InitialState(images[image][None], language, "bridge", task, counts[task]))
         counts[task] += 1
     if not states:
@@ -65,12 +69,3 @@ def _find(folder: Path, name: str, where: str) -> Path:
         if (path := folder.joinpath(*parts[first:])).is_file():
             return path
     raise MissingWeightsError(f"{where}: no image {name!r} beside the manifest in {folder}")
-
-
-def _read(path: Path, where: str) -> UInt8[np.ndarray, "h w 3"]:
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise CheckpointError(f"{where}: {path} is no image, or damaged")
-    return np.ascontiguousarray(image[..., ::-1])

@@ -51,7 +51,7 @@ def write_initial_states(directory: Path | str, states: Iterable[InitialState], 
         for member in members:
             entries[member] = _entry(starts[member], name, cell)
             cell += len(starts[member].frames)
-    ordered = [entries[member] for member in range(len(starts))]
+    ordered = [entry for _, entry in sorted(entries.items())]
     text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": ordered}, indent=0) + "\n"
     with atomic_directory(folder, last=INDEX_NAME) as temporary:
         for name, data in sheets.items():
