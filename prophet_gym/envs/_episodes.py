@@ -191,7 +191,7 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
             self._seed({row: seeds[row] for row in plans})
             if len(plans) == self.num_envs:
                 self.usage, self._queue, self._started = Usage(), None, True
-            self._start(plans)
+            self._begin(plans)
             return self._begun(list(plans))
 
     def step(self, actions: ArrayLike) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Info]:
@@ -266,23 +266,17 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
                 each()
             raise
 
-    def _start(self, plans: Mapping[int, Any]) -> None:
-        self._begin(plans)
-        if self.render_mode == "rgb_array_list":
-            for row in plans:
-                self._rows[row].show(self._rows[row].image)
-
     def _restart(self, rows: Sequence[int]) -> list[int]:
         """Start the next episodes in these sub-environments; return those for which there was one."""
         if not rows:
             return []
         if self._queue is None:
             plans = self._plan(None)
-            self._start({row: plans[row] for row in rows})
+            self._begin({row: plans[row] for row in rows})
             return list(rows)
         turns = {row: self._queue.popleft() for row in rows[: len(self._queue)]}
         self._seed({row: seed for row, (_, _, seed) in turns.items()})
-        self._start({row: plan for row, (_, plan, _) in turns.items()})
+        self._begin({row: plan for row, (_, plan, _) in turns.items()})
         for row, (index, _, _) in turns.items():
             self._rows[row].queue_index = index
         return list(turns)

@@ -101,7 +101,7 @@ class Row:
         self.start, self.elapsed, self.ended, self.queue_index = start, 0, False, None
         self.recall((), 0, reward_model)
         self.show()
-        self._see(start.frames[-1].copy() if image is None else image, reward_model, collect=False)
+        self._see(start.frames[-1].copy() if image is None else image, reward_model, collect=True)
 
     def extend(self, frames: Clip, reward_model: RewardModel | None, *, collect: bool) -> None:
         """Add the frames of one chunk to the episode; `collect` also keeps them for `render`."""

@@ -66,10 +66,7 @@ class StackFrames(View):
 
     def space(self, spaces: Mapping[str, gym.Space]) -> gym.Space:
         """Return the spaces with an image of (frames, h, w, 3)."""
-        image = spaces["image"]
-        assert isinstance(image, gym.spaces.Box)
-        low, high = (np.repeat(bound[None], self.frames, 0) for bound in (image.low, image.high))
-        return gym.spaces.Dict({**spaces, "image": gym.spaces.Box(low, high, dtype=np.uint8)})
+        return gym.spaces.Dict({**spaces, "image": batch_space(spaces["image"], self.frames)})
 
     def begin(self, observation: Observation, info: Mapping[str, Any]) -> Observation:
         """Show the first frame, as often as there is room."""
