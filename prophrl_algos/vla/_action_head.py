@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 _TIME_WIDTH = 64
 _MODULATIONS = 6
-_MLP_RATIO = 4
 
 
 class HeadLayer(nn.Module):
@@ -23,9 +22,7 @@ class HeadLayer(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.read = nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, _MLP_RATIO * width), nn.SiLU(), nn.Linear(_MLP_RATIO * width, width)
-        )  # fmt: skip
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
         self.offsets = nn.Parameter(torch.zeros(_MODULATIONS, width))
 
     def prefix(self, vectors: Float[Tensor, "b n d"]) -> Float[Tensor, "b two n d"]:
@@ -61,11 +58,7 @@ class ActionHead(nn.Module):
 
     def prefix(self, vectors: Float[Tensor, "b n d"]) -> Float[Tensor, "b l two n d"]:
         """Return what each layer reads of the context, once for all denoising steps."""
-        found = []
-        for layer in self.layers:
-            assert isinstance(layer, HeadLayer)
-            found.append(layer.prefix(vectors))
-        return torch.stack(found, 1)
+        return torch.stack([layer.prefix(vectors) for layer in self.layers if isinstance(layer, HeadLayer)], 1)
 
     def forward(
         self, x: Float[Tensor, "b h a"], t: Float[Tensor, " b"], prefix: Float[Tensor, "b l two n d"]

@@ -1,5 +1,6 @@
 """Share what all published policies do: load and save, train in one of four modes, see and act by a convention."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,14 +21,7 @@ from prophrl_algos.vla.io._weights import load_strictly, read_json, require_size
 
 
 class PublishedPolicy(nn.Module):
-    """Hold what is common to `PrefixPolicy` and `PrismaticPolicy`.
-
-    Attributes:
-        spec: The sizes.
-        lora: What the adapters were made from; None without adapters.
-        convention: How the policy meets its benchmark.
-        action_scale: The scale of actions.
-    """
+    """Hold what is common to `PrefixPolicy` and `PrismaticPolicy`."""
 
     FAMILY: ClassVar[str]
     """Name of the family in the `config.json` of saved policies."""
@@ -42,6 +36,7 @@ class PublishedPolicy(nn.Module):
 
     spec: FlowSpec
     lora: LoraTargets | None = None
+    """What the adapters were made from; None without adapters."""
     convention: Convention
     action_scale: Affine
 
@@ -63,15 +58,13 @@ class PublishedPolicy(nn.Module):
         """Write the tokenizer into the folder of the policy."""
         raise NotImplementedError
 
-    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
-        """Let what is trained require a gradient, in float32.
-
-        Args:
-            train: `LoadOptions.train`.
-            language: `LoadOptions.language`.
-            lora: The layers that take adapters; the family's by default.
-        """
+    def in_expert(self, name: str) -> bool:
+        """Return whether a weight of `adapted` is of the action expert or flow head."""
         raise NotImplementedError
+
+    def unread(self) -> re.Pattern[str]:
+        """Return what the names of weights begin with on which no action depends."""
+        return re.compile("(?!)")
 
     def cast(self, dtype: torch.dtype) -> None:
         """Change the precision of the pretrained model where it is not trained."""
@@ -87,11 +80,6 @@ class PublishedPolicy(nn.Module):
 
         A saved policy may be trained further in any mode. With `train="lora"` or `"none"` its adapters come back as
         they were; `"expert"` and `"full"` add them to the weights.
-
-        Raises:
-            CheckpointError: A file is damaged, or tensors are missing, unexpected or of another shape.
-            MissingWeightsError: A file is missing.
-            ValueError: The options do not fit the checkpoint.
         """
         config = read_json(folder / CONFIG)
         if config.get("model_type") != own_type(cls.FAMILY):
@@ -125,14 +113,23 @@ class PublishedPolicy(nn.Module):
             self.save_tokenizer(new)
 
     def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
-        """Load weights of this family's `state_dict`, whatever was trained of them.
-
-        Raises:
-            CheckpointError: They do not fit; names the tensors.
-            ValueError: Adapters would be added to half-precision weights.
-        """
+        """Load weights of this family's `state_dict`, whatever was trained of them."""
         own = LoraTargets(()) if self.lora is None else self.lora
         self._fill(state, LoraTargets(self.LORA_WITH_LANGUAGE.parts + own.parts), source=source)
+
+    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
+        """Let what is trained require a gradient, in float32; `lora` replaces the family's own adapters."""
+        if train == "lora":
+            self.adapt(lora or (self.LORA_WITH_LANGUAGE if language else self.LORA))
+        unread = self.unread()
+        for name, weight in self.adapted.named_parameters():
+            if train != "lora":
+                weight.requires_grad = train == "full" or (train == "expert" and self.in_expert(name))
+            # A weight without a gradient would only be moved by weight decay.
+            if unread.match(name):
+                weight.requires_grad = False
+            if weight.requires_grad:
+                weight.data = weight.data.float()
 
     def adapt(self, targets: LoraTargets) -> None:
         """Freeze all but low-rank adapters and the modules that `targets` names."""
@@ -140,11 +137,7 @@ class PublishedPolicy(nn.Module):
         self.lora = targets
 
     def views(self, env_obs: Mapping[str, Any], rows: int) -> dict[str, UInt8[Tensor, "b h w 3"]]:
-        """Return the images as the policy was trained on them, by view; a view that the env does not have is left out.
-
-        Raises:
-            ValueError: The first view is missing, or images are not uint8 `(rows, h, w, 3)`.
-        """
+        """Return the images as the policy was trained on them, by view; only the first view must be there."""
         first, *others = self.convention.views
         names = (first, *(name for name in others if name in env_obs))
         return {name: policy_image(shown_images(env_obs, name, rows), self.convention.image) for name in names}

@@ -65,13 +65,7 @@ class _RecognisesTensors(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """Hold which family reads a folder.
-
-    Attributes:
-        adapter: The name of the family.
-        reason: What it was recognised by.
-        folder: The folder with the files.
-    """
+    """Hold which family reads a folder, and what it was recognised by."""
 
     adapter: str
     reason: str
@@ -122,17 +116,13 @@ def choose(source: str | Path) -> Choice:
 
 def _folder(source: str | Path) -> Path:
     """Return the local folder of a source, which is downloaded first if it is a repository."""
-    path = Path(source).expanduser()
-    # A bundled name wins over a folder of that name, as for world models; such a folder is reached as ./NAME.
-    if str(source) in BUNDLED:
-        return resolve(str(source), BUNDLED)
-    if path.is_dir():
-        return resolve(str(path), {})
-    if path.exists():
+    name, path = str(source), Path(source).expanduser()
+    if path.is_file() and name not in BUNDLED:
         raise CheckpointError(f"{path} is a file; give the folder that it lies in")
-    if str(source).startswith(("/", ".", "~")) or "/" not in str(source):
-        return resolve(str(source), BUNDLED)
-    return fetch(parse_hub_name(str(source)), only=_FETCHED)
+    # A bundled name wins over a folder of that name, as for world models; such a folder is reached as ./NAME.
+    if name in BUNDLED or path.exists() or name.startswith(("/", ".", "~")) or "/" not in name:
+        return resolve(name, BUNDLED)
+    return fetch(parse_hub_name(name), only=_FETCHED)
 
 
 @contextmanager
@@ -154,10 +144,7 @@ def _naming_errors(choice: Choice) -> Iterator[None]:
 
 
 def _unknown_layout(source: str | Path, files: list[str], config: Mapping[str, Any]) -> CheckpointError:
-    """Make the error for a folder that no family reads.
-
-    A folder that would be recognised with one or two more files gets an error about these files.
-    """
+    """Make the error for a folder that no family reads; it names what is lacking where a file or two would do."""
     for lacking in ((WEIGHTS,), (_HEAD,), (WEIGHTS, _HEAD)):
         for name in FAMILIES:
             if _family(name).recognises([*files, *lacking], config) is not None:

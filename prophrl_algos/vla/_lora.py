@@ -1,7 +1,7 @@
 """Put low-rank adapters (peft) on a policy's networks, and fit weights to models with and without them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,7 @@ PROJECTIONS = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 @dataclass(frozen=True)
 class LoraPart:
-    """Describe layers that take adapters of one size.
-
-    Attributes:
-        pattern: Regular expression that matches the whole name of each linear layer.
-        rank: Rank of the adapters.
-        alpha: Adapters are scaled by alpha / rank.
-    """
+    """Describe linear layers, those whose whole name a pattern matches, that take adapters scaled by alpha / rank."""
 
     pattern: str
     rank: int
@@ -37,12 +31,7 @@ class LoraPart:
 
 @dataclass(frozen=True)
 class LoraTargets:
-    """Describe what is trained of a policy in the mode `lora`.
-
-    Attributes:
-        parts: Layers with adapters.
-        whole: Patterns of small modules that are trained without adapters.
-    """
+    """Describe what is trained in the mode `lora`: parts with adapters, and patterns of small modules without."""
 
     parts: tuple[LoraPart, ...]
     whole: tuple[str, ...] = ()
@@ -58,35 +47,29 @@ class LoraTargets:
 def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     """Freeze a model, add adapters in place, and return the sorted names of the trained parameters.
 
-    Modules keep their names. There is no dropout, since the ratio must be 1 before the first step. An adapter begins as
-    zero, so the model computes the same as before.
-
-    Args:
-        model: A model of any precision; its adapters are float32, since RL steps are too small for bfloat16.
-        targets: What is trained.
-
-    Raises:
-        ValueError: A pattern matches nothing, or the model already has adapters.
+    An adapter begins as zero, so the model computes the same as before. There is no dropout, since the ratio must be 1
+    before the first step. Adapters are float32 whatever the model is: RL steps are too small for bfloat16.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
-    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    modules = dict(model.named_modules())
+    if any(isinstance(module, BaseTunerLayer) for module in modules.values()):
         raise ValueError("the model has adapters already; make the model again to give it others")
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     found = {part.pattern: _matching(linear, part.pattern) for part in targets.parts}
-    whole = {pattern: _matching([name for name, _ in model.named_modules()], pattern) for pattern in targets.whole}
-    empty = [pattern for pattern, names in (found | whole).items() if not names]
-    if empty:
+    whole = {pattern: _matching(modules, pattern) for pattern in targets.whole}
+    if empty := [pattern for pattern, names in (found | whole).items() if not names]:
         raise ValueError(f"no layer of the model is named like {' or '.join(empty)}; linear layers: {linear[:8]} ...")
     model.requires_grad_(requires_grad=False)
-    if targets.parts:
+    sized = {name: part for part in targets.parts for name in found[part.pattern]}
+    if sized:
         config = LoraConfig(
-            target_modules=sorted({name for names in found.values() for name in names}),
+            target_modules=sorted(sized),
             lora_dropout=0.0,
-            rank_pattern={re.escape(name): part.rank for part in targets.parts for name in found[part.pattern]},
-            alpha_pattern={re.escape(name): part.alpha for part in targets.parts for name in found[part.pattern]},
+            rank_pattern={re.escape(name): part.rank for name, part in sized.items()},
+            alpha_pattern={re.escape(name): part.alpha for name, part in sized.items()},
         )
         # The same adapters every time, whatever was drawn before: a run that resumes makes them again.
         with torch.random.fork_rng(devices=[]):
@@ -104,37 +87,12 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
     return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def choose_trained(network: nn.Module, train: str, *, backbone: str, unread: re.Pattern[str]) -> None:
-    """Let the trained weights require a gradient, and hold them in float32.
-
-    Args:
-        network: The network of a policy, changed in place.
-        train: `LoadOptions.train`; `expert` trains all but the backbone, and `lora` is what `add_lora` left.
-        backbone: Prefix of the names of the pretrained model's weights.
-        unread: Pattern of the beginnings of names of weights on which no action depends.
-    """
-    for name, weight in network.named_parameters():
-        if train != "lora":
-            weight.requires_grad = train == "full" or (train == "expert" and not name.startswith(backbone))
-        # A weight without a gradient would only be moved by weight decay.
-        if unread.match(name):
-            weight.requires_grad = False
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-
-
 def cast_frozen(network: nn.Module, cast: Callable[[], object]) -> None:
-    """Change the precision of frozen weights; trained weights keep every digit.
-
-    Args:
-        network: The network.
-        cast: Changes the precision of any part of the network, in place.
-    """
+    """Change the precision of frozen weights by `cast`, which may change all; trained weights keep every digit."""
     trained = {name: weight.data for name, weight in network.named_parameters() if weight.requires_grad}
     cast()
     for name, weight in network.named_parameters():
-        if name in trained:
-            weight.data = trained[name]
+        weight.data = trained.get(name, weight.data)
 
 
 def has_lora(model: nn.Module) -> bool:
@@ -143,61 +101,54 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
-    """Return a state dict under the names of a model that may have adapters.
+    """Return weights under the names of a model that may have adapters; it then computes what the weights say.
 
-    Adapters that the model has no place for are added to the weights that they adapt. If the state dict has no
-    adapters, those of the model begin at zero. In every case the model computes what the weights say.
-
-    Args:
-        state: Weights of the model before or after `add_lora`.
-        model: The model they are for; the first matrices of its adapters are kept.
-        targets: What the adapters in the state dict were made from.
-        source: Where the weights are from, for error messages.
-
-    Raises:
-        CheckpointError: An adapter belongs to no layer, or to one that the targets do not name.
-        ValueError: Adapters would be added to half-precision weights, which rounds away what was learned.
+    Adapters of `targets` that the model has no place for are added to the weights that they adapt; its own begin at
+    zero unless the state dict has just these.
     """
     wanted = model.state_dict()
-    if not has_lora(model):
-        _require_precision(state, wanted, source)
-        return merged(state, targets, source=source)
-    if {name: tensor.shape for name, tensor in state.items()} == {name: each.shape for name, each in wanted.items()}:
+    adapted = has_lora(model)
+    if adapted and {n: each.shape for n, each in state.items()} == {n: each.shape for n, each in wanted.items()}:
         return dict(state)
-    _require_precision(state, wanted, source)
+    places = {_plain_name(name): tensor for name, tensor in wanted.items() if _TRAINED not in name}
+    for layer in (name.removesuffix(_DOWN) for name in state if name.endswith(_DOWN)):
+        into = places.get(f"{layer}.weight")
+        if into is not None and into.dtype != torch.float32:
+            raise ValueError(
+                f"{source} has adapters on {layer}, whose weights are {str(into.dtype)[6:]} here, so that adding them "
+                "would round away what was learned: load the policy with train='lora' or 'none', or with "
+                "dtype=torch.float32"
+            )
+    plain = _merged(state, targets, source=source)
+    if not adapted:
+        return plain
     # Both have adapters, but other ones: those of the state dict go into the weights, those of the model begin at zero.
-    plain = merged(state, targets, source=source)
     found = {}
     for name, own in wanted.items():
         if name.endswith(_UP):
             found[name] = torch.zeros_like(own)
         elif name.endswith(_DOWN):
             found[name] = own
-        elif plain_name(name) in plain:
-            found[name] = plain[plain_name(name)]
-    known = {plain_name(name) for name in wanted}
+        elif _plain_name(name) in plain:
+            found[name] = plain[_plain_name(name)]
+    known = {_plain_name(name) for name in wanted}
     # Names that the model does not know stay, so that the strict load reports them as unexpected.
     return found | {name: tensor for name, tensor in plain.items() if name not in known}
 
 
-def merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
-    """Return weights without adapters that compute the same; the sums are float32.
-
-    Raises:
-        CheckpointError: As in `fitted`.
-    """
+def _merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
+    """Return weights without adapters that compute the same; the sums are float32."""
     # `_BEFORE` holds a module as it was before it was trained whole; the trained copy is what the model computes with.
     adapters = (_DOWN, _UP, _BEFORE)
-    found = {plain_name(name): tensor for name, tensor in state.items() if not any(each in name for each in adapters)}
+    found = {_plain_name(name): tensor for name, tensor in state.items() if not any(each in name for each in adapters)}
     for name, down in state.items():
         if not name.endswith(_DOWN):
             continue
         layer = name.removesuffix(_DOWN)
         up, weight = state.get(layer + _UP), found.get(f"{layer}.weight")
         if up is None or weight is None:
-            raise CheckpointError(
-                f"{source}: the adapter {name} has no {layer + _UP if up is None else layer + '.weight'}"
-            )
+            lacking = layer + _UP if up is None else f"{layer}.weight"
+            raise CheckpointError(f"{source}: the adapter {name} has no {lacking}")
         fits = up.ndim == down.ndim == 2 and up.shape[1] == len(down)
         if not fits or (len(up), down.shape[1]) != tuple(weight.shape):
             sizes = " and ".join(str(tuple(each.shape)) for each in (up, down))
@@ -210,26 +161,9 @@ def merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object)
     return found
 
 
-def plain_name(name: str) -> str:
-    """Return the name that a weight has in the model without adapters.
-
-    Example:
-        >>> plain_name("block.q_proj.base_layer.weight"), plain_name("head.modules_to_save.default.bias")
-        ('block.q_proj.weight', 'head.bias')
-    """
+def _plain_name(name: str) -> str:
+    """Return the name that a weight has in the model without adapters."""
     return name.replace(_BASE, ".").replace(_TRAINED, ".").replace(_BEFORE, ".")
-
-
-def _require_precision(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object) -> None:
-    places = {plain_name(name): tensor for name, tensor in wanted.items() if _TRAINED not in name}
-    for name in state:
-        into = places.get(name.removesuffix(_DOWN) + ".weight") if name.endswith(_DOWN) else None
-        if into is not None and into.dtype != torch.float32:
-            raise ValueError(
-                f"{source} has adapters on {name.removesuffix(_DOWN)}, whose weights are {str(into.dtype)[6:]} here, "
-                "so that adding them would round away what was learned: load the policy with train='lora' or 'none', "
-                "or with dtype=torch.float32"
-            )
 
 
 def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> float:
@@ -244,5 +178,5 @@ def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> flo
     )
 
 
-def _matching(names: list[str], pattern: str) -> list[str]:
+def _matching(names: Iterable[str], pattern: str) -> list[str]:
     return [name for name in names if re.fullmatch(pattern, name)]

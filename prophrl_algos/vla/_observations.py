@@ -12,16 +12,7 @@ from prophet_gym._checks import require_images
 
 
 def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tensor, "b h w 3"]:
-    """Return the images of a view as a tensor on the CPU.
-
-    Args:
-        env_obs: Observation of the environment: arrays, or tensors on any device.
-        view: Key of the images.
-        rows: Number of instructions, which must be the number of images.
-
-    Raises:
-        ValueError: The view is missing, is not uint8 `(rows, height, width, 3)`, or has another number of images.
-    """
+    """Return the images of a view (arrays, or tensors on any device) as a tensor on the CPU, one per instruction."""
     if view not in env_obs:
         raise ValueError(f"an observation must have {view!r}, got {sorted(env_obs)}")
     name = f"observation[{view!r}]"
@@ -32,17 +23,7 @@ def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tens
 
 
 def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: str) -> Float[Tensor, "b s"] | None:
-    """Return the robot's state on the CPU, or None where an observation lacks it and the policy accepts that.
-
-    Args:
-        env_obs: Observation of the environment.
-        rows: Number of instructions.
-        numbers: Size of a state.
-        without: `LoadOptions.without_state`.
-
-    Raises:
-        ValueError: The state is missing and `without` is `refuse`, has another size, or is not finite.
-    """
+    """Return the robot's state on the CPU, or None where there is none and `LoadOptions.without_state` accepts that."""
     if "state" not in env_obs:
         if without == "mean":
             return None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,26 +14,28 @@ from torch import Tensor, nn
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._base import PublishedPolicy
-from prophrl_algos.vla._lora import LoraTargets, cast_frozen, choose_trained
+from prophrl_algos.vla._lora import cast_frozen
 from prophrl_algos.vla._observations import shown_state
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._processor import ProcessorConfig, resized, save_tokenizer, saved_tokenizer
-from prophrl_algos.vla._tokenization import PROMPTS, padded_tokens, trimmed
+from prophrl_algos.vla._processor import ProcessorConfig, resized
+from prophrl_algos.vla._tokenization import (
+    PROMPTS,
+    TOKENIZER,
+    HuggingFaceTokens,
+    padded_tokens,
+    saved_tokenizer,
+    trimmed,
+)
 from prophrl_algos.vla._units import env_to_policy, normalise
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
-from prophrl_algos.vla.io._weights import has_weights, require_sizes, without_init
+from prophrl_algos.vla.io._weights import has_weights, read_safetensors, require_sizes, without_init
 
 
 class PrefixPolicy(PublishedPolicy):
     """Wrap a network of pi0's kind: PaliGemma or SmolVLM reads images and prompt, an expert denoises the actions.
 
     A subclass adds what is particular to its family: the network, the prefix, the velocity and the published files.
-
-    Args:
-        network: The network; it is changed in place.
-        spec: The sizes.
-        processor: What surrounds the network.
-        config: What `make_network` made the network of, plain data; without it the policy cannot be saved.
+    Without the plain `config` that `make_network` made the network of, the policy cannot be saved.
     """
 
     PREFIX: ClassVar[str] = "network."
@@ -64,12 +66,17 @@ class PrefixPolicy(PublishedPolicy):
         """Return the network of a config in float32; ImportError if its library is not installed."""
         raise NotImplementedError
 
+    @staticmethod
+    def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Load a published state dict of any layout, with every tensor accounted for."""
+        raise NotImplementedError
+
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return what `velocity` reads of images (-1 to 1), tokens and state."""
         raise NotImplementedError
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32."""
+        """Return v(x, t) in float32; the networks' time and sign are those of `FlowPolicy`."""
         raise NotImplementedError
 
     @classmethod
@@ -82,21 +89,25 @@ class PrefixPolicy(PublishedPolicy):
         return f"config.json says type {cls.FAMILY}, as lerobot writes it" if config.get("type") == cls.FAMILY else None
 
     @classmethod
+    def published_network(cls, config: Mapping[str, Any], folder: Path) -> Any:
+        """Return the network of a published checkpoint with its weights."""
+        network = cls.empty_network(config, folder)
+        cls.fill(network, read_safetensors(folder), source=folder)
+        return network
+
+    @classmethod
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
-        """Return the policy that a saved config describes, before it has weights."""
         options.require_benchmark(said.get("benchmark"), folder)
-        tokenize = saved_tokenizer(folder, said, options)
+        tokenize = saved_tokenizer(folder, said, options.tokenizer)
         with as_saved(folder):
             spec = FlowSpec(**said["spec"])
             processor = ProcessorConfig.from_json(said, spec.action_dim, tokenize, options.without_state)
             network = said["network"]
-        chosen = {name: value for name in ("num_steps", "exec_steps") if (value := getattr(options, name)) is not None}
-        policy = cls(cls.empty_network(network, folder), replace(spec, **chosen), processor, network)
+        policy = cls(cls.empty_network(network, folder), options.sized(spec), processor, network)
         policy._require_agreement(folder)
         return policy
 
     def describe(self) -> dict[str, Any]:
-        """Return what `make_saved` needs as plain data; ValueError for a network without a config or an own prompt."""
         if self.config is None:
             raise ValueError(
                 "this policy cannot be saved, since its network's config is not known: make it with load_policy, or "
@@ -105,25 +116,23 @@ class PrefixPolicy(PublishedPolicy):
         return {"network": dict(self.config), "spec": asdict(self.spec), **self.processor.to_json()}
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write a Hugging Face tokenizer; other tokenizers are no files."""
-        save_tokenizer(self.processor.tokenize, folder)
+        if isinstance(self.processor.tokenize, HuggingFaceTokens):  # other tokenizers are no files
+            self.processor.tokenize.tokenizer.save_pretrained(folder / TOKENIZER)
 
-    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
-        """Let what is trained require a gradient, in float32; see `PublishedPolicy`."""
-        if train == "lora":
-            self.adapt(lora or (self.LORA_WITH_LANGUAGE if language else self.LORA))
+    def in_expert(self, name: str) -> bool:
+        return not name.startswith(f"{self.BACKBONE}.")
+
+    def unread(self) -> re.Pattern[str]:
         # Only keys and values of the language model's last layer are read, and no word is predicted.
         last = len(list(self.network.get_submodule(f"{self.LANGUAGE}.layers").children())) - 1
-        unread = rf"{re.escape(self.LANGUAGE)}\.(norm\.|layers\.{last}\.(self_attn\.[qo]_proj|mlp|post_attention_lay))"
-        choose_trained(self.network, train, backbone=f"{self.BACKBONE}.", unread=re.compile(unread))
+        layer = rf"layers\.{last}\.(self_attn\.[qo]_proj|mlp|post_attention_lay)"
+        return re.compile(rf"{re.escape(self.LANGUAGE)}\.(norm\.|{layer})")
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Change the precision of the pretrained model where it is not trained."""
         cast_frozen(self.network, lambda: self.network.get_submodule(self.BACKBONE).to(dtype))
 
     @property
     def adapted(self) -> nn.Module:
-        """Return the module whose layers may take adapters."""
         return self.network
 
     @classmethod
@@ -143,10 +152,6 @@ class PrefixPolicy(PublishedPolicy):
         """Return images in the env's size, tokens of the prompt, and the normalised state.
 
         A view that the env does not have is left out, which has the same effect as masking it.
-
-        Raises:
-            ValueError: The first view is missing, images are not uint8 `(rows, h, w, 3)`, a prompt is too long, or a
-                state is needed and missing.
         """
         processor = self.processor
         obs = {name: frames.contiguous() for name, frames in self.views(env_obs, len(instructions)).items()}

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,60 +9,32 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prophet_gym.errors import CheckpointError
-from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._tokenization import (
-    PROMPTS,
-    CharTokenizer,
-    HuggingFaceTokens,
-    Prompt,
-    Tokenize,
-    pretrained_tokenizer,
-    tokenizer_of,
-)
+from prophrl_algos.vla._tokenization import PROMPTS, CharTokenizer, Prompt, Tokenize
 from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import Convention, convention
-
-TOKENIZER = "tokenizer"
-"""The folder of the tokenizer inside that of a saved policy."""
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Describe how images are brought to the size of the network.
-
-    Attributes:
-        size: Height and width, pixels.
-        antialias: Whether shrinking averages, as PIL's bilinear filter does (openpi), or not, as torch's (lerobot).
-        centred: Whether the padding that makes an image square is on both sides, or on the left and top (SmolVLA).
-    """
+    """Describe how images are brought to the height and width of the network."""
 
     size: int
     antialias: bool = False
+    """Whether shrinking averages, as PIL's bilinear filter does (openpi), or not, as torch's (lerobot)."""
     centred: bool = True
+    """Whether the padding that makes an image square is on both sides, or on the left and top (SmolVLA)."""
 
 
 @dataclass(frozen=True)
 class ProcessorConfig:
-    """Describe what a network was trained to read and to say.
-
-    Attributes:
-        convention: The convention of the benchmark.
-        images: Size of the images.
-        actions: Scale of the actions.
-        state: Scale of the robot's state; None if the network reads no state.
-        state_columns: Size to which the normalised state is padded with zeros.
-        tokenize: From texts to token ids.
-        prompt: From an instruction and a normalised state to a text.
-        max_tokens: Largest number of tokens of a prompt.
-        without_state: `LoadOptions.without_state`.
-    """
+    """Describe what a network was trained to read and to say; `state` is None if it reads no state."""
 
     convention: Convention
     images: ImageConfig
     actions: Affine
     state: Affine | None
     state_columns: int
+    """Size to which the normalised state is padded with zeros."""
     tokenize: Tokenize
     prompt: Prompt
     max_tokens: int
@@ -111,26 +82,6 @@ class ProcessorConfig:
         if state is not None and found.state_columns < len(state.scale):
             raise ValueError(f"state_columns={found.state_columns} must be at least {len(state.scale)}")
         return found
-
-
-def save_tokenizer(tokenize: Tokenize, folder: Path) -> None:
-    """Write a Hugging Face tokenizer into the folder of a policy; other tokenizers are no files."""
-    if isinstance(tokenize, HuggingFaceTokens):
-        tokenize.tokenizer.save_pretrained(folder / TOKENIZER)
-
-
-def saved_tokenizer(folder: Path, said: Mapping[str, Any], options: LoadOptions) -> Tokenize:
-    """Return the tokenizer of a saved policy, or the one of the options; CheckpointError if neither exists."""
-    if options.tokenizer is not None:
-        return tokenizer_of(options.tokenizer, folder)
-    if isinstance(said.get("letters"), int) and said["letters"] > 0:
-        return CharTokenizer(said["letters"])
-    if (folder / TOKENIZER).is_dir():
-        return pretrained_tokenizer(folder / TOKENIZER)
-    raise CheckpointError(
-        f"{folder} holds no {TOKENIZER}/: it was saved with a function for a tokenizer; give it again with "
-        "LoadOptions(tokenizer=...)"
-    )
 
 
 def resized(frames: UInt8[Tensor, "b h w 3"], how: ImageConfig) -> Float[Tensor, "b 3 s s"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from prophet_gym.errors import MissingWeightsError
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 Tokenize = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 """From texts to the ids of their tokens, special ones included."""
@@ -18,28 +18,21 @@ Prompt = Callable[[str, Float[Tensor, " s"] | None], str]
 
 PALIGEMMA = "google/paligemma-3b-pt-224"
 """The Hub repository with the tokenizer of pi0 and pi0.5."""
+TOKENIZER = "tokenizer"
+"""The folder of the tokenizer inside that of a saved policy."""
 _BINS = 256
 
 
 def line(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
-    r"""Return the instruction and a new line: the prompt of pi0, SmolVLA, and pi0.5 without a discretised state.
-
-    Example:
-        >>> line("pick_up the milk ")
-        'pick up the milk\n'
-    """
+    """Return the instruction and a new line: the prompt of pi0, SmolVLA, and pi0.5 without a discretised state."""
     del state
     return f"{_cleaned(instruction)}\n"
 
 
 def task_and_state(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
-    r"""Return pi0.5's prompt, in which every number of the state is one of 256 bins.
+    """Return pi0.5's prompt, in which every number of the state is one of 256 bins, or -1 below -1.
 
-    This is `PaligemmaTokenizer.tokenize` of openpi (models/tokenizer.py): a number below -1 is bin -1.
-
-    Example:
-        >>> task_and_state("stop", torch.tensor([-1.0, 0.0, 1.0, -1.5]))
-        'Task: stop, State: 0 128 255 -1;\nAction: '
+    This is `PaligemmaTokenizer.tokenize` of openpi (models/tokenizer.py).
     """
     if state is None:
         raise ValueError("this prompt names the robot's state, and none was given")
@@ -54,44 +47,26 @@ PROMPTS: Mapping[str, Prompt] = {"line": line, "task_and_state": task_and_state}
 
 @dataclass(frozen=True)
 class HuggingFaceTokens:
-    """Tokenize texts with a Hugging Face tokenizer.
-
-    Attributes:
-        tokenizer: Takes lists of texts.
-    """
+    """Tokenize texts with a Hugging Face tokenizer."""
 
     tokenizer: Any
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
-        """Return the token ids of each text."""
         return self.tokenizer(list(texts))["input_ids"]
 
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """Tokenize texts as a 1 and their bytes, modulo a vocabulary: a stand-in for tests and tiny policies.
-
-    Attributes:
-        vocabulary: Number of tokens.
-
-    Example:
-        >>> CharTokenizer(100)(["ab"])
-        [[1, 97, 98]]
-    """
+    """Tokenize texts as a 1 and their bytes, modulo a vocabulary: a stand-in for tests and tiny policies."""
 
     vocabulary: int
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
-        """Return the token ids of each text."""
         return [[1, *(byte % self.vocabulary for byte in text.encode())] for text in texts]
 
 
 def pretrained_tokenizer(source: str | Path) -> Tokenize:
-    """Return the Hugging Face tokenizer of a folder or a Hub repository.
-
-    Raises:
-        MissingWeightsError: It cannot be fetched; the message says what to do.
-    """
+    """Return the Hugging Face tokenizer of a folder or a Hub repository; MissingWeightsError says what to do."""
     from transformers import AutoTokenizer
 
     try:
@@ -106,27 +81,32 @@ def pretrained_tokenizer(source: str | Path) -> Tokenize:
 
 
 def tokenizer_of(given: Any, default: str | Path) -> Tokenize:
-    """Return the tokenizer that `LoadOptions.tokenizer` names.
-
-    Args:
-        given: A Hugging Face tokenizer, a `Tokenize`, a folder or Hub name, or None.
-        default: The folder or Hub name used for None.
-    """
+    """Return the tokenizer that `LoadOptions.tokenizer` names, by default that of a folder or Hub name."""
     if given is None or isinstance(given, str | Path):
         return pretrained_tokenizer(default if given is None else given)
     return HuggingFaceTokens(given) if hasattr(given, "convert_tokens_to_ids") else given
 
 
+def saved_tokenizer(folder: Path, said: Mapping[str, Any], given: Any) -> Tokenize:
+    """Return the tokenizer that `LoadOptions.tokenizer` names, by default the one of a saved policy."""
+    if given is not None:
+        return tokenizer_of(given, folder)
+    if isinstance(said.get("letters"), int) and said["letters"] > 0:
+        return CharTokenizer(said["letters"])
+    if (folder / TOKENIZER).is_dir():
+        return pretrained_tokenizer(folder / TOKENIZER)
+    raise CheckpointError(
+        f"{folder} holds no {TOKENIZER}/: it was saved with a function for a tokenizer; give it again with "
+        "LoadOptions(tokenizer=...)"
+    )
+
+
 def padded_tokens(
     tokens: Sequence[Sequence[int]], length: int, texts: Sequence[str]
 ) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Pad tokens on the right, and return them with a mask of the real ones.
-
-    Raises:
-        ValueError: A text has more than `length` tokens.
-    """
+    """Pad tokens on the right, and return them with a mask of the real ones; ValueError for too long a text."""
     ids = torch.zeros(len(tokens), length, dtype=torch.int64)
-    real = torch.zeros(len(tokens), length, dtype=torch.bool)
+    real = torch.zeros_like(ids, dtype=torch.bool)
     for row, each in enumerate(tokens):
         if len(each) > length:
             raise ValueError(

@@ -50,16 +50,10 @@ STATISTICS: Mapping[Scaling, tuple[str, ...]] = {
 def affine(
     scaling: Scaling, statistics: Mapping[str, Tensor], *, eps: float, mask: Bool[Tensor, " a"] | None = None
 ) -> Affine:
-    """Make a scale from the statistics of a data set.
+    """Make a scale from the statistics of a data set; numbers where `mask` is False stay as they are.
 
-    Args:
-        scaling: `quantile` maps q01..q99 to -1..1, `min max` the extremes; `mean std` takes out mean and deviation.
-        statistics: `q01` and `q99`, `min` and `max`, or `mean` and `std`; any one of them for the identity.
-        eps: Added to the span or deviation.
-        mask: True for the numbers that are scaled; the others stay as they are.
-
-    Raises:
-        ValueError: Statistics that the scaling needs are missing.
+    `quantile` maps q01..q99 to -1..1, `min max` the extremes; `mean std` takes out mean and deviation. `eps` is added
+    to the span or deviation. For the identity any one statistic will do.
     """
     names = STATISTICS[scaling]
     if any(name not in statistics for name in names):

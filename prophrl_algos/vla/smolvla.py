@@ -13,13 +13,13 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_cache import as_cache, as_dict, cache_tensors, may_attend
+from prophrl_algos.vla._prefix_cache import as_cache, as_dict, prefix_context
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import line, tokenizer_of
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.io._statistics import cut, lerobot_scales, openpi_scales, without_padding
-from prophrl_algos.vla.io._weights import load_strictly, read_safetensors, renamed
+from prophrl_algos.vla.io._statistics import cut, published_scales, without_padding
+from prophrl_algos.vla.io._weights import load_strictly, renamed
 
 _SMOLVLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 """lerobot policies/smolvla/configuration_smolvla.py, vlm_model_name; a checkpoint may name another one."""
@@ -33,7 +33,7 @@ _TARGETS = LoraTargets(
 class SmolVLAPolicy(PrefixPolicy):
     """Denoise actions with an expert that reads SmolVLM's layers; the state is part of the prefix.
 
-    The network is lerobot's `VLAFlowMatching`. Other arguments are those of `PrefixPolicy`.
+    The network is lerobot's `VLAFlowMatching`.
     """
 
     FAMILY: ClassVar[str] = "smolvla"
@@ -50,6 +50,12 @@ class SmolVLAPolicy(PrefixPolicy):
         both.vlm.lm_head = nn.Identity()
         # lerobot up to 0.4 keeps a dict of layers and is told to fill it; later versions keep a DynamicCache.
         self._fills_dict = "fill_kv_cache" in inspect.signature(both.forward).parameters
+
+    @staticmethod
+    def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Load lerobot's state dict, with every tensor accounted for; the word head is not read."""
+        found = renamed(state, lambda name: name.removeprefix("model."))
+        load_strictly(network, found, may_miss={_WORD_HEAD}, may_ignore={_WORD_HEAD}, source=source)
 
     @staticmethod
     def require_lerobot() -> None:
@@ -81,25 +87,14 @@ class SmolVLAPolicy(PrefixPolicy):
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "SmolVLAPolicy":
         """Return the policy of a checkpoint in lerobot's layout."""
         how = convention(options.benchmark, "smolvla")
-        if options.statistics is None:
-            scales = lerobot_scales(folder)
-        else:
-            scales = openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
+        scales = published_scales(folder, how, options, lerobot=True)
         state = scales.require_state("SmolVLA", folder)
         if config.get("adapt_to_pi_aloha"):
             raise CheckpointError("this checkpoint speaks Aloha's joints, which no env here takes")
-        network = cls.empty_network(config, folder)
-        _fill(network, read_safetensors(folder), source=folder)
-        horizon = int(config.get("chunk_size", 50))
-        action_dim = int(config["output_features"]["action"]["shape"][0])
-        spec = FlowSpec(
-            horizon=horizon,
-            latent_dim=int(config.get("max_action_dim", 32)),
-            action_dim=action_dim,
-            exec_steps=options.exec_steps or min(int(config.get("n_action_steps", how.exec_steps)), horizon),
-            num_steps=options.num_steps or int(config.get("num_steps", 10)),
-        )
-        columns = int(config.get("max_state_dim", 32))
+        horizon, latent_dim = int(config.get("chunk_size", 50)), int(config.get("max_action_dim", 32))
+        action_dim, columns = int(config["output_features"]["action"]["shape"][0]), int(config.get("max_state_dim", 32))
+        exec_steps = min(int(config.get("n_action_steps", how.exec_steps)), horizon)
+        spec = FlowSpec(horizon, latent_dim, action_dim, exec_steps, int(config.get("num_steps", 10)))
         processor = ProcessorConfig(
             convention=how,
             images=ImageConfig(int(config.get("resize_imgs_with_padding", (512, 512))[0]), centred=False),
@@ -111,40 +106,19 @@ class SmolVLAPolicy(PrefixPolicy):
             max_tokens=int(config.get("tokenizer_max_length", 48)),
             without_state=options.without_state,
         )
-        return cls(network, spec, processor, config)
+        return cls(cls.published_network(config, folder), options.sized(spec), processor, config)
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return SmolVLM's keys and values and the mask of real tokens."""
         network: Any = self.network
         real = torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)
-        embedded, pad, starts = network.embed_prefix(
+        read = network.embed_prefix(
             list(images), [real] * len(images), obs["tokens"], obs["token_mask"], state=obs["state"].to(device)
         )
         how = {"fill_kv_cache": True} if self._fills_dict else {}
-        _, cache = network.vlm_with_expert.forward(
-            attention_mask=may_attend(pad, starts),
-            position_ids=pad.cumsum(1) - 1,
-            past_key_values=None,
-            inputs_embeds=[embedded, None],
-            use_cache=True,
-            **how,
-        )
-        return TensorContext(pad=pad, **cache_tensors(cache))
+        return prefix_context(network.vlm_with_expert, *read, **how)
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return v(x, t) in float32; the network's time and sign are those of `FlowPolicy`."""
-        cache = as_dict(ctx) if self._fills_dict else as_cache(ctx)
-        found = cast(Any, self.network).denoise_step(
-            prefix_pad_masks=ctx["pad"], past_key_values=cache, x_t=x, timestep=t
-        )
-        return found.float()
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
-    """Load lerobot's state dict, with every tensor accounted for; the word head is not read.
-
-    Raises:
-        CheckpointError: Names what is missing, unexpected or of another shape.
-    """
-    found = renamed(state, lambda name: name.removeprefix("model."))
-    load_strictly(network, found, may_miss={_WORD_HEAD}, may_ignore={_WORD_HEAD}, source=source)
+        cache, network = as_dict(ctx) if self._fills_dict else as_cache(ctx), cast(Any, self.network)
+        return network.denoise_step(prefix_pad_masks=ctx["pad"], past_key_values=cache, x_t=x, timestep=t).float()

@@ -13,14 +13,13 @@ from torch import Tensor
 from prophet_gym._checks import listed, shown, unknown_option
 from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError
+from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import STATISTICS, Affine, affine
-from prophrl_algos.vla.conventions import Scaling
+from prophrl_algos.vla.conventions import Convention, Scaling
 from prophrl_algos.vla.io._weights import read_json
 
-_PREPROCESSOR = "policy_preprocessor.json"
 _POSTPROCESSOR = "policy_postprocessor.json"
 _NORM_STATS = "norm_stats.json"
-_PROCESSOR = "processor_config.json"
 _MODES: Mapping[str, Scaling] = {
     "QUANTILES": "quantile",
     "MEAN_STD": "mean std",
@@ -28,7 +27,6 @@ _MODES: Mapping[str, Scaling] = {
     "IDENTITY": "identity",
 }
 
-_AGAIN = "compute them again on the data set, or give LoadOptions(statistics=...) others"
 _LARGEST = 1e37
 """Sums of numbers below it are finite in float32."""
 _PADDING = 1e-5
@@ -49,14 +47,17 @@ class Scales:
         return self.state
 
 
-def lerobot_scales(folder: Path) -> Scales:
-    """Read the processor files that lerobot writes beside the weights.
+def published_scales(folder: Path, how: Convention, options: LoadOptions, *, lerobot: bool) -> Scales:
+    """Read the scales of lerobot's files, or of openpi's or given ones by the convention."""
+    if lerobot and options.statistics is None:
+        return lerobot_scales(folder)
+    return openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
 
-    Raises:
-        CheckpointError: They are missing or damaged, hold no statistics, or scale in an unknown way.
-    """
+
+def lerobot_scales(folder: Path) -> Scales:
+    """Read the processor files that lerobot writes beside the weights."""
     actions = _lerobot(folder, _POSTPROCESSOR, "unnormalizer_processor", "ACTION", "action")
-    state = _lerobot(folder, _PREPROCESSOR, "normalizer_processor", "STATE", "observation.state")
+    state = _lerobot(folder, "policy_preprocessor.json", "normalizer_processor", "STATE", "observation.state")
     if actions is None:
         raise CheckpointError(
             f"{folder / _POSTPROCESSOR} names no statistics of actions, as in a base checkpoint that was not "
@@ -68,18 +69,9 @@ def lerobot_scales(folder: Path) -> Scales:
 def openpi_scales(
     folder: Path, scaling: Scaling, eps: float, *, given: Path | None = None, key: str | None = None
 ) -> Scales:
-    """Read openpi's `norm_stats.json`, wherever it lies in the folder.
+    """Read openpi's `norm_stats.json`, wherever it lies in the folder, or another file.
 
-    Args:
-        folder: The checkpoint.
-        scaling: In openpi `quantile` for pi0.5 and `mean std` for pi0.
-        eps: As in `affine`.
-        given: Another file to read.
-        key: The folder that the file lies in (the data set's name), where there are several.
-
-    Raises:
-        CheckpointError: There is no file, or several and no key, or its statistics make no sense.
-        UnknownOptionError: No file lies in a folder named `key`.
+    `key` is the name of the data set, and of the folder that the file lies in, where there are several.
     """
     source = given if given is not None else _norm_stats(folder, key)
     if not source.is_file():
@@ -98,12 +90,8 @@ def openpi_scales(
 
 
 def transformers_scales(folder: Path) -> Scales:
-    """Read means and deviations from the `processor_config.json` of transformers' `PI0Processor`.
-
-    Raises:
-        CheckpointError: The file is missing, or has none.
-    """
-    source = folder / _PROCESSOR
+    """Read means and deviations from the `processor_config.json` of transformers' `PI0Processor`."""
+    source = folder / "processor_config.json"
     read = read_json(source)
     found = {}
     for name in ("actions", "state"):
@@ -117,17 +105,7 @@ def transformers_scales(folder: Path) -> Scales:
 
 
 def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: str, source: Path) -> None:
-    """Refuse statistics that no scale can be made of.
-
-    Args:
-        statistics: Statistics of one feature.
-        scaling: How the feature is scaled, which decides what is read.
-        feature: Name of the feature, for error messages.
-        source: The file, for error messages.
-
-    Raises:
-        CheckpointError: Statistics are missing or not finite, deviations negative, or lower bounds above upper ones.
-    """
+    """Refuse statistics that no scale can be made of: missing, not finite, or with negative deviations or spans."""
     needed = STATISTICS[scaling]
     if not statistics or any(name not in statistics for name in needed):
         raise CheckpointError(
@@ -140,55 +118,37 @@ def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: s
         sizes = {name: tuple(statistics[name].shape) for name in needed}
         raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
     # Finite in float64 is not enough: the scale is a sum of two of them in float32.
-    wrong = [
-        f"{name} of {feature!r} must be finite, number {place} of it is {each[place]:g}"
-        for name, each in zip(needed, read, strict=False)
-        for place in torch.nonzero(~(each.abs() < _LARGEST))[:, 0].tolist()
-    ]
+    checks = [(name, ~(each.abs() < _LARGEST), "finite", each) for name, each in zip(needed, read, strict=False)]
     if scaling == "mean std":
-        wrong += [
-            f"std of {feature!r} must be at least 0, number {place} of it is {read[1][place]:g}"
-            for place in torch.nonzero(read[1] < 0)[:, 0].tolist()
-        ]
+        checks.append(("std", read[1] < 0, "at least 0", read[1]))
     elif needed:
-        low, high = needed
-        wrong += [
-            f"{low} of {feature!r} must be at most {high}, number {place} of it is {read[0][place]:g} and "
-            f"{read[1][place]:g}"
-            for place in torch.nonzero(read[0] > read[1])[:, 0].tolist()
-        ]  # fmt: skip
-    if wrong:
-        raise CheckpointError(f"{source}: {wrong[0]}; {_AGAIN}")
+        checks.append((needed[0], read[0] > read[1], f"at most {needed[1]}", torch.stack(read, 1)))
+    for name, wrong, bound, values in checks:
+        if wrong.any():
+            place = int(wrong.nonzero()[0])
+            given = " and ".join(f"{each:g}" for each in values[place].flatten().tolist())
+            raise CheckpointError(
+                f"{source}: {name} of {feature!r} must be {bound}, number {place} of it is {given}; compute them again "
+                "on the data set, or give LoadOptions(statistics=...) others"
+            )
 
 
 def cut(scale: Affine, numbers: int, feature: str, source: Path) -> Affine:
-    """Return the first numbers of a scale; the rest must be padding, for which some files hold statistics too.
-
-    Raises:
-        CheckpointError: The scale has fewer numbers, or something else than padding would be cut off.
-    """
+    """Return the first numbers of a scale; the rest must be padding, for which some files hold statistics too."""
+    held = f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}"
     if len(scale.scale) < numbers:
+        raise CheckpointError(f"{held}, and {numbers} are needed")
+    for place in torch.nonzero(~_is_padding(scale)[numbers:])[:, 0].tolist():
+        offset, size = scale.offset[numbers + place], scale.scale[numbers + place]
         raise CheckpointError(
-            f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}, and {numbers} are needed"
+            f"{held}, {numbers} are needed, and number {numbers + place} is no padding: offset {offset:g}, scale "
+            f"{size:g}; it is of another robot, or give LoadOptions(statistics=...) those of this one"
         )
-    padding = _is_padding(scale)
-    for place in range(numbers, len(scale.scale)):
-        if not padding[place]:
-            raise CheckpointError(
-                f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}, {numbers} are needed, and "
-                f"number {place} is no padding: offset {scale.offset[place]:g}, scale {scale.scale[place]:g}; it is of "
-                "another robot, or give LoadOptions(statistics=...) those of this one"
-            )
     return Affine(scale.offset[:numbers], scale.scale[:numbers])
 
 
 def without_padding(scale: Affine, width: int) -> Affine:
-    """Return a scale without the padding at its end, where it is as wide as what it is padded to.
-
-    Args:
-        scale: The scale of a robot's state, whose size only the file tells.
-        width: Size to which the network pads the state.
-    """
+    """Return the scale of a state without the padding at its end, where it is as wide as the network's padded state."""
     real = torch.nonzero(~_is_padding(scale))[:, 0]
     if len(scale.scale) != width or not len(real):
         return scale

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar, runtime_checkable
 from unittest.mock import patch
@@ -53,22 +53,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_sizes(config: object, source: Path, *path: str) -> None:
-    """Refuse a config of a network that is too large to make.
-
-    Args:
-        config: Plain data; every number of layers, steps, heads and every width in it is checked.
-        source: The file, for error messages.
-        path: Keys that lead to `config`.
-
-    Raises:
-        CheckpointError: A size is out of range.
-    """
-    if isinstance(config, Mapping):
-        for key, value in config.items():
+    """Refuse a network that is too large to make: a number of layers, steps, heads or a width that is out of range."""
+    if isinstance(config, Mapping | list):
+        for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
             require_sizes(value, source, *path, str(key))
-    elif isinstance(config, list):
-        for place, value in enumerate(config):
-            require_sizes(value, source, *path, str(place))
     elif isinstance(config, int | float) and path:
         most = next((most for pattern, most in _SIZES if re.search(pattern, path[-1])), None)
         # Published configs use -1 and 0 for "all" or "none" of something, but there is at least one head.
@@ -80,13 +68,7 @@ def require_sizes(config: object, source: Path, *path: str) -> None:
 
 
 def read_safetensors(folder: Path) -> dict[str, Tensor]:
-    """Return all tensors of `model.safetensors`, or of the shards that its index names, on the CPU.
-
-    Raises:
-        MissingWeightsError: The file or a shard is missing.
-        CheckpointError: A file is damaged or holds numbers that are not finite, a tensor is in another shard than the
-            index says, or there are both a whole file and shards.
-    """
+    """Return all tensors of `model.safetensors`, or of the shards that its index names, on the CPU."""
     state: dict[str, Tensor] = {}
     for path, expected in weight_files(folder).items():
         read = read_tensors(path)
@@ -98,12 +80,7 @@ def read_safetensors(folder: Path) -> dict[str, Tensor]:
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """Return the files with a folder's weights, and for each the names that the index says it holds.
-
-    Raises:
-        MissingWeightsError: As in `read_safetensors`.
-        CheckpointError: As in `read_safetensors`.
-    """
+    """Return the files with a folder's weights, and for each shard the names that the index says it holds."""
     whole = folder / WEIGHTS
     shards = sorted(path.name for path in folder.glob("*.safetensors") if _SHARD.fullmatch(path.name))
     index = read_json(folder / INDEX)
@@ -117,9 +94,10 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     if not index:
         raise MissingWeightsError(f"{folder} holds no {WEIGHTS} and no {INDEX}{instead(_names(folder))}")
     places = index.get("weight_map")
-    named = list(places.values()) if isinstance(places, dict) else [None]
     # A path to elsewhere would let a checkpoint read any file of this machine.
-    if not isinstance(places, dict) or not all(isinstance(e, str) and PurePosixPath(e).name == e for e in named):
+    if not isinstance(places, dict) or not all(
+        isinstance(each, str) and PurePosixPath(each).name == each for each in places.values()
+    ):
         raise CheckpointError(f"{folder / INDEX} must have a weight_map of tensors to files in the same folder")
     files = sorted(set(places.values()))
     missing = [name for name in files if not (folder / name).is_file()]
@@ -136,16 +114,10 @@ def has_weights(files: Collection[str]) -> bool:
 
 
 def instead(files: Collection[str]) -> str:
-    """Return the end of an error message: the weights under other names, and the remedy.
-
-    Example:
-        >>> instead(["config.json", "pytorch_model.bin"])[:44]
-        '; it holds pytorch_model.bin, weights of tor'
-    """
+    """Return the end of an error message: the weights under other names, and the remedy."""
     found: dict[str, list[str]] = {}
     for name in sorted(files):
-        remedy = next((remedy for pattern, remedy in _REMEDIES if re.fullmatch(pattern, name)), None)
-        if remedy is not None:
+        if remedy := next((remedy for pattern, remedy in _REMEDIES if re.fullmatch(pattern, name)), None):
             found.setdefault(remedy, []).append(name)
     if found:
         return "; it holds " + "; and ".join(f"{listed(names)}, {remedy}" for remedy, names in found.items())
@@ -171,21 +143,12 @@ def tensor_names(folder: Path) -> list[str]:
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a `.pt` file; nothing is unpickled.
-
-    Raises:
-        CheckpointError: The file is damaged, or holds more than tensors of finite numbers.
-    """
+    """Return the state dict of a `.pt` file; nothing is unpickled."""
     return unwrapped(read_tensors(path))
 
 
 def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Return a state dict without the prefixes that wrappers around the model put before every name.
-
-    Example:
-        >>> unwrapped({"module._orig_mod.weight": 1})
-        {'weight': 1}
-    """
+    """Return a state dict without the prefixes that wrappers around the model put before every name."""
     found = dict(state)
     while prefix := next((each for each in _WRAPPERS if found and all(n.startswith(each) for n in found)), None):
         found = {name.removeprefix(prefix): value for name, value in found.items()}
@@ -193,11 +156,7 @@ def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
-    """Return a state dict under other names, without the tensors that `rename` maps to None.
-
-    Raises:
-        CheckpointError: Two tensors would have one name.
-    """
+    """Return a state dict under other names, without the tensors that `rename` maps to None."""
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         new = rename(name)
@@ -217,30 +176,15 @@ def load_strictly(
     may_ignore: Collection[str] = (),
     source: object = "the checkpoint",
 ) -> None:
-    """Load a state dict in the model's precision; every name and shape must match.
-
-    Args:
-        model: The model to fill.
-        state: Tensors under the model's names.
-        may_miss: Names that may be absent.
-        may_ignore: Names that may be present and are not used.
-        source: Where the weights are from, for error messages.
-
-    Raises:
-        CheckpointError: Names the tensors that are missing, unexpected or of another shape.
-    """
+    """Load a state dict in the model's precision; every name must match that is not let pass."""
     wanted = model.state_dict()
     shared = wanted.keys() & state.keys()
     missing = sorted(wanted.keys() - state.keys() - set(may_miss))
     unexpected = sorted(state.keys() - wanted.keys() - set(may_ignore))
-    wrong = [
-        f"{name} ({tuple(state[name].shape)} for {tuple(wanted[name].shape)})"
-        for name in sorted(shared)
-        if state[name].shape != wanted[name].shape
-    ]
+    shapes = {name: (tuple(state[name].shape), tuple(wanted[name].shape)) for name in sorted(shared)}
+    wrong = [f"{name} ({given} for {own})" for name, (given, own) in shapes.items() if given != own]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
-    if any(problems.values()):
-        said = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
+    if said := "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names):
         raise CheckpointError(
             f"{source} does not fit a {type(model).__name__}: {said}{_remedy(set(missing), unexpected)}"
         )
@@ -250,31 +194,17 @@ def load_strictly(
 @contextmanager
 def without_init() -> Iterator[None]:
     """Make layers without drawing their weights, for models that are filled at once and entirely."""
-
-    def keep(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
-        return tensor
-
     # Drawing billions of numbers that are overwritten takes minutes.
-    names = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
-             "xavier_normal_")  # fmt: skip
-    with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(patch.object(nn.init, name, keep))
+    drawing = "normal_ uniform_ trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_"
+    with patch.multiple(nn.init, **dict.fromkeys(drawing.split(), lambda tensor, *_, **__: tensor)):
         yield
 
 
-def _remedy(missing: Collection[str], unexpected: Collection[str]) -> str:
+def _remedy(missing: set[str], unexpected: Collection[str]) -> str:
     """Return what to do where names would fit without a common prefix."""
-    begins = {
-        name[: place.end()]
-        for name in unexpected
-        for place in re.finditer(r"\.", name)
-        if name[place.end() :] in missing
-    }
-    if not begins:
-        return ""
-    prefix = min(begins, key=len)
-    return (
+    ends = ((name, dot.end()) for name in unexpected for dot in re.finditer(r"\.", name))
+    prefix = min((name[:end] for name, end in ends if name[end:] in missing), key=len, default="")
+    return prefix and (
         f"; names that begin with {prefix!r} would fit without it: save {{name.removeprefix({prefix!r}): tensor "
         f"for name, tensor in state.items() if name.startswith({prefix!r})}} and load that"
     )

@@ -6,6 +6,7 @@ Checkpoints of lerobot and of openpi's port have the same layers under other nam
 import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -21,15 +22,8 @@ from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, tokenizer_of
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.io._statistics import (
-    Scales,
-    cut,
-    lerobot_scales,
-    openpi_scales,
-    transformers_scales,
-    without_padding,
-)
-from prophrl_algos.vla.io._weights import has_weights, load_strictly, read_safetensors, renamed
+from prophrl_algos.vla.io._statistics import cut, published_scales, transformers_scales, without_padding
+from prophrl_algos.vla.io._weights import has_weights, load_strictly, renamed
 
 ACTION_DIM = 7
 _EMBEDDING = "model.vlm.language_model.embed_tokens.weight"
@@ -53,7 +47,7 @@ _WHOLE = (r"(.*\.)?(action_in_proj|action_out_proj|action_time_mlp_in|action_tim
 class Pi0Policy(PrefixPolicy):
     """Denoise actions with an expert that reads the state and PaliGemma's keys and values.
 
-    The network is `transformers.PI0ForConditionalGeneration`. Other arguments are those of `PrefixPolicy`.
+    The network is `transformers.PI0ForConditionalGeneration`.
     """
 
     FAMILY: ClassVar[str] = "pi0"
@@ -86,51 +80,57 @@ class Pi0Policy(PrefixPolicy):
         names = ("chunk_size", "max_action_dim", "max_state_dim", "num_inference_steps", "min_period", "max_period")
         return PI0ForConditionalGeneration(PI0Config(**{name: config[name] for name in names if name in config}))
 
+    @staticmethod
+    def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+        heads = {name: tensor for name, tensor in state.items() if name.endswith("paligemma.lm_head.weight")}
+        found = renamed({name: tensor for name, tensor in state.items() if name not in heads}, _own_name)
+        # The language model's embedding may be stored as the head that it is tied to; it wins where a file holds both.
+        for name, tensor in heads.items():
+            found.setdefault(_own_name(name), tensor)
+        unread = {_EXPERT_EMBEDDING}
+        load_strictly(network, found, may_miss=unread, may_ignore=unread, source=source)
+
     @classmethod
     def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
-        """Return why a folder is of this family: transformers says it in `config.json`, too."""
         if has_weights(files) and config.get("model_type") == "pi0":
             return "config.json says model_type pi0, as transformers writes it"
         return super().recognises(files, config)
 
     @classmethod
     def recognises_tensors(cls, names: Collection[str]) -> str | None:
-        """Return why weights are of this family: openpi writes no config, so the names must tell."""
+        # openpi writes no config.
         if {"paligemma_with_expert.gemma_expert.model.norm.weight", "state_proj.weight"} <= set(names):
             return "paligemma_with_expert with a state_proj and no time modulation, as openpi writes pi0"
         return None
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "Pi0Policy":
-        """Return the policy of a checkpoint in transformers', lerobot's or openpi's layout."""
         how = convention(options.benchmark, "openpi")
-        scales = _scales(folder, options, config)
+        if options.statistics is None and config.get("model_type") == "pi0":
+            scales = transformers_scales(folder)
+        else:
+            # openpi training/config.py: every model but pi0 is scaled by quantiles.
+            scaled = replace(how, scaling="mean std", eps=1e-6)
+            scales = published_scales(folder, scaled, options, lerobot=config.get("type") == "pi0")
         state = scales.require_state("pi0", folder)
-        network = cls.empty_network(config, folder)
-        fill(network, read_safetensors(folder), source=folder)
-        sizes = network.config
-        spec = FlowSpec(
-            horizon=sizes.chunk_size,
-            latent_dim=sizes.max_action_dim,
-            action_dim=ACTION_DIM,
-            exec_steps=options.exec_steps or min(how.exec_steps, sizes.chunk_size),
-            num_steps=options.num_steps or sizes.num_inference_steps,
-        )
+        network = cls.published_network(config, folder)
+        own, horizon = network.config, network.config.chunk_size
+        exec_steps = min(how.exec_steps, horizon)
+        spec = FlowSpec(horizon, own.max_action_dim, ACTION_DIM, exec_steps, own.num_inference_steps)
         processor = ProcessorConfig(
             convention=how,
-            images=ImageConfig(sizes.vlm_config.vision_config.image_size, antialias="type" not in config),
+            images=ImageConfig(own.vlm_config.vision_config.image_size, antialias="type" not in config),
             actions=cut(scales.actions, ACTION_DIM, "actions", folder),
-            state=without_padding(state, sizes.max_state_dim),
-            state_columns=sizes.max_state_dim,
+            state=without_padding(state, own.max_state_dim),
+            state_columns=own.max_state_dim,
             tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
             prompt=line,
             max_tokens=int(config.get("tokenizer_max_length", 48)),
             without_state=options.without_state,
         )
-        return cls(network, spec, processor, config)
+        return cls(network, options.sized(spec), processor, config)
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
-        """Return PaliGemma's keys and values, the mask of real tokens, and the state."""
         model: Any = cast(Any, self.network).model
         config, rows = model.config.vlm_config, len(obs["tokens"])
         pixels = torch.stack(list(images), 1).to(model.vlm.dtype)
@@ -150,45 +150,13 @@ class Pi0Policy(PrefixPolicy):
         return TensorContext(mask=mask, state=obs["state"].to(device), **cache_tensors(read[self._cache]))
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32; the network's time and sign are those of `FlowPolicy`."""
         cache = {self._cache: as_cache(ctx)}
         found = self.network(state=ctx["state"], noise=x, timestep=t, attention_mask=ctx["mask"], **cache)
         return found.logits.float()
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
-    """Load a state dict of any of the layouts, with every tensor accounted for.
-
-    The language model's embedding may be stored as the head that it is tied to. The expert's embedding is not read.
-
-    Raises:
-        CheckpointError: Names what is missing, unexpected or of another shape.
-    """
-    heads = {name: tensor for name, tensor in state.items() if name.endswith("paligemma.lm_head.weight")}
-    found = renamed({name: tensor for name, tensor in state.items() if name not in heads}, own_name)
-    # The embedding itself wins where a file holds both.
-    for name, tensor in heads.items():
-        found.setdefault(own_name(name), tensor)
-    unread = {_EXPERT_EMBEDDING}
-    load_strictly(network, found, may_miss=unread, may_ignore=unread, source=source)
-
-
-def own_name(name: str) -> str:
-    """Return the network's name of a tensor of lerobot's, openpi's or transformers' files.
-
-    Example:
-        >>> own_name("model.paligemma_with_expert.gemma_expert.model.norm.weight")
-        'model.dit.norm.weight'
-    """
+def _own_name(name: str) -> str:
+    """Return the network's name of a tensor of lerobot's, openpi's or transformers' files."""
     for pattern, new in _RENAMES:
         name = re.sub(pattern, new, name)
     return name
-
-
-def _scales(folder: Path, options: LoadOptions, config: Mapping[str, Any]) -> Scales:
-    if options.statistics is None and config.get("type") == "pi0":
-        return lerobot_scales(folder)
-    if options.statistics is None and config.get("model_type") == "pi0":
-        return transformers_scales(folder)
-    # openpi training/config.py: every model but pi0 is scaled by quantiles.
-    return openpi_scales(folder, "mean std", 1e-6, given=options.statistics, key=options.unnorm_key)

@@ -1,7 +1,6 @@
 """Make a flow policy of Pi0.5, on lerobot's or openpi's port, which have the same layers and names.
 
-Neither's sampler nor loader is used. lerobot's loader swallows errors and returns random weights; here every tensor of
-a checkpoint is accounted for.
+lerobot's loader swallows errors and returns random weights; here every tensor of a checkpoint is accounted for.
 """
 
 import inspect
@@ -19,22 +18,17 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets, cast_frozen
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_cache import additive, as_cache, cache_tensors, may_attend
+from prophrl_algos.vla._prefix_cache import additive, as_cache, prefix_context
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, task_and_state, tokenizer_of
-from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.io._statistics import Scales, cut, lerobot_scales, openpi_scales, without_padding
-from prophrl_algos.vla.io._weights import load_strictly, read_safetensors, renamed
+from prophrl_algos.vla.io._statistics import cut, published_scales, without_padding
+from prophrl_algos.vla.io._weights import load_strictly, renamed
 
 ACTION_DIM = 7
 _OPENPI_HORIZON = 10
 """openpi training/config.py, pi05_libero: action_horizon=10; its checkpoints do not say."""
-_NEEDED = (
-    "pi0.5 needs lerobot's or openpi's network: `make test-vla` shows pins that work on Python 3.11, and on 3.12 "
-    "`pip install 'lerobot[pi]'` does"
-)
 _OWN = ("paligemma_with_expert.", "action_", "time_mlp_", "state_proj.")
 _EMBEDDING = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
 _HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
@@ -49,8 +43,7 @@ _WHOLE = (r"(.*\.)?(action_in_proj|action_out_proj|time_mlp_in|time_mlp_out)",)
 class Pi05Policy(PrefixPolicy):
     """Denoise actions with an expert that reads PaliGemma's keys and values and is modulated by time.
 
-    The network is lerobot's `PI05Pytorch` or openpi's `PI0Pytorch(pi05=True)`. Other arguments are those of
-    `PrefixPolicy`.
+    The network is lerobot's `PI05Pytorch` or openpi's `PI0Pytorch(pi05=True)`.
     """
 
     FAMILY: ClassVar[str] = "pi05"
@@ -89,99 +82,67 @@ class Pi05Policy(PrefixPolicy):
         sizes = PI05Config(chunk_size=horizon, n_action_steps=horizon, dtype="float32", device="cpu", **given)
         return PI05Pytorch(sizes)
 
+    @staticmethod
+    def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+        found = renamed(state, _own_name)
+        # The language model's embedding may be stored as the head that it is tied to.
+        if _EMBEDDING not in found and _HEAD in found:
+            found[_EMBEDDING] = found[_HEAD]
+        unread = {_HEAD, _EXPERT_HEAD}
+        # Nor is a state projection read, which pi0 has and pi0.5 does not.
+        dropped = unread | {name for name in found if name.startswith("state_proj.")}
+        load_strictly(network, found, may_miss=unread, may_ignore=dropped, source=source)
+
     @classmethod
     def recognises_tensors(cls, names: Collection[str]) -> str | None:
-        """Return why weights are of this family: openpi and RLinf write no config, so the names must tell."""
+        # openpi and RLinf write no config.
         if {"paligemma_with_expert.gemma_expert.model.norm.dense.weight", "action_in_proj.weight"} <= set(names):
             return "paligemma_with_expert with a time modulation (norm.dense), as openpi and RLinf write pi0.5"
         return None
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "Pi05Policy":
-        """Return the policy of a checkpoint in lerobot's, openpi's or RLinf's layout."""
         config = config if config.get("type") == "pi05" else {}
         how = convention(options.benchmark, "openpi")
-        if config and options.statistics is None:
-            scales = lerobot_scales(folder)
-        else:
-            scales = openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
-        network = cls.empty_network(config, folder)
-        fill(network, read_safetensors(folder), source=folder)
-        horizon = int(config.get("chunk_size", _OPENPI_HORIZON))
-        spec = FlowSpec(
-            horizon=horizon,
-            latent_dim=int(config.get("max_action_dim", 32)),
-            action_dim=ACTION_DIM,
-            exec_steps=options.exec_steps or min(how.exec_steps, horizon),
-            num_steps=options.num_steps or int(config.get("num_inference_steps", 10)),
-        )
-        state = _state(scales, config)
+        scales = published_scales(folder, how, options, lerobot=bool(config))
+        columns = int(config.get("max_state_dim", 32))
+        if config.get("use_relative_actions"):
+            raise CheckpointError("this checkpoint predicts actions relative to the state, which no env here takes")
+        # openpi's LIBERO and BRIDGE policies read no state; lerobot's prompt names it.
+        state = without_padding(scales.require_state("lerobot's pi0.5", folder), columns) if config else None
+        horizon, latent_dim = int(config.get("chunk_size", _OPENPI_HORIZON)), int(config.get("max_action_dim", 32))
+        num_steps = int(config.get("num_inference_steps", 10))
+        spec = FlowSpec(horizon, latent_dim, ACTION_DIM, min(how.exec_steps, horizon), num_steps)
         processor = ProcessorConfig(
             convention=how,
             images=ImageConfig(int(config.get("image_resolution", (224, 224))[0]), antialias=not config),
             actions=cut(scales.actions, ACTION_DIM, "actions", folder),
             state=state,
-            state_columns=_state_columns(state, config),
+            # lerobot up to 0.4, whose configs know no relative actions, pads the state to 32.
+            state_columns=len(state.scale) if state and "use_relative_actions" in config else columns if state else 0,
             tokenize=tokenizer_of(options.tokenizer, PALIGEMMA),
             prompt=task_and_state if config else line,
             max_tokens=int(config.get("tokenizer_max_length", 200)),
             without_state=options.without_state,
         )
-        return cls(network, spec, processor, config)
+        return cls(cls.published_network(config, folder), options.sized(spec), processor, config)
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Change the precision of frozen weights as the network's own code does, which keeps some float32."""
         both = cast(Any, self.network).paligemma_with_expert
-        if dtype == torch.bfloat16:
+        if dtype == torch.bfloat16:  # the network's own code keeps some of it float32
             cast_frozen(self.network, lambda: both.to_bfloat16_for_selected_params("bfloat16"))
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
-        """Return PaliGemma's keys and values and the mask of real tokens."""
         network: Any = self.network
         real = torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)
-        embedded, pad, starts = network.embed_prefix(
-            list(images), [real] * len(images), obs["tokens"], obs["token_mask"]
-        )
-        _, cache = network.paligemma_with_expert.forward(
-            attention_mask=additive(may_attend(pad, starts)),
-            position_ids=pad.cumsum(1) - 1,
-            past_key_values=None,
-            inputs_embeds=[embedded, None],
-            use_cache=True,
-        )
-        return TensorContext(pad=pad, **cache_tensors(cache))
+        read = network.embed_prefix(list(images), [real] * len(images), obs["tokens"], obs["token_mask"])
+        return prefix_context(network.paligemma_with_expert, *read, additive)
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32; the network's time and sign are those of `FlowPolicy`."""
         given = {"prefix_pad_masks": ctx["pad"], "past_key_values": as_cache(ctx), "x_t": x, "timestep": t}
         if self._wants_state:  # openpi's pi0.5 takes a state and ignores it
             given["state"] = x.new_zeros(len(x), x.shape[2])
         return cast(Any, self.network).denoise_step(**given).float()
-
-
-def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
-    """Load a state dict of any of the layouts, with every tensor accounted for.
-
-    lerobot's names begin with `model.`. The language model's embedding may be stored as the head that it is tied to.
-    Word heads are not read, nor is a state projection, which pi0 has and pi0.5 does not.
-
-    Raises:
-        CheckpointError: Names what is missing, unexpected or of another shape.
-    """
-    found = renamed(state, _own_name)
-    if _EMBEDDING not in found and _HEAD in found:
-        found[_EMBEDDING] = found[_HEAD]
-    unread = {_HEAD, _EXPERT_HEAD}
-    dropped = unread | {name for name in found if name.startswith("state_proj.")}
-    load_strictly(network, found, may_miss=unread, may_ignore=dropped, source=source)
-
-
-def require_lerobot() -> None:
-    """Raise ImportError, with what to install, unless lerobot's pi0.5 can be imported."""
-    try:
-        import lerobot.policies.pi05.modeling_pi05  # noqa: F401
-    except ImportError as error:
-        raise ImportError(_NEEDED) from error
 
 
 def openpi_network(horizon: int) -> nn.Module:
@@ -189,35 +150,15 @@ def openpi_network(horizon: int) -> nn.Module:
     try:
         from openpi.models_pytorch.pi0_pytorch import PI0Pytorch
     except ImportError as error:
-        raise ImportError(_NEEDED) from error
-    config = SimpleNamespace(
-        pi05=True,
-        paligemma_variant="gemma_2b",
-        action_expert_variant="gemma_300m",
-        dtype="float32",
-        action_horizon=horizon,
-        action_dim=32,
-    )
-    return PI0Pytorch(config)
+        raise ImportError(
+            "pi0.5 needs lerobot's or openpi's network: `make test-vla` shows pins that work on Python 3.11, and on "
+            "3.12 `pip install 'lerobot[pi]'` does"
+        ) from error
+    variants = {"paligemma_variant": "gemma_2b", "action_expert_variant": "gemma_300m"}
+    return PI0Pytorch(SimpleNamespace(pi05=True, dtype="float32", action_horizon=horizon, action_dim=32, **variants))
 
 
 def _own_name(name: str) -> str:
     inner = name.removeprefix("model.")
     own = inner if inner.startswith(_OWN) else name
     return re.sub(r"^action_time_mlp_", "time_mlp_", own)
-
-
-def _state(scales: Scales, config: Mapping[str, Any]) -> Affine | None:
-    """Return the scale of the state that the prompt names; openpi's LIBERO and BRIDGE policies read no state."""
-    if config.get("use_relative_actions"):
-        raise CheckpointError("this checkpoint predicts actions relative to the state, which no env here takes")
-    if config and scales.state is None:
-        raise CheckpointError("this checkpoint's prompt names the state, and its processor has no statistics of it")
-    return without_padding(scales.state, int(config.get("max_state_dim", 32))) if config and scales.state else None
-
-
-def _state_columns(state: Affine | None, config: Mapping[str, Any]) -> int:
-    """Return the size to which the state is padded: 32 in lerobot up to 0.4, whose configs know no relative actions."""
-    if state is None:
-        return 0
-    return len(state.scale) if "use_relative_actions" in config else int(config.get("max_state_dim", 32))

@@ -13,32 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prophrl_algos.vla.prismatic._flow_heads import (
-    SPREAD,
-    FlowHead,
-    L1Head,
-    SharedContext,
-    TimeEmbedding,
-    gaussian_velocity,
-)
+from prophrl_algos.vla.prismatic import _flow_heads as heads
+from prophrl_algos.vla.prismatic._flow_heads import FlowHead, L1Head, SharedContext
 
 _HEADS = 8
-_ROPE_BASE = 10000.0
 
 
 @dataclass(frozen=True)
 class BridgeStates:
-    """Hold what a bridge head reads.
-
-    Attributes:
-        task: Padded states of the images, one tensor per block.
-        seen: True where these are real.
-        action: States of the action queries, one tensor per block.
-        state: The robot's state as a token; None for policies that read none.
-    """
+    """Hold what a bridge head reads: states of images and action queries in every block, the robot's as a token."""
 
     task: Sequence[Float[Tensor, "b t d"]]
     seen: Bool[Tensor, "b t"]
+    """True where the states of images are no padding."""
     action: Sequence[Float[Tensor, "b q d"]]
     state: Float[Tensor, "b d"] | None
 
@@ -69,15 +56,7 @@ class _Bridge(nn.Module):
         bias: Float[Tensor, "b s"],
         modulation: Float[Tensor, "bc two d"] | None = None,
     ) -> Float[Tensor, "bc h d"]:
-        """Return the actions after the block.
-
-        Args:
-            x: Actions; several rows of them may share a row of what is read.
-            keys: Keys from `read`.
-            values: Values from `read`.
-            bias: Added to the scores; very negative for padding.
-            modulation: Scale and shift behind the norm.
-        """
+        """Return the actions after the block; several rows of them (copies c) may share a row of what is read."""
         query, key, value = self.own(x)
         query = query / math.sqrt(query.shape[-1])
         copies = len(x) // len(keys)
@@ -151,39 +130,19 @@ class BridgeFlowHead(FlowHead):
 
     The velocity is that of a flow around this mean. Noise and time enter through layers that are 0 before any training,
     so the head starts as the published one.
-
-    Args:
-        width: Width of the language model, a multiple of 8.
-        blocks: Number of its layers.
-        horizon: Number of actions of a chunk.
-        action_dim: Number of dimensions of an action.
-        pro: Whether the blocks are those of the Pro release.
-        spread: See `FlowHead`, as for `draws`.
-        draws: Noises and times per demonstration.
     """
 
-    def __init__(
-        self,
-        width: int,
-        blocks: int,
-        horizon: int,
-        action_dim: int,
-        *,
-        pro: bool,
-        spread: float = SPREAD,
-        draws: int = 4,
-    ) -> None:
-        super().__init__(spread, draws)
+    def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
+        super().__init__()
         self.query = nn.Parameter(torch.zeros(width))
         self.noise = nn.Linear(action_dim, width)
         self.positions = nn.Parameter(torch.zeros(horizon, width))
-        self.time = TimeEmbedding(width)
+        self.time = heads.TimeEmbedding(width)
         self.offsets = nn.Parameter(torch.zeros(blocks, 2, width))
         self.blocks = _blocks(width, blocks, pro=pro)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, action_dim)
-        nn.init.zeros_(self.noise.weight)
-        nn.init.zeros_(self.noise.bias)
+        heads.silence(self.noise)
 
     def start_from(self, head: BridgeL1Head) -> None:
         """Take the weights of a published head; its first layer becomes the constant that it gave."""
@@ -194,7 +153,6 @@ class BridgeFlowHead(FlowHead):
             self.query.copy_(head.query())
 
     def prefix(self, states: BridgeStates) -> SharedContext:
-        """Return keys and values of every block."""
         return SharedContext(_read(self.blocks, states))
 
     def mean(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
@@ -207,8 +165,7 @@ class BridgeFlowHead(FlowHead):
         return self.out(self.norm(hidden)).float()
 
     def velocity(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32."""
-        return gaussian_velocity(x, t, self.mean(ctx, x, t), self.spread)
+        return heads.gaussian_velocity(x, t, self.mean(ctx, x, t), self.spread)
 
 
 def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
@@ -218,7 +175,7 @@ def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
     position 256 even the positions are rounded, and the heads were trained so.
     """
     size = x.shape[-1]
-    frequencies = (1 / _ROPE_BASE ** (torch.arange(0, size, 2, device=x.device).float() / size)).bfloat16()
+    frequencies = (1 / 10000.0 ** (torch.arange(0, size, 2, device=x.device).float() / size)).bfloat16()
     places = torch.arange(x.shape[2], device=x.device).bfloat16()
     angles = (places[:, None] * frequencies).repeat(1, 2)
     first, second = x[..., ::2], x[..., 1::2]
@@ -235,9 +192,7 @@ def _blocks(width: int, blocks: int, *, pro: bool) -> nn.ModuleList:
 
 def _read(blocks: nn.ModuleList, states: BridgeStates) -> tuple[Tensor, ...]:
     """Return the bias of the scores, then keys and values of every block."""
-    first = blocks[0]
-    assert isinstance(first, _Bridge)
-    dtype = first.gating_factor.dtype
+    dtype = next(blocks.parameters()).dtype
     state = [] if states.state is None else [states.state[:, None].to(dtype)]
     read: list[Tensor] = []
     for block, task, action in zip(blocks, states.task, states.action, strict=True):

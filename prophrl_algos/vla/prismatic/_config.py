@@ -20,27 +20,16 @@ Numbers = Mapping[str, Sequence[float] | Sequence[bool]]
 
 @dataclass(frozen=True)
 class PrismaticConfig:
-    """Hold sizes and statistics of a Prismatic policy.
-
-    Attributes:
-        text: Configuration of the language model, in transformers' words.
-        first: Sizes of DINOv2.
-        second: Sizes of SigLIP.
-        actions: Statistics of the training data's actions: `q01`, `q99`, and `mask` for the numbers that are scaled.
-        states: Statistics of the robot's state; None for a policy that reads none.
-        benchmark: The benchmark that it acts in, a name of `prophrl_algos.vla.conventions`.
-        horizon: Number of actions of a chunk.
-        exec_steps: Number of them that are executed.
-        num_steps: Number K of denoising steps.
-        without_state: `LoadOptions.without_state`.
-        head: `l1`, as published, or `flow`.
-        settings: Further arguments of the head.
-    """
+    """Hold sizes and statistics of a Prismatic policy; `states` is None for a policy that reads none."""
 
     text: Mapping[str, Any]
+    """Configuration of the language model, in transformers' words."""
     first: VitSize
+    """Sizes of DINOv2."""
     second: VitSize
+    """Sizes of SigLIP."""
     actions: Numbers
+    """Statistics of the training data: `q01`, `q99`, and `mask` for the numbers that are scaled."""
     states: Numbers | None
     benchmark: str = "libero"
     horizon: int = 8
@@ -48,21 +37,17 @@ class PrismaticConfig:
     num_steps: int = 10
     without_state: str = "refuse"
     head: str = "flow"
+    """`l1`, as published, or `flow`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the head."""
 
     @property
     def action_dim(self) -> int:
-        """Return the number of dimensions of an action."""
         return len(self.actions["q01"])
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any], source: Path) -> "PrismaticConfig":
-        """Return the config that `dataclasses.asdict` described.
-
-        Raises:
-            CheckpointError: Statistics make no sense.
-            KeyError: A key is missing; so TypeError and ValueError for unknown keys and wrong values.
-        """
+        """Return the config that `dataclasses.asdict` described; KeyError, TypeError or ValueError if it is damaged."""
         vision = {name: VitSize(**said[name]) for name in ("first", "second")}
         config = cls(**{**said, **vision})
         sound_numbers(config.actions, "actions", source)
@@ -104,9 +89,8 @@ def scaling(numbers: Numbers, how: Convention, gripper: int | None = None) -> Af
     return Affine(*(torch.where(is_gripper, 0.5, part) for part in found))
 
 
-def rescale_output(layer: nn.Module, numbers: Numbers) -> None:
+def rescale_output(layer: nn.Linear, numbers: Numbers) -> None:
     """Make a published head's last layer say latents: a gripper from 0 to 1 becomes one from -1 to 1."""
-    assert isinstance(layer, nn.Linear)
     if not numbers.get("mask", [True] * layer.out_features)[GRIPPER]:
         with torch.no_grad():
             layer.weight[GRIPPER] *= 2

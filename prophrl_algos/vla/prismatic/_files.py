@@ -34,12 +34,7 @@ _UNUSED_IN_HEAD = re.compile(r".*\.film_gen\.0\.(weight|bias)")
 def read_published(
     folder: Path, found: Mapping[str, Any], options: LoadOptions
 ) -> tuple[PrismaticConfig, dict[str, Tensor]]:
-    """Return config and weights of a published policy, with its L1 head; the head's settings are still empty.
-
-    Raises:
-        CheckpointError: A file is damaged or of another kind of policy.
-        MissingWeightsError: A file is missing.
-    """
+    """Return config and weights of a published policy, with its L1 head; the head's settings are still empty."""
     if _one(folder, "vision_backbone--*.pt") is not None:
         raise CheckpointError(f"{folder} has language-conditioned vision encoders (FiLM), which no adapter reads")
     names = found.get("timm_model_ids", [])

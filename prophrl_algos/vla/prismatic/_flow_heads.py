@@ -15,11 +15,7 @@ from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, TensorContext
 
-SPREAD = 0.1
-"""Deviation of a flow head's actions from the published head's before any training, in latent units: our choice."""
-_LEAST_TIME = 1e-4
 _TIME_WIDTH = 256
-_LONGEST_PERIOD = 1e4
 
 
 def gaussian_velocity(
@@ -27,14 +23,10 @@ def gaussian_velocity(
 ) -> Float[Tensor, "b h d"]:
     """Return E[noise - action | x_t] for actions N(mean, spread^2), independent of each other and of the noise.
 
-    Args:
-        x: Latents x_t.
-        t: Times in (0, 1].
-        mean: Mean of the actions.
-        spread: Standard deviation of the actions; 0 leads to the mean exactly, in any number of Euler steps.
+    A spread of 0 leads to the mean exactly, in any number of Euler steps.
     """
     # With a spread of 0 the velocity is (x - action) / t, which has no limit at t = 0.
-    t = t[:, None, None].clamp(min=_LEAST_TIME)
+    t = t[:, None, None].clamp(min=1e-4)
     variance = ((1 - t) * spread) ** 2 + t**2
     return (t - (1 - t) * spread**2) / variance * (x - (1 - t) * mean) - mean
 
@@ -72,11 +64,9 @@ class L1Head(nn.Module):
         raise NotImplementedError
 
     def prefix(self, states: Any) -> TensorContext:
-        """Return the action as a context."""
         return TensorContext(mean=self.mean(states))
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return the velocity towards the action."""
         return gaussian_velocity(x, t, ctx["mean"], 0.0)
 
     def loss(
@@ -88,24 +78,12 @@ class L1Head(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """Predict a velocity; subclasses say how.
+    """Predict a velocity; subclasses say how."""
 
-    Args:
-        spread: Deviation of the actions from the mean, in latent units.
-        draws: Number of noises and times per demonstration in the loss; the context is computed once for all of them.
-    """
-
-    def __init__(self, spread: float, draws: int) -> None:
-        super().__init__()
-        self.spread, self.draws = spread, draws
-
-    def start_from(self, head: Any) -> None:
-        """Take the weights of a published head."""
-        raise NotImplementedError
-
-    def prefix(self, states: Any) -> Context:
-        """Return what does not depend on noise or time."""
-        raise NotImplementedError
+    spread = 0.1
+    """Deviation of the actions from the published head's before any training, in latent units: our choice."""
+    draws = 4
+    """Number of noises and times per demonstration in the loss; the context is computed once for all of them."""
 
     def velocity(self, ctx: Any, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return v(x, t) in float32."""
@@ -119,6 +97,12 @@ class FlowHead(nn.Module):
         return F.mse_loss(self.velocity(ctx.repeat_interleave(self.draws), x, t), velocity)
 
 
+def silence(layer: nn.Linear) -> None:
+    """Make a layer say 0."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
+
+
 class TimeEmbedding(nn.Module):
     """Turn a time in [0, 1] into a scale and a shift, which are 0 before any training."""
 
@@ -126,12 +110,11 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.into = nn.Linear(_TIME_WIDTH, width)
         self.out = nn.Linear(width, 2 * width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        silence(self.out)
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b two d"]:
         half = _TIME_WIDTH // 2
-        rates = torch.exp(-math.log(_LONGEST_PERIOD) * torch.arange(half, device=t.device) / half)
+        rates = torch.exp(-math.log(1e4) * torch.arange(half, device=t.device) / half)
         angles = 1000 * t[:, None] * rates
         waves = torch.cat([angles.cos(), angles.sin()], 1)
         return self.out(F.silu(self.into(waves))).unflatten(1, (2, -1))
@@ -144,10 +127,8 @@ class SharedContext(Context):
         self.tensors, self.copies = tensors, copies
 
     def select(self, rows: Int[Tensor, " r"]) -> "SharedContext":
-        """Return the given rows, in the given order."""
         own = rows // self.copies
         return SharedContext(tuple(tensor[own.to(tensor.device)] for tensor in self.tensors))
 
     def repeat_interleave(self, repeats: int) -> "SharedContext":
-        """Return every row `repeats` times, copies side by side."""
         return SharedContext(self.tensors, self.copies * repeats)

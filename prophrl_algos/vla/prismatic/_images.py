@@ -15,20 +15,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-_JPEG_QUALITY = 95
-"""Quality of `tf.image.encode_jpeg`, which stores colours at half resolution."""
 _LANCZOS_RADIUS = 3
-_CROP_AREA = 0.9
-"""Fraction of the image that is kept: policies were trained with random crops of this size."""
 
 
 def prepared(frames: UInt8[np.ndarray, "b h w 3"], size: int) -> UInt8[Tensor, "b s s 3"]:
-    """Return images as the vision backbones were trained to see them.
-
-    Args:
-        frames: Images of any size, mirrored as in the training.
-        size: Height and width of the result, pixels.
-    """
+    """Return images, mirrored as in the training, as the vision backbones were trained to see them."""
     stored = torch.from_numpy(np.stack([jpeg(frame) for frame in frames]))
     return centre_crop(lanczos(stored, size))
 
@@ -36,7 +27,8 @@ def prepared(frames: UInt8[np.ndarray, "b h w 3"], size: int) -> UInt8[Tensor, "
 def jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return the image after a round trip through JPEG, as the demonstrations were stored."""
     file = io.BytesIO()
-    Image.fromarray(frame).save(file, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:0")
+    # tf.image.encode_jpeg: quality 95, and colours at half resolution.
+    Image.fromarray(frame).save(file, "JPEG", quality=95, subsampling="4:2:0")
     return np.array(Image.open(file).convert("RGB"))
 
 
@@ -60,9 +52,9 @@ def lanczos_weights(length: int, size: int) -> Float[Tensor, "s h"]:
 
 
 def centre_crop(images: UInt8[Tensor, "b s s 3"]) -> UInt8[Tensor, "b s s 3"]:
-    """Return the middle nine tenths of the area at full size again, bilinear."""
+    """Return the middle nine tenths of the area at full size again, bilinear: the training took random ones."""
     size = images.shape[1]
-    side = math.sqrt(_CROP_AREA)
+    side = math.sqrt(0.9)
     # crop_and_resize: the corners of the box are the centres of the outermost new pixels.
     places = (1 - side) / 2 * (size - 1) + torch.arange(size, dtype=torch.float32) * side
     low = places.floor().long()

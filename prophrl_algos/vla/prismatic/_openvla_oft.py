@@ -11,11 +11,9 @@ from prophrl_algos.flow import Obs, TensorContext
 from prophrl_algos.vla._action_head import ActionHead
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla.prismatic._config import PrismaticConfig
-from prophrl_algos.vla.prismatic._flow_heads import SPREAD, FlowHead, L1Head, gaussian_velocity
+from prophrl_algos.vla.prismatic._flow_heads import FlowHead, L1Head, gaussian_velocity, silence
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
 from prophrl_algos.vla.prismatic._sequence import Prompt, windows
-
-_L1_BLOCKS = 2
 
 
 class _Residual(nn.Module):
@@ -31,7 +29,7 @@ class OftL1Head(L1Head):
     """Predict as the published head: from the states of an action's slots, one per dimension, to the action."""
 
     def __init__(self, width: int, horizon: int, action_dim: int) -> None:
-        blocks = nn.ModuleList(_Residual(width) for _ in range(_L1_BLOCKS))
+        blocks = nn.ModuleList(_Residual(width) for _ in range(2))
         super().__init__(width, horizon, action_dim, blocks)
 
     def mean(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b h a"]:
@@ -46,17 +44,8 @@ class OftFlowHead(FlowHead):
     """Run a small diffusion transformer that reads the slots' states, around the published head's action.
 
     The velocity is that of N(action, spread^2) plus what the transformer adds, which is 0 before any training. No
-    denoising step touches the language model.
-
-    Args:
-        width: Width of the language model.
-        horizon: Number of actions of a chunk.
-        action_dim: Number of dimensions of an action.
-        dit_width: Width of the transformer; by default 512, or the language model's where that is less.
-        dit_layers: Number of layers of the transformer.
-        dit_heads: Number of attention heads of the transformer.
-        spread: See `FlowHead`, as for `draws`.
-        draws: Noises and times per demonstration.
+    denoising step touches the language model. Widths are those of the language model and of the transformer, whose own
+    is by default 512, or the language model's where that is less.
     """
 
     def __init__(
@@ -68,10 +57,8 @@ class OftFlowHead(FlowHead):
         dit_width: int | None = None,
         dit_layers: int = 8,
         dit_heads: int = 8,
-        spread: float = SPREAD,
-        draws: int = 4,
     ) -> None:
-        super().__init__(spread, draws)
+        super().__init__()
         dit_width = min(512, width) if dit_width is None else dit_width
         self.published = OftL1Head(width, horizon, action_dim)
         self.norm = nn.LayerNorm(width)
@@ -79,20 +66,17 @@ class OftFlowHead(FlowHead):
         self.slots = nn.Parameter(0.02 * torch.randn(horizon * action_dim, dit_width))
         self.dit = ActionHead(horizon, action_dim, dit_width, dit_layers, dit_heads)
         nn.init.normal_(self.dit.positions, std=0.02)
-        nn.init.zeros_(self.dit.out.weight)
-        nn.init.zeros_(self.dit.out.bias)
+        silence(self.dit.out)
 
     def start_from(self, head: OftL1Head) -> None:
         """Take the weights of a published head."""
         self.published.load_state_dict(head.state_dict())
 
     def prefix(self, states: Float[Tensor, "b q d"]) -> TensorContext:
-        """Return the published action, and keys and values of the slots in every layer of the transformer."""
         slots = self.into(self.norm(states.to(self.into.weight.dtype))) + self.slots
         return TensorContext(mean=self.published.mean(states), prefix=self.dit.prefix(slots))
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32."""
         return gaussian_velocity(x, t, ctx["mean"], self.spread) + self.dit(x, t, ctx["prefix"]).float()
 
 
@@ -102,10 +86,6 @@ class OpenVLAOFT(PrismaticPolicy):
     The sequence is the prompt's first token, all patches, the robot's state, the rest of the prompt, one zero for each
     number of each action, and a stop token; all see all. The head reads the last layer one place early, as published:
     the prompt's last token and all slots but the last.
-
-    Args:
-        config: Sizes and statistics; `settings` are arguments of the head.
-        tokenizer: The checkpoint's own.
     """
 
     FAMILY: ClassVar[str] = "openvla-oft"
@@ -124,7 +104,6 @@ class OpenVLAOFT(PrismaticPolicy):
     LORA_WITH_LANGUAGE: ClassVar[LoraTargets] = LORA
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
-        """Return a head on the width of the language model."""
         kind = {"l1": OftL1Head, "flow": OftFlowHead}[config.head]
         return kind(self.text_config.hidden_size, config.horizon, config.action_dim, **config.settings)
 

@@ -1,7 +1,6 @@
 """Make flow policies on Prismatic vision-language models, with a head on the states of the language model."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, FlowSpec, Obs
 from prophrl_algos.vla._base import PublishedPolicy
-from prophrl_algos.vla._lora import LoraTargets
 from prophrl_algos.vla._observations import shown_state
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import Affine, env_to_policy, normalise
@@ -24,7 +22,7 @@ from prophrl_algos.vla.prismatic._config import GRIPPER, PrismaticConfig, rescal
 from prophrl_algos.vla.prismatic._files import HEAD, read_published, read_tokenizer
 from prophrl_algos.vla.prismatic._images import prepared
 from prophrl_algos.vla.prismatic._sequence import TOKENIZER, Prompt, Tokenizer, attention_bias, padded, prompt_tokens
-from prophrl_algos.vla.prismatic._vision import FusedVision, Projector, StateProjector
+from prophrl_algos.vla.prismatic._vision import FusedVision, Projector
 
 
 class PrismaticPolicy(PublishedPolicy):
@@ -33,10 +31,6 @@ class PrismaticPolicy(PublishedPolicy):
     Latents are normalised actions: q01..q99 become -1..1, the gripper goes from -1 (closed) to 1 (open). Observations
     have `image`, optionally `wrist_image` (uint8, any size, upright) and `state` (the robot's, in its units). An absent
     wrist image is left out of the sequence, as in the training of policies with one camera (`num_images_in_input=1`).
-
-    Args:
-        config: Sizes and statistics.
-        tokenizer: The checkpoint's own.
     """
 
     LANGUAGE: ClassVar[str]
@@ -45,6 +39,8 @@ class PrismaticPolicy(PublishedPolicy):
     CAUSAL: ClassVar[bool]
     EXPERT: ClassVar[tuple[str, ...]]
     """Modules that are trained where the language model and the vision encoders are not."""
+
+    action_head: Any
 
     def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
         from transformers import AutoConfig, AutoModel
@@ -57,10 +53,11 @@ class PrismaticPolicy(PublishedPolicy):
         self.text_config = AutoConfig.for_model(text.pop("model_type"), **text)
         width = self.text_config.hidden_size
         self.vision_backbone = FusedVision(config.first, config.second)
-        self.projector = Projector(self.vision_backbone.width, width)
+        features = self.vision_backbone.width
+        self.projector = Projector(features, 4 * features, width, width)
         self.language_model = AutoModel.from_config(self.text_config)
         self.action_head = self.make_head(config)
-        self.proprio_projector = None if config.states is None else StateProjector(len(config.states["q01"]), width)
+        self.proprio_projector = None if config.states is None else Projector(len(config.states["q01"]), width, width)
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
         """Return an `L1Head` or a `FlowHead` with new weights."""
@@ -78,7 +75,6 @@ class PrismaticPolicy(PublishedPolicy):
 
     @classmethod
     def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
-        """Return why a folder is of this family, or None if it is not."""
         if config.get("model_type") == own_type(cls.FAMILY):
             return f"{CONFIG} says model_type {own_type(cls.FAMILY)!r}"
         heads = [name for name in files if Path(name).match(HEAD) and "/" not in name]
@@ -90,19 +86,17 @@ class PrismaticPolicy(PublishedPolicy):
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
-        """Return the policy of published files; a flow head begins as the published head."""
         require_sizes(config, folder / CONFIG)
         read, weights = read_published(folder, config, options)
         policy = cls._empty(replace(read, settings=cls.published_settings(weights)), folder, options)
         load_strictly(policy, weights, source=folder)
-        rescale_output(policy.action_head.get_submodule("fc2"), read.actions)
+        rescale_output(policy.action_head.fc2, read.actions)
         if options.head == "flow":
             policy.begin_flow()
         return policy
 
     @classmethod
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
-        """Return the policy that a saved config describes, before it has weights."""
         with as_saved(folder):
             config = PrismaticConfig.from_json(said["policy"], folder / CONFIG)
         options.require_benchmark(config.benchmark, folder)
@@ -119,10 +113,11 @@ class PrismaticPolicy(PublishedPolicy):
         tokenizer = read_tokenizer(folder, options)
         dtype = torch.float32 if options.train == "full" else options.dtype
         # On the meta device nothing is drawn, which would take minutes for 7 B weights.
-        with _default_dtype(dtype), torch.device("meta"), constructing(cls.__name__, folder):
-            policy = cls(config, tokenizer)
-        for part in policy.expert():
-            part.float()
+        with torch.device("meta"), constructing(cls.__name__, folder):
+            policy = cls(config, tokenizer).to(dtype)
+        for name, part in policy.named_children():
+            if name in cls.EXPERT:
+                part.float()
         policy.to_empty(device="cpu")
         # Rotary frequencies are no weights: they are computed, not loaded.
         model = policy.language_model
@@ -130,11 +125,9 @@ class PrismaticPolicy(PublishedPolicy):
         return policy
 
     def describe(self) -> dict[str, Any]:
-        """Return what `make_saved` needs as plain data."""
         return {"policy": asdict(self.config)}
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer as the file that it was read from."""
         (folder / TOKENIZER).write_text(self.tokenizer.text, encoding="utf-8")
 
     def begin_flow(self) -> None:
@@ -143,34 +136,17 @@ class PrismaticPolicy(PublishedPolicy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             published, self.action_head = self.action_head, self.make_head(self.config)
-        self.head.start_from(published)
+        self.action_head.start_from(published)
 
-    def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
-        """Let what is trained require a gradient, in float32; see `PublishedPolicy`."""
-        del language  # the language model is where the adapters are
-        self.requires_grad_(requires_grad=train == "full")
-        if train == "expert":
-            for part in self.expert():
-                part.requires_grad_(requires_grad=True)
-        elif train == "lora":
-            self.adapt(lora or self.LORA)
-        for weight in self.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
-
-    def expert(self) -> list[nn.Module]:
-        """Return the modules of `EXPERT` that the policy has."""
-        parts = [getattr(self, name) for name in self.EXPERT]
-        return [part for part in parts if part is not None]
+    def in_expert(self, name: str) -> bool:
+        return name.split(".")[0] in self.EXPERT
 
     @cached_property
     def convention(self) -> Convention:
-        """Return how the policy meets its benchmark."""
         return convention(self.config.benchmark, "prismatic")
 
     @cached_property
     def action_scale(self) -> Affine:
-        """Return the scale of latents."""
         return scaling(self.config.actions, self.convention, gripper=GRIPPER)
 
     @cached_property
@@ -179,22 +155,12 @@ class PrismaticPolicy(PublishedPolicy):
         return None if self.config.states is None else scaling(self.config.states, self.convention)
 
     @property
-    def head(self) -> Any:
-        """Return the head that acts."""
-        return self.action_head
-
-    @property
     def device(self) -> torch.device:
         """Return the device that it computes on."""
         return self.projector.fc1.weight.device
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
-        """Return images as the vision encoders see them (uint8), tokens, and the normalised state.
-
-        Raises:
-            ValueError: An instruction is too long, images are not uint8 `(rows, h, w, 3)`, or a state is missing or
-                has another size.
-        """
+        """Return images as the vision encoders see them (uint8), tokens, and the normalised state."""
         rows, size = len(instructions), self.vision_backbone.image_size
         views = self.views(env_obs, rows).values()
         tokens, mask = prompt_tokens(self.tokenizer, self.PROMPT, instructions)
@@ -215,11 +181,10 @@ class PrismaticPolicy(PublishedPolicy):
     def encode(self, obs: Obs, *, grad: bool) -> Context:
         """Run the language model once and return what the head reads of it."""
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            return self.head.prefix(self.states(obs))
+            return self.action_head.prefix(self.states(obs))
 
     def velocity(self, ctx: Context, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32."""
-        return self.head.velocity(ctx, x.float(), t.float()).float()
+        return self.action_head.velocity(ctx, x.float(), t.float()).float()
 
     def latents(self, actions: Float[Tensor, "b h a"]) -> Float[Tensor, "b h d"]:
         """Return demonstrated actions as latents, clipped to -1..1 as in the training of the published policies."""
@@ -230,7 +195,7 @@ class PrismaticPolicy(PublishedPolicy):
     ) -> Float[Tensor, ""]:
         """Return the head's loss: flow matching, or the mean absolute error of a published head."""
         context = self.encode(obs, grad=True)
-        return self.head.loss(context, self.latents(actions.to(self.device)), generator)
+        return self.action_head.loss(context, self.latents(actions.to(self.device)), generator)
 
     def pieces(self, obs: Obs) -> tuple[list[Tensor], list[Tensor]]:
         """Return the embeddings of each row: the patches of all its images, and its prompt."""
@@ -258,13 +223,3 @@ class PrismaticPolicy(PublishedPolicy):
             inputs_embeds=embeddings.to(dtype), attention_mask=bias, use_cache=False, output_hidden_states=every_layer
         )
         return found.hidden_states[1:] if every_layer else [found.last_hidden_state], lengths
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

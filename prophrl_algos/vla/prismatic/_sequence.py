@@ -20,17 +20,13 @@ _MAX_TOKENS = 96
 
 @dataclass(frozen=True)
 class Prompt:
-    """Describe how an instruction is put to a policy.
-
-    Attributes:
-        template: Text with `{task}` for the instruction in lower case.
-        last: Token that is appended unless the prompt already ends with it; None for none.
-        stop: Token behind the action slots.
-    """
+    """Describe how an instruction is put to a policy: a text with `{task}` for the instruction in lower case."""
 
     template: str
     last: int | None
+    """Token that is appended unless the prompt already ends with it."""
     stop: int
+    """Token behind the action slots."""
 
 
 class Tokenizer:
@@ -50,18 +46,13 @@ class Tokenizer:
         return cls((folder / TOKENIZER).read_text(encoding="utf-8"))
 
     def __call__(self, text: str) -> list[int]:
-        """Return the token ids of a text, with those that the file puts around every text."""
         return list(self._backend.encode(text).ids)
 
 
 def prompt_tokens(
     tokenizer: Tokenizer, prompt: Prompt, instructions: Sequence[str], max_tokens: int = _MAX_TOKENS
 ) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Return the tokens of instructions, padded to `max_tokens`, and a mask of the real ones.
-
-    Raises:
-        ValueError: An instruction is too long.
-    """
+    """Return the tokens of instructions, padded to `max_tokens`, and a mask of the real ones."""
     tokens = [tokenizer(prompt.template.format(task=instruction.lower())) for instruction in instructions]
     if prompt.last is not None:
         tokens = [ids if ids[-1] == prompt.last else [*ids, prompt.last] for ids in tokens]

@@ -7,6 +7,7 @@ whole MLP ratios only, and name their layers otherwise in each major release, on
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,6 @@ from torch import Tensor, nn
 from prophet_gym.errors import CheckpointError
 
 _PATCH = 14
-_EPSILON = 1e-6
-"""Of every LayerNorm (timm's vision transformers)."""
 HEADS = {"vit_large_patch14_reg4_dinov2.lvd142m": 16, "vit_so400m_patch14_siglip_224": 16}
 """Attention heads of the two published backbones, which the shapes of weights do not tell; timm's names."""
 COLOURS = (((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
@@ -26,25 +25,19 @@ COLOURS = (((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5, 0.5, 0.5), (0.
 
 @dataclass(frozen=True)
 class VitSize:
-    """Hold the sizes of a vision transformer.
-
-    Attributes:
-        width: Width of a token.
-        depth: Number of blocks that are run.
-        heads: Number of attention heads.
-        hidden: Width inside each MLP.
-        grid: Number of patches across, and down.
-        registers: Number of tokens before the patches beside the class token.
-        dino: Whether it is DINOv2, with a class token and a scale on every branch; SigLIP has neither.
-    """
+    """Hold the sizes of a vision transformer."""
 
     width: int
     depth: int
     heads: int
     hidden: int
+    """Width inside each MLP."""
     grid: int
+    """Number of patches across, and down."""
     registers: int = 0
+    """Number of tokens before the patches beside the class token."""
     dino: bool = False
+    """Whether it is DINOv2, with a class token and a scale on every branch; SigLIP has neither."""
 
     @property
     def image_size(self) -> int:
@@ -53,11 +46,7 @@ class VitSize:
 
 
 def vit_size(weights: Mapping[str, Tensor], heads: int) -> VitSize:
-    """Return the sizes of published weights; their last block is not run, since the features are those before it.
-
-    Raises:
-        CheckpointError: Weights that tell a size are missing.
-    """
+    """Return the sizes of published weights; their last block is not run, since the features are those before it."""
     missing = [name for name in ("blocks.0.mlp.fc1.weight", "pos_embed") if name not in weights]
     if missing:
         raise CheckpointError(f"a vision backbone must have {missing}, got {sorted(weights)[:8]} ...")
@@ -74,7 +63,7 @@ class _Block(nn.Module):
     def __init__(self, size: VitSize) -> None:
         super().__init__()
         width, self.heads = size.width, size.heads
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=_EPSILON), nn.LayerNorm(width, eps=_EPSILON)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)  # timm's for all
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, size.hidden), "fc2": nn.Linear(size.hidden, width)})
         self.ls1, self.ls2 = (
@@ -123,18 +112,9 @@ class FusedVision(nn.Module):
         self.featurizer = VisionTransformer(first)
         self.fused_featurizer = VisionTransformer(second)
 
-    @property
-    def image_size(self) -> int:
-        """Return the height and width of its images, pixels."""
-        return self.featurizer.size.image_size
-
-    @property
-    def width(self) -> int:
-        """Return the number of features of a patch."""
-        return self.featurizer.size.width + self.fused_featurizer.size.width
+        self.image_size, self.width = first.image_size, first.width + second.width
 
     def forward(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b n d"]:
-        """Return the features of the patches; each backbone has its own colours."""
         values = images.float() / 255
         dtype = self.featurizer.pos_embed.dtype
         first, second = (
@@ -144,26 +124,14 @@ class FusedVision(nn.Module):
         return torch.cat([self.featurizer(first), self.fused_featurizer(second)], 2)
 
 
-class Projector(nn.Module):
-    """Project features of patches to one token per patch, as wide as the language model."""
+class Projector(nn.Sequential):
+    """Project features of patches, or the robot's state, through layers of these widths to tokens."""
 
-    def __init__(self, features: int, width: int) -> None:
+    fc1: nn.Linear
+
+    def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(features, 4 * features)
-        self.fc2 = nn.Linear(4 * features, width)
-        self.fc3 = nn.Linear(width, width)
-
-    def forward(self, x: Float[Tensor, "b n f"]) -> Float[Tensor, "b n d"]:
-        return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x)))))
-
-
-class StateProjector(nn.Module):
-    """Project the robot's state to one token."""
-
-    def __init__(self, numbers: int, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(numbers, width)
-        self.fc2 = nn.Linear(width, width)
-
-    def forward(self, state: Float[Tensor, "b s"]) -> Float[Tensor, "b d"]:
-        return self.fc2(F.gelu(self.fc1(state)))
+        for number, (into, out) in enumerate(pairwise(widths), 1):
+            if number > 1:
+                self.add_module(f"gelu{number}", nn.GELU())
+            self.add_module(f"fc{number}", nn.Linear(into, out))

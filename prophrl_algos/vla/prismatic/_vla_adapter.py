@@ -22,10 +22,6 @@ class VLAAdapter(PrismaticPolicy):
     The sequence is causal: the prompt's first token, all patches, the rest of the prompt, 64 learned queries, a stop
     token. The head reads every layer, each window one place early, as published: the first token and all patches but
     the last, and the prompt's last token and all queries but the last.
-
-    Args:
-        config: Sizes and statistics; `settings` has `pro` and, for a flow head, may have `spread` and `draws`.
-        tokenizer: The checkpoint's own.
     """
 
     FAMILY: ClassVar[str] = "vla-adapter"
@@ -53,11 +49,9 @@ class VLAAdapter(PrismaticPolicy):
 
     @classmethod
     def published_settings(cls, weights: Collection[str]) -> Mapping[str, Any]:
-        """Return whether the head is that of the Pro release."""
         return {"pro": any(".k_self." in name for name in weights)}
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
-        """Return a head with one block per layer of the language model."""
         kind = {"l1": BridgeL1Head, "flow": BridgeFlowHead}[config.head]
         width, layers = self.text_config.hidden_size, self.text_config.num_hidden_layers
         return kind(width, layers, config.horizon, config.action_dim, **config.settings)
@@ -68,9 +62,7 @@ class VLAAdapter(PrismaticPolicy):
         queries = self.action_queries(torch.arange(_QUERIES, device=self.device)).to(patches[0])
         stop = self.stop()
         # Each row is put together by itself and padded behind, so that a batch says what its rows say alone.
-        rows = [
-            [words[:1], seen, words[1:], queries, stop] for seen, words in zip(patches, prompts, strict=True)
-        ]  # fmt: skip
+        rows = [[text[:1], seen, text[1:], queries, stop] for seen, text in zip(patches, prompts, strict=True)]
         layers, lengths = self.run(rows, every_layer=True)
         counts = torch.tensor([len(seen) for seen in patches], device=self.device)
         most = max(map(len, patches))

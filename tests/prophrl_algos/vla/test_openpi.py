@@ -54,7 +54,7 @@ def test_openpis_network_obeys_the_contract(openpi_network, seen):
 def test_openpis_network_and_lerobots_say_the_same(openpi_network, seen):
     with tiny.pi05_sizes():
         network = pi05.Pi05Policy.make_network({**tiny.PI05_CONFIG, "chunk_size": 4, "max_action_dim": 32})
-    pi05.fill(network, openpi_network.state_dict(), source="openpi's network")
+    pi05.Pi05Policy.fill(network, openpi_network.state_dict(), source="openpi's network")
     one, other = policy_of(openpi_network, 32), policy_of(network, 32)
     obs = one.prepare(*seen)
     x = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(0))
@@ -73,7 +73,7 @@ def test_pi0_of_transformers_says_what_lerobots_network_says():
     stored = load_file(GOLDEN)
     network = pi0.Pi0Policy.make_network(tiny.pi0_config(4, heads=8, head_dim=4))
     weights = {name.removeprefix("weight."): each for name, each in stored.items() if name.startswith("weight.")}
-    pi0.fill(network, weights, source=GOLDEN)
+    pi0.Pi0Policy.fill(network, weights, source=GOLDEN)
     how = tiny.processor("openpi", ImageConfig(28), line, tiny.VOCABULARY)
     policy = pi0.Pi0Policy(network, FlowSpec(4, tiny.WIDTH, 7, 2, 3), how).eval()
     with torch.no_grad():

@@ -22,7 +22,6 @@ from prophrl_algos.vla._tokenization import CharTokenizer, Prompt, line, task_an
 from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.pi import Pi0Policy, Pi05Policy
-from prophrl_algos.vla.pi import _pi05 as pi05
 from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
 from prophrl_algos.vla.prismatic._config import Numbers, PrismaticConfig
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
@@ -127,7 +126,6 @@ def pi0_config(horizon: int, *, heads: int = 2, head_dim: int = 8) -> dict[str, 
 @contextmanager
 def pi05_sizes() -> Iterator[None]:
     """Make lerobot's pi0.5 tiny, whose sizes are written into its module."""
-    pi05.require_lerobot()
     from lerobot.policies.pi05 import modeling_pi05 as module
 
     with patch.object(module, "get_gemma_config", gemma_size), gemma_sizes(module):

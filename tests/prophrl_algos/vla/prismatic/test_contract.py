@@ -31,7 +31,7 @@ def test_what_is_taught_is_what_is_sampled_unless_a_sign_or_the_time_is_flipped(
     generator = torch.Generator().manual_seed(0)
     for _ in range(120):
         optimizer.zero_grad()
-        policy.head.loss(context, goal, generator).backward()
+        policy.action_head.loss(context, goal, generator).backward()
         optimizer.step()
     start = torch.randn(2, 8, 7, generator=generator)
 
