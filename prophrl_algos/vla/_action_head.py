@@ -11,6 +11,20 @@ _TIME_WIDTH = 64
 _MODULATIONS = 6
 
 
+def flow_targets(
+    x0: Float[Tensor, "b h d"], draws: int, generator: torch.Generator | None, least: float | int = 0
+) -> tuple[Float[Tensor, "bn h d"], Float[Tensor, " bn"], Float[Tensor, "bn h d"]]:
+    """Return x_t, t and the velocity to learn, for `draws` noises and times per action.
+
+    Times from `least` to 1 have the density 1.5 sqrt(t) of pi0 (arXiv 2410.24164, app. B), denser towards noise.
+    """
+    x0 = x0.repeat_interleave(draws, 0)
+    noise = torch.randn(x0.shape, generator=generator, dtype=torch.float32).to(x0.device)
+    drawn = torch.rand(len(x0), generator=generator, dtype=torch.float32) ** (2 / 3)
+    t = (drawn * (1 - least) + least).to(x0.device)
+    return torch.lerp(x0, noise, t[:, None, None]), t, noise - x0
+
+
 class HeadLayer(nn.Module):
     """Attend over the actions, then over the context, then apply an MLP; time scales and gates (adaLN, 2212.09748)."""
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from prophrl_algos.flow import FlowSpec, Obs
 from prophrl_algos.vla._lora import LoraTargets, add_lora, fitted
-from prophrl_algos.vla._observations import shown_images
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._units import Affine, policy_image, policy_to_env, unnormalise
+from prophrl_algos.vla._units import Affine, policy_image, policy_to_env, shown_images, unnormalise
 from prophrl_algos.vla.conventions import Convention
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, own_type, read_saved, saving
 from prophrl_algos.vla.io._weights import load_strictly, read_json, require_sizes
@@ -101,12 +100,7 @@ class PublishedPolicy(nn.Module):
         return policy.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy with its adapters, whole or not at all; `prophrl_algos.load_policy` reads it.
-
-        Raises:
-            ValueError: The policy has parts that no file can describe.
-            CheckpointError: A weight is not finite.
-        """
+        """Write the policy with its adapters, whole or not at all; `prophrl_algos.load_policy` reads it."""
         lora = None if self.lora is None else asdict(self.lora)
         said = {"model_type": own_type(self.FAMILY), **self.describe(), "lora": lora}
         with saving(Path(folder), said, self.state_dict()) as new:

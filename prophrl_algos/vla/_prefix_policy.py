@@ -1,21 +1,21 @@
 """Make a flow policy of a published network that reads a prefix once and denoises actions with an expert."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
+from prophrl_algos.vla._action_head import flow_targets
 from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._lora import cast_frozen
-from prophrl_algos.vla._observations import shown_state
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._processor import ProcessorConfig, resized
 from prophrl_algos.vla._tokenization import (
@@ -26,15 +26,18 @@ from prophrl_algos.vla._tokenization import (
     saved_tokenizer,
     trimmed,
 )
-from prophrl_algos.vla._units import env_to_policy, normalise
+from prophrl_algos.vla._units import env_to_policy, normalise, shown_state
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
 from prophrl_algos.vla.io._weights import has_weights, read_safetensors, require_sizes, without_init
+
+_MASKED = -2.3819763e38
+"""Score of a masked position: the number of openpi and of big_vision before it."""
+_KINDS = ("key", "value")
 
 
 class PrefixPolicy(PublishedPolicy):
     """Wrap a network of pi0's kind: PaliGemma or SmolVLM reads images and prompt, an expert denoises the actions.
 
-    A subclass adds what is particular to its family: the network, the prefix, the velocity and the published files.
     Without the plain `config` that `make_network` made the network of, the policy cannot be saved.
     """
 
@@ -149,11 +152,9 @@ class PrefixPolicy(PublishedPolicy):
         return any(weight.requires_grad for name, weight in weights if name.startswith(before))
 
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
-        """Return images in the env's size, tokens of the prompt, and the normalised state.
-
-        A view that the env does not have is left out, which has the same effect as masking it.
-        """
+        """Return images in the env's size, tokens of the prompt, and the normalised state."""
         processor = self.processor
+        # A view that the env does not have is left out, which has the same effect as masking it.
         obs = {name: frames.contiguous() for name, frames in self.views(env_obs, len(instructions)).items()}
         state = self._state(env_obs, len(instructions))
         states = [None] * len(instructions) if state is None else state.unbind(0)
@@ -175,19 +176,15 @@ class PrefixPolicy(PublishedPolicy):
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
-        """Return the mean squared error of the velocity on the real dimensions, at one time per row.
-
-        Times have the density 1.5 sqrt(t) on 0.001..1: the Beta(1.5, 1) of openpi, lerobot and transformers.
-        """
+        """Return the mean squared error of the velocity on the real dimensions, at one time per row."""
         device = next(self.network.parameters()).device
         latents = normalise(env_to_policy(actions.to(device).float(), self.convention), self.action_scale)
         # Padded dimensions are noised like the others, since the network reads them, but they are not scored.
         x0 = F.pad(latents, (0, self.spec.latent_dim - self.spec.action_dim))
-        noise = torch.randn(x0.shape, generator=generator).to(device)
-        t = (torch.rand(len(x0), generator=generator) ** (2 / 3) * 0.999 + 0.001).to(device)
-        found = self.velocity(self.encode(obs, grad=True), torch.lerp(x0, noise, t[:, None, None]), t)
-        real = (..., slice(self.spec.action_dim))
-        return F.mse_loss(found[real], (noise - x0)[real])
+        # openpi, lerobot and transformers draw times from 0.001 on.
+        x, t, velocity = flow_targets(x0, 1, generator, least=0.001)
+        found, real = self.velocity(self.encode(obs, grad=True), x, t), (..., slice(self.spec.action_dim))
+        return F.mse_loss(found[real], velocity[real])
 
     def _state(self, env_obs: Mapping[str, Any], rows: int) -> Float[Tensor, "b s"] | None:
         processor = self.processor
@@ -207,10 +204,70 @@ class PrefixPolicy(PublishedPolicy):
         # With the other prompt the state is text, which may be padded to any size.
         if self.processor.state is not None and self.processor.prompt is PROMPTS["line"]:
             sizes["max_state_dim"] = self.processor.state_columns
-        wrong = [
-            f"{name} is {getattr(own, name)} in the network and {size} beside it"
-            for name, size in sizes.items()
-            if getattr(own, name, size) != size
-        ]
-        if wrong:
-            raise CheckpointError(f"{folder / CONFIG} is damaged: {', '.join(wrong)}")
+        for name, size in sizes.items():
+            if (found := getattr(own, name, size)) != size:
+                raise CheckpointError(
+                    f"{folder / CONFIG} is damaged: {name} is {found} in the network and {size} beside it"
+                )
+
+
+def cache_tensors(cache: Any) -> dict[str, Tensor]:
+    """Return keys and values of every layer of a `DynamicCache` of any transformers release, or of lerobot's dict."""
+    if isinstance(cache, dict):
+        pairs = [(layer["key_states"], layer["value_states"]) for layer in cache.values()]
+    elif hasattr(cache, "layers"):
+        pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    else:
+        pairs = [cache[layer] for layer in range(len(cache))]
+    return {f"{kind}.{n}": each for n, pair in enumerate(pairs) for kind, each in zip(_KINDS, pair, strict=True)}
+
+
+def as_cache(context: Mapping[str, Tensor]) -> Any:
+    """Return a new `DynamicCache`: networks append to their cache in place, which must not change the context."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer, pair in enumerate(_pairs(context)):
+        cache.update(*pair, layer)
+    return cache
+
+
+def as_dict(context: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return a new dict of layers, which SmolVLA of lerobot up to 0.4 reads."""
+    return {n: {"key_states": key, "value_states": value} for n, (key, value) in enumerate(_pairs(context))}
+
+
+def prefix_context(
+    both: Any,
+    embedded: Float[Tensor, "b n d"],
+    pad: Bool[Tensor, "b n"],
+    starts: Bool[Tensor, "b n"],
+    mask: Callable[[Tensor], Tensor] = torch.clone,
+    **how: bool,
+) -> TensorContext:
+    """Run lerobot's pair of models on what `embed_prefix` gave; return keys, values and the mask of real tokens."""
+    _, cache = both.forward(
+        attention_mask=mask(may_attend(pad, starts)),
+        position_ids=pad.cumsum(1) - 1,
+        past_key_values=None,
+        inputs_embeds=[embedded, None],
+        use_cache=True,
+        **how,
+    )
+    return TensorContext(pad=pad, **cache_tensors(cache))
+
+
+def may_attend(pad: Bool[Tensor, "b n"], starts_block: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n n"]:
+    """Return which token sees which: the real ones (`pad` is True) of its own block and of the blocks before it."""
+    block = starts_block.cumsum(1)  # number of the block that each token is in
+    return (block[:, None, :] <= block[:, :, None]) & pad[:, None, :] & pad[:, :, None]
+
+
+def additive(allowed: Bool[Tensor, "b n m"]) -> Float[Tensor, "b 1 n m"]:
+    """Return a mask that is added to attention scores."""
+    return torch.where(allowed[:, None], 0.0, _MASKED)
+
+
+def _pairs(context: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    layers = sum(name.startswith("key.") for name in context)
+    return [(context[f"key.{n}"], context[f"value.{n}"]) for n in range(layers)]

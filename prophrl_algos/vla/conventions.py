@@ -1,8 +1,7 @@
 """Say what each benchmark shows and takes, and what each family of policies was trained on, with the sources.
 
 An env of this library shows upright images and takes the robot's own actions. Published policies saw mirrored images,
-or say another sign of the gripper, another kind of rotation, other scales. `convention` returns the row of the table
-for a benchmark and a family; it is applied outside the log-probability.
+or say another sign of the gripper, another kind of rotation, other scales: all this is outside the log-probability.
 """
 
 from collections.abc import Mapping
@@ -34,15 +33,11 @@ class Convention:
             OpenVLA-OFT).
         views: Names of the images that the policy was trained on, in its order; the first is always present.
         image: How an upright image becomes what the policy was trained on.
-        gripper: What the policy's (un-normalised) gripper numbers mean.
-        env_gripper: What the env's gripper numbers mean.
+        gripper: What the policy's un-normalised numbers mean; `env_gripper` the env's, and so for the rotation.
         binary: Whether the gripper is sent as open or closed with nothing in between.
-        rotation: Kind of the policy's rotation.
-        env_rotation: Kind of the env's rotation.
         exec_steps: Number of actions executed per chunk.
         scaling: How the policy's actions are scaled, where the checkpoint does not say.
         eps: Added to the span or deviation that is divided by.
-        sources: Where each of these is from.
     """
 
     benchmark: str
@@ -166,13 +161,8 @@ CONVENTIONS: tuple[Convention, ...] = (
 
 
 def convention(benchmark: str, family: str) -> Convention:
-    """Return the row of the table; UnknownOptionError for a pair that has none.
-
-    Example:
-        >>> convention("libero", "prismatic").exec_steps
-        8
-    """
-    found = {(row.benchmark, row.family): row for row in CONVENTIONS}
-    if (benchmark, family) not in found:
-        raise unknown_option("convention", f"{benchmark} with {family}", [f"{a} with {b}" for a, b in found])
-    return found[benchmark, family]
+    """Return the row of the table; UnknownOptionError for a pair that has none."""
+    found = {f"{row.benchmark} with {row.family}": row for row in CONVENTIONS}
+    if (name := f"{benchmark} with {family}") not in found:
+        raise unknown_option("convention", name, found)
+    return found[name]

@@ -13,8 +13,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_cache import as_cache, as_dict, prefix_context
-from prophrl_algos.vla._prefix_policy import PrefixPolicy
+from prophrl_algos.vla._prefix_policy import PrefixPolicy, as_cache, as_dict, prefix_context
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import line, tokenizer_of
 from prophrl_algos.vla.conventions import convention

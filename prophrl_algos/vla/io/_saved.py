@@ -26,13 +26,7 @@ def own_type(family: str) -> str:
 def saving(folder: Path, said: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[Path]:
     """Yield an empty folder for further files; at its end all of them, config and weights replace those of `folder`.
 
-    Args:
-        folder: The folder of the policy; files of other names in it stay.
-        said: The content of `config.json`, plain data.
-        state: The weights.
-
-    Raises:
-        CheckpointError: A weight is not finite. After this and any other error the folder is as it was.
+    Files of other names in it stay; after any error the folder is as it was.
     """
     from huggingface_hub import save_torch_state_dict
 

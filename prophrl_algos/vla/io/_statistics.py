@@ -26,7 +26,6 @@ _MODES: Mapping[str, Scaling] = {
     "MIN_MAX": "min max",
     "IDENTITY": "identity",
 }
-
 _LARGEST = 1e37
 """Sums of numbers below it are finite in float32."""
 _PADDING = 1e-5
@@ -69,10 +68,7 @@ def lerobot_scales(folder: Path) -> Scales:
 def openpi_scales(
     folder: Path, scaling: Scaling, eps: float, *, given: Path | None = None, key: str | None = None
 ) -> Scales:
-    """Read openpi's `norm_stats.json`, wherever it lies in the folder, or another file.
-
-    `key` is the name of the data set, and of the folder that the file lies in, where there are several.
-    """
+    """Read openpi's `norm_stats.json`, `given` or anywhere in the folder; `key` names the folder that it lies in."""
     source = given if given is not None else _norm_stats(folder, key)
     if not source.is_file():
         raise CheckpointError(f"there is no file of statistics at {source}")
@@ -81,31 +77,30 @@ def openpi_scales(
     if not isinstance(groups, dict) or groups.get("actions") is None:
         has = listed(sorted(groups)) if isinstance(groups, dict) else shown(repr(groups))
         raise CheckpointError(f"{source} must hold the statistics of 'actions', it has {has}")
-    scaled = {
-        name: _scale(scaling, tensors(groups[name], name, source), eps, name, source)
-        for name in ("actions", "state")
-        if groups.get(name) is not None
-    }
-    return Scales(scaled["actions"], scaled.get("state"))
+    return _scales(groups, scaling, eps, source)
 
 
 def transformers_scales(folder: Path) -> Scales:
     """Read means and deviations from the `processor_config.json` of transformers' `PI0Processor`."""
     source = folder / "processor_config.json"
     read = read_json(source)
-    found = {}
-    for name in ("actions", "state"):
-        mean, std = read.get(f"{name}_mean"), read.get(f"{name}_std")
-        if mean is None or std is None:
+    groups = {name: {kind: read.get(f"{name}_{kind}") for kind in ("mean", "std")} for name in ("actions", "state")}
+    for name, group in groups.items():
+        if None in group.values():
             raise CheckpointError(
                 f"{source} has no {name}_mean and {name}_std: give LoadOptions(statistics=...) a {_NORM_STATS} of yours"
             )
-        found[name] = _scale("mean std", tensors({"mean": mean, "std": std}, name, source), 1e-8, name, source)
-    return Scales(found["actions"], found["state"])
+    return _scales(groups, "mean std", 1e-8, source)
 
 
-def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: str, source: Path) -> None:
-    """Refuse statistics that no scale can be made of: missing, not finite, or with negative deviations or spans."""
+def sound(given: Any, scaling: Scaling, feature: str, source: Path) -> dict[str, Tensor]:
+    """Return the statistics of a feature, lists or tensors; CheckpointError for what no scale can be made of."""
+    try:
+        present = {name: values for name, values in dict(given).items() if values is not None}
+        statistics = {name: torch.as_tensor(values, dtype=torch.float64) for name, values in present.items()}
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        said = shown(json.dumps(given, default=str))
+        raise CheckpointError(f"{source}: statistics of {feature!r} must be lists of numbers, got {said}") from error
     needed = STATISTICS[scaling]
     if not statistics or any(name not in statistics for name in needed):
         raise CheckpointError(
@@ -113,7 +108,7 @@ def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: s
             f"holds {listed(sorted(statistics)) or 'none'}: compute them on the data set (openpi's "
             f"compute_norm_stats.py), or give LoadOptions(statistics=...) a {_NORM_STATS} that has them"
         )
-    read = [statistics[name].double() for name in needed or sorted(statistics)[:1]]
+    read = [statistics[name] for name in needed or sorted(statistics)[:1]]
     if any(each.ndim != 1 or len(each) != len(read[0]) or not len(each) for each in read):
         sizes = {name: tuple(statistics[name].shape) for name in needed}
         raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
@@ -131,6 +126,7 @@ def require_sound(statistics: Mapping[str, Tensor], scaling: Scaling, feature: s
                 f"{source}: {name} of {feature!r} must be {bound}, number {place} of it is {given}; compute them again "
                 "on the data set, or give LoadOptions(statistics=...) others"
             )
+    return statistics
 
 
 def cut(scale: Affine, numbers: int, feature: str, source: Path) -> Affine:
@@ -138,12 +134,12 @@ def cut(scale: Affine, numbers: int, feature: str, source: Path) -> Affine:
     held = f"{source} holds statistics of {len(scale.scale)} numbers of {feature!r}"
     if len(scale.scale) < numbers:
         raise CheckpointError(f"{held}, and {numbers} are needed")
-    for place in torch.nonzero(~_is_padding(scale)[numbers:])[:, 0].tolist():
-        offset, size = scale.offset[numbers + place], scale.scale[numbers + place]
-        raise CheckpointError(
-            f"{held}, {numbers} are needed, and number {numbers + place} is no padding: offset {offset:g}, scale "
-            f"{size:g}; it is of another robot, or give LoadOptions(statistics=...) those of this one"
-        )
+    for place in range(numbers, len(scale.scale)):
+        if not _is_padding(scale)[place]:
+            raise CheckpointError(
+                f"{held}, {numbers} are needed, and number {place} is no padding: offset {scale.offset[place]:g}, "
+                f"scale {scale.scale[place]:g}; it is of another robot: give LoadOptions(statistics=...) those of this"
+            )
     return Affine(scale.offset[:numbers], scale.scale[:numbers])
 
 
@@ -155,19 +151,10 @@ def without_padding(scale: Affine, width: int) -> Affine:
     return Affine(scale.offset[: int(real[-1]) + 1], scale.scale[: int(real[-1]) + 1])
 
 
-def tensors(statistics: Any, feature: str, source: Path) -> dict[str, Tensor]:
-    """Return lists of numbers as tensors, without absent ones; CheckpointError if they are something else."""
-    try:
-        given = {name: values for name, values in dict(statistics).items() if values is not None}
-        return {name: torch.tensor(values, dtype=torch.float64) for name, values in given.items()}
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        said = shown(json.dumps(statistics, default=str))
-        raise CheckpointError(f"{source}: statistics of {feature!r} must be lists of numbers, got {said}") from error
-
-
-def _scale(scaling: Scaling, statistics: Mapping[str, Tensor], eps: float, feature: str, source: Path) -> Affine:
-    require_sound(statistics, scaling, feature, source)
-    return affine(scaling, statistics, eps=eps)
+def _scales(groups: Mapping[str, Any], scaling: Scaling, eps: float, source: Path) -> Scales:
+    given = {name: groups[name] for name in ("actions", "state") if groups.get(name) is not None}
+    found = {name: affine(scaling, sound(each, scaling, name, source), eps=eps) for name, each in given.items()}
+    return Scales(found["actions"], found.get("state"))
 
 
 def _norm_stats(folder: Path, key: str | None) -> Path:
@@ -219,4 +206,4 @@ def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Aff
     eps = config.get("eps", 1e-8)
     if not isinstance(eps, int | float) or not 0 <= eps < 1:
         raise CheckpointError(f"{source}: eps must be a number from 0 to 1, got {eps!r}")
-    return _scale(_MODES[mode], found, eps, feature, folder / state_file)
+    return affine(_MODES[mode], sound(found, _MODES[mode], feature, folder / state_file), eps=eps)

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_cache import as_cache, cache_tensors
-from prophrl_algos.vla._prefix_policy import PrefixPolicy
+from prophrl_algos.vla._prefix_policy import PrefixPolicy, as_cache, cache_tensors
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, tokenizer_of
 from prophrl_algos.vla.conventions import convention

@@ -18,8 +18,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets, cast_frozen
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_cache import additive, as_cache, prefix_context
-from prophrl_algos.vla._prefix_policy import PrefixPolicy
+from prophrl_algos.vla._prefix_policy import PrefixPolicy, additive, as_cache, prefix_context
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, task_and_state, tokenizer_of
 from prophrl_algos.vla.conventions import convention

@@ -7,6 +7,7 @@ are, the states of the images through a gate. None of this depends on noise or t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,14 @@ class BridgeStates:
 
 
 class _Bridge(nn.Module):
-    """Attend over the actions and what is read, then apply one layer with a ReLU and no residual around it."""
+    """Attend over the actions and what is read, then apply one layer with a ReLU and no residual around it.
+
+    As in the first release: one key and one value layer for everything, no positions.
+    """
+
+    SOURCES: ClassVar[tuple[str, ...]] = ("proj",)
+    k_proj: nn.Linear
+    v_proj: nn.Linear
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -39,14 +47,19 @@ class _Bridge(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.o_proj = nn.Linear(width, width)
         self.gating_factor = nn.Parameter(torch.zeros(1))
+        for source in self.SOURCES:
+            for kind in "kv":
+                self.add_module(f"{kind}_{source}", nn.Linear(width, width))
 
     def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value of the actions, by head."""
-        raise NotImplementedError
+        return _heads(self.q_proj(x)), _heads(self.k_proj(x)), _heads(self.v_proj(x))
 
     def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
         """Return keys and values of what is read, by head: action queries and state, then the gated images."""
-        raise NotImplementedError
+        gate = torch.tanh(self.gating_factor)
+        keys = torch.cat([self.k_proj(action), gate * self.k_proj(task)], 1)
+        return _heads(keys), _heads(self.v_proj(torch.cat([action, task], 1)))
 
     def forward(
         self,
@@ -72,30 +85,16 @@ class _Bridge(nn.Module):
         return self.ffn[2](self.ffn[1](hidden))
 
 
-class _PlainBridge(_Bridge):
-    """Attend as in the first release: one key and one value layer for everything, no positions."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        self.k_proj, self.v_proj = nn.Linear(width, width), nn.Linear(width, width)
-
-    def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
-        return _heads(self.q_proj(x)), _heads(self.k_proj(x)), _heads(self.v_proj(x))
-
-    def read(self, action: Float[Tensor, "b q d"], task: Float[Tensor, "b t d"]) -> tuple[Tensor, Tensor]:
-        gate = torch.tanh(self.gating_factor)
-        keys = torch.cat([self.k_proj(action), gate * self.k_proj(task)], 1)
-        return _heads(keys), _heads(self.v_proj(torch.cat([action, task], 1)))
-
-
 class _ProBridge(_Bridge):
     """Attend as in the Pro release: own key and value layers for each of the three sources, and rotary positions."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        self.k_self, self.v_self = nn.Linear(width, width), nn.Linear(width, width)
-        self.k_adapter, self.v_adapter = nn.Linear(width, width), nn.Linear(width, width)
-        self.k_task, self.v_task = nn.Linear(width, width), nn.Linear(width, width)
+    SOURCES: ClassVar[tuple[str, ...]] = ("self", "adapter", "task")
+    k_self: nn.Linear
+    v_self: nn.Linear
+    k_adapter: nn.Linear
+    v_adapter: nn.Linear
+    k_task: nn.Linear
+    v_task: nn.Linear
 
     def own(self, x: Float[Tensor, "b h d"]) -> tuple[Tensor, Tensor, Tensor]:
         return rotated(_heads(self.q_proj(x))), rotated(_heads(self.k_self(x))), _heads(self.v_self(x))
@@ -186,7 +185,7 @@ def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
 def _blocks(width: int, blocks: int, *, pro: bool) -> nn.ModuleList:
     if width % _HEADS:
         raise ValueError(f"width={width} must be a multiple of the {_HEADS} heads of bridge attention")
-    kind = _ProBridge if pro else _PlainBridge
+    kind = _ProBridge if pro else _Bridge
     return nn.ModuleList(kind(width) for _ in range(blocks))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.vla._units import Affine, affine
 from prophrl_algos.vla.conventions import Convention
-from prophrl_algos.vla.io._statistics import require_sound, tensors
+from prophrl_algos.vla.io._statistics import sound
 from prophrl_algos.vla.prismatic._vision import VitSize
 
 GRIPPER = 6
@@ -59,8 +59,7 @@ class PrismaticConfig:
 def sound_numbers(given: Any, feature: str, source: Path) -> Numbers:
     """Return the statistics of a feature that are read, as lists; CheckpointError if they make no sense."""
     given = given if isinstance(given, Mapping) else {}
-    read = tensors({name: given.get(name) for name in ("q01", "q99")}, feature, source)
-    require_sound(read, "quantile", feature, source)
+    read = sound({name: given.get(name) for name in ("q01", "q99")}, "quantile", feature, source)
     plain: dict[str, Any] = {name: value.tolist() for name, value in read.items()}
     mask = given.get("mask")
     if mask is None:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, TensorContext
+from prophrl_algos.vla._action_head import flow_targets
 
 _TIME_WIDTH = 256
 
@@ -29,19 +30,6 @@ def gaussian_velocity(
     t = t[:, None, None].clamp(min=1e-4)
     variance = ((1 - t) * spread) ** 2 + t**2
     return (t - (1 - t) * spread**2) / variance * (x - (1 - t) * mean) - mean
-
-
-def flow_targets(
-    x0: Float[Tensor, "b h d"], draws: int, generator: torch.Generator | None
-) -> tuple[Float[Tensor, "bn h d"], Float[Tensor, " bn"], Float[Tensor, "bn h d"]]:
-    """Return x_t, t and the velocity to learn, for `draws` noises and times per action.
-
-    Times have the density 1.5 sqrt(t) of pi0 (arXiv 2410.24164, app. B), which is denser towards noise.
-    """
-    x0 = x0.repeat_interleave(draws, 0)
-    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-    t = (torch.rand(len(x0), generator=generator) ** (2 / 3)).to(x0.device)
-    return torch.lerp(x0, noise, t[:, None, None]), t, noise - x0
 
 
 class L1Head(nn.Module):

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, FlowSpec, Obs
 from prophrl_algos.vla._base import PublishedPolicy
-from prophrl_algos.vla._observations import shown_state
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._units import Affine, env_to_policy, normalise
+from prophrl_algos.vla._units import Affine, env_to_policy, normalise, shown_state
 from prophrl_algos.vla.conventions import Convention, convention
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
 from prophrl_algos.vla.io._weights import load_strictly, require_sizes

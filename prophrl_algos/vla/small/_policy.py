@@ -15,9 +15,9 @@ from prophet_gym._io.configs import require_kinds
 from prophet_gym._io.tensor_files import require_finite
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
-from prophrl_algos.vla._action_head import ActionHead
-from prophrl_algos.vla._observations import shown_images
+from prophrl_algos.vla._action_head import ActionHead, flow_targets
 from prophrl_algos.vla._options import LoadOptions
+from prophrl_algos.vla._units import shown_images
 from prophrl_algos.vla.io._saved import CONFIG
 from prophrl_algos.vla.io._weights import load_strictly, read_json, read_safetensors, require_sizes
 from prophrl_algos.vla.small._images import shrunk, softened, varied
@@ -140,23 +140,16 @@ class SmallVLA(
 
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> "SmallVLA":
-        """Load a policy that `save_pretrained` wrote.
-
-        Raises:
-            CheckpointError: The config does not fit the class, or tensors are missing, unexpected or of another shape.
-            ValueError: Adapters are asked for (`train="lora"`), or fewer actions would be executed than a chunk has.
-        """
+        """Load a policy that `save_pretrained` wrote; ValueError for options that it cannot fulfil."""
         if options.train == "lora":
             raise ValueError("a SmallVLA has no adapters: pass train='full', 'expert' (its action head) or 'none'")
-        config = dict(read_json(folder / CONFIG))
+        config = read_json(folder / CONFIG)
         try:
             require_kinds(SmallVLA, config)
         except ValueError as error:
             raise CheckpointError(f"{folder}: {error}") from error
         require_sizes(config, folder / CONFIG)
-        if options.num_steps is not None:
-            config["num_steps"] = options.num_steps
-        policy = SmallVLA(**config)
+        policy = SmallVLA(**config if options.num_steps is None else config | {"num_steps": options.num_steps})
         whole = policy.spec.exec_steps
         if options.exec_steps not in (None, whole):
             raise ValueError(f"a SmallVLA executes all {whole} actions of a chunk, got exec_steps={options.exec_steps}")
@@ -265,13 +258,11 @@ class SmallVLA(
         if self.training:
             image = softened(image, self.blur, generator)
         x0 = (actions.to(device).float() - self.action_mean) / self.action_std
-        x0 = x0.repeat_interleave(self.draws, 0)
-        noise = torch.randn(x0.shape, generator=generator, dtype=torch.float32).to(device)
-        t = (torch.rand(len(x0), generator=generator, dtype=torch.float32) ** (2 / 3)).to(device)
+        x, t, velocity = flow_targets(x0, self.draws, generator)
         places, centres = self._look(image, obs["text"].repeat(worlds, 1))
         context = TensorContext(prefix=self.head.prefix(places)).repeat_interleave(self.draws)
-        x = torch.lerp(x0, noise, t[:, None, None]).repeat(worlds, 1, 1)
-        loss = F.mse_loss(self.velocity(context, x, t.repeat(worlds)), (noise - x0).repeat(worlds, 1, 1))
+        found = self.velocity(context, x.repeat(worlds, 1, 1), t.repeat(worlds))
+        loss = F.mse_loss(found, velocity.repeat(worlds, 1, 1))
         if "points" in obs:
             points = (obs["points"].to(device) + moved[:, None]).repeat(worlds, 1, 1)
             loss = loss + _POINTING * pointing_error(centres, points, self.cells)
@@ -308,13 +299,9 @@ def difference(places: Float[Tensor, "bb n d"]) -> Float[Tensor, ""]:
     return (one - other).square().mean() / places.detach().var(0).mean().clamp(min=1e-6)
 
 
-def pointing_error(
-    centres: Float[Tensor, "b n 2"], points: Float[Tensor, "b p 2"], cells: int
-) -> Float[Tensor, ""]:  # fmt: skip
-    """Return the mean squared distance of the first places to known points, or 0 where none is known.
-
-    Points are measured from edge to edge of the image, places between the centres of the outer cells.
-    """
+def pointing_error(centres: Float[Tensor, "b n 2"], points: Float[Tensor, "b p 2"], cells: int) -> Float[Tensor, ""]:
+    """Return the mean squared distance of the first places to known points, or 0 where none is known."""
     known = (points.abs() <= 1).all(-1)
+    # Points are measured from edge to edge of the image, places between the centres of the outer cells.
     error = (centres[:, : points.shape[1]] - points.nan_to_num() * cells / (cells - 1)).square().sum(-1)
     return (error * known).sum() / known.sum().clamp(min=1)
