@@ -1,7 +1,7 @@
 """Make a flow policy of a published network that reads a prefix once and denoises actions with an expert."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -237,17 +237,10 @@ def as_dict(context: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return {n: {"key_states": key, "value_states": value} for n, (key, value) in enumerate(_pairs(context))}
 
 
-def prefix_context(
-    both: Any,
-    embedded: Float[Tensor, "b n d"],
-    pad: Bool[Tensor, "b n"],
-    starts: Bool[Tensor, "b n"],
-    mask: Callable[[Tensor], Tensor] = torch.clone,
-    **how: bool,
-) -> TensorContext:
-    """Run lerobot's pair of models on what `embed_prefix` gave; return keys, values and the mask of real tokens."""
+def prefix_context(both: Any, embedded: Tensor, pad: Bool[Tensor, "b n"], mask: Tensor, **how: bool) -> TensorContext:
+    """Run lerobot's pair of models on an embedded prefix; return keys, values and the mask of real tokens."""
     _, cache = both.forward(
-        attention_mask=mask(may_attend(pad, starts)),
+        attention_mask=mask,
         position_ids=pad.cumsum(1) - 1,
         past_key_values=None,
         inputs_embeds=[embedded, None],

@@ -13,7 +13,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_policy import PrefixPolicy, as_cache, as_dict, prefix_context
+from prophrl_algos.vla._prefix_policy import PrefixPolicy, as_cache, as_dict, may_attend, prefix_context
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import line, tokenizer_of
 from prophrl_algos.vla.conventions import convention
@@ -111,11 +111,11 @@ class SmolVLAPolicy(PrefixPolicy):
         """Return SmolVLM's keys and values and the mask of real tokens."""
         network: Any = self.network
         real = torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)
-        read = network.embed_prefix(
+        embedded, pad, starts = network.embed_prefix(
             list(images), [real] * len(images), obs["tokens"], obs["token_mask"], state=obs["state"].to(device)
         )
         how = {"fill_kv_cache": True} if self._fills_dict else {}
-        return prefix_context(network.vlm_with_expert, *read, **how)
+        return prefix_context(network.vlm_with_expert, embedded, pad, may_attend(pad, starts), **how)
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return v(x, t) in float32; the network's time and sign are those of `FlowPolicy`."""

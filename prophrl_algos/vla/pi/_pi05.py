@@ -18,7 +18,7 @@ from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets, cast_frozen
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._prefix_policy import PrefixPolicy, additive, as_cache, prefix_context
+from prophrl_algos.vla._prefix_policy import PrefixPolicy, additive, as_cache, may_attend, prefix_context
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._tokenization import PALIGEMMA, line, task_and_state, tokenizer_of
 from prophrl_algos.vla.conventions import convention
@@ -133,9 +133,9 @@ class Pi05Policy(PrefixPolicy):
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         network: Any = self.network
-        real = torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)
-        read = network.embed_prefix(list(images), [real] * len(images), obs["tokens"], obs["token_mask"])
-        return prefix_context(network.paligemma_with_expert, *read, additive)
+        real = [torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)] * len(images)
+        embedded, pad, starts = network.embed_prefix(list(images), real, obs["tokens"], obs["token_mask"])
+        return prefix_context(network.paligemma_with_expert, embedded, pad, additive(may_attend(pad, starts)))
 
     def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         given = {"prefix_pad_masks": ctx["pad"], "past_key_values": as_cache(ctx), "x_t": x, "timestep": t}

@@ -22,8 +22,6 @@ from prophrl_algos.vla.prismatic._sequence import Tokenizer
 from prophrl_algos.vla.prismatic._vision import HEADS, vit_size
 
 HEAD = "action_head--*.pt"
-_STATE = "proprio_projector--*.pt"
-_STATISTICS = "dataset_statistics.json"
 _VISION_ENCODERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 # The language model's head, what the vision encoders have behind the features that are read, and a layer of the Pro
 # head that its authors left in unused: none has an effect on the actions.
@@ -50,13 +48,12 @@ def read_published(
     # The last block of each encoder is behind the features that are read.
     last = tuple(f"{prefix}blocks.{size.depth}." for prefix, size in zip(_VISION_ENCODERS, sizes, strict=True))
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(last)}
-    head_file, state_file = _one(folder, HEAD), _one(folder, _STATE)
+    head_file, state_file = _one(folder, HEAD), _one(folder, "proprio_projector--*.pt")
     if head_file is None:
         raise MissingWeightsError(f"{folder} holds no {HEAD}")
-    head = renamed(read_pt(head_file), _head_name)
-    weights |= {f"action_head.{name}": tensor for name, tensor in head.items()}
-    if state_file is not None:
-        weights |= {f"proprio_projector.{name}": tensor for name, tensor in read_pt(state_file).items()}
+    head, state = renamed(read_pt(head_file), _head_name), {} if state_file is None else read_pt(state_file)
+    for part, read in {"action_head": head, "proprio_projector": state}.items():
+        weights |= {f"{part}.{name}": tensor for name, tensor in read.items()}
     numbers = _statistics(folder, found, options)
     lacking = [name for name in ("action", *(["proprio"] if state_file else [])) if name not in numbers]
     if lacking:
@@ -101,7 +98,7 @@ def _head_name(name: str) -> str | None:
 
 
 def _statistics(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> Mapping[str, Any]:
-    file = folder / _STATISTICS if options.statistics is None else options.statistics
+    file = folder / "dataset_statistics.json" if options.statistics is None else options.statistics
     sets = read_json(file) or config.get("norm_stats", {})
     if not sets:
         raise MissingWeightsError(f"there is no {file}; give another with the option `statistics`")
