@@ -18,14 +18,7 @@ from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._lora import cast_frozen
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._processor import ProcessorConfig, resized
-from prophrl_algos.vla._tokenization import (
-    PROMPTS,
-    TOKENIZER,
-    HuggingFaceTokens,
-    padded_tokens,
-    saved_tokenizer,
-    trimmed,
-)
+from prophrl_algos.vla._tokenization import PROMPTS, HuggingFaceTokens, padded_tokens, saved_tokenizer, trimmed
 from prophrl_algos.vla._units import env_to_policy, normalise, shown_state
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
 from prophrl_algos.vla.io._weights import has_weights, read_safetensors, require_sizes, without_init
@@ -120,7 +113,7 @@ class PrefixPolicy(PublishedPolicy):
 
     def save_tokenizer(self, folder: Path) -> None:
         if isinstance(self.processor.tokenize, HuggingFaceTokens):  # other tokenizers are no files
-            self.processor.tokenize.tokenizer.save_pretrained(folder / TOKENIZER)
+            self.processor.tokenize.save(folder)
 
     def in_expert(self, name: str) -> bool:
         return not name.startswith(f"{self.BACKBONE}.")

@@ -54,6 +54,10 @@ class HuggingFaceTokens:
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         return self.tokenizer(list(texts))["input_ids"]
 
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer into the folder of a policy."""
+        self.tokenizer.save_pretrained(folder / TOKENIZER)
+
 
 @dataclass(frozen=True)
 class CharTokenizer:
