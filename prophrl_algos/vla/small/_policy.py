@@ -81,6 +81,9 @@ class SmallVLA(
     LAYOUT: ClassVar[str] = (
         "config.json with `places` and `max_bytes`, model.safetensors: what SmallVLA.save_pretrained writes"
     )
+    binary: Tensor
+    action_mean: Tensor
+    action_std: Tensor
     learns_where = True
     sees_twins = True
 
@@ -126,10 +129,7 @@ class SmallVLA(
         self.register_buffer("binary", binary, persistent=False)
         self.register_buffer("action_mean", torch.zeros(action_dim))
         self.register_buffer("action_std", torch.ones(action_dim))
-        self.binary: Tensor
         self.float()  # whatever torch's default is
-        self.action_mean: Tensor
-        self.action_std: Tensor
 
     @classmethod
     def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
@@ -149,7 +149,8 @@ class SmallVLA(
         except ValueError as error:
             raise CheckpointError(f"{folder}: {error}") from error
         require_sizes(config, folder / CONFIG)
-        policy = SmallVLA(**config if options.num_steps is None else config | {"num_steps": options.num_steps})
+        chosen = {} if options.num_steps is None else {"num_steps": options.num_steps}
+        policy = SmallVLA(**config | chosen)
         whole = policy.spec.exec_steps
         if options.exec_steps not in (None, whole):
             raise ValueError(f"a SmallVLA executes all {whole} actions of a chunk, got exec_steps={options.exec_steps}")
