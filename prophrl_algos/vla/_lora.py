@@ -115,9 +115,8 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, 
         into = places.get(f"{layer}.weight")
         if into is not None and into.dtype != torch.float32:
             raise ValueError(
-                f"{source} has adapters on {layer}, whose weights are {str(into.dtype)[6:]} here, so that adding them "
-                "would round away what was learned: load the policy with train='lora' or 'none', or with "
-                "dtype=torch.float32"
+                f"{source} has adapters on {layer}, whose weights are {str(into.dtype)[6:]} here: adding them would "
+                "round away what was learned; load the policy with train='lora' or 'none', or with dtype=torch.float32"
             )
     plain = _merged(state, targets, source=source)
     if not adapted:
@@ -172,10 +171,7 @@ def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> flo
         if part.rank == rank and re.fullmatch(part.pattern, layer):
             return part.alpha / part.rank
     known = "; ".join(f"{part.rank} on {part.pattern[:80]}" for part in targets.parts)
-    raise CheckpointError(
-        f"{source}: there is an adapter of rank {rank} on {layer}, and known are only those of rank {known}: "
-        "load it into a policy with the same adapters"
-    )
+    raise CheckpointError(f"{source}: there is an adapter of rank {rank} on {layer}, and the known ranks are {known}")
 
 
 def _matching(names: Iterable[str], pattern: str) -> list[str]:

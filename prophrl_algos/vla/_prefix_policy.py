@@ -105,10 +105,7 @@ class PrefixPolicy(PublishedPolicy):
 
     def describe(self) -> dict[str, Any]:
         if self.config is None:
-            raise ValueError(
-                "this policy cannot be saved, since its network's config is not known: make it with load_policy, or "
-                "save its state_dict()"
-            )
+            raise ValueError("this policy cannot be saved, since its network's config is not known: use load_policy")
         return {"network": dict(self.config), "spec": asdict(self.spec), **self.processor.to_json()}
 
     def save_tokenizer(self, folder: Path) -> None:
@@ -199,9 +196,7 @@ class PrefixPolicy(PublishedPolicy):
             sizes["max_state_dim"] = self.processor.state_columns
         for name, size in sizes.items():
             if (found := getattr(own, name, size)) != size:
-                raise CheckpointError(
-                    f"{folder / CONFIG} is damaged: {name} is {found} in the network and {size} beside it"
-                )
+                raise CheckpointError(f"{folder / CONFIG}: {name} is {found} in the network and {size} beside it")
 
 
 def cache_tensors(cache: Any) -> dict[str, Tensor]:

@@ -44,10 +44,7 @@ class ProcessorConfig:
         """Return plain data; ValueError if the prompt is a function that no file can describe."""
         prompt = next((name for name, known in PROMPTS.items() if known is self.prompt), None)
         if prompt is None:
-            raise ValueError(
-                "this policy cannot be saved, since its prompt is a function of its own: make it with load_policy, or "
-                "save its state_dict()"
-            )
+            raise ValueError("this policy cannot be saved, since its prompt is a function of its own: use load_policy")
         tokenize = self.tokenize
         return {
             "benchmark": self.convention.benchmark,

@@ -99,10 +99,7 @@ def saved_tokenizer(folder: Path, said: Mapping[str, Any], given: Any) -> Tokeni
         return CharTokenizer(said["letters"])
     if (folder / TOKENIZER).is_dir():
         return pretrained_tokenizer(folder / TOKENIZER)
-    raise CheckpointError(
-        f"{folder} holds no {TOKENIZER}/: it was saved with a function for a tokenizer; give it again with "
-        "LoadOptions(tokenizer=...)"
-    )
+    raise CheckpointError(f"{folder} holds no {TOKENIZER}/: give the function again with LoadOptions(tokenizer=...)")
 
 
 def padded_tokens(
@@ -114,8 +111,7 @@ def padded_tokens(
     for row, each in enumerate(tokens):
         if len(each) > length:
             raise ValueError(
-                f"a prompt must have at most {length} tokens, got {len(each)} for {texts[row][:60]!r}...; shorten the "
-                "instruction"
+                f"a prompt must have at most {length} tokens, got {len(each)}; shorten {texts[row][:60]!r}..."
             )
         ids[row, : len(each)] = torch.as_tensor(list(each), dtype=torch.int64)
         real[row, : len(each)] = True

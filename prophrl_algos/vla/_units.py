@@ -122,9 +122,8 @@ def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: st
         if without == "mean":
             return None
         raise ValueError(
-            f"this policy reads the robot's state ({numbers} numbers), and the observation has none, only "
-            f"{sorted(env_obs)}: load it with LoadOptions(without_state='mean') to act on images alone, or take "
-            "an env that gives 'state'"
+            f"this policy reads {numbers} numbers of the robot's state, the observation has {sorted(env_obs)}: take "
+            "an env that gives 'state', or load it with LoadOptions(without_state='mean')"
         )
     given = _array(env_obs["state"])
     if given.dtype.kind not in "fiub" or given.shape != (rows, numbers):

@@ -48,10 +48,7 @@ def read_saved(folder: Path, said: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the weights that belong to a folder's config; CheckpointError if they are of another save."""
     others = [path.name for path in weight_files(folder) if MARK in said and read_mark(path) != said[MARK]]
     if others:
-        raise CheckpointError(
-            f"{folder} holds {', '.join(others)} of another save than its {CONFIG}: is it being "
-            "written? Load it again, or save it again"
-        )
+        raise CheckpointError(f"{folder} holds {', '.join(others)} of another save than its {CONFIG}: save it again")
     return read_safetensors(folder)
 
 

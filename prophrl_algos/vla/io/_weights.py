@@ -62,9 +62,7 @@ def require_sizes(config: object, source: Path, *path: str) -> None:
         # Published configs use -1 and 0 for "all" or "none" of something, but there is at least one head.
         least = 1 if path[-1].endswith("heads") else -1
         if most is not None and not least <= config <= most:
-            raise CheckpointError(
-                f"{source}: {'.'.join(path)} must be from {least} to {most}, got {config!r}: it is damaged"
-            )
+            raise CheckpointError(f"{source}: {'.'.join(path)} must be from {least} to {most}, got {config!r}")
 
 
 def read_safetensors(folder: Path) -> dict[str, Tensor]:
@@ -103,7 +101,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     missing = [name for name in files if not (folder / name).is_file()]
     if missing or not places:
         raise MissingWeightsError(
-            f"{folder / INDEX} names shards that are not there: {listed(missing) or 'none at all'}; fetch them"
+            f"{folder / INDEX} names shards that are not there: {listed(missing) or 'none'}; fetch them"
         )
     return {folder / file: {name for name, place in places.items() if place == file} for file in files}
 

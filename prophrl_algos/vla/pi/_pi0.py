@@ -71,9 +71,7 @@ class Pi0Policy(PrefixPolicy):
         try:
             from transformers import PI0Config, PI0ForConditionalGeneration
         except ImportError as error:
-            raise ImportError(
-                "pi0 needs transformers >= 5.4, which has its network: pip install 'transformers>=5.4'"
-            ) from error
+            raise ImportError("pi0 needs transformers >= 5.4: pip install 'transformers>=5.4'") from error
         if config.get("model_type") == "pi0":
             return PI0ForConditionalGeneration(PI0Config.from_dict(dict(config)))
         names = ("chunk_size", "max_action_dim", "max_state_dim", "num_inference_steps", "min_period", "max_period")

@@ -65,9 +65,7 @@ def sound_numbers(given: Any, feature: str, source: Path) -> Numbers:
     if mask is None:
         return plain
     if not isinstance(mask, list) or len(mask) != len(plain["q01"]) or not all(isinstance(e, bool) for e in mask):
-        raise CheckpointError(
-            f"{source}: mask of {feature!r} must be {len(plain['q01'])} times true or false, got {mask}"
-        )
+        raise CheckpointError(f"{source}: mask of {feature!r} must be {len(plain['q01'])} booleans, got {mask}")
     return plain | {"mask": mask}
 
 

@@ -38,7 +38,7 @@ def read_published(
     names = found.get("timm_model_ids", [])
     if len(names) != len(_VISION_ENCODERS) or not set(names) <= set(HEADS):
         raise CheckpointError(
-            f"{folder / CONFIG} must name the vision encoders {sorted(HEADS)} as timm_model_ids, got {names}"
+            f"{folder / CONFIG} must name the vision encoders {sorted(HEADS)}, timm_model_ids is {names}"
         )
     weights = renamed(read_safetensors(folder), _our_name)
     sizes = [
@@ -58,8 +58,7 @@ def read_published(
     lacking = [name for name in ("action", *(["proprio"] if state_file else [])) if name not in numbers]
     if lacking:
         raise CheckpointError(
-            f"the statistics of {folder} have none of {' and '.join(lacking)}: give others with "
-            "LoadOptions(statistics=...)"
+            f"the statistics of {folder} lack {lacking}: give others with LoadOptions(statistics=...)"
         )
     how = convention(options.benchmark, "prismatic")
     config = PrismaticConfig(

@@ -100,9 +100,7 @@ class PrismaticPolicy(PublishedPolicy):
             config = PrismaticConfig.from_json(said["policy"], folder / CONFIG)
         options.require_benchmark(config.benchmark, folder)
         if options.head != config.head:
-            raise ValueError(
-                f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; say so in the options"
-            )
+            raise ValueError(f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; pass that one")
         chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
         return cls._empty(replace(config, **chosen, without_state=options.without_state), folder, options)
 
