@@ -35,9 +35,7 @@ class Convention:
         image: How an upright image becomes what the policy was trained on.
         gripper: What the policy's un-normalised numbers mean; `env_gripper` the env's, and so for the rotation.
         binary: Whether the gripper is sent as open or closed with nothing in between.
-        exec_steps: Number of actions executed per chunk.
-        scaling: How the policy's actions are scaled, where the checkpoint does not say.
-        eps: Added to the span or deviation that is divided by.
+        scaling: How the policy's actions are scaled, where the checkpoint does not say; `eps` as in `affine`.
     """
 
     benchmark: str

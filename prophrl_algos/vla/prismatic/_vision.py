@@ -111,7 +111,6 @@ class FusedVision(nn.Module):
             raise ValueError(f"both backbones must see the same patches, got grids of {first.grid} and {second.grid}")
         self.featurizer = VisionTransformer(first)
         self.fused_featurizer = VisionTransformer(second)
-
         self.image_size, self.width = first.image_size, first.width + second.width
 
     def forward(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b n d"]:
