@@ -18,7 +18,7 @@ from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._lora import cast_frozen
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._processor import ProcessorConfig, resized
-from prophrl_algos.vla._tokenization import PROMPTS, HuggingFaceTokens, padded_tokens, saved_tokenizer, trimmed
+from prophrl_algos.vla._tokenization import PROMPTS, HuggingFaceTokens, padded_tokens, saved_tokenizer
 from prophrl_algos.vla._units import env_to_policy, normalise, shown_state
 from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
 from prophrl_algos.vla.io._weights import has_weights, read_safetensors, require_sizes, without_init
@@ -159,9 +159,9 @@ class PrefixPolicy(PublishedPolicy):
             views = [obs[name] for name in self.convention.views if name in obs]
             images = [resized(view.to(device), self.processor.images) for view in views]
             # Stored tokens have one length for all rows; columns of padding alone would only cost time.
-            tokens, mask = trimmed(obs)
-            read = {**obs, "tokens": tokens.to(device), "token_mask": mask.to(device)}
-            return self.prefix(images, read, device)
+            length = max(int(obs["token_mask"].sum(1).max()), 1)
+            tokens = {name: obs[name][:, :length].to(device) for name in ("tokens", "token_mask")}
+            return self.prefix(images, {**obs, **tokens}, device)
 
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None

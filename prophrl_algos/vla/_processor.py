@@ -99,7 +99,7 @@ def resized(frames: UInt8[Tensor, "b h w 3"], how: ImageConfig) -> Float[Tensor,
 
 
 def _listed(by: Affine) -> dict[str, list[float]]:
-    return {"offset": by.offset.tolist(), "scale": by.scale.tolist()}
+    return {name: numbers.tolist() for name, numbers in by._asdict().items()}
 
 
 def _affine(said: Mapping[str, Any], name: str, numbers: int | None) -> Affine:

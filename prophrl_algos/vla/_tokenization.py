@@ -118,11 +118,5 @@ def padded_tokens(
     return ids, real
 
 
-def trimmed(obs: Mapping[str, Tensor]) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Return tokens and mask of an observation without the columns that are padding in every row."""
-    length = max(int(obs["token_mask"].sum(1).max()), 1)
-    return obs["tokens"][:, :length], obs["token_mask"][:, :length]
-
-
 def _cleaned(instruction: str) -> str:
     return instruction.strip().replace("_", " ").replace("\n", " ")
