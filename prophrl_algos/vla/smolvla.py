@@ -94,6 +94,7 @@ class SmolVLAPolicy(PrefixPolicy):
         action_dim, columns = int(config["output_features"]["action"]["shape"][0]), int(config.get("max_state_dim", 32))
         exec_steps = min(int(config.get("n_action_steps", how.exec_steps)), horizon)
         spec = FlowSpec(horizon, latent_dim, action_dim, exec_steps, int(config.get("num_steps", 10)))
+        network = cls.published_network(config, folder)
         processor = ProcessorConfig(
             convention=how,
             images=ImageConfig(int(config.get("resize_imgs_with_padding", (512, 512))[0]), centred=False),
@@ -105,7 +106,7 @@ class SmolVLAPolicy(PrefixPolicy):
             max_tokens=int(config.get("tokenizer_max_length", 48)),
             without_state=options.without_state,
         )
-        return cls(cls.published_network(config, folder), options.sized(spec), processor, config)
+        return cls(network, options.sized(spec), processor, config)
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return SmolVLM's keys and values and the mask of real tokens."""

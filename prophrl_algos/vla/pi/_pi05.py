@@ -112,6 +112,7 @@ class Pi05Policy(PrefixPolicy):
         horizon, latent_dim = int(config.get("chunk_size", _OPENPI_HORIZON)), int(config.get("max_action_dim", 32))
         num_steps = int(config.get("num_inference_steps", 10))
         spec = FlowSpec(horizon, latent_dim, ACTION_DIM, min(how.exec_steps, horizon), num_steps)
+        network = cls.published_network(config, folder)
         processor = ProcessorConfig(
             convention=how,
             images=ImageConfig(int(config.get("image_resolution", (224, 224))[0]), antialias=not config),
@@ -124,7 +125,7 @@ class Pi05Policy(PrefixPolicy):
             max_tokens=int(config.get("tokenizer_max_length", 200)),
             without_state=options.without_state,
         )
-        return cls(cls.published_network(config, folder), options.sized(spec), processor, config)
+        return cls(network, options.sized(spec), processor, config)
 
     def cast(self, dtype: torch.dtype) -> None:
         both = cast(Any, self.network).paligemma_with_expert
