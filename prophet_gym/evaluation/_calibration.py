@@ -191,13 +191,12 @@ def reliability(scored: Sequence[ScoredVideo], bins: int = 10) -> dict[str, Any]
 
     `error` is the mean distance between the two, weighted by count (the expected calibration error).
     """
-    empty = np.zeros(0)
-    likely = np.concatenate([empty, *(video.probability for video in scored)])
-    true = np.concatenate([empty, *(video.truth for video in scored)]).astype(bool)
-    owner = np.repeat(np.arange(len(scored)), [len(video.age) for video in scored])
+    likely = np.concatenate([np.zeros(0), *(video.probability for video in scored)])
     seen = int((~np.isnan(likely)).sum())
     if not seen:
         return None
+    true = np.concatenate([video.truth for video in scored])
+    owner = np.repeat(np.arange(len(scored)), [len(video.age) for video in scored])
     found, error = [], 0.0
     for low, high in pairwise(np.linspace(0, 1, bins + 1)):
         inside = (likely >= low) & ((likely < high) | ((high == 1) & (likely == 1)))
