@@ -194,7 +194,8 @@ def without_init() -> Iterator[None]:
     """Make layers without drawing their weights, for models that are filled at once and entirely."""
     # Drawing billions of numbers that are overwritten takes minutes.
     drawing = "normal_ uniform_ trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_"
-    with patch.multiple(nn.init, **dict.fromkeys(drawing.split(), lambda tensor, *_, **__: tensor)):
+    kept: Any = dict.fromkeys(drawing.split(), lambda tensor, *_, **__: tensor)
+    with patch.multiple(nn.init, **kept):
         yield
 
 

@@ -149,7 +149,7 @@ class SmallVLA(
         except ValueError as error:
             raise CheckpointError(f"{folder}: {error}") from error
         require_sizes(config, folder / CONFIG)
-        chosen = {} if options.num_steps is None else {"num_steps": options.num_steps}
+        chosen: dict[str, Any] = {} if options.num_steps is None else {"num_steps": options.num_steps}
         policy = SmallVLA(**config | chosen)
         whole = policy.spec.exec_steps
         if options.exec_steps not in (None, whole):
