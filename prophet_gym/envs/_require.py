@@ -96,7 +96,8 @@ def require_reward_model(model: Any) -> RewardModel | None:
     """Return the model, or None for None; ValueError unless it has what `RewardModel` asks for."""
     if model is None:
         return None
-    function = callable(model) and not isinstance(model, type)
+    given: object = model  # a name of its own: pyright narrows what `callable` is asked of
+    function = callable(given) and not isinstance(given, type)
     named = "a name goes to gym.make(id, reward=...), or to prophet_gym.rewards.make_reward_model, which loads it"
     advice = "wrap a function in prophet_gym.rewards.FunctionReward" if function else named
     _require_parts("reward_model must be a RewardModel", model, ("when", "stride", "max_frames", "score"), advice)
