@@ -6,7 +6,6 @@ from prophet_gym.rewards._function import FunctionReward
 from prophet_gym.rewards._monitor import PrecisionMonitor
 from prophet_gym.rewards._named import make_reward_model
 from prophet_gym.rewards._object_reader import ObjectReader, ObjectReaderConfig
-from prophet_gym.rewards._oracle import OracleReward
 from prophet_gym.rewards._reach import FindGripper, ReachReward, mark_of, reach_instruction
 from prophet_gym.rewards._vlm.likelihood import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards._vlm.local import LocalVlm
@@ -26,7 +25,6 @@ __all__ = [
     "LocalVlm",
     "ObjectReader",
     "ObjectReaderConfig",
-    "OracleReward",
     "Patience",
     "PrecisionMonitor",
     "Prompt",

@@ -1,11 +1,8 @@
-"""Classify frames as done or not done: the success head of a checkpoint, as a sparse and as a dense reward.
-
-The head reads frames, not latents, so it scores frames of a simulator and of a dream alike and needs no world model.
-"""
+"""Classify frames (not latents: those of a simulator too) as done or not done, for a sparse and a dense reward."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import pairwise
 from typing import Literal
 from zlib import crc32
 
@@ -16,11 +13,10 @@ from torch.nn import functional as F
 
 from prophet_gym._checks import require_count, require_number
 from prophet_gym.errors import CheckpointError
-from prophet_gym.rewards._network_folder import load_network, save_network
+from prophet_gym.rewards._network_folder import FrameNetwork
 from prophet_gym.rewards._videos import require_videos
 from prophet_gym.world_model import RewardOutput
 
-FRAMES_AT_ONCE = 256
 GROUPS = 4
 """Groups of the normalisation, which divide the channels."""
 LARGEST_IMAGE = 1024
@@ -28,37 +24,25 @@ LARGEST_IMAGE = 1024
 
 @dataclass(frozen=True)
 class SuccessHeadConfig:
-    """Configure a `SuccessHead`.
+    """Configure a `SuccessHead`."""
 
-    Attributes:
-        image_size: Height and width, in pixels, that frames are averaged down to.
-        width: Channels of the first convolution, a multiple of 4; later ones are multiples of it.
-        words: Dimension of the hashed bag of words of the instruction.
-        threshold: Probability from which on a frame counts as done.
-        min_consecutive: Consecutive frames that must count as done.
-        max_frames: Frames scored after each chunk: the chunk and the `min_consecutive - 1` before it.
-
-    Raises:
-        ValueError: A value is outside its range.
-    """
-
-    image_size: int = 64
-    width: int = 16
-    words: int = 128
-    threshold: float = 0.5
-    min_consecutive: int = 3
-    max_frames: int = 10
+    image_size: int = 64  # height and width, in pixels, that frames are averaged down to
+    width: int = 16  # channels of the first convolution, a multiple of 4; later ones are multiples of it
+    words: int = 128  # dimension of the hashed bag of words of the instruction
+    threshold: float = 0.5  # probability from which on a frame counts as done
+    min_consecutive: int = 3  # frames in a row that must count as done
+    max_frames: int = 10  # scored after each chunk: the chunk and the `min_consecutive - 1` frames before it
 
     def __post_init__(self) -> None:
-        if require_count("image_size", self.image_size) > LARGEST_IMAGE:
+        for name in ("image_size", "width", "words", "min_consecutive", "max_frames"):
+            require_count(name, getattr(self, name))
+        if self.image_size > LARGEST_IMAGE:
             raise ValueError(f"image_size must be at most {LARGEST_IMAGE}, got {self.image_size}")
-        if require_count("width", self.width) % GROUPS:
+        if self.width % GROUPS:
             raise ValueError(f"width must be a multiple of {GROUPS}, got {self.width}")
-        require_count("words", self.words)
-        require_count("min_consecutive", self.min_consecutive)
         if require_number("threshold, in 0..1,", self.threshold, least=0) > 1:
             raise ValueError(f"threshold must be in 0..1, got {self.threshold}")
-        if require_count("max_frames", self.max_frames) < self.min_consecutive:
+        if self.max_frames < self.min_consecutive:
             raise ValueError(
                 f"max_frames must be at least min_consecutive, got {self.max_frames} and {self.min_consecutive}"
             )
@@ -75,14 +59,7 @@ def hash_words(instruction: str, size: int) -> Float[Tensor, " d"]:
 
 
 def consecutive_probability(probabilities: Float[Tensor, " t"], min_consecutive: int) -> Float[Tensor, " t"]:
-    """Return, for each frame, the smallest of the last `min_consecutive` probabilities; of fewer at the beginning.
-
-    A probability above the threshold here means that it stayed above it for `min_consecutive` frames.
-
-    Example:
-        >>> consecutive_probability(torch.tensor([0.5, 0.25, 0.75, 1.0]), 2).tolist()
-        [0.5, 0.25, 0.25, 0.75]
-    """
+    """Return, for each frame, the smallest of the last `min_consecutive` probabilities; of fewer at the beginning."""
     first = probabilities.new_full((min_consecutive - 1,), float("inf"))
     return torch.cat([first, probabilities]).unfold(0, min_consecutive, 1).amin(1)
 
@@ -94,7 +71,7 @@ def best_consecutive(probabilities: Float[Tensor, " t"], min_consecutive: int) -
     return float(consecutive_probability(probabilities, min_consecutive)[min_consecutive - 1 :].max())
 
 
-class SuccessHead(nn.Module):
+class SuccessHead(FrameNetwork):
     """Estimate, for single frames, the probability that the task is done; as a RewardModel, reward 1.0 once it is.
 
     A task is done when the probability of `min_consecutive` consecutive frames reaches the threshold.
@@ -106,6 +83,9 @@ class SuccessHead(nn.Module):
         [True]
     """
 
+    config_kind = SuccessHeadConfig
+    title = "success head"
+    frames_at_once = 256
     when: Literal["chunk", "end"] = "chunk"
     stride = 1
 
@@ -114,11 +94,10 @@ class SuccessHead(nn.Module):
         self.config = config or SuccessHeadConfig()
         self.max_frames = self.config.max_frames
         width = self.config.width
-        self.early = nn.Sequential(
-            _block(5, width, stride=2), _block(width, 2 * width, stride=2), _block(2 * width, 3 * width, stride=2)
-        )
+        widths = (5, width, 2 * width, 3 * width)
+        self.early = nn.Sequential(*(conv_block(*pair, stride=2) for pair in pairwise(widths)))
         self.task = nn.Linear(self.config.words, 6 * width)
-        self.late = nn.Sequential(_block(3 * width, 4 * width, stride=1), _block(4 * width, 4 * width, stride=1))
+        self.late = nn.Sequential(conv_block(3 * width, 4 * width), conv_block(4 * width, 4 * width))
         self.out = nn.Linear(8 * width, 1)
 
     def forward(self, frames: UInt8[Tensor, "b h w 3"], words: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
@@ -129,22 +108,17 @@ class SuccessHead(nn.Module):
         # Two channels say where a pixel is: whether a task is done depends on places, which convolutions do not see.
         down = torch.linspace(-1, 1, height).to(images).view(1, 1, height, 1).expand(count, 1, height, width)
         across = torch.linspace(-1, 1, width).to(images).view(1, 1, 1, width).expand(count, 1, height, width)
-        hidden = self.early(torch.cat([images, down, across], 1))
         scale, shift = self.task(words)[:, :, None, None].chunk(2, 1)
-        hidden = self.late(hidden * (1 + scale) + shift)
+        hidden = self.late(self.early(torch.cat([images, down, across], 1)) * (1 + scale) + shift)
         return self.out(torch.cat([hidden.mean((2, 3)), hidden.amax((2, 3))], 1))[:, 0]
 
-    @torch.no_grad()
     def probabilities(self, frames: UInt8[Tensor, "t h w 3"], instruction: str) -> Float[Tensor, " t"]:
         """Return the success probability of each frame, on the CPU.
 
         Raises:
             CheckpointError: The weights are damaged: the network computes numbers that are not finite.
         """
-        device = self.out.weight.device
-        words = hash_words(instruction, self.config.words).to(device)
-        parts = [self(part.to(device), words.expand(len(part), -1)) for part in frames.split(FRAMES_AT_ONCE)]
-        logits = torch.cat(parts).float().cpu()
+        logits = self.read(frames, hash_words(instruction, self.config.words))
         if not torch.isfinite(logits).all():
             # NaN is below every threshold: it would count as a failure, and a policy would learn from it.
             raise CheckpointError(
@@ -161,15 +135,14 @@ class SuccessHead(nn.Module):
             CheckpointError: The weights are damaged.
         """
         require_videos(videos, instructions)
-        sure = [
+        best = [
             best_consecutive(self.probabilities(video, text), self.config.min_consecutive) if len(video) else 0.0
             for video, text in zip(videos, instructions, strict=True)
         ]
-        probability = torch.tensor(sure, dtype=torch.float32)
+        # compared in float64: float32 rounds a threshold just above a probability down to it
+        sure = torch.tensor(best, dtype=torch.float64)
         scored = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
-        # compared in double: float32 rounds a probability just below the threshold up to it
-        done = torch.tensor([value >= self.config.threshold for value in sure], dtype=torch.bool)
-        return RewardOutput((scored & done).float(), scored, probability=probability)
+        return RewardOutput((scored & (sure >= self.config.threshold)).float(), scored, probability=sure.float())
 
     def with_threshold(self, threshold: float) -> "SuccessHead":
         """Return a head of the same weights with another threshold."""
@@ -177,64 +150,30 @@ class SuccessHead(nn.Module):
         head.load_state_dict(self.state_dict())
         return head.eval()
 
-    def save_pretrained(self, directory: Path | str) -> None:
-        """Write config and weights into a folder, whole or not at all."""
-        save_network(directory, self, self.config)
-
-    @classmethod
-    def from_pretrained(cls, directory: Path | str) -> "SuccessHead":
-        """Read config and weights.
-
-        Raises:
-            MissingWeightsError: If a file is missing.
-            CheckpointError: If a file is damaged or the weights do not fit the config.
-        """
-        return load_network(directory, cls, SuccessHeadConfig, "success head")
-
 
 class RelativeReward:
     """Reward a chunk with the change of the success probability, p_t - p_{t-1}; end the episode when the head says so.
 
     p_t is the smallest success probability of the last `min_consecutive` frames, so a single odd frame earns nothing.
     Over an episode the rewards add up to p at its end minus p at its start.
-
-    Example:
-        >>> from prophet_gym.rewards import SuccessHeadConfig
-        >>> dense = RelativeReward(SuccessHead(SuccessHeadConfig(min_consecutive=2)), chunk=4)
-        >>> dense.max_frames
-        6
     """
 
     when: Literal["chunk", "end"] = "chunk"
     stride = 1
 
     def __init__(self, head: SuccessHead, *, chunk: int = 8) -> None:
-        """Wrap a head.
-
-        Args:
-            head: Gives the probabilities.
-            chunk: Frames between two scores, those of one env step.
-        """
+        """Wrap a head that scores after every `chunk` frames, those of one env step."""
         self.head = head
         self.chunk = require_count("chunk", chunk)
         self.max_frames = self.chunk + head.config.min_consecutive
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Score each video by its last chunk and the frames before it; skip one without frames.
-
-        Raises:
-            ValueError: A video is not uint8 `(frames, h, w, 3)`.
-            CheckpointError: The weights are damaged.
-        """
+        """Score each video by its last chunk and the frames before it; skip one without frames."""
         require_videos(videos, instructions)
         each = [self._score(video, text) for video, text in zip(videos, instructions, strict=True)]
-        gains, likely, done, scored = zip(*each, strict=True) if each else ((), (), (), ())
-        return RewardOutput(
-            torch.tensor(gains, dtype=torch.float32),
-            torch.tensor(scored, dtype=torch.bool),
-            torch.tensor(done, dtype=torch.bool),
-            torch.tensor(likely, dtype=torch.float32),
-        )
+        # in float64, since the gain is a difference of two probabilities
+        gains, likely, done, scored = torch.tensor(each, dtype=torch.float64).reshape(-1, 4).unbind(1)
+        return RewardOutput(gains.float(), scored.bool(), done.bool(), likely.float())
 
     def _score(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> tuple[float, float, bool, bool]:
         if not len(video):
@@ -251,9 +190,7 @@ def shrink(frames: UInt8[Tensor, "b h w 3"], size: int) -> Float[Tensor, "b 3 s 
     return images if images.shape[2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
 
 
-def _block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1),
-        nn.GroupNorm(GROUPS, outputs),
-        nn.SiLU(),
-    )
+def conv_block(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Build a 3x3 convolution with its normalization and activation."""
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation)
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, outputs), nn.SiLU())

@@ -1,7 +1,6 @@
 """Make a right reward wrong at given rates, to find out how much recall and precision a policy's learning needs.
 
-The paper finds that recall matters most while precision holds, and that precision collapses in long runs (its Fig. 14).
-Here both are set; `benchmarks/reward_robustness.py` trains under a grid of them.
+In the paper recall matters most while precision holds, and precision collapses in long runs (its Fig. 14).
 """
 
 from typing import Any
@@ -17,11 +16,7 @@ def degrade(
     false_positive_rate: float | Float[np.ndarray, " n"],
     rng: np.random.Generator,
 ) -> Bool[np.ndarray, " n"]:
-    """Draw outputs with the given errors: True for a success with probability `recall`, for a failure with the other.
-
-    Raises:
-        ValueError: A rate is not in [0, 1].
-    """
+    """Draw outputs: True for a success with probability `recall`, for a failure with `false_positive_rate`."""
     for name, rate in (("recall", recall), ("false_positive_rate", false_positive_rate)):
         rates = np.asarray(rate)
         if rates.dtype.kind not in "iuf" or not np.all((rates >= 0) & (rates <= 1)):
@@ -30,21 +25,9 @@ def degrade(
 
 
 def false_positive_rate(recall: float, precision: float, successes: float) -> float:
-    """Return the false-positive rate at which a reward model of this recall has this precision.
+    """Return the false-positive rate at which a reward model of this recall has this precision, of `successes` in 1.
 
     Precision depends on how often the policy succeeds; the false-positive rate does not, so it can stay fixed in a run.
-
-    Args:
-        recall: Fraction of the successes that are rewarded, in [0, 1].
-        precision: Fraction of the rewarded episodes that are successes, in (0, 1].
-        successes: Fraction of episodes that succeed, in (0, 1).
-
-    Raises:
-        ValueError: No rate up to 1 gives this precision.
-
-    Example:
-        >>> round(false_positive_rate(recall=0.9, precision=0.75, successes=0.5), 3)
-        0.3
     """
     if not (0 <= recall <= 1 and 0 < precision <= 1 and 0 < successes < 1):
         raise ValueError(
@@ -53,46 +36,29 @@ def false_positive_rate(recall: float, precision: float, successes: float) -> fl
         )
     rate = recall * successes * (1 - precision) / (precision * (1 - successes))
     if rate > 1:
-        least = precision_of(recall, 1.0, successes)
         raise ValueError(
             f"with {successes:.0%} successes a reward model of recall {recall} has a precision of at least "
-            f"{least:.3f}, asked for {precision}"
+            f"{precision_of(recall, 1.0, successes):.3f}, asked for {precision}"
         )
     return rate
 
 
 def precision_of(recall: float, false_positives: float, successes: float) -> float:
-    """Return the precision that follows from the rates; NaN where nothing is ever rewarded.
-
-    Args:
-        recall: Fraction of the successes that are rewarded.
-        false_positives: Fraction of the failures that are rewarded.
-        successes: Fraction of episodes that succeed.
-    """
+    """Return the precision that follows from the rates; NaN where nothing is ever rewarded."""
     rewarded = recall * successes + false_positives * (1 - successes)
     return recall * successes / rewarded if rewarded > 0 else float("nan")
 
 
 class DegradedOracle(VectorWrapper):
-    """Wrap an env whose reward is right, and make it wrong at given rates.
+    """Wrap an env whose reward of 1.0 is the truth (the simulator, or a toy), and make it wrong at given rates.
 
     An episode is scored once, when it ends: a success is rewarded 1.0 with probability `recall`, an episode that was
     cut off with probability `false_positive_rate`; every other step gets 0. `info["success"]` becomes what is rewarded
-    and `info["true_success"]` is what happened. Sub-environments whose own reward was not scored stay as they are. A
-    seeded `reset` restarts the errors.
-
-    Use it where a reward of 1.0 is the truth: the simulator, or toy envs.
+    and `info["true_success"]` is what happened. Sub-environments whose own reward was not scored stay as they are.
     """
 
     def __init__(self, env: VectorEnv, *, recall: float, false_positive_rate: float, seed: int = 0) -> None:
-        """Wrap a vector env.
-
-        Args:
-            env: Gives arrays.
-            recall: In [0, 1].
-            false_positive_rate: In [0, 1].
-            seed: Of the errors until the first seeded reset.
-        """
+        """Wrap a vector env of arrays; `seed` is that of the errors until the first seeded reset."""
         super().__init__(env)
         if getattr(env.unwrapped, "gives_tensors", False):
             raise ValueError("DegradedOracle works on arrays, and this env gives tensors: wrap a ProphetVectorEnv")

@@ -69,10 +69,7 @@ class FunctionReward:
             number = float(result)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the function of a reward must return a number or None, got {result!r}") from error
-        if not math.isfinite(number):
-            raise ValueError(f"the function of a reward must return a finite number or None, got {number}")
-        if abs(number) > LARGEST_REWARD:
-            raise ValueError(
-                f"the function of a reward must return a number that float32 can hold, or None, got {number}"
-            )
+        if not abs(number) <= LARGEST_REWARD:  # nor NaN
+            limit = f"; float32 holds at most {LARGEST_REWARD:g}" if math.isfinite(number) else ""
+            raise ValueError(f"the function of a reward must return a finite number or None, got {number}{limit}")
         return number

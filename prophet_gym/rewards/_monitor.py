@@ -1,7 +1,6 @@
-"""Watch a reward model while a policy learns from it: measure its precision on the policy's own videos, repeatedly.
+"""Watch the precision of a reward model on a policy's own videos while the policy learns from it.
 
-A policy looks for what is rewarded wrongly. In the paper's long runs the reward model's precision collapses after about
-300 updates (its Fig. 14) while the reward still rises; only labels from outside can tell.
+In the paper's long runs it collapses after about 300 updates (its Fig. 14); only labels from outside can tell.
 """
 
 import warnings
@@ -24,19 +23,12 @@ Truth: TypeAlias = Callable[[list[int], list[int], np.ndarray, list[int]], Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """Hold what the monitor found at one update.
-
-    Attributes:
-        update: Number of the policy's update.
-        precision: Fraction of the latest rewarded videos that are successes.
-        recall: Fraction of the latest successes that were rewarded.
-        collapsed: Whether the upper end of the precision's interval lies below the floor.
-    """
+    """Hold what the monitor found at one update of the policy."""
 
     update: int
-    precision: Estimate
-    recall: Estimate
-    collapsed: bool
+    precision: Estimate  # fraction of the latest rewarded videos that are successes
+    recall: Estimate  # fraction of the latest successes that were rewarded
+    collapsed: bool  # the upper end of the precision's interval lies below the floor
 
 
 class PrecisionMonitor:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl
 
 from prophet_gym._checks import require_count, require_when, shown, unknown_option
@@ -17,7 +17,7 @@ from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
 from prophet_gym.rewards._vlm.reward_log import RewardLog
-from prophet_gym.rewards._vlm.votes import VlmReward
+from prophet_gym.rewards._vlm.votes import AnswerModel, VlmReward
 from prophet_gym.rewards._vlm.voting import Votes
 from prophet_gym.world_model import RewardModel
 
@@ -32,32 +32,21 @@ FORMS = (
     "None",
     "the path of a success head",
 )
-_Readers = Mapping[str, Callable[[str], Any]]
+_Readers: TypeAlias = dict[str, Callable[[str], Any]]
 
 
-def _two_prices(text: str) -> tuple[float, float]:
+def two_numbers(text: str) -> tuple[float, float]:
+    """Read two numbers with a comma between them."""
     first, second = map(float, text.split(","))
     return first, second
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-_two_prices.__name__, _names.__name__ = "two numbers", "names"  # as messages call them
 _VOTES: _Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str, "log": str}
-_LOCAL: _Readers = {
-    "revision": str,
-    "device": str,
-    "dtype": str,
-    "bits": int,
-    "adapter": str,
-    "max_new_tokens": int,
-    "temperature": float,
-    "batch": int,
-}
+_LOCAL: _Readers = dict(
+    revision=str, device=str, dtype=str, bits=int, adapter=str, max_new_tokens=int, temperature=float, batch=int
+)
 _PATIENCE: _Readers = {"timeout": float, "total": float, "pause": float, "concurrency": int, "per_minute": float}
-_REMOTE: _Readers = {"max_tokens": int, "temperature": float, "prices": _two_prices, "refused": _names}
+_REMOTE: _Readers = {"max_tokens": int, "temperature": float, "prices": two_numbers, "refused": str}
 _LIKELIHOOD: _Readers = {"threshold": float, "when": str, "stride": int, "shown": int, "reward": str}
 _HEAD: _Readers = {"reward": str, "chunk": int}
 _FUNCTION: _Readers = {"when": str, "stride": int, "max_frames": int}
@@ -107,8 +96,7 @@ def _named(name: str, head: Path | None, device: str, chunk: int) -> RewardModel
     if base == "oracle":
         raise UnknownOptionError(
             "a dream has no oracle: nobody knows what would have happened in the simulator. The truth is the reward of "
-            "the LIBERO-* ids; `prophet calibrate` compares reward models with it, prophet_gym.rewards.OracleReward "
-            "takes labels"
+            "the LIBERO-* ids; `prophet calibrate` compares reward models with it"
         )
     if base == "None":
         raise UnknownOptionError("the text 'None' names no reward; where none is wanted, give None itself: reward=None")
@@ -166,22 +154,23 @@ def _classifier(folder: Path, options: Mapping[str, str], device: str, chunk: in
 
 
 def _vlm(rest: str, device: str) -> RewardModel:
+    backend: AnswerModel
     if rest.startswith(("http://", "https://")):
         address, _, model = rest.partition("#")
         base, options = split(address)
-        given = _read_votes(options, {**_PATIENCE, **_REMOTE})
+        given = _read_votes(options, _PATIENCE | _REMOTE)
         patience = Patience(**_take(given, _PATIENCE))
-        backend: Any = RemoteVlm(base, model, patience=patience, **_take(given, _REMOTE))
+        backend = RemoteVlm(base, model, patience=patience, **_take(given, _REMOTE))
     else:
         base, options = split(rest)
         given = _read_votes(options, _LOCAL)
-        backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **_on(device, given))
+        backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **{"device": device} | _take(given, _LOCAL))
     return VlmReward(backend, **given)
 
 
 def _read_votes(options: Mapping[str, str], backend: _Readers) -> dict[str, Any]:
     """Read the options of a `VlmReward` and of its backend, checked before weights are looked for."""
-    given = read(options, {**_VOTES, **backend})
+    given = read(options, _VOTES | backend)
     Votes(given.get("samples", 1), given.get("retries", 0))
     require_when(given.get("when", "end"))
     for name in ("stride", "shown"):
@@ -192,15 +181,10 @@ def _read_votes(options: Mapping[str, str], backend: _Readers) -> dict[str, Any]
 
 def _likelihood(rest: str, device: str) -> RewardModel:
     base, options = split(rest)
-    given = read(options, {**_LIKELIHOOD, **_LOCAL})
-    weights = _on(device, given)
+    given = read(options, _LIKELIHOOD | _LOCAL)
+    weights = {"device": device} | _take(given, _LOCAL)
     config = LikelihoodConfig(base=base or DEFAULT_MODEL, **given)
     return LikelihoodReward(LocalVlm.from_pretrained(config.base, **weights), config)
-
-
-def _on(device: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Take out the options of a `LocalVlm`, whose device is the env's unless they say another."""
-    return {"device": device} | _take(given, _LOCAL)
 
 
 def _take(given: dict[str, Any], names: _Readers) -> dict[str, Any]:
@@ -208,23 +192,13 @@ def _take(given: dict[str, Any], names: _Readers) -> dict[str, Any]:
 
 
 def split(name: str) -> tuple[str, dict[str, str]]:
-    """Return what stands before the question mark, and the options after it.
-
-    Example:
-        >>> split("owner/model?samples=3&log=a%26b.jsonl")
-        ('owner/model', {'samples': '3', 'log': 'a&b.jsonl'})
-    """
+    """Return what stands before the question mark, and the options after it."""
     base, _, options = name.partition("?")
     return base, dict(parse_qsl(options, keep_blank_values=True))
 
 
 def read(options: Mapping[str, str], readers: _Readers) -> dict[str, Any]:
-    """Read options as the numbers and texts that they must be.
-
-    Raises:
-        UnknownOptionError: An option is not known.
-        ValueError: A value cannot be read.
-    """
+    """Read options as the numbers and texts that they must be; raise ValueError for one that is unknown or cannot."""
     values = {}
     for name, text in options.items():
         if name not in readers:

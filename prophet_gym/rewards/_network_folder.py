@@ -1,12 +1,13 @@
-"""Save and load a small network: a folder with its config as JSON and its weights as safetensors."""
+"""Save, load and run a small network: a folder with its config as JSON and its weights as safetensors."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from prophet_gym._io.atomic import atomic_directory, read_whole
 from prophet_gym._io.configs import config_of, keys_of, require_shapes, require_sizes
@@ -18,46 +19,56 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 OLD_KEYS = {"hold": "min_consecutive"}
 """Keys of `config.json` before 0.1, which are still read, and what they are now."""
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="FrameNetwork")
 
 
-def save_network(directory: Path | str, network: nn.Module, config: Any) -> None:
-    """Write a network and the dataclass that its constructor takes."""
-    state, values = network.state_dict(), asdict(config)
-    mark = mark_of(state, json.dumps(values))
-    with atomic_directory(directory, last=CONFIG_NAME) as temporary:
-        write_tensors(state, temporary / WEIGHTS_NAME, mark)
-        text = json.dumps(values | {MARK: mark}, indent=2, allow_nan=False)
-        (temporary / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+class FrameNetwork(nn.Module):
+    """Read frames given an encoded instruction; the constructor takes one dataclass, the `config`."""
+
+    config: Any
+    config_kind: ClassVar[type]
+    title: ClassVar[str]  # as messages call it
+    frames_at_once: ClassVar[int]
+
+    @torch.no_grad()
+    def read(self, frames: UInt8[Tensor, "t h w 3"], words: Float[Tensor, " d"]) -> Float[Tensor, "t *_"]:
+        """Return the network's output for each frame in float32 on the CPU, given the encoded instruction."""
+        device = next(self.parameters()).device
+        parts = frames.split(self.frames_at_once)
+        outputs = [self(part.to(device), words.to(device).expand(len(part), -1)).float().cpu() for part in parts]
+        return torch.cat(outputs)
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write config and weights into a folder, whole or not at all."""
+        state, values = self.state_dict(), asdict(self.config)
+        mark = mark_of(state, json.dumps(values))
+        with atomic_directory(directory, last=CONFIG_NAME) as temporary:
+            write_tensors(state, temporary / WEIGHTS_NAME, mark)
+            text = json.dumps(values | {MARK: mark}, indent=2, allow_nan=False)
+            (temporary / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls: type[Network], directory: Path | str) -> Network:
+        """Read config and weights.
+
+        Raises:
+            MissingWeightsError: If a file is missing.
+            CheckpointError: If a file is damaged or the weights do not fit the config.
+        """
+        folder = Path(directory)
+        return read_whole(folder, lambda: _load(cls, folder))
 
 
-def load_network(directory: Path | str, kind: type[Network], config_kind: type, what: str) -> Network:
-    """Read what `save_network` wrote.
-
-    Args:
-        directory: The folder.
-        kind: Class of the network; its constructor takes a `config_kind`.
-        config_kind: A dataclass.
-        what: Name of the network in messages.
-
-    Raises:
-        MissingWeightsError: A file is missing.
-        CheckpointError: A file is damaged or the weights do not fit the config.
-    """
-    folder = Path(directory)
-    return read_whole(folder, lambda: _load(folder, kind, config_kind, what))
-
-
-def _load(folder: Path, kind: type[Network], config_kind: type, what: str) -> Network:
+def _load(kind: type[Network], folder: Path) -> Network:
     if not all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)):
-        raise MissingWeightsError(f"the {what} is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}")
+        raise MissingWeightsError(f"the {kind.title} is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}: {folder}")
     try:
         given = read_json(folder / CONFIG_NAME, CheckpointError)
         mark = given.pop(MARK, None)
         if not isinstance(mark, str | None):
             raise TypeError(f"{MARK} must be a text, got {type(mark).__name__}")
         given = {OLD_KEYS.get(key, key): value for key, value in given.items()}
-        config = config_of(config_kind, given)
+        config = config_of(kind.config_kind, given)
         state = read_tensors(folder / WEIGHTS_NAME)
         require_sizes(given, state)
         with torch.device("meta"):  # before there is memory for what the config asks
@@ -67,7 +78,7 @@ def _load(folder: Path, kind: type[Network], config_kind: type, what: str) -> Ne
     except Exception as error:  # whatever a damaged config makes constructors raise
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise CheckpointError(
-            f"the {what} in {folder} is damaged ({reason[:2000]}); config keys: {keys_of(config_kind)}"
+            f"the {kind.title} in {folder} is damaged ({reason[:2000]}); config keys: {keys_of(kind.config_kind)}"
         ) from error
     require_mark(folder / WEIGHTS_NAME, mark, folder / CONFIG_NAME)
     return network.eval()

@@ -21,12 +21,7 @@ _MARK = re.compile(r"^move the gripper to (\d\.\d{3}), (\d\.\d{3})$")
 
 
 def reach_instruction(mark: Sequence[float | int] | Float[np.ndarray, " 2"]) -> str:
-    """Return the instruction to reach a mark: its place right and down in the image, each in 0..1.
-
-    Example:
-        >>> reach_instruction((0.25, 0.4))
-        'move the gripper to 0.250, 0.400'
-    """
+    """Return the instruction to reach a mark: its place right and down in the image, each in 0..1."""
     right, down = np.asarray(mark, float).tolist()
     if not (0 <= right <= 1 and 0 <= down <= 1):
         raise ValueError(f"a mark lies inside the image, both numbers in 0..1, got {right:g}, {down:g}")
@@ -46,12 +41,6 @@ class ReachReward:
 
     The reward is 1 at the mark, 0 at a distance of `width` (in widths of the image) and negative beyond. It stays
     below 1, so that it never ends an episode: the gripper has to stay at the mark.
-
-    Example:
-        >>> reach = ReachReward(lambda frames: torch.full((len(frames), 2), 0.5))
-        >>> marks = [reach_instruction((0.5, 0.5)), reach_instruction((0.5, 0.75))]
-        >>> [round(reward, 3) for reward in reach.score([torch.zeros(1, 4, 4, 3).byte()] * 2, marks).reward.tolist()]
-        [0.999, 0.0]
     """
 
     when: Literal["chunk", "end"] = "chunk"
@@ -59,22 +48,12 @@ class ReachReward:
     max_frames = 1
 
     def __init__(self, find_gripper: FindGripper, *, width: float = 0.25) -> None:
-        """Keep what finds the gripper.
-
-        Args:
-            find_gripper: For example `see_gripper` of the bundled world model.
-            width: Distance of reward 0, in widths of the image; above 0.
-        """
+        """Keep what finds the gripper, for example `see_gripper` of the bundled world model."""
         self.find_gripper = find_gripper
         self.width = require_number("width, a distance in the image,", width, above=0)
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
-        """Score the last frame of each video that has one.
-
-        Raises:
-            ValueError: An instruction has no mark, a video is not uint8 `(frames, h, w, 3)`, or a gripper was found
-                nowhere.
-        """
+        """Score the last frame of each video that has one."""
         require_videos(videos, instructions)
         marks = torch.tensor([mark_of(text) for text in instructions], dtype=torch.float32).reshape(-1, 2)
         scored = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)

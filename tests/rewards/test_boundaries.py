@@ -13,7 +13,6 @@ from prophet_gym.errors import CheckpointError, InvalidRewardError
 from prophet_gym.rewards import (
     FunctionReward,
     ObjectReader,
-    OracleReward,
     Patience,
     Prompt,
     Question,
@@ -48,7 +47,6 @@ def head() -> SuccessHead:
 MODELS = {
     "head": head,
     "relative": lambda: RelativeReward(head(), chunk=1),
-    "oracle": OracleReward,
     "function": lambda: FunctionReward(lambda video, instruction: 0.5),
     "reach": lambda: ReachReward(lambda frames: torch.full((len(frames), 2), 0.5)),
     "vlm": lambda: VlmReward(Bright(), samples=1, prompt=Prompt("$instruction")),
@@ -102,10 +100,7 @@ def test_rewards_do_not_depend_on_the_default_dtype(name):
     videos = [torch.randint(256, (3, 16, 16, 3), generator=source, dtype=torch.uint8) for _ in range(3)]
 
     def score():
-        model = MODELS[name]()
-        if name == "oracle":
-            model.tell(videos[0], done=True)
-        return model.score(videos, [INSTRUCTION] * 3)
+        return MODELS[name]().score(videos, [INSTRUCTION] * 3)
 
     expected, earlier = score(), torch.get_default_dtype()
     weights_first = MODELS[name]()

@@ -3,13 +3,12 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium.vector import AutoresetMode
 
 from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.rewards import DegradedOracle, FunctionReward, OracleReward, degrade, false_positive_rate
+from prophet_gym.rewards import DegradedOracle, FunctionReward, degrade, false_positive_rate
 from prophet_gym.rewards._degraded import precision_of
-from prophet_gym.testing import CountingWorldModel, check_reward_model, counting_starts
+from prophet_gym.testing import CountingWorldModel, counting_starts
 
 
 def test_verdicts_have_the_rates_asked_for():
@@ -122,15 +121,3 @@ def test_rows_that_were_not_judged_are_not_paid():
     for _ in range(3):
         paid += env.step(np.zeros(env.action_space.shape, np.float32))[1]
     assert paid.tolist() == [0.0] * 4
-
-
-def test_the_oracle_knows_what_it_was_told():
-    source = torch.Generator().manual_seed(0)
-    videos = [torch.randint(256, (n, 8, 8, 3), generator=source, dtype=torch.uint8) for n in (1, 2, 3, 4)]
-    oracle = OracleReward()
-    for number, video in enumerate(videos[:3]):
-        oracle.tell(video, done=number == 1)
-    output = oracle.score([*videos, videos[0][:0]], ["x"] * 5)
-    assert output.success.tolist() == [False, True, False, False, False]
-    assert output.scored.tolist() == [True, True, True, False, False]
-    check_reward_model(oracle, videos=videos)

@@ -2,9 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -13,12 +12,6 @@ from prophet_gym.rewards._vlm.replies import Refused
 MAX_BYTES = 8_000_000
 OPENAI_HOST = "api.openai.com"
 Result = TypeVar("Result")
-
-
-def require_client() -> None:
-    """Raise ModuleNotFoundError, without the second that importing it takes, where openai is not installed."""
-    if find_spec("openai") is None:
-        raise ModuleNotFoundError("an endpoint is asked through openai: pip install 'prophet-gym[vlm]'")
 
 
 def open_client(url: str, key: str | None) -> Any:
@@ -62,14 +55,6 @@ async def _limit_size(response: Any) -> None:
             await stream.aclose()
 
     response.stream = Limited()
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, down to the first cause."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:

@@ -1,16 +1,14 @@
-"""Ask a vision-language model on this machine: any image-text-to-text model of transformers.
-
-Frames go in as images. Qwen-VL's complete processors need torchvision for a part that handles video files; here the
-image processor, the tokenizer and its chat template are used by themselves.
-"""
+"""Ask a vision-language model on this machine: any image-text-to-text model of transformers."""
 
 import inspect
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,73 +23,65 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-@runtime_checkable
-class Inputs(Protocol):
-    """Turn questions into what a model's forward takes."""
+class Inputs(ABC):
+    """Turn questions into what a model's forward takes; `processor` knows the model's template of a chat."""
 
-    tokenizer: Any
+    def __init__(self, processor: Any, tokenizer: Any) -> None:
+        self.processor = processor
+        self.tokenizer = tokenizer
 
+    @abstractmethod
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """Return one row per question, padded on the left, each ending where the answer begins."""
-        ...
+
+    def chat(self, question: Question) -> str:
+        """Write a question as one user turn, with the tokenizer's control tokens in texts taken apart."""
+        content = [
+            {"type": "image"} if isinstance(part, Tensor) else {"type": "text", "text": harmless(part, self.tokenizer)}
+            for part in question.parts
+        ]
+        turns = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
-class PatchInputs:
-    """Build inputs of the Qwen-VL family: an image is patches and a grid, with a placeholder in the text per token."""
+class PatchInputs(Inputs):
+    """Build inputs of the Qwen-VL family: an image is patches and a grid, with a placeholder in the text per token.
+
+    Its complete processors need torchvision, for video files; here their parts are used by themselves.
+    """
 
     def __init__(self, image_processor: Any, tokenizer: Any, image_token: str) -> None:
+        super().__init__(tokenizer, tokenizer)
         self.image_processor = image_processor
-        self.tokenizer = tokenizer
         self.image_token = image_token
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """Encode as `Inputs` does; `mm_token_type_ids` says which tokens belong to images."""
         images = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
-        vision: dict[str, Tensor] = self._see(images) if images else {}
+        vision: dict[str, Tensor] = {}
+        if images:
+            vision |= self.image_processor(images=images, input_data_format="channels_last", return_tensors="pt")
         per_token = self.image_processor.merge_size**2
         counts = iter((vision["image_grid_thw"].prod(-1) // per_token).tolist() if images else [])
         texts = []
         for question in questions:
-            text = self.tokenizer.apply_chat_template(
-                chat(question, self.tokenizer), tokenize=False, add_generation_prompt=True
-            )
-            first, *others = text.split(self.image_token)
+            first, *others = self.chat(question).split(self.image_token)
             texts.append(first + "".join(self.image_token * next(counts) + other for other in others))
         tokens = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         ids = tokens["input_ids"]
-        of_images = ids == self.tokenizer.convert_tokens_to_ids(self.image_token)
-        return {
-            "input_ids": ids,
-            "attention_mask": tokens["attention_mask"],
-            "mm_token_type_ids": of_images.int(),
-            **vision,
-        }
-
-    def _see(self, images: list[Any]) -> dict[str, Tensor]:
-        return dict(self.image_processor(images=images, input_data_format="channels_last", return_tensors="pt"))
+        of_images = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).int()
+        return {"input_ids": ids, "attention_mask": tokens["attention_mask"], "mm_token_type_ids": of_images} | vision
 
 
-class ProcessorInputs:
+class ProcessorInputs(Inputs):
     """Build inputs with a model's own processor, where that works without torchvision."""
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """Encode as `Inputs` does."""
         self.tokenizer.padding_side = "left"
-        texts = [
-            self.processor.apply_chat_template(
-                chat(question, self.tokenizer), tokenize=False, add_generation_prompt=True
-            )
-            for question in questions
-        ]
-        images = [
-            [part.numpy() for part in question.parts if isinstance(part, Tensor)] or None for question in questions
-        ]
-        shown = {} if not any(images) else {"images": images, "input_data_format": "channels_last"}
-        return dict(self.processor(text=texts, **shown, padding=True, return_tensors="pt"))
+        images = [[part.numpy() for part in each.parts if isinstance(part, Tensor)] or None for each in questions]
+        shown = {"images": images, "input_data_format": "channels_last"} if any(images) else {}
+        return dict(self.processor(text=[*map(self.chat, questions)], **shown, padding=True, return_tensors="pt"))
 
 
 class LocalVlm:
@@ -162,12 +152,10 @@ class LocalVlm:
         if bits not in (None, 4, 8):
             raise ValueError(f"bits must be 4, 8 or None, got {bits}")
         _sampling(max_new_tokens, temperature, batch)
-        try:
-            import transformers  # noqa: F401
-        except ImportError as error:
+        if find_spec("transformers") is None:
             raise ModuleNotFoundError(
                 "a vision-language model on this machine needs transformers: pip install 'prophet-gym[vlm]'"
-            ) from error
+            )
         options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
         if bits is not None:
             from transformers import BitsAndBytesConfig
@@ -192,10 +180,7 @@ class LocalVlm:
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """Sample an answer to each question."""
-        replies: list[Reply] = []
-        for start in range(0, len(questions), self.batch):
-            replies += self._answer(questions[start : start + self.batch])
-        return replies
+        return [reply for batch in self._batches(questions) for reply in self._answer(batch)]
 
     def word_logits(self, questions: Sequence[Question], words: tuple[str, str]) -> Float[Tensor, "b 2"]:
         """Return the logits of the first token of each word as the beginning of the answer; gradients flow.
@@ -207,49 +192,47 @@ class LocalVlm:
         if tokens[0] == tokens[1]:
             raise ValueError(f"the two answers must begin with different tokens, got {words[0]!r} and {words[1]!r}")
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._takes else {}
-        parts = []
-        for start in range(0, len(questions), self.batch):
-            batch = self._encode(questions[start : start + self.batch])
-            parts.append(self.model(**batch, **last_only).logits[:, -1, tokens].float())
-        return torch.cat(parts)
+        outputs = (self.model(**self._encode(batch), **last_only) for batch in self._batches(questions))
+        return torch.cat([output.logits[:, -1, tokens].float() for output in outputs])
+
+    def _batches(self, questions: Sequence[Question]) -> list[Sequence[Question]]:
+        return [questions[start : start + self.batch] for start in range(0, len(questions), self.batch)]
 
     def _encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         batch = self.inputs.encode(questions)
-        known = {name: tensor for name, tensor in batch.items() if name != "mm_token_type_ids" or name in self._takes}
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         return {
             name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
-            for name, tensor in known.items()
+            for name, tensor in batch.items()
+            if name != "mm_token_type_ids" or name in self._takes
         }
 
     def _answer(self, questions: Sequence[Question]) -> list[Reply]:
         from transformers import GenerationConfig, LogitsProcessorList
 
         began = time.monotonic()
-        batch = self._encode(questions)
-        stored = _inner(self.model).generation_config
+        network: Any = self.model
+        batch, inner, tokenizer = self._encode(questions), _inner(network), self.inputs.tokenizer
+        stored = inner.generation_config
         # The stored config may sample with one generator for the whole batch; the processor below samples by itself.
-        _inner(self.model).generation_config = GenerationConfig(
+        inner.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
             eos_token_id=stored.eos_token_id,
-            pad_token_id=stored.pad_token_id if stored.pad_token_id is not None else self.inputs.tokenizer.pad_token_id,
+            pad_token_id=tokenizer.pad_token_id if stored.pad_token_id is None else stored.pad_token_id,
         )
         noise = [RowNoise([question.seed for question in questions], self.temperature)] if self.temperature else []
         try:
-            network: Any = self.model
             whole = network.generate(**batch, logits_processor=LogitsProcessorList(noise))
         finally:
-            _inner(self.model).generation_config = stored
-        length = batch["input_ids"].shape[1]
-        seconds = time.monotonic() - began
-        texts = self.inputs.tokenizer.batch_decode(whole[:, length:], skip_special_tokens=True)
+            inner.generation_config = stored
+        said = whole[:, batch["input_ids"].shape[1] :]
+        seconds, texts = time.monotonic() - began, tokenizer.batch_decode(said, skip_special_tokens=True)
         read = batch["attention_mask"].sum(1).tolist()
-        pad = self.inputs.tokenizer.pad_token_id
-        written = (whole[:, length:] != pad).sum(1).tolist()
+        written = (said != tokenizer.pad_token_id).sum(1).tolist()
         return [
-            Reply(text, seconds=seconds, prompt_tokens=int(asked), answer_tokens=int(said))
-            for text, asked, said in zip(texts, read, written, strict=True)
+            Reply(text, seconds=seconds, prompt_tokens=asked, answer_tokens=answered)
+            for text, asked, answered in zip(texts, read, written, strict=True)
         ]
 
 
@@ -263,9 +246,7 @@ class RowNoise:
     def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
         """Return logits over temperature plus Gumbel noise: their largest is a sample of the softmax."""
         del input_ids
-        waiting = torch.stack(
-            [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
-        )
+        waiting = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=each) for each in self.generators])
         return scores.float() / self.temperature - waiting.clamp(min=1e-20).log().to(scores.device)
 
 
@@ -324,21 +305,14 @@ def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:
     """Return what builds the inputs of a stored model."""
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-    image_processor: Any = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+    found: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    image_processor: Any = AutoImageProcessor.from_pretrained(name, **found)
     token = getattr(config, "image_token_id", None)
     if hasattr(image_processor, "merge_size") and token is not None:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, **found)
         return PatchInputs(image_processor, tokenizer, tokenizer.convert_ids_to_tokens(token))
-    return ProcessorInputs(AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False))
-
-
-def chat(question: Question, tokenizer: Any) -> list[dict[str, Any]]:
-    """Write the question as one user turn, with the tokenizer's control tokens in texts taken apart."""
-    content = [
-        {"type": "image"} if isinstance(part, Tensor) else {"type": "text", "text": harmless(part, tokenizer)}
-        for part in question.parts
-    ]
-    return [{"role": "user", "content": content}]
+    processor: Any = AutoProcessor.from_pretrained(name, **found)
+    return ProcessorInputs(processor, processor.tokenizer)
 
 
 def harmless(text: str, tokenizer: Any) -> str:

@@ -1,8 +1,6 @@
 """Ask a vision-language model behind an OpenAI-compatible endpoint: vLLM, SGLang, OpenAI.
 
-Whatever the server does, each question gets a `Reply` within a known time, and no answer is made up: what is not a
-complete, well-formed answer is a reply without text. The `openai` client makes the requests; retries, the limits of
-time and size and the reading of answers are ours, since an answer decides a reward.
+Each question gets a `Reply` within a known time, and what is not a complete, well-formed answer is one without text.
 """
 
 import asyncio
@@ -13,14 +11,16 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from torch import Tensor
 
 from prophet_gym._checks import require_count, require_number, unknown_option
-from prophet_gym.rewards._vlm.client import OPENAI_HOST, causes, open_client, require_client, run
-from prophet_gym.rewards._vlm.replies import Refused, hide, read_refusal, read_reply, seconds_to_wait
+from prophet_gym.rewards._vlm.client import OPENAI_HOST, open_client, run
+from prophet_gym.rewards._vlm.replies import Refused, hide, read_refusal, read_reply
 from prophet_gym.rewards._vlm.reward_log import png
 from prophet_gym.rewards._vlm.votes import Question, Reply
 
@@ -34,26 +34,14 @@ DROPPABLE = frozenset({*RENAMED, "temperature", "seed", "n", "stream"})
 
 @dataclass(frozen=True)
 class Patience:
-    """Limit how long and how often an endpoint is asked.
+    """Limit how long and how often an endpoint is asked."""
 
-    Attributes:
-        timeout: Seconds for one request, from connecting to the last byte.
-        total: Seconds for one question, all its requests and pauses together.
-        retries: Requests after the first one.
-        pause: Seconds before the first retry; doubled each time, and varied by up to half.
-        concurrency: Questions asked at the same time.
-        per_minute: Requests begun in a minute, at most; None for no limit.
-
-    Raises:
-        ValueError: A limit is not a number in its range.
-    """
-
-    timeout: float = 120.0
-    total: float = 600.0
-    retries: int = 4
-    pause: float = 1.0
-    concurrency: int = 16
-    per_minute: float | None = None
+    timeout: float = 120.0  # seconds for one request, from connecting to the last byte
+    total: float = 600.0  # seconds for one question, all its requests and pauses together
+    retries: int = 4  # requests after the first one
+    pause: float = 1.0  # seconds before the first retry; doubled each time, and varied by up to half
+    concurrency: int = 16  # questions asked at the same time
+    per_minute: float | None = None  # requests begun in a minute, at most
 
     def __post_init__(self) -> None:
         require_number("timeout", self.timeout, above=0)
@@ -69,9 +57,9 @@ class Patience:
 class _Call:
     """Hold what the questions of one `answer` share while they are asked."""
 
-    client: Any
     images: Mapping[int, str]
     patience: Patience
+    client: Any = None
     learnt: dict[str, str] = field(default_factory=dict)
     next_turn: float = 0.0
 
@@ -134,7 +122,8 @@ class RemoteVlm:
                 f"(the key comes from ${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host "
                 f"{parts.hostname!r}"
             )
-        require_client()
+        if find_spec("openai") is None:  # found, not imported, which takes a second
+            raise ModuleNotFoundError("an endpoint is asked through openai: pip install 'prophet-gym[vlm]'")
         if not model:
             raise ValueError(f"the endpoint {parts.hostname} needs the name of a model: vlm:{url}#MODEL")
         assert parts.port is None or parts.port > 0  # reading the port is what raises ValueError for one that is not
@@ -144,8 +133,12 @@ class RemoteVlm:
         self.patience = patience or Patience()
         self.max_tokens = require_count("max_tokens", max_tokens)
         self.temperature = require_number("temperature", temperature, least=0)
-        self.prices = None if prices is None else _prices(prices)
-        self.refused = _known_fields(refused)
+        if prices is not None and np.shape(prices) != (2,):
+            raise ValueError(f"prices must be two, per million tokens read and written, got {prices!r}")
+        self.prices = prices and tuple(require_number("the price of tokens", each, least=0) for each in prices)
+        self.refused = frozenset(refused.replace(",", " ").split() if isinstance(refused, str) else refused)
+        for name in self.refused - DROPPABLE:
+            raise unknown_option("field of a request that an endpoint may refuse", name, DROPPABLE)
         self._warned: set[str] = set()
 
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
@@ -158,38 +151,35 @@ class RemoteVlm:
         """
         if not questions:
             return []
-        self._key()
         images = {id(part): part for question in questions for part in question.parts if isinstance(part, Tensor)}
-        encoded = {name: data_url(part) for name, part in images.items()}
-        replies, learnt = run(self._ask_all(questions, encoded))
-        self._warn_of_fields(learnt)
-        self._warn(replies)
+        encoded = {name: base64.b64encode(png(part.numpy())).decode() for name, part in images.items()}
+        limit, call = asyncio.Semaphore(self.patience.concurrency), _Call(encoded, self.patience)
+
+        async def ask(question: Question) -> Reply:
+            async with limit:
+                return await self._ask(question, call)
+
+        async def ask_all() -> list[Reply]:
+            async with open_client(self.url, self._key()) as call.client:
+                return await asyncio.gather(*map(ask, questions))
+
+        replies = run(ask_all())
+        self._warn(replies, call.learnt)
         return replies
-
-    async def _ask_all(
-        self, questions: Sequence[Question], images: Mapping[int, str]
-    ) -> tuple[list[Reply], dict[str, str]]:
-        limit = asyncio.Semaphore(self.patience.concurrency)
-        async with open_client(self.url, self._key()) as client:
-            call = _Call(client, images, self.patience)
-
-            async def ask(question: Question) -> Reply:
-                async with limit:
-                    return await self._ask(question, call)
-
-            replies = await asyncio.gather(*map(ask, questions))
-        return replies, call.learnt
 
     async def _ask(self, question: Question, call: _Call) -> Reply:
         began = time.monotonic()
         deadline = began + self.patience.total
         random_pause = random.Random(question.seed)
         problem, attempts, failures = "no time left for a request", 0, 0
-        while failures <= self.patience.retries and await call.wait_for_turn(deadline):
+        while await call.wait_for_turn(deadline):
             attempts += 1
             try:
                 reply = await self._post(question, call, deadline)
-                return replace(reply, seconds=time.monotonic() - began, attempts=attempts)
+                cost = (
+                    self.prices and (reply.prompt_tokens * self.prices[0] + reply.answer_tokens * self.prices[1]) / 1e6
+                )
+                return replace(reply, seconds=time.monotonic() - began, attempts=attempts, cost=cost)
             except Refused as refusal:
                 problem = refusal.problem
                 if refusal.field is not None:
@@ -199,14 +189,11 @@ class RemoteVlm:
                         self.refused |= {refusal.field}
                         call.learnt[refusal.field] = problem
                     continue
-                failures += 1
-                if not refusal.again:
+                pause = self.patience.pause * 2**failures * (1 + random_pause.random() / 2)
+                pause, failures = max(pause, refusal.wait), failures + 1
+                if not refusal.again or failures > self.patience.retries or time.monotonic() + pause >= deadline:
                     break
-                pause = self.patience.pause * 2 ** (failures - 1) * (1 + random_pause.random() / 2)
-                pause = max(pause, refusal.wait)
-            if failures > self.patience.retries or time.monotonic() + pause >= deadline:
-                break
-            await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
         return Reply(None, problem=problem, seconds=time.monotonic() - began, attempts=attempts)
 
     async def _post(self, question: Question, call: _Call, deadline: float) -> Reply:
@@ -225,65 +212,47 @@ class RemoteVlm:
         except TimeoutError as error:
             raise Refused(f"no complete answer within {timeout:.1f} s from {address}") from error
         except openai.APIStatusError as error:
-            response = error.response
-            refusal = read_refusal(response.status_code, response.content, key, address, DROPPABLE - refused)
-            refusal.wait = seconds_to_wait(response.headers.get("Retry-After"), response.headers.get("Date"))
-            raise refusal from error
+            raise read_refusal(error.response, key, address, DROPPABLE - refused) from error
         except Exception as error:
-            chain = list(causes(error))
-            for cause in chain:
-                if isinstance(cause, Refused):
-                    raise cause from error
-            said = " ".join(hide(str(chain[-1]), key).split())[:200]
-            raise Refused(f"{type(chain[-1]).__name__}: {said}, from {address}") from error
-        streamed = "event-stream" in response.headers.get("Content-Type", "").lower()
-        return self._priced(read_reply(response.content, key, streamed=streamed))
+            cause: BaseException = error  # the client wraps what happened in errors of its own
+            while not isinstance(cause, Refused) and (inner := cause.__cause__ or cause.__context__):
+                cause = inner
+            if isinstance(cause, Refused):
+                raise cause from error
+            said = " ".join(hide(str(cause), key).split())[:200]
+            raise Refused(f"{type(cause).__name__}: {said}, from {address}") from error
+        return read_reply(response, key)
 
     def _request(self, question: Question, images: Mapping[int, str], refused: frozenset[str]) -> dict[str, Any]:
         content = [
-            {"type": "image_url", "image_url": {"url": images[id(part)]}}
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{images[id(part)]}"}}
             if isinstance(part, Tensor)
             else {"type": "text", "text": part}
             for part in question.parts
         ]
-        wanted = {
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "seed": question.seed,
-            "n": 1,
-            "stream": False,
-        }
-        taken = {RENAMED[name] if name in refused else name: wanted[name] for name in RENAMED}
-        taken |= {name: value for name, value in wanted.items() if name not in RENAMED and name not in refused}
+        wanted = dict(max_tokens=self.max_tokens, temperature=self.temperature, seed=question.seed, n=1, stream=False)
+        named = {RENAMED.get(name) if name in refused else name: value for name, value in wanted.items()}
+        taken = {name: value for name, value in named.items() if name is not None}
         return {"model": self.model, "messages": [{"role": "user", "content": content}], **taken}
 
     def _key(self) -> str | None:
-        key = os.environ.get(KEY_VARIABLE)
-        if not key and self.host == OPENAI_HOST:
-            key = os.environ.get(OPENAI_KEY_VARIABLE)
-        key = (key or "").strip()
+        of_openai = os.environ.get(OPENAI_KEY_VARIABLE) if self.host == OPENAI_HOST else None
+        key = (os.environ.get(KEY_VARIABLE) or of_openai or "").strip()
         if not (key.isascii() and key.isprintable()):
             raise ValueError(f"the key in ${KEY_VARIABLE} must be printable ASCII, and what is there is not")
         return key or None
 
-    def _priced(self, reply: Reply) -> Reply:
-        if self.prices is None:
-            return reply
-        per_read, per_written = self.prices
-        return replace(reply, cost=(reply.prompt_tokens * per_read + reply.answer_tokens * per_written) / 1e6)
-
-    def _warn_of_fields(self, learnt: Mapping[str, str]) -> None:
+    def _warn(self, replies: Sequence[Reply], learnt: Mapping[str, str]) -> None:
         if learnt:
-            done = [f"{name} is sent as {RENAMED[name]}" for name in sorted(learnt) if name in RENAMED]
-            done += [f"{name} is left out" for name in sorted(learnt) if name not in RENAMED]
+            done = [
+                f"{name} is {f'sent as {RENAMED[name]}' if name in RENAMED else 'left out'}" for name in sorted(learnt)
+            ]
             warnings.warn(
                 f"{self.name} refuses what it was sent ({'; '.join(learnt.values())}), so from now on "
                 f"{', '.join(done)}. To say so beforehand: the option refused={','.join(sorted(self.refused))}",
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-    def _warn(self, replies: Sequence[Reply]) -> None:
         for problem in {reply.problem for reply in replies if reply.text is None}:
             kind = problem.split(":")[0]
             if kind not in self._warned:
@@ -294,25 +263,3 @@ class RemoteVlm:
                     RuntimeWarning,
                     stacklevel=3,
                 )
-
-
-def data_url(frame: Tensor) -> str:
-    """Encode a frame (uint8 `h w 3`) as a PNG inside an address."""
-    return f"data:image/png;base64,{base64.b64encode(png(frame.numpy())).decode()}"
-
-
-def _known_fields(given: Sequence[str]) -> frozenset[str]:
-    names = [given] if isinstance(given, str) else list(given)
-    for name in names:
-        if name not in DROPPABLE:
-            raise unknown_option("field of a request that an endpoint may refuse", name, DROPPABLE)
-    return frozenset(names)
-
-
-def _prices(given: tuple[float, float]) -> tuple[float, float]:
-    try:
-        read, written = given
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"prices must be two, per million tokens read and written, got {given!r}") from error
-    of_reading = require_number("the price of reading", read, least=0)
-    return of_reading, require_number("the price of writing", written, least=0)

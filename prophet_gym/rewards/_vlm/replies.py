@@ -2,10 +2,11 @@
 
 import html
 import json
-import math
 import re
+import time
+from calendar import timegm
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,7 @@ from prophet_gym.rewards._vlm.votes import Reply
 MOST_TOKENS = 10**9
 RETRIED = frozenset({408, 409, 425, 429})
 """Statuses, beside those from 500 on, after which the same request may succeed later. Other refusals are final."""
+STREAMED = ("content", "reasoning_content", "reasoning", "refusal")
 FIRST_CHARS = 4
 """Letters of the key from which on a text that breaks off is taken to hold the beginning of the key."""
 MOST_PER_CHAR = 16
@@ -27,40 +29,31 @@ _REFUSES = re.compile(
 )
 
 
+@dataclass(eq=False)
 class Refused(Exception):  # noqa: N818 (a way out of a request, not an error of the caller's)
-    """Say why there is no answer.
+    """Say why there is no answer."""
 
-    Attributes:
-        problem: Why, in a line.
-        again: Whether the same request may succeed later.
-        wait: Seconds to wait before it, where the server says so.
-        field: The field of the request that the server does not take, if that is why.
-    """
-
-    def __init__(self, problem: str, *, again: bool = True, wait: float = 0.0, field: str | None = None) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.again = again
-        self.wait = wait
-        self.field = field
+    problem: str  # in a line
+    again: bool = True  # the same request may succeed later
+    wait: float = 0.0  # seconds before it, where the server says so
+    field: str | None = None  # what of the request the server does not take, if that is why
 
 
-def read_reply(body: bytes, key: str | None, *, streamed: bool) -> Reply:
-    """Read the body of an answer, whole or as a stream of events.
+def read_reply(response: Any, key: str | None) -> Reply:
+    """Read the body of an answer, whole or as a stream of events; raise `Refused` unless it is one complete answer.
 
     A reply that came whole and holds no text is a reply with a problem: it was paid for, and asking again would bring
     it again.
-
-    Raises:
-        Refused: It is not one complete answer.
     """
+    body, streamed = response.content, "event-stream" in response.headers.get("Content-Type", "").lower()
     try:
         message = _hidden(_join_events(body) if streamed else json.loads(body), key)
-        error = message.get("error")
-        if error and not message.get("choices"):
-            raise Refused(f"an error in place of an answer: {complaint(message)}", again=_may_pass(error))
-        if error:
-            raise Refused(f"an error beside the answer: {complaint(message)}")
+        if error := message.get("error"):
+            if message.get("choices"):
+                raise Refused(f"an error beside the answer: {complaint(message)}")
+            code = error.get("code") if isinstance(error, Mapping) else None
+            passes = not isinstance(code, int) or code in RETRIED or not 400 <= code < 500
+            raise Refused(f"an error in place of an answer: {complaint(message)}", again=passes)
         choices = message["choices"]
         if not isinstance(choices, list):
             raise TypeError("choices must be a list")
@@ -68,55 +61,44 @@ def read_reply(body: bytes, key: str | None, *, streamed: bool) -> Reply:
             raise Refused(f"one choice was asked for, got {len(choices)}", again=not choices)
         said, finish = choices[0]["message"], _one_line(str(choices[0].get("finish_reason") or ""))
         text, usage = said.get("content"), message.get("usage") or {}
-        usable = isinstance(text, str) and text.strip()
-        problem = "" if usable else _why_no_text(said, text, finish)
+        problem = "" if isinstance(text, str) and text.strip() else _why_no_text(said, text, finish)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         end = _one_line(hide(_text(body), key)[-80:])
         raise Refused(f"no well-formed answer ({type(error).__name__}): it ends in {end!r}") from error
     try:
-        read, written = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
-    except ValueError as error:
+        read, written = (
+            require_count(name, usage.get(name) or 0, 0) for name in ("prompt_tokens", "completion_tokens")
+        )
+        if max(read, written) > MOST_TOKENS:
+            raise ValueError(f"tokens must be at most {MOST_TOKENS}")
+    except (ValueError, AttributeError) as error:
         raise Refused(f"no well-formed usage: {_one_line(str(error))}", again=False) from error
     return Reply(None if problem else text, problem=problem, finish=finish, prompt_tokens=read, answer_tokens=written)
 
 
-def read_refusal(status: int, body: bytes, key: str | None, address: object, droppable: Collection[str]) -> Refused:
-    """Return what a status other than 200 means.
-
-    Args:
-        status: HTTP status.
-        body: Body of the answer.
-        key: The key, which is hidden.
-        address: The address that was asked.
-        droppable: Fields of the request that could be left out.
-    """
-    message: Any = None
+def read_refusal(response: Any, key: str | None, address: str, droppable: Collection[str]) -> Refused:
+    """Return what a status other than 200 means; `droppable` are the fields of the request that could be left out."""
+    status, headers, body = response.status_code, response.headers, response.content
     try:
         message = _hidden(json.loads(body), key)
         said = complaint(message)
     except (ValueError, RecursionError):
-        said = _one_line(hide(_text(body), key))
+        message, said = None, _one_line(hide(_text(body), key))
     hint = ""
     if 300 <= status < 400:
         hint = "; redirects are not followed, give the address itself"
-    elif status == 404 and "/v1" not in str(address):
+    elif status == 404 and "/v1" not in address:
         hint = "; most addresses end in /v1, as http://localhost:8000/v1"
     return Refused(
         f"status {status} from {address}: {said or 'no reason given'}{hint}",
         again=status in RETRIED or status >= 500,
+        wait=seconds_to_wait(headers.get("Retry-After"), headers.get("Date")),
         field=refused_field(message, droppable) if status in (400, 422) else None,
     )
 
 
 def refused_field(message: Any, droppable: Collection[str]) -> str | None:
-    """Return which of these fields an error message says are not taken, None if none.
-
-    Example:
-        >>> refused_field({"error": {"message": "Unknown parameter: 'seed'.", "param": "seed"}}, {"seed", "n"})
-        'seed'
-        >>> refused_field({"error": {"message": "max_tokens is too large: 9000"}}, {"max_tokens"}) is None
-        True
-    """
+    """Return which of these fields an error message says is not taken; None for one that is too large, say."""
     if not isinstance(message, Mapping):
         return None
     said, error = complaint(message), message.get("error")
@@ -153,12 +135,7 @@ def complaint(message: Any) -> str:
 
 
 def hide(text: str, key: str | None) -> str:
-    r"""Return the text with `***` for the key and for half of it, also where it is escaped or broken off at the end.
-
-    Example:
-        >>> hide(r"bad key sk\u002dsecret or sk%2dsecret or &#115;k-secret, I mean sk-sec", "sk-secret")
-        'bad key *** or *** or ***, I mean ***'
-    """
+    """Return the text with `***` for the key and for half of it, also where it is escaped or broken off at the end."""
     if not key:
         return text
     whole, first, rest = _written(key)
@@ -198,29 +175,26 @@ def _written(key: str) -> tuple[re.Pattern[str], re.Pattern[str], list[re.Patter
 
 
 def seconds_to_wait(wanted: str | None, date: str | None) -> float:
-    """Return how long a `Retry-After` asks to wait, whether it gives seconds or a date; 0.0 where it gives neither.
+    """Return how long a `Retry-After` asks to wait, in seconds or until a date; 0.0 where it gives neither.
 
-    Args:
-        wanted: The header.
-        date: The server's own time, since its clock and ours may differ; ours by default.
-
-    Example:
-        >>> seconds_to_wait("1.5", None)
-        1.5
-        >>> seconds_to_wait("Sun, 06 Nov 1994 08:49:47 GMT", "Sun, 06 Nov 1994 08:49:37 GMT")
-        10.0
+    `date` is the server's own time, since its clock and ours may differ.
     """
     try:
         seconds = float(wanted or 0)
     except ValueError:
-        until, now = _moment(wanted), _moment(date) or datetime.now(UTC)
-        seconds = 0.0 if until is None else (until - now).total_seconds()
-    return 0.0 if math.isnan(seconds) else max(0.0, seconds)
+        now = _moment(date, time.time())
+        seconds = _moment(wanted, now) - now
+    return max(0.0, seconds)  # 0.0 for NaN too
+
+
+def _moment(text: str | None, default: float) -> float:
+    try:
+        return float(timegm(parsedate_to_datetime(text or "").utctimetuple()))
+    except (TypeError, ValueError, OverflowError):
+        return default
 
 
 def _hidden(value: Any, key: str | None) -> Any:
-    if not key:
-        return value
     if isinstance(value, str):
         return hide(value, key)
     if isinstance(value, list):
@@ -230,22 +204,17 @@ def _hidden(value: Any, key: str | None) -> Any:
 
 def _why_no_text(said: Mapping[str, Any], text: Any, finish: str) -> str:
     thought = said.get("reasoning_content") or said.get("reasoning")
-    stopped = f"finish_reason {finish!r}" if finish else "no finish_reason"
     if isinstance(thought, str):
-        room = "; a larger max_tokens leaves room for an answer" if finish == "length" else ""
-        return f"reasoning only: {len(thought)} characters of it and no answer, {stopped}{room}"
-    if said.get("refusal"):
-        return f"the model refused: {_one_line(str(said['refusal']))}, {stopped}"
-    if said.get("tool_calls"):
-        return f"tool calls only: no answer, {stopped}"
-    if text is None or isinstance(text, str):
-        return f"an empty answer: {stopped}"
-    return f"the answer must be a text, got {type(text).__name__}: {stopped}"
-
-
-def _may_pass(error: Any) -> bool:
-    code = error.get("code") if isinstance(error, Mapping) else None
-    return not isinstance(code, int) or code in RETRIED or not 400 <= code < 500
+        what = f"reasoning only: {len(thought)} characters of it and no answer"
+    elif said.get("refusal"):
+        what = f"the model refused: {_one_line(str(said['refusal']))}"
+    elif said.get("tool_calls"):
+        what = "tool calls only: no answer"
+    else:
+        empty = isinstance(text, str | None)
+        what = "an empty answer: no text" if empty else f"the answer must be a text, got {type(text).__name__}"
+    room = "; a larger max_tokens leaves room for an answer" if finish == "length" else ""
+    return f"{what}, {f'finish_reason {finish!r}' if finish else 'no finish_reason'}{room}"
 
 
 def _join_events(body: bytes) -> dict[str, Any]:
@@ -255,45 +224,24 @@ def _join_events(body: bytes) -> dict[str, Any]:
     events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     if not events or events[-1] != "[DONE]":
         raise ValueError("the stream has no end")
-    texts: dict[int, dict[str, list[str]]] = {}
-    finish: dict[int, Any] = {}
-    usage: dict[str, Any] = {}
-    error: Any = None
+    choices: dict[int, dict[str, Any]] = {}
+    usage, error = {}, None
     for event in map(json.loads, events[:-1]):
         usage, error = event.get("usage") or usage, event.get("error") or error
         for choice in event.get("choices", []):
-            number = choice.get("index", 0)
-            finish[number] = choice.get("finish_reason") or finish.get(number)
-            for name in ("content", "reasoning_content", "reasoning", "refusal"):
-                pieces = texts.setdefault(number, {}).setdefault(name, [])
+            empty = {"finish_reason": None, "message": {name: [] for name in STREAMED}}
+            whole = choices.setdefault(choice.get("index", 0), empty)
+            whole["finish_reason"] = choice.get("finish_reason") or whole["finish_reason"]
+            for name, pieces in whole["message"].items():
                 pieces.append(choice["delta"].get(name) or "")
-    choices = [
-        {"message": {name: "".join(pieces) for name, pieces in said.items()}, "finish_reason": finish[number]}
-        for number, said in texts.items()
-    ]
-    return {"choices": choices, "usage": usage, "error": error}
-
-
-def _tokens(usage: Any, name: str) -> int:
-    if not isinstance(usage, Mapping):
-        raise ValueError(f"it must be a JSON object, got {type(usage).__name__}")
-    count = require_count(name, usage.get(name) or 0, 0)
-    if count > MOST_TOKENS:
-        raise ValueError(f"{name} must be at most {MOST_TOKENS}")
-    return count
+    for whole in choices.values():
+        whole["message"] = {name: "".join(pieces) for name, pieces in whole["message"].items()}
+    return {"choices": list(choices.values()), "usage": usage, "error": error}
 
 
 def _text(body: bytes) -> str:
     """Decode the body in the encoding that it seems to have."""
     return body.decode(json.detect_encoding(body), errors="replace")
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text or "")
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _one_line(text: str) -> str:

@@ -1,15 +1,14 @@
-"""Reward videos by the votes of a vision-language model: frames and a question in, votes on its answers out.
-
-What answers is an object passed in: `LocalVlm` (weights on this machine) or `RemoteVlm` (an endpoint).
-"""
+"""Reward videos by the votes of a vision-language model: frames and a question in, votes on its answers out."""
 
 import hashlib
 import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -18,7 +17,7 @@ from torch import Tensor
 from prophet_gym._checks import require_count, require_when
 from prophet_gym.rewards._videos import require_frames, require_videos
 from prophet_gym.rewards._vlm.prompt import Prompt
-from prophet_gym.rewards._vlm.reward_log import RewardLog, RewardRecord
+from prophet_gym.rewards._vlm.reward_log import RewardLog
 from prophet_gym.rewards._vlm.voting import Votes, parse_answer
 from prophet_gym.world_model import RewardOutput
 
@@ -28,18 +27,10 @@ REQUESTED_FRAMES = 512
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Hold what a model is shown and asked, in reading order.
-
-    Attributes:
-        parts: Texts and frames (uint8 `h w 3`).
-        seed: Seed of the answer's sampling.
-
-    Raises:
-        ValueError: A part is neither text nor frame.
-    """
+    """Hold what a model is shown and asked, in reading order: texts and frames (uint8 `h w 3`)."""
 
     parts: tuple[str | Tensor, ...]
-    seed: int = 0
+    seed: int = 0  # of the answer's sampling
 
     def __post_init__(self) -> None:
         for number, part in enumerate(self.parts):
@@ -49,41 +40,26 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """Hold one answer, or the reason why it is missing.
+    """Hold one answer, or the reason why it is missing."""
 
-    Attributes:
-        text: What the model wrote; None if no answer came.
-        problem: What went wrong, in a line; empty if nothing did.
-        seconds: Time from question to answer, waiting included.
-        attempts: Requests that were made.
-        prompt_tokens: Tokens that the model read.
-        answer_tokens: Tokens that it wrote.
-        cost: Price in the currency of the price list; None without a price list.
-        finish: Why the model stopped, where that is known: `stop`, or `length` if it was cut off.
-    """
-
-    text: str | None
-    problem: str = ""
-    seconds: float = 0.0
-    attempts: int = 1
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    cost: float | None = None
-    finish: str = ""
+    text: str | None  # what the model wrote; None if no answer came
+    problem: str = ""  # what went wrong, in a line
+    seconds: float = 0.0  # from question to answer, waiting included
+    attempts: int = 1  # requests that were made
+    prompt_tokens: int = 0  # that the model read
+    answer_tokens: int = 0  # that it wrote
+    cost: float | None = None  # in the currency of the price list, where there is one
+    finish: str = ""  # why the model stopped, where that is known: `stop`, or `length` if it was cut off
 
 
 @runtime_checkable
 class AnswerModel(Protocol):
-    """Answer questions: one reply per question, in order, whatever happens.
-
-    Attributes:
-        name: Name of the model, for logs.
-    """
+    """Answer questions; logs call it by its name."""
 
     name: str
 
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
-        """Answer each question by itself."""
+        """Answer each question by itself: one reply per question, in order, whatever happens."""
         ...
 
 
@@ -157,42 +133,28 @@ class VlmReward:
             ValueError: A video is not uint8 `(frames, h, w, 3)`.
         """
         require_videos(videos, instructions)
-        began = time.monotonic()
-        cases = [self._open(video, text) for video, text in zip(videos, instructions, strict=True)]
-        while waiting := [case for case in cases if len(case.shown) and case.votes.to_ask]:
+        began, cases = time.monotonic(), []
+        for video, instruction in zip(videos, instructions, strict=True):
+            steps, parts = label_frames(video, self.stride, self.shown)
+            cases.append(_Case(instruction, steps, (*parts, self.prompt.fill(instruction)), self.ballot))
+        while waiting := [case for case in cases if case.steps and case.votes.to_ask]:
             asked = [(case, number) for case in waiting for number in range(case.votes.to_ask)]
             replies = self.model.answer([case.question(number) for case, number in asked])
             for (case, _), reply in zip(asked, replies, strict=True):
                 case.take(reply)
-        decisions = [case.votes.decision for case in cases]
-        self._count(cases)
-        if self.log is not None:
-            self.log.write([case.record(self.model.name, time.monotonic() - began) for case in cases])
-        self._warn(cases)
-        rates = [case.votes.success_rate for case in cases]
-        return RewardOutput(
-            reward=torch.tensor([1.0 if decision else 0.0 for decision in decisions], dtype=torch.float32),
-            scored=torch.tensor([decision is not None for decision in decisions], dtype=torch.bool),
-            probability=torch.tensor([0.0 if rate is None else rate for rate in rates], dtype=torch.float32),
-        )
-
-    def _open(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> "_Case":
-        places = spread(len(video), self.shown)
-        frames = [video[place].cpu() for place in places]
-        steps = [self.stride * place for place in places]
-        return _Case(
-            instruction=instruction,
-            steps=steps,
-            shown=frames,
-            parts=(*labelled_frames(frames, steps), self.prompt.fill(instruction)),
-            votes=self.ballot,
-        )
-
-    def _count(self, cases: Sequence["_Case"]) -> None:
+        seconds = time.monotonic() - began
         for case in cases:
             self.counts["unscored" if case.votes.decision is None else "scored"] += 1
             self.counts["unanswered"] += sum(reply.text is None for reply in case.replies)
             self.counts["unparsable"] += len(case.unreadable)
+            if self.log is not None:
+                self.log.write(case.record(self.model.name, seconds), case.frames)
+        self._warn(cases)
+        return RewardOutput(
+            reward=torch.tensor([float(case.votes.decision is True) for case in cases], dtype=torch.float32),
+            scored=torch.tensor([case.votes.decision is not None for case in cases], dtype=torch.bool),
+            probability=torch.tensor([case.votes.success_rate or 0.0 for case in cases], dtype=torch.float32),
+        )
 
     def _warn(self, cases: Sequence["_Case"]) -> None:
         unreadable = [case for case in cases if case.unreadable and not case.votes.success + case.votes.failure]
@@ -218,11 +180,14 @@ class _Case:
 
     instruction: str
     steps: list[int]
-    shown: list[Tensor]
     parts: tuple[str | Tensor, ...]
     votes: Votes
     replies: list[Reply] = field(default_factory=list)
     answers: list[bool | None] = field(default_factory=list)
+
+    @property
+    def frames(self) -> list[Tensor]:
+        return [part for part in self.parts if isinstance(part, Tensor)]
 
     @property
     def unreadable(self) -> list[Reply]:
@@ -231,7 +196,13 @@ class _Case:
         return [reply for reply, answer in pairs if reply.text is not None and answer is None]
 
     def question(self, number: int) -> Question:
-        return Question(self.parts, content_seed(self.parts, len(self.replies) + number))
+        """Return a question whose seed depends on what is asked and how often it was asked, and on nothing else."""
+        digest = hashlib.sha256(str(len(self.replies) + number).encode())
+        for part in self.parts:
+            digest.update(
+                part.encode(errors="replace") if isinstance(part, str) else part.contiguous().numpy().tobytes()
+            )
+        return Question(self.parts, int.from_bytes(digest.digest()[:4], "big") >> 1)
 
     def take(self, reply: Reply) -> None:
         answer = None if reply.text is None else parse_answer(reply.text)
@@ -239,36 +210,36 @@ class _Case:
         self.answers.append(answer)
         self.votes = self.votes.add([answer])
 
-    def record(self, model: str, seconds: float) -> RewardRecord:
-        return RewardRecord(
-            model, self.instruction, self.steps, self.shown, self.replies, self.answers, self.votes, seconds
-        )
+    def record(self, model: str, seconds: float) -> dict[str, Any]:
+        """Return what is logged; `seconds` are those of the whole batch."""
+        costs = [reply.cost for reply in self.replies if reply.cost is not None]
+        pairs = zip(self.answers, self.replies, strict=True)
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": model,
+            "instruction": self.instruction,
+            "decision": self.votes.decision,
+            "votes": asdict(self.votes),
+            "steps": self.steps,
+            "image": None,
+            "answers": [{"answer": answer} | asdict(reply) for answer, reply in pairs],
+            "seconds": round(seconds, 3),
+            "cost": sum(costs) if costs else None,
+        }
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of `count` places, evenly spread, the first and the last among them (one: the last).
-
-    Example:
-        >>> spread(9, 3), spread(2, 3), spread(1000, 1), spread(0, 3)
-        ([0, 4, 8], [0, 1], [999], [])
-    """
+    """Return at most `most` of `count` places, evenly spread, the first and the last among them (one: the last)."""
     if count <= most:
         return list(range(count))
     return [count - 1] if most == 1 else [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
-def labelled_frames(frames: Sequence[UInt8[Tensor, "h w 3"]], steps: Sequence[int]) -> tuple[str | Tensor, ...]:
-    """Put each frame after its label.
+def label_frames(video: UInt8[Tensor, "_ h w 3"], stride: int, most: int) -> tuple[list[int], tuple[str | Tensor, ...]]:
+    """Return the steps of the frames that are shown, and these frames, each after its label.
 
     The last one is labelled as such: the latest frame of an episode need not lie on the stride, so its step is unknown.
     """
-    labels = [f"Step {step}:" for step in steps[:-1]] + ["Last step:"] * bool(steps)
-    return tuple(part for pair in zip(labels, frames, strict=True) for part in pair)
-
-
-def content_seed(parts: Sequence[str | Tensor], number: int) -> int:
-    """Return a seed that depends on what is asked and how often it was asked, and on nothing else."""
-    digest = hashlib.sha256(str(number).encode())
-    for part in parts:
-        digest.update(part.encode(errors="replace") if isinstance(part, str) else part.contiguous().numpy().tobytes())
-    return int.from_bytes(digest.digest()[:4], "big") >> 1
+    last, places = len(video) - 1, spread(len(video), most)
+    pairs = [("Last step:" if place == last else f"Step {stride * place}:", video[place].cpu()) for place in places]
+    return [stride * place for place in places], tuple(chain.from_iterable(pairs))

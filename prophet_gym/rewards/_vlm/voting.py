@@ -1,7 +1,6 @@
 """Turn several answers to one question into one decision: pure functions, so that every rule can be checked by hand.
 
-The paper asks the same question five times and takes the majority. Here a decision needs a majority of *all* the
-samples that were wanted, not of those that could be read; what cannot reach it is left unscored, never a failure.
+A decision needs a majority of *all* the samples that were wanted, not of those that could be read.
 """
 
 import re
@@ -33,19 +32,10 @@ BOTH = re.compile(rf"{_BETWEEN}(?:or|and|vs)?{_BETWEEN}", re.IGNORECASE)
 
 
 def parse_answer(text: str) -> bool | None:
-    r"""Return whether an answer says success; None if it does not end in exactly one of the two words in its box.
+    """Return whether an answer says success; None if it does not end in exactly one of the two words in its box.
 
-    The box may be wrapped in what models put around a final answer: formula marks, Markdown, tags, special tokens. A
-    box in a thought does not count, nor does an answer that was cut off after it. Both boxes side by side are a
+    A box in a thought does not count, nor does an answer that was cut off after it. Both boxes side by side are a
     quotation of the question and chosen by nobody; different boxes otherwise, whatever stands between, are no answer.
-
-    Example:
-        >>> parse_answer(r"The can lies in the basket. \box{Success}")
-        True
-        >>> parse_answer(r"I must say \box{Success} or \box{Failure}. The can") is None
-        True
-        >>> parse_answer(r"First \box{Failure}, later \box{Success}") is None
-        True
     """
     answer = text.rpartition("</think>")[2]
     if "<think>" in answer:  # the thought has no end: what it says is not the answer yet
@@ -67,31 +57,13 @@ def parse_answer(text: str) -> bool | None:
 
 @dataclass(frozen=True)
 class Votes:
-    """Count the answers to one question.
+    """Count the answers to one question."""
 
-    Attributes:
-        samples: Answers wanted; more than half of them decide.
-        retries: Number of unreadable answers, at most, that are asked for again.
-        success: Answers that say success.
-        failure: Answers that say failure.
-        unparsable: Answers that say neither, or never came.
-
-    Example:
-        >>> votes = Votes(samples=5)
-        >>> votes.to_ask
-        3
-        >>> votes = votes.add([True, True, False])
-        >>> votes.decision, votes.to_ask
-        (None, 1)
-        >>> votes.add([True]).decision
-        True
-    """
-
-    samples: int
-    retries: int = 0
+    samples: int  # wanted; more than half of them decide
+    retries: int = 0  # unreadable answers, at most, that are asked for again
     success: int = 0
     failure: int = 0
-    unparsable: int = 0
+    unparsable: int = 0  # those that say neither, or never came
 
     def __post_init__(self) -> None:
         require_count("samples", self.samples)
@@ -107,16 +79,11 @@ class Votes:
         )
 
     @property
-    def majority(self) -> int:
-        """Return how many equal answers decide."""
-        return self.samples // 2 + 1
-
-    @property
     def decision(self) -> bool | None:
-        """Return True or False once either has its majority, None as long as neither has."""
-        if self.success >= self.majority:
+        """Return True or False once more than half of the samples say so, None as long as neither has them."""
+        if 2 * self.success > self.samples:
             return True
-        return False if self.failure >= self.majority else None
+        return False if 2 * self.failure > self.samples else None
 
     @property
     def to_ask(self) -> int:
@@ -125,7 +92,7 @@ class Votes:
             return 0
         readable = self.success + self.failure
         left = min(self.samples - readable, self.samples + self.retries - readable - self.unparsable)
-        missing = self.majority - max(self.success, self.failure)
+        missing = self.samples // 2 + 1 - max(self.success, self.failure)
         return missing if missing <= left else 0
 
     @property
