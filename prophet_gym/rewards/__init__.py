@@ -12,8 +12,7 @@ from prophet_gym.rewards._vlm.local import LocalVlm
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
 from prophet_gym.rewards._vlm.reward_log import RewardLog
-from prophet_gym.rewards._vlm.votes import AnswerModel, Question, Reply, VlmReward
-from prophet_gym.rewards._vlm.voting import Votes, parse_answer
+from prophet_gym.rewards._vlm.votes import AnswerModel, Question, Reply, VlmReward, Votes, parse_answer
 
 __all__ = [
     "AnswerModel",

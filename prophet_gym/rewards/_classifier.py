@@ -34,18 +34,15 @@ class SuccessHeadConfig:
     max_frames: int = 10  # scored after each chunk: the chunk and the `min_consecutive - 1` frames before it
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "width", "words", "min_consecutive", "max_frames"):
+        for name in ("image_size", "width", "words", "min_consecutive"):
             require_count(name, getattr(self, name))
+        require_count("max_frames", self.max_frames, self.min_consecutive)
         if self.image_size > LARGEST_IMAGE:
             raise ValueError(f"image_size must be at most {LARGEST_IMAGE}, got {self.image_size}")
         if self.width % GROUPS:
             raise ValueError(f"width must be a multiple of {GROUPS}, got {self.width}")
         if require_number("threshold, in 0..1,", self.threshold, least=0) > 1:
             raise ValueError(f"threshold must be in 0..1, got {self.threshold}")
-        if self.max_frames < self.min_consecutive:
-            raise ValueError(
-                f"max_frames must be at least min_consecutive, got {self.max_frames} and {self.min_consecutive}"
-            )
 
 
 def hash_words(instruction: str, size: int) -> Float[Tensor, " d"]:
@@ -122,8 +119,7 @@ class SuccessHead(FrameNetwork):
         if not torch.isfinite(logits).all():
             # NaN is below every threshold: it would count as a failure, and a policy would learn from it.
             raise CheckpointError(
-                "the success head computes numbers that are not finite, so its weights are damaged; load them again, "
-                "or train it again with `prophet train-reward`"
+                "the success head computes numbers that are not finite, so it is damaged; train it again"
             )
         return torch.sigmoid(logits)
 

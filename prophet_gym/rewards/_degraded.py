@@ -1,7 +1,4 @@
-"""Make a right reward wrong at given rates, to find out how much recall and precision a policy's learning needs.
-
-In the paper recall matters most while precision holds, and precision collapses in long runs (its Fig. 14).
-"""
+"""Make a right reward wrong at given rates, to find out what a policy's learning needs (the paper's Fig. 14)."""
 
 from typing import Any
 
@@ -25,10 +22,7 @@ def degrade(
 
 
 def false_positive_rate(recall: float, precision: float, successes: float) -> float:
-    """Return the false-positive rate at which a reward model of this recall has this precision, of `successes` in 1.
-
-    Precision depends on how often the policy succeeds; the false-positive rate does not, so it can stay fixed in a run.
-    """
+    """Return the false-positive rate that gives a precision, which depends on how often the policy succeeds."""
     if not (0 <= recall <= 1 and 0 < precision <= 1 and 0 < successes < 1):
         raise ValueError(
             "recall must be in [0, 1], precision in (0, 1], successes in (0, 1), "

@@ -1,7 +1,4 @@
-"""Watch the precision of a reward model on a policy's own videos while the policy learns from it.
-
-In the paper's long runs it collapses after about 300 updates (its Fig. 14); only labels from outside can tell.
-"""
+"""Watch the precision of a reward model while a policy learns from it: the paper's collapses in long runs (Fig. 14)."""
 
 import warnings
 from collections import deque

@@ -17,21 +17,10 @@ from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
 from prophet_gym.rewards._vlm.reward_log import RewardLog
-from prophet_gym.rewards._vlm.votes import AnswerModel, VlmReward
-from prophet_gym.rewards._vlm.voting import Votes
+from prophet_gym.rewards._vlm.votes import AnswerModel, VlmReward, Votes
 from prophet_gym.world_model import RewardModel
 
-FORMS = (
-    "success",
-    "classifier",
-    "classifier?reward=relative",
-    "vlm:MODEL",
-    "vlm:http://HOST/v1#MODEL",
-    "likelihood:MODEL",
-    "MODULE:FUNCTION",
-    "None",
-    "the path of a success head",
-)
+FORMS = ("success", "classifier", "vlm:MODEL", "vlm:URL#MODEL", "likelihood:MODEL", "MODULE:FUNCTION", "FOLDER")
 _Readers: TypeAlias = dict[str, Callable[[str], Any]]
 
 
@@ -95,16 +84,14 @@ def _named(name: str, head: Path | None, device: str, chunk: int) -> RewardModel
     base, options = split(name)
     if base == "oracle":
         raise UnknownOptionError(
-            "a dream has no oracle: nobody knows what would have happened in the simulator. The truth is the reward of "
-            "the LIBERO-* ids; `prophet calibrate` compares reward models with it"
+            "a dream has no oracle: the truth is the reward of the LIBERO-* ids, which `prophet calibrate` compares to"
         )
     if base == "None":
         raise UnknownOptionError("the text 'None' names no reward; where none is wanted, give None itself: reward=None")
     if base in ("success", "classifier"):
         if head is None or not head.is_dir():
             raise MissingWeightsError(
-                f"these weights have no success head ({head} does not exist): pass reward=None, or reward=PATH of one "
-                "that `prophet train-reward` trained"
+                f"these weights have no success head ({head} does not exist): pass reward=None, or reward=PATH of one"
             )
         return _classifier(head, options, device, chunk)
     path = Path(base).expanduser()

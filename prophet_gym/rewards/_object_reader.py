@@ -1,7 +1,4 @@
-"""Read where the object that an instruction names lies in a frame, to measure dreams with.
-
-Its own error on frames of the simulator is the floor of what it can say about a dream.
-"""
+"""Read where the object that an instruction names lies in a frame, to measure dreams with."""
 
 from dataclasses import dataclass
 
@@ -29,7 +26,7 @@ class ObjectReader(FrameNetwork):
     """Estimate the world position of the object that the instruction names, from one frame of a known camera.
 
     Heat maps over the image, chosen by the instruction, give points (their means) and how spread they are; a small
-    network turns these into metres.
+    network turns these into metres. Its error on frames of the simulator is the floor of what it can say of a dream.
     """
 
     config_kind = ObjectReaderConfig

@@ -1,7 +1,6 @@
 """Reward videos by token likelihoods: how much likelier a model finds `Success` than `Failure` as its next word."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards._videos import require_videos
+from prophet_gym.rewards._vlm import warn
 from prophet_gym.rewards._vlm.local import LocalVlm
 from prophet_gym.rewards._vlm.prompt import CRITERIA_NAME, WORDS, Prompt
 from prophet_gym.rewards._vlm.votes import REQUESTED_FRAMES, Question, label_frames
@@ -39,8 +39,6 @@ class LikelihoodConfig:
     reward: Literal["sparse", "progress"] = "sparse"  # 1.0 when done, else 0.0; or the probability itself
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, str):
-            raise ValueError(f"base must be the name of a model, a text, got {self.base!r}")
         require_when(self.when)
         require_count("stride", self.stride)
         require_count("shown", self.shown)
@@ -94,12 +92,10 @@ class LikelihoodReward:
         unknown = len(seen) - int(scored.sum())
         if unknown and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"{self.model.name} gives no finite likelihood for {unknown} of {len(seen)} videos, so these are not "
                 "scored; from now on such videos are not reported. Its weights may be damaged, or its dtype too small: "
-                "try float32 or bfloat16",
-                RuntimeWarning,
-                stacklevel=2,
+                "try float32 or bfloat16"
             )
         done = scored & (likely >= self.config.threshold)
         reward = done.float() if self.config.reward == "sparse" else likely
@@ -117,25 +113,16 @@ class LikelihoodReward:
 
     @classmethod
     def from_pretrained(cls, directory: Path | str, *, device: str = "cpu") -> "LikelihoodReward":
-        """Read what `save_pretrained` wrote.
-
-        Raises:
-            MissingWeightsError: The folder or the base model is missing.
-            CheckpointError: The config, the prompt or the weights are damaged.
-        """
+        """Read what `save_pretrained` wrote."""
         folder = Path(directory)
         if not (folder / CONFIG_NAME).is_file():
             raise MissingWeightsError(f"a trained vision-language reward is a folder with {CONFIG_NAME}: {folder}")
         given = read_json(folder / CONFIG_NAME, CheckpointError)
         try:
-            config = config_of(LikelihoodConfig, given)
-        except (ValueError, TypeError) as error:
-            known = keys_of(LikelihoodConfig)
-            raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); keys: {known}") from error
-        try:
-            prompt = Prompt.read(folder / PROMPT_NAME)
-        except (FileNotFoundError, ValueError) as error:
-            raise CheckpointError(f"{folder / PROMPT_NAME} is missing or damaged: {error}") from error
+            config, prompt = config_of(LikelihoodConfig, given), Prompt.read(folder / PROMPT_NAME)
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            known = f"{CONFIG_NAME} has the keys: {keys_of(LikelihoodConfig)}"
+            raise CheckpointError(f"the reward in {folder} is damaged ({error}); {known}") from error
         adapter = folder / ADAPTER_NAME
         model = LocalVlm.from_pretrained(config.base, device=device, adapter=adapter if adapter.is_dir() else None)
         return cls(model, config, prompt=prompt)

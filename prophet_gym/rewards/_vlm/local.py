@@ -154,7 +154,7 @@ class LocalVlm:
         _sampling(max_new_tokens, temperature, batch)
         if find_spec("transformers") is None:
             raise ModuleNotFoundError(
-                "a vision-language model on this machine needs transformers: pip install 'prophet-gym[vlm]'"
+                "a local vision-language model needs transformers: pip install 'prophet-gym[vlm]'"
             )
         options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
         if bits is not None:
@@ -259,24 +259,27 @@ def _sampling(max_new_tokens: int, temperature: float, batch: int) -> tuple[int,
 
 
 def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Any, Inputs]:
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, trust_remote_code=False, output_loading_info=True, **options
-        )
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True, **source, **options)
         model, found = loaded
-        inputs = inputs_of(name, revision, model.config)
+        image_processor: Any = AutoImageProcessor.from_pretrained(name, **source)
+        token = getattr(model.config, "image_token_id", None)
+        if hasattr(image_processor, "merge_size") and token is not None:
+            tokenizer: Any = AutoTokenizer.from_pretrained(name, **source)
+            inputs = PatchInputs(image_processor, tokenizer, tokenizer.convert_ids_to_tokens(token))
+        else:
+            processor: Any = AutoProcessor.from_pretrained(name, **source)
+            inputs = ProcessorInputs(processor, processor.tokenizer)
     except ImportError:
         raise
-    except (OSError, ValueError) as error:
-        raise MissingWeightsError(
+    except Exception as error:  # whatever damaged files make the readers raise; OSError and ValueError for missing ones
+        kind = MissingWeightsError if isinstance(error, OSError | ValueError) else CheckpointError
+        raise kind(
             f"could not load the vision-language model {name!r}: {_first_line(error)} Give a Hub id, or a folder with "
-            "config, weights, tokenizer and image processor"
-        ) from error
-    except Exception as error:  # whatever damaged files make the readers raise
-        raise CheckpointError(
-            f"could not load the vision-language model {name!r}, whose files are damaged: {_first_line(error)}"
+            "whole files of config, weights, tokenizer and image processor"
         ) from error
     # transformers draws at random what a file lacks, and a model of random weights still answers.
     lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
@@ -299,20 +302,6 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
 def _first_line(error: Exception) -> str:
     return shown((str(error).strip().splitlines() or [type(error).__name__])[0])
-
-
-def inputs_of(name: str, revision: str | None, config: Any) -> Inputs:
-    """Return what builds the inputs of a stored model."""
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
-
-    found: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    image_processor: Any = AutoImageProcessor.from_pretrained(name, **found)
-    token = getattr(config, "image_token_id", None)
-    if hasattr(image_processor, "merge_size") and token is not None:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, **found)
-        return PatchInputs(image_processor, tokenizer, tokenizer.convert_ids_to_tokens(token))
-    processor: Any = AutoProcessor.from_pretrained(name, **found)
-    return ProcessorInputs(processor, processor.tokenizer)
 
 
 def harmless(text: str, tokenizer: Any) -> str:

@@ -7,29 +7,33 @@ import asyncio
 import base64
 import os
 import random
+import threading
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 from torch import Tensor
 
 from prophet_gym._checks import require_count, require_number, unknown_option
-from prophet_gym.rewards._vlm.client import OPENAI_HOST, open_client, run
+from prophet_gym.rewards._vlm import warn
 from prophet_gym.rewards._vlm.replies import Refused, hide, read_refusal, read_reply
 from prophet_gym.rewards._vlm.reward_log import png
 from prophet_gym.rewards._vlm.votes import Question, Reply
 
 KEY_VARIABLE = "PROPHET_VLM_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
+OPENAI_HOST = "api.openai.com"
+MAX_BYTES = 8_000_000
 RENAMED = {"max_tokens": "max_completion_tokens"}
 """Fields of a request that have another name on some endpoints: the limit of an answer is never left out."""
 DROPPABLE = frozenset({*RENAMED, "temperature", "seed", "n", "stream"})
 """Fields of a request that an endpoint may refuse: they are renamed or left out there."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,8 @@ class RemoteVlm:
         odd = parts.username or parts.query or parts.fragment or any(char.isspace() for char in url)
         if parts.scheme not in ("http", "https") or not parts.hostname or odd:
             raise ValueError(
-                "the address must be http://HOST/v1 or https://HOST/v1 without user name, query, fragment or space "
-                f"(the key comes from ${KEY_VARIABLE}), got one with scheme {parts.scheme!r} and host "
-                f"{parts.hostname!r}"
+                "the address must be http://HOST/v1 or https://HOST/v1 without user name, query, fragment or space. "
+                f"The key comes from ${KEY_VARIABLE}. Got scheme {parts.scheme!r} and host {parts.hostname!r}"
             )
         if find_spec("openai") is None:  # found, not imported, which takes a second
             raise ModuleNotFoundError("an endpoint is asked through openai: pip install 'prophet-gym[vlm]'")
@@ -176,9 +179,7 @@ class RemoteVlm:
             attempts += 1
             try:
                 reply = await self._post(question, call, deadline)
-                cost = (
-                    self.prices and (reply.prompt_tokens * self.prices[0] + reply.answer_tokens * self.prices[1]) / 1e6
-                )
+                cost = self.prices and float(np.dot(self.prices, (reply.prompt_tokens, reply.answer_tokens))) / 1e6
                 return replace(reply, seconds=time.monotonic() - began, attempts=attempts, cost=cost)
             except Refused as refusal:
                 problem = refusal.problem
@@ -221,7 +222,7 @@ class RemoteVlm:
                 raise cause from error
             said = " ".join(hide(str(cause), key).split())[:200]
             raise Refused(f"{type(cause).__name__}: {said}, from {address}") from error
-        return read_reply(response, key)
+        return read_reply(response.content, key)
 
     def _request(self, question: Question, images: Mapping[int, str], refused: frozenset[str]) -> dict[str, Any]:
         content = [
@@ -247,19 +248,78 @@ class RemoteVlm:
             done = [
                 f"{name} is {f'sent as {RENAMED[name]}' if name in RENAMED else 'left out'}" for name in sorted(learnt)
             ]
-            warnings.warn(
+            warn(
                 f"{self.name} refuses what it was sent ({'; '.join(learnt.values())}), so from now on "
-                f"{', '.join(done)}. To say so beforehand: the option refused={','.join(sorted(self.refused))}",
-                RuntimeWarning,
-                stacklevel=3,
+                f"{', '.join(done)}. To say so beforehand: the option refused={','.join(sorted(self.refused))}"
             )
         for problem in {reply.problem for reply in replies if reply.text is None}:
             kind = problem.split(":")[0]
             if kind not in self._warned:
                 self._warned.add(kind)
-                warnings.warn(
+                warn(
                     f"{self.name} left a question unanswered ({problem}); such videos are not scored, and further "
-                    "cases of this kind are counted, not reported",
-                    RuntimeWarning,
-                    stacklevel=3,
+                    "cases of this kind are counted, not reported"
                 )
+
+
+def open_client(url: str, key: str | None) -> Any:
+    """Build an `openai.AsyncOpenAI` that asks this host alone, once, and tells it nothing but the key."""
+    import openai
+
+    # What OPENAI_ORG_ID and OPENAI_PROJECT_ID say is for OpenAI's own host alone.
+    omitted = [] if urlsplit(url).hostname == OPENAI_HOST else ["OpenAI-Organization", "OpenAI-Project"]
+    client = openai.AsyncOpenAI(
+        base_url=url,
+        api_key=key or "none",
+        max_retries=0,
+        timeout=None,
+        default_headers={"Accept-Encoding": "identity"} | dict.fromkeys(omitted, cast(Any, openai.Omit())),
+        http_client=openai.DefaultAsyncHttpxClient(
+            trust_env=False, follow_redirects=False, event_hooks={"response": [_read_body]}
+        ),
+    )
+    _ = client.chat.completions  # loads half a second of modules, which no question's time should pay for
+    return client
+
+
+async def _read_body(response: Any) -> None:
+    """Read a body; refuse one of more than `MAX_BYTES` while it arrives, and one that could grow by being unpacked."""
+    import httpx
+
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refused("a compressed answer, which was not asked for", again=False)
+    body = bytearray()
+    async for part in response.stream:
+        body += part
+        if len(body) > MAX_BYTES:
+            raise Refused(f"more than {MAX_BYTES} bytes", again=False)
+    await response.stream.aclose()
+    response.stream = httpx.ByteStream(bytes(body))
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine to its end on an event loop in a thread, and cancel it where the wait is interrupted.
+
+    A notebook runs an event loop of its own, so ours needs its own thread. The thread is a daemon: one that still
+    looks up a name must not hold up the end of the program.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+
+    def complete() -> None:
+        try:
+            loop.run_until_complete(asyncio.wait([task]))
+            loop.run_until_complete(asyncio.sleep(0))  # sockets that were closed are let go in the next round
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=complete, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:  # KeyboardInterrupt above all
+        with suppress(RuntimeError):  # it may have ended meanwhile
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join(timeout=5)
+        raise
+    return task.result()

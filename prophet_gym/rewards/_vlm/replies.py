@@ -17,7 +17,6 @@ from prophet_gym.rewards._vlm.votes import Reply
 MOST_TOKENS = 10**9
 RETRIED = frozenset({408, 409, 425, 429})
 """Statuses, beside those from 500 on, after which the same request may succeed later. Other refusals are final."""
-STREAMED = ("content", "reasoning_content", "reasoning", "refusal")
 FIRST_CHARS = 4
 """Letters of the key from which on a text that breaks off is taken to hold the beginning of the key."""
 MOST_PER_CHAR = 16
@@ -39,15 +38,14 @@ class Refused(Exception):  # noqa: N818 (a way out of a request, not an error of
     field: str | None = None  # what of the request the server does not take, if that is why
 
 
-def read_reply(response: Any, key: str | None) -> Reply:
-    """Read the body of an answer, whole or as a stream of events; raise `Refused` unless it is one complete answer.
+def read_reply(body: bytes, key: str | None) -> Reply:
+    """Read the body of an answer; raise `Refused` unless it is one complete answer.
 
     A reply that came whole and holds no text is a reply with a problem: it was paid for, and asking again would bring
     it again.
     """
-    body, streamed = response.content, "event-stream" in response.headers.get("Content-Type", "").lower()
     try:
-        message = _hidden(_join_events(body) if streamed else json.loads(body), key)
+        message = _hidden(json.loads(body), key)
         if error := message.get("error"):
             if message.get("choices"):
                 raise Refused(f"an error beside the answer: {complaint(message)}")
@@ -110,14 +108,12 @@ def refused_field(message: Any, droppable: Collection[str]) -> str | None:
     for each in detail if isinstance(detail, list) else []:  # as FastAPI says it
         place = each.get("loc") if isinstance(each, Mapping) else None
         named += place[-1:] if isinstance(place, list) else []
-    for name in named:
-        if isinstance(name, str) and name in droppable:
-            return name
+    text = "".join(f"'{name}' " for name in named) + said
     # a short name such as `n` may be any word of a sentence, so it must stand in quotes there
     found = {
         place.start(): name
         for name in droppable
-        if (place := re.search(rf"(?<![\w-]){name}(?![\w-])" if len(name) > 3 else rf"[`'\"]{name}[`'\"]", said))
+        if (place := re.search(rf"(?<![\w-]){name}(?![\w-])" if len(name) > 3 else rf"[`'\"]{name}[`'\"]", text))
     }
     return found[min(found)] if found else None
 
@@ -215,28 +211,6 @@ def _why_no_text(said: Mapping[str, Any], text: Any, finish: str) -> str:
         what = "an empty answer: no text" if empty else f"the answer must be a text, got {type(text).__name__}"
     room = "; a larger max_tokens leaves room for an answer" if finish == "length" else ""
     return f"{what}, {f'finish_reason {finish!r}' if finish else 'no finish_reason'}{room}"
-
-
-def _join_events(body: bytes) -> dict[str, Any]:
-    """Join the events of a stream to one message; raise ValueError if its end is missing."""
-    # not splitlines, which also ends lines where a text in another script may go on
-    lines = re.split(r"\r\n|\n|\r", body.decode())
-    events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
-    if not events or events[-1] != "[DONE]":
-        raise ValueError("the stream has no end")
-    choices: dict[int, dict[str, Any]] = {}
-    usage, error = {}, None
-    for event in map(json.loads, events[:-1]):
-        usage, error = event.get("usage") or usage, event.get("error") or error
-        for choice in event.get("choices", []):
-            empty = {"finish_reason": None, "message": {name: [] for name in STREAMED}}
-            whole = choices.setdefault(choice.get("index", 0), empty)
-            whole["finish_reason"] = choice.get("finish_reason") or whole["finish_reason"]
-            for name, pieces in whole["message"].items():
-                pieces.append(choice["delta"].get(name) or "")
-    for whole in choices.values():
-        whole["message"] = {name: "".join(pieces) for name, pieces in whole["message"].items()}
-    return {"choices": list(choices.values()), "usage": usage, "error": error}
 
 
 def _text(body: bytes) -> str:

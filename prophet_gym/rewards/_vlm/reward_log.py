@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from prophet_gym._io.atomic import atomic_write
+from prophet_gym.rewards._vlm import warn
 
 _COLUMNS = 8
 _LOCK = threading.Lock()  # of all logs, since a log with a lock of its own could be neither copied nor pickled
@@ -24,10 +24,7 @@ class RewardLog:
     """Append records to a file; the frames of each lie beside it, in `NAME_frames/`, as one image.
 
     Lines and images are written whole or not at all. What cannot be written, on a full disk, is warned of once and
-    counted: the answer was waited and paid for, and the reward holds without its line.
-
-    Attributes:
-        lost: Number of records that could not be written.
+    counted in `lost`: the answer was waited and paid for, and the reward holds without its line.
     """
 
     def __init__(self, path: Path | str, *, images: bool = True) -> None:
@@ -50,11 +47,9 @@ class RewardLog:
         except OSError as error:
             self.lost += 1
             if self.lost == 1:
-                warnings.warn(
+                warn(
                     f"a record could not be written to {self.path} ({error.strerror or error}); the reward holds all "
-                    "the same. Further ones that cannot be written are counted, not reported: see `lost`",
-                    RuntimeWarning,
-                    stacklevel=3,
+                    "the same. Further ones that cannot be written are counted, not reported: see `lost`"
                 )
 
     def _store(self, frames: Sequence[Tensor]) -> str | None:

@@ -1,11 +1,11 @@
 """Reward videos by the votes of a vision-language model: frames and a question in, votes on its answers out."""
 
 import hashlib
+import re
 import time
-import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,13 +16,34 @@ from torch import Tensor
 
 from prophet_gym._checks import require_count, require_when
 from prophet_gym.rewards._videos import require_frames, require_videos
+from prophet_gym.rewards._vlm import warn
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.reward_log import RewardLog
-from prophet_gym.rewards._vlm.voting import Votes, parse_answer
 from prophet_gym.world_model import RewardOutput
 
 REQUESTED_FRAMES = 512
 """More than a dream of 2,500 steps has at stride 5, so that labels count from the start frame."""
+
+# Every repetition below is possessive or bounded, and no two of them can share a character: whatever an endpoint
+# sends, reading it takes time in proportion to its length.
+_MARKS = r"[\s*_`'\"$.!~\u3002\uff01]*+"
+"""Markdown, quotes and formula marks around a word."""
+_WORD = r"((?ai:success|failure))"  # in ASCII: other scripts have letters that count as the same, case aside
+_FONT = rf"\\(?:text|math|bold|emph|mbox|underline)[a-z]{{0,9}}\s*+\{{{_MARKS}"
+_ANSWERS = (
+    rf"\\box(?:ed)?\s*+\{{{_MARKS}(?:{_FONT}){{0,3}}{_WORD}{_MARKS}(?:\}}{_MARKS}){{1,4}}",
+    rf"<\|begin_of_box\|>{_MARKS}{_WORD}{_MARKS}<\|end_of_box\|>",
+    rf"<answer>{_MARKS}{_WORD}{_MARKS}</answer>",
+)
+BOX = re.compile("|".join(_ANSWERS), re.IGNORECASE)
+r"""`\box{Success}` or `\box{Failure}`, as models write it: `\boxed{\text{Success}}`, box tokens, answer tags."""
+_TAG = r"</[\w-]{1,40}>|<[|\uff5c][^<>\n]{1,60}[|\uff5c]>|<(?:eos|pad|end_of_turn|end_of_utterance)>|\\{1,4}[\])]"
+"""Closing tags, special tokens that were kept, the end of a formula."""
+CLOSING = re.compile(rf"(?:[\s.*$`'\")\]}}!_~#\u3002\uff01]|{_TAG})*+", re.IGNORECASE)
+"""What may follow the answer: the end of a formula, of a sentence, of bold print, of a tag."""
+_BETWEEN = rf"(?:[\s.*$`'\")\](,;:/|}}_~]|{_TAG}|<answer>|\\{{1,4}}[\[(])*+"
+BOTH = re.compile(rf"{_BETWEEN}(?:or|and|vs)?{_BETWEEN}", re.IGNORECASE)
+"""What stands between both boxes where they are quoted, not chosen: `\\box{Success} or \\box{Failure}`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +75,84 @@ class Reply:
 
 @runtime_checkable
 class AnswerModel(Protocol):
-    """Answer questions; logs call it by its name."""
+    """Answer questions, under a name for logs."""
 
     name: str
 
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """Answer each question by itself: one reply per question, in order, whatever happens."""
         ...
+
+
+def parse_answer(text: str) -> bool | None:
+    """Return whether an answer says success; None if it does not end in exactly one of the two words in its box.
+
+    A box in a thought does not count, nor does an answer that was cut off after it. Both boxes side by side are a
+    quotation of the question and chosen by nobody; different boxes otherwise, whatever stands between, are no answer.
+    """
+    answer = text.rpartition("</think>")[2]
+    if "<think>" in answer:  # the thought has no end: what it says is not the answer yet
+        return None
+    boxes = list(BOX.finditer(answer))
+    if not boxes or not CLOSING.fullmatch(answer, boxes[-1].end()):
+        return None
+    said = [next(word for word in box.groups() if word).lower() for box in boxes]
+    quoted: set[int] = set()
+    for place in range(1, len(boxes)):
+        between = (boxes[place - 1].end(), boxes[place].start())
+        if said[place - 1] != said[place] and BOTH.fullmatch(answer, *between):
+            quoted |= {place - 1, place}
+    if len(boxes) - 1 in quoted:
+        return None
+    chosen = {word for place, word in enumerate(said) if place not in quoted}
+    return chosen == {"success"} if len(chosen) == 1 else None
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Count the answers to one question; a majority of *all* samples decides, not of those that could be read."""
+
+    samples: int  # wanted; more than half of them decide
+    retries: int = 0  # unreadable answers, at most, that are asked for again
+    success: int = 0
+    failure: int = 0
+    unparsable: int = 0  # those that say neither, or never came
+
+    def __post_init__(self) -> None:
+        require_count("samples", self.samples)
+        require_count("retries", self.retries, 0)
+
+    def add(self, answers: Sequence[bool | None]) -> "Votes":
+        """Return the votes with further answers counted."""
+        return replace(
+            self,
+            success=self.success + sum(answer is True for answer in answers),
+            failure=self.failure + sum(answer is False for answer in answers),
+            unparsable=self.unparsable + sum(answer is None for answer in answers),
+        )
+
+    @property
+    def decision(self) -> bool | None:
+        """Return True or False once more than half of the samples say so, None as long as neither has them."""
+        if 2 * self.success > self.samples:
+            return True
+        return False if 2 * self.failure > self.samples else None
+
+    @property
+    def to_ask(self) -> int:
+        """Return the fewest further answers that could decide; 0 when they are decided, or can no longer be."""
+        if self.decision is not None:
+            return 0
+        readable = self.success + self.failure
+        left = min(self.samples - readable, self.samples + self.retries - readable - self.unparsable)
+        missing = self.samples // 2 + 1 - max(self.success, self.failure)
+        return missing if missing <= left else 0
+
+    @property
+    def success_rate(self) -> float | None:
+        """Return the fraction of successes among the answers that could be read; None without any."""
+        readable = self.success + self.failure
+        return self.success / readable if readable else None
 
 
 class VlmReward:
@@ -145,10 +237,11 @@ class VlmReward:
         seconds = time.monotonic() - began
         for case in cases:
             self.counts["unscored" if case.votes.decision is None else "scored"] += 1
-            self.counts["unanswered"] += sum(reply.text is None for reply in case.replies)
+            self.counts["unanswered"] += sum(reply.text is None for reply, _ in case.replies)
             self.counts["unparsable"] += len(case.unreadable)
             if self.log is not None:
-                self.log.write(case.record(self.model.name, seconds), case.frames)
+                frames = [part for part in case.parts if isinstance(part, Tensor)]
+                self.log.write(case.record(self.model.name, seconds), frames)
         self._warn(cases)
         return RewardOutput(
             reward=torch.tensor([float(case.votes.decision is True) for case in cases], dtype=torch.float32),
@@ -164,13 +257,11 @@ class VlmReward:
         case, reply = unreadable[0], unreadable[0].unreadable[0]
         end = " ".join((reply.text or "")[-400:].split())[-120:]
         stopped = f" (finish_reason {reply.finish!r})" if reply.finish else ""
-        warnings.warn(
+        warn(
             f"no answer of {self.model.name} about {case.instruction!r} can be read, of {len(case.replies)} samples; "
             f"one ends in {end!r}{stopped}. Such videos are not scored; from now on they are counted, not reported: "
             r"see `counts`. An answer must end in \box{Success} or \box{Failure}: ask for it in the prompt, and leave "
-            "room for it (max_tokens, max_new_tokens)",
-            RuntimeWarning,
-            stacklevel=3,
+            "room for it (max_tokens, max_new_tokens)"
         )
 
 
@@ -182,38 +273,28 @@ class _Case:
     steps: list[int]
     parts: tuple[str | Tensor, ...]
     votes: Votes
-    replies: list[Reply] = field(default_factory=list)
-    answers: list[bool | None] = field(default_factory=list)
-
-    @property
-    def frames(self) -> list[Tensor]:
-        return [part for part in self.parts if isinstance(part, Tensor)]
+    replies: list[tuple[Reply, bool | None]] = field(default_factory=list)  # and what each was read as
 
     @property
     def unreadable(self) -> list[Reply]:
         """Return the replies whose text says neither success nor failure."""
-        pairs = zip(self.replies, self.answers, strict=True)
-        return [reply for reply, answer in pairs if reply.text is not None and answer is None]
+        return [reply for reply, answer in self.replies if reply.text is not None and answer is None]
 
     def question(self, number: int) -> Question:
         """Return a question whose seed depends on what is asked and how often it was asked, and on nothing else."""
         digest = hashlib.sha256(str(len(self.replies) + number).encode())
         for part in self.parts:
-            digest.update(
-                part.encode(errors="replace") if isinstance(part, str) else part.contiguous().numpy().tobytes()
-            )
+            digest.update(part.encode(errors="replace") if isinstance(part, str) else part.numpy().tobytes())
         return Question(self.parts, int.from_bytes(digest.digest()[:4], "big") >> 1)
 
     def take(self, reply: Reply) -> None:
         answer = None if reply.text is None else parse_answer(reply.text)
-        self.replies.append(reply)
-        self.answers.append(answer)
+        self.replies.append((reply, answer))
         self.votes = self.votes.add([answer])
 
     def record(self, model: str, seconds: float) -> dict[str, Any]:
         """Return what is logged; `seconds` are those of the whole batch."""
-        costs = [reply.cost for reply in self.replies if reply.cost is not None]
-        pairs = zip(self.answers, self.replies, strict=True)
+        costs = [reply.cost for reply, _ in self.replies if reply.cost is not None]
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": model,
@@ -222,7 +303,7 @@ class _Case:
             "votes": asdict(self.votes),
             "steps": self.steps,
             "image": None,
-            "answers": [{"answer": answer} | asdict(reply) for answer, reply in pairs],
+            "answers": [{"answer": answer} | asdict(reply) for reply, answer in self.replies],
             "seconds": round(seconds, 3),
             "cost": sum(costs) if costs else None,
         }

@@ -170,17 +170,6 @@ def test_a_whole_reply_without_an_answer_is_named_and_paid_for_once(server, body
         assert part in reply.problem
 
 
-def test_a_stream_of_reasoning_alone_is_named(server):
-    deltas = [{"reasoning_content": "hm "}, {"reasoning_content": "hm", "content": None}, {}]
-    lines = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
-    lines[-1]["choices"][0]["finish_reason"] = "length"
-    body = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
-    server.script = [says(body.encode(), Content_Type="text/event-stream")]
-    with pytest.warns(RuntimeWarning, match="reasoning only: 5 characters of it and no answer, finish_reason 'length'"):
-        RemoteVlm(server.url, "m", patience=FAST).answer([question()])
-    assert len(server.requests) == 1
-
-
 def test_an_answer_that_was_cut_off_says_so(server):
     server.script = [says(message("The can is", "length"))]
     reward_model = VlmReward(

@@ -184,18 +184,6 @@ def test_what_is_sent(server):
     assert reply.cost == pytest.approx(100 * 2e-6 + 20 * 10e-6)
 
 
-def test_a_stream_is_read_to_its_end(server):
-    server.script = [says(events("It is ", "in. ", r"\box{Success}"), Content_Type="text/event-stream; charset=utf-8")]
-    assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == YES
-
-
-def test_texts_in_a_stream_may_hold_what_ends_lines_elsewhere(server):
-    line = json.dumps({"choices": [{"delta": {"content": f"汤\u2028\x85 {YES}"}}]}, ensure_ascii=False)
-    body = f"data: {line}\r\n\r\ndata: [DONE]\r\n\r\n".encode()
-    server.script = [says(body, Content_Type="Text/Event-Stream")]
-    assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == f"汤\u2028\x85 {YES}"
-
-
 def test_a_handshake_that_never_ends():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         over = threading.Event()
