@@ -91,16 +91,21 @@ def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
+def read_whole(folder: Path, load: Callable[[], Loaded], *, last: str) -> Loaded:
     """Return what `load` reads in a folder of `atomic_directory`: it is called again while another process saves there.
 
-    `load` raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones.
+    `load` raises CheckpointError or MissingWeightsError for parts of different saves and for missing ones. `last` is
+    that of `atomic_directory`: marks tell contents apart, and a folder may have had this one, another, and this again.
     """
     # A time, not a count of attempts: loading may be slow, and what a process killed elsewhere was writing stays there.
     began, attempt = time.monotonic(), 0
     while True:
         try:
-            return load()
+            before = _identity(folder / last)
+            found = load()
+            if _identity(folder / last) == before:
+                return found
+            raise CheckpointError(f"another process saved to {folder} while it was read; load it again")
         except (CheckpointError, MissingWeightsError):
             written = folder.is_dir() and any(map(is_temporary, folder.iterdir()))
             # The save may have ended since, so a folder to which nobody writes is read once more.
@@ -108,6 +113,14 @@ def read_whole(folder: Path, load: Callable[[], Loaded]) -> Loaded:
                 raise
         time.sleep(PAUSE if attempt else 0.0)
         attempt += 1
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what a renaming changes about a file; None without one."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def is_temporary(path: Path) -> bool:

@@ -192,7 +192,7 @@ def read_initial_states(directory: Path | str) -> InitialStates:
         found = sorted(str(path.parent) for path in folder.glob(f"*/{INDEX_NAME}"))
         hint = f"; it holds {' and '.join(found)}, give one of these" if found else ""
         raise MissingWeightsError(f"initial states are a folder with {INDEX_NAME}, found none in {folder}{hint}")
-    return read_whole(folder, lambda: _read(folder))
+    return read_whole(folder, lambda: _read(folder), last=INDEX_NAME)
 
 
 def _read(folder: Path) -> InitialStates:

@@ -192,7 +192,7 @@ class Prophet(nn.Module):
             prophet.source = folder
             return prophet
 
-        return read_whole(folder, load)
+        return read_whole(folder, load, last=CONFIG)
 
     @classmethod
     def _kind_of(cls, header: Header, folder: Path) -> tuple[Any, Any]:

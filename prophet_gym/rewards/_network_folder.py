@@ -56,7 +56,7 @@ class FrameNetwork(nn.Module):
             CheckpointError: If a file is damaged or the weights do not fit the config.
         """
         folder = Path(directory)
-        return read_whole(folder, lambda: _load(cls, folder))
+        return read_whole(folder, lambda: _load(cls, folder), last=CONFIG_NAME)
 
 
 def _load(kind: type[Network], folder: Path) -> Network:

@@ -247,6 +247,27 @@ for number in range(10_000):
     assert total(Prophet.from_pretrained(tmp_path).parameters()) in whole
 
 
+def test_a_save_and_the_one_before_again_while_it_is_read_is_no_mixture(tmp_path):
+    def save(content):
+        with atomic.atomic_directory(tmp_path, last="config") as folder:
+            for name in ("weights", "config"):
+                (folder / name).write_text(content)
+
+    def load():
+        config = (tmp_path / "config").read_text()
+        if len(reads) == 0:
+            save("other")
+        reads.append((config, (tmp_path / "weights").read_text()))
+        if len(reads) == 1:
+            save("one")  # what is there says again what it said at first
+        return reads[-1]
+
+    reads = []
+    save("one")
+    assert atomic.read_whole(tmp_path, load, last="config") == ("one", "one")
+    assert reads == [("one", "other"), ("one", "one")]
+
+
 def loaded(folder):
     try:
         return total(Prophet.from_pretrained(folder).parameters())
@@ -268,5 +289,5 @@ def test_a_draft_that_a_killed_process_left_does_not_let_damage_be_read_for_ever
         raise CheckpointError("damaged")
 
     with pytest.raises(CheckpointError, match="damaged"):
-        atomic.read_whole(tmp_path, load)
+        atomic.read_whole(tmp_path, load, last="prophet.json")
     assert len(reads) == 2
