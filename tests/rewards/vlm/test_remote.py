@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import cv2
 import numpy as np
+import openai  # noqa: F401 imported before anything is timed: the import takes seconds
 import pytest
 import torch
 
