@@ -168,7 +168,9 @@ class LiberoSimulator:
             command = np.empty(0)
         # robosuite would let NaN through to the joints.
         if command.shape != (ACTION_SPEC.dim,) or not np.isfinite(command).all():
-            raise InvalidActionError(f"an action must be {ACTION_SPEC.dim} finite numbers, got {np.asarray(action).tolist()}")
+            raise InvalidActionError(
+                f"an action must be {ACTION_SPEC.dim} finite numbers, got {np.asarray(action).tolist()}"
+            )
         command = np.clip(command, -1.0, 1.0)
         domain, model, data = self._env.env, self.model, self.data
         controller = domain.robots[0].controller
