@@ -70,6 +70,6 @@ class FunctionReward:
         except (TypeError, ValueError) as error:
             raise ValueError(f"the function of a reward must return a number or None, got {result!r}") from error
         if not abs(number) <= LARGEST_REWARD:  # nor NaN
-            limit = f"; float32 holds at most {LARGEST_REWARD:g}" if math.isfinite(number) else ""
-            raise ValueError(f"the function of a reward must return a finite number or None, got {number}{limit}")
+            wanted = "number that float32 can hold," if math.isfinite(number) else "finite number"
+            raise ValueError(f"the function of a reward must return a {wanted} or None, got {number}")
         return number

@@ -55,7 +55,8 @@ class States:
                 if self.average is not None:
                     means = dict(zip(self.trained, self.average.shadow_params, strict=True))
                     write_tensors(means, temporary / _AVERAGE)
-                (temporary / _PROGRESS).write_text(json.dumps({"step": step, "seconds": seconds}) + "\n")
+                progress = json.dumps({"step": step, "seconds": seconds}) + "\n"
+                (temporary / _PROGRESS).write_text(progress, encoding="utf-8")
         except (RuntimeError, SafetensorError) as error:  # what torch and safetensors say of a full disk
             raise OSError(f"cannot write {target}: {shown(str(error))}; is the disk full?") from error
         kept = _list_states(self.run, self.name)[-keep:]

@@ -290,7 +290,7 @@ def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
     weights, drawn = place.out / "cloned.safetensors", []
     files.write_weights(policy, weights)
     sample = video.sample
-    for module in (video, import_module("prophrl_algos.evaluate")):
+    for module in (video, import_module("prophrl_algos.rollout._episodes")):
         keep = lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1]  # noqa: E731
         monkeypatch.setattr(module, "sample", keep)
     cells = experiment.cells_of(place.size, "fa-grpo-s0", 2, STAND_IN)
