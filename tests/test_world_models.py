@@ -107,7 +107,7 @@ def test_a_name_means_one_class():
 
 
 def test_a_name_leads_to_the_networks_in_few_stays(tmp_path):
-    """The functions that one reads from `weights=` to the networks, without what only checks (`require_...`, `refuse`)."""
+    """The functions that one reads from `weights=` to the networks, without those that only check."""
     tiny_prophet().save_pretrained(tmp_path)
     frames = np.zeros((1, 64, 64, 3), np.uint8)
     write_initial_states(tmp_path / "starts" / "train", [InitialState(frames, "stay", "libero_object")])
