@@ -261,17 +261,19 @@ def _sampling(max_new_tokens: int, temperature: float, batch: int) -> tuple[int,
 def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Any, Inputs]:
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    # That no code of the repository runs is said at each call, where a test looks for it.
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True, **source, **options)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, trust_remote_code=False, output_loading_info=True, **options
+        )
         model, found = loaded
-        image_processor: Any = AutoImageProcessor.from_pretrained(name, **source)
+        image_processor: Any = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
         token = getattr(model.config, "image_token_id", None)
         if hasattr(image_processor, "merge_size") and token is not None:
-            tokenizer: Any = AutoTokenizer.from_pretrained(name, **source)
+            tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
             inputs = PatchInputs(image_processor, tokenizer, tokenizer.convert_ids_to_tokens(token))
         else:
-            processor: Any = AutoProcessor.from_pretrained(name, **source)
+            processor: Any = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
             inputs = ProcessorInputs(processor, processor.tokenizer)
     except ImportError:
         raise
