@@ -1,17 +1,18 @@
 """The contracts of a dream: world models, what they may do besides, reward models, and the state between two chunks.
 
 Anything that satisfies `WorldModel` runs in the environments. What only some world models can do is a protocol of its
-own (`TracksGripper`, `Resumes`, `Reconstructs`, `CutsChunks`, `EncodesInitialStates`); ask with `isinstance`, which
-also tells a type checker what may be called. `prophet_gym.testing` ships the checks.
+own (`TracksGripper`, `Resumes`, `Reconstructs`, `CutsChunks`, `EncodesInitialStates`, `DecodesOnDemand`), and so is
+what only some reward models may (`ScoresOnDemand`); ask with `isinstance`, which also tells a type checker what may be
+called. `prophet_gym.testing` ships the checks.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from prophet_gym.errors import InvalidRewardError
@@ -121,6 +122,32 @@ class CutsChunks(Protocol):
         ...
 
 
+@runtime_checkable
+class DecodesOnDemand(Protocol):
+    """A world model that dreams on without decoding, and decodes single frames of the past when they are asked for.
+
+    `rollout` is all of it at once: its state is that of `advance`, its frames are those that `decode` gives for the
+    ages chunk - 1 down to 0, and its uncertainty is that of the state.
+
+    Attributes:
+        decodable: Frames of the past that a state can show; at least one chunk.
+    """
+
+    decodable: int
+
+    def advance(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> State:
+        """Return the state after one chunk."""
+        ...
+
+    def decode(self, state: State, ages: Int[Tensor, " b"]) -> UInt8[Tensor, "b h w 3"]:
+        """Return one frame of each element: the one `ages[i]` frames before its newest, 0 to `decodable` - 1."""
+        ...
+
+    def uncertainty(self, state: State) -> Float[Tensor, " b"] | None:
+        """Return how unsure the model is of the newest frame, None where it cannot tell; see `Chunk`."""
+        ...
+
+
 def encode_initial_states(
     model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]
 ) -> State:
@@ -211,4 +238,28 @@ class RewardModel(Protocol):
 
     def score(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> RewardOutput:
         """Score each video (lengths may differ) against its instruction."""
+        ...
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Hold videos whose frames are decoded when they are looked at.
+
+    Attributes:
+        lengths: Frames of each video.
+        decoded: The frames of each, by number, that are decoded already: to look at them costs nothing.
+        look: Takes the numbers of frames of each video and returns these frames, in the same order.
+    """
+
+    lengths: Sequence[int]
+    decoded: Sequence[Collection[int]]
+    look: Callable[[Sequence[Sequence[int]]], Sequence[UInt8[Tensor, "_ h w 3"]]]
+
+
+@runtime_checkable
+class ScoresOnDemand(Protocol):
+    """A reward model that need not see every frame of a video to say what `score` says of it."""
+
+    def score_on_demand(self, footage: Footage, instructions: Sequence[str]) -> RewardOutput:
+        """Score each video as `score` does, looking at few frames; the probability may be left out."""
         ...

@@ -36,7 +36,7 @@ def pack_row(row: Row, state: State) -> bytes:
         "start.frames": torch.from_numpy(np.array(row.start.frames, order="C")),
     }
     if row.window:
-        tensors["window"] = torch.from_numpy(np.stack([as_array(frame) for frame in row.window]))
+        tensors["window"] = torch.from_numpy(np.stack([as_array(row.kept[number]) for number in row.window]))
     facts = {name: getattr(row, name) for name in ("elapsed", "ended", "queue_index")}
     start = {name: getattr(row.start, name) for name in PLAIN}
     facts |= {"format": FORMAT, "start": start, "seen": row.frames, "np_random": random.bit_generator.state}
@@ -127,7 +127,7 @@ def _row(
     if reward_model and len(window) != wanted:
         found = f"the reward model looks back at {wanted} frames of {seen}, and the snapshot has {len(window)}"
         raise InvalidStartError(f"{found}: set it in an env with the reward model that it was saved under")
-    row.recall(window, seen, reward_model)
+    row.recall(window if reward_model else [], seen, reward_model)
     return row
 
 

@@ -61,8 +61,10 @@ class Row:
     """Chunks since the start."""
     ended: bool = False
     queue_index: int | None = None
-    window: deque[Frame] = field(default_factory=deque)
-    """Frames kept for the reward model."""
+    kept: dict[int, Frame] = field(default_factory=dict)
+    """Frames that the reward model may still be shown, by their number in the episode."""
+    watched: tuple[int, int] = (1, 0)
+    """Stride and number of the frames that it is shown."""
     frames: int = 0
     """How many frames the episode has had."""
     unseen: deque[Frame] = field(default_factory=deque)
@@ -80,7 +82,9 @@ class Row:
 
     def keep(self) -> Callable[[], None]:
         """Return a function that restores the sub-environment as it is now, both random generators included."""
-        fields = {name: value.copy() if isinstance(value, deque) else value for name, value in vars(self).items()}
+        fields = {
+            name: value.copy() if isinstance(value, deque | dict) else value for name, value in vars(self).items()
+        }
         noise, random = self.generator.get_state(), self.np_random
         drawn = {} if random is None else random.bit_generator.state
 
@@ -101,23 +105,47 @@ class Row:
         self.start, self.elapsed, self.ended, self.queue_index = start, 0, False, None
         self.recall((), 0, reward_model)
         self.show()
-        self._see(start.frames[-1].copy() if image is None else image, reward_model, collect=True)
+        self._see(start.frames[-1].copy() if image is None else image, collect=True)
 
-    def extend(self, frames: Clip, reward_model: RewardModel | None, *, collect: bool) -> None:
+    def extend(self, frames: Clip, *, collect: bool) -> None:
         """Add the frames of one chunk to the episode; `collect` also keeps them for `render`."""
         for frame in frames:
-            self._see(frame, reward_model, collect=collect)
+            self._see(frame, collect=collect)
+        self.elapsed += 1
+        self.forget()
+
+    def skip(self, steps: int) -> None:
+        """Add a chunk of so many frames, none of which is decoded yet."""
+        self.frames += steps
         self.elapsed += 1
 
-    def video(self, reward_model: RewardModel) -> Clip:
-        """Return what a reward model asks for: the last `max_frames` of every stride-th frame and the latest one."""
-        latest = [self.image] if (self.frames - 1) % reward_model.stride else []
-        return stack([*self.window, *latest][-reward_model.max_frames :])
+    @property
+    def window(self) -> range:
+        """The numbers of the frames that a reward model is shown beside the latest."""
+        stride, most = self.watched
+        return range(0, self.frames, stride)[-most:] if most else range(0)
+
+    @property
+    def video(self) -> list[int]:
+        """The numbers of all frames that it is shown: the last `max_frames` of every stride-th one and the latest."""
+        stride, most = self.watched
+        latest = [self.frames - 1] if (self.frames - 1) % stride else []
+        return [*self.window, *latest][-most:] if most else []
+
+    def take(self, numbers: Sequence[int]) -> Clip:
+        """Return frames that are kept, or the latest."""
+        return stack([self.image if number == self.frames - 1 else self.kept[number] for number in numbers])
+
+    def forget(self) -> None:
+        """Drop the frames that no reward model will be shown any more."""
+        oldest = min(self.window, default=self.frames)
+        self.kept = {number: frame for number, frame in self.kept.items() if number >= oldest}
 
     def recall(self, window: Sequence[Frame], frames: int, reward_model: RewardModel | None) -> None:
         """Restore the frames kept for the reward model; `render` continues from the latest frame."""
-        self.window = deque(window, maxlen=reward_model.max_frames if reward_model else 0)
+        self.watched = (reward_model.stride, reward_model.max_frames) if reward_model else (1, 0)
         self.frames = frames
+        self.kept = dict(zip(self.window, window, strict=True))
         self.show(self.image)
 
     def show(self, *frames: Frame) -> None:
@@ -131,11 +159,11 @@ class Row:
         queued = {} if self.queue_index is None else {"queue_index": self.queue_index}
         return facts | {"start": self.start.index} | queued
 
-    def _see(self, frame: Frame, reward_model: RewardModel | None, *, collect: bool) -> None:
+    def _see(self, frame: Frame, *, collect: bool) -> None:
         self.image = frame
-        if reward_model and self.frames % reward_model.stride == 0:
-            # A frame is a view of its chunk: without a copy the window would keep whole chunks alive.
-            self.window.append(frame.clone() if isinstance(frame, Tensor) else frame.copy())
+        if self.watched[1] and self.frames % self.watched[0] == 0:
+            # A frame is a view of its chunk: without a copy whole chunks would be kept alive.
+            self.kept[self.frames] = frame.clone() if isinstance(frame, Tensor) else frame.copy()
         if collect:
             if len(self.unseen) == UNSEEN_FRAMES and not self.dropped:
                 self.dropped = True

@@ -2,16 +2,17 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from prophet_gym._batches import concat_batches, scatter_batch, select_batch
-from prophet_gym._checks import require_count, require_different
+from prophet_gym._checks import require_count, require_different, unknown_option
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
@@ -28,7 +29,27 @@ from prophet_gym.envs._sub_env import Row
 from prophet_gym.envs.initial_states import InitialStates, require_frames
 from prophet_gym.errors import InvalidRewardError, InvalidStartError
 from prophet_gym.specs import ActionSpec, InitialState
-from prophet_gym.world_model import RewardModel, State, TracksGripper, WorldModel, encode_initial_states
+from prophet_gym.world_model import (
+    DecodesOnDemand,
+    Footage,
+    RewardModel,
+    ScoresOnDemand,
+    State,
+    TracksGripper,
+    WorldModel,
+    encode_initial_states,
+)
+
+
+@dataclass(frozen=True)
+class _Dreamt:
+    """Hold what a chunk came to; frames are None where they are decoded on demand."""
+
+    state: State
+    frames: UInt8[torch.Tensor, "b k h w 3"] | None
+    uncertainty: Float[torch.Tensor, " b"] | None
+    approximate: bool
+
 
 _NOISE_SEEDS = 2**63 - 1
 _BYTES = bytes | bytearray | memoryview
@@ -81,6 +102,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         proprioception: bool = False,
         max_uncertainty: float | None = None,
         fps: float = FPS,
+        render: Literal["step", "chunk"] = "step",
     ) -> None:
         """Build the env; nothing is generated yet.
 
@@ -98,6 +120,9 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             max_uncertainty: An episode is truncated when `info["uncertainty"]` exceeds this; a reward model with
                 `when="end"` is not asked about it then, so it stays unscored.
             fps: Actions, and so frames, per second of the scene: the pace of videos.
+            render: `step` decodes every frame. `chunk` decodes the last one of a step and those that the reward model
+                looks at, which takes half the time where the world model can (`DecodesOnDemand`); there is no
+                `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
 
         Raises:
             ValueError: `world_model` is no WorldModel, `reward_model` no RewardModel, or the world model does not
@@ -127,6 +152,11 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             require_frames(start.frames, self._frame_size)
         self.max_uncertainty = require_threshold("max_uncertainty", max_uncertainty)
         self._state: State | None = None
+        if render not in ("step", "chunk"):
+            raise unknown_option("render", render, ("step", "chunk"))
+        if render == "chunk" and render_mode == "rgb_array_list":
+            raise ValueError("render_mode='rgb_array_list' shows every frame: it needs render='step'")
+        self._every_frame = render == "step"
 
     def get_state(self, index: int = 0) -> bytes:
         """Return one sub-environment as safetensors bytes: its episode, its randomness, its place in the episode.
@@ -142,6 +172,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             raise ValueError(f"index must be in 0..{self.num_envs - 1}, got {index}")
         assert self._state is not None
         self._row_random(index)
+        if self._on_demand is not None:
+            self._look({index: self._rows[index].window})
         return pack_row(self._rows[index], select_batch(self._state, [index]))
 
     def set_state(
@@ -207,7 +239,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         self._state = scatter_batch(self._state, targets, state)
         for target, row in zip(targets, rows, strict=True):
             row.image = self._keep(torch.as_tensor(row.image))
-            window = [self._keep(torch.as_tensor(frame)) for frame in row.window]
+            window = [self._keep(torch.as_tensor(row.kept[number])) for number in row.window]
             row.recall(window, row.frames, self.reward_model)
             self._rows[target] = row
 
@@ -258,30 +290,32 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         # Ended episodes are not generated further: a batch costs what its live part costs.
         everyone = len(live) == self.num_envs
         state = self._state if everyone else select_batch(self._state, live)
-        generators = [self._rows[row].generator for row in live]
-        chunk = self.world_model.rollout(state, torch.from_numpy(actions[list(live)]), generators=generators)
-        require_chunk(chunk, self.world_model, len(live))
-        if chunk.uncertainty is None and self.max_uncertainty is not None:
-            wanted = "max_uncertainty needs a world model that estimates its uncertainty"
-            raise ValueError(f"{wanted}, and this one gave None; leave it out")
-        self._state = chunk.state if everyone else scatter_batch(self._state, live, chunk.state)
-        frames = self._keep(chunk.frames)
-        for row, clip in zip(live, frames, strict=True):
-            self._rows[row].extend(clip, self.reward_model, collect=self.render_mode == "rgb_array_list")
+        dreamt = self._dream(state, torch.from_numpy(actions[list(live)]), [self._rows[row].generator for row in live])
+        self._state = dreamt.state if everyone else scatter_batch(self._state, live, dreamt.state)
+        frames = None if dreamt.frames is None else self._keep(dreamt.frames)
+        for place, row in enumerate(live):
+            if frames is None:
+                self._rows[row].skip(self.world_model.chunk)
+            else:
+                self._rows[row].extend(frames[place], collect=self.render_mode == "rgb_array_list")
+        if frames is None:
+            self._look_ahead(live)
         rewards = self._score(live)
-        uncertainties = [None] * len(live) if chunk.uncertainty is None else chunk.uncertainty.tolist()
+        uncertainties = [None] * len(live) if dreamt.uncertainty is None else dreamt.uncertainty.tolist()
         outcomes = {}
-        for row, clip, uncertainty in zip(live, frames, uncertainties, strict=True):
+        for place, (row, uncertainty) in enumerate(zip(live, uncertainties, strict=True)):
+            self._rows[row].forget()
             reward, scored, success = rewards.get(row, (0.0, False, False))
             info = self._rows[row].start_info() | {
-                "frames": clip,
-                "executed": len(clip),
+                "executed": self.world_model.chunk,
                 "scored": scored,
                 "success": success,
                 "live": True,
-                "approximate": chunk.approximate,
+                "approximate": dreamt.approximate,
             }
             truncated = self._at_horizon(row)
+            if self._every_frame and frames is not None:
+                info["frames"] = frames[place]
             if uncertainty is not None:
                 info["uncertainty"] = uncertainty
                 # NaN is no certainty: it is not within the limit either.
@@ -289,22 +323,96 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             outcomes[row] = Outcome(info, reward, success, truncated)
         return outcomes
 
+    def _dream(self, state: State, actions: torch.Tensor, generators: Sequence[torch.Generator]) -> "_Dreamt":
+        """Run a chunk; without frames where they can be decoded later."""
+        model, on_demand = self.world_model, self._on_demand
+        if on_demand is not None:
+            following = on_demand.advance(state, actions, generators=generators)
+            wanted = self.max_uncertainty is not None
+            dreamt = _Dreamt(following, None, on_demand.uncertainty(following) if wanted else None, approximate=False)
+        else:
+            chunk = require_chunk(model.rollout(state, actions, generators=generators), model, len(generators))
+            dreamt = _Dreamt(chunk.state, chunk.frames, chunk.uncertainty, approximate=chunk.approximate)
+        if dreamt.uncertainty is None and self.max_uncertainty is not None:
+            wanted = "max_uncertainty needs a world model that estimates its uncertainty"
+            raise ValueError(f"{wanted}, and this one gave None; leave it out")
+        return dreamt
+
+    @property
+    def _on_demand(self) -> DecodesOnDemand | None:
+        """The world model where its frames are decoded only when they are looked at."""
+        model = self.world_model
+        able = isinstance(model, DecodesOnDemand) and model.decodable >= model.chunk
+        return model if able and not self._every_frame else None  # pyright: ignore[reportReturnType]
+
+    def _looks(self) -> ScoresOnDemand | None:
+        """Return the reward model where it says itself which frames it looks at, and all of them can be decoded."""
+        model, decoder = self.reward_model, self._on_demand
+        if decoder is None or not isinstance(model, ScoresOnDemand) or model.when != "chunk":
+            return None
+        return model if model.stride * model.max_frames <= decoder.decodable else None
+
+    def _look_ahead(self, rows: Sequence[int]) -> None:
+        """Decode the latest frame of each, and what a reward model will be shown that does not choose."""
+        chooses = self._looks() is not None
+        latest = {row: [self._rows[row].frames - 1] for row in rows}
+        self._look({row: own if chooses else [*self._rows[row].video, *own] for row, own in latest.items()})
+        for row in rows:
+            self._rows[row].image = self._rows[row].kept[self._rows[row].frames - 1]
+
+    def _look(self, wanted: Mapping[int, Sequence[int]]) -> None:
+        """Decode these frames of sub-environments, given by their number in the episode, unless they are kept."""
+        kept = {row: self._rows[row].kept for row in wanted}
+        missing = [(row, n) for row, numbers in wanted.items() for n in dict.fromkeys(numbers) if n not in kept[row]]
+        if missing:
+            decoder = self._on_demand
+            assert decoder is not None
+            assert self._state is not None
+            ages = torch.tensor([self._rows[row].frames - 1 - number for row, number in missing])
+            frames = self._keep(decoder.decode(select_batch(self._state, [row for row, _ in missing]), ages))
+            for (row, number), frame in zip(missing, frames, strict=True):
+                kept[row][number] = frame
+
     def _keep(self, frames: UInt8[torch.Tensor, "*_ h w 3"]) -> Any:
         """Return frames in the form in which the env keeps and shows them."""
         return frames.cpu().numpy()
 
     def _score(self, rows: Sequence[int]) -> Mapping[int, tuple[float, bool, bool]]:
-        model = self.reward_model
+        model, looks = self.reward_model, self._looks()
         asked = [] if model is None else [row for row in rows if model.when == "chunk" or self._at_horizon(row)]
         if model is None or not asked:
             return {}
-        videos = [torch.as_tensor(self._rows[row].video(model)) for row in asked]
+        instructions = [self._rows[row].start_info()["instruction"] for row in asked]
         try:
-            output = model.score(videos, [self._rows[row].start_info()["instruction"] for row in asked])
+            if looks is not None:
+                output = looks.score_on_demand(self._footage(asked), instructions)
+            else:
+                videos = [self._rows[row].take(self._rows[row].video) for row in asked]
+                output = model.score([torch.as_tensor(video) for video in videos], instructions)
         except InvalidRewardError as error:  # the reward model knows its videos by their number alone
             who = f"this {type(model).__name__} scored the sub-environments {asked}"
             raise InvalidRewardError(f"{who}: {error}; the step was not taken") from error
         return read_rewards(model, output, asked)
+
+    def _footage(self, rows: Sequence[int]) -> Footage:
+        """Return the videos of sub-environments for a reward model that chooses what it looks at."""
+        videos = [self._rows[row].video for row in rows]
+        kept = [self._rows[row].kept for row in rows]
+
+        def look(wanted: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+            numbers = [[video[place] for place in places] for video, places in zip(videos, wanted, strict=True)]
+            self._look(dict(zip(rows, numbers, strict=True)))
+            none = torch.zeros((0, *self._frame_size, 3), dtype=torch.uint8)
+            return [
+                torch.as_tensor(self._rows[row].take(chosen)) if chosen else none
+                for row, chosen in zip(rows, numbers, strict=True)
+            ]
+
+        decoded = [
+            {place for place, number in enumerate(video) if number in frames}
+            for video, frames in zip(videos, kept, strict=True)
+        ]
+        return Footage([len(video) for video in videos], decoded, look)
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:

@@ -98,9 +98,9 @@ def _shown(reward_model: RewardModel, video: LabelledVideo, chunk: int) -> tuple
     ends = list(range(chunk, len(video.frames), chunk))
     shown, ages = [], []
     for end in ends:
-        row.extend(video.frames[end - chunk + 1 : end + 1], reward_model, collect=False)
+        row.extend(video.frames[end - chunk + 1 : end + 1], collect=False)
         if reward_model.when == "chunk" or end == ends[-1]:
-            shown.append(row.video(reward_model))
+            shown.append(row.take(row.video))
             ages.append(end)
     return shown, ages
 

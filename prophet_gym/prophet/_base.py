@@ -83,13 +83,16 @@ class Prophet(nn.Module):
             ValueError: The actions have another shape than `b chunk action_dim`, or there is another number of
                 generators.
         """
+        self._require_actions(state, actions, generators)
+        return self._dream(state, actions, generators)
+
+    def _require_actions(self, state: State, actions: Tensor, generators: Sequence[torch.Generator]) -> None:
         wanted = (batch_size(state), self.chunk, self.action_dim)
         if tuple(actions.shape) != wanted or len(generators) != wanted[0]:
             raise ValueError(
                 f"actions must have shape {wanted} with one generator for each batch element, "
                 f"got {tuple(actions.shape)} and {len(generators)} generators"
             )
-        return self._dream(state, actions, generators)
 
     def _begin(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
         raise NotImplementedError

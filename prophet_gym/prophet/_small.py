@@ -6,7 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -177,14 +177,50 @@ class SmallProphet(Prophet):
             "reference_decoded": self.autoencoder.decode(latents[:, -1]),
         }
 
+    @property
+    def decodable(self) -> int:
+        """Frames of the past that a state can show."""
+        return self.config.past_frames
+
+    @torch.no_grad()
+    def advance(self, state: State, actions: Float[Tensor, "b k a"], *, generators: Sequence[torch.Generator]) -> State:
+        """Return the state after one chunk: `rollout` without the frames and the uncertainty, which cost half of it."""
+        self._require_actions(state, actions, generators)
+        return self._advance(state, actions, generators)[0]
+
+    @torch.no_grad()
+    def decode(self, state: State, ages: Int[Tensor, " b"]) -> UInt8[Tensor, "b h w 3"]:
+        """Return one frame of each element, `ages[i]` before its newest, as the dream shows it."""
+        latents = state["latents"]
+        chosen = latents[torch.arange(len(ages)), latents.shape[1] - 1 - ages.to(latents.device)]
+        decoded = self.autoencoder.decode(chosen)[:, None]
+        return self._shown(decoded, state["reference"], state["reference_decoded"])[:, 0]
+
+    @torch.no_grad()
+    def uncertainty(self, state: State) -> Float[Tensor, " b"]:
+        """Return how far the newest latents are from those of the frame that they decode to, see `inconsistency`."""
+        newest = state["latents"][:, -1]
+        return inconsistency(newest, self.autoencoder.encode(self.autoencoder.decode(newest)).float())
+
     def _dream(self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]) -> Chunk:
         """Sample the chunk's latents, decode them, keep the background; then look where the gripper went."""
+        following, latents = self._advance(state, actions, generators)
+        decoded = self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        return Chunk(
+            state=following,
+            frames=self._shown(decoded, state["reference"], state["reference_decoded"]),
+            uncertainty=inconsistency(latents[:, -1], self.autoencoder.encode(decoded[:, -1]).float()),
+        )
+
+    def _advance(
+        self, state: State, actions: Float[Tensor, "b k a"], generators: Sequence[torch.Generator]
+    ) -> tuple[State, Float[Tensor, "b k c h w"]]:
+        """Return the state after a chunk, and the latents of its frames."""
         past = state["latents"]
         actions = actions.to(past)
         camera = torch.tensor(self.config.camera, device=past.device)
         inputs = chunk_inputs(self.tracker, past, state["gripper"], state["commands"], actions, camera)
         latents = self._sample(inputs, generators)
-        decoded = self.autoencoder.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
         newest = slice(-FRAMES_PER_LATENT, None)
         following = {
             **state,
@@ -192,11 +228,7 @@ class SmallProphet(Prophet):
             "gripper": self.tracker.correct(inputs.path[:, newest], latents[:, newest], self.config.reader_weight),
             "commands": actions.clone(),
         }
-        return Chunk(
-            state=following,
-            frames=self._shown(decoded, state["reference"], state["reference_decoded"]),
-            uncertainty=inconsistency(latents[:, -1], self.autoencoder.encode(decoded[:, -1]).float()),
-        )
+        return following, latents
 
     def _shown(
         self,

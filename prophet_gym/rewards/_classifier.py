@@ -1,6 +1,6 @@
 """Classify frames (not latents: those of a simulator too) as done or not done, for a sparse and a dense reward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -15,7 +15,7 @@ from prophet_gym._checks import require_count, require_number
 from prophet_gym.errors import CheckpointError
 from prophet_gym.rewards._network_folder import FrameNetwork
 from prophet_gym.rewards._videos import require_videos
-from prophet_gym.world_model import RewardOutput
+from prophet_gym.world_model import Footage, RewardOutput
 
 GROUPS = 4
 """Groups of the normalisation, which divide the channels."""
@@ -68,6 +68,39 @@ def best_consecutive(probabilities: Float[Tensor, " t"], min_consecutive: int) -
     return float(consecutive_probability(probabilities, min_consecutive)[min_consecutive - 1 :].max())
 
 
+def has_run(counted: Mapping[int, bool], run: int) -> bool:
+    """Return whether `run` consecutive frames are known to count as done."""
+    return any(all(counted.get(first + i, False) for i in range(run)) for first in counted)
+
+
+def next_frames(length: int, run: int, counted: Mapping[int, bool], free: Collection[int]) -> list[int]:
+    """Return the frames to look at next to find out whether `run` consecutive ones count as done; none if it is known.
+
+    One frame that does not count rules out every run that it is part of, so frames are chosen as if none of them did:
+    the last one of the first run that is still possible, and so on.
+
+    Args:
+        length: Frames of the video.
+        run: Frames in a row.
+        counted: The frames that were looked at, and whether each counts.
+        free: Frames to look at in any case, since they cost nothing.
+
+    Example:
+        >>> next_frames(10, 3, {}, free=[1])
+        [1, 4, 7]
+        >>> next_frames(10, 3, {1: False, 4: False, 7: True}, free=[])
+        [6, 9]
+    """
+    if has_run(counted, run):
+        return []
+    wanted = {frame for frame in free if frame not in counted}
+    for first in range(length - run + 1):
+        frames = range(first, first + run)
+        if not any(frame in wanted or counted.get(frame) is False for frame in frames):
+            wanted.add(max(frame for frame in frames if frame not in counted))
+    return sorted(wanted)
+
+
 class SuccessHead(FrameNetwork):
     """Estimate, for single frames, the probability that the task is done; as a RewardModel, reward 1.0 once it is.
 
@@ -115,7 +148,10 @@ class SuccessHead(FrameNetwork):
         Raises:
             CheckpointError: The weights are damaged: the network computes numbers that are not finite.
         """
-        logits = self.read(frames, hash_words(instruction, self.config.words))
+        return self._probabilities(frames, hash_words(instruction, self.config.words))
+
+    def _probabilities(self, frames: UInt8[Tensor, "t h w 3"], words: Float[Tensor, "*t d"]) -> Float[Tensor, " t"]:
+        logits = self.read(frames, words)
         if not torch.isfinite(logits).all():
             # NaN is below every threshold: it would count as a failure, and a policy would learn from it.
             raise CheckpointError(
@@ -139,6 +175,25 @@ class SuccessHead(FrameNetwork):
         sure = torch.tensor(best, dtype=torch.float64)
         scored = torch.tensor([len(video) > 0 for video in videos], dtype=torch.bool)
         return RewardOutput((scored & (sure >= self.config.threshold)).float(), scored, probability=sure.float())
+
+    def score_on_demand(self, footage: Footage, instructions: Sequence[str]) -> RewardOutput:
+        """Score as `score` does, looking at about one frame in `min_consecutive`; the probability is left out."""
+        run, words = self.config.min_consecutive, [hash_words(text, self.config.words) for text in instructions]
+        counted: list[dict[int, bool]] = [{} for _ in words]
+        while True:
+            pairs = zip(footage.lengths, counted, footage.decoded, strict=True)
+            wanted = [next_frames(length, run, known, decoded) for length, known, decoded in pairs]
+            chosen = [video for video, numbers in enumerate(wanted) for _ in numbers]
+            if not chosen:
+                break
+            frames = torch.cat(list(footage.look(wanted)))
+            # compared in float64, as `score` does
+            sure = self._probabilities(frames, torch.stack([words[video] for video in chosen])).double()
+            numbers = [number for numbers in wanted for number in numbers]
+            for video, number, done in zip(chosen, numbers, (sure >= self.config.threshold).tolist(), strict=True):
+                counted[video][number] = done
+        done = [has_run(known, run) for known in counted]
+        return RewardOutput(torch.tensor(done).float(), torch.tensor([length > 0 for length in footage.lengths]))
 
     def with_threshold(self, threshold: float) -> "SuccessHead":
         """Return a head of the same weights with another threshold."""

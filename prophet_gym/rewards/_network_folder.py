@@ -31,12 +31,12 @@ class FrameNetwork(nn.Module):
     frames_at_once: ClassVar[int]
 
     @torch.no_grad()
-    def read(self, frames: UInt8[Tensor, "t h w 3"], words: Float[Tensor, " d"]) -> Float[Tensor, "t *_"]:
-        """Return the network's output for each frame in float32 on the CPU, given the encoded instruction."""
+    def read(self, frames: UInt8[Tensor, "t h w 3"], words: Float[Tensor, "*t d"]) -> Float[Tensor, "t *_"]:
+        """Return the network's output for each frame in float32 on the CPU, given the encoded instruction of each."""
         device = next(self.parameters()).device
-        parts = frames.split(self.frames_at_once)
-        outputs = [self(part.to(device), words.to(device).expand(len(part), -1)).float().cpu() for part in parts]
-        return torch.cat(outputs)
+        each = words.to(device).expand(len(frames), -1)
+        parts = zip(frames.split(self.frames_at_once), each.split(self.frames_at_once), strict=True)
+        return torch.cat([self(images.to(device), text).float().cpu() for images, text in parts])
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Write config and weights into a folder, whole or not at all."""

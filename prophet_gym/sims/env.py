@@ -176,7 +176,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         outcomes = {}
         results = self._stages.advance({row: actions[row] for row in live}, every_frame=self._every_frame)
         for row, result in results.items():
-            self._rows[row].extend(result.frames, None, collect=self.render_mode == "rgb_array_list")
+            self._rows[row].extend(result.frames, collect=self.render_mode == "rgb_array_list")
             self._grippers[row] = result.gripper
             said = {"executed": result.executed, "scored": True, "success": result.success, "live": True}
             info = self._rows[row].start_info() | said | ({"frames": result.frames} if self._every_frame else {})
