@@ -69,8 +69,8 @@ def make_env(
     if name not in gym.registry:
         raise unknown_option("environment", name, gym.registry)
     chosen: dict[str, Any] = {"tasks": list(tasks)} if tasks else {}
-    if name.startswith("LIBERO-"):
-        chosen["render"] = "chunk"
+    if name.startswith(("LIBERO-", "Prophet-")):
+        chosen["render"] = "chunk"  # nobody looks at the other frames
     if name.startswith("Prophet-"):
         chosen |= {"device": device} | ({"weights": world_model} if world_model else {})
     elif world_model:

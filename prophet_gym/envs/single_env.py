@@ -139,7 +139,7 @@ class ProphetEnv(SingleEnv):
     | key | value |
     |---|---|
     | `instruction`, `suite`, `task`, `start`, `split` | the episode's initial state, at every step |
-    | `frames` | uint8 `(k, h, w, 3)`: the image after each action of the chunk |
+    | `frames` | uint8 `(k, h, w, 3)`: the image after each action of the chunk, unless `render="chunk"` |
     | `executed` | how many actions were run |
     | `scored`, `success` | whether the step was scored; whether the task is found done |
     | `live` | False where the episode had ended before |
@@ -184,7 +184,7 @@ class ProphetEnv(SingleEnv):
                 puts there; a reward model with `when="end"` is then asked at the horizon that the id is registered
                 with, and the episode ends there: `gym.make(..., max_episode_steps=)` stays outside.
             arguments: Those of `ProphetVectorEnv`: `reward_model`, `render_mode`, `action_spec`, `proprioception`,
-                `max_uncertainty` and `fps`.
+                `max_uncertainty`, `fps` and `render`.
         """
         # Every worker process of an AsyncVectorEnv loads a world model of its own.
         if multiprocessing.current_process().name.startswith("Worker<AsyncVectorEnv>"):
