@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prophet_gym.prophet._history import history_levels, pooled_levels
+from prophet_gym.prophet._history import history_levels
 from prophet_gym.prophet._transformer import SIGMA_COND, ProphetTransformer3DModel
 
 _EPS = 1e-6
+_POOLS = (2, 4, 8)
 
 
 class VelocityNetwork(nn.Module):
@@ -94,10 +95,14 @@ class VelocityNetwork(nn.Module):
 
     def _memory(self, history: Float[Tensor, "b c s h w"]) -> Float[Tensor, "b m n 2 heads e"]:
         """Return keys (neither normed nor rotated) and values of the history's tokens for every block."""
-        tokens = [
-            F.linear(pooled, self.memory[level], self.memory_bias[level])
-            for level, pooled in pooled_levels(history, self.levels)
-        ]
+        tokens = []
+        for level, pool in enumerate(_POOLS):
+            chosen = [i for i, own in enumerate(self.levels) if own == level]
+            if chosen:
+                frames = history[:, :, chosen].transpose(1, 2)
+                pooled = F.avg_pool2d(frames.flatten(0, 1), pool)
+                pooled = pooled.unflatten(0, frames.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
+                tokens.append(F.linear(pooled, self.memory[level], self.memory_bias[level]))
         return torch.cat(tokens, dim=1).unflatten(-1, (len(self.blocks), 2, self.heads, -1))
 
 

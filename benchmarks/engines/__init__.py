@@ -1,0 +1,1 @@
+"""What runs the transformer of the small Prophet fastest on this machine."""
