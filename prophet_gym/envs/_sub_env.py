@@ -132,6 +132,10 @@ class Row:
         latest = [self.frames - 1] if (self.frames - 1) % stride else []
         return [*self.window, *latest][-most:] if most else []
 
+    def due(self, *, chooses: bool) -> list[int]:
+        """Return the frames to decode after a chunk: the latest, and all of a reward model that does not choose."""
+        return [*([] if chooses else self.video), self.frames - 1]
+
     def take(self, numbers: Sequence[int]) -> Clip:
         """Return frames that are kept, or the latest."""
         return stack([self.image if number == self.frames - 1 else self.kept[number] for number in numbers])

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from prophet_gym._batches import concat_batches, scatter_batch, select_batch
 from prophet_gym._checks import require_count, require_different, unknown_option
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
+from prophet_gym.envs._on_demand import as_choosing, as_decoder, footage, look
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
 from prophet_gym.envs._require import (
@@ -31,9 +32,7 @@ from prophet_gym.errors import InvalidRewardError, InvalidStartError
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import (
     DecodesOnDemand,
-    Footage,
     RewardModel,
-    ScoresOnDemand,
     State,
     TracksGripper,
     WorldModel,
@@ -299,7 +298,10 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             else:
                 self._rows[row].extend(frames[place], collect=self.render_mode == "rgb_array_list")
         if frames is None:
-            self._look_ahead(live)
+            chooses = as_choosing(self.reward_model, self._on_demand) is not None
+            self._look({row: self._rows[row].due(chooses=chooses) for row in live})
+            for row in live:
+                self._rows[row].image = self._rows[row].kept[self._rows[row].frames - 1]
         rewards = self._score(live)
         uncertainties = [None] * len(live) if dreamt.uncertainty is None else dreamt.uncertainty.tolist()
         outcomes = {}
@@ -341,51 +343,27 @@ class ProphetVectorEnv(EpisodeVectorEnv):
     @property
     def _on_demand(self) -> DecodesOnDemand | None:
         """The world model where its frames are decoded only when they are looked at."""
-        model = self.world_model
-        able = isinstance(model, DecodesOnDemand) and model.decodable >= model.chunk
-        return model if able and not self._every_frame else None  # pyright: ignore[reportReturnType]
-
-    def _looks(self) -> ScoresOnDemand | None:
-        """Return the reward model where it says itself which frames it looks at, and all of them can be decoded."""
-        model, decoder = self.reward_model, self._on_demand
-        if decoder is None or not isinstance(model, ScoresOnDemand) or model.when != "chunk":
-            return None
-        return model if model.stride * model.max_frames <= decoder.decodable else None
-
-    def _look_ahead(self, rows: Sequence[int]) -> None:
-        """Decode the latest frame of each, and what a reward model will be shown that does not choose."""
-        chooses = self._looks() is not None
-        latest = {row: [self._rows[row].frames - 1] for row in rows}
-        self._look({row: own if chooses else [*self._rows[row].video, *own] for row, own in latest.items()})
-        for row in rows:
-            self._rows[row].image = self._rows[row].kept[self._rows[row].frames - 1]
+        return None if self._every_frame else as_decoder(self.world_model)
 
     def _look(self, wanted: Mapping[int, Sequence[int]]) -> None:
-        """Decode these frames of sub-environments, given by their number in the episode, unless they are kept."""
-        kept = {row: self._rows[row].kept for row in wanted}
-        missing = [(row, n) for row, numbers in wanted.items() for n in dict.fromkeys(numbers) if n not in kept[row]]
-        if missing:
-            decoder = self._on_demand
-            assert decoder is not None
-            assert self._state is not None
-            ages = torch.tensor([self._rows[row].frames - 1 - number for row, number in missing])
-            frames = self._keep(decoder.decode(select_batch(self._state, [row for row, _ in missing]), ages))
-            for (row, number), frame in zip(missing, frames, strict=True):
-                kept[row][number] = frame
+        decoder = self._on_demand
+        assert decoder is not None
+        assert self._state is not None
+        look(decoder, self._state, self._rows, wanted, self._keep)
 
     def _keep(self, frames: UInt8[torch.Tensor, "*_ h w 3"]) -> Any:
         """Return frames in the form in which the env keeps and shows them."""
         return frames.cpu().numpy()
 
     def _score(self, rows: Sequence[int]) -> Mapping[int, tuple[float, bool, bool]]:
-        model, looks = self.reward_model, self._looks()
+        model, chooses = self.reward_model, as_choosing(self.reward_model, self._on_demand)
         asked = [] if model is None else [row for row in rows if model.when == "chunk" or self._at_horizon(row)]
         if model is None or not asked:
             return {}
         instructions = [self._rows[row].start_info()["instruction"] for row in asked]
         try:
-            if looks is not None:
-                output = looks.score_on_demand(self._footage(asked), instructions)
+            if chooses is not None:
+                output = chooses.score_on_demand(footage(self._rows, asked, self._look), instructions)
             else:
                 videos = [self._rows[row].take(self._rows[row].video) for row in asked]
                 output = model.score([torch.as_tensor(video) for video in videos], instructions)
@@ -393,26 +371,6 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             who = f"this {type(model).__name__} scored the sub-environments {asked}"
             raise InvalidRewardError(f"{who}: {error}; the step was not taken") from error
         return read_rewards(model, output, asked)
-
-    def _footage(self, rows: Sequence[int]) -> Footage:
-        """Return the videos of sub-environments for a reward model that chooses what it looks at."""
-        videos = [self._rows[row].video for row in rows]
-        kept = [self._rows[row].kept for row in rows]
-
-        def look(wanted: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-            numbers = [[video[place] for place in places] for video, places in zip(videos, wanted, strict=True)]
-            self._look(dict(zip(rows, numbers, strict=True)))
-            none = torch.zeros((0, *self._frame_size, 3), dtype=torch.uint8)
-            return [
-                torch.as_tensor(self._rows[row].take(chosen)) if chosen else none
-                for row, chosen in zip(rows, numbers, strict=True)
-            ]
-
-        decoded = [
-            {place for place, number in enumerate(video) if number in frames}
-            for video, frames in zip(videos, kept, strict=True)
-        ]
-        return Footage([len(video) for video in videos], decoded, look)
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:
