@@ -148,7 +148,7 @@ def episodes_of(
     if not cells:
         return []
     size, simulated = place.size, world.startswith("LIBERO-")
-    options = {"workers": place.workers, "render": "step" if scored else "chunk"} if simulated else {}
+    options = {"render": "step" if scored else "chunk"} | ({"workers": place.workers} if simulated else {})
     num_envs, dream = min(size.num_envs, len(cells)), "" if simulated else place.dream
     tasks = sorted({cell["task"] for cell in cells})
     env = make_env(world, num_envs, starts=starts, tasks=tasks, device=place.device, world_model=dream, options=options)

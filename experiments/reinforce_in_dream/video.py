@@ -75,7 +75,7 @@ def record(
     policy: FlowPolicy, world: str, cell: dict[str, int], seeds: tuple[int, int] = (0, 0), dream: str = ""
 ) -> Video:
     """Film an episode from an official state; the seeds are of the env and of the policy's noise."""
-    options = {"render": "step"} if world.startswith("LIBERO-") else {}
+    options = {"render": "step"} if world.startswith(("LIBERO-", "Prophet-")) else {}
     env = make_env(world, 1, starts="official", tasks=[cell["task"]], world_model=dream, options=options)
     observation, info = env.reset(seed=seeds[0], options={name: [value] for name, value in cell.items()})
     text, frames, over, success = str(info["instruction"][0]), [np.asarray(observation["image"])], False, False
