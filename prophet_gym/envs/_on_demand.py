@@ -6,10 +6,21 @@ from typing import Any
 import torch
 
 from prophet_gym._batches import select_batch
+from prophet_gym._checks import unknown_option
 from prophet_gym.envs._sub_env import Row
 from prophet_gym.world_model import DecodesOnDemand, Footage, RewardModel, ScoresOnDemand, State, WorldModel
 
+RENDERS = ("step", "chunk")
 Look = Callable[[Mapping[int, Sequence[int]]], None]
+
+
+def require_render(render: str, render_mode: str | None) -> str:
+    """Return which frames are decoded; ValueError where others are shown."""
+    if render not in RENDERS:
+        raise unknown_option("render", render, RENDERS)
+    if render == "chunk" and render_mode == "rgb_array_list":
+        raise ValueError("render_mode='rgb_array_list' shows every frame: it needs render='step'")
+    return render
 
 
 def as_decoder(model: WorldModel) -> DecodesOnDemand | None:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Float, UInt8
 
 from prophet_gym._batches import concat_batches, scatter_batch, select_batch
-from prophet_gym._checks import require_count, require_different, unknown_option
+from prophet_gym._checks import require_count, require_different
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
-from prophet_gym.envs._on_demand import as_choosing, as_decoder, footage, look
+from prophet_gym.envs._on_demand import as_choosing, as_decoder, footage, look, require_render
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
 from prophet_gym.envs._require import (
@@ -101,7 +101,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         proprioception: bool = False,
         max_uncertainty: float | None = None,
         fps: float = FPS,
-        render: Literal["step", "chunk"] = "step",
+        render: str = "step",
     ) -> None:
         """Build the env; nothing is generated yet.
 
@@ -114,18 +114,15 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             autoreset_mode: Any of Gymnasium's three.
             render_mode: `rgb_array` (the last frame) or `rgb_array_list` (all frames since the last render).
             action_spec: Bounds of one action; [-1, 1] in every dimension if not given.
-            proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: where the world
-                model tracks the gripper. It is an estimate.
+            proprioception: Adds `gripper_position`, float32 (b, 3) in metres, where the world model tracks it: an estimate.
             max_uncertainty: An episode is truncated when `info["uncertainty"]` exceeds this; a reward model with
                 `when="end"` is not asked about it then, so it stays unscored.
             fps: Actions, and so frames, per second of the scene: the pace of videos.
-            render: `step` decodes every frame. `chunk` decodes the last one of a step and those that the reward model
-                looks at, which takes half the time where the world model can (`DecodesOnDemand`); there is no
-                `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
+            render: `step` decodes every frame, `chunk` the last one of a step and those that the reward model looks at:
+                there is no `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
 
         Raises:
-            ValueError: `world_model` is no WorldModel, `reward_model` no RewardModel, or the world model does not
-                track the gripper that `proprioception` asks for.
+            ValueError: `world_model` is no WorldModel, `reward_model` no RewardModel, or no gripper is tracked.
             InvalidStartError: An initial state does not fit the world model's frames.
         """
         world_model = require_world_model(world_model)
@@ -151,11 +148,7 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             require_frames(start.frames, self._frame_size)
         self.max_uncertainty = require_threshold("max_uncertainty", max_uncertainty)
         self._state: State | None = None
-        if render not in ("step", "chunk"):
-            raise unknown_option("render", render, ("step", "chunk"))
-        if render == "chunk" and render_mode == "rgb_array_list":
-            raise ValueError("render_mode='rgb_array_list' shows every frame: it needs render='step'")
-        self._every_frame = render == "step"
+        self._every_frame = require_render(render, render_mode) == "step"
 
     def get_state(self, index: int = 0) -> bytes:
         """Return one sub-environment as safetensors bytes: its episode, its randomness, its place in the episode.

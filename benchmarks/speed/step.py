@@ -1,6 +1,6 @@
 """Measure a step of the env as RL takes it, beside the same step of an earlier commit, and whether both dream the same.
 
-    python -m benchmarks.step_speed --json benchmarks/results/step_speed.json
+    python -m benchmarks.speed.step --json benchmarks/results/speed/step.json
 
 Each measurement is a process of its own, started in a checkout of its commit; commits take turns, and what is compared
 is their ratio in this run. Steps are those of the bundled model with its success head, without a horizon, under random
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import ROOT, recorded
+from benchmarks.speed.harness import ROOT, recorded
 
 STEPS = """
 import json, sys, time

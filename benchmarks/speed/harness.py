@@ -11,7 +11,7 @@ from typing import Any
 
 from prophet_gym.evaluation._report import machine, write_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPES = {"of_the_network": (3072, 192, 768), "squares": (1536, 1536, 1536)}
 """Matrix products (m, k) x (k, n): the largest of the bundled transformer at 16 sub-environments, and one that suits
 processors better."""

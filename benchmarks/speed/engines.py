@@ -1,6 +1,6 @@
 """Measure one forward of the bundled transformer by each engine, beside the matrix multiplication of this processor.
 
-    python -m benchmarks.engines --json benchmarks/results/engines.json
+    python -m benchmarks.speed.engines --json benchmarks/results/speed/engines.json
 
 `eager` is the network as it is trained, `fused` the same function of the same weights with joined projections
 (`velocity.py`), `compiled` that by `torch.compile`, and `openvino` that exported to OpenVINO, where it is installed.
@@ -20,8 +20,8 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.engines.velocity import VelocityNetwork
-from benchmarks.harness import matmul_peak, recorded
+from benchmarks.speed.harness import matmul_peak, recorded
+from benchmarks.speed.velocity import VelocityNetwork
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.prophet._transformer import Conditions, predict_velocity
 

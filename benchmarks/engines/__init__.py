@@ -1,1 +1,0 @@
-"""What runs the transformer of the small Prophet fastest on this machine."""
