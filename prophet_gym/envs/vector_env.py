@@ -114,9 +114,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             autoreset_mode: Any of Gymnasium's three.
             render_mode: `rgb_array` (the last frame) or `rgb_array_list` (all frames since the last render).
             action_spec: Bounds of one action; [-1, 1] in every dimension if not given.
-            proprioception: Adds `gripper_position`, float32 (b, 3) in metres, where the world model tracks it: an estimate.
-            max_uncertainty: An episode is truncated when `info["uncertainty"]` exceeds this; a reward model with
-                `when="end"` is not asked about it then, so it stays unscored.
+            proprioception: Adds `gripper_position`, float32 (b, 3) in metres, as the world model estimates it.
+            max_uncertainty: Truncates an episode, unscored by a reward model with `when="end"`, above this uncertainty.
             fps: Actions, and so frames, per second of the scene: the pace of videos.
             render: `step` decodes every frame, `chunk` the last one of a step and those that the reward model looks at:
                 there is no `info["frames"]` then, and `info["uncertainty"]` only with `max_uncertainty`.
@@ -128,9 +127,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
         world_model = require_world_model(world_model)
         self._frame_size = (int(world_model.frame_size[0]), int(world_model.frame_size[1]))
         self._reads_gripper = require_flag("proprioception", proprioception)
-        if self._reads_gripper and not isinstance(world_model, TracksGripper):
-            wanted = "proprioception needs a world model that tracks the gripper (read_gripper)"
-            raise ValueError(f"{wanted}, and this {type(world_model).__name__} does not; leave it out")
+        if self._reads_gripper:
+            _require_gripper(world_model)
         super().__init__(
             num_envs,
             _action_space(world_model, action_spec),
@@ -364,6 +362,12 @@ class ProphetVectorEnv(EpisodeVectorEnv):
             who = f"this {type(model).__name__} scored the sub-environments {asked}"
             raise InvalidRewardError(f"{who}: {error}; the step was not taken") from error
         return read_rewards(model, output, asked)
+
+
+def _require_gripper(world_model: WorldModel) -> None:
+    if not isinstance(world_model, TracksGripper):
+        wanted = "proprioception needs a world model that tracks the gripper (read_gripper)"
+        raise ValueError(f"{wanted}, and this {type(world_model).__name__} does not; leave it out")
 
 
 def _action_space(world_model: WorldModel, action_spec: ActionSpec | None) -> gym.spaces.Box:
