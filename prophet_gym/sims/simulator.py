@@ -54,30 +54,37 @@ class Simulator(Protocol):
     @classmethod
     def require(cls, look: str) -> None:
         """Prepare to run in this process; raise MissingAssetsError, which says what to install, where it cannot."""
+        ...
 
     @classmethod
     def provenance(cls, look: str) -> dict[str, Any]:
         """Return what a recording's meta.json says of its making: versions of packages, scripts and looks."""
+        ...
 
     @classmethod
     def mixture(cls, suite: str) -> Mapping[str, float]:
         """Return which of its scripts act in a recording of the suite, and how often."""
+        ...
 
     def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
         """Return a script's actions, and those after its end.
 
         The simulator has been reset and is stepped with each action before the next is asked for.
         """
+        ...
 
     @property
     def target_name(self) -> str:
         """Return the object or fixture that the task is about."""
+        ...
 
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
         """Start an episode: a random placement drawn from `seed`, or the official initial state of that index."""
+        ...
 
     def starts_officially(self) -> bool:
         """Tell whether the present state is one of the official ones, which nothing may be trained from."""
+        ...
 
     def step(self, action: np.ndarray) -> None:
         """Run one action, clipped to the robot's bounds.
@@ -85,30 +92,39 @@ class Simulator(Protocol):
         Raises:
             InvalidActionError: It is not as many finite numbers as an action has; nothing has moved.
         """
+        ...
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
         """Draw this moment, upright, RGB; a fresh array."""
+        ...
 
     def success(self) -> bool:
         """Tell whether the task's goal holds now."""
+        ...
 
     def gripper_position(self) -> Float[np.ndarray, " 3"]:
         """Return where the grip is, world metres."""
+        ...
 
     def gripper_quaternion(self) -> Float[np.ndarray, " 4"]:
         """Return the world orientation of the hand, xyzw."""
+        ...
 
     def gripper_opening(self) -> float:
         """Return the distance between the fingers, metres."""
+        ...
 
     def object_positions(self) -> dict[str, Float[np.ndarray, " 3"]]:
         """Return the world positions of the movable objects, metres, by name."""
+        ...
 
     def camera_matrix(self) -> Float[np.ndarray, "3 4"]:
         """Return the matrix of the camera, see `CameraSpec`."""
+        ...
 
     def get_state(self) -> Float[np.ndarray, " s"]:
         """Return everything that the next step depends on, as one float64 vector."""
+        ...
 
     def set_state(self, state: Float[np.ndarray, " s"]) -> None:
         """Continue from a state of `get_state` of the same task, exactly.
@@ -116,9 +132,11 @@ class Simulator(Protocol):
         Raises:
             ValueError: The vector belongs to another task.
         """
+        ...
 
     def close(self) -> None:
         """Free everything; calling it twice is fine."""
+        ...
 
 
 SimulatorClass = type[Any]

@@ -25,15 +25,19 @@ class Arm(Protocol):
     @property
     def target_name(self) -> str:
         """Return the object that the task is about."""
+        ...
 
     def gripper_position(self) -> Float[np.ndarray, "3"]:
         """Return where the grip is, world metres."""
+        ...
 
     def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
         """Return the world orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
+        ...
 
     def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
         """Return the world positions of the movable objects, metres."""
+        ...
 
 
 class Levelled:
