@@ -1,7 +1,7 @@
 """Check plain arguments, and name what was given in messages."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from itertools import islice
 from numbers import Integral, Real
@@ -96,3 +96,10 @@ def require_image_type(name: str, dtype: np.dtype, shape: tuple[int, ...], error
         advice.append("scale them to 0..255 and round them to uint8")
     remedy = f"; {' and '.join(advice)}" if advice else ""
     raise error(f"{name} must be uint8 (..., height, width, 3), RGB, got {dtype} {shape}{remedy}")
+
+
+def require_none(problems: Mapping[str, bool], error: type[Exception] = ValueError, about: str = "") -> None:
+    """Raise an error that names all problems that there are, if any."""
+    found = "; ".join(problem for problem, is_there in problems.items() if is_there)
+    if found:
+        raise error(f"{about}{found}")

@@ -22,9 +22,9 @@ from prophet_gym._io.files import read_json
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
 from prophet_gym._registration import SUITE_IDS
+from prophet_gym.envs._initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_tasks
 from prophet_gym.envs._require import require_world_model
-from prophet_gym.envs.initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import ObjectReader
 from prophet_gym.world_model import RewardModel, WorldModel

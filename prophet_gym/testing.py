@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prophet_gym._batches import batch_size, concat_batches, scatter_batch, select_batch
 from prophet_gym.envs._env_checks import assert_same, check_prophet_env
-from prophet_gym.envs.initial_states import InitialStates
+from prophet_gym.envs._initial_states import InitialStates
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, State, WorldModel

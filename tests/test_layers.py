@@ -54,7 +54,7 @@ def imports(source: str) -> set[str]:
 
 
 def part(module: str) -> str | None:
-    """`prophet_gym.envs.initial_states` -> `envs`."""
+    """`prophet_gym.envs._initial_states` -> `envs`."""
     names = module.split(".")
     return names[1] if names[0] == "prophet_gym" and len(names) > 1 else None
 
@@ -68,7 +68,7 @@ def forbidden(importer: str, source: str) -> list[str]:
 def test_the_rule_itself_finds_what_is_forbidden():
     assert forbidden("envs", "from prophet_gym.prophet import SmallProphet") == ["prophet"]
     assert forbidden("envs", "def f():\n    from prophet_gym import rewards") == ["rewards"]
-    assert forbidden("envs", "import prophet_gym.envs.initial_states, prophet_gym.specs") == []
+    assert forbidden("envs", "import prophet_gym.envs._initial_states, prophet_gym.specs") == []
 
 
 @pytest.mark.parametrize("path", files("prophet_gym"), ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,1 +1,1 @@
-"""How fast a step of the small Prophet is, and what it is made of."""
+"""Measure how fast a step of the small Prophet is, and what it is made of."""

@@ -43,7 +43,7 @@ class Args:
 
 
 class Eager(nn.Module):
-    """The network as it is trained, with the inputs of `VelocityNetwork`."""
+    """Run the network as it is trained, with the inputs of `VelocityNetwork`."""
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every measurement of speed says beside its numbers: machine, load, commit, command, and the peak of its run."""
+"""Write beside measured speeds what they were measured under: machine, load, commit, command, peak of the run."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def recorded(path: Path | None) -> Iterator[dict[str, Any]]:
         "threads": torch.get_num_threads(),
         "load": {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)},
         "minutes": round((time.perf_counter() - began) / 60, 1),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),
         "commit": commit.strip(),
         "machine": machine(),
     }

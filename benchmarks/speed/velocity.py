@@ -1,4 +1,4 @@
-"""The transformer for inference: the same function of the same weights, with what never changes computed once.
+"""Build the transformer for inference: the same function of the same weights, what never changes computed once.
 
 `ProphetTransformer3DModel` is written to be trained and read; this is written to be run, by PyTorch or exported.
 """
@@ -107,7 +107,7 @@ class VelocityNetwork(nn.Module):
 
 
 class _Block(nn.Module):
-    """One Cosmos block with joined projections and the norms' weights in its rotary tables."""
+    """Compute a Cosmos block with joined projections and the norms' weights in its rotary tables."""
 
     def __init__(self, block: nn.Module, cos: Tensor, sin: Tensor, heads: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Configs that somebody else may have written: a dataclass from JSON, every value of the kind that its field says."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from inspect import formatannotation
 from types import UnionType
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prophet_gym._checks import shown
 
-# No integer of a network's config is larger, unless a side of its tensors is.
+# No integer of a network's config is larger, unless a side of its tensors is; nor the frames, or pixels of a side, that
+# a config asks for: beyond, memory ends before a dream begins.
 LARGEST = 4096
 
 Config = TypeVar("Config")
@@ -105,3 +106,13 @@ def _is_of(value: Any, hint: Any) -> bool:
 def _frozen(value: Any) -> Any:
     """Turn lists into tuples, as a frozen config holds them."""
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def beyond_bounds(frame_size: tuple[int, int], counts: Sequence[int]) -> dict[str, bool]:
+    """Return the problems of a config whose frame size, or counts of frames and steps, cannot be computed at all."""
+    return {
+        f"frame_size={frame_size} must be multiples of 8, at most {LARGEST}": (
+            any(side < 8 or side > LARGEST or side % 8 for side in frame_size)
+        ),
+        f"counts of frames and steps must be at most {LARGEST}, got {max(counts)}": max(counts) > LARGEST,
+    }

@@ -37,7 +37,7 @@ class Args(Arguments):
 def main(args: Args) -> None:
     from tqdm import tqdm
 
-    from prophet_gym.envs.initial_states import write_initial_states
+    from prophet_gym.envs._initial_states import write_initial_states
     from prophet_gym.sims._initial_states import render_initial_states
     from prophet_gym.sims.simulator import simulator_of
     from prophet_gym.specs import InitialState

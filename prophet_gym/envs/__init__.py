@@ -1,8 +1,8 @@
 """Prophet behind the standard Gymnasium interface: environments, initial states, wrappers."""
 
 from prophet_gym.envs._episodes import sub_env_info
+from prophet_gym.envs._initial_states import InitialStates, read_initial_states, read_jsonl_states, write_initial_states
 from prophet_gym.envs._sub_env import Usage
-from prophet_gym.envs.initial_states import InitialStates, read_initial_states, read_jsonl_states, write_initial_states
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from prophet_gym._checks import unknown_option
-from prophet_gym.envs.initial_states import InitialStates, require_start
+from prophet_gym.envs._initial_states import InitialStates, require_start
 from prophet_gym.errors import InvalidStartError, UnknownOptionError
 from prophet_gym.specs import InitialState
 

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from prophet_gym.envs._initial_states import require_start
 from prophet_gym.envs._sub_env import Row, as_array
-from prophet_gym.envs.initial_states import require_start
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel, State

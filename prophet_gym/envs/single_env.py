@@ -9,9 +9,9 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 
 from prophet_gym.envs._episodes import FPS, RENDER_MODES, EpisodeVectorEnv, Info, Observation, sub_env_info
+from prophet_gym.envs._initial_states import InitialStates
 from prophet_gym.envs._plain import PlainSpec
 from prophet_gym.envs._require import require_actions
-from prophet_gym.envs.initial_states import InitialStates
 from prophet_gym.envs.vector_env import ProphetVectorEnv
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import RewardModel, WorldModel

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from prophet_gym._batches import concat_batches, scatter_batch, select_batch
 from prophet_gym._checks import require_count, require_different
 from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Info, Observation, Outcome, chunk_box
+from prophet_gym.envs._initial_states import InitialStates, require_frames
 from prophet_gym.envs._on_demand import as_choosing, as_decoder, footage, look, require_render
 from prophet_gym.envs._options import plan_queue, plan_reset, row_seeds
 from prophet_gym.envs._plain import require_flag
@@ -27,7 +28,6 @@ from prophet_gym.envs._require import (
 )
 from prophet_gym.envs._snapshots import pack_row, unpack_row
 from prophet_gym.envs._sub_env import Row
-from prophet_gym.envs.initial_states import InitialStates, require_frames
 from prophet_gym.errors import InvalidRewardError, InvalidStartError
 from prophet_gym.specs import ActionSpec, InitialState
 from prophet_gym.world_model import (
@@ -318,17 +318,17 @@ class ProphetVectorEnv(EpisodeVectorEnv):
 
     def _dream(self, state: State, actions: torch.Tensor, generators: Sequence[torch.Generator]) -> "_Dreamt":
         """Run a chunk; without frames where they can be decoded later."""
-        model, on_demand = self.world_model, self._on_demand
+        model, on_demand, wanted = self.world_model, self._on_demand, self.max_uncertainty is not None
         if on_demand is not None:
             following = on_demand.advance(state, actions, generators=generators)
-            wanted = self.max_uncertainty is not None
             dreamt = _Dreamt(following, None, on_demand.uncertainty(following) if wanted else None, approximate=False)
         else:
             chunk = require_chunk(model.rollout(state, actions, generators=generators), model, len(generators))
-            dreamt = _Dreamt(chunk.state, chunk.frames, chunk.uncertainty, approximate=chunk.approximate)
-        if dreamt.uncertainty is None and self.max_uncertainty is not None:
-            wanted = "max_uncertainty needs a world model that estimates its uncertainty"
-            raise ValueError(f"{wanted}, and this one gave None; leave it out")
+            told = chunk.uncertainty if wanted or self._every_frame else None
+            dreamt = _Dreamt(chunk.state, chunk.frames, told, approximate=chunk.approximate)
+        if dreamt.uncertainty is None and wanted:
+            needed = "max_uncertainty needs a world model that estimates its uncertainty"
+            raise ValueError(f"{needed}, and this one gave None; leave it out")
         return dreamt
 
     @property

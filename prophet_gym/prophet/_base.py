@@ -27,8 +27,6 @@ from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.world_model import Chunk, State
 
 _Model = TypeVar("_Model", bound="Prophet")
-# Of the frames, and the pixels of a side, that a config may ask for: beyond, memory ends before a dream begins.
-_MOST = 4096
 
 
 class Prophet(nn.Module):
@@ -232,29 +230,6 @@ def save_parts(
         part.save_config(folder / name)
         write_tensors(state, folder / name / WEIGHTS_NAME, marks[name])
     write_header(folder, class_name, asdict(config), marks)
-
-
-def refuse(problems: Mapping[str, bool], error: type[Exception] = ValueError, about: str = "") -> None:
-    """Raise an error that names all problems that there are, if any."""
-    found = "; ".join(problem for problem, is_there in problems.items() if is_there)
-    if found:
-        raise error(f"{about}{found}")
-
-
-def beyond_bounds(frame_size: tuple[int, int], counts: Sequence[int]) -> dict[str, bool]:
-    """Return the problems of a config whose frame size, or counts of frames and steps, cannot be computed at all."""
-    return {
-        f"frame_size={frame_size} must be multiples of 8, at most {_MOST}": (
-            any(side < 8 or side > _MOST or side % 8 for side in frame_size)
-        ),
-        f"counts of frames and steps must be at most {_MOST}, got {max(counts)}": max(counts) > _MOST,
-    }
-
-
-def beyond_table(latents: Sequence[int], max_size: Sequence[int]) -> dict[str, bool]:
-    """Return the problem of latents (t, h, w) that the transformer's rotary table does not cover."""
-    too_large = any(side > most for side, most in zip(latents, max_size, strict=True))
-    return {f"a chunk has latents of {latents}, but the transformer's table ends at {max_size}": too_large}
 
 
 def _local_folder(source: str | os.PathLike, revision: str | None, needs: str | None = None) -> Path:

@@ -10,16 +10,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from prophet_gym._checks import require_none
+from prophet_gym._io.configs import beyond_bounds
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet._action_frames import action_video, plan, start_cameras, start_tools
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, SPATIAL_COMPRESSION, WanAutoencoder
-from prophet_gym.prophet._base import Prophet, beyond_bounds, beyond_table, refuse
+from prophet_gym.prophet._base import Prophet
 from prophet_gym.prophet._history import HistoryOrder
 from prophet_gym.prophet._sampling import karras_sigmas, sample_ab2
-from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, predict_clean
+from prophet_gym.prophet._transformer import Conditions, ProphetTransformer3DModel, beyond_table, predict_clean
 from prophet_gym.specs import InitialState
 from prophet_gym.world_model import Chunk, State
 
@@ -43,7 +45,7 @@ class FullConfig:
 
     def __post_init__(self) -> None:
         chunk, steps, past, dim = self.chunk, self.steps, self.history_frames, self.robot.action_spec.dim
-        refuse(
+        require_none(
             {
                 f"chunk={chunk} must be a multiple of {FRAMES_PER_LATENT}": chunk < 1 or chunk % FRAMES_PER_LATENT > 0,
                 f"steps={steps} must be at least 1 and history_frames={past} at least 0": steps < 1 or past < 0,
@@ -197,7 +199,7 @@ def require_fit(config: FullConfig, transformer: Mapping[str, Any], *, normalise
             config.draw_tools and transformer["action_frames"] != "pooled"
         ),
     }
-    refuse(problems, CheckpointError, "prophet.json and the weights do not fit: ")
+    require_none(problems, CheckpointError, "prophet.json and the weights do not fit: ")
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from prophet_gym._checks import require_none
+from prophet_gym._io.configs import beyond_bounds
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet._autoencoder import (
     FRAMES_PER_LATENT,
@@ -19,10 +21,10 @@ from prophet_gym.prophet._autoencoder import (
     statistics_fit,
     unstack_frames,
 )
-from prophet_gym.prophet._base import Prophet, beyond_bounds, beyond_table, refuse
+from prophet_gym.prophet._base import Prophet
 from prophet_gym.prophet._gripper import GRIPPER_DIM, ChunkInputs, GripperTracker, chunk_inputs, flow_source
 from prophet_gym.prophet._sampling import sample_euler
-from prophet_gym.prophet._transformer import ProphetTransformer3DModel, predict_clean
+from prophet_gym.prophet._transformer import ProphetTransformer3DModel, beyond_table, predict_clean
 from prophet_gym.world_model import Chunk, State
 
 # The largest number that a config may hold: a dream of larger ones soon overflows.
@@ -56,7 +58,7 @@ class SmallConfig:
     def __post_init__(self) -> None:
         gates = [self.background[:2], *([] if self.stillness is None else [self.stillness])]
         numbers = [*self.no_op, *sum(self.camera, ()), *self.background, *(self.stillness or ()), self.noise_scale]
-        refuse(
+        require_none(
             {
                 f"chunk={self.chunk} must be a multiple of {FRAMES_PER_LATENT} and steps={self.steps} at least 1": (
                     self.chunk < 1 or self.chunk % FRAMES_PER_LATENT > 0 or self.steps < 1
@@ -281,7 +283,7 @@ class SmallProphet(Prophet):
             ),
             **{f"the tracker's {name} is {tracker[name]}, not {due[name]}": tracker[name] != due[name] for name in due},
         }
-        refuse(problems, CheckpointError, "prophet.json and the networks do not fit: ")
+        require_none(problems, CheckpointError, "prophet.json and the networks do not fit: ")
 
 
 def inconsistency(latents: Float[Tensor, "b c h w"], encoded_again: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -258,3 +258,9 @@ def predict_clean(
     noisy = (1 - tau) * x
     time = torch.full((x.shape[0],), tau, device=x.device)
     return noisy - tau * predict_velocity(transformer, inputs, noisy.to(inputs.given.dtype), time).to(x)
+
+
+def beyond_table(latents: Sequence[int], max_size: Sequence[int]) -> dict[str, bool]:
+    """Return the problem of latents (t, h, w) that the transformer's rotary table does not cover."""
+    too_large = any(side > most for side, most in zip(latents, max_size, strict=True))
+    return {f"a chunk has latents of {latents}, but the transformer's table ends at {max_size}": too_large}

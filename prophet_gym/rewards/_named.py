@@ -151,7 +151,8 @@ def _vlm(rest: str, device: str) -> RewardModel:
     else:
         base, options = split(rest)
         given = _read_votes(options, _LOCAL)
-        backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **{"device": device} | _take(given, _LOCAL))
+        weights: dict[str, Any] = {"device": device} | _take(given, _LOCAL)
+        backend = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **weights)
     return VlmReward(backend, **given)
 
 
@@ -169,7 +170,7 @@ def _read_votes(options: Mapping[str, str], backend: _Readers) -> dict[str, Any]
 def _likelihood(rest: str, device: str) -> RewardModel:
     base, options = split(rest)
     given = read(options, _LIKELIHOOD | _LOCAL)
-    weights = {"device": device} | _take(given, _LOCAL)
+    weights: dict[str, Any] = {"device": device} | _take(given, _LOCAL)
     config = LikelihoodConfig(base=base or DEFAULT_MODEL, **given)
     return LikelihoodReward(LocalVlm.from_pretrained(config.base, **weights), config)
 

@@ -38,7 +38,7 @@ from prophet_gym.data._episode import held_out
 from prophet_gym.data._latents import LatentEpisodes
 from prophet_gym.data._recording import list_recordings, name_of, read_episode
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.envs.initial_states import INDEX_NAME, write_initial_states
+from prophet_gym.envs._initial_states import INDEX_NAME, write_initial_states
 from prophet_gym.prophet import Prophet, SmallConfig, SmallProphet
 from prophet_gym.prophet._autoencoder import FrameAutoencoder
 from prophet_gym.prophet._gripper import GripperTracker

@@ -14,7 +14,7 @@ import torch
 
 from prophet_gym._io import atomic
 from prophet_gym._io.atomic import atomic_directory, atomic_file, atomic_write, is_temporary
-from prophet_gym.envs.initial_states import InitialStates, read_initial_states, write_initial_states
+from prophet_gym.envs._initial_states import InitialStates, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import Prophet, tiny_prophet
 from prophet_gym.rewards import ObjectReader, ObjectReaderConfig, SuccessHead, SuccessHeadConfig
@@ -33,7 +33,7 @@ SAVES = {
     "object reader": "from prophet_gym.rewards import ObjectReader; ObjectReader().save_pretrained(out)",
     "policy": "from prophrl_algos.vla import SmallVLA; SmallVLA(width=64, seed=1).save_pretrained(out)",
     "starts": "from tests._io.test_atomic import noise; "
-    "from prophet_gym.envs.initial_states import write_initial_states; "
+    "from prophet_gym.envs._initial_states import write_initial_states; "
     "write_initial_states(out, noise(1), quality=101)",
     "training state": "import sys; sys.modules['torch.utils.tensorboard'] = None; model = torch.nn.Linear(300, 300); "
     "from prophet_gym.train._fit import FitConfig, fit; "

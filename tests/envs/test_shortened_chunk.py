@@ -6,7 +6,7 @@ import torch
 
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs import ProphetEnv, ProphetVectorEnv, ShortenedChunk
-from prophet_gym.envs.initial_states import InitialStates
+from prophet_gym.envs._initial_states import InitialStates
 from prophet_gym.prophet import tiny_full_prophet, tiny_prophet
 from prophet_gym.testing import CountingWorldModel, check_world_model, counting_starts
 from prophet_gym.world_model import Chunk, State

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from prophet_gym._io import atomic
 from prophet_gym._io.hub import verified, write_manifest
-from prophet_gym.envs.initial_states import INDEX_NAME, read_initial_states, write_initial_states
+from prophet_gym.envs._initial_states import INDEX_NAME, read_initial_states, write_initial_states
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet import Prophet, tiny_full_prophet, tiny_prophet
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
@@ -171,7 +171,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from prophet_gym._io import atomic
-from prophet_gym.envs.initial_states import write_initial_states
+from prophet_gym.envs._initial_states import write_initial_states
 from prophet_gym.prophet import tiny_prophet
 from prophet_gym.specs import InitialState
 from prophrl_algos._checkpoint import save_checkpoint

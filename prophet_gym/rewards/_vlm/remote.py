@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -267,13 +267,14 @@ def open_client(url: str, key: str | None) -> Any:
     import openai
 
     # What OPENAI_ORG_ID and OPENAI_PROJECT_ID say is for OpenAI's own host alone.
+    headers: Any = {"Accept-Encoding": "identity"}
     omitted = [] if urlsplit(url).hostname == OPENAI_HOST else ["OpenAI-Organization", "OpenAI-Project"]
     client = openai.AsyncOpenAI(
         base_url=url,
         api_key=key or "none",
         max_retries=0,
         timeout=None,
-        default_headers={"Accept-Encoding": "identity"} | dict.fromkeys(omitted, cast(Any, openai.Omit())),
+        default_headers=headers | dict.fromkeys(omitted, openai.Omit()),
         http_client=openai.DefaultAsyncHttpxClient(
             trust_env=False, follow_redirects=False, event_hooks={"response": [_read_body]}
         ),

@@ -91,7 +91,7 @@ class LiberoSimulator:
     @classmethod
     def mixture(cls, suite: str) -> dict[str, float]:
         """Return which of its scripts act in a recording of the suite, and how often."""
-        return dict(MIXTURE if suite == "libero_object" else EXPLORATION)
+        return {**(MIXTURE if suite == "libero_object" else EXPLORATION)}
 
     def script(self, rng: np.random.Generator, mode: str) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
         """Return the actions of a script, see `experts.script`."""
