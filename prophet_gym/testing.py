@@ -16,7 +16,7 @@ from prophet_gym.envs._env_checks import assert_same, check_prophet_env
 from prophet_gym.envs._initial_states import InitialStates
 from prophet_gym.errors import InvalidRewardError
 from prophet_gym.specs import InitialState
-from prophet_gym.world_model import Chunk, RewardModel, RewardOutput, State, WorldModel
+from prophet_gym.world_model import Chunk, DecodesOnDemand, RewardModel, RewardOutput, State, WorldModel
 
 __all__ = [
     "CountingWorldModel",
@@ -137,6 +137,19 @@ def check_world_model(
     mixed = scatter_batch(result.state, [0], select_batch(state, [0]))
     message = "an element that starts beside older ones must do as in a batch that starts"
     _close(message, _row(result, 0), _row(_roll(model, mixed, actions, rows), 0), tolerance)
+    if isinstance(model, DecodesOnDemand):
+        _check_on_demand(model, state, actions, result, tolerance)
+
+
+def _check_on_demand(model: DecodesOnDemand, state: State, actions: Tensor, whole: Chunk, tolerance: int) -> None:
+    """Compare what `rollout` gave with the same chunk, decoded frame by frame."""
+    generators = [torch.Generator().manual_seed(1000 + row) for row in range(len(actions))]  # those of `_roll`
+    following = model.advance(state, actions, generators=generators)
+    ages = range(min(whole.frames.shape[1], model.decodable))
+    frames = [model.decode(following, torch.full((len(actions),), age)) for age in reversed(ages)]
+    again = Chunk(following, torch.stack(frames, dim=1), model.uncertainty(following))
+    newest = Chunk(whole.state, whole.frames[:, -len(ages) :], whole.uncertainty)
+    _close("advance, decode and uncertainty must give what rollout gives", newest, again, tolerance)
 
 
 def check_reward_model(

@@ -10,7 +10,7 @@ from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.prophet import tiny_prophet
 from prophet_gym.rewards import FunctionReward, SuccessHead, SuccessHeadConfig
 from prophet_gym.rewards._classifier import has_run, next_frames
-from prophet_gym.testing import counting_starts
+from prophet_gym.testing import check_world_model, counting_starts
 from prophet_gym.world_model import Footage
 
 STARTS = counting_starts(size=(64, 64))
@@ -115,6 +115,17 @@ def test_uncertainty_is_computed_where_it_ends_episodes(prophet):
     lean, _, _ = episodes(prophet, None, "chunk", max_uncertainty=float("inf"))
     for one, other in zip(whole, lean, strict=True):
         np.testing.assert_allclose(one[4]["uncertainty"], other[4]["uncertainty"], rtol=1e-3)
+
+
+def test_the_contract_of_world_models_covers_it(prophet):
+    check_world_model(Decoding(prophet), tolerance=2)
+
+    class Late(Decoding):
+        def decode(self, state, ages):
+            return super().decode(state, (ages + 1).clamp(max=self.decodable - 1)) ^ 8
+
+    with pytest.raises(AssertionError, match="decode and uncertainty must give what rollout gives: frames differ"):
+        check_world_model(Late(prophet), tolerance=2)
 
 
 def test_what_needs_every_frame_says_so(prophet):
