@@ -43,8 +43,8 @@ class EnvOptions:
         render_mode: `rgb_array` or `rgb_array_list`.
         proprioception: Whether to add `gripper_position`, as the world model tracks it, to the observation.
         max_uncertainty: Truncates where `info["uncertainty"]` is larger, see `ProphetVectorEnv`.
-        render: `step` decodes every frame; `chunk` the last one of a step and what the reward model looks at, which
-            takes half the time, see `ProphetVectorEnv`.
+        render: `step` decodes every frame; `chunk` the last one of a step and what the reward model looks at, see
+            `ProphetVectorEnv`.
     """
 
     suite: str | None = None
