@@ -24,18 +24,12 @@ FORMS = ("success", "classifier", "vlm:MODEL", "vlm:URL#MODEL", "likelihood:MODE
 _Readers: TypeAlias = dict[str, Callable[[str], Any]]
 
 
-def two_numbers(text: str) -> tuple[float, float]:
-    """Read two numbers with a comma between them."""
-    first, second = map(float, text.split(","))
-    return first, second
-
-
 _VOTES: _Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str, "log": str}
 _LOCAL: _Readers = dict(
     revision=str, device=str, dtype=str, bits=int, adapter=str, max_new_tokens=int, temperature=float, batch=int
 )
-_PATIENCE: _Readers = {"timeout": float, "total": float, "pause": float, "concurrency": int, "per_minute": float}
-_REMOTE: _Readers = {"max_tokens": int, "temperature": float, "prices": two_numbers, "refused": str}
+_PATIENCE: _Readers = {"timeout": float, "total": float, "concurrency": int}
+_REMOTE: _Readers = {"max_tokens": int, "temperature": float, "refused": str}
 _LIKELIHOOD: _Readers = {"threshold": float, "when": str, "stride": int, "shown": int, "reward": str}
 _HEAD: _Readers = {"reward": str, "chunk": int}
 _FUNCTION: _Readers = {"when": str, "stride": int, "max_frames": int}
@@ -194,6 +188,6 @@ def read(options: Mapping[str, str], readers: _Readers) -> dict[str, Any]:
         try:
             values[name] = readers[name](text)
         except ValueError as error:
-            kind = readers[name].__name__.replace("_", " ")
+            kind = readers[name].__name__
             raise ValueError(f"the option {name} of a reward must be {kind}, got {shown(text)!r}") from error
     return values

@@ -88,7 +88,6 @@ CASES = {
     "Patience(timeout='3')": f"timeout {FINITE} above 0, got '3'",
     "Patience(concurrency=float('nan'))": f"concurrency {INTEGER} 1, got nan",
     "Patience(retries=1.5)": f"retries {INTEGER} 0, got 1.5",
-    "RemoteVlm('http://h/v1', 'm', prices=-1)": "prices must be two",
     "PrecisionMonitor().update(1, np.ones(2, bool), np.ones(1, bool))": "got 2 rewards and 1 truths",
     "make_reward_model(5)": "a reward is named by a text",
     "make_reward_model(FunctionReward(max))": "goes to ProphetEnv or ProphetVectorEnv as reward_model=",

@@ -28,7 +28,7 @@ from prophet_gym.rewards import (
     make_reward_model,
     parse_answer,
 )
-from prophet_gym.rewards._vlm.remote import DROPPABLE
+from prophet_gym.rewards._vlm.remote import REFUSABLE
 
 KEY = "sk-Fuzz_07/b&c+d=%x"
 DOCUMENTED = (ProphetError, ValueError, TypeError, FileNotFoundError)
@@ -113,7 +113,7 @@ def answer(generator) -> object:
 
 def text(generator) -> str:
     """A body before it is encoded."""
-    field = pick(generator, [*sorted(DROPPABLE), "messages", "max_completion_tokens"])
+    field = pick(generator, [*REFUSABLE, "messages", "max_completion_tokens"])
     said = {"content": answer(generator), "reasoning_content": answer(generator), "refusal": answer(generator)}
     kept = {name: value for name, value in said.items() if generator.random() < 0.8}
     choices = [{"message": kept, "finish_reason": pick(generator, ["stop", "length", None, 3, KEY])}]
@@ -187,12 +187,12 @@ def readings(seen: str) -> list[str]:
 def test_a_hostile_endpoint(cases, server, monkeypatch, tmp_path):
     monkeypatch.setenv("PROPHET_VLM_API_KEY", KEY)
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    patience = Patience(timeout=0.5, total=3.0, retries=2, pause=0.001, concurrency=4)
+    patience = Patience(timeout=0.5, total=3.0, retries=1, concurrency=4)
     video = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
     for case, generator in enumerate(cases(24)):
         server.generator = generator
-        model = RemoteVlm(url, "m", patience=patience, prices=(1.0, 2.0))
-        log = RewardLog(tmp_path / f"{case}.jsonl", images=False)
+        model = RemoteVlm(url, "m", patience=patience)
+        log = RewardLog(tmp_path / f"{case}.jsonl")
         reward_model = VlmReward(model, samples=3, retries=1, prompt=Prompt("$instruction"), log=log)
         began = time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
@@ -202,13 +202,10 @@ def test_a_hostile_endpoint(cases, server, monkeypatch, tmp_path):
         assert time.monotonic() - began < 60
         assert all(issubclass(warning.category, RuntimeWarning) for warning in caught)
         assert sorted(output.reward.unique().tolist()) in ([0.0], [1.0], [0.0, 1.0])
-        assert set(model.refused) <= DROPPABLE
         seen = log.path.read_text(encoding="utf-8") + "\n".join(str(warning.message) for warning in caught)
         for reply in replies:
             assert reply.text is None or isinstance(reply.text, str)
             assert (reply.text is None) == bool(reply.problem)
-            assert 1 <= reply.attempts <= 3 + len(DROPPABLE)
-            assert reply.cost is None or 0 <= reply.cost < 1e6
             seen += f"{reply}\n"
         for reading in readings(seen):
             told = reading.find(KEY[: len(KEY) // 2])

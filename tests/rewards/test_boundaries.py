@@ -159,7 +159,7 @@ def test_an_env_with_an_endpoint_and_a_log_is_copied(server, tmp_path, again):
         lambda handler: handler.send(b'{"choices": [{"message": {"content": "It is in. \\\\box{Success}"}}]}')
     ]
     log = RewardLog(tmp_path / "log.jsonl")
-    model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, per_minute=60_000.0), refused=["seed"])
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0), refused=["seed"])
     reward = VlmReward(model, samples=1, when="chunk", prompt=Prompt("$instruction"), log=log)
     env = ProphetEnv(CountingWorldModel(), counting_starts(), reward_model=reward)
     env.reset(seed=0)

@@ -27,15 +27,14 @@ class RewardLog:
     counted in `lost`: the answer was waited and paid for, and the reward holds without its line.
     """
 
-    def __init__(self, path: Path | str, *, images: bool = True) -> None:
-        """Open the log, of frames too if `images`; raise ValueError if the file cannot be written."""
+    def __init__(self, path: Path | str) -> None:
+        """Open the log; raise ValueError if the file cannot be written."""
         self.path = Path(path).expanduser()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.open("a", encoding="utf-8").close()
         except OSError as error:
             raise ValueError(f"a log must be a file that can be written, {self.path} cannot: {error}") from error
-        self.images = images
         self.lost = 0
 
     def write(self, record: Mapping[str, Any], frames: Sequence[Tensor]) -> None:
@@ -53,7 +52,7 @@ class RewardLog:
                 )
 
     def _store(self, frames: Sequence[Tensor]) -> str | None:
-        if not self.images or not frames:
+        if not frames:
             return None
         image = png(contact_sheet([frame.numpy() for frame in frames]))
         name = f"{self.path.stem}_frames/{hashlib.sha256(image).hexdigest()[:16]}.png"

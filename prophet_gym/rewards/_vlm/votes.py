@@ -66,10 +66,8 @@ class Reply:
     text: str | None  # what the model wrote; None if no answer came
     problem: str = ""  # what went wrong, in a line
     seconds: float = 0.0  # from question to answer, waiting included
-    attempts: int = 1  # requests that were made
     prompt_tokens: int = 0  # that the model read
     answer_tokens: int = 0  # that it wrote
-    cost: float | None = None  # in the currency of the price list, where there is one
     finish: str = ""  # why the model stopped, where that is known: `stop`, or `length` if it was cut off
 
 
@@ -294,7 +292,6 @@ class _Case:
 
     def record(self, model: str, seconds: float) -> dict[str, Any]:
         """Return what is logged; `seconds` are those of the whole batch."""
-        costs = [reply.cost for reply, _ in self.replies if reply.cost is not None]
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": model,
@@ -305,7 +302,6 @@ class _Case:
             "image": None,
             "answers": [{"answer": answer} | asdict(reply) for reply, answer in self.replies],
             "seconds": round(seconds, 3),
-            "cost": sum(costs) if costs else None,
         }
 
 

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from email.utils import formatdate
 
 import pytest
@@ -14,11 +13,11 @@ import torch
 
 from prophet_gym.errors import UnknownOptionError
 from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, RewardLog, VlmReward, make_reward_model
-from prophet_gym.rewards._vlm.replies import hide, seconds_to_wait
+from prophet_gym.rewards._vlm.replies import hide
 
 YES = r"It is in. \box{Success}"
 KEY = "sk-proj-Ab_9/x&y+z=="
-FAST = Patience(timeout=2.0, total=8.0, retries=2, pause=0.01)
+FAST = Patience(timeout=2.0, total=8.0, retries=1)
 
 
 def message(text, finish="stop", **said) -> bytes:
@@ -58,31 +57,15 @@ def newer_openai(handler):
         handler.send(message(YES))
 
 
-def test_refused_fields_are_renamed_or_left_out_remembered_and_said(server):
+def test_a_refused_field_is_named_with_the_option_that_leaves_it_out(server):
     server.script = [newer_openai]
-    model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, retries=0, concurrency=1), max_tokens=77)
-    with pytest.warns(RuntimeWarning) as caught:
-        replies = model.answer([question(), question("And now?")])
-    assert [reply.text for reply in replies] == [YES, YES]
-    assert [reply.attempts for reply in replies] == [4, 1]
-    (warning,) = [str(each.message) for each in caught]
-    assert "max_tokens is sent as max_completion_tokens, seed is left out, temperature is left out" in warning
-    assert "refused=max_tokens,seed,temperature" in warning
+    with pytest.warns(RuntimeWarning, match=r"'max_tokens' is not supported.*the option refused=max_tokens,temp"):
+        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text is None
+    model = RemoteVlm(server.url, "m", patience=FAST, max_tokens=77, refused=["max_tokens", "temperature", "seed"])
+    assert model.answer([question()])[0].text == YES
     last = server.requests[-1][2]
     assert last["max_completion_tokens"] == 77
     assert not {"max_tokens", "temperature", "seed"} & set(last)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert model.answer([question()])[0].attempts == 1
-
-
-def test_many_at_once_learn_it_together(server):
-    server.script = [newer_openai]
-    model = RemoteVlm(server.url, "m", patience=Patience(timeout=10.0, retries=0, concurrency=8))
-    with pytest.warns(RuntimeWarning) as caught:
-        replies = model.answer([question(seed=number) for number in range(16)])
-    assert [reply.text for reply in replies] == [YES] * 16
-    assert len(caught) == 1
 
 
 def test_fields_can_be_left_out_beforehand(server):
@@ -90,59 +73,10 @@ def test_fields_can_be_left_out_beforehand(server):
     reward_model = make_reward_model(f"vlm:{server.url}?samples=1&refused=max_tokens,temperature,seed#m")
     assert reward_model.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], ["x"]).reward.tolist() == [1.0]
     assert len(server.requests) == 1
-    with pytest.raises(UnknownOptionError, match=r"'top_p'.*Known: max_tokens, n, seed, stream, temperature"):
+    with pytest.raises(UnknownOptionError, match=r"'top_p'.*Known: max_tokens, seed, temperature"):
         RemoteVlm(server.url, "m", refused=["top_p"])
     with pytest.raises(UnknownOptionError, match="Did you mean 'seed'"):
         make_reward_model(f"vlm:{server.url}?refused=seeds#m")
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        (openai_error("Unrecognized request argument supplied: seed", None, None), "seed"),
-        (b'{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}',
-         "seed"),
-        (b'{"message": "temperature is not supported by this model"}', "temperature"),
-        (b'{"error": "the parameter `n` is not allowed"}', "n"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("status", [400, 422])
-def test_others_refuse_in_other_words(server, body, field, status):
-    server.script = [
-        lambda handler: handler.send(body, status) if field in handler.body else handler.send(message(YES))
-    ]
-    with pytest.warns(RuntimeWarning, match=f"{field} is left out"):
-        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text == YES
-
-
-@pytest.mark.parametrize(
-    ("text", "param", "status"),
-    [
-        ("max_tokens is too large: 9000. This model has room for at most 4096 completion tokens", "max_tokens", 400),
-        ("Unsupported parameter: 'seed'", "seed", 401),
-        ("we are not able to support that many users in this season", None, 400),
-    ],
-)
-def test_other_refusals_stay_refusals(server, text, param, status):
-    server.script = [says(openai_error(text, param, None), status)]
-    model = RemoteVlm(server.url, "m", patience=FAST)
-    with pytest.warns(RuntimeWarning, match="left a question unanswered") as caught:
-        reply = model.answer([question()])[0]
-    assert (reply.text, len(server.requests), model.refused) == (None, 1, frozenset())
-    assert text in reply.problem
-    assert len(caught) == 1
-
-
-def test_an_endpoint_that_refuses_everything_is_given_up(server):
-    def never_content(handler):
-        field = next((name for name in handler.body if name not in ("model", "messages")), "messages")
-        handler.send(openai_error(f"Unknown parameter: '{field}'.", field, "unknown_parameter"), 400)
-
-    server.script = [never_content]
-    with pytest.warns(RuntimeWarning, match="max_completion_tokens"):
-        reply = RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0]
-    assert reply.text is None
-    assert len(server.requests) <= 6
 
 
 @pytest.mark.parametrize(
@@ -163,9 +97,8 @@ def test_an_endpoint_that_refuses_everything_is_given_up(server):
 def test_a_whole_reply_without_an_answer_is_named_and_paid_for_once(server, body, said):
     server.script = [says(body)]
     with pytest.warns(RuntimeWarning, match="left a question unanswered"):
-        reply = RemoteVlm(server.url, "m", patience=FAST, prices=(1.0, 1.0)).answer([question()])[0]
+        reply = RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0]
     assert (reply.text, len(server.requests), reply.answer_tokens) == (None, 1, 20)
-    assert reply.cost == pytest.approx(120e-6)
     for part in said:
         assert part in reply.problem
 
@@ -180,19 +113,17 @@ def test_an_answer_that_was_cut_off_says_so(server):
 
 
 @pytest.mark.parametrize(
-    ("body", "requests"),
+    "body",
     [
-        (openai_error("The model is overloaded", None, None), 3),
-        (b'{"error": {"message": "The model is overloaded", "code": 502}}', 3),
-        (b'{"error": {"message": "The model is overloaded", "code": 402}, "choices": []}', 1),
-        (b'{"error": "The model is overloaded"}', 3),
+        openai_error("The model is overloaded", None, None),
+        b'{"error": {"message": "The model is overloaded", "code": 402}, "choices": []}',
+        b'{"error": "The model is overloaded"}',
     ],
 )
-def test_an_error_with_status_200_is_shown(server, body, requests):
+def test_an_error_with_status_200_is_shown(server, body):
     server.script = [says(body)]
     with pytest.warns(RuntimeWarning, match="an error in place of an answer: The model is overloaded"):
         RemoteVlm(server.url, "m", patience=FAST).answer([question()])
-    assert len(server.requests) == requests
 
 
 def test_a_wrong_base_address_is_named(server):
@@ -230,7 +161,7 @@ def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, tmp_path, ech
         says(bodies[3].encode(encoding)),
     ]
     model = RemoteVlm(server.url, "m", patience=Patience(timeout=2.0, retries=0, concurrency=1))
-    log = RewardLog(tmp_path / "log.jsonl", images=False)
+    log = RewardLog(tmp_path / "log.jsonl")
     reward_model = VlmReward(model, samples=7, retries=0, prompt=Prompt("$instruction"), log=log)
     with pytest.warns(RuntimeWarning) as caught:
         reward_model.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"])
@@ -242,12 +173,11 @@ def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, tmp_path, ech
 
 def test_a_key_made_of_escapes_is_hidden_too():
     for key in ("x78%25amp;", "u0075\\u0075", "&amp;%2525", "aaaaaaab"):
-        assert hide(f"It is {key}, not {key[:3]}", key) == f"It is ***, not {key[:3]}"
+        assert hide(f"It is {key} not {key[:3]}", key) == f"It is *** not {key[:3]}"
     key = "sk-Fuzz_x07%u"
     escaped = "".join(f"\\u{ord(char):04x}" for char in key)
     assert hide(f"It is {escaped[:-6]}", key) == "It is ***"
-    assert hide(f"It is {escaped[:-12]}, and so on and so on", key) == "It is ***, and so on and so on"
-    assert hide("aaaaaaaaab", "aaaaaaab") == "aa***"
+    assert hide(f"It is {escaped[:-12]}, and so on", key) == "It is *** and so on"
     assert hide("nothing", None) == "nothing"
 
 
@@ -261,32 +191,14 @@ def test_hiding_takes_time_in_proportion():
 def test_retry_after_may_be_a_date(server):
     in_a_while = [says(b"", 503, Retry_After=formatdate(time.time() + 2, usegmt=True)), says(message(YES))]
     server.script = in_a_while
-    reply = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, pause=0.01)).answer([question()])[0]
+    reply = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0)).answer([question()])[0]
     assert reply.text == YES
     (*_, first), (*_, second) = server.requests
     assert second - first >= 0.9
     server.script = [says(b"", 503, Retry_After=formatdate(time.time() + 3600, usegmt=True))]
     with pytest.warns(RuntimeWarning, match="status 503"):
-        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].attempts == 1
-
-
-@pytest.mark.parametrize(
-    ("wanted", "date", "seconds"),
-    [
-        ("Sun, 06 Nov 1994 08:49:47 GMT", "Sun, 06 Nov 1994 08:49:17 GMT", 30.0),
-        ("Sunday, 06-Nov-94 08:49:47 GMT", "Sun, 06 Nov 1994 08:49:17 -0000", 30.0),
-        ("Sun, 06 Nov 1994 08:49:47 GMT", None, 0.0),
-        ("Sun, 06 Nov 1994 09:49:47 +0100", "Sun, 06 Nov 1994 08:49:17 GMT", 30.0),
-        ("nan", None, 0.0),
-        ("-5", None, 0.0),
-        ("soon", None, 0.0),
-        ("Sun, 99 Nov 1994 08:49:47 GMT", None, 0.0),
-        ("inf", None, float("inf")),
-        (None, None, 0.0),
-    ],
-)
-def test_what_retry_after_may_say(wanted, date, seconds):
-    assert seconds_to_wait(wanted, date) == seconds
+        assert RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0].text is None
+    assert time.monotonic() - second < 8
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs the signals of POSIX")
@@ -317,7 +229,7 @@ def test_ctrl_c_ends_a_pause(server):
     arrived = iter(range(12))
 
     def refuses(handler):
-        handler.send(b"", 503, Retry_After="500")
+        handler.send(b"", 503, Retry_After="60")
         with server.lock:
             last = next(arrived) == 1
         if last:
@@ -327,12 +239,12 @@ def test_ctrl_c_ends_a_pause(server):
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, total=1000.0)).answer([question(), question("b")])
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 30
 
 
 def test_zeros_inside_of_escapes_hide_no_key():
     escaped = KEY.replace("-", "\\u002d")
-    assert hide("bad key " + "\0".join(escaped) + "\0, yes", KEY) == "bad key ***, yes"
+    assert hide("bad key " + "\0".join(escaped) + "\0, yes", KEY) == "bad key *** yes"
     assert hide("bad key " + "\0".join(escaped)[:40], KEY) == "bad key ***"
 
 

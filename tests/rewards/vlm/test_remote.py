@@ -17,7 +17,7 @@ import torch
 from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, RewardLog, VlmReward
 
 YES = r"It is in. \box{Success}"
-FAST = Patience(timeout=0.6, total=5.0, retries=2, pause=0.01)
+FAST = Patience(timeout=0.6, total=5.0, retries=1)
 KEY = "sk-secret-123"
 
 
@@ -98,7 +98,6 @@ NO_ANSWER = {
     "content of parts": says(b'{"choices": [{"message": {"content": [{"text": "x"}]}}]}'),
     "bad usage": says(b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}'),
     "endless usage": says(b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": Infinity}}'),
-    "vast usage": says(message(YES, usage=(10**300, 1))),
     "an error beside": says(json.dumps({"error": "overloaded", **json.loads(message(YES))}).encode()),
     "an error in a stream": says(
         events(YES, end=False) + b'data: {"error": {"code": 500}}\n\ndata: [DONE]\n\n', Content_Type="text/event-stream"
@@ -110,9 +109,8 @@ NO_ANSWER = {
 }
 
 
-STAY_SO = {"401", "404", "redirect", "too large", "three choices", "no content", "content of parts"} | {
-    "bad usage", "endless usage", "vast usage"
-}  # fmt: skip
+# Statuses that may pass, and connections that break, are tried again.
+AGAIN = {"429", "500", *list(NO_ANSWER)[: list(NO_ANSWER).index("429")]}
 
 
 def question(shade: int = 7, text: str = "Done?") -> Question:
@@ -122,7 +120,7 @@ def question(shade: int = 7, text: str = "Done?") -> Question:
 @pytest.mark.parametrize("name", NO_ANSWER)
 def test_no_reward_is_invented_and_nothing_hangs(name, server):
     server.script = [NO_ANSWER[name]]
-    patience = Patience(timeout=0.4, total=1.5, retries=1, pause=0.01)
+    patience = Patience(timeout=0.4, total=2.5, retries=1)
     reward_model = VlmReward(
         RemoteVlm(server.url, "m", patience=patience), samples=1, retries=0, prompt=Prompt("$instruction")
     )
@@ -133,25 +131,16 @@ def test_no_reward_is_invented_and_nothing_hangs(name, server):
     assert (output.reward.tolist(), output.scored.tolist()) == ([0.0], [False])
     assert reward_model.counts["unanswered"] == 1
     # a refusal that will stay one is not repeated, nor a reply that came whole and was paid for
-    assert len(server.requests) == (1 if name in STAY_SO else 2)
+    assert len(server.requests) == (2 if name in AGAIN else 1)
 
 
 def test_the_run_goes_on_after_trouble(server):
-    trouble = [says(b"", 500), says(b"", 429, Retry_After="0.2"), says(message(YES)[:9])]
-    server.script = [*trouble, says(message(YES))]
-    reply = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=3, pause=0.01)).answer([question()])[0]
-    assert (reply.text, reply.attempts, reply.problem) == (YES, 4, "")
+    server.script = [says(b"", 500), cuts_off, says(b"", 429, Retry_After="1.5"), says(message(YES))]
+    reply = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=3)).answer([question()])[0]
+    assert (reply.text, reply.problem) == (YES, "")
     times = [moment for *_, moment in server.requests]
-    assert times[2] - times[1] >= 0.2
+    assert times[3] - times[2] >= 1.5
     assert reply.seconds >= times[-1] - times[0]
-
-
-def test_pauses_grow(server):
-    server.script = [says(b"", 503)]
-    with pytest.warns(RuntimeWarning, match="status 503"):
-        RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=3, pause=0.05)).answer([question()])
-    gaps = np.diff([moment for *_, moment in server.requests])
-    assert (gaps >= [0.05, 0.1, 0.2]).all()
 
 
 def test_a_wait_longer_than_our_patience_is_not_waited_for(server):
@@ -165,14 +154,14 @@ def test_a_wait_longer_than_our_patience_is_not_waited_for(server):
 def test_what_is_sent(server):
     server.script = [says(message(YES))]
     text = 'put "{the}" 汤\naway'
-    reply = RemoteVlm(server.url, "my/model", patience=FAST, max_tokens=50, temperature=0.1, prices=(2.0, 10.0)).answer(
+    reply = RemoteVlm(server.url, "my/model", patience=FAST, max_tokens=50, temperature=0.1).answer(
         [question(200, text)]
     )[0]
     path, headers, body, _ = server.requests[0]
     assert path == "/v1/chat/completions"
     assert "Authorization" not in headers
-    sent = {key: body[key] for key in ("model", "n", "max_tokens", "temperature", "seed", "stream")}
-    assert sent == {"model": "my/model", "n": 1, "max_tokens": 50, "temperature": 0.1, "seed": 11, "stream": False}
+    sent = {key: value for key, value in body.items() if key != "messages"}
+    assert sent == {"model": "my/model", "max_tokens": 50, "temperature": 0.1, "seed": 11}
     (turn,) = body["messages"]
     label, image, asked = turn["content"]
     assert (turn["role"], label["text"], asked["text"]) == ("user", "Step 0:", text)
@@ -182,7 +171,6 @@ def test_what_is_sent(server):
     assert decoded.shape == (4, 6, 3)
     assert (decoded == 200).all()
     assert (reply.prompt_tokens, reply.answer_tokens) == (100, 20)
-    assert reply.cost == pytest.approx(100 * 2e-6 + 20 * 10e-6)
 
 
 def test_a_handshake_that_never_ends():
@@ -239,19 +227,12 @@ def test_each_question_gets_its_own_answer(server):
     assert [reply.text for reply in replies] == [str(i) for i in range(9)]
 
 
-def test_a_rate_limit_spaces_requests(server):
-    server.script = [says(message(YES))]
-    RemoteVlm(server.url, "m", patience=Patience(timeout=5.0, per_minute=600.0)).answer([question() for _ in range(4)])
-    times = sorted(moment for *_, moment in server.requests)
-    assert times[-1] - times[0] >= 0.28
-
-
 def test_the_key_is_sent_to_its_host_and_written_nowhere(server, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("PROPHET_VLM_API_KEY", f"{KEY}\n")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
     leak = f"bad key {KEY}".encode()
     server.script = [says(leak, 500), says(message(f"your key is {KEY}")), says(message(YES)), says(leak, 401)]
-    model = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=1, pause=0.01, concurrency=1))
+    model = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=1, concurrency=1))
     log = RewardLog(tmp_path / "log.jsonl")
     with pytest.warns(RuntimeWarning, match="bad key") as caught:
         VlmReward(model, samples=3, retries=0, prompt=Prompt("$instruction"), log=log).score(
@@ -280,11 +261,10 @@ def test_a_key_that_is_none(server, monkeypatch):
 
 
 def test_nobody_listens():
-    patience = Patience(timeout=0.5, total=2.0, retries=1, pause=0.01)
+    patience = Patience(timeout=0.5, total=2.0, retries=1)
     model = RemoteVlm("http://127.0.0.1:9/v1", "m", patience=patience)
     with pytest.warns(RuntimeWarning, match="ConnectionRefusedError"):
-        reply = model.answer([question()])[0]
-    assert (reply.text, reply.attempts) == (None, 2)
+        assert model.answer([question()])[0].text is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.answer([question()])  # said once
@@ -313,5 +293,5 @@ def test_addresses_that_are_none(url):
 def test_patience_must_make_sense():
     with pytest.raises(ValueError, match="concurrency must be an integer of at least 1, got 0"):
         Patience(concurrency=0)
-    with pytest.raises(ValueError, match="per_minute"):
-        Patience(per_minute=0.0)
+    with pytest.raises(ValueError, match="total must be a finite number above 0, got 0"):
+        Patience(total=0.0)

@@ -28,10 +28,12 @@ def videos(count: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_a_full_disk_costs_the_line_and_not_the_judgement():
-    log = RewardLog("/dev/full", images=False)
+def test_a_full_disk_costs_the_line_and_not_the_judgement(tmp_path):
+    path = tmp_path / "full.jsonl"
+    path.symlink_to("/dev/full")
+    log = RewardLog(path)
     reward_model = VlmReward(Sure(), samples=1, prompt=Prompt("$instruction"), log=log)
-    with pytest.warns(RuntimeWarning, match=r"could not be written to /dev/full \(No space left on device\)"):
+    with pytest.warns(RuntimeWarning, match=r"could not be written to .*full.jsonl \(No space left on device\)"):
         output = reward_model.score(videos(3), ["x"] * 3)
     assert (output.reward.tolist(), output.scored.tolist()) == ([1.0] * 3, [True] * 3)
     assert log.lost == 3

@@ -32,7 +32,7 @@ class Scripted:
         for question in questions:
             word = json.loads(question.parts[-1].removeprefix("Done? "))
             said = self.scripts[word].pop(0)
-            replies.append(Reply(said, problem="" if said else "no answer", seconds=0.5, cost=0.25))
+            replies.append(Reply(said, problem="" if said else "no answer", seconds=0.5))
         return replies
 
 
@@ -143,14 +143,13 @@ def test_judgements_are_written_with_what_was_shown(tmp_path):
     assert [answer["answer"] for answer in first["answers"]] == [True, None, True]
     assert [answer["text"] for answer in first["answers"]] == [YES, ODD, YES]
     assert first["votes"] == {"samples": 3, "retries": 1, "success": 2, "failure": 0, "unparsable": 1}
-    assert first["cost"] == 0.75
     assert first["seconds"] >= 0
     assert first["steps"] == [5 * i for i in range(10)]
     image = cv2.imread(str(log.path.parent / first["image"]))
     assert image.shape == (8, 32, 3)
     assert image[0, ::4, 0].tolist() == list(range(8))
     assert image[4, ::4, 0].tolist() == [8, 9, 0, 0, 0, 0, 0, 0]
-    assert (second["decision"], second["image"], second["answers"], second["cost"]) == (None, None, [], None)
+    assert (second["decision"], second["image"], second["answers"]) == (None, None, [])
 
 
 def test_a_judge_of_a_pure_model_keeps_the_contract():
