@@ -63,10 +63,7 @@ def register_world_model(name: str, location: str) -> None:
 
 def bundled_checkpoints() -> dict[str, tuple[str, ...]]:
     """Return the checkpoints that are installed with the package, and the suites that each covers."""
-    if not _CHECKPOINTS.is_dir():
-        return {}
-    folders = sorted(path for path in _CHECKPOINTS.iterdir() if path.is_dir())
-    return {folder.name: _covered_suites(folder) for folder in folders if (folder / "starts").is_dir()}
+    return {path.parent.name: _covered_suites(path.parent) for path in sorted(_CHECKPOINTS.glob("*/starts"))}
 
 
 @dataclass(frozen=True)

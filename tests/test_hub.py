@@ -4,10 +4,8 @@ import json
 
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils import filter_repo_objects
 
 from prophet_gym._io.hub import (
-    ASIDE_PATTERNS,
     MANIFEST,
     HubName,
     fetch,
@@ -171,10 +169,3 @@ def test_a_part_of_a_repository_is_checked_as_far_as_it_is_there(offline_cache):
     (offline_cache / "deep" / "weights.pt").write_bytes(b"tampered")
     with pytest.raises(CheckpointError, match="another sha-256"):
         fetch(HubName("owner/repo"), only=["deep/*"])
-
-
-def test_locks_and_drafts_of_a_run_are_not_uploaded():
-    kept = ["prophet.json", "transformer/config.json", "starts/train/index.json", ".gitattributes"]
-    aside = [".run.lock", "success_head/.run.json", ".prophet.json.draft-host.1.ab/transformer/config.json",
-             "starts/train/.index.json.draft-host.1.ab.json"]  # fmt: skip
-    assert list(filter_repo_objects(kept + aside, ignore_patterns=list(ASIDE_PATTERNS))) == kept

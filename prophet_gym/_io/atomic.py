@@ -4,7 +4,6 @@ import errno
 import os
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,8 +12,8 @@ from typing import TypeVar
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
-# Seconds without a change after which the temporary file of a process that has ended is removed.
-STALE_AFTER = 60.0
+# Seconds without a change after which a temporary file is taken for one that a killed process left, and removed.
+STALE_AFTER = 24 * 3600.0
 # For how long, and after how many seconds each time, a folder is read again while it is saved to.
 PATIENCE, PAUSE = 10.0, 0.1
 # How the names of files begin that a training keeps in its folder for itself.
@@ -27,13 +26,13 @@ Loaded = TypeVar("Loaded")
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary file to write that takes the place of `path` at the end; after an error `path` is as it was.
 
-    Its name is this process's own, so that two writers never share one, and it has the mode that the umask
-    gives, so that a shared cache stays readable to others. What killed processes left behind is removed.
+    Its name is drawn, so that two writers never share one, and it has the mode that the umask gives, so that a shared
+    cache stays readable to others. What killed processes left behind is removed after a day.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
-    temporary = path.with_name(f"{_prefix(path)}{_owner()}{path.suffix}")
+    temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}{path.suffix}")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -68,7 +67,7 @@ def atomic_directory(folder: str | os.PathLike, *, last: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # Inside the folder, and so on its disk: the folder itself may be a mounted one.
     _remove_stale(folder / last)
-    temporary = folder / f"{_prefix(folder / last)}{_owner()}"
+    temporary = folder / f"{_prefix(folder / last)}{secrets.token_hex(8)}"
     temporary.mkdir()
     try:
         probe = temporary / ".mode"
@@ -173,32 +172,13 @@ def _prefix(path: Path) -> str:
     return f".{path.name[:100]}.draft-"
 
 
-def _owner() -> str:
-    host = "".join(char for char in socket.gethostname() if char.isalnum() or char == "-")[:40]
-    return f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
-
-
 def _remove_stale(path: Path) -> None:
-    """Remove temporary files of `path` whose process has ended on this machine; of those elsewhere nothing is known."""
-    host = _owner().split(".")[0]
+    """Remove temporary files of `path` to which nobody has written for long."""
+    # By time alone: whether a process lives can be asked on its own machine only, and a disk may be shared.
     for temporary in path.parent.glob("*.draft-*"):
-        owner = temporary.name.removeprefix(_prefix(path)).split(".")
-        ours = temporary.name.startswith(_prefix(path)) and len(owner) > 2 and owner[0] == host and owner[1].isdigit()
-        if not ours or _lives(int(owner[1])):
-            continue
         with suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > STALE_AFTER:
+            if temporary.name.startswith(_prefix(path)) and time.time() - temporary.stat().st_mtime > STALE_AFTER:
                 _remove(temporary)
-
-
-def _lives(process: int) -> bool:
-    if os.name == "nt":  # there a signal of 0 would end it
-        return True
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True
 
 
 def _flush(path: Path) -> None:

@@ -1,7 +1,6 @@
 """What lies in a checkpoint beside its networks: initial states, success head, object reader, and a model card."""
 
 import shutil
-from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any
 
@@ -38,32 +37,24 @@ env = gym.make("Prophet-LIBERO-v0", weights="{weights}"{embodiment})
 
 
 def carry_companions(source: Path | None, target: Path, temporary: Path) -> list[str]:
-    """Copy the companions of the checkpoint that a model began as, and return the names of those that are still its.
+    """Copy the companions of the checkpoint that a model began as, and return the names of all that it then has.
 
     They are copied to `temporary`, the folder that takes the place of `target` at the end; a companion that is there
     already is kept. A `source` of None is a model that was trained from scratch.
     """
+    own = [name for name in COMPANIONS if (target / name).is_dir()]
     if source is None or source.resolve() == target.resolve():
-        return []
+        return own
     names = [name for name in COMPANIONS if (source / name).is_dir() and not (target / name).exists()]
     for name in names:
         shutil.copytree(source / name, temporary / name, ignore=lambda _folder, found: {*filter(is_aside, found)})
-    return names + [name for name in COMPANIONS if name not in names and _same(source / name, target / name)]
+    return sorted(own + names)
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Return whether two folders hold the same files, apart from locks and temporary files."""
-    first, second = (
-        {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and not is_aside(path.name)}
-        for root in (one, other)
-    )
-    return bool(first) and first == second and not any(cmpfiles(one, other, first, shallow=False)[1:])
-
-
-def card(weights: str, target: Path, *, source: Path | None, carried: list[str], config: Any) -> str:
+def card(weights: str, *, source: Path | None, companions: list[str], config: Any) -> str:
     """Return the text of a model card: where the checkpoint comes from, what it has, and how to load it by `weights`.
 
-    `source` is the folder of the checkpoint that it began as, whose companions `carried` are.
+    `source` is the folder of the checkpoint that it began as.
     """
     if source is None:
         origin = "It was trained from scratch: nothing that was measured for another checkpoint holds for it."
@@ -72,11 +63,9 @@ def card(weights: str, target: Path, *, source: Path | None, carried: list[str],
             f"It began as the checkpoint `{source.name}`. What was measured for that one holds here only if the "
             "weights were not trained further: measure again with `prophet evaluate` and `prophet calibrate`."
         )
-    own = sorted(name for name in COMPANIONS if (target / name).is_dir() and name not in carried)
-    parts = [f"Taken over from it: {', '.join(f'`{name}`' for name in carried)}."] if carried else []
-    parts += [f"Its own: {', '.join(f'`{name}`' for name in own)}."] if own else []
+    parts = [f"It has {', '.join(f'`{name}`' for name in companions)}."] if companions else []
     advice = {"starts": "`prophet starts` or `starts=PATH`", "success_head": "`prophet train-reward` or `reward=...`"}
-    parts += [f"It has no `{name}`: {how}." for name, how in advice.items() if name not in (*carried, *own)]
+    parts += [f"It has no `{name}`: {how}." for name, how in advice.items() if name not in companions]
     return _CARD.format(
         marker=MARKER,
         suite=config.suite,

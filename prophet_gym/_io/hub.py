@@ -9,14 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from prophet_gym._checks import SHOWN_NAMES, listed, shown
-from prophet_gym._io.atomic import ASIDE, atomic_write, is_aside
+from prophet_gym._io.atomic import atomic_write, is_aside
 from prophet_gym._io.files import read_json
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
 # Beside the files of a checkpoint: each file's name -> its sha-256.
 MANIFEST = "manifest.json"
-# Locks and temporary files of a run, as the Hub's client matches them.
-ASIDE_PATTERNS = [f"{start}{name}" for name in (f"{ASIDE}*", ".*.draft-*") for start in ("", "**/")]
 # What the authors of ProphRL released: robot -> file.
 PUBLISHED = "Fleurrr/Prophet-World-Model"
 PUBLISHED_FILES = {"libero": "prophet-libero.pt", "bridge": "prophet-bridge.pt"}
@@ -165,7 +163,7 @@ def push_folder(folder: Path, repo: str, *, revision: str | None = None, private
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, ignore_patterns=ASIDE_PATTERNS)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision)
     except Exception as error:
         raise MissingWeightsError(f"cannot write to the Hub repository {repo}: {_first_line(error)}") from error
     return str(commit.commit_url)

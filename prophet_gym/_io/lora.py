@@ -16,14 +16,14 @@ TARGETS = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\
 WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float | None = None) -> None:
-    """Add trainable adapters, scaled by alpha / rank (or by 1), and freeze the rest; the output is as before."""
+def add_lora(model: nn.Module, rank: int) -> None:
+    """Add trainable adapters, scaled by 1, and freeze the rest; the output is as before."""
     from peft import LoraConfig, inject_adapter_in_model
 
     if rank < 1:
         raise ValueError(f"the rank of an adapter must be at least 1, got {rank}")
     model.requires_grad_(requires_grad=False)
-    config = LoraConfig(r=rank, lora_alpha=int(alpha or rank), lora_dropout=0.0, target_modules=TARGETS)
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=TARGETS)
     inject_adapter_in_model(config, model)
 
 

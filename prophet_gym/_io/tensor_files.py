@@ -5,7 +5,6 @@ file cannot unpack to a large one, and damaged weights are refused before a mode
 """
 
 import hashlib
-import json
 import os
 import pickle
 import zipfile
@@ -98,12 +97,12 @@ def write_torch(content: object, path: Path) -> None:
 
 
 def write_tensors(state: Mapping[str, Tensor], path: Path, mark: str | None = None) -> None:
-    """Write a state dict as safetensors, as diffusers and transformers load it, with the mark of the whole save."""
+    """Write a state dict as safetensors, as diffusers loads it, with the mark of the whole save if there is one."""
     require_finite(state, path, why="cannot be written")
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": "pt"} | ({} if mark is None else {MARK: mark})
+    # One entry alone, since safetensors writes several in another order every time: same weights, same bytes.
+    metadata = {"format": "pt"} if mark is None else {MARK: mark}
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata=metadata)
-    _order_metadata(path)
 
 
 def read_mark(path: Path) -> str | None:
@@ -142,18 +141,6 @@ def require_finite(tensors: Mapping[str, Tensor], source: object, *, why: str = 
     broken = [name for name, value in tensors.items() if not _is_finite(value)]
     if broken:
         raise CheckpointError(f"{source} {why}: {listed(broken)} hold numbers that are not finite (NaN or infinity)")
-
-
-def _order_metadata(path: Path) -> None:
-    """Sort the metadata of a safetensors header, whose order is else another every time: same weights, same bytes."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        if len(text) == size:  # as it is, unless a name is written with other escapes
-            file.seek(8)
-            file.write(text)
 
 
 def _require_stored(path: Path) -> None:

@@ -34,15 +34,11 @@ class Args(Arguments):
     """Dimension of the model's actions; by default the layout's, 14 for Prophet."""
     drop_text: bool = False
     """Leave out the cross-attentions, a fifth of the weights, whose output is zero while text is off."""
-    starting_point: bool = False
-    """Read SOURCE as a Cosmos-Predict2 model and add what a Prophet has beside it, to train from."""
-    chunk: Items = 20
-    """Number of actions per chunk of a starting point whose model has none."""
 
 
 def main(args: Args) -> None:
     from prophet_gym._io.hub import fetch, parse_hub_name, resolve
-    from prophet_gym.prophet.convert import PROPHET_ACTION_DIM, Conversion, NewParts, convert_file
+    from prophet_gym.prophet.convert import Conversion, convert_file
 
     source = resolve(args.source, {})
     if source.is_dir():
@@ -50,12 +46,10 @@ def main(args: Args) -> None:
     vae = None if args.vae == "none" else Path(args.vae).expanduser()
     if vae is not None and not vae.exists():
         vae = fetch(parse_hub_name(args.vae), only=WAN_VAE_FILES)
-    new = NewParts(args.action_dim or PROPHET_ACTION_DIM, args.chunk) if args.starting_point else None
     published = {file: robot for robot, file in PUBLISHED_FILES.items()}
     how = Conversion(
         args.frame_size,
         args.action_dim,
-        new,
         keep_text=not args.drop_text,
         embodiment=args.embodiment or published.get(source.name, "libero"),
         draw_tools=args.draw_tools,
@@ -65,5 +59,3 @@ def main(args: Args) -> None:
     print(
         f"{args.target}: a Prophet of {config.embodiment}, chunks of {config.chunk} actions and {height}x{width} frames"
     )
-    if args.starting_point:
-        print("It is a starting point for training: it does not follow actions yet.")

@@ -102,7 +102,7 @@ class Prophet(nn.Module):
         """Write the checkpoint: `prophet.json` and one diffusers folder per network, whole or not at all.
 
         A model that `from_pretrained` loaded takes along what its checkpoint has beside the networks (initial states,
-        success head, object reader), so that `gym.make(weights=folder)` works. A model card says what is whose.
+        success head, object reader), so that `gym.make(weights=folder)` works. A model card lists them.
 
         Args:
             folder: Target. Parts of an earlier checkpoint there are replaced, other files kept.
@@ -135,10 +135,10 @@ class Prophet(nn.Module):
         parts = {name: (stored(getattr(self, name), half=half), getattr(self, name)) for name in self.networks}
         with atomic_directory(target, last=CONFIG) as temporary:
             save_parts(temporary, type(self).__name__, self.config, parts)
-            carried = carry_companions(self.source, target, temporary)
+            companions = carry_companions(self.source, target, temporary)
             if is_ours(target / CARD):
                 name = repo or "path/to/this/folder"
-                text = card(name, target, source=self.source, carried=carried, config=self.config)
+                text = card(name, source=self.source, companions=companions, config=self.config)
                 (temporary / CARD).write_text(text, encoding="utf-8")
 
     @classmethod

@@ -71,7 +71,7 @@ def choose_trained(prophet: Prophet, *, lora_rank: int = 0, seed: int = 0) -> No
     if lora_rank:
         if not transformer.action_embedder.to_embedding.linear_2.weight.any():
             raise ValueError(
-                "the base does not follow actions yet (it is a starting point from Cosmos-Predict2), and adapters "
+                "the base does not follow actions yet (its action stream puts out zero), and adapters "
                 "cannot teach it that; train all weights: --lora-rank 0"
             )
         with torch.random.fork_rng(devices=()):

@@ -165,7 +165,9 @@ with atomic_file({str(tmp_path / "a")!r}) as draft:
 """
     assert python(code, check=False).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    os.utime(left, (time.time() - 3600,) * 2)
+    atomic_write(tmp_path / "a", "first")
+    assert left.is_file()
+    os.utime(left, (time.time() - 2 * 24 * 3600,) * 2)
     with atomic_file(tmp_path / "a") as temporary:  # whose own draft, and those of processes that live, stay
         temporary.write_text("whole")
         atomic_write(tmp_path / "a", "other")

@@ -58,17 +58,6 @@ def test_a_source_that_cannot_be_read_is_one_line(released, source, said, capsys
     assert not (released / "out").exists()
 
 
-def test_a_starting_point_says_that_it_is_one(released, release, capsys):
-    plain = {k: v for k, v in release(**TINY).items() if not any(w in k for w in ("action_", "framepack", "mem_to"))}
-    torch.save(plain, released / "cosmos.pt")
-    words = ["convert", str(released / "cosmos.pt"), str(released / "out"), "--vae", "none", "--chunk", "8"]
-    with pytest.raises(SystemExit):
-        main(words)
-    assert "--starting-point" in capsys.readouterr().err
-    main([*words, "--starting-point", "--drop-text"])
-    assert "starting point for training" in capsys.readouterr().out
-
-
 def test_a_released_file_as_weights_names_the_command(released):
     with pytest.raises(FileNotFoundError, match=r"prophet convert .*prophet\.pt FOLDER"):
         gym.make("Prophet-LIBERO-v0", weights=str(released / "prophet.pt"))

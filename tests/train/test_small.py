@@ -183,7 +183,7 @@ def test_what_was_trained_makes_an_env_whose_episodes_are_scored(toy_recording, 
     loaded = Prophet.from_pretrained(trained)
     for _ in range(2):  # a second save finds there what the first one brought along
         loaded.save_pretrained(tmp_path / "saved")
-        assert "Taken over from it: `success_head`, `starts`" in (tmp_path / "saved" / "README.md").read_text()
+        assert "It has `starts`, `success_head`." in (tmp_path / "saved" / "README.md").read_text()
     assert scored(tmp_path / "saved") == scored(trained)
 
     capsys.readouterr()

@@ -1,19 +1,15 @@
-"""Rename released tensors to ours and report every name that fits nothing; make a Cosmos-Predict2 a starting point."""
+"""Rename released tensors to ours and report every name that fits nothing."""
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prophet_gym._checks import listed
 from prophet_gym.errors import CheckpointError
-from prophet_gym.prophet._action_frames import PooledActionFrames
-from prophet_gym.prophet._action_stream import ActionStream
-from prophet_gym.prophet._history import HistoryMemory
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 
 # Numbers per action of the released Prophet, whose scalar streams are named `action_embedder_*_agi`.
@@ -111,55 +107,9 @@ def convert_transformer(
     layout's own (Prophet 14, Cosmos sample 7).
     """
     state_dict = _unwrapped(state_dict)
-    return _described(_renamed(state_dict), _own_action_dim(state_dict) if action_dim is None else action_dim)
-
-
-@dataclass(frozen=True)
-class NewParts:
-    """Hold what a Cosmos-Predict2 model that reads no actions gets on its way to a Prophet."""
-
-    action_dim: int = PROPHET_ACTION_DIM
-    chunk: int = 20
-
-
-def convert_cosmos(state_dict: dict[str, Tensor], new: NewParts) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Make a starting point for training of a Cosmos-Predict2 Video2World model, plain or action-conditioned.
-
-    Parts that are there are kept. New ones are silent: with the same text, the first output is the base model's,
-    whatever the actions and action frames are. The history's values are zero too, but its tokens take their share of
-    every softmax, as in the released architecture: with `history=None` the output is exactly the base's.
-    """
-    state_dict = _unwrapped(state_dict)
-    converted = _renamed(state_dict)
-    dim, like = _shape(converted, "patch_embed.proj.weight", 2)[0], next(iter(converted.values()))
-    channels = _shape(converted, "proj_out.weight", 2)[0] // math.prod(_PATCH)
-    action_dim = _own_action_dim(state_dict)
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        parts: dict[str, nn.Module] = {}
-        if not any(name.startswith("action_embedder.") for name in converted):
-            action_dim = new.action_dim
-            parts["action_embedder"] = stream = ActionStream(action_dim, new.chunk, dim)
-            _silence(stream.to_embedding.linear_2, stream.to_modulation.linear_2)
-        if not any(name.startswith("action_frame_embedder.") for name in converted):
-            parts["action_frame_embedder"] = embedder = PooledActionFrames(channels, dim)
-            _silence(embedder.to_embedding[1], embedder.to_modulation[1])
-        if not any(name.startswith("history_memory.") for name in converted):
-            parts["history_memory"] = memory = HistoryMemory(channels, dim, "oldest_finest")
-            _silence(memory.to_v)
-    for prefix, part in parts.items():
-        converted |= {f"{prefix}.{name}": value.to(like.dtype) for name, value in part.state_dict().items()}
-    return _described(converted, action_dim)
-
-
-def _silence(*layers: nn.Module) -> None:
-    """Make linear maps put out exactly zero, so that a new condition starts silent."""
-    for parameter in (parameter for layer in layers for parameter in layer.parameters()):
-        nn.init.zeros_(parameter)
-
-
-def _own_action_dim(state_dict: Mapping[str, Tensor]) -> int:
-    return PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
+    if action_dim is None:
+        action_dim = PROPHET_ACTION_DIM if any(map(_PROPHET_STREAM.search, state_dict)) else COSMOS_ACTION_DIM
+    return _described(_renamed(state_dict), action_dim)
 
 
 def without_text(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -179,8 +129,8 @@ def _described(state: dict[str, Tensor], action_dim: int) -> tuple[dict[str, Any
         )
     if _OWN_STREAM not in state:
         raise CheckpointError(
-            f"{_NO_PROPHET} in the released layout: it lacks {_OWN_STREAM}. If this is a plain Cosmos-Predict2 "
-            "model, convert it as a starting point for training (convert_cosmos, prophet convert --starting-point)"
+            f"{_NO_PROPHET} in the released layout: it lacks {_OWN_STREAM}. A plain Cosmos-Predict2 model "
+            "follows no actions: give a Prophet that was trained from it, as prophet-pretrained.pt"
         )
     flat_actions = _shape(state, _OWN_STREAM, 2)[1]
     if action_dim < 1 or flat_actions % action_dim or flat_actions == 0:
@@ -192,7 +142,7 @@ def _described(state: dict[str, Tensor], action_dim: int) -> tuple[dict[str, Any
     config = {
         "num_attention_heads": dim // head,
         "attention_head_dim": head,
-        "num_layers": _count_blocks(state),
+        "num_layers": len({name.split(".")[1] for name in state if name.startswith("transformer_blocks.")}),
         "mlp_ratio": _shape(state, "transformer_blocks.0.ff.net.0.proj.weight", 2)[0] / dim,
         "text_embed_dim": _shape(state, text, 2)[1] if text in state else None,
         "adaln_lora_dim": _shape(state, "transformer_blocks.0.norm1.linear_1.weight", 2)[0],
@@ -246,15 +196,3 @@ def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]
     if len(shape) != axes:
         raise CheckpointError(f"{_NO_PROPHET}: {name} must have {axes} axes, got shape {shape}")
     return shape
-
-
-def _count_blocks(state: Mapping[str, Tensor]) -> int:
-    """Return the number of blocks; raise CheckpointError unless they are numbered from 0 without a gap."""
-    numbers = {k.split(".")[1] for k in state if k.startswith("transformer_blocks.")}
-    wrong = sorted(numbers - {str(i) for i in range(len(numbers))})
-    if wrong:
-        raise CheckpointError(
-            f"the {len(numbers)} blocks must be numbered from 0 without a gap, got also {', '.join(wrong)}: "
-            "the file is damaged or cut"
-        )
-    return len(numbers)

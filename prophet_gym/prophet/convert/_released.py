@@ -23,7 +23,7 @@ from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, WanAutoencoder
 from prophet_gym.prophet._base import save_parts
 from prophet_gym.prophet._full import FullConfig, FullProphet, require_fit
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
-from prophet_gym.prophet.convert._layout import NewParts, convert_cosmos, convert_transformer, is_counter, without_text
+from prophet_gym.prophet.convert._layout import convert_transformer, is_counter, without_text
 
 _PIXELS_PER_TOKEN = 16  # the VAE's 8 times the patch's 2
 _SMALLEST_SIDE = 64  # the VAE's 8 times the coarsest pool of the history
@@ -66,8 +66,6 @@ class Conversion:
 
     frame_size: tuple[int, int] | None = None  # the robot's own if not given
     action_dim: int | None = None  # of a model action; the layout's own if not given
-    # What a Cosmos-Predict2 model gets as a starting point for training; None for a Prophet.
-    new_parts: NewParts | None = None
     # The cross-attentions, a fifth of the weights, which put out zero while text is off.
     keep_text: bool = True
     embodiment: str = "libero"
@@ -104,10 +102,7 @@ def convert_file(source: str | os.PathLike, target: str | os.PathLike, vae: Path
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} holds something already; give a new or empty folder")
     tensors = read_released(source)
-    if how.new_parts is None:
-        transformer, state = convert_transformer(tensors, how.action_dim)
-    else:
-        transformer, state = convert_cosmos(tensors, how.new_parts)
+    transformer, state = convert_transformer(tensors, how.action_dim)
     if not how.keep_text:
         transformer, state = without_text(transformer, state)
     config = _full_config(transformer, how)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ from prophet_gym._io.atomic import atomic_write
 from prophet_gym.rewards._vlm import warn
 
 _COLUMNS = 8
-_LOCK = threading.Lock()  # of all logs, since a log with a lock of its own could be neither copied nor pickled
 
 
 class RewardLog:
@@ -41,8 +39,7 @@ class RewardLog:
         """Append a line, whose `image` is where the frames were put; a RuntimeWarning tells of the first failure."""
         try:
             line = json.dumps({**record, "image": self._store(frames)}, ensure_ascii=False)
-            with _LOCK:
-                append_line(self.path, f"{line}\n".encode(errors="backslashreplace"))
+            append_line(self.path, f"{line}\n".encode(errors="backslashreplace"))
         except OSError as error:
             self.lost += 1
             if self.lost == 1:
