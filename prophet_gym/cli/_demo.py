@@ -55,10 +55,6 @@ class Scene:
     def steps(self) -> int:
         return len(self.videos[LIBERO]) - 1
 
-    @property
-    def moments(self) -> list[int]:
-        return np.linspace(0, self.steps, MOMENTS).round().astype(int).tolist()
-
 
 def main(args: Args) -> None:
     import imageio.v3 as iio
@@ -77,7 +73,8 @@ def main(args: Args) -> None:
     fps = int(episodes[0][0].fps)
     video = (image for scene in tqdm(scenes, desc="draw", unit="episode") for image in scene_images(scene, args.scale))
     write_mp4(args.out / "demo.mp4", video, fps)
-    sheets = [contact_sheet(scene.videos, scene.moments, scene.instruction) for scene in scenes]
+    moments = [np.linspace(0, scene.steps, MOMENTS).round().astype(int).tolist() for scene in scenes]
+    sheets = [contact_sheet(scene.videos, at, scene.instruction) for scene, at in zip(scenes, moments, strict=True)]
     iio.imwrite(args.out / "demo.png", stack(sheets))
     if args.animation is not None:
         every_second = list(islice(scene_images(scenes[0], 2), 0, None, 2))

@@ -3,11 +3,11 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from typing import Any, NoReturn
 
 from prophet_gym.errors import ProphetError
@@ -33,14 +33,36 @@ class Command:
     processes: bool = False
 
 
-def find(program: str, name: str, commands: Mapping[str, Command], overview: Callable[[], str]) -> Command:
-    """Return the command of a name; for any other name say what there is and exit with status 2."""
-    if name in commands:
-        return commands[name]
-    near = get_close_matches(name, commands, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    print(f"{program}: no command {name!r}.{hint}\n\n{overview()}", file=sys.stderr)
-    raise SystemExit(2)
+def main(
+    program: str,
+    commands: Mapping[str, Command],
+    argv: Sequence[str] | None,
+    more: Callable[[], Iterable[str]] = tuple,
+) -> None:
+    """Run a command line (the process's own if not given); without a command, print what there is and `more` lines.
+
+    Exits with status 2 where there is no such command; how a command ends is what `run` says.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
+        print(_overview(program, commands, more()))
+    elif name == "--version":
+        print(version("prophet-gym"))
+    elif name in commands:
+        run(f"{program} {name}", commands[name], words[1:])
+    else:
+        near = get_close_matches(name, commands, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"{program}: no command {name!r}.{hint}\n\n{_overview(program, commands, more())}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _overview(program: str, commands: Mapping[str, Command], more: Iterable[str]) -> str:
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+    tail = f"`{program} COMMAND --help` lists a command's options; `{program} --version` prints the version."
+    return "\n".join([f"usage: {program} COMMAND [OPTIONS]", "", *lines, *more, "", tail])
 
 
 def run(title: str, command: Command, words: Sequence[str]) -> None:

@@ -1,10 +1,9 @@
 """The `prophet` command: finds the subcommand and imports only that one."""
 
-import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
-from prophet_gym.cli._running import Command, find, run
+from prophet_gym.cli import _running
+from prophet_gym.cli._running import Command
 
 COMMANDS = {
     "demo": Command("prophet_gym.cli._demo", "dream a recorded episode, and the same start under other actions"),
@@ -36,21 +35,6 @@ COMMANDS = {
 }
 
 
-def help_text() -> str:
-    """Return what `prophet --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    head = ["usage: prophet COMMAND [OPTIONS]", "", "A learned robot simulator behind Gymnasium.", ""]
-    tail = ["", "`prophet COMMAND --help` lists a command's options; `prophet --version` prints the version."]
-    return "\n".join([*head, *lines, *tail])
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line `argv` (the process's own if not given); how it ends is what `_running.run` says."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(help_text())
-    elif words[0] == "--version":
-        print(version("prophet-gym"))
-    else:
-        run(f"prophet {words[0]}", find("prophet", words[0], COMMANDS, help_text), words[1:])
+    _running.main("prophet", COMMANDS, argv)
