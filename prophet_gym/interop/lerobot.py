@@ -168,27 +168,13 @@ def write_package(folder: Path | str, *, weights: str = "bundled") -> Path:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    requirements = f"prophet-gym>={version('prophet-gym')}\n"
-    readme = Path(__file__).with_name("envhub.md").read_text(encoding="utf-8")
-    texts = {"env.py": _ENV_FILE, "requirements.txt": requirements, "README.md": readme}
-    for name, text in texts.items():
+    for name, template in {"env.py": "envhub_env.txt", "README.md": "envhub.md"}.items():
+        text = Path(__file__).with_name(template).read_text(encoding="utf-8")
         (target / name).write_text(text.format(weights=weights), encoding="utf-8")
+    (target / "requirements.txt").write_text(f"prophet-gym>={version('prophet-gym')}\n", encoding="utf-8")
     return target
 
 
 def _renamed(parts: Mapping[str, Any], kind: type) -> dict[str, Any]:
     renamed: dict[str, Any] = {"pixels": kind({"image": parts["image"]})}
     return renamed | ({"agent_pos": parts["gripper_position"]} if "gripper_position" in parts else {})
-
-
-_ENV_FILE = '''"""LIBERO tasks in a learned simulator, as a LeRobot environment."""
-
-from prophet_gym.interop import lerobot
-
-import prophet_gym  # noqa: F401 registers the ids
-
-
-def make_env(n_envs=1, use_async_envs=False, cfg=None):
-    """Return {{suite: {{task: vector env}}}}; see prophet_gym.interop.lerobot.make_env."""
-    return lerobot.make_env(n_envs, use_async_envs, cfg, weights={weights!r})
-'''
