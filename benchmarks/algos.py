@@ -1,6 +1,6 @@
 """Measure what the trainer costs beside what it cannot avoid: the policy's own passes, and the env.
 
-    python benchmarks/algos.py --json benchmarks/results/algos.json
+    python -m benchmarks.algos --json benchmarks/results/algos.json
 
 *Update*: CPU seconds of one `Trainer.update` over those of encoding and of the same batched velocity calls with their
 backward pass, no loss, no optimiser; in float32 without a reference (bfloat16 and a reference add a forward pass each).
@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from prophrl_algos._named import begin_of, make_env
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
+from prophrl_algos._named import make_env
 from prophrl_algos.algorithms import FA_GRPO, FlowScale
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.flow import FlowSchedule, FlowSpec, rescore, select_obs
-from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts, collect
-from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts, begin_from_starts, collect
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=8, latent_dim=7, action_dim=7, exec_steps=8, num_steps=10)
@@ -92,10 +91,10 @@ def update_cost(args: Args) -> dict[str, float]:
 def bookkeeping(args: Args) -> dict[str, float]:
     env = make_env(args.env, args.env_rows, starts="train", options={"max_episode_steps": args.chunks})
     policy = TinyFlowPolicy(SPEC, hidden=128)
-    schedule = FlowSchedule.uniform(SPEC.num_steps)
+    schedule = FlowSchedule(SPEC.num_steps)
     found = []
     for seed in range(args.repeats + 1):
-        rollouts = collect(policy, env, schedule, GroupPlan(1, args.env_rows, Grouping(begin_of(env))), seed=seed)
+        rollouts = collect(policy, env, schedule, GroupPlan(1, args.env_rows, Grouping(begin_from_starts)), seed=seed)
         seconds = rollouts.seconds
         found.append((seconds["env"], seconds["policy"], seconds["rollout"] - seconds["env"] - seconds["policy"]))
     env_seconds, policy_seconds, rest = min(found[1:], key=lambda each: sum(each))

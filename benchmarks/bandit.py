@@ -1,6 +1,6 @@
 """Run every algorithm on a bandit of known optimum, on one budget: learning curves, and each flow step's gradients.
 
-    python benchmarks/bandit.py --json benchmarks/results/bandit.json
+    python -m benchmarks.bandit --json benchmarks/results/bandit.json
 
 A tiny flow policy over 2-D actions is first fitted to N(0, 0.3^2), then improved for `updates` rounds of 64 pulls with
 `epochs` optimiser steps each; the reward is 1 at one point and falls off around it. Curves are of the mean reward of
@@ -18,13 +18,12 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophrl_algos.algorithms import FA_GRPO, FLOW_GRPO, GRPO_GUARD, PI_RL, REINFLOW, Algorithm
 from prophrl_algos.algorithms.flowscale import FlowScale, flowscale_weights, scale_gradients
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSchedule, FlowSpec, rescore, sample, step_stds
 from prophrl_algos.sft import SftConfig, sft
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=10)
@@ -99,7 +98,7 @@ def interval(curves: np.ndarray) -> list[dict[str, float]]:
 
 def gradient_spread(policy: TinyFlowPolicy, rows: int = 1024) -> dict[str, Any]:
     """||dl_k/dv|| per flow step, averaged over samples, under each setting of FlowScale."""
-    schedule = FlowSchedule.uniform(SPEC.num_steps, 0.5)
+    schedule = FlowSchedule(SPEC.num_steps, 0.5)
     obs = policy.prepare(BanditVectorEnv(rows).reset()[0], ["pull"] * rows)
     path = sample(policy, obs, schedule, [torch.Generator().manual_seed(row) for row in range(rows)])
     gains = schedule.velocity_gains(SPEC.latent_dim)

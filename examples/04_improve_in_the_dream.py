@@ -28,7 +28,7 @@ import prophet_gym  # noqa: F401 registers the ids
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.algorithms import FA_GRPO_FORWARD
 from prophrl_algos.evaluate import evaluate
-from prophrl_algos.rollout import BeginFromStarts, Grouping
+from prophrl_algos.rollout import Grouping, begin_from_starts
 from prophrl_algos.trainer import Trainer, TrainerConfig
 from prophrl_algos.vla import SmallVLA
 
@@ -101,7 +101,7 @@ def main(args: Args) -> None:
         env,
         config,
         algorithm=FA_GRPO_FORWARD,
-        grouping=Grouping(BeginFromStarts(env.unwrapped.starts)),
+        grouping=Grouping(begin_from_starts),
     )
     report("before", policy, args)
     for update in range(1, config.updates + 1):

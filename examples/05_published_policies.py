@@ -27,7 +27,7 @@ import tyro
 import prophet_gym  # noqa: F401 registers the ids
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.algorithms import FlowScale
-from prophrl_algos.rollout import BeginFromStarts, Grouping
+from prophrl_algos.rollout import Grouping, begin_from_starts
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 
@@ -112,7 +112,7 @@ def main(args: Args) -> None:
             seed=args.seed,
         ),
         flowscale=FlowScale(),
-        grouping=Grouping(BeginFromStarts(env.unwrapped.starts)),
+        grouping=Grouping(begin_from_starts),
     )
     for update in range(1, args.updates + 1):
         found = trainer.iterate()

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,53 +13,35 @@ from tqdm import tqdm
 
 from prophet_gym._checks import unknown_option
 from prophrl_algos.flow import FlowPolicy, Obs, cat_obs, device_of, select_obs
-from prophrl_algos.sft import DrawBatch
 
 if TYPE_CHECKING:
     from prophet_gym.data._episode import Episode
 
 
-@runtime_checkable
-class FitsActions(Protocol):
-    """A policy that scales its latents by the demonstrated actions."""
-
-    def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
-        """Set the scale before any training."""
-
-
-@runtime_checkable
-class LearnsWhere(Protocol):
-    """A policy whose `sft_loss` reads `obs["points"]`: where in the image the gripper and the target are."""
-
-    learns_where: bool
-
-
-@runtime_checkable
-class SeesTwins(Protocol):
-    """A policy whose `sft_loss` reads `obs["twin"]`: the image of the same moment in a dream."""
-
-    sees_twins: bool
-
-
 @dataclass(frozen=True)
 class Demonstrations:
-    """Hold what a policy sees before every action of some episodes, one after the other, and each episode's actions."""
+    """Hold what a policy sees before every action of some episodes, one after the other, and each episode's actions.
+
+    The `horizon` is the policy's; actions are given on `device`.
+    """
 
     obs: Obs
     actions: Sequence[Float[np.ndarray, "_ a"]]
+    horizon: int
+    device: str | torch.device = "cpu"
 
     @property
     def steps(self) -> int:
         """Return the number of actions in all episodes."""
         return sum(map(len, self.actions))
 
-    def draw(self, rows: int, horizon: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
+    def draw(self, rows: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
         """Draw observations and the next `horizon` actions of each; past an episode's end the last one is repeated."""
         drawn = torch.randint(self.steps, (rows,), generator=generator)
         ends, picks = np.cumsum([len(actions) for actions in self.actions]), drawn.numpy()
         last = ends[np.searchsorted(ends, picks, side="right")] - 1
-        chunks = np.minimum(picks[:, None] + np.arange(horizon), last[:, None])
-        return select_obs(self.obs, drawn), self.all_actions()[torch.from_numpy(chunks)]
+        chunks = np.minimum(picks[:, None] + np.arange(self.horizon), last[:, None])
+        return select_obs(self.obs, drawn), self.all_actions()[torch.from_numpy(chunks)].to(self.device)
 
     def all_actions(self) -> Float[Tensor, "n a"]:
         """Return the actions of all episodes."""
@@ -71,7 +52,6 @@ def read_demonstrations(
     policy: FlowPolicy,
     folders: Sequence[Path],
     *,
-    dreams: Sequence[Path] = (),
     tasks: Sequence[int] = (),
     modes: Sequence[str] = ("expert",),
     failing: Sequence[str] = (),
@@ -79,28 +59,14 @@ def read_demonstrations(
 ) -> Demonstrations:
     """Read the successful episodes of recordings, and failures where they are asked for; decode and prepare each once.
 
-    `dreams` are those of each recording (`prophet redream`), in the same order; their images become `obs["twin"]`. No
-    `tasks` means all, no `modes` the successes of every script; `failing` are scripts whose failures are read too.
+    No `tasks` means all, no `modes` the successes of every script; `failing` are scripts whose failures are read too.
+    `obs["points"]` says where the gripper and the target are, for policies whose `sft_loss` reads it, where the
+    recording knows its camera.
     """
-    from prophet_gym.data._recording import list_recordings, read_episode, refuse_official
+    from prophet_gym.data._recording import list_recordings, read_episode
 
-    _require_dreams(policy, folders, dreams)
     listed = [list_recordings(folders, task=task, without=without) for task in tasks or (None,)]
-    paths = [
-        (path, dream and dream / path.relative_to(folder))
-        for number, (folder, dream) in enumerate(zip_longest(folders, dreams))
-        for of_task in listed
-        for path in of_task[number]
-    ]
-    for _, twin in paths:
-        if twin is not None and not twin.is_file():
-            raise FileNotFoundError(
-                f"{twin} is missing: each episode of a recording must have its dream; make them with `prophet redream "
-                f"--data RECORDING --out {twin.parents[1]} --episodes N` for all N of them"
-            )
-    for folder in dreams:
-        refuse_official(folder)
-    episodes = [(read_episode(path), twin) for path, twin in paths]
+    episodes = [read_episode(path) for number in range(len(folders)) for of_task in listed for path in of_task[number]]
     chosen = _of_modes(episodes, modes, failing)
     if not chosen:
         raise ValueError(
@@ -108,54 +74,25 @@ def read_demonstrations(
             f"{list(tasks) or 'all'}, none of the modes {list(modes) or 'any'} succeeds; record some with "
             "`prophet collect`"
         )
-    obs, actions = [], []
-    for episode, twin in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
-        # A dream ends with the last whole chunk.
-        dreamt = None if twin is None else read_episode(twin)
-        steps = len(episode.actions if dreamt is None else dreamt.actions)
-        seen = dict(_prepared(policy, episode, steps))
-        if isinstance(policy, LearnsWhere):
-            seen["points"] = points_of(episode)[:steps]
-        if dreamt is not None:
-            seen["twin"] = _prepared(policy, dreamt, steps)["image"]
-        obs.append(seen)
-        actions.append(episode.actions[:steps])
-    return Demonstrations(cat_obs(obs), actions)
+    obs = []
+    for episode in tqdm(chosen, desc="decode", unit="episode", mininterval=5):
+        frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:-1]
+        seen = policy.prepare({"image": frames}, [episode.instruction] * len(frames))
+        obs.append({**seen, **({} if episode.camera is None else {"points": points_of(episode)})})
+    return Demonstrations(cat_obs(obs), [each.actions for each in chosen], policy.spec.horizon, device_of(policy))
 
 
-def _require_dreams(policy: FlowPolicy, folders: Sequence[Path], dreams: Sequence[Path]) -> None:
-    """Raise ValueError if the dreams do not match the recordings, or the policy cannot use them."""
-    if dreams and len(dreams) != len(folders):
-        raise ValueError(
-            f"there must be one folder of dreams for each recording, got {len(dreams)} for {len(folders)}: make them "
-            "with `prophet redream`"
-        )
-    if dreams and not isinstance(policy, SeesTwins):
-        raise ValueError(
-            f"{type(policy).__name__} cannot be shown the same moment in two worlds; leave out the dreams, or give "
-            "them as further recordings"
-        )
-
-
-def _of_modes(
-    episodes: Sequence[tuple["Episode", Path | None]], modes: Sequence[str], failing: Sequence[str]
-) -> list[tuple["Episode", Path | None]]:
+def _of_modes(episodes: Sequence["Episode"], modes: Sequence[str], failing: Sequence[str]) -> list["Episode"]:
     """Return the successful episodes of `modes` (any if empty), and all episodes of `failing`."""
-    present = {episode.sim.mode for episode, _ in episodes}
+    present = {episode.sim.mode for episode in episodes}
     for mode in (*modes, *failing):
         if episodes and mode not in present:
             raise unknown_option("mode in the recording", mode, present)
     return [
-        (each, twin)
-        for each, twin in episodes
+        each
+        for each in episodes
         if each.sim.mode in failing or (each.sim.success[-1] and (not modes or each.sim.mode in modes))
     ]
-
-
-def _prepared(policy: FlowPolicy, episode: "Episode", steps: int) -> Obs:
-    """Return what the policy sees before each of the first `steps` actions."""
-    frames: UInt8[np.ndarray, "t h w 3"] = episode.frames()[:steps]
-    return policy.prepare({"image": frames}, [episode.instruction] * steps)
 
 
 def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:
@@ -169,13 +106,3 @@ def points_of(episode: "Episode") -> Float[Tensor, "t 2 2"]:
     seen = np.concatenate([places, np.ones_like(places[..., :1])], -1) @ episode.camera.T
     depth = np.where(seen[..., 2:] > 0, seen[..., 2:], np.nan)
     return torch.from_numpy(2 * seen[..., :2] / depth - 1).float()
-
-
-def drawer(policy: FlowPolicy, demonstrations: Demonstrations) -> DrawBatch:
-    """Return a function that draws batches for `sft`, with the actions on the policy's device."""
-
-    def draw(rows: int, generator: torch.Generator) -> tuple[Obs, Float[Tensor, "b h a"]]:
-        obs, actions = demonstrations.draw(rows, policy.spec.horizon, generator)
-        return obs, actions.to(device_of(policy))
-
-    return draw

@@ -1,114 +1,72 @@
-"""Where the metrics of a run go: CSV, JSON lines, TensorBoard, Weights & Biases, trackio, the terminal."""
+"""Where the metrics of a run go: CSV, TensorBoard, Weights & Biases, trackio, the terminal."""
 
 import csv
 import io
-import json
-import math
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from prophet_gym._checks import unknown_option
 from prophet_gym._io.atomic import atomic_write
 from prophrl_algos.trainer import Metrics
 
 
-@runtime_checkable
-class ShowsProgress(Protocol):
-    """A logger that also shows how far an update has come."""
-
-    def progress(self, stage: str, done: int, total: int | None) -> None:
-        """Take a stage's progress, see `prophrl_algos.rollout.Progress`."""
-
-
-@runtime_checkable
-class Logger(Protocol):
+class Logger:
     """Takes the metrics of each update; an update that is logged again (after a kill) replaces the earlier one."""
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Take the metrics of an update."""
+        raise NotImplementedError
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Show how far an update has come, see `prophrl_algos.rollout.Progress`; by default it is not shown."""
 
     def close(self) -> None:
         """Finish: nothing follows."""
 
 
-class _FileLogger:
-    """One row per update in a file that is always whole; rows that a killed run logged too far are dropped."""
+class CsvLogger(Logger):
+    """One line per update in a CSV file that is always whole; lines that a killed run logged too far are dropped.
+
+    Columns appear when their metrics do.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = self._read(path.read_text(encoding="utf-8")) if path.is_file() else ()
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))) if path.is_file() else ()
         self._rows: dict[int, Mapping[str, Any]] = {int(row["update"]): row for row in rows}
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Write the whole file again, with this update as its last."""
         self._rows = {number: row for number, row in self._rows.items() if number < update}
         self._rows[update] = {"update": update, **metrics}
-        atomic_write(self.path, self._text(list(self._rows.values())))
-
-    def close(self) -> None:
-        """Return at once: the file is whole already."""
-
-    def _read(self, text: str) -> Iterable[Mapping[str, Any]]:
-        raise NotImplementedError
-
-    def _text(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        raise NotImplementedError
-
-
-class CsvLogger(_FileLogger):
-    """One line per update in a CSV file; columns appear when their metrics do."""
-
-    def _read(self, text: str) -> Iterable[Mapping[str, Any]]:
-        return csv.DictReader(io.StringIO(text))
-
-    def _text(self, rows: Sequence[Mapping[str, Any]]) -> str:
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), restval="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows.values() for name in row)))
         writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        writer.writerows(self._rows.values())
+        atomic_write(self.path, text.getvalue())
 
 
-class JsonLinesLogger(_FileLogger):
-    """One JSON object per update, with six significant digits, for scripts that draw and count."""
-
-    def _read(self, text: str) -> Iterable[Mapping[str, Any]]:
-        # Not splitlines, which also ends a line at characters that JSON leaves as they are.
-        return [json.loads(line) for line in text.split("\n") if line]
-
-    def _text(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        return "".join(json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n" for row in rows)
-
-
-def _rounded(value: Any) -> Any:
-    if value is None or isinstance(value, int):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None  # JSON has no NaN
-
-
-@dataclass(frozen=True)
-class _Sender:
+class _Sender(Logger):
     """TensorBoard, Weights & Biases or trackio once a run has begun.
 
     An update that is logged again after a kill has the same metrics: W&B keeps one of them, trackio both.
     """
 
-    send: Callable[..., Any]
-    close: Callable[[], Any]
+    def __init__(self, send: Callable[..., Any], close: Callable[[], Any]) -> None:
+        self._send, self.close = send, close
 
     def log(self, metrics: Metrics, update: int) -> None:
         """Send the metrics."""
-        self.send(dict(metrics), step=update)
+        self._send(dict(metrics), step=update)
 
 
-class TerminalLogger:
+class TerminalLogger(Logger):
     """A live line: progress, time left and the metrics that tell whether the policy learns.
 
     Between two updates it says what is being done and how long the rest will take at the pace so far. It draws once a
@@ -155,7 +113,7 @@ class TerminalLogger:
 
 
 _PROJECT, _RUN_NAME = "prophrl", "run_name"
-LOGGERS = ("csv", "jsonl", "tensorboard", "wandb", "trackio", "terminal")
+LOGGERS = ("csv", "tensorboard", "wandb", "trackio", "terminal")
 _PACKAGES = ("tensorboard", "wandb", "trackio")
 """Loggers that need the package of their name."""
 
@@ -174,8 +132,6 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
     require_loggers([name])
     if name == "csv":
         return CsvLogger(folder / "metrics.csv")
-    if name == "jsonl":
-        return JsonLinesLogger(folder / "metrics.jsonl")
     if name == "tensorboard":
         return _tensorboard(folder / "tensorboard", done)
     if name == "wandb":

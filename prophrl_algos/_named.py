@@ -14,13 +14,9 @@ from torch import nn
 
 from prophet_gym._checks import unknown_option
 from prophet_gym.errors import MissingWeightsError
-from prophrl_algos import algorithms
 from prophrl_algos._checkpoint import load_checkpoint
-from prophrl_algos.algorithms import Algorithm
+from prophrl_algos.algorithms import ALGORITHMS, Algorithm
 from prophrl_algos.flow import FlowPolicy, FlowSpec
-from prophrl_algos.rollout import BeginFromStarts, begin_by_seed
-from prophrl_algos.rollout._groups import Begin
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, load_policy
 from prophrl_algos.vla.io._weights import LoadsWeights, has_weights, load_strictly, read_pt, read_safetensors
@@ -29,15 +25,15 @@ WEIGHTS = ("best.pt", "last.pt", "sft.pt")
 CONFIG = "config.json"
 _log = logging.getLogger(__name__)
 NUM_STEPS = {"small": 10, "small-k4": 4}
-"""Names of the small VLA, each with its denoising steps; weights serve all of them."""
-OWN = ("tiny", *NUM_STEPS)
-"""Policies that are made here, by name; a folder of such a name is `./NAME`."""
+"""Names of the small VLA, each with its denoising steps; weights serve all. A folder of such a name is `./NAME`."""
 
 
 def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
     """Return the algorithm of a name, or `package.module:NAME`: an Algorithm, or a function from a FlowSpec to one."""
+    if name in ALGORITHMS:
+        return ALGORITHMS[name].sized(spec)
     if ":" not in name:
-        return algorithms.make_algorithm(name, spec)
+        raise unknown_option("algorithm", name, [*ALGORITHMS, "package.module:function"])
     found = _imported("algorithm", name)
     if isinstance(found, Algorithm):
         return found.sized(spec)
@@ -81,21 +77,15 @@ def make_env(
     return gym.make_vec(name, num_envs=num_envs, starts=starts, autoreset_mode="Disabled", **chosen)
 
 
-def begin_of(env: VectorEnv) -> Begin:
-    """Return how the rollouts of a group begin alike: from the env's own initial states, else by a common seed."""
-    starts = getattr(env.unwrapped, "starts", None)
-    return begin_by_seed if starts is None or isinstance(starts, str) else BeginFromStarts(starts)
-
-
 def make_policy(
     policy: str, env: VectorEnv, weights: Path | None, device: str = "cpu", options: LoadOptions | None = None
 ) -> FlowPolicy:
     """Make a policy by name, with the weights of a run if they are given.
 
-    A policy is `tiny`, `small` (10 denoising steps), `small-k4` (4), what `load_policy` reads (a folder, a bundled
-    name, a Hub repository), or `package.module:function`, a function from the env to a `FlowPolicy`. Weights are a
-    folder that `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for `small` also what
-    `load_policy` reads.
+    A policy is `small` (10 denoising steps), `small-k4` (4), what `load_policy` reads (a folder, a bundled name, a Hub
+    repository), or `package.module:function`, a function from the env to a `FlowPolicy`. Weights are a folder that
+    `prophrl train` or `prophrl sft` wrote, one of its files, or a safetensors file; for `small` also what `load_policy`
+    reads.
     """
     if is_published(policy):
         loaded = load_policy(policy, options or LoadOptions(), device=device)
@@ -105,13 +95,10 @@ def make_policy(
         return loaded
     if policy in NUM_STEPS:
         made, weights = _small(env, weights, NUM_STEPS[policy])
-    elif policy == "tiny":
-        actions, dimensions = _chunk_of(env)
-        made = TinyFlowPolicy(FlowSpec(actions, dimensions, dimensions, actions, num_steps=4), hidden=128, cells=8)
     elif ":" in policy:
         made = _imported("policy", policy)(env)
     else:
-        known = [*OWN, *BUNDLED, "package.module:function", "the path of a folder", "owner/repo"]
+        known = [*NUM_STEPS, *BUNDLED, "package.module:function", "the path of a folder", "owner/repo"]
         raise unknown_option("policy", policy, known)
     if not isinstance(made, nn.Module):
         raise ValueError(f"a policy must be an nn.Module that obeys FlowPolicy, {policy} gave {type(made).__name__}")
@@ -122,26 +109,19 @@ def make_policy(
 
 def is_published(policy: str) -> bool:
     """Tell whether a policy is named by a folder, a repository or a bundled name, not by one of ours or a function."""
-    return policy not in OWN and (policy in BUNDLED or Path(policy).is_dir() or ("/" in policy and ":" not in policy))
+    return policy not in NUM_STEPS and (
+        policy in BUNDLED or Path(policy).is_dir() or ("/" in policy and ":" not in policy)
+    )
 
 
 def warn_untrained(policy: str, weights: Path | None) -> None:
     """Warn where a policy of this package begins with random weights, which is rarely what was meant."""
-    if policy in OWN and weights is None:
+    if policy in NUM_STEPS and weights is None:
         _log.warning(
             "--policy %s without --policy-weights is untrained: give weights of `prophrl sft`, or %s",
             policy,
             ", ".join(BUNDLED),
         )
-
-
-def save_policy(policy: FlowPolicy, folder: Path) -> Path | None:
-    """Write `folder/policy` if the policy has a `save_pretrained`, and return where it was written."""
-    save = getattr(policy, "save_pretrained", None)
-    if save is None:
-        return None
-    save(folder / "policy")
-    return folder / "policy"
 
 
 def take_weights(policy: nn.Module, path: Path) -> None:
@@ -166,19 +146,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state.get("trainer", state)["policy"]
 
 
-def _chunk_of(env: VectorEnv) -> tuple[int, ...]:
-    """Return the shape (actions, dimensions) of the chunks that an env takes."""
-    assert env.single_action_space.shape is not None
-    return env.single_action_space.shape
-
-
 def _small(env: VectorEnv, weights: Path | None, num_steps: int) -> tuple[SmallVLA, Path | None]:
     """Return the policy, and the weights that are still to be loaded into it."""
     if weights is not None and (str(weights) in BUNDLED or (weights / CONFIG).is_file()):
         loaded = load_policy(weights, LoadOptions(num_steps=num_steps, train="full"))
         assert isinstance(loaded, SmallVLA)
         return loaded, None
-    return SmallVLA(*_chunk_of(env), num_steps), weights
+    assert env.single_action_space.shape is not None
+    actions, dimensions = env.single_action_space.shape
+    return SmallVLA(actions, dimensions, num_steps), weights
 
 
 def _imported(kind: str, name: str) -> Any:

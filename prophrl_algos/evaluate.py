@@ -12,8 +12,7 @@ from gymnasium.vector import VectorEnv
 from prophet_gym.estimates import wilson
 from prophrl_algos.flow import FlowPolicy, FlowSchedule, no_step
 from prophrl_algos.rollout import Progress
-from prophrl_algos.rollout._collect import silent
-from prophrl_algos.rollout._episodes import EpisodeResult, act
+from prophrl_algos.rollout._collect import EpisodeResult, act, silent
 from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
 _START_KEYS = ("suite", "task", "start", "split", "instruction")
@@ -72,7 +71,7 @@ def ode_schedule(policy: FlowPolicy, initial_noise: float | int = 1.0) -> FlowSc
 
     With factor 0 a policy always does the same; a flow that is not sharp yet can do better from the noise's centre.
     """
-    return FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step, initial_noise=initial_noise)
+    return FlowSchedule(policy.spec.num_steps, 0.0, choose=no_step, initial_noise=initial_noise)
 
 
 def noise_seed(seed: int, episode: int) -> int:
@@ -128,8 +127,10 @@ def evaluate(
             observation, reward, terminated, truncated, info = env.step(actions)
             for row in rows.tolist():
                 results[row].add(row, reward, terminated, info)
-            rows = rows[~(np.asarray(terminated) | np.asarray(truncated))[rows]]
-            progress("episodes", len(found) + len(results) - len(rows), len(asked))
+            going = rows[~(np.asarray(terminated) | np.asarray(truncated))[rows]]
+            if len(going) < len(rows):
+                progress("episodes", len(found) + len(results) - len(going), len(asked))
+            rows = going
         found += results
     return Evaluation(tuple(found))
 

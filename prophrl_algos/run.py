@@ -1,15 +1,13 @@
 """A whole training run: iterate, evaluate, log, save; killed at any moment, it resumes as if it had not been."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
-from prophrl_algos._loggers import Logger, ShowsProgress
-from prophrl_algos.rollout import Progress
+from prophrl_algos._loggers import Logger
 from prophrl_algos.trainer import Metrics, Trainer
 
 LAST, BEST = "last.pt", "best.pt"
@@ -26,13 +24,12 @@ def run(
     """Run the updates that are left.
 
     `folder/last.pt` holds the trainer; a run that was killed resumes from it and ends with the same weights.
-    `folder/best.pt` holds the policy's weights (their average, with an EMA) at the best evaluation so far.
+    `folder/best.pt` holds the policy's weights at the best evaluation so far.
 
     Args:
         trainer: Fresh, with the arguments of the run that is resumed, if there is one.
         folder: Folder of this run alone.
-        loggers: Take the metrics of every update; evaluations as `evaluation/...`. Those that show progress
-            (`ShowsProgress`) are told it from inside an update.
+        loggers: Take the metrics of every update, evaluations as `evaluation/...`, and progress inside an update.
         evaluate: Returns at least `success`; called after every `evaluate_every` updates and the last one.
         evaluate_every: Updates between evaluations.
 
@@ -48,9 +45,8 @@ def run(
         trainer.load_state_dict(state["trainer"])
         best = float(state["best"])
     updates, main = trainer.config.updates, trainer.processes.main
-    show = [logger.progress for logger in loggers if isinstance(logger, ShowsProgress)]
-    if show and main:
-        trainer.progress = partial(_show, show)
+    if main:
+        trainer.progress = partial(_show, loggers)
     try:
         while trainer.done < updates:
             metrics = trainer.iterate()
@@ -67,18 +63,16 @@ def run(
             logger.close()
 
 
-def _show(loggers: Sequence[Progress], stage: str, done: int, total: int | None) -> None:
+def _show(loggers: Sequence[Logger], stage: str, done: int, total: int | None) -> None:
     for logger in loggers:
-        logger(stage, done, total)
+        logger.progress(stage, done, total)
 
 
 def _evaluate(trainer: Trainer, folder: Path, evaluate: Callable[[], Metrics], metrics: Metrics, best: float) -> float:
-    with nullcontext() if trainer.ema is None else trainer.ema.applied():
-        found = evaluate()
-        metrics |= {f"evaluation/{name}": value for name, value in found.items()}
-        # Inside, so that the averaged weights are the ones that are kept.
-        if found["success"] > best and trainer.processes.main:
-            assert isinstance(trainer.policy, nn.Module)
-            state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found["success"]}
-            save_checkpoint(folder / BEST, state)
+    found = evaluate()
+    metrics |= {f"evaluation/{name}": value for name, value in found.items()}
+    if found["success"] > best and trainer.processes.main:
+        assert isinstance(trainer.policy, nn.Module)
+        state = {"policy": trainer.policy.state_dict(), "updates": trainer.done, "score": found["success"]}
+        save_checkpoint(folder / BEST, state)
     return found["success"]

@@ -22,7 +22,6 @@ def check_flow_policy(
     *,
     tolerance: float = 1e-4,
     fit_steps: int = 0,
-    learning_rate: float = 1e-2,
 ) -> None:
     """Check a policy against the contract of `FlowPolicy`.
 
@@ -36,7 +35,6 @@ def check_flow_policy(
         instructions: One per sub-environment.
         tolerance: Largest difference of log-probs and velocities between batchings, where 1 is their scale.
         fit_steps: Adam steps of the last check; it trains the policy in place and puts its weights back.
-        learning_rate: Learning rate of these steps.
 
     Raises:
         AssertionError: Says what must hold and what was found.
@@ -48,14 +46,14 @@ def check_flow_policy(
     obs = policy.prepare(env_obs, instructions)
     _check_obs(obs, rows)
     _check_velocity(policy, obs, _noise(policy, rows, 0), tolerance)
-    schedule = FlowSchedule.uniform(spec.num_steps, 0.5)
+    schedule = FlowSchedule(spec.num_steps, 0.5)
     path = _check_sampling(policy, obs, schedule, rows, tolerance)
     _check_rescoring(policy, obs, path, tolerance)
     _check_gradient(policy, obs, path)
     _check_decode(policy, obs, path.x0, rows)
     if fit_steps:
         copies = torch.arange(rows).repeat(max(_FIT_BATCH // rows, 1))
-        _check_fit(policy, select_obs(obs, copies), len(copies), fit_steps, learning_rate)
+        _check_fit(policy, select_obs(obs, copies), len(copies), fit_steps)
 
 
 def _check_obs(obs: Obs, rows: int) -> None:
@@ -153,7 +151,7 @@ def _check_decode(policy: FlowPolicy, obs: Obs, x0: Tensor, rows: int) -> None:
     assert same, "decoded actions must not depend on padded columns or on what lies past exec_steps: it is not scored"
 
 
-def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: float) -> None:
+def _check_fit(policy: Any, obs: Obs, rows: int, steps: int) -> None:
     spec = policy.spec
     kept = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     with torch.no_grad():
@@ -163,7 +161,7 @@ def _check_fit(policy: Any, obs: Obs, rows: int, steps: int, learning_rate: floa
     goal = policy.decode(half, obs).detach()
     goal = torch.cat([goal, goal[:, -1:].expand(-1, spec.horizon - spec.exec_steps, -1)], 1)
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(weights, lr=learning_rate)
+    optimizer = torch.optim.Adam(weights, lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     try:
         for _ in range(steps):
@@ -200,7 +198,7 @@ def _noise(policy: FlowPolicy, rows: int, seed: int) -> Tensor:
 
 
 def _euler(policy: FlowPolicy, obs: Obs, rows: int) -> Tensor:
-    schedule = FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step)
+    schedule = FlowSchedule(policy.spec.num_steps, 0.0, choose=no_step)
     return policy.decode(sample(policy, obs, schedule, _generators(range(rows))).x0, obs)
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.toys import TinyFlowPolicy
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.data import held_out
 from prophet_gym.data._recording import list_episodes, name_of, read_episode
 from prophet_gym.envs import read_initial_states
 from prophet_gym.factory import make_vector_env
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.tiny import TinyFlowPolicy
 
 OLD = Path(__file__).parent / "data" / "f4e30db"
 BEGIN_AGAIN = "earlier version.* in another folder"

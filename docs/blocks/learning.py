@@ -5,7 +5,7 @@ from docs.blocks.common import load, markdown_table, where
 
 def bandit() -> str:
     """Return how every algorithm does on the bandit, and that one optimizer step shows no difference."""
-    command = "python benchmarks/bandit.py --json benchmarks/results/bandit.json"
+    command = "python -m benchmarks.bandit --json benchmarks/results/bandit.json"
     report = load("bandit.json")
     if report is None:
         return f"Not measured yet: `{command}`."
@@ -34,14 +34,14 @@ def gradient_spread() -> str:
     """Return the greatest gradient of a flow step over the least."""
     report = load("bandit.json")
     if report is None:
-        return "Not measured yet: `python benchmarks/bandit.py --json benchmarks/results/bandit.json`."
+        return "Not measured yet: `python -m benchmarks.bandit --json benchmarks/results/bandit.json`."
     rows = [[name, f"{found['spread']:.1f}"] for name, found in report["gradient"].items()]
     return markdown_table(["FlowScale", "gradient of a flow step, greatest over least (K = 10)"], rows)
 
 
 def algorithm_cost() -> str:
     """Return what an update and a rollout cost beside their bare computation."""
-    command = "python benchmarks/algos.py --json benchmarks/results/algos.json"
+    command = "python -m benchmarks.algos --json benchmarks/results/algos.json"
     report = load("algos.json")
     if report is None:
         return f"Not measured yet: `{command}`."

@@ -1,6 +1,7 @@
 """Files of the experiment: its logs, and the weights on the way."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, Size
+from prophet_gym._io.atomic import atomic_write
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.evaluation._report import machine, write_json
+from prophrl_algos._loggers import Logger
 from prophrl_algos._named import make_env, make_policy
 from prophrl_algos.flow import FlowPolicy
+from prophrl_algos.trainer import Metrics
 from prophrl_algos.vla._load import BUNDLED
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,6 +42,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a log; a kill may have cut the last one."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+class JsonLines(Logger):
+    """Log one object per update, with six significant digits; lines that a killed run logged too far are dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, metrics: Metrics, update: int) -> None:
+        """Write the whole file again, with this update as its last."""
+        new = {"update": update} | {name: _rounded(value) for name, value in metrics.items()}
+        rows = [*(row for row in read_lines(self.path) if row["update"] < update), new]
+        atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _rounded(value: float) -> float | None:
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None  # JSON has no NaN
 
 
 def read_summary(size: str) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from experiments.reinforce_in_dream.files import (
     CLONING,
     EVALUATIONS,
     TRIES,
+    JsonLines,
     Place,
     add_line,
     claim,
@@ -45,8 +46,8 @@ from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES, Arm, Size
 from prophet_gym.estimates import wilson
 from prophet_gym.evaluation._report import write_json
 from prophet_gym.rewards import DegradedOracle
-from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
-from prophrl_algos._loggers import JsonLinesLogger, TerminalLogger
+from prophrl_algos._demonstrations import read_demonstrations
+from prophrl_algos._loggers import Logger, TerminalLogger
 from prophrl_algos._named import make_policy
 from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.cli._train import Args as TrainArgs
@@ -54,6 +55,7 @@ from prophrl_algos.cli._train import make_trainer
 from prophrl_algos.run import run as run_trainer
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Metrics, TrainerConfig
+from prophrl_algos.vla import SmallVLA
 
 Stage = Literal["all", "sft", "choose", "learn", "evaluate"]
 
@@ -78,7 +80,7 @@ class Args:
     device: str = "cpu"
 
 
-class Snapshots:
+class Snapshots(Logger):
     """Keep the weights of chosen updates, as a logger that reads nothing of the run."""
 
     def __init__(self, policy: nn.Module, path_of: Callable[[int], Path], chosen: Callable[[int], bool]) -> None:
@@ -89,9 +91,6 @@ class Snapshots:
         del metrics
         if self.chosen(update + 1):
             write_weights(self.policy, self.path_of(update + 1))
-
-    def close(self) -> None:
-        """Do nothing: every file is whole already."""
 
 
 def runs_of(size: Size) -> dict[str, tuple[Arm, int]]:
@@ -140,14 +139,14 @@ def clone(place: Place) -> None:
         policy = make_policy(size.policy, spaces(), None, place.device)
         assert isinstance(policy, nn.Module)
         shown = read_demonstrations(policy, place.data, tasks=size.sft_tasks, failing=size.sft_failing)
-        if isinstance(policy, FitsActions):
+        if isinstance(policy, SmallVLA):
             policy.fit_actions(shown.all_actions())
         sft(
             policy,
-            drawer(policy, shown),
+            shown.draw,
             SftConfig(steps=size.sft_steps, batch_size=size.sft_batch_size, learning_rate=size.sft_rate),
             place.out / SFT,
-            logger=JsonLinesLogger(place.logs / CLONING),
+            logger=JsonLines(place.logs / CLONING),
         )
         write_weights(policy, path, half=True)
     for world in (size.libero, DREAM):
@@ -237,7 +236,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         lambda update: place.snapshot(name, update),
         lambda update: update % size.point_every == 0 or update == total,
     )
-    lines = JsonLinesLogger(learning_log(place.logs, name))
+    lines = JsonLines(learning_log(place.logs, name))
     run_trainer(trainer, place.out / name, loggers=[lines, keep, TerminalLogger(total)])
     trainer.env.close()
 

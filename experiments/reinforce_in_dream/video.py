@@ -24,7 +24,7 @@ from prophet_gym._io.panels import side_by_side, stack, write_animation
 from prophrl_algos._named import make_env
 from prophrl_algos.evaluate import ode_schedule
 from prophrl_algos.flow import FlowPolicy, sample
-from prophrl_algos.rollout._episodes import env_actions
+from prophrl_algos.rollout._collect import env_actions
 
 Runs = dict[str, tuple[str, int, Path]]
 """When -> run, update and weights."""

@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 
-from prophet_gym._checks import unknown_option
 from prophrl_algos.algorithms._advantages import group_advantages, leave_one_out_advantages, per_entry, per_trajectory
 from prophrl_algos.algorithms._algorithm import Algorithm
-from prophrl_algos.algorithms._flow_grpo import FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD
-from prophrl_algos.algorithms._grpo_guard import GRPO_GUARD
+from prophrl_algos.algorithms._flow_grpo import FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GRPO_FORWARD, GRPO_GUARD
 from prophrl_algos.algorithms._pi_rl import PI_RL
 from prophrl_algos.algorithms._reinflow import REINFLOW, LearnedNoise
 from prophrl_algos.algorithms.fa_grpo import FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWARD
 from prophrl_algos.algorithms.flowscale import FlowScale
-from prophrl_algos.flow import FlowSpec
 
-__all__ = ["ALGORITHMS", "Algorithm", "FlowScale", "LearnedNoise", "make_algorithm"]
+__all__ = ["ALGORITHMS", "Algorithm", "FlowScale", "LearnedNoise"]
 __all__ += ["FA_GRPO", "FA_GRPO_CPS", "FA_GRPO_FORWARD", "FLOW_GRPO", "FLOW_GRPO_CPS", "FLOW_GRPO_FORWARD"]
 __all__ += ["GRPO_GUARD", "PI_RL", "REINFLOW"]
 __all__ += ["group_advantages", "leave_one_out_advantages", "per_entry", "per_trajectory"]
@@ -22,10 +19,3 @@ _ALL = (FA_GRPO, FA_GRPO_CPS, FA_GRPO_FORWARD, FLOW_GRPO, FLOW_GRPO_CPS, FLOW_GR
 
 ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}
 """Every algorithm by its name; `prophrl train --algo` and the command's overview read it."""
-
-
-def make_algorithm(name: str, spec: FlowSpec) -> Algorithm:
-    """Return the algorithm of a name in `ALGORITHMS`, sized for a policy."""
-    if name not in ALGORITHMS:
-        raise unknown_option("algorithm", name, [*ALGORITHMS, "package.module:function"])
-    return ALGORITHMS[name].sized(spec)

@@ -1,13 +1,13 @@
 """`Algorithm`: everything an experiment swaps, as one object of functions."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prophrl_algos.algorithms._advantages import group_advantages, per_entry
-from prophrl_algos.algorithms._surrogate import RatioStats, clipped_surrogate, masked_log_ratio
 from prophrl_algos.flow import FlowPath, FlowScores, FlowSpec, Kernel, every_step, flow_sde_step
 from prophrl_algos.flow._schedule import Choose
 
@@ -17,17 +17,45 @@ Path = Callable[[FlowPath, int], FlowPath]
 Score = Callable[[FlowScores, FlowScores, Float[Tensor, " times"]], Float[Tensor, "s k n a"]]
 """`score(new, old, times)`: the log-prob whose difference to `old.log_prob` is the log-ratio of each flow step."""
 
-Reduce = Callable[[Float[Tensor, "s k n a"], Bool[Tensor, "s n"]], tuple[Float[Tensor, "s *r"], Bool[Tensor, "s *r"]]]
-"""`reduce(log_ratio, mask)`: the log-ratios to be clipped, and which of them count; the input is 0 where masked."""
-
-Aggregate = Callable[[Float[Tensor, "s *r"], Int[Tensor, " s"], float | int], Float[Tensor, ""]]
-"""`aggregate(terms, entries, denominator)`: the loss, from the valid (n, a) entries of each decision."""
+Reduce = Callable[[Float[Tensor, "s k n a"], Bool[Tensor, "s n"]], tuple[Float[Tensor, "s *r"], Float[Tensor, "s *r"]]]
+"""`reduce(log_ratio, mask)`: the log-ratios to be clipped, and the weight of each, 0 where it does not count; the input
+is 0 where masked."""
 
 Advantages = Callable[[Float[Tensor, " b"], Int[Tensor, " b"], Bool[Tensor, " b"]], Float[Tensor, " b"]]
 """`advantages(returns, groups, scored)`; a rollout of advantage 0 is left out."""
 
 LossWeights = Callable[[Bool[Tensor, "s n"], Int[Tensor, " s"]], Float[Tensor, " s"]]
 """`loss_weights(mask, trajectory)`: weight of each valid entry of a decision in the loss."""
+
+
+# exp(20) is half a billion: past it a ratio says nothing more, and its square would overflow in the gradient.
+LOG_RATIO_LIMIT = 20.0
+
+
+@dataclass(frozen=True)
+class RatioStats:
+    """What happened to the ratios of a batch that counted; scalar tensors on the batch's device.
+
+    `clipped_low` is the fraction with A < 0 and r < 1 - clip_low, `clipped_high` with A > 0 and r > 1 + clip_high.
+    """
+
+    ratios: Float[Tensor, ""]
+    ratio_mean: Float[Tensor, ""]
+    ratio_min: Float[Tensor, ""]
+    ratio_max: Float[Tensor, ""]
+    clipped_low: Float[Tensor, ""]
+    clipped_high: Float[Tensor, ""]
+
+    @staticmethod
+    def merge(parts: Sequence["RatioStats"]) -> "RatioStats":
+        """Combine the statistics of several microbatches; means are weighted by the number of ratios."""
+        stacked = {each.name: torch.stack([getattr(part, each.name) for part in parts]) for each in fields(RatioStats)}
+        total = stacked["ratios"].sum()
+        fraction = stacked["ratios"] / total.clamp(min=1)
+        means = {name: (stacked[name] * fraction).sum() for name in ("ratio_mean", "clipped_low", "clipped_high")}
+        return RatioStats(
+            ratios=total, ratio_min=stacked["ratio_min"].min(), ratio_max=stacked["ratio_max"].max(), **means
+        )
 
 
 def sampled_path(path: FlowPath, seed: int) -> FlowPath:
@@ -42,14 +70,6 @@ def plain_log_prob(new: FlowScores, old: FlowScores, times: Float[Tensor, " time
     return new.log_prob
 
 
-def mean_over_entries(
-    terms: Float[Tensor, "s *r"], entries: Int[Tensor, " s"], denominator: float | int
-) -> Float[Tensor, ""]:
-    """Return minus the sum of the terms over the denominator."""
-    del entries
-    return -terms.sum() / denominator
-
-
 @dataclass(frozen=True)
 class Algorithm:
     """A way to learn from groups of rollouts: what is sampled, what a ratio is, and how the ratios become a loss.
@@ -59,8 +79,7 @@ class Algorithm:
     Attributes:
         name: Name for `prophrl train --algo`; a run that is resumed must have the name it began with.
         summary: One line on what it is, for the command's overview.
-        reduce: From the log-ratio of every flow step to those that are clipped.
-        aggregate: From the clipped terms to the loss.
+        reduce: From the log-ratio of every flow step to those that are clipped, and their weights in the loss.
         kernel: The sampler's stochastic step; a kernel with weights is trained too.
         choose: Which flow steps are stochastic.
         path: What is scored: `sampled_path`, or `renoised` for the forward process.
@@ -79,7 +98,6 @@ class Algorithm:
     name: str
     summary: str
     reduce: Reduce
-    aggregate: Aggregate = mean_over_entries
     kernel: Kernel = flow_sde_step
     choose: Choose = every_step
     path: Path = sampled_path
@@ -122,11 +140,53 @@ class Algorithm:
         """
         if denominator is not None and not denominator > 0:
             raise ValueError(f"denominator must be above 0 or None (the valid entries given here), got {denominator}")
-        entries = mask.sum(1) * log_prob.shape[3]
-        log_ratio, counts = self.reduce(masked_log_ratio(log_prob, old, mask), mask)
-        terms, stats = clipped_surrogate(
-            log_ratio, advantages, counts, loss_weights, clip_low=clip_low, clip_high=clip_high
-        )
+        log_ratio, weights = self.reduce(masked_log_ratio(log_prob, old, mask), mask)
+        terms, stats = clipped_surrogate(log_ratio, advantages, weights > 0, clip_low=clip_low, clip_high=clip_high)
+        if loss_weights is not None:
+            weights = weights * loss_weights.view(-1, *[1] * (weights.ndim - 1))
         # Every algorithm divides by entries, whatever its ratios are of, so that their gradients can be compared.
-        own = float(max(int(entries.sum()), 1)) if denominator is None else denominator
-        return self.aggregate(terms, entries, own), stats
+        own = float(max(int(mask.sum()) * log_prob.shape[3], 1)) if denominator is None else denominator
+        return -(terms * weights).sum() / own, stats
+
+
+def masked_log_ratio(
+    log_prob: Float[Tensor, "s k n a"], old: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
+) -> Float[Tensor, "s k n a"]:
+    """Return l_k - l_k_old of every flow step, and 0 where masked.
+
+    The difference is taken before anything is summed: each l_k is large, and float32 would lose the ratio in the sums.
+    What is masked may be NaN; it gets no gradient, nor does `old`.
+    """
+    return torch.where(mask[:, None, :, None], log_prob - old.detach(), 0.0)
+
+
+def clipped_surrogate(
+    log_ratio: Float[Tensor, "s *r"],
+    advantages: Float[Tensor, " s"],
+    counts: Bool[Tensor, "s *r"],
+    *,
+    clip_low: float | int,
+    clip_high: float | int,
+) -> tuple[Float[Tensor, "s *r"], RatioStats]:
+    """Return min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) for every ratio, 0 where it does not count.
+
+    A may be NaN where none of a decision's ratios counts; from clip_low = 1 on there is no lower bound.
+    """
+    if not (clip_low > 0 and clip_high > 0):
+        raise ValueError(f"clip_low and clip_high must be above 0, got {clip_low} and {clip_high}")
+    ratio = torch.exp(log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+    advantage = torch.where(counts, advantages.view(-1, *[1] * (log_ratio.ndim - 1)).expand_as(ratio), 0.0)
+    terms = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
+    terms, ratio = torch.where(counts, terms, 0.0), ratio.detach()
+    number = counts.sum().to(ratio.dtype)
+    some = number.clamp(min=1)
+    low = counts & (advantage < 0) & (ratio < 1 - clip_low)
+    high = counts & (advantage > 0) & (ratio > 1 + clip_high)
+    return terms, RatioStats(
+        ratios=number,
+        ratio_mean=torch.where(counts, ratio, 0.0).sum() / some,
+        ratio_min=torch.where(counts, ratio, torch.inf).amin() if ratio.numel() else ratio.new_tensor(torch.inf),
+        ratio_max=torch.where(counts, ratio, 0.0).amax() if ratio.numel() else ratio.new_tensor(0.0),
+        clipped_low=low.sum() / some,
+        clipped_high=high.sum() / some,
+    )

@@ -16,9 +16,9 @@ from prophrl_algos.flow import one_random_step
 
 def sum_over_chunk(
     log_ratio: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
-) -> tuple[Float[Tensor, " s"], Bool[Tensor, " s"]]:
+) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
     """Return one log-ratio per decision: the sum of l_k - l_k_old over flow steps, actions and dimensions."""
-    return log_ratio.sum((1, 2, 3)), mask.any(1)
+    return log_ratio.sum((1, 2, 3)), mask.any(1).to(log_ratio)
 
 
 PI_RL = Algorithm("pi-rl", "one random stochastic step, one ratio per chunk", sum_over_chunk, choose=one_random_step)

@@ -14,7 +14,7 @@ from torch import nn
 from prophrl_algos.algorithms._algorithm import Algorithm
 from prophrl_algos.algorithms._pi_rl import sum_over_chunk
 from prophrl_algos.flow import ode_step
-from prophrl_algos.flow._sde import Latents, Moments, Number, over_rows
+from prophrl_algos.flow._sde import Latents, Moments, Number, like
 
 
 class LearnedNoise(nn.Module):
@@ -48,7 +48,7 @@ class LearnedNoise(nn.Module):
     ) -> Moments:
         """Return the mean of the ODE step and the learned std; `noise_level` and `t_clamp` are not read."""
         mean, _ = ode_step(sample, velocity, t, t_next, noise_level=noise_level, t_clamp=t_clamp)
-        time = over_rows(t, mean)
+        time = like(t, mean)
         time = time.expand(torch.broadcast_shapes(time.shape, mean.shape))[..., :1]
         # The velocity is detached: the noise follows the flow, it does not steer it.
         logit = self.network(torch.cat([sample.float(), velocity.detach().float(), time], -1)).float()

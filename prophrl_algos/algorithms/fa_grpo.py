@@ -19,10 +19,10 @@ from prophrl_algos.flow import cps_step, no_step, renoised
 
 def sum_flow_steps(
     log_ratio: Float[Tensor, "s k n a"], mask: Bool[Tensor, "s n"]
-) -> tuple[Float[Tensor, "s n a"], Bool[Tensor, "s n a"]]:
+) -> tuple[Float[Tensor, "s n a"], Float[Tensor, "s n a"]]:
     """Return one log-ratio per action dimension: sum_k (l_k - l_k_old)."""
     summed = log_ratio.sum(1)
-    return summed, mask[:, :, None].expand_as(summed)
+    return summed, mask[:, :, None].expand_as(summed).to(summed)
 
 
 FA_GRPO = Algorithm(

@@ -46,15 +46,16 @@ def main(args: Args) -> None:
     warn_untrained(args.policy, args.policy_weights)
     schedule = ode_schedule(policy, args.initial_noise)
     if args.noise_level:
-        schedule = FlowSchedule.uniform(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
+        schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
     with tqdm(total=len(cells), desc="evaluate", unit="episode") as bar:
-
-        def show(_stage: str, done: int, _total: int | None) -> None:
-            # Told after every chunk, and an update by 0 would draw the bar again: a line of a log each time.
-            if done > bar.n:
-                bar.update(done - bar.n)
-
-        found = evaluate(policy, env, cells, seed=args.seed, schedule=schedule, progress=show)
+        found = evaluate(
+            policy,
+            env,
+            cells,
+            seed=args.seed,
+            schedule=schedule,
+            progress=lambda _stage, done, _total: bar.update(done - bar.n),
+        )
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
         low, high = part.interval

@@ -54,8 +54,8 @@ class PolicyOptions(Arguments):
     """Which policy."""
 
     policy: str
-    """Policy: `small` (10 denoising steps), `small-k4` (4), `tiny` (untrained, for tests), a folder or Hub repository
-    of a published policy, or `package.module:function`, a function from the environment to a FlowPolicy."""
+    """Policy: `small` (10 denoising steps), `small-k4` (4), a folder or Hub repository of a published policy, or
+    `package.module:function`, a function from the environment to a FlowPolicy."""
     load: Load = field(default_factory=Load)
     """How a published policy is loaded."""
 

@@ -20,8 +20,6 @@ class Args(PolicyOptions, DeviceOptions):
     """How a published policy is loaded and what is trained of it."""
     data: Annotated[tuple[Path, ...], Several()]
     """Recordings of `prophet collect`."""
-    dreams: tuple[Path, ...] = ()
-    """Dreams of each recording (`prophet redream`), in the same order, so that both look alike to the policy."""
     env: str = "Prophet-LIBERO-v0"
     """Id of the environment that the policy will act in."""
     out: OutFolder = Path("outputs/sft")
@@ -41,29 +39,25 @@ class Args(PolicyOptions, DeviceOptions):
 def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.train._run_folder import begin_run, run_lock
-    from prophrl_algos._demonstrations import FitsActions, drawer, read_demonstrations
+    from prophrl_algos._demonstrations import read_demonstrations
     from prophrl_algos._loggers import CsvLogger
-    from prophrl_algos._named import make_env, make_policy, save_policy
+    from prophrl_algos._named import make_env, make_policy
     from prophrl_algos.sft import LAST, sft
+    from prophrl_algos.vla import SmallVLA
 
     env = make_env(args.env, 1, starts="train")
     policy = make_policy(args.policy, env, None, resolved_device(args.device), args.load.options(args.env))
     env.close()
     demonstrations = read_demonstrations(
-        policy,
-        args.data,
-        dreams=args.dreams,
-        tasks=args.tasks,
-        modes=args.modes,
-        failing=args.failing,
-        without=args.without,
+        policy, args.data, tasks=args.tasks, modes=args.modes, failing=args.failing, without=args.without
     )
-    if isinstance(policy, FitsActions):
+    if isinstance(policy, SmallVLA):
         policy.fit_actions(demonstrations.all_actions())
-    draw = drawer(policy, demonstrations)
     with run_lock(args.out):
         begin_run(args.out, args, begun=(args.out / LAST).exists(), free=("out", "config", "device"))
-        loss = sft(policy, draw, args.config, args.out, logger=CsvLogger(args.out / "sft.csv"))
-        saved = save_policy(policy, args.out)
-    written = args.out / LAST if saved is None else f"{args.out / LAST} and {saved}"
+        loss = sft(policy, demonstrations.draw, args.config, args.out, logger=CsvLogger(args.out / "sft.csv"))
+        written = str(args.out / LAST)
+        if (save := getattr(policy, "save_pretrained", None)) is not None:
+            save(args.out / "policy")
+            written += f" and {args.out / 'policy'}"
     print(f"{written}: {len(demonstrations.actions)} episodes, {demonstrations.steps} steps, loss {loss:.4f}")

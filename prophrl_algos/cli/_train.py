@@ -1,19 +1,34 @@
 """`prophrl train`: reinforcement learning of a flow policy in groups of rollouts."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 
-from prophet_gym._arguments import Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
+from prophet_gym._arguments import Arguments, Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
 from prophrl_algos.cli._options import EnvOptions, TrainLoad, WeightsOptions
-from prophrl_algos.cli._precision import Precision
+from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
+
+
+@dataclass(frozen=True)
+class Precision(Arguments):
+    """How the reward's precision is watched; off without an env that tells the truth."""
+
+    truth_env: str = ""
+    """A simulator in which each evaluation also replays dreams, for example `LIBERO-Object-v0`: whether they succeed
+    there is compared with what the reward model says. Needs `--evaluate-every`."""
+    floor: Annotated[float, Number(above=0, most=1)] = 0.7
+    """Warn once the precision over the latest 200 dreams lies below this."""
+    stop: bool = False
+    """Stop the run then, in place of a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +61,6 @@ class Args(WeightsOptions, EnvOptions):
     """Numbers of the tasks, for example `--tasks 3 5`; all by default."""
     resample: bool = False
     """Replace groups whose mean success lies outside 0.1 to 0.9, up to twice as many groups."""
-    ema: Annotated[float, Number(above=0, most=1)] | None = None
-    """Decay of an average of the weights, which is then evaluated in place of the last weights."""
     autocast: bool = False
     """Compute the policy in bfloat16; the world model is not affected."""
     evaluate_every: Annotated[int, Whole(0, 10**9)] = 0
@@ -57,7 +70,7 @@ class Args(WeightsOptions, EnvOptions):
     precision: Precision = field(default_factory=Precision)
     """How the reward's precision is watched."""
     loggers: Annotated[tuple[str, ...], Several(none=True)] | None = None
-    """Loggers: csv, jsonl, tensorboard, wandb, trackio, terminal; by default csv, terminal and tensorboard."""
+    """Loggers: csv, tensorboard, wandb, trackio, terminal; by default csv, terminal and tensorboard."""
 
 
 MAY_CHANGE = (
@@ -107,8 +120,8 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     import torch
     from torch import nn
 
-    from prophrl_algos._named import begin_of, make_algorithm, make_env, make_policy, warn_untrained
-    from prophrl_algos.rollout import Grouping, KeepWithin, keep_all
+    from prophrl_algos._named import make_algorithm, make_env, make_policy, warn_untrained
+    from prophrl_algos.rollout import Grouping, begin_from_starts
     from prophrl_algos.trainer import Execution, Processes
 
     config, device = args.config, resolved_device(args.device)
@@ -131,8 +144,8 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         config,
         algorithm=algorithm,
         flowscale=args.flowscale,
-        grouping=Grouping(begin_of(env), KeepWithin() if args.resample else keep_all, discount=args.discount),
-        execution=Execution(torch.bfloat16 if args.autocast else None, args.ema, processes),
+        grouping=Grouping(begin_from_starts, (0.1, 0.9) if args.resample else (0, 1), args.discount),
+        execution=Execution(torch.bfloat16 if args.autocast else None, processes),
     )
 
 
@@ -142,7 +155,6 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     With `args.precision.truth_env` it also measures the reward's precision on dreams that are replayed there.
     """
     from prophrl_algos._named import make_env
-    from prophrl_algos.cli._precision import precision_metrics
     from prophrl_algos.evaluate import evaluate
 
     rows, seed, device = min(args.evaluate_episodes, 16), 10**6, resolved_device(args.device)
@@ -162,5 +174,43 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
             progress=lambda stage, done, total: tell(f"evaluation, {stage}", done, total),
         )
         return found.metrics() | ({} if precision is None else precision(trainer.done))
+
+    return measure
+
+
+def precision_metrics(
+    policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, settings: Precision, seed: int
+) -> Callable[[int], Metrics]:
+    """Return a function of the update's number that dreams one episode per sub-environment and replays it.
+
+    `truth` is a simulator with as many sub-environments as `dreams`, from the same split.
+    """
+    import torch
+
+    from prophet_gym.rewards import PrecisionMonitor
+    from prophet_gym.sims.replay import true_outcomes
+    from prophrl_algos.evaluate import noise_seed, ode_schedule
+    from prophrl_algos.rollout._collect import act as play
+
+    monitor = PrecisionMonitor(floor=settings.floor, stop=settings.stop)
+    everywhere = np.arange(dreams.num_envs)
+
+    def measure(update: int) -> Metrics:
+        generators = [torch.Generator().manual_seed(noise_seed(seed + update, row)) for row in everywhere.tolist()]
+        instructions: list[str] = []
+
+        def act(observation: Any, info: Mapping[str, Any]) -> np.ndarray:
+            # An episode keeps its instruction, and only the reset's info is certain to say it.
+            if not instructions:
+                instructions.extend(map(str, info["instruction"]))
+            return play(policy, dreams, observation, everywhere, instructions, ode_schedule(policy), generators)[2]
+
+        found = monitor.watch(update, dreams, act, partial(true_outcomes, truth), seed=seed + update)
+        return {
+            "reward_precision": found.precision.mean,
+            "reward_precision_low": found.precision.low,
+            "reward_precision_high": found.precision.high,
+            "reward_recall": found.recall.mean,
+        }
 
     return measure

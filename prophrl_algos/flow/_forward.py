@@ -23,7 +23,7 @@ from torch import Tensor
 
 from prophrl_algos.flow._policy import FlowPath
 from prophrl_algos.flow._schedule import every_step, final_latents
-from prophrl_algos.flow._sde import Latents, Moments, Number, over_rows, precise, require_step
+from prophrl_algos.flow._sde import Latents, Moments, Number, like, precise
 
 
 def forward_step(
@@ -34,11 +34,9 @@ def forward_step(
     The noise level a >= 0 is the error of a velocity that counts as one standard deviation. The mean is of the path's
     end, whatever `t_next` is.
     """
-    del t_clamp
-    require_step(t, t_next, noise_level)
+    del t_next, t_clamp
     x, v = precise(sample), precise(velocity)
-    t = over_rows(t, x)
-    level = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device)
+    t, level = like(t, x), like(noise_level, x)
     return x - t * v, (level * t).expand_as(x)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prophrl_algos.flow._policy import FlowPath, FlowPolicy, FlowScores, FlowSpec, Obs, device_of
 from prophrl_algos.flow._schedule import FlowSchedule, next_latents
-from prophrl_algos.flow._sde import step_log_prob
+from prophrl_algos.flow._sde import gaussian_log_prob
 
 
 @torch.no_grad()
@@ -82,4 +82,4 @@ def _score(after: Tensor, mean: Tensor, std: Tensor, spec: FlowSpec) -> FlowScor
     scored = (slice(None), slice(None), slice(spec.exec_steps), slice(spec.action_dim))
     # Padded columns and actions that are never executed say nothing of how an episode went.
     after, mean, std = after[scored], mean[scored], std[scored]
-    return FlowScores(step_log_prob(after, mean, std), mean, std)
+    return FlowScores(gaussian_log_prob(after, mean, std), mean, std)

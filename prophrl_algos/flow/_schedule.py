@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,7 +48,7 @@ class FlowSchedule:
     """How a path is sampled, and therefore how it is scored.
 
     Attributes:
-        times: From 1 down to 0, one more than there are steps.
+        num_steps: Number K of denoising steps, of equal size.
         noise_level: Noise level a of the SDE, at least 0.
         kernel: The stochastic step.
         choose: Which steps are stochastic.
@@ -55,11 +56,11 @@ class FlowSchedule:
         target: What the density of each step is of.
 
     Example:
-        >>> FlowSchedule.uniform(4).times.tolist()
+        >>> FlowSchedule(4).times.tolist()
         [1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
-    times: Float[Tensor, " times"]
+    num_steps: int
     noise_level: float | int = 0.5
     kernel: Kernel = flow_sde_step
     choose: Choose = every_step
@@ -67,33 +68,16 @@ class FlowSchedule:
     target: Target = next_latents
 
     def __post_init__(self) -> None:
-        times = self.times
-        if len(times) < 2 or times[0] != 1 or times[-1] != 0 or not (times[1:] < times[:-1]).all():
-            raise ValueError(f"times must fall from 1 to 0 in at least one step, got {times.tolist()}")
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         for name in ("noise_level", "initial_noise"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
-    @classmethod
-    def uniform(
-        cls,
-        num_steps: int,
-        noise_level: float | int = 0.5,
-        *,
-        kernel: Kernel = flow_sde_step,
-        choose: Choose = every_step,
-        initial_noise: float | int = 1.0,
-    ) -> "FlowSchedule":
-        """Return a schedule with steps of equal size."""
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        times = torch.linspace(1, 0, num_steps + 1, dtype=torch.float32)
-        return cls(times, noise_level, kernel, choose, initial_noise)
-
-    @property
-    def num_steps(self) -> int:
-        """Number K of denoising steps."""
-        return len(self.times) - 1
+    @cached_property
+    def times(self) -> Float[Tensor, " times"]:
+        """Times from 1 down to 0, one more than there are steps."""
+        return torch.linspace(1, 0, self.num_steps + 1, dtype=torch.float32)
 
     def moments(
         self,
@@ -104,7 +88,6 @@ class FlowSchedule:
     ) -> tuple[Float[Tensor, "b k h d"], Float[Tensor, "b k h d"]]:
         """Return mean and std of the samples after the steps `first`, `first + 1`, ...; std 0 where not stochastic."""
         times = self.times.to(sample.device)
-        # With no axis of its own, t broadcasts over the batch: the kernels read one axis alone as the batch's.
         used = times[first : first + sample.shape[1] + 1, None, None]
         t, t_next = used[:-1], used[1:]
         mean, std = self.kernel(sample, velocity, t, t_next, noise_level=self.noise_level, t_clamp=times[1])

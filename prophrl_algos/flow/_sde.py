@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Number = float | int | Tensor
-"""A number, one number per batch element (one axis), or a tensor that broadcasts against the sample."""
+"""A number, or a tensor that broadcasts against the sample."""
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -26,8 +26,7 @@ Moments = tuple[Latents, Latents]
 class Kernel(Protocol):
     """A denoising step as a Gaussian; `flow_sde_step`, `cps_step`, `ode_step` and `LearnedNoise` are kernels.
 
-    It takes sample x and velocity v(x, t) at t in (0, 1], and gives the moments at t_next in [0, t). A plain number out
-    of these bounds is a ValueError; tensors are not looked into.
+    It takes sample x and velocity v(x, t) at t in (0, 1], and gives the moments at t_next in [0, t).
     """
 
     def __call__(
@@ -44,13 +43,12 @@ def flow_sde_step(
     g = a sqrt(t / (1 - t)); mean = x (1 - g^2 dt / 2t) - v (1 + g^2 (1 - t) / 2t) dt; std = g sqrt(dt). The noise level
     a >= 0 may be a tensor over the last axis; `t_clamp`, the schedule's second time, replaces t = 1 in g.
     """
-    require_step(t, t_next, noise_level)
     x, v = precise(sample), precise(velocity)
-    t, t_next, t_clamp = over_rows(t, x), over_rows(t_next, x), over_rows(t_clamp, x)
+    t, t_next, t_clamp, level = (like(each, x) for each in (t, t_next, t_clamp, noise_level))
     dt = t - t_next
     # g diverges at t = 1, where every path begins; the released implementations clamp it so.
     below_one = torch.where(t >= 1, t_clamp, t)
-    variance = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device) ** 2 * t / (1 - below_one)
+    variance = level**2 * t / (1 - below_one)
     mean = x * (1 - variance * dt / (2 * t)) - v * (1 + variance * (1 - t) / (2 * t)) * dt
     return mean, torch.sqrt(variance * dt).expand_as(x)
 
@@ -64,10 +62,11 @@ def cps_step(
     [0, 1]. The step to t_next = 0 has std 0 and so no density. Nothing diverges at t = 1: `t_clamp` is not read.
     """
     del t_clamp
-    require_step(t, t_next, noise_level, most=1)
+    # A tensor is not looked into, which would sync a GPU.
+    if not isinstance(noise_level, Tensor) and not 0 <= noise_level <= 1:
+        raise ValueError(f"noise_level must be at least 0 and at most 1, got {noise_level}")
     x, v = precise(sample), precise(velocity)
-    t, t_next = over_rows(t, x), over_rows(t_next, x)
-    level = torch.as_tensor(noise_level, dtype=x.dtype, device=x.device)
+    t, t_next, level = (like(each, x) for each in (t, t_next, noise_level))
     std = t_next * torch.sin(level * (math.pi / 2))
     kept = t_next * torch.cos(level * (math.pi / 2))
     return (1 - t_next) * (x - t * v) + kept * (x + (1 - t) * v), std.expand_as(x)
@@ -78,23 +77,16 @@ def ode_step(
 ) -> Moments:
     """Take the Euler step x - v dt, of std 0 and so without a density; `noise_level` and `t_clamp` are not read."""
     del noise_level, t_clamp
-    require_step(t, t_next, 0.0)
     x, v = precise(sample), precise(velocity)
-    return x - v * (over_rows(t, x) - over_rows(t_next, x)), torch.zeros_like(x)
+    return x - v * (like(t, x) - like(t_next, x)), torch.zeros_like(x)
 
 
-def gaussian_log_prob(x: Latents, mean: Float[Tensor, "*#x"], std: Float[Tensor, "*#x"] | float | int) -> Latents:
-    """Return the log-density of each entry under its own Gaussian in nats; std must be positive."""
-    x, mean = precise(x), precise(mean)
-    std = precise(std) if isinstance(std, Tensor) else x.new_tensor(std)
-    return -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - 0.5 * LOG_TWO_PI
-
-
-def step_log_prob(x: Latents, mean: Latents, std: Latents) -> Latents:
-    """Return `gaussian_log_prob` where std > 0, and 0 where it is 0: such a step has no density."""
+def gaussian_log_prob(x: Latents, mean: Latents, std: Latents) -> Latents:
+    """Return the log-density of each entry under its own Gaussian in nats; 0 where std is 0: there is no density."""
     moves = std > 0
     # The std is replaced before it divides: the gradient of a branch that is not taken would be 0 * inf = NaN.
-    return torch.where(moves, gaussian_log_prob(x, mean, torch.where(moves, std, 1.0)), 0.0)
+    x, mean, std = precise(x), precise(mean), precise(torch.where(moves, std, 1.0))
+    return torch.where(moves, -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - 0.5 * LOG_TWO_PI, 0.0)
 
 
 def gaussian_kl(mean: Latents, std: Latents, other_mean: Latents, other_std: Latents) -> Latents:
@@ -112,20 +104,11 @@ def gaussian_entropy(std: Latents) -> Latents:
     return torch.where(moves, 0.5 * (LOG_TWO_PI + 1) + torch.log(torch.where(moves, std, 1.0)), 0.0)
 
 
-def require_step(t: Number, t_next: Number, noise_level: Number, most: float | int = math.inf) -> None:
-    """Raise ValueError where times or a noise level do not fit; tensors are not looked into, which would sync a GPU."""
-    if not (isinstance(t, Tensor) or isinstance(t_next, Tensor)) and not (0 <= t_next <= t <= 1 and t > 0):
-        raise ValueError(f"time must fall from t in (0, 1] to t_next in [0, t], got t={t} and t_next={t_next}")
-    if not isinstance(noise_level, Tensor) and not 0 <= noise_level <= most:
-        raise ValueError(f"noise_level must be at least 0 and at most {most}, got {noise_level}")
-
-
 def precise(x: Tensor) -> Tensor:
     """Return the tensor in float32, or as it is in float64: densities lose too much in half precision."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def over_rows(value: Number, sample: Tensor) -> Tensor:
-    """Return a number, or one per batch element, in a shape that broadcasts against the sample."""
-    number = torch.as_tensor(value, dtype=sample.dtype, device=sample.device)
-    return number.view(-1, *[1] * (sample.ndim - 1)) if number.ndim == 1 else number
+def like(value: Number, sample: Tensor) -> Tensor:
+    """Return a number as a tensor of the sample's dtype and device."""
+    return torch.as_tensor(value, dtype=sample.dtype, device=sample.device)

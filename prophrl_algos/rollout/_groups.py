@@ -7,93 +7,58 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from jaxtyping import Int
 
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.specs import InitialState
 from prophrl_algos.flow import FlowPolicy
 
+Begin = Callable[[VectorEnv, Sequence[int], Sequence[int], Sequence[int], int], tuple[Any, dict[str, Any]]]
+"""`begin(env, rows, groups, numbers, seed)` resets sub-environments; those of a group share their initial state.
 
-@dataclass(frozen=True)
-class Draw:
-    """Which sub-environments begin an episode, in which group each, and as which of all rollouts of the collection."""
-
-    rows: Int[np.ndarray, " r"]
-    groups: Sequence[int]
-    trajectories: Sequence[int]
+Row `rows[i]` begins an episode of the group `groups[i]`, number `numbers[i]` of all in the collection.
+"""
 
 
-Begin = Callable[[VectorEnv, Draw, int], tuple[Any, dict[str, Any]]]
-"""`begin(env, draw, seed)` resets the drawn sub-environments so that those of one group share their initial state."""
-
-Keep = Callable[[float], bool]
-"""`keep(mean_success)`: whether a group is kept."""
-
-
-def begin_by_seed(env: VectorEnv, draw: Draw, seed: int) -> tuple[Any, dict[str, Any]]:
+def begin_by_seed(
+    env: VectorEnv, rows: Sequence[int], groups: Sequence[int], numbers: Sequence[int], seed: int
+) -> tuple[Any, dict[str, Any]]:
     """Give the members of a group one seed, and so one initial state, in any env; a dream's noise is shared too."""
-    return _reset(env, draw, [random_number(seed, 0, group) for group in draw.groups], {})
+    del numbers
+    return _reset(env, rows, [random_number(seed, 0, group) for group in groups], {})
 
 
-@dataclass(frozen=True)
-class BeginFromStarts:
-    """Give the members of a group one initial state of a list, and each a seed of its own: a dream's noise is fresh.
+def begin_from_starts(
+    env: VectorEnv, rows: Sequence[int], groups: Sequence[int], numbers: Sequence[int], seed: int
+) -> tuple[Any, dict[str, Any]]:
+    """Give the members of a group one of the env's own initial states, and each a seed: a dream's noise is fresh.
 
-    For `ProphetVectorEnv`: `BeginFromStarts(env.starts)`; InvalidStartError if a start is of the split `official`.
+    An env that has no list of them, such as a simulator, begins by seed.
     """
-
-    starts: Sequence[InitialState]
-
-    def __post_init__(self) -> None:
-        refuse_official({start.split for start in self.starts})
-
-    def __call__(self, env: VectorEnv, draw: Draw, seed: int) -> tuple[Any, dict[str, Any]]:
-        """Reset the sub-environments of the draw."""
-        chosen = [self.starts[random_number(seed, 0, group) % len(self.starts)] for group in draw.groups]
-        starts = [self.starts[0]] * env.num_envs
-        for row, start in zip(draw.rows.tolist(), chosen, strict=True):
-            starts[row] = start
-        return _reset(env, draw, [random_number(seed, 1, number) for number in draw.trajectories], {"starts": starts})
-
-
-@dataclass(frozen=True)
-class KeepWithin:
-    """Keep groups whose mean success lies within, and so can teach: the dynamic sampling of DAPO and SimpleVLA-RL."""
-
-    low: float | int = 0.1
-    high: float | int = 0.9
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"it must be that 0 <= low <= high <= 1, got {self.low} and {self.high}: no group fits")
-
-    def __call__(self, success: float | int) -> bool:
-        """Return whether the mean success lies within."""
-        return self.low <= success <= self.high
-
-
-def keep_all(success: float | int) -> bool:
-    """Keep every group."""
-    del success
-    return True
+    known = getattr(env.unwrapped, "starts", None)
+    if known is None or isinstance(known, str):
+        return begin_by_seed(env, rows, groups, numbers, seed)
+    starts = [known[0]] * env.num_envs
+    for row, group in zip(rows, groups, strict=True):
+        starts[row] = known[random_number(seed, 0, group) % len(known)]
+    return _reset(env, rows, [random_number(seed, 1, number) for number in numbers], {"starts": starts})
 
 
 @dataclass(frozen=True)
 class Grouping:
     """How groups begin and end.
 
-    A group that `keep` does not keep is replaced, until `budget` groups were begun in one collection: as many as are
-    kept if it is not given in `collect`, twice as many in the trainer. The reward of chunk n, counted from 0, has the
-    weight discount^n: below 1 a success is worth more the sooner it comes, and a group whose rollouts all succeed still
-    teaches something.
+    A group whose mean success lies outside `keep` is replaced, until twice as many groups were begun as are kept: the
+    dynamic sampling of DAPO and SimpleVLA-RL, since a group that always or never succeeds teaches nothing. The reward
+    of chunk n, counted from 0, has the weight discount^n: below 1 a success is worth more the sooner it comes, and a
+    group whose rollouts all succeed still teaches something.
     """
 
     begin: Begin = begin_by_seed
-    keep: Keep = keep_all
-    budget: int | None = None
+    keep: tuple[float | int, float | int] = (0, 1)
     discount: float | int = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.keep[0] <= self.keep[1] <= 1:
+            raise ValueError(f"keep must be low and high, 0 <= low <= high <= 1, got {self.keep}: no group fits")
         if not 0 < self.discount <= 1:
             raise ValueError(f"discount must be above 0 and at most 1, got {self.discount}")
 
@@ -114,15 +79,13 @@ class GroupPlan:
     @property
     def limit(self) -> int:
         """Number of groups that may be begun."""
-        return self.groups if self.grouping.budget is None else self.grouping.budget
+        return self.groups if self.grouping.keep == (0, 1) else 2 * self.groups
 
     def check(self, env: VectorEnv) -> None:
         """Raise ValueError where the env cannot give such groups."""
         size, groups, count = self.group_size, self.groups, env.num_envs
         if size < 2 or groups < 1:
             raise ValueError(f"a group needs at least 2 rollouts and there must be 1 group, got {size} and {groups}")
-        if self.limit < groups:
-            raise ValueError(f"budget={self.limit} must be at least groups={groups}: groups must be begun to be kept")
         # A group lives in neighbouring sub-environments, its place, so that one reset begins it whole.
         if count % size:
             raise ValueError(
@@ -187,11 +150,14 @@ def random_number(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
 
 
-def _reset(env: VectorEnv, draw: Draw, seeds: Sequence[int], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    per_env = dict(zip(draw.rows.tolist(), seeds, strict=True))
-    # Without a mask where all begin: envs that cannot reset in part can still be collected from.
-    if len(draw.rows) < env.num_envs:
-        options = options | {"reset_mask": np.isin(np.arange(env.num_envs), draw.rows)}
+def _reset(
+    env: VectorEnv, rows: Sequence[int], seeds: Sequence[int], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     # Gymnasium annotates int, and documents one seed per sub-environment.
-    per_row: Any = [per_env.get(row) for row in range(env.num_envs)]
+    per_row: Any = [None] * env.num_envs
+    for row, seed in zip(rows, seeds, strict=True):
+        per_row[row] = seed
+    # Without a mask where all begin: envs that cannot reset in part can still be collected from.
+    if len(rows) < env.num_envs:
+        options = options | {"reset_mask": np.isin(np.arange(env.num_envs), rows)}
     return env.reset(seed=per_row, options=options or None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from prophet_gym._checks import require_count, require_number
 from prophrl_algos.trainer._processes import Processes
 
 
@@ -45,17 +46,15 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         for name in ("updates", "groups", "group_size", "epochs", "minibatches", "microbatch"):
-            # Not `< 1`, which NaN would pass; so below too.
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            require_count(name, getattr(self, name))
+        require_count("seed", self.seed, 0)
         if not (0 < self.clip_low < 1 and 0 < self.clip_high < math.inf):
             raise ValueError(
                 f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low} and {self.clip_high}; "
                 "0.2 and 0.28 are usual"
             )
-        for name in ("beta", "noise_level", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("beta", "noise_level"):
+            require_number(name, getattr(self, name), least=0)
         if not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 
@@ -64,14 +63,9 @@ class TrainerConfig:
 class Execution:
     """How a run is computed, beside what it computes.
 
-    Velocities are computed in the dtype `autocast`, densities always in float32. With `ema_decay`, weights are averaged
-    at every optimizer step, for evaluation. `processes` train together: `Processes.joined()` under torchrun.
+    Velocities are computed in the dtype `autocast`, densities always in float32. `processes` train together:
+    `Processes.joined()` under torchrun.
     """
 
     autocast: torch.dtype | None = None
-    ema_decay: float | int | None = None
     processes: Processes = field(default_factory=Processes)
-
-    def __post_init__(self) -> None:
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from jaxtyping import Float
 from torch import Tensor
 
-from prophrl_algos.algorithms._surrogate import RatioStats
+from prophrl_algos.algorithms._algorithm import RatioStats
 from prophrl_algos.flow import FlowPath, FlowScores
 from prophrl_algos.rollout import Rollouts
 from prophrl_algos.trainer._processes import Processes
@@ -59,7 +59,7 @@ def rollout_metrics(rollouts: Rollouts, advantages: Float[Tensor, " b"], process
         "advantage_abs": total(float(advantages.abs().sum())) / max(total_useful, 1.0),
         "advantage_max": float(advantages.abs().max()) if len(advantages) else 0.0,
         "useful_rollouts": total_useful / max(count, 1.0),
-        "useful_frames": total(rollouts.frames_of(useful)) / frames,
+        "useful_frames": total(int(rollouts.mask[useful[rollouts.trajectory]].sum())) / frames,
         "frames": frames,
     } | {f"seconds_{name}": seconds for name, seconds in rollouts.seconds.items()}
 

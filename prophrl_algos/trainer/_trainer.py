@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from prophrl_algos.algorithms import FA_GRPO, Algorithm, FlowScale
+from prophrl_algos.algorithms._algorithm import sampled_path
 from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradients
-from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, FlowScores, Obs, device_of, select_obs
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, FlowScores, FlowSpec, Obs, device_of, select_obs
 from prophrl_algos.flow._sampler import rescore, step_stds
 from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.rollout import Grouping, GroupPlan, Progress, Rollouts, collect
 from prophrl_algos.rollout._collect import silent
 from prophrl_algos.rollout._groups import random_number, refuse_official, require_chunk, splits_of
-from prophrl_algos.trainer._checks import require_finite, require_noise, require_trainable
 from prophrl_algos.trainer._config import Execution, TrainerConfig
 from prophrl_algos.trainer._metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
 from prophrl_algos.trainer._weight_copy import WeightCopy
@@ -64,18 +64,17 @@ class Trainer:
         done: Updates so far.
         progress: Told how far an update has come; `run` sets it to the loggers that show it.
         reference: The weights that the run began with, where `beta` is above 0.
-        ema: The average of the weights, where `execution.ema_decay` is given.
 
     Example:
-        >>> from prophrl_algos.bandit import BanditVectorEnv
-        >>> from prophrl_algos.flow import FlowSpec
-        >>> from prophrl_algos.tiny import TinyFlowPolicy
-        >>> policy = TinyFlowPolicy(FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4))
-        >>> optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95))
-        >>> config = TrainerConfig(groups=4, group_size=8, beta=0.0)
-        >>> metrics = Trainer(policy, optimizer, BanditVectorEnv(32), config).iterate()
-        >>> metrics["ratio_max"], metrics["rollouts"]
-        (1.0, 32.0)
+        >>> from prophet_gym.envs import ProphetVectorEnv
+        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
+        >>> from prophrl_algos.vla import SmallVLA
+        >>> dream = {"max_episode_steps": 2, "autoreset_mode": "Disabled"}
+        >>> env = ProphetVectorEnv(CountingWorldModel(chunk=4), counting_starts(), num_envs=4, **dream)
+        >>> policy = SmallVLA(*env.single_action_space.shape, image_size=16, places=2, width=16, layers=1, signs=())
+        >>> optimizer = torch.optim.AdamW(policy.parameters(), lr=5e-5, betas=(0.9, 0.95))
+        >>> Trainer(policy, optimizer, env, TrainerConfig(groups=1, group_size=4)).iterate()["rollouts"]
+        4.0
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Trainer:
             algorithm: What an experiment swaps.
             flowscale: Balances the flow steps; off if not given.
             grouping: How groups begin and end; `Grouping()` if not given.
-            execution: Precision, averaging and processes; `Execution()` if not given.
+            execution: Precision and processes; `Execution()` if not given.
 
         Raises:
             ValueError: Something does not fit; the message says what to change.
@@ -112,7 +111,9 @@ class Trainer:
         self.processes, self.device = self.execution.processes, device_of(policy)
         self.done = 0
         self.progress: Progress = silent
-        self.plan = self._plan(grouping or Grouping())
+        groups, rank, count = self.processes.split(self.config.groups), self.processes.rank, self.processes.size
+        # Several processes that share a seed count past each other's numbers.
+        self.plan = GroupPlan(groups, self.config.group_size, grouping or Grouping(), first=rank, stride=count)
         self.plan.check(env)
         require_chunk(policy, env)
         refuse_official(splits_of(env))
@@ -123,12 +124,11 @@ class Trainer:
             if isinstance(module, nn.Module):
                 module.eval().to(self.device)
         self.reference = WeightCopy(policy, self.parameters) if self.config.beta > 0 else None
-        self.ema = None if self.execution.ema_decay is None else WeightCopy(policy, self.parameters)
 
     def schedule(self) -> FlowSchedule:
         """Return how paths are sampled."""
         algorithm, steps = self.algorithm, self.policy.spec.num_steps
-        return FlowSchedule.uniform(steps, self.config.noise_level, kernel=algorithm.kernel, choose=algorithm.choose)
+        return FlowSchedule(steps, self.config.noise_level, kernel=algorithm.kernel, choose=algorithm.choose)
 
     def iterate(self) -> Metrics:
         """Collect one round of groups and improve the policy on it."""
@@ -228,21 +228,12 @@ class Trainer:
     def _parts(self) -> dict[str, Any]:
         """Return what has a state of its own, under its name in a checkpoint."""
         kernel = self.algorithm.kernel if isinstance(self.algorithm.kernel, nn.Module) else None
-        kept = {"kernel": kernel, "ema": self.ema, "reference": self.reference}
-        return {"policy": self.policy, "optimizer": self.optimizer} | kept
+        return {"policy": self.policy, "optimizer": self.optimizer, "kernel": kernel, "reference": self.reference}
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that a run must be resumed with."""
         chosen = {"algorithm": self.algorithm.name, "flowscale": asdict(self.flowscale)}
-        return asdict(self.config) | chosen | {"ema_decay": self.execution.ema_decay}
-
-    def _plan(self, grouping: Grouping) -> GroupPlan:
-        """Return this process's groups; several processes that share a seed count past each other's numbers."""
-        processes = self.processes
-        groups = processes.split(self.config.groups)
-        budget = 2 * groups if grouping.budget is None else processes.split(grouping.budget)
-        grouping = replace(grouping, budget=budget)
-        return GroupPlan(groups, self.config.group_size, grouping, processes.rank, processes.size)
+        return asdict(self.config) | chosen
 
     def _order(self, count: int, epoch: int) -> Tensor:
         shuffle = torch.Generator().manual_seed(random_number(self.config.seed, 11, self.done, epoch))
@@ -313,6 +304,49 @@ class Trainer:
                 "and observations, then resume from the last checkpoint with a lower learning rate"
             )
         self.optimizer.step()
-        if self.ema is not None and self.execution.ema_decay is not None:
-            self.ema.average(self.execution.ema_decay)
         tally.norms.append(norm)
+
+
+def require_noise(schedule: FlowSchedule, spec: FlowSpec, algorithm: Algorithm) -> None:
+    """Raise ValueError unless some step has a density in some of the dimensions that are scored."""
+    if algorithm.make_kernel is not None:
+        raise ValueError(f"{algorithm.name} learns its noise: give the trainer algorithm.sized(policy.spec)")
+    if algorithm.path is not sampled_path and isinstance(algorithm.kernel, nn.Module):
+        raise ValueError(
+            f"{algorithm.name} scores another path than its kernel samples, so the kernel would learn nothing: take "
+            "one without weights, or path=sampled_path"
+        )
+    if algorithm.path is sampled_path and not schedule.choose([torch.Generator()], schedule.num_steps).any():
+        raise ValueError(
+            f"{algorithm.name} samples without noise, so paths have no density: choose=every_step, or path=renoised"
+        )
+    if not (schedule.stds(spec.latent_dim)[:, : spec.action_dim] > 0).any():
+        raise ValueError(
+            f"noise_level must be above 0 for {algorithm.name}, in at least one step, got "
+            f"noise_level={schedule.noise_level:g} and K={schedule.num_steps}: without noise a path has no density; "
+            "0.5 is usual"
+        )
+
+
+def require_finite(what: str, values: Float[Tensor, " b"], rollouts: Rollouts) -> None:
+    """Raise ValueError where the value of a scored rollout is not finite, which says nothing of how good it was."""
+    wrong = torch.nonzero(rollouts.scored & ~torch.isfinite(values))[:, 0].tolist()
+    if wrong:
+        first = wrong[0]
+        raise ValueError(
+            f"the {what} of rollout {first} (group {int(rollouts.groups[first])}) is {float(values[first])}, and "
+            f"{len(wrong)} of {len(values)} rollouts have one that is not finite: look at the env's rewards and at the "
+            "algorithm's advantages"
+        )
+
+
+def require_trainable(policy: FlowPolicy, optimizer: torch.optim.Optimizer, algorithm: Algorithm) -> list[torch.Tensor]:
+    """Return the optimizer's parameters; ValueError if it has none of the policy or misses the algorithm's."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = {id(parameter) for parameter in parameters}
+    if not any(id(parameter) in known for parameter in policy.parameters()):
+        raise ValueError("the optimizer has no parameter of the policy: make it from policy.parameters()")
+    kernel = algorithm.kernel
+    if isinstance(kernel, nn.Module) and not all(id(parameter) in known for parameter in kernel.parameters()):
+        raise ValueError(f"{algorithm.name} learns its noise: give the optimizer algorithm.kernel.parameters() as well")
+    return parameters

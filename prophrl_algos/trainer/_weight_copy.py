@@ -1,4 +1,4 @@
-"""A second set of a policy's trained weights: the one that learning begins with, or an average over updates."""
+"""A second set of a policy's trained weights: the one that learning begins with."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +20,6 @@ class WeightCopy:
         chosen = {id(weight) for weight in trained}
         self._weights = {name: weight for name, weight in policy.named_parameters() if id(weight) in chosen}
         self._kept = {name: weight.detach().clone() for name, weight in self._weights.items()}
-
-    @torch.no_grad()
-    def average(self, decay: float | int) -> None:
-        """Move the copy towards the weights: `decay` is the weight of the past, in [0, 1)."""
-        for name, weight in self._weights.items():
-            self._kept[name].lerp_(weight, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prophrl_algos.tiny import TinyFlowPolicy
+from benchmarks.toys import TinyFlowPolicy
 
 ROOT = Path(__file__).parents[2]
 

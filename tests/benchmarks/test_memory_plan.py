@@ -9,8 +9,8 @@ from torch import nn
 from benchmarks.policy_memory import __main__ as script
 from benchmarks.policy_memory.full_sizes import FULL_SIZES, META, FullSize
 from benchmarks.policy_memory.plan import Workload, context_bytes, make_plan, measured, stored_bytes
+from benchmarks.toys import TinyFlowPolicy
 from prophrl_algos.flow import FlowSpec, TensorContext
-from prophrl_algos.tiny import TinyFlowPolicy
 
 pytest.importorskip("transformers", minversion="5.4", reason="the full sizes are of transformers' pi0")
 

@@ -97,7 +97,7 @@ def test_an_interrupt_is_one_line_and_status_130(tmp_path, resumes, said):
 def test_training_that_is_interrupted_says_how_to_go_on(tmp_path):
     words = [
         "--config.groups", "1", "--config.group-size", "2", "--config.updates", "100000", "--loggers", "csv",
-        "--out", str(tmp_path / "run"), "--policy", "tiny", "--tasks", "3",
+        "--out", str(tmp_path / "run"), "--policy", "benchmarks.toys:tiny", "--tasks", "3",
     ]  # fmt: skip
     training = subprocess.Popen(
         [sys.executable, "-m", "prophrl_algos", "train", *words],
@@ -135,7 +135,7 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
 @pytest.mark.parametrize(
     ("main", "words"),
     [
-        (prophrl, ["sft", "--policy", "tiny", "--data", "nowhere", "--out"]),
+        (prophrl, ["sft", "--policy", "benchmarks.toys:tiny", "--data", "nowhere", "--out"]),
         (prophet, ["train", "--data", "nowhere", "--out"]),
         (prophet, ["objects", "--data", "nowhere", "--out"]),
     ],

@@ -31,8 +31,8 @@ def test_the_page_of_the_algorithms_runs():
     scope: dict = {}
     for code in blocks("algorithms.md"):
         exec(compile(code, "algorithms.md", "exec"), scope)
-    assert scope["metrics"]["ratio_max"] > 1
-    assert scope["trainer"].iterate()["optimizer_steps"] == scope["config"].epochs
+    assert scope["metrics"]["rollouts"] == 4
+    assert scope["trainer"].iterate()["groups_started"] == 2  # the first taught nothing and was replaced
 
 
 @pytest.mark.parametrize("code", blocks("libraries.md"), ids=range(len(blocks("libraries.md"))))

@@ -28,10 +28,10 @@ DOOMED = {
     "prophet redream": ["--data", "nowhere", "--out", "new"],
     "prophet objects": ["--data", "nowhere", "--out", "new"],
     "prophet starts": ["--out", "new", "--suite", "nowhere"],
-    "prophrl train": ["--policy", "tiny", "--policy-weights", "nowhere", "--out", "new"],
-    "prophrl evaluate": ["--policy", "tiny", "--policy-weights", "nowhere"],
-    "prophrl sft": ["--policy", "tiny", "--data", "nowhere", "--out", "new"],
-    "prophrl record": ["--policy", "tiny", "--policy-weights", "nowhere", "--out", "new"],
+    "prophrl train": ["--policy", "small", "--policy-weights", "nowhere", "--out", "new"],
+    "prophrl evaluate": ["--policy", "small", "--policy-weights", "nowhere"],
+    "prophrl sft": ["--policy", "small", "--data", "nowhere", "--out", "new"],
+    "prophrl record": ["--policy", "small", "--policy-weights", "nowhere", "--out", "new"],
 }
 REASONS = ("--suite", "--policy-weights", "--base", "--lora", "--vae", "--data", "--policy")
 """Options of DOOMED that are only given other values that fail too."""

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from benchmarks.toys import TinyFlowPolicy
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.testing import CountingWorldModel, counting_starts
 from prophet_gym.world_model import RewardOutput
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.tiny import TinyFlowPolicy
 
 
 class GreenJudge:
@@ -29,8 +29,8 @@ class GreenJudge:
 def dream():
     """`dream(num_envs, **kwargs)`: the counting model behind the vector env, autoreset DISABLED."""
 
-    def make(num_envs=8, chunk=2, reward_model=None, **kwargs):
-        model = CountingWorldModel(chunk=chunk, action_dim=2)
+    def make(num_envs=8, chunk=2, reward_model=None, action_dim=2, **kwargs):
+        model = CountingWorldModel(chunk=chunk, action_dim=action_dim)
         kwargs = {"max_episode_steps": 3, "autoreset_mode": "Disabled", "starts": counting_starts()} | kwargs
         return ProphetVectorEnv(
             model, kwargs.pop("starts"), num_envs, reward_model=reward_model or GreenJudge(), **kwargs

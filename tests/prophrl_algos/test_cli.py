@@ -5,28 +5,24 @@ import json
 import shutil
 import sys
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.toys import TinyFlowPolicy
 from prophet_gym.checkpoint import _CHECKPOINTS, bundled_checkpoints
-from prophet_gym.world_model import RewardOutput
 from prophrl_algos import _named as common
 from prophrl_algos._demonstrations import Demonstrations, read_demonstrations
 from prophrl_algos._named import make_algorithm, make_env, make_policy, read_weights
 from prophrl_algos.algorithms import ALGORITHMS, FA_GRPO
-from prophrl_algos.cli import _record as record_cli
 from prophrl_algos.cli import _train as train
 from prophrl_algos.cli import main
-from prophrl_algos.cli._options import Load
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 
 bundled = pytest.mark.skipif(not bundled_checkpoints().get("libero_small"), reason="no checkpoint is bundled")
-POLICY = ["--policy", "tiny"]
+POLICY = ["--policy", "benchmarks.toys:tiny"]
 TINY = ["--config.groups", "1", "--config.group-size", "2", "--config.updates", "2", "--loggers", "csv"]
 
 
@@ -155,7 +151,7 @@ class TestDemonstrations:
     def test_a_batch_is_what_was_seen_and_what_was_done_next(self):
         actions = [np.arange(3, dtype=np.float32)[:, None] + 100 * episode for episode in (1, 2)]
         seen = torch.tensor([10, 11, 12, 20, 21, 22])
-        obs, chunks = Demonstrations({"step": seen}, actions).draw(200, 2, torch.Generator().manual_seed(0))
+        obs, chunks = Demonstrations({"step": seen}, actions, 2).draw(200, torch.Generator().manual_seed(0))
         for step, chunk in zip(obs["step"].tolist(), chunks, strict=True):
             episode, index = divmod(step, 10)
             assert chunk[:, 0].tolist() == [100 * episode + index, 100 * episode + min(index + 1, 2)]
@@ -207,79 +203,11 @@ def test_failures_are_cloned_of_the_scripts_that_are_named_alone(tmp_path, recor
         read_demonstrations(policy, [tmp_path], failing=["drop"])
 
 
-def test_only_a_policy_that_learns_where_things_are_is_shown_it(tmp_path, record):
+def test_demonstrations_show_where_things_are(tmp_path, record):
     record(tmp_path, 0, success=True)
     shown = read_demonstrations(SmallVLA(image_size=16, places=2, width=16, layers=1), [tmp_path])
     assert shown.obs["points"].shape == (5, 2, 2)
     assert torch.equal(shown.obs["points"][:, 0], torch.tensor([[0.0, 0.5]]).expand(5, 2))
-    tiny = TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8)
-    assert "points" not in read_demonstrations(tiny, [tmp_path]).obs
-
-
-class TestDreams:
-    """Of recordings that are cloned: the same moments in another world."""
-
-    policy = SmallVLA(image_size=16, places=2, width=16, layers=1)
-
-    def test_a_step_is_shown_in_both_worlds_as_far_as_the_dream_goes(self, tmp_path, record):
-        for index, success in enumerate([True, False, True]):
-            record(tmp_path / "real", index, success)
-            record(tmp_path / "dreams", index, success, steps=4, shade=30 + index)
-        shown = read_demonstrations(self.policy, [tmp_path / "real"], dreams=[tmp_path / "dreams"])
-        assert [len(actions) for actions in shown.actions] == [4, 4]
-        assert shown.obs["image"].shape == shown.obs["twin"].shape == (8, 16, 16, 3)
-        assert shown.obs["points"].shape == (8, 2, 2)
-        assert shown.obs["image"].max() < 10
-        assert (
-            shown.obs["twin"].float().mean((1, 2, 3)) - torch.tensor([30.0, 32.0]).repeat_interleave(4)
-        ).abs().max() < 3
-
-    def test_what_does_not_go_together_is_refused(self, tmp_path, record):
-        real, dreams = tmp_path / "real", tmp_path / "dreams"
-        record(real, 0, success=True)
-        with pytest.raises(ValueError, match="one folder of dreams for each recording, got 2 for 1"):
-            read_demonstrations(self.policy, [real], dreams=[dreams, dreams])
-        with pytest.raises(FileNotFoundError, match=r"episode_00000\.npz is missing.*`prophet redream"):
-            read_demonstrations(self.policy, [real], dreams=[dreams])
-        with pytest.raises(ValueError, match="TinyFlowPolicy cannot be shown the same moment in two worlds"):
-            read_demonstrations(TinyFlowPolicy(FlowSpec(8, 7, 7, 8, 4), hidden=8), [real], dreams=[dreams])
-
-
-class OnePicture:
-    """A simulator that can be looked at once."""
-
-    instruction = "pick up the milk and place it in the basket"
-
-    def __init__(self):
-        self.images = [np.full((128, 128, 3), 90, np.uint8)]
-
-    def render(self):
-        return self.images.pop()
-
-
-@bundled
-class TestActingInADream:
-    """`prophrl record --world-model`: what a policy does while it sees a dream."""
-
-    actor = record_cli.PolicyActor("tiny", None, 0.5, Load(), "bundled")
-
-    def actions(self, seed, count=24):
-        return np.array(list(islice(self.actor(OnePicture(), np.random.default_rng(seed)), count)))
-
-    def test_the_simulator_is_looked_at_once_and_the_dream_from_then_on(self):
-        first, again, other = self.actions(1), self.actions(1), self.actions(2)
-        assert first.shape == (24, 7)
-        assert np.abs(first).max() <= 1
-        np.testing.assert_array_equal(first, again)
-        assert not np.array_equal(first, other)
-
-    def test_it_ends_with_the_chunk_in_which_the_judge_sees_success(self, monkeypatch):
-        said = iter([False, True])
-        monkeypatch.setattr(
-            "prophet_gym.rewards._classifier.SuccessHead.score",
-            lambda self, videos, texts: RewardOutput(torch.tensor([float(next(said))]), torch.tensor([True])),
-        )
-        assert len(self.actions(1, 100)) == 16
 
 
 def small_small_vla(*sizes):
@@ -301,6 +229,4 @@ def test_a_function_in_the_current_folder_is_found(dream, tmp_path, monkeypatch)
 
 
 def own_policy(env):
-    from prophrl_algos.tiny import TinyFlowPolicy
-
     return TinyFlowPolicy(FlowSpec(*env.single_action_space.shape, 2, 2, 7))

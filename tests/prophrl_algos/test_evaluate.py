@@ -64,9 +64,7 @@ def test_official_starts_are_what_it_is_for(dream, tiny):
 def test_another_schedule_may_be_evaluated(dream, tiny, reward_model):
     policy = tiny()
     quiet = evaluate(policy, dream(4, reward_model=reward_model(level=20)), 8).metrics()
-    noisy = evaluate(
-        policy, dream(4, reward_model=reward_model(level=20)), 8, schedule=FlowSchedule.uniform(3, 0.7)
-    ).metrics()
+    noisy = evaluate(policy, dream(4, reward_model=reward_model(level=20)), 8, schedule=FlowSchedule(3, 0.7)).metrics()
     assert quiet != noisy
 
 

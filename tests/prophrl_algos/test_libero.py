@@ -1,20 +1,22 @@
 """The real simulator in the trainer's hands: the same interface as the dream."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.toys import TinyFlowPolicy
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims import _recorder as recorder
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator
-from prophrl_algos._named import begin_of, make_env
+from prophrl_algos._named import make_env
 from prophrl_algos.cli import _record as record
-from prophrl_algos.cli._record import PolicyActor
+from prophrl_algos.cli._options import Load
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.rollout import Grouping, GroupPlan, collect
-from prophrl_algos.tiny import TinyFlowPolicy
+from prophrl_algos.rollout import Grouping, GroupPlan, begin_from_starts, collect
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 pytestmark = [
@@ -28,13 +30,13 @@ SPEC = FlowSpec(horizon=2, latent_dim=7, action_dim=7, exec_steps=2, num_steps=3
 def trainer(env):
     policy = TinyFlowPolicy(SPEC, hidden=16)
     config = TrainerConfig(groups=1, group_size=2, beta=0.0)
-    return Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, grouping=Grouping(begin_of(env)))
+    return Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, grouping=Grouping(begin_from_starts))
 
 
 def test_a_group_of_the_real_simulator_shares_its_placement_and_is_learnt_from():
     env = make_env("LIBERO-Object-v0", 2, starts="train", tasks=[3], options=SHORT)
     made = trainer(env)
-    rollouts = collect(made.policy, env, made.schedule(), GroupPlan(1, 2, Grouping(begin_of(env))), seed=7)
+    rollouts = collect(made.policy, env, made.schedule(), GroupPlan(1, 2, Grouping(begin_from_starts)), seed=7)
     first = rollouts.obs["image"][:2]
     assert torch.equal(first[0], first[1])
     later = rollouts.obs["image"][2:]
@@ -59,7 +61,7 @@ def test_official_states_are_refused_by_the_trainer_and_run_in_evaluation():
 def test_a_policy_is_recorded_as_scripts_are(monkeypatch):
     monkeypatch.setattr(recorder, "MAX_STEPS", 20)
     sim = LiberoSimulator("libero_object", 3)
-    actor = PolicyActor("tiny", None, 0.5)
+    actor = partial(record.act, "benchmarks.toys:tiny", None, Load(), 0.5)
     episode, frames = recorder.record_episode(sim, 4, 9, actor=actor)
     again, _ = recorder.record_episode(sim, 4, 9, actor=actor, render=False)
     other, _ = recorder.record_episode(sim, 5, 9, actor=actor, render=False)

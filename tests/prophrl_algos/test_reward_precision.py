@@ -7,7 +7,7 @@ import pytest
 
 from prophet_gym.errors import RewardCollapseError
 from prophrl_algos.cli import _train as train
-from prophrl_algos.cli._precision import Precision, precision_metrics
+from prophrl_algos.cli._train import Precision, precision_metrics
 
 
 def watched(dream, tiny, reward_model, *, truth_level, **settings):
@@ -36,4 +36,8 @@ def test_one_that_pays_what_never_succeeds_is_warned_of_or_stops_the_run(dream, 
 
 def test_it_needs_evaluations(tmp_path):
     with pytest.raises(ValueError, match="give --evaluate-every too"):
-        train.main(train.Args(policy="tiny", out=tmp_path / "run", precision=Precision(truth_env="LIBERO-Object-v0")))
+        train.main(
+            train.Args(
+                policy="benchmarks.toys:tiny", out=tmp_path / "run", precision=Precision(truth_env="LIBERO-Object-v0")
+            )
+        )

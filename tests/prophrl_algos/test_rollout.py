@@ -5,14 +5,13 @@ import pytest
 import torch
 from gymnasium.vector import VectorWrapper
 
+from benchmarks.toys import BanditVectorEnv
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
-from prophet_gym.testing import counting_starts
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.flow import FlowSchedule, rescore
-from prophrl_algos.rollout import BeginFromStarts, Grouping, GroupPlan, KeepWithin, collect
+from prophrl_algos.rollout import Grouping, GroupPlan, begin_from_starts, collect
 
-SCHEDULE = FlowSchedule.uniform(3, 0.5)
+SCHEDULE = FlowSchedule(3, 0.5)
 
 
 def gather(policy, env, groups=2, group_size=4, seed=5, **kwargs):
@@ -42,7 +41,7 @@ class Recording(VectorWrapper):
 @pytest.mark.parametrize("by_starts", [False, True])
 def test_rows_of_a_group_share_their_start_and_nothing_else(dream, tiny, by_starts):
     env = Recording(dream())
-    kwargs = {"begin": BeginFromStarts(counting_starts())} if by_starts else {}
+    kwargs = {"begin": begin_from_starts} if by_starts else {}
     found = gather(tiny(), env, **kwargs)
     info = env.infos[0]
     for first in (0, 4):
@@ -129,30 +128,22 @@ def test_a_place_is_refilled_while_the_other_goes_on(dream, tiny):
 
 class TestFiltering:
     def test_groups_that_teach_nothing_are_resampled(self, tiny):
-        env = BanditVectorEnv(8, target=(0.0, 0.0), width=1.2, chunk=2)
-        found = gather(tiny(), env, groups=3, keep=KeepWithin(), budget=40)
+        env = BanditVectorEnv(8, target=(0.0, 0.0), width=0.9, chunk=2)
+        found = gather(tiny(), env, groups=3, seed=6, keep=(0.1, 0.9))
         share = found.success.float().view(3, 4).mean(1)
         assert ((share >= 0.1) & (share <= 0.9)).all()
-        assert found.started >= 3
+        assert 3 < found.started <= 6
         assert found.frames == found.started * 4 * 2
 
-    def test_the_budget_ends_it_and_the_last_groups_are_kept_as_they_come(self, tiny):
-        found = gather(tiny(), BanditVectorEnv(8, chunk=2), keep=lambda success: False, budget=5)
-        assert found.started == 5
+    def test_twice_as_many_end_it_and_the_last_groups_are_kept_as_they_come(self, tiny):
+        found = gather(tiny(), BanditVectorEnv(8, chunk=2, target=(9.0, 9.0)), keep=(0.5, 0.9))
+        assert found.started == 4
         assert len(found.returns) == 8
-
-    def test_a_budget_below_the_groups_is_refused(self, tiny):
-        with pytest.raises(ValueError, match="budget=1 must be at least groups=2"):
-            gather(tiny(), BanditVectorEnv(8, chunk=2), budget=1)
 
     @pytest.mark.parametrize("bounds", [(0.9, 0.1), (-0.1, 0.5), (0.5, float("nan"))])
     def test_bounds_that_keep_nothing_are_refused(self, bounds):
         with pytest.raises(ValueError, match="0 <= low <= high <= 1"):
-            KeepWithin(*bounds)
-
-    def test_bounds_are_inclusive(self):
-        keep = KeepWithin(0.1, 0.9)
-        assert [keep(share) for share in (0.0, 0.1, 0.5, 0.9, 1.0)] == [False, True, True, True, False]
+            Grouping(keep=bounds)
 
 
 class TestRefusals:
@@ -188,7 +179,7 @@ class TestRefusals:
         assert env.world_model.batch_sizes == []
 
     def test_a_group_of_different_instructions_is_refused(self, dream, tiny):
-        def mixed(env, draw, seed):
+        def mixed(env, *_):
             return env.reset(options={"task": np.arange(env.num_envs) % 2, "start": 0})
 
         with pytest.raises(InvalidStartError, match="rollouts of a group must share their initial state"):

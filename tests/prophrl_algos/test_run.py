@@ -1,7 +1,6 @@
 """A run that is killed ends as one that was not; logs and checkpoints are whole."""
 
 import csv
-import json
 import multiprocessing
 import os
 import random
@@ -12,33 +11,30 @@ import time
 import pytest
 import torch
 
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophet_gym.errors import CheckpointError, UnknownOptionError
 from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
-from prophrl_algos._loggers import CsvLogger, JsonLinesLogger, make_logger, run_name
+from prophrl_algos._loggers import CsvLogger, Logger, make_logger, run_name
 from prophrl_algos._named import read_weights
 from prophrl_algos.algorithms import REINFLOW, FlowScale
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.rollout import Grouping, KeepWithin
+from prophrl_algos.rollout import Grouping
 from prophrl_algos.run import BEST, LAST, run
-from prophrl_algos.tiny import TinyFlowPolicy
-from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
+from prophrl_algos.trainer import Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=3)
 
 
-def make(updates=6, ema=False, **config):
+def make(updates=6, **config):
     torch.manual_seed(0)
     policy = TinyFlowPolicy(SPEC, hidden=8)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     settings = TrainerConfig(updates=updates, groups=2, group_size=4, epochs=2, beta=0.0, **config)
-    return Trainer(
-        policy, optimizer, BanditVectorEnv(8), settings, execution=Execution(ema_decay=0.99 if ema else None)
-    )
+    return Trainer(policy, optimizer, BanditVectorEnv(8), settings)
 
 
 def make_rich(dream, tiny, reward_model):
-    """All that has a state: learned noise, averaged weights, a reference, groups that are resampled in a dream."""
+    """All that has a state: learned noise, a reference, groups that are resampled in a dream."""
     torch.manual_seed(0)
     policy = tiny()
     algorithm = REINFLOW.sized(policy.spec)
@@ -50,8 +46,7 @@ def make_rich(dream, tiny, reward_model):
         dream(reward_model=reward_model(level=50), max_episode_steps=2),
         config,
         algorithm=algorithm,
-        grouping=Grouping(keep=KeepWithin()),
-        execution=Execution(ema_decay=0.9),
+        grouping=Grouping(keep=(0.1, 0.9)),
     )
 
 
@@ -72,7 +67,7 @@ def same(one, other):
 @pytest.mark.parametrize("rich", [False, True])
 def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path, dream, tiny, reward_model, rich):
     def begin():
-        return make_rich(dream, tiny, reward_model) if rich else make(ema=True)
+        return make_rich(dream, tiny, reward_model) if rich else make()
 
     run(begin(), tmp_path / "whole")
     stopped = begin()
@@ -80,13 +75,10 @@ def test_a_run_in_two_parts_is_the_whole_run_to_the_bit(tmp_path, dream, tiny, r
     class StopError(Exception):
         pass
 
-    class Stopper:
+    class Stopper(Logger):
         def log(self, metrics, update):
             if update == 3:
                 raise StopError
-
-        def close(self):
-            pass
 
     with pytest.raises(StopError):
         run(stopped, tmp_path / "parts", loggers=[Stopper()])
@@ -265,13 +257,3 @@ def test_a_run_keeps_its_name_and_shares_it_with_no_other_folder(tmp_path):
 def test_an_unknown_logger_is_refused(tmp_path):
     with pytest.raises(UnknownOptionError, match=r"unknown logger 'tensorbord'.*Did you mean 'tensorboard'"):
         make_logger("tensorbord", tmp_path, updates=1)
-
-
-def test_json_lines_are_whole_forget_what_came_after_a_kill_and_have_no_nan(tmp_path):
-    path = tmp_path / "deep" / "metrics.jsonl"
-    first = JsonLinesLogger(path)
-    for update in range(3):
-        first.log({"return": update / 3, "success": float("nan")}, update)
-    JsonLinesLogger(path).log({"return": 9.0}, 1)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert rows == [{"update": 0, "return": 0.0, "success": None}, {"update": 1, "return": 9.0}]

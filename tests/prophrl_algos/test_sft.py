@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophrl_algos._demonstrations import points_of
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.sft import SftConfig, sft
-from prophrl_algos.tiny import TinyFlowPolicy
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=5)
 

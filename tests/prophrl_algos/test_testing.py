@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.toys import TinyFlowPolicy
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.testing import check_flow_policy
-from prophrl_algos.tiny import TinyFlowPolicy
 
 SPEC = FlowSpec(horizon=3, latent_dim=3, action_dim=2, exec_steps=2, num_steps=4)
 IMAGES = {"image": np.random.default_rng(0).integers(256, size=(3, 6, 6, 3), dtype=np.uint8)}

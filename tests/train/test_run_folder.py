@@ -161,7 +161,7 @@ def test_a_run_that_is_refused_before_it_writes_leaves_no_folder(writing, tmp_pa
 
 def test_a_policy_is_trained_by_one_run_in_a_folder(tmp_path):
     args = policy_training.Args(
-        policy="tiny", out=tmp_path, config=TrainerConfig(groups=1, group_size=2), loggers=("csv",)
+        policy="benchmarks.toys:tiny", out=tmp_path, config=TrainerConfig(groups=1, group_size=2), loggers=("csv",)
     )
     with run_lock(tmp_path), pytest.raises(RunInUseError, match=f"process {os.getpid()} on"):
         policy_training.main(args)

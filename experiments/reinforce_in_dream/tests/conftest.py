@@ -21,7 +21,7 @@ def place(tmp_path, record):
     size = Size(
         tasks=(3,),
         arms={"fa-grpo": Arm("fa-grpo")},
-        policy="tiny",
+        policy="benchmarks.toys:tiny",
         libero=STAND_IN,
         sft_tasks=(3,),
         sft_failing=(),

@@ -286,11 +286,11 @@ def test_a_start_that_ends_otherwise_this_time_is_not_shown(place, tmp_path, mon
 
 
 def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
-    policy = make_policy("tiny", files.spaces(), None)
+    policy = make_policy("benchmarks.toys:tiny", files.spaces(), None)
     weights, drawn = place.out / "cloned.safetensors", []
     files.write_weights(policy, weights)
     sample = video.sample
-    for module in (video, import_module("prophrl_algos.rollout._episodes")):
+    for module in (video, import_module("prophrl_algos.rollout._collect")):
         keep = lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1]  # noqa: E731
         monkeypatch.setattr(module, "sample", keep)
     cells = experiment.cells_of(place.size, "fa-grpo-s0", 2, STAND_IN)
@@ -306,5 +306,7 @@ def test_a_film_is_of_an_episode_of_the_log(place, short_dreams, monkeypatch):
 
 
 def test_a_film_is_of_the_first_picture_and_of_every_frame_that_was_run(place, short_dreams, monkeypatch):
-    frames, done = video.record(make_policy("tiny", files.spaces(), None), protocol.DREAM, {"task": 3, "start": 0})
+    frames, done = video.record(
+        make_policy("benchmarks.toys:tiny", files.spaces(), None), protocol.DREAM, {"task": 3, "start": 0}
+    )
     assert (frames.shape, frames.dtype, done) == ((9, 128, 128, 3), np.uint8, False)

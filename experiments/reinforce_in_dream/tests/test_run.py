@@ -55,7 +55,7 @@ def test_it_clones_chooses_learns_and_evaluates_once_and_reports(place, short_dr
 
 def test_bundled_weights_need_no_cloning_and_an_arm_may_have_a_worse_reward(place, short_dreams, tmp_path):
     weights = tmp_path / "cloned.safetensors"
-    files.write_weights(make_policy("tiny", files.spaces(), None), weights, half=True)
+    files.write_weights(make_policy("benchmarks.toys:tiny", files.spaces(), None), weights, half=True)
     arm = protocol.Arm("fa-grpo", recall=0.5, false_positive_rate=1.0)
     place = replace(place, size=replace(place.size, cloned=str(weights), arms={"worse": arm}, updates=1))
     experiment.run_stages(place, "sft")
@@ -273,3 +273,13 @@ def test_a_chosen_policy_is_bundled_in_half_precision_and_acts_the_same(place, t
     assert all(
         torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), chosen.state_dict().values(), strict=True)
     )
+
+
+def test_json_lines_are_whole_forget_what_came_after_a_kill_and_have_no_nan(tmp_path):
+    path = tmp_path / "deep" / "metrics.jsonl"
+    first = files.JsonLines(path)
+    for update in range(3):
+        first.log({"return": update / 3, "success": float("nan")}, update)
+    files.JsonLines(path).log({"return": 9.0}, 1)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"update": 0, "return": 0.0, "success": None}, {"update": 1, "return": 9.0}]

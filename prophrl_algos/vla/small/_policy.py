@@ -27,8 +27,6 @@ _START = 1
 """The byte before every text, so that none is empty."""
 _POINTING = 10.0
 """Weight of the squared error of shown places, whose unit is half an image."""
-_ALIKE = 1.0
-"""Weight of the squared difference between what is seen in two worlds, whose unit is its variance over moments."""
 _LEAST_STD = 0.02
 """Smallest scale of a latent, in units of actions: dimensions that are hardly used are not blown up."""
 
@@ -84,8 +82,6 @@ class SmallVLA(
     binary: Tensor
     action_mean: Tensor
     action_std: Tensor
-    learns_where = True
-    sees_twins = True
 
     def __init__(
         self,
@@ -242,32 +238,24 @@ class SmallVLA(
 
         Args:
             obs: What `prepare` returns. `points` (b, p, 2), where given, say how far across and down the image (-1 to
-                1, edge to edge) the first p places should be; NaN and places outside are unknown. `twin`, images like
-                `image`, shows the same moments in another world, where the same actions are to be taken and the same
-                things to be seen.
+                1, edge to edge) the first p places should be; NaN and places outside are unknown.
             actions: Demonstrated actions.
             generator: Draws noises, times and variations.
         """
         device = self.action_mean.device
         image, moved = obs["image"].to(device), torch.zeros(1, 2, device=device, dtype=torch.float32)
-        worlds = 2 if "twin" in obs else 1
-        if worlds == 2:  # channel by channel, so that both are moved and coloured alike
-            image = torch.cat([image, obs["twin"].to(device)], -1)
         if self.training:
             image, moved = varied(image, self.shift, self.jitter, generator)
-        image = torch.cat(image.split(3, -1))
-        if self.training:
             image = softened(image, self.blur, generator)
         x0 = (actions.to(device).float() - self.action_mean) / self.action_std
         x, t, velocity = flow_targets(x0, self.draws, generator)
-        places, centres = self._look(image, obs["text"].repeat(worlds, 1))
+        places, centres = self._look(image, obs["text"])
         context = TensorContext(prefix=self.head.prefix(places)).repeat_interleave(self.draws)
-        found = self.velocity(context, x.repeat(worlds, 1, 1), t.repeat(worlds))
-        loss = F.mse_loss(found, velocity.repeat(worlds, 1, 1))
+        loss = F.mse_loss(self.velocity(context, x, t), velocity)
         if "points" in obs:
-            points = (obs["points"].to(device) + moved[:, None]).repeat(worlds, 1, 1)
+            points = obs["points"].to(device) + moved[:, None]
             loss = loss + _POINTING * pointing_error(centres, points, self.cells)
-        return loss + _ALIKE * difference(places[:, :-1]) if worlds == 2 else loss
+        return loss
 
     @torch.no_grad()
     def places(self, obs: Obs) -> Float[Tensor, "b n 2"]:
@@ -291,13 +279,6 @@ class SmallVLA(
         words = self.text(texts)[row_of]
         places, centres = self.eye(pixels, words)
         return torch.cat([places, words[:, None]], 1), centres
-
-
-def difference(places: Float[Tensor, "bb n d"]) -> Float[Tensor, ""]:
-    """Return the mean squared difference between the two halves of the rows, by the variance over rows."""
-    one, other = places.chunk(2)
-    # Without the division the encoder could make both small instead of alike.
-    return (one - other).square().mean() / places.detach().var(0).mean().clamp(min=1e-6)
 
 
 def pointing_error(centres: Float[Tensor, "b n 2"], points: Float[Tensor, "b p 2"], cells: int) -> Float[Tensor, ""]:

@@ -13,7 +13,7 @@ TABLE = {4: [1.51, 1.30, 0.75, 0.43], 10: [2.22, 2.11, 1.41, 1.07, 0.86, 0.70, 0
 
 def stds(steps, level=0.5):
     still = torch.zeros(1, steps, 1, 1)
-    return FlowSchedule.uniform(steps, level).moments(still, still, torch.ones(1, steps, dtype=torch.bool))[1].flatten()
+    return FlowSchedule(steps, level).moments(still, still, torch.ones(1, steps, dtype=torch.bool))[1].flatten()
 
 
 @pytest.mark.parametrize("steps", [4, 10])
@@ -58,7 +58,7 @@ def test_the_value_is_the_same_to_the_bit_and_the_gradient_is_scaled():
     [(None, 10.7), (FlowScale(), 4.1), (FlowScale(alpha=0.0), 2.7), (WHOLE, 1.1)],
 )
 def test_spread_of_the_gradient_over_steps_is_the_predicted_one(settings, spread):
-    schedule = FlowSchedule.uniform(10, 0.5)
+    schedule = FlowSchedule(10, 0.5)
     x = torch.randn(2000, 10, 1, 1, generator=torch.Generator().manual_seed(0))
     velocity = torch.zeros_like(x).requires_grad_()
     mean, std = schedule.moments(x, velocity, torch.ones(2000, 10, dtype=torch.bool))

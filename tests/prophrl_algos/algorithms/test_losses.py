@@ -16,8 +16,8 @@ from prophrl_algos.algorithms import (
     per_entry,
     per_trajectory,
 )
-from prophrl_algos.algorithms._grpo_guard import guarded_log_prob
-from prophrl_algos.algorithms._surrogate import RatioStats
+from prophrl_algos.algorithms._algorithm import RatioStats
+from prophrl_algos.algorithms._flow_grpo import guarded_log_prob
 from prophrl_algos.algorithms.flowscale import scale_gradients
 from prophrl_algos.flow import FlowScores
 
@@ -34,12 +34,8 @@ def scale_ratios(log_prob, old, weights):
     return old + weights[:, None, None] * (log_prob - old)
 
 
-def keep_flow_steps(log_ratio, mask):
-    return log_ratio, mask[:, None, :, None].expand_as(log_ratio)
-
-
-def per_step(weights):
-    return lambda terms, entries, denominator: -(terms * weights[:, None, None]).sum() / denominator
+def keep_flow_steps(weights):
+    return lambda log_ratio, mask: (log_ratio, mask[:, None, :, None] * weights[:, None, None].expand_as(log_ratio))
 
 
 def batch(s=5, k=4, n=3, a=2):
@@ -278,7 +274,7 @@ class TestGradients:
             logp = self.gaussian(theta)[0]
             old = logp.detach()
             if reading == "per step":
-                weighted = replace(FA_GRPO, reduce=keep_flow_steps, aggregate=per_step(weights))
+                weighted = replace(FA_GRPO, reduce=keep_flow_steps(weights))
                 value, _ = weighted.loss(logp, old, advantages, mask, **CLIP)
             else:
                 scaled = scale_gradients(logp, weights) if reading == "gradient" else scale_ratios(logp, old, weights)

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophrl_algos.algorithms import FA_GRPO_FORWARD, FLOW_GRPO_FORWARD, REINFLOW
 from prophrl_algos.algorithms._algorithm import sampled_path
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowPath, FlowSchedule, FlowSpec, no_step, renoised, rescore, sample
 from prophrl_algos.flow._forward import forward_step
 from prophrl_algos.flow._sde import gaussian_kl
 from prophrl_algos.sft import SftConfig, sft
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=3, latent_dim=4, action_dim=2, exec_steps=2, num_steps=5)
@@ -37,7 +36,7 @@ def obs(policy):
 @pytest.fixture
 def sampled(policy, obs):
     generators = [torch.Generator().manual_seed(row) for row in range(6)]
-    return sample(policy, obs, FlowSchedule.uniform(5, LEVEL, choose=no_step), generators)
+    return sample(policy, obs, FlowSchedule(5, LEVEL, choose=no_step), generators)
 
 
 @pytest.fixture
@@ -183,8 +182,7 @@ def test_every_update_has_noise_of_its_own_and_the_kl_is_to_the_reference():
 
 def test_times_may_be_given_per_row():
     x, v = torch.randn(2, 2), torch.randn(2, 2)
-    mean, std = forward_step(x, v, torch.tensor([1.0, 0.5]), 0.0, noise_level=0.3)
-    torch.testing.assert_close(mean, x - torch.tensor([[1.0], [0.5]]) * v)
+    t = torch.tensor([[1.0], [0.5]])
+    mean, std = forward_step(x, v, t, 0.0, noise_level=0.3)
+    torch.testing.assert_close(mean, x - t * v)
     torch.testing.assert_close(std, torch.tensor([[0.3, 0.3], [0.15, 0.15]]))
-    with pytest.raises(ValueError, match="noise_level"):
-        forward_step(x, v, 0.5, 0.0, noise_level=-1.0)

@@ -7,10 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_FORWARD
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Execution, Processes, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=3)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from prophrl_algos.algorithms import FlowScale, make_algorithm
-from prophrl_algos.bandit import BanditVectorEnv
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
+from prophrl_algos._named import make_algorithm
+from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.sft import SftConfig, sft
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Trainer, TrainerConfig
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden_runs.json"

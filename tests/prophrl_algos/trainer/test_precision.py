@@ -5,15 +5,14 @@ import pytest
 import torch
 from gymnasium.vector import VectorWrapper
 
+from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.prophet import tiny_prophet
 from prophet_gym.specs import InitialState
 from prophrl_algos._named import make_algorithm
 from prophrl_algos.algorithms import ALGORITHMS, FlowScale
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from prophrl_algos.bandit import BanditVectorEnv
+from benchmarks.toys import BanditVectorEnv
 from prophrl_algos.cli import main
 
 
@@ -29,7 +29,7 @@ atexit.register(leave)
 gym.register("Bandit-v0", vector_entry_point=lambda num_envs, **_: BanditVectorEnv(num_envs))
 main(sys.argv[1:])
 """
-WORDS = ["train", "--policy", "tiny", "--env", "Bandit-v0", "--loggers", "csv", "--config.beta", "0",
+WORDS = ["train", "--policy", "benchmarks.toys:tiny", "--env", "Bandit-v0", "--loggers", "csv", "--config.beta", "0",
          "--config.groups", "4", "--config.group-size", "4", "--config.updates"]  # fmt: skip
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.toys import TinyFlowPolicy
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.tiny import TinyFlowPolicy
 from prophrl_algos.vla import SmallVLA
 
 from .tiny import tiny_openvla_oft, tiny_pi0, tiny_vla_adapter

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def without_noise(policy):
-    return FlowSchedule.uniform(policy.spec.num_steps, 0.0, choose=no_step)
+    return FlowSchedule(policy.spec.num_steps, 0.0, choose=no_step)
 
 
 def generators(rows):
@@ -107,7 +107,7 @@ def test_ragged_prompts_in_a_batch_are_as_one_by_one(family, seen):
 def test_gradients_reach_exactly_what_is_declared_trained(family, seen, train):
     policy = family.make(train=train)
     obs = policy.prepare(*seen)
-    path = sample(policy, obs, FlowSchedule.uniform(3, 0.5), generators(3))
+    path = sample(policy, obs, FlowSchedule(3, 0.5), generators(3))
     if train == "lora":  # an adapter begins as zero, where half of it has no gradient
         for weight in policy.parameters():
             weight.data += 0.01 * weight.requires_grad
@@ -132,7 +132,7 @@ def test_the_ratio_is_one_in_half_precision_too(family, seen, train):
         if name.startswith(family.prefix):
             weight.data = weight.data.bfloat16()
     obs = policy.prepare(*seen)
-    path = sample(policy, obs, FlowSchedule.uniform(3, 0.5), generators(3))
+    path = sample(policy, obs, FlowSchedule(3, 0.5), generators(3))
     again = rescore(policy, obs, path, steps_per_call=1, grad=True).log_prob
     assert torch.equal(again, path.log_prob)
     together = rescore(policy, obs, path).log_prob
@@ -145,7 +145,7 @@ def test_its_reference_is_what_it_was_when_learning_began(family, seen, train):
     obs = policy.prepare(*seen)
     # Cloning comes before learning: adapters are not zero when it begins.
     move(policy)
-    path = sample(policy, obs, FlowSchedule.uniform(3, 0.5), generators(3))
+    path = sample(policy, obs, FlowSchedule(3, 0.5), generators(3))
     reference = WeightCopy(policy, [weight for weight in policy.parameters() if weight.requires_grad])
     move(policy)
     moved = rescore(policy, obs, path, steps_per_call=1, grad=False).log_prob

@@ -16,7 +16,7 @@ from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos._named import take_weights
-from prophrl_algos.rollout import BeginFromStarts, Grouping
+from prophrl_algos.rollout import Grouping, begin_from_starts
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
 from prophrl_algos.vla._load import choose
@@ -297,7 +297,7 @@ def learning(policy):
         torch.optim.AdamW(learnt, lr=1e-2, betas=(0.9, 0.95)),
         env,
         TrainerConfig(groups=1, group_size=4, updates=12, beta=0.01),
-        grouping=Grouping(BeginFromStarts(starts)),
+        grouping=Grouping(begin_from_starts),
     )
 
 

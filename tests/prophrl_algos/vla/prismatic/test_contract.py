@@ -92,7 +92,7 @@ def test_a_masked_camera_has_no_effect(loaded, seen, awake, family, pro):
 def test_without_noise_it_is_a_plain_euler_sampler(loaded, seen, awake, family, pro):
     policy = awake(loaded(family, pro))
     obs = policy.prepare(seen(), TEXTS)
-    schedule = FlowSchedule.uniform(4, 0.0, choose=no_step)
+    schedule = FlowSchedule(4, 0.0, choose=no_step)
     path = sample(policy, obs, schedule, [torch.Generator().manual_seed(10 + row) for row in range(3)])
     x = path.latents[:, 0]
     with torch.no_grad():

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from benchmarks.toys import BanditVectorEnv
 from prophet_gym.checkpoint import bundled_checkpoints
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos._named import is_published, make_policy
-from prophrl_algos.bandit import BanditVectorEnv
 from prophrl_algos.cli import main
 from prophrl_algos.vla._load import choose
 from prophrl_algos.vla._lora import has_lora

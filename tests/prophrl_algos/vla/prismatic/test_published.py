@@ -161,7 +161,7 @@ def _statistics(kind):
 
 
 def euler(policy, obs, steps=4, seed=0):
-    schedule = FlowSchedule.uniform(steps, 0.0, choose=no_step)
+    schedule = FlowSchedule(steps, 0.0, choose=no_step)
     generators = [torch.Generator().manual_seed(seed + row) for row in range(len(obs["tokens"]))]
     return sample(policy, obs, schedule, generators).x0
 

@@ -7,7 +7,7 @@ import torch
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.flow import FlowSchedule, rescore, sample, select_obs
-from prophrl_algos.rollout import BeginFromStarts, Grouping
+from prophrl_algos.rollout import Grouping, begin_from_starts
 from prophrl_algos.sft import SftConfig, sft
 from prophrl_algos.trainer import Trainer, TrainerConfig
 from prophrl_algos.trainer._weight_copy import WeightCopy
@@ -20,7 +20,7 @@ TEXTS = ["pick up the milk", "stop"]
 
 def score(policy, observation):
     obs = policy.prepare(observation, TEXTS)
-    path = sample(policy, obs, FlowSchedule.uniform(4), [torch.Generator().manual_seed(row) for row in range(2)])
+    path = sample(policy, obs, FlowSchedule(4), [torch.Generator().manual_seed(row) for row in range(2)])
     return rescore(policy, obs, path).log_prob.sum()
 
 
@@ -85,7 +85,7 @@ def test_it_is_cloned_from_the_published_head_on(loaded, seen, family, head):
         return select_obs(obs, picks), goal[picks]
 
     def distance():
-        schedule = FlowSchedule.uniform(4, 0.0)
+        schedule = FlowSchedule(4, 0.0)
         path = sample(policy, obs, schedule, [torch.Generator().manual_seed(row) for row in range(2)])
         return (policy.decode(path.x0, obs) - goal)[:, :, :6].abs().mean()
 
@@ -119,7 +119,7 @@ def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
         env,
         TrainerConfig(groups=1, group_size=4, updates=4, beta=0.01),
         flowscale=FlowScale(),
-        grouping=Grouping(BeginFromStarts(starts)),
+        grouping=Grouping(begin_from_starts),
     )
     while True:
         metrics = trainer.iterate()
