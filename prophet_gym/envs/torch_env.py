@@ -15,8 +15,8 @@ class ProphetTorchVectorEnv(ProphetVectorEnv):
 
     Observations, rewards, flags and `info["frames"]` are tensors there; the rest of `info` is as ever. Actions and
     `reset_mask` may be tensors on any device, and the reward model is given frames on this one. Frames of resting
-    sub-environments are 0. Wrappers of actions alone (`FlattenChunkVector`, `OneActionPerChunkVector`) go around it;
-    those that read arrays refuse it.
+    sub-environments are 0. Wrappers of actions alone (`OneActionPerChunkVector`) go around it; those that read arrays
+    refuse it.
 
     Example:
         >>> from prophet_gym.testing import CountingWorldModel, counting_starts

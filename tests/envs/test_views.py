@@ -12,8 +12,6 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from prophet_gym.envs import (
     EmbedInstruction,
-    FlattenChunk,
-    FlattenChunkVector,
     OneActionPerChunk,
     OneActionPerChunkVector,
     OneActionPerStep,
@@ -136,28 +134,6 @@ class TestEmbedInstruction:
                 each.step(still(each))
             each.reset(options={"task": 0})
             assert each.step(still(each))[0]["instruction"].shape[-1] == 2
-
-
-class TestFlattenChunk:
-    def test_equals_the_chunk(self):
-        rng = np.random.default_rng(0)
-        chunk = rng.uniform(-1, 1, (3, CHUNK, 7)).astype(np.float32)
-        env, flat = single(), FlattenChunk(single())
-        env.reset(seed=0), flat.reset(seed=0)
-        assert_same(flat.step(chunk[0].ravel()), env.step(chunk[0]))
-        envs, flats = vector(), FlattenChunkVector(vector())
-        envs.reset(seed=0), flats.reset(seed=0)
-        assert_same(flats.step(chunk.reshape(3, -1)), envs.step(chunk))
-
-    def test_bad_actions_and_spaces(self):
-        flat = FlattenChunk(single())
-        flat.reset(seed=0)
-        with pytest.raises(InvalidActionError, match=r"shape \(28,\), got \(4, 7\)"):
-            flat.step(np.zeros((CHUNK, 7)))
-        with pytest.raises(ValueError, match=r"Box \(k, a\)"):
-            FlattenChunk(flat)
-        with pytest.raises(ValueError, match=r"Box \(k, a\)"):
-            FlattenChunkVector(FlattenChunkVector(vector()))
 
 
 class TestOneActionPerStepVector:

@@ -14,8 +14,6 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics, RescaleAction
 
 from prophet_gym.envs import (
     EmbedInstruction,
-    FlattenChunk,
-    FlattenChunkVector,
     OneActionPerChunk,
     OneActionPerChunkVector,
     OneActionPerStep,
@@ -64,20 +62,18 @@ def single(**kwargs: Any) -> ProphetEnv:
 
 
 VECTOR: dict[str, Callable[[VectorEnv], VectorEnv]] = {
-    "FlattenChunkVector": FlattenChunkVector,
     "OneActionPerChunkVector": lambda envs: OneActionPerChunkVector(envs, (0, 1), REST),
     "OneActionPerStepVector": OneActionPerStepVector,
     "ViewedVector": lambda envs: ViewedVector(envs, StackFrames(2)),
     "two views": lambda envs: ViewedVector(ViewedVector(envs, StackFrames(2)), EmbedInstruction(TABLE)),
-    "flat view": lambda envs: FlattenChunkVector(ViewedVector(envs, StackFrames(2))),
+    "view of held actions": lambda envs: OneActionPerChunkVector(ViewedVector(envs, StackFrames(2)), (0, 1), REST),
     "view of single actions": lambda envs: OneActionPerStepVector(ViewedVector(envs, StackFrames(2))),
     "Gymnasium's statistics": RecordEpisodeStatistics,
     "Gymnasium's rescaling": lambda envs: RescaleAction(envs, np.float32(-2), np.float32(2)),
-    "ours around Gymnasium's": lambda envs: FlattenChunkVector(RecordEpisodeStatistics(envs)),
+    "ours around Gymnasium's": lambda envs: OneActionPerChunkVector(RecordEpisodeStatistics(envs), (0, 1), REST),
 }
 SINGLE_ACTIONS = ("OneActionPerStepVector", "view of single actions")
 SINGLE: dict[str, Callable[[gym.Env], gym.Env]] = {
-    "FlattenChunk": FlattenChunk,
     "OneActionPerChunk": lambda env: OneActionPerChunk(env, np.array([0, 1]), np.zeros(7)),
     "OneActionPerStep": OneActionPerStep,
     "StackFrames": lambda env: Viewed(env, StackFrames(np.int64(2))),

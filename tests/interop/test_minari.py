@@ -8,7 +8,6 @@ import pytest
 
 from prophet_gym.envs import (
     EmbedInstruction,
-    FlattenChunk,
     OneActionPerChunk,
     OneActionPerStep,
     ProphetEnv,
@@ -63,7 +62,6 @@ def test_a_data_set_replays_in_the_env_that_it_recovers(tmp_path, monkeypatch):
 TABLE = one_hot_table(start.instruction for start in counting_starts())
 WRAPPED = {
     "one action per step": OneActionPerStep,
-    "flat": FlattenChunk,
     "one action per chunk": lambda env: OneActionPerChunk(env, (0, 1), (0,) * 7),
     "stacked": lambda env: Viewed(env, StackFrames(2)),
     "all": lambda env: OneActionPerStep(Viewed(Viewed(env, StackFrames(2)), EmbedInstruction(TABLE))),

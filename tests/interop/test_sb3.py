@@ -9,7 +9,6 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics, RescaleAction
 
 from prophet_gym.envs import (
     EmbedInstruction,
-    FlattenChunkVector,
     OneActionPerChunkVector,
     OneActionPerStepVector,
     ProphetTorchVectorEnv,
@@ -23,7 +22,7 @@ from prophet_gym.testing import CountingWorldModel, counting_starts
 
 pytest.importorskip("stable_baselines3")
 
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import VecMonitor
 
 from prophet_gym.interop.sb3 import Sb3VecEnv
@@ -111,7 +110,7 @@ def test_ppo_learns_from_images():
         model, starts, 16, reward_model=reward_model, max_episode_steps=1, autoreset_mode=AutoresetMode.SAME_STEP
     )
     viewed = ViewedVector(envs, EmbedInstruction(one_hot_table(["count task 0", "other"])))
-    venv = VecMonitor(Sb3VecEnv(FlattenChunkVector(viewed)))
+    venv = VecMonitor(Sb3VecEnv(viewed))
     small = {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}}
     agent = PPO(
         "MultiInputPolicy",
@@ -143,7 +142,6 @@ def test_frame_stacks_are_observations_too():
 
 
 WRAPPED = {
-    "flat": FlattenChunkVector,
     "one action per chunk": lambda envs: OneActionPerChunkVector(envs, (0,), (0, 0)),
     "one action per step": OneActionPerStepVector,
     "stacked": lambda envs: ViewedVector(envs, StackFrames(2)),
@@ -171,3 +169,15 @@ def test_an_env_in_wrappers_keeps_what_it_declares(name):
         ended += int(dones.sum())
     assert ended >= 3
     assert envs.get_images()[0].shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_chunks_are_actions_of_any_algorithm(algorithm):
+    size = (36, 36)
+    world = CountingWorldModel(chunk=3, frame_size=size, action_dim=2)
+    envs = ProphetVectorEnv(world, counting_starts(size=size), 2, max_episode_steps=2, autoreset_mode="SameStep")
+    sizes = {"n_steps": 2} if algorithm is PPO else {"learning_starts": 2, "buffer_size": 9}
+    agent = algorithm("MultiInputPolicy", VecMonitor(Sb3VecEnv(envs)), batch_size=4, seed=0, device="cpu", **sizes)
+    agent.learn(8)
+    action, _ = agent.predict(agent.get_env().reset())
+    assert action.shape == (2, 3, 2)

@@ -9,7 +9,6 @@ import torch
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, RescaleAction
 
 from prophet_gym.envs import (
-    FlattenChunkVector,
     OneActionPerChunkVector,
     ProphetEnv,
     ProphetVectorEnv,
@@ -54,14 +53,17 @@ def test_episodes_are_reset_when_they_end_and_only_they():
     assert not success.all()
 
 
+def one_action(envs):
+    return OneActionPerChunkVector(envs, (0, 1), (0,) * 7)
+
+
 WRAPPED = {
-    "flat": FlattenChunkVector,
-    "one action": lambda envs: OneActionPerChunkVector(envs, (0, 1), (0,) * 7),
+    "one action": one_action,
     "stacked": lambda envs: ViewedVector(envs, StackFrames(2)),
-    "flat and stacked": lambda envs: FlattenChunkVector(ViewedVector(envs, StackFrames(2))),
+    "one action and stacked": lambda envs: one_action(ViewedVector(envs, StackFrames(2))),
     "Gymnasium's statistics": RecordEpisodeStatistics,
     "Gymnasium's rescaling": lambda envs: RescaleAction(envs, np.float32(-2), np.float32(2)),
-    "flat in Gymnasium's statistics": lambda envs: RecordEpisodeStatistics(FlattenChunkVector(envs)),
+    "one action in Gymnasium's statistics": lambda envs: RecordEpisodeStatistics(one_action(envs)),
 }
 
 

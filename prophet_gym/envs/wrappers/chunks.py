@@ -1,7 +1,7 @@
-"""Simpler forms of a chunk of actions: flat, or one action held for the whole chunk."""
+"""One action held for the whole chunk."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
+from collections.abc import Sequence
+from typing import SupportsFloat, SupportsIndex, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -16,16 +16,6 @@ from prophet_gym.errors import InvalidActionError
 
 _Whole: TypeAlias = Sequence[SupportsIndex] | np.ndarray
 _Real: TypeAlias = Sequence[SupportsFloat] | np.ndarray
-
-
-class _Flat:
-    def __init__(self, wrapper: str, space: gym.Space) -> None:
-        chunk = chunk_space(wrapper, space)
-        self.shape = chunk.shape
-        self.space = gym.spaces.Box(chunk.low.flatten(), chunk.high.flatten(), dtype=np.float32)
-
-    def chunks(self, given: np.ndarray) -> np.ndarray:
-        return given.reshape(*given.shape[:-1], *self.shape)
 
 
 class _Held:
@@ -46,54 +36,7 @@ class _Held:
         return np.repeat(held[..., None, :], self.steps, axis=-2)
 
 
-class _ChunkWrapper(gym.ActionWrapper, PlainArguments):
-    def __init__(self, env: gym.Env, form: Callable[..., _Flat | _Held], **arguments: Any) -> None:
-        PlainArguments.__init__(self, **arguments)
-        super().__init__(env)
-        self._form = form(type(self).__name__, env.action_space, **arguments)
-        self.action_space = self._form.space
-
-    def action(self, action: ArrayLike) -> np.ndarray:
-        """Return the chunk (k, a) that an action of this form stands for."""
-        return self._form.chunks(require_actions(action, self.action_space))
-
-
-class _ChunkVectorWrapper(DeclaringVectorWrapper, VectorActionWrapper):
-    def __init__(self, env: VectorEnv, form: Callable[..., _Flat | _Held], **arguments: Any) -> None:
-        super().__init__(env)
-        self._form = form(type(self).__name__, env.single_action_space, **arguments)
-        self.single_action_space = self._form.space
-        self.action_space = batch_space(self._form.space, env.num_envs)
-
-    def actions(self, actions: ArrayLike) -> np.ndarray:
-        """Return the chunks (num_envs, k, a) that actions of this form stand for."""
-        return self._form.chunks(require_actions(actions, self.action_space))
-
-
-class FlattenChunk(_ChunkWrapper):
-    """Take a chunk as one vector of k * a numbers, for libraries that want flat actions.
-
-    Example:
-        >>> from prophet_gym.envs import ProphetEnv
-        >>> from prophet_gym.testing import CountingWorldModel, counting_starts
-        >>> FlattenChunk(ProphetEnv(CountingWorldModel(chunk=4), counting_starts())).action_space.shape
-        (28,)
-    """
-
-    def __init__(self, env: gym.Env) -> None:
-        """Wrap an env whose action space is `Box` (k, a); ValueError for another one."""
-        super().__init__(env, _Flat)
-
-
-class FlattenChunkVector(_ChunkVectorWrapper):
-    """`FlattenChunk` for a vector env."""
-
-    def __init__(self, env: VectorEnv) -> None:
-        """Wrap a vector env whose single action space is `Box` (k, a); ValueError for another one."""
-        super().__init__(env, _Flat)
-
-
-class OneActionPerChunk(_ChunkWrapper):
+class OneActionPerChunk(gym.ActionWrapper, PlainArguments):
     """Take one action and hold it for the whole chunk; some of its dimensions are chosen, the others rest.
 
     Example:
@@ -116,12 +59,26 @@ class OneActionPerChunk(_ChunkWrapper):
         Raises:
             ValueError: The action space is another one, an action has no such dimension, or `rest` is no action.
         """
-        super().__init__(env, _Held, dims=dims, rest=rest)
+        PlainArguments.__init__(self, dims=dims, rest=rest)
+        super().__init__(env)
+        self._held = _Held("OneActionPerChunk", env.action_space, dims, rest)
+        self.action_space = self._held.space
+
+    def action(self, action: ArrayLike) -> np.ndarray:
+        """Return the chunk (k, a) that an action stands for."""
+        return self._held.chunks(require_actions(action, self.action_space))
 
 
-class OneActionPerChunkVector(_ChunkVectorWrapper):
+class OneActionPerChunkVector(DeclaringVectorWrapper, VectorActionWrapper):
     """`OneActionPerChunk` for a vector env."""
 
     def __init__(self, env: VectorEnv, dims: _Whole, rest: _Real) -> None:
         """Wrap a vector env whose single action space is `Box` (k, a); arguments as in `OneActionPerChunk`."""
-        super().__init__(env, _Held, dims=dims, rest=rest)
+        super().__init__(env)
+        self._held = _Held("OneActionPerChunkVector", env.single_action_space, dims, rest)
+        self.single_action_space = self._held.space
+        self.action_space = batch_space(self._held.space, env.num_envs)
+
+    def actions(self, actions: ArrayLike) -> np.ndarray:
+        """Return the chunks (num_envs, k, a) that actions stand for."""
+        return self._held.chunks(require_actions(actions, self.action_space))

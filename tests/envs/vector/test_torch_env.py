@@ -8,7 +8,6 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorWrapper
 
 from prophet_gym.envs import (
-    FlattenChunkVector,
     OneActionPerChunkVector,
     OneActionPerStepVector,
     ProphetTorchVectorEnv,
@@ -100,13 +99,12 @@ def test_wrappers_of_arrays_refuse_tensors_and_wrappers_of_actions_do_not_mind()
     for name, wrap in refusing.items():
         with pytest.raises(ValueError, match=f"{name} works on arrays"):
             wrap()
-    plain, flat, held = make(), FlattenChunkVector(make()), OneActionPerChunkVector(make(), (0,), (0,) * 7)
-    for envs in (plain, flat, held):
+    plain, held = make(), OneActionPerChunkVector(make(), (0,), (0,) * 7)
+    for envs in (plain, held):
         envs.reset(seed=0)
     expected = plain.step(torch.full((3, CHUNK, 7), 0.5) * torch.eye(7)[0])[0]["image"]
     one = torch.full((3, 1), 0.5, requires_grad=True, dtype=torch.bfloat16)
     assert torch.equal(held.step(one)[0]["image"], expected)
-    assert torch.equal(flat.step((0.5 * torch.eye(7)[0]).repeat(3, CHUNK))[0]["image"], expected)
 
 
 class FlattenAgain(VectorWrapper):
