@@ -48,7 +48,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reward-robustness": reward_models.robustness,
     "robots": dream.robots,
     "action-dimensions": dream.actions,
-    "sources": dream.sources,
     "bandit": learning.bandit,
     "gradient-spread": learning.gradient_spread,
     "algorithm-cost": learning.algorithm_cost,

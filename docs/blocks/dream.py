@@ -284,14 +284,13 @@ def image() -> str:
 
 def robots() -> str:
     """Return the robots that the package knows."""
-    header = ["robot", "hardware", "an action", "gripper open, closed", "actions/s", "frames", "calibrated cameras"]
+    header = ["robot", "dimensions of an action", "gripper open, closed", "actions/s", "frames", "calibrated cameras"]
     rows = [
         [
             f"`{robot.name}`",
-            robot.robot,
-            f"{robot.action_spec.dim} dimensions: {robot.action_meaning}",
+            str(robot.action_spec.dim),
             f"{robot.gripper.open:g}, {robot.gripper.closed:g}",
-            "not published" if robot.control_hz is None else f"{robot.control_hz:g}",
+            f"{robot.control_hz:g}",
             "x".join(map(str, robot.frame_size)),
             robot.calibration,
         ]
@@ -310,8 +309,3 @@ def actions() -> str:
         )
     ]
     return markdown_table(["robot", "dimension", "unit", "bounds"], rows)
-
-
-def sources() -> str:
-    """Return where the robots' constants come from."""
-    return "\n".join(f"- `{name}`: {'; '.join(robot.sources)}." for name, robot in sorted(EMBODIMENTS.items()))

@@ -30,18 +30,14 @@ def to_model_actions(actions: Float[np.ndarray, "t 16"], start: ToolPose) -> Flo
 
 EMBODIMENT = Embodiment(
     name="agibot",
-    robot="AgiBot G1, two 7-joint arms with parallel grippers",
     arms=2,
-    action_meaning="the next pose of each flange: position, quaternion (real part last)",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
     to_model_actions=to_model_actions,
     # AgiBot World as published for LeRobot (cadene/agibot_alpha_world): 30 frames and actions a second.
     control_hz=30.0,
     frame_size=(240, 320),
-    metric=True,
     camera=None,
     calibration="one per episode, in the data set (`parameters/<task>/<episode>/camera`): `camera_matrix`",
-    sources=("README of huggingface.co/datasets/agibot-world/AgiBotWorld-Alpha (fields of `proprio_stats.h5`)",),
     no_op=keep_pose,
 )

@@ -36,22 +36,15 @@ def to_model_actions(actions: Float[np.ndarray, "t 7"], start: ToolPose) -> Floa
 
 EMBODIMENT = Embodiment(
     name="bridge",
-    robot="WidowX 250 with a parallel gripper",
     arms=1,
-    action_meaning="next minus this recorded pose: position in the base frame, Euler angles number by number",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
     to_model_actions=to_model_actions,
     # bridge_data_robot, bridge_data_v2/conf.py: a move takes 0.2 s.
     control_hz=5.0,
     frame_size=(256, 256),
-    metric=True,
     camera=None,
     calibration="none public",
-    sources=(
-        "BridgeData V2, arXiv 2308.12952, and github.com/rail-berkeley/bridge_data_robot",
-        "OpenVLA's reader of `bridge_orig` (actions relabelled with the poses that were reached)",
-    ),
     # Where every episode of the data set begins, about: pointing down (angle 0) and open. Actions do not depend
     # on the position, which is not known.
     rest=ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1)),

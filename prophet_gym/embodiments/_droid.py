@@ -48,18 +48,14 @@ def _at_most_one(vectors: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3"]:
 
 EMBODIMENT = Embodiment(
     name="droid",
-    robot="Franka Panda with a Robotiq 2F-85 gripper",
     arms=1,
-    action_meaning="Cartesian velocity in the base frame, and the gripper's position",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
     to_model_actions=to_model_actions,
     control_hz=CONTROL_HZ,
     frame_size=(240, 416),
-    metric=True,
     camera=None,
     # Six numbers an episode: position (metres) and Euler angles x, y, z (radians, R = Rz Ry Rx) in the base frame.
     calibration="one per episode, in the data set (`camera_extrinsics`): `camera_matrix`",
-    sources=("github.com/droid-dataset/droid", "huggingface.co/KarlP/droid (camera calibrations)"),
     rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

@@ -40,42 +40,35 @@ class Embodiment:
 
     Attributes:
         name: Its name in `EMBODIMENTS`.
-        robot: Arms and gripper in words.
         arms: 1 or 2.
-        action_meaning: What an action means, in a sentence.
         action_spec: Names, units and bounds of one action.
         gripper: The gripper's convention.
         to_model_actions: `actions (t, a), start -> actions (t, 14)`, the start being the tools before.
-        control_hz: Actions a second; None where not published.
+        control_hz: Actions a second.
         frame_size: Height and width of the frames that the released Prophet was trained on.
-        metric: Whether the actions are metres and radians, so that poses can be read off them.
         camera: `suite, task -> CameraSpec` of cameras that never move; None where there are none or no calibration is
             public, `calibration` says which.
         calibration: Which cameras are calibrated, in a sentence.
-        sources: Where the constants come from.
         no_op: `actions (*b, a) -> (*b, a)`: for each action the one that stays where it led, its gripper kept.
         posed: Whether the model actions of an action depend on where the tools are.
         rest: The pose that a start without one is taken to have where only actions are read off it; None where there is
             no such pose.
-        path: `actions (t, a), start -> ToolPath` of robots whose poses cannot be read off their actions.
+        path: `actions (t, a), start -> ToolPath` of robots whose actions are not metres and radians, so that poses cannot
+            be read off them.
         rest_action: The action that leaves the robot where it is, its gripper open; None for robots that are commanded
             to poses, which have no such action.
         chunk: Actions of one env step, where neither a world model nor a policy says otherwise.
     """
 
     name: str
-    robot: str
     arms: int
-    action_meaning: str
     action_spec: ActionSpec
     gripper: Gripper
     to_model_actions: Callable[[np.ndarray, ToolPose], np.ndarray]
-    control_hz: float | None
+    control_hz: float
     frame_size: tuple[int, int]
-    metric: bool
     camera: Callable[[str, int], CameraSpec] | None
     calibration: str
-    sources: tuple[str, ...]
     no_op: Callable[[np.ndarray], np.ndarray] = keep_gripper
     posed: bool = True
     rest: ToolPose | None = None
@@ -102,7 +95,7 @@ class Embodiment:
         Raises:
             ValueError: This robot's actions are not metric, or the start has another number of arms.
         """
-        if not self.metric:
+        if self.path is not None:
             raise ValueError(f"the actions of {self.name} are not in metres and radians: poses cannot be read off them")
         require_arms(start, self.arms)
         return integrate_tool_deltas(start, model_actions)

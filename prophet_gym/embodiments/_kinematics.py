@@ -1,10 +1,12 @@
 """From tool poses to Prophet's 14 numbers a step and back: two arms x (position 3, Euler angles 3, openness 1)."""
 
+import warnings
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
 ARMS = 2
 ARM_DIM = 7
@@ -37,53 +39,30 @@ def require_arms(start: ToolPose, arms: int) -> None:
         raise ValueError(f"the start must have {arms} arm(s) as the robot does, got {start.openness.shape[0]}")
 
 
-def _matrices(rows: list) -> np.ndarray:
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-
-
 def euler_to_matrix(euler_xyz: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
     """Return rotation matrices R = Rz Ry Rx of angles about x, y, z in radians."""
-    (cx, cy, cz), (sx, sy, sz) = np.moveaxis(np.cos(euler_xyz), -1, 0), np.moveaxis(np.sin(euler_xyz), -1, 0)
-    return _matrices(
-        [
-            [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
-            [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
-            [-sy, cy * sx, cy * cx],
-        ]
-    )
+    return Rotation.from_euler("xyz", euler_xyz.reshape(-1, 3)).as_matrix().reshape(*euler_xyz.shape, 3)
 
 
 def matrix_to_euler(matrix: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*b 3"]:
     """Return angles about x, y, z in radians, R = Rz Ry Rx, y in [-pi/2, pi/2]; near y = +-pi/2, z is 0."""
-    m = np.moveaxis(matrix, (-2, -1), (0, 1))
-    sine = np.clip(-m[2, 0], -1.0, 1.0)
-    regular = np.abs(sine) < 1 - 1e-12
-    x = np.where(regular, np.arctan2(m[2, 1], m[2, 2]), np.arctan2(-m[1, 2], m[1, 1]))
-    z = np.where(regular, np.arctan2(m[1, 0], m[0, 0]), 0.0)
-    return np.stack([x, np.arcsin(sine), z], axis=-1)
+    with warnings.catch_warnings():
+        # What scipy warns of there is what the line above says.
+        warnings.filterwarnings("ignore", "Gimbal lock")
+        angles = Rotation.from_matrix(matrix.reshape(-1, 3, 3)).as_euler("xyz")
+    return angles.reshape(matrix.shape[:-1])
 
 
 def quaternion_to_matrix(xyzw: Float[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 3 3"]:
     """Return rotation matrices of quaternions, real part last, of any length but 0 (ValueError)."""
-    length = np.linalg.norm(xyzw, axis=-1, keepdims=True)
-    if (length < 1e-9).any():
+    if (np.linalg.norm(xyzw, axis=-1) < 1e-9).any():
         raise ValueError("a quaternion must not be 0: there is no such rotation")
-    x, y, z, w = np.moveaxis(xyzw / length, -1, 0)
-    return _matrices(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    return Rotation.from_quat(xyzw.reshape(-1, 4)).as_matrix().reshape(*xyzw.shape[:-1], 3, 3)
 
 
 def rotation_vector_to_matrix(vector: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
     """Return rotation matrices of rotation vectors: along the axis, as long as the angle in radians."""
-    angle = np.linalg.norm(vector, axis=-1, keepdims=True)
-    # sin(angle / 2) / angle, also at angle 0
-    half = 0.5 * np.sinc(angle / (2 * np.pi))
-    return quaternion_to_matrix(np.concatenate([vector * half, np.cos(angle / 2)], axis=-1))
+    return Rotation.from_rotvec(vector.reshape(-1, 3)).as_matrix().reshape(*vector.shape, 3)
 
 
 def tool_frame_deltas(

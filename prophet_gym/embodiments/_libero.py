@@ -113,23 +113,16 @@ def _executed(actions: Float[np.ndarray, "t 7"]) -> Float[np.ndarray, "t 7"]:
 
 EMBODIMENT = Embodiment(
     name="libero",
-    robot="Franka Panda with its own gripper, simulated",
     arms=1,
-    action_meaning="what the controller's target moves by, in the world frame; the rotation is a rotation vector",
     action_spec=ACTION_SPEC,
     gripper=GRIPPER,
     to_model_actions=to_model_actions,
     control_hz=CONTROL_HZ,
     frame_size=(256, 256),
-    # Prophet reads the actions themselves, rotation at a tenth of what is turned, and the arm lags them.
-    metric=False,
     camera=camera,
     calibration="`agentview` of each scene, read from the simulator",
-    sources=(
-        "robosuite 1.4 OSC_POSE defaults (20 Hz, 5 cm, 0.5 rad; gripper -1 open, 1 close)",
-        "A2World, world_model/docs/DATA.md (x 0.05, gripper to 1 open .. 0 closed)",
-    ),
     posed=False,
+    # Prophet reads the actions themselves, rotation at a tenth of what is turned, and the arm lags them.
     path=path,
     rest_action=(0.0,) * 6 + (GRIPPER.open,),
 )

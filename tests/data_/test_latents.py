@@ -49,7 +49,7 @@ def test_before_an_episode_its_robot_rested_or_was_at_its_first_pose():
         return Episode("one", actions, "wait", 20.0, robot, lambda start, stop: None, tools)
 
     latents = [np.zeros((4, 1, 1, 1))]
-    for robot, width, before in [("libero", 7, [0] * 6 + [-1]), ("ur30e", 7, [0.5] * 7), ("agibot", 16, [0.5] * 16)]:
+    for robot, width, before in [("libero", 7, [0] * 6 + [-1]), ("agibot", 16, [0.5] * 16)]:
         data = LatentEpisodes.join(latents, [episode(robot, width)])
         clips = data.window(np.array([0]), np.array([0]), past=1, chunk=2, ahead=3)
         assert clips.past_actions.tolist() == [[before, before]]

@@ -8,7 +8,6 @@ from prophet_gym.embodiments import _agibot as agibot
 from prophet_gym.embodiments import _bridge as bridge
 from prophet_gym.embodiments import _droid as droid
 from prophet_gym.embodiments import _libero as libero
-from prophet_gym.embodiments import _ur30e as ur30e
 from prophet_gym.embodiments._kinematics import (
     ToolPose,
     camera_matrix,
@@ -37,20 +36,19 @@ def robot(request):
     return EMBODIMENTS[request.param]
 
 
-def test_the_five_robots_are_there():
-    assert sorted(EMBODIMENTS) == ["agibot", "bridge", "droid", "libero", "ur30e"]
+def test_the_four_robots_are_there():
+    assert sorted(EMBODIMENTS) == ["agibot", "bridge", "droid", "libero"]
     assert get_embodiment("bridge") is bridge.EMBODIMENT
 
 
 def test_an_unknown_robot_is_refused_with_the_closest_name():
-    with pytest.raises(UnknownOptionError, match=r"unknown embodiment 'ur30'. Did you mean 'ur30e'\? Known: agibot"):
-        get_embodiment("ur30")
+    with pytest.raises(UnknownOptionError, match=r"unknown embodiment 'droids'. Did you mean 'droid'\? Known: agibot"):
+        get_embodiment("droids")
 
 
-def test_a_robot_has_units_sources_and_a_gripper_within_its_bounds(robot):
+def test_a_robot_has_units_and_a_gripper_within_its_bounds(robot):
     spec = robot.action_spec
     assert len(spec.units) == spec.dim
-    assert robot.sources
     assert robot.calibration
     for name, bounds in zip(spec.names, spec.bounds, strict=True):
         if "gripper" in name:
@@ -77,7 +75,7 @@ def test_the_poses_of_a_metric_robots_commands_come_back_from_its_actions(robot)
     numbers = np.random.default_rng(1).uniform(-0.9, 0.9, (8, robot.action_spec.dim))
     actions, start = within_bounds(numbers, robot), still(robot.arms)
     model_actions = robot.to_model_actions(actions, start)
-    if not robot.metric:
+    if robot.path is not None:
         with pytest.raises(ValueError, match="not in metres"):
             robot.integrate(start, model_actions)
         return
@@ -88,7 +86,7 @@ def test_the_poses_of_a_metric_robots_commands_come_back_from_its_actions(robot)
 
 
 def test_a_start_of_another_number_of_arms_is_refused(robot):
-    if robot.metric:
+    if robot.path is None:
         with pytest.raises(ValueError, match=f"{robot.arms} arm"):
             robot.to_model_actions(np.ones((2, robot.action_spec.dim)), still(3 - robot.arms))
 
@@ -131,14 +129,6 @@ def test_agibots_arms_go_to_their_poses_left_before_right():
     np.testing.assert_allclose(actions[1], [0, 0, 0, 0, 0, 0, 1] + [0] * 7, atol=1e-6)
     with pytest.raises(ValueError, match="quaternion must not be 0"):
         agibot.to_model_actions(np.zeros((1, 16)), still(2))
-
-
-def test_ur30e_poses_are_rotation_vectors():
-    third = 2 * np.pi / 3 / 3**0.5
-    actions = ur30e.to_model_actions(np.array([[0.4, 0, 0, third, third, third, 1.0]]), still(1))
-    np.testing.assert_allclose(actions[0, :3], [0.4, 0, 0], atol=1e-6)
-    turn = euler_to_matrix(actions[0, 3:6].astype(np.float64))
-    np.testing.assert_allclose(turn, [[0, 0, 1], [1, 0, 0], [0, 1, 0]], atol=1e-6)
 
 
 def test_liberos_actions_do_not_depend_on_the_start():
