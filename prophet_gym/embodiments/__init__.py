@@ -4,9 +4,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from prophet_gym._checks import unknown_option
-from prophet_gym.embodiments._embodiment import Embodiment, Gripper
+from prophet_gym.embodiments._embodiment import Embodiment, Gripper, pose_extra
 from prophet_gym.embodiments._kinematics import ToolPose, camera_matrix
-from prophet_gym.embodiments._start_poses import pose_extra
 
 __all__ = ["EMBODIMENTS", "Embodiment", "Gripper", "ToolPose", "camera_matrix", "get_embodiment", "pose_extra"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments._embodiment import Embodiment, Gripper, keep_pose
+from prophet_gym.embodiments._embodiment import Embodiment, Gripper
 from prophet_gym.embodiments._kinematics import ToolPose, actions_through, quaternion_to_matrix, require_arms
 from prophet_gym.specs import ActionSpec
 
@@ -39,5 +39,4 @@ EMBODIMENT = Embodiment(
     frame_size=(240, 320),
     camera=None,
     calibration="one per episode, in the data set (`parameters/<task>/<episode>/camera`): `camera_matrix`",
-    no_op=keep_pose,
 )

@@ -1,13 +1,18 @@
-"""What a robot's file says: its actions, its gripper, its cameras, and how its actions become Prophet's."""
+"""What a robot's file says: actions, gripper, cameras, how its actions become Prophet's; and its pose at a start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from prophet_gym.embodiments._kinematics import ToolPath, ToolPose, integrate_tool_deltas, require_arms
-from prophet_gym.specs import ActionSpec, CameraSpec
+from prophet_gym.embodiments._kinematics import ToolPath, ToolPose, integrate_tool_deltas
+from prophet_gym.errors import InvalidStartError, UnknownOptionError
+from prophet_gym.specs import ActionSpec, CameraSpec, InitialState
+
+# What a start knows beside its frames, as entries of its `extra`: where the tools are, and what camera looks on.
+POSITION, EULER, OPENNESS = "tool_position", "tool_euler_xyz", "tool_openness"
+CAMERA = "camera"
 
 
 @dataclass(frozen=True)
@@ -22,16 +27,6 @@ class Gripper:
     def openness(self, actions: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
         """Return Prophet's gripper number: 1 open .. 0 closed."""
         return (actions - self.closed) / (self.open - self.closed)
-
-
-def keep_gripper(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
-    """Return no-ops of robots whose motion is a difference or velocity: zeros, the gripper (last) as it was."""
-    return np.concatenate([np.zeros_like(actions[..., :-1]), actions[..., -1:]], axis=-1)
-
-
-def keep_pose(actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
-    """Return no-ops of robots that are commanded to poses: the same pose again."""
-    return actions.copy()
 
 
 @dataclass(frozen=True)
@@ -49,12 +44,10 @@ class Embodiment:
         camera: `suite, task -> CameraSpec` of cameras that never move; None where there are none or no calibration is
             public, `calibration` says which.
         calibration: Which cameras are calibrated, in a sentence.
-        no_op: `actions (*b, a) -> (*b, a)`: for each action the one that stays where it led, its gripper kept.
         posed: Whether the model actions of an action depend on where the tools are.
         rest: The pose that a start without one is taken to have where only actions are read off it; None where there is
             no such pose.
-        path: `actions (t, a), start -> ToolPath` of robots whose actions are not metres and radians, so that poses cannot
-            be read off them.
+        path: `actions (t, a), start -> ToolPath`, see `path_of`; for robots whose model actions are not metric.
         rest_action: The action that leaves the robot where it is, its gripper open; None for robots that are commanded
             to poses, which have no such action.
         chunk: Actions of one env step, where neither a world model nor a policy says otherwise.
@@ -69,7 +62,6 @@ class Embodiment:
     frame_size: tuple[int, int]
     camera: Callable[[str, int], CameraSpec] | None
     calibration: str
-    no_op: Callable[[np.ndarray], np.ndarray] = keep_gripper
     posed: bool = True
     rest: ToolPose | None = None
     path: Callable[[np.ndarray, ToolPose], ToolPath] | None = None
@@ -83,19 +75,61 @@ class Embodiment:
         """
         return first if self.rest_action is None else np.asarray(self.rest_action, first.dtype)
 
+    def no_op(self, actions: Float[np.ndarray, "*b a"]) -> Float[np.ndarray, "*b a"]:
+        """Return for each action the one that stays where it led; a motion's last number, the gripper, is kept."""
+        if self.rest_action is None:
+            return actions.copy()
+        return np.concatenate([np.zeros_like(actions[..., :-1]), actions[..., -1:]], axis=-1)
+
     def path_of(self, actions: Float[np.ndarray, "t a"], start: ToolPose) -> ToolPath:
-        """Return where actions lead, the start first: what action frames are drawn from."""
+        """Return where actions lead, the start first: the tools' positions, Euler angles and openness."""
         if self.path is not None:
             return self.path(actions, start)
-        return self.integrate(start, self.to_model_actions(actions, start))
+        return integrate_tool_deltas(start, self.to_model_actions(actions, start))
 
-    def integrate(self, start: ToolPose, model_actions: Float[np.ndarray, "t 14"]) -> ToolPath:
-        """Return the tools' positions, Euler angles and openness that model actions lead through, the start first.
 
-        Raises:
-            ValueError: This robot's actions are not metric, or the start has another number of arms.
-        """
-        if self.path is not None:
-            raise ValueError(f"the actions of {self.name} are not in metres and radians: poses cannot be read off them")
-        require_arms(start, self.arms)
-        return integrate_tool_deltas(start, model_actions)
+def pose_extra(pose: ToolPose) -> dict[str, np.ndarray]:
+    """Return the entries of `InitialState.extra` that say where the tools are.
+
+    Example:
+        >>> extra = pose_extra(ToolPose(np.zeros((1, 3)), np.zeros((1, 3)), np.ones(1)))
+        >>> {name: values.shape for name, values in extra.items()}
+        {'tool_position': (1, 3), 'tool_euler_xyz': (1, 3), 'tool_openness': (1,)}
+    """
+    numbers = {POSITION: pose.position, EULER: pose.euler_xyz, OPENNESS: pose.openness}
+    return {name: np.asarray(values, np.float32) for name, values in numbers.items()}
+
+
+def start_pose(start: InitialState, arms: int) -> ToolPose | None:
+    """Return where the tools are at a start, None where it does not say; InvalidStartError where it does in part."""
+    names = {POSITION: (arms, 3), EULER: (arms, 3), OPENNESS: (arms,)}
+    if not names.keys() & start.extra.keys():
+        return None
+    wrong = [f"{name} {shape}" for name, shape in names.items() if not _fits(start.extra, name, shape)]
+    if wrong:
+        raise InvalidStartError(f"{named(start)} must have finite {', '.join(wrong)} in its extra, or no pose at all")
+    return ToolPose(*(np.asarray(start.extra[name], np.float64) for name in names))
+
+
+def start_camera(start: InitialState, robot: Embodiment) -> Float[np.ndarray, "3 4"]:
+    """Return the matrix of a start's camera (see `CameraSpec`): its own, or else the one of the robot's scene."""
+    if CAMERA in start.extra:
+        if not _fits(start.extra, CAMERA, (3, 4)):
+            raise InvalidStartError(f"extra['{CAMERA}'] of {named(start)} must be finite (3, 4), see CameraSpec.matrix")
+        return np.asarray(start.extra[CAMERA], np.float64)
+    needed = f"{named(start)} must have the matrix of its camera, extra['{CAMERA}']: {robot.name} has"
+    if robot.camera is None:
+        raise InvalidStartError(f"{needed} no fixed one ({robot.calibration})")
+    try:
+        return robot.camera(start.suite, start.task).matrix
+    except UnknownOptionError as error:
+        raise InvalidStartError(f"{needed} none for it ({error})") from error
+
+
+def named(start: InitialState) -> str:
+    """Return what messages call a start."""
+    return f"start {start.index} of task {start.task} of {start.suite or 'no suite'}"
+
+
+def _fits(extra: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> bool:
+    return name in extra and np.shape(extra[name]) == shape and bool(np.isfinite(extra[name]).all())

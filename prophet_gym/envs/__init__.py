@@ -7,8 +7,12 @@ from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
 from prophet_gym.envs.torch_env import ProphetTorchVectorEnv
 from prophet_gym.envs.vector_env import ProphetVectorEnv
-from prophet_gym.envs.wrappers.chunks import OneActionPerChunk, OneActionPerChunkVector
-from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStep, OneActionPerStepVector
+from prophet_gym.envs.wrappers.actions import (
+    OneActionPerChunk,
+    OneActionPerChunkVector,
+    OneActionPerStep,
+    OneActionPerStepVector,
+)
 from prophet_gym.envs.wrappers.views import EmbedInstruction, StackFrames, View, Viewed, ViewedVector, one_hot_table
 
 __all__ = [

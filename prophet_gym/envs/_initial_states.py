@@ -156,20 +156,17 @@ def write_initial_states(directory: Path | str, states: Iterable[InitialState], 
     for state in starts:
         require_start(state, (size[0], size[1]))
     folder = Path(directory)
-    entries: dict[int, dict[str, object]] = {}
+    entries: list[dict[str, object]] = []
     sheets: dict[str, bytes] = {}
-    for name, members in _sheets(starts).items():
-        data = _encode_sheet(np.concatenate([starts[member].frames for member in members]), quality)
-        path, cell = folder / name, 0
-        if path.exists() and not (path.is_file() and path.read_bytes() == data):
-            # Another sheet of this name stays until the new index is there: a reader of the old one still opens it.
-            name = f"{path.stem}-{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
-        sheets[name] = data
-        for member in members:
-            entries[member] = _entry(starts[member], name, cell)
-            cell += len(starts[member].frames)
-    ordered = [entry for _, entry in sorted(entries.items())]
-    text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": ordered}, indent=0) + "\n"
+    for members in _full_sheets(starts):
+        data = _encode_sheet(np.concatenate([state.frames for state in members]), quality)
+        # Named by its contents: a reader of the old index still opens the old sheets.
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.webp"
+        sheets[name], cell = data, 0
+        for state in members:
+            entries.append(_entry(state, name, cell))
+            cell += len(state.frames)
+    text = json.dumps({"format": FORMAT, "height": size[0], "width": size[1], "starts": entries}, indent=0) + "\n"
     with atomic_directory(folder, last=INDEX_NAME) as temporary:
         for name, data in sheets.items():
             (temporary / name).write_bytes(data)
@@ -215,17 +212,12 @@ def _read(folder: Path) -> InitialStates:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {said}); write it again") from error
 
 
-def _sheets(starts: InitialStates) -> dict[str, list[int]]:
-    """Assign the initial states to sheets: one task a sheet, the next one when it is full."""
-    sheets: dict[str, list[int]] = {}
-    filled: dict[tuple[str, int], list[int]] = {}
-    for member, state in enumerate(starts):
-        counts = filled.setdefault((state.suite, state.task), [0])
-        if counts[-1] + len(state.frames) > SHEET_FRAMES:
-            counts.append(0)
-        counts[-1] += len(state.frames)
-        name = f"{state.suite or 'custom'}_task_{state.task:02d}_{len(counts) - 1:02d}.webp"
-        sheets.setdefault(name, []).append(member)
+def _full_sheets(starts: InitialStates) -> list[list[InitialState]]:
+    sheets: list[list[InitialState]] = [[]]
+    for state in starts:
+        if sum(len(each.frames) for each in sheets[-1]) + len(state.frames) > SHEET_FRAMES:
+            sheets.append([])
+        sheets[-1].append(state)
     return sheets
 
 

@@ -28,7 +28,6 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
 
     def __init__(self, vector: EpisodeVectorEnv) -> None:
         self._vector = vector
-        self._max_episode_steps = vector.max_episode_steps
         self.metadata = {name: vector.metadata[name] for name in ("render_modes", "render_fps")}
         self.render_mode = vector.render_mode
         self.action_space = vector.single_action_space
@@ -36,19 +35,9 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
         """Start an episode, seeded or with the current randomness; after an error everything is as it was."""
-        horizon = self._horizon()
         if self._np_random is not None:
             self._vector.np_random = (self._np_random,)
-        try:
-            observations, infos = self._vector.reset(seed=None if seed is None else [seed], options=options)
-        except Exception:
-            # Gymnasium's TimeLimit counts from 0 again before it asks this env to reset. Where the reset is refused,
-            # the episode that goes on ends at the horizon of its id all the same: this env truncates it there.
-            registered, ran = self._registered_horizon(), self._vector.elapsed[0]
-            if self._vector.max_episode_steps is None and registered is not None and 0 < ran < registered:
-                self._vector.max_episode_steps = registered
-            raise
-        return self._begun(horizon, observations, infos)
+        return self._begun(*self._vector.reset(seed=None if seed is None else [seed], options=options))
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, Info]:
         """Run one chunk of actions (k, a).
@@ -74,22 +63,11 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
         """Whether the env was closed."""
         return self._vector.closed
 
-    def _begun(
-        self, horizon: int | None, observations: Observation, infos: Mapping[str, Any]
-    ) -> tuple[Observation, Info]:
-        """Take over the horizon and the randomness of an episode that has begun, as Gymnasium's `reset` does."""
-        self._vector.max_episode_steps = horizon
+    def _begun(self, observations: Observation, infos: Mapping[str, Any]) -> tuple[Observation, Info]:
+        """Take over the randomness of an episode that has begun, as Gymnasium's `reset` does."""
         if self._vector.np_random[0] is not self._np_random:
             self._np_random, self._np_random_seed = self._vector.np_random[0], self._vector.np_random_seed[0]
         return _first(observations), sub_env_info(infos, 0)
-
-    def _horizon(self) -> int | None:
-        """Return the chunks after which this env truncates an episode by itself."""
-        return self._max_episode_steps
-
-    def _registered_horizon(self) -> int | None:
-        registered = None if self.spec is None else gym.registry.get(self.spec.id)
-        return None if registered is None else registered.max_episode_steps
 
 
 class ProphetEnv(SingleEnv):
@@ -194,6 +172,7 @@ class ProphetEnv(SingleEnv):
             )
         arguments |= {"max_episode_steps": max_episode_steps, "autoreset_mode": AutoresetMode.DISABLED}
         super().__init__(ProphetVectorEnv(world_model, starts, 1, **arguments))
+        self._own_horizon = max_episode_steps is not None
 
     @property
     def world_model(self) -> WorldModel:
@@ -217,10 +196,10 @@ class ProphetEnv(SingleEnv):
             seed: Seeds the env's randomness; without it the current one continues.
             options: `task`, `start` or `starts`, see the class.
         """
-        model, ran, horizon = self.reward_model, self._vector.elapsed[0], self._vector.max_episode_steps
-        at_end = model is not None and model.when == "end" and self._max_episode_steps is None
+        ran, horizon = self._vector.elapsed[0], self._vector.max_episode_steps
         # Another TimeLimit than the id's ended the episode before it was scored.
-        unscored = at_end and ran and not self._vector.finished
+        unscored = ran and horizon is not None and not self._own_horizon and not self._vector.finished
+        self._learn_horizon()
         result = super().reset(seed=seed, options=options)
         if unscored:
             gym.logger.warn(
@@ -239,18 +218,17 @@ class ProphetEnv(SingleEnv):
 
         A TimeLimit around this env counts on as it was: pass `max_episode_steps` to this class to have it saved too.
         """
-        horizon = self._horizon()
-        observations, infos = self._vector.set_state(state, seed=None if seed is None else [seed])
-        return self._begun(horizon, observations, infos)
+        self._learn_horizon()
+        return self._begun(*self._vector.set_state(state, seed=None if seed is None else [seed]))
 
-    def _horizon(self) -> int | None:
-        model = self.reward_model
-        if self._max_episode_steps is not None or model is None or model.when != "end":
-            return self._max_episode_steps
-        registered = self._registered_horizon()
-        if registered is None:
+    def _learn_horizon(self) -> None:
+        """Let a reward model of whole episodes know when they end: at the horizon that the id is registered with."""
+        if self._own_horizon or self.reward_model is None or self.reward_model.when != "end":
+            return
+        registered = None if self.spec is None else gym.registry.get(self.spec.id)
+        if registered is None or registered.max_episode_steps is None:
             raise ValueError("a reward model with when='end' must know when an episode ends: pass max_episode_steps")
-        return registered
+        self._vector.max_episode_steps = registered.max_episode_steps
 
 
 def _first(observations: Observation) -> Observation:

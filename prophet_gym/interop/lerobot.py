@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from prophet_gym._checks import require_count, unknown_option
 from prophet_gym._registration import SUITE_IDS
 from prophet_gym.envs._episodes import FPS
-from prophet_gym.envs.wrappers.one_action_per_step import OneActionPerStepVector
+from prophet_gym.envs.wrappers.actions import OneActionPerStepVector
 from prophet_gym.world_model import TracksGripper
 
 

@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prophet_gym.embodiments._embodiment import Embodiment
+from prophet_gym.embodiments._embodiment import Embodiment, named, start_camera, start_pose
 from prophet_gym.embodiments._kinematics import ToolPose, euler_to_matrix
-from prophet_gym.embodiments._start_poses import named, start_camera, start_pose
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.specs import InitialState
 

@@ -102,7 +102,7 @@ class PrecisionMonitor:
             update: Number of the policy's update.
             dreams: Starts from held-out states, rewarded by the model that the policy learns from, autoreset DISABLED.
             act: The policy: from observation and info to chunks for all sub-environments.
-            truth: What the same chunks lead to, e.g. `prophet_gym.sims.replay.true_outcomes` of a simulator.
+            truth: What the same chunks lead to, e.g. `prophet_gym.sims.env.true_outcomes` of a simulator.
             seed: Seed of the reset.
             options: Options of the reset, e.g. which starts.
 

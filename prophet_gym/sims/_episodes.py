@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from prophet_gym._checks import require_count, require_number
 from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims._workers import describe_end, end_workers, start_workers
 from prophet_gym.sims.simulator import Simulator, SimulatorClass, simulator_of
@@ -22,7 +20,6 @@ from prophet_gym.sims.simulator import Simulator, SimulatorClass, simulator_of
 _IDLE_SIMS = 3
 ANSWER_TIMEOUT = 600.0
 """Seconds that a worker may take for one call: far more than loading a task takes on a busy machine."""
-CLOSED = "this env is closed: make a new one"
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class LocalStages:
     def __init__(self, suite: str, look: str, size: int, simulator: SimulatorClass | None = None) -> None:
         # A worker is given the class: its process has none of the registrations of the one that started it.
         self._simulator = simulator or simulator_of(suite)
-        self._suite, self._look, self._size, self._closed = suite, look, size, False
+        self._suite, self._look, self._size = suite, look, size
         self._sims: dict[int, Simulator] = {}
         self._tasks: dict[int, int] = {}
         self._turns: dict[int, int] = {}
@@ -70,7 +67,6 @@ class LocalStages:
 
     def begin(self, scenes: Mapping[int, Scene]) -> dict[int, Opening]:
         """Start episodes in some of them."""
-        self._require_open()
         openings = {}
         for row, scene in scenes.items():
             left = self._tasks.pop(row, None)
@@ -87,7 +83,6 @@ class LocalStages:
         self, actions: Mapping[int, np.ndarray], *, every_frame: bool, to_the_end: bool = False
     ) -> dict[int, Advance]:
         """Run a chunk in some of them, until the task succeeds or, `to_the_end`, all of it."""
-        self._require_open()
         how = {"every_frame": every_frame, "to_the_end": to_the_end}
         return {row: self._advance(row, chunk, **how) for row, chunk in actions.items()}
 
@@ -95,11 +90,7 @@ class LocalStages:
         """Free all simulations."""
         for sim in self._sims.values():
             sim.close()
-        self._sims, self._tasks, self._turns, self._waiting, self._closed = {}, {}, {}, {}, True
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise gym.error.ClosedEnvironmentError(CLOSED)
+        self._sims, self._tasks, self._turns, self._waiting = {}, {}, {}, {}
 
     def _advance(self, row: int, actions: Float[np.ndarray, "k a"], *, every_frame: bool, to_the_end: bool) -> Advance:
         sim, frames, success, executed = self._simulation(row), [], False, 0
@@ -159,9 +150,7 @@ class WorkerStages:
 
     def __init__(self, suite: str, look: str, size: int, workers: int, timeout: float = ANSWER_TIMEOUT) -> None:
         """Start the processes; `timeout` is for one call of one sub-environment, loading its task included."""
-        workers = require_count("workers", workers)
-        self._timeout = require_number("timeout", timeout, above=0)
-        self._pid, self._number, self._lost = os.getpid(), 0, ""
+        self._timeout, self._pid, self._number, self._lost = timeout, os.getpid(), 0, ""
         self._answered = [False] * workers
         pipes = [multiprocessing.Pipe() for _ in range(workers)]
         self._connections = [here for here, _ in pipes]
@@ -185,11 +174,9 @@ class WorkerStages:
             connection.close()
         if os.getpid() == self._pid:
             end_workers(self._processes, grace=0.0 if self._lost else 10.0)
-        self._connections, self._processes, self._lost = [], [], CLOSED
+        self._connections, self._processes = [], []
 
     def _call(self, name: str, given: Mapping[int, Any], options: Mapping[str, Any]) -> dict[int, Any]:
-        if self._lost == CLOSED:
-            raise gym.error.ClosedEnvironmentError(CLOSED)
         if os.getpid() != self._pid:
             raise SimulatorLostError(
                 f"the simulator's processes answer to process {self._pid}, which started them, and this one is a fork "

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from prophet_gym.embodiments._embodiment import pose_extra
 from prophet_gym.embodiments._kinematics import ToolPose, matrix_to_euler, quaternion_to_matrix
-from prophet_gym.embodiments._start_poses import pose_extra
 from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import InitialState
 

@@ -26,8 +26,6 @@ def require_main_guard() -> None:
 def start_workers(target: Callable[..., None], calls: Sequence[tuple]) -> list[BaseProcess]:
     """Start one spawned process for each tuple of arguments; `target` is a function of a module (it is pickled)."""
     require_main_guard()
-    if not calls:
-        raise ValueError("at least one worker process is needed, got 0")
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_run, args=(os.getpid(), target, call), daemon=True) for call in calls]
     started: list[BaseProcess] = []

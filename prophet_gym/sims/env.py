@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
-from jaxtyping import Float, UInt8
+from gymnasium.vector import AutoresetMode, VectorEnv
+from jaxtyping import Bool, Float, Float32, UInt8
 
-from prophet_gym._checks import require_count, require_number, unknown_option
+from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.embodiments import get_embodiment
 from prophet_gym.envs._episodes import EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
@@ -15,7 +15,8 @@ from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
 from prophet_gym.envs.single_env import SingleEnv
 from prophet_gym.errors import InvalidStartError
-from prophet_gym.sims._episodes import ANSWER_TIMEOUT, LocalStages, Scene, WorkerStages
+from prophet_gym.sims._episodes import LocalStages, Scene, WorkerStages
+from prophet_gym.sims._initial_states import TRAIN_SEED
 from prophet_gym.sims.simulator import check_task
 from prophet_gym.specs import InitialState
 
@@ -48,8 +49,6 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         workers: Processes that sub-environments are spread over; 0 simulates them here, one after the other.
         proprioception: Adds `gripper_position` to the observation, float32 (b, 3) in metres: the true one, where a
             learned simulator's is an estimate.
-        worker_timeout: Seconds that a worker may take for one step or reset (loading its task included) before
-            SimulatorLostError says which one does not answer.
 
     Raises:
         UnknownOptionError: A suite, look, split or task that does not exist.
@@ -77,7 +76,6 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         render_mode: str | None = None,
         workers: int = 0,
         proprioception: bool = False,
-        worker_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         """Check that the simulator can run; simulations are built at the first reset."""
         simulator = check_task(suite, look=look)
@@ -91,7 +89,6 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             if given not in known:
                 raise unknown_option(kind, given, known)
         workers = require_count("workers", workers, 0)
-        timeout = require_number("worker_timeout", worker_timeout, above=0)
         chunk = require_count("chunk", robot.chunk if chunk is None else chunk)
         size = require_count("size", size)
         self._bounds = robot.action_spec
@@ -113,9 +110,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
         self._grippers = np.zeros((num_envs, 3), np.float32)
         simulator.require(look)
         self._stages = (
-            WorkerStages(suite, look, size, min(workers, num_envs), timeout)
-            if workers
-            else LocalStages(suite, look, size)
+            WorkerStages(suite, look, size, min(workers, num_envs)) if workers else LocalStages(suite, look, size)
         )
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -210,3 +205,36 @@ make_env = SimulatorEnv
 def make_vec_env(num_envs: int = 1, *, suite: str, **arguments: Any) -> SimulatorVectorEnv:
     """Build a `SimulatorVectorEnv` as `gym.make_vec` asks for it."""
     return SimulatorVectorEnv(suite, num_envs, **arguments)
+
+
+def true_outcomes(
+    env: VectorEnv,
+    tasks: Sequence[int],
+    starts: Sequence[int],
+    chunks: Float32[np.ndarray, "b n k a"],
+    lengths: Sequence[int] | None = None,
+) -> Bool[np.ndarray, " b"]:
+    """Replay a dream's actions where the reward is the truth; tell in which sub-environments they solve the task.
+
+    Args:
+        env: A `SimulatorVectorEnv`, or another one with the reset options `task` and `start` whose reward of 1.0 is
+            true; as many sub-environments as `chunks`, autoreset disabled.
+        tasks: The number of the task of each sub-environment.
+        starts: The number of the initial state of each, as `info["start"]` of the dream says.
+        chunks: The n chunks of k actions.
+        lengths: Chunks of each that count; all of them if not given.
+    """
+    if env.num_envs != len(chunks) or env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
+        raise ValueError(
+            f"the env must have {len(chunks)} sub-environments and autoreset DISABLED, got {env.num_envs} and "
+            f"{env.metadata.get('autoreset_mode')}"
+        )
+    train = getattr(env.unwrapped, "split", "") == "train"
+    numbers = [TRAIN_SEED + start if train else start for start in starts]
+    env.reset(options={"task": list(tasks), "start": numbers})
+    done = np.zeros(len(chunks), bool)
+    count = np.full(len(chunks), chunks.shape[1]) if lengths is None else np.asarray(lengths)
+    for step in range(chunks.shape[1]):
+        _, rewards, *_ = env.step(chunks[:, step])
+        done |= (np.asarray(rewards) >= 1.0) & (step < count)
+    return done

@@ -22,7 +22,29 @@ _REGISTERED: dict[str, str] = dict.fromkeys(("libero_spatial", "libero_object", 
 
 
 @runtime_checkable
-class Simulator(Protocol):
+class Arm(Protocol):
+    """What a script reads from a simulator."""
+
+    @property
+    def target_name(self) -> str:
+        """Return the object or fixture that the task is about."""
+        ...
+
+    def gripper_position(self) -> Float[np.ndarray, " 3"]:
+        """Return where the grip is, world metres."""
+        ...
+
+    def gripper_quaternion(self) -> Float[np.ndarray, " 4"]:
+        """Return the world orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
+        ...
+
+    def object_positions(self) -> dict[str, Float[np.ndarray, " 3"]]:
+        """Return the world positions of the movable objects, metres, by name."""
+        ...
+
+
+@runtime_checkable
+class Simulator(Arm, Protocol):
     """One task of one suite: physics in steps of one action, frames on demand, and whether the task is done.
 
     Attributes:
@@ -73,11 +95,6 @@ class Simulator(Protocol):
         """
         ...
 
-    @property
-    def target_name(self) -> str:
-        """Return the object or fixture that the task is about."""
-        ...
-
     def reset(self, *, seed: int | None = None, official: int | None = None) -> None:
         """Start an episode: a random placement drawn from `seed`, or the official initial state of that index."""
         ...
@@ -102,20 +119,8 @@ class Simulator(Protocol):
         """Tell whether the task's goal holds now."""
         ...
 
-    def gripper_position(self) -> Float[np.ndarray, " 3"]:
-        """Return where the grip is, world metres."""
-        ...
-
-    def gripper_quaternion(self) -> Float[np.ndarray, " 4"]:
-        """Return the world orientation of the hand, xyzw."""
-        ...
-
     def gripper_opening(self) -> float:
         """Return the distance between the fingers, metres."""
-        ...
-
-    def object_positions(self) -> dict[str, Float[np.ndarray, " 3"]]:
-        """Return the world positions of the movable objects, metres, by name."""
         ...
 
     def camera_matrix(self) -> Float[np.ndarray, "3 4"]:

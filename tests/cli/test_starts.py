@@ -6,7 +6,7 @@ import pytest
 import prophet_gym  # noqa: F401 registers the ids
 from prophet_gym.cli._starts import Args, resolved
 from prophet_gym.cli.main import main
-from prophet_gym.embodiments._start_poses import start_pose
+from prophet_gym.embodiments._embodiment import start_pose
 from prophet_gym.envs import read_initial_states
 from prophet_gym.prophet import tiny_full_prophet
 from prophet_gym.sims.libero import _install as install

@@ -11,7 +11,7 @@ import pytest
 
 from docs.blocks import documents as figures
 from prophet_gym.checkpoint import bundled_checkpoints
-from prophet_gym.embodiments._start_poses import start_pose
+from prophet_gym.embodiments._embodiment import start_pose
 
 ROOT = Path(__file__).parents[2]
 

@@ -74,21 +74,16 @@ def test_any_command_within_bounds_becomes_fourteen_numbers_with_missing_arms_at
 def test_the_poses_of_a_metric_robots_commands_come_back_from_its_actions(robot):
     numbers = np.random.default_rng(1).uniform(-0.9, 0.9, (8, robot.action_spec.dim))
     actions, start = within_bounds(numbers, robot), still(robot.arms)
-    model_actions = robot.to_model_actions(actions, start)
     if robot.path is not None:
-        with pytest.raises(ValueError, match="not in metres"):
-            robot.integrate(start, model_actions)
         return
-    positions, euler, openness = robot.integrate(start, model_actions)
+    positions, euler, openness = robot.path_of(actions, start)
+    model_actions = robot.to_model_actions(actions, start)
     np.testing.assert_allclose(tool_frame_deltas(positions, euler, openness), model_actions, atol=1e-5)
-    with pytest.raises(ValueError, match="arm"):
-        robot.integrate(still(3 - robot.arms), model_actions)
 
 
 def test_a_start_of_another_number_of_arms_is_refused(robot):
-    if robot.path is None:
-        with pytest.raises(ValueError, match=f"{robot.arms} arm"):
-            robot.to_model_actions(np.ones((2, robot.action_spec.dim)), still(3 - robot.arms))
+    with pytest.raises(ValueError, match=f"{robot.arms} arm"):
+        robot.path_of(np.ones((2, robot.action_spec.dim)), still(3 - robot.arms))
 
 
 def test_bridge_adds_its_differences_and_prophet_reads_them_in_the_tools_frame():
@@ -96,7 +91,7 @@ def test_bridge_adds_its_differences_and_prophet_reads_them_in_the_tools_frame()
     actions = bridge.to_model_actions(command, turned(QUARTER))
     np.testing.assert_allclose(actions[0, :7], [0, -0.02, 0.01, 0, 0, 0.1, 1], atol=1e-6)
     np.testing.assert_allclose(actions[1, :7], [0, 0, 0, 0, 0, -0.1, 0], atol=1e-6)
-    positions, euler, _ = bridge.EMBODIMENT.integrate(turned(QUARTER), actions)
+    positions, euler, _ = bridge.EMBODIMENT.path_of(command, turned(QUARTER))
     np.testing.assert_allclose(positions[-1, 0], [1.02, 2, 3.01], atol=1e-6)
     np.testing.assert_allclose(euler[-1, 0], [0, 0, QUARTER], atol=1e-6)
 

@@ -5,13 +5,13 @@ import pytest
 
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.embodiments import _libero as libero
+from prophet_gym.embodiments._embodiment import pose_extra, start_camera, start_pose
 from prophet_gym.embodiments._kinematics import (
     ToolPose,
     euler_to_matrix,
     matrix_to_euler,
     quaternion_to_matrix,
 )
-from prophet_gym.embodiments._start_poses import pose_extra, start_camera, start_pose
 from prophet_gym.errors import InvalidStartError
 from prophet_gym.sims.libero import _install as install
 from prophet_gym.sims.libero.simulator import LiberoSimulator

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prophet_gym.embodiments import get_embodiment
+from prophet_gym.embodiments._embodiment import pose_extra
 from prophet_gym.embodiments._kinematics import ToolPose, euler_to_matrix
 from prophet_gym.embodiments._libero import FRACTION_REACHED
-from prophet_gym.embodiments._start_poses import pose_extra
 from prophet_gym.envs import ProphetEnv, ShortenedChunk
 from prophet_gym.errors import CheckpointError, InvalidStartError
 from prophet_gym.prophet import FullProphet, Prophet

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from prophet_gym.embodiments._libero import METRES_PER_ACTION, RADIANS_PER_ACTION
 from prophet_gym.sims._recorder import _draw_mode
 from prophet_gym.sims.libero import _experts as experts
 from prophet_gym.sims.libero import _hand as hand
@@ -44,8 +45,8 @@ class PointArm:
 
     def step(self, action):
         action = np.clip(action, -1, 1)
-        moved = 0.25 * hand.METRES_PER_UNIT * action[:3]
-        self.turned = Rotation.from_rotvec(0.25 * hand.RADIANS_PER_UNIT * action[3:6]) * self.turned
+        moved = 0.25 * METRES_PER_ACTION * action[:3]
+        self.turned = Rotation.from_rotvec(0.25 * RADIANS_PER_ACTION * action[3:6]) * self.turned
         self.at = self.at + moved
         if action[6] < 0:
             if self.held:

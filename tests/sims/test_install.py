@@ -129,7 +129,7 @@ def python(code: str, **variables: str) -> subprocess.CompletedProcess:
 @pytest.mark.skipif(sys.platform != "linux", reason="OSMesa is chosen on Linux")
 @pytest.mark.skipif(ctypes.util.find_library("OSMesa") is not None, reason="libOSMesa is here")
 def test_a_renderer_without_its_library_says_what_to_install(tmp_path):
-    code = "from prophet_gym.sims.libero._install import prepare_libero; prepare_libero()"
+    code = "from prophet_gym.sims.libero._install import find_assets, prepare_libero; prepare_libero(find_assets())"
     said = python(code, MUJOCO_GL="osmesa", PROPHET_CACHE=str(tmp_path)).stderr.splitlines()[-1]
     assert "MissingAssetsError: MUJOCO_GL=osmesa asks for libOSMesa" in said
     assert "apt-get install libosmesa6" in said
@@ -139,7 +139,7 @@ def test_a_renderer_without_its_library_says_what_to_install(tmp_path):
 @pytest.mark.libero
 def test_a_cache_that_cannot_be_written_is_named_with_its_variable(tmp_path):
     (tmp_path / "file").touch()
-    code = "from prophet_gym.sims.libero._install import prepare_libero; prepare_libero()"
+    code = "from prophet_gym.sims.libero._install import find_assets, prepare_libero; prepare_libero(find_assets())"
     said = python(code, PROPHET_CACHE=str(tmp_path / "file" / "cache")).stderr.splitlines()[-1]
     assert "CacheError" in said
     assert "set PROPHET_CACHE to a folder that can be" in said
@@ -152,9 +152,9 @@ def test_the_cache_is_the_only_folder_that_is_written_to(tmp_path):
     code = """
 import logging
 import numpy as np
-from prophet_gym.sims.libero._install import prepare_libero
+from prophet_gym.sims.libero._install import find_assets, prepare_libero
 
-prepare_libero()
+prepare_libero(find_assets())
 import robosuite
 from robosuite.utils.transform_utils import mat2quat
 
@@ -174,7 +174,7 @@ print([handler.baseFilename for handler in handlers if isinstance(handler, loggi
 @needs_libero
 def test_libero_is_imported_in_silence_with_nothing_on_stdin(tmp_path):
     code = (
-        "from prophet_gym.sims.libero._install import prepare_libero, find_assets; prepare_libero()\n"
+        "from prophet_gym.sims.libero._install import prepare_libero, find_assets; prepare_libero(find_assets())\n"
         "from libero.libero import get_assets_path, get_libero_path\n"
         "assert get_assets_path() == str(find_assets()) == get_libero_path('assets')\n"
     )

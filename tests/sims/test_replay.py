@@ -6,7 +6,7 @@ from gymnasium.vector import AutoresetMode
 
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.rewards import FunctionReward
-from prophet_gym.sims.replay import true_outcomes
+from prophet_gym.sims.env import true_outcomes
 from prophet_gym.testing import CountingWorldModel, counting_starts
 
 

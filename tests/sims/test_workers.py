@@ -9,7 +9,6 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
@@ -43,10 +42,6 @@ def test_no_workers_are_refused_where_they_are_started(workers, tmp_path):
     with pytest.raises(ValueError, match="workers must be an integer of at least 1, got"):
         collect(plan, tmp_path / "recording", workers=workers)
     assert not (tmp_path / "recording").exists()
-    with pytest.raises(ValueError, match="workers must be an integer of at least 1, got"):
-        WorkerStages("libero_object", "light", 64, workers)
-    with pytest.raises(ValueError, match="at least one worker process is needed"):
-        start_workers(time.sleep, [])
 
 
 SCRIPTS = {
@@ -111,14 +106,10 @@ def test_an_answer_that_was_left_unread_belongs_to_no_later_call():
 
 
 @pytest.mark.parametrize("make", [stages, lambda: LocalStages("libero_object", "light", 64)])
-def test_a_closed_simulator_says_so(make):
+def test_a_simulator_is_closed_twice(make):
     made = make()
     made.close()
     made.close()
-    with pytest.raises(gym.error.ClosedEnvironmentError, match="make a new one"):
-        made.begin({0: Scene(3, seed=0)})
-    with pytest.raises(gym.error.ClosedEnvironmentError, match="make a new one"):
-        made.advance({0: np.zeros((1, 7))}, every_frame=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -19,12 +19,11 @@ from prophet_gym.sims.libero._hand import (
     OPEN,
     WORKSPACE_HIGH,
     WORKSPACE_LOW,
-    Arm,
     Hand,
     Levelled,
-    Style,
     draw_style,
 )
+from prophet_gym.sims.simulator import Arm
 
 Mode = Literal["expert", "noisy", "offset", "drop", "abort", "random", "explore", "slip"]
 SCRIPT_VERSION = 3
@@ -293,15 +292,14 @@ def with_noise(actions: Iterator[np.ndarray], rng: np.random.Generator) -> Itera
         yield np.concatenate([action[:6] + (noise if on else 0.0), [grip]])
 
 
-def script(arm: Arm, rng: np.random.Generator, mode: Mode, style: Style | None = None) -> tuple[Iterator, Iterator]:
+def script(arm: Arm, rng: np.random.Generator, mode: Mode) -> tuple[Iterator, Iterator]:
     """Return the actions of a script, which ends, and those after it, endless but for `slip`.
 
-    The arm has been reset, and is stepped with each action before the next is asked for. The style is drawn from `rng`
-    if not given.
+    The arm has been reset, and is stepped with each action before the next is asked for.
     """
     if mode in EXPLORATION:
         arm = Levelled(arm)
-    hand = Hand(arm, rng, style or draw_style(rng))
+    hand = Hand(arm, rng, draw_style(rng))
     name = arm.target_name
     if mode == "expert":
         return pick_and_place(hand, name), linger(hand)

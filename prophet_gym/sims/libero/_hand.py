@@ -2,42 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-METRES_PER_UNIT = 0.05
-"""A translation of 1.0 in an action moves the controller's target by this much."""
-RADIANS_PER_UNIT = 0.5
-OPEN, CLOSE = -1.0, 1.0
+from prophet_gym.embodiments._libero import GRIPPER, RADIANS_PER_ACTION
+from prophet_gym.sims.simulator import Arm
+
+OPEN, CLOSE = GRIPPER.open, GRIPPER.closed
 HOME = np.array([-0.15, 0.0, 0.26])
 """Where the grip is at rest, metres: libero_object's scene, whose floor is at height 0."""
 WORKSPACE_LOW = np.array([-0.28, -0.34, 0.015])
 WORKSPACE_HIGH = np.array([0.22, 0.36, 0.42])
-
-
-@runtime_checkable
-class Arm(Protocol):
-    """What a script reads from a simulator."""
-
-    @property
-    def target_name(self) -> str:
-        """Return the object that the task is about."""
-        ...
-
-    def gripper_position(self) -> Float[np.ndarray, "3"]:
-        """Return where the grip is, world metres."""
-        ...
-
-    def gripper_quaternion(self) -> Float[np.ndarray, "4"]:
-        """Return the world orientation of the hand, xyzw; its z axis points from the palm to the fingers."""
-        ...
-
-    def object_positions(self) -> dict[str, Float[np.ndarray, "3"]]:
-        """Return the world positions of the movable objects, metres."""
-        ...
 
 
 class Levelled:
@@ -107,7 +84,7 @@ class Hand:
         move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
         wanted = Rotation.from_rotvec([0.0, 0.0, turn]) * self.level
         twist = (wanted * Rotation.from_quat(self.arm.gripper_quaternion()).inv()).as_rotvec()
-        twist = np.clip(twist / RADIANS_PER_UNIT, -0.6 * speed, 0.6 * speed)
+        twist = np.clip(twist / RADIANS_PER_ACTION, -0.6 * speed, 0.6 * speed)
         return np.concatenate([move, twist, [self.grip]])
 
     def reach(

@@ -166,15 +166,14 @@ def _keep_compiled_functions() -> bool:
     return True
 
 
-def prepare_libero(assets: Path | None = None) -> None:
-    """Make `import libero` work silently with the given assets (default: `find_assets()`)."""
+def prepare_libero(assets: Path) -> None:
+    """Make `import libero` work silently with the given assets; MissingAssetsError where packages are missing."""
     require_packages()
-    folder = assets or find_assets()
     load_renderer()
     root = _folder_of("libero")
     assert root is not None
     paths = {
-        "assets": folder,
+        "assets": assets,
         "bddl_files": root / "libero" / "bddl_files",
         "benchmark_root": root / "libero",
         "datasets": root / "datasets",
@@ -191,4 +190,4 @@ def prepare_libero(assets: Path | None = None) -> None:
     import libero.libero as package
 
     # The package prefers a folder inside site-packages, then a download; its own cache variable comes before both.
-    package._assets_path_cache = str(folder)
+    package._assets_path_cache = str(assets)

@@ -200,7 +200,7 @@ class LiberoSimulator:
 
     def gripper_position(self) -> Float[np.ndarray, " 3"]:
         """Return the world position of the grip site, metres."""
-        return self.data.site_xpos[self._grip_site()].copy()
+        return self.data.site_xpos[self._env.robots[0].eef_site_id].copy()
 
     def gripper_quaternion(self) -> Float[np.ndarray, " 4"]:
         """Return the world orientation of the hand as robosuite reports it (`robot0_eef_quat`), xyzw."""
@@ -270,9 +270,6 @@ class LiberoSimulator:
         if self._env is not None:
             self._env.close()
             self._env = None
-
-    def _grip_site(self) -> int:
-        return self._env.robots[0].eef_site_id
 
     def _fixture_bodies(self) -> list[int]:
         domain = self._env.env
