@@ -3,25 +3,15 @@
 The version in `-vN` rises when the same seed and actions would give another result.
 """
 
-from typing import NamedTuple
-
 import gymnasium as gym
 
-
-class SuiteId(NamedTuple):
-    """A LIBERO suite, its part of an id, and the chunks of 8 actions in one of its episodes."""
-
-    name: str
-    suite: str
-    max_episode_steps: int
-
-
-SUITE_IDS = (
-    SuiteId("Object", "libero_object", 30),
-    SuiteId("Spatial", "libero_spatial", 30),
-    SuiteId("Goal", "libero_goal", 38),
-    SuiteId("10", "libero_10", 65),
-)
+SUITES = {
+    "libero_object": ("Object", 30),
+    "libero_spatial": ("Spatial", 30),
+    "libero_goal": ("Goal", 38),
+    "libero_10": ("10", 65),
+}
+"""LIBERO's suites: their part of an id, and the chunks of 8 actions in one of their episodes."""
 # Our default: SimplerEnv gives its longest BRIDGE task 120 actions, 24 chunks of 5, as the paper's policies act.
 BRIDGE_STEPS = 24
 
@@ -30,9 +20,9 @@ def register_ids() -> None:
     """Register every id that is not registered yet; entry points are names, so that nothing heavy is imported."""
     learned = ("prophet_gym.factory:make_env", "prophet_gym.factory:make_vector_env")
     simulator = ("prophet_gym.sims.env:make_env", "prophet_gym.sims.env:make_vec_env")
-    ids = [("Prophet-LIBERO-v0", learned, SUITE_IDS[0].max_episode_steps, {})]
+    ids = [("Prophet-LIBERO-v0", learned, SUITES["libero_object"][1], {})]
     ids += [("Prophet-BRIDGE-v0", learned, BRIDGE_STEPS, {"embodiment": "bridge"})]
-    for name, suite, steps in SUITE_IDS:
+    for suite, (name, steps) in SUITES.items():
         ids += [(f"Prophet-LIBERO-{name}-v0", learned, steps, {"suite": suite})]
         ids += [(f"LIBERO-{name}-v0", simulator, steps, {"suite": suite})]
     for id_, (single, vector), steps, kwargs in ids:

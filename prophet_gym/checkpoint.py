@@ -21,7 +21,7 @@ from prophet_gym._checks import shown, unknown_option
 from prophet_gym._io.files import read_json
 from prophet_gym._io.header import CLASS, CONFIG, read_header
 from prophet_gym._io.hub import PUBLISHED, PUBLISHED_FILES, published_file, resolve
-from prophet_gym._registration import SUITE_IDS
+from prophet_gym._registration import SUITES
 from prophet_gym.envs._initial_states import INDEX_NAME, InitialStates, read_initial_states, read_jsonl_states
 from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_tasks
 from prophet_gym.envs._require import require_world_model
@@ -236,7 +236,7 @@ class Checkpoint:
             )
         bundled = bundled_checkpoints()
         able = [name for name, suites in bundled.items() if suite in suites]
-        ids = {name: [f"Prophet-LIBERO-{s.name}-v0" for s in SUITE_IDS if s.suite in bundled[name]] for name in bundled}
+        ids = {name: [f"Prophet-LIBERO-{SUITES[s][0]}-v0" for s in suites] for name, suites in bundled.items()}
         bundle = "; ".join(f"{name} covers {', '.join(bundled[name])} ({', '.join(ids[name])})" for name in bundled)
         other = f"no bundled weights do, pass {_published_weights(self.robot)}, with starts"
         return (

@@ -63,11 +63,8 @@ class ProphetVectorEnv(EpisodeVectorEnv):
     is a function of weights, initial state, actions and seed, whatever runs beside it.
 
     ## Autoreset
-    | `autoreset_mode` | a sub-environment whose episode has ended |
-    |---|---|
-    | `NEXT_STEP` | starts its next episode at the next step, whose action is ignored |
-    | `SAME_STEP` | starts it at once; the last step is in `info["final_obs"]` and `info["final_info"]` |
-    | `DISABLED` | rests, and costs nothing: reward 0, flags False, `info["live"]` False, until it is reset |
+    All three of Gymnasium's modes. Under `DISABLED` a sub-environment whose episode has ended rests, and costs nothing:
+    reward 0, flags False, `info["live"]` False, until it is reset.
 
     ## Options of reset
     `task`, `start` and `starts` as in `ProphetEnv`, one for all or one each; and

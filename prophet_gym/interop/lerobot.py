@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from prophet_gym._checks import require_count, unknown_option
-from prophet_gym._registration import SUITE_IDS
+from prophet_gym._registration import SUITES
 from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs.wrappers.actions import OneActionPerStepVector
 from prophet_gym.world_model import TracksGripper
@@ -133,7 +133,7 @@ def make_env(
     """
     if use_async_envs:
         gym.logger.warn("use_async_envs makes no difference: one model generates all episodes in one batch")
-    suites = {suite.suite: f"Prophet-LIBERO-{suite.name}-v0" for suite in SUITE_IDS}
+    suites = {suite: f"Prophet-LIBERO-{name}-v0" for suite, (name, _) in SUITES.items()}
     names = ("task", "task_ids", "episode_length")
     asked = cfg if isinstance(cfg, Mapping) else {name: getattr(cfg, name, None) for name in names}
     suite = asked.get("task") or "libero_object"

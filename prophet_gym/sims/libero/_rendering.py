@@ -22,7 +22,7 @@ _INHERITED: list[Any] = []
 
 def _open_gl_context(width: int, height: int) -> Any:
     """Open an OpenGL context of the chosen backend, whatever MuJoCo settled on when it was first imported."""
-    _require_own(_opener())
+    _require_own()
     module: Any = load_renderer()
     try:
         return module.GLContext(width, height)
@@ -40,11 +40,11 @@ def _opener() -> int:
     return os.getpid()
 
 
-def _require_own(opener: int) -> None:
+def _require_own() -> None:
     """Raise SimulatorLostError in a fork: the driver's threads are not in it, and drawing would never end."""
-    if opener != os.getpid():
+    if _opener() != os.getpid():
         raise SimulatorLostError(
-            f"this process was forked from process {opener}, which had drawn LIBERO, and OpenGL does not survive a "
+            f"this process was forked from process {_opener()}, which had drawn LIBERO, and OpenGL does not survive a "
             'fork: start it with context="spawn", as in AsyncVectorEnv(..., context="spawn"), or fork before the first '
             "reset"
         )
@@ -64,7 +64,7 @@ class Renderer:
     """Images of one camera of a model, with the meshes and textures of `drawn`, which may be a cheaper copy of it."""
 
     def __init__(self, model: mujoco.MjModel, drawn: mujoco.MjModel, *, camera: str, size: int) -> None:
-        self._model, self._size, self._pid = model, size, os.getpid()
+        self._model, self._size = model, size
         self._gl: Any = _open_gl_context(size, size)
         self._gl.make_current()
         drawn.vis.quality.offsamples = 1
@@ -83,7 +83,7 @@ class Renderer:
 
     def draw(self, data: mujoco.MjData) -> UInt8[np.ndarray, "h w 3"]:
         """Draw this moment, upright, RGB, a fresh array."""
-        _require_own(self._pid)
+        _require_own()
         self._gl.make_current()
         mujoco.mjv_updateScene(
             self._model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
@@ -95,7 +95,7 @@ class Renderer:
 
     def close(self) -> None:
         """Free the OpenGL context, unless it belongs to the process that this one was forked from."""
-        if self._gl is not None and self._pid == os.getpid():
+        if self._gl is not None and _opener() == os.getpid():
             self._gl.make_current()
             self._context.free()
             self._gl.free()

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 
+from prophet_gym.embodiments._kinematics import camera_matrix
 from prophet_gym.embodiments._libero import ACTION_SPEC, EMBODIMENT
 from prophet_gym.errors import InvalidActionError
 from prophet_gym.sims.libero._experts import EXPLORATION, MIXTURE, MODES, SCRIPT_VERSION, Mode, script
@@ -226,12 +227,11 @@ class LiberoSimulator:
         """
         camera = self.model.camera(_CAMERA).id
         focal = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[camera]) / 2)
-        rotation = self.data.cam_xmat[camera].reshape(3, 3).T
+        pose = np.eye(4)
         # MuJoCo cameras look along -z with y up; image coordinates have z forward and v down.
-        world_to_camera = np.diag([1.0, -1.0, -1.0]) @ rotation
-        intrinsics = np.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1.0]])
-        offset = -world_to_camera @ self.data.cam_xpos[camera]
-        return intrinsics @ np.column_stack([world_to_camera, offset])
+        pose[:3, :3] = self.data.cam_xmat[camera].reshape(3, 3) * [1.0, -1.0, -1.0]
+        pose[:3, 3] = self.data.cam_xpos[camera]
+        return camera_matrix(np.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1.0]]), pose, (1, 1))
 
     def get_state(self) -> Float[np.ndarray, " s"]:
         """Return everything the next step depends on, as one float64 vector that `set_state` takes back."""
