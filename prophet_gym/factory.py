@@ -38,11 +38,7 @@ class EnvOptions:
         tasks: Only initial states of these tasks.
         chunk: Actions per step, if fewer than the world model's: the robot is held still for the rest of the chunk,
             which is dreamt and cut off, and `info["approximate"]` is True, see `ShortenedChunk`.
-        max_episode_steps: Chunks until truncation. The horizon of the id if not given.
-        render_mode: `rgb_array` or `rgb_array_list`.
-        proprioception: Whether to add `gripper_position`, as the world model tracks it, to the observation.
-        max_uncertainty: Truncates where `info["uncertainty"]` is larger, see `ProphetVectorEnv`.
-        render: `step` decodes every frame; `chunk` the last one of a step and what the reward model looks at, see
+        max_episode_steps: Chunks until truncation. The horizon of the id if not given. This and the others go to
             `ProphetVectorEnv`.
     """
 

@@ -17,11 +17,6 @@ def test_the_counting_model_keeps_the_contract():
     check_world_model(CountingWorldModel(chunk=3, frame_size=(4, 6), action_dim=2, noise=False))
 
 
-def test_a_caller_may_bring_frames_and_actions():
-    frames = torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8)
-    check_world_model(CountingWorldModel(), frames=frames, actions=torch.zeros(2, 8, 7))
-
-
 class Leaky(CountingWorldModel):
     def rollout(self, state, actions, *, generators):
         return super().rollout(state, actions - actions.mean(0), generators=generators)

@@ -20,8 +20,6 @@ def plain(value: Any) -> Any:
         return plain(value.value)
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist() if value.dtype.kind in "biufUS" else value
-    if isinstance(value, torch.Tensor):
-        return value.tolist() if not value.is_meta else value
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if isinstance(value, torch.device | torch.dtype):

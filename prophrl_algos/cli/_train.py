@@ -188,7 +188,7 @@ def precision_metrics(
     import torch
 
     from prophet_gym.rewards import PrecisionMonitor
-    from prophet_gym.sims.replay import true_outcomes
+    from prophet_gym.sims.env import true_outcomes
     from prophrl_algos.evaluate import noise_seed, ode_schedule
     from prophrl_algos.rollout._collect import act as play
 

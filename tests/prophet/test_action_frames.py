@@ -103,7 +103,10 @@ def test_in_libero_the_disc_covers_a_ball_that_the_simulators_camera_sees():
     try:
         sim.reset(seed=0)
         before = sim.render().astype(int)
-        site, matrix = sim._grip_site(), torch.tensor(libero.camera("libero_object", 3).matrix, dtype=torch.float32)
+        site, matrix = (
+            sim._env.robots[0].eef_site_id,
+            torch.tensor(libero.camera("libero_object", 3).matrix, dtype=torch.float32),
+        )
         sim.model.site_rgba[site], sim.model.site_size[site] = [0, 1, 0, 1], DISC_METRES
         for point in ([0.25, 0.0, 0.4], [0.1, 0.2, 0.35], [0.25, -0.15, 0.2]):
             sim.data.site_xpos[site] = point

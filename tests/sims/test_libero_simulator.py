@@ -176,7 +176,7 @@ def test_commands_move_the_hand_along_the_worlds_axes(light):
 def test_the_camera_matrix_says_where_a_marker_is_drawn(light):
     light.reset(seed=0)
     before = light.render().astype(float)
-    site = light._grip_site()
+    site = light._env.robots[0].eef_site_id
     colour, size, place = light.model.site_rgba[site].copy(), light.model.site_size[site].copy(), light.data.site_xpos
     light.model.site_rgba[site] = [0, 1, 0, 1]
     light.model.site_size[site] = 0.02
