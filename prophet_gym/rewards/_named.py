@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl
 
-from prophet_gym._checks import shown, unknown_option
+from prophet_gym._checks import require_count, require_when, shown, unknown_option
 from prophet_gym.errors import MissingWeightsError, UnknownOptionError
 from prophet_gym.rewards._classifier import RelativeReward, SuccessHead
 from prophet_gym.rewards._function import FunctionReward
@@ -17,7 +17,7 @@ from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
 from prophet_gym.rewards._vlm.reward_log import RewardLog
-from prophet_gym.rewards._vlm.votes import VlmReward
+from prophet_gym.rewards._vlm.votes import VlmReward, Votes
 from prophet_gym.world_model import RewardModel
 
 FORMS = ("success", "classifier", "vlm:MODEL", "vlm:URL#MODEL", "likelihood:MODEL", "MODULE:FUNCTION", "FOLDER")
@@ -141,15 +141,16 @@ def _vlm(rest: str, device: str) -> RewardModel:
     given = read(options, _VOTES | (_PATIENCE | _REMOTE if remote else _LOCAL))
     patience = _take(given, _PATIENCE)
     backend: dict[str, Any] = _take(given, _REMOTE) if remote else {"device": device} | _take(given, _LOCAL)
+    # Before weights are looked for, so that they are not loaded in vain.
+    Votes(given.get("samples", 1), given.get("retries", 0))
+    require_when(given.get("when", "end"))
+    for name in ("stride", "shown"):
+        require_count(name, given.get(name, 1))
     openers: _Readers = {"prompt": Prompt.read, "log": RewardLog}
     given |= {name: open_(given[name]) for name, open_ in openers.items() if name in given}
-    # Built without its model at first, so that every option is checked before weights are looked for.
-    votes = VlmReward(cast(Any, None), **given)
     if remote:
-        votes.model = RemoteVlm(base, model, patience=Patience(**patience), **backend)
-    else:
-        votes.model = LocalVlm.from_pretrained(base or DEFAULT_MODEL, **backend)
-    return votes
+        return VlmReward(RemoteVlm(base, model, patience=Patience(**patience), **backend), **given)
+    return VlmReward(LocalVlm.from_pretrained(base or DEFAULT_MODEL, **backend), **given)
 
 
 def _likelihood(rest: str, device: str) -> RewardModel:
