@@ -22,7 +22,7 @@ class Args(BatchOptions, HeldOutOptions):
     dream: bool = True
     """Also score dreams; `--no-dream` scores recorded episodes alone."""
     out: OutFile = Path("calibration.json")
-    """File for the numbers; the reliability plot goes beside it, with the suffix `.svg`."""
+    """File for the numbers."""
 
 
 def main(args: Args) -> None:
@@ -31,7 +31,6 @@ def main(args: Args) -> None:
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.evaluation._calibration import RATES, SOURCES, calibrate, grouped, score_videos, summary
     from prophet_gym.evaluation._episodes import dreamt_frames, labelled
-    from prophet_gym.evaluation._reliability_plot import reliability_svg
     from prophet_gym.evaluation._report import machine, table, write_json
 
     if args.reward == "None":
@@ -53,17 +52,11 @@ def main(args: Args) -> None:
         dreams = dreamt_frames(world_model, episodes, args.batch_size, args.seed)
         sources["dream"] = (labelled(episodes[number], frames) for number, frames in dreams)
     for name, videos in sources.items():
-        with tqdm(total=len(episodes), desc=f"score: {SOURCES[name]}", unit="episode") as bar:
-            scored = score_videos(reward_model, videos, world_model.chunk, progress=bar.update)
-        card[name] = calibrate(scored)
+        shown = iter(tqdm(videos, f"score: {SOURCES[name]}", len(episodes), unit="episode"))
+        card[name] = calibrate(score_videos(reward_model, shown, world_model.chunk))
     print(table(["", "scored", *RATES.values()], summary(card)))
     for name in sources:
         for group, label in (("by_age", "frames since the start"), ("by_policy", "who acted"), ("by_task", "task")):
             print(f"\n{table([f'{SOURCES[name]}: {label}', 'count', *RATES.values()], grouped(card, name, group))}")
     write_json(args.out, card)
     print(f"wrote {args.out}")
-    curves = {name: card[name]["reliability"]["bins"] for name in sources if card[name]["reliability"]}
-    if curves:
-        image = args.out.with_suffix(".svg")
-        image.write_text(reliability_svg(curves), encoding="utf-8")
-        print(f"wrote {image}")

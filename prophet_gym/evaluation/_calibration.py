@@ -21,7 +21,7 @@ from prophet_gym.world_model import RewardModel
 CARD_NAME = "calibration.json"
 RATES = {"precision": "precision", "recall": "recall", "false_positive_rate": "false positive rate"}
 SOURCES = {"real": "recorded", "dream": "dream"}
-"""A card's key of a source -> what tables and plots call it."""
+"""A card's key of a source -> what tables call it."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,7 @@ class ScoredVideo:
     policy: str = ""
 
 
-def score_videos(
-    reward_model: RewardModel,
-    videos: Iterable[LabelledVideo],
-    chunk: int,
-    *,
-    progress: Callable[[int], Any] | None = None,
-) -> list[ScoredVideo]:
+def score_videos(reward_model: RewardModel, videos: Iterable[LabelledVideo], chunk: int) -> list[ScoredVideo]:
     """Show a reward model what the env would have shown it, one video at a time.
 
     A score comes every `chunk` frames: those after the last whole chunk are left out.
@@ -86,8 +80,6 @@ def score_videos(
                 policy=video.policy,
             )
         )
-        if progress is not None:
-            progress(1)
     return results
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
@@ -134,7 +133,3 @@ def main(args: Args) -> dict[str, object]:
         atomic_write(args.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
     return metrics
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import tyro
 
 from prophet_gym._arguments import (
     Arguments,
@@ -129,7 +128,3 @@ def write_result(prophet: Prophet, args: Args) -> None:
     folder = args.out / "lora"
     save_lora(prophet.transformer, folder)
     print(f"wrote {folder}; `prophet merge --base {args.base} --lora {folder} --out DIR` makes a checkpoint of it")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from torch.nn import functional as F
 
 from prophet_gym._arguments import (
@@ -31,13 +30,14 @@ from prophet_gym._arguments import (
 )
 from prophet_gym._io.atomic import atomic_write
 from prophet_gym.data._recording import list_recordings, refuse_official
+from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig
 from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm, peft_is_behind
 from prophet_gym.train import _success as success
 from prophet_gym.train._fit import CosineConfig, fit
 from prophet_gym.train._run_folder import run_lock
-from prophet_gym.train._success import LabelledVideo, read_videos
+from prophet_gym.train._success import read_videos
 
 _TARGETS = r".*(?<!visual)\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))"
 """Attention and MLP matrices of the language model; the vision encoder stays as it is."""
@@ -229,7 +229,3 @@ def _likely(reward_model: LikelihoodReward, clips: Sequence[Clip]) -> np.ndarray
 def _ends(videos: Sequence[LabelledVideo], stride: int) -> list[Clip]:
     """Cut each video at its end and at its middle."""
     return [clip_at(v, end, stride) for v in videos for end in (len(v.frames) - 1, len(v.frames) // 2)]
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from prophet_gym._arguments import (
     Arguments,
@@ -288,7 +287,3 @@ def _initial_states(recorded: Sequence[Path], size: tuple[int, int]) -> list[Ini
         states.append(InitialState(frames, episode.instruction, **place))
         taken[key] += 1
     return states
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Args))

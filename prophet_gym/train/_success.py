@@ -1,43 +1,35 @@
 """The success head: which frames it learns from, how they are varied, its threshold and its scores."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from prophet_gym.data._episode import held_out
 from prophet_gym.data._recording import name_of, read_episode
+from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, best_consecutive, hash_words, shrink
 from prophet_gym.train._fit import CosineConfig, fit
 
-
-@dataclass(frozen=True)
-class LabelledVideo:
-    """Hold frames, with what the simulator says of each."""
-
-    frames: UInt8[np.ndarray, "t h w 3"]
-    success: Bool[np.ndarray, " t"]
-    instruction: str
-
-
-def split_of(name: str, share: float) -> str:
-    """Return `train`, `tune` or `test` by the name of an episode: half of what is held out tests, half tunes."""
-    if held_out(name, share / 2):
-        return "test"
-    return "tune" if held_out(name, share) else "train"
+_RECALL = 0.95
+"""A policy in training looks for what is rewarded wrongly, so what this recall leaves open goes to precision."""
 
 
 def split(paths: Iterable[Path], share: float) -> dict[str, list[Path]]:
-    """Sort episodes by part; an episode and its dream, which have one name, fall into the same."""
+    """Sort episodes into `train`, `tune` and `test`: half of what is held out tests, half tunes.
+
+    An episode and its dream, which have one name, fall into the same part.
+    """
     parts: dict[str, list[Path]] = {"train": [], "tune": [], "test": []}
     for path in paths:
-        parts[split_of(name_of(path), share)].append(path)
+        kept = "tune" if held_out(name_of(path), share) else "train"
+        parts["test" if held_out(name_of(path), share / 2) else kept].append(path)
     return parts
 
 
@@ -90,24 +82,19 @@ def train_success_head(
 
 def auroc(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> float:
     """Return the area under the ROC curve: how often a success scores above a failure, ties counting half."""
-    positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
-    if not len(positives) or not len(negatives):
+    if labels.all() or not labels.any():
         return float("nan")
-    below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
-    return float(below.mean() / 2 / len(negatives))
-
-
-def precision_recall(predicted: Bool[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> tuple[float, float]:
-    """Return precision and recall, 0.0 where nothing was predicted or nothing was there to find."""
-    hits = float((predicted & labels).sum())
-    return hits / max(1.0, float(predicted.sum())), hits / max(1.0, float(labels.sum()))
+    above = mannwhitneyu(scores[labels], scores[~labels], method="asymptotic").statistic
+    return float(above / labels.sum() / (~labels).sum())
 
 
 def quality(
     scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], threshold: float, prefix: str = ""
 ) -> dict[str, float]:
-    """Return AUROC, and precision and recall at a threshold."""
-    precision, recall = precision_recall(scores >= threshold, labels)
+    """Return AUROC, and precision and recall at a threshold: 0.0 where nothing is predicted or there to find."""
+    predicted = scores >= threshold
+    hits = float((predicted & labels).sum())
+    precision, recall = (hits / max(1.0, float(found.sum())) for found in (predicted, labels))
     return {f"{prefix}auroc": auroc(scores, labels), f"{prefix}precision": precision, f"{prefix}recall": recall}
 
 
@@ -125,10 +112,9 @@ def evaluate(head: SuccessHead, videos: Sequence[LabelledVideo]) -> dict[str, in
     }
 
 
-def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo], recall: float = 0.95) -> float:
-    """Return the highest threshold that still finds this fraction of the successful episodes."""
-    require_success([bool(video.success.any()) for video in videos])
-    return threshold_of(_scored(head, [video for video in videos if video.success.any()])[1], recall)
+def choose_threshold(head: SuccessHead, videos: Sequence[LabelledVideo]) -> float:
+    """Return the highest threshold that still finds 95% of the successful episodes."""
+    return threshold_of(_scored(head, [video for video in videos if video.success.any()])[1])
 
 
 def _scored(head: SuccessHead, videos: Sequence[LabelledVideo]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -145,15 +131,10 @@ def require_success(done: Sequence[bool]) -> None:
         raise ValueError(f"{found}: record more, or raise held_out")
 
 
-def threshold_of(successes: Float[np.ndarray, " n"], recall: float = 0.95) -> float:
-    """Return the highest threshold that finds this fraction of the successes, given their predicted probabilities.
-
-    A policy in training looks for what is rewarded wrongly, so what recall leaves open goes to precision.
-    """
-    if not 0 < recall <= 1:
-        raise ValueError(f"recall must be above 0 and at most 1, got {recall}")
-    # The small number makes (1 - 0.75) * 4 one miss, not 0.999 of one.
-    missed = int((1 - recall) * len(successes) + 1e-9)
+def threshold_of(successes: Float[np.ndarray, " n"]) -> float:
+    """Return the highest threshold that finds 95% of the successes, given their predicted probabilities."""
+    # The small number makes (1 - 0.95) * 20 one miss, not 0.999 of one.
+    missed = int((1 - _RECALL) * len(successes) + 1e-9)
     return float(np.sort(successes)[missed])
 
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from prophet_gym.data import held_out
+from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import _reward as reward
 from prophet_gym.train._fit import CosineConfig
 from prophet_gym.train._success import (
-    LabelledVideo,
     augment,
     auroc,
     choose_threshold,
     evaluate,
-    precision_recall,
+    quality,
+    require_success,
     split,
-    split_of,
     thin,
     train_success_head,
 )
@@ -50,9 +50,11 @@ def test_auroc_against_counting_pairs():
 
 
 def test_precision_and_recall():
-    predicted, labels = np.array([1, 1, 1, 0, 0], bool), np.array([1, 0, 0, 1, 0], bool)
-    assert precision_recall(predicted, labels) == (pytest.approx(1 / 3), 0.5)
-    assert precision_recall(np.zeros(5, bool), labels) == (0.0, 0.0)
+    scores, labels = np.array([0.9, 0.8, 0.5, 0.4, 0.0]), np.array([1, 0, 0, 1, 0], bool)
+    found = quality(scores, labels, 0.5)
+    assert (found["precision"], found["recall"]) == (pytest.approx(1 / 3), 0.5)
+    found = quality(scores, labels, 1.0)
+    assert (found["precision"], found["recall"]) == (0.0, 0.0)
 
 
 def test_thin_keeps_what_is_near_a_change():
@@ -63,10 +65,12 @@ def test_thin_keeps_what_is_near_a_change():
 
 def test_episodes_keep_their_split():
     names = [f"task_{task:02d}/episode_{index:05d}" for task in range(10) for index in range(100)]
-    splits = [split_of(name, 0.2) for name in names]
-    assert {name: splits.count(name) for name in set(splits)} == pytest.approx(
+    parts = split([Path(f"{name}.npz") for name in names], 0.2)
+    assert {part: len(paths) for part, paths in parts.items()} == pytest.approx(
         {"train": 800, "tune": 100, "test": 100}, abs=30
     )
+    part_of = {str(path.with_suffix("")): part for part, paths in parts.items() for path in paths}
+    splits = [part_of[name] for name in names]
     # What is held out is what every other training holds out, so no model is measured on what another has learnt.
     assert [split != "train" for split in splits] == [held_out(name, 1 / 5) for name in names]
     assert [split == "test" for split in splits] == [held_out(name, 1 / 10) for name in names]
@@ -146,7 +150,7 @@ def test_from_a_recording_to_weights_and_metrics(tmp_path, record):
         reward.main(reward.Args(data=(tmp_path / "data",), out=tmp_path / "out", held_out=0.0))
 
 
-def test_the_threshold_finds_the_share_of_successes_that_is_asked_for():
+def test_the_threshold_finds_nineteen_of_twenty_successes():
     class Recorded(SuccessHead):
         def probabilities(self, frames, instruction):
             return torch.full((len(frames),), float(instruction))
@@ -154,10 +158,9 @@ def test_the_threshold_finds_the_share_of_successes_that_is_asked_for():
     def video(score: float, success: bool) -> LabelledVideo:
         return LabelledVideo(np.zeros((3, 8, 8, 3), np.uint8), np.full(3, success), str(score))
 
-    videos = [video(score, True) for score in (0.9, 0.8, 0.7, 0.2)] + [video(0.99, False)]
-    for recall, threshold in ((0.75, 0.7), (0.76, 0.2), (0.5, 0.8), (1.0, 0.2)):
-        assert choose_threshold(Recorded(), videos, recall) == pytest.approx(threshold, abs=1e-6)
+    successes, failure = [video(score, True) for score in np.linspace(0.2, 0.96, 20)], video(0.99, False)
+    # One of 20 may be missed, and none of 19.
+    assert choose_threshold(Recorded(), [*successes, failure]) == pytest.approx(0.24, abs=1e-6)
+    assert choose_threshold(Recorded(), [*successes[:19], failure]) == pytest.approx(0.2, abs=1e-6)
     with pytest.raises(ValueError, match="no success"):
-        choose_threshold(Recorded(), videos[4:])
-    with pytest.raises(ValueError, match=r"above 0 and at most 1, got 1\.5"):
-        choose_threshold(Recorded(), videos, 1.5)
+        require_success([False, False])
