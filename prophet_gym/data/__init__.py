@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from prophet_gym.data._episode import Episode, EpisodeSource, Simulation, held_out
-from prophet_gym.data._reading import Calibration, ToolReading
+from prophet_gym.data._reading import ToolReading
 from prophet_gym.data._recording import RecordingSource, list_episodes, read_episode, write_episode
 from prophet_gym.data._windows import MixtureEntry, WindowDataset, WindowLoader, Windows, WindowShape
 
@@ -16,7 +16,6 @@ __all__ = [
     "LIBERO",
     "LIBERO_REGENERATED",
     "ROBOMIMIC",
-    "Calibration",
     "Episode",
     "EpisodeSource",
     "Hdf5Source",

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, UInt8
 from prophet_gym._checks import require_image_type, require_number, unknown_option
 from prophet_gym._io.files import refuse_pointer
 from prophet_gym.data._episode import Episode, _choose
-from prophet_gym.data._reading import Calibration, Orient, ToolReading, as_stored, rows_reversed
+from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
 from prophet_gym.errors import ProphetError
 
 try:
@@ -36,33 +36,38 @@ class Layout:
     """What one writer of these files does differently from others.
 
     `first_action` follows frame 0. LIBERO's writer stores the image *after* each action, so the action after frame 0 is
-    number 1 there, and action 0 has no frame before it. `orient` turns the images of `camera` upright.
+    number 1 there, and action 0 has no frame before it. `orient` says how the images of `camera` become upright, see
+    `ORIENT`.
     """
 
     camera: str
     first_action: int
-    orient: Orient
+    orient: str
+
+    def __post_init__(self) -> None:
+        if self.orient not in ORIENT:
+            raise unknown_option("orient", self.orient, ORIENT)
 
 
-LIBERO = Layout("agentview_rgb", 1, rows_reversed)
+LIBERO = Layout("agentview_rgb", 1, "rows_reversed")
 """LIBERO's published files."""
-LIBERO_REGENERATED = Layout("agentview_rgb", 0, rows_reversed)
+LIBERO_REGENERATED = Layout("agentview_rgb", 0, "rows_reversed")
 """LIBERO played again by OpenVLA's script: images before each action, idle steps left out, still bottom row first."""
-ROBOMIMIC = Layout("agentview_image", 0, as_stored)
+ROBOMIMIC = Layout("agentview_image", 0, "as_stored")
 """The files of robomimic's `dataset_states_to_obs.py`."""
 
-_UPRIGHT = {"opengl": rows_reversed, "opencv": as_stored}
+_UPRIGHT = {"opengl": "rows_reversed", "opencv": "as_stored"}
 """Which way up robosuite's `macros.IMAGE_CONVENTION` leaves an image; LIBERO's files note it."""
 
 
 @dataclass(frozen=True)
 class _Demo:
-    """One demonstration: its file, its name there, its number of usable steps, its place among all."""
+    """One demonstration: its file, its name there, its number of usable steps, its camera's matrix."""
 
     path: Path
     key: str
     steps: int
-    place: int
+    camera: Float64[np.ndarray, "3 4"] | None
 
 
 class Hdf5Source:
@@ -74,9 +79,9 @@ class Hdf5Source:
         split: A robomimic filter key, e.g. `train`; all demonstrations if not given.
         instruction: The task in words, where the file does not say it.
         fps: The frame rate, where the file does not say it (`control_freq`).
-        robot: Stands in for the file's name of it.
         tools: Which data of `obs` say where the tools are, and how.
-        calibration: The camera's matrices, demonstrations in the order of files and numbers.
+        calibration: The camera's matrix for all demonstrations, or one for each in the order of files and numbers, NaN
+            where it is not known.
         episodes: Only these, e.g. `demo_3`, or `pick_up_the_milk_demo.hdf5/demo_3` in a folder; all if not given.
         without: Episodes to leave out; anything else in the file's group `data` has to be named here.
 
@@ -94,28 +99,25 @@ class Hdf5Source:
         split: str | None = None,
         instruction: str | None = None,
         fps: float | int | None = None,
-        robot: str | None = None,
         tools: ToolReading | None = None,
-        calibration: Calibration | None = None,
+        calibration: Float[np.ndarray, "*_ 3 4"] | None = None,
         episodes: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ):
         paths = sorted(Path(path).glob("*.hdf5")) if Path(path).is_dir() else [Path(path)]
         if not paths or not all(file.exists() for file in paths):
             raise FileNotFoundError(f"no HDF5 file at {path}; give a file or a folder that holds *.hdf5")
-        self.layout, self.tools, self.calibration = layout, tools, calibration
+        self.layout, self.tools = layout, tools
         self.facts: dict[Path, tuple[str, float, str]] = {}
         listed: dict[str, tuple[Path, str]] = {}
         for file in paths:
             with _open(file) as stored:
-                self.facts[file] = _facts(file, stored["data"].attrs, layout, instruction, fps, robot)
+                self.facts[file] = _facts(file, stored["data"].attrs, layout, instruction, fps)
                 prefix = f"{file.name}/" if Path(path).is_dir() else ""
                 listed |= {f"{prefix}{key}": (file, key) for key in _keys(file, stored, split)}
         kept = _choose(str(path), list(listed), episodes, without)
-        if calibration is not None:
-            calibration.require(len(listed))
-        places = {name: place for place, name in enumerate(listed)}
-        self.demos = [_Demo(*listed[name], _steps(*listed[name], layout, name), places[name]) for name in kept]
+        cameras = dict(zip(listed, cameras_of(calibration, len(listed)), strict=True))
+        self.demos = [_Demo(*listed[name], _steps(*listed[name], layout, name), cameras[name]) for name in kept]
 
     def __len__(self) -> int:
         return len(self.demos)
@@ -146,7 +148,7 @@ class Hdf5Source:
             robot=robot,
             read=partial(_read, demo, self.layout),
             tools=tools,
-            camera=None if self.calibration is None else self.calibration.camera(demo.place),
+            camera=demo.camera,
         )
 
 
@@ -167,11 +169,7 @@ def _numbers(group: Any, key: str, name: str) -> Float64[np.ndarray, "n a"]:
     shape, kind = stored.shape, stored.dtype.kind
     if kind not in "fiu" or not 1 <= len(shape) <= 2 or 0 in shape[1:]:
         raise ValueError(f"{key} of {name} must be numbers (steps, n), is {stored.dtype} {shape}; leave it out")
-    values = stored[()].reshape(len(stored), -1).astype(np.float64)
-    # What float32 cannot hold would become infinite without a word.
-    if not (np.abs(values) <= np.finfo(np.float32).max).all():
-        raise ValueError(f"{key} of {name} must be finite numbers; leave it out")
-    return values
+    return finite(f"{key} of {name}", stored[()].reshape(len(stored), -1))
 
 
 def _ndim(data: Any) -> int:
@@ -180,7 +178,7 @@ def _ndim(data: Any) -> int:
 
 def _read(demo: _Demo, layout: Layout, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     with _open(demo.path) as stored:
-        return layout.orient(stored["data"][demo.key]["obs"][layout.camera][start:stop])
+        return upright(stored["data"][demo.key]["obs"][layout.camera][start:stop], layout.orient)
 
 
 @contextmanager
@@ -253,20 +251,15 @@ def _steps(path: Path, key: str, layout: Layout, called: str) -> int:
 
 
 def _facts(
-    path: Path,
-    attrs: Mapping[str, Any],
-    layout: Layout,
-    instruction: str | None,
-    fps: float | int | None,
-    robot: str | None,
+    path: Path, attrs: Mapping[str, Any], layout: Layout, instruction: str | None, fps: float | int | None
 ) -> tuple[str, float, str]:
     """Return instruction, fps and robot of a file: what the caller gave, else what its attributes say."""
     convention = _text(path, attrs, "macros_image_convention")
-    upright, orient = _UPRIGHT.get(convention or ""), layout.orient
-    if upright and orient in _UPRIGHT.values() and orient is not upright:
+    noted, orient = _UPRIGHT.get(convention or ""), layout.orient
+    if noted and orient in _UPRIGHT.values() and orient != noted:
         raise ValueError(
-            f"{path} notes the image convention {convention!r}, which {upright.__name__} turns upright; the layout has "
-            f"{orient.__name__}; give Layout(..., orient={upright.__name__})"
+            f"{path} notes the image convention {convention!r}, which {noted} turns upright; the layout has "
+            f"{orient}; give Layout(..., orient={noted!r})"
         )
     settings = _object(path, attrs, "env_args").get("env_kwargs") or {}
     if not isinstance(settings, dict):
@@ -283,7 +276,7 @@ def _facts(
         name = "fps" if rate is None else "instruction"
         raise ValueError(f"{path} does not say its {name}; give it: Hdf5Source(..., {name}=...)")
     robots = settings.get("robots") or ["unknown"]
-    return str(text), float(rate), robot or ("+".join(map(str, robots)) if isinstance(robots, list) else str(robots))
+    return str(text), float(rate), "+".join(map(str, robots)) if isinstance(robots, list) else str(robots)
 
 
 def _text(path: Path, attrs: Mapping[str, Any], name: str) -> str | None:

@@ -2,27 +2,87 @@
 
 Layouts: github.com/huggingface/lerobot, `lerobot/datasets/utils.py` and `lerobot_dataset.py` of 0.3.3 (v2.1) and 0.4.4
 (v3.0). A row holds a frame and the action after it; the outcome of an episode's last action was not recorded, so that
-action is left out here.
+action is left out here. Everything in an index is checked before anything is done with it, and what is wrong is named
+by file, episode and column.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 
 from prophet_gym._checks import require_number, unknown_option
-from prophet_gym.data._episode import Episode
-from prophet_gym.data._lerobot_index import INFO, Entry, read_index, read_info, read_rows
-from prophet_gym.data._reading import Calibration, Orient, ToolReading, as_stored
+from prophet_gym._io.files import read_json, read_json_lines, refuse_pointer
+from prophet_gym.data._episode import Episode, _choose
+from prophet_gym.data._reading import ORIENT, ToolReading, cameras_of, finite, upright
 from prophet_gym.data._video import WITHIN, decode_frames, frame_times
 
-if TYPE_CHECKING:
+try:
     import pyarrow as pa
+    from pyarrow import parquet
+except ImportError as error:
+    raise ImportError(
+        "LeRobot data sets are parquet; install pyarrow: pip install 'prophet-gym[data]'", name=error.name
+    ) from error
+
+INFO = "meta/info.json"
+_FIELD = re.compile(r"\{([^{}:]*)(?::(0?\d{1,2})d?)?\}")
+"""A field of a pattern of paths. `str.format` would also take any number of letters, and any attribute of a value."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One line of a data set's index: where an episode's rows and images lie; several tasks are one instruction.
+
+    `video` may be one of several episodes, and is None where the images lie in the rows. The episode runs in it from
+    `offset` to `until`, where the index says so, and its last episode ends at `video_ends`; all in seconds.
+    """
+
+    number: int
+    rows: int
+    instruction: str
+    data: Path
+    video: Path | None
+    offset: float = 0.0
+    until: float | None = None
+    video_ends: float | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of an index file, and what messages call it."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def whole(self, column: str, least: int = 0) -> int:
+        """Return a whole number; pandas writes those of a column that had a gap as floats."""
+        value = self.values.get(column)
+        number = int(value) if isinstance(value, float) and value.is_integer() else value
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 2**53:
+            raise ValueError(f"{column} of {self.where} must be a whole number of at least {least}, is {value!r}")
+        return number
+
+    def seconds(self, column: str) -> float:
+        return require_number(f"{column} of {self.where}", self.values.get(column), least=0)
+
+    def tasks(self) -> str:
+        """Return the tasks in words: a text is one task, several are joined."""
+        value = self.values.get("tasks")
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"tasks of {self.where} must be a text or a list of texts, is {value!r}")
+        return "; ".join(texts)
 
 
 class LeRobotSource:
@@ -32,11 +92,10 @@ class LeRobotSource:
         root: Its folder, the one that holds `meta/info.json`.
         camera: The feature to read as frames, e.g. `observation.images.agentview`.
         action: The feature to read as actions.
-        robot: Stands in for the data set's `robot_type`.
-        orient: Turns its images upright. LIBERO sets that were made for OpenVLA and openpi are mirrored:
-            `columns_reversed`.
+        orient: How its images become upright, see `ORIENT`. LIBERO sets that were made for OpenVLA and openpi are
+            mirrored: `columns_reversed`.
         tools: Which features say where the tools are, and how.
-        calibration: The camera's matrices, episodes by number.
+        calibration: The camera's matrix for all episodes, or one for each by number, NaN where it is not known.
         episodes: The numbers of those to read; all if not given.
         without: Numbers of episodes to leave out.
         tolerance: How far a row's time stamp may lie from where the stated rate has it, in frames; recordings of real
@@ -54,10 +113,9 @@ class LeRobotSource:
         camera: str,
         *,
         action: str = "action",
-        robot: str | None = None,
-        orient: Orient = as_stored,
+        orient: str = "as_stored",
         tools: ToolReading | None = None,
-        calibration: Calibration | None = None,
+        calibration: Float[np.ndarray, "*_ 3 4"] | None = None,
         episodes: Sequence[int] | None = None,
         without: Sequence[int] = (),
         tolerance: float | int = 0.1,
@@ -67,23 +125,21 @@ class LeRobotSource:
         # From half a frame on, the row before or after would be as near.
         if self.tolerance >= WITHIN:
             raise ValueError(f"tolerance must be below {WITHIN} of a frame, got {tolerance}")
-        info = read_info(self.root)
+        info = _read_info(self.root)
         features = info["features"]
         cameras = {name: f for name, f in features.items() if f["dtype"] in ("video", "image")}
         self.states = () if tools is None else tools.columns
-        asked = [("camera", camera, cameras), ("action feature", action, features)]
+        asked = [("camera", camera, cameras), ("action feature", action, features), ("orient", orient, ORIENT)]
         for kind, name, known in [*asked, *(("state feature", state, features) for state in self.states)]:
             if name not in known:
                 raise unknown_option(kind, name, known)
         self.camera, self.action, self.orient = camera, action, orient
-        self.tools, self.calibration = tools, calibration
+        self.tools = tools
         self.fps = float(info["fps"])
-        self.robot = robot or str(info.get("robot_type") or "unknown")
+        self.robot = str(info.get("robot_type") or "unknown")
         video_key = camera if cameras[camera]["dtype"] == "video" else None
-        self.entries, numbers = read_index(self.root, info, video_key, episodes, without)
-        self._places = {number: place for place, number in enumerate(numbers)}
-        if calibration is not None:
-            calibration.require(len(numbers))
+        self.entries, numbers = _read_index(self.root, info, video_key, episodes, without)
+        self.cameras = dict(zip(numbers, cameras_of(calibration, len(numbers)), strict=True))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -102,7 +158,7 @@ class LeRobotSource:
         """
         entry = self.entries[index]
         name = f"episode {entry.number} of {self.root}"
-        table = read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))
+        table = _read_rows(entry.data, entry.number, list(dict.fromkeys([self.action, "timestamp", *self.states])))
         if len(table) != entry.rows:
             raise ValueError(f"{name} must have {entry.rows} rows, has {len(table)} in {entry.data}; fetch it again")
         times = _column(table, "timestamp", name)[:, 0]
@@ -118,11 +174,11 @@ class LeRobotSource:
             robot=self.robot,
             read=video if entry.video else partial(_read_stored, entry, self.camera, self.orient),
             tools=None if self.tools is None else self.tools.read(np.hstack(states), name),
-            camera=None if self.calibration is None else self.calibration.camera(self._places[entry.number]),
+            camera=self.cameras[entry.number],
         )
 
 
-def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f n"]:
+def _column(table: pa.Table, column: str, name: str) -> Float64[np.ndarray, "f n"]:
     """Return a column's numbers, as many in each row."""
     try:
         values = np.asarray(table[column].to_pylist())
@@ -131,14 +187,11 @@ def _column(table: "pa.Table", column: str, name: str) -> Float64[np.ndarray, "f
             raise ValueError(f"they are {wide.dtype} {values.shape}")
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{column} of {name} must be as many numbers in each row ({error}); leave it out") from error
-    # What float32 cannot hold would become infinite without a word.
-    if not (np.abs(wide.astype(np.float64)) <= np.finfo(np.float32).max).all():
-        raise ValueError(f"{column} of {name} must be finite numbers; leave this episode out")
-    return wide.astype(np.float64)
+    return finite(f"{column} of {name}", wide)
 
 
 def _read_video(
-    entry: Entry, fps: float, begin: float, orient: Orient, start: int, stop: int
+    entry: _Entry, fps: float, begin: float, orient: str, start: int, stop: int
 ) -> UInt8[np.ndarray, "f h w 3"]:
     assert entry.video is not None
     last = frame_times(entry.video)[-1]
@@ -149,18 +202,18 @@ def _read_video(
             "again"
         )
     until, offset = entry.until, entry.offset + begin
-    return orient(decode_frames(entry.video, start, stop - start, fps=fps, offset=offset, until=until))
+    return upright(decode_frames(entry.video, start, stop - start, fps=fps, offset=offset, until=until), orient)
 
 
-def _read_stored(entry: Entry, camera: str, orient: Orient, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+def _read_stored(entry: _Entry, camera: str, orient: str, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
     """Read frames that lie in the rows themselves, as PNG or JPEG bytes."""
-    cells = read_rows(entry.data, entry.number, [camera])[camera].slice(start, stop - start).to_pylist()
+    cells = _read_rows(entry.data, entry.number, [camera])[camera].slice(start, stop - start).to_pylist()
     frames = [_decoded(cell) for cell in cells]
     whole = [frame for frame in frames if frame is not None]
     if len(whole) < len(frames) or len({frame.shape for frame in whole}) > 1:
         what = f"{camera} of episode {entry.number} in {entry.data}"
         raise ValueError(f"{what} must be images of one size as PNG or JPEG bytes; save the set again")
-    return orient(np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8))
+    return upright(np.stack(whole) if whole else np.empty((0, 1, 1, 3), np.uint8), orient)
 
 
 def _decoded(cell: Any) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -184,3 +237,158 @@ def _check_times(name: str, times: Float64[np.ndarray, " n"], fps: float, tolera
             f"up to {late.max():.4f} s off, {late.max() * fps:.2g} of a frame; correct {INFO}, record the set again "
             f"or allow more than tolerance={tolerance:g}"
         )
+
+
+def _read_info(root: Path) -> dict[str, Any]:
+    """Read what a data set says of itself; ValueError for another layout, or one that does not say what is needed."""
+    path = root / INFO
+    if not path.exists():
+        raise FileNotFoundError(f"{root} is no LeRobot data set (it has no {INFO}); give the folder that holds meta/")
+    info = read_json(path)
+    missing = [key for key in ("codebase_version", "fps", "features", "data_path") if not info.get(key)]
+    if missing:
+        raise ValueError(f"{path} must state codebase_version, fps, features, data_path; {', '.join(missing)} missing")
+    if not str(info["codebase_version"]).startswith(("v2.", "v3.")):
+        raise ValueError(f"{path} must be of layout v2 or v3, is {info['codebase_version']}; convert it with lerobot")
+    fps, features = info["fps"], info["features"]
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
+        raise ValueError(f"fps of {path} must be a number above 0 and below 1e+06, is {fps!r}")
+    given = features.values() if isinstance(features, dict) else [None]
+    if not all(isinstance(each, dict) and isinstance(each.get("dtype"), str) for each in given):
+        raise ValueError(f"features of {path} must map names to features that each state their dtype")
+    return info
+
+
+def _read_index(
+    root: Path,
+    info: Mapping[str, Any],
+    video_key: str | None,
+    episodes: Sequence[int] | None = None,
+    without: Sequence[int] = (),
+) -> tuple[list[_Entry], list[int]]:
+    """Read where the episodes lie: the entries to read, by number, and the numbers of all.
+
+    `video_key` is the camera whose videos are read, None where the images lie in the rows. Nothing is read of the
+    episodes `without`, so one that is damaged does no harm.
+    """
+    third = str(info["codebase_version"]).startswith("v3")
+    path = root / "meta" / ("episodes" if third else "episodes.jsonl")
+    if not path.exists():
+        raise FileNotFoundError(f"layout {info['codebase_version']} needs {path}; fetch the data set again")
+    found: dict[int, _Line] = {}
+    for line in _lines_v3(path, video_key) if third else [_Line(each, str(path)) for each in read_json_lines(path)]:
+        number = line.whole("episode_index")
+        if number in found:
+            raise ValueError(f"{path} must list every episode once, lists episode {number} twice")
+        found[number] = replace(line, where=f"episode {number} in {line.where}")
+    numbers = sorted(found)
+    stated = _Line(info, str(root / INFO)).whole("total_episodes") if "total_episodes" in info else len(numbers)
+    if len(numbers) != stated:
+        raise ValueError(f"{path} must list the {stated} episodes that {INFO} states, lists {len(numbers)}; fetch it")
+    # Chosen before anything of an entry is read: a damaged episode can be left out.
+    kept = _choose(str(root), numbers, episodes, without)
+    read = _entry_v3 if third else _entry_v2
+    entries = [read(root, info, found[number], video_key) for number in kept]
+    if third and video_key:
+        _require_apart(entries, float(info["fps"]))
+        ends: dict[Path | None, float] = defaultdict(float)
+        for line in found.values():
+            # Episodes that are not read count, too, unless they are damaged.
+            with suppress(ValueError):
+                entry = _entry_v3(root, info, line, video_key)
+                ends[entry.video] = max(ends[entry.video], entry.offset + entry.rows / info["fps"])
+        entries = [replace(entry, video_ends=ends[entry.video]) for entry in entries]
+    return entries, numbers
+
+
+def _entry_v2(root: Path, info: Mapping[str, Any], line: _Line, video_key: str | None) -> _Entry:
+    number = line.whole("episode_index")
+    chunk = number // _Line(info, str(root / INFO)).whole("chunks_size", least=1)
+    place = {"episode_chunk": chunk, "episode_index": number}
+    video = None if video_key is None else _place(root, info, "video_path", {"video_key": video_key, **place})
+    return _Entry(number, line.whole("length"), line.tasks(), _place(root, info, "data_path", place), video)
+
+
+def _lines_v3(folder: Path, video_key: str | None) -> Iterator[_Line]:
+    needed = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
+    own = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+    needed += [f"videos/{video_key}/{name}" for name in own]
+    paths = sorted(folder.glob("chunk-*/file-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} must hold chunk-*/file-*.parquet; fetch the data set again")
+    for path in paths:
+        with _whole(path):
+            names = parquet.read_schema(path).names
+            columns = [name for name in needed if name in names]
+            rows = parquet.read_table(path, columns=columns, use_threads=False).to_pylist()
+        yield from (_Line(row, str(path)) for row in rows)
+
+
+def _entry_v3(root: Path, info: Mapping[str, Any], line: _Line, video_key: str | None) -> _Entry:
+    place = {"chunk_index": line.whole("data/chunk_index"), "file_index": line.whole("data/file_index")}
+    data = _place(root, info, "data_path", place)
+    entry = _Entry(line.whole("episode_index"), line.whole("length"), line.tasks(), data, video=None)
+    if video_key is None:
+        return entry
+    own = f"videos/{video_key}/"
+    place = {"chunk_index": line.whole(f"{own}chunk_index"), "file_index": line.whole(f"{own}file_index")}
+    offset = line.seconds(f"{own}from_timestamp")
+    stated = f"{own}to_timestamp" in line.values
+    until = line.seconds(f"{own}to_timestamp") if stated else offset + entry.rows / info["fps"]
+    if (until - offset) * info["fps"] < entry.rows - WITHIN:
+        raise ValueError(
+            f"{line.where} must have a frame for each of its {entry.rows} rows; from_timestamp {offset:.4f} s and "
+            f"to_timestamp {until:.4f} s of {video_key} leave room for {(until - offset) * info['fps']:.3g}; leave "
+            "this episode out or convert the data set again"
+        )
+    video = _place(root, info, "video_path", {"video_key": video_key, **place})
+    return replace(entry, video=video, offset=offset, until=until)
+
+
+def _require_apart(entries: Iterable[_Entry], fps: float) -> None:
+    """Raise ValueError where two episodes would be given the same frames."""
+    for one, other in pairwise(sorted(entries, key=lambda entry: (str(entry.video), entry.offset))):
+        if one.video == other.video and (other.offset - one.offset) * fps < one.rows - WITHIN:
+            raise ValueError(
+                f"episode {one.number} has {one.rows} rows, so its frames in {one.video} run from {one.offset:.4f} s "
+                f"into those of episode {other.number}, which begins at {other.offset:.4f} s; leave one of the two out "
+                "or convert the data set again"
+            )
+
+
+def _place(root: Path, info: Mapping[str, Any], key: str, values: Mapping[str, int | str]) -> Path:
+    """Fill a pattern of paths; raise ValueError if it has other fields or leads out of the data set."""
+    pattern, where = info.get(key), f"{key} of {root / INFO}"
+
+    def fill(field: re.Match[str]) -> str:
+        if field[1] not in values:
+            raise ValueError(f"{where} may name {', '.join(values)}, names {field[1] or 'nothing'}")
+        return format(values[field[1]], field[2] or "")
+
+    filled = _FIELD.sub(fill, pattern) if isinstance(pattern, str) else "{"
+    if "{" in filled or "}" in filled:
+        raise ValueError(f"{where} must be a pattern of paths, is {pattern!r}; give fields such as {{name:03d}}")
+    path = PurePosixPath(filled)
+    if path.is_absolute() or ".." in path.parts or "\0" in filled or max(map(len, path.parts), default=256) > 255:
+        raise ValueError(f"{where} must lead to a file inside the data set, leads to {filled[:100]!r}")
+    return root / path
+
+
+@contextmanager
+def _whole(path: Path, needs: str = "") -> Iterator[None]:
+    """Raise ValueError where a file cannot be read; a damaged one may fail in any of arrow's ways."""
+    refuse_pointer(path)
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} must be a whole parquet file{needs}; fetch it again ({reason})") from error
+
+
+def _read_rows(path: Path, episode: int, columns: Iterable[str]) -> pa.Table:
+    """Read columns of one episode's rows."""
+    names = list(columns)
+    if not path.exists():
+        raise FileNotFoundError(f"the data set's index names {path}, which is not there; fetch the data set again")
+    with _whole(path, f" with {', '.join(names)}"):
+        return parquet.read_table(path, columns=names, filters=[("episode_index", "==", episode)], use_threads=False)

@@ -6,34 +6,30 @@ from typing import Any
 
 from prophet_gym._checks import unknown_option
 from prophet_gym.data._episode import EpisodeSource
-from prophet_gym.data._reading import Calibration, ToolReading, as_stored, columns_reversed, rows_reversed
+from prophet_gym.data._reading import ToolReading, load_cameras
 from prophet_gym.data._recording import META, RecordingSource
-from prophet_gym.data._windows import MixtureEntry, ToModelActions, ToPlan
+from prophet_gym.data._windows import MixtureEntry, ToPlan
 
-ORIENT = {"as_stored": as_stored, "rows_reversed": rows_reversed, "columns_reversed": columns_reversed}
 HDF5_KINDS = ("libero", "libero_regenerated", "robomimic")
 CHOICE = ("episodes", "without")
 TOOLS = ("state", "numbers", "open", "closed")
 OPTIONS = {
-    "recording": ("robot", *CHOICE),
-    "lerobot": ("camera", "action", "robot", "orient", "tolerance", *CHOICE, *TOOLS, "calibration"),
-    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", "robot", *CHOICE, *TOOLS, "calibration")),
+    "recording": CHOICE,
+    "lerobot": ("camera", "action", "orient", "tolerance", *CHOICE, *TOOLS, "calibration"),
+    **dict.fromkeys(HDF5_KINDS, ("split", "instruction", "fps", *CHOICE, *TOOLS, "calibration")),
 }
 """What can be said of each kind of data set besides kind, weight and actions: arguments of its reader, and `TOOLS`,
 which become a `ToolReading`."""
 
 
-def read_mixture_entry(
-    text: str, actions: Mapping[str, ToModelActions], plans: Mapping[str, ToPlan] | None = None
-) -> MixtureEntry:
+def read_mixture_entry(text: str, plans: Mapping[str, ToPlan]) -> MixtureEntry:
     """Open a data set that is named in words: its folder or file, then options `name=value`, all separated by commas.
 
     `kind` is needed for HDF5 files alone, `camera` for LeRobot sets; `weight` counts only if every data set of the
     mixture has one. `state` names the columns that say where the tools are and `numbers` what they hold, both joined by
     +, `open` and `closed` the gripper's numbers (see `ToolReading`); `calibration` is a file of camera matrices.
     `episodes` names those to read and `without` those to leave out, joined by +, as their reader calls them. `actions`
-    is one of the names in `actions`: how a robot's actions become the model's, the first by default; `plans`, by the
-    same names, says how they do where the tools' poses are known (see `MixtureEntry.plan`).
+    is one of the names in `plans`: how a robot's actions become the model's, the first by default.
     """
     name, *words = text.split(",")
     path = Path(name).expanduser()
@@ -48,16 +44,16 @@ def read_mixture_entry(
     kind = given.pop("kind", None) or _kind(path)
     if kind not in OPTIONS:
         raise unknown_option("kind of data set", kind, OPTIONS)
-    chosen = given.pop("actions", next(iter(actions)))
-    if chosen not in actions:
-        raise unknown_option("way of reading actions", chosen, actions)
+    chosen = given.pop("actions", next(iter(plans)))
+    if chosen not in plans:
+        raise unknown_option("way of reading actions", chosen, plans)
     known = ("weight", *OPTIONS[kind])
     for option in given:
         if option not in known:
             raise unknown_option(f"option of a {kind} data set", option, ["kind", "actions", *known])
     options = {option: _value(option, value, kind) for option, value in given.items()}
     weight = options.pop("weight", None)
-    return MixtureEntry(_open(path, kind, options), weight, actions[chosen], (plans or {}).get(chosen))
+    return MixtureEntry(_open(path, kind, options), weight, plans[chosen])
 
 
 def _value(name: str, value: str, kind: str) -> Any:
@@ -67,12 +63,8 @@ def _value(name: str, value: str, kind: str) -> Any:
             return float(value)
         except ValueError as error:
             raise ValueError(f"{name} must be a number, got {value!r}") from error
-    if name == "orient":
-        if value not in ORIENT:
-            raise unknown_option("orient", value, ORIENT)
-        return ORIENT[value]
     if name == "calibration":
-        return Calibration.load(value)
+        return load_cameras(value)
     if name not in ("state", "numbers", *CHOICE):
         return value
     names = tuple(value.split("+"))

@@ -1,13 +1,12 @@
 """How data sets say what they hold: which way up images are, where the tools were and what camera looked on."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Float64, Num, UInt8
 
 from prophet_gym._checks import unknown_option
 from prophet_gym._io.files import refuse_pointer
@@ -18,24 +17,9 @@ from prophet_gym.embodiments._kinematics import (
     rotation_vector_to_matrix,
 )
 
-Orient = Callable[[UInt8[np.ndarray, "f h w 3"]], UInt8[np.ndarray, "f h w 3"]]
-"""Turns stored images upright: `as_stored`, `rows_reversed` or `columns_reversed`."""
-
-
-def as_stored(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
-    """Leave images that are stored upright."""
-    return frames
-
-
-def rows_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
-    """Turn images that are stored with the bottom row first, as OpenGL reads them."""
-    return np.ascontiguousarray(frames[:, ::-1])
-
-
-def columns_reversed(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f h w 3"]:
-    """Mirror images back: OpenGL's, turned by 180 degrees, are upright with left and right exchanged."""
-    return np.ascontiguousarray(frames[:, :, ::-1])
-
+ORIENT = {"as_stored": (1, 1), "rows_reversed": (-1, 1), "columns_reversed": (1, -1)}
+"""How stored images become upright, and the steps over rows and columns that this takes. OpenGL reads the bottom row
+first; its images, turned by 180 degrees, are upright with left and right exchanged."""
 
 _ROTATIONS = {"euler": None, "quaternion": quaternion_to_matrix, "rotation_vector": rotation_vector_to_matrix}
 _WIDTHS = {"xyz": 3, "euler": 3, "quaternion": 4, "rotation_vector": 3, "gripper": 1, "skip": 1}
@@ -98,40 +82,42 @@ def _tool_states(
     return np.concatenate([position, euler_xyz, np.clip(openness, 0, 1)], axis=1).astype(np.float32)
 
 
-class Calibration:
-    """The camera matrices of a data set's episodes (see `CameraSpec`), upright images in [0, 1].
+def upright(frames: UInt8[np.ndarray, "f h w 3"], orient: str) -> UInt8[np.ndarray, "f h w 3"]:
+    """Turn stored images upright, in a way of `ORIENT`."""
+    rows, columns = ORIENT[orient]
+    return np.ascontiguousarray(frames[:, ::rows, ::columns])
 
-    One for all episodes, or one each; NaN where it is not known.
-    """
 
-    def __init__(self, matrices: Float[np.ndarray, "3 4"] | Float[np.ndarray, "n 3 4"]):
-        self.matrices = np.asarray(matrices, np.float64)
+def finite(what: str, values: Num[np.ndarray, "f n"]) -> Float64[np.ndarray, "f n"]:
+    """Return numbers in float64; ValueError where float32 cannot hold one, which would become infinite unnoticed."""
+    wide = values.astype(np.float64)
+    if not (np.abs(wide) <= np.finfo(np.float32).max).all():
+        raise ValueError(f"{what} must be finite numbers; leave this episode out")
+    return wide
 
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Calibration":
-        """Read an `.npy` file."""
-        if not Path(path).expanduser().is_file():
-            raise FileNotFoundError(f"no camera matrices at {path}; write them with numpy.save")
-        refuse_pointer(Path(path).expanduser())
-        # numpy's own errors name neither the file nor what is wrong with it.
-        try:
-            matrices = np.load(Path(path).expanduser(), allow_pickle=False)
-        except Exception as error:
-            raise ValueError(f"{path} must be a whole file of numpy.save ({error}); write it again") from error
-        if not isinstance(matrices, np.ndarray):
-            raise ValueError(f"{path} must hold one array of camera matrices, holds several; write it with numpy.save")
-        if matrices.shape[-2:] != (3, 4) or matrices.ndim > 3 or matrices.dtype.kind != "f":
-            raise ValueError(f"{path} must hold camera matrices, (3, 4) or (episodes, 3, 4), holds {matrices.shape}")
-        return cls(matrices)
 
-    def require(self, episodes: int) -> None:
-        """Raise ValueError unless there is one for all episodes or one for each of so many."""
-        if self.matrices.ndim == 3 and len(self.matrices) != episodes:
-            raise ValueError(
-                f"give one camera matrix, or one for each of {episodes} episodes, got {len(self.matrices)}"
-            )
+def load_cameras(path: str | os.PathLike) -> Float[np.ndarray, "*_ 3 4"]:
+    """Read camera matrices (see `CameraSpec`, upright images in [0, 1]) of an `.npy` file: one, or one an episode."""
+    if not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f"no camera matrices at {path}; write them with numpy.save")
+    refuse_pointer(Path(path).expanduser())
+    # numpy's own errors name neither the file nor what is wrong with it.
+    try:
+        matrices = np.load(Path(path).expanduser(), allow_pickle=False)
+    except Exception as error:
+        raise ValueError(f"{path} must be a whole file of numpy.save ({error}); write it again") from error
+    if not isinstance(matrices, np.ndarray):
+        raise ValueError(f"{path} must hold one array of camera matrices, holds several; write it with numpy.save")
+    if matrices.shape[-2:] != (3, 4) or matrices.ndim > 3 or matrices.dtype.kind != "f":
+        raise ValueError(f"{path} must hold camera matrices, (3, 4) or (episodes, 3, 4), holds {matrices.shape}")
+    return matrices
 
-    def camera(self, episode: int) -> Float[np.ndarray, "3 4"] | None:
-        """Return an episode's matrix; None where it is not known."""
-        matrix = self.matrices if self.matrices.ndim == 2 else self.matrices[episode]
-        return matrix if np.isfinite(matrix).all() else None
+
+def cameras_of(given: Float[np.ndarray, "*_ 3 4"] | None, episodes: int) -> list[Float64[np.ndarray, "3 4"] | None]:
+    """Return the matrix of each episode, given one for all or one each; None where it is not known."""
+    if given is None:
+        return [None] * episodes
+    if given.ndim == 3 and len(given) != episodes:
+        raise ValueError(f"give one camera matrix, or one for each of {episodes} episodes, got {len(given)}")
+    matrices = np.broadcast_to(given.astype(np.float64), (episodes, 3, 4))
+    return [matrix if np.isfinite(matrix).all() else None for matrix in matrices]

@@ -6,7 +6,7 @@ An episode's npz is renamed into place last, so an episode that is listed is who
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -263,7 +263,6 @@ class RecordingSource:
 
     Args:
         folder: The recording.
-        robot: Stands in for what the recording calls its robot.
         episodes: Only these, e.g. `task_03/episode_00007`; all if not given.
         without: Episodes to leave out.
 
@@ -277,12 +276,10 @@ class RecordingSource:
         self,
         folder: str | os.PathLike,
         *,
-        robot: str | None = None,
         episodes: Sequence[str] | None = None,
         without: Sequence[str] = (),
     ):
         self.paths = list_episodes(folder, episodes=episodes, without=without)
-        self.robot = robot
         # Read once here, so that damage shows before training begins and `steps` costs nothing.
         self.lengths = [len(read_episode(path)) for path in self.paths]
 
@@ -295,5 +292,4 @@ class RecordingSource:
 
     def episode(self, index: int) -> Episode:
         """Read episode `index`."""
-        found = read_episode(self.paths[index])
-        return found if self.robot is None else replace(found, robot=self.robot)
+        return read_episode(self.paths[index])

@@ -1,6 +1,5 @@
 """Videos by ffmpeg: write one, read one, or decode a few frames out of a long one of any codec, AV1 too."""
 
-import os
 import re
 import subprocess
 from functools import lru_cache
@@ -28,13 +27,6 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float | i
     done = _run([*source.split(), *target.split(), str(path)], np.ascontiguousarray(frames).tobytes())
     if done.returncode:
         raise OSError(f"ffmpeg could not write {path}: {_reason(done)}")
-
-
-def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "t h w 3"]:
-    """Decode all frames of a video, RGB."""
-    path = Path(path)
-    frame_times(path)  # refuses what is no video
-    return _decode(path, [])
 
 
 def frame_times(path: Path) -> Float64[np.ndarray, " n"]:

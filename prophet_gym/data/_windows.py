@@ -15,19 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 from prophet_gym.data._episode import Episode, EpisodeSource
 from prophet_gym.data._order import epoch_order, quotas
 
-ToModelActions = Callable[[Float32[np.ndarray, "t a"]], Float32[np.ndarray, "t m"]]
-"""From a robot's actions to the model's, e.g. `get_embodiment("libero").to_model_actions`."""
-ToPlan = Callable[
-    [Float32[np.ndarray, "k a"], Float32[np.ndarray, "f arms 7"]],
-    tuple[Float32[np.ndarray, "k m"], Float32[np.ndarray, "f arms 7"]],
-]
-"""From a robot's actions, and where its tools truly were before and after each, to the model's actions and to where the
-tools are drawn, as many times; see `Episode.tools`."""
+Tools = Float32[np.ndarray, "f arms 7"] | None
+"""Where tools are before and after each action, see `Episode.tools`; None where it is not known."""
+ToPlan = Callable[[Float32[np.ndarray, "k a"], Tools], tuple[Float32[np.ndarray, "k m"], Tools]]
+"""From a robot's actions, and where its tools truly were, to the model's actions and to where the tools are drawn."""
 
 
-def as_given(actions: Float32[np.ndarray, "t a"]) -> Float32[np.ndarray, "t a"]:
-    """Leave the actions as they are."""
-    return actions
+def as_given(actions: Float32[np.ndarray, "k a"], tools: Tools) -> tuple[Float32[np.ndarray, "k a"], Tools]:  # noqa: ARG001
+    """Leave the actions as they are, and draw no tools."""
+    return actions, None
 
 
 @dataclass(frozen=True)
@@ -35,15 +31,12 @@ class MixtureEntry:
     """A data set's part in a mixture.
 
     `weight` is how often it is read, relative to the others' weights; if none has one, every window counts alike.
-    `to_model_actions` leads from its actions to the model's. `plan` stands in for it in episodes that say where the
-    tools are, for robots whose model actions depend on that and for models that read images of the tools. Both are a
-    module's functions, so that workers can be sent them.
+    `plan` leads from its actions to the model's, a module's function, so that workers can be sent it.
     """
 
     source: EpisodeSource
     weight: float | int | None = None
-    to_model_actions: ToModelActions = as_given
-    plan: ToPlan | None = None
+    plan: ToPlan = as_given
 
 
 @dataclass(frozen=True)
@@ -166,11 +159,8 @@ def _cut_window(entry: MixtureEntry, episode: int, current: int, shape: WindowSh
     first = max(current - shape.history, 0)
     frames = torch.from_numpy(_resized(found.frames(first, current + shape.steps + 1), shape.size))
     past = _past_indices(np.array([current]), np.array([0]), shape.history + 1)[0] - first
-    actions, tools = found.actions[current : current + shape.steps], None
-    if entry.plan is None or found.tools is None:
-        actions = entry.to_model_actions(actions)
-    else:
-        actions, tools = entry.plan(actions, found.tools[current : current + shape.steps + 1])
+    true_tools = None if found.tools is None else found.tools[current : current + shape.steps + 1]
+    actions, tools = entry.plan(found.actions[current : current + shape.steps], true_tools)
     return Windows(
         past=frames[past][None],
         future=frames[None, current - first + 1 :],

@@ -132,7 +132,7 @@ def require_fit(prophet: Prophet, clips: WindowDataset, batching: Batching, acce
         if (found := clips[number, 0].actions.shape[2]) != expected:
             raise ValueError(
                 f"the model reads actions of {expected} dimensions, data set {number}, a "
-                f"{type(entry.source).__name__}, gives {found}; give its MixtureEntry to_model_actions"
+                f"{type(entry.source).__name__}, gives {found}; give its MixtureEntry a plan"
             )
     if config.draw_tools:
         require_drawable(clips)

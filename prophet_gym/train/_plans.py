@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float32
 from torch.nn import functional as F
 
-from prophet_gym.data._windows import WindowDataset, Windows
+from prophet_gym.data._windows import Tools, WindowDataset, Windows
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
 from prophet_gym.prophet._action_frames import action_video, plan
@@ -13,51 +13,45 @@ from prophet_gym.train._objective import ToolVideos
 
 Actions = Float32[np.ndarray, "k a"]
 ModelActions = Float32[np.ndarray, "k m"]
-Tools = Float32[np.ndarray, "f arms 7"]
 
 
-def robot_to_model_actions(actions: Actions, *, robot: Embodiment, action_dim: int) -> ModelActions:
-    """Return the model's actions for a robot's, as `rollout` has them, where its poses are not known."""
-    if robot.posed:
-        raise ValueError(
-            f"what {robot.name}'s actions come to depends on where the tools are, which this data set does not say; "
-            "name its states and what they hold, state=COLUMN,numbers=xyz+euler+gripper, or add actions=given to data "
-            "that hold model actions"
-        )
-    _require_width(actions, robot)
-    return plan(robot, torch.from_numpy(actions)[None], None, action_dim).actions[0].numpy()
-
-
-def to_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[ModelActions, Tools]:
+def robot_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[ModelActions, Tools]:
     """Return the model's actions for a robot's, and where they lead from the true pose at the window's current frame.
 
     Both are what a rollout from that pose computes; true poses after it are not read. So the images show what
     was commanded, as they will in dreams; the true path would tell what came of it (a grasp that held the gripper open,
     an arm that lagged or was stopped), which no dream can know beforehand.
 
-    Differences from the paper: it reads actions off the recorded poses, see `poses_to_plan`; for BRIDGE, whose actions
+    Differences from the paper: it reads actions off the recorded poses, see `poses_plan`; for BRIDGE, whose actions
     are their differences, that is the same but for the gripper.
     """
-    _require_width(actions, robot)
+    if tools is None and robot.posed:
+        raise ValueError(
+            f"what {robot.name}'s actions come to depends on where the tools are, which this data set does not say; "
+            "name its states and what they hold, state=COLUMN,numbers=xyz+euler+gripper, or add actions=given to data "
+            "that hold model actions"
+        )
+    if actions.shape[1] != robot.action_spec.dim:
+        raise ValueError(
+            f"{robot.name} takes actions of {robot.action_spec.dim} dimensions, the data have {actions.shape[1]}; "
+            "add actions=given to data that hold model actions"
+        )
     _require_arms(robot.arms, action_dim)
-    found = plan(robot, torch.from_numpy(actions)[None], torch.from_numpy(tools[:1]), action_dim)
-    assert found.tools is not None
-    return found.actions[0].numpy(), found.tools[0].numpy()
+    start = None if tools is None else torch.from_numpy(tools[:1])
+    found = plan(robot, torch.from_numpy(actions)[None], start, action_dim)
+    return found.actions[0].numpy(), None if found.tools is None else found.tools[0].numpy()
 
 
-def poses_unknown(actions: Actions) -> ModelActions:  # noqa: ARG001
-    """Raise ValueError: there are no poses to read actions off."""
-    raise ValueError(
-        "actions=poses needs data that say where the tools are: name the states and what they hold, "
-        "state=COLUMN,numbers=xyz+euler+gripper"
-    )
-
-
-def poses_to_plan(actions: Actions, tools: Tools, *, action_dim: int) -> tuple[ModelActions, Tools]:  # noqa: ARG001
+def poses_plan(actions: Actions, tools: Tools, *, action_dim: int) -> tuple[ModelActions, Tools]:  # noqa: ARG001
     """Return the motion between true poses as model actions (ProphRL, section on actions), and these poses to be drawn.
 
     This is right for any robot whose model actions are metres and radians, whatever its own are.
     """
+    if tools is None:
+        raise ValueError(
+            "actions=poses needs data that say where the tools are: name the states and what they hold, "
+            "state=COLUMN,numbers=xyz+euler+gripper"
+        )
     _require_arms(tools.shape[1], action_dim)
     model_actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
     return F.pad(torch.from_numpy(model_actions), (0, action_dim - model_actions.shape[1])).numpy(), tools
@@ -80,23 +74,17 @@ def require_drawable(clips: WindowDataset) -> None:
     # First episodes of all data sets before second ones: most data sets say it in all episodes or in none.
     for index in range(max(len(entry.source) for entry in entries)):
         for entry in entries:
-            if entry.plan is not None and index < len(entry.source) and entry.source.steps(index):
+            if index < len(entry.source) and entry.source.steps(index):
                 episode = entry.source.episode(index)
-                if episode.tools is not None and episode.camera is not None:
+                if episode.tools is None or episode.camera is None:
+                    continue
+                if entry.plan(episode.actions[:1], episode.tools[:2])[1] is not None:
                     return
     raise ValueError(
         "the tools cannot be drawn: no data set says where they are and what camera looks on; name its states, what "
         "they hold, and a file of camera matrices: state=COLUMN,numbers=xyz+euler+gripper,calibration=FILE.npy; our "
         "recordings say it all, except with actions=given"
     )
-
-
-def _require_width(actions: Actions, robot: Embodiment) -> None:
-    if actions.shape[1] != robot.action_spec.dim:
-        raise ValueError(
-            f"{robot.name} takes actions of {robot.action_spec.dim} dimensions, the data have {actions.shape[1]}; "
-            "add actions=given to data that hold model actions"
-        )
 
 
 def _require_arms(arms: int, action_dim: int) -> None:

@@ -23,12 +23,12 @@ from prophet_gym._arguments import (
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import save_lora
 from prophet_gym.data._mixture import read_mixture_entry
-from prophet_gym.data._windows import ToModelActions, ToPlan, WindowDataset, as_given
+from prophet_gym.data._windows import ToPlan, WindowDataset, as_given
 from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
 from prophet_gym.prophet import Prophet
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
-from prophet_gym.train._plans import poses_to_plan, poses_unknown, robot_to_model_actions, to_plan
+from prophet_gym.train._plans import poses_plan, robot_plan
 from prophet_gym.train._run_folder import begin_run, run_lock
 from prophet_gym.train._states import steps_done
 
@@ -109,14 +109,13 @@ def main(args: Args) -> None:
 def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDataset:
     """Open the data sets of a mixture as clips for this checkpoint."""
     config, action_dim = config_of(prophet), prophet.transformer.config["action_dim"]
-    ways: dict[str, ToModelActions] = {}
-    plans: dict[str, ToPlan] = {"poses": partial(poses_to_plan, action_dim=action_dim)}
     # The checkpoint's own robot first: that is the default.
-    for name, robot in {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}.items():
-        ways[name] = partial(robot_to_model_actions, robot=robot, action_dim=action_dim)
-        plans[name] = partial(to_plan, robot=robot, action_dim=action_dim)
-    ways |= {"given": as_given, "poses": poses_unknown}
-    return WindowDataset([read_mixture_entry(text, ways, plans) for text in data], clip_shape(config, chunks))
+    robots = {"checkpoint": get_embodiment(config.embodiment), **EMBODIMENTS}
+    plans: dict[str, ToPlan] = {
+        name: partial(robot_plan, robot=robot, action_dim=action_dim) for name, robot in robots.items()
+    }
+    plans |= {"given": as_given, "poses": partial(poses_plan, action_dim=action_dim)}
+    return WindowDataset([read_mixture_entry(text, plans) for text in data], clip_shape(config, chunks))
 
 
 def write_result(prophet: Prophet, args: Args) -> None:

@@ -11,7 +11,7 @@ from prophet_gym.checkpoint import Checkpoint, bundled_checkpoints
 from prophet_gym.cli._demo import DREAM, LIBERO, OTHER, Args, demo_episodes, dream_scene
 from prophet_gym.cli.main import main
 from prophet_gym.data import list_episodes, read_episode
-from prophet_gym.data._video import read_video
+from prophet_gym.data._video import frame_times
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_command_writes_film_sheet_picture_and_numbers(checkpoint, recording
         "demo", "--world-model", str(checkpoint), "--data", str(recording), "--out", str(tmp_path), "--scale", "1",
         "--animation", str(image), "--json", str(numbers),
     ])  # fmt: skip
-    assert len(read_video(tmp_path / "demo.mp4")) == 2 * 17
+    assert len(frame_times(tmp_path / "demo.mp4")) == 2 * 17
     assert len(iio.imread(image, plugin="pillow", index=...)) == 9
     assert iio.imread(tmp_path / "demo.png").shape[1] == 150 + 8 * 64
     found = json.loads(numbers.read_text())

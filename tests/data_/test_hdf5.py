@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from prophet_gym.data import LIBERO, LIBERO_REGENERATED, ROBOMIMIC, Hdf5Source
-from prophet_gym.data._reading import as_stored
 
 from .conftest import LENGTHS, actions, grey, level
 
@@ -31,9 +30,8 @@ def test_the_regenerated_files_hold_pictures_before_actions_and_no_facts(libero_
         Hdf5Source(path, LIBERO_REGENERATED)
     with pytest.raises(ValueError, match="does not say its instruction; give it"):
         Hdf5Source(path, LIBERO_REGENERATED, fps=20)
-    source = Hdf5Source(path, LIBERO_REGENERATED, fps=20, instruction="pick up the milk", robot="libero")
+    source = Hdf5Source(path, LIBERO_REGENERATED, fps=20, instruction="pick up the milk")
     np.testing.assert_array_equal(source.episode(1).actions, actions(1, LENGTHS[1])[:-1])
-    assert source.episode(1).robot == "libero"
 
 
 def test_robomimic_splits_and_upright_pictures(libero_file):
@@ -67,7 +65,9 @@ def test_demonstrations_of_a_folder_come_by_file_and_number(libero_file, tmp_pat
 def test_the_wrong_way_up_is_refused(libero_file):
     with pytest.raises(ValueError, match=r"'opencv', which as_stored turns upright; the layout has rows_reversed"):
         Hdf5Source(libero_file(upright=True), LIBERO)
-    source = Hdf5Source(libero_file(upright=True), replace(LIBERO, orient=as_stored))
+    source = Hdf5Source(libero_file(upright=True), replace(LIBERO, orient="as_stored"))
+    with pytest.raises(ValueError, match="unknown orient 'mirrored'"):
+        replace(LIBERO, orient="mirrored")
     assert (source.episode(0).frames(0, 1)[:, :8] == 250).all()
 
 

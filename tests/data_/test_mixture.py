@@ -14,27 +14,27 @@ from prophet_gym.data._windows import as_given
 from .conftest import CAMERA
 
 
-def doubled(actions):
-    return 2 * actions
+def doubled(actions, tools):
+    return 2 * actions, tools
 
 
 WAYS = {"double": doubled, "given": as_given}
 
 
 def test_each_kind_is_opened_by_its_reader(lerobot, libero_file, tmp_path):
-    entry = read_mixture_entry(f"{lerobot('v3')},camera={CAMERA},weight=2,robot=mine,orient=columns_reversed", WAYS)
+    entry = read_mixture_entry(f"{lerobot('v3')},camera={CAMERA},weight=2,orient=columns_reversed", WAYS)
     assert isinstance(entry.source, LeRobotSource)
-    assert (entry.weight, entry.source.robot, entry.to_model_actions) == (2.0, "mine", doubled)
+    assert (entry.weight, entry.plan) == (2.0, doubled)
     plain = LeRobotSource(tmp_path / "set", CAMERA).episode(0).frames(0, 2)
     np.testing.assert_array_equal(entry.source.episode(0).frames(0, 2), plain[:, :, ::-1])
     entry = read_mixture_entry(f"{libero_file()},kind=libero,actions=given", WAYS)
     assert isinstance(entry.source, Hdf5Source)
-    assert (entry.weight, entry.to_model_actions) == (None, as_given)
+    assert (entry.weight, entry.plan) == (None, as_given)
     again = read_mixture_entry(f"{libero_file()},kind=libero_regenerated", WAYS)
     assert again.source.episode(0).actions[0, 0] + 1 == entry.source.episode(0).actions[0, 0]
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / META).write_text(json.dumps({"starts": "random"}))
-    assert isinstance(read_mixture_entry(f"{tmp_path / 'own'},robot=arm", WAYS).source, RecordingSource)
+    assert isinstance(read_mixture_entry(str(tmp_path / "own"), WAYS).source, RecordingSource)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,6 @@ def test_cameras_and_paths_must_be_given(lerobot, tmp_path):
         read_mixture_entry(str(tmp_path / "nowhere"), WAYS)
 
 
-def planned(actions, tools):
-    return doubled(actions), tools
-
-
 def test_where_the_tools_are_is_said_in_words(libero_file, lerobot, tmp_path):
     path = libero_file()
     with h5py.File(path, "a") as file:
@@ -90,13 +86,11 @@ def test_where_the_tools_are_is_said_in_words(libero_file, lerobot, tmp_path):
     np.save(tmp_path / "cameras.npy", cameras)
     words = "state=ee_pos+ee_ori+gripper_states,numbers=xyz+rotation_vector+gripper+skip,open=0.04"
     text = f"{path},kind=libero,{words},calibration={tmp_path / 'cameras.npy'}"
-    entry = read_mixture_entry(text, WAYS, {"double": planned})
+    entry = read_mixture_entry(text, WAYS)
     episode = entry.source.episode(1)
-    assert entry.plan is planned
     assert len(episode.tools) == len(episode) + 1, "picture and state i are both taken after action i"
     np.testing.assert_allclose(episode.tools[2, 0], [0.2, 0, 0, 0, 0, np.pi / 2, 0.25], atol=1e-6)
     np.testing.assert_array_equal(episode.camera, np.eye(3, 4))
-    assert read_mixture_entry(f"{text},actions=given", WAYS, {"double": planned}).plan is None
     with pytest.raises(ValueError, match="unknown state 'ee_pos'"):
         entry.source.episode(0)
     place = f"{lerobot('v3')},camera={CAMERA},calibration={tmp_path / 'cameras.npy'}"

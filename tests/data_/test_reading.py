@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from prophet_gym.data import Calibration, Episode, MixtureEntry, ToolReading, WindowDataset, WindowLoader, WindowShape
+from prophet_gym.data import Episode, MixtureEntry, ToolReading, WindowDataset, WindowLoader, WindowShape
+from prophet_gym.data._reading import cameras_of, load_cameras
 
 HALF = 0.5**0.5
 
@@ -25,10 +26,9 @@ def test_stored_angles_stay_as_they_are_and_grippers_end_at_their_bounds():
 
 def test_a_camera_is_everybodys_one_each_or_unknown():
     one, each = np.eye(3, 4), np.stack([np.eye(3, 4), np.full((3, 4), np.nan)])
-    Calibration(one).require(7)
-    np.testing.assert_array_equal(Calibration(one).camera(5), one)
-    np.testing.assert_array_equal(Calibration(each).camera(0), one)
-    assert Calibration(each).camera(1) is None
+    np.testing.assert_array_equal(cameras_of(one, 7)[5], one)
+    np.testing.assert_array_equal(cameras_of(each, 2)[0], one)
+    assert cameras_of(each, 2)[1] is None
 
 
 class Two:
@@ -50,7 +50,7 @@ class Two:
 
 def test_a_clip_is_planned_from_its_own_window_where_the_tools_are_known():
     entry = MixtureEntry(
-        Two(), to_model_actions=lambda actions: -actions, plan=lambda actions, tools: (2 * actions, tools + 1)
+        Two(), plan=lambda actions, tools: (-actions, None) if tools is None else (2 * actions, tools + 1)
     )
     clips = WindowDataset([entry], WindowShape(2, 4, (16, 16)))
     known, unknown = clips[0, 3], clips[0, 6 + 3]
@@ -76,4 +76,4 @@ def test_damaged_matrices_are_named(tmp_path):
     for content in (b"", b"x", path.read_bytes()[:-20]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"cameras\.npy must be a whole file of numpy\.save"):
-            Calibration.load(path)
+            load_cameras(path)

@@ -139,7 +139,7 @@ def test_clips_of_a_file_are_resized(lerobot):
 
 
 def test_commands_become_the_models_numbers(mixture):
-    double = MixtureEntry(mixture[0].source, to_model_actions=lambda actions: 2 * actions)
+    double = MixtureEntry(mixture[0].source, plan=lambda actions, tools: (2 * actions, tools))
     assert _cut_window(double, 0, 6, SHAPE).actions[0, :, 0].tolist() == [12, 14, 16, 18]
 
 

@@ -211,7 +211,7 @@ class TestOneActionPerChunk:
 class TestRecording:
     def test_a_video_has_an_image_per_chunk_and_lasts_as_long_as_the_episode(self, tmp_path):
         pytest.importorskip("moviepy")
-        from prophet_gym.data._video import read_video
+        from prophet_gym.data._video import frame_times
 
         model = CountingWorldModel(chunk=CHUNK, frame_size=(32, 32))
         env = ProphetEnv(model, counting_starts(size=(32, 32)), max_episode_steps=3, render_mode="rgb_array")
@@ -222,7 +222,7 @@ class TestRecording:
             env.step(still(env))
         env.close()
         video = next((tmp_path / "films").glob("*.mp4"))
-        assert len(read_video(video)) == 4
+        assert len(frame_times(video)) == 4
 
     def test_statistics_of_uneven_episodes(self):
         reward_model = FunctionReward(lambda video, text: 1.0 if text.endswith("1") else 0.25)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prophet_gym.data._video import read_video
+from prophet_gym.data._video import frame_times
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
@@ -40,4 +40,4 @@ def test_example_runs(example, tmp_path):
     lines = run(example, *out)
     assert lines[1].startswith(EXPECTED[example.stem])
     if videos:
-        assert len(read_video(tmp_path / "film.mp4")) == 17
+        assert len(frame_times(tmp_path / "film.mp4")) == 17

@@ -229,7 +229,7 @@ def test_wrong_runs_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"clips must be WindowShape\(history=1, steps=4, size=\(32, 32\)\)"):
         train(prophet, WindowDataset([MixtureEntry(Squares())], WindowShape(8, 8, (32, 32))))
     narrow = WindowDataset(
-        [MixtureEntry(Squares(), to_model_actions=lambda actions: actions[:, :7])], squares(prophet).shape
+        [MixtureEntry(Squares(), plan=lambda actions, tools: (actions[:, :7], tools))], squares(prophet).shape
     )
     with pytest.raises(ValueError, match="reads actions of 14 dimensions, data set 0, a Squares, gives 7"):
         train(prophet, narrow)

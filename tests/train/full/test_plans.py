@@ -19,7 +19,7 @@ from prophet_gym.prophet._presets import TINY_FULL, tiny_full_prophet
 from prophet_gym.prophet._sampling import karras_sigmas
 from prophet_gym.prophet._training import flow_times, velocity_loss
 from prophet_gym.train._objective import clip_losses, draw
-from prophet_gym.train._plans import draw_batch, poses_to_plan, robot_to_model_actions, to_plan
+from prophet_gym.train._plans import draw_batch, poses_plan, robot_plan
 
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")
@@ -63,11 +63,7 @@ class Bridge:
 
 def bridge_clips(posed: bool) -> WindowDataset:
     robot = get_embodiment("bridge")
-    entry = MixtureEntry(
-        Bridge(posed),
-        to_model_actions=partial(robot_to_model_actions, robot=robot, action_dim=14),
-        plan=partial(to_plan, robot=robot, action_dim=14),
-    )
+    entry = MixtureEntry(Bridge(posed), plan=partial(robot_plan, robot=robot, action_dim=14))
     return WindowDataset([entry], WindowShape(1, 4, (32, 32)))
 
 
@@ -95,24 +91,24 @@ def test_without_poses_they_mean_nothing():
 
 def test_the_papers_numbers_are_the_motion_between_poses_of_any_robot():
     tools = tools_at((0, 0, 0, 0, 0, QUARTER, 1), (0.1, 0, 0, 0, 0, QUARTER, 0.5), (0.1, 0, 0, 0, 0, np.pi, 0.25))
-    actions, drawn = poses_to_plan(np.full((2, 3), 9, np.float32), tools, action_dim=14)
+    actions, drawn = poses_plan(np.full((2, 3), 9, np.float32), tools, action_dim=14)
     np.testing.assert_allclose(actions[:, :7], [[0, -0.1, 0, 0, 0, 0, 0.5], [0, 0, 0, 0, 0, QUARTER, 0.25]], atol=1e-6)
     assert drawn is tools
     both = np.concatenate([tools, tools], axis=1)
     with pytest.raises(ValueError, match=r"2 arm\(s\) need 14 dimensions of an action, but the model reads 7"):
-        poses_to_plan(np.zeros((2, 3), np.float32), both, action_dim=7)
+        poses_plan(np.zeros((2, 3), np.float32), both, action_dim=7)
 
 
 def test_liberos_tools_are_drawn_where_commands_lead_not_where_the_arm_went():
     actions = np.zeros((4, 7), np.float32)
     actions[:, 0], actions[:, 6] = 1.0, -1.0
     tools = tools_at(*[(0.01 * i, 0, 0.2, np.pi, 0, 0, 0.5) for i in range(5)])
-    model_actions, path = to_plan(actions, tools, robot=get_embodiment("libero"), action_dim=14)
+    model_actions, path = robot_plan(actions, tools, robot=get_embodiment("libero"), action_dim=14)
     np.testing.assert_allclose(model_actions[:, 0], 0.05, atol=1e-7)
     np.testing.assert_allclose(path[:, 0, 0], 0.05 * FRACTION_REACHED * np.arange(5), atol=1e-6)
     assert path[:, 0, 6].tolist() == [0.5, 1, 1, 1, 1]
     with pytest.raises(ValueError, match="libero takes actions of 7 dimensions, the data have 5; add actions=given"):
-        to_plan(actions[:, :5], tools, robot=get_embodiment("libero"), action_dim=14)
+        robot_plan(actions[:, :5], tools, robot=get_embodiment("libero"), action_dim=14)
 
 
 def test_a_mixture_names_whose_commands_it_holds(toy_recording, toys):

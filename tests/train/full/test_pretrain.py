@@ -107,7 +107,7 @@ def test_commands_are_read_as_the_checkpoint_takes_them(toy_recording, toys):
     np.testing.assert_allclose(clip.actions[0], to_model_actions(episode.actions[3:11]), atol=1e-6)
     assert clip.frames.shape == (1, 9, 32, 32, 3)
     with pytest.raises(ValueError, match=r"takes actions of 7 dimensions, the data have 5; add actions=given"):
-        clips.entries[0].to_model_actions(np.zeros((3, 5), np.float32))
+        clips.entries[0].plan(np.zeros((3, 5), np.float32), None)
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line(base, toy_recording, tmp_path):
