@@ -1,6 +1,6 @@
 # make demo     dream a LIBERO scene: outputs/demo.mp4, outputs/demo.png
 # make test     install everything and run the tests
-# make test-vla the tests that need lerobot, openpi's port or timm, on the releases that they run on, in .venv-vla
+# make test-vla the tests that need lerobot or timm, on the releases that they run on, in .venv-vla
 # make test-latest   the tests on the newest releases that pyproject.toml allows, in .venv-latest: lists what broke
 # make fuzz     the fuzz tests with ten thousand cases (make test runs a few of each)
 # make lint     ruff, format check, pyright
@@ -67,8 +67,8 @@ test: $(FULL)
 fuzz: $(FULL)
 	$(call PYTEST,.venv) --fuzz-scale 40 tests/fuzz
 
-# lerobot and openpi's port come without what they ask for. openpi's files of transformers must come after those that they
-# replace. Where the two look for torchvision stands tests/stand_ins.
+# lerobot comes without what it asks for. openpi's files of transformers must come after those that they replace. Where
+# lerobot looks for torchvision stands tests/stand_ins.
 $(VLA): pyproject.toml requirements/build.txt requirements/vla.txt requirements/vla-bare.txt requirements/torch.txt
 	test -x .venv-vla/bin/python || $(PYTHON) -m venv .venv-vla
 	$(call LOCKED,.venv-vla,build)

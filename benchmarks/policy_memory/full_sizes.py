@@ -12,16 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, FlowPolicy, FlowSpec, device_of
-from prophrl_algos.vla._prefix_policy import PrefixPolicy
+from prophrl_algos.vla._pi import Pi0Policy
+from prophrl_algos.vla._prefix_policy import PrefixPolicy, lerobot_module
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
-from prophrl_algos.vla._tokenization import CharTokenizer, line
 from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.pi import Pi0Policy
 from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
 from prophrl_algos.vla.prismatic._config import PrismaticConfig
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
-from prophrl_algos.vla.prismatic._sequence import Tokenizer
 from prophrl_algos.vla.prismatic._vision import VitSize
 from prophrl_algos.vla.smolvla import SmolVLAPolicy
 
@@ -134,8 +132,7 @@ def full_smolvla(train: str, *, language: bool, device: torch.device = META) -> 
 @contextmanager
 def smolvlm_of(sizes: Mapping[str, Any]) -> Iterator[None]:
     """Make lerobot's SmolVLA on a SmolVLM of the given sizes; lerobot would fetch its config and its tokenizer."""
-    SmolVLAPolicy.require_lerobot()
-    from lerobot.policies.smolvla import smolvlm_with_expert as module
+    module = lerobot_module("smolvla.smolvlm_with_expert", "smolvla")
     from transformers import AutoConfig
 
     config = AutoConfig.for_model("smolvlm", **sizes, image_token_id=1, pad_token_id=0)
@@ -169,9 +166,7 @@ FULL_SIZES: Mapping[str, Callable[..., FullSize]] = {
 
 def _processor(pixels: int, tokens: int) -> ProcessorConfig:
     one = Affine(torch.zeros(ACTIONS), torch.ones(ACTIONS))
-    return ProcessorConfig(
-        convention("libero", "openpi"), ImageConfig(pixels), one, None, PADDED, CharTokenizer(64), line, tokens
-    )
+    return ProcessorConfig(convention("libero", "openpi"), ImageConfig(pixels), one, None, PADDED, None, "line", tokens)
 
 
 def _published(policy: PrefixPolicy, tokens: int) -> FullSize:
@@ -185,8 +180,7 @@ def _published(policy: PrefixPolicy, tokens: int) -> FullSize:
             "token_mask": torch.ones(rows, tokens, dtype=torch.bool, device=device),
             "state": torch.zeros(rows, PADDED, device=device),
         }
-        with torch.set_grad_enabled(torch.is_grad_enabled() and policy.reads_gradient()):
-            return policy.prefix(images, obs, device)
+        return policy.prefix(images, obs, device)
 
     return FullSize(flow, encode, None, tokens)
 
@@ -194,7 +188,7 @@ def _published(policy: PrefixPolicy, tokens: int) -> FullSize:
 def _prismatic(
     kind: type[PrismaticPolicy], text: Mapping[str, Any], settings: dict, train: str, device: torch.device
 ) -> FullSize:
-    from tokenizers import Tokenizer as Backend
+    from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
     config = PrismaticConfig(
@@ -207,7 +201,7 @@ def _prismatic(
         settings=settings,
     )
     with device:
-        policy = kind(config, Tokenizer(Backend(WordLevel({"": 0}, "")).to_str())).to(torch.bfloat16)
+        policy = kind(config, Tokenizer(WordLevel({"": 0}, ""))).to(torch.bfloat16)
     policy.let_train(train)
     tokens = 48
 

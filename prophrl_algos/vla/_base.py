@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +11,19 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from prophrl_algos.flow import FlowSpec, Obs
-from prophrl_algos.vla._lora import LoraTargets, add_lora, fitted
+from prophrl_algos.vla._lora import LoraPart, LoraTargets, add_lora, fitted
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._units import Affine, policy_image, policy_to_env, shown_images, unnormalise
+from prophrl_algos.vla._units import (
+    Affine,
+    env_to_policy,
+    normalise,
+    policy_to_env,
+    shown_images,
+    shown_state,
+    unnormalise,
+)
 from prophrl_algos.vla.conventions import Convention
-from prophrl_algos.vla.io._saved import CONFIG, as_saved, own_type, read_saved, saving
-from prophrl_algos.vla.io._weights import load_strictly, read_json, require_sizes
+from prophrl_algos.vla.io._weights import CONFIG, load_strictly, own_type, read_json, read_saved, require_sizes, saving
 
 
 class PublishedPolicy(nn.Module):
@@ -28,8 +35,8 @@ class PublishedPolicy(nn.Module):
     """One line that names the files it reads, for error messages."""
     LORA: ClassVar[LoraTargets]
     """What is trained in the mode `lora`."""
-    LORA_WITH_LANGUAGE: ClassVar[LoraTargets]
-    """The same with the option `language`: all layers of the family that may have adapters."""
+    LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = ()
+    """What has adapters too with the option `language`."""
     PREFIX: ClassVar[str] = ""
     """What the names of the weights in `adapted` begin with."""
 
@@ -38,6 +45,10 @@ class PublishedPolicy(nn.Module):
     """What the adapters were made from; None without adapters."""
     convention: Convention
     action_scale: Affine
+    state_scale: Affine | None
+    """None for a policy that reads no state."""
+    without_state: str
+    """As in `LoadOptions`."""
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PublishedPolicy":
@@ -81,14 +92,13 @@ class PublishedPolicy(nn.Module):
         they were; `"expert"` and `"full"` add them to the weights.
         """
         config = read_json(folder / CONFIG)
+        require_sizes(config, folder / CONFIG)
         if config.get("model_type") != own_type(cls.FAMILY):
             policy = cls.load_published(folder, config, options)
             policy.let_train(options.train, language=options.language)
             policy.cast(options.dtype)
             return policy.eval()
-        require_sizes(config, folder / CONFIG)
-        with as_saved(folder):
-            lora = LoraTargets.from_json(config["lora"])
+        lora = LoraTargets.from_json(config["lora"])
         policy = cls.make_saved(folder, config, options)
         state = read_saved(folder, config)
         # What is trained is chosen before the weights are loaded, since it takes them in float32.
@@ -108,13 +118,13 @@ class PublishedPolicy(nn.Module):
 
     def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
         """Load weights of this family's `state_dict`, whatever was trained of them."""
-        own = LoraTargets(()) if self.lora is None else self.lora
-        self._fill(state, LoraTargets(self.LORA_WITH_LANGUAGE.parts + own.parts), source=source)
+        own = () if self.lora is None else self.lora.parts
+        self._fill(state, LoraTargets(self.LORA.parts + self.LANGUAGE_LORA + own), source=source)
 
     def let_train(self, train: str, *, language: bool = False, lora: LoraTargets | None = None) -> None:
         """Let what is trained require a gradient, in float32; `lora` replaces the family's own adapters."""
         if train == "lora":
-            self.adapt(lora or (self.LORA_WITH_LANGUAGE if language else self.LORA))
+            self.adapt(lora or replace(self.LORA, parts=self.LORA.parts + (self.LANGUAGE_LORA if language else ())))
         unread = self.unread()
         for name, weight in self.adapted.named_parameters():
             if train != "lora":
@@ -134,7 +144,20 @@ class PublishedPolicy(nn.Module):
         """Return the images as the policy was trained on them, by view; only the first view must be there."""
         first, *others = self.convention.views
         names = (first, *(name for name in others if name in env_obs))
-        return {name: policy_image(shown_images(env_obs, name, rows), self.convention.image) for name in names}
+        shown = {name: shown_images(env_obs, name, rows) for name in names}
+        return {name: images.flip(-2) if self.convention.mirrored else images for name, images in shown.items()}
+
+    def shown_state(self, env_obs: Mapping[str, Any], rows: int) -> Float[Tensor, "b s"]:
+        """Return the normalised state, which the policy must read; where there is none, its mean in the training."""
+        assert self.state_scale is not None
+        numbers = len(self.state_scale.scale)
+        state = shown_state(env_obs, rows, numbers, self.without_state)
+        # Normalised, the middle of the training data is zero.
+        return torch.zeros(rows, numbers) if state is None else normalise(state, self.state_scale)
+
+    def latents(self, actions: Float[Tensor, "b h a"]) -> Float[Tensor, "b h a"]:
+        """Return demonstrated actions as normalised actions of the policy."""
+        return normalise(env_to_policy(actions.float(), self.convention), self.action_scale)
 
     def decode(self, x0: Float[Tensor, "b h d"], obs: Obs) -> Float[Tensor, "b n a"]:
         """Return the executed actions in the env's units."""

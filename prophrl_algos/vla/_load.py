@@ -18,14 +18,25 @@ from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla.io._weights import WEIGHTS, instead, read_json, tensor_names
 
 FAMILIES = {
-    "pi05": "prophrl_algos.vla.pi:Pi05Policy",
-    "pi0": "prophrl_algos.vla.pi:Pi0Policy",
+    "pi05": "prophrl_algos.vla._pi:Pi05Policy",
+    "pi0": "prophrl_algos.vla._pi:Pi0Policy",
     "smolvla": "prophrl_algos.vla.smolvla:SmolVLAPolicy",
     "vla_adapter": "prophrl_algos.vla.prismatic:VLAAdapter",
     "openvla_oft": "prophrl_algos.vla.prismatic:OpenVLAOFT",
     "small": "prophrl_algos.vla.small:SmallVLA",
 }
 """The registered families, tried in this order; each class is a `Family`. A new one needs a line here and a module."""
+_BY_TENSORS = {
+    "pi05": (
+        {"paligemma_with_expert.gemma_expert.model.norm.dense.weight", "action_in_proj.weight"},
+        "paligemma_with_expert with a time modulation (norm.dense), as openpi and RLinf write pi0.5",
+    ),
+    "pi0": (
+        {"paligemma_with_expert.gemma_expert.model.norm.weight", "state_proj.weight"},
+        "paligemma_with_expert with a state_proj and no time modulation, as openpi writes pi0",
+    ),
+}
+"""Families that are also published without a `config.json` -> names of tensors, and what these tell."""
 BUNDLED = {name: Path(__file__).parent / name for name in ("SmallVLA-LIBERO-object-sft",)}
 """Policies that are installed with the package, and their folders."""
 _FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
@@ -50,16 +61,6 @@ class Family(Protocol):
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> FlowPolicy:
         """Return the policy on the CPU in eval mode; raise CheckpointError unless every tensor is accounted for."""
-        ...
-
-
-@runtime_checkable
-class _RecognisesTensors(Protocol):
-    """Describe a family that has layouts without a `config.json`."""
-
-    @classmethod
-    def recognises_tensors(cls, names: Collection[str]) -> str | None:
-        """Return why weights with these tensor names are of this family, or None if they are not."""
         ...
 
 
@@ -107,9 +108,9 @@ def choose(source: str | Path) -> Choice:
     for name in FAMILIES:
         if (reason := _family(name).recognises(files, config)) is not None:
             return Choice(name, reason, folder)
-    for name in FAMILIES:
-        family = _family(name)
-        if isinstance(family, _RecognisesTensors) and (reason := family.recognises_tensors(tensor_names(folder))):
+    names = tensor_names(folder)
+    for name, (needed, reason) in _BY_TENSORS.items():
+        if needed <= names:
             return Choice(name, reason, folder)
     raise _unknown_layout(source, files, config)
 

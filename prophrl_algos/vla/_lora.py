@@ -1,7 +1,7 @@
 """Put low-rank adapters (peft) on a policy's networks, and fit weights to models with and without them."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,26 +44,25 @@ class LoraTargets:
         return cls(tuple(LoraPart(**part) for part in said["parts"]), tuple(said["whole"]))
 
 
-def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
-    """Freeze a model, add adapters in place, and return the sorted names of the trained parameters.
+def add_lora(model: nn.Module, targets: LoraTargets) -> None:
+    """Freeze a model and add adapters in place.
 
     An adapter begins as zero, so the model computes the same as before. There is no dropout, since the ratio must be 1
     before the first step. Adapters are float32 whatever the model is: RL steps are too small for bfloat16.
     """
     from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
     modules = dict(model.named_modules())
-    if any(isinstance(module, BaseTunerLayer) for module in modules.values()):
+    if has_lora(model):
         raise ValueError("the model has adapters already; make the model again to give it others")
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    found = {part.pattern: _matching(linear, part.pattern) for part in targets.parts}
-    whole = {pattern: _matching(modules, pattern) for pattern in targets.whole}
-    if empty := [pattern for pattern, names in (found | whole).items() if not names]:
+    sized = {name: part for part in targets.parts for name in linear if re.fullmatch(part.pattern, name)}
+    whole = sorted(name for name in modules if any(re.fullmatch(pattern, name) for pattern in targets.whole))
+    patterns = [*(part.pattern for part in targets.parts), *targets.whole]
+    if empty := [each for each in patterns if not any(re.fullmatch(each, name) for name in (*sized, *whole))]:
         raise ValueError(f"no layer of the model is named like {' or '.join(empty)}; linear layers: {linear[:8]} ...")
     model.requires_grad_(requires_grad=False)
-    sized = {name: part for part in targets.parts for name in found[part.pattern]}
     if sized:
         config = LoraConfig(
             target_modules=sorted(sized),
@@ -79,12 +78,11 @@ def add_lora(model: nn.Module, targets: LoraTargets) -> list[str]:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     # peft's own option for these matches the ends of names only.
-    for name in sorted({name for names in whole.values() for name in names}):
+    for name in whole:
         parent, _, child = name.rpartition(".")
         wrapper = ModulesToSaveWrapper(model.get_submodule(name), _NAME)
         setattr(model.get_submodule(parent), child, wrapper)
         wrapper.modules_to_save.requires_grad_(requires_grad=True)
-    return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def cast_frozen(network: nn.Module, cast: Callable[[], object]) -> None:
@@ -122,17 +120,12 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, targets: LoraTargets, 
     if not adapted:
         return plain
     # Both have adapters, but other ones: those of the state dict go into the weights, those of the model begin at zero.
-    found = {}
-    for name, own in wanted.items():
-        if name.endswith(_UP):
-            found[name] = torch.zeros_like(own)
-        elif name.endswith(_DOWN):
-            found[name] = own
-        elif _plain_name(name) in plain:
-            found[name] = plain[_plain_name(name)]
-    known = {_plain_name(name) for name in wanted}
+    begun = {name: own for name, own in wanted.items() if name.endswith(_DOWN)}
+    begun |= {name: torch.zeros_like(own) for name, own in wanted.items() if name.endswith(_UP)}
+    placed = {name: plain[_plain_name(name)] for name in wanted if _plain_name(name) in plain}
     # Names that the model does not know stay, so that the strict load reports them as unexpected.
-    return found | {name: tensor for name, tensor in plain.items() if name not in known}
+    known = set(map(_plain_name, wanted))
+    return begun | placed | {name: tensor for name, tensor in plain.items() if name not in known}
 
 
 def _merged(state: Mapping[str, Tensor], targets: LoraTargets, *, source: object) -> dict[str, Tensor]:
@@ -172,7 +165,3 @@ def _scaling(layer: str, targets: LoraTargets, rank: int, source: object) -> flo
             return part.alpha / part.rank
     known = "; ".join(f"{part.rank} on {part.pattern[:80]}" for part in targets.parts)
     raise CheckpointError(f"{source}: there is an adapter of rank {rank} on {layer}, and the known ranks are {known}")
-
-
-def _matching(names: Iterable[str], pattern: str) -> list[str]:
-    return [name for name in names if re.fullmatch(pattern, name)]

@@ -9,7 +9,7 @@ import torch
 from prophet_gym._checks import unknown_option
 from prophrl_algos.flow import FlowSpec
 
-_CHOICES = {"train": ("expert", "lora", "full", "none"), "without_state": ("refuse", "mean"), "head": ("flow", "l1")}
+_CHOICES = {"train": ("expert", "lora", "full", "none"), "without_state": ("refuse", "mean")}
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class LoadOptions:
         dtype: Precision of the weights that are not trained; trained weights are always float32.
         statistics: A file of normalisation statistics that replaces the checkpoint's.
         unnorm_key: The data set whose statistics are used, where a file holds several.
-        tokenizer: A Hugging Face tokenizer, a folder or a Hub name; pi0, pi0.5 and SmolVLA also take a function from
-            texts to token ids. The checkpoint's own by default.
+        tokenizer: A Hugging Face tokenizer, a folder or a Hub name; the checkpoint's own by default.
         without_state: What happens when the policy reads a robot state and the observation has none, as in a dream:
             `refuse`, or use the `mean` of the training data.
-        head: `flow`, or `l1` for the published head of VLA-Adapter and OpenVLA-OFT. Other families are flows already.
 
     Raises:
-        UnknownOptionError: `train`, `without_state` or `head` is not one of the names above.
+        UnknownOptionError: `train` or `without_state` is not one of the names above.
         ValueError: `exec_steps` or `num_steps` is below 1.
     """
 
@@ -46,7 +44,6 @@ class LoadOptions:
     unnorm_key: str | None = None
     tokenizer: Any = None
     without_state: str = "refuse"
-    head: str = "flow"
 
     def __post_init__(self) -> None:
         for name in ("exec_steps", "num_steps"):

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,12 +19,25 @@ from prophrl_algos.vla._action_head import flow_targets
 from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._lora import cast_frozen
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._processor import ProcessorConfig, resized
-from prophrl_algos.vla._tokenization import PROMPTS, HuggingFaceTokens, padded_tokens, saved_tokenizer
-from prophrl_algos.vla._units import env_to_policy, normalise, shown_state
-from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
-from prophrl_algos.vla.io._weights import has_weights, read_safetensors, require_sizes, without_init
+from prophrl_algos.vla._processor import PROMPTS, TOKENIZER, ProcessorConfig, padded_tokens, resized, tokenizer_of
+from prophrl_algos.vla.conventions import convention
+from prophrl_algos.vla.io._statistics import cut, published_scales, without_padding
+from prophrl_algos.vla.io._weights import (
+    CONFIG,
+    has_weights,
+    load_strictly,
+    own_type,
+    read_safetensors,
+    renamed,
+    without_init,
+)
 
+ACTION_DIM = 7
+_REFUSED = {
+    "use_relative_actions": "predicts actions relative to the state",
+    "adapt_to_pi_aloha": "speaks Aloha's joints",
+}
+"""Options of lerobot's configs -> what they mean."""
 _MASKED = -2.3819763e38
 """Score of a masked position: the number of openpi and of big_vision before it."""
 _KINDS = ("key", "value")
@@ -35,22 +50,28 @@ class PrefixPolicy(PublishedPolicy):
     """
 
     PREFIX: ClassVar[str] = "network."
+    CONVENTION: ClassVar[str] = "openpi"
+    """Name of the family in the table of conventions."""
+    TOKENIZER: ClassVar[str] = "google/paligemma-3b-pt-224"
+    """Hub repository of the tokenizer, where the config names no other model."""
     BACKBONE: ClassVar[str]
     """Name of the pretrained model in the network."""
     LANGUAGE: ClassVar[str]
     """Name of its language model."""
-    ALSO_BEFORE: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of the names of weights outside the pretrained model that the prefix depends on."""
+    RENAMES: ClassVar[tuple[tuple[str, str], ...]]
+    """Patterns of names in published files, and what takes their place in the network's."""
+    IGNORED: ClassVar[str]
+    """Pattern of the weights that a file may hold or lack, since no action depends on them."""
+
+    network: Any
 
     def __init__(
         self, network: nn.Module, spec: FlowSpec, processor: ProcessorConfig, config: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        numbers = processor.actions.scale.shape[0]
-        if numbers != spec.action_dim:
-            raise ValueError(f"the statistics are of {numbers} action dimensions, the policy has {spec.action_dim}")
         self.network, self.spec, self.processor, self.config = network, spec, processor, config
-        self.convention, self.action_scale = processor.convention, processor.actions
+        self.convention, self.without_state = processor.convention, processor.without_state
+        self.action_scale, self.state_scale = processor.actions, processor.state
         self._take_over(network)
 
     def _take_over(self, network: Any) -> None:
@@ -62,10 +83,18 @@ class PrefixPolicy(PublishedPolicy):
         """Return the network of a config in float32; ImportError if its library is not installed."""
         raise NotImplementedError
 
-    @staticmethod
-    def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
-        """Load a published state dict of any layout, with every tensor accounted for."""
-        raise NotImplementedError
+    @classmethod
+    def fill(cls, network: nn.Module, state: Mapping[str, Tensor], *, source: object) -> None:
+        """Load a published state dict of any layout, with every tensor accounted for.
+
+        lerobot's own loader swallows errors and goes on with random weights.
+        """
+        found = renamed(state, lambda name: reduce(lambda own, change: re.sub(*change, own), cls.RENAMES, name))
+        # The language model's embedding may be stored as the head that it is tied to.
+        if (head := f"{cls.BACKBONE}.lm_head.weight") in found:
+            found.setdefault(f"{cls.LANGUAGE}.embed_tokens.weight", found[head])
+        ignored = {name for name in (*found, *network.state_dict()) if re.fullmatch(cls.IGNORED, name)}
+        load_strictly(network, found, may_miss=ignored, may_ignore=ignored, source=source)
 
     def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
         """Return what `velocity` reads of images (-1 to 1), tokens and state."""
@@ -76,32 +105,73 @@ class PrefixPolicy(PublishedPolicy):
         raise NotImplementedError
 
     @classmethod
-    def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
-        """Return why a folder is of this family: lerobot and prophrl say it in `config.json`."""
-        if not has_weights(files):
-            return None
-        if config.get("model_type") == own_type(cls.FAMILY):
-            return f"config.json says model_type {own_type(cls.FAMILY)}, as prophrl writes it"
-        return f"config.json says type {cls.FAMILY}, as lerobot writes it" if config.get("type") == cls.FAMILY else None
+    def processing(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of `ProcessorConfig` that differ between families: `images`, and others with a default.
+
+        0 for `state_columns` means that no state is read, None that it is not padded.
+        """
+        raise NotImplementedError
 
     @classmethod
-    def published_network(cls, config: Mapping[str, Any], folder: Path) -> Any:
-        """Return the network of a published checkpoint with its weights."""
-        network = cls.empty_network(config, folder)
+    def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
+        """Return why a folder is of this family, which those who write one say in `config.json`."""
+        written = {"type": (cls.FAMILY, "lerobot"), "model_type": (cls.FAMILY, "transformers")}
+        if config.get("model_type") == own_type(cls.FAMILY):
+            written = {"model_type": (own_type(cls.FAMILY), "prophrl")}
+        for key, (name, author) in written.items():
+            if has_weights(files) and config.get(key) == name:
+                return f"config.json says {key} {name}, as {author} writes it"
+        return None
+
+    @classmethod
+    def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
+        if cls.FAMILY not in (config.get("type"), config.get("model_type")):
+            config = {}  # openpi and RLinf write none
+        for name, said in _REFUSED.items():
+            if config.get(name):
+                raise CheckpointError(f"this checkpoint {said}, which no env here takes")
+        how = convention(options.benchmark, cls.CONVENTION)
+        scales = published_scales(folder, how, options, config)
+        with without_init():
+            network: Any = cls.make_network(config)
         cls.fill(network, read_safetensors(folder), source=folder)
-        return network
+        own = network.config
+        num_steps = int(config.get("num_steps", config.get("num_inference_steps", 10)))
+        exec_steps = min(how.exec_steps, own.chunk_size)
+        spec = FlowSpec(own.chunk_size, own.max_action_dim, ACTION_DIM, exec_steps, num_steps)
+        given = {"prompt": "line", "max_tokens": 48, "state_columns": own.max_state_dim} | cls.processing(config)
+        if "tokenizer_max_length" in config:
+            given["max_tokens"] = int(config["tokenizer_max_length"])
+        state = None
+        if given["state_columns"] != 0:
+            state = without_padding(scales.require_state(cls.FAMILY, folder), own.max_state_dim)
+            given["state_columns"] = given["state_columns"] or len(state.scale)
+        processor = ProcessorConfig(
+            convention=how,
+            actions=cut(scales.actions, ACTION_DIM, "actions", folder),
+            state=state,
+            tokenizer=tokenizer_of(options.tokenizer, config.get("vlm_model_name", cls.TOKENIZER)),
+            without_state=options.without_state,
+            **given,
+        )
+        return cls(network, options.sized(spec), processor, config)
 
     @classmethod
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
         options.require_benchmark(said.get("benchmark"), folder)
-        tokenize = saved_tokenizer(folder, said, options.tokenizer)
-        with as_saved(folder):
-            spec = FlowSpec(**said["spec"])
-            processor = ProcessorConfig.from_json(said, spec.action_dim, tokenize, options.without_state)
-            network = said["network"]
-        policy = cls(cls.empty_network(network, folder), options.sized(spec), processor, network)
-        policy._require_agreement(folder)
-        return policy
+        tokenizer = tokenizer_of(options.tokenizer, folder / TOKENIZER)
+        spec = FlowSpec(**said["spec"])
+        processor = ProcessorConfig.from_json(said, spec.action_dim, tokenizer, options.without_state)
+        with without_init():
+            network: Any = cls.make_network(said["network"])
+        sizes = {"chunk_size": spec.horizon, "max_action_dim": spec.latent_dim}
+        # With the other prompt the state is text, which may be padded to any size.
+        if processor.state is not None and processor.prompt == "line":
+            sizes["max_state_dim"] = processor.state_columns
+        for name, size in sizes.items():
+            if (found := getattr(network.config, name)) != size:
+                raise CheckpointError(f"{folder / CONFIG}: {name} is {found} in the network and {size} beside it")
+        return cls(network, options.sized(spec), processor, said["network"])
 
     def describe(self) -> dict[str, Any]:
         if self.config is None:
@@ -109,8 +179,7 @@ class PrefixPolicy(PublishedPolicy):
         return {"network": dict(self.config), "spec": asdict(self.spec), **self.processor.to_json()}
 
     def save_tokenizer(self, folder: Path) -> None:
-        if isinstance(self.processor.tokenize, HuggingFaceTokens):  # other tokenizers are no files
-            self.processor.tokenize.save(folder)
+        self.processor.tokenizer.save_pretrained(folder / TOKENIZER)
 
     def in_expert(self, name: str) -> bool:
         return not name.startswith(f"{self.BACKBONE}.")
@@ -128,34 +197,26 @@ class PrefixPolicy(PublishedPolicy):
     def adapted(self) -> nn.Module:
         return self.network
 
-    @classmethod
-    def empty_network(cls, config: Any, folder: Path) -> Any:
-        """Return the network of a config with memory but no weights; CheckpointError if the config describes none."""
-        require_sizes(config, folder / CONFIG)
-        with constructing(f"network of {cls.FAMILY}", folder), without_init():
-            return cls.make_network(config)
-
-    def reads_gradient(self) -> bool:
-        """Return whether something that is trained lies before the velocity, so that the prefix needs a gradient."""
-        before = (f"{self.BACKBONE}.", *self.ALSO_BEFORE)
-        weights = self.network.named_parameters()
-        return any(weight.requires_grad for name, weight in weights if name.startswith(before))
-
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
         """Return images in the env's size, tokens of the prompt, and the normalised state."""
         processor = self.processor
         # A view that the env does not have is left out, which has the same effect as masking it.
         obs = {name: frames.contiguous() for name, frames in self.views(env_obs, len(instructions)).items()}
-        state = self._state(env_obs, len(instructions))
-        states = [None] * len(instructions) if state is None else state.unbind(0)
-        texts = [processor.prompt(text, each) for text, each in zip(instructions, states, strict=True)]
-        obs["tokens"], obs["token_mask"] = padded_tokens(processor.tokenize(texts), processor.max_tokens, texts)
-        return obs if state is None else {**obs, "state": state}
+        states: Sequence[Tensor | None] = [None] * len(instructions)
+        if self.state_scale is not None:
+            state = self.shown_state(env_obs, len(instructions))
+            obs["state"] = F.pad(state, (0, processor.state_columns - state.shape[1]))
+            states = obs["state"].unbind(0)
+        prompt = PROMPTS[processor.prompt]
+        texts = [prompt(text, each) for text, each in zip(instructions, states, strict=True)]
+        tokens = processor.tokenizer(texts)["input_ids"]
+        obs["tokens"], obs["token_mask"] = padded_tokens(tokens, processor.max_tokens, texts)
+        return obs
 
     def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
-        """Return the prefix of images, prompt and state; without a gradient where nothing of it is trained."""
+        """Return the prefix of images, prompt and state."""
         device = next(self.network.parameters()).device
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled() and self.reads_gradient()):
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             views = [obs[name] for name in self.convention.views if name in obs]
             images = [resized(view.to(device), self.processor.images) for view in views]
             # Stored tokens have one length for all rows; columns of padding alone would only cost time.
@@ -168,35 +229,12 @@ class PrefixPolicy(PublishedPolicy):
     ) -> Float[Tensor, ""]:
         """Return the mean squared error of the velocity on the real dimensions, at one time per row."""
         device = next(self.network.parameters()).device
-        latents = normalise(env_to_policy(actions.to(device).float(), self.convention), self.action_scale)
         # Padded dimensions are noised like the others, since the network reads them, but they are not scored.
-        x0 = F.pad(latents, (0, self.spec.latent_dim - self.spec.action_dim))
+        x0 = F.pad(self.latents(actions.to(device)), (0, self.spec.latent_dim - self.spec.action_dim))
         # openpi, lerobot and transformers draw times from 0.001 on.
         x, t, velocity = flow_targets(x0, 1, generator, least=0.001)
         found, real = self.velocity(self.encode(obs, grad=True), x, t), (..., slice(self.spec.action_dim))
         return F.mse_loss(found[real], velocity[real])
-
-    def _state(self, env_obs: Mapping[str, Any], rows: int) -> Float[Tensor, "b s"] | None:
-        processor = self.processor
-        if processor.state is None:
-            return None
-        numbers = len(processor.state.scale)
-        given = shown_state(env_obs, rows, numbers, processor.without_state)
-        # Normalised, the middle of the training data is zero.
-        if given is None:
-            return torch.zeros(rows, processor.state_columns)
-        return F.pad(normalise(given, processor.state), (0, processor.state_columns - numbers))
-
-    def _require_agreement(self, folder: Path) -> None:
-        """Raise CheckpointError unless the sizes that are saved beside a network are its own."""
-        own = getattr(self.network, "config", None)
-        sizes = {"chunk_size": self.spec.horizon, "max_action_dim": self.spec.latent_dim}
-        # With the other prompt the state is text, which may be padded to any size.
-        if self.processor.state is not None and self.processor.prompt is PROMPTS["line"]:
-            sizes["max_state_dim"] = self.processor.state_columns
-        for name, size in sizes.items():
-            if (found := getattr(own, name, size)) != size:
-                raise CheckpointError(f"{folder / CONFIG}: {name} is {found} in the network and {size} beside it")
 
 
 def cache_tensors(cache: Any) -> dict[str, Tensor]:
@@ -247,6 +285,17 @@ def may_attend(pad: Bool[Tensor, "b n"], starts_block: Bool[Tensor, "b n"]) -> B
 def additive(allowed: Bool[Tensor, "b n m"]) -> Float[Tensor, "b 1 n m"]:
     """Return a mask that is added to attention scores."""
     return torch.where(allowed[:, None], 0.0, _MASKED)
+
+
+def lerobot_module(name: str, extra: str) -> Any:
+    """Return a module of `lerobot.policies`; ImportError says what to install."""
+    try:
+        return import_module(f"lerobot.policies.{name}")
+    except ImportError as error:
+        raise ImportError(
+            f"{name.split('.')[0]} needs lerobot's network: `make test-vla` shows pins that work on Python 3.11, and "
+            f"on 3.12 `pip install 'lerobot[{extra}]'` does"
+        ) from error
 
 
 def _pairs(context: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -1,17 +1,83 @@
-"""Describe what surrounds a published network: images, prompt, scales and signs."""
+"""Describe what surrounds a published network: images, tokens of the prompt, scales and signs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from prophrl_algos.vla._tokenization import PROMPTS, CharTokenizer, Prompt, Tokenize
+from prophet_gym.errors import MissingWeightsError
 from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import Convention, convention
+
+Prompt = Callable[[str, Float[Tensor, " s"] | None], str]
+"""From an instruction, and the normalised state where there is one, to the text that the policy reads."""
+
+TOKENIZER = "tokenizer"
+"""The folder of the tokenizer inside that of a saved policy."""
+_BINS = 256
+
+
+def line(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
+    """Return the instruction and a new line: the prompt of pi0, SmolVLA, and pi0.5 without a discretised state."""
+    del state
+    return f"{_cleaned(instruction)}\n"
+
+
+def task_and_state(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
+    """Return pi0.5's prompt, in which every number of the state is one of 256 bins, or -1 below -1.
+
+    This is `PaligemmaTokenizer.tokenize` of openpi (models/tokenizer.py).
+    """
+    if state is None:
+        raise ValueError("this prompt names the robot's state, and none was given")
+    edges = torch.linspace(-1, 1, _BINS + 1, dtype=torch.float64)[:-1]
+    bins = torch.bucketize(state.double().contiguous(), edges, right=True) - 1
+    return f"Task: {_cleaned(instruction)}, State: {' '.join(map(str, bins.tolist()))};\nAction: "
+
+
+PROMPTS: Mapping[str, Prompt] = {"line": line, "task_and_state": task_and_state}
+"""Prompts by the name that saved policies store."""
+
+
+def tokenizer_of(given: Any, default: str | Path) -> Any:
+    """Return the Hugging Face tokenizer that `LoadOptions.tokenizer` is or names, by default that of a folder or name.
+
+    MissingWeightsError says what to do where it cannot be had.
+    """
+    from transformers import AutoTokenizer
+
+    if given is not None and not isinstance(given, str | Path):
+        return given
+    source = default if given is None else given
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MissingWeightsError(
+            f"could not get the tokenizer {source}: {reason} Give LoadOptions(tokenizer=...) a "
+            "folder that holds it, or accept its licence on the Hub and log in (hf auth login)"
+        ) from error
+
+
+def padded_tokens(
+    tokens: Sequence[Sequence[int]], length: int, texts: Sequence[str]
+) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    """Pad tokens on the right, and return them with a mask of the real ones; ValueError for too long a text."""
+    ids = torch.zeros(len(tokens), length, dtype=torch.int64)
+    real = torch.zeros_like(ids, dtype=torch.bool)
+    for row, each in enumerate(tokens):
+        if len(each) > length:
+            raise ValueError(
+                f"a prompt must have at most {length} tokens, got {len(each)}; shorten {texts[row][:60]!r}..."
+            )
+        ids[row, : len(each)] = torch.as_tensor(list(each), dtype=torch.int64)
+        real[row, : len(each)] = True
+    return ids, real
 
 
 @dataclass(frozen=True)
@@ -35,33 +101,30 @@ class ProcessorConfig:
     state: Affine | None
     state_columns: int
     """Size to which the normalised state is padded with zeros."""
-    tokenize: Tokenize
-    prompt: Prompt
+    tokenizer: Any
+    """A Hugging Face tokenizer."""
+    prompt: str
+    """A name of `PROMPTS`."""
     max_tokens: int
     without_state: str = "refuse"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; ValueError if the prompt is a function that no file can describe."""
-        prompt = next((name for name, known in PROMPTS.items() if known is self.prompt), None)
-        if prompt is None:
-            raise ValueError("this policy cannot be saved, since its prompt is a function of its own: use load_policy")
-        tokenize = self.tokenize
+        """Return plain data, without the tokenizer."""
         return {
             "benchmark": self.convention.benchmark,
             "convention": self.convention.family,
-            # "pictures" and "letters" are the names in files since the first release.
+            # "pictures" is the name in files since the first release.
             "pictures": asdict(self.images),
             "actions": _listed(self.actions),
             "state": None if self.state is None else _listed(self.state),
             "state_columns": self.state_columns,
-            "prompt": prompt,
+            "prompt": self.prompt,
             "max_tokens": self.max_tokens,
-            "letters": tokenize.vocabulary if isinstance(tokenize, CharTokenizer) else None,
         }
 
     @classmethod
     def from_json(
-        cls, said: Mapping[str, Any], action_dim: int, tokenize: Tokenize, without_state: str
+        cls, said: Mapping[str, Any], action_dim: int, tokenizer: Any, without_state: str
     ) -> "ProcessorConfig":
         """Return the config that `to_json` described; KeyError, TypeError or ValueError if it is damaged."""
         state = None if said["state"] is None else _affine(said["state"], "state", None)
@@ -71,11 +134,13 @@ class ProcessorConfig:
             actions=_affine(said["actions"], "actions", action_dim),
             state=state,
             state_columns=int(said["state_columns"]),
-            tokenize=tokenize,
-            prompt=PROMPTS[said["prompt"]],
+            tokenizer=tokenizer,
+            prompt=said["prompt"],
             max_tokens=int(said["max_tokens"]),
             without_state=without_state,
         )
+        if found.prompt not in PROMPTS:
+            raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {found.prompt!r:.80}")
         if state is not None and found.state_columns < len(state.scale):
             raise ValueError(f"state_columns={found.state_columns} must be at least {len(state.scale)}")
         return found
@@ -96,6 +161,10 @@ def resized(frames: UInt8[Tensor, "b h w 3"], how: ImageConfig) -> Float[Tensor,
     down, across = how.size - size[0], how.size - size[1]
     left, top = (across // 2, down // 2) if how.centred else (across, down)
     return F.pad(pixels, (left, across - left, top, down - top)).clamp(0, 1) * 2 - 1
+
+
+def _cleaned(instruction: str) -> str:
+    return instruction.strip().replace("_", " ").replace("\n", " ")
 
 
 def _listed(by: Affine) -> dict[str, list[float]]:

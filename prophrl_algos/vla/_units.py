@@ -6,31 +6,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from prophet_gym._checks import require_images
-from prophrl_algos.vla.conventions import Convention, Gripper, ImageLayout, RotationKind, Scaling
-
-
-def policy_image(frames: UInt8[Tensor, "*b h w 3"], how: ImageLayout) -> UInt8[Tensor, "*b h w 3"]:
-    """Return upright images of an env as the policy was trained on them."""
-    axes = {"as is": (), "mirrored": (-2,), "rotated": (-3, -2)}[how]
-    return frames.flip(axes) if axes else frames
+from prophrl_algos.vla.conventions import Convention, Gripper, Scaling
 
 
 def policy_to_env(actions: Float[Tensor, "*b 7"], how: Convention) -> Float[Tensor, "*b 7"]:
-    """Convert rotation and gripper of un-normalised policy actions to those of the env."""
-    turn = _rotation(actions[..., 3:6], how.rotation, how.env_rotation)
-    grip = _gripper(actions[..., 6:], how.gripper, how.env_gripper, binary=how.binary)
-    return torch.cat([actions[..., :3], turn, grip], -1)
+    """Convert the gripper of un-normalised policy actions to the env's, open or closed."""
+    is_open = _openness(actions[..., 6:], how.gripper) > 0.5
+    grip = torch.where(is_open, how.env_gripper.open, how.env_gripper.closed).to(actions)
+    return torch.cat([actions[..., :6], grip], -1)
 
 
 def env_to_policy(actions: Float[Tensor, "*b 7"], how: Convention) -> Float[Tensor, "*b 7"]:
-    """Convert rotation and gripper of demonstrated env actions to what the policy says, un-normalised."""
-    turn = _rotation(actions[..., 3:6], how.env_rotation, how.rotation)
-    grip = _gripper(actions[..., 6:], how.env_gripper, how.gripper, binary=False)
-    return torch.cat([actions[..., :3], turn, grip], -1)
+    """Convert the gripper of demonstrated env actions to what the policy says, un-normalised."""
+    openness, wanted = _openness(actions[..., 6:], how.env_gripper), how.gripper
+    return torch.cat([actions[..., :6], wanted.closed + openness * (wanted.open - wanted.closed)], -1)
 
 
 class Affine(NamedTuple):
@@ -57,13 +49,10 @@ def affine(
     `quantile` maps q01..q99 to -1..1, `min max` the extremes; `mean std` takes out mean and deviation. `eps` is added
     to the span or deviation. For the identity any one statistic will do.
     """
-    names = STATISTICS[scaling]
-    if any(name not in statistics for name in names):
-        raise ValueError(f"{scaling!r} scaling needs {' and '.join(names)}, the statistics have {sorted(statistics)}")
     if scaling == "identity":
         like = next(iter(statistics.values())).float()
         return Affine(torch.zeros_like(like), torch.ones_like(like))
-    first, second = (statistics[name].float() for name in names)
+    first, second = (statistics[name].float() for name in STATISTICS[scaling])
     if scaling == "mean std":
         offset, scale = first, second + eps
     else:
@@ -84,25 +73,9 @@ def unnormalise(values: Float[Tensor, "*b a"], by: Affine) -> Float[Tensor, "*b 
     return values * by.scale.to(values) + by.offset.to(values)
 
 
-def _gripper(values: Tensor, given: Gripper, wanted: Gripper, *, binary: bool) -> Tensor:
-    # From 0 (closed) to 1 (open), whatever the signs.
-    openness = (values - given.closed) / (given.open - given.closed)
-    if binary:
-        openness = (openness > 0.5).to(values.dtype)
-    return wanted.closed + openness * (wanted.open - wanted.closed)
-
-
-def _rotation(angles: Tensor, given: RotationKind, wanted: RotationKind) -> Tensor:
-    """Convert rotations; Euler angles are about fixed axes (R = Rz Ry Rx)."""
-    if given == wanted:
-        return angles
-    # In float64: two conversions must lead back to the action that was demonstrated.
-    flat = angles.detach().reshape(-1, 3).double().cpu().numpy()
-    if given == "euler xyz":
-        found = Rotation.from_euler("xyz", flat).as_rotvec()
-    else:
-        found = Rotation.from_rotvec(flat).as_euler("xyz")
-    return torch.from_numpy(found).to(angles).view(angles.shape)
+def _openness(values: Tensor, gripper: Gripper) -> Tensor:
+    """Return numbers from 0 (closed) to 1 (open), whatever the signs."""
+    return (values - gripper.closed) / (gripper.open - gripper.closed)
 
 
 def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tensor, "b h w 3"]:

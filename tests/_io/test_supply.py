@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prophet_gym.errors import MissingWeightsError
-from prophrl_algos.vla._tokenization import pretrained_tokenizer
+from prophrl_algos.vla._processor import tokenizer_of
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
@@ -44,5 +44,5 @@ def test_a_tokenizer_that_brings_code_is_refused_and_not_run(tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "config.json").write_text(json.dumps({"model_type": "own"}))
     with pytest.raises(MissingWeightsError, match="could not get the tokenizer"):
-        pretrained_tokenizer(folder)
+        tokenizer_of(folder, "")
     assert not (tmp_path / "ran").exists()

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from prophet_gym.errors import ProphetError
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla import SmallVLA
-from prophrl_algos.vla._tokenization import CharTokenizer
 from prophrl_algos.vla.io._statistics import openpi_scales
 from prophrl_algos.vla.io._weights import read_pt
 
@@ -65,7 +64,7 @@ def folders(tmp_path_factory):
     numbers = {"actions": 7, "state": 8}
     read = {f"{name}_{key}": [0.5] * count for name, count in numbers.items() for key in ("mean", "std")}
     (published / "processor_config.json").write_text(json.dumps(read))
-    words = replace(OPTIONS, tokenizer=CharTokenizer(tiny.VOCABULARY))
+    words = replace(OPTIONS, tokenizer=tiny.char_tokenizer())
     options = {"pi0": replace(OPTIONS, train="lora"), "vla_adapter": replace(OPTIONS, train="lora")}
     return {path: options.get(path.name, words if path.name == "published" else OPTIONS) for path in root.iterdir()}
 

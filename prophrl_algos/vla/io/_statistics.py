@@ -46,10 +46,10 @@ class Scales:
         return self.state
 
 
-def published_scales(folder: Path, how: Convention, options: LoadOptions, *, lerobot: bool) -> Scales:
-    """Read the scales of lerobot's files, or of openpi's or given ones by the convention."""
-    if lerobot and options.statistics is None:
-        return lerobot_scales(folder)
+def published_scales(folder: Path, how: Convention, options: LoadOptions, config: Mapping[str, Any]) -> Scales:
+    """Read the scales of lerobot's or transformers' files, or of openpi's or given ones by the convention."""
+    if options.statistics is None and config:
+        return lerobot_scales(folder) if "type" in config else transformers_scales(folder)
     return openpi_scales(folder, how.scaling, how.eps, given=options.statistics, key=options.unnorm_key)
 
 

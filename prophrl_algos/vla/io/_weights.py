@@ -1,6 +1,8 @@
-"""Read the weights of published checkpoints into a model, with every name accounted for."""
+"""Read weights into a model, with every name accounted for, and save policies whole or not at all."""
 
+import json
 import re
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,9 +14,11 @@ from torch import Tensor, nn
 
 from prophet_gym._checks import listed
 from prophet_gym._io import files as text_files
-from prophet_gym._io.tensor_files import read_tensors
+from prophet_gym._io.atomic import atomic_directory
+from prophet_gym._io.tensor_files import MARK, read_mark, read_tensors, require_finite
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 Value = TypeVar("Value")
@@ -122,10 +126,10 @@ def instead(files: Collection[str]) -> str:
     return f"; it holds {listed(sorted(files))} alone: fetch the weights too (hf download)" if files else ""
 
 
-def tensor_names(folder: Path) -> list[str]:
+def tensor_names(folder: Path) -> set[str]:
     """Return the names of the tensors that `read_safetensors` reads, from the headers alone."""
     if not has_weights(_names(folder)):
-        return []
+        return set()
     found: list[str] = []
     for path, expected in weight_files(folder).items():
         if expected is not None:
@@ -137,7 +141,7 @@ def tensor_names(folder: Path) -> list[str]:
                 found += file.keys()
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
-    return sorted(unwrapped(dict.fromkeys(found, True)))
+    return set(unwrapped(dict.fromkeys(found, True)))
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:
@@ -197,6 +201,41 @@ def without_init() -> Iterator[None]:
     kept: Any = dict.fromkeys(drawing.split(), lambda tensor, *_, **__: tensor)
     with patch.multiple(nn.init, **kept):
         yield
+
+
+def own_type(family: str) -> str:
+    """Return the `model_type` of the policies that prophrl saves of a family."""
+    return f"prophrl-{family}"
+
+
+@contextmanager
+def saving(folder: Path, said: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[Path]:
+    """Yield an empty folder for further files; at its end all of them, config and weights replace those of `folder`.
+
+    Files of other names in it stay; after any error the folder is as it was.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    require_finite(state, folder, why="cannot be written")
+    # The files are renamed one by one: a reader in between sees that their marks differ.
+    mark = uuid.uuid4().hex
+    text = json.dumps({**said, MARK: mark}, indent=2, allow_nan=False) + "\n"
+    with atomic_directory(folder, last=CONFIG) as new:
+        yield new
+        save_torch_state_dict(dict(state), new, metadata={"format": "pt", MARK: mark})
+        (new / CONFIG).write_text(text, encoding="utf-8")
+        written = {path.name for path in new.iterdir()}
+    for old in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
+        if old.name not in written:  # an earlier save had another number of shards
+            old.unlink()
+
+
+def read_saved(folder: Path, said: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that belong to a folder's config; CheckpointError if they are of another save."""
+    others = [path.name for path in weight_files(folder) if MARK in said and read_mark(path) != said[MARK]]
+    if others:
+        raise CheckpointError(f"{folder} holds {', '.join(others)} of another save than its {CONFIG}: save it again")
+    return read_safetensors(folder)
 
 
 def _remedy(missing: set[str], unexpected: Collection[str]) -> str:

@@ -1,6 +1,5 @@
 """Make flow policies of VLA-Adapter and OpenVLA-OFT."""
 
-from prophrl_algos.vla.prismatic._openvla_oft import OpenVLAOFT
-from prophrl_algos.vla.prismatic._vla_adapter import VLAAdapter
+from prophrl_algos.vla.prismatic._policies import OpenVLAOFT, VLAAdapter
 
 __all__ = ["OpenVLAOFT", "VLAAdapter"]

@@ -9,19 +9,32 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from prophrl_algos.flow import Context, FlowSpec, Obs
 from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._units import Affine, env_to_policy, normalise, shown_state
+from prophrl_algos.vla._processor import padded_tokens
+from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import Convention, convention
-from prophrl_algos.vla.io._saved import CONFIG, as_saved, constructing, own_type
-from prophrl_algos.vla.io._weights import load_strictly, require_sizes
-from prophrl_algos.vla.prismatic._config import GRIPPER, PrismaticConfig, rescale_output, scaling
-from prophrl_algos.vla.prismatic._files import HEAD, read_published, read_tokenizer
+from prophrl_algos.vla.io._weights import CONFIG, load_strictly, own_type
+from prophrl_algos.vla.prismatic._config import (
+    GRIPPER,
+    HEAD,
+    TOKENIZER,
+    PrismaticConfig,
+    read_published,
+    read_tokenizer,
+    rescale_output,
+    scaling,
+)
 from prophrl_algos.vla.prismatic._images import prepared
-from prophrl_algos.vla.prismatic._sequence import TOKENIZER, Prompt, Tokenizer, attention_bias, padded, prompt_tokens
 from prophrl_algos.vla.prismatic._vision import FusedVision, Projector
+
+_MAX_TOKENS = 96
+"""Largest number of tokens of a prompt. LIBERO's longest instruction takes about half of it."""
+_STOP = 2
+"""Token behind the action slots."""
 
 
 class PrismaticPolicy(PublishedPolicy):
@@ -34,18 +47,21 @@ class PrismaticPolicy(PublishedPolicy):
 
     LANGUAGE: ClassVar[str]
     """`model_type` of the language model."""
-    PROMPT: ClassVar[Prompt]
+    PROMPT: ClassVar[str]
+    """Text with `{task}` for the instruction in lower case."""
+    LAST: ClassVar[int | None]
+    """Token that ends the prompt."""
     CAUSAL: ClassVar[bool]
     EXPERT: ClassVar[tuple[str, ...]]
     """Modules that are trained where the language model and the vision encoders are not."""
 
     action_head: Any
 
-    def __init__(self, config: PrismaticConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: PrismaticConfig, tokenizer: Any) -> None:
         from transformers import AutoConfig, AutoModel
 
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, self.without_state = config, tokenizer, config.without_state
         self.spec = FlowSpec(config.horizon, config.action_dim, config.action_dim, config.exec_steps, config.num_steps)
         # The precision is torch's default of the moment, whatever the checkpoint notes.
         text = {name: value for name, value in config.text.items() if name not in ("torch_dtype", "dtype")}
@@ -59,18 +75,12 @@ class PrismaticPolicy(PublishedPolicy):
         self.proprio_projector = None if config.states is None else Projector(len(config.states["q01"]), width, width)
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
-        """Return an `L1Head` or a `FlowHead` with new weights."""
+        """Return the published head or a `FlowHead`, by `config.head`, with new weights."""
         raise NotImplementedError
 
     def states(self, obs: Obs) -> Any:
         """Return what the head reads of the language model's states."""
         raise NotImplementedError
-
-    @classmethod
-    def published_settings(cls, weights: Collection[str]) -> Mapping[str, Any]:
-        """Return the settings of a published head, which the names of its weights tell."""
-        del weights
-        return {}
 
     @classmethod
     def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
@@ -85,32 +95,32 @@ class PrismaticPolicy(PublishedPolicy):
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
-        require_sizes(config, folder / CONFIG)
         read, weights = read_published(folder, config, options)
-        policy = cls._empty(replace(read, settings=cls.published_settings(weights)), folder, options)
+        policy = cls._empty(read, folder, options)
         load_strictly(policy, weights, source=folder)
         rescale_output(policy.action_head.fc2, read.actions)
-        if options.head == "flow":
-            policy.begin_flow()
+        policy.config = replace(read, head="flow")
+        # A flow head that begins as the published one; what is new is the same every time.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            published, policy.action_head = policy.action_head, policy.make_head(policy.config)
+        policy.action_head.start_from(published)
         return policy
 
     @classmethod
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
-        with as_saved(folder):
-            config = PrismaticConfig.from_json(said["policy"], folder / CONFIG)
+        config = PrismaticConfig.from_json(said["policy"], folder / CONFIG)
         options.require_benchmark(config.benchmark, folder)
-        if options.head != config.head:
-            raise ValueError(f"{folder} has a head of the kind {config.head!r}, not {options.head!r}; pass that one")
         chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
         return cls._empty(replace(config, **chosen, without_state=options.without_state), folder, options)
 
     @classmethod
     def _empty(cls, config: PrismaticConfig, folder: Path, options: LoadOptions) -> "PrismaticPolicy":
         """Return a policy with memory but no weights; what is trained is float32."""
-        tokenizer = read_tokenizer(folder, options)
+        tokenizer = read_tokenizer(folder, options.tokenizer)
         dtype = torch.float32 if options.train == "full" else options.dtype
         # On the meta device nothing is drawn, which would take minutes for 7 B weights.
-        with torch.device("meta"), constructing(cls.__name__, folder):
+        with torch.device("meta"):
             policy = cls(config, tokenizer).to(dtype)
         for name, part in policy.named_children():
             if name in cls.EXPERT:
@@ -125,15 +135,7 @@ class PrismaticPolicy(PublishedPolicy):
         return {"policy": asdict(self.config)}
 
     def save_tokenizer(self, folder: Path) -> None:
-        (folder / TOKENIZER).write_text(self.tokenizer.text, encoding="utf-8")
-
-    def begin_flow(self) -> None:
-        """Replace the published head by a flow head that begins as it; what is new is the same every time."""
-        self.config = replace(self.config, head="flow")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            published, self.action_head = self.action_head, self.make_head(self.config)
-        self.action_head.start_from(published)
+        (folder / TOKENIZER).write_text(self.tokenizer.to_str(), encoding="utf-8")
 
     def in_expert(self, name: str) -> bool:
         return name.split(".")[0] in self.EXPERT
@@ -160,19 +162,14 @@ class PrismaticPolicy(PublishedPolicy):
         """Return images as the vision encoders see them (uint8), tokens, and the normalised state."""
         rows, size = len(instructions), self.vision_backbone.image_size
         views = self.views(env_obs, rows).values()
-        tokens, mask = prompt_tokens(self.tokenizer, self.PROMPT, instructions)
-        obs = {
-            "image": torch.stack([prepared(each.numpy(), size) for each in views], 1),
-            "image_mask": torch.ones(rows, len(views), dtype=torch.bool),
-            "tokens": tokens,
-            "token_mask": mask,
-        }
+        texts = [self.PROMPT.format(task=instruction.lower()) for instruction in instructions]
+        tokens = [self.tokenizer.encode(text).ids for text in texts]
+        if self.LAST is not None:
+            tokens = [ids if ids[-1] == self.LAST else [*ids, self.LAST] for ids in tokens]
+        obs = {"image": torch.stack([prepared(each.numpy(), size) for each in views], 1)}
+        obs["tokens"], obs["token_mask"] = padded_tokens(tokens, _MAX_TOKENS, instructions)
         if self.state_scale is not None:
-            numbers = len(self.state_scale.offset)
-            state = shown_state(env_obs, rows, numbers, self.config.without_state)
-            # Normalised, the middle of the training data is zero.
-            known = state is not None
-            obs["state"] = normalise(state, self.state_scale).clamp(-1, 1) if known else torch.zeros(rows, numbers)
+            obs["state"] = self.shown_state(env_obs, rows).clamp(-1, 1)
         return obs
 
     def encode(self, obs: Obs, *, grad: bool) -> Context:
@@ -183,36 +180,31 @@ class PrismaticPolicy(PublishedPolicy):
     def velocity(self, ctx: Context, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         return self.action_head.velocity(ctx, x.float(), t.float()).float()
 
-    def latents(self, actions: Float[Tensor, "b h a"]) -> Float[Tensor, "b h d"]:
-        """Return demonstrated actions as latents, clipped to -1..1 as in the training of the published policies."""
-        return normalise(env_to_policy(actions.float(), self.convention), self.action_scale).clamp(-1, 1)
-
     def sft_loss(
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
-        """Return the head's loss: flow matching, or the mean absolute error of a published head."""
+        """Return the loss of flow matching."""
         context = self.encode(obs, grad=True)
-        return self.action_head.loss(context, self.latents(actions.to(self.device)), generator)
+        # Clipped as in the training of the published policies.
+        return self.action_head.loss(context, self.latents(actions.to(self.device)).clamp(-1, 1), generator)
 
-    def pieces(self, obs: Obs) -> tuple[list[Tensor], list[Tensor]]:
+    def pieces(self, obs: Obs) -> tuple[Sequence[Tensor], list[Tensor]]:
         """Return the embeddings of each row: the patches of all its images, and its prompt."""
-        # Only real images run through the vision encoders: rows may have different numbers of them.
-        shown = obs["image_mask"].to(self.device)
-        patches = self.projector(self.vision_backbone(obs["image"].to(self.device)[shown])).flatten(0, 1)
-        counts = (shown.sum(1) * self.vision_backbone.featurizer.size.grid**2).tolist()
+        images = obs["image"].to(self.device)
+        patches = self.projector(self.vision_backbone(images.flatten(0, 1)))
         lengths = obs["token_mask"].sum(1).tolist()
         words = self.language_model.get_input_embeddings()(obs["tokens"][:, : max(lengths)].to(self.device))
-        return list(patches.split(counts)), [row[:length] for row, length in zip(words, lengths, strict=True)]
-
-    def stop(self) -> Float[Tensor, "1 d"]:
-        """Return the embedding behind the action slots."""
-        return self.language_model.get_input_embeddings()(torch.tensor([self.PROMPT.stop], device=self.device))
+        prompts = [row[:length] for row, length in zip(words, lengths, strict=True)]
+        return patches.unflatten(0, (len(images), -1)).flatten(1, 2).unbind(0), prompts
 
     def run(
         self, rows: Sequence[Sequence[Float[Tensor, "_ d"]]], *, every_layer: bool
     ) -> tuple[Sequence[Float[Tensor, "b n d"]], Int[Tensor, " b"]]:
         """Run sequences through the language model; return states of every layer or the last one, and the lengths."""
-        embeddings, lengths = padded(rows)
+        stop = self.language_model.get_input_embeddings()(torch.tensor([_STOP], device=self.device))
+        joined = [torch.cat([*pieces, stop.to(pieces[0])]) for pieces in rows]
+        lengths = torch.tensor([len(row) for row in joined], device=self.device)
+        embeddings = pad_sequence(joined, batch_first=True)
         dtype = self.language_model.get_input_embeddings().weight.dtype
         # A mask of every pair: stock Llama is causal, and OpenVLA-OFT was trained on a fork that is not.
         bias = attention_bias(lengths, embeddings.shape[1], dtype, causal=self.CAUSAL)
@@ -220,3 +212,21 @@ class PrismaticPolicy(PublishedPolicy):
             inputs_embeds=embeddings.to(dtype), attention_mask=bias, use_cache=False, output_hidden_states=every_layer
         )
         return found.hidden_states[1:] if every_layer else [found.last_hidden_state], lengths
+
+
+def attention_bias(
+    lengths: Int[Tensor, " b"], longest: int, dtype: torch.dtype, *, causal: bool
+) -> Float[Tensor, "b 1 n n"]:
+    """Return what is added to attention scores: padding is unseen and, where causal, whatever comes later."""
+    places = torch.arange(longest, device=lengths.device)
+    seen = (places < lengths[:, None])[:, None].expand(-1, longest, -1)
+    if causal:
+        seen = seen & (places <= places[:, None])
+    bias = torch.zeros(seen.shape, dtype=dtype, device=lengths.device)
+    return bias.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def windows(states: Float[Tensor, "b n d"], first: Int[Tensor, " b"], count: int) -> Float[Tensor, "b m d"]:
+    """Return `count` states of each row, beginning at its `first`."""
+    places = first[:, None] + torch.arange(count, device=states.device)
+    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))

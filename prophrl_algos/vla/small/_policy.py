@@ -13,15 +13,12 @@ from torch import Tensor, nn
 from prophet_gym._io.atomic import atomic_directory
 from prophet_gym._io.configs import require_kinds
 from prophet_gym._io.tensor_files import require_finite
-from prophet_gym.errors import CheckpointError
 from prophrl_algos.flow import FlowSpec, Obs, TensorContext
 from prophrl_algos.vla._action_head import ActionHead, flow_targets
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import shown_images
-from prophrl_algos.vla.io._saved import CONFIG
-from prophrl_algos.vla.io._weights import load_strictly, read_json, read_safetensors, require_sizes
-from prophrl_algos.vla.small._images import shrunk, softened, varied
-from prophrl_algos.vla.small._networks import PlaceEncoder, TextEncoder
+from prophrl_algos.vla.io._weights import CONFIG, load_strictly, read_json, read_safetensors, require_sizes
+from prophrl_algos.vla.small._networks import PlaceEncoder, TextEncoder, shrunk, softened, varied
 
 _START = 1
 """The byte before every text, so that none is empty."""
@@ -140,10 +137,7 @@ class SmallVLA(
         if options.train == "lora":
             raise ValueError("a SmallVLA has no adapters: pass train='full', 'expert' (its action head) or 'none'")
         config = read_json(folder / CONFIG)
-        try:
-            require_kinds(SmallVLA, config)
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: {error}") from error
+        require_kinds(SmallVLA, config)
         require_sizes(config, folder / CONFIG)
         chosen: dict[str, Any] = {} if options.num_steps is None else {"num_steps": options.num_steps}
         policy = SmallVLA(**config | chosen)
@@ -156,24 +150,15 @@ class SmallVLA(
         return policy
 
     def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *,
-        config: dict[str, Any] | None = None,
-        repo_id: str | None = None,
-        push_to_hub: bool = False,
-        model_card_kwargs: dict[str, Any] | None = None,
-        **push_to_hub_kwargs: Any,
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **kwargs: Any
     ) -> str | None:
         """Write config, weights and, where there is none yet, a card: whole or not at all.
 
         Args:
             save_directory: The folder.
-            config: See `PyTorchModelHubMixin`, as for the others.
             repo_id: Repository to push to; the folder's name by default.
             push_to_hub: Whether to push to the Hub afterwards.
-            model_card_kwargs: Content of the card.
-            push_to_hub_kwargs: Further arguments of `push_to_hub`.
+            kwargs: Further arguments of `PyTorchModelHubMixin.push_to_hub`.
 
         Returns:
             The address of the commit if the policy was pushed.
@@ -184,13 +169,11 @@ class SmallVLA(
         require_finite(self.state_dict(), "the policy", why="cannot be saved")
         folder = Path(save_directory)
         with atomic_directory(folder, last=CONFIG) as new:
-            super().save_pretrained(new, config=config, model_card_kwargs=model_card_kwargs)
+            card = kwargs.get("model_card_kwargs")
+            super().save_pretrained(new, config=kwargs.get("config"), model_card_kwargs=card)
             if (folder / "README.md").exists():  # a card that somebody wrote is kept
                 (new / "README.md").unlink(missing_ok=True)
-        if not push_to_hub:
-            return None
-        given = {"config": config, "model_card_kwargs": model_card_kwargs, **push_to_hub_kwargs}
-        return self.push_to_hub(repo_id or folder.name, **given)
+        return self.push_to_hub(repo_id or folder.name, **kwargs) if push_to_hub else None
 
     def fit_actions(self, actions: Float[Tensor, "n a"]) -> None:
         """Take the demonstrations' mean and deviation as the scale of latents; call it before any training."""

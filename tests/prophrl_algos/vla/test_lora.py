@@ -31,9 +31,9 @@ X = torch.linspace(-1, 1, 12).view(3, 4)
 
 def test_only_adapters_and_whole_modules_are_trained_and_nothing_changes_at_first(net):
     before = net(X)
-    trained = add_lora(net, TARGETS)
+    add_lora(net, TARGETS)
     assert torch.equal(net(X), before)
-    assert trained == [name for name, weight in sorted(net.named_parameters()) if weight.requires_grad]
+    trained = [name for name, weight in net.named_parameters() if weight.requires_grad]
     assert {name.split(".")[0] + "." + name.split(".")[1] for name in trained} == {
         "block.q_proj", "block.k_proj", "head.modules_to_save"}  # fmt: skip
     assert net.block["q_proj"].lora_A["default"].weight.shape == (2, 4)

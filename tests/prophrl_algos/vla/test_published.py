@@ -1,7 +1,5 @@
 """Published networks as flow policies: what they say themselves is what the policy says."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,7 @@ import torch.nn.functional as F
 from prophrl_algos.flow import FlowSchedule, no_step, rescore, sample, select_obs
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.trainer._weight_copy import WeightCopy
-from prophrl_algos.vla._units import policy_to_env, unnormalise
+from prophrl_algos.vla._units import unnormalise
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -65,8 +63,8 @@ def test_what_sft_lowers_is_the_networks_own_loss(family, seen):
     policy = family.make()
     obs = policy.prepare(*seen)
     latents = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1))
-    by, how = policy.processor.actions, policy.processor.convention
-    actions = policy_to_env(unnormalise(latents, by), replace(how, binary=False))
+    # These policies say the env's own actions.
+    actions = unnormalise(latents, policy.processor.actions)
     loss = policy.sft_loss(obs, actions, generator=torch.Generator().manual_seed(5))
     draws = torch.Generator().manual_seed(5)
     noise = torch.randn(3, 4, policy.spec.latent_dim, generator=draws)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla._load import choose
-from prophrl_algos.vla._tokenization import CharTokenizer, tokenizer_of
-from prophrl_algos.vla.pi import Pi0Policy, Pi05Policy
+from prophrl_algos.vla._pi import Pi0Policy, Pi05Policy
+from prophrl_algos.vla._processor import PROMPTS, tokenizer_of
 
 from . import tiny
 
@@ -21,7 +21,7 @@ FEATURES = {"observation.images.image": "VISUAL", "observation.images.image2": "
 ACTIONS = {"mean": np.linspace(-0.1, 0.1, 7), "std": np.linspace(0.2, 0.4, 7)}
 ACTIONS |= {"q01": np.linspace(-0.9, -0.5, 7), "q99": np.linspace(0.5, 0.8, 7)}
 STATES = {name: np.linspace(values[0], values[-1], 8) for name, values in ACTIONS.items()}
-WORDS = CharTokenizer(tiny.VOCABULARY)
+WORDS = tiny.char_tokenizer()
 OPTIONS = LoadOptions(dtype=torch.float32, tokenizer=WORDS, without_state="mean")
 
 
@@ -104,7 +104,7 @@ def test_pi05_of_lerobot(tmp_path, monkeypatch, mode, seen):
     assert_scaled(policy, mode)
     assert (policy.spec.horizon, policy.spec.exec_steps, policy.spec.num_steps) == (4, 4, 10)
     prompt = policy.prepare(*seen)["token_mask"].sum(1)
-    texts = [policy.processor.prompt(text, torch.zeros(32)) for text in seen[1]]
+    texts = [PROMPTS[policy.processor.prompt](text, torch.zeros(32)) for text in seen[1]]
     assert texts[1] == f"Task: stop, State: {' '.join(['128'] * 32)};\nAction: "
     assert prompt.max() > 100
 
@@ -135,7 +135,7 @@ def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
     assert_scaled(policy, "QUANTILES")
     assert (policy.spec.horizon, policy.spec.latent_dim, policy.spec.exec_steps) == (10, 32, 5)
     assert policy.processor.state is None
-    assert policy.processor.prompt("Pick_up", None) == "Pick up\n"
+    assert PROMPTS[policy.processor.prompt]("Pick_up", None) == "Pick up\n"
 
 
 @pytest.mark.vla
@@ -318,13 +318,12 @@ def test_smolvla_of_lerobot(tmp_path):
 
 
 def test_a_tokenizer_may_be_given_as_hugging_face_makes_them():
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer.from_str(tiny.byte_tokenizer("<s>").text)
+    backend = tiny.byte_tokenizer("<s>")
     with_start = PreTrainedTokenizerFast(tokenizer_object=backend)
     texts = ["pick up", "stop"]
-    said = tokenizer_of(with_start, "nowhere/here")(texts)
+    said = tokenizer_of(with_start, "nowhere/here")(texts)["input_ids"]
     assert [each[0] for each in said] == [1, 1]
     assert [with_start.decode(each[1:]) for each in said] == texts
     assert tokenizer_of(WORDS, "nowhere/here") is WORDS

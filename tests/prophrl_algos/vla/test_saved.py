@@ -1,6 +1,7 @@
 """Every family comes back from its folder, whatever was trained, and goes on being trained in any way."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.errors import CheckpointError
+from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.prophet import tiny_prophet
 from prophet_gym.rewards import FunctionReward
 from prophet_gym.specs import InitialState
@@ -202,11 +203,11 @@ def test_options_and_files_that_do_not_fit_are_named(tmp_path):
     for change, said in (
         (
             {"spec": {**config["spec"], "horizon": 0}},
-            "is not what was saved: .*horizon must be at least 1",
+            "cannot be read as pi0: horizon must be at least 1",
         ),
         ({"actions": {"offset": [0.0] * 7, "scale": [0.0] * 7}}, "finite offsets as scales that are not 0"),
-        ({"prompt": "poem"}, "is not what was saved: KeyError 'poem'"),
-        ({"network": {"model_type": "pi0", "vlm_config": 3}}, "describes no network of pi0"),
+        ({"prompt": "poem"}, "cannot be read as pi0: prompt must be one of line, task_and_state, got 'poem'"),
+        ({"network": {"model_type": "pi0", "vlm_config": 3}}, "cannot be read as pi0: .*config.json .* is damaged"),
         ({"network": {**config["network"], "chunk_size": 3}}, "chunk_size is 3 in the network and 4 beside it"),
         ({"state_columns": 9}, "max_state_dim is 8 in the network and 9 beside it"),
         ({"save": "another"}, "model.safetensors of another save than its config.json"),
@@ -214,8 +215,11 @@ def test_options_and_files_that_do_not_fit_are_named(tmp_path):
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(CheckpointError, match=said):
             load_policy(folder, replace(FLOAT, train="lora"))
-    (folder / "config.json").write_text(json.dumps({**config, "letters": None}))
-    with pytest.raises(CheckpointError, match=r"holds no tokenizer/.*LoadOptions\(tokenizer"):
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(
+        MissingWeightsError, match=r"could not get the tokenizer .*ours/tokenizer.*LoadOptions\(tokenizer"
+    ):
         load_policy(folder, replace(FLOAT, train="lora"))
     policy.config = None
     with pytest.raises(ValueError, match="its network's config is not known"):

@@ -12,7 +12,7 @@ from prophrl_algos.flow import FlowSchedule, no_step, sample
 from prophrl_algos.testing import check_flow_policy
 from prophrl_algos.vla import SmallVLA
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, choose, load_policy
-from prophrl_algos.vla.small._images import shrunk, softened, varied
+from prophrl_algos.vla.small._networks import shrunk, softened, varied
 from prophrl_algos.vla.small._policy import pointing_error
 
 SIZES = {"image_size": 16, "places": 4, "width": 16, "layers": 1, "horizon": 2, "action_dim": 3, "signs": ()}

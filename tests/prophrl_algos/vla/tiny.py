@@ -16,16 +16,14 @@ from torch import nn
 from benchmarks.policy_memory.full_sizes import smolvlm_of
 from prophrl_algos.flow import FlowSpec
 from prophrl_algos.vla import smolvla
+from prophrl_algos.vla._pi import Pi0Policy, Pi05Policy
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
-from prophrl_algos.vla._tokenization import CharTokenizer, Prompt, line, task_and_state
 from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import convention
-from prophrl_algos.vla.pi import Pi0Policy, Pi05Policy
 from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
 from prophrl_algos.vla.prismatic._config import Numbers, PrismaticConfig
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
-from prophrl_algos.vla.prismatic._sequence import Tokenizer
 from prophrl_algos.vla.prismatic._vision import VitSize
 
 VOCABULARY = 64
@@ -53,7 +51,7 @@ Made = TypeVar("Made", bound=PrefixPolicy | PrismaticPolicy)
 
 def tiny_pi0(horizon: int = 4, exec_steps: int = 2, num_steps: int = 3, *, train: str = "expert") -> Pi0Policy:
     """Return Pi0 in transformers' classes."""
-    how = processor("openpi", ImageConfig(28), line, VOCABULARY)
+    how = processor("openpi", ImageConfig(28), "line", VOCABULARY)
     policy = Pi0Policy(pi0_network(horizon), _spec(horizon, exec_steps, num_steps), how, pi0_config(horizon))
     return _ready(policy, train)
 
@@ -66,7 +64,7 @@ def tiny_pi05(
     with pi05_sizes():
         network = Pi05Policy.make_network(config)
     randomise(network)
-    how = processor("openpi", ImageConfig(28), task_and_state if discrete_state else line, 60, state=discrete_state)
+    how = processor("openpi", ImageConfig(28), "task_and_state" if discrete_state else "line", 60, state=discrete_state)
     return _ready(Pi05Policy(network, _spec(horizon, exec_steps, num_steps), how, config), train)
 
 
@@ -78,24 +76,23 @@ def tiny_smolvla(
     with smolvlm_sizes():
         network = smolvla.SmolVLAPolicy.make_network(config)
     randomise(network)
-    how = processor("smolvla", ImageConfig(32, centred=False), line, VOCABULARY)
+    how = processor("smolvla", ImageConfig(32, centred=False), "line", VOCABULARY)
     return _ready(smolvla.SmolVLAPolicy(network, _spec(horizon, exec_steps, num_steps), how, config), train)
 
 
 def tiny_vla_adapter(
-    num_steps: int = 4, *, train: str = "expert", head: str = "flow", seed: int = 0
+    num_steps: int = 4, *, train: str = "expert", seed: int = 0
 ) -> VLAAdapter:  # fmt: skip
     """Return VLA-Adapter's Pro release with a language model of two layers."""
-    config = _config(QWEN2, num_steps, head, {"pro": True})
+    config = _config(QWEN2, num_steps, {"pro": True})
     return _prismatic(VLAAdapter, config, byte_tokenizer(None), train, seed)
 
 
 def tiny_openvla_oft(
-    num_steps: int = 4, *, train: str = "expert", head: str = "flow", seed: int = 0
+    num_steps: int = 4, *, train: str = "expert", seed: int = 0
 ) -> OpenVLAOFT:  # fmt: skip
     """Return OpenVLA-OFT with a language model and a transformer of two layers."""
-    small = {} if head == "l1" else {"dit_width": 32, "dit_layers": 2, "dit_heads": 4}
-    config = _config(LLAMA, num_steps, head, small)
+    config = _config(LLAMA, num_steps, {"dit_width": 32, "dit_layers": 2, "dit_heads": 4})
     return _prismatic(OpenVLAOFT, config, byte_tokenizer("<s>"), train, seed)
 
 
@@ -165,16 +162,16 @@ def smolvlm_sizes() -> Iterator[None]:
 
 
 def processor(
-    family: str, images: ImageConfig, prompt: Prompt, max_tokens: int, *, state: bool = True
+    family: str, images: ImageConfig, prompt: str, max_tokens: int, *, state: bool = True
 ) -> ProcessorConfig:  # fmt: skip
-    """Return a config of LIBERO with scales that are not 1, and bytes for tokens."""
+    """Return a config of LIBERO with scales that are not 1, and characters for tokens."""
     return ProcessorConfig(
         convention=convention("libero", family),
         images=images,
         actions=Affine(torch.linspace(-0.1, 0.1, NUMBERS), torch.linspace(0.5, 1.0, NUMBERS)),
         state=Affine(torch.zeros(STATE), torch.full((STATE,), 0.5)) if state else None,
         state_columns=WIDTH,
-        tokenize=CharTokenizer(VOCABULARY),
+        tokenizer=char_tokenizer(),
         prompt=prompt,
         max_tokens=max_tokens,
         without_state="mean",
@@ -190,7 +187,22 @@ def randomise(network: nn.Module, seed: int = 0) -> None:
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
 
 
-def byte_tokenizer(start: str | None) -> Tokenizer:
+def char_tokenizer() -> Any:
+    """Return a Hugging Face tokenizer of a start and single characters, whatever their case."""
+    from tokenizers import Regex, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    chars = "abcdefghijklmnopqrstuvwxyz0123456789 \n.,:;-"
+    backend: Any = Backend(WordLevel({each: number for number, each in enumerate(("?", "<s>", *chars))}, "?"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def byte_tokenizer(start: str | None) -> Any:
     """Return a byte-level BPE that knows the prompts; `start` is put before every text, as Llama's tokenizer does."""
     from tokenizers import AddedToken, decoders, pre_tokenizers, processors
     from tokenizers import Tokenizer as Backend
@@ -203,18 +215,18 @@ def byte_tokenizer(start: str | None) -> Tokenizer:
     made: Any = BpeTrainer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = made(vocab_size=500, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator([kind.PROMPT.template for kind in (VLAAdapter, OpenVLAOFT)] * 3, trainer)
+    backend.train_from_iterator([kind.PROMPT for kind in (VLAAdapter, OpenVLAOFT)] * 3, trainer)
     added: Any = AddedToken
     backend.add_special_tokens([added(each, special=True) for each in SPECIAL])
     if start:
         backend.post_processor = processors.TemplateProcessing(
             single=f"{start} $A", special_tokens=[(start, backend.token_to_id(start))]
         )
-    return Tokenizer(backend.to_str())
+    return backend
 
 
 def _prismatic(
-    kind: type[Prismatic], config: PrismaticConfig, tokenizer: Tokenizer, train: str, seed: int
+    kind: type[Prismatic], config: PrismaticConfig, tokenizer: Any, train: str, seed: int
 ) -> Prismatic:  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -222,9 +234,9 @@ def _prismatic(
     return _ready(policy, train)
 
 
-def _config(text: Mapping[str, Any], num_steps: int, head: str, settings: Mapping[str, Any]) -> PrismaticConfig:
+def _config(text: Mapping[str, Any], num_steps: int, settings: Mapping[str, Any]) -> PrismaticConfig:
     return PrismaticConfig(
-        text, DINO, SIGLIP, ACTIONS, STATES, num_steps=num_steps, without_state="mean", head=head, settings=settings
+        text, DINO, SIGLIP, ACTIONS, STATES, num_steps=num_steps, without_state="mean", settings=settings
     )
 
 

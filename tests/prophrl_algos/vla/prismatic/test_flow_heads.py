@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from prophrl_algos.vla.prismatic._bridge import rotated
-from prophrl_algos.vla.prismatic._flow_heads import TimeEmbedding, flow_targets, gaussian_velocity
+from prophrl_algos.vla.prismatic._heads import TimeEmbedding, flow_targets, gaussian_velocity, rotated
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.7])

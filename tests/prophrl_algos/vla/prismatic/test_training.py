@@ -73,9 +73,9 @@ def test_the_reference_is_what_training_began_with(loaded, seen, awake, family, 
     assert not torch.allclose(moved, first, atol=1e-3)
 
 
-@pytest.mark.parametrize(("family", "head"), [(BOTH[0], "flow"), (BOTH[0], "l1"), (BOTH[1], "flow"), (BOTH[1], "l1")])
-def test_it_is_cloned_from_the_published_head_on(loaded, seen, family, head):
-    policy = loaded(family, head=head, without_state="mean")
+@pytest.mark.parametrize("family", BOTH)
+def test_it_is_cloned_from_the_published_head_on(loaded, seen, family):
+    policy = loaded(family, without_state="mean")
     obs = policy.prepare(seen(2), TEXTS)
     goal = policy.decode(torch.tensor([0.6, -0.6])[:, None, None].expand(2, 8, 7), obs)
     frozen = {name: tensor.clone() for name, tensor in policy.state_dict().items() if "action_head" not in name}
@@ -136,14 +136,13 @@ def test_an_update_of_fa_grpo_with_flowscale_in_a_tiny_dream(loaded, family):
 
 
 @pytest.mark.parametrize("made", [tiny_vla_adapter, tiny_openvla_oft])
-@pytest.mark.parametrize("head", ["flow", "l1"])
-def test_tiny_ones_need_no_files_and_survive_a_round_trip(made, head, seen, tmp_path):
-    policy = made(head=head)
+def test_tiny_ones_need_no_files_and_survive_a_round_trip(made, seen, tmp_path):
+    policy = made()
     policy.save_pretrained(tmp_path)
-    again = load_policy(tmp_path, LoadOptions(head=head, dtype=torch.float32, without_state="mean"))
+    again = load_policy(tmp_path, LoadOptions(dtype=torch.float32, without_state="mean"))
     x, t = torch.randn(2, 8, 7, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.7)
     found = []
-    for one in (policy, again, made(head=head)):
+    for one in (policy, again, made()):
         obs = one.prepare(seen(2, wrist=False, state=False), TEXTS)
         with torch.no_grad():
             found.append(one.velocity(one.encode(obs, grad=False), x, t))

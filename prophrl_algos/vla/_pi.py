@@ -1,0 +1,185 @@
+"""Make flow policies of Pi0.5, on lerobot's port of openpi's network, and of Pi0, on the network of transformers."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prophrl_algos.flow import Obs, TensorContext
+from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets, cast_frozen
+from prophrl_algos.vla._prefix_policy import (
+    PrefixPolicy,
+    additive,
+    as_cache,
+    cache_tensors,
+    lerobot_module,
+    may_attend,
+    prefix_context,
+)
+from prophrl_algos.vla._processor import ImageConfig
+
+_OPENPI_HORIZON = 10
+"""openpi training/config.py, pi05_libero: action_horizon=10; its checkpoints do not say."""
+
+
+class Pi05Policy(PrefixPolicy):
+    """Denoise actions with an expert that reads PaliGemma's keys and values and is modulated by time.
+
+    The network is lerobot's `PI05Pytorch`.
+    """
+
+    FAMILY: ClassVar[str] = "pi05"
+    LAYOUT: ClassVar[str] = (
+        "lerobot's config.json with type pi05, model.safetensors and policy_*processor.json; or openpi's and RLinf's "
+        "model.safetensors with paligemma_with_expert.* and time_mlp_*"
+    )
+    BACKBONE: ClassVar[str] = "paligemma_with_expert.paligemma"
+    LANGUAGE: ClassVar[str] = "paligemma_with_expert.paligemma.model.language_model"
+    RENAMES: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^model\.(?=paligemma_with_expert|action_|time_mlp_|state_proj)", ""),
+        (r"^action_time_mlp_", "time_mlp_"),
+    )
+    # No word is predicted; and a state projection is pi0's.
+    IGNORED: ClassVar[str] = r"paligemma_with_expert\.(paligemma|gemma_expert)\.lm_head\.weight|state_proj\..*"
+    # Ranks: openpi models/gemma.py, gemma_300m_lora and gemma_2b_lora. The time modulation (`dense` of the norms) stays
+    # frozen. lerobot's own pattern for pi0.5 names layers that it does not have and misses others.
+    LORA: ClassVar[LoraTargets] = LoraTargets(
+        (LoraPart(rf".*gemma_expert.*\.{PROJECTIONS}", 32, 32),),
+        (r"(.*\.)?(action_in_proj|action_out_proj|time_mlp_in|time_mlp_out)",),
+    )
+    LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = (
+        LoraPart(rf".*paligemma.*language_model.*\.{PROJECTIONS}", 16, 16),
+    )
+
+    def _take_over(self, network: Any) -> None:
+        both = network.paligemma_with_expert
+        # No word is predicted: the heads would only take memory.
+        both.paligemma.lm_head = both.gemma_expert.lm_head = nn.Identity()
+        # Both are given a mask of every pair of tokens, which only this implementation takes.
+        both.paligemma.model.language_model.config._attn_implementation = "eager"
+        both.gemma_expert.model.config._attn_implementation = "eager"
+
+    @staticmethod
+    def make_network(config: Mapping[str, Any]) -> nn.Module:
+        """Return the network of a lerobot config, or of openpi's sizes for an empty one."""
+        network = lerobot_module("pi05.modeling_pi05", "pi").PI05Pytorch
+        sizes = lerobot_module("pi05.configuration_pi05", "pi").PI05Config
+        horizon = int(config.get("chunk_size", _OPENPI_HORIZON))
+        names = ("paligemma_variant", "action_expert_variant", "max_action_dim", "max_state_dim", "image_resolution",
+                 "min_period", "max_period")  # fmt: skip
+        given = {name: config[name] for name in names if name in config}
+        if "image_resolution" in given:
+            given["image_resolution"] = tuple(given["image_resolution"])
+        return network(sizes(chunk_size=horizon, n_action_steps=horizon, dtype="float32", device="cpu", **given))
+
+    @classmethod
+    def processing(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        size = int(config.get("image_resolution", (224, 224))[0])
+        given = {"images": ImageConfig(size, antialias=not config), "max_tokens": 200}
+        if not config:  # openpi's LIBERO and BRIDGE policies read no state; lerobot's prompt names it.
+            return given | {"state_columns": 0}
+        # lerobot up to 0.4, whose configs know no relative actions, pads the state to 32.
+        columns = None if "use_relative_actions" in config else config.get("max_state_dim", 32)
+        return given | {"prompt": "task_and_state", "state_columns": columns}
+
+    def cast(self, dtype: torch.dtype) -> None:
+        both = self.network.paligemma_with_expert
+        if dtype == torch.bfloat16:  # the network's own code keeps some of it float32
+            cast_frozen(self.network, lambda: both.to_bfloat16_for_selected_params("bfloat16"))
+
+    def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
+        network = self.network
+        real = [torch.ones(len(obs["tokens"]), dtype=torch.bool, device=device)] * len(images)
+        embedded, pad, starts = network.embed_prefix(list(images), real, obs["tokens"], obs["token_mask"])
+        return prefix_context(network.paligemma_with_expert, embedded, pad, additive(may_attend(pad, starts)))
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        return self.network.denoise_step(
+            prefix_pad_masks=ctx["pad"], past_key_values=as_cache(ctx), x_t=x, timestep=t
+        ).float()
+
+
+class Pi0Policy(PrefixPolicy):
+    """Denoise actions with an expert that reads the state and PaliGemma's keys and values.
+
+    The network is `transformers.PI0ForConditionalGeneration`.
+    """
+
+    FAMILY: ClassVar[str] = "pi0"
+    LAYOUT: ClassVar[str] = (
+        "config.json with model_type pi0 (transformers) or type pi0 (lerobot), or openpi's model.safetensors with "
+        "paligemma_with_expert.* and state_proj.*"
+    )
+    CONVENTION: ClassVar[str] = "pi0"
+    BACKBONE: ClassVar[str] = "model.vlm"
+    LANGUAGE: ClassVar[str] = "model.vlm.language_model"
+    # lerobot's and openpi's names.
+    RENAMES: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^model\.(?=paligemma_with_expert|action_|state_proj)", ""),
+        (r"^(state_proj|action_in_proj|action_time_mlp_in|action_time_mlp_out)\.", r"embed_action_time.\1."),
+        (r"^paligemma_with_expert\.gemma_expert\.lm_head\.weight$", "model.dit.embed_tokens.weight"),
+        (r"^paligemma_with_expert\.paligemma\.(model\.)?", "model.vlm."),
+        (r"^paligemma_with_expert\.gemma_expert\.model\.", "model.dit."),
+        (r"^model\.vlm\.language_model\.model\.", "model.vlm.language_model."),
+        (r"^model\.vlm\.vision_tower\.vision_model\.", "model.vlm.vision_tower."),
+    )
+    # Neither is a word predicted, nor read by the expert.
+    IGNORED: ClassVar[str] = r"model\.vlm\.lm_head\.weight|model\.dit\.embed_tokens\.weight"
+    # Ranks: openpi models/gemma.py, gemma_300m_lora and gemma_2b_lora.
+    LORA: ClassVar[LoraTargets] = LoraTargets(
+        (LoraPart(rf"model\.dit\..*\.{PROJECTIONS}", 32, 32),),
+        (r"(.*\.)?(action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out|state_proj)",),
+    )
+    LANGUAGE_LORA: ClassVar[tuple[LoraPart, ...]] = (
+        LoraPart(rf"model\.vlm\..*language_model.*\.{PROJECTIONS}", 16, 16),
+    )
+
+    def _take_over(self, network: Any) -> None:
+        # The expert reads no words: its word embedding would only take memory.
+        network.model.dit.embed_tokens = nn.Identity()
+        # transformers 5.24 renamed the argument and the output; later ones do not know the old name.
+        self._cache = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
+
+    @staticmethod
+    def make_network(config: Mapping[str, Any]) -> Any:
+        """Return the network of a transformers config, of a lerobot config, or of openpi's sizes for an empty one."""
+        try:
+            from transformers import PI0Config, PI0ForConditionalGeneration
+        except ImportError as error:
+            raise ImportError("pi0 needs transformers >= 5.4: pip install 'transformers>=5.4'") from error
+        if config.get("model_type") == "pi0":
+            return PI0ForConditionalGeneration(PI0Config.from_dict(dict(config)))
+        names = ("chunk_size", "max_action_dim", "max_state_dim", "num_inference_steps", "min_period", "max_period")
+        return PI0ForConditionalGeneration(PI0Config(**{name: config[name] for name in names if name in config}))
+
+    @classmethod
+    def processing(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        vision = config.get("vlm_config", {}).get("vision_config", {})
+        return {"images": ImageConfig(vision.get("image_size", 224), antialias="type" not in config)}
+
+    def prefix(self, images: Sequence[Float[Tensor, "b 3 h w"]], obs: Obs, device: torch.device) -> TensorContext:
+        model = self.network.model
+        config, rows = model.config.vlm_config, len(obs["tokens"])
+        pixels = torch.stack(list(images), 1).to(model.vlm.dtype)
+        places = len(images) * (pixels.shape[-1] // config.vision_config.patch_size) ** 2
+        image_tokens = torch.full((rows, places), config.image_token_id, device=device)
+        mask = torch.cat([torch.ones_like(image_tokens, dtype=torch.bool), obs["token_mask"]], 1)
+        seen = torch.ones(rows, len(images), dtype=torch.bool, device=device)
+        embedded = model.embed_prefix(torch.cat([image_tokens, obs["tokens"]], 1), pixels, seen)
+        read = model.vlm(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=mask.cumsum(1) - 1,
+            # All 0: every token of the prefix sees every other one.
+            token_type_ids=torch.zeros_like(mask, dtype=torch.int64),
+            use_cache=True,
+        )
+        return TensorContext(mask=mask, state=obs["state"].to(device), **cache_tensors(read[self._cache]))
+
+    def velocity(self, ctx: TensorContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
+        cache = {self._cache: as_cache(ctx)}
+        found = self.network(state=ctx["state"], noise=x, timestep=t, attention_mask=ctx["mask"], **cache)
+        return found.logits.float()
