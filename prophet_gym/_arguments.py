@@ -90,39 +90,29 @@ class OnDevice(Check):
 
 
 @dataclass(frozen=True)
-class WriteFolder(Check):
-    """A folder that is there or can be made, and written to; none is made."""
+class Writable(Check):
+    """A file, or a `folder`, that is there or can be made, and written to; none is made.
 
-    def __call__(self, name: str, value: Any) -> None:
-        path = Path(value).expanduser()
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{name} must be a folder, got {value}, which is a file")
-        _require_writable(name, path)
+    `endings` are those that a file's name may have.
+    """
 
-
-@dataclass(frozen=True)
-class WriteFile(Check):
-    """A file that is there or can be made, and written to; none is made. `endings` that its name may have."""
-
+    folder: bool = False
     endings: tuple[str, ...] = ()
 
     def __call__(self, name: str, value: Any) -> None:
-        path = Path(value).expanduser()
-        if path.is_dir():
-            raise ValueError(f"{name} must be a file, got {value}, which is a folder")
+        path, kinds = Path(value).expanduser(), ("file", "folder")
+        if path.exists() and path.is_dir() != self.folder:
+            raise ValueError(f"{name} must be a {kinds[self.folder]}, got {value}, which is a {kinds[not self.folder]}")
         if self.endings and path.suffix not in self.endings:
             raise ValueError(f"{name} must end in {' or '.join(self.endings)}, got {value}")
-        _require_writable(name, path.parent)
-        if path.exists() and not os.access(path, os.W_OK):
+        folder = path if self.folder else path.parent
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not there.is_dir():
+            raise ValueError(f"{name} cannot be written: {there} is a file, not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{name} cannot be written: no permission in {there}")
+        if path.is_file() and not os.access(path, os.W_OK):
             raise ValueError(f"{name} cannot be written: {value} is read-only")
-
-
-def _require_writable(name: str, folder: Path) -> None:
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir():
-        raise ValueError(f"{name} cannot be written: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{name} cannot be written: no permission in {there}")
 
 
 # A billion is more than any machine will do, and a list of so many still ends in an error of memory.
@@ -141,8 +131,8 @@ Minutes = Annotated[float, Number(above=0, endless=True)]
 Fraction = Annotated[float, Number(least=0, most=1)]
 Device = Annotated[str, OnDevice()]
 DeviceOrAuto = Annotated[str, OnDevice(("auto",))]
-OutFolder = Annotated[Path, WriteFolder()]
-OutFile = Annotated[Path, WriteFile()]
+OutFolder = Annotated[Path, Writable(folder=True)]
+OutFile = Annotated[Path, Writable()]
 TaskNumber = Annotated[int, Whole(0, 10**6)]
 Tasks = Annotated[tuple[TaskNumber, ...], Several(none=True)]
 """Different task numbers; none means all."""

@@ -23,7 +23,7 @@ from prophet_gym._arguments import (
     Several,
     SomeTasks,
     Tasks,
-    WriteFile,
+    Writable,
 )
 from prophet_gym.errors import UnknownOptionError
 
@@ -49,7 +49,7 @@ class Args(Arguments):
     most: Count | None = None
     out: OutFolder = Path("out")
     json: OutFile | None = None
-    video: Annotated[Path, WriteFile((".gif", ".webp"))] | None = None
+    video: Annotated[Path, Writable(endings=(".gif", ".webp"))] | None = None
     inner: Inner = field(default_factory=Inner)
     free: int = -1
 

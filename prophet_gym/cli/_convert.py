@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from prophet_gym._arguments import Arguments, Items, WriteFolder
+from prophet_gym._arguments import Arguments, Items, OutFolder
 from prophet_gym._io.hub import PUBLISHED_FILES, WAN_VAE, WAN_VAE_FILES
 from prophet_gym.errors import MissingWeightsError
 
@@ -20,7 +20,7 @@ class Args(Arguments):
 
     source: Annotated[str, tyro.conf.Positional]
     """File of weights (`.pt`, `.safetensors`), or of the Hub: `owner/repo:file.pt` or `owner/repo:file.pt@revision`."""
-    target: Annotated[Path, tyro.conf.Positional, WriteFolder()]
+    target: Annotated[OutFolder, tyro.conf.Positional]
     """New folder, which `weights=` and `--world-model` read."""
     vae: str = WAN_VAE
     """Wan VAE: a folder, a Hub repository with a subfolder `vae`, or `none` to put it into TARGET/autoencoder later."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from prophet_gym._arguments import Count, Items, OutFile, OutFolder, Tasks, Whole, WriteFile, resolved_device
+from prophet_gym._arguments import Count, Items, OutFile, OutFolder, Tasks, Whole, Writable, resolved_device
 from prophet_gym.cli._options import DreamOptions
 
 LIBERO, DREAM, OTHER = "LIBERO", "dream, same actions", "dream, other actions"
@@ -37,7 +37,7 @@ class Args(DreamOptions):
     """Folder for the video and the contact sheet."""
     scale: Annotated[int, Whole(1, 32)] = 3
     """Enlargement of the video's frames."""
-    animation: Annotated[Path, WriteFile((".gif", ".webp"))] | None = None
+    animation: Annotated[Path, Writable(endings=(".gif", ".webp"))] | None = None
     """Also write a small endless animation of the first episode to this .gif or .webp file."""
     json: OutFile | None = None
     """Also write the numbers to this file."""

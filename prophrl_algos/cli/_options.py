@@ -69,18 +69,12 @@ class WeightsOptions(PolicyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceOptions(Arguments):
-    """Where networks compute."""
-
-    device: DeviceOrAuto = "auto"
-    """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvOptions(DeviceOptions):
-    """Where a policy acts."""
+class EnvOptions(Arguments):
+    """Where a policy acts, and where networks compute."""
 
     env: str = "Prophet-LIBERO-v0"
     """Id of a registered environment; `LIBERO-Object-v0` is the simulator."""
     world_model: str = ""
     """Checkpoint of the world model in a Prophet environment: a folder or Hub repository; the bundled one if empty."""
+    device: DeviceOrAuto = "auto"
+    """Device that computes, for example `cpu` or `cuda:1`; `auto` is the GPU if there is one."""

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 from prophet_gym._arguments import OutFolder, Several, Tasks, resolved_device
-from prophrl_algos.cli._options import DeviceOptions, PolicyOptions, TrainLoad
+from prophrl_algos.cli._options import EnvOptions, PolicyOptions, TrainLoad
 from prophrl_algos.sft import SftConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(PolicyOptions, DeviceOptions):
+class Args(PolicyOptions, EnvOptions):
     """Fit a flow policy to recorded episodes by behaviour cloning; never to episodes from official states.
 
     Give the same command again to continue a run that was stopped.
@@ -20,8 +20,6 @@ class Args(PolicyOptions, DeviceOptions):
     """How a published policy is loaded and what is trained of it."""
     data: Annotated[tuple[Path, ...], Several()]
     """Recordings of `prophet collect`."""
-    env: str = "Prophet-LIBERO-v0"
-    """Id of the environment that the policy will act in."""
     out: OutFolder = Path("outputs/sft")
     """Folder of the run."""
     config: SftConfig = field(default_factory=SftConfig)
@@ -45,7 +43,7 @@ def main(args: Args) -> None:
     from prophrl_algos.sft import LAST, sft
     from prophrl_algos.vla import SmallVLA
 
-    env = make_env(args.env, 1, starts="train")
+    env = make_env(args.env, 1, starts="train", world_model=args.world_model)
     policy = make_policy(args.policy, env, None, resolved_device(args.device), args.load.options(args.env))
     env.close()
     demonstrations = read_demonstrations(
