@@ -31,10 +31,8 @@ _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 
-def export_recording(
-    folder: str | os.PathLike, out: str | os.PathLike, *, robot: str = "panda", without: Sequence[str] = ()
-) -> int:
-    """Write a recording as a LeRobot data set of `robot_type` `robot` and return its number of episodes.
+def export_recording(folder: str | os.PathLike, out: str | os.PathLike, *, without: Sequence[str] = ()) -> int:
+    """Write a recording as a LeRobot data set and return its number of episodes.
 
     The recording is only read. `out` must not be there yet, and after an error it is not there.
     """
@@ -44,11 +42,11 @@ def export_recording(
     if out.exists():
         raise ValueError(f"{out} is there already; give a new folder as --out")
     with atomic_directory(out, last="meta") as temporary:
-        _write(paths, temporary, robot)
+        _write(paths, temporary)
     return len(paths)
 
 
-def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
+def _write(paths: Sequence[Path], out: Path) -> None:
     tasks: dict[str, int] = {}
     index: list[dict[str, Any]] = []
     rows: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -90,7 +88,7 @@ def _write(paths: Sequence[Path], out: Path, robot: str) -> None:
     parquet.write_table(pa.Table.from_pylist(index), meta / "episodes" / "chunk-000" / "file-000.parquet")
     _write_tasks(tasks, meta / "tasks.parquet")
     totals = {"total_episodes": len(paths), "total_frames": begin, "total_tasks": len(tasks)}
-    info = _info(episode, images[0].shape[1:3], robot) | totals | {"splits": {"train": f"0:{len(paths)}"}}
+    info = _info(episode, images[0].shape[1:3]) | totals | {"splits": {"train": f"0:{len(paths)}"}}
     statistics = {name: _statistics(columns[name]) for name in ("action", "observation.state")}
     # Images have theirs for each colour, 0 to 1, of every episode's middle frame, in lerobot's shape (3, 1, 1).
     colours = _statistics(np.concatenate(images).reshape(-1, 3) / 255) | {"count": [len(images)]}
@@ -134,7 +132,7 @@ def _write_tasks(tasks: Mapping[str, int], path: Path) -> None:
     parquet.write_table(table.replace_schema_metadata({b"pandas": json.dumps(note).encode()}), path)
 
 
-def _info(episode: Episode, size: tuple[int, ...], robot: str) -> dict[str, Any]:
+def _info(episode: Episode, size: tuple[int, ...]) -> dict[str, Any]:
     """Return what info.json says of the data set besides its totals; all its episodes are of one robot."""
     height, width = size
     # lerobot's own sets state whole rates as whole numbers.
@@ -145,7 +143,7 @@ def _info(episode: Episode, size: tuple[int, ...], robot: str) -> dict[str, Any]
     number = lambda dtype: {"dtype": dtype, "shape": [1], "names": None}  # noqa: E731
     return {
         "codebase_version": "v3.0",
-        "robot_type": robot,
+        "robot_type": "panda",
         "chunks_size": _FILES_IN_CHUNK,
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 200,

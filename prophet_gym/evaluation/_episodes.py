@@ -89,6 +89,5 @@ def dreamt_frames(
 
 def labelled(episode: Episode, frames: UInt8[np.ndarray, "t h w 3"]) -> LabelledVideo:
     """Return an episode's frames, recorded or dreamt, with the labels of the recording."""
-    assert episode.sim is not None
     labels = episode.sim.success[: len(frames)]
     return LabelledVideo(frames, labels, episode.instruction, episode.sim.task, episode.sim.mode)

@@ -54,14 +54,6 @@ def flow_loss(
     return velocity_loss(transformer, inputs, stack_frames(target), source, time)
 
 
-def sample_times(rows: int, *, source_fraction: float, generator: torch.Generator) -> Float[Tensor, " b"]:
-    """Draw flow times: exactly 1 with probability `source_fraction`, else uniform on (0, 1)."""
-    # Both are drawn for every element, so that the noise of a run does not depend on the fraction.
-    uniform = torch.rand(rows, generator=generator)
-    at_source = torch.rand(rows, generator=generator) < source_fraction
-    return torch.where(at_source, torch.ones(rows), uniform.clamp(1e-3, 1.0))
-
-
 def sample_sigmas(rows: int, latent_frames: int, *, generator: torch.Generator) -> Float[Tensor, " b"]:
     """Draw the full Prophet's noise levels (reference.md: "Training objective"); `latent_frames` has the given one too.
 

@@ -16,7 +16,7 @@ from prophet_gym.data._windows import Windows
 from prophet_gym.prophet import SmallConfig
 from prophet_gym.prophet._autoencoder import FRAMES_PER_LATENT, unstack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, tracker_loss
-from prophet_gym.prophet._training import flow_loss, sample_times
+from prophet_gym.prophet._training import flow_loss
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.train._fit import FitConfig, fit, on_device
 
@@ -30,13 +30,12 @@ _LATENT_NOISE = 0.1
 class Rehearsal:
     """How the transformer's training steps are made of dreams: `rows` at once, of `chunks` chunks on average.
 
-    In the first steps, a fraction `single_until` of all, they are single chunks; see `sample_times` for the other.
+    In the first steps, a fraction `single_until` of all, they are single chunks.
     """
 
     rows: int
     chunks: int
     single_until: float
-    source_fraction: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -176,25 +175,6 @@ def new_tracker(data: LatentEpisodes, config: SmallConfig, base: GripperTracker 
     return tracker
 
 
-@torch.no_grad()
-def tracker_errors(tracker: GripperTracker, data: LatentEpisodes, config: SmallConfig) -> dict[str, float]:
-    """Return mean distances in millimetres: of a frame read, and of true and read starts followed for a chunk."""
-    generator, device = torch.Generator().manual_seed(1), tracker.device
-    windows = data.draw(2000, past=1, chunk=config.chunk, chunks=1, generator=generator).to(device)
-    seen, true, camera = windows.past[:, -1], windows.gripper, torch.tensor(config.camera).to(device)
-    read = tracker.read(seen)
-
-    def followed(start: Tensor) -> Tensor:
-        return tracker.follow(start, windows.past_actions, windows.actions, seen, camera)[:, -1]
-
-    found = {
-        "read_mm": (read, true[:, 0]),
-        "follow_true_mm": (followed(true[:, 0]), true[:, -1]),
-        "follow_read_mm": (followed(read), true[:, -1]),
-    }
-    return {name: 1000 * (one - other)[..., :3].norm(dim=-1).mean().item() for name, (one, other) in found.items()}
-
-
 def dream_loss(
     transformer: ProphetTransformer3DModel,
     tracker: GripperTracker,
@@ -202,7 +182,6 @@ def dream_loss(
     config: SmallConfig,
     dreams: Dreams,
     generator: torch.Generator,
-    source_fraction: float = 1.0,
 ) -> tuple[Tensor, dict[str, float], Dreams]:
     """Return the loss of the next chunk of some dreams, what to log of it, and the dreams with what was predicted.
 
@@ -212,22 +191,20 @@ def dream_loss(
     inputs = inputs_of(dreams, windows, tracker, torch.tensor(config.camera).to(dreams.past))
     target = windows.future
     b, _, c, h, w = target.shape
-    time = sample_times(b, source_fraction=source_fraction, generator=generator).to(target)
+    # Twice as many numbers are skipped, which were flow times once, so that a seed gives the noise that it always gave.
+    for _ in range(2):
+        torch.rand(b, generator=generator)
     slots = config.chunk // FRAMES_PER_LATENT
     noise = torch.randn(b, FRAMES_PER_LATENT * c, slots, h, w, generator=generator).to(target)
     # Only the network runs in bf16: latents that are carried from chunk to chunk would lose what little changes.
     with torch.autocast(target.device.type, torch.bfloat16, enabled=target.is_cuda):
-        loss, predicted = flow_loss(transformer, inputs, target, time, noise, config.noise_scale)
-    error = (unstack_frames(predicted) - target).square().mean((1, 2, 3, 4))
-    figures = {
-        f"error_{name}": error[torch.from_numpy(ages)].mean().item()
-        for name, ages in {"new": dreams.age == 0, "later": dreams.age > 0, "after_8": dreams.age >= 8}.items()
-        if ages.any()
-    }
-    new = torch.from_numpy(dreams.age == 0)
+        loss, predicted = flow_loss(transformer, inputs, target, torch.ones(b).to(target), noise, config.noise_scale)
+    figures, new = {}, torch.from_numpy(dreams.age == 0)
     if new.any():
-        copied = (target - dreams.past[:, -1:]).square().mean((1, 2, 3, 4))
-        figures["against_copy"] = (error[new].mean() / copied[new].mean()).item()
+        error, copied = (
+            (frames - target)[new].square().mean() for frames in (unstack_frames(predicted), dreams.past[:, -1:])
+        )
+        figures["against_copy"] = (error / copied).item()
     return loss, figures, dreams.go_on(tracker, inputs, predicted, config.reader_weight)
 
 
@@ -250,9 +227,7 @@ def train_transformer(
             dreams = Dreams.begin(data, tracker, rehearsal.rows, config.past_frames, generator)
         else:
             dreams = carried.dreams.renewed(data, tracker, length, generator)
-        found, figures, carried.dreams = dream_loss(
-            transformer, tracker, data, config, dreams, generator, rehearsal.source_fraction
-        )
+        found, figures, carried.dreams = dream_loss(transformer, tracker, data, config, dreams, generator)
         return found, figures
 
     return fit(transformer, loss, schedule, folder, name="transformer", state=(carried,))

@@ -5,7 +5,6 @@ transformer is trained further from `OUT/latents.npz` alone.
 """
 
 import copy
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ from prophet_gym._arguments import (
     OutFolder,
     resolved_device,
 )
-from prophet_gym._io.atomic import atomic_write
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import add_lora, merge_lora, save_lora
 from prophet_gym._io.networks import load_part, save_network
@@ -45,7 +43,7 @@ from prophet_gym.prophet._presets import small_transformer
 from prophet_gym.prophet._transformer import ProphetTransformer3DModel
 from prophet_gym.specs import InitialState
 from prophet_gym.train._autoencoder import encode_episodes, train_autoencoder, tune_decoder
-from prophet_gym.train._dynamics import Rehearsal, tracker_errors, train_tracker, train_transformer
+from prophet_gym.train._dynamics import Rehearsal, train_tracker, train_transformer
 from prophet_gym.train._fit import FitConfig, on_device
 from prophet_gym.train._run_folder import begin_run, counted, run_lock
 from prophet_gym.train._states import read_average, steps_done
@@ -178,9 +176,7 @@ class _Training:
         args, config = self.args, self._config()
         data = LatentEpisodes.load(args.out / "latents.npz")
         known = None if self.base is None or args.lora_rank else self.base.tracker
-        tracker = train_tracker(data, config, args.out, steps=args.tracker_steps, device=self.device, base=known)
-        errors = tracker_errors(tracker, data, config)
-        atomic_write(args.out / "tracker_errors.json", json.dumps(errors, indent=2) + "\n")
+        train_tracker(data, config, args.out, steps=args.tracker_steps, device=self.device, base=known)
 
     def transformer(self) -> None:
         args, config = self.args, self._config()

@@ -98,7 +98,7 @@ def test_the_gripper_is_where_the_recording_says_also_in_the_export(recording, t
 
 
 def test_states_successes_and_statistics_are_those_of_the_recording(recording, tmp_path):
-    export_recording(recording, tmp_path / "set", robot="franka")
+    export_recording(recording, tmp_path / "set")
     episode = read_episode(episode_path(recording, 3, 0))
     table = parquet.read_table(tmp_path / "set/data/chunk-000/file-000.parquet", filters=[("episode_index", "==", 1)])
     state = np.array(table["observation.state"].to_pylist(), np.float32)
@@ -109,7 +109,7 @@ def test_states_successes_and_statistics_are_those_of_the_recording(recording, t
     assert table["index"].to_pylist() == list(range(7, 16))
     meta = tmp_path / "set" / "meta"
     info, stats = (json.loads((meta / name).read_text()) for name in ("info.json", "stats.json"))
-    assert (info["robot_type"], info["total_frames"], info["total_tasks"]) == ("franka", 16, 2)
+    assert (info["robot_type"], info["total_frames"], info["total_tasks"]) == ("panda", 16, 2)
     assert info["features"][CAMERA]["shape"] == [64, 96, 3]
     whole = np.concatenate([read_episode(episode_path(recording, task, 0)).actions for task in LENGTHS])
     np.testing.assert_allclose(stats["action"]["mean"], whole.mean(axis=0), atol=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prophet_gym.data import MixtureEntry, WindowDataset, WindowLoader, WindowShape
-from prophet_gym.data._order import epoch_order, quotas, shuffled_passes
+from prophet_gym.data._windows import epoch_order, quotas, shuffled_passes
 
 
 @dataclass(frozen=True)

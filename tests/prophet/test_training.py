@@ -9,7 +9,7 @@ from prophet_gym.prophet import small_transformer
 from prophet_gym.prophet._action_frames import draw_discs, project
 from prophet_gym.prophet._autoencoder import stack_frames
 from prophet_gym.prophet._gripper import ChunkInputs, GripperTracker, chunk_inputs, flow_source
-from prophet_gym.prophet._training import flow_loss, flow_times, interpolate, sample_sigmas, sample_times, velocity_loss
+from prophet_gym.prophet._training import flow_loss, flow_times, interpolate, sample_sigmas, velocity_loss
 
 CAMERA = torch.tensor([[1.0, 0, 0.5, 0], [0, 1.0, 0.5, 0], [0, 0, 1.0, 0]])
 
@@ -40,12 +40,6 @@ def test_interpolation_reaches_both_ends():
     clean, source = torch.randn(3, 2), torch.randn(3, 2)
     out = interpolate(clean, source, torch.tensor([0.0, 1.0, 0.25]))
     torch.testing.assert_close(out, torch.stack([clean[0], source[1], 0.75 * clean[2] + 0.25 * source[2]]))
-
-
-def test_times_at_the_source_have_their_share():
-    times = sample_times(4000, source_fraction=0.7, generator=torch.Generator().manual_seed(0))
-    assert (times == 1).float().mean() == pytest.approx(0.7, abs=0.03)
-    assert times[times < 1].mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_an_untrained_small_model_predicts_the_source_and_its_loss_is_the_change():
