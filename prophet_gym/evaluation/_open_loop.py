@@ -135,7 +135,10 @@ def evaluate_open_loop(
         raise ValueError(f"horizons must be multiples of the chunk ({world_model.chunk}) above 1, got {wrong}")
     windows = windows_of(episodes, horizons, spacing)
     if not windows:
-        raise _too_short(episodes, horizons)
+        raise ValueError(
+            f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} "
+            f"actions, the longest of {len(episodes)} episodes has {max(map(len, episodes), default=0)}"
+        )
     scores: dict[int, _Notes] = {h: defaultdict(lambda: [[] for _ in episodes]) for h in sorted(set(horizons))}
     bar = tqdm(total=sum(w.length for w in windows), desc="evaluate", unit="frame", disable=not progress)
     # Optical flow and SSIM leave the interpreter to others while they compute, so threads are enough.
@@ -151,14 +154,6 @@ def evaluate_open_loop(
                 _note_objects(scores, stretches, predictions, read_object)
             bar.update(sum(window.length for window in batch))
     return {horizon: _episode_means(notes) for horizon, notes in scores.items()}
-
-
-def _too_short(episodes: Sequence[Episode], horizons: Sequence[int]) -> ValueError:
-    longest = max((len(episode.actions) for episode in episodes), default=0)
-    return ValueError(
-        f"no episode is long enough, or none moves: horizons {list(horizons)} need at least {min(horizons)} actions, "
-        f"the longest of {len(episodes)} episodes has {longest}"
-    )
 
 
 @dataclass(frozen=True)
@@ -206,7 +201,7 @@ def _predict(
         if not able:
             continue
         target = [stretch for stretch, _ in able]
-        actions = np.stack([_actions(source, s.window.start, s.window.length) for s, source in able])
+        actions = np.stack([source.actions[s.window.start :][: s.window.length] for s, source in able])
         # One seed an episode: the same noise for both conditions, and whatever the batch around it.
         seeds = [seed + s.window.episode for s in target]
         dreamt = dream(world_model, _begin(world_model, target), actions, seeds)
@@ -222,13 +217,8 @@ def _begin(world_model: WorldModel, stretches: Sequence[_Stretch]) -> State:
     # At an episode's start there is no chunk of past actions: the model takes the arm to be at rest.
     if not isinstance(world_model, Resumes) or first < world_model.chunk:
         return world_model.encode(past)
-    chunk = world_model.chunk
-    actions = [_actions(s.episode, s.window.start - chunk, chunk) for s in stretches]
+    actions = [s.episode.actions[s.window.start - world_model.chunk : s.window.start] for s in stretches]
     return world_model.resume(past, torch.from_numpy(np.stack(actions)))
-
-
-def _actions(episode: Episode, start: int, count: int) -> Float[np.ndarray, "t a"]:
-    return episode.actions[start : start + count].astype(np.float32)
 
 
 def _past_frames(world_model: WorldModel) -> int:

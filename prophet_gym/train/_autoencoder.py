@@ -124,8 +124,7 @@ def train_autoencoder(
     with torch.no_grad():
         latents = torch.cat([model.encode_raw(to_pixels(part.to(device))) for part in frames.split(64)])
     mean, std = (tuple(found.tolist()) for found in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
-    sizes = {name: model.config[name] for name in ("latent_channels", "fine_channels", "coarse_channels")}
-    result = FrameAutoencoder(**sizes, latents_mean=mean, latents_std=std)
+    result = FrameAutoencoder(latents_mean=mean, latents_std=std)
     result.load_state_dict(model.state_dict())
     save_network(result, folder / "autoencoder")
     return result
