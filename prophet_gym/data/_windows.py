@@ -5,10 +5,9 @@ an epoch takes `quota` windows of each, shuffled together; the windows of one co
 over it, so none comes twice before all have come once.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -221,7 +220,7 @@ def quotas(weights: Sequence[float | int], size: int) -> list[int]:
         source = int(np.argmin(shares))
         raise ValueError(
             f"an epoch of {size} windows has no window for source {source} of weight {weights[source]:g} "
-            f"out of {sum(weights):g}; make epochs longer"
+            f"out of {sum(weights):g}; give it more weight"
         )
     return shares.tolist()
 
@@ -245,32 +244,21 @@ def epoch_order(counts: Sequence[int], shares: Sequence[int], *, seed: int, epoc
 
 
 class WindowLoader:
-    """Shuffled batches of windows, epoch after epoch; its state is how many windows were read.
+    """Shuffled batches of windows, epoch after epoch without end; its state is how many windows were read.
 
     The order is a function of the seed alone: the number of workers does not change it, ranks read one order together,
     and `load_state_dict` continues with the batch after the last one that was taken, whatever the workers had read
-    ahead. An epoch has `epoch_size` windows over all ranks, as many as there are by default; after `epochs` it ends,
-    the last batch possibly shorter, or never.
+    ahead. An epoch has as many windows over all ranks as there are.
     """
 
     def __init__(
-        self,
-        windows: WindowDataset,
-        rows: int,
-        *,
-        seed: int = 0,
-        epoch_size: int | None = None,
-        epochs: int | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-        workers: int = 0,
+        self, windows: WindowDataset, rows: int, *, seed: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
     ):
         if rows < 1 or not 0 <= rank < ranks:
             raise ValueError(f"rows must be at least 1 and rank in 0..ranks - 1, got {rows=}, {rank=}, {ranks=}")
         self.windows, self.rows, self.seed = windows, rows, seed
         self.rank, self.ranks, self.workers = rank, ranks, workers
-        self.shares = quotas(windows.weights, epoch_size or len(windows))
-        self.stop = math.inf if epochs is None else epochs * sum(self.shares)
+        self.shares = quotas(windows.weights, len(windows))
         self.read = 0
 
     def __iter__(self) -> Iterator[Windows]:
@@ -286,9 +274,8 @@ class WindowLoader:
         )
         for batch in loader:
             # Counted when a batch is taken, not when a worker reads it ahead.
-            self.read = int(min(self.read + self.rows * self.ranks, self.stop))
+            self.read += self.rows * self.ranks
             yield batch
-        self.read = int(self.stop)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far all ranks are, and what that refers to: plain numbers, the same on every rank."""
@@ -306,21 +293,18 @@ class WindowLoader:
         self.read = int(state["read"])
 
     def _places(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the (data set, window) pairs of each batch that is left.
+        """Yield the (data set, window) pairs of each batch to come.
 
         All ranks read one order, `rows * ranks` windows at a time, each its own of them; batches run across the end of
-        an epoch, so no window is lost or read twice. At the end the last batches may be shorter, by one between ranks.
+        an epoch, so no window is lost or read twice.
         """
-        size, read = sum(self.shares), self.read
+        together = self.rows * self.ranks
         known, order = -1, np.empty((0, 2), np.int64)
-        while read < self.stop:
-            end = read + self.rows * self.ranks
+        for first in count(self.read + self.rank, together):
             batch = []
-            for position in range(read + self.rank, int(min(end, self.stop)), self.ranks):
-                epoch, place = divmod(position, size)
+            for position in range(first, first + together, self.ranks):
+                epoch, place = divmod(position, sum(self.shares))
                 if epoch != known:
                     known, order = epoch, epoch_order(self.windows.counts, self.shares, seed=self.seed, epoch=epoch)
                 batch.append((int(order[place, 0]), int(order[place, 1])))
-            if batch:
-                yield batch
-            read = end
+            yield batch

@@ -34,10 +34,10 @@ def loader(rows=4, **options) -> WindowLoader:
 
 
 def row(start=0, stop=40, **options) -> list[list[tuple[int, int]]]:
-    """All (source, window) pairs of a finite row, batch by batch."""
+    """The (source, window) pairs of whole batches, of all ranks from `start` to `stop`."""
     made = loader(**options)
-    made.read, made.stop = start, stop
-    return list(made._places())
+    made.read = start
+    return list(islice(made._places(), (stop - start) // (made.rows * made.ranks)))
 
 
 def flat(rows):
@@ -72,7 +72,7 @@ def test_quotas_add_up_and_are_within_a_clip_of_the_weights(weights):
 def test_bad_weights_are_refused():
     with pytest.raises(ValueError, match=r"must be above zero, got \[1, 0\]"):
         quotas([1, 0], 10)
-    with pytest.raises(ValueError, match=r"no window for source 1 of weight 0.001 .* make epochs longer"):
+    with pytest.raises(ValueError, match=r"no window for source 1 of weight 0.001 .* give it more weight"):
         quotas([1, 0.001], 10)
 
 
@@ -85,16 +85,13 @@ def test_passes_are_permutations_and_cuts_agree_with_the_whole_row():
     assert whole.tolist() != shuffled_passes(7, 0, 35, seed=2, source=2).tolist()
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_ranks_share_the_row_without_repeats_or_losses(ranks):
     alone = flat(row())
     shared = [row(rank=rank, ranks=ranks) for rank in range(ranks)]
     assert sorted(chain.from_iterable(map(flat, shared))) == sorted(alone)
     assert len(alone) == 40
-    full = [[len(batch) for batch in batches[:-1]] for batches in shared]
-    assert all(size == 4 for sizes in full for size in sizes)
-    last = [len(batches[-1]) for batches in shared]
-    assert max(last) - min(last) <= 1
+    assert all(len(batch) == 4 for batches in shared for batch in batches)
 
 
 def test_an_endless_row_runs_across_the_end_of_an_epoch():
@@ -110,5 +107,5 @@ def test_a_row_resumes_anywhere(start):
 
 def test_a_row_resumes_on_another_number_of_ranks_and_rows():
     before = chain.from_iterable(flat(row(rank=rank, ranks=3, stop=24)) for rank in range(3))
-    after = flat(row(start=24, rows=5))
+    after = flat(row(start=24, rows=8))
     assert sorted([*before, *after]) == sorted(flat(row()))

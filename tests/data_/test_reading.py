@@ -58,7 +58,7 @@ def test_a_clip_is_planned_from_its_own_window_where_the_tools_are_known():
     assert known.tools[0][:, 0, 6].tolist() == [4, 5, 6, 7, 8]
     assert unknown.actions[0, :, 0].tolist() == [-3, -4, -5, -6]
     assert (unknown.tools, unknown.cameras) == ((None,), (None,))
-    batch = next(iter(WindowLoader(clips, rows=12, epochs=1)))
+    batch = next(iter(WindowLoader(clips, rows=12)))
     for frames, tools, camera in zip(batch.frames, batch.tools, batch.cameras, strict=True):
         assert (tools is None) == (camera is None) == bool(frames.any())
 
