@@ -1,15 +1,14 @@
-"""From a data set's actions and poses to what the full Prophet reads in training: model actions and action frames."""
+"""From a data set's actions and poses to what the full Prophet reads in training: model actions, and poses to draw."""
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch.nn import functional as F
 
-from prophet_gym.data._windows import Tools, WindowDataset, Windows
+from prophet_gym.data._windows import Tools
 from prophet_gym.embodiments._embodiment import Embodiment
 from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
-from prophet_gym.prophet._action_frames import action_video, plan
-from prophet_gym.train._objective import ToolVideos
+from prophet_gym.prophet._action_frames import plan
 
 Actions = Float32[np.ndarray, "k a"]
 ModelActions = Float32[np.ndarray, "k m"]
@@ -55,36 +54,6 @@ def poses_plan(actions: Actions, tools: Tools, *, action_dim: int) -> tuple[Mode
     _require_arms(tools.shape[1], action_dim)
     model_actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
     return F.pad(torch.from_numpy(model_actions), (0, action_dim - model_actions.shape[1])).numpy(), tools
-
-
-def draw_batch(batch: Windows, device: torch.device) -> ToolVideos:
-    """Draw the tools in the rows that say where they are and what camera looks on; the others stay black."""
-    shape = batch.frames.shape
-    video, drawn = torch.zeros(shape, dtype=torch.uint8, device=device), torch.zeros(shape[0], dtype=torch.bool)
-    for row, (tools, camera) in enumerate(zip(batch.tools, batch.cameras, strict=True)):
-        if tools is not None and camera is not None:
-            video[row] = action_video(tools[None].to(device), camera[None], (shape[2], shape[3]))[0]
-            drawn[row] = True
-    return ToolVideos(video, drawn.to(device))
-
-
-def require_drawable(clips: WindowDataset) -> None:
-    """Raise ValueError unless there is an episode whose tools can be drawn; no image is decoded."""
-    entries = clips.entries
-    # First episodes of all data sets before second ones: most data sets say it in all episodes or in none.
-    for index in range(max(len(entry.source) for entry in entries)):
-        for entry in entries:
-            if index < len(entry.source) and entry.source.steps(index):
-                episode = entry.source.episode(index)
-                if episode.tools is None or episode.camera is None:
-                    continue
-                if entry.plan(episode.actions[:1], episode.tools[:2])[1] is not None:
-                    return
-    raise ValueError(
-        "the tools cannot be drawn: no data set says where they are and what camera looks on; name its states, what "
-        "they hold, and a file of camera matrices: state=COLUMN,numbers=xyz+euler+gripper,calibration=FILE.npy; our "
-        "recordings say it all, except with actions=given"
-    )
 
 
 def _require_arms(arms: int, action_dim: int) -> None:

@@ -15,8 +15,7 @@ import torch
 from prophet_gym.errors import CheckpointError
 from prophet_gym.prophet import tiny_prophet
 from prophet_gym.train._fit import FitConfig
-from prophet_gym.train._full import Batching, choose_trained, placed, train_full
-from prophet_gym.train._objective import Draws, clip_losses, draw
+from prophet_gym.train._full import Batching, Draws, choose_trained, clip_losses, draw, placed, train_full
 
 accelerate = pytest.importorskip("accelerate")
 pytest.importorskip("peft")

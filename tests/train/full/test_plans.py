@@ -18,8 +18,8 @@ from prophet_gym.prophet._full import encode_conditions
 from prophet_gym.prophet._presets import TINY_FULL, tiny_full_prophet
 from prophet_gym.prophet._sampling import karras_sigmas
 from prophet_gym.prophet._training import flow_times, velocity_loss
-from prophet_gym.train._objective import clip_losses, draw
-from prophet_gym.train._plans import draw_batch, poses_plan, robot_plan
+from prophet_gym.train._full import clip_losses, draw, draw_batch
+from prophet_gym.train._plans import poses_plan, robot_plan
 
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")
