@@ -171,11 +171,6 @@ class Batching:
     sampler_steps: int = 5
     workers: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("rows", "chunks", "sampler_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
 
 def config_of(prophet: Prophet) -> FullConfig:
     """Return the config of a full Prophet; a small one is refused."""
