@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
+from jaxtyping import Float32
+from torch.nn import functional as F
 
 from prophet_gym._arguments import (
     Arguments,
@@ -23,14 +26,18 @@ from prophet_gym._arguments import (
 from prophet_gym._io.companions import next_steps
 from prophet_gym._io.lora import save_lora
 from prophet_gym.data._mixture import read_mixture_entry
-from prophet_gym.data._windows import ToPlan, WindowDataset, as_given
-from prophet_gym.embodiments import EMBODIMENTS, get_embodiment
+from prophet_gym.data._windows import Tools, ToPlan, WindowDataset, as_given
+from prophet_gym.embodiments import EMBODIMENTS, Embodiment, get_embodiment
+from prophet_gym.embodiments._kinematics import ARM_DIM, tool_frame_deltas
 from prophet_gym.prophet import Prophet
+from prophet_gym.prophet._action_frames import plan
 from prophet_gym.train._fit import FitConfig
 from prophet_gym.train._full import Batching, choose_trained, clip_shape, config_of, drawing, train_full
-from prophet_gym.train._plans import poses_plan, robot_plan
 from prophet_gym.train._run_folder import begin_run, run_lock
 from prophet_gym.train._states import steps_done
+
+Actions = Float32[np.ndarray, "k a"]
+ModelActions = Float32[np.ndarray, "k m"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,54 @@ def open_clips(prophet: Prophet, data: tuple[str, ...], chunks: int) -> WindowDa
     }
     plans |= {"given": as_given, "poses": partial(poses_plan, action_dim=action_dim)}
     return WindowDataset([read_mixture_entry(text, plans) for text in data], clip_shape(config, chunks))
+
+
+def robot_plan(actions: Actions, tools: Tools, *, robot: Embodiment, action_dim: int) -> tuple[ModelActions, Tools]:
+    """Return the model's actions for a robot's, and where they lead from the true pose at the window's current frame.
+
+    Both are what a rollout from that pose computes; true poses after it are not read. So the images show what
+    was commanded, as they will in dreams; the true path would tell what came of it (a grasp that held the gripper open,
+    an arm that lagged or was stopped), which no dream can know beforehand.
+
+    Differences from the paper: it reads actions off the recorded poses, see `poses_plan`; for BRIDGE, whose actions
+    are their differences, that is the same but for the gripper.
+    """
+    if tools is None and robot.posed:
+        raise ValueError(
+            f"what {robot.name}'s actions come to depends on where the tools are, which this data set does not say; "
+            "name its states and what they hold, state=COLUMN,numbers=xyz+euler+gripper, or add actions=given to data "
+            "that hold model actions"
+        )
+    if actions.shape[1] != robot.action_spec.dim:
+        raise ValueError(
+            f"{robot.name} takes actions of {robot.action_spec.dim} dimensions, the data have {actions.shape[1]}; "
+            "add actions=given to data that hold model actions"
+        )
+    _require_arms(robot.arms, action_dim)
+    start = None if tools is None else torch.from_numpy(tools[:1])
+    found = plan(robot, torch.from_numpy(actions)[None], start, action_dim)
+    return found.actions[0].numpy(), None if found.tools is None else found.tools[0].numpy()
+
+
+def poses_plan(actions: Actions, tools: Tools, *, action_dim: int) -> tuple[ModelActions, Tools]:  # noqa: ARG001
+    """Return the motion between true poses as model actions (ProphRL, section on actions), and these poses to be drawn.
+
+    This is right for any robot whose model actions are metres and radians, whatever its own are.
+    """
+    if tools is None:
+        raise ValueError(
+            "actions=poses needs data that say where the tools are: name the states and what they hold, "
+            "state=COLUMN,numbers=xyz+euler+gripper"
+        )
+    _require_arms(tools.shape[1], action_dim)
+    model_actions = tool_frame_deltas(tools[..., :3], tools[..., 3:6], tools[..., 6])
+    return F.pad(torch.from_numpy(model_actions), (0, action_dim - model_actions.shape[1])).numpy(), tools
+
+
+def _require_arms(arms: int, action_dim: int) -> None:
+    if action_dim < ARM_DIM * arms:
+        needed = f"{arms} arm(s) need {ARM_DIM * arms} dimensions of an action"
+        raise ValueError(f"{needed}, but the model reads {action_dim}")
 
 
 def write_result(prophet: Prophet, args: Args) -> None:

@@ -19,7 +19,6 @@ from prophet_gym.prophet._presets import TINY_FULL, tiny_full_prophet
 from prophet_gym.prophet._sampling import karras_sigmas
 from prophet_gym.prophet._training import flow_times, velocity_loss
 from prophet_gym.train._full import clip_losses, draw, draw_batch
-from prophet_gym.train._plans import poses_plan, robot_plan
 
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")
@@ -28,7 +27,7 @@ pytest.importorskip("tensorboard")
 from prophet_gym.data import Episode
 from prophet_gym.data._windows import MixtureEntry, WindowDataset, WindowShape, _concat_windows
 from prophet_gym.train._full import drawing
-from prophet_gym.train._pretrain import open_clips
+from prophet_gym.train._pretrain import open_clips, poses_plan, robot_plan
 
 from .toy_full import CAMERA, Squares, first_weights, list_states, read_state, run, squares
 
