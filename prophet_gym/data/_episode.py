@@ -156,6 +156,21 @@ class Episode:
         return self.simulation.object_positions[:, self.simulation.object_names.index(self.simulation.target)]
 
 
+@dataclass(frozen=True)
+class LabelledVideo:
+    """Hold frames, real or dreamt, who acted, and at which frames the simulator calls the task done."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    success: Bool[np.ndarray, " _"]
+    instruction: str
+    task: int = 0
+    policy: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.success):
+            raise ValueError(f"each frame needs a label, got {len(self.frames)} frames, {len(self.success)} labels")
+
+
 @runtime_checkable
 class EpisodeSource(Protocol):
     """A data set on disk. Opening one reads its index; `steps` costs nothing, `episode` reads actions but no images.

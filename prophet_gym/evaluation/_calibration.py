@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
+from prophet_gym.data._episode import LabelledVideo
 from prophet_gym.envs._sub_env import Row
 from prophet_gym.estimates import Estimate, bootstrap, wilson
 from prophet_gym.evaluation._report import as_json, interval
@@ -22,21 +23,6 @@ CARD_NAME = "calibration.json"
 RATES = {"precision": "precision", "recall": "recall", "false_positive_rate": "false positive rate"}
 SOURCES = {"real": "recorded", "dream": "dream"}
 """A card's key of a source -> what tables call it."""
-
-
-@dataclass(frozen=True)
-class LabelledVideo:
-    """Hold frames, real or dreamt, who acted, and at which frames the simulator calls the task done."""
-
-    frames: UInt8[np.ndarray, "t h w 3"]
-    success: Bool[np.ndarray, " _"]
-    instruction: str
-    task: int = 0
-    policy: str = ""
-
-    def __post_init__(self) -> None:
-        if len(self.frames) != len(self.success):
-            raise ValueError(f"each frame needs a label, got {len(self.frames)} frames, {len(self.success)} labels")
 
 
 @dataclass(frozen=True)

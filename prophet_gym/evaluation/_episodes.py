@@ -8,10 +8,9 @@ import torch
 from jaxtyping import UInt8
 
 from prophet_gym.checkpoint import Checkpoint
-from prophet_gym.data._episode import Episode
+from prophet_gym.data._episode import Episode, LabelledVideo
 from prophet_gym.data._recording import list_episodes, read_episode
 from prophet_gym.evaluation import dream
-from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.world_model import WorldModel
 
 

@@ -29,8 +29,8 @@ from prophet_gym._arguments import (
     Seed,
 )
 from prophet_gym._io.atomic import atomic_write
+from prophet_gym.data._episode import LabelledVideo
 from prophet_gym.data._recording import list_recordings, refuse_official
-from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig
 from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm, peft_is_behind

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prophet_gym.data._episode import held_out
+from prophet_gym.data._episode import LabelledVideo, held_out
 from prophet_gym.data._recording import name_of, read_episode
-from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.rewards._classifier import SuccessHead, SuccessHeadConfig, best_consecutive, hash_words, shrink
 from prophet_gym.train._fit import CosineConfig, fit
 

@@ -14,8 +14,8 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra vlm")
 pytest.importorskip("peft", reason="needs the extra train")
 
+from prophet_gym.data._episode import LabelledVideo
 from prophet_gym.data._recording import META
-from prophet_gym.evaluation._calibration import LabelledVideo
 from prophet_gym.rewards import LikelihoodConfig, LikelihoodReward, LocalVlm, Prompt
 from prophet_gym.train._fit import CosineConfig
 from prophet_gym.train._reward import Args, Clip, add_adapters, clip_at, main, measure, train_adapters

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prophet_gym.data import held_out
-from prophet_gym.evaluation._calibration import LabelledVideo
+from prophet_gym.data._episode import LabelledVideo
 from prophet_gym.rewards import SuccessHead, SuccessHeadConfig
 from prophet_gym.train import _reward as reward
 from prophet_gym.train._fit import CosineConfig
