@@ -5,9 +5,9 @@ an epoch takes `quota` windows of each, shuffled together; the windows of one co
 over it, so none comes twice before all have come once.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -203,7 +203,7 @@ def _concat_windows(windows: Sequence[Windows]) -> Windows:
         if isinstance(values[0], Tensor):
             parts[name] = torch.cat(values)
         else:
-            parts[name] = None if values[0] is None else tuple(chain.from_iterable(values))
+            parts[name] = None if values[0] is None else tuple(itertools.chain.from_iterable(values))
     return Windows(**parts)
 
 
@@ -300,7 +300,7 @@ class WindowLoader:
         """
         together = self.rows * self.ranks
         known, order = -1, np.empty((0, 2), np.int64)
-        for first in count(self.read + self.rank, together):
+        for first in itertools.count(self.read + self.rank, together):
             batch = []
             for position in range(first, first + together, self.ranks):
                 epoch, place = divmod(position, sum(self.shares))
