@@ -18,8 +18,9 @@ from prophrl_algos._checkpoint import load_checkpoint
 from prophrl_algos.algorithms import ALGORITHMS, Algorithm
 from prophrl_algos.flow import FlowPolicy, FlowSpec
 from prophrl_algos.vla import SmallVLA
+from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._load import BUNDLED, LoadOptions, load_policy
-from prophrl_algos.vla.io._weights import LoadsWeights, has_weights, load_strictly, read_pt, read_safetensors
+from prophrl_algos.vla.io._weights import has_weights, load_strictly, read_pt, read_safetensors
 
 WEIGHTS = ("best.pt", "last.pt", "sft.pt")
 CONFIG = "config.json"
@@ -127,7 +128,7 @@ def warn_untrained(policy: str, weights: Path | None) -> None:
 def take_weights(policy: nn.Module, path: Path) -> None:
     """Load the weights of `read_weights` into a policy; a published one takes them whatever was trained of it."""
     state = read_weights(path)
-    if isinstance(policy, LoadsWeights):
+    if isinstance(policy, PublishedPolicy):
         policy.load_weights(state, source=path)
     else:
         load_strictly(policy, state, source=path)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, FlowPolicy, FlowSpec, device_of
-from prophrl_algos.vla._pi import Pi0Policy
+from prophrl_algos.vla._experts import Pi0Policy, SmolVLAPolicy
 from prophrl_algos.vla._prefix_policy import PrefixPolicy, lerobot_module
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._units import Affine
@@ -21,7 +21,6 @@ from prophrl_algos.vla.prismatic import OpenVLAOFT, VLAAdapter
 from prophrl_algos.vla.prismatic._config import PrismaticConfig
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy
 from prophrl_algos.vla.prismatic._vision import VitSize
-from prophrl_algos.vla.smolvla import SmolVLAPolicy
 
 META = torch.device("meta")
 ACTIONS, STATE, PADDED = 7, 8, 32
@@ -197,7 +196,6 @@ def _prismatic(
         second=SIGLIP,
         actions={"q01": [-1.0] * ACTIONS, "q99": [1.0] * ACTIONS, "mask": [True] * (ACTIONS - 1) + [False]},
         states={"q01": [-1.0] * STATE, "q99": [1.0] * STATE},
-        without_state="mean",
         settings=settings,
     )
     with device:

@@ -47,7 +47,7 @@ class PublishedPolicy(nn.Module):
     action_scale: Affine
     state_scale: Affine | None
     """None for a policy that reads no state."""
-    without_state: str
+    without_state = "refuse"
     """As in `LoadOptions`."""
 
     @classmethod
@@ -80,6 +80,11 @@ class PublishedPolicy(nn.Module):
         """Change the precision of the pretrained model where it is not trained."""
 
     @property
+    def device(self) -> torch.device:
+        """Return the device that it computes on."""
+        return next(self.parameters()).device
+
+    @property
     def adapted(self) -> nn.Module:
         """Return the module whose layers may take adapters."""
         return self
@@ -93,20 +98,21 @@ class PublishedPolicy(nn.Module):
         """
         config = read_json(folder / CONFIG)
         require_sizes(config, folder / CONFIG)
-        if config.get("model_type") != own_type(cls.FAMILY):
+        lora = None
+        if saved := config.get("model_type") == own_type(cls.FAMILY):
+            if said := config["lora"]:
+                lora = LoraTargets(tuple(LoraPart(**part) for part in said["parts"]), tuple(said["whole"]))
+            policy = cls.make_saved(folder, config, options)
+        else:
             policy = cls.load_published(folder, config, options)
-            policy.let_train(options.train, language=options.language)
-            policy.cast(options.dtype)
-            return policy.eval()
-        lora = LoraTargets.from_json(config["lora"])
-        policy = cls.make_saved(folder, config, options)
-        state = read_saved(folder, config)
-        # What is trained is chosen before the weights are loaded, since it takes them in float32.
+        policy.spec, policy.without_state = options.sized(policy.spec), options.without_state
         if lora is not None and options.train == "none":
             policy.adapt(lora)
         policy.let_train(options.train, language=options.language, lora=lora)
         policy.cast(options.dtype)
-        policy._fill(state, lora or LoraTargets(()), source=folder)
+        if saved:
+            # What is trained was chosen before, since it takes the weights in float32.
+            policy._fill(read_saved(folder, config), lora or LoraTargets(()), source=folder)
         return policy.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -151,9 +157,10 @@ class PublishedPolicy(nn.Module):
         """Return the normalised state, which the policy must read; where there is none, its mean in the training."""
         assert self.state_scale is not None
         numbers = len(self.state_scale.scale)
-        state = shown_state(env_obs, rows, numbers, self.without_state)
-        # Normalised, the middle of the training data is zero.
-        return torch.zeros(rows, numbers) if state is None else normalise(state, self.state_scale)
+        if "state" not in env_obs and self.without_state == "mean":
+            # Normalised, the middle of the training data is zero.
+            return torch.zeros(rows, numbers)
+        return normalise(shown_state(env_obs, rows, numbers), self.state_scale)
 
     def latents(self, actions: Float[Tensor, "b h a"]) -> Float[Tensor, "b h a"]:
         """Return demonstrated actions as normalised actions of the policy."""

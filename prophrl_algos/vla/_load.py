@@ -1,7 +1,7 @@
 """Load a policy by the name of its folder or repository."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,12 +15,12 @@ from prophet_gym._io.hub import fetch, parse_hub_name, resolve
 from prophet_gym.errors import CheckpointError, ProphetError
 from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla.io._weights import WEIGHTS, instead, read_json, tensor_names
+from prophrl_algos.vla.io._weights import read_json, tensor_names
 
 FAMILIES = {
-    "pi05": "prophrl_algos.vla._pi:Pi05Policy",
-    "pi0": "prophrl_algos.vla._pi:Pi0Policy",
-    "smolvla": "prophrl_algos.vla.smolvla:SmolVLAPolicy",
+    "pi05": "prophrl_algos.vla._experts:Pi05Policy",
+    "pi0": "prophrl_algos.vla._experts:Pi0Policy",
+    "smolvla": "prophrl_algos.vla._experts:SmolVLAPolicy",
     "vla_adapter": "prophrl_algos.vla.prismatic:VLAAdapter",
     "openvla_oft": "prophrl_algos.vla.prismatic:OpenVLAOFT",
     "small": "prophrl_algos.vla.small:SmallVLA",
@@ -41,7 +41,6 @@ BUNDLED = {name: Path(__file__).parent / name for name in ("SmallVLA-LIBERO-obje
 """Policies that are installed with the package, and their folders."""
 _FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt", "action_head--*.pt", "proprio_projector--*.pt")
 """Files of a repository that are downloaded; never optimizer states, images or code."""
-_HEAD = "action_head--0_checkpoint.pt"
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +53,8 @@ class Family(Protocol):
     """One line that names the files it reads, for error messages."""
 
     @classmethod
-    def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
-        """Return why a folder with these files and this `config.json` is of this family, or None if it is not."""
+    def recognises(cls, config: Mapping[str, Any]) -> str | None:
+        """Return why a folder with this `config.json` is of this family, or None if it is not."""
         ...
 
     @classmethod
@@ -106,7 +105,7 @@ def choose(source: str | Path) -> Choice:
     files = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
     config = read_json(folder / "config.json")
     for name in FAMILIES:
-        if (reason := _family(name).recognises(files, config)) is not None:
+        if (reason := _family(name).recognises(config)) is not None:
             return Choice(name, reason, folder)
     names = tensor_names(folder)
     for name, (needed, reason) in _BY_TENSORS.items():
@@ -145,15 +144,7 @@ def _naming_errors(choice: Choice) -> Iterator[None]:
 
 
 def _unknown_layout(source: str | Path, files: list[str], config: Mapping[str, Any]) -> CheckpointError:
-    """Make the error for a folder that no family reads; it names what is lacking where a file or two would do."""
-    for lacking in ((WEIGHTS,), (_HEAD,), (WEIGHTS, _HEAD)):
-        for name in FAMILIES:
-            if _family(name).recognises([*files, *lacking], config) is not None:
-                parts = " and no ".join("action_head--*.pt" if each == _HEAD else each for each in lacking)
-                return CheckpointError(
-                    f"{source} has no layout that is known: its config.json is that of {name}, but it holds no {parts}"
-                    f"{instead(files)}"
-                )
+    """Make the error for a folder that no family reads."""
     said = {name: shown(str(config[name])) for name in ("type", "model_type") if name in config}
     known = "; ".join(f"{name} ({_family(name).LAYOUT})" for name in FAMILIES)
     return CheckpointError(

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +34,6 @@ class LoraTargets:
 
     parts: tuple[LoraPart, ...]
     whole: tuple[str, ...] = ()
-
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any] | None) -> "LoraTargets | None":
-        """Return the targets that `dataclasses.asdict` described; KeyError or TypeError if they are damaged."""
-        if said is None:
-            return None
-        return cls(tuple(LoraPart(**part) for part in said["parts"]), tuple(said["whole"]))
 
 
 def add_lora(model: nn.Module, targets: LoraTargets) -> None:

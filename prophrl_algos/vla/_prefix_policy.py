@@ -1,7 +1,7 @@
 """Make a flow policy of a published network that reads a prefix once and denoises actions with an expert."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
 from importlib import import_module
@@ -24,7 +24,6 @@ from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.io._statistics import cut, published_scales, without_padding
 from prophrl_algos.vla.io._weights import (
     CONFIG,
-    has_weights,
     load_strictly,
     own_type,
     read_safetensors,
@@ -70,8 +69,7 @@ class PrefixPolicy(PublishedPolicy):
     ) -> None:
         super().__init__()
         self.network, self.spec, self.processor, self.config = network, spec, processor, config
-        self.convention, self.without_state = processor.convention, processor.without_state
-        self.action_scale, self.state_scale = processor.actions, processor.state
+        self.convention, self.action_scale, self.state_scale = processor.convention, processor.actions, processor.state
         self._take_over(network)
 
     def _take_over(self, network: Any) -> None:
@@ -113,13 +111,13 @@ class PrefixPolicy(PublishedPolicy):
         raise NotImplementedError
 
     @classmethod
-    def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
+    def recognises(cls, config: Mapping[str, Any]) -> str | None:
         """Return why a folder is of this family, which those who write one say in `config.json`."""
         written = {"type": (cls.FAMILY, "lerobot"), "model_type": (cls.FAMILY, "transformers")}
         if config.get("model_type") == own_type(cls.FAMILY):
             written = {"model_type": (own_type(cls.FAMILY), "prophrl")}
         for key, (name, author) in written.items():
-            if has_weights(files) and config.get(key) == name:
+            if config.get(key) == name:
                 return f"config.json says {key} {name}, as {author} writes it"
         return None
 
@@ -130,11 +128,11 @@ class PrefixPolicy(PublishedPolicy):
         for name, said in _REFUSED.items():
             if config.get(name):
                 raise CheckpointError(f"this checkpoint {said}, which no env here takes")
-        how = convention(options.benchmark, cls.CONVENTION)
+        how, state = convention(options.benchmark, cls.CONVENTION), read_safetensors(folder)
         scales = published_scales(folder, how, options, config)
         with without_init():
             network: Any = cls.make_network(config)
-        cls.fill(network, read_safetensors(folder), source=folder)
+        cls.fill(network, state, source=folder)
         own = network.config
         num_steps = int(config.get("num_steps", config.get("num_inference_steps", 10)))
         exec_steps = min(how.exec_steps, own.chunk_size)
@@ -142,26 +140,27 @@ class PrefixPolicy(PublishedPolicy):
         given = {"prompt": "line", "max_tokens": 48, "state_columns": own.max_state_dim} | cls.processing(config)
         if "tokenizer_max_length" in config:
             given["max_tokens"] = int(config["tokenizer_max_length"])
-        state = None
+        state_scale = None
         if given["state_columns"] != 0:
-            state = without_padding(scales.require_state(cls.FAMILY, folder), own.max_state_dim)
-            given["state_columns"] = given["state_columns"] or len(state.scale)
+            if scales.state is None:
+                raise CheckpointError(f"{cls.FAMILY} reads the robot's state, and {folder} has no statistics of it")
+            state_scale = without_padding(scales.state, own.max_state_dim)
+            given["state_columns"] = given["state_columns"] or len(state_scale.scale)
         processor = ProcessorConfig(
             convention=how,
             actions=cut(scales.actions, ACTION_DIM, "actions", folder),
-            state=state,
+            state=state_scale,
             tokenizer=tokenizer_of(options.tokenizer, config.get("vlm_model_name", cls.TOKENIZER)),
-            without_state=options.without_state,
             **given,
         )
-        return cls(network, options.sized(spec), processor, config)
+        return cls(network, spec, processor, config)
 
     @classmethod
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
         options.require_benchmark(said.get("benchmark"), folder)
         tokenizer = tokenizer_of(options.tokenizer, folder / TOKENIZER)
         spec = FlowSpec(**said["spec"])
-        processor = ProcessorConfig.from_json(said, spec.action_dim, tokenizer, options.without_state)
+        processor = ProcessorConfig.from_json(said, spec.action_dim, tokenizer)
         with without_init():
             network: Any = cls.make_network(said["network"])
         sizes = {"chunk_size": spec.horizon, "max_action_dim": spec.latent_dim}
@@ -171,7 +170,7 @@ class PrefixPolicy(PublishedPolicy):
         for name, size in sizes.items():
             if (found := getattr(network.config, name)) != size:
                 raise CheckpointError(f"{folder / CONFIG}: {name} is {found} in the network and {size} beside it")
-        return cls(network, options.sized(spec), processor, said["network"])
+        return cls(network, spec, processor, said["network"])
 
     def describe(self) -> dict[str, Any]:
         if self.config is None:
@@ -215,7 +214,7 @@ class PrefixPolicy(PublishedPolicy):
 
     def encode(self, obs: Obs, *, grad: bool) -> TensorContext:
         """Return the prefix of images, prompt and state."""
-        device = next(self.network.parameters()).device
+        device = self.device
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             views = [obs[name] for name in self.convention.views if name in obs]
             images = [resized(view.to(device), self.processor.images) for view in views]
@@ -228,9 +227,8 @@ class PrefixPolicy(PublishedPolicy):
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
         """Return the mean squared error of the velocity on the real dimensions, at one time per row."""
-        device = next(self.network.parameters()).device
         # Padded dimensions are noised like the others, since the network reads them, but they are not scored.
-        x0 = F.pad(self.latents(actions.to(device)), (0, self.spec.latent_dim - self.spec.action_dim))
+        x0 = F.pad(self.latents(actions.to(self.device)), (0, self.spec.latent_dim - self.spec.action_dim))
         # openpi, lerobot and transformers draw times from 0.001 on.
         x, t, velocity = flow_targets(x0, 1, generator, least=0.001)
         found, real = self.velocity(self.encode(obs, grad=True), x, t), (..., slice(self.spec.action_dim))

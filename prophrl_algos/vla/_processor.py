@@ -106,7 +106,6 @@ class ProcessorConfig:
     prompt: str
     """A name of `PROMPTS`."""
     max_tokens: int
-    without_state: str = "refuse"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, without the tokenizer."""
@@ -123,9 +122,7 @@ class ProcessorConfig:
         }
 
     @classmethod
-    def from_json(
-        cls, said: Mapping[str, Any], action_dim: int, tokenizer: Any, without_state: str
-    ) -> "ProcessorConfig":
+    def from_json(cls, said: Mapping[str, Any], action_dim: int, tokenizer: Any) -> "ProcessorConfig":
         """Return the config that `to_json` described; KeyError, TypeError or ValueError if it is damaged."""
         state = None if said["state"] is None else _affine(said["state"], "state", None)
         found = cls(
@@ -137,7 +134,6 @@ class ProcessorConfig:
             tokenizer=tokenizer,
             prompt=said["prompt"],
             max_tokens=int(said["max_tokens"]),
-            without_state=without_state,
         )
         if found.prompt not in PROMPTS:
             raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {found.prompt!r:.80}")

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from prophet_gym._checks import require_images
-from prophrl_algos.vla.conventions import Convention, Gripper, Scaling
+from prophrl_algos.vla.conventions import Convention, Gripper
 
 
 def policy_to_env(actions: Float[Tensor, "*b 7"], how: Convention) -> Float[Tensor, "*b 7"]:
@@ -32,28 +32,28 @@ class Affine(NamedTuple):
     scale: Float[Tensor, " a"]
 
 
-STATISTICS: Mapping[Scaling, tuple[str, ...]] = {
-    "quantile": ("q01", "q99"),
-    "mean std": ("mean", "std"),
-    "min max": ("min", "max"),
-    "identity": (),
+STATISTICS: Mapping[str, tuple[str, ...]] = {
+    "QUANTILES": ("q01", "q99"),
+    "MEAN_STD": ("mean", "std"),
+    "MIN_MAX": ("min", "max"),
+    "IDENTITY": (),
 }
 """The statistics that each way of scaling is made of."""
 
 
 def affine(
-    scaling: Scaling, statistics: Mapping[str, Tensor], *, eps: float, mask: Bool[Tensor, " a"] | None = None
+    scaling: str, statistics: Mapping[str, Tensor], *, eps: float, mask: Bool[Tensor, " a"] | None = None
 ) -> Affine:
     """Make a scale from the statistics of a data set; numbers where `mask` is False stay as they are.
 
-    `quantile` maps q01..q99 to -1..1, `min max` the extremes; `mean std` takes out mean and deviation. `eps` is added
+    `QUANTILES` maps q01..q99 to -1..1, `MIN_MAX` the extremes; `MEAN_STD` takes out mean and deviation. `eps` is added
     to the span or deviation. For the identity any one statistic will do.
     """
-    if scaling == "identity":
+    if scaling == "IDENTITY":
         like = next(iter(statistics.values())).float()
         return Affine(torch.zeros_like(like), torch.ones_like(like))
     first, second = (statistics[name].float() for name in STATISTICS[scaling])
-    if scaling == "mean std":
+    if scaling == "MEAN_STD":
         offset, scale = first, second + eps
     else:
         scale = (second - first + eps) / 2
@@ -89,11 +89,9 @@ def shown_images(env_obs: Mapping[str, Any], view: str, rows: int) -> UInt8[Tens
     return torch.from_numpy(np.ascontiguousarray(images))
 
 
-def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int, without: str) -> Float[Tensor, "b s"] | None:
-    """Return the robot's state on the CPU, or None where there is none and `LoadOptions.without_state` accepts that."""
+def shown_state(env_obs: Mapping[str, Any], rows: int, numbers: int) -> Float[Tensor, "b s"]:
+    """Return the robot's state on the CPU."""
     if "state" not in env_obs:
-        if without == "mean":
-            return None
         raise ValueError(
             f"this policy reads {numbers} numbers of the robot's state, the observation has {sorted(env_obs)}: take "
             "an env that gives 'state', or load it with LoadOptions(without_state='mean')"

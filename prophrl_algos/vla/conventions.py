@@ -5,11 +5,8 @@ or say another sign of the gripper, other scales: all this is outside the log-pr
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from prophet_gym._checks import unknown_option
-
-Scaling = Literal["quantile", "mean std", "min max", "identity"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,8 @@ class Convention:
         gripper: What the policy's un-normalised numbers mean; `env_gripper` what the env's do. Actions are sent as open
             or closed with nothing in between.
         exec_steps: Number of actions of a chunk that are executed.
-        scaling: How the policy's actions are scaled, where the checkpoint does not say; `eps` as in `affine`.
+        scaling: How the policy's actions are scaled, in lerobot's words, where the checkpoint does not say; `eps` as in
+            `affine`.
     """
 
     benchmark: str
@@ -43,7 +41,7 @@ class Convention:
     gripper: Gripper
     env_gripper: Gripper
     exec_steps: int
-    scaling: Scaling
+    scaling: str
     eps: float
 
 
@@ -64,7 +62,7 @@ _LIBERO = Convention(
     # openpi examples/libero/main.py: replan_steps=5 of a horizon of 10.
     exec_steps=5,
     # openpi transforms.py, Normalize(use_quantiles=True): not clipped. lerobot's checkpoints say theirs.
-    scaling="quantile",
+    scaling="QUANTILES",
     eps=1e-6,
 )
 _BRIDGE = Convention(
@@ -78,23 +76,23 @@ _BRIDGE = Convention(
     env_gripper=_RLDS_GRIPPER,
     # arXiv 2511.20633: chunks of 5 on BRIDGE.
     exec_steps=5,
-    scaling="quantile",
+    scaling="QUANTILES",
     eps=1e-6,
 )
 
 CONVENTIONS: tuple[Convention, ...] = (
     _LIBERO,
     # openpi training/config.py: every model but pi0 is scaled by quantiles.
-    replace(_LIBERO, family="pi0", scaling="mean std"),
+    replace(_LIBERO, family="pi0", scaling="MEAN_STD"),
     # lerobot envs/libero.py and processor/env_processor.py: both axes flipped; its LIBERO data sets hold robosuite's
     # actions. The scaling is that of configuration_smolvla.py, exec_steps our choice where the config has none.
-    replace(_LIBERO, family="smolvla", exec_steps=10, scaling="mean std", eps=1e-8),
+    replace(_LIBERO, family="smolvla", exec_steps=10, scaling="MEAN_STD", eps=1e-8),
     # OpenVLA-OFT libero_utils.py, get_libero_image: `[::-1, ::-1]`. RLDS of LIBERO: 1 open, 0 closed, so OpenVLA has
     # normalize_gripper_action(binarize=True) and invert_gripper_action. OpenVLA-OFT constants.py: NUM_ACTIONS_CHUNK,
     # all executed. prismatic data_utils.py, BOUNDS_Q99: clipped in training, the gripper is masked out.
     replace(_LIBERO, family="prismatic", gripper=_RLDS_GRIPPER, exec_steps=8, eps=1e-8),
     _BRIDGE,
-    replace(_BRIDGE, family="pi0", scaling="mean std"),
+    replace(_BRIDGE, family="pi0", scaling="MEAN_STD"),
     replace(_BRIDGE, family="prismatic", eps=1e-8),
 )
 

@@ -250,7 +250,7 @@ def test_statistics_scale_to_finite_numbers_or_are_refused(cases, tmp_path):
             holder, key = places[rng.integers(len(places))]
             holder[key] = ODD[rng.integers(len(ODD))]
         path.write_text(json.dumps(content))
-        scaling = ["quantile", "mean std"][rng.integers(2)]
+        scaling = ["QUANTILES", "MEAN_STD"][rng.integers(2)]
         scales, message = attempt(lambda scaling=scaling: openpi_scales(tmp_path, scaling, 1e-6))
         if scales is None:
             assert "norm_stats.json" in message

@@ -15,17 +15,11 @@ from prophet_gym._io.tensor_files import read_tensors
 from prophet_gym.errors import CheckpointError
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._units import STATISTICS, Affine, affine
-from prophrl_algos.vla.conventions import Convention, Scaling
+from prophrl_algos.vla.conventions import Convention
 from prophrl_algos.vla.io._weights import read_json
 
 _POSTPROCESSOR = "policy_postprocessor.json"
 _NORM_STATS = "norm_stats.json"
-_MODES: Mapping[str, Scaling] = {
-    "QUANTILES": "quantile",
-    "MEAN_STD": "mean std",
-    "MIN_MAX": "min max",
-    "IDENTITY": "identity",
-}
 _LARGEST = 1e37
 """Sums of numbers below it are finite in float32."""
 _PADDING = 1e-5
@@ -38,12 +32,6 @@ class Scales:
 
     actions: Affine
     state: Affine | None
-
-    def require_state(self, family: str, folder: Path) -> Affine:
-        """Return the scale of the state; CheckpointError if the files have no such scale."""
-        if self.state is None:
-            raise CheckpointError(f"{family} reads the robot's state, and {folder} has no statistics of it")
-        return self.state
 
 
 def published_scales(folder: Path, how: Convention, options: LoadOptions, config: Mapping[str, Any]) -> Scales:
@@ -66,7 +54,7 @@ def lerobot_scales(folder: Path) -> Scales:
 
 
 def openpi_scales(
-    folder: Path, scaling: Scaling, eps: float, *, given: Path | None = None, key: str | None = None
+    folder: Path, scaling: str, eps: float, *, given: Path | None = None, key: str | None = None
 ) -> Scales:
     """Read openpi's `norm_stats.json`, `given` or anywhere in the folder; `key` names the folder that it lies in."""
     source = given if given is not None else _norm_stats(folder, key)
@@ -85,15 +73,10 @@ def transformers_scales(folder: Path) -> Scales:
     source = folder / "processor_config.json"
     read = read_json(source)
     groups = {name: {kind: read.get(f"{name}_{kind}") for kind in ("mean", "std")} for name in ("actions", "state")}
-    for name, group in groups.items():
-        if None in group.values():
-            raise CheckpointError(
-                f"{source} has no {name}_mean and {name}_std: give LoadOptions(statistics=...) a {_NORM_STATS} of yours"
-            )
-    return _scales(groups, "mean std", 1e-8, source)
+    return _scales(groups, "MEAN_STD", 1e-8, source)
 
 
-def sound(given: Any, scaling: Scaling, feature: str, source: Path) -> dict[str, Tensor]:
+def sound(given: Any, scaling: str, feature: str, source: Path) -> dict[str, Tensor]:
     """Return the statistics of a feature, lists or tensors; CheckpointError for what no scale can be made of."""
     try:
         present = {name: values for name, values in dict(given).items() if values is not None}
@@ -114,7 +97,7 @@ def sound(given: Any, scaling: Scaling, feature: str, source: Path) -> dict[str,
         raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
     # Finite in float64 is not enough: the scale is a sum of two of them in float32.
     checks = [(name, ~(each.abs() < _LARGEST), "finite", each) for name, each in zip(needed, read, strict=False)]
-    if scaling == "mean std":
+    if scaling == "MEAN_STD":
         checks.append(("std", read[1] < 0, "at least 0", read[1]))
     elif needed:
         checks.append((needed[0], read[0] > read[1], f"at most {needed[1]}", torch.stack(read, 1)))
@@ -151,7 +134,7 @@ def without_padding(scale: Affine, width: int) -> Affine:
     return Affine(scale.offset[: int(real[-1]) + 1], scale.scale[: int(real[-1]) + 1])
 
 
-def _scales(groups: Mapping[str, Any], scaling: Scaling, eps: float, source: Path) -> Scales:
+def _scales(groups: Mapping[str, Any], scaling: str, eps: float, source: Path) -> Scales:
     given = {name: groups[name] for name in ("actions", "state") if groups.get(name) is not None}
     found = {name: affine(scaling, sound(each, scaling, name, source), eps=eps) for name, each in given.items()}
     return Scales(found["actions"], found.get("state"))
@@ -190,8 +173,8 @@ def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Aff
     if not isinstance(config, dict) or not isinstance(config.get("norm_map", {}), dict):
         raise CheckpointError(f"{source}: config and norm_map of {step!r} must be objects, got {config!r:.80}")
     mode = config.get("norm_map", {}).get(kind, "IDENTITY")
-    if not isinstance(mode, str) or mode not in _MODES:
-        raise CheckpointError(f"{source} scales {kind} by {mode!r}; known are {', '.join(_MODES)}")
+    if not isinstance(mode, str) or mode not in STATISTICS:
+        raise CheckpointError(f"{source} scales {kind} by {mode!r}; known are {', '.join(STATISTICS)}")
     state_file = steps[0].get("state_file")
     if state_file is None:
         return None
@@ -206,4 +189,4 @@ def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Aff
     eps = config.get("eps", 1e-8)
     if not isinstance(eps, int | float) or not 0 <= eps < 1:
         raise CheckpointError(f"{source}: eps must be a number from 0 to 1, got {eps!r}")
-    return affine(_MODES[mode], sound(found, _MODES[mode], feature, folder / state_file), eps=eps)
+    return affine(mode, sound(found, mode, feature, folder / state_file), eps=eps)

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 from safetensors import SafetensorError, safe_open
@@ -40,15 +40,6 @@ _REMEDIES = (
     (r"(.*/)?[\w.-]+\.(bin|pt|pth|ckpt)", f"weights of torch.save: write them again as {WEIGHTS}, "
      "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"),
 )  # fmt: skip
-
-
-@runtime_checkable
-class LoadsWeights(Protocol):
-    """Describe a policy that takes weights of its family with adapters or without."""
-
-    def load_weights(self, state: Mapping[str, Tensor], *, source: object) -> None:
-        """Load a state dict; raise CheckpointError if it does not fit."""
-        ...
 
 
 def read_json(path: Path) -> dict[str, Any]:

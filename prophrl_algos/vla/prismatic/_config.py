@@ -50,7 +50,6 @@ class PrismaticConfig:
     horizon: int = 8
     exec_steps: int = 8
     num_steps: int = 10
-    without_state: str = "refuse"
     head: str = "flow"
     """`flow`, or `l1` while a published one is read."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +63,9 @@ class PrismaticConfig:
     def from_json(cls, said: Mapping[str, Any], source: Path) -> "PrismaticConfig":
         """Return the config that `dataclasses.asdict` described; KeyError, TypeError or ValueError if it is damaged."""
         vision = {name: VitSize(**said[name]) for name in ("first", "second")}
-        config = cls(**{**said, **vision})
+        # An earlier release stored `without_state` too.
+        given: Mapping[str, Any] = {name: value for name, value in said.items() if name != "without_state"}
+        config = cls(**{**given, **vision})
         if config.head != "flow":
             raise CheckpointError(f"{source}: this policy has no flow head, load the published one again")
         sound_numbers(config.actions, "actions", source)
@@ -76,7 +77,7 @@ class PrismaticConfig:
 def sound_numbers(given: Any, feature: str, source: Path) -> Numbers:
     """Return the statistics of a feature that are read, as lists; CheckpointError if they make no sense."""
     given = given if isinstance(given, Mapping) else {}
-    read = sound({name: given.get(name) for name in ("q01", "q99")}, "quantile", feature, source)
+    read = sound({name: given.get(name) for name in ("q01", "q99")}, "QUANTILES", feature, source)
     plain: dict[str, Any] = {name: value.tolist() for name, value in read.items()}
     mask = given.get("mask")
     if mask is None:
@@ -114,7 +115,11 @@ def rescale_output(layer: nn.Linear, numbers: Numbers) -> None:
 def read_published(
     folder: Path, found: Mapping[str, Any], options: LoadOptions
 ) -> tuple[PrismaticConfig, dict[str, Tensor]]:
-    """Return config and weights of a published policy, with its L1 head; the head's settings are still empty."""
+    """Return config and weights of a published policy, with its L1 head."""
+    weights = renamed(read_safetensors(folder), _our_name)
+    head_file, state_file = _one(folder, HEAD), _one(folder, "proprio_projector--*.pt")
+    if head_file is None:
+        raise MissingWeightsError(f"{folder} holds no {HEAD}")
     if _one(folder, "vision_backbone--*.pt") is not None:
         raise CheckpointError(f"{folder} has language-conditioned vision encoders (FiLM), which no adapter reads")
     names = found.get("timm_model_ids", [])
@@ -122,7 +127,6 @@ def read_published(
         raise CheckpointError(
             f"{folder / CONFIG} must name the vision encoders {sorted(HEADS)}, timm_model_ids is {names}"
         )
-    weights = renamed(read_safetensors(folder), _our_name)
     sizes = [
         vit_size({n.removeprefix(prefix): each for n, each in weights.items() if n.startswith(prefix)}, HEADS[name])
         for prefix, name in zip(_VISION_ENCODERS, names, strict=True)
@@ -130,18 +134,11 @@ def read_published(
     # The last block of each encoder is behind the features that are read.
     last = tuple(f"{prefix}blocks.{size.depth}." for prefix, size in zip(_VISION_ENCODERS, sizes, strict=True))
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(last)}
-    head_file, state_file = _one(folder, HEAD), _one(folder, "proprio_projector--*.pt")
-    if head_file is None:
-        raise MissingWeightsError(f"{folder} holds no {HEAD}")
     head, state = renamed(read_pt(head_file), _head_name), {} if state_file is None else read_pt(state_file)
-    for part, read in {"action_head": head, "proprio_projector": state}.items():
-        weights |= {f"{part}.{name}": tensor for name, tensor in read.items()}
-    numbers = _statistics(folder, found, options)
-    lacking = [name for name in ("action", *(["proprio"] if state_file else [])) if name not in numbers]
-    if lacking:
-        raise CheckpointError(
-            f"the statistics of {folder} lack {lacking}: give others with LoadOptions(statistics=...)"
-        )
+    for part, tensors in {"action_head": head, "proprio_projector": state}.items():
+        weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+    features = ("action",) if state_file is None else ("action", "proprio")
+    numbers = _statistics(folder, found, options, features)
     # Names of weights tell bridge attention, and that of the Pro release.
     bridge = any(name.endswith("gating_factor") for name in head)
     settings = {"pro": any(".k_self." in name for name in head)} if bridge else {}
@@ -154,9 +151,7 @@ def read_published(
         states=None if state_file is None else numbers["proprio"],
         benchmark=options.benchmark,
         horizon=how.exec_steps,
-        exec_steps=options.exec_steps or how.exec_steps,
-        num_steps=options.num_steps or 10,
-        without_state=options.without_state,
+        exec_steps=how.exec_steps,
         head="l1",
         settings=settings,
     )
@@ -189,7 +184,9 @@ def _head_name(name: str) -> str | None:
     return None if _UNUSED_IN_HEAD.fullmatch(name) else name.removeprefix("model.")
 
 
-def _statistics(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> Mapping[str, Any]:
+def _statistics(
+    folder: Path, config: Mapping[str, Any], options: LoadOptions, read: tuple[str, ...]
+) -> Mapping[str, Any]:
     file = folder / "dataset_statistics.json" if options.statistics is None else options.statistics
     sets = read_json(file) or config.get("norm_stats", {})
     if not sets:
@@ -200,7 +197,7 @@ def _statistics(folder: Path, config: Mapping[str, Any], options: LoadOptions) -
     found = sets[names[0]]
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{file}: statistics of {names[0]!r} must be an object, got {found!r:.80}")
-    return {name: sound_numbers(found.get(name), name, file) for name in ("action", "proprio") if name in found}
+    return {name: sound_numbers(found.get(name), name, file) for name in read}
 
 
 def _one(folder: Path, pattern: str) -> Path | None:

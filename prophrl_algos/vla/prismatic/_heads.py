@@ -11,8 +11,6 @@ on noise or time, so keys and values are made once.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prophrl_algos.flow import Context, TensorContext
-from prophrl_algos.vla._action_head import ActionHead, flow_targets
+from prophrl_algos.vla._action_head import ActionHead
 
 _TIME_WIDTH = 256
 _HEADS = 8
@@ -53,23 +51,10 @@ class L1Head(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """Predict a velocity; subclasses say how."""
+    """Predict a velocity from what `prefix` returns; subclasses say how."""
 
     spread = 0.1
     """Deviation of the actions from the published head's before any training, in latent units: our choice."""
-    draws = 4
-    """Number of noises and times per demonstration in the loss; the context is computed once for all of them."""
-
-    def velocity(self, ctx: Any, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
-        """Return v(x, t) in float32."""
-        raise NotImplementedError
-
-    def loss(
-        self, ctx: Context, x0: Float[Tensor, "b h d"], generator: torch.Generator | None
-    ) -> Float[Tensor, ""]:  # fmt: skip
-        """Return the mean squared error of the velocity."""
-        x, t, velocity = flow_targets(x0, self.draws, generator)
-        return F.mse_loss(self.velocity(ctx.repeat_interleave(self.draws), x, t), velocity)
 
 
 def silence(layer: nn.Linear) -> None:
@@ -107,15 +92,6 @@ class SharedContext(Context):
 
     def repeat_interleave(self, repeats: int) -> "SharedContext":
         return SharedContext(self.tensors, self.copies * repeats)
-
-
-@dataclass(frozen=True)
-class BridgeStates:
-    """Hold what a bridge head reads: states of images and action queries in every block, the robot's as a token."""
-
-    task: Sequence[Float[Tensor, "b t d"]]
-    action: Sequence[Float[Tensor, "b q d"]]
-    state: Float[Tensor, "b d"] | None
 
 
 class _Bridge(nn.Module):
@@ -175,13 +151,6 @@ class _Bridge(nn.Module):
         return rotated(x) if self.turns else x
 
 
-class BridgeL1Head(L1Head):
-    """Hold VLA-Adapter's published head: a constant in, one block per layer of the language model, one action out."""
-
-    def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
-        super().__init__(width, horizon, action_dim, _blocks(width, blocks, pro=pro))
-
-
 class BridgeFlowHead(FlowHead):
     """Predict the mean of the actions given a noisy action and a time, with the blocks of the published head.
 
@@ -196,12 +165,12 @@ class BridgeFlowHead(FlowHead):
         self.positions = nn.Parameter(torch.zeros(horizon, width))
         self.time = TimeEmbedding(width)
         self.offsets = nn.Parameter(torch.zeros(blocks, 2, width))
-        self.blocks = _blocks(width, blocks, pro=pro)
+        self.blocks = bridge_blocks(width, blocks, pro=pro)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, action_dim)
         silence(self.noise)
 
-    def start_from(self, head: BridgeL1Head) -> None:
+    def start_from(self, head: L1Head) -> None:
         """Take the weights of a published head; its first layer becomes the constant that it gave."""
         self.blocks.load_state_dict(head.mlp_resnet_blocks.state_dict())
         self.norm.load_state_dict(head.layer_norm2.state_dict())
@@ -210,8 +179,20 @@ class BridgeFlowHead(FlowHead):
             # The published head is given zeros, and its norm turns them into its bias.
             self.query.copy_(F.relu(head.fc1(head.layer_norm1.bias)))
 
-    def prefix(self, states: BridgeStates) -> SharedContext:
-        return SharedContext(_read(self.blocks, states))
+    def prefix(
+        self,
+        task: Sequence[Float[Tensor, "b t d"]],
+        action: Sequence[Float[Tensor, "b q d"]],
+        state: Float[Tensor, "b d"] | None,
+    ) -> SharedContext:
+        """Return keys and values of every block, of the states of images and action queries, and the robot's."""
+        dtype = self.query.dtype
+        token = [] if state is None else [state[:, None].to(dtype)]
+        read: list[Tensor] = []
+        for block, seen, queries in zip(self.blocks, task, action, strict=True):
+            assert isinstance(block, _Bridge)
+            read.extend(block.read(torch.cat([queries.to(dtype), *token], 1), seen.to(dtype)))
+        return SharedContext(tuple(read))
 
     def mean(self, ctx: SharedContext, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         """Return the mean of the actions given x_t."""
@@ -305,21 +286,11 @@ def rotated(x: Float[Tensor, "b n s e"]) -> Float[Tensor, "b n s e"]:
     return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
 
 
-def _blocks(width: int, blocks: int, *, pro: bool) -> nn.ModuleList:
+def bridge_blocks(width: int, blocks: int, *, pro: bool) -> nn.ModuleList:
+    """Return a block for each layer of the language model."""
     if width % _HEADS:
         raise ValueError(f"width={width} must be a multiple of the {_HEADS} heads of bridge attention")
     return nn.ModuleList(_Bridge(width, pro=pro) for _ in range(blocks))
-
-
-def _read(blocks: nn.ModuleList, states: BridgeStates) -> tuple[Tensor, ...]:
-    """Return keys and values of every block."""
-    dtype = next(blocks.parameters()).dtype
-    state = [] if states.state is None else [states.state[:, None].to(dtype)]
-    read: list[Tensor] = []
-    for block, task, action in zip(blocks, states.task, states.action, strict=True):
-        assert isinstance(block, _Bridge)
-        read.extend(block.read(torch.cat([action.to(dtype), *state], 1), task.to(dtype)))
-    return tuple(read)
 
 
 def _heads(x: Tensor) -> Tensor:

@@ -3,13 +3,12 @@
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from prophrl_algos.flow import Obs
+from prophrl_algos.flow import Context, Obs
 from prophrl_algos.vla._lora import PROJECTIONS, LoraPart, LoraTargets
 from prophrl_algos.vla.prismatic._config import PrismaticConfig
-from prophrl_algos.vla.prismatic._heads import BridgeFlowHead, BridgeL1Head, BridgeStates, OftFlowHead, OftL1Head
+from prophrl_algos.vla.prismatic._heads import BridgeFlowHead, L1Head, OftFlowHead, OftL1Head, bridge_blocks
 from prophrl_algos.vla.prismatic._policy import PrismaticPolicy, windows
 
 _QUERIES = 64
@@ -45,21 +44,20 @@ class VLAAdapter(PrismaticPolicy):
         self.action_queries = nn.Embedding(_QUERIES, self.text_config.hidden_size)
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
-        kind = {"l1": BridgeL1Head, "flow": BridgeFlowHead}[config.head]
         width, layers = self.text_config.hidden_size, self.text_config.num_hidden_layers
-        return kind(width, layers, config.horizon, config.action_dim, **config.settings)
+        if config.head == "l1":
+            return L1Head(width, config.horizon, config.action_dim, bridge_blocks(width, layers, **config.settings))
+        return BridgeFlowHead(width, layers, config.horizon, config.action_dim, **config.settings)
 
-    def states(self, obs: Obs) -> BridgeStates:
-        """Return the states of patches and queries in every layer, and the robot's state, which the head alone sees."""
+    def context(self, obs: Obs) -> Context:
         patches, prompts = self.pieces(obs)
         queries = self.action_queries(torch.arange(_QUERIES, device=self.device)).to(patches[0])
         # Each row is put together by itself and padded behind, so that a batch says what its rows say alone.
         rows = [[text[:1], seen, text[1:], queries] for seen, text in zip(patches, prompts, strict=True)]
         layers, lengths = self.run(rows, every_layer=True)
-        token = None
-        if self.proprio_projector is not None:
-            token = self.proprio_projector(obs["state"].to(self.proprio_projector.fc1.weight))
-        return BridgeStates(
+        token = self.state_token(obs)
+        # The head alone sees the robot's state.
+        return self.action_head.prefix(
             [layer[:, : len(patches[0])] for layer in layers],
             # One early: -1 for the stop token, -1 for the window.
             [windows(layer, lengths - _QUERIES - 2, _QUERIES) for layer in layers],
@@ -94,18 +92,15 @@ class OpenVLAOFT(PrismaticPolicy):
         kind = {"l1": OftL1Head, "flow": OftFlowHead}[config.head]
         return kind(self.text_config.hidden_size, config.horizon, config.action_dim, **config.settings)
 
-    def states(self, obs: Obs) -> Float[Tensor, "b q d"]:
-        """Return the states of the action slots in the last layer."""
+    def context(self, obs: Obs) -> Context:
         patches, prompts = self.pieces(obs)
         slots = self.config.horizon * self.config.action_dim
         zeros = patches[0].new_zeros(slots, patches[0].shape[1])
-        tokens: list[list[Tensor]] = [[] for _ in patches]
-        if self.proprio_projector is not None:
-            state = self.proprio_projector(obs["state"].to(self.proprio_projector.fc1.weight))
-            tokens = [[row] for row in state[:, None].to(zeros)]
+        state = self.state_token(obs)
+        tokens = [[] for _ in patches] if state is None else [[row] for row in state[:, None].to(zeros)]
         rows = [
             [words[:1], seen, *token, words[1:], zeros]
             for seen, token, words in zip(patches, tokens, prompts, strict=True)
         ]
         (last,), lengths = self.run(rows, every_layer=False)
-        return windows(last, lengths - slots - 2, slots)
+        return self.action_head.prefix(windows(last, lengths - slots - 2, slots))

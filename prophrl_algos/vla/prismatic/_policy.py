@@ -1,17 +1,19 @@
 """Make flow policies on Prismatic vision-language models, with a head on the states of the language model."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from prophrl_algos.flow import Context, FlowSpec, Obs
+from prophrl_algos.vla._action_head import flow_targets
 from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._options import LoadOptions
 from prophrl_algos.vla._processor import padded_tokens
@@ -20,7 +22,6 @@ from prophrl_algos.vla.conventions import Convention, convention
 from prophrl_algos.vla.io._weights import CONFIG, load_strictly, own_type
 from prophrl_algos.vla.prismatic._config import (
     GRIPPER,
-    HEAD,
     TOKENIZER,
     PrismaticConfig,
     read_published,
@@ -33,6 +34,8 @@ from prophrl_algos.vla.prismatic._vision import FusedVision, Projector
 
 _MAX_TOKENS = 96
 """Largest number of tokens of a prompt. LIBERO's longest instruction takes about half of it."""
+_DRAWS = 4
+"""Number of noises and times per demonstration in the loss."""
 _STOP = 2
 """Token behind the action slots."""
 
@@ -61,7 +64,7 @@ class PrismaticPolicy(PublishedPolicy):
         from transformers import AutoConfig, AutoModel
 
         super().__init__()
-        self.config, self.tokenizer, self.without_state = config, tokenizer, config.without_state
+        self.config, self.tokenizer = config, tokenizer
         self.spec = FlowSpec(config.horizon, config.action_dim, config.action_dim, config.exec_steps, config.num_steps)
         # The precision is torch's default of the moment, whatever the checkpoint notes.
         text = {name: value for name, value in config.text.items() if name not in ("torch_dtype", "dtype")}
@@ -78,20 +81,18 @@ class PrismaticPolicy(PublishedPolicy):
         """Return the published head or a `FlowHead`, by `config.head`, with new weights."""
         raise NotImplementedError
 
-    def states(self, obs: Obs) -> Any:
+    def context(self, obs: Obs) -> Context:
         """Return what the head reads of the language model's states."""
         raise NotImplementedError
 
     @classmethod
-    def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
+    def recognises(cls, config: Mapping[str, Any]) -> str | None:
         if config.get("model_type") == own_type(cls.FAMILY):
             return f"{CONFIG} says model_type {own_type(cls.FAMILY)!r}"
-        heads = [name for name in files if Path(name).match(HEAD) and "/" not in name]
         said = config.get("text_config")
         text = said.get("model_type") if isinstance(said, Mapping) else None
-        if config.get("model_type") == "openvla" and text == cls.LANGUAGE and heads:
-            return f"{CONFIG} says openvla on {cls.LANGUAGE}, and there is {heads[0]}"
-        return None
+        is_own = config.get("model_type") == "openvla" and text == cls.LANGUAGE
+        return f"{CONFIG} says openvla on {cls.LANGUAGE}" if is_own else None
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
@@ -111,8 +112,7 @@ class PrismaticPolicy(PublishedPolicy):
     def make_saved(cls, folder: Path, said: Mapping[str, Any], options: LoadOptions) -> "PrismaticPolicy":
         config = PrismaticConfig.from_json(said["policy"], folder / CONFIG)
         options.require_benchmark(config.benchmark, folder)
-        chosen = {name: getattr(options, name) or getattr(config, name) for name in ("num_steps", "exec_steps")}
-        return cls._empty(replace(config, **chosen, without_state=options.without_state), folder, options)
+        return cls._empty(config, folder, options)
 
     @classmethod
     def _empty(cls, config: PrismaticConfig, folder: Path, options: LoadOptions) -> "PrismaticPolicy":
@@ -132,7 +132,8 @@ class PrismaticPolicy(PublishedPolicy):
         return policy
 
     def describe(self) -> dict[str, Any]:
-        return {"policy": asdict(self.config)}
+        steps = {name: getattr(self.spec, name) for name in ("exec_steps", "num_steps")}
+        return {"policy": asdict(replace(self.config, **steps))}
 
     def save_tokenizer(self, folder: Path) -> None:
         (folder / TOKENIZER).write_text(self.tokenizer.to_str(), encoding="utf-8")
@@ -153,11 +154,6 @@ class PrismaticPolicy(PublishedPolicy):
         """Return the scale of the robot's state; None for a policy that reads none."""
         return None if self.config.states is None else scaling(self.config.states, self.convention)
 
-    @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return self.projector.fc1.weight.device
-
     def prepare(self, env_obs: Mapping[str, Any], instructions: Sequence[str]) -> Obs:
         """Return images as the vision encoders see them (uint8), tokens, and the normalised state."""
         rows, size = len(instructions), self.vision_backbone.image_size
@@ -175,7 +171,7 @@ class PrismaticPolicy(PublishedPolicy):
     def encode(self, obs: Obs, *, grad: bool) -> Context:
         """Run the language model once and return what the head reads of it."""
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            return self.action_head.prefix(self.states(obs))
+            return self.context(obs)
 
     def velocity(self, ctx: Context, x: Float[Tensor, "b h d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b h d"]:
         return self.action_head.velocity(ctx, x.float(), t.float()).float()
@@ -184,9 +180,11 @@ class PrismaticPolicy(PublishedPolicy):
         self, obs: Obs, actions: Float[Tensor, "b h a"], *, generator: torch.Generator | None
     ) -> Float[Tensor, ""]:
         """Return the loss of flow matching."""
-        context = self.encode(obs, grad=True)
         # Clipped as in the training of the published policies.
-        return self.action_head.loss(context, self.latents(actions.to(self.device)).clamp(-1, 1), generator)
+        x0 = self.latents(actions.to(self.device)).clamp(-1, 1)
+        # The context is computed once for all draws.
+        x, t, velocity = flow_targets(x0, _DRAWS, generator)
+        return F.mse_loss(self.velocity(self.encode(obs, grad=True).repeat_interleave(_DRAWS), x, t), velocity)
 
     def pieces(self, obs: Obs) -> tuple[Sequence[Tensor], list[Tensor]]:
         """Return the embeddings of each row: the patches of all its images, and its prompt."""
@@ -196,6 +194,12 @@ class PrismaticPolicy(PublishedPolicy):
         words = self.language_model.get_input_embeddings()(obs["tokens"][:, : max(lengths)].to(self.device))
         prompts = [row[:length] for row, length in zip(words, lengths, strict=True)]
         return patches.unflatten(0, (len(images), -1)).flatten(1, 2).unbind(0), prompts
+
+    def state_token(self, obs: Obs) -> Float[Tensor, "b d"] | None:
+        """Return the embedding of the robot's state, where the policy reads it."""
+        if self.proprio_projector is None:
+            return None
+        return self.proprio_projector(obs["state"].to(self.proprio_projector.fc1.weight))
 
     def run(
         self, rows: Sequence[Sequence[Float[Tensor, "_ d"]]], *, every_layer: bool

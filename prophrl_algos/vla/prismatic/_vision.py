@@ -39,11 +39,6 @@ class VitSize:
     dino: bool = False
     """Whether it is DINOv2, with a class token and a scale on every branch; SigLIP has neither."""
 
-    @property
-    def image_size(self) -> int:
-        """Return the height and width of its images, pixels."""
-        return _PATCH * self.grid
-
 
 def vit_size(weights: Mapping[str, Tensor], heads: int) -> VitSize:
     """Return the sizes of published weights; their last block is not run, since the features are those before it."""
@@ -111,7 +106,7 @@ class FusedVision(nn.Module):
             raise ValueError(f"both backbones must see the same patches, got grids of {first.grid} and {second.grid}")
         self.featurizer = VisionTransformer(first)
         self.fused_featurizer = VisionTransformer(second)
-        self.image_size, self.width = first.image_size, first.width + second.width
+        self.image_size, self.width = _PATCH * first.grid, first.width + second.width
 
     def forward(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b n d"]:
         values = images.float() / 255

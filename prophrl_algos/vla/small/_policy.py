@@ -1,6 +1,6 @@
 """Make a small language-conditioned flow VLA: from one image and an instruction to a chunk of actions, on a CPU."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,11 +125,9 @@ class SmallVLA(
         self.float()  # whatever torch's default is
 
     @classmethod
-    def recognises(cls, files: Collection[str], config: Mapping[str, Any]) -> str | None:
+    def recognises(cls, config: Mapping[str, Any]) -> str | None:
         """Return why a folder is of this class: `save_pretrained` writes its arguments."""
-        if {"places", "max_bytes"} <= config.keys() and "model.safetensors" in files:
-            return "config.json holds the arguments of a SmallVLA"
-        return None
+        return "config.json holds the arguments of a SmallVLA" if {"places", "max_bytes"} <= config.keys() else None
 
     @classmethod
     def load(cls, folder: Path, options: LoadOptions) -> "SmallVLA":
@@ -237,21 +235,8 @@ class SmallVLA(
         loss = F.mse_loss(self.velocity(context, x, t), velocity)
         if "points" in obs:
             points = obs["points"].to(device) + moved[:, None]
-            loss = loss + _POINTING * pointing_error(centres, points, self.cells)
+            loss = loss + _POINTING * pointing_error(centres, points, self.image_size // 4)
         return loss
-
-    @torch.no_grad()
-    def places(self, obs: Obs) -> Float[Tensor, "b n 2"]:
-        """Return the positions of the places, across and down the image, -1 to 1 from edge to edge.
-
-        Where demonstrations had points, the first places are where the policy believes these to be.
-        """
-        return self._look(obs["image"], obs["text"])[1] * (self.cells - 1) / self.cells
-
-    @property
-    def cells(self) -> int:
-        """Return the number of cells in a row of the grid that places are found on."""
-        return self.image_size // 4
 
     def _look(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of the places and of the text, and the positions of the places."""

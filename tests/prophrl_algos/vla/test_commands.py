@@ -40,7 +40,7 @@ def commands():
 def pi0(folder):
     """As transformers writes it."""
     pytest.importorskip("transformers", minversion="5.4", reason="pi0 needs transformers >= 5.4")
-    from prophrl_algos.vla._pi import Pi0Policy
+    from prophrl_algos.vla._experts import Pi0Policy
 
     config = tiny.pi0_config(8)
     config["vlm_config"]["text_config"]["vocab_size"] = config["vlm_config"]["image_token_id"] = WORDS
@@ -58,7 +58,7 @@ def pi0(folder):
 def smolvla(folder):
     """As lerobot writes it."""
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    from prophrl_algos.vla.smolvla import SmolVLAPolicy
+    from prophrl_algos.vla._experts import SmolVLAPolicy
 
     config = {"chunk_size": 8, "n_action_steps": 8, "num_steps": 2, **tiny.SMOLVLA_CONFIG}
     with tiny.smolvlm_sizes():
@@ -70,7 +70,7 @@ def smolvla(folder):
 def pi05(folder):
     """As lerobot writes it."""
     pytest.importorskip("lerobot", reason="lerobot is not installed: make test-vla")
-    from prophrl_algos.vla._pi import Pi05Policy
+    from prophrl_algos.vla._experts import Pi05Policy
 
     config = {"chunk_size": 8, "n_action_steps": 8, "num_inference_steps": 2, **tiny.PI05_CONFIG}
     with tiny.pi05_sizes():

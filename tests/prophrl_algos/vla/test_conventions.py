@@ -51,20 +51,20 @@ def test_policies_of_libero_saw_mirrored_images_and_those_of_bridge_upright_ones
 
 def test_quantiles_span_minus_one_to_one_and_masked_numbers_stay():
     statistics = {"q01": torch.tensor([-2.0, 0.0]), "q99": torch.tensor([4.0, 1.0])}
-    by = affine("quantile", statistics, eps=0.0)
+    by = affine("QUANTILES", statistics, eps=0.0)
     assert normalise(torch.tensor([[-2.0, 0.0], [4.0, 1.0], [1.0, 0.5]]), by).tolist() == [[-1, -1], [1, 1], [0, 0]]
-    masked = affine("quantile", statistics, eps=0.0, mask=torch.tensor([True, False]))
+    masked = affine("QUANTILES", statistics, eps=0.0, mask=torch.tensor([True, False]))
     assert normalise(torch.tensor([[4.0, 0.25]]), masked).tolist() == [[1.0, 0.25]]
 
 
-@pytest.mark.parametrize("scaling", ["quantile", "mean std", "min max", "identity"])
+@pytest.mark.parametrize("scaling", ["QUANTILES", "MEAN_STD", "MIN_MAX", "IDENTITY"])
 def test_scales_are_inverted(scaling):
     statistics = {name: torch.tensor(value) for name, value in {"q01": [-1.0], "q99": [3.0], "mean": [0.5]}.items()}
     statistics |= {name: torch.tensor(value) for name, value in {"std": [2.0], "min": [-5.0], "max": [5.0]}.items()}
     by = affine(scaling, statistics, eps=1e-6)
     values = torch.linspace(-4, 4, 9)[:, None]
     torch.testing.assert_close(unnormalise(normalise(values, by), by), values)
-    expected = {"quantile": 0.5, "mean std": 0.75, "min max": 0.4, "identity": 2.0}[scaling]
+    expected = {"QUANTILES": 0.5, "MEAN_STD": 0.75, "MIN_MAX": 0.4, "IDENTITY": 2.0}[scaling]
     assert normalise(torch.tensor([2.0]), by).item() == pytest.approx(expected, abs=1e-5)
 
 

@@ -36,20 +36,17 @@ OFT = {"model_type": "openvla", "text_config": {"model_type": "llama"}}
 @pytest.mark.parametrize(
     ("config", "files", "said"),
     [
-        ({"type": "pi05"}, [], r"that of pi05, but it holds no model\.safetensors; it holds config\.json alone: fetch"),
+        ({"type": "pi05"}, [], r"no model\.safetensors .*; it holds config\.json alone: fetch"),
         (
             {"model_type": "pi0"},
             ["pytorch_model.bin"],
-            r"that of pi0, .*; it holds pytorch_model\.bin, weights of",
+            r"no model\.safetensors .*; it holds pytorch_model\.bin, weights",
         ),
-        ({"type": "smolvla"}, ["model.fp16.safetensors"], r"that of smolvla, .*weights of one variant: rename it"),
-        ({"type": "pi0"}, ["model-00001-of-00003.safetensors"], r"that of pi0, .*shards without their"),
-        (OFT, ["model.safetensors"], r"that of openvla_oft, but it holds no action_head--\*\.pt"),
-        (
-            OFT,
-            ["lora_adapter/adapter_model.safetensors"],
-            r"that of openvla_oft, .*no action_head--\*\.pt; .*merge_lora",
-        ),
+        ({"type": "smolvla"}, ["model.fp16.safetensors"], r"no model\.safetensors .*weights of one variant: rename it"),
+        ({"type": "pi0"}, ["model-00001-of-00003.safetensors"], r"no model\.safetensors .*shards without their"),
+        (OFT, ["model.safetensors"], r"no action_head--\*\.pt"),
+        (OFT, ["lora_adapter/adapter_model.safetensors"], r"no model\.safetensors .*merge_lora"),
+        ({"places": 4, "max_bytes": 9}, [], r"no model\.safetensors .*config\.json alone"),
     ],
 )
 def test_a_folder_that_lacks_something_says_what_and_what_is_there_instead(tmp_path, config, files, said):
@@ -57,8 +54,8 @@ def test_a_folder_that_lacks_something_says_what_and_what_is_there_instead(tmp_p
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         save_file({"w": torch.zeros(1)}, tmp_path / name)
-    with pytest.raises(CheckpointError, match=rf"no layout that is known: its config\.json is {said}"):
-        choose(tmp_path)
+    with pytest.raises(MissingWeightsError, match=rf"{tmp_path.name} holds {said}"):
+        load_policy(tmp_path)
 
 
 def test_ten_names_at_most_are_listed(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.vla._pi import Pi0Policy
+from prophrl_algos.vla._experts import Pi0Policy
 from prophrl_algos.vla._processor import ImageConfig
 
 from . import tiny

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophrl_algos import LoadOptions, load_policy
+from prophrl_algos.vla._experts import Pi0Policy, Pi05Policy
 from prophrl_algos.vla._load import choose
-from prophrl_algos.vla._pi import Pi0Policy, Pi05Policy
 from prophrl_algos.vla._processor import PROMPTS, tokenizer_of
 
 from . import tiny
@@ -230,7 +230,7 @@ def test_pi0_of_transformers(tmp_path, shards, seen):
     else:
         write_state(tmp_path, state, shards=shards)
     (tmp_path / "config.json").write_text(json.dumps(tiny.pi0_config(4)))
-    with pytest.raises(CheckpointError, match="has no actions_mean and actions_std"):
+    with pytest.raises(CheckpointError, match="must hold mean and std of 'actions'"):
         load_policy(tmp_path, OPTIONS)
     named = {"actions": ACTIONS, "state": STATES}
     read = {f"{which}_{key}": list(named[which][key]) for which in named for key in ("mean", "std")}
@@ -295,7 +295,7 @@ SMOLVLA |= {"expert_width_multiplier": 0.5, "resize_imgs_with_padding": [32, 32]
 
 @pytest.mark.vla
 def test_smolvla_of_lerobot(tmp_path):
-    from prophrl_algos.vla.smolvla import SmolVLAPolicy
+    from prophrl_algos.vla._experts import SmolVLAPolicy
 
     with tiny.smolvlm_sizes():
         network = SmolVLAPolicy.make_network(SMOLVLA)

@@ -15,8 +15,7 @@ from torch import nn
 
 from benchmarks.policy_memory.full_sizes import smolvlm_of
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.vla import smolvla
-from prophrl_algos.vla._pi import Pi0Policy, Pi05Policy
+from prophrl_algos.vla._experts import Pi0Policy, Pi05Policy, SmolVLAPolicy
 from prophrl_algos.vla._prefix_policy import PrefixPolicy
 from prophrl_algos.vla._processor import ImageConfig, ProcessorConfig
 from prophrl_algos.vla._units import Affine
@@ -68,16 +67,14 @@ def tiny_pi05(
     return _ready(Pi05Policy(network, _spec(horizon, exec_steps, num_steps), how, config), train)
 
 
-def tiny_smolvla(
-    horizon: int = 4, exec_steps: int = 2, num_steps: int = 3, *, train: str = "expert"
-) -> smolvla.SmolVLAPolicy:
+def tiny_smolvla(horizon: int = 4, exec_steps: int = 2, num_steps: int = 3, *, train: str = "expert") -> SmolVLAPolicy:
     """Return SmolVLA in lerobot's classes."""
     config = {"chunk_size": horizon, **SMOLVLA_CONFIG}
     with smolvlm_sizes():
-        network = smolvla.SmolVLAPolicy.make_network(config)
+        network = SmolVLAPolicy.make_network(config)
     randomise(network)
     how = processor("smolvla", ImageConfig(32, centred=False), "line", VOCABULARY)
-    return _ready(smolvla.SmolVLAPolicy(network, _spec(horizon, exec_steps, num_steps), how, config), train)
+    return _ready(SmolVLAPolicy(network, _spec(horizon, exec_steps, num_steps), how, config), train)
 
 
 def tiny_vla_adapter(
@@ -174,7 +171,6 @@ def processor(
         tokenizer=char_tokenizer(),
         prompt=prompt,
         max_tokens=max_tokens,
-        without_state="mean",
     )
 
 
@@ -235,13 +231,12 @@ def _prismatic(
 
 
 def _config(text: Mapping[str, Any], num_steps: int, settings: Mapping[str, Any]) -> PrismaticConfig:
-    return PrismaticConfig(
-        text, DINO, SIGLIP, ACTIONS, STATES, num_steps=num_steps, without_state="mean", settings=settings
-    )
+    return PrismaticConfig(text, DINO, SIGLIP, ACTIONS, STATES, num_steps=num_steps, settings=settings)
 
 
 def _ready(policy: Made, train: str) -> Made:
     policy.let_train(train)
+    policy.without_state = "mean"
     return policy.eval()
 
 

@@ -19,7 +19,7 @@ def changed(name, number, value):
     return {**GOOD, name: [value if place == number else each for place, each in enumerate(GOOD[name])]}
 
 
-def openpi(folder, actions, state=GOOD, scaling="quantile"):
+def openpi(folder, actions, state=GOOD, scaling="QUANTILES"):
     (folder / "norm_stats.json").write_text(json.dumps({"norm_stats": {"actions": actions, "state": state}}))
     return openpi_scales(folder, scaling, 1e-6)
 
@@ -56,7 +56,7 @@ def test_numbers_that_make_no_sense_are_named(tmp_path, wrong, said):
 def test_negative_deviations_are_named(tmp_path):
     wrong = changed("std", 1, -0.2)
     with pytest.raises(CheckpointError, match=r"std of .actions. must be at least 0, number 1 of it is -0\.2"):
-        openpi(tmp_path, wrong, scaling="mean std")
+        openpi(tmp_path, wrong, scaling="MEAN_STD")
     with pytest.raises(
         CheckpointError, match=r"processor\.safetensors: std of 'observation\.state' must be at least 0"
     ):
@@ -71,7 +71,7 @@ def test_negative_deviations_are_named(tmp_path):
 
 def test_missing_quantiles_say_what_is_there_and_what_to_do(tmp_path):
     without = {"mean": MEAN, "std": STD}
-    said = r"must hold q01 and q99 of 'actions' for 'quantile' scaling, it holds mean, std: .*compute_norm_stats\.py"
+    said = r"must hold q01 and q99 of 'actions' for 'QUANTILES' scaling, it holds mean, std: .*compute_norm_stats\.py"
     with pytest.raises(CheckpointError, match=said):
         openpi(tmp_path, without)
     with pytest.raises(CheckpointError, match=r"must hold q01 and q99 of 'action' .*LoadOptions\(statistics="):
@@ -92,7 +92,7 @@ def test_what_is_no_list_of_numbers_is_refused(tmp_path, wrong):
         openpi(tmp_path, wrong)
 
 
-@pytest.mark.parametrize("scaling", ["quantile", "mean std"])
+@pytest.mark.parametrize("scaling", ["QUANTILES", "MEAN_STD"])
 @pytest.mark.parametrize("leftover", [0.0, 1e-10])
 def test_padding_is_cut_off_actions_and_state(tmp_path, scaling, leftover):
     padding = {"q01": -leftover, "q99": leftover, "mean": 0.0, "std": leftover}

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from prophrl_algos.vla.prismatic._heads import TimeEmbedding, flow_targets, gaussian_velocity, rotated
+from prophrl_algos.vla._action_head import flow_targets
+from prophrl_algos.vla.prismatic._heads import TimeEmbedding, gaussian_velocity, rotated
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.7])

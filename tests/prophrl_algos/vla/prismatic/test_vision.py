@@ -20,7 +20,7 @@ def random_vision(size, seed=0):
 
 
 def pixels(size):
-    return torch.randn(2, 3, size.image_size, size.image_size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, 3, 14 * size.grid, 14 * size.grid, generator=torch.Generator().manual_seed(1))
 
 
 def test_dinov2_is_that_of_transformers():
@@ -103,7 +103,7 @@ def test_names_and_features_are_those_of_timm(size):
     import timm
 
     oracle = timm.models.vision_transformer.VisionTransformer(
-        img_size=size.image_size, patch_size=14, embed_dim=size.width, depth=size.depth + 1, num_heads=size.heads,
+        img_size=14 * size.grid, patch_size=14, embed_dim=size.width, depth=size.depth + 1, num_heads=size.heads,
         mlp_ratio=size.hidden / size.width, init_values=1.0 if size.dino else None, class_token=size.dino,
         reg_tokens=size.registers, no_embed_class=size.dino, num_classes=0,
         global_pool="token" if size.dino else "map",
