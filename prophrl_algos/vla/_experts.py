@@ -231,9 +231,11 @@ class SmolVLAPolicy(PrefixPolicy):
 
     @classmethod
     def load_published(cls, folder: Path, config: Mapping[str, Any], options: LoadOptions) -> "PrefixPolicy":
+        policy = super().load_published(folder, config, options)
         # lerobot says how many actions of a chunk are executed.
-        exec_steps = options.exec_steps or config.get("n_action_steps")
-        return super().load_published(folder, config, replace(options, exec_steps=exec_steps))
+        steps = int(config.get("n_action_steps", policy.spec.exec_steps))
+        policy.spec = replace(policy.spec, exec_steps=min(steps, policy.spec.horizon))
+        return policy
 
     @classmethod
     def processing(cls, config: Mapping[str, Any]) -> dict[str, Any]:
