@@ -123,15 +123,10 @@ class EpisodeVectorEnv(PlainSpec, VectorEnv):  # pyright: ignore[reportIncompati
         return tuple(row.elapsed for row in self._rows)
 
     @property
-    def waiting(self) -> int:
-        """Initial states of `options["queue"]` that wait for a sub-environment."""
-        return 0 if self._queue is None else len(self._queue)
-
-    @property
     def finished(self) -> bool:
         """Whether every episode has ended and none follows: autoreset is DISABLED, or the queue is empty."""
         absorbing = self._queue is not None or self.autoreset_mode == AutoresetMode.DISABLED
-        return self._started and absorbing and not self.waiting and all(row.ended for row in self._rows)
+        return self._started and absorbing and not self._queue and all(row.ended for row in self._rows)
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:

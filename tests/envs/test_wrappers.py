@@ -96,7 +96,7 @@ def test_vector_wrappers_keep_what_the_env_declares(name):
     assert envs.spec == inner.spec
     for declared in ("num_envs", "render_mode", "closed", "np_random_seed"):
         assert getattr(envs, declared) == getattr(inner, declared)
-    for declared in ("autoreset_mode", "fps", "max_episode_steps", "elapsed", "usage", "waiting", "finished"):
+    for declared in ("autoreset_mode", "fps", "max_episode_steps", "elapsed", "usage", "finished"):
         assert getattr(envs, declared) == getattr(inner, declared)
     for declared in ("world_model", "reward_model", "starts"):
         assert getattr(envs, declared) is getattr(inner, declared)
