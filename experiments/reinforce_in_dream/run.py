@@ -24,6 +24,7 @@ import tyro
 from gymnasium.vector import VectorEnv
 from torch import nn
 
+from benchmarks.reward_robustness import DegradedOracle
 from experiments.reinforce_in_dream.episodes import episodes_of, official_episodes, train_cells
 from experiments.reinforce_in_dream.files import (
     CHOICE,
@@ -45,7 +46,6 @@ from experiments.reinforce_in_dream.files import (
 from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES, Arm, Size
 from prophet_gym.estimates import wilson
 from prophet_gym.evaluation._report import write_json
-from prophet_gym.rewards import DegradedOracle
 from prophrl_algos._demonstrations import read_demonstrations
 from prophrl_algos._loggers import Logger, TerminalLogger
 from prophrl_algos._named import make_policy

@@ -1,7 +1,6 @@
 """Reward the dream: anything that satisfies `prophet_gym.world_model.RewardModel`."""
 
 from prophet_gym.rewards._classifier import RelativeReward, SuccessHead, SuccessHeadConfig
-from prophet_gym.rewards._degraded import DegradedOracle, degrade, false_positive_rate
 from prophet_gym.rewards._function import FunctionReward
 from prophet_gym.rewards._monitor import PrecisionMonitor
 from prophet_gym.rewards._named import make_reward_model
@@ -11,12 +10,10 @@ from prophet_gym.rewards._vlm.likelihood import LikelihoodConfig, LikelihoodRewa
 from prophet_gym.rewards._vlm.local import LocalVlm
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
-from prophet_gym.rewards._vlm.reward_log import RewardLog
 from prophet_gym.rewards._vlm.votes import AnswerModel, Question, Reply, VlmReward, Votes, parse_answer
 
 __all__ = [
     "AnswerModel",
-    "DegradedOracle",
     "FindGripper",
     "FunctionReward",
     "LikelihoodConfig",
@@ -32,13 +29,10 @@ __all__ = [
     "RelativeReward",
     "RemoteVlm",
     "Reply",
-    "RewardLog",
     "SuccessHead",
     "SuccessHeadConfig",
     "VlmReward",
     "Votes",
-    "degrade",
-    "false_positive_rate",
     "make_reward_model",
     "mark_of",
     "parse_answer",

@@ -16,7 +16,6 @@ from prophet_gym.rewards._vlm.likelihood import CONFIG_NAME, LikelihoodConfig, L
 from prophet_gym.rewards._vlm.local import DEFAULT_MODEL, LocalVlm
 from prophet_gym.rewards._vlm.prompt import Prompt
 from prophet_gym.rewards._vlm.remote import Patience, RemoteVlm
-from prophet_gym.rewards._vlm.reward_log import RewardLog
 from prophet_gym.rewards._vlm.votes import VlmReward, Votes
 from prophet_gym.world_model import RewardModel
 
@@ -24,7 +23,7 @@ FORMS = ("success", "classifier", "vlm:MODEL", "vlm:URL#MODEL", "likelihood:MODE
 _Readers: TypeAlias = dict[str, Callable[[str], Any]]
 
 
-_VOTES: _Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str, "log": str}
+_VOTES: _Readers = {"samples": int, "retries": int, "when": str, "stride": int, "shown": int, "prompt": str}
 _LOCAL: _Readers = dict(
     revision=str, device=str, dtype=str, bits=int, adapter=str, max_new_tokens=int, temperature=float, batch=int
 )
@@ -146,8 +145,8 @@ def _vlm(rest: str, device: str) -> RewardModel:
     require_when(given.get("when", "end"))
     for name in ("stride", "shown"):
         require_count(name, given.get(name, 1))
-    openers: _Readers = {"prompt": Prompt.read, "log": RewardLog}
-    given |= {name: open_(given[name]) for name, open_ in openers.items() if name in given}
+    if "prompt" in given:
+        given["prompt"] = Prompt.read(given["prompt"])
     if remote:
         return VlmReward(RemoteVlm(base, model, patience=Patience(**patience), **backend), **given)
     return VlmReward(LocalVlm.from_pretrained(base or DEFAULT_MODEL, **backend), **given)

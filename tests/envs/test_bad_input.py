@@ -79,7 +79,6 @@ CASES = {
     "FunctionReward(max, when='x')": "when must be 'chunk' or 'end', got 'x'",
     "judged('x')": "the function of a reward must return a number or None, got 'x'",
     "judged(float('nan'))": "the function of a reward must return a finite number or None, got nan",
-    "DegradedOracle(vector(), recall='a', false_positive_rate=0)": "recall must be in [0, 1], got a",
     "VlmReward(None, samples=1.5)": f"samples {INTEGER} 1, got 1.5",
     "VlmReward(None, retries=None)": f"retries {INTEGER} 0, got None",
     "VlmReward(None, shown='a')": f"shown {INTEGER} 1, got 'a'",

@@ -20,7 +20,6 @@ from prophet_gym.rewards import (
     RelativeReward,
     RemoteVlm,
     Reply,
-    RewardLog,
     SuccessHead,
     SuccessHeadConfig,
     VlmReward,
@@ -154,20 +153,18 @@ def test_a_gripper_that_is_found_nowhere_is_an_error():
 @pytest.mark.parametrize(
     "again", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"]
 )
-def test_an_env_with_an_endpoint_and_a_log_is_copied(server, tmp_path, again):
+def test_an_env_with_an_endpoint_is_copied(server, again):
     server.script = [
         lambda handler: handler.send(b'{"choices": [{"message": {"content": "It is in. \\\\box{Success}"}}]}')
     ]
-    log = RewardLog(tmp_path / "log.jsonl")
     model = RemoteVlm(server.url, "m", patience=Patience(timeout=5.0), refused=["seed"])
-    reward = VlmReward(model, samples=1, when="chunk", prompt=Prompt("$instruction"), log=log)
+    reward = VlmReward(model, samples=1, when="chunk", prompt=Prompt("$instruction"))
     env = ProphetEnv(CountingWorldModel(), counting_starts(), reward_model=reward)
     env.reset(seed=0)
     twin = again(env)
     for each in (env, twin):
         _, paid, *_, info = each.step(np.zeros(each.action_space.shape, np.float32))
         assert (paid, bool(info["scored"])) == (1.0, True)
-    assert len(log.path.read_text(encoding="utf-8").splitlines()) == 2
     copied = again(model)
     assert (copied.refused, copied.patience, copied.name) == (model.refused, model.patience, model.name)
 

@@ -68,8 +68,7 @@ class LikelihoodReward:
 
     def question(self, video: UInt8[Tensor, "_ h w 3"], instruction: str) -> Question:
         """Return what the model is asked about a video."""
-        _, parts = label_frames(video, self.stride, self.config.shown)
-        return Question((*parts, self.prompt.fill(instruction)))
+        return Question((*label_frames(video, self.stride, self.config.shown), self.prompt.fill(instruction)))
 
     def log_odds(self, videos: Sequence[UInt8[Tensor, "_ h w 3"]], instructions: Sequence[str]) -> Float[Tensor, " b"]:
         """Return the logit of `Success` minus that of `Failure`; gradients flow to the model."""

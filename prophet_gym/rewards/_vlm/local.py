@@ -1,9 +1,7 @@
 """Ask a vision-language model on this machine: any image-text-to-text model of transformers."""
 
 import inspect
-import time
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,16 +21,19 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-class Inputs(ABC):
-    """Turn questions into what a model's forward takes; `processor` knows the model's template of a chat."""
+class ProcessorInputs:
+    """Turn questions into what a model's forward takes, with the model's own processor."""
 
     def __init__(self, processor: Any, tokenizer: Any) -> None:
         self.processor = processor
         self.tokenizer = tokenizer
 
-    @abstractmethod
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """Return one row per question, padded on the left, each ending where the answer begins."""
+        self.tokenizer.padding_side = "left"
+        images = [[part.numpy() for part in each.parts if isinstance(part, Tensor)] or None for each in questions]
+        shown = {"images": images, "input_data_format": "channels_last"} if any(images) else {}
+        return dict(self.processor(text=[*map(self.chat, questions)], **shown, padding=True, return_tensors="pt"))
 
     def chat(self, question: Question) -> str:
         """Write a question as one user turn, with the tokenizer's control tokens in texts taken apart."""
@@ -44,7 +45,7 @@ class Inputs(ABC):
         return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
-class PatchInputs(Inputs):
+class PatchInputs(ProcessorInputs):
     """Build inputs of the Qwen-VL family: an image is patches and a grid, with a placeholder in the text per token.
 
     Its complete processors need torchvision, for video files; here their parts are used by themselves.
@@ -56,7 +57,7 @@ class PatchInputs(Inputs):
         self.image_token = image_token
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """Encode as `Inputs` does; `mm_token_type_ids` says which tokens belong to images."""
+        """Encode as `ProcessorInputs` does; `mm_token_type_ids` says which tokens belong to images."""
         images = [part.numpy() for question in questions for part in question.parts if isinstance(part, Tensor)]
         vision: dict[str, Tensor] = {}
         if images:
@@ -71,17 +72,6 @@ class PatchInputs(Inputs):
         ids = tokens["input_ids"]
         of_images = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).int()
         return {"input_ids": ids, "attention_mask": tokens["attention_mask"], "mm_token_type_ids": of_images} | vision
-
-
-class ProcessorInputs(Inputs):
-    """Build inputs with a model's own processor, where that works without torchvision."""
-
-    def encode(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """Encode as `Inputs` does."""
-        self.tokenizer.padding_side = "left"
-        images = [[part.numpy() for part in each.parts if isinstance(part, Tensor)] or None for each in questions]
-        shown = {"images": images, "input_data_format": "channels_last"} if any(images) else {}
-        return dict(self.processor(text=[*map(self.chat, questions)], **shown, padding=True, return_tensors="pt"))
 
 
 class LocalVlm:
@@ -101,7 +91,7 @@ class LocalVlm:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Inputs,
+        inputs: ProcessorInputs,
         *,
         name: str = "local",
         max_new_tokens: int = 512,
@@ -210,7 +200,6 @@ class LocalVlm:
     def _answer(self, questions: Sequence[Question]) -> list[Reply]:
         from transformers import GenerationConfig, LogitsProcessorList
 
-        began = time.monotonic()
         network: Any = self.model
         batch, inner, tokenizer = self._encode(questions), _inner(network), self.inputs.tokenizer
         stored = inner.generation_config
@@ -227,13 +216,7 @@ class LocalVlm:
         finally:
             inner.generation_config = stored
         said = whole[:, batch["input_ids"].shape[1] :]
-        seconds, texts = time.monotonic() - began, tokenizer.batch_decode(said, skip_special_tokens=True)
-        read = batch["attention_mask"].sum(1).tolist()
-        written = (said != tokenizer.pad_token_id).sum(1).tolist()
-        return [
-            Reply(text, seconds=seconds, prompt_tokens=asked, answer_tokens=answered)
-            for text, asked, answered in zip(texts, read, written, strict=True)
-        ]
+        return [Reply(text) for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
 class RowNoise:
@@ -258,7 +241,7 @@ def _sampling(max_new_tokens: int, temperature: float, batch: int) -> tuple[int,
     )
 
 
-def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Any, Inputs]:
+def _load(name: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Any, ProcessorInputs]:
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
     # That no code of the repository runs is said at each call, where a test looks for it.

@@ -7,7 +7,6 @@ import asyncio
 import base64
 import os
 import threading
-import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,12 +14,12 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from jaxtyping import UInt8
 from torch import Tensor
 
 from prophet_gym._checks import require_count, require_number, unknown_option
 from prophet_gym.rewards._vlm import warn
 from prophet_gym.rewards._vlm.replies import hide, one_line, read_refusal, read_reply
-from prophet_gym.rewards._vlm.reward_log import png
 from prophet_gym.rewards._vlm.votes import Question, Reply
 
 KEY_VARIABLE = "PROPHET_VLM_API_KEY"
@@ -119,7 +118,7 @@ class RemoteVlm:
         if not questions:
             return []
         images = {id(part): part for question in questions for part in question.parts if isinstance(part, Tensor)}
-        encoded = {name: base64.b64encode(png(part.numpy())).decode() for name, part in images.items()}
+        encoded = {name: base64.b64encode(png(part)).decode() for name, part in images.items()}
         key, limit = self._key(), asyncio.Semaphore(self.patience.concurrency)
 
         async def ask(client: Any, question: Question) -> Reply:
@@ -144,7 +143,7 @@ class RemoteVlm:
     async def _ask(self, client: Any, request: Mapping[str, Any], key: str | None) -> Reply:
         import openai
 
-        began, limits = time.monotonic(), self.patience
+        limits = self.patience
         address = f"{self.url}/chat/completions"
         headers = {} if key else {"Authorization": openai.Omit()}
         try:
@@ -160,7 +159,7 @@ class RemoteVlm:
             said = str(cause) or f"no complete answer within timeout={limits.timeout:g} s, total={limits.total:g} s"
             reply = Reply(None, problem=f"{type(cause).__name__}: {one_line(said)}, from {address}")
         hidden = {name: hide(getattr(reply, name), key) for name in ("text", "problem", "finish")}
-        return replace(reply, seconds=time.monotonic() - began, **hidden)
+        return replace(reply, **hidden)
 
     def _request(self, question: Question, images: Mapping[int, str]) -> dict[str, Any]:
         content = [
@@ -206,6 +205,13 @@ def open_client(url: str, key: str | None, patience: Patience) -> Any:
     )
     _ = client.chat.completions  # loads half a second of modules, which no question's time should pay for
     return client
+
+
+def png(image: UInt8[Tensor, "h w 3"]) -> bytes:
+    """Encode an image as a PNG file."""
+    import cv2
+
+    return cv2.imencode(".png", cv2.cvtColor(image.numpy(), cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 async def _read_body(response: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from prophet_gym._checks import require_count
 from prophet_gym.rewards._vlm.votes import Reply
 
 _ESCAPED = re.compile(r"\\(?:u00|x)([0-9a-f]{2})")
@@ -28,16 +27,13 @@ def read_reply(body: bytes) -> Reply:
         if len(choices) != 1:
             return Reply(None, problem=f"one choice was asked for, got {len(choices)}")
         said, finish = choices[0]["message"], one_line(str(choices[0].get("finish_reason") or ""))
-        text, usage = said.get("content"), message.get("usage") or {}
-        read, written = (
-            require_count(name, usage.get(name) or 0, 0) for name in ("prompt_tokens", "completion_tokens")
-        )
+        text = said.get("content")
         problem = "" if isinstance(text, str) and text.strip() else _why_no_text(said, text, finish)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         return Reply(
             None, problem=f"no well-formed answer ({type(error).__name__}): it ends in {one_line(_text(body)[-80:])!r}"
         )
-    return Reply(None if problem else text, problem=problem, finish=finish, prompt_tokens=read, answer_tokens=written)
+    return Reply(None if problem else text, problem=problem, finish=finish)
 
 
 def read_refusal(response: Any, address: str) -> str:

@@ -2,13 +2,11 @@
 
 import hashlib
 import re
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -18,7 +16,6 @@ from prophet_gym._checks import require_count, require_when
 from prophet_gym.rewards._videos import require_frames, require_videos
 from prophet_gym.rewards._vlm import warn
 from prophet_gym.rewards._vlm.prompt import Prompt
-from prophet_gym.rewards._vlm.reward_log import RewardLog
 from prophet_gym.world_model import RewardOutput
 
 REQUESTED_FRAMES = 512
@@ -65,9 +62,6 @@ class Reply:
 
     text: str | None  # what the model wrote; None if no answer came
     problem: str = ""  # what went wrong, in a line
-    seconds: float = 0.0  # from question to answer, waiting included
-    prompt_tokens: int = 0  # that the model read
-    answer_tokens: int = 0  # that it wrote
     finish: str = ""  # why the model stopped, where that is known: `stop`, or `length` if it was cut off
 
 
@@ -112,22 +106,25 @@ class Votes:
 
     samples: int  # wanted; more than half of them decide
     retries: int = 0  # unreadable answers, at most, that are asked for again
-    success: int = 0
-    failure: int = 0
-    unparsable: int = 0  # those that say neither, or never came
+    answers: tuple[bool | None, ...] = ()  # None for those that say neither, or never came
 
     def __post_init__(self) -> None:
         require_count("samples", self.samples)
         require_count("retries", self.retries, 0)
 
-    def add(self, answers: Sequence[bool | None]) -> "Votes":
+    def add(self, *answers: bool | None) -> "Votes":
         """Return the votes with further answers counted."""
-        return replace(
-            self,
-            success=self.success + sum(answer is True for answer in answers),
-            failure=self.failure + sum(answer is False for answer in answers),
-            unparsable=self.unparsable + sum(answer is None for answer in answers),
-        )
+        return replace(self, answers=self.answers + answers)
+
+    @property
+    def success(self) -> int:
+        """Return how many say success."""
+        return self.answers.count(True)
+
+    @property
+    def failure(self) -> int:
+        """Return how many say failure."""
+        return self.answers.count(False)
 
     @property
     def decision(self) -> bool | None:
@@ -141,8 +138,7 @@ class Votes:
         """Return the fewest further answers that could decide; 0 when they are decided, or can no longer be."""
         if self.decision is not None:
             return 0
-        readable = self.success + self.failure
-        left = min(self.samples - readable, self.samples + self.retries - readable - self.unparsable)
+        left = self.samples - self.success - self.failure + min(0, self.retries - self.answers.count(None))
         missing = self.samples // 2 + 1 - max(self.success, self.failure)
         return missing if missing <= left else 0
 
@@ -190,7 +186,6 @@ class VlmReward:
         when: Literal["chunk", "end"] = "end",
         stride: int = 5,
         shown: int = 32,
-        log: RewardLog | None = None,
     ) -> None:
         r"""Keep the parts; nothing is asked yet.
 
@@ -203,7 +198,6 @@ class VlmReward:
             when: See `RewardModel`.
             stride: See `RewardModel`.
             shown: Largest number of frames of a video that the model is shown.
-            log: Where every decision is written; nowhere if not given.
         """
         self.model = model
         self.prompt = prompt or Prompt.read("success")
@@ -212,7 +206,6 @@ class VlmReward:
         self.stride = require_count("stride", stride)
         self.shown = require_count("shown", shown)
         self.max_frames = max(self.shown, REQUESTED_FRAMES)
-        self.log = log
         self.counts: Counter[str] = Counter()
         self._warned = False
 
@@ -223,23 +216,19 @@ class VlmReward:
             ValueError: A video is not uint8 `(frames, h, w, 3)`.
         """
         require_videos(videos, instructions)
-        began, cases = time.monotonic(), []
+        cases = []
         for video, instruction in zip(videos, instructions, strict=True):
-            steps, parts = label_frames(video, self.stride, self.shown)
-            cases.append(_Case(instruction, steps, (*parts, self.prompt.fill(instruction)), self.ballot))
-        while waiting := [case for case in cases if case.steps and case.votes.to_ask]:
+            frames = label_frames(video, self.stride, self.shown)
+            cases.append(_Case(instruction, (*frames, self.prompt.fill(instruction)), self.ballot))
+        while waiting := [case for case in cases if len(case.parts) > 1 and case.votes.to_ask]:
             asked = [(case, number) for case in waiting for number in range(case.votes.to_ask)]
             replies = self.model.answer([case.question(number) for case, number in asked])
             for (case, _), reply in zip(asked, replies, strict=True):
                 case.take(reply)
-        seconds = time.monotonic() - began
         for case in cases:
             self.counts["unscored" if case.votes.decision is None else "scored"] += 1
             self.counts["unanswered"] += sum(reply.text is None for reply, _ in case.replies)
             self.counts["unparsable"] += len(case.unreadable)
-            if self.log is not None:
-                frames = [part for part in case.parts if isinstance(part, Tensor)]
-                self.log.write(case.record(self.model.name, seconds), frames)
         self._warn(cases)
         return RewardOutput(
             reward=torch.tensor([float(case.votes.decision is True) for case in cases], dtype=torch.float32),
@@ -268,7 +257,6 @@ class _Case:
     """Hold a video while it is asked about."""
 
     instruction: str
-    steps: list[int]
     parts: tuple[str | Tensor, ...]
     votes: Votes
     replies: list[tuple[Reply, bool | None]] = field(default_factory=list)  # and what each was read as
@@ -288,21 +276,7 @@ class _Case:
     def take(self, reply: Reply) -> None:
         answer = None if reply.text is None else parse_answer(reply.text)
         self.replies.append((reply, answer))
-        self.votes = self.votes.add([answer])
-
-    def record(self, model: str, seconds: float) -> dict[str, Any]:
-        """Return what is logged; `seconds` are those of the whole batch."""
-        return {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": model,
-            "instruction": self.instruction,
-            "decision": self.votes.decision,
-            "votes": asdict(self.votes),
-            "steps": self.steps,
-            "image": None,
-            "answers": [{"answer": answer} | asdict(reply) for reply, answer in self.replies],
-            "seconds": round(seconds, 3),
-        }
+        self.votes = self.votes.add(answer)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -312,11 +286,14 @@ def spread(count: int, most: int) -> list[int]:
     return [count - 1] if most == 1 else [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
-def label_frames(video: UInt8[Tensor, "_ h w 3"], stride: int, most: int) -> tuple[list[int], tuple[str | Tensor, ...]]:
-    """Return the steps of the frames that are shown, and these frames, each after its label.
+def label_frames(video: UInt8[Tensor, "_ h w 3"], stride: int, most: int) -> tuple[str | Tensor, ...]:
+    """Return the frames that are shown, each after its label.
 
     The last one is labelled as such: the latest frame of an episode need not lie on the stride, so its step is unknown.
     """
-    last, places = len(video) - 1, spread(len(video), most)
-    pairs = [("Last step:" if place == last else f"Step {stride * place}:", video[place].cpu()) for place in places]
-    return [stride * place for place in places], tuple(chain.from_iterable(pairs))
+    last = len(video) - 1
+    pairs = [
+        ("Last step:" if place == last else f"Step {stride * place}:", video[place].cpu())
+        for place in spread(len(video), most)
+    ]
+    return tuple(chain.from_iterable(pairs))

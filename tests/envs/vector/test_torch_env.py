@@ -15,7 +15,7 @@ from prophet_gym.envs import (
     StackFrames,
     ViewedVector,
 )
-from prophet_gym.rewards import DegradedOracle, FunctionReward
+from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, assert_same, counting_starts
 
 CHUNK = 2
@@ -94,7 +94,6 @@ def test_wrappers_of_arrays_refuse_tensors_and_wrappers_of_actions_do_not_mind()
     refusing = {
         "ViewedVector": lambda: ViewedVector(make(), StackFrames(2)),
         "OneActionPerStepVector": lambda: OneActionPerStepVector(FlattenAgain(make())),
-        "DegradedOracle": lambda: DegradedOracle(make(), recall=1.0, false_positive_rate=0.0),
     }
     for name, wrap in refusing.items():
         with pytest.raises(ValueError, match=f"{name} works on arrays"):

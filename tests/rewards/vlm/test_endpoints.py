@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prophet_gym.errors import UnknownOptionError
-from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, RewardLog, VlmReward, make_reward_model
+from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, VlmReward, make_reward_model
 from prophet_gym.rewards._vlm.replies import hide
 
 YES = r"It is in. \box{Success}"
@@ -98,7 +98,7 @@ def test_a_whole_reply_without_an_answer_is_named_and_paid_for_once(server, body
     server.script = [says(body)]
     with pytest.warns(RuntimeWarning, match="left a question unanswered"):
         reply = RemoteVlm(server.url, "m", patience=FAST).answer([question()])[0]
-    assert (reply.text, len(server.requests), reply.answer_tokens) == (None, 1, 20)
+    assert (reply.text, len(server.requests)) == (None, 1)
     for part in said:
         assert part in reply.problem
 
@@ -151,7 +151,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("echo", [KEY, *ECHOES.values()], ids=["plain", *ECHOES])
-def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, tmp_path, echo, encoding):
+def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, echo, encoding):
     monkeypatch.setenv("PROPHET_VLM_API_KEY", KEY)
     text = f'{{"error": {{"message": "bad key {echo}, again {echo}"}}}}'
     answer = f'{{"choices": [{{"message": {{"content": "your key is {echo}"}}}}]}}'
@@ -161,11 +161,9 @@ def test_a_key_is_hidden_however_it_is_echoed(server, monkeypatch, tmp_path, ech
         says(bodies[3].encode(encoding)),
     ]
     model = RemoteVlm(server.url, "m", patience=Patience(timeout=2.0, retries=0, concurrency=1))
-    log = RewardLog(tmp_path / "log.jsonl")
-    reward_model = VlmReward(model, samples=7, retries=0, prompt=Prompt("$instruction"), log=log)
     with pytest.warns(RuntimeWarning) as caught:
-        reward_model.score([torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"])
-    seen = log.path.read_text(encoding="utf-8") + "".join(str(each.message) for each in caught)
+        replies = model.answer([question() for _ in range(8)])
+    seen = str(replies) + "".join(str(each.message) for each in caught)
     assert "***" in seen
     for letters in (KEY[: len(KEY) // 2], echo[: len(echo) // 2]):
         assert letters not in seen.replace("\x00", "")

@@ -14,7 +14,7 @@ import openai  # noqa: F401 imported before anything is timed: the import takes 
 import pytest
 import torch
 
-from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, RewardLog, VlmReward
+from prophet_gym.rewards import Patience, Prompt, Question, RemoteVlm, VlmReward
 
 YES = r"It is in. \box{Success}"
 FAST = Patience(timeout=0.6, total=5.0, retries=1)
@@ -96,8 +96,6 @@ NO_ANSWER = {
     "choices of another kind": says(b'{"choices": {"0": 1}}'),
     "no content": says(b'{"choices": [{"message": {"content": null}}]}'),
     "content of parts": says(b'{"choices": [{"message": {"content": [{"text": "x"}]}}]}'),
-    "bad usage": says(b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}'),
-    "endless usage": says(b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": Infinity}}'),
     "an error beside": says(json.dumps({"error": "overloaded", **json.loads(message(YES))}).encode()),
     "an error in a stream": says(
         events(YES, end=False) + b'data: {"error": {"code": 500}}\n\ndata: [DONE]\n\n', Content_Type="text/event-stream"
@@ -140,7 +138,6 @@ def test_the_run_goes_on_after_trouble(server):
     assert (reply.text, reply.problem) == (YES, "")
     times = [moment for *_, moment in server.requests]
     assert times[3] - times[2] >= 1.5
-    assert reply.seconds >= times[-1] - times[0]
 
 
 def test_a_wait_longer_than_our_patience_is_not_waited_for(server):
@@ -154,9 +151,7 @@ def test_a_wait_longer_than_our_patience_is_not_waited_for(server):
 def test_what_is_sent(server):
     server.script = [says(message(YES))]
     text = 'put "{the}" 汤\naway'
-    reply = RemoteVlm(server.url, "my/model", patience=FAST, max_tokens=50, temperature=0.1).answer(
-        [question(200, text)]
-    )[0]
+    RemoteVlm(server.url, "my/model", patience=FAST, max_tokens=50, temperature=0.1).answer([question(200, text)])
     path, headers, body, _ = server.requests[0]
     assert path == "/v1/chat/completions"
     assert "Authorization" not in headers
@@ -170,7 +165,6 @@ def test_what_is_sent(server):
     assert kind == "data:image/png;base64"
     assert decoded.shape == (4, 6, 3)
     assert (decoded == 200).all()
-    assert (reply.prompt_tokens, reply.answer_tokens) == (100, 20)
 
 
 def test_a_handshake_that_never_ends():
@@ -227,19 +221,31 @@ def test_each_question_gets_its_own_answer(server):
     assert [reply.text for reply in replies] == [str(i) for i in range(9)]
 
 
-def test_the_key_is_sent_to_its_host_and_written_nowhere(server, monkeypatch, tmp_path, capfd):
+class Kept:
+    """A model whose replies are kept beside it, as a user's log would."""
+
+    def __init__(self, model):
+        self.model, self.name, self.replies = model, model.name, []
+
+    def answer(self, questions):
+        replies = self.model.answer(questions)
+        self.replies += replies
+        return replies
+
+
+def test_the_key_is_sent_to_its_host_and_written_nowhere(server, monkeypatch, capfd):
     monkeypatch.setenv("PROPHET_VLM_API_KEY", f"{KEY}\n")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
     leak = f"bad key {KEY}".encode()
     server.script = [says(leak, 500), says(message(f"your key is {KEY}")), says(message(YES)), says(leak, 401)]
     model = RemoteVlm(server.url, "m", patience=Patience(timeout=1.0, retries=1, concurrency=1))
-    log = RewardLog(tmp_path / "log.jsonl")
+    kept = Kept(model)
     with pytest.warns(RuntimeWarning, match="bad key") as caught:
-        VlmReward(model, samples=3, retries=0, prompt=Prompt("$instruction"), log=log).score(
+        VlmReward(kept, samples=3, retries=0, prompt=Prompt("$instruction")).score(
             [torch.zeros(1, 4, 4, 3, dtype=torch.uint8)] * 2, ["x", "y"]
         )
     assert {headers["Authorization"] for _, headers, *_ in server.requests} == {f"Bearer {KEY}"}
-    seen = log.path.read_text() + "".join(str(w.message) for w in caught) + "".join(capfd.readouterr())
+    seen = str(kept.replies) + "".join(str(w.message) for w in caught) + "".join(capfd.readouterr())
     assert "***" in seen
     assert KEY not in seen + repr(vars(model)) + repr(model)
 

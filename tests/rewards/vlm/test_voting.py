@@ -117,24 +117,24 @@ def test_a_long_answer_takes_time_in_proportion_to_its_length(start):
     ],
 )
 def test_five_samples_without_retries(answers, decision, to_ask):
-    votes = Votes(samples=5).add(answers)
+    votes = Votes(samples=5).add(*answers)
     assert (votes.decision, votes.to_ask) == (decision, to_ask)
 
 
 def test_a_tie_of_an_even_number_is_no_verdict():
-    votes = Votes(samples=4).add([True, True, False, False])
+    votes = Votes(samples=4).add(True, True, False, False)
     assert (votes.decision, votes.to_ask, votes.success_rate) == (None, 0, 0.5)
 
 
 def test_unreadable_answers_are_asked_for_again_as_often_as_allowed():
-    votes = Votes(samples=3, retries=2).add([None, True])
+    votes = Votes(samples=3, retries=2).add(None, True)
     assert votes.to_ask == 1
-    votes = votes.add([None])
+    votes = votes.add(None)
     assert votes.to_ask == 1
-    assert votes.add([True]).decision is True
-    assert votes.add([None]).to_ask == 1
-    assert votes.add([None, None]).to_ask == 0
-    assert Votes(samples=3, retries=2).add([None] * 4).to_ask == 0
+    assert votes.add(True).decision is True
+    assert votes.add(None).to_ask == 1
+    assert votes.add(None, None).to_ask == 0
+    assert Votes(samples=3, retries=2).add(*[None] * 4).to_ask == 0
 
 
 def test_stopping_early_never_changes_the_verdict():
@@ -147,7 +147,7 @@ def test_stopping_early_never_changes_the_verdict():
             votes, rest = Votes(samples, retries), list(answers)
             while votes.to_ask:
                 asked, rest = rest[: votes.to_ask], rest[votes.to_ask :]
-                votes = votes.add(asked)
+                votes = votes.add(*asked)
             assert votes.decision is expected, (samples, retries, answers)
 
 

@@ -1,39 +1,14 @@
-"""A judge made worse on purpose errs as often as it was told to, and nowhere else."""
+"""A reward made wrong on purpose errs as often as it was told to, and nowhere else."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from prophet_gym.envs import ProphetVectorEnv
-from prophet_gym.rewards import DegradedOracle, FunctionReward, degrade, false_positive_rate
-from prophet_gym.rewards._degraded import precision_of
+from benchmarks.reward_robustness import DegradedOracle
+from prophet_gym.envs import ProphetTorchVectorEnv, ProphetVectorEnv
+from prophet_gym.rewards import FunctionReward
 from prophet_gym.testing import CountingWorldModel, counting_starts
-
-
-def test_verdicts_have_the_rates_asked_for():
-    rng = np.random.default_rng(0)
-    truth = rng.random(40_000) < 0.3
-    called = degrade(truth, 0.8, 0.1, rng)
-    assert called[truth].mean() == pytest.approx(0.8, abs=0.01)
-    assert called[~truth].mean() == pytest.approx(0.1, abs=0.01)
-    assert (called & truth).sum() / called.sum() == pytest.approx(precision_of(0.8, 0.1, 0.3), abs=0.01)
-    with pytest.raises(ValueError, match=r"recall must be in \[0, 1\], got 1.5"):
-        degrade(truth, 1.5, 0.0, rng)
-
-
-@pytest.mark.parametrize("recall", [0.2, 0.9, 1.0])
-@pytest.mark.parametrize("precision", [0.5, 0.8, 1.0])
-def test_precision_and_rate_are_two_names_of_one_judge(recall, precision):
-    rate = false_positive_rate(recall, precision, successes=0.4)
-    assert precision_of(recall, rate, 0.4) == pytest.approx(precision)
-
-
-def test_a_precision_out_of_reach():
-    with pytest.raises(ValueError, match=r"precision of at least 0\.900, asked for 0\.5"):
-        false_positive_rate(1.0, 0.5, 0.9)
-    with pytest.raises(ValueError, match="precision in"):
-        false_positive_rate(1.0, 0.0, 0.5)
 
 
 def dreams(rows: int, reward_model=None, mode=AutoresetMode.DISABLED) -> gym.vector.VectorEnv:
@@ -121,3 +96,11 @@ def test_rows_that_were_not_judged_are_not_paid():
     for _ in range(3):
         paid += env.step(np.zeros(env.action_space.shape, np.float32))[1]
     assert paid.tolist() == [0.0] * 4
+
+
+def test_what_it_cannot_wrap():
+    with pytest.raises(ValueError, match=r"recall must be in \[0, 1\], got a"):
+        DegradedOracle(dreams(2), recall="a", false_positive_rate=0)
+    tensors = ProphetTorchVectorEnv(CountingWorldModel(chunk=4), counting_starts(), 2)
+    with pytest.raises(ValueError, match="DegradedOracle works on arrays"):
+        DegradedOracle(tensors, recall=1.0, false_positive_rate=0.0)
