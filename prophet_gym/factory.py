@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from prophet_gym._checks import unknown_option
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.embodiments import get_embodiment
+from prophet_gym.envs._episodes import FPS
 from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, require_text
 from prophet_gym.envs.shortened_chunk import ShortenedChunk
 from prophet_gym.envs.single_env import ProphetEnv
@@ -76,7 +77,7 @@ class EnvOptions:
             "starts": starts,
             "reward_model": checkpoint.reward_model(self.reward, self.device, chunk=world_model.chunk),
             "action_spec": robot.action_spec,
-            "fps": robot.control_hz,
+            "fps": robot.control_hz or FPS,
             "max_episode_steps": plain(self.max_episode_steps),
             "render_mode": plain(self.render_mode),
             "proprioception": require_flag("proprioception", self.proprioception),

@@ -290,7 +290,7 @@ def robots() -> str:
             f"`{robot.name}`",
             str(robot.action_spec.dim),
             f"{robot.gripper.open:g}, {robot.gripper.closed:g}",
-            f"{robot.control_hz:g}",
+            "not published" if robot.control_hz is None else f"{robot.control_hz:g}",
             "x".join(map(str, robot.frame_size)),
             robot.calibration,
         ]

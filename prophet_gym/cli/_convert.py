@@ -18,9 +18,9 @@ class Args(Arguments):
     Nothing of the file is executed, the weights keep their dtype, and after an error there is no folder.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """File of weights (`.pt`, `.safetensors`), or of the Hub: `owner/repo:file.pt` or `owner/repo:file.pt@revision`."""
-    target: Annotated[OutFolder, tyro.conf.Positional]
+    target: Annotated[OutFolder, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """New folder, which `weights=` and `--world-model` read."""
     vae: str = WAN_VAE
     """Wan VAE: a folder, a Hub repository with a subfolder `vae`, or `none` to put it into TARGET/autoencoder later."""

@@ -113,8 +113,8 @@ def simulated_episode(
 def recorded_facts(robot: str) -> tuple[float, float]:
     """Return a robot's frame rate and how wide its gripper opens, metres: a recording's files hold neither."""
     embodiment = get_embodiment(robot)
-    if embodiment.gripper.opening is None:
-        raise ValueError(f"the embodiment {robot} must say the opening of its gripper; add it")
+    if embodiment.control_hz is None or embodiment.gripper.opening is None:
+        raise ValueError(f"the embodiment {robot} must say its control_hz and the opening of its gripper; add them")
     return embodiment.control_hz, embodiment.gripper.opening
 
 

@@ -39,7 +39,7 @@ class Embodiment:
         action_spec: Names, units and bounds of one action.
         gripper: The gripper's convention.
         to_model_actions: `actions (t, a), start -> actions (t, 14)`, the start being the tools before.
-        control_hz: Actions a second.
+        control_hz: Actions a second; None where not published.
         frame_size: Height and width of the frames that the released Prophet was trained on.
         camera: `suite, task -> CameraSpec` of cameras that never move; None where there are none or no calibration is
             public, `calibration` says which.
@@ -58,7 +58,7 @@ class Embodiment:
     action_spec: ActionSpec
     gripper: Gripper
     to_model_actions: Callable[[np.ndarray, ToolPose], np.ndarray]
-    control_hz: float
+    control_hz: float | None
     frame_size: tuple[int, int]
     camera: Callable[[str, int], CameraSpec] | None
     calibration: str

@@ -25,6 +25,7 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 Gymnasium's own form
     _vector: EpisodeVectorEnv
+    _lent = False  # whether the vector env has a horizon for the current episode alone
 
     def __init__(self, vector: EpisodeVectorEnv) -> None:
         self._vector = vector
@@ -37,7 +38,16 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
         """Start an episode, seeded or with the current randomness; after an error everything is as it was."""
         if self._np_random is not None:
             self._vector.np_random = (self._np_random,)
-        return self._begun(*self._vector.reset(seed=None if seed is None else [seed], options=options))
+        try:
+            begun = self._vector.reset(seed=None if seed is None else [seed], options=options)
+        except Exception:
+            # Gymnasium's TimeLimit counts from 0 again before it asks this env to reset. Where the reset is refused,
+            # the episode that goes on ends at the horizon of its id all the same: this env truncates it there.
+            horizon, ran = _registered_horizon(self), self._vector.elapsed[0]
+            if self._vector.max_episode_steps is None and horizon is not None and 0 < ran < horizon:
+                self._vector.max_episode_steps, self._lent = horizon, True
+            raise
+        return self._begun(*begun)
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, Info]:
         """Run one chunk of actions (k, a).
@@ -65,6 +75,8 @@ class SingleEnv(PlainSpec, gym.Env):  # pyright: ignore[reportIncompatibleVariab
 
     def _begun(self, observations: Observation, infos: Mapping[str, Any]) -> tuple[Observation, Info]:
         """Take over the randomness of an episode that has begun, as Gymnasium's `reset` does."""
+        if self._lent:
+            self._vector.max_episode_steps, self._lent = None, False
         if self._vector.np_random[0] is not self._np_random:
             self._np_random, self._np_random_seed = self._vector.np_random[0], self._vector.np_random_seed[0]
         return _first(observations), sub_env_info(infos, 0)
@@ -198,7 +210,7 @@ class ProphetEnv(SingleEnv):
         """
         ran, horizon = self._vector.elapsed[0], self._vector.max_episode_steps
         # Another TimeLimit than the id's ended the episode before it was scored.
-        unscored = ran and horizon is not None and not self._own_horizon and not self._vector.finished
+        unscored = ran and horizon and not (self._own_horizon or self._lent or self._vector.finished)
         self._learn_horizon()
         result = super().reset(seed=seed, options=options)
         if unscored:
@@ -225,10 +237,14 @@ class ProphetEnv(SingleEnv):
         """Let a reward model of whole episodes know when they end: at the horizon that the id is registered with."""
         if self._own_horizon or self.reward_model is None or self.reward_model.when != "end":
             return
-        registered = None if self.spec is None else gym.registry.get(self.spec.id)
-        if registered is None or registered.max_episode_steps is None:
+        if (horizon := _registered_horizon(self)) is None:
             raise ValueError("a reward model with when='end' must know when an episode ends: pass max_episode_steps")
-        self._vector.max_episode_steps = registered.max_episode_steps
+        self._vector.max_episode_steps = horizon
+
+
+def _registered_horizon(env: gym.Env) -> int | None:
+    registered = None if env.spec is None else gym.registry.get(env.spec.id)
+    return None if registered is None else registered.max_episode_steps
 
 
 def _first(observations: Observation) -> Observation:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from prophet_gym._checks import require_count, unknown_option
 from prophet_gym.embodiments import get_embodiment
-from prophet_gym.envs._episodes import EpisodeVectorEnv, Observation, Outcome, chunk_box
+from prophet_gym.envs._episodes import FPS, EpisodeVectorEnv, Observation, Outcome, chunk_box
 from prophet_gym.envs._options import per_row_integers, reset_rows
 from prophet_gym.envs._plain import require_flag, require_tasks
 from prophet_gym.envs._require import require_actions
@@ -101,7 +101,7 @@ class SimulatorVectorEnv(EpisodeVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             proprioception=self._tells_gripper,
-            fps=robot.control_hz,
+            fps=robot.control_hz or FPS,
         )
         self.suite, self.look, self.split, self.tasks = suite, look, starts, pool
         # Placements of the split `train` are numbered by their seed.

@@ -8,6 +8,7 @@ from prophet_gym.embodiments import _agibot as agibot
 from prophet_gym.embodiments import _bridge as bridge
 from prophet_gym.embodiments import _droid as droid
 from prophet_gym.embodiments import _libero as libero
+from prophet_gym.embodiments import _ur30e as ur30e
 from prophet_gym.embodiments._kinematics import (
     ToolPose,
     camera_matrix,
@@ -36,8 +37,8 @@ def robot(request):
     return EMBODIMENTS[request.param]
 
 
-def test_the_four_robots_are_there():
-    assert sorted(EMBODIMENTS) == ["agibot", "bridge", "droid", "libero"]
+def test_the_five_robots_are_there():
+    assert sorted(EMBODIMENTS) == ["agibot", "bridge", "droid", "libero", "ur30e"]
     assert get_embodiment("bridge") is bridge.EMBODIMENT
 
 
@@ -184,3 +185,11 @@ def test_a_camera_two_metres_away_sees_a_point_where_similar_triangles_put_it():
 def test_units_need_one_entry_per_number():
     with pytest.raises(ValueError, match="units must have one entry"):
         ActionSpec(("x", "y"), (-1.0, -1.0), (1.0, 1.0), ("m",))
+
+
+def test_ur30e_poses_are_rotation_vectors():
+    third = 2 * np.pi / 3 / 3**0.5
+    actions = ur30e.to_model_actions(np.array([[0.4, 0, 0, third, third, third, 1.0]]), still(1))
+    np.testing.assert_allclose(actions[0, :3], [0.4, 0, 0], atol=1e-6)
+    turn = euler_to_matrix(actions[0, 3:6].astype(np.float64))
+    np.testing.assert_allclose(turn, [[0, 0, 1], [1, 0, 0], [0, 1, 0]], atol=1e-6)

@@ -261,3 +261,19 @@ def test_frames_that_nobody_renders_do_not_pile_up(monkeypatch):
     assert len(rendered) == 10
     assert_same(np.stack(rendered[-4:]), expected)
     assert env.render() == []
+
+
+def test_a_refused_reset_does_not_prolong_an_episode_of_make():
+    gym.register("CountingRefused-v0", entry_point="tests.counting:counting_env", max_episode_steps=3)
+    try:
+        env = gym.make("CountingRefused-v0", chunk=CHUNK)
+        zeros = np.zeros((CHUNK, 7), np.float32)
+        env.reset(seed=0)
+        env.step(zeros)
+        with pytest.raises(ValueError, match="unknown reset option"):
+            env.reset(options={"tsk": 1})
+        assert [env.step(zeros)[3] for _ in range(2)] == [False, True]
+        env.reset()
+        assert [env.step(zeros)[3] for _ in range(3)] == [False, False, True]
+    finally:
+        del gym.registry["CountingRefused-v0"]

@@ -25,10 +25,9 @@ INSTALL = (
     f"`{_SIMULATOR}`"
 )
 """How a user gets the simulator; every error about a part of it that is missing ends with this."""
-RENDERER_ADVICE = (
-    "install what it needs (egl: `apt-get install libegl1 libgl1-mesa-dri`; osmesa: `apt-get install libosmesa6`) or "
-    "set MUJOCO_GL to one that is there; PYOPENGL_PLATFORM must be the same or unset"
-)
+LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+"""What draws without a screen, the faster one first: values of `MUJOCO_GL`, and the library of each."""
+RENDERER_ADVICE = {"egl": "`apt-get install libegl1 libgl1-mesa-dri`", "osmesa": "`apt-get install libosmesa6`"}
 ASSETS_VARIABLE = "PROPHET_LIBERO_ASSETS"
 # Folders that every LIBERO asset tree holds.
 _MARKS = ("scenes", "textures", "stable_hope_objects", "articulated_objects")
@@ -89,29 +88,49 @@ def missing() -> str | None:
         require_packages()
         find_assets()
         choose_renderer()
-    except MissingAssetsError as error:
+    except (MissingAssetsError, ValueError) as error:
         return str(error)
     return None
 
 
 def choose_renderer() -> str:
-    """Settle `MUJOCO_GL` before MuJoCo is imported: EGL on Linux; a value set by the user stays."""
-    if not os.environ.get("MUJOCO_GL", "").strip() and sys.platform == "linux":
-        if not ctypes.util.find_library("EGL"):
-            raise MissingAssetsError(f"rendering needs libEGL, not found here: {RENDERER_ADVICE}")
-        os.environ["MUJOCO_GL"] = "egl"
-    return os.environ.get("MUJOCO_GL", "").lower().strip() or "glfw"
+    """Settle `MUJOCO_GL` (egl before osmesa) before MuJoCo is imported; a value set by the user stays."""
+    backend = os.environ.get("MUJOCO_GL", "").lower().strip()
+    platform = os.environ.get("PYOPENGL_PLATFORM", "").lower().strip()
+    if not backend and sys.platform == "linux":
+        # What PyOpenGL was told binds it: both load the same library.
+        wanted = [platform] if platform in LIBRARIES else list(LIBRARIES)
+        backend = next((name for name in wanted if ctypes.util.find_library(LIBRARIES[name])), "")
+        if not backend:
+            libraries = " or ".join(f"lib{LIBRARIES[name]}" for name in wanted)
+            advice = " or ".join(RENDERER_ADVICE[name] for name in wanted)
+            left = f"; PYOPENGL_PLATFORM={platform} asks for it, so unset it or" if platform in LIBRARIES else ":"
+            raise MissingAssetsError(f"rendering needs {libraries}, not found here{left} install it, e.g. {advice}")
+        os.environ["MUJOCO_GL"] = backend
+    if backend in LIBRARIES:
+        if platform not in ("", backend):
+            raise ValueError(
+                f"MUJOCO_GL={backend} and PYOPENGL_PLATFORM={platform} disagree: set both to the same, or unset "
+                "PYOPENGL_PLATFORM"
+            )
+        os.environ["PYOPENGL_PLATFORM"] = backend
+    return backend or "glfw"
 
 
 def load_renderer() -> ModuleType:
     """Import MuJoCo's module with the `GLContext` of the chosen renderer."""
     backend = choose_renderer()
+    if backend not in LIBRARIES:
+        return import_module("mujoco.gl_context")
     try:
-        return import_module(f"mujoco.{backend}" if backend in ("egl", "osmesa") else "mujoco.gl_context")
+        return import_module(f"mujoco.{backend}")
     except Exception as error:
-        # PyOpenGL finds a missing library as a missing attribute; another PYOPENGL_PLATFORM is an ImportError.
-        found = f"MUJOCO_GL={backend} cannot be loaded ({type(error).__name__}: {error})"
-        raise MissingAssetsError(f"{found}: {RENDERER_ADVICE}") from error
+        # PyOpenGL finds a missing library as a missing attribute.
+        other = next(name for name in LIBRARIES if name != backend)
+        raise MissingAssetsError(
+            f"MUJOCO_GL={backend} asks for lib{LIBRARIES[backend]}, which cannot be loaded ({type(error).__name__}: "
+            f"{error}): install it, for example {RENDERER_ADVICE[backend]}, or set MUJOCO_GL={other}"
+        ) from error
 
 
 def _prepare_robosuite() -> None:

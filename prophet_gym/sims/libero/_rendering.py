@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from prophet_gym.errors import MissingAssetsError, SimulatorLostError
-from prophet_gym.sims.libero._install import RENDERER_ADVICE, choose_renderer, load_renderer
+from prophet_gym.sims.libero._install import LIBRARIES, RENDERER_ADVICE, choose_renderer, load_renderer
 
 # Contexts that a fork inherits are kept for ever: freeing one would ask a driver whose threads are gone.
 _INHERITED: list[Any] = []
@@ -27,8 +27,11 @@ def _open_gl_context(width: int, height: int) -> Any:
     try:
         return module.GLContext(width, height)
     except Exception as error:
-        found = f"MUJOCO_GL={choose_renderer()} finds nothing to draw with ({type(error).__name__}: {error})"
-        raise MissingAssetsError(f"{found}: {RENDERER_ADVICE}") from error
+        raise MissingAssetsError(
+            f"MUJOCO_GL={choose_renderer()} finds nothing to draw with ({type(error).__name__}: {error}): install a "
+            f"driver, for example {' or '.join(RENDERER_ADVICE.values())}, or set MUJOCO_GL to one of "
+            f"{', '.join(LIBRARIES)}"
+        ) from error
 
 
 @functools.cache
