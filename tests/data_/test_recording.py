@@ -222,7 +222,7 @@ def test_another_robot_brings_its_own_rate_opening_and_bounds(tmp_path):
     assert (again.robot, again.fps, len(again.frames(2, 5))) == ("droid", 15.0, 3)
     with pytest.raises(ValueError, match=r"actions of .* must lie within 0\.\.1, one is -0\.5 \(gripper\)"):
         write_episode(episode_path(tmp_path, 7, 1), replace(droid, actions=-actions), frames)
-    with pytest.raises(ValueError, match="embodiment bridge must say the opening of its gripper"):
+    with pytest.raises(ValueError, match="embodiment bridge must say its control_hz and the opening of its gripper"):
         simulated_episode(actions, "wait", episode.camera, episode.sim, robot="bridge")
 
 
