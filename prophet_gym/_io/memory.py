@@ -1,0 +1,21 @@
+"""Use memory again that networks on a CPU free and allocate at every call."""
+
+import ctypes
+from functools import cache
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
+_BLOCK, _KEPT = 1 << 26, 1 << 30
+
+
+@cache
+def reuse_memory() -> bool:
+    """Keep freed blocks of up to 64 MB, at most 1 GB, in place of giving them back; return whether that is possible.
+
+    A network allocates and frees the same activations at every call, and the system clears each page anew: a fifth of
+    the time of a dream, see docs/speed.md. Larger blocks, as weights, are given back as before.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _BLOCK) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
