@@ -27,7 +27,7 @@ from prophet_gym.envs._plain import PathOrName, Tasks, plain, require_flag, requ
 from prophet_gym.envs._require import require_world_model
 from prophet_gym.errors import CheckpointError, MissingWeightsError
 from prophet_gym.rewards import ObjectReader
-from prophet_gym.world_model import RewardModel, WorldModel
+from prophet_gym.world_model import RewardModel, UsesEngine, WorldModel
 
 __all__ = ["Checkpoint", "bundled_checkpoints", "register_world_model"]
 
@@ -138,6 +138,7 @@ class Checkpoint:
         dtype: str | torch.dtype = "float32",
         *,
         offload: bool | np.bool_ = False,
+        engine: str = "eager",
     ) -> WorldModel:
         """Load the world model.
 
@@ -145,16 +146,17 @@ class Checkpoint:
             device: Where it runs, e.g. `cpu` or `cuda`.
             dtype: What it computes in: `float32`, `bfloat16` or `float16`.
             offload: Keep on the CPU what is idle while the rest computes, as the full Prophet's VAE.
+            engine: What runs the networks: `eager` (PyTorch), `compiled`, `openvino`, or `auto`, the fastest here.
 
         Raises:
             CheckpointError: Its class is not registered, or the weights are damaged.
-            UnknownOptionError: There is no such device or dtype.
+            UnknownOptionError: There is no such device, dtype or engine.
         """
         kind = plain(dtype)
         if kind not in _DTYPES:
             raise unknown_option("dtype", dtype, _DTYPES)
         offload = require_flag("offload_autoencoder", offload)
-        return _world_model(self.folder, self.class_name, _device(device), kind, offload=offload)
+        return _world_model(self.folder, self.class_name, _device(device), kind, offload=offload, engine=engine)
 
     def initial_states(
         self, split: PathOrName = "train", suite: str | None = None, tasks: Tasks | None = None
@@ -284,7 +286,7 @@ def _covered_suites(folder: Path) -> tuple[str, ...]:
 
 # Few, because the full Prophet takes gigabytes.
 @lru_cache(maxsize=4)
-def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offload: bool) -> WorldModel:
+def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offload: bool, engine: str) -> WorldModel:
     # Our own names come last: no installed package can take the place of a class that it did not write.
     known = {entry.name: entry.value for entry in entry_points(group="prophet_gym.world_models")} | _WORLD_MODELS
     if class_name not in known:
@@ -296,7 +298,13 @@ def _world_model(folder: Path, class_name: str, device: str, dtype: str, *, offl
     kind = getattr(import_module(module), attribute)
     # Only a class that can be offloaded is asked to, so a class of another package need not know the option.
     options = {"offload_autoencoder": True} if offload else {}
-    return require_world_model(kind.from_pretrained(folder, device=device, dtype=getattr(torch, dtype), **options))
+    model = require_world_model(kind.from_pretrained(folder, device=device, dtype=getattr(torch, dtype), **options))
+    if engine != "eager":  # which needs no ability
+        if isinstance(model, UsesEngine):
+            model.use_engine(engine)
+        elif engine != "auto":
+            raise unknown_option(f"engine of a {class_name}", engine, ("auto", "eager"))
+    return model
 
 
 @cache

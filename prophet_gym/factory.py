@@ -41,6 +41,8 @@ class EnvOptions:
             which is dreamt and cut off, and `info["approximate"]` is True, see `ShortenedChunk`.
         max_episode_steps: Chunks until truncation. The horizon of the id if not given. This and the others go to
             `ProphetVectorEnv`.
+        engine: What runs the world model's networks: `eager` (PyTorch), `compiled`, `openvino`, or `auto`, the fastest
+            on this machine. Dreams of two engines differ by rounding.
     """
 
     suite: str | None = None
@@ -58,6 +60,7 @@ class EnvOptions:
     proprioception: bool | np.bool_ = False
     max_uncertainty: SupportsFloat | None = None
     render: str = "step"
+    engine: str = "eager"
 
     def parts(self) -> dict[str, Any]:
         """Load what an env is made of: the arguments of `ProphetEnv` and `ProphetVectorEnv`.
@@ -68,7 +71,9 @@ class EnvOptions:
         checkpoint = Checkpoint.named(self.weights, robot.name)
         # Initial states are read before weights: what is missing there is said at once, not after a slow load.
         starts = checkpoint.initial_states(self.starts, plain(self.suite), self.tasks)
-        world_model = checkpoint.world_model(self.device, self.dtype, offload=self.offload_autoencoder)
+        world_model = checkpoint.world_model(
+            self.device, self.dtype, offload=self.offload_autoencoder, engine=require_text("engine", self.engine)
+        )
         chunk = plain(self.chunk)
         if chunk is not None and chunk != world_model.chunk:
             world_model = ShortenedChunk(world_model, chunk, no_op=robot.no_op)

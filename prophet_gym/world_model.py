@@ -148,6 +148,15 @@ class DecodesOnDemand(Protocol):
         ...
 
 
+@runtime_checkable
+class UsesEngine(Protocol):
+    """A world model whose networks can be run by more than one library."""
+
+    def use_engine(self, name: str) -> None:
+        """Choose what runs them: `auto`, or a name that the model knows; dreams stay the same but for rounding."""
+        ...
+
+
 def encode_initial_states(
     model: WorldModel, frames: UInt8[Tensor, "b t h w 3"], starts: Sequence[InitialState]
 ) -> State:

@@ -55,11 +55,13 @@ def make_env(
     tasks: Sequence[int] = (),
     device: str = "cpu",
     world_model: str = "",
+    engine: str = "eager",
     options: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """Make a vector env of a registered id with autoreset DISABLED, and all tasks if none are given.
 
-    `world_model` is a checkpoint, the bundled one if empty; `options` are more keyword arguments of the environment.
+    `world_model` is a checkpoint, the bundled one if empty, and `engine` runs it; `options` are more keyword arguments
+    of the environment.
     """
     import prophet_gym  # noqa: F401 registers the ids
 
@@ -69,7 +71,7 @@ def make_env(
     if name.startswith(("LIBERO-", "Prophet-")):
         chosen["render"] = "chunk"  # nobody looks at the other frames
     if name.startswith("Prophet-"):
-        chosen |= {"device": device} | ({"weights": world_model} if world_model else {})
+        chosen |= {"device": device, "engine": engine} | ({"weights": world_model} if world_model else {})
     elif world_model:
         raise ValueError(
             f"{name} has no world model, so it takes no {world_model!r}: give a Prophet-* id, or leave it out"

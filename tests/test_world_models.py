@@ -13,7 +13,7 @@ import prophet_gym
 from prophet_gym import checkpoint as checkpoints
 from prophet_gym.checkpoint import Checkpoint, register_world_model
 from prophet_gym.envs import write_initial_states
-from prophet_gym.errors import CheckpointError, MissingWeightsError
+from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOptionError
 from prophet_gym.prophet import tiny_prophet
 from prophet_gym.specs import InitialState
 
@@ -77,6 +77,13 @@ def test_a_registered_class_dreams_behind_weights(package):
     assert step(package) == [184] * 3
     with pytest.raises(MissingWeightsError, match="are of libero, not bridge"):
         Checkpoint.named(package, "bridge")
+
+
+def test_a_class_without_engines_is_asked_for_none(package):
+    register_world_model("Fading", "fading_worlds:Fading")
+    gym.make("Prophet-LIBERO-v0", weights=package, reward=None, engine="auto")
+    with pytest.raises(UnknownOptionError, match="engine of a Fading 'openvino'"):
+        gym.make("Prophet-LIBERO-v0", weights=package, reward=None, engine="openvino")
 
 
 def test_an_entry_point_of_an_installed_package_registers_too(package, monkeypatch):

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from prophet_gym._batches import batch_size
 from prophet_gym._checks import shown
+from prophet_gym._engine import Run, make_engine
 from prophet_gym._io.atomic import atomic_directory, read_whole
 from prophet_gym._io.companions import CARD, card, carry_companions, is_ours
 from prophet_gym._io.configs import config_of, keys_of
 from prophet_gym._io.header import CLASS, CONFIG, Header, read_header, write_header
 from prophet_gym._io.hub import push_folder, resolve
 from prophet_gym._io.lora import load_lora, merge_lora
+from prophet_gym._io.memory import reuse_memory
 from prophet_gym._io.networks import WEIGHTS_NAME, load_part, stored
 from prophet_gym._io.tensor_files import mark_of, require_mark, write_tensors
 from prophet_gym.errors import CheckpointError
@@ -44,6 +46,7 @@ class Prophet(nn.Module):
     autoencoder: Any
     # The folder that the model was loaded from, whose companions a save takes along.
     source: Path | None = None
+    _engine: Run | None = None
 
     def __init__(self, config: Any, **networks: nn.Module) -> None:
         super().__init__()
@@ -57,6 +60,20 @@ class Prophet(nn.Module):
                 )
             setattr(self, name, networks[name])
         self.eval().requires_grad_(requires_grad=False)
+
+    def use_engine(self, name: str) -> None:
+        """Choose what runs the transformer in dreams: `auto`, `eager` (PyTorch), `compiled` or `openvino`.
+
+        Dreams of two engines differ by the rounding of float32.
+
+        Raises:
+            UnknownOptionError: There is no such engine, or OpenVINO is not installed.
+        """
+        self._engine = make_engine(self.transformer, name)
+
+    @property
+    def _network(self) -> Run:
+        return self._engine or self.transformer
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "b t h w 3"]) -> State:
@@ -167,6 +184,8 @@ class Prophet(nn.Module):
             MissingWeightsError: There is no such folder, and nothing of that name on the Hub.
             CheckpointError: The folder is of another class, or a file of it is missing, truncated or does not fit.
         """
+        if torch.device(device).type == "cpu":
+            reuse_memory()
         folder = _local_folder(source, revision, needs=CONFIG)
         adapters = None if lora is None else _local_folder(lora, None)
 

@@ -1,6 +1,6 @@
 """The full Prophet: Wan latents, sixty past frames, thirty-five steps from noise (reference.md section 1)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -154,7 +154,7 @@ class FullProphet(Prophet):
         shape = (*conditions.given.shape[1:2], self.config.chunk // FRAMES_PER_LATENT, *conditions.given.shape[3:])
         # Drawn on the CPU, one generator an element: the same noise on every device and in every batch.
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditions.given)
-        latents = sample_chunk(self.transformer, conditions, noise, karras_sigmas(self.config.steps))
+        latents = sample_chunk(self.transformer, conditions, noise, karras_sigmas(self.config.steps), run=self._network)
         with onloaded(self.autoencoder, device):
             frames = decode_chunk(self.autoencoder, conditions.given, latents)
         following = {name: value.clone() for name, value in state.items()}
@@ -273,14 +273,16 @@ def sample_chunk(
     conditions: Conditions,
     noise: Float[Tensor, "b c t h w"],
     sigmas: Float[Tensor, " levels"],
+    *,
+    run: Callable[..., Tensor] | None = None,
 ) -> Float[Tensor, "b c t h w"]:
     """Sample the latents of a chunk's generated slots: Adams-Bashforth steps, then one clean prediction.
 
     The given slot is replaced by the clean latent, labelled sigma_cond, in every call (reference.md: "One call"). The
-    network runs in its own dtype, the sampler in that of `noise`.
+    network runs in its own dtype, by `run` if that is given, the sampler in that of `noise`.
     """
     dtype = next(transformer.parameters()).dtype
     read = {name: getattr(conditions, name) for name in ("given", "history", "actions", "action_frames")}
     inputs = replace(conditions, **{name: value.to(dtype) for name, value in read.items() if value is not None})
-    predict_x0 = partial(predict_clean, transformer, inputs)
+    predict_x0 = partial(predict_clean, run or transformer, inputs)
     return predict_x0(sample_ab2(predict_x0, float(sigmas[0]) * noise, sigmas), float(sigmas[-1]))

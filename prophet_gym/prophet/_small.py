@@ -252,7 +252,7 @@ class SmallProphet(Prophet):
 
         # The solver takes x = x0 + sigma * noise, so the flow's source is scaled to its noise level.
         start = _AT_SOURCE * flow_source(inputs, noise, self.config.noise_scale)
-        latents = unstack_frames(sample_euler(partial(predict_clean, self.transformer, inputs), start, sigmas))
+        latents = unstack_frames(sample_euler(partial(predict_clean, self._network, inputs), start, sigmas))
         if self.config.stillness is None:
             return latents
         threshold, softness = self.config.stillness

@@ -1,6 +1,6 @@
 """The transformer: Cosmos DiT blocks that also read memory and actions, and what one call of it reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -226,7 +226,7 @@ def _attend(
 
 
 def predict_velocity(
-    transformer: ProphetTransformer3DModel,
+    transformer: Callable[..., Tensor],
     inputs: Conditions,
     noisy: Float[Tensor, "b c t h w"],
     time: Float[Tensor, " b"],
@@ -251,7 +251,7 @@ def predict_velocity(
 
 
 def predict_clean(
-    transformer: ProphetTransformer3DModel, inputs: Conditions, x: Float[Tensor, "b c t h w"], sigma: float
+    transformer: Callable[..., Tensor], inputs: Conditions, x: Float[Tensor, "b c t h w"], sigma: float
 ) -> Float[Tensor, "b c t h w"]:
     """Return the clean latents expected behind `x`, which carries noise of standard deviation `sigma`."""
     tau = sigma / (1 + sigma)

@@ -34,14 +34,14 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     from prophet_gym.evaluation._report import machine, write_json
-    from prophrl_algos._named import make_env, make_policy, warn_untrained
+    from prophrl_algos._named import make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate, ode_schedule
     from prophrl_algos.flow import FlowSchedule
 
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
     rows = min(args.num_envs, len(cells))
     device = resolved_device(args.device)
-    env = make_env(args.env, rows, starts=args.starts, tasks=args.tasks, device=device, world_model=args.world_model)
+    env = args.make_env(rows, starts=args.starts, tasks=args.tasks)
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     schedule = ode_schedule(policy, args.initial_noise)

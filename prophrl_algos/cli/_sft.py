@@ -39,11 +39,11 @@ def main(args: Args) -> None:
     from prophet_gym.train._run_folder import begin_run, run_lock
     from prophrl_algos._demonstrations import read_demonstrations
     from prophrl_algos._loggers import CsvLogger
-    from prophrl_algos._named import make_env, make_policy
+    from prophrl_algos._named import make_policy
     from prophrl_algos.sft import LAST, sft
     from prophrl_algos.vla import SmallVLA
 
-    env = make_env(args.env, 1, starts="train", world_model=args.world_model)
+    env = args.make_env(1)
     policy = make_policy(args.policy, env, None, resolved_device(args.device), args.load.options(args.env))
     env.close()
     demonstrations = read_demonstrations(

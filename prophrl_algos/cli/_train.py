@@ -74,7 +74,8 @@ class Args(WeightsOptions, EnvOptions):
 
 
 MAY_CHANGE = (
-    "out", "config", "flowscale", "num_envs", "device", "evaluate_every", "evaluate_episodes", "precision", "loggers",
+    "out", "config", "flowscale", "num_envs", "device", "engine", "evaluate_every", "evaluate_episodes", "precision",
+    "loggers",
 )  # fmt: skip
 """Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
 
@@ -120,14 +121,14 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
     import torch
     from torch import nn
 
-    from prophrl_algos._named import make_algorithm, make_env, make_policy, warn_untrained
+    from prophrl_algos._named import make_algorithm, make_policy, warn_untrained
     from prophrl_algos.rollout import Grouping, begin_from_starts
     from prophrl_algos.trainer import Execution, Processes
 
     config, device = args.config, resolved_device(args.device)
     processes = Processes.joined()
     rows = processes.split(config.groups) * config.group_size if args.num_envs is None else args.num_envs
-    env = wrap(make_env(args.env, rows, starts="train", tasks=args.tasks, device=device, world_model=args.world_model))
+    env = wrap(args.make_env(rows, tasks=args.tasks))
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
     assert isinstance(policy, nn.Module)
@@ -157,8 +158,8 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     from prophrl_algos._named import make_env
     from prophrl_algos.evaluate import evaluate
 
-    rows, seed, device = min(args.evaluate_episodes, 16), 10**6, resolved_device(args.device)
-    env = make_env(args.env, rows, starts="train", tasks=args.tasks, device=device, world_model=args.world_model)
+    rows, seed = min(args.evaluate_episodes, 16), 10**6
+    env = args.make_env(rows, tasks=args.tasks)
     precision = None
     if args.precision.truth_env:
         truth = make_env(args.precision.truth_env, rows, starts="train", tasks=args.tasks)
