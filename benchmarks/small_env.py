@@ -1,14 +1,18 @@
 """Measure frames per second of the dream and of the simulator, on one machine in one run.
 
-    python benchmarks/small_env.py --json benchmarks/results/small_env.json
+    python -m benchmarks.small_env --json benchmarks/results/small_env.json
 
-Both are driven through their vector envs with the same random commands; a frame is one action (1/20 s of the scene).
-Every number is `rows * 8 / median time of a step`, after one step that is not counted. The simulator is measured
-on one core and on all (one process per row), drawing every frame or only the last of every chunk of eight.
+Both are driven through their vector envs with the same random actions; a frame is one action (1/20 s of the scene).
+Every number is `rows * 8 / median time of a step`, after one step that is not counted. The dream shows every frame by
+PyTorch, as `gym.make` does unless told otherwise, or what RL looks at by the fastest engine, as `prophrl` does. The
+simulator is measured on one core and on all (one process per row), drawing every frame or only the last of every chunk
+of eight; and as LIBERO's own `OffScreenRenderEnv`, which draws every frame, as its users run it.
 """
 
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +22,56 @@ from typing import Any
 import numpy as np
 import tyro
 
+from benchmarks.speed.harness import recorded
+
+DREAMS = {"every_frame": {}, "as_rl_steps": {"render": "chunk", "engine": "auto"}}
+OWN = """
+import sys, time
+import numpy as np
+from prophet_gym.sims.libero.simulator import LiberoSimulator
+task, size, cameras, seconds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), float(sys.argv[4])
+LiberoSimulator.require("official")
+from libero.libero import benchmark
+from libero.libero.envs import OffScreenRenderEnv
+sys.modules["robosuite"].macros = sys.modules["robosuite.macros"]
+bddl = benchmark.get_benchmark("libero_object")().get_task_bddl_file_path(task)
+env = OffScreenRenderEnv(
+    bddl_file_name=bddl, camera_heights=size, camera_widths=size, camera_names=cameras, ignore_done=True
+)
+env.seed(0)
+env.reset()
+rng = np.random.default_rng(0)
+times = []
+while len(times) < 9 or sum(times[1:]) < seconds:
+    action = rng.uniform(-0.3, 0.3, 7)
+    began = time.perf_counter()
+    env.step(action)
+    times.append(time.perf_counter() - began)
+print("rate", 1 / np.median(times[1:]))
+"""
+"""LIBERO's own env in a process of its own."""
+
 
 @dataclass(frozen=True)
 class Args:
+    """Options of the benchmark."""
+
     checkpoint: str = "bundled"
+    """World model."""
     rows: tuple[int, ...] = (1, 4, 16)
     """Dreams at once."""
-    looks: tuple[str, ...] = ("light",)
+    looks: tuple[str, ...] = ("light", "official")
     """Looks of the simulator; none skips it."""
+    sizes: tuple[int, ...] = (128, 256)
+    """Sides of the simulator's frames, in pixels."""
     seconds: float = 10.0
     """Time for each number."""
     device: str = "cpu"
+    """Device that dreams."""
     task: int = 3
+    """Task of LIBERO-Object."""
     json: Path | None = None
+    """Where the numbers are written."""
 
 
 def measure(envs: Any, seconds: float, reset: Mapping[str, Any]) -> dict[str, float]:
@@ -54,35 +95,50 @@ def measure(envs: Any, seconds: float, reset: Mapping[str, Any]) -> dict[str, fl
     }
 
 
-def dream(args: Args) -> dict[str, Any]:
+def dream(args: Args, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rates of dreams, by their number at once."""
     from prophet_gym.checkpoint import Checkpoint
     from prophet_gym.factory import make_vector_env
 
     reward = "success" if (Checkpoint.named(args.checkpoint).folder / "success_head").is_dir() else None
-    found: dict[str, Any] = {"judge": reward}
+    found: dict[str, Any] = {"reward": reward, "options": dict(options)}
     for rows in args.rows:
-        envs = make_vector_env(rows, weights=args.checkpoint, reward=reward, device=args.device, max_episode_steps=None)
+        envs = make_vector_env(
+            rows, weights=args.checkpoint, reward=reward, device=args.device, max_episode_steps=None, **options
+        )
         found[str(rows)] = measure(envs, args.seconds, {})
         envs.close()
-        report("dream", f"{rows} rows", found[str(rows)])
+        report("dream", f"{rows} rows {dict(options) or ''}", found[str(rows)])
     return found
 
 
-def simulator(args: Args, look: str) -> dict[str, Any]:
+def simulator(args: Args, look: str, size: int) -> dict[str, Any]:
+    """Return the rates of our simulator, by what is drawn and by the number of processes."""
     from prophet_gym.sims.env import SimulatorVectorEnv
 
-    cores = os.cpu_count() or 1
     found: dict[str, Any] = {}
     for name, render in (("every_frame", "step"), ("once_per_chunk", "chunk")):
         found[name] = {}
-        for workers in sorted({1, cores}):
+        for workers in sorted({1, os.cpu_count() or 1}):
             envs = SimulatorVectorEnv(
-                "libero_object", workers, look=look, render=render, max_episode_steps=None,
+                "libero_object", workers, look=look, size=size, render=render, max_episode_steps=None,
                 workers=0 if workers == 1 else workers,
             )  # fmt: skip
             found[name][str(workers)] = measure(envs, args.seconds, {"task": args.task})
             envs.close()
-            report(f"simulator, {look}", f"{name.replace('_', ' ')}, {workers} processes", found[name][str(workers)])
+            report(f"{look}, {size}", f"{name.replace('_', ' ')}, {workers} processes", found[name][str(workers)])
+    return found
+
+
+def own_env(args: Args, size: int, cameras: Sequence[str]) -> dict[str, Any]:
+    """Return the rates of LIBERO's own env, all processes together, by their number."""
+    found = {}
+    for count in sorted({1, os.cpu_count() or 1}):
+        command = [sys.executable, "-c", OWN, str(args.task), str(size), ",".join(cameras), str(args.seconds)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        rates = [float(process.communicate()[0].split("rate")[-1]) for process in running]
+        found[str(count)] = {"frames_per_second": round(sum(rates), 2)}
+        report(f"own, {size}", f"{len(cameras)} camera(s), {count} processes", found[str(count)])
     return found
 
 
@@ -102,29 +158,20 @@ def report(what: str, how: str, measured: Mapping[str, float]) -> None:
 
 
 def main(args: Args) -> None:
-    import torch
-
-    from prophet_gym.evaluation._report import machine, write_json
-
-    load_before = os.getloadavg()[0]
-    dreams = dream(args)
-    simulated = {look: simulator(args, look) for look in args.looks}
-    by = ratios(dreams, simulated, args.rows)
-    for name, ratio in by.items():
-        print(f"dream by simulator ({name}): {ratio:.2f}")
-    write_json(
-        args.json,
-        {
-            "checkpoint": args.checkpoint,
-            "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else args.device,
-            "threads": torch.get_num_threads(),
-            "load_before": round(load_before, 2),
-            "dream": dreams,
-            "libero": simulated,
-            "ratios": by,
-            "machine": machine(),
-        },
-    )
+    with recorded(args.json) as found:
+        found |= {"checkpoint": args.checkpoint, "device": args.device}
+        found["dream"] = {name: dream(args, options) for name, options in DREAMS.items()}
+        found["libero"] = {f"{look} {size}": simulator(args, look, size) for look in args.looks for size in args.sizes}
+        if args.looks:
+            cameras = ("agentview", "robot0_eye_in_hand")
+            found["own"] = {
+                f"{size}, {count} camera(s)": own_env(args, size, cameras[:count])
+                for size in args.sizes
+                for count in (1, 2)
+            }
+        found["ratios"] = {name: ratios(found["dream"][name], found["libero"], args.rows) for name in found["dream"]}
+        for name, ratio in found["ratios"]["as_rl_steps"].items():
+            print(f"dream as RL steps by simulator ({name}): {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -2,26 +2,27 @@
 
     python -m benchmarks.speed.engines --json benchmarks/results/speed/engines.json
 
-`eager` is the network as it is trained, `fused` the same function of the same weights with joined projections
-(`velocity.py`), `compiled` that by `torch.compile`, and `openvino` that exported to OpenVINO, where it is installed.
 Engines take turns, and what is compared is their ratio. The peak is that of two matrix products of the same run: one of
-the shapes of this network, one of large squares.
+the shapes of this network, one of large squares. `exported_s` is the time until the first output, with an empty cache.
 """
 
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.harness import matmul_peak, recorded
-from benchmarks.speed.velocity import VelocityNetwork
+from prophet_gym._engine import make_engine
 from prophet_gym.checkpoint import Checkpoint
 from prophet_gym.prophet._transformer import Conditions, predict_velocity
 
@@ -34,7 +35,7 @@ class Args:
 
     rows: tuple[int, ...] = (1, 4, 16)
     """Sub-environments at once."""
-    engines: tuple[str, ...] = ("eager", "fused", "openvino")
+    engines: tuple[str, ...] = ("eager", "openvino")
     """Engines; `compiled` takes a minute or more to compile and needs a C++ compiler."""
     rounds: int = 15
     """Measurements of each."""
@@ -42,19 +43,8 @@ class Args:
     """Where the numbers are written."""
 
 
-class Eager(nn.Module):
-    """Run the network as it is trained, with the inputs of `VelocityNetwork`."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        super().__init__()
-        self.transformer = transformer
-
-    def forward(self, given: Tensor, noisy: Tensor, history: Tensor, actions: Tensor, drawn: Tensor, time: Tensor):
-        return predict_velocity(self.transformer, Conditions(given, history, actions, drawn), noisy, time)  # pyright: ignore
-
-
-def inputs_of(config: Any, network: Any, rows: int) -> tuple[Tensor, ...]:
-    """Return random inputs of the right shapes."""
+def inputs_of(config: Any, network: Any, rows: int) -> tuple[Conditions, Tensor, Tensor]:
+    """Return random inputs of `predict_velocity`, of the right shapes."""
     source = torch.Generator().manual_seed(0)
     side, slots = config.frame_size[0] // 8, config.chunk // 4
     channels = network.config["latent_channels"]
@@ -62,38 +52,13 @@ def inputs_of(config: Any, network: Any, rows: int) -> tuple[Tensor, ...]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(rows, *shape, generator=source)
 
-    return (
-        draw(channels, 1, side, side),
-        draw(channels, slots, side, side),
-        draw(channels, config.past_frames // 4 - 1, side, side),
-        draw((1 + slots) * network.config["actions_per_slot"], network.config["action_dim"]),
-        draw(network.config["action_frame_channels"], 1 + slots, side, side),
-        torch.full((rows,), 1 - 1e-5),
+    conditions = Conditions(
+        given=draw(channels, 1, side, side),
+        history=draw(channels, config.past_frames // 4 - 1, side, side),
+        actions=draw((1 + slots) * network.config["actions_per_slot"], network.config["action_dim"]),
+        action_frames=draw(network.config["action_frame_channels"], 1 + slots, side, side),
     )
-
-
-def openvino(network: nn.Module, inputs: tuple[Tensor, ...]) -> Call:
-    """Export to OpenVINO at this batch size."""
-    import openvino as ov  # pyright: ignore[reportMissingImports]
-
-    model = ov.convert_model(torch.export.export(network, inputs))
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
-    arrays = [tensor.numpy() for tensor in inputs]
-    return lambda: torch.from_numpy(request.infer(arrays, share_inputs=True, share_outputs=True)[0])
-
-
-def build(name: str, config: Any, transformer: Any, inputs: tuple[Tensor, ...]) -> Call:
-    """Return a call of the engine on these inputs."""
-    if name == "eager":
-        eager = Eager(transformer).eval()
-        return lambda: eager(*inputs)
-    side = config.frame_size[0] // 16
-    fused = VelocityNetwork(transformer, config.past_frames // 4 - 1, (1 + config.chunk // 4, side, side)).eval()
-    if name == "openvino":
-        return openvino(fused, inputs)
-    compiled: Any = torch.compile(fused, dynamic=False) if name == "compiled" else fused
-    return lambda: compiled(*inputs)
+    return conditions, draw(channels, slots, side, side), torch.full((rows,), 1 - 1e-5)
 
 
 def compared(args: Args, model: Any, rows: int, best: float) -> dict[str, Any]:
@@ -103,7 +68,7 @@ def compared(args: Args, model: Any, rows: int, best: float) -> dict[str, Any]:
     ready = {}
     for name in args.engines:
         began = time.perf_counter()
-        calls[name] = build(name, model.config, model.transformer, inputs)
+        calls[name] = partial(predict_velocity, make_engine(model.transformer, name) or model.transformer, *inputs)
         first = calls[name]()
         ready[name] = (time.perf_counter() - began, float((first - calls[args.engines[0]]()).abs().max()))
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -113,14 +78,14 @@ def compared(args: Args, model: Any, rows: int, best: float) -> dict[str, Any]:
             call()
             times[name].append(time.perf_counter() - began)
     with FlopCounterMode(display=False) as counter:
-        Eager(model.transformer)(*inputs)
+        predict_velocity(model.transformer, *inputs)
     flops = counter.get_total_flops() / 1e9
     return {"gflop": round(flops, 2)} | {
         name: {
             "ms": round(1000 * statistics.median(each), 1),
             "fastest_ms": round(1000 * min(each), 1),
             "of_peak": round(flops / min(each) / best, 2),
-            "ready_s": round(ready[name][0], 1),
+            "exported_s": round(ready[name][0], 1),
             "largest_difference": ready[name][1],
         }
         for name, each in times.items()
@@ -129,7 +94,8 @@ def compared(args: Args, model: Any, rows: int, best: float) -> dict[str, Any]:
 
 @torch.no_grad()
 def main(args: Args) -> None:
-    with recorded(args.json) as found:
+    with recorded(args.json) as found, tempfile.TemporaryDirectory() as cache:
+        os.environ["PROPHET_CACHE"] = cache
         best = max(matmul_peak().values())
         model: Any = Checkpoint.named("bundled").world_model()
         for rows in args.rows:

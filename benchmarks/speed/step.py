@@ -59,7 +59,7 @@ class Args:
     """Measurements of each."""
     beside: int = 0
     """Other processes that keep a core busy meanwhile."""
-    options: str = '{"render": "chunk"}'
+    options: str = '{"render": "chunk", "engine": "auto"}'
     """Arguments of `gym.make_vec` in this checkout, as JSON."""
     json: Path | None = None
     """Where the numbers are written."""

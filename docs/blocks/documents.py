@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from docs.blocks import dream, learning, policies, results, reward_models
+from docs.blocks import dream, learning, policies, results, reward_models, speed
 from docs.blocks.common import ROOT
 from experiments.reach_with_ppo import figures as reach
 from experiments.reinforce_in_dream import figures as reinforce
@@ -22,6 +22,7 @@ DOCUMENTS = (
     ROOT / "docs" / "embodiments.md",
     ROOT / "docs" / "envs.md",
     ROOT / "docs" / "evaluation.md",
+    ROOT / "docs" / "speed.md",
     ROOT / "docs" / "training.md",
     ROOT / "docs" / "algorithms.md",
     ROOT / "docs" / "libraries.md",
@@ -36,6 +37,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "results": results.results,
     "margins": dream.margins,
     "speed": dream.speed,
+    "speed-step": speed.step,
+    "speed-beside": speed.beside,
+    "speed-engines": speed.engines,
+    "speed-curves": speed.curves,
     "checkpoint": dream.checkpoint,
     "instruments": dream.instruments,
     "dual-conditioning": dream.dual_conditioning,

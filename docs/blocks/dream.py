@@ -69,20 +69,26 @@ def margins() -> str:
 
 def speed() -> str:
     """Return frames per second of the dream and of the simulator."""
-    command = "python benchmarks/small_env.py --json benchmarks/results/small_env.json"
+    command = "python -m benchmarks.small_env --json benchmarks/results/small_env.json"
     report = load("small_env.json")
-    if report is None:
+    if report is None or "own" not in report:
         return f"Not measured yet: `{command}`."
+    kinds = {"every_frame": "every frame, engine `eager`", "as_rl_steps": '`render="chunk"`, engine `auto`'}
     rows = [
-        [f"dream, {count} at once", f"{measured['frames_per_second']:.0f}"]
-        for count, measured in report["dream"].items()
+        [f"dream, {kinds[kind]}, {count} at once", f"{measured['frames_per_second']:.0f}"]
+        for kind, dreams in report["dream"].items()
+        for count, measured in dreams.items()
         if count.isdigit()
     ]
     for look, drawings in report["libero"].items():
         for name, processes in drawings.items():
             for count, measured in processes.items():
-                how = f"LIBERO, look `{look}`, drawn {name.replace('_', ' ')}, {count} process(es)"
-                rows.append([how, f"{measured['frames_per_second']:.0f}"])
+                how = f"LIBERO, look `{look.split()[0]}`, {look.split()[1]} pixels, drawn {name.replace('_', ' ')}"
+                rows.append([f"{how}, {count} process(es)", f"{measured['frames_per_second']:.0f}"])
+    for how, processes in report["own"].items():
+        for count, measured in processes.items():
+            name = f"LIBERO's own `OffScreenRenderEnv`, {how}, {count} process(es)"
+            rows.append([name, f"{measured['frames_per_second']:.0f}"])
     return f"{markdown_table(['', 'frames/s'], rows)}\n\n`{command}` on {where(report['machine'])}."
 
 

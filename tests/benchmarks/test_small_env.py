@@ -1,28 +1,11 @@
 """The speed benchmark counts frames as it says."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
-import pytest
-
+from benchmarks import small_env
 from prophet_gym.envs import ProphetVectorEnv
 from prophet_gym.testing import CountingWorldModel, counting_starts
 
 
-@pytest.fixture(scope="module")
-def small_env():
-    path = Path(__file__).parents[2] / "benchmarks" / "small_env.py"
-    spec = importlib.util.spec_from_file_location("small_env", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["small_env"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_step_counts_all_frames_of_all_rows(small_env, monkeypatch):
+def test_a_step_counts_all_frames_of_all_rows(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(small_env.time, "perf_counter", lambda: 0.5 * next(clock))
     model = CountingWorldModel(chunk=4)
@@ -32,7 +15,7 @@ def test_a_step_counts_all_frames_of_all_rows(small_env, monkeypatch):
     assert model.batch_sizes == [3] * 7  # the first step is not counted
 
 
-def test_ratios_are_by_the_real_simulators_best_rate(small_env):
+def test_ratios_are_by_the_real_simulators_best_rate():
     rate = lambda value: {"frames_per_second": value}  # noqa: E731
     found = small_env.ratios(
         {"1": rate(30.0), "16": rate(60.0)}, {"light": {"every_frame": {"1": rate(10.0), "2": rate(15.0)}}}, (1, 16)

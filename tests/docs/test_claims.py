@@ -21,7 +21,7 @@ COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob("model_cards/*.md")),
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("experiments/**/*.md")),
     *sorted(ROOT.glob("benchmarks/**/*.md")),
 ]

@@ -1,0 +1,83 @@
+"""Blocks of docs/speed.md: a step of RL, the engines beside the processor's peak, and the curves."""
+
+from docs.blocks.common import load, markdown_table, where
+
+
+def step() -> str:
+    """Return how long a step takes as RL takes it, beside the same step of an earlier commit."""
+    command = "python -m benchmarks.speed.step"
+    report = load("speed/step.json")
+    if report is None or "peak_gflops" not in report:
+        return f"Not measured yet: `{command}`."
+    rows = [
+        [
+            count,
+            f"{each['before_ms']:.0f}",
+            f"{each['now_ms']:.0f}",
+            f"{each['ratio']:.2f}",
+            str(each["largest_difference"]),
+        ]
+        for count, each in report.items()
+        if count.isdigit()
+    ]
+    header = ["sub-environments", f"ms at {report['base']}", "ms now", "ratio", "largest difference, grey levels"]
+    return f"{markdown_table(header, rows)}\n\n`{report['command']}` on {where(report['machine'])}."
+
+
+def beside() -> str:
+    """Return how much of a step's speed is left beside a busy process."""
+    idle, busy = load("speed/step.json"), load("speed/step_beside.json")
+    if idle is None or busy is None:
+        return "Not measured yet: `python -m benchmarks.speed.step --beside 1`."
+    rows = [
+        [
+            count,
+            f"{busy[count]['before_ms']:.0f}",
+            f"{busy[count]['now_ms']:.0f}",
+            f"{idle[count]['now_ms'] / busy[count]['now_ms']:.2f}",
+        ]
+        for count in busy
+        if count.isdigit() and count in idle
+    ]
+    header = ["sub-environments", f"ms at {busy['base']}", "ms now", "part of the idle speed"]
+    return f"{markdown_table(header, rows)}\n\n`{busy['command']}` on {where(busy['machine'])}."
+
+
+def engines() -> str:
+    """Return milliseconds of the transformer by each engine, and what part of the processor's peak they reach."""
+    report = load("speed/engines.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.engines`."
+    rows = [
+        [
+            count,
+            f"{each['gflop']:.1f}",
+            name,
+            f"{run['ms']:.0f}",
+            f"{run['of_peak']:.0%}",
+            f"{run['largest_difference']:.0e}",
+        ]
+        for count, each in report.items()
+        if count.isdigit()
+        for name, run in each.items()
+        if name != "gflop"
+    ]
+    header = ["sub-environments", "GFLOP", "engine", "ms", "of the peak", "largest difference to the first"]
+    peak = max(report["peak_gflops"].values())
+    return (
+        f"{markdown_table(header, rows)}\n\n`{report['command']}` on {where(report['machine'])}; the peak is "
+        f"{peak:.0f} GFLOP/s, of matrix products in the same run."
+    )
+
+
+def curves() -> str:
+    """Return frames per second by the number of sub-environments, and the cost of a chunk by its age."""
+    report = load("speed/curves.json")
+    if report is None:
+        return "Not measured yet: `python -m benchmarks.speed.curves`."
+    rows = [[count, f"{each['ms']:.0f}", f"{each['frames_per_second']:.0f}"] for count, each in report["rows"].items()]
+    return (
+        f"{markdown_table(['sub-environments', 'ms a step', 'frames/s'], rows)}\n\n"
+        f"The last eight of {len(report['horizon_ms'])} chunks take {report['last_by_first']:.2f} times as long as the "
+        f"second to ninth. `{report['command']}` on {where(report['machine'])}."
+    )
