@@ -1,9 +1,7 @@
-"""Where the metrics of a run go: CSV, TensorBoard, Weights & Biases, trackio, the terminal."""
+"""Where the metrics of a run go: CSV, TensorBoard, Weights & Biases, trackio."""
 
 import csv
 import io
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -22,9 +20,6 @@ class Logger:
     def log(self, metrics: Metrics, update: int) -> None:
         """Take the metrics of an update."""
         raise NotImplementedError
-
-    def progress(self, stage: str, done: int, total: int | None) -> None:
-        """Show how far an update has come, see `prophrl_algos.rollout.Progress`; by default it is not shown."""
 
     def close(self) -> None:
         """Finish: nothing follows."""
@@ -66,54 +61,8 @@ class _Sender(Logger):
         self._send(dict(metrics), step=update)
 
 
-class TerminalLogger(Logger):
-    """A live line: progress, time left and the metrics that tell whether the policy learns.
-
-    Between two updates it says what is being done and how long the rest will take at the pace so far. It draws once a
-    second on a terminal, and every 30 seconds in a file.
-    """
-
-    SHOWN = ("return", "success", "ratio_max", "clipped_high", "kl", "evaluation/success")
-
-    def __init__(self, updates: int, done: int = 0, *, every: float | int | None = None) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=updates, initial=done, unit="update", dynamic_ncols=True)
-        self._shown: dict[str, str] = {}
-        self._every = (1.0 if sys.stderr.isatty() else 30.0) if every is None else every
-        self._drawn = time.monotonic()
-        self._stage, self._began, self._first = "", 0.0, 0
-
-    def progress(self, stage: str, done: int, total: int | None) -> None:
-        """Say what is being done, and how long it will take at the pace so far."""
-        now = time.monotonic()
-        # The pace is that of one kind of work; "rollouts, 3 of 8 groups" and "rollouts, 4 of 8 groups" are one kind.
-        kind = stage.partition(",")[0]
-        if kind != self._stage or done <= self._first:
-            self._stage, self._began, self._first = kind, now, done
-        if now - self._drawn < self._every:
-            return
-        self._drawn = now
-        text = f"update {int(self._bar.n) + 1}: {stage} {done}" + ("" if total is None else f" of {total}")
-        if total is not None and done > self._first:
-            left = (now - self._began) / (done - self._first) * (total - done)
-            text += f", {self._bar.format_interval(left)} left at most"
-        self._bar.set_description_str(text)
-
-    def log(self, metrics: Metrics, update: int) -> None:
-        """Show the metrics and move on."""
-        self._shown |= {name: f"{metrics[name]:.3g}" for name in self.SHOWN if name in metrics}
-        self._bar.set_postfix(self._shown, refresh=False)
-        self._bar.set_description_str("", refresh=False)
-        self._bar.update(update + 1 - self._bar.n)
-
-    def close(self) -> None:
-        """Leave the line."""
-        self._bar.close()
-
-
 _PROJECT, _RUN_NAME = "prophrl", "run_name"
-LOGGERS = ("csv", "tensorboard", "wandb", "trackio", "terminal")
+LOGGERS = ("csv", "tensorboard", "wandb", "trackio")
 _PACKAGES = ("tensorboard", "wandb", "trackio")
 """Loggers that need the package of their name."""
 
@@ -127,7 +76,7 @@ def require_loggers(names: Iterable[str]) -> None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logger:
+def make_logger(name: str, folder: Path, *, done: int = 0) -> Logger:
     """Make the logger of a name in LOGGERS for the run of this folder, whose first `done` updates are done."""
     require_loggers([name])
     if name == "csv":
@@ -141,12 +90,10 @@ def make_logger(name: str, folder: Path, *, updates: int, done: int = 0) -> Logg
         run = wandb.init(project=_PROJECT, id=name, name=name, dir=str(folder), resume="allow")
         # With a step given, a row would otherwise wait for the next one, and be lost in a kill.
         return _Sender(partial(run.log, commit=True), run.finish)
-    if name == "trackio":
-        import trackio  # pyright: ignore[reportMissingImports]
+    import trackio  # pyright: ignore[reportMissingImports]
 
-        trackio.init(project=_PROJECT, name=run_name(folder), resume="allow")
-        return _Sender(trackio.log, trackio.finish)
-    return TerminalLogger(updates, done)
+    trackio.init(project=_PROJECT, name=run_name(folder), resume="allow")
+    return _Sender(trackio.log, trackio.finish)
 
 
 def _tensorboard(folder: Path, done: int) -> Logger:

@@ -11,8 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from prophet_gym.estimates import wilson
 from prophrl_algos.flow import FlowPolicy, FlowSchedule, no_step
-from prophrl_algos.rollout import Progress
-from prophrl_algos.rollout._collect import EpisodeResult, act, silent
+from prophrl_algos.rollout._collect import EpisodeResult, act, progress_bar
 from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
 _START_KEYS = ("suite", "task", "start", "split", "instruction")
@@ -86,7 +85,6 @@ def evaluate(
     *,
     seed: int = 0,
     schedule: FlowSchedule | None = None,
-    progress: Progress = silent,
 ) -> Evaluation:
     """Run one episode per cell, as many at once as the env has sub-environments.
 
@@ -99,7 +97,6 @@ def evaluate(
             number of episodes, whose initial states the seed draws.
         seed: Episode i has seed `seed + i` in the env, and noise of its own in the policy.
         schedule: How chunks are sampled; the ODE with the policy's own number of steps if not given.
-        progress: Told how many episodes have ended.
 
     Raises:
         ValueError: The env or a cell does not fit, or the env gave a reward that is not finite.
@@ -115,23 +112,23 @@ def evaluate(
         for _, reset in waves:
             env.unwrapped.check_reset(reset["options"])
     found: list[EpisodeResult] = []
-    for numbers, reset in waves:
-        rows = np.arange(len(numbers))
-        observation, info = env.reset(**reset)
-        starts = [{key: info[key][row] for key in _START_KEYS if key in info} for row in rows.tolist()]
-        generators = [torch.Generator().manual_seed(noise_seed(seed, number)) for number in numbers]
-        results = [EpisodeResult(start=start) for start in starts]
-        instructions = [each.instruction for each in results]
-        while len(rows):
-            _, _, actions = act(policy, env, observation, rows, instructions, schedule, generators)
-            observation, reward, terminated, truncated, info = env.step(actions)
-            for row in rows.tolist():
-                results[row].add(row, reward, terminated, info)
-            going = rows[~(np.asarray(terminated) | np.asarray(truncated))[rows]]
-            if len(going) < len(rows):
-                progress("episodes", len(found) + len(results) - len(going), len(asked))
-            rows = going
-        found += results
+    with progress_bar("evaluation", len(asked), "episode") as bar:
+        for numbers, reset in waves:
+            rows = np.arange(len(numbers))
+            observation, info = env.reset(**reset)
+            starts = [{key: info[key][row] for key in _START_KEYS if key in info} for row in rows.tolist()]
+            generators = [torch.Generator().manual_seed(noise_seed(seed, number)) for number in numbers]
+            results = [EpisodeResult(start=start) for start in starts]
+            instructions = [each.instruction for each in results]
+            while len(rows):
+                _, _, actions = act(policy, env, observation, rows, instructions, schedule, generators)
+                observation, reward, terminated, truncated, info = env.step(actions)
+                for row in rows.tolist():
+                    results[row].add(row, reward, terminated, info)
+                going = rows[~(np.asarray(terminated) | np.asarray(truncated))[rows]]
+                bar.update(len(rows) - len(going))
+                rows = going
+            found += results
     return Evaluation(tuple(found))
 
 

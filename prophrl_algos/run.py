@@ -1,16 +1,18 @@
 """A whole training run: iterate, evaluate, log, save; killed at any moment, it resumes as if it had not been."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from prophrl_algos._checkpoint import load_checkpoint, save_checkpoint
 from prophrl_algos._loggers import Logger
+from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.trainer import Metrics, Trainer
 
 LAST, BEST = "last.pt", "best.pt"
+_SHOWN = ("return", "success", "ratio_max", "clipped_high", "kl", "evaluation/success")
+"""Metrics beside the bar, which tell whether the policy learns."""
 
 
 def run(
@@ -29,7 +31,7 @@ def run(
     Args:
         trainer: Fresh, with the arguments of the run that is resumed, if there is one.
         folder: Folder of this run alone.
-        loggers: Take the metrics of every update, evaluations as `evaluation/...`, and progress inside an update.
+        loggers: Take the metrics of every update, evaluations as `evaluation/...`.
         evaluate: Returns at least `success`; called after every `evaluate_every` updates and the last one.
         evaluate_every: Updates between evaluations.
 
@@ -39,14 +41,13 @@ def run(
     """
     if evaluate_every < 1:
         raise ValueError(f"evaluate_every must be at least 1, got {evaluate_every}")
-    best = float("-inf")
+    best, shown = float("-inf"), {}
     if (folder / LAST).exists():
         state = load_checkpoint(folder / LAST, trainer.device, resume=True)
         trainer.load_state_dict(state["trainer"])
         best = float(state["best"])
     updates, main = trainer.config.updates, trainer.processes.main
-    if main:
-        trainer.progress = partial(_show, loggers)
+    bar = progress_bar("train", updates, "update", done=trainer.done, stays=True)
     try:
         while trainer.done < updates:
             metrics = trainer.iterate()
@@ -58,14 +59,13 @@ def run(
                 for logger in loggers:
                     logger.log(metrics, trainer.done - 1)
                 save_checkpoint(folder / LAST, {"trainer": trainer.state_dict(), "best": best})
+            shown |= {name: f"{metrics[name]:.3g}" for name in _SHOWN if name in metrics}
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
     finally:
+        bar.close()
         for logger in loggers:
             logger.close()
-
-
-def _show(loggers: Sequence[Logger], stage: str, done: int, total: int | None) -> None:
-    for logger in loggers:
-        logger.progress(stage, done, total)
 
 
 def _evaluate(trainer: Trainer, folder: Path, evaluate: Callable[[], Metrics], metrics: Metrics, best: float) -> float:

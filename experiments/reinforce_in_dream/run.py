@@ -47,7 +47,7 @@ from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES, Arm, Size
 from prophet_gym.estimates import wilson
 from prophet_gym.evaluation._report import write_json
 from prophrl_algos._demonstrations import read_demonstrations
-from prophrl_algos._loggers import Logger, TerminalLogger
+from prophrl_algos._loggers import Logger
 from prophrl_algos._named import make_policy
 from prophrl_algos.algorithms import FlowScale
 from prophrl_algos.cli._train import Args as TrainArgs
@@ -237,7 +237,7 @@ def learn(place: Place, name: str, arm: Arm, seed: int, weights: Path, rate: flo
         lambda update: update % size.point_every == 0 or update == total,
     )
     lines = JsonLines(learning_log(place.logs, name))
-    run_trainer(trainer, place.out / name, loggers=[lines, keep, TerminalLogger(total)])
+    run_trainer(trainer, place.out / name, loggers=[lines, keep])
     trainer.env.close()
 
 

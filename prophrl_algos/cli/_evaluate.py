@@ -31,8 +31,6 @@ class Args(WeightsOptions, EnvOptions):
 
 def main(args: Args) -> None:
     """Run the command."""
-    from tqdm import tqdm
-
     from prophet_gym.evaluation._report import machine, write_json
     from prophrl_algos._named import make_policy, warn_untrained
     from prophrl_algos.evaluate import evaluate, ode_schedule
@@ -47,15 +45,7 @@ def main(args: Args) -> None:
     schedule = ode_schedule(policy, args.initial_noise)
     if args.noise_level:
         schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
-    with tqdm(total=len(cells), desc="evaluate", unit="episode") as bar:
-        found = evaluate(
-            policy,
-            env,
-            cells,
-            seed=args.seed,
-            schedule=schedule,
-            progress=lambda _stage, done, _total: bar.update(done - bar.n),
-        )
+    found = evaluate(policy, env, cells, seed=args.seed, schedule=schedule)
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():
         low, high = part.interval

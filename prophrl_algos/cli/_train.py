@@ -70,7 +70,7 @@ class Args(WeightsOptions, EnvOptions):
     precision: Precision = field(default_factory=Precision)
     """How the reward's precision is watched."""
     loggers: Annotated[tuple[str, ...], Several(none=True)] | None = None
-    """Loggers: csv, tensorboard, wandb, trackio, terminal; by default csv, terminal and tensorboard."""
+    """Loggers: csv, tensorboard, wandb, trackio; by default csv and tensorboard."""
 
 
 MAY_CHANGE = (
@@ -99,8 +99,7 @@ def main(args: Args) -> None:
         if main:
             begin_run(args.out, args, begun=begun, free=MAY_CHANGE)
         done = load_checkpoint(args.out / LAST)["trainer"]["done"] if begun else 0
-        updates = args.config.updates
-        loggers = [make_logger(name, args.out, updates=updates, done=done) for name in names if main]
+        loggers = [make_logger(name, args.out, done=done) for name in names if main]
         run(trainer, args.out, loggers=loggers, evaluate=evaluate, evaluate_every=args.evaluate_every or 10)
     if main:
         print(f"{args.out / LAST}: {trainer.done} updates")
@@ -109,11 +108,11 @@ def main(args: Args) -> None:
 def usual_loggers() -> tuple[str, ...]:
     """Return the loggers for when none are given, and print how to get TensorBoard if it is missing."""
     if find_spec("tensorboard") is not None:
-        return ("csv", "terminal", "tensorboard")
+        return ("csv", "tensorboard")
     print(
         "tensorboard is not installed, metrics.csv has the numbers: pip install 'prophet-gym[train]'", file=sys.stderr
     )
-    return ("csv", "terminal")
+    return ("csv",)
 
 
 def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env: env) -> Trainer:
@@ -166,14 +165,7 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
         precision = precision_metrics(trainer.policy, env, truth, args.precision, seed)
 
     def measure() -> Metrics:
-        tell = trainer.progress
-        found = evaluate(
-            trainer.policy,
-            env,
-            args.evaluate_episodes,
-            seed=seed,
-            progress=lambda stage, done, total: tell(f"evaluation, {stage}", done, total),
-        )
+        found = evaluate(trainer.policy, env, args.evaluate_episodes, seed=seed)
         return found.metrics() | ({} if precision is None else precision(trainer.done))
 
     return measure

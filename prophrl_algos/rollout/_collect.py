@@ -5,18 +5,21 @@ nothing. Latents and raw observations are stored, never contexts.
 """
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
+from tqdm import tqdm
 
 from prophet_gym.errors import InvalidStartError
 from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, cat_obs, sample, select_obs
@@ -24,16 +27,14 @@ from prophrl_algos.rollout._groups import GroupPlan, random_number, refuse_offic
 
 CPU = torch.device("cpu")
 
-Progress = Callable[[str, int, int | None], object]
-"""`progress(stage, done, total)`, for example `progress("rollouts, chunk", 12, 30)`.
 
-The total is the most that there may be, since episodes can end sooner; None where there is no bound.
-"""
-
-
-def silent(stage: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
-    del stage, done, total
+def progress_bar(stage: str, total: int | None, unit: str, *, done: int = 0, stays: bool = False) -> tqdm:
+    """Return a bar that stays at its end, or goes away and is not shown at all for what is done within a second."""
+    # Under torchrun the main process alone shows one, and a file is not filled with them.
+    hidden = dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
+    every = 1 if sys.stderr.isatty() else 30
+    how = {"leave": stays, "delay": 0 if stays else 1, "mininterval": every, "disable": hidden}
+    return tqdm(desc=stage, total=total, initial=done, unit=unit, dynamic_ncols=True, **how)
 
 
 @dataclass
@@ -104,7 +105,6 @@ def collect(
     plan: GroupPlan,
     *,
     seed: int,
-    progress: Progress = silent,
 ) -> Rollouts:
     """Collect groups of rollouts; a group that has ended makes room for the next while the others continue.
 
@@ -114,7 +114,6 @@ def collect(
         schedule: How chunks are sampled.
         plan: Which groups, and how they begin and end.
         seed: Seed of everything random here.
-        progress: Told the chunks that were run, and of how many at most.
 
     Raises:
         ValueError: The env's size, autoreset mode or horizon does not fit, or it gave a reward that is not finite.
@@ -125,23 +124,24 @@ def collect(
     rollout = _Rollout(policy, env, schedule, plan, seed)
     kept: list[int] = []
     longest = getattr(env.unwrapped, "max_episode_steps", None)
-    chunks, most = 0, None if longest is None else math.ceil(plan.limit / rollout.places) * longest
-    rollout.start(range(min(rollout.places, plan.groups)))
-    while rollout.running:
-        free = []
-        for place in rollout.step():
-            group = rollout.running.pop(place)
-            # A group is kept whatever it is once too few can still be begun to reject it.
-            possible = len(kept) + len(rollout.running) + plan.limit - rollout.started
-            low, high = plan.grouping.keep
-            if low <= rollout.mean_success(group) <= high or possible < plan.groups:
-                kept.append(group)
-            free.append(place)
-        chunks += 1
-        progress(f"rollouts, {len(kept)} of {plan.groups} groups, chunk", chunks, most)
-        wanted = min(plan.groups - len(kept) - len(rollout.running), plan.limit - rollout.started)
-        if wanted > 0 and free:
-            rollout.start(free[:wanted])
+    # The most that there may be, since episodes can end sooner.
+    most = None if longest is None else math.ceil(plan.limit / rollout.places) * longest
+    with progress_bar("rollouts", most, "chunk") as bar:
+        rollout.start(range(min(rollout.places, plan.groups)))
+        while rollout.running:
+            free = []
+            for place in rollout.step():
+                group = rollout.running.pop(place)
+                # A group is kept whatever it is once too few can still be begun to reject it.
+                possible = len(kept) + len(rollout.running) + plan.limit - rollout.started
+                low, high = plan.grouping.keep
+                if low <= rollout.mean_success(group) <= high or possible < plan.groups:
+                    kept.append(group)
+                free.append(place)
+            bar.update()
+            wanted = min(plan.groups - len(kept) - len(rollout.running), plan.limit - rollout.started)
+            if wanted > 0 and free:
+                rollout.start(free[:wanted])
     # In the order they were begun, not ended, so that a batch does not depend on which episodes are long.
     return rollout.gather(sorted(kept), time.perf_counter() - began)
 

@@ -17,8 +17,8 @@ from prophrl_algos.algorithms.flowscale import flowscale_weights, scale_gradient
 from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, FlowScores, FlowSpec, Obs, device_of, select_obs
 from prophrl_algos.flow._sampler import rescore, step_stds
 from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
-from prophrl_algos.rollout import Grouping, GroupPlan, Progress, Rollouts, collect
-from prophrl_algos.rollout._collect import silent
+from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts, collect
+from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.rollout._groups import random_number, refuse_official, require_chunk, splits_of
 from prophrl_algos.trainer._config import Execution, TrainerConfig
 from prophrl_algos.trainer._metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
@@ -62,7 +62,6 @@ class Trainer:
 
     Attributes:
         done: Updates so far.
-        progress: Told how far an update has come; `run` sets it to the loggers that show it.
         reference: The weights that the run began with, where `beta` is above 0.
 
     Example:
@@ -110,7 +109,6 @@ class Trainer:
         self.flowscale = flowscale or FlowScale(alpha=1.0)
         self.processes, self.device = self.execution.processes, device_of(policy)
         self.done = 0
-        self.progress: Progress = silent
         groups, rank, count = self.processes.split(self.config.groups), self.processes.rank, self.processes.size
         # Several processes that share a seed count past each other's numbers.
         self.plan = GroupPlan(groups, self.config.group_size, grouping or Grouping(), first=rank, stride=count)
@@ -134,7 +132,7 @@ class Trainer:
         """Collect one round of groups and improve the policy on it."""
         with self._precision():
             seed = random_number(self.config.seed, 10, self.done)
-            rollouts = collect(self.policy, self.env, self.schedule(), self.plan, seed=seed, progress=self.progress)
+            rollouts = collect(self.policy, self.env, self.schedule(), self.plan, seed=seed)
         metrics = self.update(rollouts)
         self.done += 1
         return metrics
@@ -153,11 +151,12 @@ class Trainer:
         # Old scores are made in the batches of the first epoch, so it is the batch itself that is shuffled.
         batch, drift = self._prepare(rollouts, advantages, rows[self._order(len(rows), 0)])
         tally = Tally(torch.zeros(batch.path.schedule.num_steps, dtype=torch.float64))
-        for epoch in range(self.config.epochs):
-            order = self._order(len(rows), epoch) if epoch else torch.arange(len(rows))
-            for minibatch in torch.tensor_split(order, self.config.minibatches):
-                self._optimize(batch, minibatch, tally)
-                self.progress("optimizer, step", len(tally.norms), self.config.epochs * self.config.minibatches)
+        with progress_bar("optimizer", self.config.epochs * self.config.minibatches, "step") as bar:
+            for epoch in range(self.config.epochs):
+                order = self._order(len(rows), epoch) if epoch else torch.arange(len(rows))
+                for minibatch in torch.tensor_split(order, self.config.minibatches):
+                    self._optimize(batch, minibatch, tally)
+                    bar.update()
         entries = int(batch.mask.sum()) * self.policy.spec.action_dim * self.config.epochs
         metrics |= learning_metrics(tally, batch.path, batch.weights, entries) | {"old_log_prob_drift": drift}
         return metrics | {"seconds_update": time.perf_counter() - began}
@@ -282,9 +281,10 @@ class Trainer:
         minibatches = torch.arange(len(path)).tensor_split(self.config.minibatches)
         batches = [rows for each in minibatches if len(each) for rows in each.split(self.config.microbatch)]
         parts: list[FlowScores] = []
-        for rows in batches:
-            parts.append(self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False))
-            self.progress("scoring, batch", len(parts), len(batches))
+        with progress_bar("scoring", len(batches), "batch") as bar:
+            for rows in batches:
+                parts.append(self._score(select_obs(obs, rows), path.select(rows).to(self.device), grad=False))
+                bar.update()
         return FlowScores.cat(parts).to(torch.device("cpu")) if parts else path.scores
 
     def _optimize(self, batch: Batch, rows: Tensor, tally: Tally) -> None:

@@ -1,80 +1,67 @@
-"""Progress inside an update and an evaluation, and how it is shown."""
+"""Progress of a run and inside its updates, and how it is shown."""
 
 import re
+from typing import ClassVar
 
+import pytest
 import torch
 
 from benchmarks.toys import BanditVectorEnv
-from prophrl_algos._loggers import TerminalLogger
 from prophrl_algos.evaluate import evaluate
+from prophrl_algos.rollout import _collect
 from prophrl_algos.run import run
 from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
 
 
-def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, reward_model):
-    policy, told = tiny(), []
+class Bar(_collect.tqdm):
+    """A bar that is drawn at once, and never too often."""
+
+    made: ClassVar = []
+
+    def __init__(self, **how):
+        super().__init__(**how | {"delay": 0, "mininterval": 0, "miniters": 1})
+        self.made.append(self)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    monkeypatch.setattr(_collect, "tqdm", Bar)
+    monkeypatch.setattr(Bar, "made", [])
+    return Bar.made
+
+
+def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, reward_model, bars):
+    policy = tiny()
     config = TrainerConfig(groups=4, group_size=4, beta=0.0, epochs=2, minibatches=2)
-    # A policy in float64 is scored again, so that this stage is there too.
-    trainer = Trainer(
-        policy,
-        torch.optim.AdamW(policy.parameters()),
-        dream(reward_model=reward_model(level=20)),
-        config,
-        execution=Execution(autocast=torch.bfloat16),
-    )
-    trainer.progress = lambda *call: told.append(call)
-    trainer.iterate()
-    stages = [re.sub(r"\d+ of", "N of", stage) for stage, _, _ in told]
-    assert list(dict.fromkeys(stages)) == ["rollouts, N of 4 groups, chunk", "scoring, batch", "optimizer, step"]
-    rollouts = [call for call in told if call[0].startswith("rollouts")]
-    assert [done for _, done, _ in rollouts] == list(range(1, len(rollouts) + 1))
-    # 4 groups, 2 at once, of 3 chunks each.
-    assert {total for _, _, total in rollouts} == {6}
-    assert rollouts[-1][0].startswith("rollouts, 4 of 4")
-    assert [call[1:] for call in told if call[0].startswith("optimizer")] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    env, low = dream(reward_model=reward_model(level=20)), Execution(autocast=torch.bfloat16)
+    Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, execution=low).iterate()
+    # 4 groups, 2 at once, of at most 3 chunks each; scores are made again in low precision.
+    assert [(bar.desc, bar.total) for bar in bars] == [("rollouts", 6), ("scoring", 2), ("optimizer", 4)]
+    assert 0 < bars[0].n <= 6
+    assert [bar.n for bar in bars[1:]] == [2, 4]
 
 
-def test_an_evaluation_tells_how_many_episodes_have_ended(dream, tiny, reward_model):
-    told = []
-    evaluate(tiny(), dream(4, reward_model=reward_model(level=200)), 6, progress=lambda *call: told.append(call))
-    assert told[-1] == ("episodes", 6, 6)
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
-    assert (4, 6) in {call[1:] for call in told}
+def test_an_evaluation_tells_how_many_episodes_have_ended(dream, tiny, reward_model, bars):
+    evaluate(tiny(), dream(4, reward_model=reward_model(level=200)), 6)
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("evaluation", 6, 6)]
 
 
-def test_the_terminal_says_what_is_done_and_how_long_it_takes(capsys):
-    logger = TerminalLogger(2, every=0)
-    for chunk in range(1, 4):
-        logger.progress("rollouts, 0 of 8 groups, chunk", chunk, 30)
-    logger.progress("optimizer, step", 1, 4)
-    logger.progress("waiting, chunk", 1, None)
-    logger.log({"return": 0.5}, 0)
-    logger.progress("rollouts, 0 of 8 groups, chunk", 1, 30)
-    logger.close()
-    shown = capsys.readouterr().err
-    assert re.search(r"update 1: rollouts, 0 of 8 groups, chunk 3 of 30, \d\d:\d\d left at most", shown)
-    assert "update 1: optimizer, step 1 of 4:" in shown
-    assert "update 1: waiting, chunk 1:" in shown
-    assert "update 2: rollouts, 0 of 8 groups, chunk 1 of 30:" in shown
+def test_what_is_soon_done_is_not_shown_and_a_file_is_not_filled(capsys):
+    with _collect.progress_bar("rollouts", 1000, "chunk") as bar:
+        for _ in range(1000):
+            bar.update()
+    assert capsys.readouterr().err == ""
+    with _collect.progress_bar("train", 1000, "update", stays=True) as bar:
+        for _ in range(1000):
+            bar.update()
+    assert capsys.readouterr().err.count("train") <= 2
 
 
-def test_it_does_not_fill_a_log_file(capsys):
-    logger = TerminalLogger(1)
-    for chunk in range(1000):
-        logger.progress("rollouts, chunk", chunk, 1000)
-    logger.close()
-    assert capsys.readouterr().err.count("rollouts") <= 1
-
-
-def test_a_run_tells_the_loggers_that_show_it(tmp_path, tiny, capsys):
+def test_a_run_shows_its_updates_what_matters_and_the_work_inside(tmp_path, tiny, capsys, bars):
     policy = tiny(horizon=1, latent_dim=2, exec_steps=1)
-    trainer = Trainer(
-        policy,
-        torch.optim.AdamW(policy.parameters()),
-        BanditVectorEnv(8),
-        TrainerConfig(updates=2, groups=2, group_size=4, beta=0.0),
-    )
-    run(trainer, tmp_path, loggers=[TerminalLogger(2, every=0)])
+    config = TrainerConfig(updates=2, groups=2, group_size=4, beta=0.0)
+    run(Trainer(policy, torch.optim.AdamW(policy.parameters()), BanditVectorEnv(8), config), tmp_path)
     shown = capsys.readouterr().err
-    assert "update 1: rollouts, 2 of 2 groups, chunk 1" in shown
-    assert "update 2: optimizer, step 1 of 1" in shown
+    assert re.search(r"train: 100%.*2/2 \[\d+:\d+<\d+:\d+.*return=.*success=.*ratio_max=", shown)
+    assert "rollouts: 100%" in shown
+    assert "optimizer: 100%" in shown
