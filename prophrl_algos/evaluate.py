@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +15,6 @@ from prophrl_algos.rollout._collect import EpisodeResult, act, progress_bar
 from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
 _START_KEYS = ("suite", "task", "start", "split", "instruction")
-
-
-@runtime_checkable
-class _ChecksResets(Protocol):
-    """An env that can say beforehand which reset options it would refuse."""
-
-    def check_reset(self, options: Mapping[str, Any] | None) -> None:
-        """Raise what `reset(options=options)` would raise, and change nothing."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ def evaluate(
 ) -> Evaluation:
     """Run one episode per cell, as many at once as the env has sub-environments.
 
-    Where the env can say so (`_ChecksResets`), a cell that it would refuse is refused before any episode is run.
+    Where the env has `check_reset`, a cell that it would refuse is refused before any episode is run.
 
     Args:
         policy: Policy in eval mode.
@@ -108,9 +100,9 @@ def evaluate(
     if not asked or len({tuple(sorted(cell)) for cell in asked}) > 1:
         raise ValueError(f"there must be at least one cell, and all must have the same names, got {list(asked)[:3]}")
     waves = _waves(env, asked, seed)
-    if isinstance(env.unwrapped, _ChecksResets):
+    if (check := getattr(env.unwrapped, "check_reset", None)) is not None:
         for _, reset in waves:
-            env.unwrapped.check_reset(reset["options"])
+            check(reset["options"])
     found: list[EpisodeResult] = []
     with progress_bar("evaluation", len(asked), "episode") as bar:
         for numbers, reset in waves:

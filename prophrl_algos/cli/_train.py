@@ -11,24 +11,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from prophet_gym._arguments import Arguments, Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
+from prophet_gym._arguments import Items, Number, OutFolder, Positive, Several, Tasks, Whole, resolved_device
 from prophrl_algos.algorithms import FlowScale, leave_one_out_advantages
 from prophrl_algos.cli._options import EnvOptions, TrainLoad, WeightsOptions
 from prophrl_algos.flow import FlowPolicy
 from prophrl_algos.trainer import Metrics, Trainer, TrainerConfig
-
-
-@dataclass(frozen=True)
-class Precision(Arguments):
-    """How the reward's precision is watched; off without an env that tells the truth."""
-
-    truth_env: str = ""
-    """A simulator in which each evaluation also replays dreams, for example `LIBERO-Object-v0`: whether they succeed
-    there is compared with what the reward model says. Needs `--evaluate-every`."""
-    floor: Annotated[float, Number(above=0, most=1)] = 0.7
-    """Warn once the precision over the latest 200 dreams lies below this."""
-    stop: bool = False
-    """Stop the run then, in place of a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +54,15 @@ class Args(WeightsOptions, EnvOptions):
     """Number of updates between evaluations on `train` states of the same environment; 0 never evaluates."""
     evaluate_episodes: Items = 20
     """Number of episodes of an evaluation."""
-    precision: Precision = field(default_factory=Precision)
-    """How the reward's precision is watched."""
+    truth_env: str = ""
+    """A simulator in which each evaluation also replays dreams, for example `LIBERO-Object-v0`: the reward's precision
+    there is logged, and a low one warned of. Needs `--evaluate-every`."""
     loggers: Annotated[tuple[str, ...], Several(none=True)] | None = None
     """Loggers: csv, tensorboard, wandb, trackio; by default csv and tensorboard."""
 
 
 MAY_CHANGE = (
-    "out", "config", "flowscale", "num_envs", "device", "engine", "evaluate_every", "evaluate_episodes", "precision",
+    "out", "config", "flowscale", "num_envs", "device", "engine", "evaluate_every", "evaluate_episodes", "truth_env",
     "loggers",
 )  # fmt: skip
 """Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
@@ -90,8 +78,8 @@ def main(args: Args) -> None:
     names = usual_loggers() if args.loggers is None else args.loggers
     require_loggers(names)
     trainer = make_trainer(args)
-    if args.precision.truth_env and not args.evaluate_every:
-        raise ValueError("--precision.truth-env is asked at every evaluation: give --evaluate-every too")
+    if args.truth_env and not args.evaluate_every:
+        raise ValueError("--truth-env is asked at every evaluation: give --evaluate-every too")
     evaluate = make_evaluation(args, trainer) if args.evaluate_every else None
     main = trainer.processes.main
     with run_lock(args.out, main=main):
@@ -122,7 +110,7 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
 
     from prophrl_algos._named import make_algorithm, make_policy, warn_untrained
     from prophrl_algos.rollout import Grouping, begin_from_starts
-    from prophrl_algos.trainer import Execution, Processes
+    from prophrl_algos.trainer import Processes
 
     config, device = args.config, resolved_device(args.device)
     processes = Processes.joined()
@@ -145,14 +133,15 @@ def make_trainer(args: Args, wrap: Callable[[VectorEnv], VectorEnv] = lambda env
         algorithm=algorithm,
         flowscale=args.flowscale,
         grouping=Grouping(begin_from_starts, (0.1, 0.9) if args.resample else (0, 1), args.discount),
-        execution=Execution(torch.bfloat16 if args.autocast else None, processes),
+        autocast=torch.bfloat16 if args.autocast else None,
+        processes=processes,
     )
 
 
 def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     """Return an evaluation on episodes of the same env, from `train` states drawn by a seed that training does not use.
 
-    With `args.precision.truth_env` it also measures the reward's precision on dreams that are replayed there.
+    With `args.truth_env` it also measures the reward's precision on dreams that are replayed there.
     """
     from prophrl_algos._named import make_env
     from prophrl_algos.evaluate import evaluate
@@ -160,9 +149,9 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     rows, seed = min(args.evaluate_episodes, 16), 10**6
     env = args.make_env(rows, tasks=args.tasks)
     precision = None
-    if args.precision.truth_env:
-        truth = make_env(args.precision.truth_env, rows, starts="train", tasks=args.tasks)
-        precision = precision_metrics(trainer.policy, env, truth, args.precision, seed)
+    if args.truth_env:
+        truth = make_env(args.truth_env, rows, starts="train", tasks=args.tasks)
+        precision = precision_metrics(trainer.policy, env, truth, seed)
 
     def measure() -> Metrics:
         found = evaluate(trainer.policy, env, args.evaluate_episodes, seed=seed)
@@ -171,9 +160,7 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     return measure
 
 
-def precision_metrics(
-    policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, settings: Precision, seed: int
-) -> Callable[[int], Metrics]:
+def precision_metrics(policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, seed: int) -> Callable[[int], Metrics]:
     """Return a function of the update's number that dreams one episode per sub-environment and replays it.
 
     `truth` is a simulator with as many sub-environments as `dreams`, from the same split.
@@ -185,7 +172,7 @@ def precision_metrics(
     from prophrl_algos.evaluate import noise_seed, ode_schedule
     from prophrl_algos.rollout._collect import act as play
 
-    monitor = PrecisionMonitor(floor=settings.floor, stop=settings.stop)
+    monitor = PrecisionMonitor()
     everywhere = np.arange(dreams.num_envs)
 
     def measure(update: int) -> Metrics:

@@ -23,8 +23,8 @@ from prophrl_algos.flow._policy import (
 )
 from prophrl_algos.flow._sampler import rescore, sample, step_stds
 from prophrl_algos.flow._schedule import FlowSchedule, every_step, no_step, one_random_step
-from prophrl_algos.flow._sde import Kernel, cps_step, flow_sde_step, ode_step
+from prophrl_algos.flow._sde import Kernel, cps_step, flow_sde_step
 
 __all__ = ["Context", "FlowPath", "FlowPolicy", "FlowSchedule", "FlowScores", "FlowSpec", "Kernel", "Obs"]
-__all__ += ["TensorContext", "cat_obs", "cps_step", "device_of", "every_step", "flow_sde_step", "no_step", "ode_step"]
+__all__ += ["TensorContext", "cat_obs", "cps_step", "device_of", "every_step", "flow_sde_step", "no_step"]
 __all__ += ["one_random_step", "renoised", "rescore", "sample", "select_obs", "step_stds"]

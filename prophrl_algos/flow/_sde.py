@@ -24,7 +24,7 @@ Moments = tuple[Latents, Latents]
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A denoising step as a Gaussian; `flow_sde_step`, `cps_step`, `ode_step` and `LearnedNoise` are kernels.
+    """A denoising step as a Gaussian; `flow_sde_step`, `cps_step` and `LearnedNoise` are kernels.
 
     It takes sample x and velocity v(x, t) at t in (0, 1], and gives the moments at t_next in [0, t).
     """
@@ -70,15 +70,6 @@ def cps_step(
     std = t_next * torch.sin(level * (math.pi / 2))
     kept = t_next * torch.cos(level * (math.pi / 2))
     return (1 - t_next) * (x - t * v) + kept * (x + (1 - t) * v), std.expand_as(x)
-
-
-def ode_step(
-    sample: Latents, velocity: Latents, t: Number, t_next: Number, *, noise_level: Number = 0.0, t_clamp: Number = 1.0
-) -> Moments:
-    """Take the Euler step x - v dt, of std 0 and so without a density; `noise_level` and `t_clamp` are not read."""
-    del noise_level, t_clamp
-    x, v = precise(sample), precise(velocity)
-    return x - v * (like(t, x) - like(t_next, x)), torch.zeros_like(x)
 
 
 def gaussian_log_prob(x: Latents, mean: Latents, std: Latents) -> Latents:

@@ -1,12 +1,9 @@
-"""How much a run collects, how fast it learns, and how it is computed."""
+"""How much a run collects and how fast it learns."""
 
 import math
-from dataclasses import dataclass, field
-
-import torch
+from dataclasses import dataclass
 
 from prophet_gym._checks import require_count, require_number
-from prophrl_algos.trainer._processes import Processes
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,3 @@ class TrainerConfig:
             require_number(name, getattr(self, name), least=0)
         if not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run is computed, beside what it computes.
-
-    Velocities are computed in the dtype `autocast`, densities always in float32. `processes` train together:
-    `Processes.joined()` under torchrun.
-    """
-
-    autocast: torch.dtype | None = None
-    processes: Processes = field(default_factory=Processes)

@@ -20,8 +20,9 @@ from prophrl_algos.flow._sde import gaussian_entropy, gaussian_kl
 from prophrl_algos.rollout import Grouping, GroupPlan, Rollouts, collect
 from prophrl_algos.rollout._collect import progress_bar
 from prophrl_algos.rollout._groups import random_number, refuse_official, require_chunk, splits_of
-from prophrl_algos.trainer._config import Execution, TrainerConfig
+from prophrl_algos.trainer._config import TrainerConfig
 from prophrl_algos.trainer._metrics import Metrics, Tally, Terms, learning_metrics, rollout_metrics
+from prophrl_algos.trainer._processes import Processes
 from prophrl_algos.trainer._weight_copy import WeightCopy
 
 
@@ -86,7 +87,8 @@ class Trainer:
         algorithm: Algorithm = FA_GRPO,
         flowscale: FlowScale | None = None,
         grouping: Grouping | None = None,
-        execution: Execution | None = None,
+        autocast: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Check that everything fits; nothing is generated yet.
 
@@ -98,16 +100,17 @@ class Trainer:
             algorithm: What an experiment swaps.
             flowscale: Balances the flow steps; off if not given.
             grouping: How groups begin and end; `Grouping()` if not given.
-            execution: Precision and processes; `Execution()` if not given.
+            autocast: Precision of velocities; densities are always float32.
+            processes: Train together: `Processes.joined()` under torchrun; this one alone if not given.
 
         Raises:
             ValueError: Something does not fit; the message says what to change.
             InvalidStartError: The env starts from official states.
         """
         self.policy, self.optimizer, self.env, self.algorithm = policy, optimizer, env, algorithm
-        self.config, self.execution = config or TrainerConfig(), execution or Execution()
+        self.config, self.autocast = config or TrainerConfig(), autocast
         self.flowscale = flowscale or FlowScale(alpha=1.0)
-        self.processes, self.device = self.execution.processes, device_of(policy)
+        self.processes, self.device = processes or Processes(), device_of(policy)
         self.done = 0
         groups, rank, count = self.processes.split(self.config.groups), self.processes.rank, self.processes.size
         # Several processes that share a seed count past each other's numbers.
@@ -239,8 +242,7 @@ class Trainer:
         return torch.randperm(count, generator=shuffle)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        dtype = self.execution.autocast
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
 
     def _score(self, obs: Obs, path: FlowPath, *, grad: bool = True) -> FlowScores:
         with self._precision():
@@ -252,7 +254,7 @@ class Trainer:
         path = self.algorithm.path(sampled, random_number(self.config.seed, 12, self.done))
         drift = 0.0
         # In low precision a velocity depends on the shapes of its batch, so old scores must be of the update's shapes.
-        exact = self.execution.autocast is None and {each.dtype for each in self.policy.parameters()} == {torch.float32}
+        exact = self.autocast is None and {each.dtype for each in self.policy.parameters()} == {torch.float32}
         if path is not sampled or not exact:
             again = self._score_all(obs, path)
             if path is sampled and len(rows):

@@ -35,8 +35,6 @@ class Affine(NamedTuple):
 STATISTICS: Mapping[str, tuple[str, ...]] = {
     "QUANTILES": ("q01", "q99"),
     "MEAN_STD": ("mean", "std"),
-    "MIN_MAX": ("min", "max"),
-    "IDENTITY": (),
 }
 """The statistics that each way of scaling is made of."""
 
@@ -46,12 +44,8 @@ def affine(
 ) -> Affine:
     """Make a scale from the statistics of a data set; numbers where `mask` is False stay as they are.
 
-    `QUANTILES` maps q01..q99 to -1..1, `MIN_MAX` the extremes; `MEAN_STD` takes out mean and deviation. `eps` is added
-    to the span or deviation. For the identity any one statistic will do.
+    `QUANTILES` maps q01..q99 to -1..1, `MEAN_STD` takes out mean and deviation; `eps` is added to span or deviation.
     """
-    if scaling == "IDENTITY":
-        like = next(iter(statistics.values())).float()
-        return Affine(torch.zeros_like(like), torch.ones_like(like))
     first, second = (statistics[name].float() for name in STATISTICS[scaling])
     if scaling == "MEAN_STD":
         offset, scale = first, second + eps

@@ -85,21 +85,21 @@ def sound(given: Any, scaling: str, feature: str, source: Path) -> dict[str, Ten
         said = shown(json.dumps(given, default=str))
         raise CheckpointError(f"{source}: statistics of {feature!r} must be lists of numbers, got {said}") from error
     needed = STATISTICS[scaling]
-    if not statistics or any(name not in statistics for name in needed):
+    if any(name not in statistics for name in needed):
         raise CheckpointError(
-            f"{source} must hold {' and '.join(needed) or 'statistics'} of {feature!r} for {scaling!r} scaling, it "
+            f"{source} must hold {' and '.join(needed)} of {feature!r} for {scaling!r} scaling, it "
             f"holds {listed(sorted(statistics)) or 'none'}: compute them on the data set (openpi's "
             f"compute_norm_stats.py), or give LoadOptions(statistics=...) a {_NORM_STATS} that has them"
         )
-    read = [statistics[name] for name in needed or sorted(statistics)[:1]]
+    read = [statistics[name] for name in needed]
     if any(each.ndim != 1 or len(each) != len(read[0]) or not len(each) for each in read):
         sizes = {name: tuple(statistics[name].shape) for name in needed}
         raise CheckpointError(f"{source} must hold one number of {feature!r} for each of its numbers, got {sizes}")
     # Finite in float64 is not enough: the scale is a sum of two of them in float32.
-    checks = [(name, ~(each.abs() < _LARGEST), "finite", each) for name, each in zip(needed, read, strict=False)]
+    checks = [(name, ~(each.abs() < _LARGEST), "finite", each) for name, each in zip(needed, read, strict=True)]
     if scaling == "MEAN_STD":
         checks.append(("std", read[1] < 0, "at least 0", read[1]))
-    elif needed:
+    else:
         checks.append((needed[0], read[0] > read[1], f"at most {needed[1]}", torch.stack(read, 1)))
     for name, wrong, bound, values in checks:
         if wrong.any():
@@ -156,9 +156,8 @@ def _norm_stats(folder: Path, key: str | None) -> Path:
 
 
 def _is_padding(scale: Affine) -> Bool[Tensor, " a"]:
-    """Return which numbers were always 0: all of them where nothing is scaled, so that it cannot be told."""
-    nothing = bool((scale.offset == 0).all() and (scale.scale == 1).all())
-    return (scale.offset.abs() <= _PADDING) & (scale.scale.abs() <= _PADDING) | torch.tensor(nothing)
+    """Return which numbers were always 0."""
+    return (scale.offset.abs() <= _PADDING) & (scale.scale.abs() <= _PADDING)
 
 
 def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Affine | None:
@@ -172,9 +171,6 @@ def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Aff
     config = steps[0].get("config", {})
     if not isinstance(config, dict) or not isinstance(config.get("norm_map", {}), dict):
         raise CheckpointError(f"{source}: config and norm_map of {step!r} must be objects, got {config!r:.80}")
-    mode = config.get("norm_map", {}).get(kind, "IDENTITY")
-    if not isinstance(mode, str) or mode not in STATISTICS:
-        raise CheckpointError(f"{source} scales {kind} by {mode!r}; known are {', '.join(STATISTICS)}")
     state_file = steps[0].get("state_file")
     if state_file is None:
         return None
@@ -183,9 +179,11 @@ def _lerobot(folder: Path, file: str, step: str, kind: str, feature: str) -> Aff
     stored = read_tensors(folder / state_file)
     prefix = f"{feature}."
     found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
-    found.pop("count", None)  # the number of frames, which is one number whatever the feature's size
     if not found:
         return None
+    mode = config.get("norm_map", {}).get(kind)
+    if not isinstance(mode, str) or mode not in STATISTICS:
+        raise CheckpointError(f"{source} scales {kind} by {mode!r}; known are {', '.join(STATISTICS)}")
     eps = config.get("eps", 1e-8)
     if not isinstance(eps, int | float) or not 0 <= eps < 1:
         raise CheckpointError(f"{source}: eps must be a number from 0 to 1, got {eps!r}")

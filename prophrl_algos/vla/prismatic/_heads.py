@@ -22,6 +22,8 @@ from prophrl_algos.vla._action_head import ActionHead
 
 _TIME_WIDTH = 256
 _HEADS = 8
+_SPREAD = 0.1
+"""Deviation of the actions from the published head's before any training, in latent units: our choice."""
 
 
 def gaussian_velocity(
@@ -48,13 +50,6 @@ class L1Head(nn.Module):
         self.mlp_resnet_blocks = blocks
         self.layer_norm2 = nn.LayerNorm(width)
         self.fc2 = nn.Linear(width, action_dim)
-
-
-class FlowHead(nn.Module):
-    """Predict a velocity from what `prefix` returns; subclasses say how."""
-
-    spread = 0.1
-    """Deviation of the actions from the published head's before any training, in latent units: our choice."""
 
 
 def silence(layer: nn.Linear) -> None:
@@ -151,12 +146,14 @@ class _Bridge(nn.Module):
         return rotated(x) if self.turns else x
 
 
-class BridgeFlowHead(FlowHead):
+class BridgeFlowHead(nn.Module):
     """Predict the mean of the actions given a noisy action and a time, with the blocks of the published head.
 
     The velocity is that of a flow around this mean. Noise and time enter through layers that are 0 before any training,
     so the head starts as the published one.
     """
+
+    spread = _SPREAD
 
     def __init__(self, width: int, blocks: int, horizon: int, action_dim: int, *, pro: bool) -> None:
         super().__init__()
@@ -231,31 +228,23 @@ class OftL1Head(L1Head):
         return self.fc2(self.layer_norm2(x)).float()
 
 
-class OftFlowHead(FlowHead):
+class OftFlowHead(nn.Module):
     """Run a small diffusion transformer that reads the slots' states, around the published head's action.
 
     The velocity is that of N(action, spread^2) plus what the transformer adds, which is 0 before any training. No
-    denoising step touches the language model. Widths are those of the language model and of the transformer, whose own
-    is by default 512, or the language model's where that is less.
+    denoising step touches the language model. The transformer is 512 wide, or as the language model where that is less.
     """
 
-    def __init__(
-        self,
-        width: int,
-        horizon: int,
-        action_dim: int,
-        *,
-        dit_width: int | None = None,
-        dit_layers: int = 8,
-        dit_heads: int = 8,
-    ) -> None:
+    spread = _SPREAD
+
+    def __init__(self, width: int, horizon: int, action_dim: int) -> None:
         super().__init__()
-        dit_width = min(512, width) if dit_width is None else dit_width
+        dit_width = min(512, width)
         self.published = OftL1Head(width, horizon, action_dim)
         self.norm = nn.LayerNorm(width)
         self.into = nn.Linear(width, dit_width)
         self.slots = nn.Parameter(0.02 * torch.randn(horizon * action_dim, dit_width))
-        self.dit = ActionHead(horizon, action_dim, dit_width, dit_layers, dit_heads)
+        self.dit = ActionHead(horizon, action_dim, dit_width, layers=8, heads=8)
         nn.init.normal_(self.dit.positions, std=0.02)
         silence(self.dit.out)
 

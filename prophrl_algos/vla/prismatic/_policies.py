@@ -90,7 +90,7 @@ class OpenVLAOFT(PrismaticPolicy):
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
         kind = {"l1": OftL1Head, "flow": OftFlowHead}[config.head]
-        return kind(self.text_config.hidden_size, config.horizon, config.action_dim, **config.settings)
+        return kind(self.text_config.hidden_size, config.horizon, config.action_dim)
 
     def context(self, obs: Obs) -> Context:
         patches, prompts = self.pieces(obs)

@@ -78,7 +78,7 @@ class PrismaticPolicy(PublishedPolicy):
         self.proprio_projector = None if config.states is None else Projector(len(config.states["q01"]), width, width)
 
     def make_head(self, config: PrismaticConfig) -> nn.Module:
-        """Return the published head or a `FlowHead`, by `config.head`, with new weights."""
+        """Return the published head or a flow around it, by `config.head`, with new weights."""
         raise NotImplementedError
 
     def context(self, obs: Obs) -> Context:

@@ -94,15 +94,13 @@ def shrunk(image: UInt8[Tensor, "b h w 3"], size: int) -> UInt8[Tensor, "b s s 3
 
 def varied(
     image: Tensor, shift: int, jitter: float | int, generator: torch.Generator | None
-) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b 2"]]:
+) -> tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b 2"]]:
     """Move images by up to `shift` pixels (edges repeated) and change contrast and brightness of each colour.
-
-    Several images of a row, three channels each, are varied alike.
 
     Returns:
         The images, and how far across and down each row was moved, where 2 is the whole image.
     """
-    rows, height, width, channels = image.shape
+    rows, height, width, _ = image.shape
     pixels = F.pad(image.movedim(-1, 1).float(), [shift] * 4, mode="replicate")
     moves = torch.randint(2 * shift + 1, (rows, 2), generator=generator)
     moved = torch.stack([
@@ -110,8 +108,7 @@ def varied(
         for each, (down, across) in zip(pixels, moves.tolist(), strict=True)
     ])  # fmt: skip
     drawn = torch.rand(2, rows, 3, 1, 1, generator=generator, dtype=torch.float32)
-    colours = (1 + jitter * (2 * drawn - 1)).to(image.device)
-    contrast, brightness = colours.repeat(1, 1, channels // 3, 1, 1).unbind(0)
+    contrast, brightness = (1 + jitter * (2 * drawn - 1)).to(image.device)
     changed = (moved - 127.5) * contrast + 127.5 * brightness
     along = 2 * (shift - moves.flip(1)) / torch.tensor([width, height], dtype=torch.float32)
     return changed.clamp(0, 255).movedim(1, -1), along.to(image.device)

@@ -152,17 +152,8 @@ class SmallVLA(
     ) -> str | None:
         """Write config, weights and, where there is none yet, a card: whole or not at all.
 
-        Args:
-            save_directory: The folder.
-            repo_id: Repository to push to; the folder's name by default.
-            push_to_hub: Whether to push to the Hub afterwards.
-            kwargs: Further arguments of `PyTorchModelHubMixin.push_to_hub`.
-
-        Returns:
-            The address of the commit if the policy was pushed.
-
-        Raises:
-            CheckpointError: A weight is not finite.
+        With `push_to_hub` they are pushed then, `repo_id` (the folder's name by default) and `kwargs` as in
+        `PyTorchModelHubMixin`, and the commit's address is returned. CheckpointError if a weight is not finite.
         """
         require_finite(self.state_dict(), "the policy", why="cannot be saved")
         folder = Path(save_directory)

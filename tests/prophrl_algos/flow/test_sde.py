@@ -18,7 +18,6 @@ from prophrl_algos.flow import (
     cps_step,
     every_step,
     flow_sde_step,
-    ode_step,
     one_random_step,
     sample,
 )
@@ -54,7 +53,6 @@ def test_without_noise_a_step_is_the_ode(step):
     mean, std = step(x, v, 0.75, 0.5, noise_level=0.0, t_clamp=0.75)
     torch.testing.assert_close(mean, x - 0.25 * v)
     assert (std == 0).all()
-    torch.testing.assert_close(ode_step(x, v, 0.75, 0.5)[0], mean)
 
 
 def test_one_time_per_row_and_one_noise_level_per_dimension():

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from benchmarks.toys import BanditVectorEnv, TinyFlowPolicy
 from prophrl_algos.algorithms import FA_GRPO, FA_GRPO_FORWARD
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.trainer import Execution, Processes, Trainer, TrainerConfig
+from prophrl_algos.trainer import Processes, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=3)
 
@@ -20,9 +20,8 @@ def improve(processes, rows, algorithm):
     policy = TinyFlowPolicy(SPEC, hidden=8)
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     config = TrainerConfig(groups=4, group_size=4, beta=0.0, max_grad_norm=1e9)
-    execution = Execution(processes=processes)
     metrics = Trainer(
-        policy, optimizer, BanditVectorEnv(rows), config, execution=execution, algorithm=algorithm
+        policy, optimizer, BanditVectorEnv(rows), config, processes=processes, algorithm=algorithm
     ).iterate()
     return torch.cat([weight.detach().flatten() for weight in policy.parameters()]), metrics
 

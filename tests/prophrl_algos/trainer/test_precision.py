@@ -13,7 +13,7 @@ from prophrl_algos._named import make_algorithm
 from prophrl_algos.algorithms import ALGORITHMS, FlowScale
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSpec
-from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
+from prophrl_algos.trainer import Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)
 
@@ -48,7 +48,7 @@ def dreamt_under(autocast):
     policy = Resting(FlowSpec(8, 7, 7, 8, 2), hidden=8)
     optimizer = torch.optim.AdamW(policy.parameters())
     config = TrainerConfig(groups=1, group_size=2, beta=0.0)
-    Trainer(policy, optimizer, env, config, execution=Execution(autocast=autocast)).iterate()
+    Trainer(policy, optimizer, env, config, autocast=autocast).iterate()
     return np.concatenate(env.frames), policy.precision
 
 

@@ -10,7 +10,7 @@ from benchmarks.toys import BanditVectorEnv
 from prophrl_algos.evaluate import evaluate
 from prophrl_algos.rollout import _collect
 from prophrl_algos.run import run
-from prophrl_algos.trainer import Execution, Trainer, TrainerConfig
+from prophrl_algos.trainer import Trainer, TrainerConfig
 
 
 class Bar(_collect.tqdm):
@@ -33,8 +33,8 @@ def bars(monkeypatch):
 def test_an_update_tells_of_its_rollouts_scores_and_steps(dream, tiny, reward_model, bars):
     policy = tiny()
     config = TrainerConfig(groups=4, group_size=4, beta=0.0, epochs=2, minibatches=2)
-    env, low = dream(reward_model=reward_model(level=20)), Execution(autocast=torch.bfloat16)
-    Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, execution=low).iterate()
+    env = dream(reward_model=reward_model(level=20))
+    Trainer(policy, torch.optim.AdamW(policy.parameters()), env, config, autocast=torch.bfloat16).iterate()
     # 4 groups, 2 at once, of at most 3 chunks each; scores are made again in low precision.
     assert [(bar.desc, bar.total) for bar in bars] == [("rollouts", 6), ("scoring", 2), ("optimizer", 4)]
     assert 0 < bars[0].n <= 6

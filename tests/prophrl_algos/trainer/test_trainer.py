@@ -24,7 +24,7 @@ from prophrl_algos.evaluate import evaluate
 from prophrl_algos.flow import FlowSchedule, FlowSpec, sample
 from prophrl_algos.rollout import Grouping, GroupPlan, collect
 from prophrl_algos.rollout._groups import random_number
-from prophrl_algos.trainer import Batch, Execution, Trainer, TrainerConfig
+from prophrl_algos.trainer import Batch, Trainer, TrainerConfig
 
 SPEC = FlowSpec(horizon=1, latent_dim=2, action_dim=2, exec_steps=1, num_steps=4)
 SMALL = TrainerConfig(updates=3, groups=2, group_size=4, beta=0.0)
@@ -218,7 +218,7 @@ class TestLoss:
 class TestPrecision:
     def test_in_bfloat16_the_first_ratio_is_exactly_one_in_the_updates_own_batches(self):
         config = replace(SMALL, groups=4, microbatch=3, minibatches=2)
-        metrics = make(config, execution=Execution(autocast=torch.bfloat16), rate=0.0).iterate()
+        metrics = make(config, autocast=torch.bfloat16, rate=0.0).iterate()
         assert metrics["ratio_min"] == metrics["ratio_max"] == 1
         assert metrics["old_log_prob_drift"] >= 0
 

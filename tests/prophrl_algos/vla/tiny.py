@@ -89,7 +89,7 @@ def tiny_openvla_oft(
     num_steps: int = 4, *, train: str = "expert", seed: int = 0
 ) -> OpenVLAOFT:  # fmt: skip
     """Return OpenVLA-OFT with a language model and a transformer of two layers."""
-    config = _config(LLAMA, num_steps, {"dit_width": 32, "dit_layers": 2, "dit_heads": 4})
+    config = _config(LLAMA, num_steps, {})
     return _prismatic(OpenVLAOFT, config, byte_tokenizer("<s>"), train, seed)
 
 

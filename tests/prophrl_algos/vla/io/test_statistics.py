@@ -127,9 +127,10 @@ def test_what_is_cut_off_must_be_padding(tmp_path):
         ("policy_postprocessor.json", {"steps": [None]}, "must have one step"),
         ("policy_preprocessor.json", {"config": 3}, "config and norm_map of 'normalizer_processor' must be objects"),
         ("policy_preprocessor.json", {"config": {"norm_map": {"STATE": ["QUANTILES"]}}}, "scales STATE by"),
+        ("policy_preprocessor.json", {"config": {"norm_map": {"STATE": "MIN_MAX"}}}, "known are QUANTILES, MEAN_STD"),
         (
             "policy_preprocessor.json",
-            {"config": {"norm_map": {"STATE": "MIN_MAX"}, "eps": "x"}},
+            {"config": {"norm_map": {"STATE": "QUANTILES"}, "eps": "x"}},
             "eps must be a number",
         ),
         ("policy_postprocessor.json", {"state_file": "../x.safetensors"}, "must be a file beside it"),
@@ -156,9 +157,3 @@ def test_cut_off_and_unfetched_files_are_named(tmp_path):
         with pytest.raises(CheckpointError, match=rf"{each.name} is a Git LFS pointer.*git lfs pull"):
             lerobot_scales(tmp_path)
         file.write_bytes(whole)
-
-
-def test_what_is_not_scaled_is_as_wide_as_its_statistics_and_not_as_their_count(tmp_path):
-    counted = {"count": [1000], **GOOD}
-    scales = lerobot(tmp_path, counted, counted, mode="IDENTITY")
-    assert scales.actions.scale.tolist() == scales.state.scale.tolist() == [1.0] * 7
