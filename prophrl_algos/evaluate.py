@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from prophet_gym.estimates import wilson
-from prophrl_algos.flow import FlowPolicy, FlowSchedule, no_step
+from prophrl_algos.flow import FlowPolicy, FlowSchedule
 from prophrl_algos.rollout._collect import EpisodeResult, act, progress_bar
 from prophrl_algos.rollout._groups import random_number, require_autoreset_disabled, require_chunk
 
@@ -57,14 +57,6 @@ class Evaluation:
         }
 
 
-def ode_schedule(policy: FlowPolicy, initial_noise: float | int = 1.0) -> FlowSchedule:
-    """Return a schedule without noise on the way, from Gaussian noise times a factor.
-
-    With factor 0 a policy always does the same; a flow that is not sharp yet can do better from the noise's centre.
-    """
-    return FlowSchedule(policy.spec.num_steps, 0.0, choose=no_step, initial_noise=initial_noise)
-
-
 def noise_seed(seed: int, episode: int) -> int:
     """Return the seed of the policy's noise in an episode of `evaluate`."""
     return random_number(seed, 3, episode)
@@ -95,7 +87,7 @@ def evaluate(
     """
     require_autoreset_disabled(env)
     require_chunk(policy, env)
-    schedule = schedule or ode_schedule(policy)
+    schedule = schedule or FlowSchedule(policy.spec.num_steps, 0.0)
     asked: Sequence[Mapping[str, int]] = [{}] * cells if isinstance(cells, int) else cells
     if not asked or len({tuple(sorted(cell)) for cell in asked}) > 1:
         raise ValueError(f"there must be at least one cell, and all must have the same names, got {list(asked)[:3]}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, device_of, no_step, rescore, sample, select_obs
+from prophrl_algos.flow import FlowPath, FlowPolicy, FlowSchedule, Obs, device_of, rescore, sample, select_obs
 
 _FIT_BATCH = 48
 
@@ -190,7 +190,7 @@ def _noise(policy: FlowPolicy, rows: int, seed: int) -> Tensor:
 
 
 def _euler(policy: FlowPolicy, obs: Obs, rows: int) -> Tensor:
-    schedule = FlowSchedule(policy.spec.num_steps, 0.0, choose=no_step)
+    schedule = FlowSchedule(policy.spec.num_steps, 0.0)
     return policy.decode(sample(policy, obs, schedule, _generators(range(rows))).x0, obs)
 
 

@@ -17,7 +17,7 @@ from prophet_gym.errors import SimulatorLostError
 from prophet_gym.sims.env import SimulatorVectorEnv
 from prophet_gym.world_model import RewardModel
 from prophrl_algos._named import make_env
-from prophrl_algos.evaluate import evaluate, noise_seed, ode_schedule
+from prophrl_algos.evaluate import evaluate, noise_seed
 
 P, R = ParamSpec("P"), TypeVar("R")
 OPEN = np.tile(np.array([0, 0, 0, 0, 0, 0, -1], np.float32), (24, 1))
@@ -156,7 +156,7 @@ def episodes_of(
     scoring = None if reward_model is None else Scored(env, reward_model)
     policy = read_policy(place, weights)
     with closing(env):
-        found = evaluate(policy, scoring or env, list(cells), seed=seed, schedule=ode_schedule(policy))
+        found = evaluate(policy, scoring or env, list(cells), seed=seed)
     rewarded = [None] * len(cells) if scoring is None else [int(each) for each in scoring.rewarded]
     return [
         {"task": cell["task"], "start": cell["start"], "success": int(each.success and each.scored),

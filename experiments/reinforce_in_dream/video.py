@@ -22,8 +22,7 @@ from experiments.reinforce_in_dream.protocol import DREAM, SFT, SIZES
 from experiments.reinforce_in_dream.run import cells_of, evaluation_seed
 from prophet_gym._io.panels import side_by_side, stack, write_animation
 from prophrl_algos._named import make_env
-from prophrl_algos.evaluate import ode_schedule
-from prophrl_algos.flow import FlowPolicy, sample
+from prophrl_algos.flow import FlowPolicy, FlowSchedule, sample
 from prophrl_algos.rollout._collect import env_actions
 
 Runs = dict[str, tuple[str, int, Path]]
@@ -79,7 +78,7 @@ def record(
     env = make_env(world, 1, starts="official", tasks=[cell["task"]], world_model=dream, options=options)
     observation, info = env.reset(seed=seeds[0], options={name: [value] for name, value in cell.items()})
     text, frames, over, success = str(info["instruction"][0]), [np.asarray(observation["image"])], False, False
-    schedule, generator = ode_schedule(policy), torch.Generator().manual_seed(seeds[1])
+    schedule, generator = FlowSchedule(policy.spec.num_steps, 0.0), torch.Generator().manual_seed(seeds[1])
     while not over:
         obs = policy.prepare(observation, [text])
         actions = policy.decode(sample(policy, obs, schedule, [generator]).x0, obs)

@@ -33,7 +33,7 @@ def main(args: Args) -> None:
     """Run the command."""
     from prophet_gym.evaluation._report import machine, write_json
     from prophrl_algos._named import make_policy, warn_untrained
-    from prophrl_algos.evaluate import evaluate, ode_schedule
+    from prophrl_algos.evaluate import evaluate
     from prophrl_algos.flow import FlowSchedule
 
     cells = [{"task": task, "start": index} for task, index in itertools.product(args.tasks, range(args.episodes))]
@@ -42,9 +42,7 @@ def main(args: Args) -> None:
     env = args.make_env(rows, starts=args.starts, tasks=args.tasks)
     policy = make_policy(args.policy, env, args.policy_weights, device, args.load.options(args.env))
     warn_untrained(args.policy, args.policy_weights)
-    schedule = ode_schedule(policy, args.initial_noise)
-    if args.noise_level:
-        schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
+    schedule = FlowSchedule(policy.spec.num_steps, args.noise_level, initial_noise=args.initial_noise)
     found = evaluate(policy, env, cells, seed=args.seed, schedule=schedule)
     tasks = found.per_task()
     for name, part in {**tasks, f"all {len(tasks)} tasks": found}.items():

@@ -169,10 +169,11 @@ def precision_metrics(policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, s
 
     from prophet_gym.rewards import PrecisionMonitor
     from prophet_gym.sims.env import true_outcomes
-    from prophrl_algos.evaluate import noise_seed, ode_schedule
+    from prophrl_algos.evaluate import noise_seed
+    from prophrl_algos.flow import FlowSchedule
     from prophrl_algos.rollout._collect import act as play
 
-    monitor = PrecisionMonitor()
+    monitor, schedule = PrecisionMonitor(), FlowSchedule(policy.spec.num_steps, 0.0)
     everywhere = np.arange(dreams.num_envs)
 
     def measure(update: int) -> Metrics:
@@ -183,7 +184,7 @@ def precision_metrics(policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, s
             # An episode keeps its instruction, and only the reset's info is certain to say it.
             if not instructions:
                 instructions.extend(map(str, info["instruction"]))
-            return play(policy, dreams, observation, everywhere, instructions, ode_schedule(policy), generators)[2]
+            return play(policy, dreams, observation, everywhere, instructions, schedule, generators)[2]
 
         found = monitor.watch(update, dreams, act, partial(true_outcomes, truth), seed=seed + update)
         return {

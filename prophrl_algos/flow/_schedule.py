@@ -49,7 +49,7 @@ class FlowSchedule:
 
     Attributes:
         num_steps: Number K of denoising steps, of equal size.
-        noise_level: Noise level a of the SDE, at least 0.
+        noise_level: Noise level a of the SDE, at least 0; 0 is the ODE, as policies are evaluated.
         kernel: The stochastic step.
         choose: Which steps are stochastic.
         initial_noise: Factor on the Gaussian noise that paths begin from; 1 as the flow was trained, 0 for its centre.
