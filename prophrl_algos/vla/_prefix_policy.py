@@ -19,7 +19,7 @@ from prophrl_algos.vla._action_head import flow_targets
 from prophrl_algos.vla._base import PublishedPolicy
 from prophrl_algos.vla._lora import cast_frozen
 from prophrl_algos.vla._options import LoadOptions
-from prophrl_algos.vla._processor import PROMPTS, TOKENIZER, ProcessorConfig, padded_tokens, resized, tokenizer_of
+from prophrl_algos.vla._processor import TOKENIZER, ProcessorConfig, padded_tokens, prompt_text, resized, tokenizer_of
 from prophrl_algos.vla.conventions import convention
 from prophrl_algos.vla.io._statistics import cut, published_scales, without_padding
 from prophrl_algos.vla.io._weights import (
@@ -206,8 +206,7 @@ class PrefixPolicy(PublishedPolicy):
             state = self.shown_state(env_obs, len(instructions))
             obs["state"] = F.pad(state, (0, processor.state_columns - state.shape[1]))
             states = obs["state"].unbind(0)
-        prompt = PROMPTS[processor.prompt]
-        texts = [prompt(text, each) for text, each in zip(instructions, states, strict=True)]
+        texts = [prompt_text(processor.prompt, text, each) for text, each in zip(instructions, states, strict=True)]
         tokens = processor.tokenizer(texts)["input_ids"]
         obs["tokens"], obs["token_mask"] = padded_tokens(tokens, processor.max_tokens, texts)
         return obs

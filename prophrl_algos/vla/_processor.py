@@ -1,6 +1,6 @@
 """Describe what surrounds a published network: images, tokens of the prompt, scales and signs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,26 @@ from prophet_gym.errors import MissingWeightsError
 from prophrl_algos.vla._units import Affine
 from prophrl_algos.vla.conventions import Convention, convention
 
-Prompt = Callable[[str, Float[Tensor, " s"] | None], str]
-"""From an instruction, and the normalised state where there is one, to the text that the policy reads."""
-
+PROMPTS = ("line", "task_and_state")
+"""Prompts by the name that saved policies store; the first is of pi0, SmolVLA, and pi0.5 where no state is read."""
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer inside that of a saved policy."""
 _BINS = 256
 
 
-def line(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
-    """Return the instruction and a new line: the prompt of pi0, SmolVLA, and pi0.5 without a discretised state."""
-    del state
-    return f"{_cleaned(instruction)}\n"
-
-
-def task_and_state(instruction: str, state: Float[Tensor, " s"] | None = None) -> str:
-    """Return pi0.5's prompt, in which every number of the state is one of 256 bins, or -1 below -1.
+def prompt_text(prompt: str, instruction: str, state: Float[Tensor, " s"] | None) -> str:
+    """Return the instruction and a new line, or with the state, whose numbers are each one of 256 bins, or -1 below -1.
 
     This is `PaligemmaTokenizer.tokenize` of openpi (models/tokenizer.py).
     """
+    cleaned = instruction.strip().replace("_", " ").replace("\n", " ")
+    if prompt == "line":
+        return f"{cleaned}\n"
     if state is None:
         raise ValueError("this prompt names the robot's state, and none was given")
     edges = torch.linspace(-1, 1, _BINS + 1, dtype=torch.float64)[:-1]
     bins = torch.bucketize(state.double().contiguous(), edges, right=True) - 1
-    return f"Task: {_cleaned(instruction)}, State: {' '.join(map(str, bins.tolist()))};\nAction: "
-
-
-PROMPTS: Mapping[str, Prompt] = {"line": line, "task_and_state": task_and_state}
-"""Prompts by the name that saved policies store."""
+    return f"Task: {cleaned}, State: {' '.join(map(str, bins.tolist()))};\nAction: "
 
 
 def tokenizer_of(given: Any, default: str | Path) -> Any:
@@ -157,10 +149,6 @@ def resized(frames: UInt8[Tensor, "b h w 3"], how: ImageConfig) -> Float[Tensor,
     down, across = how.size - size[0], how.size - size[1]
     left, top = (across // 2, down // 2) if how.centred else (across, down)
     return F.pad(pixels, (left, across - left, top, down - top)).clamp(0, 1) * 2 - 1
-
-
-def _cleaned(instruction: str) -> str:
-    return instruction.strip().replace("_", " ").replace("\n", " ")
 
 
 def _listed(by: Affine) -> dict[str, list[float]]:

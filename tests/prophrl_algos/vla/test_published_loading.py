@@ -12,7 +12,7 @@ from prophet_gym.errors import CheckpointError, MissingWeightsError, UnknownOpti
 from prophrl_algos import LoadOptions, load_policy
 from prophrl_algos.vla._experts import Pi0Policy, Pi05Policy
 from prophrl_algos.vla._load import choose
-from prophrl_algos.vla._processor import PROMPTS, tokenizer_of
+from prophrl_algos.vla._processor import prompt_text, tokenizer_of
 
 from . import tiny
 
@@ -104,7 +104,7 @@ def test_pi05_of_lerobot(tmp_path, monkeypatch, mode, seen):
     assert_scaled(policy, mode)
     assert (policy.spec.horizon, policy.spec.exec_steps, policy.spec.num_steps) == (4, 4, 10)
     prompt = policy.prepare(*seen)["token_mask"].sum(1)
-    texts = [PROMPTS[policy.processor.prompt](text, torch.zeros(32)) for text in seen[1]]
+    texts = [prompt_text(policy.processor.prompt, text, torch.zeros(32)) for text in seen[1]]
     assert texts[1] == f"Task: stop, State: {' '.join(['128'] * 32)};\nAction: "
     assert prompt.max() > 100
 
@@ -135,7 +135,7 @@ def test_pi05_of_rlinf_and_openpi(tmp_path, monkeypatch, where):
     assert_scaled(policy, "QUANTILES")
     assert (policy.spec.horizon, policy.spec.latent_dim, policy.spec.exec_steps) == (10, 32, 5)
     assert policy.processor.state is None
-    assert PROMPTS[policy.processor.prompt]("Pick_up", None) == "Pick up\n"
+    assert prompt_text(policy.processor.prompt, "Pick_up", None) == "Pick up\n"
 
 
 @pytest.mark.vla
