@@ -56,14 +56,16 @@ class Args(WeightsOptions, EnvOptions):
     """Number of episodes of an evaluation."""
     truth_env: str = ""
     """A simulator in which each evaluation also replays dreams, for example `LIBERO-Object-v0`: the reward's precision
-    there is logged, and a low one warned of. Needs `--evaluate-every`."""
+    there is logged, and one below 0.7 warned of. Needs `--evaluate-every`."""
+    truth_stop: bool = False
+    """Stop the run then, in place of a warning."""
     loggers: Annotated[tuple[str, ...], Several(none=True)] | None = None
     """Loggers: csv, tensorboard, wandb, trackio; by default csv and tensorboard."""
 
 
 MAY_CHANGE = (
     "out", "config", "flowscale", "num_envs", "device", "engine", "evaluate_every", "evaluate_episodes", "truth_env",
-    "loggers",
+    "truth_stop", "loggers",
 )  # fmt: skip
 """Arguments that may change when a run is continued; the trainer itself checks `config` and `flowscale`."""
 
@@ -151,7 +153,7 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     precision = None
     if args.truth_env:
         truth = make_env(args.truth_env, rows, starts="train", tasks=args.tasks)
-        precision = precision_metrics(trainer.policy, env, truth, seed)
+        precision = precision_metrics(trainer.policy, env, truth, seed, stop=args.truth_stop)
 
     def measure() -> Metrics:
         found = evaluate(trainer.policy, env, args.evaluate_episodes, seed=seed)
@@ -160,7 +162,9 @@ def make_evaluation(args: Args, trainer: Trainer) -> Callable[[], Metrics]:
     return measure
 
 
-def precision_metrics(policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, seed: int) -> Callable[[int], Metrics]:
+def precision_metrics(
+    policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, seed: int, *, stop: bool = False
+) -> Callable[[int], Metrics]:
     """Return a function of the update's number that dreams one episode per sub-environment and replays it.
 
     `truth` is a simulator with as many sub-environments as `dreams`, from the same split.
@@ -173,7 +177,7 @@ def precision_metrics(policy: FlowPolicy, dreams: VectorEnv, truth: VectorEnv, s
     from prophrl_algos.flow import FlowSchedule
     from prophrl_algos.rollout._collect import act as play
 
-    monitor, schedule = PrecisionMonitor(), FlowSchedule(policy.spec.num_steps, 0.0)
+    monitor, schedule = PrecisionMonitor(stop=stop), FlowSchedule(policy.spec.num_steps, 0.0)
     everywhere = np.arange(dreams.num_envs)
 
     def measure(update: int) -> Metrics:
